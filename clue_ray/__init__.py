@@ -1,0 +1,44 @@
+"""Scaling-law studies of user encoders on Ray: from event logs to a report with laws, intervals and backtests.
+
+The public names, looked up when first used, so that fitting a table loads neither torch nor ray.
+"""
+
+from importlib import import_module
+from typing import Any
+
+_HOMES = {
+    "ClueRayError": "clue_ray.errors",
+    "Corpus": "clue_ray.corpus.store",
+    "CorpusSpec": "clue_ray.spec",
+    "EncoderSpec": "clue_ray.spec",
+    "EvaluationSpec": "clue_ray.spec",
+    "RunRecord": "clue_ray.runs",
+    "RunSpec": "clue_ray.spec",
+    "Runs": "clue_ray.runs",
+    "StudySpec": "clue_ray.spec",
+    "TrainSpec": "clue_ray.spec",
+    "allocate": "clue_ray.scaling.allocate",
+    "analyse": "clue_ray.scaling.analysis",
+    "backtest": "clue_ray.scaling.backtest",
+    "build_corpus": "clue_ray.corpus.prepare",
+    "fit_law": "clue_ray.scaling.fit",
+    "open_corpus": "clue_ray.corpus.store",
+    "plan_study": "clue_ray.study.execute",
+    "read_runs": "clue_ray.runs",
+    "read_study": "clue_ray.spec",
+    "run_study": "clue_ray.study.execute",
+    "train_run": "clue_ray.training.loop",
+    "write_report": "clue_ray.report.page",
+}
+
+__all__ = sorted(_HOMES)  # noqa: PLE0605
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'clue_ray' has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

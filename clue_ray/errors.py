@@ -1,0 +1,46 @@
+"""Every mistake a user can make, as one tree.
+
+    ClueRayError
+    ├── SpecError        a study file or spec that cannot be meant
+    ├── EventLogError    an event log that cannot be read or trusted
+    ├── CorpusError      a prepared corpus that is damaged, foreign or too small
+    ├── RunsError        a runs table that cannot be read or fitted
+    ├── FitError         a law that the given runs cannot identify
+    ├── StudyError       a study that cannot run here: plan, output directory, disk
+    └── ClusterError     Ray cannot be reached or lacks what the study asks for
+
+Each message is one sentence: what is wrong, the value found, what is allowed, what to do. The command line prints
+it without a traceback and exits with code 2.
+"""
+
+
+class ClueRayError(Exception):
+    """A mistake the user can mend; the message says how."""
+
+
+class SpecError(ClueRayError):
+    """A study file or spec that cannot be meant."""
+
+
+class EventLogError(ClueRayError):
+    """An event log that cannot be read or trusted."""
+
+
+class CorpusError(ClueRayError):
+    """A prepared corpus that is damaged, foreign or too small."""
+
+
+class RunsError(ClueRayError):
+    """A runs table that cannot be read or fitted."""
+
+
+class FitError(ClueRayError):
+    """A law that the given runs cannot identify."""
+
+
+class StudyError(ClueRayError):
+    """A study that cannot run here: its plan, output directory or disk."""
+
+
+class ClusterError(ClueRayError):
+    """Ray cannot be reached or lacks what the study asks for."""

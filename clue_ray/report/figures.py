@@ -1,0 +1,203 @@
+"""The four drawings of a report: loss against compute, one axis, a heat table, learning curves.
+
+Each function takes a runs table or an Analysis and a matplotlib axes, draws, and returns the axes; nothing is
+fitted, read or written here. Wrap the call in `matplotlib.rc_context(STYLE)` for the look of the report.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.collections import QuadMesh
+from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+
+from clue_ray.report.headline import EXTRAPOLATION, Band, interval_band, loss_against_compute
+from clue_ray.report.numbers import compact, is_absent
+from clue_ray.report.style import (
+    COLOUR_AXES,
+    DASHES,
+    FAINT,
+    INK,
+    LAW_COLOUR,
+    MUTED,
+    Encoding,
+    candidates_of,
+    darker,
+    distinct,
+    key_rows,
+    label,
+    log_axis,
+    ordered_colours,
+    short_label,
+)
+from clue_ray.scaling.axes import AxisEffect
+
+__all__ = [
+    "EXTRAPOLATION",
+    "Band",
+    "axis_effect",
+    "candidates_of",
+    "grid_of",
+    "heat_table",
+    "interval_band",
+    "learning_curves",
+    "loss_against_compute",
+]
+
+
+def axis_effect(effect: AxisEffect, ax: Axes, loss_limits: tuple[float, float] | None = None) -> Axes:
+    """Draw loss over one axis: a line for each set of runs that differ in that axis only, named at its end.
+
+    `loss_limits` puts several panels on one scale, in nats.
+    """
+    others = _varying(effect)
+    lines = sorted(effect.lines, key=lambda line: [line.iloc[0].get(_order(column)) for column in others])
+    colours = list(ordered_colours(list(range(len(lines)))).values())
+    for line, colour in zip(lines, colours, strict=True):
+        ax.plot(line[effect.column], line["loss"], marker="o", markersize=4.5, linewidth=1.4, color=colour)
+    if effect.fit is not None:
+        values = np.geomspace(*_range(effect), 60)
+        ax.plot(values, effect.fit.curve(values), color=LAW_COLOUR, linewidth=1, linestyle=DASHES[0], gid="law")
+    ax.set_xscale("log")
+    ax.set_ylim(loss_limits)
+    _value_ticks(ax, effect)
+    ax.set_xlabel(label(effect.column))
+    ax.set_ylabel(label("loss"))
+    if others:
+        heading = "lines: " + ", ".join(short_label(column) for column in others)
+        ax.text(0, 1.02, heading, transform=ax.transAxes, fontsize=8.5, color=MUTED)
+        texts = [" · ".join(compact(line.iloc[0].get(column)) for column in others) for line in lines]
+        end_labels(ax, [float(line["loss"].iloc[-1]) for line in lines], texts, list(map(darker, colours)))
+    return ax
+
+
+def heat_table(table: pd.DataFrame, ax: Axes) -> Axes:
+    """Draw the loss of each encoder size and sequence length as a coloured table; empty cells say why.
+
+    Raises:
+        ValueError: the table holds no grid of at least two sizes by two lengths (see `grid_of`).
+    """
+    grid = grid_of(table)
+    if grid is None:
+        raise ValueError("The table holds no grid of encoder sizes by sequence lengths; check grid_of first.")
+    losses = grid.map(lambda cell: cell if isinstance(cell, float) else np.nan).to_numpy(dtype=float)
+    cells = ax.pcolormesh(np.ma.masked_invalid(losses), cmap="viridis_r", edgecolors="white", linewidth=1.5)
+    ax.invert_yaxis()
+    for row, column in np.ndindex(losses.shape):
+        cell = grid.iat[row, column]
+        text = f"{cell:.3f}" if isinstance(cell, float) else str(cell)
+        ink = _ink_on(cells, float(losses[row, column]))
+        ax.text(column + 0.5, row + 0.5, text, ha="center", va="center", color=ink)
+    ax.set_xticks(np.arange(grid.shape[1]) + 0.5, [compact(value) for value in grid.columns])
+    ax.set_yticks(np.arange(grid.shape[0]) + 0.5, [str(value) for value in grid.index])
+    ax.set_xlabel(label("sequence_length"))
+    ax.set_ylabel(label("encoder_size"))
+    ax.set_facecolor(FAINT)
+    ax.tick_params(length=0)
+    ax.spines[:].set_visible(False)
+    return ax
+
+
+def learning_curves(curves: pd.DataFrame, ax: Axes, runs: pd.DataFrame) -> Axes:
+    """Draw held-out loss over the compute spent so far, one line a run in the run's headline colour.
+
+    Curves of runs that are not in `runs` (those without a final loss, say) are grey and dashed.
+    """
+    encoding = Encoding.of(runs)
+    known = {row["run_id"]: row for _, row in runs.iterrows()}
+    drawn = curves[curves["train_flops"].gt(0) & curves["loss"].notna()]
+    for run_id, curve in drawn.groupby("run_id", sort=True):
+        run: Any = known.get(run_id, {})
+        ordered = curve.sort_values("train_flops")
+        colour, dashes = encoding.colour(run), "-" if run_id in known else DASHES[0]
+        spent, losses = ordered["train_flops"], ordered["loss"]
+        ax.plot(spent, losses, color=colour, linewidth=1.1, linestyle=dashes, gid=f"run-{run_id}")
+        ax.plot(spent.iloc[-1:], losses.iloc[-1:], encoding.shape(run), color=colour, markersize=4.5)
+    log_axis(ax)
+    ax.set_xlabel(label("train_flops"))
+    ax.set_ylabel(label("loss", candidates_of(runs)))
+    key_rows(ax, encoding)
+    return ax
+
+
+def grid_of(table: pd.DataFrame) -> pd.DataFrame | None:
+    """Lay out loss by encoder size (rows) and sequence length (columns), or None without a 2 x 2 grid.
+
+    Only runs that agree on everything else are laid side by side: the most common combination of corpus
+    users, batch, learning rate and seed. Cells are floats, or words: the status of a run without a loss, or
+    `not run`.
+    """
+    rest = [c for c in ("corpus_users", "global_batch_size", "learning_rate", "seed") if c in table]
+    if not {"encoder_size", "sequence_length"} <= set(table.columns) or table.empty:
+        return None
+    chosen = max((group for _, group in table.groupby(rest, dropna=False)), key=len) if rest else table
+    sizes, lengths = distinct(chosen, "encoder_size"), distinct(chosen, "sequence_length")
+    if len(sizes) < 2 or len(lengths) < 2 or chosen["loss"].count() < 4:
+        return None
+    grid = pd.DataFrame("not run", index=sizes, columns=lengths, dtype=object)
+    for _, run in chosen.iterrows():
+        value = str(run["status"]) if is_absent(run["loss"]) else float(run["loss"])
+        grid.at[run["encoder_size"], run["sequence_length"]] = value
+    return grid
+
+
+def end_labels(ax: Axes, heights: Sequence[float], texts: Sequence[str], colours: Sequence[str]) -> None:
+    """Write each line's label right of the axes at the line's height, pushed apart so that none collide."""
+    low, high = ax.get_ylim()
+    gap = (high - low) * 0.066
+    order = sorted(range(len(heights)), key=lambda index: heights[index])
+    placed: list[float] = []
+    for index in order:
+        placed.append(max(heights[index], placed[-1] + gap) if placed else heights[index])
+    overshoot = max(0.0, placed[-1] - high) if placed else 0.0
+    for index, height in zip(order, placed, strict=True):
+        ax.text(
+            1.02,
+            height - overshoot,
+            texts[index],
+            transform=ax.get_yaxis_transform(),
+            va="center",
+            fontsize=8.5,
+            color=colours[index],
+        )
+
+
+def _varying(effect: AxisEffect) -> list[str]:
+    firsts = pd.DataFrame([line.iloc[0] for line in effect.lines])
+    columns = ("encoder_size", *COLOUR_AXES, "learning_rate", "seed")
+    skip = {effect.column, "encoder_size" if effect.column == "non_embedding_params" else effect.column}
+    return [column for column in columns if column not in skip and len(distinct(firsts, column)) > 1]
+
+
+def _order(column: str) -> str:
+    """Name the column that orders a column: encoder sizes go by their parameters, not by the alphabet."""
+    return "non_embedding_params" if column == "encoder_size" else column
+
+
+def _range(effect: AxisEffect) -> tuple[float, float]:
+    values = pd.concat([line[effect.column] for line in effect.lines])
+    return float(values.min()), float(values.max())
+
+
+def _value_ticks(ax: Axes, effect: AxisEffect) -> None:
+    """Put ticks at the values that were run, thinned where they would touch."""
+    values = sorted({float(value) for line in effect.lines for value in line[effect.column]})
+    apart = np.log(values[-1] / values[0]) / 9
+    kept = values[:1]
+    for value in values[1:]:
+        if np.log(value / kept[-1]) >= apart:
+            kept.append(value)
+    ax.xaxis.set_major_locator(FixedLocator(kept))
+    ax.xaxis.set_minor_locator(NullLocator())
+    ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: compact(value)))
+    ax.grid(axis="y", color=FAINT, linewidth=0.5)
+
+
+def _ink_on(cells: QuadMesh, value: float) -> str:
+    """Choose black or white text by the luminance of the cell behind it (ITU-R BT.709 weights)."""
+    if np.isnan(value):
+        return MUTED
+    red, green, blue, _ = np.ravel(cells.cmap(cells.norm(np.array([value]))))
+    return "white" if 0.2126 * red + 0.7152 * green + 0.0722 * blue < 0.5 else INK

@@ -1,0 +1,196 @@
+"""The headline plot: every run's held-out loss over training compute, with laws, levels and a decade beyond.
+
+Takes an Analysis (or a bare runs table) and a matplotlib axes. One idea: the preferred law and its interval
+speak, rivals and runs off the frontier stay quiet.
+"""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
+
+from clue_ray.report.numbers import significant
+from clue_ray.report.style import (
+    BASELINE_COLOUR,
+    DASHES,
+    FAINT,
+    INK,
+    LAW_COLOUR,
+    MUTED,
+    Encoding,
+    candidates_of,
+    key_rows,
+    label,
+    law_label,
+    log_axis,
+)
+from clue_ray.scaling.analysis import Analysis, reach
+
+EXTRAPOLATION = 10.0
+"""How far beyond the largest run's compute the headline laws are drawn."""
+
+FRONTIER: dict[str, Any] = {"markersize": 7, "markeredgecolor": INK, "markeredgewidth": 0.9, "zorder": 5}
+BEHIND: dict[str, Any] = {"markersize": 5, "markeredgecolor": "none", "alpha": 0.55, "zorder": 4}
+RING: dict[str, Any] = {
+    "marker": "o",
+    "markersize": 12,
+    "markerfacecolor": "none",
+    "markeredgecolor": INK,
+    "markeredgewidth": 0.8,
+    "zorder": 6,
+}
+
+
+class Band(NamedTuple):
+    """Ends of the preferred law's 95% interval, in nats, at each training compute in FLOP: (places,)."""
+
+    train_flops: npt.NDArray[np.float64]
+    low: npt.NDArray[np.float64]
+    high: npt.NDArray[np.float64]
+
+
+def loss_against_compute(
+    source: Analysis | pd.DataFrame,
+    ax: Axes,
+    baseline: tuple[str, float] | None = None,
+    band: Band | None = None,
+) -> Axes:
+    """Draw every run's held-out loss over training compute, with an Analysis also laws to 10 times as far.
+
+    The preferred law has a line and its 95% interval as a band (give `band` where drawings share one); rivals
+    are thin lines; `baseline` is a name and a loss. Each run is one artist with gid `run-<run_id>`.
+    """
+    points = source.points if isinstance(source, Analysis) else source
+    points = points[points["train_flops"].notna() & points["loss"].notna()]
+    candidates, largest = candidates_of(points), float(points["train_flops"].max())
+    log_axis(ax)
+    if isinstance(source, Analysis):
+        _laws(source, ax, band or interval_band(source))
+        _extrapolation_zone(ax, largest)
+    _runs(points, ax)
+    if candidates:
+        _level(ax, float(np.log(candidates)), f"chance, ln {candidates} = {np.log(candidates):.2f}", MUTED)
+    if baseline:
+        _level(ax, baseline[1], f"{baseline[0]}: {significant(baseline[1])}", BASELINE_COLOUR)
+    _limit_loss(ax, points, [baseline[1]] if baseline else [])
+    reached = largest * (EXTRAPOLATION if isinstance(source, Analysis) else 1.6)
+    ax.set_xlim(float(points["train_flops"].min()) / 1.6, reached)
+    ax.set_xlabel(label("train_flops"))
+    ax.set_ylabel(label("loss", candidates))
+    _headline_keys(ax, points, source)
+    return ax
+
+
+def interval_band(analysis: Analysis) -> Band:
+    """Evaluate the preferred law's 95% interval from the smallest run to ten times the largest.
+
+    Places the law cannot reach are left out; ends that no data bound lie far outside any plot.
+    """
+    fit = analysis.fits[analysis.preferred]
+    places = [(x, reach(fit, float(x))) for x in _compute(analysis, 19)]
+    known = [(x, at.low, at.high) for x, at in places if at is not None]
+    columns = np.array(known, dtype=float).reshape(-1, 3).T
+    return Band(*np.nan_to_num(columns, nan=0.0, posinf=1e3, neginf=0.0))
+
+
+def _compute(analysis: Analysis, count: int) -> npt.NDArray[np.float64]:
+    compute = analysis.points["train_flops"]
+    return np.geomspace(float(compute.min()), float(compute.max()) * EXTRAPOLATION, count)
+
+
+def _laws(analysis: Analysis, ax: Axes, band: Band) -> None:
+    compute = _compute(analysis, 121)
+    rivals = [name for name in analysis.fits if name != analysis.preferred]
+    looks: dict[str, dict[str, Any]] = {
+        name: {
+            "color": MUTED,
+            "linewidth": 0.9,
+            "linestyle": DASHES[i % len(DASHES)],
+            "label": law_label(name),
+        }
+        for i, name in enumerate(rivals)
+    }
+    name = f"{law_label(analysis.preferred)} (preferred)"
+    looks[analysis.preferred] = {"color": LAW_COLOUR, "linewidth": 2, "label": name, "zorder": 3}
+    ax.fill_between(*band, color=LAW_COLOUR, alpha=0.15, linewidth=0, zorder=1, gid="band")
+    for law, look in looks.items():
+        ax.plot(compute, analysis.fits[law].curve(compute), gid=f"law-{law}", **{"zorder": 2, **look})
+
+
+def _extrapolation_zone(ax: Axes, start: float) -> None:
+    ax.axvspan(start, start * EXTRAPOLATION, color=FAINT, alpha=0.35, linewidth=0, zorder=0, gid="extrapolation")
+    ax.text(
+        start * EXTRAPOLATION**0.5,
+        0.015,
+        "extrapolated\nto 10\N{MULTIPLICATION SIGN}",
+        transform=ax.get_xaxis_transform(),
+        ha="center",
+        va="bottom",
+        fontsize=8,
+        color=MUTED,
+        linespacing=1.15,
+    )
+
+
+def _runs(points: pd.DataFrame, ax: Axes) -> None:
+    encoding = Encoding.of(points)
+    for run in points.to_dict("records"):
+        where = [run["train_flops"]], [run["loss"]]
+        look: dict[str, Any] = {
+            "marker": encoding.shape(run),
+            "color": encoding.colour(run),
+            "linestyle": "none",
+        }
+        ax.plot(*where, gid=f"run-{run['run_id']}", **look, **(FRONTIER if run.get("frontier", True) else BEHIND))
+        if run.get("held_out", False):
+            ax.plot(*where, linestyle="none", gid=f"ring-{run['run_id']}", **RING)
+
+
+def _level(ax: Axes, height: float, text: str, colour: str) -> None:
+    ax.axhline(height, color=colour, linewidth=0.9, linestyle=DASHES[0], zorder=1)
+    ax.annotate(
+        text,
+        (0.99, height),
+        xycoords=ax.get_yaxis_transform(),
+        xytext=(0, 2),
+        textcoords="offset points",
+        ha="right",
+        fontsize=8.5,
+        color=colour,
+    )
+
+
+def _limit_loss(ax: Axes, points: pd.DataFrame, levels: list[float]) -> None:
+    """Fit the loss axis to runs, levels and laws; an interval wider than the data is cut, not obeyed."""
+    candidates = candidates_of(points)
+    shown = [*points["loss"], *levels, *([float(np.log(candidates))] if candidates else [])]
+    low, height = min(shown), max(max(shown) - min(shown), 1e-3)
+    ends = [float(np.asarray(line.get_ydata())[-1]) for line in _law_lines(ax)]
+    low = min([low, *(end for end in ends if end > low - height)])
+    ax.set_ylim(low - 0.25 * height, max(shown) + 0.1 * height)
+
+
+def _law_lines(ax: Axes) -> list[Line2D]:
+    """List the drawn laws, the preferred one first."""
+    lines = [line for line in ax.lines if str(line.get_gid()).startswith("law-")]
+    return sorted(lines, key=lambda line: -line.get_zorder())
+
+
+def _headline_keys(ax: Axes, points: pd.DataFrame, source: Analysis | pd.DataFrame) -> None:
+    key_rows(ax, Encoding.of(points))
+    if not isinstance(source, Analysis):
+        return
+    dot: dict[str, Any] = {"linestyle": "none", "marker": "o", "color": "white"}
+    marks = [Line2D([], [], label="on the frontier", **dot, **FRONTIER)]
+    if points["held_out"].any():
+        marks.append(Line2D([], [], label="held out of the fit", linestyle="none", **RING))
+    ax.legend(
+        handles=[*_law_lines(ax), *marks],
+        loc="lower left",
+        handlelength=2.2,
+        labelspacing=0.35,
+        borderaxespad=0.2,
+    )

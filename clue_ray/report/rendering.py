@@ -1,0 +1,92 @@
+"""Draw a figure into files: SVG with text as text, PNG for Markdown, and SVG to set inside a page.
+
+Takes a drawing function that fills a matplotlib axes, gives bytes. One idea: the same drawing gives the same
+bytes, so a report written twice is the same report.
+"""
+
+import io
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from html import escape
+
+import matplotlib as mpl
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from clue_ray.report.style import STYLE
+
+Draw = Callable[[Axes], Axes]
+
+WIDE, NARROW, HALF = (6.8, 4.5), (4.0, 4.0), (3.5, 2.8)
+"""Inches: what fills a page's column, what fills a phone, and what fills half a column."""
+
+NO_METADATA: dict[str, str | None] = dict.fromkeys(("Date", "Creator", "Format", "Type"))
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One drawn figure: its name, files' contents and the words beside it.
+
+    Attributes:
+        svg, png: contents of figures/<name>.svg and .png.
+        inline: SVG elements for a page, widest first; a page shows the one that fits.
+        caption: one or two sentences under the figure, also its text alternative.
+    """
+
+    name: str
+    caption: str
+    svg: str
+    png: bytes
+    inline: tuple[str, ...]
+
+
+def picture(
+    name: str,
+    caption: str,
+    draw: Draw,
+    *,
+    sizes: tuple[tuple[float, float], ...] = (WIDE, NARROW),
+    titles: Mapping[str, str] | None = None,
+) -> Picture:
+    """Draw a figure once for each size in inches; `titles` maps an artist's gid to what a pointer shows."""
+    drawn = [_svg(f"{name}-{index}", draw, size) for index, size in enumerate(sizes)]
+    inline = tuple(
+        inline_svg(svg, prefix=f"{name}-{index}-", caption=caption, titles=titles or {})
+        for index, svg in enumerate(drawn)
+    )
+    return Picture(name, caption, drawn[0], _png(draw, sizes[0]), inline)
+
+
+def inline_svg(svg: str, *, prefix: str, caption: str, titles: Mapping[str, str]) -> str:
+    """Make an SVG file fit inside HTML: no prologue, no fixed size, ids unique in the page, titles."""
+    body = svg[svg.index("<svg") :]
+    body = re.sub(r' width="[\d.]+pt" height="[\d.]+pt"', f' role="img" aria-label="{escape(caption)}"', body, count=1)
+    body = re.sub(r"font-family: [^;]*; ", "", body)  # the page's font, which the reader's device has
+    body = re.sub(r'(\bid="|xlink:href="#|url\(#)', rf"\g<1>{prefix}", body)
+    for gid, title in titles.items():
+        anchor = f'<g id="{prefix}{escape(gid)}">'
+        body = body.replace(anchor, f"{anchor}<title>{escape(title)}</title>")
+    return body
+
+
+def _figure(draw: Draw, size: tuple[float, float]) -> Figure:
+    figure = Figure(figsize=size, layout="constrained")
+    FigureCanvasAgg(figure)
+    draw(figure.add_subplot())
+    return figure
+
+
+def _svg(salt: str, draw: Draw, size: tuple[float, float]) -> str:
+    with mpl.rc_context(STYLE | {"svg.hashsalt": salt}):
+        buffer = io.StringIO()
+        _figure(draw, size).savefig(buffer, format="svg", metadata=NO_METADATA)
+    return "\n".join(line.rstrip() for line in buffer.getvalue().splitlines()) + "\n"
+
+
+def _png(draw: Draw, size: tuple[float, float]) -> bytes:
+    with mpl.rc_context(STYLE):
+        buffer = io.BytesIO()
+        _figure(draw, size).savefig(buffer, format="png", metadata={"Software": None})
+    return buffer.getvalue()

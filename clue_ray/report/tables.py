@@ -1,0 +1,272 @@
+"""The tables of a report, as words: laws, best run beside baseline and chance, every run, cost, provenance.
+
+Takes what `directory.py` read and what `scaling` found, gives `Table`s whose cells are text with a sort key.
+One idea: HTML and Markdown are two settings of the same tables, so they cannot disagree.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from clue_ray.report import numbers
+from clue_ray.report.directory import StudyFiles
+from clue_ray.report.style import law_label, short_label
+from clue_ray.scaling.analysis import Analysis
+from clue_ray.spec import chance_loss
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One cell: what is read, what it is sorted by (a number, or the text itself), a smaller second line."""
+
+    text: str
+    order: str
+    numeric: bool = False
+    detail: str = ""
+
+    @property
+    def in_markdown(self) -> str:
+        """Text and detail on one line with the column separator escaped."""
+        line = f"{self.text}: {self.detail}" if self.detail else self.text
+        return " ".join(line.split()).replace("|", "\\|")
+
+
+@dataclass(frozen=True)
+class Table:
+    """Heads and rows of text.
+
+    Attributes:
+        marked: index of the row to set off.
+        lost: indices of runs that have no loss.
+        note: a sentence that belongs to the table.
+    """
+
+    heads: tuple[str, ...]
+    rows: tuple[tuple[Cell, ...], ...]
+    marked: int | None = None
+    lost: frozenset[int] = frozenset()
+    note: str = ""
+
+    @property
+    def numeric_columns(self) -> tuple[bool, ...]:
+        """Which columns hold numbers, and so are set flush right."""
+        columns = zip(*self.rows, strict=True)
+        return tuple(all(cell.numeric for cell in column) for column in columns) or (False,) * len(self.heads)
+
+
+FORMATS: dict[str, Callable[[Any], str]] = {
+    "loss": lambda value: f"{value:.3f}",
+    "train_loss": numbers.significant,
+    "recall_at_10": numbers.significant,
+    "mrr": numbers.significant,
+    "learning_rate": "{:g}".format,
+    "train_flops": numbers.flop,
+    "executed_flops": numbers.flop,
+    "wall_seconds": numbers.seconds,
+    "tokens_per_second": lambda value: numbers.count(float(f"{value:.2e}")),
+}
+"""How a column's numbers are written; other numbers are whole and take thousands separators."""
+
+ALWAYS = ("status", "encoder_size", "sequence_length", "train_flops", "loss", "recall_at_10", "mrr")
+"""Columns shown even where all runs agree."""
+
+SHOWN = (
+    "status",
+    "loss",
+    "encoder_size",
+    "sequence_length",
+    "corpus_users",
+    "global_batch_size",
+    "learning_rate",
+    "seed",
+    "train_flops",
+    "recall_at_10",
+    "mrr",
+    "train_loss",
+    "steps",
+    "train_tokens",
+    "non_embedding_params",
+    "wall_seconds",
+    "tokens_per_second",
+    "num_workers",
+    "device",
+    "run_id",
+    "error",
+)
+"""Columns of the table of runs, in order, where they hold anything."""
+
+
+def text(value: str) -> Cell:
+    """Make a cell of words."""
+    return Cell(value, value.lower())
+
+
+def number(value: Any, column: str = "") -> Cell:
+    """Make a cell of a number, written as its column is; an absent one sorts last."""
+    if numbers.is_absent(value):
+        return Cell(numbers.ABSENT, "inf", numeric=True)
+    return Cell(FORMATS.get(column, numbers.count)(value), repr(float(value)), numeric=True)
+
+
+def written(shown: str) -> Cell:
+    """Make a cell of a number that is already written out."""
+    return Cell(shown, shown, numeric=True)
+
+
+def law_table(analysis: Analysis) -> Table:
+    """Lay out the laws as fitted and as judged; the preferred one is marked."""
+    rows = analysis.law_table()
+    heads = (
+        "law",
+        "backtest error",
+        "inside 95% interval",
+        "held-out error",
+        "exponent [95%]",
+        "loss at 10\N{MULTIPLICATION SIGN} compute [95%]",
+    )
+    marked = next((i for i, row in enumerate(rows) if row["law"] == analysis.preferred), None)
+    return Table(heads, tuple(_law_row(row, row["law"] == analysis.preferred) for row in rows), marked)
+
+
+def _law_row(row: dict[str, Any], preferred: bool) -> tuple[Cell, ...]:
+    return (
+        Cell(law_label(row["law"]) + (" (preferred)" if preferred else ""), row["law"], detail=row["formula"]),
+        written(numbers.percent(row["backtest_error"])),
+        written(numbers.percent(row["coverage"])),
+        written(numbers.signed_percent(row["held_out_error"])),
+        written(numbers.interval(row["exponent"], row["exponent_low"], row["exponent_high"])),
+        written(numbers.interval(row["loss_at_10x"], row["loss_at_10x_low"], row["loss_at_10x_high"])),
+    )
+
+
+def comparison(files: StudyFiles, candidates: int) -> Table | None:
+    """Set the best run beside the untrained baseline and a guess among `candidates`; None if no run is done.
+
+    A guess has loss ln K, recall@10 of 10/K and a mean reciprocal rank of H(K)/K, H the harmonic number.
+    """
+    if files.done.empty:
+        return None
+    best = files.done.sort_values("loss", kind="stable").iloc[0]
+    harmonic = sum(1 / rank for rank in range(1, candidates + 1))
+    chance = {
+        "loss": chance_loss(candidates),
+        "recall_at_10": min(1.0, 10 / candidates),
+        "mrr": harmonic / candidates,
+    }
+    entries: list[tuple[str, Any]] = [(f"best run: {describe(best)}", best)]
+    if files.baseline:
+        entries.append((str(files.baseline.get("name", "baseline")), files.baseline))
+    entries.append((f"chance among {candidates:,}", chance))
+    columns = ("loss", "recall_at_10", "mrr")
+    rows = tuple((text(name), *(number(row.get(c), c) for c in columns)) for name, row in entries)
+    gain = _gain(float(best["loss"]), chance["loss"], files.baseline.get("loss"))
+    return Table(("", "loss, nats", "recall@10", "MRR"), rows, 0, note=gain)
+
+
+def run_table(table: pd.DataFrame) -> Table:
+    """Lay out every run, best loss first; columns in which all runs agree become one sentence below."""
+    ordered = table.assign(_lost=table["loss"].isna()).sort_values(["_lost", "loss", "status"], kind="stable")
+    present = [column for column in SHOWN if _has_values(table[column])]
+    shared = [c for c in present if c not in ALWAYS and _all_equal(table[c])]
+    columns = [column for column in present if column not in shared]
+    rows = tuple(tuple(_cell(run[c], c) for c in columns) for _, run in ordered.iterrows())
+    same = ", ".join(f"{short_label(c)} {_cell(table[c].iloc[0], c).text}" for c in shared)
+    lost = frozenset(i for i, missing in enumerate(ordered["_lost"]) if missing)
+    note = f"The same for all runs: {same}." if same else ""
+    heads = tuple("loss" if column == "loss" else short_label(column) for column in columns)
+    return Table(heads, rows, lost=lost, note=note)
+
+
+def cost_table(files: StudyFiles) -> Table | None:
+    """Set planned wall time against actual, largest run first; None without a plan or finished runs."""
+    runs = files.table[files.table["wall_seconds"].notna()]
+    planned = runs["run_id"].map(files.expected_seconds)
+    known = runs.assign(planned=planned)[planned.notna()].sort_values("wall_seconds", ascending=False)
+    if known.empty:
+        return None
+    expected, actual = float(known["planned"].sum()), float(known["wall_seconds"].sum())
+    rows = [
+        (
+            text(describe(run)),
+            number(run["planned"], "wall_seconds"),
+            number(run["wall_seconds"], "wall_seconds"),
+            written(f"{numbers.significant(run['wall_seconds'] / run['planned'], 2)}\N{MULTIPLICATION SIGN}"),
+        )
+        for _, run in known.iterrows()
+    ]
+    note = (
+        f"The plan expected {numbers.seconds(expected)} of training for the {len(known)} runs that finished; "
+        f"they took {numbers.seconds(actual)}, {numbers.significant(actual / expected, 2)} times as long."
+    )
+    return Table(("run", "planned", "took", "took / planned"), tuple(rows), note=note)
+
+
+def provenance(files: StudyFiles) -> Table:
+    """Say how the report came to be: versions, corpus, rows rejected, licence, devices."""
+    table, corpus = files.table, files.corpus
+    rejected = corpus.get("rejected") or {}
+    services = corpus.get("services")
+    facts = {
+        "clue_ray version": _distinct(table["clue_ray_version"]),
+        "device": _distinct(table["device"]),
+        "workers a run": _distinct(table["num_workers"]),
+        "corpus digest": str(corpus.get("digest") or _distinct(table["corpus_digest"])),
+        "users": _amount(corpus.get("users")),
+        "services": ", ".join(map(str, services)) if isinstance(services, list | dict) else _amount(services),
+        "events": _amount(corpus.get("events")),
+        "tokens": _amount(corpus.get("tokens")),
+        "rows rejected": ", ".join(f"{reason}: {_amount(n)}" for reason, n in rejected.items())
+        or ("none" if corpus else ""),
+        "licence of the data": str(corpus.get("licence_note") or ""),
+    }
+    return Table(("", ""), tuple((text(name), text(value)) for name, value in facts.items() if value))
+
+
+def describe(run: Any) -> str:
+    """Name a run by what was varied: size m, length 16, 8,000 users, batch 64; unknown parts are left out."""
+    parts = (
+        ("encoder_size", "size {}"),
+        ("sequence_length", "length {}"),
+        ("corpus_users", "{} users"),
+        ("global_batch_size", "batch {}"),
+    )
+    known = [(form, run[column]) for column, form in parts if not numbers.is_absent(run.get(column))]
+    words = ", ".join(form.format(v if isinstance(v, str) else numbers.count(v)) for form, v in known)
+    return words or str(run["run_id"])
+
+
+def _cell(value: Any, column: str) -> Cell:
+    if isinstance(value, str):
+        return text(value)
+    return number(value, column)
+
+
+def _all_equal(values: pd.Series) -> bool:
+    return len(values) > 1 and values.nunique(dropna=False) == 1
+
+
+def _has_values(values: pd.Series) -> bool:
+    return bool((values.notna() & (values.astype(str) != "")).any())
+
+
+def _distinct(values: pd.Series) -> str:
+    return ", ".join(sorted({f"{v:g}" if isinstance(v, float) else str(v) for v in values.dropna()}))
+
+
+def _amount(value: Any) -> str:
+    return "" if numbers.is_absent(value) else numbers.count(value) if not isinstance(value, str) else value
+
+
+def _gain(best: float, chance: float, baseline: Any) -> str:
+    """Say how far the best run is from chance and from the baseline, whichever way that goes."""
+    against_chance = f"The best run is {numbers.significant(abs(chance - best), 2)} nats " + (
+        "below chance" if best < chance else "above chance: nothing is learnt"
+    )
+    if numbers.is_absent(baseline):
+        return against_chance + "."
+    side = "below" if best < baseline else "above"
+    end = "." if best < baseline else ", so training has not paid at this scale."
+    distance = numbers.significant(abs(baseline - best), 2)
+    return f"{against_chance} and {distance} nats {side} the untrained baseline{end}"

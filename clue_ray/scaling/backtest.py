@@ -1,0 +1,111 @@
+"""Judge laws by what they would have predicted: fit below a compute cut, score above it.
+
+Takes laws and a runs table; gives a `Backtest`. The one idea: a law is preferred for its predictions of
+runs larger than any it saw, never for its fit.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from clue_ray.errors import FitError
+from clue_ray.runs import Runs
+from clue_ray.scaling.fit import fit_law
+from clue_ray.scaling.laws import Law, find_law
+from clue_ray.scaling.sample import Table, as_frame, as_names, select
+
+ROW = [
+    "law",
+    "num_fitted",
+    "x",
+    "actual",
+    "predicted",
+    "low",
+    "high",
+    "relative_error",
+    "covered",
+]
+SUMMARY = ["law", "mean_absolute_relative_error", "coverage", "num_predictions"]
+
+
+@dataclass(frozen=True)
+class Backtest:
+    """What each law predicted and how wrong it was.
+
+    Attributes:
+        rows: one prediction a row: law, num_fitted, x, actual, predicted, low, high (95 %, noise included),
+            relative_error (predicted over actual - 1), covered.
+        summary: one row a law, best first: law, mean_absolute_relative_error, coverage, num_predictions.
+        preferred: the law with the lowest mean absolute relative error; empty where there are no predictions.
+        tied: laws whose errors cannot be told from the preferred law's.
+    """
+
+    rows: pd.DataFrame
+    summary: pd.DataFrame
+    preferred: str
+    tied: tuple[str, ...]
+
+
+def backtest(laws: Sequence[str | Law], table: Table, *, x: str | Sequence[str], y: str) -> Backtest:
+    """Fit every law on the runs below each cut of x and predict the next run above it and the largest.
+
+    Cuts expand from the fewest runs that every law can be fitted to; runs are ordered by x, or by the product
+    of several. Raises FitError when no cut leaves enough runs, RunsError as `fit_law` does.
+    """
+    columns = as_names(x)
+    found = [find_law(law) for law in laws]
+    select(table, columns, y)  # refuses a bad table before any cut hides its bad rows
+    done = Runs(as_frame(table)).done
+    size = np.log(done[list(columns)].astype(float)).sum(axis=1).to_numpy()
+    done, size = done.iloc[np.argsort(size, kind="stable")], np.sort(size)
+    fewest = max((len(law.parameters) for law in found), default=0) + 1
+    cuts = [n for n in range(fewest, len(done)) if size[n] > size[n - 1] * (1 + 1e-12)]
+    if not found or not cuts:
+        raise FitError(
+            f"A backtest of {len(found)} laws needs more than {fewest} finished runs of different compute, "
+            f"but the table has {len(done)}; add runs or laws."
+        )
+    rows = pd.DataFrame([row for n in cuts for law in found for row in _score(law, done, n, columns, y)], columns=ROW)
+    return _judge(rows)
+
+
+def no_backtest() -> Backtest:
+    """Give the backtest of a table too small for one: no rows, nothing preferred."""
+    return Backtest(pd.DataFrame(columns=ROW), pd.DataFrame(columns=SUMMARY), "", ())
+
+
+def _score(law: Law, done: pd.DataFrame, cut: int, columns: tuple[str, ...], y: str) -> Iterator[list[Any]]:
+    """Fit a law on the first `cut` runs; yield a row for the next run and one for the largest."""
+    fit = fit_law(law, done.iloc[:cut], x=columns, y=y)
+    for target in sorted({cut, len(done) - 1}):
+        place = {column: float(done[column].iloc[target]) for column in columns}
+        actual = float(done[y].iloc[target])
+        value, low, high = fit.predict_run(**place)
+        size = float(np.prod(list(place.values())))
+        yield [law.name, cut, size, actual, value, low, high, value / actual - 1, low <= actual <= high]
+
+
+def _judge(rows: pd.DataFrame) -> Backtest:
+    """Rank laws by mean absolute relative error, and find those that tie with the best."""
+    errors = rows.assign(error=rows["relative_error"].abs()).groupby("law", sort=False)
+    summary = pd.DataFrame(
+        {
+            "mean_absolute_relative_error": errors["error"].mean(),
+            "coverage": errors["covered"].mean(),
+            "num_predictions": errors.size(),
+        }
+    )
+    summary = summary.sort_values("mean_absolute_relative_error", kind="stable").reset_index()[SUMMARY]
+    preferred, *others = summary["law"]
+    tied = tuple(law for law in others if not _distinct(rows, preferred, law))
+    return Backtest(rows, summary, preferred, tied)
+
+
+def _distinct(rows: pd.DataFrame, best: str, other: str) -> bool:
+    """Tell whether one law errs more than the best on the same targets by over two standard errors."""
+    size = rows["relative_error"].abs()
+    gap = size[rows["law"] == other].to_numpy() - size[rows["law"] == best].to_numpy()
+    return len(gap) > 2 and bool(gap.mean() > 2 * gap.std(ddof=1) / np.sqrt(len(gap)))

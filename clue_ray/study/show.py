@@ -1,0 +1,129 @@
+"""A study on the terminal: a live view where there is one, a line a change where there is not, and the law table."""
+
+import time
+from types import TracebackType
+from typing import Any, Self
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from clue_ray.study.progress import Snapshot
+
+QUIET_SECONDS = 10.0
+"""Without a terminal, the longest silence while runs are under way."""
+
+
+class StudyView:
+    """Shows snapshots of a study as they come."""
+
+    def __init__(self, console: Console, quiet: bool = False):
+        self.console = console
+        self.quiet = quiet
+        self.planned = False
+        self.last_line = 0.0
+        self.live = Live(console=self.console, refresh_per_second=4, transient=True)
+
+    def __enter__(self) -> Self:
+        if self.console.is_terminal and not self.quiet:
+            self.live.start()
+        if not self.quiet:
+            self.console.print("Starting Ray, preparing the corpus, timing a few steps of each encoder ...")
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.live.stop()
+
+    def update(self, snapshot: Snapshot) -> None:
+        """Show one snapshot."""
+        if self.quiet:
+            return
+        if not self.planned:
+            self._print_plan(snapshot)
+        for line in snapshot.ended:
+            self.console.print(
+                f"[{snapshot.finished}/{len(snapshot.plan.runs)}] {line}", highlight=False, markup=False
+            )
+        if self.console.is_terminal:
+            self.live.update(render(snapshot))
+        elif time.monotonic() - self.last_line > QUIET_SECONDS:
+            self.last_line = time.monotonic()
+            self.console.print(one_line(snapshot), highlight=False, soft_wrap=True, markup=False)
+
+    def _print_plan(self, snapshot: Snapshot) -> None:
+        self.planned = True
+        plan = snapshot.plan
+        self.console.print(
+            f"{plan.study}: {len(plan.runs)} runs, {snapshot.finished} finished before, {len(plan.pending)} to train, "
+            f"{plan.concurrency} at a time, about {plan.expected_minutes:.1f} minutes.",
+            highlight=False,
+        )
+        for warning in plan.warnings:
+            self.console.print(f"warning: {warning}", style="yellow", highlight=False)
+
+
+def one_line(snapshot: Snapshot) -> str:
+    """Say what runs now, how much is done, and what is left."""
+    running = "; ".join(f"{r.label} {r.share:.0%}" for r in snapshot.running) or "starting workers"
+    return f"[{snapshot.finished}/{len(snapshot.plan.runs)}] now: {running} | {time_left(snapshot)}"
+
+
+def time_left(snapshot: Snapshot) -> str:
+    """Write the expected time left."""
+    return f"{snapshot.seconds_left // 60:.0f}:{snapshot.seconds_left % 60:02.0f} left"
+
+
+def render(snapshot: Snapshot) -> Group:
+    """Draw the runs under way, each with a bar, and the study's own line."""
+    table = Table.grid(padding=(0, 2))
+    for run in snapshot.running:
+        loss = f"loss {run.loss:.3f}" if run.loss else ""
+        table.add_row(
+            run.label, ProgressBar(total=1.0, completed=run.share, width=24), f"{run.share:4.0%}", loss
+        )
+    head = f"{snapshot.plan.study}: {snapshot.finished} of {len(snapshot.plan.runs)} runs done, {time_left(snapshot)}"
+    return Group(Text(head, style="bold"), table)
+
+
+def law_table(fits: dict[str, Any]) -> Table:
+    """Lay out the fitted laws, the one the backtest prefers first."""
+    table = Table(title="Held-out loss against training compute", title_justify="left")
+    for column in (
+        "law",
+        "fitted",
+        "backtest error",
+        "held-out error",
+        "exponent [95 %]",
+        "loss at 10x compute [95 %]",
+    ):
+        table.add_column(column)
+    for row in fits.get("law_table", []):
+        best = " *" if row["law"] == fits.get("preferred") else ""
+        table.add_row(
+            row["law"] + best,
+            row["formula"],
+            percent(row["backtest_error"]),
+            percent(row["held_out_error"]),
+            with_interval(row, "exponent"),
+            with_interval(row, "loss_at_10x"),
+        )
+    table.caption = "* preferred by the backtest"
+    return table
+
+
+def percent(value: float | None) -> str:
+    """Write a relative error."""
+    return "" if value is None else f"{value:.2%}"
+
+
+def with_interval(row: dict[str, Any], name: str) -> str:
+    """Write a value with its interval, or nothing where the law has no such number."""
+    if row.get(name) is None:
+        return ""
+    low, high = row.get(f"{name}_low"), row.get(f"{name}_high")
+    span = f" [{low:.3g}, {high:.3g}]" if low is not None and high is not None else ""
+    return f"{row[name]:.3g}{span}"

@@ -1,0 +1,103 @@
+"""Held-out retrieval on one fixed pool (decision D2): loss, recall@10 and MRR, the same users for every run.
+
+The pool depends on the corpus and the number of candidates alone. Everything is averaged over service pairs and over
+both directions.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+
+from clue_ray.corpus.store import Corpus
+from clue_ray.encoder.batches import pack, recent_windows
+from clue_ray.encoder.model import Encoder
+from clue_ray.errors import CorpusError
+
+POOL_SEED = 20211115
+USERS_AT_ONCE = 256
+
+
+class Scores(NamedTuple):
+    """Retrieval among a pool's candidates, averaged over service pairs and directions."""
+
+    loss: float
+    "nats; ln(candidates) is chance"
+    recall_at_10: float
+    mrr: float
+
+
+Pools = dict[tuple[int, int], NDArray[np.int64]]
+
+
+def make_pools(corpus: Corpus, candidates: int) -> Pools:
+    """Draw `candidates` held-out users for each pair of services that has as many.
+
+    Raises:
+        CorpusError: no pair has enough held-out users.
+    """
+    users = {pair: corpus.users_of_pair(corpus.test_users, pair) for pair in corpus.pairs()}
+    pools = {
+        pair: np.random.default_rng([POOL_SEED, *pair]).choice(pool, candidates, replace=False)
+        for pair, pool in users.items()
+        if len(pool) >= candidates
+    }
+    if not pools:
+        most = max(map(len, users.values()), default=0)
+        raise CorpusError(
+            f"evaluation.candidates {candidates} is larger than the {most} held-out users of the best-filled pair of "
+            f"services; use at most {most}, or hold out more users with corpus.split.test."
+        )
+    return pools
+
+
+def evaluate(model: Encoder, corpus: Corpus, pools: Pools, sequence_length: int) -> Scores:
+    """Score a model on the pools, each user seen by the most recent `sequence_length` events of a service."""
+    model.eval()
+    needed = {service for pair in pools for service in pair}
+    row_of = {user: row for row, user in enumerate(corpus.test_users.tolist())}
+    vectors = {s: embed(model, corpus, corpus.test_users, s, sequence_length) for s in needed}
+    scale = model.scale.detach()
+    scores = []
+    for (a, b), users in pools.items():
+        rows = torch.tensor([row_of[user] for user in users.tolist()])
+        scores.append(score_similarities(scale * vectors[a][rows] @ vectors[b][rows].T))
+    model.train()
+    return mean_scores(scores)
+
+
+@torch.no_grad()
+def embed(
+    model: Encoder, corpus: Corpus, users: NDArray[np.int64], service: int, sequence_length: int
+) -> torch.Tensor:
+    """Embed users by their most recent events in one service, [users, output_width]; zeros where they have none."""
+    device = model.log_scale.device
+    vectors = torch.zeros(len(users), model.output.out_features, device=device)
+    (present,) = np.nonzero(corpus.counts[users, service])
+    for rows in np.array_split(present, max(1, -(-len(present) // USERS_AT_ONCE))):
+        windows = recent_windows(corpus, users[rows], np.full(len(rows), service), sequence_length)
+        vectors[torch.from_numpy(rows)] = model(pack(corpus, windows).to(device))[0]
+    return vectors
+
+
+def score_similarities(logits: torch.Tensor) -> Scores:
+    """Score one square matrix of logits whose diagonal holds the true pairs; a tie counts as half a place."""
+    target = torch.arange(len(logits), device=logits.device)
+    loss = (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
+    ranks = torch.cat([true_ranks(logits), true_ranks(logits.T)])
+    return Scores(loss.item(), (ranks <= 10).float().mean().item(), (1 / ranks).mean().item())
+
+
+def true_ranks(logits: torch.Tensor) -> torch.Tensor:
+    """Rank of the diagonal entry in its row, 1 the best."""
+    truth = logits.diagonal()[:, None]
+    ahead = (logits > truth).sum(1)
+    tied = (logits == truth).sum(1) - 1
+    return 1 + ahead + tied / 2
+
+
+def mean_scores(scores: list[Scores]) -> Scores:
+    """Average scores over pools."""
+    return Scores(*np.mean(scores, axis=0).tolist())

@@ -1,0 +1,273 @@
+"""The training loop: one for every launcher (decision D9). It imports no ray.
+
+A launcher hands over a `Context`: which worker this is, where state is kept, whom to tell of progress.
+`train_run` is the plain one: this process, no Ray.
+"""
+
+import math
+import time
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from functools import cached_property
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+import torch.distributed as dist
+from torch.nn.parallel import DistributedDataParallel
+
+from clue_ray.compute import Work, count_params, train_flops
+from clue_ray.corpus.store import Corpus
+from clue_ray.encoder.batches import BatchSampler, count_executed, pack
+from clue_ray.encoder.loss import info_nce
+from clue_ray.encoder.model import Encoder
+from clue_ray.runs import RunRecord
+from clue_ray.spec import EvaluationSpec, RunSpec
+from clue_ray.training.checkpoints import load_state, save_state
+from clue_ray.training.evaluate import Pools, evaluate, make_pools
+from clue_ray.training.schedule import learning_rate_share, make_optimizer, resolve_steps, set_learning_rate
+
+PROGRESS_REPORTS = 20
+SMOOTHING = 0.9
+
+
+class Context(Protocol):
+    """What a launcher offers the loop."""
+
+    rank: int
+    world_size: int
+
+    def restore(self) -> dict[str, Any] | None:
+        """Return the last saved state, or None at a fresh start."""
+
+    def save(self, state: dict[str, Any], metrics: dict[str, Any]) -> None:
+        """Keep a state; every worker calls it at the same steps."""
+
+    def progress(self, metrics: dict[str, Any]) -> None:
+        """Hear that the run is alive."""
+
+
+@dataclass
+class LocalContext:
+    """One process; state in a folder, or nowhere."""
+
+    directory: Path | None = None
+    rank: int = 0
+    world_size: int = 1
+
+    def restore(self) -> dict[str, Any] | None:
+        """Read the folder's state."""
+        return load_state(self.directory) if self.directory else None
+
+    def save(self, state: dict[str, Any], metrics: dict[str, Any]) -> None:
+        """Write the folder's state."""
+        if self.directory:
+            save_state(self.directory, state)
+        self.progress(metrics)
+
+    def progress(self, metrics: dict[str, Any]) -> None:
+        """Do nothing; a launcher that shows progress overrides it."""
+
+
+@dataclass
+class Progress:
+    """What a run has accumulated; saved and restored with the weights."""
+
+    step: int = 0
+    work: Work = field(default_factory=Work)
+    executed: Work = field(default_factory=Work)
+    wall_seconds: float = 0.0
+    train_loss: float = math.nan
+
+    def add(self, work: Work, executed: Work, loss: float) -> None:
+        """Count one more step."""
+        self.step += 1
+        self.work += work
+        self.executed += executed
+        known = not math.isnan(self.train_loss)
+        self.train_loss = SMOOTHING * self.train_loss + (1 - SMOOTHING) * loss if known else loss
+
+
+class Trainer:
+    """One run on one worker: model, optimiser, batches and what has been counted so far."""
+
+    def __init__(self, run: RunSpec, corpus: Corpus, evaluation: EvaluationSpec, context: Context):
+        if run.train.global_batch_size % context.world_size:
+            raise ValueError(
+                f"batch of {run.train.global_batch_size} does not divide over {context.world_size} workers"
+            )
+        self.run, self.corpus, self.evaluation, self.context = run, corpus, evaluation, context
+        self.pools: Pools = make_pools(corpus, evaluation.candidates)
+        self.sampler = BatchSampler(run, corpus)
+        self.steps = resolve_steps(run, self.sampler)
+        self.device = torch.device(
+            "cuda" if run.resources.gpus_per_worker and torch.cuda.is_available() else "cpu"
+        )
+        vocabulary = corpus.vocabulary(run.sequence_length)
+        self.model = Encoder(run.encoder, vocabulary, run.train.temperature, run.train.seed).to(self.device)
+        self.optimizer = make_optimizer(self.model, run.train, run.encoder.width)
+        self.state = Progress()
+        self.curve: list[dict[str, float]] = []
+        self._restore()
+
+    @cached_property
+    def forward(self) -> torch.nn.Module:
+        """The model, wrapped for gradient averaging where there are several workers."""
+        return DistributedDataParallel(self.model) if self.context.world_size > 1 else self.model
+
+    @property
+    def evaluation_steps(self) -> int:
+        """Steps between two points of the learning curve."""
+        return max(1, math.ceil(self.steps * self.evaluation.every))
+
+    def train(self) -> bool:
+        """Train to the horizon; return False when the loss stopped being finite."""
+        while self.state.step < self.steps:
+            started = time.perf_counter()
+            if not self.step():
+                return False
+            last = self.state.step == self.steps
+            if last or self.state.step % self.evaluation_steps == 0:
+                self._evaluate()
+            self.state.wall_seconds += time.perf_counter() - started
+            if last or self.state.step % self.evaluation_steps == 0:
+                self.context.save(self._snapshot(), self._metrics())
+            elif self.state.step % max(1, self.steps // PROGRESS_REPORTS) == 0:
+                self.context.progress(self._metrics())
+        return True
+
+    def step(self) -> bool:
+        """Train one step; return False when the loss is not finite, with the weights as they were."""
+        step, train = self.state.step, self.run.train
+        context = self.context
+        packed = pack(self.corpus, self.sampler.worker_windows(step, context.rank, context.world_size))
+        set_learning_rate(self.optimizer, learning_rate_share(step, self.steps, train.warmup))
+        users, scale = self.forward(packed.to(self.device))
+        first, second = users.chunk(2)
+        loss = info_nce(first, second, scale)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        mean_loss = self._mean(loss.detach())
+        if not math.isfinite(mean_loss):
+            return False
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), train.clip_norm)
+        self.optimizer.step()
+        executed = count_executed(packed, similarities=len(users) // 2 * train.global_batch_size)
+        self.state.add(self.sampler.work(step), executed, mean_loss)
+        return True
+
+    def _mean(self, loss: torch.Tensor) -> float:
+        if self.context.world_size > 1:
+            dist.all_reduce(loss)
+            loss /= self.context.world_size
+        return loss.item()
+
+    def _evaluate(self) -> None:
+        if self.context.rank:
+            return
+        scores = evaluate(self.model, self.corpus, self.pools, self.run.sequence_length)
+        self.curve.append(
+            {
+                "step": self.state.step,
+                "train_flops": float(train_flops(self.run.encoder, self.state.work)),
+                **scores._asdict(),
+                "train_loss": self.state.train_loss,
+            }
+        )
+
+    def _metrics(self) -> dict[str, Any]:
+        latest = self.curve[-1]["loss"] if self.curve else None
+        return {
+            "step": self.state.step,
+            "steps": self.steps,
+            "train_loss": self.state.train_loss,
+            "loss": latest,
+        }
+
+    def _snapshot(self) -> dict[str, Any]:
+        progress = {
+            **vars(self.state),
+            "work": tuple(self.state.work),
+            "executed": tuple(self.state.executed),
+        }
+        return {
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "progress": progress,
+            "curve": self.curve,
+        }
+
+    def _restore(self) -> None:
+        saved = self.context.restore()
+        if saved is None:
+            return
+        self.model.load_state_dict(saved["model"])
+        self.optimizer.load_state_dict(saved["optimizer"])
+        progress = saved["progress"]
+        counted = {"work": Work(*progress["work"]), "executed": Work(*progress["executed"])}
+        self.state = Progress(**{**progress, **counted})
+        self.curve = list(saved["curve"])
+
+    def results(self) -> dict[str, Any]:
+        """Return the columns of the runs table that only training can fill."""
+        state, encoder = self.state, self.run.encoder
+        last = self.curve[-1] if self.curve else {}
+        seconds = max(state.wall_seconds, 1e-9)
+        return {
+            "steps": state.step,
+            "users_seen": state.step * self.run.train.global_batch_size,
+            "train_tokens": state.work.tokens,
+            "train_flops": float(train_flops(encoder, state.work)),
+            "executed_flops": float(train_flops(encoder, state.executed)) * self.context.world_size,
+            **{key: last.get(key) for key in ("loss", "recall_at_10", "mrr")},
+            "train_loss": state.train_loss if math.isfinite(state.train_loss) else None,
+            "wall_seconds": state.wall_seconds,
+            "tokens_per_second": state.work.tokens / seconds,
+            "device": self.device.type,
+        }
+
+
+def describe_run(run: RunSpec, corpus: Corpus, evaluation: EvaluationSpec, study: str) -> dict[str, Any]:
+    """Return the columns of the runs table that are known before training."""
+    params = count_params(run.encoder, corpus.vocabulary(run.sequence_length))
+    users = corpus.train_users[: run.corpus_users]
+    shape = run.encoder.model_dump(include={"width", "item_layers", "service_layers", "heads"})
+    return {
+        "run_id": run.run_id(corpus.digest, evaluation.candidates),
+        "study": study,
+        "corpus_digest": corpus.digest,
+        "encoder_size": run.encoder.size,
+        **shape,
+        "non_embedding_params": params["non_embedding"],
+        "total_params": params["total"],
+        "corpus_users": len(users),
+        "corpus_tokens": corpus.count_tokens(users),
+        "sequence_length": run.sequence_length,
+        "global_batch_size": run.train.global_batch_size,
+        "learning_rate": run.train.learning_rate,
+        "seed": run.train.seed,
+        "loss_candidates": evaluation.candidates,
+        "num_workers": run.resources.workers,
+        "device": "cuda" if run.resources.gpus_per_worker else "cpu",
+        "clue_ray_version": version("clue-ray"),
+    }
+
+
+def train_with(
+    run: RunSpec, corpus: Corpus, evaluation: EvaluationSpec, context: Context, study: str = ""
+) -> tuple[RunRecord, list[dict[str, float]]]:
+    """Train one run under a launcher's context; return its record and learning curve."""
+    started = datetime.now(UTC).isoformat(timespec="seconds")
+    trainer = Trainer(run, corpus, evaluation, context)
+    finite = trainer.train()
+    known = describe_run(run, corpus, evaluation, study)
+    outcome: dict[str, Any] = {"status": "done"}
+    if not finite:
+        outcome = {"status": "diverged", "error": f"loss was not finite at step {trainer.state.step + 1}"}
+    return RunRecord(**{**known, **trainer.results(), **outcome, "started_at": started}), trainer.curve
+
+
+def train_run(run: RunSpec, corpus: Corpus, evaluation: EvaluationSpec | None = None) -> RunRecord:
+    """Train one run in this process, without Ray, and return its record."""
+    return train_with(run, corpus, evaluation or EvaluationSpec(), LocalContext())[0]

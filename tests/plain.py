@@ -1,0 +1,74 @@
+"""Slow, obvious stand-ins for fast paths, shared by several test modules."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+
+from clue_ray.corpus.events import normalise
+from clue_ray.corpus.store import Corpus, open_corpus
+from clue_ray.corpus.text import tokenize_items, train_tokenizer
+from clue_ray.encoder.model import Encoder
+from clue_ray.spec import CorpusSpec
+
+
+def plain_corpus(log: Path, folder: Path, split: dict) -> Corpus:
+    """Prepare a corpus in pandas, one shard, no Ray."""
+    spec = CorpusSpec(events=str(log), vocab_size=400, split=split)
+    events = normalise(pq.read_table(log), spec).to_pandas()
+    items = events[["service", "text"]].drop_duplicates().sort_values(["service", "text"]).reset_index(drop=True)
+    tokenizer = train_tokenizer(sorted(set(items["text"])), spec.vocab_size)
+    guides = pd.Categorical(items["service"]).codes.astype(np.int32)
+    tokens = tokenize_items(tokenizer, items["text"].tolist(), guides, spec.max_item_tokens)
+    (folder / "shards").mkdir(parents=True)
+    pq.write_table(pa.table({"tokens": pa.array(tokens, pa.list_(pa.int32()))}), folder / "items.parquet")
+    index = {key: i for i, key in enumerate(zip(items["service"], items["text"], strict=True))}
+    events["item"] = [index[key] for key in zip(events["service"], events["text"], strict=True)]
+    rows = []
+    for (user, service), group in events.groupby(["user_id", "service"]):
+        newest = group.sort_values(["timestamp", "item"], ascending=[False, True])
+        rows.append({"user_id": user, "service": service, "items": newest["item"].tolist()})
+    schema = pa.schema([("user_id", pa.string()), ("service", pa.string()), ("items", pa.list_(pa.int32()))])
+    pq.write_table(pa.Table.from_pylist(rows, schema=schema), folder / "shards" / "shard-00000.parquet")
+    manifest = {
+        "key": "plain",
+        "digest": "0123456789ab",
+        "spec": spec.model_dump(mode="json"),
+        "services": sorted(set(items["service"])),
+        "vocab_size": tokenizer.get_vocab_size() + items["service"].nunique(),
+        "max_item_tokens": spec.max_item_tokens + 1,
+        "rejected": {},
+        "files": {},
+    }
+    (folder / "corpus.json").write_text(json.dumps(manifest))
+    return open_corpus(folder)
+
+
+def plain_embedding(model: Encoder, corpus: Corpus, events: np.ndarray) -> torch.Tensor:
+    """Embed one history with plain loops: every item by itself, no packing, attention written out."""
+    items = []
+    for item in events:
+        tokens = corpus.item_tokens[corpus.item_offsets[item] : corpus.item_offsets[item + 1]]
+        x = model.token_embedding(torch.tensor(tokens).long()) + model.token_position(torch.arange(len(tokens)))
+        for block in model.item_blocks:
+            x = plain_block(block, x)
+        items.append(model.item_norm(x.mean(0)))
+    x = torch.stack(items) + model.event_position(torch.arange(len(events)))
+    for block in model.service_blocks:
+        x = plain_block(block, x)
+    vector = model.output(model.service_norm(x.mean(0)))
+    return vector / vector.norm()
+
+
+def plain_block(block, x: torch.Tensor) -> torch.Tensor:
+    """One transformer block on [positions, width], softmax attention written out head by head."""
+    q, k, v = block.query_key_value(block.attention_norm(x)).chunk(3, dim=-1)
+    heads = []
+    for a, b, c in zip(q.chunk(block.heads, -1), k.chunk(block.heads, -1), v.chunk(block.heads, -1), strict=True):
+        heads.append(torch.softmax(a @ b.T / a.shape[-1] ** 0.5, dim=-1) @ c)
+    x = x + block.attention_out(torch.cat(heads, dim=-1))
+    return x + block.ffn_down(torch.relu(block.ffn_up(block.ffn_norm(x))))

@@ -1,0 +1,65 @@
+"""The backtest: prefers the planted law, never looks ahead, refuses what is too small."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from clue_ray.errors import FitError, RunsError
+from clue_ray.scaling.backtest import backtest
+from clue_ray.scaling.fit import fit_law
+
+LAWS = ["power_law", "power_law_plus_constant", "log_linear"]
+COMPUTE = np.logspace(10, 14, 10)
+
+
+def runs(loss: np.ndarray, noise: float = 0.001) -> pd.DataFrame:
+    rng = np.random.default_rng(0)
+    return pd.DataFrame({"train_flops": COMPUTE, "loss": loss * np.exp(noise * rng.normal(size=len(loss)))})
+
+
+@pytest.mark.parametrize(
+    ("planted", "loss"),
+    [
+        ("log_linear", 7.5 - 0.4 * np.log10(COMPUTE / 1e6)),
+        ("power_law_plus_constant", 1.8 + 3.5 * (COMPUTE / 1e10) ** -0.25),
+    ],
+)
+def test_planted_law_is_preferred(planted: str, loss: np.ndarray) -> None:
+    result = backtest(LAWS, runs(loss), x="train_flops", y="loss")
+    assert result.preferred == planted == result.summary["law"][0]
+    assert result.summary["mean_absolute_relative_error"].is_monotonic_increasing
+    assert result.summary.set_index("law")["coverage"][planted] >= 0.7
+
+
+def test_laws_that_agree_tie() -> None:
+    result = backtest(LAWS[:2], runs(30 * COMPUTE**-0.08, noise=0.01), x="train_flops", y="loss")
+    assert {result.preferred, *result.tied} == set(LAWS[:2])
+
+
+def test_predictions_use_only_smaller_runs() -> None:
+    table = runs(1.8 + 3.5 * (COMPUTE / 1e10) ** -0.25)
+    rows = backtest(LAWS, table.iloc[::-1], x="train_flops", y="loss").rows
+    assert list(rows["num_fitted"].unique()) == [4, 5, 6, 7, 8, 9]
+    row = rows[(rows["law"] == "power_law") & (rows["num_fitted"] == 6)].iloc[-1]
+    alone = fit_law("power_law", table.iloc[:6], x="train_flops", y="loss").predict_run(train_flops=row["x"])
+    assert (row["predicted"], row["low"], row["high"]) == pytest.approx(alone, rel=1e-6)
+    assert row["x"] == COMPUTE[-1] and row["actual"] == table["loss"].iloc[-1]
+    assert row["relative_error"] == pytest.approx(alone.value / row["actual"] - 1, rel=1e-6)
+    assert row["covered"] == (alone.low <= row["actual"] <= alone.high)
+
+
+def test_runs_of_one_size_are_never_on_both_sides() -> None:
+    table = runs(30 * COMPUTE**-0.08)
+    doubled = pd.concat([table, table.assign(loss=table["loss"] * 1.01)])
+    rows = backtest(["power_law"], doubled, x="train_flops", y="loss").rows
+    assert set(rows["num_fitted"]) == {4, 6, 8, 10, 12, 14, 16, 18}
+
+
+def test_too_small_or_bad_tables_are_refused() -> None:
+    table = runs(30 * COMPUTE**-0.08)
+    with pytest.raises(FitError, match="needs more than 4 finished runs"):
+        backtest(LAWS, table.iloc[:4], x="train_flops", y="loss")
+    with pytest.raises(RunsError, match="positive finite"):
+        backtest(LAWS, table.assign(loss=-1.0), x="train_flops", y="loss")
+    with pytest.raises(FitError, match="no law 'nothing'"):
+        backtest(["nothing"], table, x="train_flops", y="loss")

@@ -1,0 +1,105 @@
+"""Intervals: coverage by simulation, a slow reference, bounds, speed."""
+
+import time
+
+import numpy as np
+import pytest
+from scipy.optimize import brentq
+from scipy.stats import f as f_distribution
+from scipy.stats import t as t_distribution
+
+from clue_ray.scaling.fit import Fit, fit_law
+
+FLOOR, HEIGHT, EXPONENT = 1.8, 3.5, 0.25
+
+
+def simulate(num_runs: int, seed: int, noise: float = 0.003, decades: float = 3) -> tuple[np.ndarray, np.ndarray]:
+    """Draw runs equally spaced in log compute, with normal noise on log loss."""
+    x = np.logspace(0, decades, num_runs)
+    rng = np.random.default_rng(seed)
+    return x, (FLOOR + HEIGHT * x**-EXPONENT) * np.exp(noise * rng.normal(size=num_runs))
+
+
+def fitted(num_runs: int, seed: int, law: str = "power_law_plus_constant", loss: str = "log_huber") -> Fit:
+    x, y = simulate(num_runs, seed)
+    return fit_law(law, {"x": x, "y": y}, x="x", y="y", loss=loss)
+
+
+def test_intervals_cover_the_truth() -> None:
+    at, replicates = 1e4, 60
+    truth, hits = FLOOR + HEIGHT * at**-EXPONENT, np.zeros(3)
+    for seed in range(replicates):
+        found = fitted(8, seed)
+        low, high = found.interval("exponent")
+        value, run = found.predict(x=at), found.predict_run(x=at)
+        outcome = truth * np.exp(0.003 * np.random.default_rng(10_000 + seed).normal())
+        hits += [low <= EXPONENT <= high, value.low <= truth <= value.high, run.low <= outcome <= run.high]
+    assert (hits / replicates >= 0.85).all(), hits / replicates
+
+
+def test_straight_line_matches_textbook() -> None:
+    """For a law that is linear in log space the profile is the exact t interval of regression."""
+    x, y = simulate(8, seed=4)
+    found = fit_law("power_law", {"x": x, "y": y}, x="x", y="y", loss="log_least_squares")
+    design = np.stack([np.ones(8), -np.log(x)], 1)
+    best, *_ = np.linalg.lstsq(design, np.log(y), rcond=None)
+    variance = np.sum((np.log(y) - design @ best) ** 2) / 6
+    covariance, quantile = variance * np.linalg.inv(design.T @ design), t_distribution.ppf(0.975, 6)
+    assert found.parameters["exponent"] == pytest.approx(best[1], rel=1e-8)
+    error = quantile * np.sqrt(covariance[1, 1])
+    assert found.interval("exponent") == pytest.approx((best[1] - error, best[1] + error), rel=1e-4)
+    row = np.array([1, -np.log(1e4)])
+    for prediction, extra in ((found.predict(x=1e4), 0.0), (found.predict_run(x=1e4), variance)):
+        width = quantile * np.sqrt(row @ covariance @ row + extra)
+        ends = (np.exp(row @ best - width), np.exp(row @ best + width))
+        assert prediction[1:] == pytest.approx(ends, rel=1e-4)
+
+
+def test_exponent_interval_matches_a_slow_profile() -> None:
+    """Least squares over floor and coefficient at each fixed exponent, bracketed by root finding."""
+    x, y = simulate(10, seed=2)
+    found = fit_law("power_law_plus_constant", {"x": x, "y": y}, x="x", y="y", loss="log_least_squares")
+
+    def cost(exponent: float) -> float:
+        theta = np.array([2.0, 3.0])
+        for _ in range(60):
+            terms = np.stack([np.ones(10), x**-exponent], 1)
+            values = terms @ theta
+            theta = theta - np.linalg.lstsq(terms / values[:, None], np.log(values) - np.log(y), rcond=None)[0]
+        return float(np.sum((np.log(terms @ theta) - np.log(y)) ** 2))
+
+    best = found.parameters["exponent"]
+    limit = cost(best) * (1 + f_distribution.ppf(0.95, 1, 7) / 7)
+    slow = [brentq(lambda b: cost(b) - limit, *sorted((best, end))) for end in (best / 3, best * 3)]
+    assert found.interval("exponent") == pytest.approx(slow, rel=1e-4)
+
+
+def test_intervals_respect_bounds_and_hold_the_estimate() -> None:
+    x = np.logspace(0, 3, 8)
+    y = 5 * x**-0.1 * np.exp(0.03 * np.random.default_rng(0).normal(size=8))
+    found = fit_law("power_law_plus_constant", {"x": x, "y": y}, x="x", y="y")
+    low, high = found.interval("irreducible_loss")
+    assert low == pytest.approx(0, abs=1e-6) and found.parameters["irreducible_loss"] <= high < y.min()
+    for name, value in found.parameters.items():
+        assert found.interval(name)[0] <= value <= found.interval(name)[1]
+    narrow, wide = found.predict(level=0.5, x=1e4), found.predict(level=0.99, x=1e4)
+    assert wide.low < narrow.low <= narrow.value <= narrow.high < wide.high
+
+
+def test_bootstrap_agrees_with_profile_on_good_data_and_is_seeded() -> None:
+    found = fitted(20, 1)
+    assert found.cross_check("exponent", x=1e4) == []
+    assert found.bootstrap_interval("exponent") == fitted(20, 1).bootstrap_interval("exponent")
+
+
+def test_exact_data_give_a_point() -> None:
+    x = np.logspace(0, 3, 8)
+    found = fit_law("power_law_plus_constant", {"x": x, "y": FLOOR + HEIGHT * x**-EXPONENT}, x="x", y="y")
+    assert found.predict(x=1e4) == pytest.approx([FLOOR + HEIGHT * 1e4**-EXPONENT] * 3, rel=1e-5)
+
+
+def test_a_prediction_is_quick() -> None:
+    found = fitted(20, 3)
+    began = time.perf_counter()
+    found.predict(x=1e4)
+    assert time.perf_counter() - began < 1.5  # about 0.05 s on an idle core
