@@ -297,6 +297,8 @@ def explain(error: ValidationError, spec: type[Spec], where: str) -> str:
     if first["type"] == "missing":
         return f"{where} lacks the key {place!r}; add it."
     message = first["msg"].removeprefix("Value error, ")
+    if steps and steps[-1] in {"dict[str,list[any]]", "list[dict[str,list[any]]]"}:
+        return f"{where}: {steps[0]} is {first['input']!r}; give a mapping of dotted field to list of values, or several."
     if first["type"] == "value_error":
         return f"{where}: {place or 'study'} {message}."
     return f"{where}: {place} is {first['input']!r}, but the {message[0].lower() + message[1:].replace('Input', 'input')}."

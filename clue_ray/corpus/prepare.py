@@ -212,7 +212,7 @@ def _write_items(found: pd.DataFrame, spec: CorpusSpec, folder: Path) -> pd.Data
 def _write_shards(events: "ray.data.Dataset", items: pd.DataFrame, folder: Path) -> pd.DataFrame:
     """Second pass: gather buckets of users and write one shard each; the pipeline's output is the list of shards."""
     keys = ray.put(pa.array(item_key(items["service"], items["text"])))
-    partitions = min(NUM_BUCKETS, max(4, 2 * int(ray.cluster_resources().get("CPU", 1))))
+    partitions = partitions_for(int(ray.cluster_resources().get("CPU", 1)))
     shards = (
         events.map_batches(to_item_ids, batch_format="pyarrow", batch_size=None, fn_kwargs={"keys": keys})
         .repartition(partitions, keys=["bucket"])
@@ -227,6 +227,11 @@ def _write_shards(events: "ray.data.Dataset", items: pd.DataFrame, folder: Path)
         [SHARDS.empty_table().to_pandas(), *shards.iter_batches(batch_size=None, batch_format="pandas")]
     )
     return frame.sort_values("path").reset_index(drop=True)
+
+
+def partitions_for(cpus: int) -> int:
+    """Choose how many parts the shuffle has; the shards do not depend on it."""
+    return min(NUM_BUCKETS, max(4, 2 * cpus))
 
 
 def _check_pairs(folder: Path) -> None:

@@ -39,10 +39,12 @@ def info_nce(a_UO: Tensor, b_UO: Tensor, scale: Tensor) -> Tensor:
     Args:
         a_UO, b_UO: unit embeddings of this worker's users in the first and the second service.
     """
-    distributed = dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
-    all_a, all_b = (Gather.apply(a_UO), Gather.apply(b_UO)) if distributed else (a_UO, b_UO)
-    first = dist.get_rank() * len(a_UO) if distributed else 0
-    target = torch.arange(first, first + len(a_UO), device=a_UO.device)
+    if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
+        logits = scale * a_UO @ b_UO.T
+        target = torch.arange(len(a_UO), device=a_UO.device)
+        return (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
+    all_a, all_b = Gather.apply(a_UO), Gather.apply(b_UO)
+    target = torch.arange(len(a_UO), device=a_UO.device) + dist.get_rank() * len(a_UO)
     rows = F.cross_entropy(scale * a_UO @ all_b.T, target)
     columns = F.cross_entropy(scale * b_UO @ all_a.T, target)
     return (rows + columns) / 2

@@ -1,7 +1,8 @@
 """Judge laws by what they would have predicted: fit below a compute cut, score above it.
 
 Takes laws and a runs table; gives a `Backtest`. The one idea: a law is preferred for its predictions of
-runs larger than any it saw, never for its fit.
+runs larger than any it saw, never for its fit; where these cannot tell laws apart, the one with the fewest
+parameters speaks, for a parameter that predictions do not need is one the runs do not identify.
 """
 
 from collections.abc import Iterator, Sequence
@@ -28,7 +29,7 @@ ROW = [
     "relative_error",
     "covered",
 ]
-SUMMARY = ["law", "mean_absolute_relative_error", "coverage", "num_predictions"]
+SUMMARY = ["law", "mean_absolute_relative_error", "mean_absolute_error", "coverage", "num_predictions"]
 
 
 @dataclass(frozen=True)
@@ -38,9 +39,11 @@ class Backtest:
     Attributes:
         rows: one prediction a row: law, num_fitted, x, actual, predicted, low, high (95 %, noise included),
             relative_error (predicted over actual - 1), covered.
-        summary: one row a law, best first: law, mean_absolute_relative_error, coverage, num_predictions.
-        preferred: the law with the lowest mean absolute relative error; empty where there are no predictions.
-        tied: laws whose errors cannot be told from the preferred law's.
+        summary: one row a law, lowest relative error first: law, mean_absolute_relative_error,
+            mean_absolute_error (in units of y), coverage, num_predictions.
+        preferred: of the laws that cannot be told from the one with the lowest mean absolute relative error, the
+            one with the fewest parameters; empty where there are no predictions.
+        tied: the others of these laws.
     """
 
     rows: pd.DataFrame
@@ -69,7 +72,7 @@ def backtest(laws: Sequence[str | Law], table: Table, *, x: str | Sequence[str],
             f"but the table has {len(done)}; add runs or laws."
         )
     rows = pd.DataFrame([row for n in cuts for law in found for row in _score(law, done, n, columns, y)], columns=ROW)
-    return _judge(rows)
+    return _judge(rows, {law.name: len(law.parameters) for law in found})
 
 
 def no_backtest() -> Backtest:
@@ -88,20 +91,23 @@ def _score(law: Law, done: pd.DataFrame, cut: int, columns: tuple[str, ...], y: 
         yield [law.name, cut, size, actual, value, low, high, value / actual - 1, low <= actual <= high]
 
 
-def _judge(rows: pd.DataFrame) -> Backtest:
-    """Rank laws by mean absolute relative error, and find those that tie with the best."""
-    errors = rows.assign(error=rows["relative_error"].abs()).groupby("law", sort=False)
+def _judge(rows: pd.DataFrame, sizes: dict[str, int]) -> Backtest:
+    """Rank laws by mean absolute relative error; prefer the one with fewest parameters (`sizes`) of the best."""
+    missed = (rows["predicted"] - rows["actual"]).abs()
+    errors = rows.assign(error=rows["relative_error"].abs(), missed=missed).groupby("law", sort=False)
     summary = pd.DataFrame(
         {
             "mean_absolute_relative_error": errors["error"].mean(),
+            "mean_absolute_error": errors["missed"].mean(),
             "coverage": errors["covered"].mean(),
             "num_predictions": errors.size(),
         }
     )
     summary = summary.sort_values("mean_absolute_relative_error", kind="stable").reset_index()[SUMMARY]
-    preferred, *others = summary["law"]
-    tied = tuple(law for law in others if not _distinct(rows, preferred, law))
-    return Backtest(rows, summary, preferred, tied)
+    best, *others = summary["law"]
+    level = [best, *(law for law in others if not _distinct(rows, best, law))]
+    preferred = min(level, key=lambda law: sizes[law])  # the first of these has the lowest error
+    return Backtest(rows, summary, preferred, tuple(law for law in level if law != preferred))
 
 
 def _distinct(rows: pd.DataFrame, best: str, other: str) -> bool:

@@ -15,7 +15,7 @@ from clue_ray.errors import FitError
 from clue_ray.scaling.identify import doubts
 from clue_ray.scaling.intervals import Likelihood, Quantity
 from clue_ray.scaling.laws import Floats, Law, find_law
-from clue_ray.scaling.problem import Problem, minimise
+from clue_ray.scaling.problem import LARGEST_EXPONENT, Problem, minimise
 from clue_ray.scaling.sample import Sample, Table, as_names, check_width, select
 from clue_ray.scaling.starts import screen
 from clue_ray.spec import chance_loss, nearest
@@ -24,6 +24,8 @@ LOSSES = ("log_huber", "log_least_squares")
 DISAGREEMENT = 1.5  # ratio of two widths that a reader should hear of
 NEGLIGIBLE = 1e-6  # relative width below which an interval is a point
 POLISHED = 4  # basins followed to the bottom
+AT_BOUND = 0.01  # share of its range within which a parameter counts as at its bound
+BAND_PLACES = 13  # places along x at which the curves of a band are sought
 FLAT = 1e-9  # relative difference of costs that counts as none
 
 
@@ -93,18 +95,10 @@ class Fit:
         quantity = self._log_value(x)
         return self._prediction(quantity, self.likelihood.bootstrap(quantity, _checked(level)))
 
-    def cross_check(self, name: str, **x: float) -> list[str]:
-        """Say where profile and bootstrap intervals of a parameter, or of the value at x, differ in width."""
-        pairs = {
-            name: (self.interval(name), self.bootstrap_interval(name)),
-            "prediction": (self.predict(**x)[1:], self.bootstrap_predict(**x)[1:]),
-        }
-        return [
-            f"{self.law.name}: the profile interval of the {what} is {profile[0]:.3g} to {profile[1]:.3g}, "
-            f"the bootstrap's {rival[0]:.3g} to {rival[1]:.3g}; trust the wider one."
-            for what, (profile, rival) in pairs.items()
-            if _disagree(profile, rival)
-        ]
+    def cross_check(self, **x: float) -> tuple[Prediction, Prediction] | None:
+        """Give the profile's and the bootstrap's prediction at x where their widths differ by half or more."""
+        profile, rival = self.predict(**x), self.bootstrap_predict(**x)
+        return (profile, rival) if _disagree(profile[1:], rival[1:]) else None
 
     def curve(self, x_values: Any) -> Floats:
         """Evaluate the fitted law of one predictor at x_values (n,), in the table's units -> (n,)."""
@@ -112,9 +106,49 @@ class Fit:
         scaled = np.asarray(x_values, dtype=float) / self.problem.scales[0]
         return np.asarray(self.problem.values(self.theta, scaled[None]), dtype=float)
 
+    def band(self, x_values: Any, level: float = 0.95) -> tuple[Floats, Floats]:
+        """Bracket the law of one predictor at x_values (n,), ascending -> low (n,), high (n,).
+
+        The band is the envelope of the curves on which intervals along x end: each is a curve that the data
+        accept, so the band is continuous in x. It is infinite beside a place where no data bound the law.
+        """
+        x = np.asarray(x_values, dtype=float)
+        places = x[np.unique(np.linspace(0, len(x) - 1, BAND_PLACES).astype(int))]
+        ends = [self.likelihood.ends(self._log_value({self.x[0]: place}), _checked(level)) for place in places]
+        points = np.array([self.theta, *(end.theta for pair in ends for end in pair)])
+        curves = self.problem.values(points, x[None] / self.problem.scales[0])
+        open_ends = [np.interp(x, places, [np.isinf(pair[side].value) for pair in ends]) > 0 for side in (0, 1)]
+        low, high = curves.min(axis=0), curves.max(axis=0)
+        return np.where(open_ends[0], 0.0, np.maximum(low, 0.0)), np.where(open_ends[1], np.inf, high)
+
+    def identified(self, name: str) -> bool:
+        """Tell whether the data bound a parameter: whether its interval is narrower than the range searched."""
+        lower, upper = (bound[self.law.parameters.index(name)] for bound in self.problem.bounds)
+        low, high = self.interval(name)
+        partner = dict(self.law.terms).get(name)
+        if partner and not self.identified(partner):
+            return False  # the coefficient belongs to an exponent that may be anything
+        if np.isfinite(upper):
+            return bool(low > lower + AT_BOUND * (upper - lower) or high < self._reach(name, upper))
+        return bool(np.isfinite(low) and np.isfinite(high))
+
+    def known_interval(self, name: str) -> tuple[float | None, float | None]:
+        """Give `interval` with None for an end that only the range searched bounds; both None if not identified."""
+        low, high = self.interval(name)
+        if not self.identified(name):
+            return None, None
+        at_end = name in self.law.exponents and high >= self._reach(name, LARGEST_EXPONENT)
+        return _finite(low), None if at_end else _finite(high)
+
+    def _reach(self, name: str, upper: float) -> float:
+        """Give the value from which a parameter counts as unbounded above: a floor cannot pass the losses seen."""
+        if name == self.law.floor:
+            return (1 - AT_BOUND) * float(np.exp(self.problem.log_y.min()))
+        return (1 - AT_BOUND) * upper
+
     def to_dict(self) -> dict[str, Any]:
         """Describe the fit in JSON-able values; an interval end that no data bound is None."""
-        ends = {name: [_finite(end) for end in self.interval(name)] for name in self.law.parameters}
+        ends = {name: list(self.known_interval(name)) for name in self.law.parameters}
         return {
             "law": self.law.name,
             "formula": self.law.formula,

@@ -29,17 +29,16 @@ def _narrow(law: Law, x: Floats) -> Iterator[str]:
     """Say where the predictors span too little for the law's parameters."""
     scales = min(len(np.unique(column)) for column in x)
     if scales < ENOUGH_SCALES and len(law.parameters) >= 3:
-        yield f"{law.name}: only {scales} distinct values of a predictor; it takes {ENOUGH_SCALES} or more."
+        yield f"{law.words}: only {scales} distinct values of a predictor; it takes {ENOUGH_SCALES} or more."
     decades = float(np.log10(x.max(axis=1) / x.min(axis=1)).sum())
     if law.floor and decades < ENOUGH_DECADES:
         yield (
-            f"{law.name}: the runs span {decades:.1f} decades; "
-            f"under {ENOUGH_DECADES} the fitted floor {law.floor} means little."
+            f"{law.words}: the runs span {decades:.1f} decades; under {ENOUGH_DECADES} the fitted floor means little."
         )
     if len(x) == 2 and scales > 1:
         correlation = float(np.corrcoef(np.log(x))[0, 1])
         if abs(correlation) > COLLINEAR:
-            yield f"{law.name}: the predictors move together (correlation of logs {correlation:.2f})."
+            yield f"{law.words}: the predictors move together (correlation of logs {correlation:.2f})."
 
 
 def _at_bounds(law: Law, y: Floats, parameters: dict[str, float]) -> Iterator[str]:
@@ -47,9 +46,9 @@ def _at_bounds(law: Law, y: Floats, parameters: dict[str, float]) -> Iterator[st
     if law.floor:
         share = parameters[law.floor] / float(y.min())
         if share < 0.01:
-            yield f"{law.name}: the floor {law.floor} is at its bound 0; the runs do not show one."
+            yield f"{law.words}: the floor is at its bound 0; the runs do not show one."
         elif share > 0.99:
-            yield f"{law.name}: the floor {law.floor} is at the smallest loss; it is not identified."
+            yield f"{law.words}: the floor is at the smallest loss; it is not identified."
     for name in law.exponents:
         if not 1e-6 < parameters[name] < LARGEST_EXPONENT * (1 - 1e-6):
-            yield f"{law.name}: {name} is at its bound {parameters[name]:.3g}; it is not identified."
+            yield f"{law.words}: the exponent is at its bound {parameters[name]:.3g}; it is not identified."

@@ -6,6 +6,8 @@ move a quantity away from its best value, let all parameters follow, and stop wh
 The default Huber delta is far below the noise, where costs are too kinked for a likelihood. Intervals
 therefore profile a Huber cost with delta = 1.345 noise sd (95 % efficient on normal noise), tested as
 Schrader and Hettmansperger (1980) do; with nothing clipped this is exactly the F test of least squares.
+With fewer than `ENOUGH_FREEDOM` runs more than parameters nothing is clipped: so few residuals cannot tell an
+outlier from noise, and a clipped run would let the curve leave it at no price.
 """
 
 from collections.abc import Callable
@@ -19,17 +21,16 @@ from scipy.special import fdtri, stdtrit
 
 from clue_ray.scaling.laws import Floats
 from clue_ray.scaling.problem import Problem, Rows, differentiate, huber, minimise
+from clue_ray.scaling.starts import screen
+from clue_ray.scaling.walk import End, Solved, walk
 
 Quantity = Callable[[Any], Any]
 """An analytic function of points (..., p) -> (...,)."""
-Probe = Callable[[Floats], tuple[Floats, Floats]]
-"""Maps wanted values of a quantity to the values reached and the roots of F there."""
 
 EFFICIENT = 1.345  # Huber's delta over the noise sd for 95 % efficiency
 SMALLEST_NOISE = 1e-9  # keeps exact data from dividing by zero
-LADDER = (0.7, 1.4, 2.2, 3.2, 5.0, 9.0, 20.0, 80.0)  # first steps out, in standard errors
-PULL = 10.0  # how hard a quantity is pulled to where it is wanted, over its own stiffness
-REFINEMENTS = 2
+ENOUGH_FREEDOM = 4  # runs more than parameters from which an outlier can be told from noise
+PULL = 10.0  # how hard a quantity is pulled to where it is wanted: a miss by step / PULL costs the whole limit
 DRAWS = 200
 MANY_RUNS = 40  # below, drawing whole runs breaks the design and overstates intervals
 
@@ -63,8 +64,10 @@ class Likelihood:
         runs, count = len(problem.log_y), len(theta)
         # The p smallest residuals are near 0 by construction and would understate the noise.
         sd = float(np.median(np.sort(np.abs(residual[0]))[count - 1 :])) / 0.6745
-        deltas = np.full(runs, max(delta, EFFICIENT * sd, SMALLEST_NOISE))
-        points, costs = minimise(problem.rows(), theta[None], deltas, problem.bounds)
+        robust = max(delta, EFFICIENT * sd, SMALLEST_NOISE)
+        deltas = np.full(runs, robust if runs - count >= ENOUGH_FREEDOM else np.inf)
+        points, costs = minimise(problem.rows(), _starts(problem, theta, deltas[0]), deltas, problem.bounds)
+        points, costs = points[[np.argmin(costs)]], costs[[np.argmin(costs)]]
         residuals, slopes = problem.rows()(points)
         pull = np.clip(residuals[0], -deltas, deltas)
         kept = max(float((np.abs(residuals[0]) <= deltas).mean()), 1 / runs)
@@ -81,18 +84,25 @@ class Likelihood:
 
     def interval(self, quantity: Quantity, level: float) -> tuple[float, float]:
         """Bracket a quantity by profile likelihood; an end no data object to is its bound, or infinite."""
+        low, high = self.ends(quantity, level)
+        return low.value, high.value
+
+    def ends(self, quantity: Quantity, level: float) -> tuple[End, End]:
+        """Find both ends of a quantity's profile interval, with the points theta at which it takes them."""
         centre, gradient = self._linear(quantity)
         direction = self.spread @ gradient
         error = float(np.sqrt(max(float(gradient @ direction), 1e-24)))
+        limit = self._limit(level)
 
-        def probe(wanted: Floats) -> tuple[Floats, Floats]:
+        def solve(wanted: Floats, steps: Floats, warm: Floats) -> Solved:
             # Where the pull comes to rest, no other point of that quantity fits better: it is on the profile.
-            starts = self.theta + np.outer((wanted - centre) / error**2, direction)
-            points, _ = self._refit(quantity, wanted, starts, PULL * self.noise / error)
+            straight = self.theta + np.outer((wanted - centre) / error**2, direction)
+            weights = PULL * limit * np.sqrt(self.dispersion) / steps
+            points, _ = self._refit(quantity, wanted, (warm, straight), weights)
             costs = huber(self.problem.log_values(points) - self.problem.log_y, self.delta)
-            return np.real(quantity(points)), self._root(costs)
+            return Solved(np.real(quantity(points)), self._root(costs), points)
 
-        return self._search(centre, error, probe, level)
+        return walk(solve, End(centre, self.theta), error, limit)
 
     def run_interval(self, quantity: Quantity, level: float) -> tuple[float, float]:
         """Bracket the log of what one new run measures, `quantity` being the log of what is expected of it.
@@ -103,42 +113,39 @@ class Likelihood:
         direction = self.spread @ gradient
         error = float(np.sqrt(gradient @ direction + self.noise**2))
 
-        def probe(wanted: Floats) -> tuple[Floats, Floats]:
-            starts = self.theta + np.outer((wanted - centre) / error**2, direction)
-            _, costs = self._refit(quantity, wanted, starts, np.sqrt(self.dispersion) / self.noise)
-            return wanted, self._root(costs)
+        def solve(wanted: Floats, steps: Floats, warm: Floats) -> Solved:
+            straight = self.theta + np.outer((wanted - centre) / error**2, direction)
+            weights = np.full_like(steps, np.sqrt(self.dispersion) / self.noise)
+            points, costs = self._refit(quantity, wanted, (warm, straight), weights)
+            return Solved(wanted, self._root(costs), points)
 
-        return self._search(centre, error, probe, level)
+        low, high = walk(solve, End(centre, self.theta), error, self._limit(level))
+        return low.value, high.value
+
+    def _limit(self, level: float) -> float:
+        """Give the root of F at which the data object."""
+        return float(np.sqrt(fdtri(1, self.freedom, level)))
 
     def _linear(self, quantity: Quantity) -> tuple[float, Floats]:
         """Evaluate a quantity and its gradient at the optimum."""
         value, gradient = differentiate(lambda theta: quantity(theta)[..., None], self.theta[None])
         return float(value[0, 0]), gradient[0, 0]
 
-    def _refit(self, quantity: Quantity, wanted: Floats, starts: Floats, weight: float) -> tuple[Floats, Floats]:
-        """Refit with one more row, weight * (quantity - wanted), for each wanted value."""
-        rows = _with_row(self.problem.rows(), quantity, wanted, weight)
-        return minimise(rows, starts, np.append(self.delta, np.inf), self.problem.bounds, iterations=40)
+    def _refit(
+        self, quantity: Quantity, wanted: Floats, starts: tuple[Floats, ...], weights: Floats
+    ) -> tuple[Floats, Floats]:
+        """Refit with one more row, weight * (quantity - wanted), for each wanted value; the best of all starts."""
+        count, tries = len(wanted), len(starts)
+        rows = _with_row(self.problem.rows(), quantity, np.tile(wanted, tries), np.tile(weights, tries))
+        delta = np.append(self.delta, np.inf)
+        points, costs = minimise(rows, np.concatenate(starts), delta, self.problem.bounds, iterations=60)
+        best = np.argmin(costs.reshape(tries, count), axis=0) * count + np.arange(count)
+        return points[best], costs[best]
 
     def _root(self, costs: Floats) -> Floats:
         """Give the root of F, the rise in cost that the data object to."""
         with np.errstate(over="ignore"):
             return np.asarray(np.sqrt(np.maximum(2 * (costs - self.cost), 0) / self.dispersion))
-
-    def _search(self, centre: float, error: float, probe: Probe, level: float) -> tuple[float, float]:
-        """Walk out on both sides, then close in on where the root of F crosses its limit."""
-        limit = float(np.sqrt(fdtri(1, self.freedom, level)))
-        sides = [_Side(centre, -1.0, limit), _Side(centre, 1.0, limit)]
-        steps = np.array(LADDER) * error
-        wanted = centre + np.concatenate([-steps, steps])
-        for _ in range(1 + REFINEMENTS):
-            reached, roots = probe(wanted)
-            for side in sides:
-                side.add(reached, roots)
-            wanted = np.array([point for side in sides for point in side.guesses()])
-            if not len(wanted):
-                break
-        return sides[0].end(), sides[1].end()
 
     @cached_property
     def draws(self) -> Floats:
@@ -168,62 +175,19 @@ class Likelihood:
         return centre + widening * (float(low) - centre), centre + widening * (float(high) - centre)
 
 
-class _Side:
-    """One side of a profile: points found so far, and where the root of F reaches its limit."""
-
-    def __init__(self, centre: float, sign: float, limit: float):
-        self.centre, self.sign, self.limit = centre, sign, limit
-        self.points: list[tuple[float, float]] = [(0.0, 0.0)]
-
-    def add(self, reached: Floats, roots: Floats) -> None:
-        """Keep the points of this side, ordered by distance from the centre."""
-        away = self.sign * (reached - self.centre)
-        found = [(float(a), float(r)) for a, r in zip(away, roots, strict=True) if a > 0 and np.isfinite(r)]
-        self.points = sorted(self.points + found)
-
-    def bracket(self) -> tuple[tuple[float, float], tuple[float, float]] | None:
-        """Give the neighbouring points between which the limit is first crossed."""
-        for inner, outer in zip(self.points, self.points[1:], strict=False):
-            if inner[1] <= self.limit < outer[1]:
-                return inner, outer
-        return None
-
-    def crossing(self) -> float | None:
-        """Interpolate the crossing; the root of F is close to a straight line."""
-        found = self.bracket()
-        if found is None:
-            return None
-        (near, low), (far, high) = found
-        return near + (far - near) * (self.limit - low) / (high - low)
-
-    def guesses(self) -> list[float]:
-        """Propose values that narrow the bracket round the crossing."""
-        found, crossing = self.bracket(), self.crossing()
-        if found is None or crossing is None:
-            return []
-        width = 0.1 * (found[1][0] - found[0][0])
-        if width <= 1e-5 * crossing:
-            return []
-        return [self.centre + self.sign * (crossing + shift) for shift in (-width, 0.0, width)]
-
-    def end(self) -> float:
-        """Give the end of the interval: the crossing, the bound where points pile up, or infinity."""
-        crossing = self.crossing()
-        if crossing is not None:
-            return self.centre + self.sign * crossing
-        last = self.points[-3:]
-        piled_up = last[-1][0] - last[0][0] <= 1e-3 * max(last[-1][0], 1e-12)
-        return self.centre + self.sign * (last[-1][0] if piled_up else np.inf)
+def _starts(problem: Problem, theta: Floats, delta: float) -> Floats:
+    """Give a fit's optimum and the starts screened for this delta: another cost may prefer another basin."""
+    return np.concatenate([theta[None], screen(problem, delta)])
 
 
-def _with_row(rows: Rows, quantity: Quantity, wanted: Floats, weight: float) -> Rows:
-    """Add one row to the residuals: weight * (quantity - wanted)."""
+def _with_row(rows: Rows, quantity: Quantity, wanted: Floats, weights: Floats) -> Rows:
+    """Add one row to the residuals of each point: weight * (quantity - wanted)."""
 
     def extended(theta: Floats) -> tuple[Floats, Floats]:
         residual, slope = rows(theta)
         value, gradient = differentiate(lambda t: quantity(t)[..., None], theta)
-        extra = weight * (value - wanted[:, None])
-        return np.concatenate([residual, extra], 1), np.concatenate([slope, weight * gradient], 1)
+        extra = weights[:, None] * (value - wanted[:, None])
+        return np.concatenate([residual, extra], 1), np.concatenate([slope, weights[:, None, None] * gradient], 1)
 
     return extended
 

@@ -30,6 +30,7 @@ class Law:
             coefficient * x ** -exponent; they are kept non-negative and fitted in scaled coordinates.
         floor: the parameter that is the loss at endless x; kept between 0 and the largest loss seen.
         ceiling: known loss at x = 0, passed to `function` as keyword `ceiling`; nan until the fit knows it.
+        title: the name in words, where it is not `name` without underscores.
         template: the formula with numbers, for `str.format` with the parameters and `ceiling`.
     """
 
@@ -42,6 +43,7 @@ class Law:
     floor: str | None = None
     ceiling: float | None = None
     template: str = ""
+    title: str = ""
 
     def __call__(self, x: Sequence[Any], parameters: Sequence[Any]) -> Any:
         """Evaluate the law at predictors and parameters, in the law's order, broadcast against each other."""
@@ -63,6 +65,11 @@ class Law:
         if not self.template:
             return f"{self.formula}, " + ", ".join(f"{name} = {v:.4g}" for name, v in parameters.items())
         return self.template.format(**parameters, ceiling=self.ceiling)
+
+    @property
+    def words(self) -> str:
+        """The law's name as a sentence says it: log-linear law, power law plus constant."""
+        return self.title or self.name.replace("_", " ")
 
     @property
     def exponents(self) -> tuple[str, ...]:
@@ -130,6 +137,7 @@ _LAWS = (
         num_predictors=1,
         function=log_linear,
         template="{intercept:.4g} - {slope:.3g} log10 x",
+        title="log-linear law",
     ),
     Law(
         name="bounded_power_law",

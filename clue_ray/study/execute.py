@@ -19,7 +19,6 @@ from urllib.parse import urlparse
 import ray
 import torch
 from ray import tune
-from ray.data import DataContext
 
 from clue_ray.corpus.events import find_files
 from clue_ray.corpus.prepare import build_corpus, source_key
@@ -33,6 +32,7 @@ from clue_ray.study.preflight import check_cluster, check_disk
 from clue_ray.study.progress import Listener, StudyProgress, ignore
 from clue_ray.training.distributed import train_on_workers
 from clue_ray.training.loop import LocalContext, describe_run, train_with
+from clue_ray.transfer.baselines import tfidf_baseline
 
 TRIAL_SLOTS = 64
 CONNECT_SECONDS = 5.0
@@ -45,6 +45,7 @@ def connect(address: str | None = None) -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
+    os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # Tune's newer output prints whatever verbose says
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2" if address is None else "1")
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
     if address is None:
@@ -52,8 +53,7 @@ def connect(address: str | None = None) -> Iterator[None]:
     else:
         check_reachable(address)
         ray.init(address=address, **quiet)
-    logging.getLogger("ray.data").setLevel(logging.WARNING)
-    DataContext.get_current().enable_progress_bars = False
+    logging.getLogger("ray.data").setLevel(logging.WARNING)  # its bars on a terminal stay
     try:
         yield
     finally:
@@ -112,6 +112,8 @@ def run_study(
         check_disk(plan, output)
         directory.claim(study, corpus.digest)
         write_json(directory.path / "plan.json", plan.to_dict())
+        write_json(directory.path / "corpus.json", corpus.summary())
+        write_json(directory.path / "baseline.json", tfidf_baseline(corpus, study.evaluation.candidates))
         progress = StudyProgress(plan, listener)
         progress.tell()
         for several in (True, False):

@@ -27,8 +27,6 @@ class StudyView:
         self.live = Live(console=self.console, refresh_per_second=4, transient=True)
 
     def __enter__(self) -> Self:
-        if self.console.is_terminal and not self.quiet:
-            self.live.start()
         if not self.quiet:
             self.console.print("Starting Ray, preparing the corpus, timing a few steps of each encoder ...")
         return self
@@ -44,6 +42,8 @@ class StudyView:
             return
         if not self.planned:
             self._print_plan(snapshot)
+            if self.console.is_terminal:
+                self.live.start()
         for line in snapshot.ended:
             self.console.print(
                 f"[{snapshot.finished}/{len(snapshot.plan.runs)}] {line}", highlight=False, markup=False
@@ -101,7 +101,7 @@ def law_table(fits: dict[str, Any]) -> Table:
         "loss at 10x compute [95 %]",
     ):
         table.add_column(column)
-    for row in fits.get("law_table", []):
+    for row in fits.get("laws", []):
         best = " *" if row["law"] == fits.get("preferred") else ""
         table.add_row(
             row["law"] + best,

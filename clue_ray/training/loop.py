@@ -153,7 +153,9 @@ class Trainer:
             return False
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), train.clip_norm)
         self.optimizer.step()
-        executed = count_executed(packed, similarities=len(users) // 2 * train.global_batch_size)
+        matrices = 1 if context.world_size == 1 else 2  # a worker's rows and its columns overlap in one block only
+        similarities = matrices * len(first) * train.global_batch_size
+        executed = count_executed(packed, similarities=similarities)
         self.state.add(self.sampler.work(step), executed, mean_loss)
         return True
 

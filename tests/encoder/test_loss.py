@@ -75,7 +75,7 @@ def run_workers(world_size, name):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    context = multiprocessing.get_context("fork")
+    context = multiprocessing.get_context("spawn")
     results = context.SimpleQueue()
     processes = [context.Process(target=worker, args=(r, world_size, port, name, results)) for r in range(world_size)]
     for process in processes:

@@ -1,0 +1,69 @@
+"""The answer of a study in two or three plain sentences.
+
+Takes the runs, the laws as tabulated and their backtest; gives text. The one idea: what was measured comes first,
+then what is predicted, with its interval, the spread of rival laws and the error made where it could be checked.
+"""
+
+from typing import Any
+
+import pandas as pd
+
+from clue_ray.scaling.laws import LAWS
+from clue_ray.scaling.words import flop, number, span, times
+
+FURTHER = 10  # how many times more compute the answer looks ahead
+
+
+def measured(points: pd.DataFrame, candidates: int, chance: float) -> str:
+    """Say how far compute lowered the measured loss, from the run with the least to the best."""
+    cheapest = points.sort_values(["train_flops", "loss"]).iloc[0]
+    best = points.sort_values(["loss", "train_flops"]).iloc[0]
+    guess = f"a guess among {candidates} costs {chance:.3f}"
+    if best["loss"] >= chance:
+        guess += ", so nothing is learnt"
+    more, largest = best["train_flops"] / cheapest["train_flops"], float(points["train_flops"].max())
+    if more <= 1:
+        beyond = times(largest / best["train_flops"])
+        return (
+            f"The lowest held-out loss, {best['loss']:.3f} nats, was reached with the least compute, "
+            f"{flop(best['train_flops'])} FLOP ({guess}); {beyond} times more did not lower it."
+        )
+    return (
+        f"{times(more)} times more compute, {flop(best['train_flops'])} instead of {flop(cheapest['train_flops'])} "
+        f"FLOP, lowered held-out loss from {cheapest['loss']:.3f} to {best['loss']:.3f} nats ({guess})."
+    )
+
+
+def predicted(rows: list[dict[str, Any]], points: pd.DataFrame) -> str:
+    """Say what the first law of the table predicts at `FURTHER` times the compute, and how it fared before."""
+    row, largest = rows[0], float(points["train_flops"].max())
+    best = points.sort_values(["loss", "train_flops"]).iloc[0]
+    more = "Ten times more" if best["train_flops"] == largest else "Ten times the largest compute"
+    law = in_words(row["law"])
+    if row["loss_at_10x"] is None:
+        return f"The {law} cannot be extended to {flop(FURTHER * largest)} FLOP; fit another law to predict further."
+    ends = span(row["loss_at_10x_low"], row["loss_at_10x_high"])
+    return (
+        f"{more}, {flop(FURTHER * largest)} FLOP, is predicted to reach {row['loss_at_10x']:.2f} nats ({ends}) "
+        f"by the {law}, {_trust(row)}{_rivals(rows)}."
+    )
+
+
+def in_words(law: str) -> str:
+    """Write a law's name as a sentence says it."""
+    return LAWS[law].words
+
+
+def _trust(row: dict[str, Any]) -> str:
+    if row["backtest_error_nats"] is None:
+        return "which too few runs were there to backtest"
+    missed = row["backtest_error_nats"]
+    return f"which missed larger runs by {missed:.3f} nats on average in the backtest"
+
+
+def _rivals(rows: list[dict[str, Any]]) -> str:
+    """Give the range of all laws' predictions: the choice of form is often the larger doubt."""
+    values = [row["loss_at_10x"] for row in rows if row["loss_at_10x"] is not None]
+    if len(values) < 2:
+        return ""
+    return f"; the {number(len(values))} laws fitted say {min(values):.2f} to {max(values):.2f}"

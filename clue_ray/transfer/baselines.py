@@ -1,0 +1,74 @@
+"""What a reader may expect without training: untrained TF-IDF cosine on the pool that scores the encoders."""
+
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy import sparse
+from scipy.optimize import minimize_scalar
+
+from clue_ray.corpus.store import Corpus, ranges
+from clue_ray.training.evaluate import Pools, make_pools, mean_scores, score_similarities
+
+MAX_LOG_SCALE = np.log(1000.0)
+
+
+def tfidf_baseline(corpus: Corpus, candidates: int) -> dict[str, Any]:
+    """Score TF-IDF cosine between a user's whole histories in two services; nothing is learnt.
+
+    Terms are token ids; weights (1 + ln tf) x (ln((1 + n) / (1 + df)) + 1), df over training users' histories. The
+    loss is at the temperature that is best on the pool itself, in the baseline's favour.
+
+    Returns:
+        name, loss, recall_at_10, mrr, loss_candidates: what baseline.json holds.
+    """
+    pools = make_pools(corpus, candidates)
+    matrices = [torch.from_numpy(m) for m in pool_similarities(corpus, pools)]
+    best = minimize_scalar(
+        lambda log_scale: mean_scores([score_similarities(np.exp(log_scale) * m) for m in matrices]).loss,
+        bounds=(0.0, MAX_LOG_SCALE),
+        method="bounded",
+    )
+    scores = mean_scores([score_similarities(float(np.exp(best.x)) * m) for m in matrices])
+    return {"name": "TF-IDF cosine, untrained", **scores._asdict(), "loss_candidates": candidates}
+
+
+def pool_similarities(corpus: Corpus, pools: Pools) -> list[NDArray[np.float64]]:
+    """Return each pool's matrix of cosines, [candidates, candidates], first service by second."""
+    weights = inverse_document_frequency(corpus)
+    vectors = {
+        service: unit_rows(term_counts(corpus, corpus.test_users, service), weights)
+        for service in {service for pair in pools for service in pair}
+    }
+    row_of = {user: row for row, user in enumerate(corpus.test_users.tolist())}
+    rows = {pair: [row_of[user] for user in users.tolist()] for pair, users in pools.items()}
+    return [(vectors[a][rows[a, b]] @ vectors[b][rows[a, b]].T).toarray() for a, b in pools]
+
+
+def term_counts(corpus: Corpus, users: NDArray[np.int64], service: int) -> sparse.csr_array:
+    """Count the tokens of users' histories in one service, [users, vocabulary]; guide tokens are left out."""
+    starts = corpus.offsets[users * len(corpus.services) + service]
+    lengths = corpus.counts[users, service]
+    items = corpus.events[ranges(starts, lengths)]
+    owner = np.repeat(np.repeat(np.arange(len(users)), lengths), corpus.item_lengths[items] - 1)
+    tokens = corpus.item_tokens[ranges(corpus.item_offsets[items] + 1, corpus.item_lengths[items] - 1)]
+    shape = (len(users), corpus.manifest["vocab_size"])
+    return sparse.csr_array((np.ones(len(tokens)), (owner, tokens)), shape=shape)
+
+
+def inverse_document_frequency(corpus: Corpus) -> NDArray[np.float64]:
+    """Weigh terms by how few training histories hold them, [vocabulary]."""
+    counts = [term_counts(corpus, corpus.train_users, service) for service in range(len(corpus.services))]
+    documents = sum(int((corpus.counts[corpus.train_users, s] > 0).sum()) for s in range(len(corpus.services)))
+    frequency = sum((matrix > 0).sum(axis=0) for matrix in counts)
+    return np.log((1 + documents) / (1 + np.asarray(frequency))) + 1
+
+
+def unit_rows(counts: sparse.csr_array, weights: NDArray[np.float64]) -> sparse.csr_array:
+    """Weigh counts and scale rows to length one; an empty row stays zero."""
+    weighted = counts.copy()
+    weighted.sum_duplicates()
+    weighted.data = (1 + np.log(weighted.data)) * weights[weighted.indices]
+    norms = np.sqrt(weighted.multiply(weighted).sum(axis=1))
+    return sparse.diags_array(1 / np.maximum(norms, 1e-12)) @ weighted

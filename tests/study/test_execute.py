@@ -1,0 +1,124 @@
+"""A whole small study on real Ray Tune: runs, report, resume, failures as rows."""
+
+import json
+
+import pandas as pd
+import pytest
+
+from clue_ray.errors import CorpusError, StudyError
+from clue_ray.report.page import write_report
+from clue_ray.runs import COLUMNS
+from clue_ray.spec import read_study
+from clue_ray.study import execute
+from clue_ray.study.execute import plan_study, run_study
+
+pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_session")]
+
+
+@pytest.fixture(scope="module")
+def output(tmp_path_factory):
+    return tmp_path_factory.mktemp("output")
+
+
+@pytest.fixture
+def study(planted_log, write_study):
+    return read_study(write_study(planted_log))
+
+
+@pytest.fixture
+def finished(study, output):
+    snapshots = []
+    runs = run_study(study, output, listener=snapshots.append)
+    return runs, snapshots
+
+
+def test_study_runs_reports_and_resumes(finished, study, output, planted_log, write_study):
+    runs, snapshots = finished
+    assert list(runs.table.columns) == COLUMNS and len(runs) == 4
+    assert (runs.table["status"] == "done").all() and runs.table["run_id"].is_unique
+    assert snapshots[-1].finished == 4 and sum(len(s.ended) for s in snapshots) == 4
+    directory = output / "tiny"
+    assert pd.read_csv(directory / "runs.csv")["loss"].tolist() == pytest.approx(runs.table["loss"].tolist())
+    curves = pd.read_parquet(directory / "curves.parquet")
+    assert (curves.groupby("run_id").size() == 2).all()
+    for run_id in runs.table["run_id"]:
+        assert {"spec.json", "record.json", "checkpoints"} <= {p.name for p in (directory / "runs" / run_id).iterdir()}
+
+    page = write_report(directory)
+    assert page.exists() and (directory / "report" / "report.md").exists() and (directory / "fits.json").exists()
+
+    again = run_study(study, output)
+    pd.testing.assert_frame_equal(again.table, runs.table)  # the same seconds: nothing was trained again
+
+    wider = read_study(write_study(planted_log, axes={"sequence_length": [2, 4, 8], "encoder.size": ["xxs", "xs"]}))
+    grown = run_study(wider, output)
+    kept = grown.table.set_index("run_id").loc[runs.table["run_id"]]
+    assert len(grown) == 6 and kept["started_at"].tolist() == runs.table["started_at"].tolist()
+
+
+def test_plan_before_and_after(study, output, finished):
+    plan = plan_study(study, output)
+    assert len(plan.runs) == 4 and not plan.pending and plan.expected_minutes == 0
+    for planned, (_, row) in zip(plan.runs, finished[0].table.iterrows(), strict=True):
+        assert planned.run_id == row["run_id"] and planned.steps == row["steps"]
+        assert planned.train_flops == pytest.approx(row["train_flops"], rel=0.15)
+        assert planned.known["non_embedding_params"] == row["non_embedding_params"]
+    assert json.loads((output / "tiny" / "plan.json").read_text())["runs"][0]["expected_seconds"] > 0
+
+
+def test_another_study_in_the_folder_is_refused(planted_log, write_study, output, finished):
+    other = read_study(write_study(planted_log, evaluation={"candidates": 8}))
+    with pytest.raises(StudyError, match="belongs to another study .candidates 16 there, 8 here."):
+        run_study(other, output)
+
+
+def test_foreign_folder_is_refused(study, tmp_path):
+    (tmp_path / "tiny").mkdir()
+    (tmp_path / "tiny" / "thesis.tex").write_text("mine")
+    with pytest.raises(StudyError, match="not empty and holds no study"):
+        run_study(study, tmp_path)
+    assert [p.name for p in (tmp_path / "tiny").iterdir()] == ["thesis.tex"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"base__train": {"steps": 2, "global_batch_size": 4000}}, "global_batch_size 4000 is larger than"),
+        ({"evaluation": {"candidates": 900}}, "evaluation.candidates 900 is larger than"),
+    ],
+)
+def test_what_cannot_train_stops_before_anything(planted_log, write_study, output, changes, words):
+    study = read_study(write_study(planted_log, name="hopeless", **changes))
+    with pytest.raises(CorpusError, match=words):
+        run_study(study, output)
+    assert not (output / "hopeless").exists()
+
+
+def test_failed_run_is_a_row(planted_log, write_study, output, monkeypatch):
+    study = read_study(write_study(planted_log, name="broken", axes={"sequence_length": [2, 3]}))
+    real = execute.run_trial
+
+    def fail_one(config):
+        import clue_ray.study.execute as inside
+
+        train = inside.train_with
+
+        def broken(run, *rest):
+            if run.sequence_length == 3:
+                raise RuntimeError("out of luck")
+            return train(run, *rest)
+
+        inside.train_with = broken
+        try:
+            real(config)
+        finally:
+            inside.train_with = train
+
+    monkeypatch.setattr(execute, "run_trial", fail_one)
+    runs = run_study(study, output)
+    assert runs.table["status"].tolist() == ["done", "failed"]
+    assert runs.table["error"].tolist() == ["", "RuntimeError: out of luck"]
+    failed = output / "broken" / "runs" / runs.table["run_id"][1]
+    assert "out of luck" in (failed / "error.txt").read_text()
+    monkeypatch.setattr(execute, "run_trial", real)
+    assert run_study(study, output).table["status"].tolist() == ["done", "done"]

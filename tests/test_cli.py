@@ -1,0 +1,135 @@
+"""The command line as a user meets it: every mistake is one sentence on stderr, exit code 2, nothing half written."""
+
+import json
+import subprocess
+import sys
+
+import pandas as pd
+import pyarrow.parquet as pq
+import pytest
+import yaml
+from typer.testing import CliRunner
+
+from clue_ray import cli
+from clue_ray.spec import StudySpec
+
+
+def call(*arguments, capsys=None):
+    """Run the command line in this process; return exit code, stdout, stderr."""
+    kept = sys.argv
+    sys.argv = ["clue-ray", *map(str, arguments)]
+    try:
+        cli.main()
+    except SystemExit as done:
+        code = done.code or 0
+    finally:
+        sys.argv = kept
+    out = capsys.readouterr()
+    return code, out.out, out.err
+
+
+@pytest.fixture
+def run_cli(capsys):
+    return lambda *arguments: call(*arguments, capsys=capsys)
+
+
+def assert_mistake(result, *words):
+    code, _, err = result
+    assert code == 2, result
+    assert err.startswith("clue-ray: ") and err.count("\n") == 1 and "Traceback" not in err
+    for word in words:
+        assert word in err
+
+
+@pytest.mark.parametrize("command", ["fetch", "prepare", "plan", "run", "results", "fit", "report"])
+def test_every_command_has_help(command):
+    result = CliRunner().invoke(cli.app, [command, "--help"])
+    assert result.exit_code == 0 and "Usage" in result.output
+
+
+def test_wrong_option_is_exit_2(run_cli):
+    code, _, err = run_cli("plan", "--nope")
+    assert code == 2 and "Traceback" not in err
+
+
+def test_mistakes_before_ray_starts(run_cli, planted_log, write_study, tmp_path):
+    study = write_study(planted_log)
+    assert_mistake(run_cli("plan", tmp_path / "none.yaml"), "none.yaml does not exist")
+    assert_mistake(run_cli("run", write_study(planted_log, evaluations={})), "did you mean 'evaluation'?")
+    assert_mistake(run_cli("run", write_study(tmp_path / "no.parquet")), "no.parquet does not exist")
+    assert_mistake(run_cli("run", write_study(planted_log), "--address", "127.0.0.1:1"), "cannot be reached", "127.0.0.1:1")
+    assert_mistake(run_cli("run", study, "--address", "nowhere"), "cannot be reached at 'nowhere'")
+    assert_mistake(run_cli("prepare", planted_log, "--output", tmp_path / "c", "--columns", "user"), "user_id=author")
+    assert_mistake(run_cli("prepare", tmp_path / "x.parquet", "--output", tmp_path / "c"), "does not exist")
+    assert_mistake(run_cli("prepare", planted_log, "--output", tmp_path / "c", "--spec", tmp_path / "no.yaml"), "no.yaml")
+    assert_mistake(run_cli("results", tmp_path / "none"), "No runs table")
+    assert_mistake(run_cli("report", tmp_path / "none"), "No runs table")
+    assert_mistake(run_cli("fetch", "netflix", "--output", tmp_path / "n.parquet"), "known logs are completejourney")
+    assert not (tmp_path / "c").exists() and not (tmp_path / "n.parquet").exists()
+
+
+@pytest.mark.ray
+def test_mistakes_of_the_study(run_cli, ray_session, planted_log, write_study, tmp_path):
+    out = tmp_path / "out"
+    for changes, *words in [
+        ({"axes": {"encoder.sise": ["s"]}}, "did you mean 'encoder.size'?"),
+        ({"base__train": {"steps": 1, "global_batch_size": -1}}, "base.train.global_batch_size is -1"),
+        ({"base__train": {"steps": 1, "global_batch_size": 5000}}, "5000 is larger than", "use at most"),
+        ({"evaluation": {"candidates": 5000}}, "5000 is larger than", "held-out users"),
+        ({"axes": {"corpus_users": [100000]}}, "corpus_users 100000 is more than"),
+        ({"axes": {"resources.workers": [3]}}, "does not divide over 3 workers"),
+        ({"axes": {"resources.workers": [16]}}, "needs 16 CPU", "the cluster has 2"),
+        ({"corpus": {"events": str(planted_log), "text": "{name}"}}, "no column 'name'; columns found are 'user_id'"),
+        ({"corpus": str(tmp_path / "nothing")}, "holds no prepared corpus"),
+    ]:
+        assert_mistake(run_cli("run", write_study(planted_log, **changes), "--output", out), *words)
+    assert not (out / "tiny").exists()
+
+
+@pytest.mark.ray
+def test_prepare_prints_a_summary(run_cli, ray_session, planted_log, tmp_path):
+    (tmp_path / "c.yaml").write_text(yaml.safe_dump({"vocab_size": 300}))
+    code, out, _ = run_cli("prepare", planted_log, "--output", tmp_path / "c", "--spec", tmp_path / "c.yaml", "--json")
+    summary = json.loads(out)
+    assert code == 0 and summary["users"] == 240 and summary["events"] == pq.read_metadata(planted_log).num_rows
+
+
+@pytest.mark.ray
+def test_plan_run_results_fit_report(run_cli, ray_session, planted_log, write_study, tmp_path):
+    study = write_study(planted_log, axes={"sequence_length": [1, 2, 4], "encoder.size": ["xxs", "xs"]})
+    code, out, _ = run_cli("plan", study, "--output", tmp_path, "--json")
+    assert code == 0 and len(json.loads(out)["runs"]) == 6
+    code, out, _ = run_cli("run", study, "--output", tmp_path)
+    assert code == 0 and "[6/6]" in out and "index.html" in out and "log_linear" in out
+    code, out, _ = run_cli("results", tmp_path / "tiny", "--json")
+    assert code == 0 and len(json.loads(out)) == 6
+    code, out, _ = run_cli("fit", tmp_path / "tiny" / "runs.csv", "--law", "log_linear", "--json")
+    assert code == 0 and json.loads(out)["num_runs"] == 6
+    code, out, _ = run_cli("fit", tmp_path / "tiny" / "runs.csv", "--law", "log_linear")
+    assert code == 0 and "slope" in out
+    assert_mistake(run_cli("fit", tmp_path / "tiny", "--law", "powr_law"), "power_law")
+    assert_mistake(run_cli("fit", tmp_path / "tiny", "--x", "flops"), "flops", "train_flops")
+    code, out, _ = run_cli("report", tmp_path / "tiny", "--json")
+    assert code == 0 and json.loads(out)["candidates"] == 16
+
+
+def test_fit_needs_no_ray(run_cli, tmp_path):
+    x = [1e10 * 4**i for i in range(7)]
+    pd.DataFrame({"train_flops": x, "loss": [3 * v**-0.1 for v in x]}).to_csv(tmp_path / "runs.csv", index=False)
+    code, out, _ = run_cli("fit", tmp_path / "runs.csv", "--law", "power_law", "--json")
+    assert code == 0 and json.loads(out)["parameters"]["exponent"] == pytest.approx(0.1, rel=1e-3)
+
+
+def test_shipped_studies_are_valid():
+    from pathlib import Path
+
+    from clue_ray.study.grid import expand
+
+    for file in sorted((Path(__file__).parents[1] / "studies").glob("*.yaml")):
+        study = StudySpec.parse(yaml.safe_load(file.read_text()), str(file))
+        assert expand(study), file
+
+
+def test_module_runs_as_a_program():
+    out = subprocess.run([sys.executable, "-c", "from clue_ray.cli import main; main()"], capture_output=True, text=True)
+    assert "Usage" in out.stdout + out.stderr
