@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from click.exceptions import ClickException
 from rich.console import Console
 from rich.table import Table
 
@@ -44,15 +43,11 @@ def fetch(
 
 @app.command()
 def prepare(
-    events: Annotated[
-        list[str], typer.Argument(help="Files, folders or globs of Parquet, CSV or JSON Lines.")
-    ],
+    events: Annotated[list[str], typer.Argument(help="Files, folders or globs of Parquet, CSV or JSON Lines.")],
     output: Annotated[Path, typer.Option(help="Corpus folder to make.")],
     columns: Annotated[str | None, typer.Option(help="Renames: user_id=author,text=title")] = None,
     text: Annotated[str | None, typer.Option(help='Template of the item text: "{brand}; {title}"')] = None,
-    spec: Annotated[
-        Path | None, typer.Option(help="YAML file with more of a study's corpus section.")
-    ] = None,
+    spec: Annotated[Path | None, typer.Option(help="YAML file with more of a study's corpus section.")] = None,
     address: Address = None,
     as_json: Json = False,
 ) -> None:
@@ -67,18 +62,14 @@ def prepare(
     emit(summary, as_json)
 
 
-def make_corpus_spec(
-    events: list[str], columns: str | None, text: str | None, spec: Path | None
-) -> CorpusSpec:
+def make_corpus_spec(events: list[str], columns: str | None, text: str | None, spec: Path | None) -> CorpusSpec:
     """Join the command line's own settings with those of a corpus file."""
     import yaml
 
     document: dict[str, Any] = {}
     if spec is not None:
         if not spec.is_file():
-            raise SpecError(
-                f"Corpus file {spec} does not exist; give a YAML file with a study's corpus section."
-            )
+            raise SpecError(f"Corpus file {spec} does not exist; give a YAML file with a study's corpus section.")
         document = yaml.safe_load(spec.read_text(encoding="utf-8")) or {}
     document["events"] = list(events)
     if text is not None:
@@ -113,9 +104,7 @@ def plan(study: StudyFile, output: Output = Path("results"), as_json: Json = Fal
 
 
 @app.command()
-def run(
-    study: StudyFile, output: Output = Path("results"), address: Address = None, as_json: Json = False
-) -> None:
+def run(study: StudyFile, output: Output = Path("results"), address: Address = None, as_json: Json = False) -> None:
     """Run what the study still lacks, fit the laws, write the report. The same command again resumes."""
     spec = read_study(study)
     from clue_ray.study.execute import run_study
@@ -153,13 +142,9 @@ def results(directory: StudyFolder, as_json: Json = False) -> None:
 
 @app.command()
 def fit(
-    runs: Annotated[
-        Path, typer.Argument(metavar="RUNS", help="CSV or Parquet runs table, or a study directory.")
-    ],
+    runs: Annotated[Path, typer.Argument(metavar="RUNS", help="CSV or Parquet runs table, or a study directory.")],
     law: Annotated[str, typer.Option(help="Name of a law.")] = "power_law_plus_constant",
-    x: Annotated[
-        list[str] | None, typer.Option(help="Column of the law's predictor; repeat for several.")
-    ] = None,
+    x: Annotated[list[str] | None, typer.Option(help="Column of the law's predictor; repeat for several.")] = None,
     y: Annotated[str, typer.Option(help="Column to explain.")] = "loss",
     as_json: Json = False,
 ) -> None:
@@ -171,9 +156,7 @@ def fit(
     if as_json:
         print(json.dumps(fitted.to_dict()))
         return
-    table = Table(
-        title=f"{fitted.law.name}: {fitted.law.formula}  ({fitted.num_runs} runs)", title_justify="left"
-    )
+    table = Table(title=f"{fitted.law.name}: {fitted.law.formula}  ({fitted.num_runs} runs)", title_justify="left")
     for column in ("parameter", "value", "95 % from", "to"):
         table.add_column(column, justify="left" if column == "parameter" else "right")
     for name, value in fitted.parameters.items():
@@ -225,9 +208,7 @@ def show_plan(planned: Any) -> None:
         }
         for r in planned.runs
     ]
-    show_table(
-        pd.DataFrame(rows), f"{planned.study}: {len(planned.runs)} runs, {len(planned.pending)} to train"
-    )
+    show_table(pd.DataFrame(rows), f"{planned.study}: {len(planned.runs)} runs, {len(planned.pending)} to train")
     console.print(
         f"About {planned.expected_minutes:.1f} minutes, {planned.concurrency} runs at a time, "
         f"{planned.disk_bytes / 1e6:,.0f} MB of checkpoints.",
@@ -241,9 +222,7 @@ def show_table(frame: Any, title: str) -> None:
     """Print a frame, numbers right-aligned and short."""
     table = Table(title=title, title_justify="left")
     for column in frame.columns:
-        table.add_column(
-            column, justify="right" if frame[column].dtype.kind in "if" else "left", no_wrap=True
-        )
+        table.add_column(column, justify="right" if frame[column].dtype.kind in "if" else "left", no_wrap=True)
     for row in frame.itertuples(index=False):
         table.add_row(*(short(value) for value in row))
     console.print(table)
@@ -262,18 +241,13 @@ def emit(summary: dict[str, Any], as_json: bool) -> None:
         print(json.dumps(summary))
         return
     for key, value in summary.items():
-        console.print(
-            f"{key:>16}  {value:,}" if isinstance(value, int) else f"{key:>16}  {value}", highlight=False
-        )
+        console.print(f"{key:>16}  {value:,}" if isinstance(value, int) else f"{key:>16}  {value}", highlight=False)
 
 
 def main() -> None:
     """Run the command line; a user's mistake is one sentence and exit code 2."""
     try:
-        sys.exit(app(standalone_mode=False) or 0)
-    except ClickException as error:
-        error.show()
-        sys.exit(2)
+        app()
     except ClueRayError as error:
         sys.stderr.write(f"clue-ray: {error}\n")
         sys.exit(2)
@@ -282,6 +256,3 @@ def main() -> None:
             raise
         sys.stderr.write("clue-ray: No free disk; free some space and run the same command again.\n")
         sys.exit(2)
-    except (KeyboardInterrupt, typer.Abort):
-        sys.stderr.write("clue-ray: Interrupted; the same command again goes on from here.\n")
-        sys.exit(1)

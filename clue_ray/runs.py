@@ -102,9 +102,7 @@ def read_runs(path: str | Path) -> Runs:
     try:
         table = pd.read_parquet(source) if source.suffix == ".parquet" else pd.read_csv(source)
     except (ValueError, OSError, pd.errors.ParserError) as error:
-        raise RunsError(
-            f"{source} cannot be read as a runs table ({error}); give a CSV or Parquet file."
-        ) from None
+        raise RunsError(f"{source} cannot be read as a runs table ({error}); give a CSV or Parquet file.") from None
     if table.empty:
         raise RunsError(f"{source} holds no runs; run the study first.")
     return Runs(table)

@@ -111,18 +111,14 @@ class EncoderSpec(Spec):
         if size == "custom":
             missing = [key for key in Rung.model_fields if key not in shape]
             if missing:
-                raise ValueError(
-                    f"lacks {', '.join(missing)}; give all of {', '.join(Rung.model_fields)}, or a size"
-                )
+                raise ValueError(f"lacks {', '.join(missing)}; give all of {', '.join(Rung.model_fields)}, or a size")
             return {**document, "size": size}
         if size not in LADDER:
             raise ValueError(f"size {size!r} is no rung of the ladder; use one of {', '.join(LADDER)}")
         rung = LADDER[size].model_dump()
         changed = [key for key in shape if shape[key] != rung[key]]
         if changed:
-            raise ValueError(
-                f"size {size!r} already fixes {', '.join(changed)}; leave size out to spell the shape"
-            )
+            raise ValueError(f"size {size!r} already fixes {', '.join(changed)}; leave size out to spell the shape")
         return {**document, **rung, "size": size}
 
     @model_validator(mode="after")
@@ -266,7 +262,9 @@ def chance_loss(candidates: int) -> float:
 
 def nearest(name: str, allowed: list[str]) -> str:
     """Name the allowed key closest to `name`, or list them all when none is close."""
-    close = difflib.get_close_matches(name, allowed, n=1, cutoff=0.5)
+    close = [key for key in allowed if name and name in key] or difflib.get_close_matches(
+        name, allowed, n=1, cutoff=0.5
+    )
     return f"did you mean {close[0]!r}?" if close else f"allowed are {', '.join(allowed)}."
 
 
@@ -276,9 +274,7 @@ def field_names(spec: type[Spec], path: tuple[Any, ...]) -> list[str]:
         if isinstance(step, int) or step not in spec.model_fields:
             continue  # a list index, or the branch of a union that pydantic adds to the path
         annotation = spec.model_fields[step].annotation
-        specs = [
-            t for t in (annotation, *get_args(annotation)) if isinstance(t, type) and issubclass(t, Spec)
-        ]
+        specs = [t for t in (annotation, *get_args(annotation)) if isinstance(t, type) and issubclass(t, Spec)]
         if not specs:
             return []
         spec = specs[0]
@@ -291,14 +287,16 @@ def explain(error: ValidationError, spec: type[Spec], where: str) -> str:
     steps = tuple(s for s in first["loc"] if s not in {"CorpusSpec", "str", "int"} or s in spec.model_fields)
     place = ".".join(str(step) for step in steps)
     if first["type"] == "extra_forbidden":
-        return (
-            f"{where} has an unknown key {place!r}; {nearest(str(steps[-1]), field_names(spec, steps[:-1]))}"
-        )
+        return f"{where} has an unknown key {place!r}; {nearest(str(steps[-1]), field_names(spec, steps[:-1]))}"
     if first["type"] == "missing":
         return f"{where} lacks the key {place!r}; add it."
     message = first["msg"].removeprefix("Value error, ")
     if steps and steps[-1] in {"dict[str,list[any]]", "list[dict[str,list[any]]]"}:
-        return f"{where}: {steps[0]} is {first['input']!r}; give a mapping of dotted field to list of values, or several."
+        return (
+            f"{where}: {steps[0]} is {first['input']!r}; give a mapping of dotted field to list of values, or several."
+        )
     if first["type"] == "value_error":
         return f"{where}: {place or 'study'} {message}."
-    return f"{where}: {place} is {first['input']!r}, but the {message[0].lower() + message[1:].replace('Input', 'input')}."
+    return (
+        f"{where}: {place} is {first['input']!r}, but the {message[0].lower() + message[1:].replace('Input', 'input')}."
+    )

@@ -57,11 +57,15 @@ def test_mistakes_before_ray_starts(run_cli, planted_log, write_study, tmp_path)
     assert_mistake(run_cli("plan", tmp_path / "none.yaml"), "none.yaml does not exist")
     assert_mistake(run_cli("run", write_study(planted_log, evaluations={})), "did you mean 'evaluation'?")
     assert_mistake(run_cli("run", write_study(tmp_path / "no.parquet")), "no.parquet does not exist")
-    assert_mistake(run_cli("run", write_study(planted_log), "--address", "127.0.0.1:1"), "cannot be reached", "127.0.0.1:1")
+    assert_mistake(
+        run_cli("run", write_study(planted_log), "--address", "127.0.0.1:1"), "cannot be reached", "127.0.0.1:1"
+    )
     assert_mistake(run_cli("run", study, "--address", "nowhere"), "cannot be reached at 'nowhere'")
     assert_mistake(run_cli("prepare", planted_log, "--output", tmp_path / "c", "--columns", "user"), "user_id=author")
     assert_mistake(run_cli("prepare", tmp_path / "x.parquet", "--output", tmp_path / "c"), "does not exist")
-    assert_mistake(run_cli("prepare", planted_log, "--output", tmp_path / "c", "--spec", tmp_path / "no.yaml"), "no.yaml")
+    assert_mistake(
+        run_cli("prepare", planted_log, "--output", tmp_path / "c", "--spec", tmp_path / "no.yaml"), "no.yaml"
+    )
     assert_mistake(run_cli("results", tmp_path / "none"), "No runs table")
     assert_mistake(run_cli("report", tmp_path / "none"), "No runs table")
     assert_mistake(run_cli("fetch", "netflix", "--output", tmp_path / "n.parquet"), "known logs are completejourney")
@@ -131,5 +135,7 @@ def test_shipped_studies_are_valid():
 
 
 def test_module_runs_as_a_program():
-    out = subprocess.run([sys.executable, "-c", "from clue_ray.cli import main; main()"], capture_output=True, text=True)
+    out = subprocess.run(
+        [sys.executable, "-c", "from clue_ray.cli import main; main()"], capture_output=True, text=True
+    )
     assert "Usage" in out.stdout + out.stderr

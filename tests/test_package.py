@@ -44,7 +44,7 @@ def room(path: Path) -> str:
 def test_imports_point_one_way(path):
     for name in imports(path):
         if name == "clue_ray" or name.startswith("clue_ray."):
-            other = (name.split(".") + ["__init__"])[1]
+            other = [*name.split("."), "__init__"][1]
             assert LAYERS[other] < LAYERS[room(path)] or other == room(path), f"{path} imports {name}"
 
 

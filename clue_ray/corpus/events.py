@@ -85,9 +85,7 @@ def template_fields(template: str) -> list[str]:
             f"Text template {template!r} is malformed ({error}); write it like '{{brand}}; {{title}}'."
         ) from None
     if not fields or "" in fields:
-        raise EventLogError(
-            f"Text template {template!r} names no column; write it like '{{brand}}; {{title}}'."
-        )
+        raise EventLogError(f"Text template {template!r} names no column; write it like '{{brand}}; {{title}}'.")
     return fields
 
 
@@ -106,7 +104,8 @@ def check_columns(schema: pa.Schema, spec: CorpusSpec) -> None:
     if len(fields) == 1 and not _is_text(schema.field(fields[0]).type):
         kind = schema.field(fields[0]).type
         raise EventLogError(
-            f"Text column {fields[0]!r} holds {kind}, not words; build a text from worded columns, as in '{{brand}}; {{title}}'."
+            f"Text column {fields[0]!r} holds {kind}, not words; build a text from worded columns, "
+            "as in '{brand}; {title}'."
         )
 
 

@@ -42,9 +42,7 @@ FOUND = pa.schema(
         ("reason", pa.string()),
     ]
 )
-SHARDS = pa.schema(
-    [("path", pa.string()), ("users", pa.int64()), ("events", pa.int64()), ("sha256", pa.string())]
-)
+SHARDS = pa.schema([("path", pa.string()), ("users", pa.int64()), ("events", pa.int64()), ("sha256", pa.string())])
 TOTAL_ORDER = [
     ("user_id", "ascending"),
     ("service", "ascending"),
@@ -76,9 +74,7 @@ def build_corpus(spec: CorpusSpec, output: str | Path) -> Corpus:
         os.replace(partial, target)
     except OSError as error:
         if error.errno == errno.ENOSPC:
-            raise CorpusError(
-                f"No free disk at {target.parent}; free some space or choose another output."
-            ) from None
+            raise CorpusError(f"No free disk at {target.parent}; free some space or choose another output.") from None
         raise
     finally:
         shutil.rmtree(partial, ignore_errors=True)
@@ -93,9 +89,7 @@ def source_key(spec: CorpusSpec, files: list[str]) -> str:
 
 def _reopen(target: Path, key: str) -> Corpus:
     if read_manifest(target)["key"] != key:
-        raise CorpusError(
-            f"{target} holds a corpus of another log or spec; choose another output, or delete it first."
-        )
+        raise CorpusError(f"{target} holds a corpus of another log or spec; choose another output, or delete it first.")
     return open_corpus(target)
 
 
@@ -104,15 +98,11 @@ def _check_disk(folder: Path, files: list[str]) -> None:
     need = sum(os.path.getsize(file) for file in files) * 2
     free = shutil.disk_usage(folder).free
     if free < need:
-        raise CorpusError(
-            f"No free disk at {folder}: {free:,} bytes free, about {need:,} needed; free some space."
-        )
+        raise CorpusError(f"No free disk at {folder}: {free:,} bytes free, about {need:,} needed; free some space.")
 
 
 def _write_corpus(spec: CorpusSpec, files: list[str], folder: Path, key: str) -> None:
-    events = _read(files).map_batches(
-        normalise, batch_format="pyarrow", batch_size=None, fn_kwargs={"spec": spec}
-    )
+    events = _read(files).map_batches(normalise, batch_format="pyarrow", batch_size=None, fn_kwargs={"spec": spec})
     (folder / "shards").mkdir()
     found = _find_items(events, spec, folder)
     items = _write_items(found, spec, folder)
@@ -126,16 +116,12 @@ def _write_corpus(spec: CorpusSpec, files: list[str], folder: Path, key: str) ->
         "vocab_size": int(items.attrs["vocab_size"]) + len(services),
         "max_item_tokens": spec.max_item_tokens + 1,
         "events": int(shards["events"].sum()),
-        "rejected": {
-            k: int(v) for k, v in found[found["reason"].notna()].groupby("reason")["events"].sum().items()
-        },
+        "rejected": {k: int(v) for k, v in found[found["reason"].notna()].groupby("reason")["events"].sum().items()},
         "files": {row.path: row.sha256 for row in shards.itertuples()}
         | {"items.parquet": _sha256(folder / "items.parquet")},
         "tokenizer_sha256": _sha256(folder / "tokenizer.json"),
     }
-    manifest["digest"] = fingerprint(
-        [manifest["files"], manifest["tokenizer_sha256"], manifest["spec"]["split"]]
-    )
+    manifest["digest"] = fingerprint([manifest["files"], manifest["tokenizer_sha256"], manifest["spec"]["split"]])
     write_json(folder / "corpus.json", manifest)
 
 
@@ -149,14 +135,10 @@ def _find_items(events: "ray.data.Dataset", spec: CorpusSpec, folder: Path) -> p
     batches = events.map_batches(
         summarise, batch_format="pyarrow", batch_size=None, fn_kwargs={"spec": spec, "folder": str(folder)}
     )
-    found = pd.concat(
-        [FOUND.empty_table().to_pandas(), *batches.iter_batches(batch_size=None, batch_format="pandas")]
-    )
+    found = pd.concat([FOUND.empty_table().to_pandas(), *batches.iter_batches(batch_size=None, batch_format="pandas")])
     total, bad = int(found["events"].sum()), found[found["reason"].notna()]
     if not total:
-        raise EventLogError(
-            "The event log is empty; give a log with at least one row of the wanted services."
-        )
+        raise EventLogError("The event log is empty; give a log with at least one row of the wanted services.")
     if bad["events"].sum() > spec.max_rejected * total:
         raise EventLogError(_rejection(bad, total, spec, folder))
     return found
@@ -167,8 +149,8 @@ def _rejection(bad: pd.DataFrame, total: int, spec: CorpusSpec, folder: Path) ->
     reasons = ", ".join(f"{reason}: {count:,}" for reason, count in counts.items())
     samples = pq.read_table(folder / "rejected").slice(0, 3).drop_columns(["reason"]).to_pylist()
     return (
-        f"{counts.sum():,} of {total:,} rows cannot be used ({reasons}), more than the {spec.max_rejected:.0%} allowed; "
-        f"mend the log or raise max_rejected; first rows: {samples}."
+        f"{counts.sum():,} of {total:,} rows cannot be used ({reasons}), more than the {spec.max_rejected:.0%} "
+        f"allowed; mend the log or raise max_rejected; first rows: {samples}."
     )
 
 
@@ -190,9 +172,7 @@ def summarise(events: pa.Table, spec: CorpusSpec, folder: str) -> pa.Table:
 def _write_items(found: pd.DataFrame, spec: CorpusSpec, folder: Path) -> pd.DataFrame:
     """Train the tokenizer on training users' texts, and write every distinct item with its tokens."""
     good = found[found["reason"].isna()]
-    items = (
-        good[["service", "text"]].drop_duplicates().sort_values(["service", "text"]).reset_index(drop=True)
-    )
+    items = good[["service", "text"]].drop_duplicates().sort_values(["service", "text"]).reset_index(drop=True)
     if not items["text"].str.contains(r"[^\W\d_]").any():
         raise EventLogError(
             f"Texts hold no words, only {items['text'].iloc[0]!r} and the like; build them from worded columns."
@@ -223,9 +203,7 @@ def _write_shards(events: "ray.data.Dataset", items: pd.DataFrame, folder: Path)
             fn_kwargs={"folder": str(folder / "shards")},
         )
     )
-    frame = pd.concat(
-        [SHARDS.empty_table().to_pandas(), *shards.iter_batches(batch_size=None, batch_format="pandas")]
-    )
+    frame = pd.concat([SHARDS.empty_table().to_pandas(), *shards.iter_batches(batch_size=None, batch_format="pandas")])
     return frame.sort_values("path").reset_index(drop=True)
 
 
@@ -278,9 +256,7 @@ def write_buckets(events: pa.Table, folder: str) -> pa.Table:
         pq.write_table(shard, temporary, compression="zstd", row_group_size=4096)
         os.replace(temporary, path)
         users = pc.count_distinct(shard["user_id"]).as_py()
-        rows.append(
-            {"path": f"shards/{path.name}", "users": users, "events": part.num_rows, "sha256": _sha256(path)}
-        )
+        rows.append({"path": f"shards/{path.name}", "users": users, "events": part.num_rows, "sha256": _sha256(path)})
     return pa.Table.from_pylist(rows, schema=SHARDS)
 
 

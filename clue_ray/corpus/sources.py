@@ -83,8 +83,6 @@ def _package_folder(module: str, extra: str) -> Path:
     try:
         file = import_module(module).__file__
     except ImportError:
-        raise EventLogError(
-            f"Package {module} is not installed; run: pip install 'clue-ray[{extra}]'."
-        ) from None
+        raise EventLogError(f"Package {module} is not installed; run: pip install 'clue-ray[{extra}]'.") from None
     assert file is not None
     return Path(file).parent

@@ -28,18 +28,14 @@ def stable_hash(users: pd.Series, salt: str) -> NDArray[np.uint64]:
     """Hash user ids to uint64, the same on every machine and version; each distinct id is hashed once."""
     codes, distinct = pd.factorize(users)
     key = salt.encode()
-    digests = b"".join(
-        hashlib.blake2b(str(user).encode(), digest_size=8, key=key).digest() for user in distinct
-    )
+    digests = b"".join(hashlib.blake2b(str(user).encode(), digest_size=8, key=key).digest() for user in distinct)
     return np.frombuffer(digests, dtype="<u8").astype(np.uint64)[codes]
 
 
 def split_of(users: pd.Series, split: SplitSpec) -> NDArray[np.object_]:
     """Assign each user id to train, validation or test by its hash; the same user always goes the same way."""
     share = stable_hash(users, "split") / 2.0**64
-    return np.select(
-        [share < split.test, share < split.test + split.validation], ["test", "validation"], "train"
-    )
+    return np.select([share < split.test, share < split.test + split.validation], ["test", "validation"], "train")
 
 
 class Corpus:
@@ -66,9 +62,7 @@ class Corpus:
         self._load_events()
 
     def _load_events(self) -> None:
-        shards = pa.concat_tables(
-            [pq.read_table(file) for file in sorted((self.path / "shards").glob("*.parquet"))]
-        )
+        shards = pa.concat_tables([pq.read_table(file) for file in sorted((self.path / "shards").glob("*.parquet"))])
         names, users = np.unique(shards["user_id"].to_numpy(), return_inverse=True)
         self.user_ids = names
         services = pd.Index(self.services).get_indexer(shards["service"].to_pandas())
@@ -148,13 +142,9 @@ def read_manifest(path: str | Path) -> dict[str, Any]:
     try:
         manifest: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise CorpusError(
-            f"{path} holds no prepared corpus (no corpus.json); run clue-ray prepare first."
-        ) from None
+        raise CorpusError(f"{path} holds no prepared corpus (no corpus.json); run clue-ray prepare first.") from None
     except (OSError, ValueError) as error:
-        raise CorpusError(
-            f"{file} is damaged ({error}); delete the folder and prepare the corpus again."
-        ) from None
+        raise CorpusError(f"{file} is damaged ({error}); delete the folder and prepare the corpus again.") from None
     return manifest
 
 

@@ -31,7 +31,10 @@ def planted_events(
         "user_id": [f"u{index:06d}" for index in user[order]],
         "service": [f"service-{chr(97 + index)}" for index in service[order]],
         "timestamp": 1_600_000_000 + rng.integers(0, 10**7, rows),
-        "text": [f"{WORDS[t % len(WORDS)]} {chr(97 + s)}{t} model {v}" for t, s, v in zip(topic[order], service[order], variant[order], strict=True)],
+        "text": [
+            f"{WORDS[t % len(WORDS)]} {chr(97 + s)}{t} model {v}"
+            for t, s, v in zip(topic[order], service[order], variant[order], strict=True)
+        ],
     }
     return pa.table(columns)
 

@@ -39,9 +39,13 @@ class Packed(NamedTuple):
 
     def to(self, device: torch.device) -> "Packed":
         """Copy the tensors to a device."""
-        groups = {"item_groups": self.item_groups, "user_groups": self.user_groups}
-        tensors = {name: part for name, part in self._asdict().items() if name not in groups}
-        return Packed(**groups, **{name: part.to(device) for name, part in tensors.items()})
+        return self._replace(
+            tokens=self.tokens.to(device),
+            token_positions=self.token_positions.to(device),
+            event_items=self.event_items.to(device),
+            event_positions=self.event_positions.to(device),
+            order=self.order.to(device),
+        )
 
 
 class Windows(NamedTuple):

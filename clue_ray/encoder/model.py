@@ -52,8 +52,8 @@ class Block(nn.Module):
 class Encoder(nn.Module):
     """The user encoder; weights are shared over services.
 
-    `forward` takes packed sequences and returns unit user embeddings, [sequences, output_width], in the order asked for,
-    and the inverse temperature, a scalar (returned so that DDP sees its gradient).
+    `forward` takes packed sequences and returns unit user embeddings, [sequences, output_width], in the order asked
+    for, and the inverse temperature, a scalar (returned so that DDP sees its gradient).
     """
 
     def __init__(self, encoder: EncoderSpec, vocabulary: Vocabulary, temperature: float, seed: int):

@@ -12,7 +12,9 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.collections import QuadMesh
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+from scipy.optimize import isotonic_regression
 
+from clue_ray.report.clipping import highest_shown, mark_clipped
 from clue_ray.report.headline import EXTRAPOLATION, Band, interval_band, loss_against_compute
 from clue_ray.report.numbers import compact, is_absent
 from clue_ray.report.style import (
@@ -46,11 +48,13 @@ __all__ = [
     "loss_against_compute",
 ]
 
+LABEL_GAP = 0.08  # least distance of two labels, as a share of the axis: one line of text in a half-width panel
+
 
 def axis_effect(effect: AxisEffect, ax: Axes, loss_limits: tuple[float, float] | None = None) -> Axes:
     """Draw loss over one axis: a line for each set of runs that differ in that axis only, named at its end.
 
-    `loss_limits` puts several panels on one scale, in nats.
+    `loss_limits` puts several panels on one scale, in nats; runs above it are arrows at the edge.
     """
     others = _varying(effect)
     lines = sorted(effect.lines, key=lambda line: [line.iloc[0].get(_order(column)) for column in others])
@@ -69,7 +73,10 @@ def axis_effect(effect: AxisEffect, ax: Axes, loss_limits: tuple[float, float] |
         heading = "lines: " + ", ".join(short_label(column) for column in others)
         ax.text(0, 1.02, heading, transform=ax.transAxes, fontsize=8.5, color=MUTED)
         texts = [" · ".join(compact(line.iloc[0].get(column)) for column in others) for line in lines]
-        end_labels(ax, [float(line["loss"].iloc[-1]) for line in lines], texts, list(map(darker, colours)))
+        ends = [(float(line[effect.column].iloc[-1]), float(line["loss"].iloc[-1])) for line in lines]
+        end_labels(ax, ends, texts, list(map(darker, colours)))
+    for line, colour in zip(lines, colours, strict=True):
+        _mark_above(ax, line, effect.column, darker(colour))
     return ax
 
 
@@ -116,6 +123,11 @@ def learning_curves(curves: pd.DataFrame, ax: Axes, runs: pd.DataFrame) -> Axes:
         ax.plot(spent, losses, color=colour, linewidth=1.1, linestyle=dashes, gid=f"run-{run_id}")
         ax.plot(spent.iloc[-1:], losses.iloc[-1:], encoding.shape(run), color=colour, markersize=4.5)
     log_axis(ax)
+    if len(drawn):
+        high = highest_shown(drawn["loss"], candidates_of(runs))
+        ax.set_ylim(top=high + 0.05 * max(high - float(drawn["loss"].min()), 1e-3))
+        last = drawn.sort_values("train_flops").groupby("run_id").tail(1)
+        _mark_above(ax, last, "train_flops", INK)
     ax.set_xlabel(label("train_flops"))
     ax.set_ylabel(label("loss", candidates_of(runs)))
     key_rows(ax, encoding)
@@ -143,24 +155,30 @@ def grid_of(table: pd.DataFrame) -> pd.DataFrame | None:
     return grid
 
 
-def end_labels(ax: Axes, heights: Sequence[float], texts: Sequence[str], colours: Sequence[str]) -> None:
-    """Write each line's label right of the axes at the line's height, pushed apart so that none collide."""
+def end_labels(ax: Axes, ends: Sequence[tuple[float, float]], texts: Sequence[str], colours: Sequence[str]) -> None:
+    """Write each line's label right of the axes, tied to the line's end (x, loss) by a thin leader.
+
+    Labels keep the order of the ends and move as little as possible to stand a line of text apart.
+    """
     low, high = ax.get_ylim()
-    gap = (high - low) * 0.066
-    order = sorted(range(len(heights)), key=lambda index: heights[index])
-    placed: list[float] = []
-    for index in order:
-        placed.append(max(heights[index], placed[-1] + gap) if placed else heights[index])
-    overshoot = max(0.0, placed[-1] - high) if placed else 0.0
+    gap = (high - low) * LABEL_GAP
+    heights = np.clip([loss for _, loss in ends], low, high)
+    order = np.argsort(heights, kind="stable")
+    steps = gap * np.arange(len(order))
+    placed = isotonic_regression(heights[order] - steps).x + steps
+    placed -= max(0.0, placed[-1] - high)
     for index, height in zip(order, placed, strict=True):
-        ax.text(
-            1.02,
-            height - overshoot,
+        leader = {"arrowstyle": "-", "color": colours[index], "linewidth": 0.6, "alpha": 0.6, "shrinkA": 0}
+        ax.annotate(
             texts[index],
-            transform=ax.get_yaxis_transform(),
+            (ends[index][0], heights[index]),
+            xytext=(1.04, float(height)),
+            textcoords=ax.get_yaxis_transform(),
             va="center",
             fontsize=8.5,
             color=colours[index],
+            arrowprops=leader,
+            annotation_clip=False,
         )
 
 
@@ -169,6 +187,12 @@ def _varying(effect: AxisEffect) -> list[str]:
     columns = ("encoder_size", *COLOUR_AXES, "learning_rate", "seed")
     skip = {effect.column, "encoder_size" if effect.column == "non_embedding_params" else effect.column}
     return [column for column in columns if column not in skip and len(distinct(firsts, column)) > 1]
+
+
+def _mark_above(ax: Axes, runs: pd.DataFrame, column: str, colour: str) -> None:
+    """Mark the runs that the loss axis does not reach."""
+    for x, loss in runs.loc[runs["loss"] > ax.get_ylim()[1], [column, "loss"]].to_numpy(dtype=float):
+        mark_clipped(ax, x, loss, colour)
 
 
 def _order(column: str) -> str:

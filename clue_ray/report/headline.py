@@ -12,6 +12,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
+from clue_ray.report.clipping import highest_shown, mark_clipped
 from clue_ray.report.numbers import significant
 from clue_ray.report.style import (
     BASELINE_COLOUR,
@@ -22,12 +23,13 @@ from clue_ray.report.style import (
     MUTED,
     Encoding,
     candidates_of,
+    darker,
     key_rows,
     label,
     law_label,
     log_axis,
 )
-from clue_ray.scaling.analysis import Analysis, reach
+from clue_ray.scaling.analysis import Analysis
 
 EXTRAPOLATION = 10.0
 """How far beyond the largest run's compute the headline laws are drawn."""
@@ -66,18 +68,20 @@ def loss_against_compute(
     points = source.points if isinstance(source, Analysis) else source
     points = points[points["train_flops"].notna() & points["loss"].notna()]
     candidates, largest = candidates_of(points), float(points["train_flops"].max())
+    drawn_band = None
     log_axis(ax)
     if isinstance(source, Analysis):
-        _laws(source, ax, band or interval_band(source))
+        drawn_band = band or interval_band(source)
+        _laws(source, ax, drawn_band)
         _extrapolation_zone(ax, largest)
     _runs(points, ax)
     if candidates:
         _level(ax, float(np.log(candidates)), f"chance, ln {candidates} = {np.log(candidates):.2f}", MUTED)
     if baseline:
         _level(ax, baseline[1], f"{baseline[0]}: {significant(baseline[1])}", BASELINE_COLOUR)
-    _limit_loss(ax, points, [baseline[1]] if baseline else [])
     reached = largest * (EXTRAPOLATION if isinstance(source, Analysis) else 1.6)
     ax.set_xlim(float(points["train_flops"].min()) / 1.6, reached)
+    _limit_loss(ax, points, [baseline[1]] if baseline else [], drawn_band)
     ax.set_xlabel(label("train_flops"))
     ax.set_ylabel(label("loss", candidates))
     _headline_keys(ax, points, source)
@@ -90,10 +94,10 @@ def interval_band(analysis: Analysis) -> Band:
     Places the law cannot reach are left out; ends that no data bound lie far outside any plot.
     """
     fit = analysis.fits[analysis.preferred]
-    places = [(x, reach(fit, float(x))) for x in _compute(analysis, 19)]
-    known = [(x, at.low, at.high) for x, at in places if at is not None]
-    columns = np.array(known, dtype=float).reshape(-1, 3).T
-    return Band(*np.nan_to_num(columns, nan=0.0, posinf=1e3, neginf=0.0))
+    compute = _compute(analysis, 61)
+    compute = compute[fit.curve(compute) > 0]
+    low, high = fit.band(compute)
+    return Band(compute, low, np.nan_to_num(high, posinf=1e3))
 
 
 def _compute(analysis: Analysis, count: int) -> npt.NDArray[np.float64]:
@@ -163,14 +167,20 @@ def _level(ax: Axes, height: float, text: str, colour: str) -> None:
     )
 
 
-def _limit_loss(ax: Axes, points: pd.DataFrame, levels: list[float]) -> None:
-    """Fit the loss axis to runs, levels and laws; an interval wider than the data is cut, not obeyed."""
+def _limit_loss(ax: Axes, points: pd.DataFrame, levels: list[float], band: Band | None) -> None:
+    """Fit the loss axis to runs, levels and laws; intervals and runs far outside are cut, these runs marked."""
     candidates = candidates_of(points)
     shown = [*points["loss"], *levels, *([float(np.log(candidates))] if candidates else [])]
-    low, height = min(shown), max(max(shown) - min(shown), 1e-3)
+    top = max(highest_shown(shown, candidates), *levels, 0.0)
+    low, height = min(shown), max(top - min(shown), 1e-3)
     ends = [float(np.asarray(line.get_ydata())[-1]) for line in _law_lines(ax)]
-    low = min([low, *(end for end in ends if end > low - height)])
-    ax.set_ylim(low - 0.25 * height, max(shown) + 0.1 * height)
+    ends += [] if band is None else [float(band.low[-1])]
+    lowest = min([low, *(end for end in ends if end > low - height)])
+    ax.set_ylim(min(lowest - 0.1 * height, low - 0.5 * height), top + 0.1 * height)  # leaves room for the legend
+    encoding = Encoding.of(points)
+    for run in points[points["loss"] > ax.get_ylim()[1]].to_dict("records"):
+        colour = darker(encoding.colour(run))
+        mark_clipped(ax, run["train_flops"], run["loss"], colour, gid=f"clipped-{run['run_id']}")
 
 
 def _law_lines(ax: Axes) -> list[Line2D]:

@@ -7,6 +7,8 @@ here, once, and nowhere else in the report.
 import math
 from typing import Any
 
+from clue_ray.scaling import words
+
 ABSENT = "–"  # noqa: RUF001  (an en dash, the typographic sign for "no value")
 
 
@@ -33,10 +35,7 @@ def significant(value: Any, digits: int = 3) -> str:
 
 def flop(value: Any) -> str:
     """Write a number of FLOP with two digits and an exponent: 1.2e12."""
-    if is_absent(value):
-        return ABSENT
-    mantissa, exponent = f"{float(value):.1e}".split("e")
-    return f"{mantissa}e{int(exponent)}"
+    return ABSENT if is_absent(value) else words.flop(float(value))
 
 
 def count(value: Any) -> str:
@@ -62,6 +61,13 @@ def percent(value: Any) -> str:
     return f"{100 * value:.0f}%" if abs(value) >= 0.995 else f"{significant(100 * value, 2)}%"
 
 
+def signed(value: Any) -> str:
+    """Write a signed number with two significant digits: +0.053 or, with a true minus sign, \N{MINUS SIGN}0.053."""
+    if is_absent(value):
+        return ABSENT
+    return ("+" if value >= 0 else "\N{MINUS SIGN}") + significant(abs(value), 2)
+
+
 def signed_percent(value: Any) -> str:
     """Write a signed fraction as a percentage: +0.84% or, with a true minus sign, \N{MINUS SIGN}0.84%."""
     if is_absent(value):
@@ -85,6 +91,8 @@ def interval(value: Any, low: Any, high: Any) -> str:
     """Write an estimate and its 95% interval: 5.10 [5.02, 5.17]; ends no data bound are named."""
     if is_absent(value):
         return ABSENT
+    if is_absent(low) and is_absent(high):
+        return f"{significant(value)} [unbounded]"
     ends = ("unbounded" if is_absent(end) else significant(end) for end in (low, high))
     return f"{significant(value)} [{', '.join(ends)}]"
 

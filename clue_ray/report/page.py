@@ -4,7 +4,6 @@ Takes a study directory, gives the path of report/index.html and leaves fits.jso
 idea: the page says what is known and how well, shows every run behind it, and needs no law to stand.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -15,14 +14,17 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from clue_ray.errors import ClueRayError
 from clue_ray.report import figures, numbers, tables
+from clue_ray.report.clipping import highest_shown
 from clue_ray.report.directory import StudyFiles, read_directory
-from clue_ray.report.headline import interval_band
+from clue_ray.report.headline import Band, interval_band
 from clue_ray.report.rendering import HALF, Picture, picture
 from clue_ray.report.style import law_label
 from clue_ray.report.tables import Table
 from clue_ray.runs import Runs, replacing, write_json
 from clue_ray.scaling.analysis import Analysis, analyse
 from clue_ray.scaling.axes import AxisEffect
+
+CLIPPED = "An arrow at the upper edge marks a run worse than a guess, with its loss."
 
 
 @dataclass(frozen=True)
@@ -83,7 +85,7 @@ def build_content(files: StudyFiles, analysis: Analysis | None, document: dict[s
         laws=tables.law_table(analysis) if analysis else None,
         law_sentence=law_sentence(analysis) if analysis else "",
         comparison=tables.comparison(files, candidates) if candidates else None,
-        axes=_axes(analysis.axes) if analysis else (),
+        axes=_axes(analysis) if analysis else (),
         heat=_heat(files),
         curves=_curves(files),
         runs=tables.run_table(files.table),
@@ -107,19 +109,23 @@ def render(template: str, content: Content) -> str:
 def law_sentence(analysis: Analysis) -> str:
     """Say which law the backtest prefers, by how much over the next best, and whether that means anything."""
     summary = analysis.backtest.summary
-    errors = dict(zip(summary["law"], summary["mean_absolute_relative_error"], strict=True))
+    errors = dict(zip(summary["law"], summary["mean_absolute_error"], strict=True))
     best, name = errors.pop(analysis.preferred, None), law_label(analysis.preferred)
     if best is None:
-        return f"There were too few runs for a backtest; the {name} law is shown: it fits most closely."
-    start = f"The backtest prefers the {name} law: fitted to cheaper runs, it missed more expensive ones"
-    sentence = f"{start} by {numbers.percent(best)} on average"
+        return f"There were too few runs for a backtest; the {name} is shown: the simplest, then the closest fit."
+    start = f"The backtest prefers the {name}"
+    if analysis.backtest.tied:
+        tied = " or ".join(f"the {law_label(law)}" for law in analysis.backtest.tied)
+        start = f"The backtest cannot tell the {name} from {tied}, so the simplest is preferred"
+    sentence = f"{start}: fitted to cheaper runs, it missed more expensive ones by {_nats(best)} on average"
     if errors:
         rival = min(errors, key=lambda law: errors[law])
-        sentence += f", the next best, {law_label(rival)}, by {numbers.percent(errors[rival])}"
-    if analysis.backtest.tied:
-        tied = " or ".join(map(law_label, analysis.backtest.tied))
-        sentence += f"; so few predictions cannot tell it from {tied}"
+        sentence += f", the {law_label(rival)} by {_nats(errors[rival])}"
     return f"{sentence}."
+
+
+def _nats(error: float) -> str:
+    return f"{numbers.significant(error, 2)} nats"
 
 
 def runs_sentence(files: StudyFiles) -> str:
@@ -143,18 +149,33 @@ def _headline(files: StudyFiles, analysis: Analysis | None) -> Picture | None:
     points = files.done[files.done["train_flops"].notna()]
     if points.empty:
         return None
-    titles = {f"run-{run['run_id']}": _pointed_at(run) for _, run in points.iterrows()}
+    marks = ("run", "clipped")
+    titles = {f"{mark}-{run['run_id']}": _pointed_at(run) for _, run in points.iterrows() for mark in marks}
     name, level = str(files.baseline.get("name", "baseline")), files.baseline.get("loss")
     baseline = None if level is None else (name, float(level))
     caption = "Every finished run: held-out loss against training compute."
     if analysis:
         caption += (
-            f" The thick line is the {law_label(analysis.preferred)} law with its 95% interval, thin lines "
-            "are its rivals. Outlined runs are on the frontier: none with at most their compute does better."
+            f" The thick line is the {law_label(analysis.preferred)} with its 95% interval, thin lines "
+            "its rivals. Outlined runs are on the frontier: none with at most their compute does better."
         )
+    if highest_shown(points["loss"], figures.candidates_of(points)) < float(points["loss"].max()):
+        caption += f" {CLIPPED}"
     band = interval_band(analysis) if analysis else None
+    if band is not None and len(band.low):
+        caption += f" {_reach(band)}"
     draw = partial(figures.loss_against_compute, analysis or points, baseline=baseline, band=band)
     return picture("loss-against-compute", caption, draw, titles=titles)
+
+
+def _reach(band: Band) -> str:
+    """Say where the interval ends at the right edge, which the loss axis may cut."""
+    low, high = float(band.low[-1]), float(band.high[-1])
+    ends = [
+        numbers.significant(low) if low > 0 else "unbounded",
+        numbers.significant(high) if high < 1e3 else "unbounded",
+    ]
+    return f"At {numbers.flop(band.train_flops[-1])} FLOP the interval is {' to '.join(ends)} nats."
 
 
 def _pointed_at(run: pd.Series) -> str:
@@ -162,18 +183,21 @@ def _pointed_at(run: pd.Series) -> str:
     return f"{tables.describe(run)}: loss {loss} at {compute} FLOP (run {run['run_id']})"
 
 
-def _axes(effects: Sequence[AxisEffect]) -> tuple[Picture, ...]:
+def _axes(analysis: Analysis) -> tuple[Picture, ...]:
     """Draw one panel an axis, all on one loss scale, so that a flat axis looks flat."""
-    losses = [loss for effect in effects for line in effect.lines for loss in line["loss"]]
+    losses = [loss for effect in analysis.axes for line in effect.lines for loss in line["loss"]]
     if not losses:
         return ()
-    margin = 0.07 * max(max(losses) - min(losses), 1e-3)
-    limits = (min(losses) - margin, max(losses) + margin)
-    return tuple(_axis(effect, limits) for effect in effects if effect.lines)
+    high = highest_shown(losses, analysis.candidates)
+    margin = 0.07 * max(high - min(losses), 1e-3)
+    limits = (min(losses) - margin, high + margin)
+    return tuple(_axis(effect, limits) for effect in analysis.axes if effect.lines)
 
 
 def _axis(effect: AxisEffect, limits: tuple[float, float]) -> Picture:
     caption = f"{effect.label}: along a line nothing else differs.{_along(effect)}"
+    if any((line["loss"] > limits[1]).any() for line in effect.lines):
+        caption += f" {CLIPPED}"
     name = f"axis-{effect.column.replace('_', '-')}"
     return picture(name, caption, partial(figures.axis_effect, effect, loss_limits=limits), sizes=(HALF,))
 
@@ -182,7 +206,10 @@ def _along(effect: AxisEffect) -> str:
     if effect.fit is None or not effect.fit.law.exponents:
         return ""
     exponent = effect.fit.law.exponents[0]
-    shown = numbers.interval(effect.fit.parameters[exponent], *effect.fit.interval(exponent))
+    low, high = effect.fit.known_interval(exponent)
+    shown = "not identified"
+    if low is not None or high is not None:
+        shown = numbers.interval(effect.fit.parameters[exponent], low, high)
     return f" Dashed: {law_label(effect.fit.law.name)} along the longest line, exponent {shown}."
 
 

@@ -17,6 +17,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from clue_ray.report.numbers import compact, decade, is_absent
+from clue_ray.scaling.laws import LAWS
 
 INK, MUTED, FAINT = "#1a1a1a", "#5f6368", "#d5d8dc"
 LAW_COLOUR = "#d55e00"  # Okabe-Ito vermillion: apart from viridis for every common colour vision
@@ -101,7 +102,7 @@ def short_label(column: str) -> str:
 
 def law_label(name: str) -> str:
     """Write a law's name as words: power_law_plus_constant becomes power law plus constant."""
-    return "log-linear" if name == "log_linear" else name.replace("_", " ")
+    return LAWS[name].words if name in LAWS else name.replace("_", " ")
 
 
 def ordered_colours(values: list[Any]) -> dict[Any, str]:

@@ -120,9 +120,9 @@ def law_table(analysis: Analysis) -> Table:
     rows = analysis.law_table()
     heads = (
         "law",
-        "backtest error",
+        "backtest error, nats",
         "inside 95% interval",
-        "held-out error",
+        "held-out error, nats",
         "exponent [95%]",
         "loss at 10\N{MULTIPLICATION SIGN} compute [95%]",
     )
@@ -133,12 +133,24 @@ def law_table(analysis: Analysis) -> Table:
 def _law_row(row: dict[str, Any], preferred: bool) -> tuple[Cell, ...]:
     return (
         Cell(law_label(row["law"]) + (" (preferred)" if preferred else ""), row["law"], detail=row["formula"]),
-        written(numbers.percent(row["backtest_error"])),
+        _error(numbers.significant(row["backtest_error_nats"], 2), numbers.percent(row["backtest_error"])),
         written(numbers.percent(row["coverage"])),
-        written(numbers.signed_percent(row["held_out_error"])),
-        written(numbers.interval(row["exponent"], row["exponent_low"], row["exponent_high"])),
+        _error(numbers.signed(row["held_out_error_nats"]), numbers.signed_percent(row["held_out_error"])),
+        written(_exponent(row)),
         written(numbers.interval(row["loss_at_10x"], row["loss_at_10x_low"], row["loss_at_10x_high"])),
     )
+
+
+def _error(nats: str, share: str) -> Cell:
+    """Show an error in nats, and below it as a share of the loss, which flatters a loss near chance."""
+    return Cell(nats, nats, numeric=True, detail="" if share == numbers.ABSENT else share)
+
+
+def _exponent(row: dict[str, Any]) -> str:
+    """Write an exponent, or that the runs allow any: the range searched is no interval."""
+    if row["exponent"] is not None and row["exponent_low"] is None and row["exponent_high"] is None:
+        return "not identified"
+    return numbers.interval(row["exponent"], row["exponent_low"], row["exponent_high"])
 
 
 def comparison(files: StudyFiles, candidates: int) -> Table | None:
@@ -206,19 +218,22 @@ def cost_table(files: StudyFiles) -> Table | None:
 def provenance(files: StudyFiles) -> Table:
     """Say how the report came to be: versions, corpus, rows rejected, licence, devices."""
     table, corpus = files.table, files.corpus
-    rejected = corpus.get("rejected") or {}
     services = corpus.get("services")
     facts = {
         "clue_ray version": _distinct(table["clue_ray_version"]),
         "device": _distinct(table["device"]),
         "workers a run": _distinct(table["num_workers"]),
         "corpus digest": str(corpus.get("digest") or _distinct(table["corpus_digest"])),
+        "corpus": str(corpus.get("path") or ""),
         "users": _amount(corpus.get("users")),
+        "users seen in two or more services": _amount(corpus.get("users_in_two_services")),
+        "users for training": _amount(corpus.get("training_users")),
+        "users held out": _amount(corpus.get("held_out_users")),
         "services": ", ".join(map(str, services)) if isinstance(services, list | dict) else _amount(services),
         "events": _amount(corpus.get("events")),
+        "distinct items": _amount(corpus.get("items")),
         "tokens": _amount(corpus.get("tokens")),
-        "rows rejected": ", ".join(f"{reason}: {_amount(n)}" for reason, n in rejected.items())
-        or ("none" if corpus else ""),
+        "rows rejected": _rejected(corpus),
         "licence of the data": str(corpus.get("licence_note") or ""),
     }
     return Table(("", ""), tuple((text(name), text(value)) for name, value in facts.items() if value))
@@ -257,6 +272,16 @@ def _distinct(values: pd.Series) -> str:
 
 def _amount(value: Any) -> str:
     return "" if numbers.is_absent(value) else numbers.count(value) if not isinstance(value, str) else value
+
+
+def _rejected(corpus: dict[str, Any]) -> str:
+    """Count the rows left out of a corpus, with the reasons."""
+    if not corpus:
+        return ""
+    reasons = {reason: rows for reason, rows in (corpus.get("rejected") or {}).items() if rows}
+    total = corpus.get("rejected_rows", sum(reasons.values()))
+    why = ", ".join(f"{reason}: {_amount(rows)}" for reason, rows in reasons.items())
+    return f"{_amount(total)} ({why})" if why else _amount(total) if total else "none"
 
 
 def _gain(best: float, chance: float, baseline: Any) -> str:

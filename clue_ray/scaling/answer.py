@@ -56,7 +56,7 @@ def in_words(law: str) -> str:
 
 def _trust(row: dict[str, Any]) -> str:
     if row["backtest_error_nats"] is None:
-        return "which too few runs were there to backtest"
+        return "with too few runs to backtest it"
     missed = row["backtest_error_nats"]
     return f"which missed larger runs by {missed:.3f} nats on average in the backtest"
 

@@ -25,7 +25,7 @@ DISAGREEMENT = 1.5  # ratio of two widths that a reader should hear of
 NEGLIGIBLE = 1e-6  # relative width below which an interval is a point
 POLISHED = 4  # basins followed to the bottom
 AT_BOUND = 0.01  # share of its range within which a parameter counts as at its bound
-BAND_PLACES = 13  # places along x at which the curves of a band are sought
+BAND_PLACES = 11  # places along x at which the curves of a band are sought
 FLAT = 1e-9  # relative difference of costs that counts as none
 
 

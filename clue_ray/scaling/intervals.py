@@ -138,7 +138,7 @@ class Likelihood:
         count, tries = len(wanted), len(starts)
         rows = _with_row(self.problem.rows(), quantity, np.tile(wanted, tries), np.tile(weights, tries))
         delta = np.append(self.delta, np.inf)
-        points, costs = minimise(rows, np.concatenate(starts), delta, self.problem.bounds, iterations=60)
+        points, costs = minimise(rows, np.concatenate(starts), delta, self.problem.bounds, iterations=40)
         best = np.argmin(costs.reshape(tries, count), axis=0) * count + np.arange(count)
         return points[best], costs[best]
 

@@ -13,7 +13,7 @@ from clue_ray.scaling.laws import Floats
 
 RUNGS = 50  # solves on one side; steps double, so a side that takes them all is unbounded
 STRIDE = 0.5  # first step, as a share of where a straight profile would reach the limit
-CLOSE = 1e-4  # relative distance from the limit at which interpolation finishes
+CLOSE = 1e-3  # relative distance from the limit at which interpolation finishes
 SHORT = 0.5  # share of a step; less twice running means that the quantity is held by a bound
 
 

@@ -36,21 +36,15 @@ class StudyDirectory:
             found = json.loads(file.read_text(encoding="utf-8"))
             if found != owner:
                 difference = ", ".join(
-                    f"{key} {found.get(key)} there, {owner[key]} here"
-                    for key in owner
-                    if found.get(key) != owner[key]
+                    f"{key} {found.get(key)} there, {owner[key]} here" for key in owner if found.get(key) != owner[key]
                 )
-                raise StudyError(
-                    f"{self.path} belongs to another study ({difference}); choose another --output."
-                )
+                raise StudyError(f"{self.path} belongs to another study ({difference}); choose another --output.")
         elif self.path.exists() and any(self.path.iterdir()):
             raise StudyError(f"{self.path} is not empty and holds no study; choose another --output.")
         write_json(file, owner)
         with replacing(self.path / "study.yaml") as temporary:
             document = study.model_dump(mode="json", exclude_unset=True)
-            temporary.write_text(
-                yaml.safe_dump(document, sort_keys=False, allow_unicode=True), encoding="utf-8"
-            )
+            temporary.write_text(yaml.safe_dump(document, sort_keys=False, allow_unicode=True), encoding="utf-8")
 
     def run_path(self, run_id: str) -> Path:
         """Folder of one run."""
@@ -86,10 +80,7 @@ class StudyDirectory:
             records.append(record or RunRecord(**known, status="missing", error="not run yet"))
             curve_file = self.run_path(run_id) / "curve.json"
             if record and curve_file.exists():
-                curves += [
-                    {"run_id": run_id, **point}
-                    for point in json.loads(curve_file.read_text(encoding="utf-8"))
-                ]
+                curves += [{"run_id": run_id, **point} for point in json.loads(curve_file.read_text(encoding="utf-8"))]
         runs = Runs.from_records(records)
         runs.write(self.path)
         with replacing(self.path / "curves.parquet") as temporary:

@@ -69,7 +69,8 @@ def check_reachable(address: str) -> None:
         socket.create_connection((place.hostname, place.port), timeout=CONNECT_SECONDS).close()
     except (OSError, ValueError) as error:
         raise ClusterError(
-            f"Ray cannot be reached at {address!r} ({error}); give HOST:PORT of a running head node, or leave --address out."
+            f"Ray cannot be reached at {address!r} ({error}); give HOST:PORT of a running head node, "
+            "or leave --address out."
         ) from None
 
 
@@ -177,9 +178,7 @@ def run_trial(config: dict[str, Any]) -> None:
             record, curve = train_on_workers(run, corpus.path, evaluation, config["study"], folder)
         else:
             torch.set_num_threads(run.resources.cpus_per_worker)
-            record, curve = train_with(
-                run, corpus, evaluation, TrialContext(folder / "checkpoints"), config["study"]
-            )
+            record, curve = train_with(run, corpus, evaluation, TrialContext(folder / "checkpoints"), config["study"])
     except Exception as error:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "error.txt").write_text(traceback.format_exc(), encoding="utf-8")

@@ -18,7 +18,7 @@ from clue_ray.training.evaluate import make_pools
 from clue_ray.training.loop import LocalContext, Trainer, describe_run
 from clue_ray.training.schedule import mean_work, resolve_steps
 
-TIMED_STEPS = 2
+TIMED_STEPS = 5
 STARTUP_SECONDS = {True: 1.0, False: 20.0}
 """Start of a run in a reused actor, and through Ray Train."""
 BYTES_PER_PARAM = 12
@@ -67,10 +67,7 @@ class Plan:
 
     def to_dict(self) -> dict[str, Any]:
         """Return what plan.json holds."""
-        runs = [
-            {**r.known, **{k: v for k, v in asdict(r).items() if k not in {"run", "known"}}}
-            for r in self.runs
-        ]
+        runs = [{**r.known, **{k: v for k, v in asdict(r).items() if k not in {"run", "known"}}} for r in self.runs]
         return {
             "study": self.study,
             "concurrency": self.concurrency,
@@ -119,9 +116,7 @@ def concurrency(study: StudySpec, cpus: int) -> int:
     return max(1, cpus // study.resources.cpus_per_worker)
 
 
-def calibrate(
-    runs: list[RunSpec], corpus: Corpus, evaluation: EvaluationSpec
-) -> dict[str, tuple[float, float]]:
+def calibrate(runs: list[RunSpec], corpus: Corpus, evaluation: EvaluationSpec) -> dict[str, tuple[float, float]]:
     """Time a few real steps of each encoder at its shortest and longest histories.
 
     Returns:
@@ -144,11 +139,13 @@ def time_step(run: RunSpec, corpus: Corpus, evaluation: EvaluationSpec) -> tuple
     short = run.model_copy(update={"train": run.train.model_copy(update={"steps": 1 + TIMED_STEPS})})
     trainer = Trainer(short, corpus, evaluation, LocalContext())
     trainer.step()
-    before, started = trainer.state.executed, time.perf_counter()
+    before, seconds = trainer.state.executed, []
     for _ in range(TIMED_STEPS):
+        started = time.perf_counter()
         trainer.step()
+        seconds.append(time.perf_counter() - started)
     executed = Work(*(a - b for a, b in zip(trainer.state.executed, before, strict=True)))
-    return train_flops(run.encoder, executed) / TIMED_STEPS, (time.perf_counter() - started) / TIMED_STEPS
+    return train_flops(run.encoder, executed) / TIMED_STEPS, float(np.median(seconds))
 
 
 def plan_run(
@@ -203,6 +200,7 @@ def find_warnings(planned: list[PlannedRun], corpus: Corpus, study: StudySpec) -
     scored = len(make_pools(corpus, study.evaluation.candidates))
     if scored < len(corpus.pairs()):
         warnings.append(
-            f"{len(corpus.pairs()) - scored} of {len(corpus.pairs())} service pairs have too few held-out users to be scored"
+            f"{len(corpus.pairs()) - scored} of {len(corpus.pairs())} service pairs have too few held-out users "
+            "to be scored"
         )
     return warnings

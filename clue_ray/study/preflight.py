@@ -34,6 +34,4 @@ def check_disk(plan: Plan, output: Path) -> None:
     output.mkdir(parents=True, exist_ok=True)
     free, need = shutil.disk_usage(output).free, plan.disk_bytes + SPARE_BYTES
     if free < need:
-        raise StudyError(
-            f"No free disk at {output}: {free:,} bytes free, about {need:,} needed; free some space."
-        )
+        raise StudyError(f"No free disk at {output}: {free:,} bytes free, about {need:,} needed; free some space.")

@@ -45,9 +45,7 @@ class StudyView:
             if self.console.is_terminal:
                 self.live.start()
         for line in snapshot.ended:
-            self.console.print(
-                f"[{snapshot.finished}/{len(snapshot.plan.runs)}] {line}", highlight=False, markup=False
-            )
+            self.console.print(f"[{snapshot.finished}/{len(snapshot.plan.runs)}] {line}", highlight=False, markup=False)
         if self.console.is_terminal:
             self.live.update(render(snapshot))
         elif time.monotonic() - self.last_line > QUIET_SECONDS:
@@ -82,9 +80,7 @@ def render(snapshot: Snapshot) -> Group:
     table = Table.grid(padding=(0, 2))
     for run in snapshot.running:
         loss = f"loss {run.loss:.3f}" if run.loss else ""
-        table.add_row(
-            run.label, ProgressBar(total=1.0, completed=run.share, width=24), f"{run.share:4.0%}", loss
-        )
+        table.add_row(run.label, ProgressBar(total=1.0, completed=run.share, width=24), f"{run.share:4.0%}", loss)
     head = f"{snapshot.plan.study}: {snapshot.finished} of {len(snapshot.plan.runs)} runs done, {time_left(snapshot)}"
     return Group(Text(head, style="bold"), table)
 

@@ -79,9 +79,7 @@ def train_on_workers(
             storage_path=str(directory),
             callbacks=[TuneReportCallback()],
             checkpoint_config=CheckpointConfig(num_to_keep=1),
-            failure_config=FailureConfig(
-                max_failures=WORKER_FAILURES, controller_failure_limit=CONTROLLER_FAILURES
-            ),
+            failure_config=FailureConfig(max_failures=WORKER_FAILURES, controller_failure_limit=CONTROLLER_FAILURES),
             logging_config=LoggingConfig(log_level="ERROR"),
         ),
     )

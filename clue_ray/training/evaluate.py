@@ -69,9 +69,7 @@ def evaluate(model: Encoder, corpus: Corpus, pools: Pools, sequence_length: int)
 
 
 @torch.no_grad()
-def embed(
-    model: Encoder, corpus: Corpus, users: NDArray[np.int64], service: int, sequence_length: int
-) -> torch.Tensor:
+def embed(model: Encoder, corpus: Corpus, users: NDArray[np.int64], service: int, sequence_length: int) -> torch.Tensor:
     """Embed users by their most recent events in one service, [users, output_width]; zeros where they have none."""
     device = model.log_scale.device
     vectors = torch.zeros(len(users), model.output.out_features, device=device)

@@ -101,9 +101,7 @@ class Trainer:
         self.pools: Pools = make_pools(corpus, evaluation.candidates)
         self.sampler = BatchSampler(run, corpus)
         self.steps = resolve_steps(run, self.sampler)
-        self.device = torch.device(
-            "cuda" if run.resources.gpus_per_worker and torch.cuda.is_available() else "cpu"
-        )
+        self.device = torch.device("cuda" if run.resources.gpus_per_worker and torch.cuda.is_available() else "cpu")
         vocabulary = corpus.vocabulary(run.sequence_length)
         self.model = Encoder(run.encoder, vocabulary, run.train.temperature, run.train.seed).to(self.device)
         self.optimizer = make_optimizer(self.model, run.train, run.encoder.width)

@@ -10,7 +10,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clue_ray.corpus.events import as_seconds, build_text, check_columns, find_files, normalise, read_schema, template_fields
+from clue_ray.corpus.events import (
+    as_seconds,
+    build_text,
+    check_columns,
+    find_files,
+    normalise,
+    read_schema,
+    template_fields,
+)
 from clue_ray.errors import EventLogError
 from clue_ray.spec import CorpusSpec
 
@@ -60,7 +68,9 @@ def test_timestamps(values, expected):
 
 @given(st.lists(st.tuples(st.none() | st.text(), st.none() | st.integers(-5, 5)), min_size=1, max_size=5))
 def test_template_equals_python_format(rows):
-    table = pa.table({"a": pa.array([r[0] for r in rows], pa.string()), "b": pa.array([r[1] for r in rows], pa.int64())})
+    table = pa.table(
+        {"a": pa.array([r[0] for r in rows], pa.string()), "b": pa.array([r[1] for r in rows], pa.int64())}
+    )
     found = build_text(table, CorpusSpec(events="x", text="{a} / {b}")).to_pylist()
     for text, (a, b) in zip(found, rows, strict=True):
         parts = [trim(a or ""), "" if b is None else str(b)]
@@ -122,7 +132,10 @@ def test_unusable_files(tmp_path, name, content, words):
 @pytest.mark.parametrize(
     ("spec", "words"),
     [
-        ({"text": "{titel}"}, "no column 'titel'; columns found are 'user_id', 'service', 'timestamp', 'title', 'price'"),
+        (
+            {"text": "{titel}"},
+            "no column 'titel'; columns found are 'user_id', 'service', 'timestamp', 'title', 'price'",
+        ),
         ({"text": "{price}"}, "'price' holds double, not words"),
         ({"columns": {"user": "u"}, "text": "{title}"}, "unknown role 'user'; did you mean 'user_id'?"),
         ({"columns": {"user_id": "author"}, "text": "{title}"}, "no column 'author'"),

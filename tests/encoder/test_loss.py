@@ -30,7 +30,9 @@ def reference_gradient():
     (first, second), weight = inputs()
     weight.requires_grad_()
     logits = 5.0 * encode(first, weight) @ encode(second, weight).T
-    terms = [-(logits[i, i] - logits[i].logsumexp(0)) - (logits[i, i] - logits[:, i].logsumexp(0)) for i in range(USERS)]
+    terms = [
+        -(logits[i, i] - logits[i].logsumexp(0)) - (logits[i, i] - logits[:, i].logsumexp(0)) for i in range(USERS)
+    ]
     loss = sum(terms) / (2 * USERS)
     loss.backward()
     return loss.item(), weight.grad.numpy()
@@ -38,11 +40,17 @@ def reference_gradient():
 
 def wrong_no_gradient(a, b, scale):
     """Gather without gradient: the loss is right, the gradient is not."""
-    parts = [torch.empty_like(a) for _ in range(dist.get_world_size())], [torch.empty_like(b) for _ in range(dist.get_world_size())]
+    parts = (
+        [torch.empty_like(a) for _ in range(dist.get_world_size())],
+        [torch.empty_like(b) for _ in range(dist.get_world_size())],
+    )
     for gathered, mine in zip(parts, (a, b), strict=True):
         dist.all_gather(gathered, mine.detach())
     target = torch.arange(len(a)) + dist.get_rank() * len(a)
-    return (F.cross_entropy(scale * a @ torch.cat(parts[1]).T, target) + F.cross_entropy(scale * b @ torch.cat(parts[0]).T, target)) / 2
+    return (
+        F.cross_entropy(scale * a @ torch.cat(parts[1]).T, target)
+        + F.cross_entropy(scale * b @ torch.cat(parts[0]).T, target)
+    ) / 2
 
 
 def wrong_own_negatives(a, b, scale):
@@ -113,5 +121,3 @@ def test_the_check_has_power(name):
     _, gradient = reference_gradient()
     _, found = run_workers(2, name)
     assert relative_error(found, gradient) > 0.05
-
-

@@ -9,6 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from clue_ray.report import figures, numbers
+from clue_ray.report.clipping import highest_shown
 from clue_ray.report.style import Encoding
 from clue_ray.runs import Runs
 from clue_ray.scaling.analysis import Analysis, analyse
@@ -136,9 +137,35 @@ def test_axis_effect_draws_each_line_and_names_it(analysis: Analysis, ax: Axes) 
 
 def test_end_labels_keep_their_distance(ax: Axes) -> None:
     ax.set_ylim(0, 1)
-    figures.end_labels(ax, [0.5, 0.5, 0.51, 1.0], ["a", "b", "c", "d"], ["black"] * 4)
-    heights = sorted(text.get_position()[1] for text in ax.texts)
-    assert np.diff(heights).min() > 0.06 and heights[-1] <= 1.0
+    ends = [(0.5, 0.5), (1.0, 0.5), (1.0, 0.51), (1.0, 1.0)]
+    figures.end_labels(ax, ends, ["a", "b", "c", "d"], ["black"] * 4)
+    heights = [text.get_position()[1] for text in ax.texts]
+    assert np.diff(heights).min() > 0.07 and heights[-1] <= 1.0
+    assert np.mean(heights[:3]) == pytest.approx(np.mean([0.5, 0.5, 0.51]))  # pushed both ways, not all up
+    assert [text.xy for text in ax.texts] == ends  # each label points at its line's end
+
+
+def test_runs_above_chance_do_not_stretch_the_loss_axis(ax: Axes) -> None:
+    table = planted()
+    table.loc[10, "loss"] = 9.87
+    figures.loss_against_compute(analyse(Runs(table), ("power_law", "log_linear")), ax)
+    assert np.log(256) < ax.get_ylim()[1] < 6 and "9.87" in texts(ax)
+    assert [str(text.get_gid()) for text in ax.texts].count("clipped-run10") == 1
+
+
+def test_panels_mark_runs_above_their_axis(ax: Axes) -> None:
+    table = planted()
+    table.loc[10, "loss"] = 9.87
+    effects = analyse(Runs(table), ("power_law", "log_linear")).axes
+    effect = next(effect for effect in effects if effect.column == "global_batch_size")
+    figures.axis_effect(effect, ax, loss_limits=(4.5, 5.6))
+    assert ax.get_ylim() == (4.5, 5.6) and "9.87" in texts(ax)
+
+
+def test_loss_axis_reaches_the_worst_run_where_none_is_worse_than_a_guess() -> None:
+    assert highest_shown([5.2, 5.5], 256) == 5.5
+    assert highest_shown([5.2, 9.0], None) == 9.0
+    assert highest_shown([5.2, 9.0], 256) == pytest.approx(np.log(256) + 0.15 * (np.log(256) - 5.2))
 
 
 def test_heat_table_shows_each_loss_and_why_a_cell_has_none(ax: Axes) -> None:
@@ -192,6 +219,8 @@ def test_learning_curves_end_at_the_final_loss_and_unfinished_runs_are_dashed(ax
         (numbers.seconds(90), "1.5 min"),
         (numbers.seconds(36000), "10.0 h"),
         (numbers.interval(1, 0.5, None), "1.00 [0.500, unbounded]"),
+        (numbers.interval(1, None, None), "1.00 [unbounded]"),
+        (numbers.signed(-0.0531), "\N{MINUS SIGN}0.053"),
         (numbers.decade(1e12), "10¹²"),
     ],
 )

@@ -153,6 +153,48 @@ def test_answer_law_table_and_comparison_are_there(html: str, study: Path) -> No
     assert "The plan expected 4.5 min of training for the 9 runs that finished" in html
 
 
+def test_laws_are_named_in_words_and_errors_are_in_nats(html: str, study: Path) -> None:
+    assert "log-linear law" in html and "backtest error, nats" in html
+    body = html[html.index("</header>") : html.index("Every run")]
+    assert "log_linear" not in re.sub(r'data-order="[^"]*"|\bid="[^"]*"', "", body)
+    best = json.loads((study / "fits.json").read_text())["laws"][0]["backtest_error_nats"]
+    assert f"{best:.2g} nats on average" in html
+
+
+def test_unidentified_exponent_is_called_so(tmp_path: Path) -> None:
+    table = planted().head(6)
+    table["train_flops"] = [5.7e10, 1.0e11, 1.7e11, 2.7e11, 9.0e11, 3.3e12]
+    table["loss"] = [5.470, 5.438, 5.406, 5.274, 5.267, 5.225]
+    Runs(table).write(tmp_path)
+    html = write_report(tmp_path).read_text(encoding="utf-8")
+    assert "not identified" in html and "5.00]" not in html and "inf nats" not in html
+    assert html.count("<li>") <= 6
+    row = json.loads((tmp_path / "fits.json").read_text())["laws"][0]
+    ends = f"{row['loss_at_10x_low']:.2f} to {row['loss_at_10x_high']:.2f} nats"
+    assert f"At 3.3e13 FLOP the interval is {ends}" in html  # also where the axis cuts the band
+
+
+def test_corpus_is_described(tmp_path: Path) -> None:
+    write_study(tmp_path, planted(runs=2))
+    summary = {"path": "logs/a.parquet", "digest": "9f8e", "services": ["shop", "search"], "users": 2469}
+    summary |= {"users_in_two_services": 2466, "training_users": 1972, "held_out_users": 494, "events": 1_400_000}
+    summary |= {
+        "items": 30_000,
+        "tokens": 17_008_983,
+        "rejected_rows": 1234,
+        "rejected": {"empty text": 1200, "late": 34},
+    }
+    (tmp_path / "corpus.json").write_text(json.dumps(summary))
+    html = write_report(tmp_path).read_text(encoding="utf-8")
+    for shown in ("logs/a.parquet", "shop, search", "2,466", "1,972", "494", "30,000"):
+        assert f">{shown}<" in html
+    assert "1,234 (empty text: 1,200, late: 34)" in html
+
+
+def test_baseline_is_in_the_plot_and_in_the_table(html: str) -> None:
+    assert "TF-IDF: 5.30</text>" in html and ">TF-IDF</td>" in html
+
+
 def test_second_report_has_the_same_bytes(study: Path) -> None:
     before = files_under(study)
     write_report(study)

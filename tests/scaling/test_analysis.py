@@ -13,6 +13,12 @@ from clue_ray.runs import Runs
 from clue_ray.scaling.analysis import Analysis, analyse, frontier
 
 LAWS = ["power_law_plus_constant", "log_linear", "power_law", "bounded_power_law"]
+LAW_WORDS = {
+    "power_law_plus_constant": "power law plus constant",
+    "log_linear": "log-linear law",
+    "power_law": "power law",
+    "bounded_power_law": "bounded power law",
+}
 COLUMNS = ["non_embedding_params", "sequence_length", "corpus_users", "global_batch_size"]
 
 
@@ -65,12 +71,17 @@ def test_axes_hold_everything_else_equal(analysis: Analysis) -> None:
 
 def test_answer_table_and_document(analysis: Analysis) -> None:
     answer, rows = analysis.answer(), analysis.law_table()
-    assert answer.count("95 %") >= 3 and "10 times more" in answer and analysis.preferred in answer
+    assert answer.count("95 %") == 1 and "Ten times more" in answer
+    assert f"by the {LAW_WORDS[analysis.preferred]}, which missed larger runs by" in answer
     assert rows[0]["law"] == analysis.preferred and {row["law"] for row in rows} == set(LAWS)
     for row in rows:
         assert row["loss_at_10x_low"] <= row["loss_at_10x"] <= row["loss_at_10x_high"]
         assert (row["exponent"] is None) == (row["law"] == "log_linear")
         assert abs(row["held_out_error"]) < 0.05
+        held = analysis.points.loc[analysis.points["held_out"], "loss"].min()
+        assert row["held_out_error_nats"] == pytest.approx(row["held_out_error"] * held)
+        judged = analysis.backtest.summary.set_index("law").loc[row["law"]]
+        assert row["backtest_error_nats"] == judged["mean_absolute_error"]
     document = json.loads(json.dumps(analysis.to_dict(), allow_nan=False))
     assert document["answer"] == answer and document["preferred"] == analysis.preferred
     assert len(document["backtest"]["rows"]) == len(analysis.backtest.rows)
@@ -79,14 +90,69 @@ def test_answer_table_and_document(analysis: Analysis) -> None:
 def test_short_frontier_falls_back_to_all_runs() -> None:
     table = study()
     table.loc[0, "loss"] = 5.0  # one lucky small run hides most of the frontier
-    found = analyse(Runs(table), LAWS)
+    found = analyse(Runs(table), LAWS[:2])
     assert any("so the laws were fitted to all 18 runs" in warning for warning in found.warnings)
     tiny = analyse(Runs(study().iloc[[0, 5, 10]]), ["power_law", "power_law_plus_constant"])
     assert list(tiny.fits) == ["power_law"] and not tiny.points["held_out"].any()
-    assert any(warning.startswith("Left out: power_law_plus_constant") for warning in tiny.warnings)
+    assert any(warning.startswith("Left out: power law plus constant has 3") for warning in tiny.warnings)
     assert any(warning.startswith("No backtest") for warning in tiny.warnings)
     assert tiny.preferred == "power_law" and "too few runs to backtest" in tiny.answer()
     json.dumps(tiny.to_dict(), allow_nan=False)
+
+
+def short() -> pd.DataFrame:
+    """Six frontier runs near chance, as a small first study gives them, and a worse run above chance."""
+    flops = [5.7e10, 1.0e11, 1.7e11, 2.7e11, 9.0e11, 3.3e12, 7.1e11]
+    losses = [5.470, 5.438, 5.406, 5.274, 5.267, 5.225, 5.855]
+    return pd.DataFrame({"train_flops": flops, "loss": losses, "loss_candidates": 256, "status": "done"})
+
+
+@pytest.fixture(scope="module")
+def little() -> Analysis:
+    return analyse(Runs(short()), LAWS)
+
+
+def test_answer_says_what_was_measured_then_what_is_predicted(little: Analysis) -> None:
+    measured, predicted = little.answer().split("). ")
+    assert measured == (
+        "58 times more compute, 3.3e12 instead of 5.7e10 FLOP, lowered held-out loss from 5.470 to 5.225 nats "
+        "(a guess among 256 costs 5.545"
+    )
+    row = little.law_table()[0]
+    assert predicted.startswith(
+        f"Ten times more, 3.3e13 FLOP, is predicted to reach {row['loss_at_10x']:.2f} nats (95 % "
+    )
+    assert f"missed larger runs by {row['backtest_error_nats']:.3f} nats" in predicted and "the four laws" in predicted
+
+
+def test_answer_does_not_credit_compute_that_bought_nothing() -> None:
+    best_first = short().assign(loss=[5.2, 5.47, 5.44, 5.41, 5.3, 5.27, 5.9])
+    answer = analyse(Runs(best_first), ["power_law"]).answer()
+    assert "reached with the least compute, 5.7e10 FLOP" in answer and "58 times more did not lower it" in answer
+    guesses = short().assign(loss=[5.70, 5.69, 5.68, 5.67, 5.66, 5.65, 5.9])
+    assert "so nothing is learnt" in analyse(Runs(guesses), ["power_law"]).answer()
+
+
+def test_simplest_of_tied_laws_speaks(little: Analysis) -> None:
+    parameters = {law: len(fit.parameters) for law, fit in little.fits.items()}
+    assert "power_law_plus_constant" in little.backtest.tied and parameters[little.preferred] == 2
+
+
+def test_what_the_runs_do_not_identify_has_no_interval(little: Analysis) -> None:
+    rows = {row["law"]: row for row in little.law_table()}
+    assert rows["power_law_plus_constant"]["exponent"] is not None
+    for end in ("exponent_low", "exponent_high"):
+        assert rows["power_law_plus_constant"][end] is None and rows["power_law"][end] is not None
+    floor = little.fits["power_law_plus_constant"]
+    assert not floor.identified("irreducible_loss") and floor.to_dict()["intervals"]["exponent"] == [None, None]
+
+
+def test_warnings_are_few_plain_and_gravest_first(little: Analysis) -> None:
+    warnings = little.warnings
+    assert len(warnings) <= 6 and not any("_" in warning for warning in warnings)
+    assert "do not exclude that more compute buys nothing" in warnings[0]
+    assert sum("floor" in warning for warning in warnings) == 1
+    assert "Only five runs lie under each law" in warnings[1]
 
 
 def test_what_cannot_be_analysed_is_refused() -> None:

@@ -9,7 +9,6 @@ from clue_ray.errors import CorpusError, StudyError
 from clue_ray.report.page import write_report
 from clue_ray.runs import COLUMNS
 from clue_ray.spec import read_study
-from clue_ray.study import execute
 from clue_ray.study.execute import plan_study, run_study
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_session")]
@@ -68,16 +67,16 @@ def test_plan_before_and_after(study, output, finished):
 
 def test_another_study_in_the_folder_is_refused(planted_log, write_study, output, finished):
     other = read_study(write_study(planted_log, evaluation={"candidates": 8}))
-    with pytest.raises(StudyError, match="belongs to another study .candidates 16 there, 8 here."):
+    with pytest.raises(StudyError, match=r"belongs to another study \(candidates 16 there, 8 here\)"):
         run_study(other, output)
 
 
-def test_foreign_folder_is_refused(study, tmp_path):
-    (tmp_path / "tiny").mkdir()
-    (tmp_path / "tiny" / "thesis.tex").write_text("mine")
+def test_foreign_folder_is_refused(planted_log, write_study, output, finished):
+    (output / "foreign").mkdir()
+    (output / "foreign" / "thesis.tex").write_text("mine")
     with pytest.raises(StudyError, match="not empty and holds no study"):
-        run_study(study, tmp_path)
-    assert [p.name for p in (tmp_path / "tiny").iterdir()] == ["thesis.tex"]
+        run_study(read_study(write_study(planted_log, name="foreign")), output)
+    assert [p.name for p in (output / "foreign").iterdir()] == ["thesis.tex"]
 
 
 @pytest.mark.parametrize(
@@ -94,31 +93,19 @@ def test_what_cannot_train_stops_before_anything(planted_log, write_study, outpu
     assert not (output / "hopeless").exists()
 
 
-def test_failed_run_is_a_row(planted_log, write_study, output, monkeypatch):
+def test_failed_run_is_a_row_and_tried_again(planted_log, write_study, output, finished):
     study = read_study(write_study(planted_log, name="broken", axes={"sequence_length": [2, 3]}))
-    real = execute.run_trial
+    unlucky = plan_study(study, output).runs[1].run_id
+    run_study(read_study(write_study(planted_log, name="broken", axes={"sequence_length": [2]})), output)
+    in_the_way = output / "broken" / "runs" / unlucky / "checkpoints"
+    in_the_way.parent.mkdir()
+    in_the_way.write_text("a file where the folder of checkpoints should be")
 
-    def fail_one(config):
-        import clue_ray.study.execute as inside
-
-        train = inside.train_with
-
-        def broken(run, *rest):
-            if run.sequence_length == 3:
-                raise RuntimeError("out of luck")
-            return train(run, *rest)
-
-        inside.train_with = broken
-        try:
-            real(config)
-        finally:
-            inside.train_with = train
-
-    monkeypatch.setattr(execute, "run_trial", fail_one)
     runs = run_study(study, output)
     assert runs.table["status"].tolist() == ["done", "failed"]
-    assert runs.table["error"].tolist() == ["", "RuntimeError: out of luck"]
-    failed = output / "broken" / "runs" / runs.table["run_id"][1]
-    assert "out of luck" in (failed / "error.txt").read_text()
-    monkeypatch.setattr(execute, "run_trial", real)
+    assert runs.table["error"][0] == "" and runs.table["error"][1].startswith("FileExistsError")
+    assert "Traceback" in (in_the_way.parent / "error.txt").read_text()
+    assert len(runs.done) == 1
+
+    in_the_way.unlink()
     assert run_study(study, output).table["status"].tolist() == ["done", "done"]

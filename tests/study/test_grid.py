@@ -3,9 +3,8 @@
 import pytest
 
 from clue_ray.errors import SpecError
-from clue_ray.spec import StudySpec
+from clue_ray.spec import RunSpec, StudySpec
 from clue_ray.study.grid import dotted_fields, expand
-from clue_ray.spec import RunSpec
 
 
 def make_study(axes, **base):
@@ -42,7 +41,9 @@ def test_a_horizon_replaces_another(horizon):
 def test_shape_and_size_replace_each_other():
     (run,) = expand(make_study({"encoder.width": [48]}))
     assert (run.encoder.size, run.encoder.width, run.encoder.heads) == ("custom", 48, 2)
-    (run,) = expand(make_study({"encoder.size": ["m"]}, encoder={"width": 8, "item_layers": 1, "service_layers": 1, "heads": 1}))
+    (run,) = expand(
+        make_study({"encoder.size": ["m"]}, encoder={"width": 8, "item_layers": 1, "service_layers": 1, "heads": 1})
+    )
     assert run.encoder.width == 64
 
 

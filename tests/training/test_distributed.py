@@ -2,8 +2,8 @@
 
 import pytest
 
-from clue_ray.study.execute import run_study
 from clue_ray.spec import read_study
+from clue_ray.study.execute import run_study
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_session")]
 

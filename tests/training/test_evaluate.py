@@ -60,7 +60,9 @@ def test_evaluate_equals_plain_embeddings(corpus):
     users = pools[0, 2]
     sides = []
     for service in (0, 2):
-        histories = [corpus.events[corpus.offsets[u * 3 + service] :][: min(4, corpus.counts[u, service])] for u in users]
+        histories = [
+            corpus.events[corpus.offsets[u * 3 + service] :][: min(4, corpus.counts[u, service])] for u in users
+        ]
         sides.append(torch.stack([plain_embedding(model, corpus, h) for h in histories]))
     with torch.no_grad():
         expected = naive_scores((model.scale * sides[0] @ sides[1].T).double().numpy())

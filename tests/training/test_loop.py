@@ -1,5 +1,6 @@
 """The loop: learns, repeats itself, survives a kill, and stops when the loss is no number."""
 
+import itertools
 import math
 
 import pytest
@@ -36,7 +37,9 @@ def test_learns_what_was_planted(corpus):
 
 
 def test_same_spec_same_record(corpus):
-    assert without_clock(train_run(make_run(), corpus, EVALUATION)) == without_clock(train_run(make_run(), corpus, EVALUATION))
+    assert without_clock(train_run(make_run(), corpus, EVALUATION)) == without_clock(
+        train_run(make_run(), corpus, EVALUATION)
+    )
 
 
 def test_another_seed_another_loss(corpus):
@@ -109,7 +112,7 @@ def test_schedule_rises_then_falls():
     assert shares[0] == pytest.approx(0.1)
     assert max(shares) == shares[9] or max(shares) == shares[10]
     assert shares[-1] == pytest.approx(0.1, abs=0.01)
-    assert all(a >= b for a, b in zip(shares[10:], shares[11:], strict=False))
+    assert all(a >= b for a, b in itertools.pairwise(shares[10:]))
 
 
 def test_wider_matrices_move_slower(corpus):
