@@ -110,8 +110,12 @@ def run(study: StudyFile, output: Output = Path("results"), address: Address = N
     from clue_ray.study.execute import run_study
     from clue_ray.study.show import StudyView
 
-    with StudyView(console, quiet=as_json) as view:
-        runs = run_study(spec, output, address, view.update)
+    try:
+        with StudyView(console, quiet=as_json) as view:
+            runs = run_study(spec, output, address, view.update)
+    except KeyboardInterrupt:
+        sys.stderr.write("clue-ray: Interrupted; the same command again goes on from here.\n")
+        raise typer.Exit(1) from None
     directory = Path(output) / spec.name
     finish_study(spec, directory, as_json)
     if (runs.table["status"].isin(["failed", "missing"])).any():

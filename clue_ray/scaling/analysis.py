@@ -42,7 +42,7 @@ class Analysis:
         chance: loss of a guess, ln(candidates).
         fits: by law name, loss against train_flops without the held-out runs.
         backtest: how well each law predicted larger runs.
-        preferred: the law the backtest prefers: of those it cannot tell apart, the one with fewest parameters.
+        preferred: the law the backtest prefers; of those it cannot tell apart, the power law plus constant.
         axes: what each swept axis did.
         warnings: what a reader should know, at most one sentence a subject, the gravest first.
     """

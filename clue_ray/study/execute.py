@@ -117,11 +117,14 @@ def run_study(
         write_json(directory.path / "baseline.json", tfidf_baseline(corpus, study.evaluation.candidates))
         progress = StudyProgress(plan, listener)
         progress.tell()
-        for several in (True, False):
-            pending = [r for r in plan.pending if (r.run.resources.workers > 1) == several]
-            if pending:
-                tune_runs(pending, plan, corpus, study, directory, progress)
-    return directory.collect([r.known for r in plan.runs])
+        try:
+            for several in (True, False):
+                pending = [r for r in plan.pending if (r.run.resources.workers > 1) == several]
+                if pending:
+                    tune_runs(pending, plan, corpus, study, directory, progress)
+        finally:
+            runs = directory.collect([r.known for r in plan.runs])
+    return runs
 
 
 def tune_runs(
@@ -160,10 +163,13 @@ def tune_runs(
         ),
     )
     results = tuner.fit()
-    for planned, result in zip(pending, results, strict=True):
+    errors = {result.config["run"]["run_id"]: result.error for result in results if result.config}
+    for planned in pending:
         if directory.read_record(planned.run_id) is None:
-            error = f"the trial died: {result.error}" if result.error else "the trial left no record"
-            directory.write_run(planned.run, RunRecord(**planned.known, status="failed", error=error), [])
+            if not errors.get(planned.run_id):  # Tune swallows Ctrl-C and returns what it has
+                raise KeyboardInterrupt
+            reason = f"the trial died: {str(errors[planned.run_id]).splitlines()[0]}"
+            directory.write_run(planned.run, RunRecord(**planned.known, status="failed", error=reason), [])
 
 
 def run_trial(config: dict[str, Any]) -> None:

@@ -11,7 +11,8 @@ from clue_ray.spec import HORIZONS, Rung, RunSpec, Spec, StudySpec, explain, fie
 
 
 def expand(study: StudySpec) -> list[RunSpec]:
-    """List the study's runs in grid order; a run that several grids ask for is listed once, as first asked.
+    """List the study's runs in grid order; a run that several grids ask for is listed once, as last asked
+    (its identity is the same, its workers may not be).
 
     Raises:
         SpecError: an axis names no field of a run, has no values, or a point is no valid run.
@@ -25,7 +26,7 @@ def expand(study: StudySpec) -> list[RunSpec]:
             check_axis(axis, values)
         for point in itertools.product(*grid.values()):
             run = make_run(base, dict(zip(grid, point, strict=True)))
-            runs.setdefault(run.run_id("", 0), run)
+            runs[run.run_id("", 0)] = run
     return list(runs.values())
 
 

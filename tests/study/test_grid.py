@@ -29,7 +29,7 @@ def test_grids_share_their_points():
 
 def test_resources_are_an_axis_but_not_a_point_of_their_own():
     runs = expand(make_study([{"resources.workers": [1, 2]}, {"sequence_length": [9], "resources.workers": [2]}]))
-    assert [(r.sequence_length, r.resources.workers) for r in runs] == [(32, 1), (9, 2)]
+    assert [(r.sequence_length, r.resources.workers) for r in runs] == [(32, 2), (9, 2)]
 
 
 @pytest.mark.parametrize("horizon", ["users_seen", "train_flops"])
