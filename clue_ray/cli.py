@@ -180,14 +180,17 @@ def report(directory: StudyFolder, as_json: Json = False) -> None:
 
 def emit_laws(directory: Path, page: Path, as_json: bool) -> None:
     """Print the law table, the answer and where the report lies."""
+    from clue_ray.study.show import law_table
+
     fits = json.loads((directory / "fits.json").read_text(encoding="utf-8"))
     if as_json:
         print(json.dumps({"report": str(page), **fits}))
         return
-    from clue_ray.study.show import law_table
-
-    console.print(law_table(fits))
-    console.print(fits.get("answer", ""), highlight=False)
+    if "error" in fits:
+        console.print(f"No law was fitted: {fits['error']}", highlight=False)
+    else:
+        console.print(law_table(fits))
+        console.print(fits["answer"], highlight=False)
     console.print(f"Report: {page}", highlight=False, soft_wrap=True)
 
 

@@ -76,9 +76,9 @@ def loss_against_compute(
         _extrapolation_zone(ax, largest)
     _runs(points, ax)
     if candidates:
-        _level(ax, float(np.log(candidates)), f"chance, ln {candidates} = {np.log(candidates):.2f}", MUTED)
+        _level(ax, float(np.log(candidates)), f"chance, ln {candidates} = {np.log(candidates):.2f}", MUTED, above=True)
     if baseline:
-        _level(ax, baseline[1], f"{baseline[0]}: {significant(baseline[1])}", BASELINE_COLOUR)
+        _level(ax, baseline[1], f"{baseline[0]}: {significant(baseline[1])}", BASELINE_COLOUR, above=False)
     reached = largest * (EXTRAPOLATION if isinstance(source, Analysis) else 1.6)
     ax.set_xlim(float(points["train_flops"].min()) / 1.6, reached)
     _limit_loss(ax, points, [baseline[1]] if baseline else [], drawn_band)
@@ -153,15 +153,16 @@ def _runs(points: pd.DataFrame, ax: Axes) -> None:
             ax.plot(*where, linestyle="none", gid=f"ring-{run['run_id']}", **RING)
 
 
-def _level(ax: Axes, height: float, text: str, colour: str) -> None:
+def _level(ax: Axes, height: float, text: str, colour: str, *, above: bool) -> None:
     ax.axhline(height, color=colour, linewidth=0.9, linestyle=DASHES[0], zorder=1)
     ax.annotate(
         text,
         (0.99, height),
         xycoords=ax.get_yaxis_transform(),
-        xytext=(0, 2),
+        xytext=(0, 2 if above else -2),
         textcoords="offset points",
         ha="right",
+        va="bottom" if above else "top",
         fontsize=8.5,
         color=colour,
     )

@@ -116,7 +116,7 @@ def law_sentence(analysis: Analysis) -> str:
     start = f"The backtest prefers the {name}"
     if analysis.backtest.tied:
         tied = " or ".join(f"the {law_label(law)}" for law in analysis.backtest.tied)
-        start = f"The backtest cannot tell the {name} from {tied}, so the simplest is preferred"
+        start = f"The backtest cannot tell the {name} from {tied}, so the one with a floor speaks"
     sentence = f"{start}: fitted to cheaper runs, it missed more expensive ones by {_nats(best)} on average"
     if errors:
         rival = min(errors, key=lambda law: errors[law])

@@ -9,6 +9,8 @@ from ray.tune import Callback
 
 from clue_ray.study.plan import Plan
 
+PLAN_WEIGHT = 0.25
+
 
 @dataclass
 class RunProgress:
@@ -66,9 +68,11 @@ class StudyProgress(Callback):
         share = {run_id: progress.share for run_id, progress in self.running.items()}
         left = sum(s * (1 - share.get(i, 0)) for i, s in self.expected.items() if i not in self.done)
         total = sum(r.expected_seconds for r in self.plan.pending)
-        spent = total - left
-        elapsed = time.perf_counter() - self.started
-        pace = elapsed / spent if spent > 0.05 * total else 60 * self.plan.expected_minutes / max(total, 1e-9)
+        if not total:
+            return 0.0
+        trusted = PLAN_WEIGHT * total  # the plan counts as much as having seen this share of the study
+        planned = 60 * self.plan.expected_minutes / total
+        pace = (time.perf_counter() - self.started + trusted * planned) / (total - left + trusted)
         return left * pace
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:

@@ -86,40 +86,35 @@ def render(snapshot: Snapshot) -> Group:
 
 
 def law_table(fits: dict[str, Any]) -> Table:
-    """Lay out the fitted laws, the one the backtest prefers first."""
+    """Lay out the fitted laws, the one that speaks for the study first; errors in nats, signed where held out."""
     table = Table(title="Held-out loss against training compute", title_justify="left")
-    for column in (
-        "law",
-        "fitted",
-        "backtest error",
-        "held-out error",
-        "exponent [95 %]",
-        "loss at 10x compute [95 %]",
-    ):
+    for column in ("law", "fitted", "missed in backtest", "missed held out", "exponent [95 %]", "loss at 10x [95 %]"):
         table.add_column(column)
-    for row in fits.get("laws", []):
-        best = " *" if row["law"] == fits.get("preferred") else ""
+    for row in fits["laws"]:
+        best = " *" if row["law"] == fits["preferred"] else ""
         table.add_row(
             row["law"] + best,
             row["formula"],
-            percent(row["backtest_error"]),
-            percent(row["held_out_error"]),
+            nats(row["backtest_error_nats"], ".3f"),
+            nats(row["held_out_error_nats"], "+.3f"),
             with_interval(row, "exponent"),
             with_interval(row, "loss_at_10x"),
         )
-    table.caption = "* preferred by the backtest"
+    table.caption = "* speaks for the study"
     return table
 
 
-def percent(value: float | None) -> str:
-    """Write a relative error."""
-    return "" if value is None else f"{value:.2%}"
+def nats(value: float | None, form: str) -> str:
+    """Write an error in nats, or nothing where there is none."""
+    return "" if value is None else f"{value:{form}} nats"
 
 
 def with_interval(row: dict[str, Any], name: str) -> str:
-    """Write a value with its interval, or nothing where the law has no such number."""
-    if row.get(name) is None:
+    """Write a value with its interval; nothing where the law has no such number, no value where the runs show none."""
+    value, low, high = (row[key] for key in (name, f"{name}_low", f"{name}_high"))
+    if value is None:
         return ""
-    low, high = row.get(f"{name}_low"), row.get(f"{name}_high")
-    span = f" [{low:.3g}, {high:.3g}]" if low is not None and high is not None else ""
-    return f"{row[name]:.3g}{span}"
+    if low is None and high is None:
+        return "not identified"
+    ends = ["unbounded" if end is None else f"{end:.3g}" for end in (low, high)]
+    return f"{value:.3g} [{ends[0]}, {ends[1]}]"
