@@ -12,6 +12,7 @@ from clue_ray.encoder.model import Encoder
 from clue_ray.spec import RunSpec, TrainSpec
 
 BASE_WIDTH = 32
+TOKEN_RATE = 3.0
 FINAL_RATE = 0.1
 PROBED_STEPS = 16
 
@@ -43,21 +44,26 @@ def learning_rate_share(step: int, steps: int, warmup: float) -> float:
 def make_optimizer(model: Encoder, train: TrainSpec, width: int) -> torch.optim.AdamW:
     """Build AdamW with maximal-update rates (decision D6): matrices move by base width / width of the rate.
 
-    Norms, biases, embeddings and the temperature do not decay.
+    Token embeddings move `TOKEN_RATE` times as fast, since most tokens are in few batches. Norms, biases, embeddings
+    and the temperature do not decay.
     """
-    matrices: list[torch.nn.Parameter] = []
-    others: list[torch.nn.Parameter] = []
+    groups: dict[str, list[torch.nn.Parameter]] = {"matrices": [], "tokens": [], "others": []}
     for name, parameter in model.named_parameters():
-        is_matrix = parameter.dim() == 2 and "embedding" not in name and "position" not in name
-        (matrices if is_matrix else others).append(parameter)
+        is_matrix = parameter.dim() == 2 and "position" not in name
+        kind = "tokens" if name == "token_embedding.weight" else "matrices" if is_matrix else "others"
+        groups[kind].append(parameter)
     share = BASE_WIDTH / width
-    groups: list[dict[str, Any]] = [
-        {"params": matrices, "lr": train.learning_rate * share, "weight_decay": train.weight_decay / share},
-        {"params": others, "lr": train.learning_rate, "weight_decay": 0.0},
+    rates = {"matrices": share, "tokens": TOKEN_RATE, "others": 1.0}
+    options: list[dict[str, Any]] = [
+        {
+            "params": parameters,
+            "lr": train.learning_rate * rates[kind],
+            "peak_lr": train.learning_rate * rates[kind],
+            "weight_decay": train.weight_decay / share if kind == "matrices" else 0.0,
+        }
+        for kind, parameters in groups.items()
     ]
-    for group in groups:
-        group["peak_lr"] = group["lr"]
-    return torch.optim.AdamW(groups, betas=(0.9, 0.98), fused=True)
+    return torch.optim.AdamW(options, betas=(0.9, 0.98), fused=True)
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, share: float) -> None:

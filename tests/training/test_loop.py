@@ -122,9 +122,8 @@ def test_wider_matrices_move_slower(corpus):
     for size in ("s", "m"):
         encoder = EncoderSpec(size=size)
         model = Encoder(encoder, corpus.vocabulary(4), 0.1, 0)
-        matrices, others = make_optimizer(model, TrainSpec(steps=1), encoder.width).param_groups
-        rates[size] = (matrices["lr"], others["lr"])
-        assert sum(p.numel() for group in (matrices, others) for p in group["params"]) == sum(
-            p.numel() for p in model.parameters()
-        )
-    assert rates["m"][0] == rates["s"][0] / 2 and rates["m"][1] == rates["s"][1]
+        groups = make_optimizer(model, TrainSpec(steps=1), encoder.width).param_groups
+        rates[size] = [group["lr"] for group in groups]
+        assert [group["weight_decay"] > 0 for group in groups] == [True, False, False]
+        assert sum(p.numel() for group in groups for p in group["params"]) == sum(p.numel() for p in model.parameters())
+    assert rates["m"][0] == rates["s"][0] / 2 and rates["m"][1:] == rates["s"][1:]
