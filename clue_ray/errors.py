@@ -13,6 +13,8 @@ Each message is one sentence: what is wrong, the value found, what is allowed, w
 it without a traceback and exits with code 2.
 """
 
+import difflib
+
 
 class ClueRayError(Exception):
     """A mistake the user can mend; the message says how."""
@@ -44,3 +46,11 @@ class StudyError(ClueRayError):
 
 class ClusterError(ClueRayError):
     """Ray cannot be reached or lacks what the study asks for."""
+
+
+def nearest(name: str, allowed: list[str]) -> str:
+    """Name the allowed key closest to `name`, or list them all when none is close."""
+    close = [key for key in allowed if name and name in key] or difflib.get_close_matches(
+        name, allowed, n=1, cutoff=0.5
+    )
+    return f"did you mean {close[0]!r}?" if close else f"allowed are {', '.join(allowed)}."

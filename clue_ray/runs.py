@@ -4,6 +4,7 @@ A table made here or elsewhere (CSV, Parquet) is read into `Runs`; failed, diver
 """
 
 import json
+import math
 import os
 from pathlib import Path
 from typing import Any, Literal
@@ -58,6 +59,11 @@ class RunRecord(BaseModel):
 
 
 COLUMNS = list(RunRecord.model_fields)
+
+
+def chance_loss(candidates: int) -> float:
+    """Return the loss of guessing among `candidates`: ln(candidates), in nats."""
+    return math.log(candidates)
 
 
 class Runs:

@@ -4,17 +4,15 @@ A `StudySpec` is a base run and axes. `expand` in `study/grid.py` turns it into 
 what defines a run's result and nothing of how it is executed, and `run_id` is a hash of it.
 """
 
-import difflib
 import hashlib
 import json
-import math
 from pathlib import Path
 from typing import Any, Literal, Self, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from clue_ray.errors import SpecError
+from clue_ray.errors import SpecError, nearest
 
 RECIPE = 1
 """Bump when the same spec would train to different weights; part of every run's identity."""
@@ -253,19 +251,6 @@ def fingerprint(document: Any) -> str:
     """Hash a JSON-able value: first 12 hex digits of the sha256 of its sorted, compact JSON."""
     canonical = json.dumps(document, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(canonical.encode()).hexdigest()[:12]
-
-
-def chance_loss(candidates: int) -> float:
-    """Return the loss of guessing among `candidates`: ln(candidates), in nats."""
-    return math.log(candidates)
-
-
-def nearest(name: str, allowed: list[str]) -> str:
-    """Name the allowed key closest to `name`, or list them all when none is close."""
-    close = [key for key in allowed if name and name in key] or difflib.get_close_matches(
-        name, allowed, n=1, cutoff=0.5
-    )
-    return f"did you mean {close[0]!r}?" if close else f"allowed are {', '.join(allowed)}."
 
 
 def field_names(spec: type[Spec], path: tuple[Any, ...]) -> list[str]:

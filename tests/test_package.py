@@ -57,7 +57,7 @@ def test_ray_stays_in_its_rooms(path):
 @pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(ROOT)))
 def test_files_stay_short_and_open_with_a_docstring(path):
     text = path.read_text()
-    assert len(text.splitlines()) <= 320
+    assert len(text.splitlines()) <= 300
     assert not text.strip() or ast.get_docstring(ast.parse(text))
 
 

@@ -17,8 +17,8 @@ import pyarrow.csv
 import pyarrow.json
 import pyarrow.parquet
 
-from clue_ray.errors import EventLogError
-from clue_ray.spec import CorpusSpec, nearest
+from clue_ray.errors import EventLogError, nearest
+from clue_ray.spec import CorpusSpec
 
 FORMATS = {".parquet": "parquet", ".csv": "csv", ".jsonl": "json", ".json": "json", ".ndjson": "json"}
 ROLES = ("user_id", "service", "timestamp")

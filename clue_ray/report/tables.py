@@ -13,8 +13,8 @@ import pandas as pd
 from clue_ray.report import numbers
 from clue_ray.report.directory import StudyFiles
 from clue_ray.report.style import law_label, short_label
+from clue_ray.runs import chance_loss
 from clue_ray.scaling.analysis import Analysis
-from clue_ray.spec import chance_loss
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,8 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from clue_ray.errors import FitError
-from clue_ray.runs import Runs
+from clue_ray.errors import FitError, nearest
+from clue_ray.runs import Runs, chance_loss
 from clue_ray.scaling import cautions
 from clue_ray.scaling.answer import FURTHER, in_words, measured, predicted
 from clue_ray.scaling.axes import AxisEffect, axis_effects
@@ -23,7 +23,6 @@ from clue_ray.scaling.backtest import Backtest, backtest, no_backtest
 from clue_ray.scaling.fit import Fit, Prediction, fit_law
 from clue_ray.scaling.laws import find_law
 from clue_ray.scaling.sample import candidates_of, select
-from clue_ray.spec import chance_loss, nearest
 
 X, Y = "train_flops", "loss"
 FEWEST = 4  # runs under a headline fit

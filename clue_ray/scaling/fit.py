@@ -11,14 +11,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from clue_ray.errors import FitError
+from clue_ray.errors import FitError, nearest
+from clue_ray.runs import chance_loss
 from clue_ray.scaling.identify import doubts
 from clue_ray.scaling.intervals import Likelihood, Quantity
 from clue_ray.scaling.laws import Floats, Law, find_law
 from clue_ray.scaling.problem import LARGEST_EXPONENT, Problem, minimise
 from clue_ray.scaling.sample import Sample, Table, as_names, check_width, select
 from clue_ray.scaling.starts import screen
-from clue_ray.spec import chance_loss, nearest
 
 LOSSES = ("log_huber", "log_least_squares")
 DISAGREEMENT = 1.5  # ratio of two widths that a reader should hear of

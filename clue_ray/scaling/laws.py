@@ -13,8 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from clue_ray.errors import FitError
-from clue_ray.spec import nearest
+from clue_ray.errors import FitError, nearest
 
 Floats = npt.NDArray[np.float64]
 

@@ -12,10 +12,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from clue_ray.errors import FitError, RunsError
+from clue_ray.errors import FitError, RunsError, nearest
 from clue_ray.runs import Runs
 from clue_ray.scaling.laws import Floats
-from clue_ray.spec import nearest
 
 Table = Runs | pd.DataFrame | Mapping[str, Any]
 

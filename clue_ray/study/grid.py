@@ -6,8 +6,8 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from clue_ray.errors import SpecError
-from clue_ray.spec import HORIZONS, Rung, RunSpec, Spec, StudySpec, explain, field_names, nearest
+from clue_ray.errors import SpecError, nearest
+from clue_ray.spec import HORIZONS, Rung, RunSpec, Spec, StudySpec, explain, field_names
 
 
 def expand(study: StudySpec) -> list[RunSpec]:
