@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from clue_ray.errors import ClueRayError, SpecError
-from clue_ray.spec import CorpusSpec, StudySpec, read_study
+from clue_ray.spec import CorpusSpec, StudySpec, read_study, read_yaml
 
 app = typer.Typer(
     help="Scaling-law studies of user encoders on Ray: from event logs to a report.",
@@ -21,6 +21,9 @@ app = typer.Typer(
 )
 console = Console(width=None if sys.stdout.isatty() else 160)
 """Without a terminal, as in a log, tables keep their columns."""
+
+PLANNED = ("params", "tokens", "FLOPs", "minutes")
+"""Columns that a plan always shows."""
 
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 Output = Annotated[Path, typer.Option(help="Folder for corpora and studies.")]
@@ -64,13 +67,11 @@ def prepare(
 
 def make_corpus_spec(events: list[str], columns: str | None, text: str | None, spec: Path | None) -> CorpusSpec:
     """Join the command line's own settings with those of a corpus file."""
-    import yaml
-
-    document: dict[str, Any] = {}
-    if spec is not None:
-        if not spec.is_file():
-            raise SpecError(f"Corpus file {spec} does not exist; give a YAML file with a study's corpus section.")
-        document = yaml.safe_load(spec.read_text(encoding="utf-8")) or {}
+    document: Any = {} if spec is None else read_yaml(spec)
+    if not isinstance(document, dict):
+        raise SpecError(
+            f"Corpus file {spec} holds {type(document).__name__}, not the keys of a study's corpus section."
+        )
     document["events"] = list(events)
     if text is not None:
         document["text"] = text
@@ -141,7 +142,9 @@ def results(directory: StudyFolder, as_json: Json = False) -> None:
         return
     columns = ["run_id", "status", "encoder_size", "sequence_length", "global_batch_size", "corpus_users"]
     columns += ["num_workers", "train_flops", "loss", "recall_at_10", "mrr", "wall_seconds"]
-    show_table(table[columns].sort_values("train_flops"), f"{directory}: {len(table)} runs")
+    columns = [column for column in columns if column in table]
+    order = "train_flops" if "train_flops" in columns else columns[:1]
+    show_table(table[columns].sort_values(order) if columns else table, f"{directory}: {len(table)} runs")
 
 
 @app.command()
@@ -200,22 +203,26 @@ def show_plan(planned: Any) -> None:
 
     rows = [
         {
-            "run": r.run_id,
             "encoder": r.known["encoder_size"],
             "params": r.known["non_embedding_params"],
             "events": r.known["sequence_length"],
             "batch": r.known["global_batch_size"],
             "users": r.known["corpus_users"],
             "workers": r.known["num_workers"],
+            "seed": r.known["seed"],
             "steps": r.steps,
-            "tokens": r.train_tokens,
+            "tokens": float(r.train_tokens),
             "FLOPs": r.train_flops,
             "minutes": r.expected_seconds / 60,
             "state": "finished" if r.finished else "to run",
         }
         for r in planned.runs
     ]
-    show_table(pd.DataFrame(rows), f"{planned.study}: {len(planned.runs)} runs, {len(planned.pending)} to train")
+    frame = pd.DataFrame(rows)
+    same = [column for column in frame if frame[column].nunique() == 1 and column not in PLANNED]
+    show_table(frame.drop(columns=same), f"{planned.study}: {len(planned.runs)} runs, {len(planned.pending)} to train")
+    if same:
+        console.print("The same for all: " + ", ".join(f"{c} {short(frame[c].iloc[0])}" for c in same), highlight=False)
     console.print(
         f"About {planned.expected_minutes:.1f} minutes, {planned.concurrency} runs at a time, "
         f"{planned.disk_bytes / 1e6:,.0f} MB of checkpoints.",

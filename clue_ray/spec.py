@@ -234,17 +234,21 @@ class StudySpec(Spec):
 
 def read_study(path: str | Path) -> StudySpec:
     """Read and validate a study file; raise SpecError with one sentence when it cannot be meant."""
+    return StudySpec.parse(read_yaml(path), str(path))
+
+
+def read_yaml(path: str | Path) -> Any:
+    """Read a YAML file; raise SpecError with one sentence when there is none or it is malformed."""
     file = Path(path)
     try:
-        document = yaml.safe_load(file.read_text(encoding="utf-8"))
+        return yaml.safe_load(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise SpecError(f"Study file {file} does not exist; give the path of a YAML study file.") from None
+        raise SpecError(f"Study file {file} does not exist; give the path of a YAML file.") from None
     except (OSError, UnicodeDecodeError) as error:
         raise SpecError(f"Study file {file} cannot be read ({error}); give a YAML text file.") from None
     except yaml.YAMLError as error:
         reason = " ".join(str(error).split())
         raise SpecError(f"Study file {file} is not valid YAML ({reason}); mend it at that line.") from None
-    return StudySpec.parse(document, str(file))
 
 
 def fingerprint(document: Any) -> str:

@@ -67,7 +67,7 @@ def read_schema(file: str) -> pa.Schema:
     try:
         if Path(file).suffix == ".parquet":
             return pa.parquet.read_schema(file)
-        opener = pa.csv.open_csv if Path(file).suffix == ".csv" else pa.json.read_json
+        opener = pa.csv.open_csv if Path(file).suffix == ".csv" else pa.json.open_json
         return opener(file).schema
     except (pa.ArrowInvalid, OSError) as error:
         reason = str(error).splitlines()[0].rstrip(".")
@@ -87,6 +87,23 @@ def template_fields(template: str) -> list[str]:
     if not fields or "" in fields:
         raise EventLogError(f"Text template {template!r} names no column; write it like '{{brand}}; {{title}}'.")
     return fields
+
+
+def check_log(spec: CorpusSpec) -> list[str]:
+    """Find the log's files and check the columns of each; return the files."""
+    files = find_files(spec.events)
+    for file in files:
+        try:
+            check_columns(read_schema(file), spec)
+        except EventLogError as error:
+            raise EventLogError(f"{error} (in {file})" if len(files) > 1 else str(error)) from None
+    return files
+
+
+def text_columns(spec: CorpusSpec) -> list[str]:
+    """List the log's columns that are read as text whatever they look like: ids, services and words."""
+    roles = [spec.columns.get(role, role) for role in ("user_id", "service")]
+    return [*roles, *(source_column(field, spec) for field in template_fields(spec.text))]
 
 
 def check_columns(schema: pa.Schema, spec: CorpusSpec) -> None:
@@ -142,9 +159,17 @@ def as_text(column: pa.ChunkedArray) -> pa.ChunkedArray:
 
 
 def as_seconds(column: pa.ChunkedArray) -> pa.Array:
-    """Turn timestamps (seconds, dates, times or ISO 8601 text) into epoch seconds; null where unparsable."""
+    """Turn timestamps into epoch seconds; null where unparsable.
+
+    Numbers are taken as seconds, or by their size as milliseconds (from 1e11), microseconds (1e14) or nanoseconds
+    (1e17); else dates, times or ISO 8601 text.
+    """
     if pa.types.is_integer(column.type) or pa.types.is_floating(column.type):
-        return column.cast(pa.float64())
+        numbers = column.cast(pa.float64(), safe=False).to_numpy()
+        size = np.abs(numbers)
+        return pa.array(
+            numbers / np.select([size >= 1e17, size >= 1e14, size >= 1e11], [1e9, 1e6, 1e3], 1.0), from_pandas=True
+        )
     times = pd.to_datetime(pd.Series(column.to_pandas()), errors="coerce", utc=True, format="ISO8601")
     seconds = (times - pd.Timestamp(0, tz="UTC")) / pd.Timedelta(seconds=1)
     return pa.array(seconds.to_numpy(dtype=np.float64), from_pandas=True)

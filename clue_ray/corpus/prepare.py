@@ -16,17 +16,13 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.csv
 import pyarrow.parquet as pq
 import ray
 import ray.data
+from ray.exceptions import RayError, RayTaskError
 
-from clue_ray.corpus.events import (
-    check_columns,
-    file_format,
-    find_files,
-    normalise,
-    read_schema,
-)
+from clue_ray.corpus.events import check_log, file_format, normalise, text_columns
 from clue_ray.corpus.store import NUM_BUCKETS, Corpus, open_corpus, read_manifest, split_of, stable_hash
 from clue_ray.corpus.text import tokenize_items, train_tokenizer
 from clue_ray.errors import CorpusError, EventLogError
@@ -49,8 +45,8 @@ TOTAL_ORDER = [
     ("timestamp", "descending"),
     ("item", "ascending"),
 ]
-BYTES_PER_EVENT = 24
-"""Generous size of one event in a shard before compression; the disk check uses it."""
+PREPARATION = 1
+"""Bump when the same log and spec would make another corpus."""
 
 
 def build_corpus(spec: CorpusSpec, output: str | Path) -> Corpus:
@@ -60,31 +56,41 @@ def build_corpus(spec: CorpusSpec, output: str | Path) -> Corpus:
         EventLogError: the log cannot be read or trusted.
         CorpusError: `output` holds something else, or the disk is too full.
     """
-    files = find_files(spec.events)
+    files = check_log(spec)
     key = source_key(spec, files)
     target = Path(output).absolute()
     if target.exists():
         return _reopen(target, key)
-    check_columns(read_schema(files[0]), spec)
     _check_disk(target.parent, files)
     partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
     partial.mkdir(parents=True)
     try:
         _write_corpus(spec, files, partial, key)
         os.replace(partial, target)
-    except OSError as error:
-        if error.errno == errno.ENOSPC:
-            raise CorpusError(f"No free disk at {target.parent}; free some space or choose another output.") from None
-        raise
+    except (OSError, RayError, pa.ArrowException) as error:
+        raise _explain_failure(error, target.parent) from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return open_corpus(target)
 
 
+def _explain_failure(error: Exception, folder: Path) -> Exception:
+    """Turn what stopped a worker or the driver into one sentence; a programming error stays as it is."""
+    cause = error.cause if isinstance(error, RayTaskError) else error
+    if isinstance(cause, OSError) and cause.errno == errno.ENOSPC:
+        return CorpusError(f"No free disk at {folder}; free some space or choose another output.")
+    if isinstance(cause, pa.ArrowException | ValueError | OSError) or "ArrowInvalid" in str(error):
+        reason = str(cause).strip().splitlines()[-1].rstrip(".")
+        return EventLogError(f"The event log cannot be read ({reason}); mend or leave out the file.")
+    return error
+
+
 def source_key(spec: CorpusSpec, files: list[str]) -> str:
     """Fingerprint what a corpus is made from: the spec, and each file's name, size and time of change."""
     stats = [(Path(file).name, os.stat(file).st_size, os.stat(file).st_mtime_ns) for file in files]
-    return fingerprint({"spec": spec.model_dump(mode="json", exclude={"events"}), "files": stats})
+    return fingerprint(
+        {"preparation": PREPARATION, "spec": spec.model_dump(mode="json", exclude={"events"}), "files": stats}
+    )
 
 
 def _reopen(target: Path, key: str) -> Corpus:
@@ -102,7 +108,9 @@ def _check_disk(folder: Path, files: list[str]) -> None:
 
 
 def _write_corpus(spec: CorpusSpec, files: list[str], folder: Path, key: str) -> None:
-    events = _read(files).map_batches(normalise, batch_format="pyarrow", batch_size=None, fn_kwargs={"spec": spec})
+    events = _read(files, spec).map_batches(
+        normalise, batch_format="pyarrow", batch_size=None, fn_kwargs={"spec": spec}
+    )
     (folder / "shards").mkdir()
     found = _find_items(events, spec, folder)
     items = _write_items(found, spec, folder)
@@ -125,9 +133,13 @@ def _write_corpus(spec: CorpusSpec, files: list[str], folder: Path, key: str) ->
     write_json(folder / "corpus.json", manifest)
 
 
-def _read(files: list[str]) -> "ray.data.Dataset":
-    readers = {"parquet": ray.data.read_parquet, "csv": ray.data.read_csv, "json": ray.data.read_json}
-    return readers[file_format(files)](files)
+def _read(files: list[str], spec: CorpusSpec) -> "ray.data.Dataset":
+    if file_format(files) == "parquet":
+        return ray.data.read_parquet(files)
+    if file_format(files) == "json":
+        return ray.data.read_json(files)
+    as_text = pa.csv.ConvertOptions(column_types={column: pa.string() for column in text_columns(spec)})
+    return ray.data.read_csv(files, convert_options=as_text)
 
 
 def _find_items(events: "ray.data.Dataset", spec: CorpusSpec, folder: Path) -> pd.DataFrame:

@@ -101,7 +101,11 @@ def render(template: str, content: Content) -> str:
     """Set the content in one of the package's templates, everything escaped."""
     loader = PackageLoader("clue_ray.report")
     environment = Environment(
-        loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=loader,
+        autoescape=template.endswith(".html.j2"),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
     return environment.get_template(template).render(content=content)
 
@@ -116,7 +120,7 @@ def law_sentence(analysis: Analysis) -> str:
     start = f"The backtest prefers the {name}"
     if analysis.backtest.tied:
         tied = " or ".join(f"the {law_label(law)}" for law in analysis.backtest.tied)
-        start = f"The backtest cannot tell the {name} from {tied}, so the one with a floor speaks"
+        start = f"The backtest cannot tell the {name} from {tied}, so the cautious {name} speaks"
     sentence = f"{start}: fitted to cheaper runs, it missed more expensive ones by {_nats(best)} on average"
     if errors:
         rival = min(errors, key=lambda law: errors[law])

@@ -43,8 +43,8 @@ def undecided(judged: Backtest, fits: dict[str, Fit]) -> list[str]:
     rivals = listing([f"the {fits[law].law.words}" for law in judged.tied])
     return [
         f"The backtest's {number(count)} predictions cannot tell the {fits[judged.preferred].law.words} from {rivals}; "
-        "of such laws the one with a floor speaks, for leaving out a floor that is there costs far more than keeping "
-        "one that is not."
+        f"the {fits[judged.preferred].law.words} speaks, for leaving out a floor that is there costs far more than "
+        "keeping one that is not."
     ]
 
 

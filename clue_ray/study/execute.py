@@ -8,6 +8,8 @@ would take the freed cores one by one and a gang of workers would wait for ever.
 import logging
 import os
 import socket
+import subprocess
+import sys
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -27,7 +29,7 @@ from clue_ray.errors import ClusterError
 from clue_ray.runs import RunRecord, Runs, write_json
 from clue_ray.spec import EvaluationSpec, RunSpec, StudySpec
 from clue_ray.study.directory import StudyDirectory
-from clue_ray.study.plan import Plan, PlannedRun, plan_runs
+from clue_ray.study.plan import Plan, PlannedRun, check_study, plan_runs
 from clue_ray.study.preflight import check_cluster, check_disk
 from clue_ray.study.progress import Listener, StudyProgress, ignore
 from clue_ray.training.distributed import train_on_workers
@@ -36,6 +38,7 @@ from clue_ray.transfer.baselines import tfidf_baseline
 
 TRIAL_SLOTS = 64
 CONNECT_SECONDS = 5.0
+HEALTH_SECONDS = 30.0
 ACTOR_FAILURES = 1
 
 
@@ -49,7 +52,7 @@ def connect(address: str | None = None) -> Iterator[None]:
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2" if address is None else "1")
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
     if address is None:
-        ray.init(include_dashboard=False, resources={"trial_slot": TRIAL_SLOTS}, **quiet)
+        ray.init("local", include_dashboard=False, resources={"trial_slot": TRIAL_SLOTS}, **quiet)
     else:
         check_reachable(address)
         ray.init(address=address, **quiet)
@@ -61,15 +64,19 @@ def connect(address: str | None = None) -> Iterator[None]:
 
 
 def check_reachable(address: str) -> None:
-    """Refuse an address where nothing listens, in seconds rather than Ray's minutes."""
+    """Refuse an address where no Ray answers, in seconds rather than Ray's minutes."""
     place = urlparse(address if "://" in address else f"ray-gcs://{address}")
     try:
         if not place.hostname or not place.port:
             raise ValueError("no host and port")
         socket.create_connection((place.hostname, place.port), timeout=CONNECT_SECONDS).close()
-    except (OSError, ValueError) as error:
+        if "://" not in address:  # Ray's own health check; a Ray Client address has none
+            check = [sys.executable, "-m", "ray.scripts.scripts", "health-check", "--address", address]
+            subprocess.run(check, check=True, timeout=HEALTH_SECONDS, capture_output=True)
+    except (OSError, ValueError, subprocess.SubprocessError) as error:
+        reason = "no Ray answers there" if isinstance(error, subprocess.SubprocessError) else error
         raise ClusterError(
-            f"Ray cannot be reached at {address!r} ({error}); give HOST:PORT of a running head node, "
+            f"Ray cannot be reached at {address!r} ({reason}); give HOST:PORT of a running head node, "
             "or leave --address out."
         ) from None
 
@@ -88,8 +95,10 @@ def open_study_corpus(study: StudySpec, output: Path) -> Corpus:
 def plan_study(study: StudySpec, output: str | Path = "results") -> Plan:
     """Plan a study without running it; its corpus is prepared where that is not done yet."""
     output = Path(output).absolute()
+    check_study(study)
     corpus = open_study_corpus(study, output)
-    return plan_runs(study, corpus, StudyDirectory(output / study.name), os.cpu_count() or 1)
+    here = {"CPU": float(os.cpu_count() or 1), "GPU": float(torch.cuda.device_count())}
+    return plan_runs(study, corpus, StudyDirectory(output / study.name), here)
 
 
 def run_study(
@@ -106,9 +115,10 @@ def run_study(
     """
     output = Path(output).absolute()
     directory = StudyDirectory(output / study.name)
+    check_study(study)
     with connect(address):
         corpus = open_study_corpus(study, output)
-        plan = plan_runs(study, corpus, directory, int(ray.cluster_resources().get("CPU", 1)))
+        plan = plan_runs(study, corpus, directory, ray.cluster_resources())
         check_cluster(plan, study, ray.cluster_resources())
         check_disk(plan, output)
         directory.claim(study, corpus.digest)
@@ -192,7 +202,15 @@ def run_trial(config: dict[str, Any]) -> None:
         reason = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
         record, curve = RunRecord(**known, status="failed", error=reason), []
     directory.write_run(run, record, curve)
-    tune.report({"status": record.status, "loss": record.loss, "step": record.steps, "steps": record.steps})
+    tune.report(
+        {
+            "status": record.status,
+            "error": record.error,
+            "loss": record.loss,
+            "step": record.steps,
+            "steps": record.steps,
+        }
+    )
 
 
 class TrialContext(LocalContext):

@@ -20,6 +20,8 @@ def expand(study: StudySpec) -> list[RunSpec]:
     base = study.base.model_dump(mode="json", exclude_none=True) | {
         "resources": study.resources.model_dump(mode="json")
     }
+    if not study.grids:
+        raise SpecError("axes list no grid; give at least one mapping of dotted field to values.")
     runs: dict[str, RunSpec] = {}
     for grid in study.grids:
         for axis, values in grid.items():

@@ -8,10 +8,12 @@ import numpy as np
 import torch
 
 from clue_ray.compute import Work, forward_flops, train_flops
+from clue_ray.corpus.events import check_log
 from clue_ray.corpus.store import Corpus
 from clue_ray.encoder.batches import BatchSampler, count_executed, pack, recent_windows
 from clue_ray.errors import SpecError
-from clue_ray.spec import EvaluationSpec, RunSpec, StudySpec
+from clue_ray.scaling.laws import find_law
+from clue_ray.spec import CorpusSpec, EvaluationSpec, RunSpec, StudySpec
 from clue_ray.study.directory import StudyDirectory
 from clue_ray.study.grid import expand
 from clue_ray.training.evaluate import make_pools
@@ -78,11 +80,11 @@ class Plan:
         }
 
 
-def plan_runs(study: StudySpec, corpus: Corpus, directory: StudyDirectory, cpus: int) -> Plan:
+def plan_runs(study: StudySpec, corpus: Corpus, directory: StudyDirectory, have: dict[str, float]) -> Plan:
     """Plan a study on a prepared corpus; refuse what cannot train or be scored.
 
     Args:
-        cpus: cores of the cluster, for the concurrency.
+        have: the cluster's CPU and GPU, for the concurrency.
     """
     runs = expand(study)
     make_pools(corpus, study.evaluation.candidates)
@@ -91,29 +93,42 @@ def plan_runs(study: StudySpec, corpus: Corpus, directory: StudyDirectory, cpus:
     rates = calibrate(runs, corpus, study.evaluation)
     planned = [plan_run(run, corpus, study, directory, rates) for run in runs]
     disk = sum(BYTES_PER_PARAM * r.known["total_params"] for r in planned)
-    return Plan(study.name, planned, concurrency(study, cpus), disk, find_warnings(planned, corpus, study))
+    return Plan(study.name, planned, concurrency(study, have), disk, find_warnings(planned, corpus, study))
+
+
+def check_study(study: StudySpec) -> None:
+    """Refuse what can be known to fail from the study file and the log's columns alone, before anything starts."""
+    for law in study.fit.laws:
+        find_law(law)
+    for run in expand(study):
+        if run.train.global_batch_size % run.resources.workers:
+            raise SpecError(
+                f"global_batch_size {run.train.global_batch_size} does not divide over {run.resources.workers} "
+                "workers; use a multiple."
+            )
+    if isinstance(study.corpus, CorpusSpec):
+        check_log(study.corpus)
 
 
 def check_run(run: RunSpec, corpus: Corpus) -> None:
-    """Refuse a run whose data or workers do not fit."""
+    """Refuse a run whose data do not fit."""
     if run.corpus_users is not None and run.corpus_users > len(corpus.train_users):
         raise SpecError(
             f"corpus_users {run.corpus_users} is more than the {len(corpus.train_users)} training users of the corpus; "
             "use fewer, or leave it out for all."
         )
-    if run.train.global_batch_size % run.resources.workers:
-        raise SpecError(
-            f"global_batch_size {run.train.global_batch_size} does not divide over {run.resources.workers} workers; "
-            "use a multiple."
-        )
     BatchSampler(run, corpus)
 
 
-def concurrency(study: StudySpec, cpus: int) -> int:
-    """Runs at a time: as asked, or as many as have their cores."""
-    if study.resources.concurrency != "auto":
-        return study.resources.concurrency
-    return max(1, cpus // study.resources.cpus_per_worker)
+def concurrency(study: StudySpec, have: dict[str, float]) -> int:
+    """Runs at a time: as asked, or as many as find their cores and GPUs; at least one."""
+    resources = study.resources
+    if resources.concurrency != "auto":
+        return resources.concurrency
+    fit = have.get("CPU", 1) / resources.cpus_per_worker
+    if resources.gpus_per_worker:
+        fit = min(fit, have.get("GPU", 0) / resources.gpus_per_worker)
+    return max(1, int(fit))
 
 
 def calibrate(runs: list[RunSpec], corpus: Corpus, evaluation: EvaluationSpec) -> dict[str, tuple[float, float]]:
@@ -128,6 +143,9 @@ def calibrate(runs: list[RunSpec], corpus: Corpus, evaluation: EvaluationSpec) -
         same = sorted((r for r in runs if r.encoder == encoder), key=lambda r: r.sequence_length)
         torch.set_num_threads(same[0].resources.cpus_per_worker)
         (cheap, short), (dear, long) = (time_step(run, corpus, evaluation) for run in (same[0], same[-1]))
+        if not dear:  # diverged at once; the run will say so itself
+            rates[encoder.model_dump_json()] = (0.0, 0.0)
+            continue
         per_flop = max(long - short, 0.2 * long) / max(dear - cheap, 0.2 * dear)
         rates[encoder.model_dump_json()] = (max(0.0, long - per_flop * dear), per_flop)
     torch.set_num_threads(threads)

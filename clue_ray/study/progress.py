@@ -104,7 +104,10 @@ class StudyProgress(Callback):
         progress = self.running.pop(run_id, RunProgress(run_id, self.labels[run_id]))
         self.done.add(run_id)
         loss = trial.last_result.get("loss") if trial.last_result else None
-        self.tell([f"{status} {progress.label}" + (f"  loss {loss:.4f}" if loss else "")])
+        outcome = (
+            f"  loss {loss:.4f}" if loss else f"  {trial.last_result.get('error', '')}" if trial.last_result else ""
+        )
+        self.tell([f"{status} {progress.label}{outcome.rstrip()}"])
 
 
 def label_run(known: dict[str, Any]) -> str:

@@ -72,7 +72,8 @@ def one_line(snapshot: Snapshot) -> str:
 
 def time_left(snapshot: Snapshot) -> str:
     """Write the expected time left."""
-    return f"{snapshot.seconds_left // 60:.0f}:{snapshot.seconds_left % 60:02.0f} left"
+    minutes, seconds = divmod(round(snapshot.seconds_left), 60)
+    return f"{minutes}:{seconds:02d} left"
 
 
 def render(snapshot: Snapshot) -> Group:
