@@ -1,6 +1,7 @@
 """The command line as a user meets it: every mistake is one sentence on stderr, exit code 2, nothing half written."""
 
 import json
+import socket
 import subprocess
 import sys
 
@@ -66,6 +67,14 @@ def test_mistakes_before_ray_starts(run_cli, planted_log, write_study, tmp_path)
     assert_mistake(
         run_cli("prepare", planted_log, "--output", tmp_path / "c", "--spec", tmp_path / "no.yaml"), "no.yaml"
     )
+    (tmp_path / "list.yaml").write_text("- a\n")
+    listed = run_cli("prepare", planted_log, "--output", tmp_path / "c", "--spec", tmp_path / "list.yaml")
+    assert_mistake(listed, "holds list")
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        taken = f"127.0.0.1:{other.getsockname()[1]}"
+        assert_mistake(run_cli("run", study, "--address", taken), "no Ray answers there")
     assert_mistake(run_cli("results", tmp_path / "none"), "No runs table")
     assert_mistake(run_cli("report", tmp_path / "none"), "No runs table")
     assert_mistake(run_cli("fetch", "netflix", "--output", tmp_path / "n.parquet"), "known logs are completejourney")

@@ -73,6 +73,49 @@ def other_interval(fit: Fit, ahead: float) -> list[str]:
     ]
 
 
+LEVERS = {
+    "non_embedding_params": "encoder parameters",
+    "sequence_length": "history length",
+    "corpus_users": "corpus users",
+    "global_batch_size": "batch size",
+    "steps": "steps",
+}
+
+
+def levers(points: pd.DataFrame) -> list[str]:
+    """Say which settings the frontier's compute came from: a prediction holds where they can still grow."""
+    best = points[points["frontier"]]
+    grown = {name: best[column].max() / best[column].min() for column, name in LEVERS.items() if column in best}
+    named = [f"{name} ({ratio:.3g}-fold)" for name, ratio in grown.items() if np.isfinite(ratio) and ratio > 1]
+    if not named:
+        return []
+    return [
+        f"Along the frontier compute came from {listing(named)}: the prediction holds only as far as these can grow, "
+        "and histories cannot outgrow the log."
+    ]
+
+
+def one_seed(points: pd.DataFrame) -> list[str]:
+    """Say when nothing in the runs tells how much two seeds differ."""
+    if "seed" not in points or points["seed"].nunique() > 1:
+        return []
+    return ["Every run has the same seed, so the intervals do not hold the difference between seeds; repeat some runs."]
+
+
+def above_chance(points: pd.DataFrame, chance: float) -> list[str]:
+    """Count the runs worse than a guess: they learnt their training users by heart and are sure of it."""
+    worse = points[points["loss"] > chance]
+    if worse.empty:
+        return []
+    passes = ""
+    if {"users_seen", "corpus_users"} <= set(worse):
+        epochs = (worse["users_seen"] / worse["corpus_users"]).max()
+        passes = f", after up to {epochs:.0f} passes over their users"
+    return [
+        f"{number(len(worse))} of the runs ended worse than a guess{passes}: overfitted, and sure of it.".capitalize()
+    ]
+
+
 def decades_of(values: pd.Series) -> float:
     """Measure a column's span in powers of ten."""
     return float(np.log10(values.max() / values.min()))

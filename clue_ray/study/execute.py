@@ -38,7 +38,7 @@ from clue_ray.transfer.baselines import tfidf_baseline
 
 TRIAL_SLOTS = 64
 CONNECT_SECONDS = 5.0
-HEALTH_SECONDS = 30.0
+HEALTH_SECONDS = 20.0
 ACTOR_FAILURES = 1
 
 

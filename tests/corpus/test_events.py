@@ -14,6 +14,7 @@ from clue_ray.corpus.events import (
     as_seconds,
     build_text,
     check_columns,
+    check_log,
     find_files,
     normalise,
     read_schema,
@@ -58,12 +59,18 @@ def test_services_are_chosen_and_bad_ones_kept_for_the_count():
     [
         ([10, 20], [10.0, 20.0]),
         ([1.5, None], [1.5, None]),
+        (
+            [1_600_000_000_123_456_789, 1_600_000_000_000, 1_600_000_000],
+            [1_600_000_000.1234567, 1_600_000_000.0, 1_600_000_000.0],
+        ),
         ([pd.Timestamp("1970-01-02"), None], [86400.0, None]),
         (["1970-01-01T00:00:10Z", "never"], [10.0, None]),
     ],
 )
 def test_timestamps(values, expected):
-    assert as_seconds(pa.chunked_array([pa.array(values)])).to_pylist() == expected
+    found = as_seconds(pa.chunked_array([pa.array(values)])).to_pylist()
+    assert [value is None for value in found] == [value is None for value in expected]
+    assert [v for v in found if v is not None] == pytest.approx([v for v in expected if v is not None])
 
 
 @given(st.lists(st.tuples(st.none() | st.text(), st.none() | st.integers(-5, 5)), min_size=1, max_size=5))
@@ -152,3 +159,15 @@ def test_columns_are_checked(spec, words):
 def test_numbers_keep_their_digits_as_ids():
     table = pa.table({"user_id": np.arange(2), "service": ["s"] * 2, "timestamp": [0, 0], "text": ["a", "b"]})
     assert normalise(table, CorpusSpec(events="x"))["user_id"].to_pylist() == ["0", "1"]
+
+
+def test_every_file_of_a_log_is_checked(tmp_path):
+    pd.DataFrame({"user_id": ["u"], "service": ["s"], "timestamp": [1], "text": ["a"]}).to_parquet(
+        tmp_path / "a.parquet"
+    )
+    pd.DataFrame({"user_id": ["u"], "service": ["s"], "timestamp": [1]}).to_parquet(tmp_path / "b.parquet")
+    with pytest.raises(EventLogError, match=r"no column 'text'.*b\.parquet"):
+        check_log(CorpusSpec(events=str(tmp_path)))
+    (tmp_path / "b.parquet").write_bytes(b"PAR1 cut short")
+    with pytest.raises(EventLogError, match=r"b\.parquet cannot be read"):
+        check_log(CorpusSpec(events=str(tmp_path)))

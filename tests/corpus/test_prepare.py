@@ -146,3 +146,12 @@ def test_ranges_equal_the_loop():
 def test_empty_partitions_are_well_typed():
     empty = pa.table({"user_id": pa.array([], pa.string()), "bucket": pa.array([], pa.int32())})
     assert prepare.write_buckets(empty, "nowhere").schema == prepare.SHARDS
+
+
+def test_csv_ids_are_text_whatever_they_look_like(planted_log, tmp_path):
+    frame = pq.read_table(planted_log).to_pandas()
+    frame["user_id"] = frame["user_id"].str.replace("u", "1")
+    frame.loc[len(frame) - 1, "user_id"] = "guest"
+    frame.to_csv(tmp_path / "log.csv", index=False)
+    made = build_corpus(make_spec(tmp_path / "log.csv"), tmp_path / "corpus")
+    assert "guest" in made.user_ids and len(made.events) == len(frame)

@@ -148,7 +148,7 @@ def test_what_the_runs_do_not_identify_has_no_interval(little: Analysis) -> None
 
 def test_warnings_are_few_plain_and_gravest_first(little: Analysis) -> None:
     warnings = little.warnings
-    assert len(warnings) <= 6 and not any("_" in warning for warning in warnings)
+    assert len(warnings) <= 8 and not any("_" in warning for warning in warnings)
     assert "do not exclude that more compute buys nothing" in warnings[0]
     assert sum("do not show a floor" in warning for warning in warnings) == 1
     assert "Only five runs lie under each law" in warnings[1]
@@ -173,3 +173,15 @@ def test_frontier_equals_its_definition(points: list[tuple[int, int]]) -> None:
     table = pd.DataFrame(points, columns=["train_flops", "loss"])
     naive = [all(loss <= other for x, other in points if x <= compute) for compute, loss in points]
     assert frontier(table).tolist() == naive
+
+
+def test_levers_seeds_and_runs_above_chance_are_said() -> None:
+    table = study()
+    table["seed"], table["users_seen"], table["corpus_users"] = 0, 6400, 640
+    table.loc[table["train_flops"].idxmin(), "loss"] = 5.9
+    said = " ".join(analyse(Runs(table), LAWS).warnings)
+    assert "Along the frontier compute came from" in said
+    assert "Every run has the same seed" in said
+    assert "One of the runs ended worse than a guess, after up to 10 passes over their users" in said
+    table.loc[0, "seed"] = 1
+    assert "Every run has the same seed" not in " ".join(analyse(Runs(table), LAWS).warnings)

@@ -5,8 +5,8 @@ from types import SimpleNamespace
 import pytest
 from rich.console import Console
 
-from clue_ray.spec import RunSpec, TrainSpec
-from clue_ray.study.plan import Plan, PlannedRun
+from clue_ray.spec import RunSpec, StudySpec, TrainSpec
+from clue_ray.study.plan import Plan, PlannedRun, concurrency
 from clue_ray.study.progress import StudyProgress
 from clue_ray.study.show import StudyView, law_table, one_line
 
@@ -80,3 +80,20 @@ def test_law_table_says_what_is_not_identified():
     text = captured.get()
     for words in ("power_law *", "0.031 nats", "-0.020 nats", "not identified", "4.5 [4, unbounded]"):
         assert words in text
+
+
+@pytest.mark.parametrize(
+    ("resources", "have", "expected"),
+    [
+        ({}, {"CPU": 4}, 4),
+        ({"cpus_per_worker": 2}, {"CPU": 5}, 2),
+        ({"gpus_per_worker": 1}, {"CPU": 16, "GPU": 1}, 1),
+        ({"gpus_per_worker": 0.25}, {"CPU": 16, "GPU": 1}, 4),
+        ({"concurrency": 3}, {"CPU": 1}, 3),
+    ],
+)
+def test_auto_concurrency_finds_cores_and_gpus(resources, have, expected):
+    study = StudySpec.parse(
+        {"name": "s", "corpus": "c", "base": {"train": {"steps": 1}}, "axes": {}, "resources": resources}, "s.yaml"
+    )
+    assert concurrency(study, have) == expected
