@@ -3,7 +3,7 @@
 # make check     format, lint and types
 # make test-all  the slow and multi-node tests as well
 #
-# GPUs: make TORCH_INDEX=<index URL of the CUDA wheels you want> demo
+# Another build of torch, for GPUs or for CPU only: make TORCH_INDEX=<index URL of its wheels> demo
 
 PYTHON ?= python3
 VENV ?= .venv

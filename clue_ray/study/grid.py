@@ -34,7 +34,8 @@ def expand(study: StudySpec) -> list[RunSpec]:
 
 def check_axis(axis: str, values: list[Any]) -> None:
     """Refuse an axis that names no field of a run, or has no values."""
-    allowed = sorted(dotted_fields(RunSpec))
+    fields = sorted(dotted_fields(RunSpec))
+    allowed = [field for field in fields if not field.startswith("resources.") or field == "resources.workers"]
     if axis not in allowed:
         raise SpecError(f"axes name {axis!r}, which is no field of a run; {nearest(axis, allowed)}")
     if not values:
