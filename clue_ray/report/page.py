@@ -102,12 +102,15 @@ def render(template: str, content: Content) -> str:
     loader = PackageLoader("clue_ray.report")
     environment = Environment(
         loader=loader,
-        autoescape=template.endswith(".html.j2"),
+        autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    return environment.get_template(template).render(content=content)
+    text = environment.get_template(template).render(content=content)
+    if template.endswith(".md.j2"):  # Markdown needs its tags escaped, but not its quotation marks
+        text = text.replace("&#39;", "'").replace("&#34;", '"')
+    return text
 
 
 def law_sentence(analysis: Analysis) -> str:
