@@ -12,7 +12,6 @@ import numpy as np
 from clue_ray.errors import FitError
 from clue_ray.scaling.fit import Fit, Prediction
 
-PREDICTORS = ("non_embedding_params", "train_tokens")
 FLOPS_PER_PARAMETER_AND_TOKEN = 6  # forward and backward of the matrix products; attention and logits left out
 
 
