@@ -10,8 +10,9 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from clue_ray.documents import read_yaml
 from clue_ray.errors import ClueRayError, SpecError
-from clue_ray.spec import CorpusSpec, StudySpec, read_study, read_yaml
+from clue_ray.spec import CorpusSpec, StudySpec, read_study
 
 app = typer.Typer(
     help="Scaling-law studies of user encoders on Ray: from event logs to a report.",
@@ -22,9 +23,6 @@ app = typer.Typer(
 console = Console(width=None if sys.stdout.isatty() else 160)
 """Without a terminal, as in a log, tables keep their columns."""
 
-PLANNED = ("params", "tokens", "FLOPs", "minutes")
-"""Columns that a plan always shows."""
-
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 Output = Annotated[Path, typer.Option(help="Folder for corpora and studies.")]
 Address = Annotated[str | None, typer.Option(help="HOST:PORT of a Ray cluster; this machine when left out.")]
@@ -34,19 +32,36 @@ StudyFolder = Annotated[Path, typer.Argument(metavar="DIR", help="Study director
 
 @app.command()
 def fetch(
-    name: Annotated[str, typer.Argument(help="Name of a known public log: completejourney.")],
-    output: Annotated[Path, typer.Option(help="Parquet file to write.")],
+    name: Annotated[str, typer.Argument(help="A known public log, completejourney, or planted: one with a known law.")],
+    output: Annotated[Path, typer.Option(help="Parquet file to write; a folder of them for a planted log.")],
+    spec: Annotated[Path | None, typer.Option(help="YAML file: users, services, topics ... of a planted log.")] = None,
 ) -> None:
-    """Build a known public event log from its installed package."""
-    from clue_ray.corpus.sources import LICENCE_NOTE, fetch_source
+    """Build a public event log from its installed package, or a planted one from a spec."""
+    if name == "planted":
+        rows, note = fetch_planted(output, spec), "planted: users with known tastes; docs/planted.md says how."
+    else:
+        from clue_ray.corpus.sources import LICENCE_NOTE, fetch_source
 
-    rows = fetch_source(name, output)
-    console.print(f"{output}: {rows:,} events\n{LICENCE_NOTE}", highlight=False)
+        rows, note = fetch_source(name, output), LICENCE_NOTE
+    console.print(f"{output}: {rows:,} events\n{note}", highlight=False)
+
+
+def fetch_planted(output: Path, spec: Path | None) -> int:
+    """Write a planted log and return its events."""
+    from clue_ray.corpus.planting import write_planted
+    from clue_ray.corpus.synthetic import PlantedSpec
+    from clue_ray.study.execute import connect
+
+    planted = PlantedSpec.parse({} if spec is None else read_yaml(spec), str(spec))
+    with connect():
+        return write_planted(planted, output)
 
 
 @app.command()
 def prepare(
-    events: Annotated[list[str], typer.Argument(help="Files, folders or globs of Parquet, CSV or JSON Lines.")],
+    events: Annotated[
+        list[str], typer.Argument(help="Files, folders, globs or URIs; or NAME=FILES, a log for each service.")
+    ],
     output: Annotated[Path, typer.Option(help="Corpus folder to make.")],
     columns: Annotated[str | None, typer.Option(help="Renames: user_id=author,text=title")] = None,
     text: Annotated[str | None, typer.Option(help='Template of the item text: "{brand}; {title}"')] = None,
@@ -54,15 +69,25 @@ def prepare(
     address: Address = None,
     as_json: Json = False,
 ) -> None:
-    """Turn event logs into a corpus of training shards, with Ray Data."""
+    """Turn event logs into a corpus of training shards, with Ray Data, and tell what is in them."""
     corpus_spec = make_corpus_spec(events, columns, text, spec)
     from clue_ray.corpus.prepare import build_corpus
+    from clue_ray.report.profile import profile_headline, profile_tables, write_profile
     from clue_ray.study.execute import connect
+    from clue_ray.study.tables import report_table
 
     with connect(address):
         corpus = build_corpus(corpus_spec, output)
-    summary = corpus.summary()
-    emit(summary, as_json)
+    page, profile = write_profile(corpus.path), corpus.profile()
+    if as_json:
+        print(json.dumps({"path": str(corpus.path), "digest": corpus.digest, **profile}))
+        return
+    console.print(profile_headline(profile), highlight=False)
+    for title, table in profile_tables(profile).items():
+        console.print(report_table(title, table))
+        console.print(table.note or None, highlight=False, markup=False)
+    console.print(f"Corpus: {corpus.path}, digest {corpus.digest}", highlight=False, soft_wrap=True)
+    console.print(f"Profile: {page}", highlight=False, soft_wrap=True)
 
 
 def make_corpus_spec(events: list[str], columns: str | None, text: str | None, spec: Path | None) -> CorpusSpec:
@@ -72,12 +97,29 @@ def make_corpus_spec(events: list[str], columns: str | None, text: str | None, s
         raise SpecError(
             f"Corpus file {spec} holds {type(document).__name__}, not the keys of a study's corpus section."
         )
-    document["events"] = list(events)
+    document["events"] = parse_events(events)
     if text is not None:
         document["text"] = text
     if columns is not None:
         document["columns"] = parse_columns(columns)
     return CorpusSpec.parse(document, str(spec or "prepare"))
+
+
+def parse_events(events: list[str]) -> list[str] | dict[str, list[str]]:
+    """Tell NAME=FILES, a log for each service, from files; a path may hold an = sign itself."""
+    named = [(place.split("=", 1) if is_named(place) else ["", place]) for place in events]
+    if not any(name for name, _ in named):
+        return list(events)
+    if not all(name for name, _ in named):
+        raise SpecError(f"EVENTS are {' '.join(events)!r}; name a service before each, NAME=FILES, or before none.")
+    names = dict.fromkeys(name for name, _ in named)
+    return {name: [place for other, place in named if other == name] for name in names}
+
+
+def is_named(place: str) -> bool:
+    """Tell whether an argument reads NAME=FILES."""
+    name, equals, _ = place.partition("=")
+    return bool(equals) and not set(name) & set("/\\:*?.") and not Path(place).exists()
 
 
 def parse_columns(columns: str) -> dict[str, str]:
@@ -101,7 +143,9 @@ def plan(study: StudyFile, output: Output = Path("results"), as_json: Json = Fal
     if as_json:
         print(json.dumps(planned.to_dict()))
     else:
-        show_plan(planned)
+        from clue_ray.study.tables import print_plan
+
+        print_plan(console, planned)
 
 
 @app.command()
@@ -144,7 +188,10 @@ def results(directory: StudyFolder, as_json: Json = False) -> None:
     columns += ["num_workers", "train_flops", "loss", "recall_at_10", "mrr", "wall_seconds"]
     columns = [column for column in columns if column in table]
     order = "train_flops" if "train_flops" in columns else columns[:1]
-    show_table(table[columns].sort_values(order) if columns else table, f"{directory}: {len(table)} runs")
+    from clue_ray.study.tables import frame_table
+
+    shown = table[columns].sort_values(order) if columns else table
+    console.print(frame_table(shown, f"{directory}: {len(table)} runs"))
 
 
 @app.command()
@@ -183,7 +230,7 @@ def report(directory: StudyFolder, as_json: Json = False) -> None:
 
 def emit_laws(directory: Path, page: Path, as_json: bool) -> None:
     """Print the law table, the answer and where the report lies."""
-    from clue_ray.study.show import law_table
+    from clue_ray.study.tables import law_table
 
     fits = json.loads((directory / "fits.json").read_text(encoding="utf-8"))
     if as_json:
@@ -195,67 +242,6 @@ def emit_laws(directory: Path, page: Path, as_json: bool) -> None:
         console.print(law_table(fits))
         console.print(fits["answer"], highlight=False)
     console.print(f"Report: {page}", highlight=False, soft_wrap=True)
-
-
-def show_plan(planned: Any) -> None:
-    """Print a plan as a table."""
-    import pandas as pd
-
-    rows = [
-        {
-            "encoder": r.known["encoder_size"],
-            "params": r.known["non_embedding_params"],
-            "events": r.known["sequence_length"],
-            "batch": r.known["global_batch_size"],
-            "users": r.known["corpus_users"],
-            "workers": r.known["num_workers"],
-            "seed": r.known["seed"],
-            "steps": r.steps,
-            "tokens": float(r.train_tokens),
-            "FLOPs": r.train_flops,
-            "minutes": r.expected_seconds / 60,
-            "state": "finished" if r.finished else "to run",
-        }
-        for r in planned.runs
-    ]
-    frame = pd.DataFrame(rows)
-    same = [column for column in frame if frame[column].nunique() == 1 and column not in PLANNED]
-    show_table(frame.drop(columns=same), f"{planned.study}: {len(planned.runs)} runs, {len(planned.pending)} to train")
-    if same:
-        console.print("The same for all: " + ", ".join(f"{c} {short(frame[c].iloc[0])}" for c in same), highlight=False)
-    console.print(
-        f"About {planned.expected_minutes:.1f} minutes, {planned.concurrency} runs at a time, "
-        f"{planned.disk_bytes / 1e6:,.0f} MB of checkpoints.",
-        highlight=False,
-    )
-    for warning in planned.warnings:
-        console.print(f"warning: {warning}", style="yellow", highlight=False)
-
-
-def show_table(frame: Any, title: str) -> None:
-    """Print a frame, numbers right-aligned and short."""
-    table = Table(title=title, title_justify="left")
-    for column in frame.columns:
-        table.add_column(column, justify="right" if frame[column].dtype.kind in "if" else "left", no_wrap=True)
-    for row in frame.itertuples(index=False):
-        table.add_row(*(short(value) for value in row))
-    console.print(table)
-
-
-def short(value: Any) -> str:
-    """Write a cell for reading: counts with separators, the rest to four digits."""
-    if isinstance(value, float):
-        return "" if value != value else (f"{value:.3g}" if value >= 1e5 or value < 0.01 else f"{value:.4g}")
-    return f"{value:,}" if isinstance(value, int) else str(value)
-
-
-def emit(summary: dict[str, Any], as_json: bool) -> None:
-    """Print a flat summary."""
-    if as_json:
-        print(json.dumps(summary))
-        return
-    for key, value in summary.items():
-        console.print(f"{key:>16}  {value:,}" if isinstance(value, int) else f"{key:>16}  {value}", highlight=False)
 
 
 def main() -> None:

@@ -4,34 +4,16 @@ A `StudySpec` is a base run and axes. `expand` in `study/grid.py` turns it into 
 what defines a run's result and nothing of how it is executed, and `run_id` is a hash of it.
 """
 
-import hashlib
-import json
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal, Self, get_args
+from typing import Any, Literal, Self
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, field_validator, model_validator
 
-from clue_ray.errors import SpecError, nearest
+from clue_ray.documents import Spec, fingerprint, read_yaml
 
 RECIPE = 1
 """Bump when the same spec would train to different weights; part of every run's identity."""
-
-
-class Spec(BaseModel):
-    """A frozen mapping that refuses unknown keys and names the nearest known one."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-    @classmethod
-    def parse(cls, document: Any, where: str) -> Self:
-        """Validate a plain mapping; raise SpecError with one sentence on the first mistake."""
-        if not isinstance(document, dict):
-            raise SpecError(f"{where} holds {type(document).__name__}, not a mapping of keys to values.")
-        try:
-            return cls.model_validate(document)
-        except ValidationError as error:
-            raise SpecError(explain(error, cls, where)) from None
 
 
 class SplitSpec(Spec):
@@ -41,26 +23,63 @@ class SplitSpec(Spec):
     "share kept for choosing settings; no run trains on it or is scored on it"
     test: float = Field(0.05, gt=0, lt=1)
     "share whose users form the evaluation pools"
+    time: datetime | None = None
+    "cut in time: earlier events are encoded, events from here on are kept apart, to be predicted; UTC if no zone"
+
+    @field_validator("time")
+    @classmethod
+    def _in_utc(cls, time: datetime | None) -> datetime | None:
+        return time.replace(tzinfo=UTC) if time and time.tzinfo is None else time
+
+
+class LogSpec(Spec):
+    """One of several logs that are joined; what is left out is as the corpus says."""
+
+    events: str | tuple[str, ...]
+    "files, folders, globs or URIs"
+    columns: dict[str, str] | None = None
+    text: str | None = None
 
 
 class CorpusSpec(Spec):
     """How event logs become a corpus."""
 
-    events: str | tuple[str, ...]
-    "files, folders or globs: Parquet, CSV or JSON Lines"
-    columns: dict[str, str] = {}
-    "names of user_id, service, timestamp in the log, where they differ: {user_id: author}"
+    events: str | tuple[str, ...] | dict[str, LogSpec]
+    "files, folders, globs or URIs of Parquet, CSV or JSON Lines; or one log a service: {search: ..., shop: ...}"
+    columns: dict[str, str] = Field(default={})
+    "names of user_id, service, timestamp, text in the log, where they differ: {user_id: author}"
     text: str = "{text}"
     "template over the log's columns that makes the item text"
     services: tuple[str, ...] | None = None
     "services kept; all when omitted"
     vocab_size: int = Field(8192, ge=257, le=1_000_000)
-    "byte-level BPE vocabulary, guide tokens not counted"
+    "byte-level BPE vocabulary to train, guide tokens not counted"
+    tokenizer: str | None = None
+    "tokenizer.json of another corpus, used as it is instead of training one"
     max_item_tokens: int = Field(24, ge=1, le=4096)
     "tokens kept of an item's text, guide token not counted"
+    max_text_length: int = Field(10_000, ge=1)
+    "characters of text above which a row is unusable"
+    duplicates: Literal["keep", "drop"] = "keep"
+    "what becomes of rows that agree in user, service, time and text with another"
     split: SplitSpec = SplitSpec()
     max_rejected: float = Field(0.05, ge=0, le=1)
     "share of rows that may be unusable before preparation stops"
+
+    @field_validator("events", mode="before")
+    @classmethod
+    def _logs_by_service(cls, events: Any) -> Any:
+        if isinstance(events, dict) and events:
+            return {name: log if isinstance(log, dict | LogSpec) else {"events": log} for name, log in events.items()}
+        if not events or not isinstance(events, str | list | tuple):
+            raise ValueError(f"is {events!r}; give files, folders, globs or URIs, or a mapping of service to them")
+        return events
+
+    @model_validator(mode="after")
+    def _one_tokenizer(self) -> Self:
+        if self.tokenizer and "vocab_size" in self.model_fields_set:
+            raise ValueError("gives both tokenizer and vocab_size; a given tokenizer has its own, so leave one out")
+        return self
 
 
 class Rung(Spec):
@@ -235,57 +254,3 @@ class StudySpec(Spec):
 def read_study(path: str | Path) -> StudySpec:
     """Read and validate a study file; raise SpecError with one sentence when it cannot be meant."""
     return StudySpec.parse(read_yaml(path), str(path))
-
-
-def read_yaml(path: str | Path) -> Any:
-    """Read a YAML file; raise SpecError with one sentence when there is none or it is malformed."""
-    file = Path(path)
-    try:
-        return yaml.safe_load(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise SpecError(f"Study file {file} does not exist; give the path of a YAML file.") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise SpecError(f"Study file {file} cannot be read ({error}); give a YAML text file.") from None
-    except yaml.YAMLError as error:
-        reason = " ".join(str(error).split())
-        raise SpecError(f"Study file {file} is not valid YAML ({reason}); mend it at that line.") from None
-
-
-def fingerprint(document: Any) -> str:
-    """Hash a JSON-able value: first 12 hex digits of the sha256 of its sorted, compact JSON."""
-    canonical = json.dumps(document, sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(canonical.encode()).hexdigest()[:12]
-
-
-def field_names(spec: type[Spec], path: tuple[Any, ...]) -> list[str]:
-    """List the keys allowed at `path` below a spec class; empty when the path leads to a plain value."""
-    for step in path:
-        if isinstance(step, int) or step not in spec.model_fields:
-            continue  # a list index, or the branch of a union that pydantic adds to the path
-        annotation = spec.model_fields[step].annotation
-        specs = [t for t in (annotation, *get_args(annotation)) if isinstance(t, type) and issubclass(t, Spec)]
-        if not specs:
-            return []
-        spec = specs[0]
-    return list(spec.model_fields)
-
-
-def explain(error: ValidationError, spec: type[Spec], where: str) -> str:
-    """Turn pydantic's first complaint into one sentence: place, value found, what is allowed."""
-    first = min(error.errors(), key=lambda e: e["type"] != "extra_forbidden")
-    steps = tuple(s for s in first["loc"] if s not in {"CorpusSpec", "str", "int"} or s in spec.model_fields)
-    place = ".".join(str(step) for step in steps)
-    if first["type"] == "extra_forbidden":
-        return f"{where} has an unknown key {place!r}; {nearest(str(steps[-1]), field_names(spec, steps[:-1]))}"
-    if first["type"] == "missing":
-        return f"{where} lacks the key {place!r}; add it."
-    message = first["msg"].removeprefix("Value error, ")
-    if steps and steps[-1] in {"dict[str,list[any]]", "list[dict[str,list[any]]]"}:
-        return (
-            f"{where}: {steps[0]} is {first['input']!r}; give a mapping of dotted field to list of values, or several."
-        )
-    if first["type"] == "value_error":
-        return f"{where}: {place or 'study'} {message}."
-    return (
-        f"{where}: {place} is {first['input']!r}, but the {message[0].lower() + message[1:].replace('Input', 'input')}."
-    )

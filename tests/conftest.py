@@ -9,7 +9,6 @@ import pytest
 
 os.environ["RAY_AUTH_MODE"] = "disabled"
 os.environ["RAY_TRAIN_HEALTH_CHECK_INTERVAL_S"] = "0.2"
-os.environ["RAY_DATA_DISABLE_PROGRESS_BARS"] = "1"
 
 SPLIT = {"validation": 0.0, "test": 0.25}
 
@@ -19,10 +18,11 @@ def planted_log(tmp_path_factory):
     """A Parquet log of 240 users in three services."""
     import pyarrow.parquet as pq
 
-    from clue_ray.corpus.synthetic import planted_events
+    from clue_ray.corpus.synthetic import PlantedSpec, planted_events
 
     path = tmp_path_factory.mktemp("log") / "events.parquet"
-    pq.write_table(planted_events(users=240), path)
+    spec = PlantedSpec(users=240, services=3, topics=12, concentration=2, items_per_topic=20, events=24)
+    pq.write_table(planted_events(spec), path)
     return path
 
 

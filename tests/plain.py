@@ -4,14 +4,12 @@ import json
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from clue_ray.corpus.events import normalise
 from clue_ray.corpus.store import Corpus, open_corpus
-from clue_ray.corpus.text import tokenize_items, train_tokenizer
+from clue_ray.corpus.text import train_tokenizer
 from clue_ray.encoder.model import Encoder
 from clue_ray.spec import CorpusSpec
 
@@ -19,13 +17,18 @@ from clue_ray.spec import CorpusSpec
 def plain_corpus(log: Path, folder: Path, split: dict) -> Corpus:
     """Prepare a corpus in pandas, one shard, no Ray."""
     spec = CorpusSpec(events=str(log), vocab_size=400, split=split)
-    events = normalise(pq.read_table(log), spec).to_pandas()
+    events = pq.read_table(log).to_pandas()
     items = events[["service", "text"]].drop_duplicates().sort_values(["service", "text"]).reset_index(drop=True)
     tokenizer = train_tokenizer(sorted(set(items["text"])), spec.vocab_size)
-    guides = pd.Categorical(items["service"]).codes.astype(np.int32)
-    tokens = tokenize_items(tokenizer, items["text"].tolist(), guides, spec.max_item_tokens)
-    (folder / "shards").mkdir(parents=True)
-    pq.write_table(pa.table({"tokens": pa.array(tokens, pa.list_(pa.int32()))}), folder / "items.parquet")
+    services = sorted(set(items["service"]))
+    items["tokens"] = [
+        [tokenizer.get_vocab_size() + services.index(service), *tokenizer.encode(text).ids[: spec.max_item_tokens]]
+        for service, text in zip(items["service"], items["text"], strict=True)
+    ]
+    for part in ("shards", "items"):
+        (folder / part).mkdir(parents=True)
+    types = pa.schema([("service", pa.string()), ("text", pa.string()), ("tokens", pa.list_(pa.int32()))])
+    pq.write_table(pa.Table.from_pandas(items, types, preserve_index=False), folder / "items" / "shard-00000.parquet")
     index = {key: i for i, key in enumerate(zip(items["service"], items["text"], strict=True))}
     events["item"] = [index[key] for key in zip(events["service"], events["text"], strict=True)]
     rows = []

@@ -1,27 +1,27 @@
-"""Event logs: finding the files, checking the columns, and bringing every row to one schema.
+"""Event logs: what their columns mean, and how rows of any shape become rows of one schema.
 
-Takes files a team already has; gives tables of (user_id, service, timestamp, text, reason), where `reason` names what
-is wrong with a row, or is null for a good one. Bad rows are never dropped here: the caller keeps them aside.
+Takes tables as read; gives tables of EVENTS_SCHEMA, where `reason` names what is wrong with a row, or is null for a
+good one. Bad rows are never dropped here: the caller keeps them aside.
 """
 
-import glob
 import string
-from pathlib import Path
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.csv
-import pyarrow.json
-import pyarrow.parquet
 
+from clue_ray.corpus.times import as_seconds
 from clue_ray.errors import EventLogError, nearest
 from clue_ray.spec import CorpusSpec
 
-FORMATS = {".parquet": "parquet", ".csv": "csv", ".jsonl": "json", ".json": "json", ".ndjson": "json"}
 ROLES = ("user_id", "service", "timestamp")
+LATEST = 4_102_444_800.0
+"""The year 2100: a later time is a unit or a date misread."""
+ROWS_A_FILE = 2**32
+"""Order of appearance is file number times this plus row number: exact in float64 for two million files."""
 
 EVENTS_SCHEMA = pa.schema(
     [
@@ -29,51 +29,65 @@ EVENTS_SCHEMA = pa.schema(
         ("service", pa.string()),
         ("timestamp", pa.float64()),
         ("text", pa.string()),
+        ("row", pa.int64()),
         ("reason", pa.string()),
     ]
 )
 
 
-def find_files(events: str | tuple[str, ...]) -> list[str]:
-    """List the log's files, sorted; a folder stands for every file of a known format below it."""
-    patterns = (events,) if isinstance(events, str) else events
-    files = [file for pattern in patterns for file in _expand(pattern)]
-    formats = {FORMATS[Path(file).suffix] for file in files}
-    if len(formats) > 1:
-        raise EventLogError(f"The log mixes {', '.join(sorted(formats))} files; give files of one format.")
-    return sorted(set(files))
+@dataclass(frozen=True)
+class Log:
+    """One log of a corpus: where it lies and how its columns are named.
+
+    Attributes:
+        service: of every event, where the log has no column that names it.
+        columns: the log's own name of each role, where it differs.
+        has_time: whether events carry a time; else they count in order of appearance.
+    """
+
+    places: tuple[str, ...]
+    service: str | None
+    columns: dict[str, str]
+    text: str
+    has_time: bool = True
+
+    def column(self, role: str) -> str:
+        """Return the log's own name of a role or of a template's field."""
+        return self.columns.get(role, role)
+
+    @property
+    def roles(self) -> list[str]:
+        """List the roles that are read from a column."""
+        absent = {"service"} if self.service is not None else set()
+        return [role for role in ROLES if role not in absent and (role != "timestamp" or self.has_time)]
+
+    @property
+    def needed(self) -> list[str]:
+        """List the columns read from the log, each once, in a fixed order."""
+        fields = [self.column(field) if field == "text" else field for field in template_fields(self.text)]
+        return list(dict.fromkeys([*(self.column(role) for role in self.roles), *fields]))
 
 
-def _expand(pattern: str) -> list[str]:
-    path = Path(pattern)
-    matches = [str(p) for p in path.rglob("*")] if path.is_dir() else glob.glob(pattern, recursive=True)
-    files = [str(Path(m).resolve()) for m in matches if Path(m).suffix in FORMATS and Path(m).is_file()]
-    if files:
-        return files
-    known = ", ".join(FORMATS)
-    if path.is_file():
-        raise EventLogError(f"Event log {pattern} ends in {path.suffix or 'nothing'!r}; allowed are {known}.")
-    what = "holds no event files" if path.is_dir() else "does not exist"
-    raise EventLogError(f"Event log {path.absolute()} {what}; give a file, folder or glob of {known} files.")
+def logs_of(spec: CorpusSpec) -> list[Log]:
+    """List the logs of a corpus: one whose rows name their service, or one a service."""
+    for role in spec.columns:
+        _check_role(role)
+    if not isinstance(spec.events, dict):
+        return [Log(_as_tuple(spec.events), None, spec.columns, spec.text)]
+    return [
+        Log(_as_tuple(log.events), service.strip(), {**spec.columns, **(log.columns or {})}, log.text or spec.text)
+        for service, log in spec.events.items()
+        if spec.services is None or service in spec.services
+    ]
 
 
-def file_format(files: list[str]) -> str:
-    """Return `parquet`, `csv` or `json`, by the files' ending."""
-    return FORMATS[Path(files[0]).suffix]
+def _as_tuple(places: str | Sequence[str]) -> tuple[str, ...]:
+    return (places,) if isinstance(places, str) else tuple(places)
 
 
-def read_schema(file: str) -> pa.Schema:
-    """Read the column names and types of one file; raise EventLogError when it is empty or unreadable."""
-    try:
-        if Path(file).suffix == ".parquet":
-            return pa.parquet.read_schema(file)
-        opener = pa.csv.open_csv if Path(file).suffix == ".csv" else pa.json.open_json
-        return opener(file).schema
-    except (pa.ArrowInvalid, OSError) as error:
-        reason = str(error).splitlines()[0].rstrip(".")
-        raise EventLogError(
-            f"Event log {file} cannot be read ({reason}); give a file with a header and rows."
-        ) from None
+def _check_role(role: str) -> None:
+    if role not in (*ROLES, "text"):
+        raise EventLogError(f"Columns rename unknown role {role!r}; {nearest(role, [*ROLES, 'text'])}")
 
 
 def template_fields(template: str) -> list[str]:
@@ -89,63 +103,62 @@ def template_fields(template: str) -> list[str]:
     return fields
 
 
-def check_log(spec: CorpusSpec) -> list[str]:
-    """Find the log's files and check the columns of each; return the files."""
-    files = find_files(spec.events)
-    for file in files:
-        try:
-            check_columns(read_schema(file), spec)
-        except EventLogError as error:
-            raise EventLogError(f"{error} (in {file})" if len(files) > 1 else str(error)) from None
-    return files
-
-
-def text_columns(spec: CorpusSpec) -> list[str]:
-    """List the log's columns that are read as text whatever they look like: ids, services and words."""
-    roles = [spec.columns.get(role, role) for role in ("user_id", "service")]
-    return [*roles, *(source_column(field, spec) for field in template_fields(spec.text))]
-
-
-def check_columns(schema: pa.Schema, spec: CorpusSpec) -> None:
-    """Refuse a log that lacks a needed column, or whose text would be a bare number."""
-    for role in spec.columns:
-        if role not in (*ROLES, "text"):
-            raise EventLogError(f"Columns rename unknown role {role!r}; {nearest(role, [*ROLES, 'text'])}")
-    fields = [source_column(field, spec) for field in template_fields(spec.text)]
-    for column in [*(spec.columns.get(role, role) for role in ROLES), *fields]:
+def check_columns(schema: pa.Schema, log: Log) -> None:
+    """Refuse a file that lacks a needed column, or whose text would be a bare number."""
+    for role in log.columns:
+        _check_role(role)
+    for column in log.needed:
         if column not in schema.names:
             found = ", ".join(map(repr, schema.names)) or "none"
             raise EventLogError(
                 f"The event log has no column {column!r}; columns found are {found}; rename with columns."
             )
-    if len(fields) == 1 and not _is_text(schema.field(fields[0]).type):
-        kind = schema.field(fields[0]).type
+    fields = template_fields(log.text)
+    only = log.column(fields[0]) if fields[0] == "text" else fields[0]
+    if len(fields) == 1 and kind_of(schema.field(only).type) not in ("text", "unknown"):
         raise EventLogError(
-            f"Text column {fields[0]!r} holds {kind}, not words; build a text from worded columns, "
+            f"Text column {only!r} holds {schema.field(only).type}, not words; build a text from worded columns, "
             "as in '{brand}; {title}'."
         )
 
 
-def _is_text(kind: pa.DataType) -> bool:
-    value = kind.value_type if pa.types.is_dictionary(kind) else kind
-    return pa.types.is_string(value) or pa.types.is_large_string(value) or pa.types.is_string_view(value)
-
-
-def source_column(field: str, spec: CorpusSpec) -> str:
-    """Return the log's own name of a template field: `text` may be renamed, other fields are the log's."""
-    return spec.columns.get("text", "text") if field == "text" else field
-
-
-def normalise(table: pa.Table, spec: CorpusSpec) -> pa.Table:
-    """Bring rows of a log to EVENTS_SCHEMA; rows of services left out are dropped, bad rows carry their reason."""
-    user, service, timestamp = (table[spec.columns.get(role, role)] for role in ROLES)
-    rows = {
-        "user_id": as_text(user),
-        "service": as_text(service),
-        "timestamp": as_seconds(timestamp),
-        "text": build_text(table, spec),
+def kind_of(type_: pa.DataType) -> str:
+    """Name what a column holds: two files of one log must agree in it."""
+    value = type_.value_type if pa.types.is_dictionary(type_) else type_
+    kinds = {
+        "text": (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view, is_bytes),
+        "whole numbers": (pa.types.is_integer,),
+        "numbers": (pa.types.is_floating, pa.types.is_decimal),
+        "times": (pa.types.is_timestamp, pa.types.is_date),
+        "unknown": (pa.types.is_null,),
     }
-    rows["reason"] = find_reasons(rows)
+    return next((kind for kind, tests in kinds.items() if any(test(value) for test in tests)), str(value))
+
+
+def is_bytes(type_: pa.DataType) -> bool:
+    """Tell whether a column holds bytes, which are read as UTF-8."""
+    return pa.types.is_binary(type_) or pa.types.is_large_binary(type_) or pa.types.is_binary_view(type_)
+
+
+def normalise(table: pa.Table, log: Log, spec: CorpusSpec, *, file: int = 0, first_row: int = 0) -> pa.Table:
+    """Bring rows of a log to EVENTS_SCHEMA; rows of services left out are dropped, bad rows carry their reason.
+
+    Args:
+        table: needed columns of consecutive rows, from row `first_row` of the log's file number `file`.
+    """
+    row = np.arange(first_row, first_row + table.num_rows)
+    service = pa.repeat(log.service, table.num_rows) if log.service else as_text(table[log.column("service")])
+    timestamp = (
+        as_seconds(table[log.column("timestamp")]) if log.has_time else pa.array(file * float(ROWS_A_FILE) + row)
+    )
+    rows = {
+        "user_id": as_text(table[log.column("user_id")]),
+        "service": service,
+        "timestamp": timestamp,
+        "text": build_text(table, log),
+        "row": row,
+    }
+    rows["reason"] = find_reasons(rows, spec, log)
     events = pa.table(rows, schema=EVENTS_SCHEMA)
     if spec.services is None:
         return events
@@ -158,33 +171,17 @@ def as_text(column: pa.ChunkedArray) -> pa.ChunkedArray:
     return pc.utf8_trim_whitespace(column.cast(pa.string()))
 
 
-def as_seconds(column: pa.ChunkedArray) -> pa.Array:
-    """Turn timestamps into epoch seconds; null where unparsable.
-
-    Numbers are taken as seconds, or by their size as milliseconds (from 1e11), microseconds (1e14) or nanoseconds
-    (1e17); else dates, times or ISO 8601 text.
-    """
-    if pa.types.is_integer(column.type) or pa.types.is_floating(column.type):
-        numbers = column.cast(pa.float64(), safe=False).to_numpy()
-        size = np.abs(numbers)
-        return pa.array(
-            numbers / np.select([size >= 1e17, size >= 1e14, size >= 1e11], [1e9, 1e6, 1e3], 1.0), from_pandas=True
-        )
-    times = pd.to_datetime(pd.Series(column.to_pandas()), errors="coerce", utc=True, format="ISO8601")
-    seconds = (times - pd.Timestamp(0, tz="UTC")) / pd.Timedelta(seconds=1)
-    return pa.array(seconds.to_numpy(dtype=np.float64), from_pandas=True)
-
-
-def build_text(table: pa.Table, spec: CorpusSpec) -> pa.ChunkedArray | pa.Array:
+def build_text(table: pa.Table, log: Log) -> pa.ChunkedArray | pa.Array:
     """Fill the text template row by row; an empty field reads as nothing, a row of only empty fields as null."""
-    template_fields(spec.text)
+    if log.text == "{text}":
+        return as_text(table[log.column("text")])
     parts: list[Any] = []
     present: Any = None
-    for literal, field, _, _ in string.Formatter().parse(spec.text):
+    for literal, field, _, _ in string.Formatter().parse(log.text):
         parts.append(pa.scalar(literal))
         if field is None:
             continue
-        column = as_text(table[source_column(field, spec)])
+        column = as_text(table[log.column(field) if field == "text" else field])
         filled = pc.fill_null(pc.greater(pc.utf8_length(column), 0), False)
         present = filled if present is None else pc.or_(present, filled)
         parts.append(pc.fill_null(column, ""))
@@ -192,13 +189,17 @@ def build_text(table: pa.Table, spec: CorpusSpec) -> pa.ChunkedArray | pa.Array:
     return pc.if_else(present, text, pa.scalar(None, pa.string()))
 
 
-def find_reasons(rows: dict[str, Any]) -> Any:
+def find_reasons(rows: dict[str, Any], spec: CorpusSpec, log: Log) -> Any:
     """Name what is wrong with each row (first fault found), null for a good one."""
-    faults = {
-        f"{role} is null or empty": pc.fill_null(pc.equal(pc.utf8_length(rows[role]), 0), True)
-        for role in ("user_id", "service", "text")
-    }
+    lengths = {role: pc.utf8_length(rows[role]) for role in ("user_id", "service", "text")}
+    faults = {f"{role} is null or empty": pc.fill_null(pc.equal(length, 0), True) for role, length in lengths.items()}
+    long = f"text is longer than {spec.max_text_length:,} characters"
+    faults[long] = pc.fill_null(pc.greater(lengths["text"], spec.max_text_length), False)
     faults["timestamp cannot be read"] = pc.is_null(rows["timestamp"], nan_is_null=True)
+    if log.has_time:
+        faults["timestamp is after the year 2100"] = pc.fill_null(pc.greater(rows["timestamp"], LATEST), False)
+    if not any(pc.any(fault).as_py() for fault in faults.values()):
+        return pa.nulls(len(rows["row"]), pa.string())
     conditions = pc.make_struct(*(_flat(fault) for fault in faults.values()), field_names=list(faults))
     return pc.case_when(conditions, *(pa.scalar(fault) for fault in faults))
 

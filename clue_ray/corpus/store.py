@@ -1,6 +1,8 @@
 """A prepared corpus on disk and in memory.
 
-Folder: `corpus.json` (manifest, written last), `tokenizer.json`, `items.parquet`, `shards/*.parquet`, `rejected/`.
+Folder: `corpus.json` (manifest, written last), `profile.json`, `tokenizer.json`, `shards/*.parquet` and
+`items/*.parquet` (one of each a bucket of users), `later/*.parquet` (events after a cut in time) and `rejected/` (rows
+that cannot be used).
 In memory an event is one int32 item id, and the events of user u in service s lie at
 `events[offsets[u * S + s] : offsets[u * S + s + 1]]`, most recent first.
 """
@@ -14,6 +16,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
@@ -21,7 +24,9 @@ from clue_ray.compute import Vocabulary
 from clue_ray.errors import CorpusError
 from clue_ray.spec import SplitSpec
 
-NUM_BUCKETS = 16
+LATER = pa.schema(
+    [("user_id", pa.string()), ("service", pa.string()), ("text", pa.string()), ("timestamp", pa.float64())]
+)
 
 
 def stable_hash(users: pd.Series, salt: str) -> NDArray[np.uint64]:
@@ -56,25 +61,53 @@ class Corpus:
         self.manifest = manifest
         self.digest: str = manifest["digest"]
         self.services: tuple[str, ...] = tuple(manifest["services"])
-        items = pq.read_table(path / "items.parquet", columns=["tokens"])["tokens"].combine_chunks()
-        self.item_offsets: NDArray[np.int64] = items.offsets.to_numpy().astype(np.int64)
-        self.item_tokens: NDArray[np.int32] = items.values.to_numpy()
-        self._load_events()
+        self._load_events(self._load_items())
+        self._split_users()
 
-    def _load_events(self) -> None:
-        shards = pa.concat_tables([pq.read_table(file) for file in sorted((self.path / "shards").glob("*.parquet"))])
+    def _load_items(self) -> list[NDArray[np.int32]]:
+        """Unite the shards' items, sorted by service and text; return each shard's own indices as common ids."""
+        shards = [pq.read_table(file) for file in self._files("items")]
+        items = pa.concat_tables(shards)
+        text = items["text"].cast(pa.large_string()).combine_chunks().dictionary_encode()
+        rank = pc.rank(text.dictionary, sort_keys="ascending").to_numpy().astype(np.int64)
+        service = pc.index_in(items["service"], value_set=pa.array(self.services)).to_numpy()
+        keys = service.astype(np.int64) * (len(rank) + 1) + rank[text.indices.to_numpy()]
+        _, first, common = np.unique(keys, return_index=True, return_inverse=True)
+        tokens = items["tokens"].combine_chunks().take(pa.array(first))
+        self.item_offsets: NDArray[np.int64] = tokens.offsets.to_numpy().astype(np.int64)
+        self.item_tokens: NDArray[np.int32] = tokens.values.to_numpy()
+        return np.split(common.astype(np.int32), np.cumsum([len(shard) for shard in shards])[:-1])
+
+    def _load_events(self, common: list[NDArray[np.int32]]) -> None:
+        tables = [pq.read_table(file, columns=["user_id", "service", "items"]) for file in self._files("shards")]
+        shards = pa.concat_tables(tables)
         names, users = np.unique(shards["user_id"].to_numpy(), return_inverse=True)
         self.user_ids = names
         services = pd.Index(self.services).get_indexer(shards["service"].to_pandas())
         rows = users * len(self.services) + services
-        lengths = np.asarray(shards["items"].combine_chunks().value_lengths())
+        lists = [table["items"].combine_chunks() for table in tables]
+        lengths = np.concatenate([np.asarray(column.value_lengths()) for column in lists])
         counts = np.zeros(len(names) * len(self.services), dtype=np.int64)
         counts[rows] = lengths
         self.offsets: NDArray[np.int64] = np.concatenate([[0], np.cumsum(counts)])
         self.events: NDArray[np.int32] = np.empty(self.offsets[-1], dtype=np.int32)
-        flat = shards["items"].combine_chunks().flatten().to_numpy()
-        self.events[ranges(self.offsets[rows], lengths)] = flat
-        self._split_users()
+        flat = [ids[column.flatten().to_numpy()] for ids, column in zip(common, lists, strict=True)]
+        self.events[ranges(self.offsets[rows], lengths)] = np.concatenate(flat)
+
+    def _files(self, folder: str) -> list[Path]:
+        return sorted((self.path / folder).glob("*.parquet"))
+
+    def later_events(self) -> pa.Table:
+        """Read the events from the cut in time on, columns user_id, service, text, timestamp; none without a cut."""
+        tables = [self._later(file) for file in self._files("later")]
+        return pa.concat_tables(tables) if tables else LATER.empty_table()
+
+    def _later(self, file: Path) -> pa.Table:
+        table, items = pq.read_table(file), pq.read_table(self.path / "items" / file.name, columns=["text"])
+        owner = table.select(["user_id", "service"]).take(pc.list_parent_indices(table["items"].combine_chunks()))
+        text = items["text"].take(pc.list_flatten(table["items"]))
+        columns = [owner["user_id"], owner["service"], text, pc.list_flatten(table["timestamps"])]
+        return pa.table(columns, schema=LATER)
 
     def _split_users(self) -> None:
         ids = pd.Series(self.user_ids)
@@ -98,6 +131,11 @@ class Corpus:
         starts = self.offsets[users * len(self.services)]
         stops = self.offsets[(users + 1) * len(self.services)]
         return int(self.item_lengths[self.events[ranges(starts, stops - starts)]].sum())
+
+    def profile(self) -> dict[str, Any]:
+        """Read what preparation found: profile.json."""
+        profile: dict[str, Any] = json.loads((self.path / "profile.json").read_text(encoding="utf-8"))
+        return profile
 
     def summary(self) -> dict[str, Any]:
         """Return what a reader wants to know of the corpus, as flat JSON-able values."""

@@ -22,8 +22,8 @@ import ray
 import torch
 from ray import tune
 
-from clue_ray.corpus.events import find_files
 from clue_ray.corpus.prepare import build_corpus, source_key
+from clue_ray.corpus.reading import plan_reading
 from clue_ray.corpus.store import Corpus, open_corpus
 from clue_ray.errors import ClusterError
 from clue_ray.runs import RunRecord, Runs, write_json
@@ -45,6 +45,7 @@ ACTOR_FAILURES = 1
 @contextmanager
 def connect(address: str | None = None) -> Iterator[None]:
     """Join the Ray cluster at `address`, or start one on this machine; a session already open is used as it is."""
+    logging.getLogger("ray.data").setLevel(logging.WARNING)  # its bars on a terminal stay
     if ray.is_initialized():
         yield
         return
@@ -56,7 +57,6 @@ def connect(address: str | None = None) -> Iterator[None]:
     else:
         check_reachable(address)
         ray.init(address=address, **quiet)
-    logging.getLogger("ray.data").setLevel(logging.WARNING)  # its bars on a terminal stay
     try:
         yield
     finally:
@@ -85,7 +85,7 @@ def open_study_corpus(study: StudySpec, output: Path) -> Corpus:
     """Open the study's corpus, preparing it below `output` when it is not there yet."""
     if isinstance(study.corpus, str):
         return open_corpus(study.corpus)
-    folder = output / "corpora" / source_key(study.corpus, find_files(study.corpus.events))
+    folder = output / "corpora" / source_key(plan_reading(study.corpus))
     if folder.exists():
         return open_corpus(folder)
     with connect():

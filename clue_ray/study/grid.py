@@ -6,8 +6,9 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from clue_ray.documents import Spec, explain, field_names
 from clue_ray.errors import SpecError, nearest
-from clue_ray.spec import HORIZONS, Rung, RunSpec, Spec, StudySpec, explain, field_names
+from clue_ray.spec import HORIZONS, Rung, RunSpec, StudySpec
 
 
 def expand(study: StudySpec) -> list[RunSpec]:

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from clue_ray.compute import Work, forward_flops, train_flops
-from clue_ray.corpus.events import check_log
+from clue_ray.corpus.reading import plan_reading
 from clue_ray.corpus.store import Corpus
 from clue_ray.encoder.batches import BatchSampler, count_executed, pack, recent_windows
 from clue_ray.errors import SpecError
@@ -107,7 +107,7 @@ def check_study(study: StudySpec) -> None:
                 "workers; use a multiple."
             )
     if isinstance(study.corpus, CorpusSpec):
-        check_log(study.corpus)
+        plan_reading(study.corpus)
 
 
 def check_run(run: RunSpec, corpus: Corpus) -> None:

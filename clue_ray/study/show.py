@@ -1,8 +1,8 @@
-"""A study on the terminal: a live view where there is one, a line a change where there is not, and the law table."""
+"""A study on the terminal: a live view where there is one, a line a change where there is not."""
 
 import time
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -84,38 +84,3 @@ def render(snapshot: Snapshot) -> Group:
         table.add_row(run.label, ProgressBar(total=1.0, completed=run.share, width=24), f"{run.share:4.0%}", loss)
     head = f"{snapshot.plan.study}: {snapshot.finished} of {len(snapshot.plan.runs)} runs done, {time_left(snapshot)}"
     return Group(Text(head, style="bold"), table)
-
-
-def law_table(fits: dict[str, Any]) -> Table:
-    """Lay out the fitted laws, the one that speaks for the study first; errors in nats, signed where held out."""
-    table = Table(title="Held-out loss against training compute", title_justify="left")
-    for column in ("law", "fitted", "missed in backtest", "missed held out", "exponent [95 %]", "loss at 10x [95 %]"):
-        table.add_column(column)
-    for row in fits["laws"]:
-        best = " *" if row["law"] == fits["preferred"] else ""
-        table.add_row(
-            row["law"] + best,
-            row["formula"],
-            nats(row["backtest_error_nats"], ".3f"),
-            nats(row["held_out_error_nats"], "+.3f"),
-            with_interval(row, "exponent"),
-            with_interval(row, "loss_at_10x"),
-        )
-    table.caption = "* speaks for the study"
-    return table
-
-
-def nats(value: float | None, form: str) -> str:
-    """Write an error in nats, or nothing where there is none."""
-    return "" if value is None else f"{value:{form}} nats"
-
-
-def with_interval(row: dict[str, Any], name: str) -> str:
-    """Write a value with its interval; nothing where the law has no such number, no value where the runs show none."""
-    value, low, high = (row[key] for key in (name, f"{name}_low", f"{name}_high"))
-    if value is None:
-        return ""
-    if low is None and high is None:
-        return "not identified"
-    ends = ["unbounded" if end is None else f"{end:.3g}" for end in (low, high)]
-    return f"{value:.3g} [{ends[0]}, {ends[1]}]"

@@ -1,21 +1,34 @@
 """Preparation with real Ray Data: exact, the same bytes every time, and refused in one sentence."""
 
+import errno
 import shutil
+from datetime import UTC, datetime
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from tokenizers import Tokenizer
 
 from clue_ray.corpus import prepare
 from clue_ray.corpus.prepare import build_corpus
-from clue_ray.corpus.store import open_corpus, ranges, split_of, stable_hash
+from clue_ray.corpus.reading import plan_reading
+from clue_ray.corpus.store import open_corpus
+from clue_ray.corpus.synthetic import PlantedSpec
 from clue_ray.errors import CorpusError, EventLogError
-from clue_ray.spec import CorpusSpec, SplitSpec
+from clue_ray.spec import CorpusSpec
 from tests.conftest import SPLIT
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_session")]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def few_partitions():
+    """Shuffle into three parts: the shards do not depend on it, and each part costs time."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(prepare, "partitions_for", lambda buckets: 3)
+        yield
 
 
 def make_spec(log, **fields):
@@ -27,17 +40,21 @@ def prepared(planted_log, ray_session, tmp_path_factory):
     return build_corpus(make_spec(planted_log), tmp_path_factory.mktemp("out") / "corpus")
 
 
+def sequences(corpus):
+    """Read a corpus's shards and items file by file: (user, service) -> texts and times, most recent first."""
+    found = {}
+    for file in sorted((corpus.path / "shards").iterdir()):
+        texts = pq.read_table(corpus.path / "items" / file.name)["text"].to_pylist()
+        for row in pq.read_table(file).to_pylist():
+            found[row["user_id"], row["service"]] = [texts[item] for item in row["items"]], row["timestamps"]
+    return found
+
+
 def test_every_event_is_there_in_order(prepared, planted_log):
-    items = pq.read_table(prepared.path / "items.parquet").to_pandas()
-    log = pq.read_table(planted_log).to_pandas()
-    index = {key: i for i, key in enumerate(zip(items["service"], items["text"], strict=True))}
-    log["item"] = [index[key] for key in zip(log["service"], log["text"], strict=True)]
-    log = log.sort_values(["timestamp", "item"], ascending=[False, True])
-    expected = log.groupby(["user_id", "service"])["item"].apply(list)
-    for u, user in enumerate(prepared.user_ids):
-        for s, service in enumerate(prepared.services):
-            start, stop = prepared.offsets[u * len(prepared.services) + s :][:2]
-            assert prepared.events[start:stop].tolist() == expected.get((user, service), [])
+    log = pq.read_table(planted_log).to_pandas().sort_values(["timestamp", "text"], ascending=[False, True])
+    groups = log.groupby(["user_id", "service"])
+    expected = {key: (group["text"].tolist(), group["timestamp"].tolist()) for key, group in groups}
+    assert sequences(prepared) == expected
     assert len(prepared.events) == len(log) == prepared.manifest["events"]
 
 
@@ -65,20 +82,21 @@ def test_opened_again_not_built_again(prepared, planted_log, monkeypatch):
         build_corpus(make_spec(planted_log, vocab_size=500), prepared.path)
 
 
-def test_text_round_trips_through_the_tokenizer(prepared):
-    from tokenizers import Tokenizer
-
-    tokenizer = Tokenizer.from_file(str(prepared.path / "tokenizer.json"))
-    for text in ["tea a0 model 1", "naïve café ☕ \t\x07", "&amp; 你好"]:
-        assert tokenizer.decode(tokenizer.encode(text).ids) == text
+def test_without_an_output_the_key_names_the_folder(planted_log, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    made = build_corpus(make_spec(planted_log))
+    assert made.path == tmp_path / "corpora" / prepare.source_key(plan_reading(make_spec(planted_log)))
 
 
 def test_tokens_follow_the_guide(prepared):
-    items = pq.read_table(prepared.path / "items.parquet").to_pandas()
+    tokenizer = Tokenizer.from_file(str(prepared.path / "tokenizer.json"))
+    items = pd.concat([pq.read_table(file).to_pandas() for file in sorted((prepared.path / "items").iterdir())])
     first = prepared.manifest["vocab_size"] - len(prepared.services)
-    for service, tokens in zip(items["service"], items["tokens"], strict=True):
-        assert tokens[0] == first + prepared.services.index(service)
-        assert (tokens[1:] < first).all() and len(tokens) <= prepared.manifest["max_item_tokens"]
+    assert first == tokenizer.get_vocab_size()
+    for row in items.itertuples():
+        ids = tokenizer.encode(row.text).ids
+        assert row.tokens.tolist() == [first + prepared.services.index(row.service), *ids[:24]]
+        assert row.text_tokens == len(ids)
 
 
 def test_bad_rows_are_kept_aside_and_counted(planted_log, tmp_path):
@@ -88,8 +106,105 @@ def test_bad_rows_are_kept_aside_and_counted(planted_log, tmp_path):
     frame.to_parquet(tmp_path / "log.parquet")
     made = build_corpus(make_spec(tmp_path / "log.parquet"), tmp_path / "corpus")
     assert made.manifest["rejected"] == {"text is null or empty": 2, "user_id is null or empty": 1}
-    assert pq.read_table(made.path / "rejected").num_rows == 3
+    aside = pq.read_table(made.path / "rejected").to_pandas()
+    assert aside["row"].tolist() == [3, 5, 8] and set(aside["file"]) == {str(tmp_path / "log.parquet")}
+    assert aside["log.user_id"].tolist() == frame.loc[[3, 5, 8], "user_id"].tolist()
+    assert aside["log.text"].tolist()[2] == frame.loc[8, "text"] and aside["log.text"].isna().tolist()[:2] == [
+        True,
+        True,
+    ]
     assert len(made.events) == len(frame) - 3
+
+
+def test_a_dirty_log_stops_with_reasons_and_samples(planted_log, tmp_path):
+    frame = pq.read_table(planted_log).to_pandas().astype({"text": object, "timestamp": object})
+    frame["timestamp"] = frame["timestamp"].astype(str)
+    frame.loc[::10, "timestamp"] = "soon"
+    frame.loc[1::20, "text"] = "?" * 20000
+    frame.to_csv(tmp_path / "log.csv", index=False)
+    with pytest.raises(EventLogError) as error:
+        build_corpus(make_spec(tmp_path / "log.csv"), tmp_path / "out" / "corpus")
+    few, many = (f"{-(-len(frame) // 20):,}", f"{-(-len(frame) // 10):,}")
+    assert f"timestamp cannot be read: {many}; text is longer than 10,000 characters: " in str(error.value)
+    assert "more than the 5% allowed" in str(error.value) and few[:2] in str(error.value)
+    assert str(error.value).count("row ") == 3 and "'timestamp': 'soon'" in str(error.value)
+    assert len(str(error.value)) < 1500 and list((tmp_path / "out").iterdir()) == []
+
+
+def test_repeated_rows_are_counted_and_dropped_on_demand(prepared, planted_log, tmp_path):
+    table = pq.read_table(planted_log)
+    pq.write_table(pa.concat_tables([table, table.slice(0, 100), table.slice(0, 20)]), tmp_path / "log.parquet")
+    kept = build_corpus(make_spec(tmp_path / "log.parquet"), tmp_path / "kept")
+    dropped = build_corpus(make_spec(tmp_path / "log.parquet", duplicates="drop"), tmp_path / "dropped")
+    assert kept.profile()["duplicate_rows"] == dropped.profile()["duplicate_rows"] == 120
+    assert len(kept.events) == len(table) + 120 and sequences(dropped) == sequences(prepared)
+
+
+def test_events_after_the_cut_are_kept_apart(planted_log, tmp_path):
+    log = pq.read_table(planted_log).to_pandas()
+    cut = int(log["timestamp"].quantile(0.7))
+    log.loc[log["timestamp"] >= cut, "text"] += " unseen"
+    log.loc[0, "timestamp"] = cut  # the cut itself is later
+    log.to_parquet(tmp_path / "log.parquet")
+    split = {**SPLIT, "time": datetime.fromtimestamp(cut, UTC).isoformat()}
+    made = build_corpus(make_spec(tmp_path / "log.parquet", split=split), tmp_path / "corpus")
+    before, later = log[log["timestamp"] < cut], log[log["timestamp"] >= cut]
+    assert len(made.events) == len(before) and made.profile()["events_after_cut"] == len(later)
+    order = ["user_id", "service", "timestamp", "text"]
+    found = made.later_events().to_pandas()[order].sort_values(order).reset_index(drop=True)
+    expected = later[order].sort_values(order).reset_index(drop=True).astype({"timestamp": float})
+    pd.testing.assert_frame_equal(found, expected, check_dtype=False)
+    assert "unseen" not in "".join(Tokenizer.from_file(str(made.path / "tokenizer.json")).get_vocab())
+
+
+def test_users_of_one_service_are_kept_and_marked(planted_log, tmp_path):
+    log = pq.read_table(planted_log).to_pandas()
+    log = log[(log["user_id"] >= "u00000100") | (log["service"] == "service-a")]
+    log.to_parquet(tmp_path / "log.parquet")
+    made = build_corpus(make_spec(tmp_path / "log.parquet"), tmp_path / "corpus")
+    rows = pq.read_table(made.path / "shards").to_pandas()
+    expected = log.groupby("user_id")["service"].nunique()
+    assert (rows.set_index("user_id")["num_services"] == expected.loc[rows["user_id"]]).all()
+    assert made.profile()["users_by_services"]["1"] == 100 == (made.counts > 0).sum(axis=1).tolist().count(1)
+    assert all(made.user_ids[user] >= "u00000100" for user in made.users_of_pair(made.train_users, (0, 1)))
+
+
+def test_a_given_tokenizer_is_used_as_it_is(prepared, planted_log, tmp_path):
+    given = CorpusSpec(events=str(planted_log), split=SPLIT, tokenizer=str(prepared.path / "tokenizer.json"))
+    made = build_corpus(given, tmp_path / "corpus")
+    assert made.digest == prepared.digest
+    with pytest.raises(CorpusError, match="does not exist"):
+        build_corpus(given.model_copy(update={"tokenizer": "nowhere.json"}), tmp_path / "other")
+
+
+def test_profile_equals_the_plain_calculation(prepared, planted_log):
+    log = pq.read_table(planted_log).to_pandas()
+    profile, lengths = prepared.profile(), log.groupby(["user_id", "service"]).size()
+    tokenizer = Tokenizer.from_file(str(prepared.path / "tokenizer.json"))
+    tokens = log["text"].map({text: len(tokenizer.encode(text).ids) for text in set(log["text"])})
+    items = log.drop_duplicates(["service", "text"])
+    assert profile["users"] == 240 and profile["events"] == len(log) and profile["distinct_items"] == len(items)
+    assert profile["tokens"] == (tokens + 1).sum() == prepared.summary()["tokens"]
+    for name, values in [("events_per_user_and_service", lengths), ("tokens_per_event", tokens)]:
+        expected = {f"p{p}": np.percentile(values, p, method="inverted_cdf") for p in (10, 50, 90, 99, 100)}
+        assert profile[name] == expected
+    assert profile["tokens_per_item"]["p50"] == np.percentile(tokens[items.index], 50, method="inverted_cdf")
+    fits = profile["fits_sequence_length"]["16"]
+    assert fits["events"] == pytest.approx(lengths.clip(upper=16).sum() / len(log))
+    assert fits["histories"] == pytest.approx((lengths <= 16).mean())
+    users = log.groupby("service")["user_id"].agg(set)
+    assert all(profile["overlap"][a][b] == len(users[a] & users[b]) for a in users.index for b in users.index)
+    assert profile["users_by_split"] == {
+        "train": len(prepared.train_users),
+        "validation": 0,
+        "test": len(prepared.test_users),
+    }
+    assert profile["time"] == [log["timestamp"].min(), log["timestamp"].max()]
+    assert profile["timestamps_read_as"] == {"seconds": len(log)} and profile["rejected"] == {}
+
+
+def test_a_planted_log_is_known_as_one(prepared):
+    assert PlantedSpec.model_validate_json(prepared.manifest["planted"]).users == 240
 
 
 @pytest.mark.parametrize(
@@ -118,6 +233,48 @@ def test_full_disk_is_said_before_anything_is_written(planted_log, tmp_path, mon
     assert list((tmp_path / "out").iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    ("trouble", "kind", "words"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device"), CorpusError, "No free disk at"),
+        (OSError(errno.EIO, "Input/output error"), EventLogError, "cannot be prepared .*Input/output error"),
+    ],
+)
+def test_trouble_while_a_worker_writes(planted_log, tmp_path, monkeypatch, trouble, kind, words):
+    def fail(events, plan):
+        raise trouble
+
+    monkeypatch.setattr(prepare, "write_partition", fail)
+    with pytest.raises(kind, match=words) as error:
+        build_corpus(make_spec(planted_log), tmp_path / "out" / "corpus")
+    assert "\n" not in str(error.value) and list((tmp_path / "out").iterdir()) == []
+
+
+def test_a_log_that_grows_meanwhile_is_refused(planted_log, tmp_path, monkeypatch):
+    survey = prepare._survey
+
+    def miscount(*arguments):
+        found = survey(*arguments)
+        found.services["service-a"] -= 1
+        return found
+
+    monkeypatch.setattr(prepare, "_survey", miscount)
+    with pytest.raises(EventLogError, match="changed while it was read"):
+        build_corpus(make_spec(planted_log), tmp_path / "corpus")
+
+
+def test_another_process_may_finish_first(prepared, planted_log, tmp_path, monkeypatch):
+    write = prepare._write_corpus
+
+    def slower(reading, partial, key):
+        write(reading, partial, key)
+        shutil.copytree(prepared.path, tmp_path / "corpus")
+
+    monkeypatch.setattr(prepare, "_write_corpus", slower)
+    assert build_corpus(make_spec(planted_log), tmp_path / "corpus").digest == prepared.digest
+    assert [path.name for path in tmp_path.iterdir()] == ["corpus"]
+
+
 def test_damaged_shard_is_named(prepared, tmp_path):
     copy = tmp_path / "corpus"
     shutil.copytree(prepared.path, copy)
@@ -125,27 +282,6 @@ def test_damaged_shard_is_named(prepared, tmp_path):
     shard.write_bytes(shard.read_bytes()[:-9])
     with pytest.raises(CorpusError, match=f"{shard.name} is damaged"):
         open_corpus(copy)
-
-
-def test_split_is_by_user_and_stable():
-    users = pd.Series([f"u{i}" for i in range(4000)])
-    split = split_of(users, SplitSpec(validation=0.1, test=0.2))
-    shares = pd.Series(split).value_counts(normalize=True)
-    assert abs(shares["test"] - 0.2) < 0.03 and abs(shares["validation"] - 0.1) < 0.03
-    assert (split_of(users[::-1], SplitSpec(validation=0.1, test=0.2))[::-1] == split).all()
-    assert stable_hash(pd.Series(["u1"]), "split")[0] == 0x5523A95A69B2BF34  # frozen: it decides who is held out
-
-
-def test_ranges_equal_the_loop():
-    starts, lengths = np.array([5, 0, 9, 2]), np.array([2, 0, 3, 1])
-    expected = [value for start, length in zip(starts, lengths, strict=True) for value in range(start, start + length)]
-    assert ranges(starts, lengths).tolist() == expected
-    assert ranges(starts[:0], lengths[:0]).tolist() == []
-
-
-def test_empty_partitions_are_well_typed():
-    empty = pa.table({"user_id": pa.array([], pa.string()), "bucket": pa.array([], pa.int32())})
-    assert prepare.write_buckets(empty, "nowhere").schema == prepare.SHARDS
 
 
 def test_csv_ids_are_text_whatever_they_look_like(planted_log, tmp_path):

@@ -8,7 +8,8 @@ from rich.console import Console
 from clue_ray.spec import RunSpec, StudySpec, TrainSpec
 from clue_ray.study.plan import Plan, PlannedRun, concurrency
 from clue_ray.study.progress import StudyProgress
-from clue_ray.study.show import StudyView, law_table, one_line
+from clue_ray.study.show import StudyView, one_line
+from clue_ray.study.tables import law_table
 
 
 def make_plan(finished=()):

@@ -1,0 +1,102 @@
+"""JSON Lines by Arrow's parser, block by block; where it gives up, line by line, so that a mistake has a number."""
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.json
+
+from clue_ray.errors import EventLogError
+
+BLOCK, SAMPLE = 16_000_000, 200_000
+
+
+def json_schema(source: pa.NativeFile, name: str) -> pa.Schema:
+    """Read the fields of a file's first lines: text where kinds are mixed, null where only null was met."""
+    block = next(_blocks(source), None)
+    found = _find_schema(block or b"", name, 1)
+    if not found.names:
+        raise pa.ArrowInvalid("it is empty")
+    return found
+
+
+def _find_schema(block: bytes, name: str, first: int) -> pa.Schema:
+    kinds: dict[str, set[type]] = {}
+    for number, line in enumerate(block[:SAMPLE].split(b"\n")[: -1 if len(block) > SAMPLE else None], first):
+        for key, value in (_parse(line, name, number) if line.strip() else {}).items():
+            kinds.setdefault(key, set()).add(type(value))
+    return pa.schema([(key, _arrow_type(found - {type(None)})) for key, found in kinds.items()])
+
+
+def _arrow_type(kinds: set[type]) -> pa.DataType:
+    if not kinds:
+        return pa.null()
+    types = {str: pa.string(), int: pa.int64(), float: pa.float64(), bool: pa.bool_()}
+    return pa.string() if len(kinds) > 1 else types.get(next(iter(kinds)), pa.string())
+
+
+def read_json_lines(source: pa.NativeFile, columns: list[str], name: str) -> Iterator[pa.Table]:
+    """Read the named fields of every line; in a block where kinds are mixed, as text."""
+    line = 1
+    for block in _blocks(source):
+        try:
+            yield _read_fast(block, columns, _find_schema(block, name, line))
+        except pa.ArrowInvalid:
+            yield _read_slowly(block, columns, name, line)
+        line += block.count(b"\n")
+
+
+def _read_fast(block: bytes, columns: list[str], found: pa.Schema) -> pa.Table:
+    types = [found.field(column).type if column in found.names else pa.null() for column in columns]
+    fields = [(c, pa.string() if pa.types.is_null(t) else t) for c, t in zip(columns, types, strict=True)]
+    options = pa.json.ParseOptions(explicit_schema=pa.schema(fields), unexpected_field_behavior="ignore")
+    reading = pa.json.ReadOptions(block_size=len(block) + 1)
+    return pa.json.read_json(pa.BufferReader(block), reading, options).select(columns)
+
+
+def _read_slowly(block: bytes, columns: list[str], name: str, first: int) -> pa.Table:
+    rows = [_parse(line, name, first + n) for n, line in enumerate(block.split(b"\n")) if line.strip()]
+    return pa.table({column: pa.array([_as_text(row.get(column)) for row in rows], pa.string()) for column in columns})
+
+
+def _parse(line: bytes, name: str, number: int) -> dict[str, Any]:
+    try:
+        row = json.loads(_decoded(line))
+    except ValueError as error:
+        reason = str(error).splitlines()[0]
+        raise EventLogError(
+            f"Event log {name}, line {number} is no JSON ({reason}); mend the line; each line is one object."
+        ) from None
+    if not isinstance(row, dict):
+        raise EventLogError(f"Event log {name}, line {number} holds {type(row).__name__}; each line is one object.")
+    return row
+
+
+def _decoded(line: bytes) -> str:
+    try:
+        return line.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        return line.decode("cp1252", errors="replace")
+
+
+def _as_text(value: Any) -> str | None:
+    if value is None or isinstance(value, str):
+        return value
+    if isinstance(value, dict | list):
+        return json.dumps(value, ensure_ascii=False)
+    return pa.scalar(value).cast(pa.string()).as_py()  # as Arrow writes a column of them
+
+
+def _blocks(source: pa.NativeFile) -> Iterator[bytes]:
+    """Cut a stream into blocks of whole lines."""
+    rest = b""
+    while data := source.read(BLOCK):
+        cut = data.rfind(b"\n") + 1
+        if cut:
+            yield rest + data[:cut]
+            rest = data[cut:]
+        else:
+            rest += data
+    if rest.strip():
+        yield rest

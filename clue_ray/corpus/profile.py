@@ -1,0 +1,158 @@
+"""The profile of a corpus: what a person wants to know of a log before training on it.
+
+Users never span shards, so counts and histograms of shards add up to those of the corpus; only distinct items must be
+united, by 64-bit hashes. Nothing here holds more than a histogram, an overlap matrix and the items' hashes.
+"""
+
+from collections import Counter
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from clue_ray.corpus.store import split_of
+from clue_ray.corpus.text import TokenizedItems
+from clue_ray.spec import CorpusSpec
+
+if TYPE_CHECKING:
+    from clue_ray.corpus.shards import Sorted
+
+HISTOGRAM = pa.list_(pa.int64())
+SHARD_COUNTS = pa.schema(
+    [
+        ("files", pa.list_(pa.list_(pa.string()))),
+        ("rows", pa.int64()),
+        ("later", pa.int64()),
+        ("duplicates", pa.int64()),
+        ("split", HISTOGRAM),
+        ("overlap", HISTOGRAM),
+        ("users_by_services", HISTOGRAM),
+        ("history_lengths", HISTOGRAM),
+        ("history_counts", HISTOGRAM),
+        ("first_time", pa.float64()),
+        ("last_time", pa.float64()),
+        ("item_hashes", pa.list_(pa.uint64())),
+        ("item_tokens", pa.list_(pa.int32())),
+        ("item_events", HISTOGRAM),
+    ]
+)
+"""What a shard tells of itself; histograms are lists of counts, `history_lengths` the values of `history_counts`."""
+SPLITS = ("train", "validation", "test")
+SEQUENCE_LENGTHS = (4, 8, 16, 32, 64, 128, 256, 512)
+HASH_STEP = np.uint64(0x9E3779B97F4A7C15)
+"""Sets the hashes of one text in two services apart."""
+PERCENTILES = (10, 50, 90, 99, 100)
+
+
+def count_shard(
+    rows: "Sorted", kept: NDArray[np.bool_], items: TokenizedItems, spec: CorpusSpec, services: int
+) -> dict[str, Any]:
+    """Count users, histories and items of a shard's kept rows."""
+    user, service, time = rows.user[kept], rows.service[kept], rows.time[kept]
+    counts = np.bincount(user * services + service, minlength=len(rows.user_ids) * services).reshape(-1, services)
+    present = counts > 0
+    holding = present.any(axis=1)
+    split = split_of(pd.Series(rows.user_ids.to_pandas()), spec.split)[holding]
+    lengths, number = np.unique(counts[present], return_counts=True)
+    return {
+        "split": [int((split == name).sum()) for name in SPLITS],
+        "overlap": (present.T.astype(np.int64) @ present.astype(np.int64)).ravel(),
+        "users_by_services": np.bincount(present[holding].sum(axis=1), minlength=services + 1),
+        "history_lengths": lengths,
+        "history_counts": number,
+        "first_time": float(time.min()) if len(time) else None,
+        "last_time": float(time.max()) if len(time) else None,
+        "item_hashes": items.hashes + rows.item_services.astype(np.uint64) * HASH_STEP,
+        "item_tokens": items.text_tokens,
+        "item_events": np.bincount(rows.item[kept], minlength=len(items.hashes)),
+    }
+
+
+class ShardTotals:
+    """Counts of all shards, added up one shard at a time."""
+
+    def __init__(self) -> None:
+        self.files: dict[str, str] = {}
+        self.totals: Counter[str] = Counter()
+        self.arrays: dict[str, NDArray[np.int64]] = {}
+        self.histories: Counter[int] = Counter()
+        self.event_tokens: Counter[int] = Counter()
+        self.times: list[float] = []
+        self.item_hashes = np.zeros(0, np.uint64)
+        self.item_tokens = np.zeros(0, np.int32)
+
+    def add(self, shards: Iterable[dict[str, Any]]) -> None:
+        """Add shards, rows of SHARD_COUNTS."""
+        for shard in shards:
+            self.files |= dict(shard["files"])
+            self.totals.update({name: shard[name] for name in ("rows", "later", "duplicates")})
+            for name in ("split", "overlap", "users_by_services"):
+                self.arrays[name] = self.arrays.get(name, 0) + np.asarray(shard[name])
+            self.histories.update(dict(zip(shard["history_lengths"], shard["history_counts"], strict=True)))
+            self.times += [time for time in (shard["first_time"], shard["last_time"]) if time is not None]
+            self._add_items(shard)
+
+    def _add_items(self, shard: dict[str, Any]) -> None:
+        tokens, events = np.asarray(shard["item_tokens"], np.int32), np.asarray(shard["item_events"])
+        weights = np.bincount(tokens, weights=events).astype(np.int64)
+        self.event_tokens.update({int(length): int(weights[length]) for length in np.flatnonzero(weights)})
+        hashes = np.concatenate([self.item_hashes, np.asarray(shard["item_hashes"], np.uint64)])
+        self.item_hashes, first = np.unique(hashes, return_index=True)
+        self.item_tokens = np.concatenate([self.item_tokens, tokens])[first]
+
+    def profile(self, services: tuple[str, ...], spec: CorpusSpec, timed: bool) -> dict[str, Any]:
+        """Sum up as a JSON-able profile; what the first pass found is added by the caller."""
+        histories, tokens = _as_arrays(self.histories), _as_arrays(self.event_tokens)
+        overlap = self.arrays["overlap"].reshape(len(services), -1)
+        events, kept = int((histories[0] * histories[1]).sum()), int(tokens[1].sum())
+        assert events == kept, "every event has one item"
+        return {
+            "users": int(self.arrays["split"].sum()),
+            "users_by_split": dict(zip(SPLITS, self.arrays["split"].tolist(), strict=True)),
+            "users_by_services": {
+                str(n): int(users) for n, users in enumerate(self.arrays["users_by_services"]) if n and users
+            },
+            "events": events,
+            "events_after_cut": self.totals["later"],
+            "duplicate_rows": self.totals["duplicates"],
+            "distinct_items": len(self.item_hashes),
+            "tokens": int((np.minimum(tokens[0], spec.max_item_tokens) * tokens[1]).sum()) + events,
+            "tokens_per_item": percentiles(*_as_arrays(Counter(self.item_tokens.tolist()))),
+            "tokens_per_event": percentiles(*tokens),
+            "events_cut_at_max_item_tokens": _share(tokens[1][tokens[0] > spec.max_item_tokens].sum(), events),
+            "events_per_user_and_service": percentiles(*histories),
+            "fits_sequence_length": {str(n): fit(histories, n) for n in SEQUENCE_LENGTHS},
+            "users_in_service": dict(zip(services, np.diagonal(overlap).tolist(), strict=True)),
+            "overlap": {
+                name: dict(zip(services, row.tolist(), strict=True))
+                for name, row in zip(services, overlap, strict=True)
+            },
+            "time": [min(self.times), max(self.times)] if timed and self.times else None,
+        }
+
+
+def _as_arrays(histogram: Counter[int]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    values = np.array(sorted(histogram), dtype=np.int64)
+    return values, np.array([histogram[value] for value in values.tolist()], dtype=np.int64)
+
+
+def percentiles(values: NDArray[np.int64], counts: NDArray[np.int64]) -> dict[str, int]:
+    """Return percentiles of a histogram: the least value that so many per cent do not exceed."""
+    cumulative = np.cumsum(counts)
+    places = [np.searchsorted(cumulative, p / 100 * cumulative[-1]) for p in PERCENTILES]
+    return {f"p{p}": int(values[place]) for p, place in zip(PERCENTILES, places, strict=True)}
+
+
+def fit(histories: tuple[NDArray[np.int64], NDArray[np.int64]], sequence_length: int) -> dict[str, float]:
+    """Return the shares of events kept, and of histories whole, at a sequence length."""
+    lengths, counts = histories
+    kept = (np.minimum(lengths, sequence_length) * counts).sum()
+    whole = counts[lengths <= sequence_length].sum()
+    return {"events": _share(kept, (lengths * counts).sum()), "histories": _share(whole, counts.sum())}
+
+
+def _share(part: float, whole: float) -> float:
+    return float(part) / float(whole) if whole else 0.0

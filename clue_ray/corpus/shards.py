@@ -1,0 +1,180 @@
+"""Second pass over a log: rows to buckets of users, and a bucket to a shard whose bytes depend on its rows alone.
+
+A shard is two files of one name: `shards/` holds a row a user and service with its events, most recent first, as
+indices into `items/`, which holds its distinct items with their tokens. Events after a cut in time go to `later/`.
+"""
+
+import hashlib
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+from tokenizers import Tokenizer
+
+from clue_ray.corpus.events import normalise
+from clue_ray.corpus.profile import SHARD_COUNTS, count_shard
+from clue_ray.corpus.reading import Part, Reading, read_part
+from clue_ray.corpus.store import stable_hash
+from clue_ray.corpus.text import ItemTokenizer
+from clue_ray.runs import replacing
+from clue_ray.spec import CorpusSpec
+
+EVENTS_A_SHARD, MIN_SHARDS, MAX_SHARDS = 250_000, 16, 4096
+SEQUENCES = pa.schema(
+    [
+        ("user_id", pa.string()),
+        ("service", pa.string()),
+        ("num_services", pa.int32()),
+        ("items", pa.list_(pa.int32())),
+        ("timestamps", pa.list_(pa.float64())),
+    ]
+)
+BUCKETED = pa.schema(
+    [
+        ("user_id", pa.string()),
+        ("service", pa.int16()),
+        ("timestamp", pa.float64()),
+        ("text", pa.string()),
+        ("bucket", pa.int32()),
+    ]
+)
+
+
+def number_of_shards(events: int) -> int:
+    """Choose how many shards a log gets, by its events alone, so that memory does not grow with the log."""
+    return min(MAX_SHARDS, max(MIN_SHARDS, -(-events // EVENTS_A_SHARD)))
+
+
+@dataclass(frozen=True)
+class ShardPlan:
+    """What turns a bucket of rows into a shard."""
+
+    spec: CorpusSpec
+    folder: Path
+    services: tuple[str, ...]
+    tokenizer: str
+    "the tokenizer as JSON"
+    buckets: int
+
+
+def bucket_part(part: Part, reading: Reading, plan: ShardPlan) -> Iterator[pa.Table]:
+    """Read a part's good rows and add each user's bucket."""
+    log = reading.logs[part.log]
+    names = pa.array(plan.services)
+    for batch in read_part(part, log):
+        events = normalise(batch.table, log, reading.spec, file=part.number, first_row=batch.first_row)
+        good = events.filter(pc.is_null(events["reason"])) if events["reason"].null_count < len(events) else events
+        bucket = (stable_hash(good["user_id"].to_pandas(), "bucket") % np.uint64(plan.buckets)).astype(np.int32)
+        service = pc.index_in(good["service"], value_set=names).cast(pa.int16())
+        columns = [good["user_id"], service, good["timestamp"], good["text"], pa.array(bucket)]
+        yield pa.table(columns, schema=BUCKETED)
+
+
+def write_shards(events: pa.Table, plan: ShardPlan) -> pa.Table:
+    """Write one shard for each bucket in a table of BUCKETED rows; may be retried. Returns the shards' counts."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # tasks share the machine's cores already
+    buckets = sorted(pc.unique(events["bucket"]).to_pylist()) if events.num_rows else []
+    rows = [write_shard(bucket, Sorted(events.filter(pc.equal(events["bucket"], bucket))), plan) for bucket in buckets]
+    return pa.Table.from_pylist(rows, schema=SHARD_COUNTS)
+
+
+class Sorted:
+    """Rows of one bucket in total order: user, service, most recent first, then text; all as integers.
+
+    Attributes:
+        user_ids, item_texts: distinct values, sorted; `items` are the distinct (service, text), sorted.
+        user, service, item: index of each row's.
+    """
+
+    def __init__(self, events: pa.Table):
+        self.user_ids, user = _codes(events["user_id"])
+        texts, text = _codes(events["text"])
+        service = events["service"].to_numpy().astype(np.int64)
+        keys, item = np.unique(service * len(texts) + text, return_inverse=True)
+        time = events["timestamp"].to_numpy()
+        order = np.lexsort((item, -time, service, user))
+        self.item_services = (keys // len(texts)).astype(np.int32)
+        self.item_texts = texts.take(pa.array(keys % len(texts)))
+        self.user, self.service, self.item, self.time = user[order], service[order], item[order], time[order]
+
+    def repeats(self) -> NDArray[np.bool_]:
+        """Mark every row that agrees with the one before in user, service, time and item."""
+        same = np.zeros(len(self.user), dtype=bool)
+        columns = (self.user, self.service, self.time, self.item)
+        same[1:] = np.logical_and.reduce([column[1:] == column[:-1] for column in columns])
+        return same
+
+
+def _codes(column: pa.ChunkedArray) -> tuple[pa.Array, NDArray[np.int64]]:
+    """Return a text column's distinct values, sorted, and the index of each row's."""
+    encoded = column.combine_chunks().dictionary_encode()
+    order = pc.sort_indices(encoded.dictionary)
+    rank = np.empty(len(order), dtype=np.int64)
+    rank[order.to_numpy()] = np.arange(len(order))
+    return encoded.dictionary.take(order), rank[encoded.indices.to_numpy()]
+
+
+@lru_cache(maxsize=1)
+def item_tokenizer(tokenizer: str, max_item_tokens: int) -> ItemTokenizer:
+    """Return this process's own, which remembers the items of the shards before."""
+    return ItemTokenizer(Tokenizer.from_str(tokenizer), max_item_tokens)
+
+
+def write_shard(bucket: int, rows: Sorted, plan: ShardPlan) -> dict[str, object]:
+    """Write one shard's files and count what it holds."""
+    repeats = rows.repeats()
+    kept = ~repeats if plan.spec.duplicates == "drop" else np.ones(len(repeats), dtype=bool)
+    cut = plan.spec.split.time.timestamp() if plan.spec.split.time else np.inf
+    tokenize = item_tokenizer(plan.tokenizer, plan.spec.max_item_tokens)
+    tokenized = tokenize(rows.item_texts.to_pylist(), rows.item_services)
+    services = pa.array(plan.services).take(pa.array(rows.item_services))
+    columns = {"service": services, "text": rows.item_texts}
+    items = pa.table(columns | {"tokens": tokenized.tokens, "text_tokens": tokenized.text_tokens})
+    before, later = kept & (rows.time < cut), kept & (rows.time >= cut)
+    name = f"shard-{bucket:05d}.parquet"
+    tables = {"items": items, "shards": to_sequences(rows, before, plan)}
+    if plan.spec.split.time:
+        tables["later"] = to_sequences(rows, later, plan)
+    files = {f"{folder}/{name}": _write(plan.folder / folder / name, table) for folder, table in tables.items()}
+    return {
+        "files": list(files.items()),
+        "rows": len(repeats),
+        "later": int(later.sum()),
+        "duplicates": int(repeats.sum()),
+        **count_shard(rows, before, tokenized, plan.spec, len(plan.services)),
+    }
+
+
+def to_sequences(rows: Sorted, kept: NDArray[np.bool_], plan: ShardPlan) -> pa.Table:
+    """Fold sorted rows into one a (user, service), with lists of items and times."""
+    user, service = rows.user[kept], rows.service[kept]
+    starts = np.flatnonzero(np.r_[True, (user[1:] != user[:-1]) | (service[1:] != service[:-1])][: len(user)])
+    offsets = pa.array(np.r_[starts, len(user)].astype(np.int32))
+    owners = user[starts]
+    columns = {
+        "user_id": rows.user_ids.take(pa.array(owners)),
+        "service": pa.array(plan.services).take(pa.array(service[starts])),
+        "num_services": np.bincount(owners, minlength=1)[owners].astype(np.int32),
+        "items": pa.ListArray.from_arrays(offsets, pa.array(rows.item[kept], pa.int32())),
+        "timestamps": pa.ListArray.from_arrays(offsets, pa.array(rows.time[kept])),
+    }
+    return pa.table(columns, schema=SEQUENCES)
+
+
+def _write(path: Path, table: pa.Table) -> str:
+    with replacing(path) as temporary:
+        pq.write_table(table, temporary, compression="zstd", row_group_size=4096)
+        return sha256(temporary)
+
+
+def sha256(path: Path) -> str:
+    """Hash a file's bytes."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

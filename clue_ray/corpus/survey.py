@@ -1,0 +1,180 @@
+"""First pass over a log: what it holds, which rows cannot be used, and the texts a tokenizer is trained on.
+
+Each batch of rows becomes a small tally; tallies add up in any order to one `Survey`. Bad rows are written to
+`rejected/` with their file, row, reason and raw values, under a name made of their place, so that a retry overwrites.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from clue_ray.corpus.events import Log, normalise
+from clue_ray.corpus.reading import Batch, Part, Reading, read_part
+from clue_ray.corpus.store import split_of
+from clue_ray.corpus.text import MAX_TEXTS, TrainingTexts, lowest_hashes
+from clue_ray.corpus.times import count_units
+from clue_ray.errors import EventLogError
+from clue_ray.runs import replacing
+from clue_ray.spec import CorpusSpec
+
+TALLY = pa.schema([("kind", pa.string()), ("name", pa.string()), ("rows", pa.int64())])
+MAX_SERVICES = 200
+
+
+def survey_part(part: Part, reading: Reading, rejected: Path) -> Iterator[pa.Table]:
+    """Tally each batch of a part; write its bad rows below `rejected`."""
+    log = reading.logs[part.log]
+    for batch in read_part(part, log):
+        events = normalise(batch.table, log, reading.spec, file=part.number, first_row=batch.first_row)
+        bad = events.filter(pc.is_valid(events["reason"]))
+        if bad.num_rows:
+            _set_aside(bad, batch, part, log, rejected)
+        yield tally(events, batch, log, reading.spec)
+
+
+def tally(events: pa.Table, batch: Batch, log: Log, spec: CorpusSpec) -> pa.Table:
+    """Count rows by what they are, and list the distinct texts that training users hold before the cut in time."""
+    good = events.filter(pc.is_null(events["reason"])) if events["reason"].null_count < len(events) else events
+    counts: dict[tuple[str, str | None], int] = {("recoded", None): batch.recoded}
+    counts |= {("service", name): rows for name, rows in _value_counts(good["service"])}
+    counts |= {("rejected", name): rows for name, rows in _value_counts(events["reason"]) if name is not None}
+    if log.has_time:
+        counts |= {("time", unit): rows for unit, rows in count_units(batch.table[log.column("timestamp")]).items()}
+    kinds, names = zip(*counts, strict=True)
+    tallies = pa.table([kinds, names, list(counts.values())], schema=TALLY)
+    if spec.tokenizer:
+        return tallies
+    texts = lowest_hashes(training_texts(good, spec), MAX_TEXTS)
+    return pa.concat_tables(
+        [tallies, pa.table([pa.repeat("text", len(texts)), texts, pa.nulls(len(texts), pa.int64())], schema=TALLY)]
+    )
+
+
+def _value_counts(column: pa.ChunkedArray) -> Iterator[tuple[Any, int]]:
+    counts = column.value_counts()
+    return zip(counts.field("values").to_pylist(), counts.field("counts").to_pylist(), strict=True)
+
+
+def training_texts(events: pa.Table, spec: CorpusSpec) -> pa.Array:
+    """List the distinct texts of training users, what lies after the cut in time left out."""
+    users = events["user_id"].combine_chunks().dictionary_encode()
+    training = split_of(pd.Series(users.dictionary.to_pandas()), spec.split) == "train"
+    mask = training[users.indices.to_numpy()] if len(users) else np.zeros(0, bool)
+    if spec.split.time:
+        mask = mask & (events["timestamp"].to_numpy() < spec.split.time.timestamp())
+    return pc.unique(events["text"].filter(pa.array(mask)))
+
+
+def _set_aside(bad: pa.Table, batch: Batch, part: Part, log: Log, folder: Path) -> None:
+    """Write bad rows with the values the log holds."""
+    raw = batch.table.take(pc.subtract(bad["row"], batch.first_row))
+    kept = {f"log.{name}": raw[name].cast(pa.string()) for name in log.needed}
+    place = {"file": pa.repeat(str(part.file), bad.num_rows), "row": bad["row"], "reason": bad["reason"]}
+    folder.mkdir(exist_ok=True)
+    with replacing(folder / f"{part.log:03d}-{part.number:06d}-{batch.first_row:012d}.parquet") as temporary:
+        pq.write_table(pa.table(place | kept), temporary)
+
+
+class Survey:
+    """What the first pass found, summed up.
+
+    Attributes:
+        services: good rows of each service.
+        rejected: bad rows of each reason.
+        times: rows by how their timestamp was read; empty without timestamps.
+        recoded: values that were not UTF-8.
+        unreadable: what stopped the reading of a part.
+        texts: what a tokenizer is trained on.
+    """
+
+    def __init__(self) -> None:
+        self.services: Counter[str] = Counter()
+        self.rejected: Counter[str] = Counter()
+        self.times: Counter[str] = Counter()
+        self.recoded = 0
+        self.unreadable: list[str] = []
+        self.texts = TrainingTexts()
+
+    def add(self, tally: pa.Table) -> None:
+        """Add a tally."""
+        is_text = pc.equal(tally["kind"], "text")
+        self.texts.add(tally["name"].filter(is_text).combine_chunks())
+        for row in tally.filter(pc.invert(is_text)).to_pylist():
+            if row["kind"] == "recoded":
+                self.recoded += row["rows"]
+            elif row["kind"] == "unreadable":
+                self.unreadable.append(row["name"])
+            else:
+                counter = {"service": self.services, "rejected": self.rejected, "time": self.times}[row["kind"]]
+                counter[row["name"]] += row["rows"]
+
+    @property
+    def good(self) -> int:
+        """Count the rows that can be used."""
+        return self.services.total()
+
+    def profile(self, reading: Reading) -> dict[str, Any]:
+        """Return what the first pass adds to a corpus's profile."""
+        untimed = [", ".join(log.places) for log in reading.logs if not log.has_time]
+        return {
+            "files": len(reading.files),
+            "events_in_service": dict(sorted(self.services.items())),
+            "rejected_rows": self.rejected.total(),
+            "rejected": dict(self.rejected.most_common()),
+            "timestamps_read_as": dict(self.times.most_common()),
+            "in_order_of_appearance": untimed,
+            "values_not_utf8": self.recoded,
+        }
+
+    def check(self, spec: CorpusSpec, rejected: Path) -> None:
+        """Refuse a log that is empty, too dirty, or has columns that cannot be meant."""
+        if self.unreadable:
+            raise EventLogError(min(self.unreadable))
+        total = self.good + self.rejected.total()
+        if not total:
+            raise EventLogError("The event log is empty; give a log with at least one row of the wanted services.")
+        if self.rejected.total() > spec.max_rejected * total:
+            raise EventLogError(self._dirt(total, spec, rejected))
+        texts = self.texts.distinct()
+        if len(texts) and not pc.any(pc.match_substring_regex(texts, r"\pL")).as_py():
+            raise EventLogError(
+                f"Texts hold no words, only {pc.min(texts).as_py()!r} and the like; build them from worded columns."
+            )
+        if len(self.services) > MAX_SERVICES:
+            some = ", ".join(sorted(self.services)[:3])
+            raise EventLogError(
+                f"The log names {len(self.services):,} services ({some} ...); at most {MAX_SERVICES:,} are allowed: "
+                "is it the right column?"
+            )
+
+    def _dirt(self, total: int, spec: CorpusSpec, folder: Path) -> str:
+        table = "; ".join(f"{reason}: {rows:,}" for reason, rows in self.rejected.most_common())
+        samples = "; ".join(map(describe_row, first_rows(folder, 3)))
+        return (
+            f"{self.rejected.total():,} of {total:,} rows cannot be used ({table}), more than the "
+            f"{spec.max_rejected:.0%} allowed; mend the log or raise max_rejected; the first are {samples}."
+        )
+
+
+def first_rows(folder: Path, count: int) -> Iterable[dict[str, Any]]:
+    """Read the first rows set aside."""
+    rows: list[dict[str, Any]] = []
+    for file in sorted(folder.glob("*.parquet")):
+        rows += pq.read_table(file).slice(0, count - len(rows)).to_pylist()
+        if len(rows) >= count:
+            break
+    return rows
+
+
+def describe_row(row: dict[str, Any]) -> str:
+    """Write a row set aside in one line: its place, and the values found."""
+    values = {name.removeprefix("log."): value for name, value in row.items() if name.startswith("log.")}
+    cut = {name: f"{value[:40]} ..." if value and len(value) > 40 else value for name, value in values.items()}
+    return f"row {row['row'] + 1} of {row['file']} {cut}"

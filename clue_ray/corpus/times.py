@@ -1,0 +1,66 @@
+"""Timestamps as logs write them: numbers of four units, dates, and ISO 8601 text, told apart by what they hold."""
+
+from collections import Counter
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+UNITS = {"seconds": 0.0, "milliseconds": 1e11, "microseconds": 1e14, "nanoseconds": 1e17}
+"""Unit -> the least size of a number that is read in it; 1e11 seconds would be the year 5138."""
+EPOCH = pd.Timestamp(0, tz="UTC")
+NUMBER = r"^\s*[+-]?\d+(\.\d*)?([eE][+-]?\d+)?\s*$"
+
+
+def as_seconds(column: pa.ChunkedArray) -> pa.Array:
+    """Turn timestamps into epoch seconds; null where unparsable. Times without a zone are UTC."""
+    return pa.array(_seconds(column), from_pandas=True)
+
+
+def _seconds(column: pa.ChunkedArray) -> NDArray[np.float64]:
+    if pa.types.is_integer(column.type) or pa.types.is_floating(column.type) or pa.types.is_decimal(column.type):
+        numbers = column.cast(pa.float64(), safe=False).to_numpy()
+        return numbers / 1000.0 ** unit_codes(numbers)
+    if not (pa.types.is_temporal(column.type) or pa.types.is_null(column.type)):
+        return _read_text(column.cast(pa.string()))
+    return _since_epoch(pd.Series(column.to_pandas()))
+
+
+def unit_codes(numbers: NDArray[np.float64]) -> NDArray[np.int64]:
+    """Return which of UNITS each number is in, as an index; one that is no number is 0."""
+    return np.searchsorted(list(UNITS.values())[1:], np.nan_to_num(np.abs(numbers)), side="right")
+
+
+def _read_text(column: pa.ChunkedArray) -> NDArray[np.float64]:
+    numeric = pc.fill_null(pc.match_substring_regex(column, NUMBER), False)
+    share = pc.sum(numeric).as_py() or 0
+    if share == len(column):
+        return _seconds(pc.utf8_trim_whitespace(column).cast(pa.float64()))
+    seconds = _since_epoch(column.to_pandas())
+    if share:
+        mask = numeric.to_numpy()
+        seconds[mask] = _seconds(pc.utf8_trim_whitespace(column.filter(numeric)).cast(pa.float64()))
+    return seconds
+
+
+def _since_epoch(values: "pd.Series[Any]") -> NDArray[np.float64]:
+    times = pd.to_datetime(values, errors="coerce", utc=True, format="ISO8601")
+    return np.array((times - EPOCH) / pd.Timedelta(seconds=1), dtype=np.float64)
+
+
+def count_units(column: pa.ChunkedArray) -> Counter[str]:
+    """Count how the timestamps of a column are read: in which unit, or as dates and text."""
+    if pa.types.is_integer(column.type) or pa.types.is_floating(column.type) or pa.types.is_decimal(column.type):
+        codes = unit_codes(column.drop_null().cast(pa.float64(), safe=False).to_numpy())
+        names = list(UNITS)
+        return Counter({names[code]: int(n) for code, n in enumerate(np.bincount(codes)) if n})
+    if pa.types.is_temporal(column.type):
+        return Counter({"dates": len(column) - column.null_count})
+    text = column.cast(pa.string()).drop_null()
+    numeric = pc.match_substring_regex(text, NUMBER)
+    counts = count_units(pc.utf8_trim_whitespace(text.filter(numeric)).cast(pa.float64())) if len(text) else Counter()
+    rest = len(text) - sum(counts.values())
+    return counts + Counter({"ISO 8601 text": rest} if rest else {})

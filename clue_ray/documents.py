@@ -1,0 +1,93 @@
+"""Documents a person writes: YAML read, validated into frozen specs, and every mistake told in one sentence."""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any, Self, get_args
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from clue_ray.errors import SpecError, nearest
+
+
+class Spec(BaseModel):
+    """A frozen mapping that refuses unknown keys and names the nearest known one."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    @classmethod
+    def parse(cls, document: Any, where: str) -> Self:
+        """Validate a plain mapping; raise SpecError with one sentence on the first mistake."""
+        if not isinstance(document, dict):
+            raise SpecError(f"{where} holds {type(document).__name__}, not a mapping of keys to values.")
+        try:
+            return cls.model_validate(document)
+        except ValidationError as error:
+            raise SpecError(explain(error, cls, where)) from None
+
+
+def read_yaml(path: str | Path) -> Any:
+    """Read a YAML file; raise SpecError with one sentence when there is none or it is malformed."""
+    file = Path(path)
+    try:
+        return yaml.safe_load(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise SpecError(f"Study file {file} does not exist; give the path of a YAML file.") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise SpecError(f"Study file {file} cannot be read ({error}); give a YAML text file.") from None
+    except yaml.YAMLError as error:
+        reason = " ".join(str(error).split())
+        raise SpecError(f"Study file {file} is not valid YAML ({reason}); mend it at that line.") from None
+
+
+def fingerprint(document: Any) -> str:
+    """Hash a JSON-able value: first 12 hex digits of the sha256 of its sorted, compact JSON."""
+    canonical = json.dumps(document, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(canonical.encode()).hexdigest()[:12]
+
+
+def field_names(spec: type[Spec], path: tuple[Any, ...]) -> list[str]:
+    """List the keys allowed at `path` below a spec class; empty when the path leads to a plain value."""
+    for step in path:
+        if isinstance(step, int) or step not in spec.model_fields:
+            continue  # a list index, or the branch of a union that pydantic adds to the path
+        inner = _spec_within(spec.model_fields[step].annotation)
+        if inner is None:
+            return []
+        spec = inner
+    return list(spec.model_fields)
+
+
+def _spec_within(annotation: Any) -> type[Spec] | None:
+    """Find the spec class in an annotation such as `str | dict[str, LogSpec]`."""
+    if isinstance(annotation, type) and issubclass(annotation, Spec):
+        return annotation
+    return next(filter(None, map(_spec_within, get_args(annotation))), None)
+
+
+def explain(error: ValidationError, spec: type[Spec], where: str) -> str:
+    """Turn pydantic's first complaint into one sentence: place, value found, what is allowed."""
+    first = min(error.errors(), key=lambda e: e["type"] != "extra_forbidden")
+    branch = str(first["loc"][-1]) if first["loc"] else ""
+    steps = tuple(s for s in first["loc"] if not _is_branch(s) or s in spec.model_fields)
+    place = ".".join(str(step) for step in steps)
+    if first["type"] == "extra_forbidden":
+        return f"{where} has an unknown key {place!r}; {nearest(str(steps[-1]), field_names(spec, steps[:-1]))}"
+    if first["type"] == "missing":
+        return f"{where} lacks the key {place!r}; add it."
+    message = first["msg"].removeprefix("Value error, ")
+    if branch in {"dict[str,list[any]]", "list[dict[str,list[any]]]"}:
+        return (
+            f"{where}: {steps[0]} is {first['input']!r}; give a mapping of dotted field to list of values, or several."
+        )
+    if first["type"] == "value_error":
+        return f"{where}: {place} {message}." if place else f"{where} {message}."
+    return (
+        f"{where}: {place} is {first['input']!r}, but the {message[0].lower() + message[1:].replace('Input', 'input')}."
+    )
+
+
+def _is_branch(step: Any) -> bool:
+    """Tell whether a step of pydantic's path names a branch of a union rather than a key."""
+    return isinstance(step, str) and (step in {"CorpusSpec", "str", "int"} or "[" in step)

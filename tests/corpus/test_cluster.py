@@ -1,0 +1,88 @@
+"""Preparation on other clusters: the same bytes on one core, on eight, and on two nodes; killed, it starts again."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import pytest
+
+from clue_ray.corpus.store import read_manifest
+
+PREPARE = """
+import json, sys
+import ray
+from ray.cluster_utils import Cluster
+from clue_ray.corpus.prepare import build_corpus
+from clue_ray.spec import CorpusSpec
+
+log, output, nodes, cpus, temporary = sys.argv[1:]
+head = {"num_cpus": int(cpus), "object_store_memory": 120_000_000, "_temp_dir": temporary}
+if int(nodes) == 1:
+    ray.init(include_dashboard=False, log_to_driver=False, **head)
+else:
+    cluster = Cluster(initialize_head=True, head_node_args={**head, "include_dashboard": False})
+    for _ in range(int(nodes) - 1):
+        cluster.add_node(num_cpus=int(cpus), object_store_memory=120_000_000)
+    ray.init(address=cluster.address, log_to_driver=False)
+build_corpus(CorpusSpec(events=log, vocab_size=400), output)
+print(json.dumps({"nodes": len(ray.nodes())}))
+"""
+
+
+@pytest.fixture
+def start(planted_log, tmp_path):
+    """Start a preparation in a process group of its own."""
+    folders = []
+
+    def run(name: str, nodes: int = 1, cpus: int = 2) -> subprocess.Popen:
+        folders.append(tempfile.mkdtemp(prefix="cr-", dir="/tmp"))
+        command = [sys.executable, "-c", PREPARE, planted_log, tmp_path / name, str(nodes), str(cpus), folders[-1]]
+        return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True)
+
+    yield run
+    for folder in folders:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def finish(process: subprocess.Popen) -> dict:
+    out, _ = process.communicate(timeout=240)
+    assert process.returncode == 0
+    return json.loads(out.splitlines()[-1])
+
+
+@pytest.mark.slow
+@pytest.mark.ray
+def test_same_bytes_on_one_core_and_on_eight(start, tmp_path):
+    for name, cpus in (("one", 1), ("eight", 8)):
+        finish(start(name, cpus=cpus))
+    assert read_manifest(tmp_path / "one")["files"] == read_manifest(tmp_path / "eight")["files"]
+
+
+@pytest.mark.multinode
+@pytest.mark.ray
+def test_same_bytes_on_two_nodes(start, tmp_path):
+    finish(start("one"))
+    assert finish(start("two", nodes=2, cpus=1)) == {"nodes": 2}
+    assert read_manifest(tmp_path / "one")["digest"] == read_manifest(tmp_path / "two")["digest"]
+
+
+@pytest.mark.slow
+@pytest.mark.ray
+def test_a_killed_preparation_starts_again_and_leaves_nothing(start, tmp_path):
+    killed = start("corpus")
+    deadline = time.monotonic() + 120
+    while not list(tmp_path.glob(".corpus.*.partial/shards/*.parquet")) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    os.kill(killed.pid, signal.SIGKILL)
+    killed.wait()
+    assert not (tmp_path / "corpus").exists() and len(list(tmp_path.glob(".corpus.*.partial"))) == 1
+    finish(start("corpus"))
+    finish(start("undisturbed"))
+    assert read_manifest(tmp_path / "corpus")["files"] == read_manifest(tmp_path / "undisturbed")["files"]
+    assert not list(Path(tmp_path).glob(".corpus.*"))

@@ -1,0 +1,151 @@
+"""Finding a log's files: paths, folders, globs, Hive folders, and a bucket behind a real S3 API."""
+
+import os
+import socket
+
+import pandas as pd
+import pyarrow.fs
+import pytest
+
+from clue_ray.corpus.files import find_files
+from clue_ray.corpus.reading import plan_reading, read_part
+from clue_ray.errors import EventLogError
+from clue_ray.spec import CorpusSpec
+
+FRAME = pd.DataFrame({"user_id": ["u", "v"], "service": ["s", "s"], "timestamp": [1, 2], "text": ["a b", "c"]})
+
+
+def names(found):
+    return [os.path.basename(file.path) for file in found]
+
+
+def test_folder_and_glob(tmp_path):
+    for name in ("b.csv", "a.csv", "deep/er/c.csv", "notes.txt", "_SUCCESS", ".hidden.csv", "_temporary/d.csv"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        FRAME.to_csv(tmp_path / name, index=False)
+    assert names(find_files([str(tmp_path)])) == ["a.csv", "b.csv", "c.csv"]
+    assert names(find_files([f"{tmp_path}/*.csv"])) == ["a.csv", "b.csv"]
+    assert names(find_files([f"{tmp_path}/**/*.csv"])) == ["a.csv", "b.csv", "c.csv"]
+    assert names(find_files([f"{tmp_path}/[b].csv", f"{tmp_path}/deep"])) == ["b.csv", "c.csv"]
+    assert names(find_files([f"{tmp_path}/a.csv", f"{tmp_path}/*.csv"])) == ["a.csv", "b.csv"]
+
+
+def test_relative_paths_and_odd_names(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    FRAME.to_csv(tmp_path / "what[1]?.csv", index=False)
+    FRAME.to_csv(tmp_path / "b c.csv.gz", index=False)
+    assert names(find_files(["what[1]?.csv"])) == ["what[1]?.csv"]
+    assert names(find_files(["*.gz"])) == ["b c.csv.gz"] and find_files(["b c.csv.gz"])[0].format == "csv"
+
+
+@pytest.mark.parametrize(
+    ("place", "words"),
+    [
+        ("none.parquet", "does not exist"),
+        ("*.parquet", "matches no file"),
+        ("log.xlsx", "ends in '.xlsx'"),
+        ("empty", "holds no event files"),
+        ("ftp://host/log.parquet", "unknown scheme 'ftp'"),
+        ("s3://me:secret@bucket/log.parquet", "holds a password"),
+    ],
+)
+def test_places_that_give_nothing(tmp_path, place, words):
+    (tmp_path / "log.xlsx").write_bytes(b"x")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(EventLogError, match=words) as error:
+        find_files([place if "://" in place else str(tmp_path / place)])
+    assert "\n" not in str(error.value) and "secret" not in str(error.value)
+
+
+def rows_of(spec):
+    reading = plan_reading(spec)
+    return [
+        row for part in reading.parts for b in read_part(part, reading.logs[part.log]) for row in b.table.to_pylist()
+    ]
+
+
+def test_folders_become_columns(tmp_path):
+    for service, day in [("search", "2020-01-01"), ("search", "2020-01-02"), ("a%20shop", "2020-01-01")]:
+        folder = tmp_path / f"service={service}" / f"day={day}"
+        folder.mkdir(parents=True)
+        FRAME.drop(columns=["service", "timestamp"]).to_parquet(folder / "part-0.parquet")
+    spec = CorpusSpec(events=str(tmp_path), columns={"timestamp": "day"})
+    rows = rows_of(spec)
+    assert {(row["service"], row["day"]) for row in rows} == {
+        ("search", "2020-01-01"),
+        ("search", "2020-01-02"),
+        ("a shop", "2020-01-01"),
+    }
+    assert len(rows) == 6 and rows_of(spec.model_copy(update={"events": f"{tmp_path}/*/*/*.parquet"})) == rows
+
+
+@pytest.fixture(scope="module")
+def bucket():
+    """A bucket of moto's S3 server, its URI's query included."""
+    moto = pytest.importorskip("moto.server", reason="moto is not installed")
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+            patch.setenv(name, "testing")
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        server = moto.ThreadedMotoServer(ip_address="127.0.0.1", port=port)
+        server.start()
+        query = f"?endpoint_override=127.0.0.1:{port}&scheme=http&region=us-east-1"
+        store, _ = pyarrow.fs.FileSystem.from_uri(f"s3://logs{query}&allow_bucket_creation=true")
+        store.create_dir("logs")
+        for n, service in enumerate(("search", "shop")):
+            frame = FRAME.assign(service=service)
+            with store.open_output_stream(f"logs/year/part-{n}.parquet") as sink:
+                frame.to_parquet(sink)
+        with store.open_output_stream("logs/lines/a.jsonl.gz", compression="gzip") as sink:
+            sink.write(FRAME.to_json(orient="records", lines=True).encode())
+        yield lambda path: f"s3://logs/{path}{query}"
+        server.stop()
+
+
+@pytest.mark.parametrize("path", ["year", "year/", "year/*.parquet", "ye*/**"])
+def test_a_bucket_reads_like_a_folder(bucket, path):
+    rows = rows_of(CorpusSpec(events=bucket(path)))
+    assert [row["service"] for row in rows] == ["search", "search", "shop", "shop"]
+    assert "s3://logs/year/part-0.parquet" in str(find_files([bucket(path)])[0])
+
+
+def test_packed_lines_in_a_bucket(bucket):
+    assert [row["text"] for row in rows_of(CorpusSpec(events=bucket("lines/a.jsonl.gz")))] == ["a b", "c"]
+
+
+@pytest.mark.parametrize(("place", "words"), [("nothing/here.parquet", "does not exist"), ("lines/*.csv", "no file")])
+def test_what_a_bucket_lacks(bucket, place, words):
+    with pytest.raises(EventLogError, match=words):
+        find_files([bucket(place)])
+
+
+def test_a_bucket_that_is_not_there(bucket):
+    with pytest.raises(EventLogError, match="does not exist"):
+        find_files([bucket("x.parquet").replace("s3://logs", "s3://nologs")])
+
+
+def test_a_bucket_that_refuses():
+    """A server that answers every request with 403, as S3 does to a stranger."""
+    import threading
+    from http.server import BaseHTTPRequestHandler, HTTPServer
+
+    class Refuse(BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_response(403)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        do_HEAD = do_GET
+
+        def log_message(self, *_):
+            pass
+
+    server = HTTPServer(("127.0.0.1", 0), Refuse)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    uri = f"s3://logs/x.parquet?endpoint_override=127.0.0.1:{server.server_port}&scheme=http&region=us-east-1"
+    with pytest.raises(EventLogError, match="access is denied, 403") as error:
+        find_files([uri])
+    assert "\n" not in str(error.value)
+    server.shutdown()

@@ -1,0 +1,69 @@
+"""Splits, keys and folders of a corpus, without Ray."""
+
+import os
+import shutil
+import socket
+import subprocess
+
+import numpy as np
+import pandas as pd
+import pyarrow.parquet as pq
+
+from clue_ray.corpus import prepare
+from clue_ray.corpus.profile import SHARD_COUNTS
+from clue_ray.corpus.reading import plan_reading
+from clue_ray.corpus.shards import BUCKETED, number_of_shards, write_shards
+from clue_ray.corpus.store import ranges, split_of, stable_hash
+from clue_ray.spec import CorpusSpec, SplitSpec
+
+
+def test_a_changed_log_or_spec_has_another_key(planted_log, tmp_path):
+    log = tmp_path / "log.parquet"
+    shutil.copy2(planted_log, log)
+    spec = CorpusSpec(events=str(log))
+
+    def key(**changes):
+        return prepare.source_key(plan_reading(spec.model_copy(update=changes)))
+
+    first = key()
+    assert first == key() == key(events=str(tmp_path / "*.parquet"))
+    assert len({first, key(text="{text}!"), key(vocab_size=500), key(duplicates="drop"), key(max_item_tokens=3)}) == 5
+    table = pq.read_table(log)
+    pq.write_table(table.slice(1), log)
+    assert key() != first
+
+
+def test_debris_of_a_killed_preparation_is_removed(planted_log, tmp_path):
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+    target = tmp_path / "corpus"
+    dead, alive = (tmp_path / f".corpus.{socket.gethostname()}.{pid}.partial" for pid in (ended.pid, os.getppid()))
+    elsewhere = tmp_path / f".corpus.another-host.{ended.pid}.partial"
+    for folder in (dead, alive, elsewhere):
+        (folder / "shards").mkdir(parents=True)
+    prepare.remove_debris(target)
+    assert not dead.exists() and alive.exists() and elsewhere.exists()
+
+
+def test_split_is_by_user_and_stable():
+    users = pd.Series([f"u{i}" for i in range(4000)])
+    split = split_of(users, SplitSpec(validation=0.1, test=0.2))
+    shares = pd.Series(split).value_counts(normalize=True)
+    assert abs(shares["test"] - 0.2) < 0.03 and abs(shares["validation"] - 0.1) < 0.03
+    assert (split_of(users[::-1], SplitSpec(validation=0.1, test=0.2))[::-1] == split).all()
+    assert stable_hash(pd.Series(["u1"]), "split")[0] == 0x5523A95A69B2BF34  # frozen: it decides who is held out
+
+
+def test_ranges_equal_the_loop():
+    starts, lengths = np.array([5, 0, 9, 2]), np.array([2, 0, 3, 1])
+    expected = [value for start, length in zip(starts, lengths, strict=True) for value in range(start, start + length)]
+    assert ranges(starts, lengths).tolist() == expected
+    assert ranges(starts[:0], lengths[:0]).tolist() == []
+
+
+def test_empty_partitions_are_well_typed():
+    assert write_shards(BUCKETED.empty_table(), None).schema == SHARD_COUNTS
+
+
+def test_shards_grow_in_number_and_not_in_size():
+    assert [number_of_shards(events) for events in (1, 4_000_000, 5_000_001, 10**10)] == [16, 16, 21, 4096]
