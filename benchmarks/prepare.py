@@ -17,7 +17,8 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import psutil
@@ -41,37 +42,39 @@ def planted(events: int) -> PlantedSpec:
     return PlantedSpec(users=events // 96, items_per_topic=400)
 
 
-def start_ray(nodes: int, cpus: int) -> float:
-    """Start a session of one or more nodes on this machine and return the seconds it took."""
+@contextmanager
+def ray_session(nodes: int = 1, cpus: int = 2) -> Iterator[float]:
+    """Start a session of one or more nodes on this machine, give the seconds it took, and end it."""
     import ray
     from ray.cluster_utils import Cluster
 
     start = time.perf_counter()
-    args = {"num_cpus": cpus // nodes, "object_store_memory": STORE // nodes}
-    if nodes == 1:
-        ray.init(include_dashboard=False, log_to_driver=False, logging_level="error", **args)
-    else:
-        cluster = Cluster(initialize_head=True, head_node_args=args)
-        for _ in range(nodes - 1):
-            cluster.add_node(**args)
-        ray.init(address=cluster.address, log_to_driver=False, logging_level="error")
-    return time.perf_counter() - start
+    args = {"num_cpus": cpus // nodes, "object_store_memory": STORE // nodes, "include_dashboard": False}
+    cluster = Cluster(initialize_head=nodes > 1, head_node_args=args if nodes > 1 else None)
+    for _ in range(nodes - 1):
+        cluster.add_node(**args)
+    where = {"address": cluster.address} if nodes > 1 else args
+    ray.init(log_to_driver=False, logging_level="error", **where)
+    yield time.perf_counter() - start
+    ray.shutdown()
+    cluster.shutdown()
 
 
 def contend(name: str, log: Path, folder: Path, nodes: int, cpus: int) -> dict[str, object]:
     """Prepare a log by one contender, watched."""
     spec = CorpusSpec(events=str(log))
-    started = start_ray(nodes, cpus) if name == "clue-ray" else 0.0
     work: dict[str, Callable[[], object]] = {
         "clue-ray": lambda: _build(spec, folder),
         "pyarrow": lambda: plain_prepare.with_pyarrow(log, folder, spec),
         "pandas": lambda: plain_prepare.with_pandas(log, folder, spec),
     }
-    watch = Watch()
-    start = time.perf_counter()
-    work[name]()
-    seconds = time.perf_counter() - start
-    return {"seconds": seconds, "start": started, "memory": watch.stop(), "digest": plain_prepare.digest(folder)}
+    with ray_session(nodes, cpus) if name == "clue-ray" else nullcontext(0.0) as started:
+        watch = Watch()
+        start = time.perf_counter()
+        work[name]()
+        seconds = time.perf_counter() - start
+        memory = watch.stop()
+    return {"seconds": seconds, "start": started, "memory": memory, "digest": plain_prepare.digest(folder)}
 
 
 def _build(spec: CorpusSpec, folder: Path) -> None:
@@ -120,9 +123,9 @@ def make_log(events: int, folder: Path) -> Path:
     log = folder / f"planted-{events}"
     if not log.exists():
         code = (
-            "import ray; from pathlib import Path; from benchmarks.prepare import planted, start_ray;"
-            "from clue_ray.corpus.planting import write_planted; start_ray(1, 2);"
-            f"write_planted(planted({events}), Path({str(log)!r}))"
+            "from pathlib import Path; from benchmarks.prepare import planted, ray_session\n"
+            "from clue_ray.corpus.planting import write_planted\n"
+            f"with ray_session(): write_planted(planted({events}), Path({str(log)!r}))"
         )
         subprocess.run([sys.executable, "-c", code], check=True, stderr=subprocess.DEVNULL)
     return log
@@ -167,7 +170,7 @@ def compare(events: int, repeats: int, folder: Path) -> None:
         ratio = result["seconds"] / count / (ours["seconds"] / rows)
         numbers = [f"{count:,}", f"{result['seconds']:.1f}", f"{count / result['seconds']:,.0f}", f"{ratio:.2f}x"]
         table.add_row(name, *numbers, f"{result['memory'] / 1e6:.0f}", f"{result['start']:.1f}")
-    Console().print(table)
+    Console(width=110).print(table)
     digests = {result["digest"] for _, count, result in entries if count == rows}
     growth = entries[-1][2]["memory"] / ours["memory"] - 1
     print(f"Shards at {rows:,} events are {'the same bytes for all' if len(digests) == 1 else 'NOT THE SAME'}.")

@@ -44,7 +44,7 @@ def split_of(users: pd.Series, split: SplitSpec) -> NDArray[np.object_]:
 
 
 class Corpus:
-    """A corpus opened for reading.
+    """A corpus opened for reading; its arrays are loaded when first used.
 
     Attributes:
         digest: 12 hex digits over the contents; part of every run's identity.
@@ -61,8 +61,22 @@ class Corpus:
         self.manifest = manifest
         self.digest: str = manifest["digest"]
         self.services: tuple[str, ...] = tuple(manifest["services"])
+
+    user_ids: NDArray[np.object_]
+    events: NDArray[np.int32]
+    offsets: NDArray[np.int64]
+    train_users: NDArray[np.int64]
+    test_users: NDArray[np.int64]
+    item_tokens: NDArray[np.int32]
+    item_offsets: NDArray[np.int64]
+
+    def __getattr__(self, name: str) -> Any:
+        """Load the arrays when the first of them is asked for: who prepares a corpus need not hold it."""
+        if name not in Corpus.__annotations__:
+            raise AttributeError(f"a Corpus has no {name}")
         self._load_events(self._load_items())
         self._split_users()
+        return self.__dict__[name]
 
     def _load_items(self) -> list[NDArray[np.int32]]:
         """Unite the shards' items, sorted by service and text; return each shard's own indices as common ids."""
@@ -74,8 +88,8 @@ class Corpus:
         keys = service.astype(np.int64) * (len(rank) + 1) + rank[text.indices.to_numpy()]
         _, first, common = np.unique(keys, return_index=True, return_inverse=True)
         tokens = items["tokens"].combine_chunks().take(pa.array(first))
-        self.item_offsets: NDArray[np.int64] = tokens.offsets.to_numpy().astype(np.int64)
-        self.item_tokens: NDArray[np.int32] = tokens.values.to_numpy()
+        self.item_offsets = tokens.offsets.to_numpy().astype(np.int64)
+        self.item_tokens = tokens.values.to_numpy()
         return np.split(common.astype(np.int32), np.cumsum([len(shard) for shard in shards])[:-1])
 
     def _load_events(self, common: list[NDArray[np.int32]]) -> None:
@@ -89,8 +103,8 @@ class Corpus:
         lengths = np.concatenate([np.asarray(column.value_lengths()) for column in lists])
         counts = np.zeros(len(names) * len(self.services), dtype=np.int64)
         counts[rows] = lengths
-        self.offsets: NDArray[np.int64] = np.concatenate([[0], np.cumsum(counts)])
-        self.events: NDArray[np.int32] = np.empty(self.offsets[-1], dtype=np.int32)
+        self.offsets = np.concatenate([[0], np.cumsum(counts)])
+        self.events = np.empty(self.offsets[-1], dtype=np.int32)
         flat = [ids[column.flatten().to_numpy()] for ids, column in zip(common, lists, strict=True)]
         self.events[ranges(self.offsets[rows], lengths)] = np.concatenate(flat)
 
@@ -113,8 +127,8 @@ class Corpus:
         ids = pd.Series(self.user_ids)
         split = split_of(ids, SplitSpec(**self.manifest["spec"]["split"]))
         order = np.lexsort((self.user_ids, stable_hash(ids, "order")))
-        self.train_users: NDArray[np.int64] = order[split[order] == "train"]
-        self.test_users: NDArray[np.int64] = np.sort(order[split[order] == "test"])
+        self.train_users = order[split[order] == "train"]
+        self.test_users = np.sort(order[split[order] == "test"])
 
     @cached_property
     def counts(self) -> NDArray[np.int64]:
