@@ -22,16 +22,16 @@ from clue_ray.corpus.prepare import build_corpus
 from clue_ray.spec import CorpusSpec
 
 log, output, nodes, cpus, temporary = sys.argv[1:]
-head = {"num_cpus": int(cpus), "object_store_memory": 120_000_000, "_temp_dir": temporary}
-if int(nodes) == 1:
-    ray.init(include_dashboard=False, log_to_driver=False, **head)
-else:
-    cluster = Cluster(initialize_head=True, head_node_args={**head, "include_dashboard": False})
-    for _ in range(int(nodes) - 1):
-        cluster.add_node(num_cpus=int(cpus), object_store_memory=120_000_000)
-    ray.init(address=cluster.address, log_to_driver=False)
+node = {"num_cpus": int(cpus), "object_store_memory": 120_000_000, "include_dashboard": False}
+cluster = Cluster(initialize_head=int(nodes) > 1, head_node_args={**node, "temp_dir": temporary})
+for _ in range(int(nodes) - 1):
+    cluster.add_node(**node)
+where = {"address": cluster.address} if int(nodes) > 1 else {**node, "_temp_dir": temporary}
+ray.init(log_to_driver=False, **where)
 build_corpus(CorpusSpec(events=log, vocab_size=400), output)
-print(json.dumps({"nodes": len(ray.nodes())}))
+print(json.dumps({"nodes": len(ray.nodes())}), flush=True)
+ray.shutdown()
+cluster.shutdown()
 """
 
 
