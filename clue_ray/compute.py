@@ -73,6 +73,18 @@ def forward_flops(encoder: EncoderSpec, work: Work) -> int:
     return items + events + projection + similarity
 
 
+def users_for_budget(encoder: EncoderSpec, work: Work, budget: float) -> int:
+    """Return how many positive pairs a budget of training FLOPs pays for, `work` being typical of `users / 2` pairs."""
+    return int(budget * (work.users / 2) / train_flops(encoder, work))
+
+
+def size_for_budget(work: Work, budget: float, encoders: dict[str, EncoderSpec]) -> str | None:
+    """Name the encoder that spends most of a budget of training FLOPs on `work` and stays within it, if one does."""
+    costs = {name: train_flops(encoder, work) for name, encoder in encoders.items()}
+    within = {name: cost for name, cost in costs.items() if cost <= budget}
+    return max(within, key=lambda name: within[name], default=None)
+
+
 def train_flops(encoder: EncoderSpec, work: Work) -> int:
     """FLOPs of training on `work`: forward once, backward twice the forward (6N a token, plus attention and logits)."""
     return 3 * forward_flops(encoder, work)

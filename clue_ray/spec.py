@@ -100,8 +100,19 @@ LADDER: dict[str, Rung] = {
     "xl": Rung(width=256, item_layers=4, service_layers=2, heads=8),
     "2xl": Rung(width=512, item_layers=8, service_layers=4, heads=8),
     "4xl": Rung(width=768, item_layers=12, service_layers=6, heads=12),
+    "clue-4m": Rung(width=64, item_layers=8, service_layers=4, heads=2),
+    "clue-15m": Rung(width=256, item_layers=2, service_layers=1, heads=8),
+    "clue-65m": Rung(width=512, item_layers=8, service_layers=4, heads=8),
+    "clue-110m": Rung(width=768, item_layers=6, service_layers=4, heads=12),
+    "clue-160m": Rung(width=768, item_layers=11, service_layers=6, heads=12),
+    "clue-725m": Rung(width=1536, item_layers=15, service_layers=8, heads=16),
 }
-"""Sizes of the encoder, smallest first; `size: s` in a study file means this shape."""
+"""Sizes of the encoder; `size: s` in a study file means this shape.
+
+Ours from xxs to 4xl, smallest first; then shapes whose parameters, with the 50,258 tokens of the same team's next
+model, add up to the sizes that CLUE names. The paper gives no shapes: these are a guess that meets the totals
+within 5 %.
+"""
 
 
 class EncoderSpec(Spec):
@@ -192,6 +203,8 @@ class ResourcesSpec(Spec):
     workers: int = Field(1, ge=1)
     cpus_per_worker: int = Field(1, ge=1)
     gpus_per_worker: float = Field(0, ge=0)
+    users_per_chunk: int | None = Field(None, ge=1)
+    "users a worker encodes at a time, by gradient caching; its whole share of the batch when omitted"
     concurrency: int | Literal["auto"] = "auto"
     "runs at a time; auto fills the cluster"
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from clue_ray.compute import Vocabulary, Work, count_params, train_flops
+from clue_ray.compute import Vocabulary, Work, count_params, size_for_budget, train_flops, users_for_budget
 from clue_ray.encoder.batches import Packed
 from clue_ray.encoder.loss import info_nce
 from clue_ray.encoder.model import Encoder
@@ -59,3 +59,22 @@ def test_flops_equal_torchs_counter(size):
 def test_work_adds_up():
     total = Work(1, 2, 3, 4, 5, 6) + Work(10, 20, 30, 40, 50, 60)
     assert np.array_equal(total, [11, 22, 33, 44, 55, 66])
+
+
+def test_budgets_are_inverted():
+    encoder, work = EncoderSpec(size="m"), Work(20, 200, 2000, 4000, 90_000, 100)
+    budget = train_flops(encoder, work) * 37.5
+    assert users_for_budget(encoder, work, budget) == 375
+    encoders = {size: EncoderSpec(size=size) for size in LADDER}
+    costs = {size: train_flops(spec, work) for size, spec in encoders.items()}
+    for size, cost in costs.items():
+        assert costs[size_for_budget(work, cost, encoders)] == cost
+        assert size_for_budget(work, cost - 1, encoders) != size
+    assert size_for_budget(work, min(costs.values()) - 1, encoders) is None
+
+
+@pytest.mark.parametrize("millions", [4, 15, 65, 110, 160, 725])
+def test_clue_sizes_meet_the_papers_totals(millions):
+    vocabulary = Vocabulary(tokens=50_258, item_positions=32, sequence_length=128)
+    total = count_params(EncoderSpec(size=f"clue-{millions}m"), vocabulary)["total"]
+    assert abs(total / 1e6 / millions - 1) < 0.05

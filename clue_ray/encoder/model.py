@@ -94,7 +94,9 @@ class Encoder(nn.Module):
         for block in self.service_blocks:
             x_ED = block(x_ED, packed.user_groups)
         users_UD = self.service_norm(mean_over(x_ED, packed.user_groups))
-        users_UO = F.normalize(self.output(users_UD).float(), dim=-1)
+        vectors_UO = self.output(users_UD)
+        at_least_fp32 = torch.promote_types(vectors_UO.dtype, torch.float32)
+        users_UO = F.normalize(vectors_UO.to(at_least_fp32), dim=-1)
         return users_UO[packed.order], self.scale
 
     def encode_items(self, packed: Packed) -> Tensor:

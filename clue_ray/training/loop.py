@@ -19,11 +19,12 @@ from torch.nn.parallel import DistributedDataParallel
 
 from clue_ray.compute import Work, count_params, train_flops
 from clue_ray.corpus.store import Corpus
-from clue_ray.encoder.batches import BatchSampler, count_executed, pack
+from clue_ray.encoder.batches import BatchSampler, Windows, count_executed, pack
 from clue_ray.encoder.loss import info_nce
 from clue_ray.encoder.model import Encoder
 from clue_ray.runs import RunRecord
 from clue_ray.spec import EvaluationSpec, RunSpec
+from clue_ray.training.caching import cached_backward, split_windows
 from clue_ray.training.checkpoints import load_state, save_state
 from clue_ray.training.evaluate import Pools, evaluate, make_pools
 from clue_ray.training.schedule import learning_rate_share, make_optimizer, resolve_steps, set_learning_rate
@@ -138,24 +139,35 @@ class Trainer:
     def step(self) -> bool:
         """Train one step; return False when the loss is not finite, with the weights as they were."""
         step, train = self.state.step, self.run.train
-        context = self.context
-        packed = pack(self.corpus, self.sampler.worker_windows(step, context.rank, context.world_size))
+        windows = self.sampler.worker_windows(step, self.context.rank, self.context.world_size)
         set_learning_rate(self.optimizer, learning_rate_share(step, self.steps, train.warmup))
-        users, scale = self.forward(packed.to(self.device))
-        first, second = users.chunk(2)
-        loss = info_nce(first, second, scale)
         self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        mean_loss = self._mean(loss.detach())
+        loss, executed = self.backward(windows)
+        mean_loss = self._mean(loss)
         if not math.isfinite(mean_loss):
             return False
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), train.clip_norm)
         self.optimizer.step()
-        matrices = 1 if context.world_size == 1 else 2  # a worker's rows and its columns overlap in one block only
-        similarities = matrices * len(first) * train.global_batch_size
-        executed = count_executed(packed, similarities=similarities)
         self.state.add(self.sampler.work(step), executed, mean_loss)
         return True
+
+    def backward(self, windows: Windows) -> tuple[torch.Tensor, Work]:
+        """Accumulate the gradient of a worker's share of a batch; return its loss and the work done for it."""
+        users = len(windows.lengths) // 2
+        matrices = 1 if self.context.world_size == 1 else 2  # own rows and columns overlap in one block only
+        similarities = Work(similarities=matrices * users * self.run.train.global_batch_size)
+        size = self.run.resources.users_per_chunk
+        if size is None or size >= users:
+            packed = pack(self.corpus, windows)
+            embedded, scale = self.forward(packed.to(self.device))
+            first, second = embedded.chunk(2)
+            loss = info_nce(first, second, scale)
+            loss.backward()
+            return loss.detach(), count_executed(packed) + similarities
+        chunks = [pack(self.corpus, chunk) for chunk in split_windows(windows, size)]
+        loss = cached_backward(self.forward, (chunk.to(self.device) for chunk in chunks), info_nce)
+        executed = sum((count_executed(chunk) for chunk in chunks), Work())
+        return loss, executed + similarities
 
     def _mean(self, loss: torch.Tensor) -> float:
         if self.context.world_size > 1:

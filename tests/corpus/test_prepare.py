@@ -17,6 +17,7 @@ from clue_ray.corpus.reading import plan_reading
 from clue_ray.corpus.store import open_corpus
 from clue_ray.corpus.synthetic import PlantedSpec
 from clue_ray.errors import CorpusError, EventLogError
+from clue_ray.runs import write_json
 from clue_ray.spec import CorpusSpec
 from tests.conftest import SPLIT
 
@@ -82,12 +83,6 @@ def test_opened_again_not_built_again(prepared, planted_log, monkeypatch):
         build_corpus(make_spec(planted_log, vocab_size=500), prepared.path)
 
 
-def test_without_an_output_the_key_names_the_folder(planted_log, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    made = build_corpus(make_spec(planted_log))
-    assert made.path == tmp_path / "corpora" / prepare.source_key(plan_reading(make_spec(planted_log)))
-
-
 def test_tokens_follow_the_guide(prepared):
     tokenizer = Tokenizer.from_file(str(prepared.path / "tokenizer.json"))
     items = pd.concat([pq.read_table(file).to_pandas() for file in sorted((prepared.path / "items").iterdir())])
@@ -129,15 +124,6 @@ def test_a_dirty_log_stops_with_reasons_and_samples(planted_log, tmp_path):
     assert "more than the 5% allowed" in str(error.value) and few[:2] in str(error.value)
     assert str(error.value).count("row ") == 3 and "'timestamp': 'soon'" in str(error.value)
     assert len(str(error.value)) < 1500 and list((tmp_path / "out").iterdir()) == []
-
-
-def test_repeated_rows_are_counted_and_dropped_on_demand(prepared, planted_log, tmp_path):
-    table = pq.read_table(planted_log)
-    pq.write_table(pa.concat_tables([table, table.slice(0, 100), table.slice(0, 20)]), tmp_path / "log.parquet")
-    kept = build_corpus(make_spec(tmp_path / "log.parquet"), tmp_path / "kept")
-    dropped = build_corpus(make_spec(tmp_path / "log.parquet", duplicates="drop"), tmp_path / "dropped")
-    assert kept.profile()["duplicate_rows"] == dropped.profile()["duplicate_rows"] == 120
-    assert len(kept.events) == len(table) + 120 and sequences(dropped) == sequences(prepared)
 
 
 def test_events_after_the_cut_are_kept_apart(planted_log, tmp_path):
@@ -263,18 +249,6 @@ def test_a_log_that_grows_meanwhile_is_refused(planted_log, tmp_path, monkeypatc
         build_corpus(make_spec(planted_log), tmp_path / "corpus")
 
 
-def test_another_process_may_finish_first(prepared, planted_log, tmp_path, monkeypatch):
-    write = prepare._write_corpus
-
-    def slower(reading, partial, key):
-        write(reading, partial, key)
-        shutil.copytree(prepared.path, tmp_path / "corpus")
-
-    monkeypatch.setattr(prepare, "_write_corpus", slower)
-    assert build_corpus(make_spec(planted_log), tmp_path / "corpus").digest == prepared.digest
-    assert [path.name for path in tmp_path.iterdir()] == ["corpus"]
-
-
 def test_damaged_shard_is_named(prepared, tmp_path):
     copy = tmp_path / "corpus"
     shutil.copytree(prepared.path, copy)
@@ -284,10 +258,33 @@ def test_damaged_shard_is_named(prepared, tmp_path):
         open_corpus(copy)
 
 
-def test_csv_ids_are_text_whatever_they_look_like(planted_log, tmp_path):
-    frame = pq.read_table(planted_log).to_pandas()
-    frame["user_id"] = frame["user_id"].str.replace("u", "1")
-    frame.loc[len(frame) - 1, "user_id"] = "guest"
-    frame.to_csv(tmp_path / "log.csv", index=False)
-    made = build_corpus(make_spec(tmp_path / "log.csv"), tmp_path / "corpus")
-    assert "guest" in made.user_ids and len(made.events) == len(frame)
+def copy_prepared(prepared, *more):
+    """Stand in for the passes over a log: copy a finished corpus, under the key asked for, to its place and others."""
+
+    def write(reading, partial, key):
+        for folder in (partial, *more):
+            shutil.copytree(prepared.path, folder, dirs_exist_ok=True)
+            write_json(folder / "corpus.json", {**prepared.manifest, "key": key})
+
+    return write
+
+
+def test_without_an_output_the_key_names_the_folder(prepared, planted_log, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(prepare, "_write_corpus", copy_prepared(prepared))
+    made = [build_corpus(make_spec(planted_log, max_item_tokens=n)).path for n in (5, 6, 5)]
+    key = prepare.source_key(plan_reading(make_spec(planted_log, max_item_tokens=5)))
+    assert made[0] == made[2] == tmp_path / "corpora" / key != made[1]
+
+
+def test_another_process_may_finish_first(prepared, planted_log, tmp_path, monkeypatch):
+    monkeypatch.setattr(prepare, "_write_corpus", copy_prepared(prepared, tmp_path / "corpus"))
+    assert build_corpus(make_spec(planted_log), tmp_path / "corpus").digest == prepared.digest
+    assert [path.name for path in tmp_path.iterdir()] == ["corpus"]
+
+
+def test_repeated_rows_are_dropped_on_demand(prepared, planted_log, tmp_path):
+    table = pq.read_table(planted_log)
+    pq.write_table(pa.concat_tables([table, table.slice(0, 100), table.slice(0, 20)]), tmp_path / "log.parquet")
+    dropped = build_corpus(make_spec(tmp_path / "log.parquet", duplicates="drop"), tmp_path / "dropped")
+    assert dropped.profile()["duplicate_rows"] == 120 and sequences(dropped) == sequences(prepared)

@@ -7,13 +7,16 @@ import subprocess
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pyarrow.parquet as pq
+import pytest
 
 from clue_ray.corpus import prepare
 from clue_ray.corpus.profile import SHARD_COUNTS
 from clue_ray.corpus.reading import plan_reading
-from clue_ray.corpus.shards import BUCKETED, number_of_shards, write_shards
+from clue_ray.corpus.shards import BUCKETED, ShardPlan, number_of_shards, write_shards
 from clue_ray.corpus.store import ranges, split_of, stable_hash
+from clue_ray.corpus.text import train_tokenizer
 from clue_ray.spec import CorpusSpec, SplitSpec
 
 
@@ -67,3 +70,15 @@ def test_empty_partitions_are_well_typed():
 
 def test_shards_grow_in_number_and_not_in_size():
     assert [number_of_shards(events) for events in (1, 4_000_000, 5_000_001, 10**10)] == [16, 16, 21, 4096]
+
+
+@pytest.mark.parametrize("fate", ["keep", "drop"])
+def test_repeated_rows_are_counted_and_kept_or_dropped(tmp_path, fate):
+    rows = [("u", 0, 5.0, "a"), ("u", 0, 5.0, "a"), ("u", 0, 5.0, "b"), ("u", 1, 5.0, "a"), ("u", 0, 4.0, "a")] * 2
+    events = pa.table([*map(list, zip(*rows, strict=True)), [3] * len(rows)], schema=BUCKETED)
+    tokenizer = train_tokenizer(["a", "b"], 257).to_str()
+    spec = CorpusSpec(events="x", duplicates=fate)
+    counts = write_shards(events, ShardPlan(spec, tmp_path, ("s", "t"), tokenizer, 4)).to_pylist()[0]
+    assert (counts["rows"], counts["duplicates"]) == (10, 6)
+    lengths = pq.read_table(tmp_path / "shards" / "shard-00003.parquet")["items"].to_pylist()
+    assert lengths == ([[0] * 4 + [1] * 2 + [0] * 2, [2] * 2] if fate == "keep" else [[0, 1, 0], [2]])

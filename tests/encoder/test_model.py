@@ -54,7 +54,7 @@ def test_other_users_do_not_matter(corpus):
 def test_embeddings_are_unit_and_seeded(corpus):
     windows = recent_windows(corpus, corpus.train_users[:5], np.zeros(5, dtype=np.int64), 8)
     first, second = (make_model(corpus)(pack(corpus, windows))[0] for _ in range(2))
-    assert torch.allclose(first.norm(dim=1), torch.ones(5))
+    assert torch.allclose(first.norm(dim=1), torch.ones(5, dtype=first.dtype))
     assert torch.equal(first, second)
 
 

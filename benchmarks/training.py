@@ -1,0 +1,199 @@
+"""A training step of clue-ray against the obvious implementation: same parameters, same batch, same loss and gradients.
+
+    python -m benchmarks.training CORPUS [--width 128] [--batch 256] [--sequence-length 32] [--threads 2]
+
+The rival is `nn.TransformerEncoder`, every event's item encoded anew and everything padded to the longest. Steps
+alternate (ours, rival, ours, ...) over the same batches; rates are medians of tokens/s, counted without padding for
+both. Laying out the batch is part of our time and not of the rival's. The last line but one compares executed FLOP/s with
+this machine's rate at multiplying square fp32 matrices, measured in the same run.
+"""
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor, nn
+
+from clue_ray.compute import train_flops
+from clue_ray.corpus.store import Corpus, open_corpus
+from clue_ray.encoder.batches import BatchSampler, Windows, count_executed, count_work, pack
+from clue_ray.encoder.loss import info_nce
+from clue_ray.encoder.model import Encoder
+from clue_ray.spec import EncoderSpec, RunSpec, TrainSpec
+
+
+class Rival(nn.Module):
+    """CLUE's encoder as one writes it first: padded, nothing shared between events."""
+
+    def __init__(self, ours: Encoder, encoder: EncoderSpec):
+        super().__init__()
+        self.ours = ours  # tables, norms and the output layer are the same modules; the transformers are copies
+        self.items = transformer(ours.item_blocks, encoder)
+        self.service = transformer(ours.service_blocks, encoder)
+
+    def forward(self, tokens: Tensor, token_mask: Tensor, event_mask: Tensor) -> Tensor:
+        """Encode [users, events, tokens] with masks of what is no padding; return [users, output_width]."""
+        users, events, length = tokens.shape
+        x = self.ours.token_embedding(tokens) + self.ours.token_position(torch.arange(length))
+        x, mask = x.view(users * events, length, -1), token_mask.view(users * events, length)
+        x = self.items(x, src_key_padding_mask=~mask)
+        items = self.ours.item_norm(masked_mean(x, mask)).view(users, events, -1)
+        x = items + self.ours.event_position(torch.arange(events))
+        x = self.service(x, src_key_padding_mask=~event_mask)
+        vectors = self.ours.output(self.ours.service_norm(masked_mean(x, event_mask)))
+        return F.normalize(vectors, dim=-1)
+
+
+def transformer(blocks: nn.ModuleList, encoder: EncoderSpec) -> nn.TransformerEncoder:
+    """Build torch's own transformer with the weights of ours."""
+    hidden = encoder.width * encoder.ffn_multiple
+    layer = nn.TransformerEncoderLayer(encoder.width, encoder.heads, hidden, 0.0, batch_first=True, norm_first=True)
+    rival = nn.TransformerEncoder(layer, len(blocks), enable_nested_tensor=False)
+    for theirs, block in zip(rival.layers, blocks, strict=True):
+        theirs.self_attn.in_proj_weight.data = block.query_key_value.weight.data.clone()
+        theirs.self_attn.in_proj_bias.data = block.query_key_value.bias.data.clone()
+        names = {"self_attn.out_proj": "attention_out", "linear1": "ffn_up", "linear2": "ffn_down"}
+        for name, ours in {**names, "norm1": "attention_norm", "norm2": "ffn_norm"}.items():
+            theirs.get_submodule(name).load_state_dict(block.get_submodule(ours).state_dict())
+    return rival
+
+
+def masked_mean(x: Tensor, mask: Tensor) -> Tensor:
+    """Average over what is no padding."""
+    weight = mask.unsqueeze(-1).float()
+    return (x * weight).sum(1) / weight.sum(1).clamp(min=1)
+
+
+def pad(corpus: Corpus, windows: Windows) -> tuple[Tensor, Tensor, Tensor]:
+    """Lay windows out as [users, events, tokens] with masks; an absent event keeps one token: no row is empty."""
+    rows = [
+        [corpus.item_tokens[corpus.item_offsets[i] : corpus.item_offsets[i + 1]] for i in corpus.events[s : s + n]]
+        for s, n in zip(*windows, strict=True)
+    ]
+    events, length = max(map(len, rows)), max(len(item) for row in rows for item in row)
+    tokens = torch.zeros(len(rows), events, length, dtype=torch.long)
+    mask = torch.zeros(tokens.shape, dtype=torch.bool)
+    for u, row in enumerate(rows):
+        for e, item in enumerate(row):
+            tokens[u, e, : len(item)] = torch.tensor(item)
+            mask[u, e, : len(item)] = True
+    event_mask = mask.any(-1)
+    mask[:, :, 0] = True
+    return tokens, mask, event_mask
+
+
+class Contest:
+    """Both implementations on one corpus and shape."""
+
+    def __init__(self, corpus: Corpus, run: RunSpec):
+        self.corpus, self.run = corpus, run
+        self.sampler = BatchSampler(run, corpus)
+        self.ours = Encoder(run.encoder, corpus.vocabulary(run.sequence_length), run.train.temperature, seed=0)
+        self.rival = Rival(self.ours, run.encoder)
+        self.optimizers = {
+            "clue-ray": torch.optim.AdamW(self.ours.parameters(), lr=0.0, fused=True),
+            "nn.TransformerEncoder": torch.optim.AdamW(self.rival.parameters(), lr=0.0, fused=True),
+        }
+
+    def loss(self, name: str, windows: Windows, padded: tuple[Tensor, Tensor, Tensor]) -> Tensor:
+        """Return the loss of a batch, given as drawn and as padded."""
+        if name == "clue-ray":
+            users, scale = self.ours(pack(self.corpus, windows))
+        else:
+            users, scale = self.rival(*padded), self.ours.scale
+        return info_nce(*users.chunk(2), scale)
+
+    def step(self, name: str, windows: Windows, padded: tuple[Tensor, Tensor, Tensor]) -> float:
+        """Train one step and return its seconds."""
+        start = time.perf_counter()
+        self.optimizers[name].zero_grad(set_to_none=True)
+        self.loss(name, windows, padded).backward()
+        self.optimizers[name].step()
+        return time.perf_counter() - start
+
+    def check(self) -> tuple[float, float]:
+        """Return the differences of loss and of gradients, the latter relative to the largest, on one batch."""
+        windows = self.sampler.windows(0)
+        losses, gradients = [], []
+        for name in self.optimizers:
+            self.rival.zero_grad(set_to_none=True)
+            loss = self.loss(name, windows, pad(self.corpus, windows))
+            loss.backward()
+            losses.append(loss.item())
+            gradients.append([self.ours.token_embedding.weight.grad, self._first_matrix(name)])
+        worst = max(((a - b).abs().max() / a.abs().max()).item() for a, b in zip(*gradients, strict=True))
+        return abs(losses[0] - losses[1]), worst
+
+    def _first_matrix(self, name: str) -> Tensor:
+        ours = self.ours.item_blocks[0].query_key_value.weight.grad
+        return ours if name == "clue-ray" else self.rival.items.layers[0].self_attn.in_proj_weight.grad
+
+
+def matmul_rate(size: int = 2048) -> float:
+    """Measure FLOP/s of square fp32 matrix products, the best of several."""
+    a, b = torch.randn(size, size), torch.randn(size, size)
+    return 2 * size**3 / min(timed(lambda: a @ b) for _ in range(8))
+
+
+def timed(work: Callable[[], object]) -> float:
+    """Return the seconds of a call."""
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
+
+
+def main() -> None:
+    """Compare and print a table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("corpus")
+    for name, default in {
+        "width": 128,
+        "layers": 2,
+        "batch": 256,
+        "sequence-length": 32,
+        "repeats": 5,
+        "threads": 2,
+    }.items():
+        parser.add_argument(f"--{name}", type=int, default=default)
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    shape = {"width": args.width, "item_layers": args.layers, "service_layers": args.layers, "heads": args.width // 32}
+    train = TrainSpec(global_batch_size=args.batch, steps=1)
+    run = RunSpec(encoder=EncoderSpec(**shape), train=train, sequence_length=args.sequence_length)
+    contest = Contest(open_corpus(args.corpus, verify=False), run)
+    loss, gradient = contest.check()
+    compare(contest, args.repeats)
+    print(f"Same batch: losses differ by {loss:.1e}, gradients by {gradient:.1e} of the largest.")
+
+
+def compare(contest: Contest, repeats: int) -> None:
+    """Time both in alternation and print rates, ratio and share of the machine's matrix rate."""
+    rates: dict[str, list[float]] = {name: [] for name in contest.optimizers}
+    executed = []
+    for step in range(1, repeats + 1):
+        windows = contest.sampler.windows(step)
+        tokens, padded = count_work(contest.corpus, windows).tokens, pad(contest.corpus, windows)
+        for name, found in rates.items():
+            seconds = contest.step(name, windows, padded)
+            found.append(tokens / seconds)
+            if name == "clue-ray":
+                work = count_executed(pack(contest.corpus, windows), contest.run.train.global_batch_size**2)
+                executed.append(train_flops(contest.run.encoder, work) / seconds)
+    middle = {name: statistics.median(found) for name, found in rates.items()}
+    table = Table("implementation", "tokens/s, median of steps", "ratio")
+    for name, rate in middle.items():
+        table.add_row(name, f"{rate:,.0f}", f"{rate / middle['nn.TransformerEncoder']:.1f}x")
+    Console(width=100).print(table)
+    share = statistics.median(executed) / matmul_rate()
+    print(
+        f"clue-ray executes {statistics.median(executed):.2e} FLOP/s, {share:.0%} of this machine's fp32 matrix rate."
+    )
+
+
+if __name__ == "__main__":
+    main()
