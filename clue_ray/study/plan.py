@@ -156,11 +156,11 @@ def time_step(run: RunSpec, corpus: Corpus, evaluation: EvaluationSpec) -> tuple
     """Return one training step's (executed FLOPs, seconds), after a first one to warm up."""
     short = run.model_copy(update={"train": run.train.model_copy(update={"steps": 1 + TIMED_STEPS})})
     trainer = Trainer(short, corpus, evaluation, LocalContext())
-    trainer.step()
+    trainer.step(trainer.prepare(trainer.state.step))
     before, seconds = trainer.state.executed, []
     for _ in range(TIMED_STEPS):
         started = time.perf_counter()
-        trainer.step()
+        trainer.step(trainer.prepare(trainer.state.step))
         seconds.append(time.perf_counter() - started)
     executed = Work(*(a - b for a, b in zip(trainer.state.executed, before, strict=True)))
     return train_flops(run.encoder, executed) / TIMED_STEPS, float(np.median(seconds))

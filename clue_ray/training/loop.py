@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 import torch.distributed as dist
@@ -19,7 +19,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from clue_ray.compute import Work, count_params, train_flops
 from clue_ray.corpus.store import Corpus
-from clue_ray.encoder.batches import BatchSampler, Windows, count_executed, pack
+from clue_ray.encoder.batches import BatchSampler, Packed, count_executed, pack
 from clue_ray.encoder.loss import info_nce
 from clue_ray.encoder.model import Encoder
 from clue_ray.runs import RunRecord
@@ -27,6 +27,7 @@ from clue_ray.spec import EvaluationSpec, RunSpec
 from clue_ray.training.caching import cached_backward, split_windows
 from clue_ray.training.checkpoints import load_state, save_state
 from clue_ray.training.evaluate import Pools, evaluate, make_pools
+from clue_ray.training.prefetch import Prefetch
 from clue_ray.training.schedule import learning_rate_share, make_optimizer, resolve_steps, set_learning_rate
 
 PROGRESS_REPORTS = 20
@@ -90,6 +91,13 @@ class Progress:
         self.train_loss = SMOOTHING * self.train_loss + (1 - SMOOTHING) * loss if known else loss
 
 
+class Batch(NamedTuple):
+    """One worker's share of a global batch, packed in one chunk or several, and the work the whole batch asks for."""
+
+    chunks: list[Packed]
+    work: Work
+
+
 class Trainer:
     """One run on one worker: model, optimiser, batches and what has been counted so far."""
 
@@ -122,9 +130,13 @@ class Trainer:
 
     def train(self) -> bool:
         """Train to the horizon; return False when the loss stopped being finite."""
+        with Prefetch(self.prepare, self.steps) as batches:
+            return self._train(batches)
+
+    def _train(self, batches: Prefetch[Batch]) -> bool:
         while self.state.step < self.steps:
             started = time.perf_counter()
-            if not self.step():
+            if not self.step(batches(self.state.step)):
                 return False
             last = self.state.step == self.steps
             if last or self.state.step % self.evaluation_steps == 0:
@@ -136,38 +148,39 @@ class Trainer:
                 self.context.progress(self._metrics())
         return True
 
-    def step(self) -> bool:
-        """Train one step; return False when the loss is not finite, with the weights as they were."""
-        step, train = self.state.step, self.run.train
+    def prepare(self, step: int) -> Batch:
+        """Draw and pack this worker's share of a global batch."""
         windows = self.sampler.worker_windows(step, self.context.rank, self.context.world_size)
-        set_learning_rate(self.optimizer, learning_rate_share(step, self.steps, train.warmup))
+        users = self.run.resources.users_per_chunk or len(windows.lengths)
+        chunks = [pack(self.corpus, chunk) for chunk in split_windows(windows, users)]
+        return Batch(chunks, self.sampler.work(step))
+
+    def step(self, batch: Batch) -> bool:
+        """Train one step; return False when the loss is not finite, with the weights as they were."""
+        train = self.run.train
+        set_learning_rate(self.optimizer, learning_rate_share(self.state.step, self.steps, train.warmup))
         self.optimizer.zero_grad(set_to_none=True)
-        loss, executed = self.backward(windows)
-        mean_loss = self._mean(loss)
+        mean_loss = self._mean(self.backward(batch.chunks))
         if not math.isfinite(mean_loss):
             return False
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), train.clip_norm)
         self.optimizer.step()
-        self.state.add(self.sampler.work(step), executed, mean_loss)
+        workers = self.context.world_size
+        matrices = 1 if workers == 1 else 2  # a worker's rows and its columns overlap in one block only
+        similarities = matrices * train.global_batch_size**2 // workers
+        self.state.add(batch.work, sum(map(count_executed, batch.chunks), Work(similarities=similarities)), mean_loss)
         return True
 
-    def backward(self, windows: Windows) -> tuple[torch.Tensor, Work]:
-        """Accumulate the gradient of a worker's share of a batch; return its loss and the work done for it."""
-        users = len(windows.lengths) // 2
-        matrices = 1 if self.context.world_size == 1 else 2  # own rows and columns overlap in one block only
-        similarities = Work(similarities=matrices * users * self.run.train.global_batch_size)
-        size = self.run.resources.users_per_chunk
-        if size is None or size >= users:
-            packed = pack(self.corpus, windows)
-            embedded, scale = self.forward(packed.to(self.device))
-            first, second = embedded.chunk(2)
-            loss = info_nce(first, second, scale)
-            loss.backward()
-            return loss.detach(), count_executed(packed) + similarities
-        chunks = [pack(self.corpus, chunk) for chunk in split_windows(windows, size)]
-        loss = cached_backward(self.forward, (chunk.to(self.device) for chunk in chunks), info_nce)
-        executed = sum((count_executed(chunk) for chunk in chunks), Work())
-        return loss, executed + similarities
+    def backward(self, chunks: list[Packed]) -> torch.Tensor:
+        """Accumulate the gradient of a worker's share of a batch and return its loss."""
+        chunks = [chunk.to(self.device) for chunk in chunks]
+        if len(chunks) > 1:
+            return cached_backward(self.forward, chunks, info_nce)
+        users, scale = self.forward(chunks[0])
+        first, second = users.chunk(2)
+        loss = info_nce(first, second, scale)
+        loss.backward()
+        return loss.detach()
 
     def _mean(self, loss: torch.Tensor) -> float:
         if self.context.world_size > 1:

@@ -10,6 +10,7 @@ from clue_ray.runs import COLUMNS
 from clue_ray.spec import EncoderSpec, EvaluationSpec, RunSpec, TrainSpec
 from clue_ray.training.checkpoints import load_state
 from clue_ray.training.loop import LocalContext, train_run, train_with
+from clue_ray.training.prefetch import Prefetch
 from clue_ray.training.schedule import learning_rate_share, make_optimizer
 
 EVALUATION = EvaluationSpec(candidates=32, every=0.25)
@@ -127,3 +128,21 @@ def test_wider_matrices_move_slower(corpus):
         assert [group["weight_decay"] > 0 for group in groups] == [True, False, False]
         assert sum(p.numel() for group in groups for p in group["params"]) == sum(p.numel() for p in model.parameters())
     assert rates["m"][0] == rates["s"][0] / 2 and rates["m"][1:] == rates["s"][1:]
+
+
+def test_batches_are_prepared_ahead_and_in_order():
+    asked = []
+
+    def prepare(step):
+        asked.append(step)
+        return step * 10
+
+    with Prefetch(prepare, last=6, ahead=2) as batches:
+        assert batches(1) == 10
+        found = [batches(step) for step in range(2, 6)]
+    assert found == [20, 30, 40, 50] and asked == [1, 2, 3, 4, 5]
+
+
+def test_trouble_while_preparing_reaches_the_step():
+    with Prefetch(lambda step: 1 // (2 - step), last=9) as batches, pytest.raises(ZeroDivisionError):
+        [batches(step) for step in range(9)]
