@@ -43,7 +43,7 @@ def fetch(
         from clue_ray.corpus.sources import LICENCE_NOTE, fetch_source
 
         rows, note = fetch_source(name, output), LICENCE_NOTE
-    console.print(f"{output}: {rows:,} events\n{note}", highlight=False)
+    console.print(f"{output}: {rows:,} events\n{note}", highlight=False, markup=False)
 
 
 def fetch_planted(output: Path, spec: Path | None) -> int:
@@ -60,9 +60,10 @@ def fetch_planted(output: Path, spec: Path | None) -> int:
 @app.command()
 def prepare(
     events: Annotated[
-        list[str], typer.Argument(help="Files, folders, globs or URIs; or NAME=FILES, a log for each service.")
-    ],
-    output: Annotated[Path, typer.Option(help="Corpus folder to make.")],
+        list[str] | None,
+        typer.Argument(help="Files, folders, globs or URIs; or NAME=FILES, a log for each service."),
+    ] = None,
+    output: Annotated[Path | None, typer.Option(help="Corpus folder to make; corpora/<key> when left out.")] = None,
     columns: Annotated[str | None, typer.Option(help="Renames: user_id=author,text=title")] = None,
     text: Annotated[str | None, typer.Option(help='Template of the item text: "{brand}; {title}"')] = None,
     spec: Annotated[Path | None, typer.Option(help="YAML file with more of a study's corpus section.")] = None,
@@ -70,7 +71,7 @@ def prepare(
     as_json: Json = False,
 ) -> None:
     """Turn event logs into a corpus of training shards, with Ray Data, and tell what is in them."""
-    corpus_spec = make_corpus_spec(events, columns, text, spec)
+    corpus_spec = make_corpus_spec(events or [], columns, text, spec)
     from clue_ray.corpus.prepare import build_corpus
     from clue_ray.report.profile import profile_headline, profile_tables, write_profile
     from clue_ray.study.execute import connect
@@ -85,9 +86,10 @@ def prepare(
     console.print(profile_headline(profile), highlight=False)
     for title, table in profile_tables(profile).items():
         console.print(report_table(title, table))
-        console.print(table.note or None, highlight=False, markup=False)
-    console.print(f"Corpus: {corpus.path}, digest {corpus.digest}", highlight=False, soft_wrap=True)
-    console.print(f"Profile: {page}", highlight=False, soft_wrap=True)
+        if table.note:
+            console.print(table.note, highlight=False, markup=False)
+    where = f"Corpus: {corpus.path}, digest {corpus.digest}\nProfile: {page}"
+    console.print(where, highlight=False, soft_wrap=True, markup=False)
 
 
 def make_corpus_spec(events: list[str], columns: str | None, text: str | None, spec: Path | None) -> CorpusSpec:
@@ -97,7 +99,11 @@ def make_corpus_spec(events: list[str], columns: str | None, text: str | None, s
         raise SpecError(
             f"Corpus file {spec} holds {type(document).__name__}, not the keys of a study's corpus section."
         )
-    document["events"] = parse_events(events)
+    if bool(events) == ("events" in document):
+        where = f"both as arguments and in {spec}" if events else "neither as arguments nor by a --spec file"
+        raise SpecError(f"EVENTS are given {where}; give them once.")
+    if events:
+        document["events"] = parse_events(events)
     if text is not None:
         document["text"] = text
     if columns is not None:

@@ -33,12 +33,12 @@ def read_yaml(path: str | Path) -> Any:
     try:
         return yaml.safe_load(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise SpecError(f"Study file {file} does not exist; give the path of a YAML file.") from None
+        raise SpecError(f"YAML file {file} does not exist; give the path of a YAML file.") from None
     except (OSError, UnicodeDecodeError) as error:
-        raise SpecError(f"Study file {file} cannot be read ({error}); give a YAML text file.") from None
+        raise SpecError(f"YAML file {file} cannot be read ({error}); give a YAML text file.") from None
     except yaml.YAMLError as error:
         reason = " ".join(str(error).split())
-        raise SpecError(f"Study file {file} is not valid YAML ({reason}); mend it at that line.") from None
+        raise SpecError(f"File {file} is not valid YAML ({reason}); mend it at that line.") from None
 
 
 def fingerprint(document: Any) -> str:

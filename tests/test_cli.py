@@ -4,6 +4,7 @@ import json
 import socket
 import subprocess
 import sys
+from contextlib import nullcontext
 
 import pandas as pd
 import pyarrow.parquet as pq
@@ -148,3 +149,32 @@ def test_module_runs_as_a_program():
         [sys.executable, "-c", "from clue_ray.cli import main; main()"], capture_output=True, text=True
     )
     assert "Usage" in out.stdout + out.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ([], "neither as arguments nor by a --spec file"),
+        (["--spec", "spec.yaml"], "none.csv does not exist"),
+        (["log.csv", "--spec", "spec.yaml"], "both as arguments and in spec.yaml"),
+        (["a=log.csv", "log.csv"], "name a service before each"),
+        (["log.csv", "--output", "file"], "file is a file"),
+        (["log.csv", "--output", "file/sub"], "cannot be made"),
+        (["log.csv", "--output", "full"], "holds other files than a corpus"),
+        (["log.csv", "--spec", "none.yaml"], "YAML file none.yaml does not exist"),
+        (["semicolons.csv"], "separated by commas"),
+        (["twice.csv"], "2 columns 'text'"),
+        (["utf16.csv"], "UTF-16"),
+    ],
+)
+def test_mistakes_of_preparation(run_cli, tmp_path, monkeypatch, arguments, words):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("clue_ray.study.execute.connect", nullcontext)  # all of these are found without Ray
+    monkeypatch.setattr("clue_ray.corpus.prepare._write_corpus", lambda *_: pytest.fail("it was read"))
+    log = "user_id,service,timestamp,text\nu,s,1,words\n"
+    files = {"log.csv": log, "semicolons.csv": log.replace(",", ";"), "twice.csv": log.replace("timestamp", "text")}
+    for name, content in {**files, "file": "", "full/notes.txt": "", "spec.yaml": "events: {a: none.csv}"}.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(content)
+    (tmp_path / "utf16.csv").write_text(log, encoding="utf-16")
+    assert_mistake(run_cli("prepare", *arguments), words)

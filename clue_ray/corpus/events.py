@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from clue_ray.corpus.encoding import kind_of
 from clue_ray.corpus.times import as_seconds
 from clue_ray.errors import EventLogError, nearest
 from clue_ray.spec import CorpusSpec
@@ -22,6 +23,9 @@ LATEST = 4_102_444_800.0
 """The year 2100: a later time is a unit or a date misread."""
 ROWS_A_FILE = 2**32
 """Order of appearance is file number times this plus row number: exact in float64 for two million files."""
+
+KINDS = ("text", "whole numbers", "numbers", "times", "bool", "unknown")
+"""What a needed column may hold."""
 
 EVENTS_SCHEMA = pa.schema(
     [
@@ -110,8 +114,18 @@ def check_columns(schema: pa.Schema, log: Log) -> None:
     for column in log.needed:
         if column not in schema.names:
             found = ", ".join(map(repr, schema.names)) or "none"
+            if len(schema.names) == 1 and set(schema.names[0]) & set(";\t|"):
+                raise EventLogError(f"The event log's only column is {found}; CSV files are separated by commas.")
             raise EventLogError(
                 f"The event log has no column {column!r}; columns found are {found}; rename with columns."
+            )
+        if schema.names.count(column) > 1:
+            raise EventLogError(
+                f"The event log has {schema.names.count(column)} columns {column!r}; rename or remove all but one."
+            )
+        if (kind := kind_of(schema.field(column).type)) not in KINDS:
+            raise EventLogError(
+                f"Column {column!r} holds {kind}; ids, services and words may be text or numbers, and timestamps dates."
             )
     fields = template_fields(log.text)
     only = log.column(fields[0]) if fields[0] == "text" else fields[0]
@@ -120,24 +134,6 @@ def check_columns(schema: pa.Schema, log: Log) -> None:
             f"Text column {only!r} holds {schema.field(only).type}, not words; build a text from worded columns, "
             "as in '{brand}; {title}'."
         )
-
-
-def kind_of(type_: pa.DataType) -> str:
-    """Name what a column holds: two files of one log must agree in it."""
-    value = type_.value_type if pa.types.is_dictionary(type_) else type_
-    kinds = {
-        "text": (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view, is_bytes),
-        "whole numbers": (pa.types.is_integer,),
-        "numbers": (pa.types.is_floating, pa.types.is_decimal),
-        "times": (pa.types.is_timestamp, pa.types.is_date),
-        "unknown": (pa.types.is_null,),
-    }
-    return next((kind for kind, tests in kinds.items() if any(test(value) for test in tests)), str(value))
-
-
-def is_bytes(type_: pa.DataType) -> bool:
-    """Tell whether a column holds bytes, which are read as UTF-8."""
-    return pa.types.is_binary(type_) or pa.types.is_large_binary(type_) or pa.types.is_binary_view(type_)
 
 
 def normalise(table: pa.Table, log: Log, spec: CorpusSpec, *, file: int = 0, first_row: int = 0) -> pa.Table:
@@ -167,14 +163,19 @@ def normalise(table: pa.Table, log: Log, spec: CorpusSpec, *, file: int = 0, fir
 
 
 def as_text(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    """Cast ids and names to text without surrounding space; numbers keep their digits."""
-    return pc.utf8_trim_whitespace(column.cast(pa.string()))
+    """Cast ids and names to text without surrounding space; numbers keep their digits, and 7.0 is 7."""
+    text = column.cast(pa.string())
+    if pa.types.is_floating(column.type):
+        whole = column.cast(pa.int64(), safe=False)
+        is_whole = pc.equal(whole.cast(pa.float64(), safe=False), column.cast(pa.float64()))
+        text = pc.if_else(is_whole, whole.cast(pa.string()), text)
+    return pc.utf8_trim_whitespace(text)
 
 
 def build_text(table: pa.Table, log: Log) -> pa.ChunkedArray | pa.Array:
     """Fill the text template row by row; an empty field reads as nothing, a row of only empty fields as null."""
     if log.text == "{text}":
-        return as_text(table[log.column("text")])
+        return _untrimmed(table[log.column("text")].cast(pa.string()))
     parts: list[Any] = []
     present: Any = None
     for literal, field, _, _ in string.Formatter().parse(log.text):
@@ -187,6 +188,12 @@ def build_text(table: pa.Table, log: Log) -> pa.ChunkedArray | pa.Array:
         parts.append(pc.fill_null(column, ""))
     text = pc.utf8_trim_whitespace(pc.binary_join_element_wise(*parts, ""))
     return pc.if_else(present, text, pa.scalar(None, pa.string()))
+
+
+def _untrimmed(text: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Return a text column as it is, null where it holds nothing but space."""
+    empty = pc.fill_null(pc.equal(pc.utf8_length(pc.utf8_trim_whitespace(text)), 0), True)
+    return pc.if_else(empty, pa.scalar(None, pa.string()), text)
 
 
 def find_reasons(rows: dict[str, Any], spec: CorpusSpec, log: Log) -> Any:

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import PurePosixPath
-from urllib.parse import unquote, urlsplit
+from urllib.parse import quote, unquote, urlsplit
 
 import pyarrow as pa
 import pyarrow.fs
@@ -78,8 +78,13 @@ def find_files(places: Iterable[str]) -> list[EventFile]:
     Raises:
         EventLogError: a place does not exist, cannot be read, or holds no file of a known format.
     """
-    found = {str(file): file for place in places for file in _expand(place)}
-    return [found[name] for name in sorted(found)]
+    found = {_identity(file): file for place in places for file in _expand(place)}
+    return sorted(found.values(), key=str)
+
+
+def _identity(file: EventFile) -> str:
+    """Name a file so that a second way to it, such as a link, is no second file."""
+    return str(file) if file.root else os.path.realpath(file.path)
 
 
 def _expand(place: str) -> list[EventFile]:
@@ -106,10 +111,10 @@ def _expand(place: str) -> list[EventFile]:
 
 def _locate(place: str) -> tuple[str, str, str]:
     """Split a place into its filesystem's URI, the path up to the first wildcard, and the pattern after it."""
-    parts = urlsplit(place)
     if "://" not in place:
         fixed, pattern = _split_pattern(os.path.abspath(place))
         return "", fixed, pattern
+    parts = urlsplit(place.replace("#", "%23"))
     if parts.scheme not in SCHEMES:
         raise EventLogError(f"Event log {place} has the unknown scheme {parts.scheme!r}; use {', '.join(SCHEMES)}.")
     if parts.password:
@@ -118,7 +123,7 @@ def _locate(place: str) -> tuple[str, str, str]:
             f"Event log {hidden} holds a password; give credentials by the environment, as AWS_SECRET_ACCESS_KEY is."
         )
     fixed, pattern = _split_pattern(parts.path)
-    root = parts._replace(path=fixed, fragment="").geturl()
+    root = parts._replace(path=quote(unquote(fixed), safe="/=:+,@")).geturl()
     try:
         base = pa.fs.FileSystem.from_uri(root)[1]
     except (OSError, pa.ArrowException) as error:
@@ -136,7 +141,10 @@ def _split_pattern(path: str) -> tuple[str, str]:
 
 def _list(root: str, base: str, pattern: str) -> list[pa.fs.FileInfo]:
     store = filesystem(root)
+    if root and store.get_file_info(base.split("/")[0]).type == pa.fs.FileType.NotFound:
+        raise FileNotFoundError("NO_SUCH_BUCKET")
     if pattern:
+        store.get_file_info(pa.fs.FileSelector(base, allow_not_found=True))  # the glob below swallows a refusal
         matches = ArrowFSWrapper(store).glob(f"{base.rstrip('/')}/{pattern}")
         infos = store.get_file_info(sorted(matches)) if matches else []
     else:

@@ -7,6 +7,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.json
 
+from clue_ray.corpus.encoding import decode_bytes
 from clue_ray.errors import EventLogError
 
 BLOCK, SAMPLE = 16_000_000, 200_000
@@ -36,33 +37,45 @@ def _arrow_type(kinds: set[type]) -> pa.DataType:
     return pa.string() if len(kinds) > 1 else types.get(next(iter(kinds)), pa.string())
 
 
-def read_json_lines(source: pa.NativeFile, columns: list[str], name: str) -> Iterator[pa.Table]:
-    """Read the named fields of every line; in a block where kinds are mixed, as text."""
+def read_json_lines(source: pa.NativeFile, columns: list[str], name: str) -> Iterator[tuple[pa.Table, int]]:
+    """Read the named fields of every line, as text in a block of mixed kinds; count lines that were not UTF-8."""
     line = 1
     for block in _blocks(source):
-        try:
-            yield _read_fast(block, columns, _find_schema(block, name, line))
-        except pa.ArrowInvalid:
-            yield _read_slowly(block, columns, name, line)
+        found = _find_schema(block, name, line)
+        yield _read_fast(block, columns, found) or _read_slowly(block, columns, name, line)
         line += block.count(b"\n")
 
 
-def _read_fast(block: bytes, columns: list[str], found: pa.Schema) -> pa.Table:
+def _read_fast(block: bytes, columns: list[str], found: pa.Schema) -> tuple[pa.Table, int] | None:
+    """Read a block by Arrow, or return None where it gives up."""
     types = [found.field(column).type if column in found.names else pa.null() for column in columns]
     fields = [(c, pa.string() if pa.types.is_null(t) else t) for c, t in zip(columns, types, strict=True)]
     options = pa.json.ParseOptions(explicit_schema=pa.schema(fields), unexpected_field_behavior="ignore")
     reading = pa.json.ReadOptions(block_size=len(block) + 1)
-    return pa.json.read_json(pa.BufferReader(block), reading, options).select(columns)
+    try:
+        return pa.json.read_json(pa.BufferReader(block), reading, options).select(columns), 0
+    except pa.ArrowInvalid:
+        return None
 
 
-def _read_slowly(block: bytes, columns: list[str], name: str, first: int) -> pa.Table:
-    rows = [_parse(line, name, first + n) for n, line in enumerate(block.split(b"\n")) if line.strip()]
-    return pa.table({column: pa.array([_as_text(row.get(column)) for row in rows], pa.string()) for column in columns})
+def _read_slowly(block: bytes, columns: list[str], name: str, first: int) -> tuple[pa.Table, int]:
+    lines = [(first + n, line) for n, line in enumerate(block.split(b"\n")) if line.strip()]
+    rows = [_parse(line, name, number) for number, line in lines]
+    values = {column: [_as_text(row.get(column)) for row in rows] for column in columns}
+    whole = {column: [v and _without_surrogates(v) for v in found] for column, found in values.items()}
+    recoded = sum(decode_bytes(line)[1] for _, line in lines)
+    recoded += sum(a != b for column in columns for a, b in zip(values[column], whole[column], strict=True))
+    return pa.table({column: pa.array(found, pa.string()) for column, found in whole.items()}), recoded
+
+
+def _without_surrogates(text: str) -> str:
+    """Replace halves of surrogate pairs, as JavaScript leaves them when it cuts an emoji, by U+FFFD."""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 def _parse(line: bytes, name: str, number: int) -> dict[str, Any]:
     try:
-        row = json.loads(_decoded(line))
+        row = json.loads((decode_bytes(line)[0] or "").removeprefix("\ufeff"))
     except ValueError as error:
         reason = str(error).splitlines()[0]
         raise EventLogError(
@@ -73,19 +86,16 @@ def _parse(line: bytes, name: str, number: int) -> dict[str, Any]:
     return row
 
 
-def _decoded(line: bytes) -> str:
-    try:
-        return line.decode("utf-8-sig")
-    except UnicodeDecodeError:
-        return line.decode("cp1252", errors="replace")
-
-
 def _as_text(value: Any) -> str | None:
     if value is None or isinstance(value, str):
         return value
     if isinstance(value, dict | list):
         return json.dumps(value, ensure_ascii=False)
-    return pa.scalar(value).cast(pa.string()).as_py()  # as Arrow writes a column of them
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, int) or value.is_integer():
+        return str(int(value))
+    return str(pa.scalar(value).cast(pa.string()).as_py())  # as Arrow writes a column of them
 
 
 def _blocks(source: pa.NativeFile) -> Iterator[bytes]:

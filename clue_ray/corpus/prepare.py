@@ -7,6 +7,7 @@ A folder appears whole or not at all: it is built under a temporary name and ren
 """
 
 import errno
+import glob
 import hashlib
 import os
 import re
@@ -37,6 +38,8 @@ from clue_ray.spec import CorpusSpec
 
 PREPARATION = 2
 """Bump when the same log and spec would make another corpus."""
+EARLIEST_DATE = 315_532_800
+"""1980: what ends before it was hardly meant as dates."""
 MAX_TASKS = 2000
 SHUFFLE_BYTES = 64_000_000
 DISK_FACTOR = 2
@@ -57,7 +60,7 @@ def build_corpus(spec: CorpusSpec, output: str | Path | None = None) -> Corpus:
     key = source_key(reading)
     target = Path(output or Path("corpora") / key).absolute()
     remove_debris(target)
-    if target.exists():
+    if target.exists() and not _is_empty(target):
         return _reopen(target, key)
     _check_disk(target.parent, reading)
     partial = target.with_name(f".{target.name}.{socket.gethostname()}.{os.getpid()}.partial")
@@ -88,13 +91,23 @@ def source_key(reading: Reading) -> str:
 
 def remove_debris(target: Path) -> None:
     """Delete what a killed preparation of this folder left on this machine."""
-    for partial in target.parent.glob(f".{target.name}.{socket.gethostname()}.*.partial"):
+    for partial in target.parent.glob(f".{glob.escape(target.name)}.{socket.gethostname()}.*.partial"):
         try:
             os.kill(int(partial.suffixes[-2][1:]), 0)
         except ProcessLookupError:
             shutil.rmtree(partial, ignore_errors=True)
         except (PermissionError, ValueError):
             continue
+
+
+def _is_empty(target: Path) -> bool:
+    if not target.is_dir():
+        raise CorpusError(f"{target} is a file; choose a folder for the corpus.")
+    if not any(target.iterdir()):
+        return True
+    if not (target / "corpus.json").exists():
+        raise CorpusError(f"{target} holds other files than a corpus; choose another output.")
+    return False
 
 
 def _publish(partial: Path, target: Path) -> None:
@@ -124,7 +137,10 @@ def _reopen(target: Path, key: str, *, verify: bool = True) -> Corpus:
 
 
 def _check_disk(folder: Path, reading: Reading) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise CorpusError(f"{folder} cannot be made ({error.strerror}); choose another output.") from None
     need = sum(file.size for file in reading.files) * DISK_FACTOR
     free = shutil.disk_usage(folder).free
     if free < need:
@@ -143,6 +159,7 @@ def _write_corpus(reading: Reading, folder: Path, key: str) -> None:
     with small_shuffle_tasks():
         totals = _make_shards(reading, parts, plan)
     _check_shards(totals, survey, folder)
+    _check_cut(totals, spec)
     profile = totals.profile(services, spec, timed=all(log.has_time for log in reading.logs))
     profile |= survey.profile(reading)
     _check_pairs(profile, services)
@@ -244,6 +261,20 @@ def _check_shards(totals: ShardTotals, survey: Survey, folder: Path) -> None:
     if missing:
         raise CorpusError(
             f"Workers wrote {missing} where this machine cannot see it; choose an output on storage all nodes share."
+        )
+
+
+def _check_cut(totals: ShardTotals, spec: CorpusSpec) -> None:
+    """Refuse a cut in time with nothing before it, or over numbers that are no dates."""
+    cut = spec.split.time
+    if cut is None:
+        return
+    if not totals.histories:
+        raise EventLogError(f"No event lies before split.time {cut:%Y-%m-%d}; choose a later cut.")
+    if not totals.totals["later"] and max(totals.times) < EARLIEST_DATE:
+        raise EventLogError(
+            f"Timestamps end at {max(totals.times):g} seconds, in {1970 + int(max(totals.times) // 31_556_952)}: they "
+            "look like an order or like dates without dashes, so split.time cannot cut them; leave it out."
         )
 
 

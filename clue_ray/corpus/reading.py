@@ -13,7 +13,8 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
 
-from clue_ray.corpus.events import Log, check_columns, is_bytes, kind_of, logs_of
+from clue_ray.corpus.encoding import decode, kind_of
+from clue_ray.corpus.events import Log, check_columns, logs_of
 from clue_ray.corpus.files import EventFile, explain_access, find_files
 from clue_ray.corpus.jsonlines import json_schema, read_json_lines
 from clue_ray.errors import EventLogError
@@ -24,6 +25,7 @@ ROWS_A_BATCH = 250_000
 CSV_READING = pa.csv.ReadOptions(block_size=16_000_000, use_threads=False)
 """One thread a task; with more, Arrow does not number the rows of its complaints."""
 SCHEMA_READERS = 16
+UTF_16_MARKS = (b"\xff\xfe", b"\xfe\xff")
 
 
 @dataclass(frozen=True)
@@ -105,9 +107,11 @@ def _read_head(file: EventFile) -> Head:
             groups = range(parquet.metadata.num_row_groups)
             return Head(parquet.schema_arrow, tuple(parquet.metadata.row_group(i).num_rows for i in groups))
     with file.stream() as source:
-        return Head(
-            json_schema(source, str(file)) if file.format == "json" else pa.csv.open_csv(source, CSV_READING).schema
-        )
+        if source.read(2) in UTF_16_MARKS:
+            raise pa.ArrowInvalid("it is UTF-16, where UTF-8 is read: convert it")
+    with file.stream() as source:
+        is_json = file.format == "json"
+        return Head(json_schema(source, str(file)) if is_json else pa.csv.open_csv(source, CSV_READING).schema)
 
 
 def unreadable(file: EventFile, error: Exception) -> EventLogError:
@@ -188,23 +192,23 @@ def read_part(part: Part, log: Log) -> Iterator[Batch]:
     row = part.first_row
     readers = {"parquet": _read_parquet, "csv": _read_csv, "json": _read_json}
     try:
-        for raw in readers[part.file.format](part, log):
+        for raw, before in readers[part.file.format](part, log):
             table, recoded = decode(_with_partition(raw, part.file, log))
-            yield Batch(row, table, recoded)
+            yield Batch(row, table, before + recoded)
             row += table.num_rows
     except (pa.ArrowException, OSError) as error:
         raise unreadable(part.file, error) from None
 
 
-def _read_parquet(part: Part, log: Log) -> Iterator[pa.Table]:
+def _read_parquet(part: Part, log: Log) -> Iterator[tuple[pa.Table, int]]:
     with part.file.open() as source:
         parquet = pq.ParquetFile(source)
         columns = [name for name in log.needed if name in parquet.schema_arrow.names]
         for batch in parquet.iter_batches(ROWS_A_BATCH, row_groups=list(part.row_groups or ()), columns=columns):
-            yield pa.Table.from_batches([batch])
+            yield pa.Table.from_batches([batch]), 0
 
 
-def _read_csv(part: Part, log: Log) -> Iterator[pa.Table]:
+def _read_csv(part: Part, log: Log) -> Iterator[tuple[pa.Table, int]]:
     """Read text columns as bytes: neither ids nor words lose anything, whatever they look like."""
     with part.file.stream() as source:
         names = pa.csv.open_csv(source, CSV_READING).schema.names
@@ -218,10 +222,10 @@ def _read_csv(part: Part, log: Log) -> Iterator[pa.Table]:
             convert_options=options,
         )
         for batch in reader:
-            yield pa.Table.from_batches([batch])
+            yield pa.Table.from_batches([batch]), 0
 
 
-def _read_json(part: Part, log: Log) -> Iterator[pa.Table]:
+def _read_json(part: Part, log: Log) -> Iterator[tuple[pa.Table, int]]:
     folders = {name for name, _ in part.file.partition}
     with part.file.stream() as source:
         yield from read_json_lines(source, [name for name in log.needed if name not in folders], str(part.file))
@@ -232,40 +236,3 @@ def _with_partition(table: pa.Table, file: EventFile, log: Log) -> pa.Table:
         if name in log.needed and name not in table.column_names:
             table = table.append_column(name, pa.repeat(pa.scalar(value, pa.string()), table.num_rows))
     return table
-
-
-def decode(table: pa.Table) -> tuple[pa.Table, int]:
-    """Make every column of bytes or text valid text, and count the values that were not UTF-8."""
-    recoded = 0
-    for index, name in enumerate(table.column_names):
-        column = table[name]
-        if pa.types.is_dictionary(column.type):
-            column = column.cast(column.type.value_type)
-        if kind_of(column.type) == "text":
-            column, count = decode_column(column)
-            recoded += count
-        table = table.set_column(index, name, column)
-    return table, recoded
-
-
-def decode_column(column: pa.ChunkedArray) -> tuple[pa.ChunkedArray, int]:
-    """Return a column of bytes or text as valid text, and how many values were not UTF-8."""
-    try:
-        text = column.cast(pa.string())
-        return (text if is_bytes(column.type) else text.cast(pa.binary()).cast(pa.string())), 0  # a cast back checks
-    except pa.ArrowInvalid:
-        values = [decode_bytes(value) for value in column.cast(pa.large_binary()).to_pylist()]
-        return pa.chunked_array([pa.array([v for v, _ in values], pa.string())]), sum(bad for _, bad in values)
-
-
-def decode_bytes(value: bytes | None) -> tuple[str | None, bool]:
-    """Read bytes as UTF-8, else as Windows-1252, whose five gaps are taken as Latin-1; tell whether it was else."""
-    if value is None:
-        return None, False
-    try:
-        return value.decode(), False
-    except UnicodeDecodeError:
-        return "".join(WINDOWS.get(byte, chr(byte)) for byte in value), True
-
-
-WINDOWS = {byte: bytes([byte]).decode("cp1252") for byte in range(128, 256) if byte not in {129, 141, 143, 144, 157}}

@@ -147,6 +147,11 @@ class Survey:
             raise EventLogError(
                 f"Texts hold no words, only {pc.min(texts).as_py()!r} and the like; build them from worded columns."
             )
+        if missing := sorted(set(spec.services or ()) - set(self.services)):
+            raise EventLogError(
+                f"Service {missing[0]!r} of services has no usable event in the log; found are "
+                f"{', '.join(sorted(self.services)[:10]) or 'none'}: is it spelled as the log has it?"
+            )
         if len(self.services) > MAX_SERVICES:
             some = ", ".join(sorted(self.services)[:3])
             raise EventLogError(

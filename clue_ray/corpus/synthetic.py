@@ -30,7 +30,7 @@ class PlantedSpec(Spec):
     users: int = Field(1000, ge=2)
     services: int = Field(2, ge=2, le=26)
     topics: int = Field(64, ge=2, le=20_000)
-    concentration: float = Field(12.0, gt=0)
+    concentration: float = Field(11.0, gt=0)
     "sum of the Dirichlet's parameters: the smaller, the fewer topics a user has, the easier to recognise"
     items_per_topic: int = Field(50, ge=1)
     "in each service"

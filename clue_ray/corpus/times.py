@@ -23,10 +23,19 @@ def as_seconds(column: pa.ChunkedArray) -> pa.Array:
 def _seconds(column: pa.ChunkedArray) -> NDArray[np.float64]:
     if pa.types.is_integer(column.type) or pa.types.is_floating(column.type) or pa.types.is_decimal(column.type):
         numbers = column.cast(pa.float64(), safe=False).to_numpy()
-        return numbers / 1000.0 ** unit_codes(numbers)
-    if not (pa.types.is_temporal(column.type) or pa.types.is_null(column.type)):
-        return _read_text(column.cast(pa.string()))
-    return _since_epoch(pd.Series(column.to_pandas()))
+        return np.where(np.isfinite(numbers), numbers, np.nan) / 1000.0 ** unit_codes(numbers)
+    if pa.types.is_temporal(column.type):
+        return _read_times(column)
+    return _read_text(column.cast(pa.string()))
+
+
+def _read_times(column: pa.ChunkedArray) -> NDArray[np.float64]:
+    """Read Arrow's own times by their numbers: 9999-12-31 is beyond pandas' nanoseconds."""
+    if pa.types.is_date32(column.type):
+        return column.cast(pa.int32()).cast(pa.float64()).to_numpy() * 86_400
+    steps = {"s": 1.0, "ms": 1e3, "us": 1e6, "ns": 1e9}
+    unit = "ms" if pa.types.is_date64(column.type) else column.type.unit
+    return column.cast(pa.int64()).cast(pa.float64(), safe=False).to_numpy() / steps[unit]
 
 
 def unit_codes(numbers: NDArray[np.float64]) -> NDArray[np.int64]:

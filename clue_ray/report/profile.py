@@ -32,6 +32,8 @@ from clue_ray.runs import replacing
 
 Profile = Mapping[str, Any]
 
+EARLIEST_DATE = 315_532_800
+"""1980: what ends before it was hardly meant as dates."""
 MOST_SERVICES = 12
 """What has room in an overlap of services."""
 
@@ -218,6 +220,8 @@ def _paired(profile: Profile) -> str:
 def _time_range(time: Sequence[float] | None) -> str:
     if not time:
         return "in order of appearance"
+    if time[1] < EARLIEST_DATE:
+        return f"with timestamps from {time[0]:g} to {time[1]:g}, which read as an order rather than as dates"
     first, last = (str(np.datetime64(math.floor(seconds), "s"))[:10] for seconds in time)
     return f"on {first}" if first == last else f"from {first} to {last}"
 

@@ -45,7 +45,7 @@ ACTOR_FAILURES = 1
 @contextmanager
 def connect(address: str | None = None) -> Iterator[None]:
     """Join the Ray cluster at `address`, or start one on this machine; a session already open is used as it is."""
-    logging.getLogger("ray.data").setLevel(logging.WARNING)  # its bars on a terminal stay
+    quieten_ray_data()
     if ray.is_initialized():
         yield
         return
@@ -61,6 +61,19 @@ def connect(address: str | None = None) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def quieten_ray_data() -> None:
+    """Leave of Ray Data's messages its warnings; what fails is raised too, and told in one sentence."""
+    logger = logging.getLogger("ray.data")
+    logger.setLevel(logging.WARNING)  # its bars on a terminal stay
+    for handler in logger.handlers:
+        handler.addFilter(is_no_error)
+
+
+def is_no_error(record: logging.LogRecord) -> bool:
+    """Tell whether a log record is at most a warning."""
+    return record.levelno < logging.ERROR
 
 
 def check_reachable(address: str) -> None:

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 if TYPE_CHECKING:
     from clue_ray.study.plan import Plan
@@ -103,7 +104,7 @@ def report_table(title: str, table: Any) -> Table:
     """Set a table of the report for the terminal; its note is left to the caller."""
     shown = Table(title=title, title_justify="left")
     for head, numeric in zip(table.heads, table.numeric_columns, strict=True):
-        shown.add_column(head, justify="right" if numeric else "left")
+        shown.add_column(Text(head), justify="right" if numeric else "left")
     for row in table.rows:
-        shown.add_row(*(cell.text for cell in row))
+        shown.add_row(*(Text(cell.text) for cell in row))
     return shown

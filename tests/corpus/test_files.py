@@ -121,9 +121,17 @@ def test_what_a_bucket_lacks(bucket, place, words):
         find_files([bucket(place)])
 
 
-def test_a_bucket_that_is_not_there(bucket):
-    with pytest.raises(EventLogError, match="does not exist"):
-        find_files([bucket("x.parquet").replace("s3://logs", "s3://nologs")])
+@pytest.mark.parametrize("path", ["x.parquet", "events/", "*.parquet"])
+def test_a_bucket_that_is_not_there(bucket, path):
+    with pytest.raises(EventLogError, match="the bucket does not exist"):
+        find_files([bucket(path).replace("s3://logs", "s3://nologs")])
+
+
+def test_keys_with_odd_characters(bucket):
+    store = pyarrow.fs.FileSystem.from_uri(bucket(""))[0]
+    with store.open_output_stream("logs/odd keys/a #1.csv") as sink:
+        sink.write(FRAME.to_csv(index=False).encode())
+    assert names(find_files([bucket("odd keys/a #1.csv")])) == names(find_files([bucket("odd%20keys")])) == ["a #1.csv"]
 
 
 def test_a_bucket_that_refuses():
@@ -144,8 +152,9 @@ def test_a_bucket_that_refuses():
 
     server = HTTPServer(("127.0.0.1", 0), Refuse)
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    uri = f"s3://logs/x.parquet?endpoint_override=127.0.0.1:{server.server_port}&scheme=http&region=us-east-1"
-    with pytest.raises(EventLogError, match="access is denied, 403") as error:
-        find_files([uri])
-    assert "\n" not in str(error.value)
+    uri = f"s3://logs/PATH?endpoint_override=127.0.0.1:{server.server_port}&scheme=http&region=us-east-1"
+    for path in ("x.parquet", "x/*.csv"):
+        with pytest.raises(EventLogError, match="access is denied, 403") as error:
+            find_files([uri.replace("PATH", path)])
+        assert "\n" not in str(error.value)
     server.shutdown()

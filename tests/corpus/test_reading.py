@@ -12,8 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from clue_ray.corpus import jsonlines, reading
+from clue_ray.corpus.encoding import decode_bytes
 from clue_ray.corpus.events import normalise
-from clue_ray.corpus.reading import decode_bytes, plan_reading, read_part
+from clue_ray.corpus.reading import plan_reading, read_part
 from clue_ray.errors import EventLogError
 from clue_ray.spec import CorpusSpec
 
@@ -227,3 +228,55 @@ def test_columns_are_checked(tmp_path, spec, words):
     with pytest.raises(EventLogError) as error:
         plan_reading(CorpusSpec(events=str(tmp_path), **spec))
     assert words in str(error.value)
+
+
+def test_odd_values_of_json(tmp_path):
+    base = {"service": "s", "timestamp": 1, "text": "a"}
+    rows = [{**base, "user_id": 12345678901234567890123}, {**base, "user_id": 12345678901.0}, {**base, "user_id": 1.5}]
+    lines = [json.dumps(row) for row in rows]
+    lines.append('{"user_id": "u", "service": "s", "timestamp": 2, "text": "half \\ud83d an emoji"}')
+    (tmp_path / "log.jsonl").write_bytes("\n".join(lines).encode() + b'\n{"user_id": "caf\xe9 \x81", "text": "b"}')
+    plan = plan_reading(CorpusSpec(events=str(tmp_path)))
+    batches = list(read_part(plan.parts[0], plan.logs[0]))
+    users = [user for batch in batches for user in batch.table["user_id"].to_pylist()]
+    assert users == ["12345678901234567890123", "12345678901", "1.5", "u", "café \x81"]
+    assert batches[0].table["text"].to_pylist()[3] == "half \ufffd an emoji"
+    assert sum(batch.recoded for batch in batches) == 2
+
+
+def test_floats_and_integers_are_the_same_ids(tmp_path):
+    for name, ids in (("a", [12345678901.0, 7.0, 2.5]), ("b", [12345678901, 7, 3])):
+        frame = pd.DataFrame({"user_id": ids, "timestamp": 0, "text": "word"})
+        pq.write_table(pa.Table.from_pandas(frame), tmp_path / f"{name}.parquet")
+    spec = CorpusSpec(events={name: str(tmp_path / f"{name}.parquet") for name in "ab"})
+    assert [row["user_id"] for row in events_of(spec)] == ["12345678901", "7", "2.5", "12345678901", "7", "3"]
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        (pa.array([{"a": 1}]), "holds struct"),
+        (pa.array([[1]]), "holds list"),
+        (pa.array([5], pa.duration("s")), "holds dur"),
+    ],
+)
+def test_columns_of_odd_types_are_refused(tmp_path, values, words):
+    for column in ("user_id", "timestamp"):
+        table = {"user_id": ["u"], "service": ["s"], "timestamp": [1], "text": ["a"]} | {column: values}
+        pq.write_table(pa.table(table), tmp_path / "log.parquet")
+        with pytest.raises(EventLogError, match=words):
+            plan_reading(CorpusSpec(events=str(tmp_path)))
+
+
+def test_texts_keep_their_spaces_and_control_characters(tmp_path):
+    texts = [" lead", "trail\x1f ", "\t", "a"]
+    table = pa.table({"user_id": [" u "] * 4, "service": ["s"] * 4, "timestamp": [1] * 4, "text": texts})
+    pq.write_table(table, tmp_path / "log.parquet")
+    rows = events_of(CorpusSpec(events=str(tmp_path)))
+    assert [row["text"] for row in rows] == [" lead", "trail\x1f ", None, "a"] and rows[0]["user_id"] == "u"
+
+
+def test_a_link_to_its_own_folder_reads_no_file_twice(tmp_path):
+    write(FRAME, tmp_path / "log.csv")
+    (tmp_path / "again").symlink_to(tmp_path)
+    assert len(events_of(CorpusSpec(events=str(tmp_path)))) == 40

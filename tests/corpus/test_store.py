@@ -4,6 +4,7 @@ import os
 import shutil
 import socket
 import subprocess
+from contextlib import nullcontext
 
 import numpy as np
 import pandas as pd
@@ -12,11 +13,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from clue_ray.corpus import prepare
-from clue_ray.corpus.profile import SHARD_COUNTS
+from clue_ray.corpus.profile import SHARD_COUNTS, ShardTotals
 from clue_ray.corpus.reading import plan_reading
 from clue_ray.corpus.shards import BUCKETED, ShardPlan, number_of_shards, write_shards
 from clue_ray.corpus.store import ranges, split_of, stable_hash
 from clue_ray.corpus.text import train_tokenizer
+from clue_ray.errors import EventLogError
 from clue_ray.spec import CorpusSpec, SplitSpec
 
 
@@ -82,3 +84,21 @@ def test_repeated_rows_are_counted_and_kept_or_dropped(tmp_path, fate):
     assert (counts["rows"], counts["duplicates"]) == (10, 6)
     lengths = pq.read_table(tmp_path / "shards" / "shard-00003.parquet")["items"].to_pylist()
     assert lengths == ([[0] * 4 + [1] * 2 + [0] * 2, [2] * 2] if fate == "keep" else [[0, 1, 0], [2]])
+
+
+@pytest.mark.parametrize(
+    ("rows", "words"),
+    [
+        ([("u", 0, 2e9, "a"), ("u", 1, 2e9, "a")], "No event lies before split.time 2020-01-01"),
+        ([("u", 0, 20240131.0, "a"), ("u", 1, 20240201.0, "a")], r"end at 2.02402e\+07 seconds, in 1970"),
+        ([("u", 0, 1.5e9, "a"), ("u", 1, 2e9, "a")], None),
+    ],
+)
+def test_a_cut_in_time_must_cut(tmp_path, rows, words):
+    events = pa.table([*map(list, zip(*rows, strict=True)), [3] * len(rows)], schema=BUCKETED)
+    spec = CorpusSpec(events="x", split={"time": "2020-01-01"})
+    totals = ShardTotals()
+    plan = ShardPlan(spec, tmp_path, ("s", "t"), train_tokenizer(["a"], 257).to_str(), 4)
+    totals.add(write_shards(events, plan).to_pylist())
+    with pytest.raises(EventLogError, match=words) if words else nullcontext():
+        prepare._check_cut(totals, spec)

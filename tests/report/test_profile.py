@@ -120,7 +120,10 @@ def test_headline_counts_and_dates() -> None:
         "4,321 distinct items, 1,234,567 tokens."
     )
     assert "events, in order of appearance:" in profile_headline(a_profile(time=None))
-    assert "events, on 1969-12-31:" in profile_headline(a_profile(time=[-5.0, -0.5]))
+    assert "events, on 1999-12-31:" in profile_headline(a_profile(time=[946684790.5, 946684799.5]))
+    assert "timestamps from 0 to 125, which read as an order rather than as dates" in profile_headline(
+        a_profile(time=[0.0, 125.0])
+    )
     assert ": 1 distinct item, " in profile_headline(a_profile(distinct_items=1))
 
 
