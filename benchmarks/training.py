@@ -4,8 +4,8 @@
 
 The rival is `nn.TransformerEncoder`, every event's item encoded anew and everything padded to the longest. Steps
 alternate (ours, rival, ours, ...) over the same batches; rates are medians of tokens/s, counted without padding for
-both. Laying out the batch is part of our time and not of the rival's. The last line but one compares executed FLOP/s with
-this machine's rate at multiplying square fp32 matrices, measured in the same run.
+both. Laying out the batch is part of our time and not of the rival's. The last line but one compares executed FLOP/s
+with this machine's rate at multiplying square fp32 matrices, measured in the same run.
 """
 
 import argparse

@@ -234,6 +234,23 @@ def report(directory: StudyFolder, as_json: Json = False) -> None:
     emit_laws(directory, write_report(directory), as_json)
 
 
+@app.command()
+def predict(
+    directory: StudyFolder,
+    train_flops: Annotated[float | None, typer.Option(help="Compute whose loss is asked for, FLOP.")] = None,
+    loss: Annotated[float | None, typer.Option(help="Held-out loss whose compute is asked for, nats.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Predict the loss of a compute, or the compute of a loss, by the law that speaks for a study."""
+    from clue_ray.report.prediction import predict_study
+
+    answer = predict_study(directory, train_flops=train_flops, loss=loss)
+    if as_json:
+        print(json.dumps(answer.to_dict()))
+    else:
+        console.print(answer.sentence(), highlight=False)
+
+
 def emit_laws(directory: Path, page: Path, as_json: bool) -> None:
     """Print the law table, the answer and where the report lies."""
     from clue_ray.study.tables import law_table

@@ -43,7 +43,7 @@ def assert_mistake(result, *words):
         assert word in err
 
 
-@pytest.mark.parametrize("command", ["fetch", "prepare", "plan", "run", "results", "fit", "report"])
+@pytest.mark.parametrize("command", ["fetch", "prepare", "plan", "run", "results", "fit", "predict", "report"])
 def test_every_command_has_help(command):
     result = CliRunner().invoke(cli.app, [command, "--help"])
     assert result.exit_code == 0 and "Usage" in result.output

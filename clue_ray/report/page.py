@@ -23,6 +23,7 @@ from clue_ray.report.tables import Table
 from clue_ray.runs import Runs, replacing, write_json
 from clue_ray.scaling.analysis import Analysis, analyse
 from clue_ray.scaling.axes import AxisEffect
+from clue_ray.scaling.backtest import CAUTIOUS
 
 CLIPPED = "An arrow at the upper edge marks a run worse than a guess, with its loss."
 
@@ -120,10 +121,14 @@ def law_sentence(analysis: Analysis) -> str:
     best, name = errors.pop(analysis.preferred, None), law_label(analysis.preferred)
     if best is None:
         return f"There were too few runs for a backtest; the {name} is shown: the simplest, then the closest fit."
-    start = f"The backtest prefers the {name}"
-    if analysis.backtest.tied:
-        tied = " or ".join(f"the {law_label(law)}" for law in analysis.backtest.tied)
-        start = f"The backtest cannot tell the {name} from {tied}, so the cautious {name} speaks"
+    if analysis.silence:
+        return f"No law speaks: the {name} is drawn, and missed more expensive runs by {_nats(best)} on average."
+    prefers = all(best <= error for error in errors.values())
+    start = f"The backtest prefers the {name}" if prefers else f"The {name} speaks"
+    if tied := [law for law in analysis.backtest.tied if law != analysis.preferred]:
+        others = " or ".join(f"the {law_label(law)}" for law in tied)
+        cautious = "cautious " if analysis.preferred == CAUTIOUS else ""
+        start = f"The backtest cannot tell the {name} from {others}, so the {cautious}{name} speaks"
     sentence = f"{start}: fitted to cheaper runs, it missed more expensive ones by {_nats(best)} on average"
     if errors:
         rival = min(errors, key=lambda law: errors[law])

@@ -1,10 +1,9 @@
 """A study's answer: laws of held-out loss in compute, their backtest, the effect of every axis.
 
 Takes a runs table and law names; gives an `Analysis`. The one idea: laws are fitted to the compute frontier
-without its largest level; of those that predicted larger runs best, the simplest speaks for the study.
+without its largest level; the law that predicted larger runs best speaks, if it says that compute pays.
 """
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -22,7 +21,9 @@ from clue_ray.scaling.axes import AxisEffect, axis_effects
 from clue_ray.scaling.backtest import Backtest, backtest, no_backtest
 from clue_ray.scaling.fit import Fit, Prediction, fit_law
 from clue_ray.scaling.laws import find_law
+from clue_ray.scaling.panels import Panels, build_panels, records
 from clue_ray.scaling.sample import candidates_of, select
+from clue_ray.scaling.speaker import choose_speaker
 
 X, Y = "train_flops", "loss"
 FEWEST = 4  # runs under a headline fit
@@ -41,8 +42,10 @@ class Analysis:
         chance: loss of a guess, ln(candidates).
         fits: by law name, loss against train_flops without the held-out runs.
         backtest: how well each law predicted larger runs.
-        preferred: the law the backtest prefers; of those it cannot tell apart, the power law plus constant.
+        preferred: the law that speaks, by `choose_speaker`; where none may, the one to draw.
+        silence: why no law speaks; empty where one does.
         axes: what each swept axis did.
+        panels: BIC, sensitivity, influence, identifiability of the preferred law's prediction.
         warnings: what a reader should know, at most one sentence a subject, the gravest first.
     """
 
@@ -52,7 +55,9 @@ class Analysis:
     fits: dict[str, Fit]
     backtest: Backtest
     preferred: str
+    silence: str
     axes: list[AxisEffect]
+    panels: Panels
     warnings: list[str]
 
     def law_table(self) -> list[dict[str, Any]]:
@@ -96,22 +101,25 @@ class Analysis:
 
     def answer(self) -> str:
         """Say what compute bought so far, and what ten times more is predicted to buy; two or three sentences."""
-        return f"{measured(self.points, self.candidates, self.chance)} {predicted(self._law_rows, self.points)}"
+        ahead = self.silence or predicted(self._law_rows, self.points)
+        return f"{measured(self.points, self.candidates, self.chance)} {ahead}"
 
     def to_dict(self) -> dict[str, Any]:
         """Describe the analysis in JSON-able values, as fits.json holds it."""
         return {
             "answer": self.answer(),
             "preferred": self.preferred,
+            "silence": self.silence,
             "candidates": self.candidates,
             "chance": self.chance,
             "laws": self.law_table(),
             "fits": {name: fit.to_dict() for name, fit in self.fits.items()},
             "backtest": {
-                "rows": _records(self.backtest.rows),
-                "summary": _records(self.backtest.summary),
+                "rows": records(self.backtest.rows),
+                "summary": records(self.backtest.summary),
             },
-            "points": _records(self.points[[c for c in _SHOWN if c in self.points]]),
+            **self.panels.to_dict(),
+            "points": records(self.points[[c for c in _SHOWN if c in self.points]]),
             "axes": [
                 {"column": axis.column, "lines": len(axis.lines), "fit": axis.fit and axis.fit.to_dict()}
                 for axis in self.axes
@@ -139,25 +147,28 @@ def analyse(runs: Runs, laws: Sequence[str], hold_out: str = "largest_compute") 
     fitted, points, basis = _headline(points)
     fits, left_out = _fit_all(fitted, laws)
     judged, doubts = _judge(points, list(fits))
-    preferred = judged.preferred or _closest(fits)
+    preferred, silence = choose_speaker(judged, fits, points[X])
     speaker, far = fits[preferred], FURTHER * float(points[X].max())
-    ahead = reach(speaker, far)
+    ahead = None if silence else reach(speaker, far)
+    panels = build_panels(preferred, fits, fitted, list(fits), {X: far})
     candidates = candidates_of(points) or 0
     warnings = [
         *cautions.open_question(points, ahead),
         *(basis or cautions.few_runs(speaker)),
         *(doubts or cautions.undecided(judged, fits)),
+        *cautions.influential(panels.influence, ahead),
         *cautions.levers(points),
         *cautions.one_seed(points),
         *cautions.above_chance(points, chance_loss(candidates)),
         *cautions.floors(fits, cautions.decades_of(fitted[X])),
+        *cautions.at_bound(speaker),
+        *panels.identifiability[preferred].warnings,
         *(cautions.other_interval(speaker, far) if ahead else []),
         *left_out,
         *_counted(runs),
     ]
-    return Analysis(
-        points, candidates, chance_loss(candidates), fits, judged, preferred, axis_effects(points), warnings
-    )
+    chance, axes = chance_loss(candidates), axis_effects(points)
+    return Analysis(points, candidates, chance, fits, judged, preferred, silence, axes, panels, warnings)
 
 
 def frontier(table: pd.DataFrame, x: str = X, y: str = Y) -> npt.NDArray[np.bool_]:
@@ -233,17 +244,6 @@ def _judge(points: pd.DataFrame, laws: list[str]) -> tuple[Backtest, list[str]]:
         return no_backtest(), [f"No backtest: {error}"]
 
 
-def _closest(fits: dict[str, Fit]) -> str:
-    """Name the law with the fewest parameters, then the lowest cost, where no backtest can choose."""
-    return min(fits, key=lambda law: (len(fits[law].parameters), fits[law].objective))
-
-
 def _known(value: Any) -> float | None:
     """Give a number JSON can hold, or None."""
     return float(value) if value is not None and np.isfinite(value) else None
-
-
-def _records(frame: pd.DataFrame) -> list[dict[str, Any]]:
-    """List a frame's rows as JSON-able mappings."""
-    rows: list[dict[str, Any]] = json.loads(frame.to_json(orient="records", double_precision=15) or "[]")
-    return rows

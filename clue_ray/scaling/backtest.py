@@ -3,7 +3,8 @@
 Takes laws and a runs table; gives a `Backtest`. The one idea: a law is preferred for its predictions of
 runs larger than any it saw, never for its fit; where these cannot tell laws apart, the power law with a floor
 speaks: far out, leaving out a floor that is there errs ten times more than keeping one that is not (planted
-power laws, 6 to 12 runs over 2 to 3 decades: 4 to 21 % against under 1 % at ten times the compute).
+power laws, 6 to 12 runs over 2 to 3 decades: 4 to 21 % against under 1 % at ten times the compute). It does not
+where it erred more than the plain power law: then the law with the lowest error speaks (docs/statistics.md).
 """
 
 from collections.abc import Iterator, Sequence
@@ -15,12 +16,14 @@ import pandas as pd
 
 from clue_ray.errors import FitError
 from clue_ray.runs import Runs
-from clue_ray.scaling.fit import fit_law
+from clue_ray.scaling.fit import Fit, Prediction, fit_law
 from clue_ray.scaling.laws import Law, find_law
 from clue_ray.scaling.sample import Table, as_frame, as_names, select
 
 CAUTIOUS = "power_law_plus_constant"
 """The law that speaks where predictions cannot choose."""
+PLAIN = "power_law"
+"""The law to which no preferred law may lose."""
 ROW = [
     "law",
     "num_fitted",
@@ -41,11 +44,11 @@ class Backtest:
 
     Attributes:
         rows: one prediction a row: law, num_fitted, x, actual, predicted, low, high (95 %, noise included),
-            relative_error (predicted over actual - 1), covered.
+            relative_error (predicted over actual - 1), covered; low and high are nan where a law is not positive.
         summary: one row a law, lowest relative error first: law, mean_absolute_relative_error,
             mean_absolute_error (in units of y), coverage, num_predictions.
         preferred: the law with the lowest mean absolute relative error, or `power_law_plus_constant` where the two
-            cannot be told apart; empty where there are no predictions.
+            cannot be told apart and it erred no more than `power_law`; empty where there are no predictions.
         tied: the other laws that cannot be told from the one with the lowest error.
     """
 
@@ -89,9 +92,19 @@ def _score(law: Law, done: pd.DataFrame, cut: int, columns: tuple[str, ...], y: 
     for target in sorted({cut, len(done) - 1}):
         place = {column: float(done[column].iloc[target]) for column in columns}
         actual = float(done[y].iloc[target])
-        value, low, high = fit.predict_run(**place)
+        value, low, high = _outcome(fit, place)
         size = float(np.prod(list(place.values())))
         yield [law.name, cut, size, actual, value, low, high, value / actual - 1, low <= actual <= high]
+
+
+def _outcome(fit: Fit, place: dict[str, float]) -> Prediction:
+    """Predict a run; a law that is not positive there is scored by the value it gives, and brackets nothing."""
+    try:
+        return fit.predict_run(**place)
+    except FitError:
+        scaled = np.array([place[column] for column in fit.x]) / fit.problem.scales
+        value = float(np.nan_to_num(fit.problem.values(fit.theta, scaled[:, None])[0]))
+        return Prediction(value, np.nan, np.nan)
 
 
 def _judge(rows: pd.DataFrame) -> Backtest:
@@ -109,8 +122,14 @@ def _judge(rows: pd.DataFrame) -> Backtest:
     summary = summary.sort_values("mean_absolute_relative_error", kind="stable").reset_index()[SUMMARY]
     best, *others = summary["law"]
     level = [best, *(law for law in others if not _distinct(rows, best, law))]
-    preferred = CAUTIOUS if CAUTIOUS in level else best
+    preferred = CAUTIOUS if CAUTIOUS in level and not loses(summary, CAUTIOUS) else best
     return Backtest(rows, summary, preferred, tuple(law for law in level if law != preferred))
+
+
+def loses(summary: pd.DataFrame, law: str) -> bool:
+    """Tell whether a law erred more on average than the plain power law on the same predictions."""
+    error = summary.set_index("law")["mean_absolute_relative_error"]
+    return PLAIN in error and bool(error[law] > error[PLAIN])
 
 
 def _distinct(rows: pd.DataFrame, best: str, other: str) -> bool:

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from clue_ray.scaling.answer import FURTHER
-from clue_ray.scaling.backtest import Backtest
+from clue_ray.scaling.backtest import CAUTIOUS, Backtest
 from clue_ray.scaling.fit import Fit, Prediction
 from clue_ray.scaling.identify import ENOUGH_DECADES
 from clue_ray.scaling.intervals import ENOUGH_FREEDOM
@@ -41,11 +41,32 @@ def undecided(judged: Backtest, fits: dict[str, Fit]) -> list[str]:
         return []
     count = int(judged.summary["num_predictions"].iloc[0])
     rivals = listing([f"the {fits[law].law.words}" for law in judged.tied])
+    name = fits[judged.preferred].law.words
+    why = "for it erred least"
+    if judged.preferred == CAUTIOUS:
+        why = "for leaving out a floor that is there costs far more than keeping one that is not"
     return [
-        f"The backtest's {number(count)} predictions cannot tell the {fits[judged.preferred].law.words} from {rivals}; "
-        f"the {fits[judged.preferred].law.words} speaks, for leaving out a floor that is there costs far more than "
-        "keeping one that is not."
+        f"The backtest's {number(count)} predictions cannot tell the {name} from {rivals}; the {name} speaks, {why}."
     ]
+
+
+def influential(table: pd.DataFrame, ahead: Prediction | None) -> list[str]:
+    """Say when one run alone carries the prediction: without it the answer leaves its own interval."""
+    moved = table.dropna(subset=["change"])
+    if ahead is None or moved.empty:
+        return []
+    name, without, change = str(moved["run"].iloc[0]), float(moved["predicted"].iloc[0]), moved["change"].iloc[0]
+    if ahead.low <= without <= ahead.high:
+        return []
+    return [
+        f"The prediction hangs on run {name[:12]}: without it {without:.2f} nats ({change:+.1%}), outside the "
+        "interval; repeat that run."
+    ]
+
+
+def at_bound(fit: Fit) -> list[str]:
+    """Say when the exponent of the law that speaks ended at the edge of the range searched."""
+    return [warning for warning in fit.warnings if "exponent is at its bound" in warning]
 
 
 def floors(fits: dict[str, Fit], decades: float) -> list[str]:

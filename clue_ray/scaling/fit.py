@@ -13,20 +13,18 @@ import numpy as np
 
 from clue_ray.errors import FitError, nearest
 from clue_ray.runs import chance_loss
+from clue_ray.scaling.checks import check_callable, check_design, check_rows, check_smooth
 from clue_ray.scaling.identify import doubts
 from clue_ray.scaling.intervals import Likelihood, Quantity
 from clue_ray.scaling.laws import Floats, Law, find_law
-from clue_ray.scaling.problem import LARGEST_EXPONENT, Problem, minimise
+from clue_ray.scaling.problem import LARGEST_EXPONENT, Problem
 from clue_ray.scaling.sample import Sample, Table, as_names, check_width, select
-from clue_ray.scaling.starts import screen
+from clue_ray.scaling.search import ResidualCost, find_optimum
 
-LOSSES = ("log_huber", "log_least_squares")
 DISAGREEMENT = 1.5  # ratio of two widths that a reader should hear of
 NEGLIGIBLE = 1e-6  # relative width below which an interval is a point
-POLISHED = 4  # basins followed to the bottom
 AT_BOUND = 0.01  # share of its range within which a parameter counts as at its bound
 BAND_PLACES = 11  # places along x at which the curves of a band are sought
-FLAT = 1e-9  # relative difference of costs that counts as none
 
 
 class Prediction(NamedTuple):
@@ -46,9 +44,12 @@ class Fit:
         x: predictor columns, in the law's order.
         y: the column predicted.
         parameters: by name, in the units of the table.
-        objective: the minimised sum of costs.
+        objective: the minimised sum of costs; for a quantile, of |r| q above the curve and |r| (1 - q) below.
         num_runs: runs used.
         warnings: what a reader should know before trusting the numbers, a sentence each.
+        quantile: the share of runs below the curve, where it was fitted as an envelope; such a fit has no intervals,
+            so that every end is the widest possible.
+        rivals: distinct optima found within 1 % and within 5 % of the objective, the best included.
     """
 
     law: Law
@@ -61,19 +62,21 @@ class Fit:
     problem: Problem = field(repr=False, compare=False)
     theta: Floats = field(repr=False, compare=False)
     delta: float = field(repr=False, compare=False)
+    quantile: float | None = None
+    rivals: tuple[int, int] = (1, 1)
 
     @cached_property
     def likelihood(self) -> Likelihood:
-        """The neighbourhood of the optimum, on which all intervals rest."""
+        """The neighbourhood of the optimum, on which all intervals rest; FitError for a quantile, which has none."""
+        if self.quantile is not None:
+            raise FitError("A quantile fit has no likelihood and so no intervals; fit with loss='log_huber' for these.")
         return Likelihood.build(self.problem, self.theta, self.delta)
 
     def interval(self, name: str, level: float = 0.95) -> tuple[float, float]:
         """Bracket a parameter by profile likelihood with F(1, n - p); FitError for an unknown name."""
-        low, high = self.likelihood.interval(self._reader(name), _checked(level))
-        place = self.law.parameters.index(name)
-        if not self.problem.is_log(name):
-            low, high = np.clip([low, high], self.problem.bounds[0][place], self.problem.bounds[1][place])
-        return self._around(self.parameters[name], *self._unlogged(name, float(low), float(high)))
+        low, high = self._unlogged(name, *self._ends(self._reader(name), level))
+        low, high = np.clip([low, high], *self._bounds(name))
+        return self._around(self.parameters[name], float(low), float(high))
 
     def bootstrap_interval(self, name: str, level: float = 0.95) -> tuple[float, float]:
         """Bracket a parameter by residual bootstrap, the cross-check of `interval`."""
@@ -83,12 +86,13 @@ class Fit:
     def predict(self, level: float = 0.95, **x: float) -> Prediction:
         """Predict the law's value at x, a keyword a predictor column, with a profile-likelihood interval."""
         quantity = self._log_value(x)
-        return self._prediction(quantity, self.likelihood.interval(quantity, _checked(level)))
+        return self._prediction(quantity, self._ends(quantity, level))
 
     def predict_run(self, level: float = 0.95, **x: float) -> Prediction:
         """Predict what one new run at x will measure: as `predict`, with the run's noise in the interval."""
         quantity = self._log_value(x)
-        return self._prediction(quantity, self.likelihood.run_interval(quantity, _checked(level)))
+        ends = (-np.inf, np.inf) if self.quantile else self.likelihood.run_interval(quantity, _checked(level))
+        return self._prediction(quantity, ends)
 
     def bootstrap_predict(self, level: float = 0.95, **x: float) -> Prediction:
         """Predict the law's value at x with a residual-bootstrap interval, the cross-check of `predict`."""
@@ -123,7 +127,7 @@ class Fit:
 
     def identified(self, name: str) -> bool:
         """Tell whether the data bound a parameter: whether its interval is narrower than the range searched."""
-        lower, upper = (bound[self.law.parameters.index(name)] for bound in self.problem.bounds)
+        lower, upper = self._bounds(name)
         low, high = self.interval(name)
         partner = dict(self.law.terms).get(name)
         if partner and not self.identified(partner):
@@ -159,6 +163,7 @@ class Fit:
             "intervals": ends,
             "objective": self.objective,
             "num_runs": self.num_runs,
+            "rivals": list(self.rivals),
             "warnings": list(self.warnings),
         }
 
@@ -166,6 +171,17 @@ class Fit:
         if name not in self.parameters:
             raise FitError(f"{self.law.name} has no parameter {name!r}; {nearest(name, list(self.parameters))}")
         return lambda theta: self.problem.natural(theta, name)
+
+    def _ends(self, quantity: Quantity, level: float) -> tuple[float, float]:
+        """Bracket a quantity by profile likelihood; not at all where the fit is of a quantile."""
+        return (-np.inf, np.inf) if self.quantile else self.likelihood.interval(quantity, _checked(level))
+
+    def _bounds(self, name: str) -> tuple[float, float]:
+        """Give the range searched for a parameter, in the units of the table; a term's coefficient may be anything."""
+        if any(name == coefficient for coefficient, _ in self.law.terms):
+            return 0.0, np.inf
+        lower, upper = (self.problem.natural(bound, name) for bound in self.problem.bounds)
+        return self._unlogged(name, float(lower), float(upper))
 
     def _unlogged(self, name: str, low: float, high: float) -> tuple[float, float]:
         return (_exp(low), _exp(high)) if self.problem.is_log(name) else (low, high)
@@ -203,67 +219,44 @@ def fit_law(
     """Fit a law to the done runs of a table.
 
     Args:
-        law: a name of `LAWS`, or a law of one's own.
+        law: a name of `LAWS`, or a law of one's own: any function of predictors and parameters in a `Law`.
         x: predictor columns, as many as the law has, in its order.
-        loss: log_huber (sum of Huber costs of log residuals) or log_least_squares.
+        loss: log_huber (sum of Huber costs of log residuals), log_least_squares, or quantile (lower envelope: the
+            curve that a tenth of the runs lie below, which has no intervals).
         delta: where Huber's cost turns linear, in log units.
 
     Raises:
         FitError: the law is unknown, or the runs cannot identify it.
-        RunsError: the table lacks a column, or holds values no law can be fitted to.
+        RunsError: the table lacks a column, lists a run twice, or holds values no law can be fitted to.
     """
-    columns, found = as_names(x), find_law(law)
+    columns = as_names(x)
+    found = find_law(law).over(columns)
     check_width(found.name, found.num_predictors, columns)
+    check_rows(table, (*columns, y))
     sample = select(table, columns, y)
     if found.lacks_ceiling:
         found = found.with_ceiling(_ceiling(found, sample))
-    return fit_sample(found, sample, columns, y, _delta(loss, delta))
+    return fit_sample(found, sample, columns, y, ResidualCost.named(loss, delta))
 
 
-def fit_sample(law: Law, sample: Sample, x: tuple[str, ...], y: str, delta: float) -> Fit:
+def fit_sample(law: Law, sample: Sample, x: tuple[str, ...], y: str, cost: ResidualCost) -> Fit:
     """Fit a law whose ceiling is known to rows already checked; FitError where they are too few."""
-    runs, count = len(sample.y), len(law.parameters)
-    if runs <= count:
-        raise FitError(f"{law.name} has {count} parameters but only {runs} runs are done; it needs {count + 1}.")
-    distinct = min(len(np.unique(column)) for column in sample.x)
-    if distinct < 2 or len(np.unique(sample.x, axis=1).T) < count:
-        raise FitError(
-            f"{law.name} has {count} parameters, which {distinct} distinct values of a predictor cannot identify; "
-            "add runs at other values."
-        )
+    check_design(law, sample, x)
     problem = Problem.build(law, sample.x, sample.y)
-    starts = screen(problem, delta)
-    if not len(starts):
+    check_callable(problem)
+    best = find_optimum(problem, cost)
+    if best is None:
         raise FitError(f"{law.name} is not positive at any start; check its formula and the units of x.")
-    theta, cost = _polish(problem, starts, delta)
-    parameters = problem.parameters(theta)
-    warnings = tuple(doubts(law, sample, parameters))
-    return Fit(law, x, y, parameters, cost, runs, warnings, problem, theta, delta)
-
-
-def _polish(problem: Problem, starts: Floats, delta: float) -> tuple[Floats, float]:
-    """Follow the best basins to the bottom; give the lowest point and its cost.
-
-    With few runs a small delta can leave a flat bottom; the point reached from least squares is then taken,
-    which does not depend on the order of the runs or on rounding.
-    """
-    rows, deltas = problem.rows(), np.full(len(problem.log_y), delta)
-    points, costs = minimise(rows, starts, deltas, problem.bounds, iterations=20)
-    basins = points[np.argsort(costs, kind="stable")[:POLISHED]]
-    smooth, costs = minimise(rows, basins, np.full_like(deltas, np.inf), problem.bounds, iterations=100)
-    candidates = np.concatenate([smooth[[np.argmin(costs)]], basins])
-    points, costs = minimise(rows, candidates, deltas, problem.bounds, iterations=400)
-    best = int(np.argmax(costs <= costs.min() * (1 + FLAT)))
-    return points[best], float(costs[best])
-
-
-def _delta(loss: str, delta: float) -> float:
-    """Give Huber's delta of a loss: least squares is Huber without a bend."""
-    if loss not in LOSSES:
-        raise FitError(f"There is no loss {loss!r} to fit with; {nearest(loss, list(LOSSES))}")
-    if not delta > 0:
-        raise FitError(f"delta is {delta!r}; it must be a positive number of log units, such as 1e-3.")
-    return delta if loss == "log_huber" else np.inf
+    check_smooth(problem, best.theta)
+    parameters = problem.parameters(best.theta)
+    warnings = [*doubts(law, sample, parameters)]
+    if best.rivals[0] > 1:
+        warnings.append(
+            f"{law.words}: {best.rivals[0]} distinct optima cost within 1 % of each other; none is settled."
+        )
+    objective = best.cost if cost.quantile is None else best.cost / cost.bend
+    rest = (problem, best.theta, cost.delta, cost.quantile, best.rivals)
+    return Fit(law, x, y, parameters, objective, len(sample.y), tuple(warnings), *rest)
 
 
 def _ceiling(law: Law, sample: Sample) -> float:

@@ -35,8 +35,9 @@ def _narrow(law: Law, x: Floats) -> Iterator[str]:
         yield (
             f"{law.words}: the runs span {decades:.1f} decades; under {ENOUGH_DECADES} the fitted floor means little."
         )
-    if len(x) == 2 and scales > 1:
-        correlation = float(np.corrcoef(np.log(x))[0, 1])
+    if len(x) > 1 and scales > 1:
+        pairs = np.corrcoef(np.log(x))[np.triu_indices(len(x), 1)]
+        correlation = float(pairs[np.argmax(np.abs(pairs))])
         if abs(correlation) > COLLINEAR:
             yield f"{law.words}: the predictors move together (correlation of logs {correlation:.2f})."
 

@@ -4,10 +4,13 @@ Takes a `Problem` at its optimum; gives (low, high) for any smooth quantity of t
 move a quantity away from its best value, let all parameters follow, and stop where the data object.
 
 The default Huber delta is far below the noise, where costs are too kinked for a likelihood. Intervals
-therefore profile a Huber cost with delta = 1.345 noise sd (95 % efficient on normal noise), tested as
-Schrader and Hettmansperger (1980) do; with nothing clipped this is exactly the F test of least squares.
-With fewer than `ENOUGH_FREEDOM` runs more than parameters nothing is clipped: so few residuals cannot tell an
-outlier from noise, and a clipped run would let the curve leave it at no price.
+therefore profile a Huber cost with delta = 2 noise sd (99 % efficient on normal noise), tested as Schrader and
+Hettmansperger (1980) do; with nothing clipped this is exactly the F test of least squares. With fewer than
+`ENOUGH_FREEDOM` runs more than parameters nothing is clipped: so few residuals cannot tell an outlier from noise,
+and a clipped run would let the curve leave it at no price.
+
+Runs at equal predictors are seeds of one configuration. What the law misses there they share, so they do not
+count as so many runs: see `_between` for the profile; the bootstrap draws whole configurations.
 """
 
 from collections.abc import Callable
@@ -27,12 +30,13 @@ from clue_ray.scaling.walk import End, Solved, walk
 Quantity = Callable[[Any], Any]
 """An analytic function of points (..., p) -> (...,)."""
 
-EFFICIENT = 1.345  # Huber's delta over the noise sd for 95 % efficiency
+CLIP = 2.0  # Huber's delta over the noise sd: 99 % efficient on normal noise; 1.345 (95 %) covered less at n = 8
 SMALLEST_NOISE = 1e-9  # keeps exact data from dividing by zero
 ENOUGH_FREEDOM = 4  # runs more than parameters from which an outlier can be told from noise
 PULL = 10.0  # how hard a quantity is pulled to where it is wanted: a miss by step / PULL costs the whole limit
 DRAWS = 200
-MANY_RUNS = 40  # below, drawing whole runs breaks the design and overstates intervals
+MANY_RUNS = 40  # up to here, drawing whole runs breaks the design and overstates intervals
+LARGEST_LEVERAGE = 0.95  # beyond, a correction by leverage would blow up rounding
 
 
 @dataclass(frozen=True)
@@ -46,7 +50,9 @@ class Likelihood:
         cost: interval cost at theta.
         dispersion: what twice a rise in cost is divided by to be F(1, n - p).
         noise: standard deviation of log residuals.
-        spread: covariance of theta to first order, (p, p).
+        spread: joint covariance of theta to first order, (p, p).
+        freedom: degrees of freedom of the dispersion.
+        configuration: number of each run's configuration, (n,); seeds share one.
     """
 
     problem: Problem
@@ -56,6 +62,8 @@ class Likelihood:
     dispersion: float
     noise: float
     spread: Floats
+    freedom: int
+    configuration: npt.NDArray[np.int64]
 
     @classmethod
     def build(cls, problem: Problem, theta: Floats, delta: float) -> "Likelihood":
@@ -64,7 +72,7 @@ class Likelihood:
         runs, count = len(problem.log_y), len(theta)
         # The p smallest residuals are near 0 by construction and would understate the noise.
         sd = float(np.median(np.sort(np.abs(residual[0]))[count - 1 :])) / 0.6745
-        robust = max(delta, EFFICIENT * sd, SMALLEST_NOISE)
+        robust = max(delta, CLIP * sd, SMALLEST_NOISE)
         deltas = np.full(runs, robust if runs - count >= ENOUGH_FREEDOM else np.inf)
         points, costs = minimise(problem.rows(), _starts(problem, theta, deltas[0]), deltas, problem.bounds)
         points, costs = points[[np.argmin(costs)]], costs[[np.argmin(costs)]]
@@ -72,15 +80,18 @@ class Likelihood:
         pull = np.clip(residuals[0], -deltas, deltas)
         kept = max(float((np.abs(residuals[0]) <= deltas).mean()), 1 / runs)
         correction = 1 + count / runs * (1 - kept) / kept
-        variance = max(correction**2 * float(pull @ pull) / (runs - count), SMALLEST_NOISE**2)
+        noise = max(correction * float(np.sqrt(pull @ pull / (runs - count))), SMALLEST_NOISE)
+        configuration = np.unique(problem.x, axis=1, return_inverse=True)[1].ravel()
+        inflation, freedom = _between(pull, configuration, count)
+        variance = noise**2 * inflation
         spread = np.linalg.pinv(slopes[0].T @ slopes[0], rcond=1e-14) * variance / kept**2
-        noise = float(np.sqrt(variance)) / kept
-        return cls(problem, points[0], deltas, float(costs[0]), variance / kept, noise, spread)
+        rest = (variance / kept, noise / kept, spread, freedom, configuration)
+        return cls(problem, points[0], deltas, float(costs[0]), *rest)
 
     @property
-    def freedom(self) -> int:
-        """Degrees of freedom left, n - p."""
-        return len(self.problem.log_y) - len(self.theta)
+    def configurations(self) -> int:
+        """Count the distinct configurations."""
+        return int(self.configuration.max()) + 1
 
     def interval(self, quantity: Quantity, level: float) -> tuple[float, float]:
         """Bracket a quantity by profile likelihood; an end no data object to is its bound, or infinite."""
@@ -149,28 +160,40 @@ class Likelihood:
 
     @cached_property
     def draws(self) -> Floats:
-        """Optima of seeded bootstrap refits, (draws, p): of residuals, or of runs where they are many."""
-        picks = np.random.default_rng(0).integers(len(self.delta), size=(DRAWS, len(self.delta)))
+        """Optima of seeded bootstrap refits, (draws, p): of residuals, or of configurations where runs are many."""
+        rng = np.random.default_rng(0)
         starts = np.repeat(self.theta[None], DRAWS, axis=0)
-        if len(self.delta) < MANY_RUNS:
-            return minimise(self._resampled(picks), starts, self.delta, self.problem.bounds, 60)[0]
+        if len(self.delta) <= MANY_RUNS:
+            return minimise(self._resampled(rng), starts, self.delta, self.problem.bounds, 60)[0]
         # A run drawn k times counts k times: k huber(r, delta) = huber(r sqrt k, delta sqrt k).
-        times = np.sqrt([np.bincount(pick, minlength=len(self.delta)) for pick in picks])
+        count = self.configurations
+        picks = rng.integers(count, size=(DRAWS, count))
+        times = np.sqrt([np.bincount(pick, minlength=count)[self.configuration] for pick in picks])
         rows = _weighted(self.problem.rows(), times)
         return minimise(rows, starts, self.delta * times, self.problem.bounds, 60)[0]
 
-    def _resampled(self, picks: npt.NDArray[np.int64]) -> Rows:
-        """Give residuals against the law plus drawn residuals, leverage-corrected and centred."""
+    def _resampled(self, rng: np.random.Generator) -> Rows:
+        """Give residuals against the law plus drawn noise, leverage-corrected.
+
+        What a configuration misses the law by on average is drawn from all configurations, centred; its seeds share it
+        and keep how they differ. Where every run has its own configuration this draws residuals.
+        """
         residual, slope = self.problem.rows()(self.theta[None])
+        sizes, place = np.bincount(self.configuration), self.configuration
         leverage = np.einsum("np,pq,nq->n", slope[0], np.linalg.pinv(slope[0].T @ slope[0]), slope[0])
-        noise = residual[0] / np.sqrt(1 - np.minimum(leverage, 0.95))
-        return self.problem.rows(self.problem.log_values(self.theta) - (noise - noise.mean())[picks])
+        taken = np.bincount(place, leverage)  # what the fit took out of each mean's variance
+        missed = np.bincount(place, residual[0]) / sizes
+        corrected = missed / np.sqrt(1 - np.minimum(taken, LARGEST_LEVERAGE))
+        picks = rng.integers(len(sizes), size=(DRAWS, len(sizes)))
+        drawn = (corrected - corrected.mean())[picks][:, place] + residual[0] - missed[place]
+        return self.problem.rows(self.problem.log_values(self.theta) - drawn)
 
     def bootstrap(self, quantity: Quantity, level: float) -> tuple[float, float]:
-        """Bracket a quantity by bootstrap, widened by t(n - p) over normal quantiles."""
+        """Bracket a quantity by bootstrap, widened by t over normal quantiles, with configurations - p of freedom."""
         centre = float(quantity(self.theta))
         tail = (1 + level) / 2
-        widening = float(stdtrit(self.freedom, tail) / stdtrit(1e9, tail))
+        freedom = max(self.configurations - len(self.theta), 1)
+        widening = float(stdtrit(freedom, tail) / stdtrit(1e9, tail))
         low, high = np.quantile(quantity(self.draws), [1 - tail, tail])
         return centre + widening * (float(low) - centre), centre + widening * (float(high) - centre)
 
@@ -178,6 +201,24 @@ class Likelihood:
 def _starts(problem: Problem, theta: Floats, delta: float) -> Floats:
     """Give a fit's optimum and the starts screened for this delta: another cost may prefer another basin."""
     return np.concatenate([theta[None], screen(problem, delta)])
+
+
+def _between(pull: Floats, configuration: npt.NDArray[np.int64], count: int) -> tuple[float, int]:
+    """Give what seeds that err together inflate the residual variance by, and its degrees of freedom.
+
+    With g configurations of several seeds and p parameters, the mean square between configurations, of g - p degrees,
+    is the error term of a law whose misses the seeds share; it is taken where it exceeds that of n - p. For equal
+    numbers of seeds and a law linear in its parameters this is the exact F test of the random-effects model.
+    """
+    runs, groups = len(pull), int(configuration.max()) + 1
+    total = float(pull @ pull)
+    if count < groups < runs and total > 0:
+        sums = np.bincount(configuration, pull)
+        between = float(sums @ (sums / np.bincount(configuration)))
+        ratio = between / (groups - count) / (total / (runs - count))
+        if ratio > 1:
+            return ratio, groups - count
+    return 1.0, runs - count
 
 
 def _with_row(rows: Rows, quantity: Quantity, wanted: Floats, weights: Floats) -> Rows:

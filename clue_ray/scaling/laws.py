@@ -1,89 +1,30 @@
-"""The laws: ordinary functions of predictors and named parameters, and what the fitter may know about them.
+"""The laws of one predictor, and every law by name.
 
-Takes nothing; gives `LAWS` by name. The one idea: a law is an elementwise numpy function, so it can be read
-and tested by hand; the hints beside it (`terms`, `floor`, `ceiling`) make its fit fast and its warnings
-precise.
+Takes nothing; gives `LAWS`. The one idea: see `law.py`; laws of several predictors live in `joint.py`, laws of the
+batch size in `batch.py`.
 """
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from clue_ray.errors import FitError, nearest
+from clue_ray.scaling.batch import BATCH_LAWS
+from clue_ray.scaling.joint import JOINT_LAWS
+from clue_ray.scaling.law import EXPONENTS, Floats, Law, decay
 
-Floats = npt.NDArray[np.float64]
-
-
-@dataclass(frozen=True)
-class Law:
-    """A formula for loss and its named parameters.
-
-    Attributes:
-        function: called with the predictors, then the parameters, all positional and broadcast against each
-            other; elementwise numpy, smooth in its parameters (a complex step differentiates it, so no abs).
-        terms: pairs (coefficient, exponent), one a predictor in order, where a predictor enters only as
-            coefficient * x ** -exponent; they are kept non-negative and fitted in scaled coordinates.
-        floor: the parameter that is the loss at endless x; kept between 0 and the largest loss seen.
-        ceiling: known loss at x = 0, passed to `function` as keyword `ceiling`; nan until the fit knows it.
-        title: the name in words, where it is not `name` without underscores.
-        template: the formula with numbers, for `str.format` with the parameters and `ceiling`.
-    """
-
-    name: str
-    formula: str
-    parameters: tuple[str, ...]
-    num_predictors: int
-    function: Callable[..., Any]
-    terms: tuple[tuple[str, str], ...] = ()
-    floor: str | None = None
-    ceiling: float | None = None
-    template: str = ""
-    title: str = ""
-
-    def __call__(self, x: Sequence[Any], parameters: Sequence[Any]) -> Any:
-        """Evaluate the law at predictors and parameters, in the law's order, broadcast against each other."""
-        if self.ceiling is None:
-            return self.function(*x, *parameters)
-        return self.function(*x, *parameters, ceiling=self.ceiling)
-
-    @property
-    def lacks_ceiling(self) -> bool:
-        """Whether the law needs a ceiling that is not known yet."""
-        return self.ceiling is not None and math.isnan(self.ceiling)
-
-    def with_ceiling(self, ceiling: float) -> "Law":
-        """Return the law with its loss at x = 0 known, in the units of the loss."""
-        return replace(self, ceiling=float(ceiling))
-
-    def describe(self, parameters: dict[str, float]) -> str:
-        """Write the formula with its numbers."""
-        if not self.template:
-            return f"{self.formula}, " + ", ".join(f"{name} = {v:.4g}" for name, v in parameters.items())
-        return self.template.format(**parameters, ceiling=self.ceiling)
-
-    @property
-    def words(self) -> str:
-        """The law's name as a sentence says it: log-linear law, power law plus constant."""
-        return self.title or self.name.replace("_", " ")
-
-    @property
-    def exponents(self) -> tuple[str, ...]:
-        """The exponents of the law's terms."""
-        return tuple(exponent for _, exponent in self.terms)
+__all__ = ["LAWS", "Floats", "Law", "find_law"]
 
 
 def power_law(x: Any, coefficient: Any, exponent: Any) -> Any:
     """Give coefficient * x ** -exponent (Kaplan et al. 2020, arXiv 2001.08361)."""
-    return coefficient * x**-exponent
+    return coefficient * decay(x, exponent)
 
 
 def power_law_plus_constant(x: Any, irreducible_loss: Any, coefficient: Any, exponent: Any) -> Any:
     """Give irreducible_loss + coefficient * x ** -exponent (Henighan et al. 2020, arXiv 2010.14701)."""
-    return irreducible_loss + coefficient * x**-exponent
+    return irreducible_loss + coefficient * decay(x, exponent)
 
 
 def log_linear(x: Any, intercept: Any, slope: Any) -> Any:
@@ -97,13 +38,40 @@ def bounded_power_law(x: Any, irreducible_loss: Any, coefficient: Any, exponent:
     M4 of Alabdulmohsin et al. 2022 (arXiv 2209.06640), (L - E) / (ceiling - L)^a = u, at a = 1, where it has
     a closed form: a power law off the ceiling at small x and onto the floor at large x.
     """
-    above = coefficient * x**-exponent
+    above = coefficient * decay(x, exponent)
     return irreducible_loss + (ceiling - irreducible_loss) * above / (1 + above)
 
 
-def parametric_loss(n: Any, d: Any, E: Any, A: Any, B: Any, alpha: Any, beta: Any) -> Any:
-    """Give E + A N^-alpha + B D^-beta (Hoffmann et al. 2022, arXiv 2203.15556, approach 3)."""
-    return E + A * n**-alpha + B * d**-beta
+def broken_power_law(
+    x: Any, irreducible_loss: Any, coefficient: Any, exponent: Any, late_exponent: Any, break_at: Any, smoothness: Any
+) -> Any:
+    """Give E + a x^-b (1 + (x / break_at)^(1/s))^(-(late_exponent - b) s): slope b before the break, another after.
+
+    One break of Caballero et al. 2022 (arXiv 2210.14891), c1 written as the change of exponent. `smoothness` s is the
+    share of an e-fold of x that the bend takes. Falls throughout, but has no inverse in closed form.
+    """
+    beyond = np.log(x / break_at) / smoothness
+    ahead = beyond.real > 0
+    # log(1 + exp(beyond)) without overflow
+    bend = np.where(ahead, beyond, 0) + np.log1p(np.exp(np.where(ahead, -beyond, beyond)))
+    return irreducible_loss + coefficient * decay(x, exponent) * np.exp((exponent - late_exponent) * smoothness * bend)
+
+
+def _power_law_at(loss: Any, coefficient: Any, exponent: Any) -> Any:
+    return (loss / coefficient) ** (-1 / exponent)
+
+
+def _power_law_plus_constant_at(loss: Any, irreducible_loss: Any, coefficient: Any, exponent: Any) -> Any:
+    return ((loss - irreducible_loss) / coefficient) ** (-1 / exponent)
+
+
+def _log_linear_at(loss: Any, intercept: Any, slope: Any) -> Any:
+    return 10 ** ((intercept - loss) / slope)
+
+
+def _bounded_power_law_at(loss: Any, irreducible_loss: Any, coefficient: Any, exponent: Any, *, ceiling: float) -> Any:
+    odds = (loss - irreducible_loss) / (ceiling - loss)
+    return (odds / coefficient) ** (-1 / exponent)
 
 
 _TERM = (("coefficient", "exponent"),)
@@ -118,6 +86,8 @@ _LAWS = (
         function=power_law,
         terms=_TERM,
         template="{coefficient:.4g} x^-{exponent:.3g}",
+        linear=("coefficient",),
+        inverse=_power_law_at,
     ),
     Law(
         name="power_law_plus_constant",
@@ -128,6 +98,8 @@ _LAWS = (
         terms=_TERM,
         floor="irreducible_loss",
         template="{irreducible_loss:.4g} + {coefficient:.4g} x^-{exponent:.3g}",
+        linear=("irreducible_loss", "coefficient"),
+        inverse=_power_law_plus_constant_at,
     ),
     Law(
         name="log_linear",
@@ -137,6 +109,7 @@ _LAWS = (
         function=log_linear,
         template="{intercept:.4g} - {slope:.3g} log10 x",
         title="log-linear law",
+        inverse=_log_linear_at,
     ),
     Law(
         name="bounded_power_law",
@@ -149,20 +122,28 @@ _LAWS = (
         ceiling=math.nan,
         template="{irreducible_loss:.4g} + ({ceiling:.4g} - {irreducible_loss:.4g})"
         " / (1 + x^{exponent:.3g} / {coefficient:.4g})",
+        inverse=_bounded_power_law_at,
     ),
     Law(
-        name="parametric_loss",
-        formula="E + A N^-alpha + B D^-beta",
-        parameters=("E", "A", "B", "alpha", "beta"),
-        num_predictors=2,
-        function=parametric_loss,
-        terms=(("A", "alpha"), ("B", "beta")),
-        floor="E",
-        template="{E:.4g} + {A:.4g} N^-{alpha:.3g} + {B:.4g} D^-{beta:.3g}",
+        name="broken_power_law",
+        formula="E + a x^-b (1 + (x / c)^(1/s))^((b - b2) s)",
+        parameters=(*_FLOORED, "late_exponent", "break_at", "smoothness"),
+        num_predictors=1,
+        function=broken_power_law,
+        terms=_TERM,
+        floor="irreducible_loss",
+        template="{irreducible_loss:.4g} + {coefficient:.4g} x^-{exponent:.3g} (1 + (x / {break_at:.3g})"
+        "^(1/{smoothness:.2g}))^(({exponent:.3g} - {late_exponent:.3g}) {smoothness:.2g})",
+        linear=("irreducible_loss", "coefficient"),
+        places={"break_at": 0},
+        bounds={"late_exponent": (0.0, 5.0), "smoothness": (0.02, 3.0)},
+        guesses={"late_exponent": EXPONENTS, "smoothness": (0.1, 0.5)},
     ),
+    *JOINT_LAWS,
+    *BATCH_LAWS,
 )
 LAWS: dict[str, Law] = {law.name: law for law in _LAWS}
-"""Every law that can be named in a study file."""
+"""Every law that can be named."""
 
 
 def find_law(law: str | Law) -> Law:

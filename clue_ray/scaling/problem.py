@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from clue_ray.scaling.laws import Floats, Law
+from clue_ray.scaling.law import Floats, Law
 
 Rows = Callable[[Floats], tuple[Floats, Floats]]
 """Maps points (k, p) to residuals (k, n) and their derivatives (k, n, p)."""
@@ -20,6 +20,7 @@ Rows = Callable[[Floats], tuple[Floats, Floats]]
 STEP = 1e-30  # of the complex step: no subtraction takes place, so it may be as small as floats allow
 LEVEL = 1e-13  # relative change of cost that counts as none
 PATIENCE = 8  # steps in a row that find nothing lower before a start is given up; two if they find the same
+PLACE_REACH = 1e3  # how far beyond the data a place on a predictor's axis may lie, as a factor
 LARGEST_EXPONENT = 5.0  # steeper than any published exponent by ten; beyond it a power is a step function
 
 
@@ -27,14 +28,15 @@ LARGEST_EXPONENT = 5.0  # steeper than any published exponent by ten; beyond it 
 class Problem:
     """A law on its data, in the coordinates `theta` in which it is fitted.
 
-    A coordinate is the parameter itself, except for the coefficient of a term: there it is the log of
-    coefficient * scale ** -exponent; the scale is the predictor's geometric mean, which decorrelates the two.
+    A coordinate is the parameter itself, except for the coefficient of a term, where it is the log of
+    coefficient * scale ** -exponent, and for a place on a predictor's axis, where it is the log of place / scale. The
+    scale is the predictor's geometric mean, which decorrelates coefficient and exponent.
 
     Attributes:
         law: the law.
         x: predictors over their scales, (predictors, n).
         log_y: log of the losses, (n,).
-        scales: geometric means of the predictors, (predictors,); 1 where the law declares no term.
+        scales: geometric means of the predictors, (predictors,); 1 where the law declares no term or place.
     """
 
     law: Law
@@ -46,7 +48,9 @@ class Problem:
     def build(cls, law: Law, x: Floats, y: Floats) -> "Problem":
         """Scale predictors (predictors, n) and losses (n,), all positive."""
         means = np.exp(np.log(x).mean(axis=1))
-        scales = means if law.terms else np.ones(len(x))
+        scaled = {*range(len(law.terms)), *law.places.values()}
+        units = law.units or range(len(x))
+        scales = np.array([means[unit] if unit in scaled else 1.0 for unit in units])
         return cls(law, x / scales[:, None], np.log(y), scales)
 
     @cached_property
@@ -59,19 +63,27 @@ class Problem:
     def bounds(self) -> tuple[Floats, Floats]:
         """Lower and upper bounds of theta, (p,) each."""
         lower, upper = np.full((2, len(self.law.parameters)), [[-np.inf], [np.inf]])
+        for name in self.law.linear:
+            lower[self.law.parameters.index(name)] = -np.inf if self.is_log(name) else 0.0
         for _, exponent in self.terms:
             lower[exponent], upper[exponent] = 0.0, LARGEST_EXPONENT
         if self.law.floor:
             floor = self.law.parameters.index(self.law.floor)
             lower[floor], upper[floor] = 0.0, np.exp(self.log_y.max())
+        for name, predictor in self.law.places.items():
+            ends = np.log(self.x[predictor].min() / PLACE_REACH), np.log(self.x[predictor].max() * PLACE_REACH)
+            lower[self.law.parameters.index(name)], upper[self.law.parameters.index(name)] = ends
+        for name, ends in self.law.bounds.items():
+            place = self.law.parameters.index(name)
+            lower[place], upper[place] = (self.coordinate(name, end) for end in ends)
         return lower, upper
 
     def values(self, theta: Any, x: Any = None) -> Any:
         """Evaluate the law: theta (..., p), scaled x (predictors, n) -> (..., n)."""
         columns = [theta[..., place, None] for place in range(theta.shape[-1])]
         with np.errstate(all="ignore"):  # a step may leave the law's domain; its cost is then infinite
-            for coefficient, _ in self.terms:
-                columns[coefficient] = np.exp(columns[coefficient])
+            for place in self.logs:
+                columns[place] = np.exp(columns[place])
             return self.law(list(self.x if x is None else x), columns)
 
     def log_values(self, theta: Any, x: Any = None) -> Any:
@@ -91,16 +103,30 @@ class Problem:
         return residuals
 
     def natural(self, theta: Any, name: str) -> Any:
-        """Read a parameter in the user's units off theta (..., p); a term's coefficient as its log."""
+        """Read a parameter in the user's units off theta (..., p); a term's coefficient and a place as their logs."""
         place = self.law.parameters.index(name)
+        if name in self.law.places:
+            return theta[..., place] + np.log(self.scales[self.law.places[name]])
         for predictor, (coefficient, exponent) in enumerate(self.terms):
             if place == coefficient:
                 return theta[..., place] + theta[..., exponent] * np.log(self.scales[predictor])
         return theta[..., place]
 
+    def coordinate(self, name: str, value: float) -> float:
+        """Give the coordinate of a value in the user's units, the inverse of `natural` (terms' coefficients aside)."""
+        if name not in self.law.places:
+            return value
+        with np.errstate(divide="ignore"):
+            return float(np.log(value / self.scales[self.law.places[name]]))
+
+    @cached_property
+    def logs(self) -> list[int]:
+        """Positions of the parameters whose coordinate is a log."""
+        return [place for place, name in enumerate(self.law.parameters) if self.is_log(name)]
+
     def is_log(self, name: str) -> bool:
         """Tell whether `natural` gives the log of this parameter."""
-        return any(name == coefficient for coefficient, _ in self.law.terms)
+        return name in self.law.places or any(name == coefficient for coefficient, _ in self.law.terms)
 
     def parameters(self, theta: Floats) -> dict[str, float]:
         """Give all parameters of one point (p,) in the user's units."""

@@ -1,47 +1,98 @@
-"""Where a fit begins: a coarse grid over the whole plausible range, screened to its most promising points.
+"""Where a fit begins: a grid over what must be searched, with the rest solved for, screened to its best points.
 
-Takes a `Problem`; gives starts (k, p). The one idea: robust costs have several basins; none is chosen by
-luck.
+Takes a `Problem`; gives starts (k, p). The one idea: variable projection (Golub and Pereyra 1973): at given exponents
+most laws are linear in what is left, so only the exponents need a grid. Robust costs have several basins; none is
+chosen by luck.
 """
 
 from dataclasses import replace
 from itertools import product
 
 import numpy as np
+from scipy.optimize import nnls
 
-from clue_ray.scaling.laws import Floats
+from clue_ray.scaling.law import Floats
 from clue_ray.scaling.problem import Problem, huber
 
-EXPONENTS = (0.05, 0.1, 0.2, 0.4, 0.8)
 FLOORS = (0.02, 0.5, 0.8, 0.95)  # shares of the smallest loss
 COEFFICIENTS = (0.02, 0.07, 0.25, 0.9, 3.0)  # shares of the mean loss, at the predictor's geometric mean
-MAGNITUDES = (0.1, 1.0, 10.0)  # for the parameters of a law that declares no terms
+MAGNITUDES = (0.1, 1.0, 10.0)  # for a parameter that nothing is known of
+LOWEST_EXPONENT, HIGHEST_EXPONENT = 0.03, 2.0
+GRID_POINTS = 630  # at most, shared by all parameters searched: 25 of one, 25 x 25 of two, 5 each of four
+MOST_VALUES = 25  # of one parameter
+LEAST_SHARE = 1e-3  # of the mean loss that a start leaves to a coefficient solved to be 0
+FEWEST_KEPT, KEPT = 12, 3  # grid points kept: KEPT times the square of the number of parameters searched
 SCREENED_ROWS = 240  # enough to tell good starts from bad
 
 
-def screen(problem: Problem, delta: float, keep: int = 12) -> Floats:
-    """Return the `keep` grid points with the lowest Huber cost, best first: (k, p)."""
-    grid = _term_grid(problem) if problem.terms else _plain_grid(problem)
+def screen(problem: Problem, delta: float) -> Floats:
+    """Return the grid points with the lowest Huber cost, best first: (k, p), more where more is searched."""
     rows = np.unique(np.linspace(0, len(problem.log_y) - 1, SCREENED_ROWS).astype(int))
     thin = replace(problem, x=problem.x[:, rows], log_y=problem.log_y[rows])
+    grid = _grid(thin)
+    if problem.law.linear:
+        grid = _project(thin, grid)
     costs = huber(thin.log_values(grid) - thin.log_y, np.full(len(rows), delta))
+    keep = max(FEWEST_KEPT, KEPT * len(_searched(problem)) ** 2)
     order = np.argsort(costs, kind="stable")[:keep]
     return np.asarray(grid[order][np.isfinite(costs[order])])
 
 
-def _term_grid(problem: Problem) -> Floats:
-    """Span floor, coefficients and exponents of a law of terms."""
-    losses, law = np.exp(problem.log_y), problem.law
-    values = {law.floor: np.multiply(FLOORS, losses.min())}
-    for coefficient, exponent in law.terms:
-        values[coefficient] = np.log(np.multiply(COEFFICIENTS, losses.mean()))
-        values[exponent] = np.array(EXPONENTS)
-    return np.array(list(product(*(values.get(name, np.array([1.0])) for name in law.parameters))))
+def _grid(problem: Problem) -> Floats:
+    """Span all parameters that are searched; those solved for are left at 1."""
+    law, searched = problem.law, _searched(problem)
+    count = int(np.clip(GRID_POINTS ** (1 / max(len(searched), 1)), 3, MOST_VALUES))
+    values = {name: _values(problem, name, count) for name in searched}
+    return np.array(list(product(*(values.get(name, np.ones(1)) for name in law.parameters))))
 
 
-def _plain_grid(problem: Problem) -> Floats:
-    """Span magnitudes of every parameter, and start flat at the mean loss in the first parameter."""
-    count = len(problem.law.parameters)
-    flat = np.zeros((1, count))
-    flat[0, 0] = np.exp(problem.log_y).mean()
-    return np.concatenate([flat, np.array(list(product(MAGNITUDES, repeat=count)))])
+def _searched(problem: Problem) -> list[str]:
+    """Name the parameters that are not solved for."""
+    return [name for name in problem.law.parameters if name not in problem.law.linear]
+
+
+def _values(problem: Problem, name: str, count: int) -> Floats:
+    """Give the values of one coordinate that are worth a start."""
+    law, place = problem.law, problem.law.parameters.index(name)
+    losses = np.exp(problem.log_y)
+    if name in law.guesses:
+        return np.array([problem.coordinate(name, value) for value in law.guesses[name]])
+    if name in law.places:
+        ends = np.log(problem.x[law.places[name]])
+        return np.linspace(ends.min(), ends.max(), count + 2)[1:-1]
+    if name == law.floor:
+        return np.multiply(FLOORS, losses.min())
+    if name in law.exponents:
+        return np.geomspace(LOWEST_EXPONENT, HIGHEST_EXPONENT, count)
+    if problem.is_log(name):
+        return np.log(np.multiply(COEFFICIENTS, losses.mean()))
+    lower, upper = (float(bound[place]) for bound in problem.bounds)
+    if np.isfinite([lower, upper]).all():
+        return np.linspace(lower, upper, count + 2)[1:-1]
+    return np.unique(np.clip([float(losses.mean()) if place == 0 else 1.0, *MAGNITUDES], lower, upper))
+
+
+def _project(problem: Problem, grid: Floats) -> Floats:
+    """Solve for the linear parameters of every grid point: non-negative least squares of relative residuals."""
+    law = problem.law
+    places = [law.parameters.index(name) for name in law.linear]
+    logs = np.array([problem.is_log(name) for name in law.linear])
+    bases = []
+    for place in places:
+        alone = grid.copy()
+        alone[:, places] = np.where(logs, -np.inf, 0.0)
+        alone[:, place] = 0.0 if problem.is_log(law.parameters[place]) else 1.0
+        bases.append(problem.values(alone) / np.exp(problem.log_y))
+    ones = np.ones(len(problem.log_y))
+    solved = np.array([_solve(basis, ones) for basis in np.stack(bases, axis=-1)])
+    least = LEAST_SHARE * np.exp(problem.log_y).mean()
+    projected = grid.copy()
+    projected[:, places] = np.where(logs, np.log(np.maximum(solved, least)), solved)
+    return projected
+
+
+def _solve(basis: Floats, target: Floats) -> Floats:
+    """Solve one non-negative least squares (n, q) -> (q,); nan, and so screened out, where the law is undefined."""
+    if not np.isfinite(basis).all():
+        return np.full(basis.shape[1], np.nan)
+    return np.asarray(nnls(basis, target)[0])

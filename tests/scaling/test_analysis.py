@@ -11,6 +11,10 @@ from hypothesis import strategies as st
 from clue_ray.errors import FitError, RunsError
 from clue_ray.runs import Runs
 from clue_ray.scaling.analysis import Analysis, analyse, frontier
+from clue_ray.scaling.bic import compare_bic
+from clue_ray.scaling.cautions import influential
+from clue_ray.scaling.fit import Prediction, fit_law
+from clue_ray.scaling.speaker import trend
 
 LAWS = ["power_law_plus_constant", "log_linear", "power_law", "bounded_power_law"]
 LAW_WORDS = {
@@ -185,3 +189,59 @@ def test_levers_seeds_and_runs_above_chance_are_said() -> None:
     assert "One of the runs ended worse than a guess, after up to 10 passes over their users" in said
     table.loc[0, "seed"] = 1
     assert "Every run has the same seed" not in " ".join(analyse(Runs(table), LAWS).warnings)
+
+
+def overfitted(losses: list[float]) -> Analysis:
+    flops = 1e10 * 2.0 ** np.arange(len(losses))
+    table = pd.DataFrame({"train_flops": flops, "loss": losses, "loss_candidates": 256, "status": "done"})
+    return analyse(Runs(table), LAWS)
+
+
+@pytest.mark.parametrize("losses", [[3.0, 3.2, 3.5, 3.9, 4.1, 4.4, 4.6, 4.9], [3.6, 3.4, 3.5, 3.7, 4.1, 4.4, 4.6, 4.9]])
+def test_a_law_that_rises_does_not_speak(losses: list[float]) -> None:
+    """Too few frontier runs, so all are fitted; the log-linear law, free to rise, predicts these best."""
+    found = overfitted(losses)
+    assert found.backtest.preferred == "log_linear" and found.fits["log_linear"].parameters["slope"] < 0
+    assert "no answer yet" in found.answer() and "held-out loss rises" in found.answer()
+    assert "Ten times" not in found.answer() and found.preferred != "log_linear"
+    assert trend(found.fits[found.preferred], found.points["train_flops"]) <= 0
+    assert not any("10 times the compute" in warning for warning in found.warnings)
+    assert found.to_dict()["silence"] in found.answer()
+
+
+def test_a_flat_study_has_no_answer_and_a_falling_one_has(analysis: Analysis) -> None:
+    flat = overfitted([4.0, 4.1, 4.0, 4.1, 4.0, 4.1, 4.0, 4.1])
+    assert "no answer yet" in flat.answer()
+    assert analysis.silence == "" and trend(analysis.fits[analysis.preferred], analysis.points["train_flops"]) == -1
+
+
+def test_panels_ask_about_the_headline(analysis: Analysis) -> None:
+    panels, row = analysis.panels, analysis.law_table()[0]
+    assert panels.sensitivity["predicted"][0] == pytest.approx(row["loss_at_10x"], rel=1e-9)
+    assert panels.at == {"train_flops": pytest.approx(10 * analysis.points["train_flops"].max())}
+    used = analysis.points["frontier"] & ~analysis.points["held_out"]
+    assert set(panels.influence["run"]) == set(analysis.points.loc[used, "run_id"])
+    assert set(panels.identifiability) == set(LAWS) and set(panels.bic["law"]) == set(LAWS)
+    document = analysis.to_dict()
+    assert {"bic", "sensitivity", "influence", "identifiability"} <= set(document)
+
+
+def test_bic_weights_are_posterior_odds_of_least_squares() -> None:
+    table = study()
+    found = compare_bic(LAWS, table, x="train_flops", y="loss").set_index("law")
+    fit = fit_law("power_law", table, x="train_flops", y="loss", loss="log_least_squares")
+    residual = np.log(table["loss"] / fit.curve(table["train_flops"]))
+    n = len(table)
+    assert found.loc["power_law", "bic"] == pytest.approx(n * np.log((residual**2).mean()) + 3 * np.log(n))
+    assert found["weight"].sum() == pytest.approx(1) and found["difference"].iloc[0] == 0
+    odds = found["weight"].iloc[0] / found["weight"].iloc[1]
+    assert 2 * np.log(odds) == pytest.approx(found["difference"].iloc[1])
+    few = compare_bic(LAWS, table.iloc[[0, 7, 14]], x="train_flops", y="loss")
+    assert set(few["law"]) == {"log_linear", "power_law"}  # three runs cannot identify the others
+
+
+def test_a_run_that_carries_the_answer_is_named() -> None:
+    moved = pd.DataFrame({"run": ["run7", "run1"], "predicted": [4.2, 4.9], "change": [-0.16, -0.02]})
+    said = influential(moved, Prediction(5.0, 4.8, 5.1))
+    assert len(said) == 1 and "hangs on run run7" in said[0]
+    assert influential(moved, Prediction(5.0, 4.1, 5.1)) == [] and influential(moved, None) == []

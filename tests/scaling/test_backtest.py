@@ -36,6 +36,19 @@ def test_laws_that_agree_tie() -> None:
     assert {result.preferred, *result.tied} == set(LAWS[:2])
 
 
+def test_preferred_law_never_loses_to_the_plain_power_law() -> None:
+    """On pure power laws a needless floor often errs more, within chance; it then does not speak."""
+    spoken = []
+    for seed in range(6):
+        loss = 30 * COMPUTE**-0.08 * np.exp(0.004 * np.random.default_rng(seed).normal(size=len(COMPUTE)))
+        table = pd.DataFrame({"train_flops": COMPUTE, "loss": loss})
+        result = backtest(LAWS, table, x="train_flops", y="loss")
+        error = result.summary.set_index("law")["mean_absolute_relative_error"]
+        assert error[result.preferred] <= error["power_law"]
+        spoken.append(result.preferred)
+    assert "power_law" in spoken
+
+
 def test_cautious_of_tied_laws_is_preferred_and_errors_are_in_units_of_y() -> None:
     """The law with a constant errs least here, but not by more than chance explains."""
     flops = [57105722688.0, 100590505248.0, 168213130656.0, 265207132128.0, 902472242112.0, 3295063832448.0]
@@ -58,6 +71,16 @@ def test_predictions_use_only_smaller_runs() -> None:
     assert row["x"] == COMPUTE[-1] and row["actual"] == table["loss"].iloc[-1]
     assert row["relative_error"] == pytest.approx(alone.value / row["actual"] - 1, rel=1e-6)
     assert row["covered"] == (alone.low <= row["actual"] <= alone.high)
+
+
+def test_a_law_that_goes_negative_is_scored_and_stops_no_other() -> None:
+    """The steep start of a strong floor, extended on a line in log compute, falls below 0 before the end."""
+    x = np.logspace(10, 14, 25)
+    table = pd.DataFrame({"train_flops": x, "loss": 1.8 + 3.5 * (x / 1e10) ** -0.25})
+    result = backtest(LAWS, table, x="train_flops", y="loss")
+    below = result.rows[result.rows["predicted"] <= 0]
+    assert set(below["law"]) == {"log_linear"} and not below["covered"].any() and below["low"].isna().all()
+    assert result.preferred == "power_law_plus_constant"
 
 
 def test_runs_of_one_size_are_never_on_both_sides() -> None:

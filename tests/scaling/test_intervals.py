@@ -8,7 +8,9 @@ from scipy.optimize import brentq
 from scipy.stats import f as f_distribution
 from scipy.stats import t as t_distribution
 
+from benchmarks.coverage import CASES, Case, coverage
 from clue_ray.scaling.fit import Fit, fit_law
+from clue_ray.scaling.intervals import MANY_RUNS
 
 FLOOR, HEIGHT, EXPONENT = 1.8, 3.5, 0.25
 
@@ -131,3 +133,51 @@ def test_a_prediction_is_quick() -> None:
     began = time.perf_counter()
     found.predict(x=1e4)
     assert time.perf_counter() - began < 1.5  # about 0.05 s on an idle core
+
+
+@pytest.mark.parametrize("case", [CASES[1], CASES[4]], ids=lambda case: case.name)
+def test_nominal_intervals_cover_in_the_benchmark(case: Case) -> None:
+    """A small `benchmarks/coverage.py`: 60 studies, where 95 % means 52 to 60 (99.9 % of the time)."""
+    found = coverage(case, draws=60)
+    assert min(found.values()) >= 52 / 60, found
+
+
+def seeded(seed: int, shared: float, own: float = 0.002, seeds: int = 4) -> dict[str, np.ndarray]:
+    """Draw eight configurations of several seeds, whose runs share a part of their noise."""
+    x = np.logspace(0, 3, 8)
+    rng = np.random.default_rng(seed)
+    noise = np.repeat(shared * rng.normal(size=8), seeds) + own * rng.normal(size=8 * seeds)
+    return {"x": np.repeat(x, seeds), "y": np.repeat(4 * x**-0.15, seeds) * np.exp(noise)}
+
+
+def test_intervals_of_seeds_that_err_together_cover() -> None:
+    """Counted as 32 runs, eight configurations would cover about 70 %; profile and bootstrap know better."""
+    hits = np.zeros(2)
+    for seed in range(40):
+        found = fit_law("power_law", seeded(seed, shared=0.01), x="x", y="y")
+        assert found.likelihood.configurations == 8 and found.likelihood.freedom == 6
+        ends = (found.interval("exponent"), found.bootstrap_interval("exponent"))
+        hits += [low <= 0.15 <= high for low, high in ends]
+    assert (hits / 40 >= 0.85).all(), hits / 40
+
+
+def test_balanced_seeds_give_the_interval_of_their_means() -> None:
+    """For a straight line, equal numbers of seeds and errors shared, the F test is that of configuration means."""
+    data = seeded(3, shared=0.01)
+    found = fit_law("power_law", data, x="x", y="y", loss="log_least_squares")
+    means = np.exp(np.log(data["y"]).reshape(8, 4).mean(axis=1))
+    alone = fit_law("power_law", {"x": data["x"][::4], "y": means}, x="x", y="y", loss="log_least_squares")
+    assert found.interval("exponent") == pytest.approx(alone.interval("exponent"), rel=0.02)
+
+
+def test_independent_seeds_count_as_runs_each() -> None:
+    freedoms = {fit_law("power_law", seeded(seed, shared=0), x="x", y="y").likelihood.freedom for seed in range(8)}
+    assert 30 in freedoms  # where configurations differ by no more than their seeds do
+
+
+def test_many_runs_are_drawn_whole_and_by_configuration() -> None:
+    found = fit_law("power_law", seeded(0, shared=0.01, seeds=8), x="x", y="y")
+    assert found.num_runs > MANY_RUNS
+    few = fit_law("power_law", seeded(0, shared=0.01), x="x", y="y")
+    widths = [np.diff(fit.bootstrap_interval("exponent"))[0] for fit in (few, found)]
+    assert 0.5 < widths[0] / widths[1] < 2  # more seeds of the same configurations tell little more

@@ -1,0 +1,145 @@
+"""Coverage of nominal 95 % intervals: how often they hold the truth in studies drawn from planted laws.
+
+    python benchmarks/coverage.py            # 400 studies a row, a few minutes on 2 cores
+    python benchmarks/coverage.py --draws 100
+
+Each row draws studies from one law with normal noise, fits each with the package's defaults and counts how often the
+profile interval holds the truth of exponent, floor and loss at ten times the compute of the largest run (for the joint
+law: both axes grown by the root of ten). The noise is constant in log loss, as the fit takes it to be, except in the
+rows marked "in nats", which are there to show what a wrong guess about the noise costs. The standard error of a
+coverage near 95 % is 1.1 points at 400 draws.
+"""
+
+import argparse
+import os
+import time
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from itertools import product
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before numpy: small matrices gain nothing from threads
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from clue_ray.scaling.fit import fit_law
+from clue_ray.scaling.laws import LAWS, Floats
+
+ALLOWED = (0.93, 0.98)
+
+
+@dataclass(frozen=True)
+class Case:
+    """A planted law and the studies drawn from it.
+
+    Attributes:
+        x: predictors of the runs, (predictors, n).
+        truth: parameters in the law's order.
+        noise: standard deviation of log loss, or of loss where `additive`.
+        exponents, floor: names of the parameters whose intervals are counted.
+    """
+
+    name: str
+    law: str
+    x: Floats
+    truth: tuple[float, ...]
+    exponents: tuple[str, ...]
+    floor: str
+    noise: float = 0.004
+    additive: bool = False
+
+    @property
+    def further(self) -> Floats:
+        """Where the loss is predicted: ten times the compute of the largest run, (predictors,)."""
+        return np.asarray(self.x.max(axis=1) * 10 ** (1 / len(self.x)))
+
+    def loss(self, x: Floats) -> Floats:
+        """Evaluate the planted law at predictors (predictors, n)."""
+        return np.asarray(LAWS[self.law](list(x), self.truth))
+
+    def draw(self, seed: int) -> dict[str, Floats]:
+        """Draw one study, as a table with columns x0, x1, ... and y."""
+        rng, clean = np.random.default_rng(seed), self.loss(self.x)
+        shock = self.noise * rng.normal(size=len(clean))
+        columns = {f"x{i}": column for i, column in enumerate(self.x)}
+        return columns | {"y": clean + shock if self.additive else clean * np.exp(shock)}
+
+
+def one_axis(runs: int, name: str = "", decades: float = 3, b: float = 0.25, additive: bool = False) -> Case:
+    """Plant E + a x^-b on runs equally spaced in log x."""
+    height = 3.5 if b > 0.2 else 1.0
+    label = f"power_law_plus_constant, n = {runs}{name}"
+    names = ("exponent",)
+    x = np.logspace(0, decades, runs)[None]
+    noise = 0.01 if additive else 0.004
+    return Case(
+        label, "power_law_plus_constant", x, (1.8, height, b), names, "irreducible_loss", noise=noise, additive=additive
+    )
+
+
+def two_axes() -> Case:
+    """Plant E + A N^-alpha + B D^-beta on a 4 x 4 grid over two decades of each."""
+    grid = np.array(list(product(np.logspace(4, 6, 4), np.logspace(6, 8, 4)))).T
+    truth = (1.8, 30.0, 120.0, 0.34, 0.37)
+    return Case("parametric_loss, n = 16", "parametric_loss", grid, truth, ("alpha", "beta"), "E")
+
+
+CASES = (
+    one_axis(6),
+    one_axis(8),
+    one_axis(12),
+    one_axis(8, ", shallow: 2 decades, exponent .15", decades=2, b=0.15),
+    two_axes(),
+    one_axis(8, ", noise in nats", additive=True),
+    one_axis(12, ", noise in nats", additive=True),
+)
+
+
+def hits(case: Case, seed: int) -> list[bool]:
+    """Fit one study; tell for each exponent, the floor and the loss further out whether its interval holds it."""
+    columns = [f"x{i}" for i in range(len(case.x))]
+    fit = fit_law(case.law, case.draw(seed), x=columns, y="y")
+    planted = dict(zip(LAWS[case.law].parameters, case.truth, strict=True))
+    held = [_holds(fit.interval(name), planted[name]) for name in (*case.exponents, case.floor)]
+    ahead = fit.predict(**dict(zip(columns, map(float, case.further), strict=True)))
+    return [*held, _holds(ahead[1:], float(case.loss(case.further[:, None])[0]))]
+
+
+def coverage(case: Case, draws: int, workers: int = 1) -> dict[str, float]:
+    """Give the share of studies whose interval holds the truth, by name of what was bracketed."""
+    names = [*case.exponents, "floor", "loss at 10x"]
+    work = partial(hits, case)
+    if workers == 1:
+        held = [work(seed) for seed in range(draws)]
+    else:
+        with ProcessPoolExecutor(workers) as pool:
+            held = list(pool.map(work, range(draws), chunksize=10))
+    return dict(zip(names, map(float, np.mean(held, axis=0)), strict=True))
+
+
+def _holds(ends: Sequence[float], truth: float) -> bool:
+    return bool(ends[0] <= truth <= ends[1])
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description="Coverage of nominal 95 % intervals.")
+    parser.add_argument("--draws", type=int, default=400, help="studies a row")
+    parser.add_argument("--workers", type=int, default=2, help="processes")
+    options = parser.parse_args()
+    table = Table("law and study", "exponent(s)", "floor", "loss at 10x", "within 93-98 %", "seconds")
+    for case in CASES:
+        start = time.perf_counter()
+        found = coverage(case, options.draws, options.workers)
+        inside = sum(ALLOWED[0] <= value <= ALLOWED[1] for value in found.values())
+        exponents = " / ".join(f"{found[name]:.1%}" for name in case.exponents)
+        cells = [case.name, exponents, f"{found['floor']:.1%}", f"{found['loss at 10x']:.1%}"]
+        table.add_row(*cells, f"{inside} of {len(found)}", f"{time.perf_counter() - start:.0f}")
+    Console(width=130).print(table)
+
+
+if __name__ == "__main__":
+    main()

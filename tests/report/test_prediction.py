@@ -1,0 +1,60 @@
+"""Questions to a study: a loss for a compute, a compute for a loss, and refusals."""
+
+import math
+from pathlib import Path
+
+import pytest
+
+from clue_ray.errors import FitError
+from clue_ray.report.prediction import predict_study
+from tests.report.test_page import planted, write_study
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_study(tmp_path_factory.mktemp("study"), planted())
+
+
+def test_the_two_questions_answer_each_other(study: Path) -> None:
+    ahead = predict_study(study, train_flops=1e14)
+    back = predict_study(study, loss=ahead.loss)
+    assert back.train_flops == pytest.approx(1e14, rel=1e-6) and back.law == ahead.law
+    assert ahead.low < ahead.loss < ahead.high and back.low < 1e14 < back.high
+    assert ahead.beyond == pytest.approx(back.beyond)
+    assert predict_study(study, loss=ahead.low).high >= 1e14 * 0.999  # the intervals are one
+
+
+def test_sentences_name_the_law_and_the_distance(study: Path) -> None:
+    words = predict_study(study, train_flops=1e14).sentence()
+    assert words.startswith("1.0e14 FLOP reach ") and "times the largest run's compute" in words
+    assert "\n" not in words and "nats take" in predict_study(study, loss=5.0).sentence()
+
+
+def test_an_end_without_bound_is_null(study: Path) -> None:
+    answer = predict_study(study, loss=predict_study(study, train_flops=1e16).loss)
+    assert all(
+        value is None or math.isfinite(value) for value in answer.to_dict().values() if not isinstance(value, str)
+    )
+
+
+@pytest.mark.parametrize(
+    ("question", "words"),
+    [
+        ({}, "give one of the two"),
+        ({"loss": 3.0, "train_flops": 1e12}, "give one of the two"),
+        ({"train_flops": -1.0}, "--train-flops is -1"),
+        ({"loss": 0.001}, "ask for"),
+        ({"loss": float("nan")}, "positive finite"),
+    ],
+)
+def test_questions_without_an_answer(study: Path, question: dict[str, float], words: str) -> None:
+    with pytest.raises(FitError, match=words):
+        predict_study(study, **question)
+
+
+def test_a_study_without_a_speaker_says_so(tmp_path: Path) -> None:
+    table = planted()
+    done = table["loss"].notna()
+    table.loc[done, "loss"] = table.loc[done, "loss"].to_numpy()[::-1]
+    with pytest.raises(FitError, match="no answer yet"):
+        predict_study(write_study(tmp_path / "s", table), train_flops=1e14)

@@ -1,0 +1,36 @@
+"""Published fits are reproduced from their points, where these lie beside the checkout."""
+
+import time
+
+import pytest
+
+from benchmarks.anchors import FITDATA, Anchor, anchors, epoch_fit, epoch_points
+from clue_ray.scaling.allocate import allocate
+from clue_ray.scaling.fit import fit_law
+
+pytestmark = pytest.mark.skipif(not FITDATA.is_dir(), reason=f"{FITDATA} is not beside this checkout")
+
+
+def test_every_anchor_is_met() -> None:
+    """24 numbers of anchors.csv, the bar of the best objective, 15 exponents of Porian et al., two isoFLOP sets."""
+    found = list(anchors())
+    missed = [f"{anchor.name}: published {anchor.published}, ours {anchor.ours}" for anchor in found if not anchor.met]
+    assert not missed and len(found) == 24 + 1 + 15 + 2
+
+
+def test_an_anchor_can_be_missed() -> None:
+    one = Anchor("one", published=1.8, ours=1.8001, tolerance=1e-3)
+    assert one.met and not one._replace(ours=one.published + 2 * one.tolerance).met
+    assert not one._replace(ours=one.published - 2 * one.tolerance).met
+    low = one._replace(at_most=True)
+    assert low._replace(ours=0.0).met and not low._replace(ours=one.published + 2 * one.tolerance).met
+
+
+def test_epoch_is_quick_and_allocates() -> None:
+    began = time.perf_counter()
+    found = fit_law("parametric_loss", epoch_points(), x=["N", "D"], y="L")
+    assert time.perf_counter() - began < 2  # about 0.05 s on an idle core
+    assert found.num_runs == 240 and found.objective == epoch_fit().objective and found.rivals == (1, 1)
+    assert allocate(found, 5.76e23).non_embedding_params.value == pytest.approx(73.2e9, rel=2e-3)
+    low, high = found.bootstrap_interval("E")  # published: 1.769 to 1.871
+    assert 0.07 < high - low < 0.14 and low < 1.8172 < high

@@ -1,0 +1,71 @@
+"""Laws of the batch size: planted surfaces, their slices, steps to a loss."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from clue_ray.errors import RunsError
+from clue_ray.scaling.batch import batch_loss, critical_batch, loss_at_equal_examples, loss_at_equal_steps
+from clue_ray.scaling.fit import fit_law
+from clue_ray.scaling.steps import steps_to_loss
+
+BATCHES = 2.0 ** np.arange(3, 12)
+TRUTH = {"irreducible_loss": 1.8, "coefficient": 9.0, "exponent": 0.3, "critical_batch_size": 300.0}
+
+
+def curves(points: int = 60) -> pd.DataFrame:
+    """Draw a curve of loss over steps for each batch size."""
+    steps, batch = (grid.ravel() for grid in np.meshgrid(np.logspace(1, 6, points), BATCHES))
+    loss = batch_loss(steps, batch, *TRUTH.values())
+    return pd.DataFrame({"steps": steps, "global_batch_size": batch, "loss": loss})
+
+
+def test_batch_surface_is_recovered() -> None:
+    found = fit_law("batch_loss", curves(6), x=["steps", "global_batch_size"], y="loss")
+    assert found.parameters == pytest.approx(TRUTH, rel=1e-6)
+
+
+def test_critical_batch_is_the_hyperbola_of_steps_and_examples() -> None:
+    """(S / Smin - 1)(E / Emin - 1) = 1, McCandlish et al. 2018."""
+    steps = critical_batch(BATCHES, 500.0, 300.0)
+    np.testing.assert_allclose((steps / 500 - 1) * (steps * BATCHES / (500 * 300) - 1), 1)
+    assert critical_batch(300.0, 500.0, 300.0) == 1000  # at the critical batch: twice the least of both
+
+
+def test_slices_of_the_surface() -> None:
+    floor, coefficient, exponent, critical = TRUTH.values()
+    equal = loss_at_equal_steps(BATCHES, floor, coefficient * 1e4**-exponent, exponent, critical)
+    np.testing.assert_allclose(equal, batch_loss(1e4, BATCHES, *TRUTH.values()))
+    examples = 1e7
+    height = coefficient * (examples / critical) ** -exponent
+    spent = loss_at_equal_examples(BATCHES, floor, height, exponent, critical)
+    np.testing.assert_allclose(spent, batch_loss(examples / BATCHES, BATCHES, *TRUTH.values()))
+    assert (np.diff(equal) < 0).all() and (np.diff(spent) > 0).all()
+
+
+def test_critical_batch_is_found_from_curves() -> None:
+    target = 2.5
+    reached = steps_to_loss(curves(2000), target)
+    found = fit_law("critical_batch", reached, x="global_batch_size", y="steps")
+    assert found.parameters["critical_batch_size"] == pytest.approx(300, rel=1e-3)  # the curves are read between points
+    least = (9.0 / (target - 1.8)) ** (1 / 0.3)
+    assert found.parameters["min_steps"] == pytest.approx(least, rel=1e-3)
+    low, high = found.interval("critical_batch_size")
+    assert low <= found.parameters["critical_batch_size"] <= high and high / low < 1.01
+
+
+def test_noise_is_bracketed() -> None:
+    steps = critical_batch(BATCHES, 500.0, 300.0) * np.exp(0.05 * np.random.default_rng(0).normal(size=len(BATCHES)))
+    found = fit_law("critical_batch", {"b": BATCHES, "s": steps}, x="b", y="s")
+    low, high = found.interval("critical_batch_size")
+    assert low <= 300 <= high and high / low < 2 and found.identified("critical_batch_size")
+
+
+def test_curves_that_never_cross_are_left_out_or_refused() -> None:
+    table = curves().query("steps < 3000")
+    reached = steps_to_loss(table, 2.9)
+    assert 2 <= len(reached) < len(BATCHES) and reached["global_batch_size"].is_monotonic_increasing
+    with pytest.raises(RunsError, match=r"0 of 9 batch sizes cross a loss of 0\.5"):
+        steps_to_loss(table, 0.5)
+    with pytest.raises(RunsError, match="no column 'steps'"):
+        steps_to_loss(table.rename(columns={"steps": "updates"}), 2.9)
