@@ -32,7 +32,9 @@ def budget_for_loss(fit: Fit, loss: float, cost: Cost | None = None) -> Predicti
         raise FitError(f"loss is {loss!r}; it must be a positive finite number in the units of {fit.y}.")
     floor = fit.parameters[fit.law.floor] if fit.law.floor else 0.0
     if loss <= floor:
-        raise FitError(f"No budget reaches {fit.y} {loss:g}: the floor of the law is {floor:.4g}; ask for a higher loss.")
+        raise FitError(
+            f"No budget reaches {fit.y} {loss:g}: the floor of the law is {floor:.4g}; ask for a higher loss."
+        )
     at, centre = _loss_along(fit, cost)
     value = _crossing(lambda log_c: at(log_c).value - loss, centre)
     if not np.isfinite(value) or value == -np.inf:
