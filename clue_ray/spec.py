@@ -70,6 +70,8 @@ class CorpusSpec(Spec):
     @classmethod
     def _logs_by_service(cls, events: Any) -> Any:
         if isinstance(events, dict) and events:
+            if not all(str(name).strip() for name in events):
+                raise ValueError(f"names a service {next(n for n in events if not str(n).strip())!r}; give it a name")
             return {name: log if isinstance(log, dict | LogSpec) else {"events": log} for name, log in events.items()}
         if not events or not isinstance(events, str | list | tuple):
             raise ValueError(f"is {events!r}; give files, folders, globs or URIs, or a mapping of service to them")

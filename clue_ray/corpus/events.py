@@ -56,8 +56,12 @@ class Log:
     has_time: bool = True
 
     def column(self, role: str) -> str:
-        """Return the log's own name of a role or of a template's field."""
+        """Return the log's own name of a role."""
         return self.columns.get(role, role)
+
+    def source(self, field: str) -> str:
+        """Return the log's own name of a template's field: `text` may be renamed, other fields are the log's."""
+        return self.column(field) if field == "text" else field
 
     @property
     def roles(self) -> list[str]:
@@ -68,7 +72,7 @@ class Log:
     @property
     def needed(self) -> list[str]:
         """List the columns read from the log, each once, in a fixed order."""
-        fields = [self.column(field) if field == "text" else field for field in template_fields(self.text)]
+        fields = [self.source(field) for field in template_fields(self.text)]
         return list(dict.fromkeys([*(self.column(role) for role in self.roles), *fields]))
 
 
@@ -128,7 +132,7 @@ def check_columns(schema: pa.Schema, log: Log) -> None:
                 f"Column {column!r} holds {kind}; ids, services and words may be text or numbers, and timestamps dates."
             )
     fields = template_fields(log.text)
-    only = log.column(fields[0]) if fields[0] == "text" else fields[0]
+    only = log.source(fields[0])
     if len(fields) == 1 and kind_of(schema.field(only).type) not in ("text", "unknown"):
         raise EventLogError(
             f"Text column {only!r} holds {schema.field(only).type}, not words; build a text from worded columns, "
@@ -162,6 +166,11 @@ def normalise(table: pa.Table, log: Log, spec: CorpusSpec, *, file: int = 0, fir
     return events.filter(pc.or_(kept, pc.is_null(events["service"])))
 
 
+def good_rows(events: pa.Table) -> pa.Table:
+    """Leave out rows with a reason; mostly there are none, and nothing is copied."""
+    return events.filter(pc.is_null(events["reason"])) if events["reason"].null_count < len(events) else events
+
+
 def as_text(column: pa.ChunkedArray) -> pa.ChunkedArray:
     """Cast ids and names to text without surrounding space; numbers keep their digits, and 7.0 is 7."""
     text = column.cast(pa.string())
@@ -182,7 +191,7 @@ def build_text(table: pa.Table, log: Log) -> pa.ChunkedArray | pa.Array:
         parts.append(pa.scalar(literal))
         if field is None:
             continue
-        column = as_text(table[log.column(field) if field == "text" else field])
+        column = as_text(table[log.source(field)])
         filled = pc.fill_null(pc.greater(pc.utf8_length(column), 0), False)
         present = filled if present is None else pc.or_(present, filled)
         parts.append(pc.fill_null(column, ""))

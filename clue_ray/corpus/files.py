@@ -112,7 +112,8 @@ def _expand(place: str) -> list[EventFile]:
 def _locate(place: str) -> tuple[str, str, str]:
     """Split a place into its filesystem's URI, the path up to the first wildcard, and the pattern after it."""
     if "://" not in place:
-        fixed, pattern = _split_pattern(os.path.abspath(place))
+        path = os.path.abspath(place)
+        fixed, pattern = (path, "") if os.path.exists(path) else _split_pattern(path)  # a name may hold wildcards
         return "", fixed, pattern
     parts = urlsplit(place.replace("#", "%23"))
     if parts.scheme not in SCHEMES:
@@ -132,8 +133,6 @@ def _locate(place: str) -> tuple[str, str, str]:
 
 
 def _split_pattern(path: str) -> tuple[str, str]:
-    if os.path.exists(path):  # a local name may hold wildcards itself
-        return path, ""
     steps = path.split("/")
     wild = next((i for i, step in enumerate(steps) if set(step) & set(WILDCARDS)), len(steps))
     return "/".join(steps[:wild]) or "/", "/".join(steps[wild:])
@@ -141,7 +140,8 @@ def _split_pattern(path: str) -> tuple[str, str]:
 
 def _list(root: str, base: str, pattern: str) -> list[pa.fs.FileInfo]:
     store = filesystem(root)
-    if root and store.get_file_info(base.split("/")[0]).type == pa.fs.FileType.NotFound:
+    bucket = base.split("/")[0]  # empty where paths begin with a slash, as in file: and hdfs:
+    if root and bucket and store.get_file_info(bucket).type == pa.fs.FileType.NotFound:
         raise FileNotFoundError("NO_SUCH_BUCKET")
     if pattern:
         store.get_file_info(pa.fs.FileSelector(base, allow_not_found=True))  # the glob below swallows a refusal

@@ -24,7 +24,8 @@ def json_schema(source: pa.NativeFile, name: str) -> pa.Schema:
 
 def _find_schema(block: bytes, name: str, first: int) -> pa.Schema:
     kinds: dict[str, set[type]] = {}
-    for number, line in enumerate(block[:SAMPLE].split(b"\n")[: -1 if len(block) > SAMPLE else None], first):
+    sample = block[: block.find(b"\n", SAMPLE) + 1 or None]  # whole lines, however long
+    for number, line in enumerate(sample.split(b"\n"), first):
         for key, value in (_parse(line, name, number) if line.strip() else {}).items():
             kinds.setdefault(key, set()).add(type(value))
     return pa.schema([(key, _arrow_type(found - {type(None)})) for key, found in kinds.items()])

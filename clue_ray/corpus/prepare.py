@@ -26,8 +26,8 @@ from ray.exceptions import RayError
 
 from clue_ray.corpus.profile import ShardTotals
 from clue_ray.corpus.reading import Reading, plan_reading
-from clue_ray.corpus.shards import ShardPlan, bucket_part, number_of_shards, sha256, write_shards
-from clue_ray.corpus.store import Corpus, open_corpus, read_manifest
+from clue_ray.corpus.shards import ShardPlan, bucket_part, number_of_shards, write_shards
+from clue_ray.corpus.store import Corpus, open_corpus, read_manifest, sha256
 from clue_ray.corpus.survey import TALLY, Survey, survey_part
 from clue_ray.corpus.synthetic import METADATA_KEY
 from clue_ray.corpus.text import read_tokenizer, train_tokenizer
@@ -38,8 +38,6 @@ from clue_ray.spec import CorpusSpec
 
 PREPARATION = 2
 """Bump when the same log and spec would make another corpus."""
-EARLIEST_DATE = 315_532_800
-"""1980: what ends before it was hardly meant as dates."""
 MAX_TASKS = 2000
 SHUFFLE_BYTES = 64_000_000
 DISK_FACTOR = 2
@@ -271,7 +269,7 @@ def _check_cut(totals: ShardTotals, spec: CorpusSpec) -> None:
         return
     if not totals.histories:
         raise EventLogError(f"No event lies before split.time {cut:%Y-%m-%d}; choose a later cut.")
-    if not totals.totals["later"] and max(totals.times) < EARLIEST_DATE:
+    if not totals.totals["later"] and totals.is_order():
         raise EventLogError(
             f"Timestamps end at {max(totals.times):g} seconds, in {1970 + int(max(totals.times) // 31_556_952)}: they "
             "look like an order or like dates without dashes, so split.time cannot cut them; leave it out."

@@ -40,6 +40,8 @@ SHARD_COUNTS = pa.schema(
     ]
 )
 """What a shard tells of itself; histograms are lists of counts, `history_lengths` the values of `history_counts`."""
+EARLIEST_DATE = 315_532_800
+"""The first second of 1980."""
 SPLITS = ("train", "validation", "test")
 SEQUENCE_LENGTHS = (4, 8, 16, 32, 64, 128, 256, 512)
 HASH_STEP = np.uint64(0x9E3779B97F4A7C15)
@@ -103,6 +105,10 @@ class ShardTotals:
         self.item_hashes, first = np.unique(hashes, return_index=True)
         self.item_tokens = np.concatenate([self.item_tokens, tokens])[first]
 
+    def is_order(self) -> bool:
+        """Tell whether timestamps end so early that they were hardly meant as dates."""
+        return bool(self.times) and max(self.times) < EARLIEST_DATE
+
     def profile(self, services: tuple[str, ...], spec: CorpusSpec, timed: bool) -> dict[str, Any]:
         """Sum up as a JSON-able profile; what the first pass found is added by the caller."""
         histories, tokens = _as_arrays(self.histories), _as_arrays(self.event_tokens)
@@ -131,6 +137,7 @@ class ShardTotals:
                 for name, row in zip(services, overlap, strict=True)
             },
             "time": [min(self.times), max(self.times)] if timed and self.times else None,
+            "time_reads_as_order": timed and self.is_order(),
         }
 
 

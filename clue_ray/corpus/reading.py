@@ -82,7 +82,7 @@ def plan_reading(spec: CorpusSpec) -> Reading:
 
 @dataclass(frozen=True)
 class Head:
-    """What a file says of itself: columns, rows of each Parquet row group, and the file's metadata."""
+    """What a file says of itself: its columns, and the rows of each Parquet row group."""
 
     schema: pa.Schema
     group_rows: tuple[int, ...] = ()

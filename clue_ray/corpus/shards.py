@@ -4,7 +4,6 @@ A shard is two files of one name: `shards/` holds a row a user and service with 
 indices into `items/`, which holds its distinct items with their tokens. Events after a cut in time go to `later/`.
 """
 
-import hashlib
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -18,10 +17,10 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
-from clue_ray.corpus.events import normalise
+from clue_ray.corpus.events import good_rows, normalise
 from clue_ray.corpus.profile import SHARD_COUNTS, count_shard
 from clue_ray.corpus.reading import Part, Reading, read_part
-from clue_ray.corpus.store import stable_hash
+from clue_ray.corpus.store import sha256, stable_hash
 from clue_ray.corpus.text import ItemTokenizer
 from clue_ray.runs import replacing
 from clue_ray.spec import CorpusSpec
@@ -70,7 +69,7 @@ def bucket_part(part: Part, reading: Reading, plan: ShardPlan) -> Iterator[pa.Ta
     names = pa.array(plan.services)
     for batch in read_part(part, log):
         events = normalise(batch.table, log, reading.spec, file=part.number, first_row=batch.first_row)
-        good = events.filter(pc.is_null(events["reason"])) if events["reason"].null_count < len(events) else events
+        good = good_rows(events)
         bucket = (stable_hash(good["user_id"].to_pandas(), "bucket") % np.uint64(plan.buckets)).astype(np.int32)
         service = pc.index_in(good["service"], value_set=names).cast(pa.int16())
         columns = [good["user_id"], service, good["timestamp"], good["text"], pa.array(bucket)]
@@ -172,9 +171,3 @@ def _write(path: Path, table: pa.Table) -> str:
     with replacing(path) as temporary:
         pq.write_table(table, temporary, compression="zstd", row_group_size=4096)
         return sha256(temporary)
-
-
-def sha256(path: Path) -> str:
-    """Hash a file's bytes."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from clue_ray.corpus.events import Log, normalise
+from clue_ray.corpus.events import Log, good_rows, normalise
 from clue_ray.corpus.reading import Batch, Part, Reading, read_part
 from clue_ray.corpus.store import split_of
 from clue_ray.corpus.text import MAX_TEXTS, TrainingTexts, lowest_hashes
@@ -41,7 +41,7 @@ def survey_part(part: Part, reading: Reading, rejected: Path) -> Iterator[pa.Tab
 
 def tally(events: pa.Table, batch: Batch, log: Log, spec: CorpusSpec) -> pa.Table:
     """Count rows by what they are, and list the distinct texts that training users hold before the cut in time."""
-    good = events.filter(pc.is_null(events["reason"])) if events["reason"].null_count < len(events) else events
+    good = good_rows(events)
     counts: dict[tuple[str, str | None], int] = {("recoded", None): batch.recoded}
     counts |= {("service", name): rows for name, rows in _value_counts(good["service"])}
     counts |= {("rejected", name): rows for name, rows in _value_counts(events["reason"]) if name is not None}

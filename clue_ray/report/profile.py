@@ -7,7 +7,7 @@ are made once, as words, so that the page and the command line say the same.
 import json
 import math
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -32,8 +32,6 @@ from clue_ray.runs import replacing
 
 Profile = Mapping[str, Any]
 
-EARLIEST_DATE = 315_532_800
-"""1980: what ends before it was hardly meant as dates."""
 MOST_SERVICES = 12
 """What has room in an overlap of services."""
 
@@ -65,7 +63,7 @@ def profile_headline(profile: Profile) -> str:
     """Say in one sentence how much a corpus holds, and from when."""
     return (
         f"{_counted(profile['users'], 'user')} of {_counted(len(profile['users_in_service']), 'service')} with "
-        f"{_counted(profile['events'], 'event')}, {_time_range(profile['time'])}: "
+        f"{_counted(profile['events'], 'event')}, {_time_range(profile)}: "
         f"{_counted(profile['distinct_items'], 'distinct item')}, {_counted(profile['tokens'], 'token')}."
     )
 
@@ -217,10 +215,11 @@ def _paired(profile: Profile) -> str:
     return f"{paired:,} of {_counted(profile['users'], 'user')} ({share}) have two or more services, so can be paired."
 
 
-def _time_range(time: Sequence[float] | None) -> str:
+def _time_range(profile: Profile) -> str:
+    time = profile["time"]
     if not time:
         return "in order of appearance"
-    if time[1] < EARLIEST_DATE:
+    if profile["time_reads_as_order"]:
         return f"with timestamps from {time[0]:g} to {time[1]:g}, which read as an order rather than as dates"
     first, last = (str(np.datetime64(math.floor(seconds), "s"))[:10] for seconds in time)
     return f"on {first}" if first == last else f"from {first} to {last}"

@@ -159,9 +159,7 @@ def tune_runs(
     progress: StudyProgress,
 ) -> None:
     """Train runs of one kind (all with one worker, or all with more) through one Tune experiment."""
-    first = pending[0].run.resources
-    several = first.workers > 1
-    need = {"trial_slot": 1.0} if several else {"CPU": first.cpus_per_worker, "GPU": first.gpus_per_worker}
+    several = pending[0].run.resources.workers > 1
     shared = {
         "corpus": str(corpus.path),
         "evaluation": study.evaluation.model_dump(mode="json"),
@@ -170,7 +168,7 @@ def tune_runs(
     }
     runs = [{"run_id": r.run_id, "spec": r.run.model_dump(mode="json")} for r in pending]
     tuner = tune.Tuner(
-        tune.with_resources(run_trial, {k: v for k, v in need.items() if v}),
+        tune.with_resources(run_trial, trial_resources(pending[0].run)),
         param_space={**shared, "run": tune.grid_search(runs)},
         tune_config=tune.TuneConfig(
             max_concurrent_trials=1 if several else plan.concurrency,
@@ -185,7 +183,20 @@ def tune_runs(
             callbacks=[progress],
         ),
     )
-    results = tuner.fit()
+    keep_failures(tuner.fit(), pending, directory)
+
+
+def trial_resources(run: RunSpec) -> dict[str, float]:
+    """Return what a trial holds itself: a slot where it only drives workers, else the cores and GPUs it trains on."""
+    resources = run.resources
+    if resources.workers > 1:
+        return {"trial_slot": 1.0}
+    need = {"CPU": float(resources.cpus_per_worker), "GPU": resources.gpus_per_worker}
+    return {name: amount for name, amount in need.items() if amount}
+
+
+def keep_failures(results: tune.ResultGrid, pending: list[PlannedRun], directory: StudyDirectory) -> None:
+    """Write a row for each run whose trial died before it could write one itself."""
     errors = {result.config["run"]["run_id"]: result.error for result in results if result.config}
     for planned in pending:
         if directory.read_record(planned.run_id) is None:

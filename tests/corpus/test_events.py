@@ -99,6 +99,7 @@ def test_numbers_keep_their_digits_as_ids():
         ({"events": {}}, "events is {}; give files"),
         ({"events": {"search": {"event": "x"}}}, "unknown key"),
         ({"events": {"search": 3}}, "events"),
+        ({"events": {" ": "x.csv"}}, "names a service ' '"),
         ({"events": "x", "tokenizer": "t.json", "vocab_size": 300}, "both tokenizer and vocab_size"),
         ({"events": "x", "duplicates": "maybe"}, "duplicates"),
         ({"events": "x", "split": {"time": "when"}}, "split.time"),

@@ -28,6 +28,8 @@ def test_folder_and_glob(tmp_path):
     assert names(find_files([f"{tmp_path}/**/*.csv"])) == ["a.csv", "b.csv", "c.csv"]
     assert names(find_files([f"{tmp_path}/[b].csv", f"{tmp_path}/deep"])) == ["b.csv", "c.csv"]
     assert names(find_files([f"{tmp_path}/a.csv", f"{tmp_path}/*.csv"])) == ["a.csv", "b.csv"]
+    assert names(find_files([f"file://{tmp_path}"])) == names(find_files([f"file://{tmp_path}/**/*.csv"]))
+    assert names(find_files([f"file://{tmp_path}/a.csv"])) == ["a.csv"]
 
 
 def test_relative_paths_and_odd_names(tmp_path, monkeypatch):

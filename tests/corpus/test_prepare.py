@@ -186,6 +186,7 @@ def test_profile_equals_the_plain_calculation(prepared, planted_log):
         "test": len(prepared.test_users),
     }
     assert profile["time"] == [log["timestamp"].min(), log["timestamp"].max()]
+    assert profile["time_reads_as_order"] is False
     assert profile["timestamps_read_as"] == {"seconds": len(log)} and profile["rejected"] == {}
 
 

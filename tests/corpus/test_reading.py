@@ -280,3 +280,10 @@ def test_a_link_to_its_own_folder_reads_no_file_twice(tmp_path):
     write(FRAME, tmp_path / "log.csv")
     (tmp_path / "again").symlink_to(tmp_path)
     assert len(events_of(CorpusSpec(events=str(tmp_path)))) == 40
+
+
+def test_a_first_line_longer_than_the_sample(tmp_path, monkeypatch):
+    monkeypatch.setattr(jsonlines, "SAMPLE", 50)
+    lines = [json.dumps({"user_id": "u", "service": "s", "timestamp": 1, "text": "word " * n}) for n in (99, 1)]
+    (tmp_path / "log.jsonl").write_text("\n".join(lines))
+    assert [len(row["text"]) for row in events_of(CorpusSpec(events=str(tmp_path)))] == [495, 5]

@@ -102,3 +102,4 @@ def test_a_cut_in_time_must_cut(tmp_path, rows, words):
     totals.add(write_shards(events, plan).to_pylist())
     with pytest.raises(EventLogError, match=words) if words else nullcontext():
         prepare._check_cut(totals, spec)
+    assert totals.totals["later"] == sum(time >= 1_577_836_800 for _, _, time, _ in rows)

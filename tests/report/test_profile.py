@@ -44,6 +44,7 @@ def a_profile(services: tuple[str, ...] = ("search", "shop", "maps"), **changes:
         "users_in_service": users,
         "overlap": overlap,
         "time": [1483271606.0, 1514779280.0],
+        "time_reads_as_order": False,
         "files": 2,
         "events_in_service": dict.fromkeys(services, 50_000),
         "rejected_rows": 0,
@@ -122,7 +123,7 @@ def test_headline_counts_and_dates() -> None:
     assert "events, in order of appearance:" in profile_headline(a_profile(time=None))
     assert "events, on 1999-12-31:" in profile_headline(a_profile(time=[946684790.5, 946684799.5]))
     assert "timestamps from 0 to 125, which read as an order rather than as dates" in profile_headline(
-        a_profile(time=[0.0, 125.0])
+        a_profile(time=[0.0, 125.0], time_reads_as_order=True)
     )
     assert ": 1 distinct item, " in profile_headline(a_profile(distinct_items=1))
 
