@@ -33,7 +33,8 @@ from clue_ray.study.plan import Plan, PlannedRun, check_study, plan_runs
 from clue_ray.study.preflight import check_cluster, check_disk
 from clue_ray.study.progress import Listener, StudyProgress, ignore
 from clue_ray.training.distributed import train_on_workers
-from clue_ray.training.loop import LocalContext, describe_run, train_with
+from clue_ray.training.loop import LocalContext, train_with
+from clue_ray.training.progress import describe_run
 from clue_ray.transfer.baselines import tfidf_baseline
 
 TRIAL_SLOTS = 64

@@ -17,7 +17,8 @@ from clue_ray.spec import CorpusSpec, EvaluationSpec, RunSpec, StudySpec
 from clue_ray.study.directory import StudyDirectory
 from clue_ray.study.grid import expand
 from clue_ray.training.evaluate import make_pools
-from clue_ray.training.loop import LocalContext, Trainer, describe_run
+from clue_ray.training.loop import LocalContext, Trainer
+from clue_ray.training.progress import describe_run
 from clue_ray.training.schedule import mean_work, resolve_steps
 
 TIMED_STEPS = 5

@@ -6,10 +6,9 @@ A launcher hands over a `Context`: which worker this is, where state is kept, wh
 
 import math
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -17,7 +16,7 @@ import torch
 import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
-from clue_ray.compute import Work, count_params, train_flops
+from clue_ray.compute import Work, train_flops
 from clue_ray.corpus.store import Corpus
 from clue_ray.encoder.batches import BatchSampler, Packed, count_executed, pack
 from clue_ray.encoder.loss import info_nce
@@ -28,10 +27,10 @@ from clue_ray.training.caching import cached_backward, split_windows
 from clue_ray.training.checkpoints import load_state, save_state
 from clue_ray.training.evaluate import Pools, evaluate, make_pools
 from clue_ray.training.prefetch import Prefetch
+from clue_ray.training.progress import Progress, describe_run
 from clue_ray.training.schedule import learning_rate_share, make_optimizer, resolve_steps, set_learning_rate
 
 PROGRESS_REPORTS = 20
-SMOOTHING = 0.9
 
 
 class Context(Protocol):
@@ -70,25 +69,6 @@ class LocalContext:
 
     def progress(self, metrics: dict[str, Any]) -> None:
         """Do nothing; a launcher that shows progress overrides it."""
-
-
-@dataclass
-class Progress:
-    """What a run has accumulated; saved and restored with the weights."""
-
-    step: int = 0
-    work: Work = field(default_factory=Work)
-    executed: Work = field(default_factory=Work)
-    wall_seconds: float = 0.0
-    train_loss: float = math.nan
-
-    def add(self, work: Work, executed: Work, loss: float) -> None:
-        """Count one more step."""
-        self.step += 1
-        self.work += work
-        self.executed += executed
-        known = not math.isnan(self.train_loss)
-        self.train_loss = SMOOTHING * self.train_loss + (1 - SMOOTHING) * loss if known else loss
 
 
 class Batch(NamedTuple):
@@ -211,15 +191,10 @@ class Trainer:
         }
 
     def _snapshot(self) -> dict[str, Any]:
-        progress = {
-            **vars(self.state),
-            "work": tuple(self.state.work),
-            "executed": tuple(self.state.executed),
-        }
         return {
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
-            "progress": progress,
+            "progress": self.state.to_dict(),
             "curve": self.curve,
         }
 
@@ -229,54 +204,14 @@ class Trainer:
             return
         self.model.load_state_dict(saved["model"])
         self.optimizer.load_state_dict(saved["optimizer"])
-        progress = saved["progress"]
-        counted = {"work": Work(*progress["work"]), "executed": Work(*progress["executed"])}
-        self.state = Progress(**{**progress, **counted})
+        self.state = Progress.from_dict(saved["progress"])
         self.curve = list(saved["curve"])
 
     def results(self) -> dict[str, Any]:
         """Return the columns of the runs table that only training can fill."""
-        state, encoder = self.state, self.run.encoder
         last = self.curve[-1] if self.curve else {}
-        seconds = max(state.wall_seconds, 1e-9)
-        return {
-            "steps": state.step,
-            "users_seen": state.step * self.run.train.global_batch_size,
-            "train_tokens": state.work.tokens,
-            "train_flops": float(train_flops(encoder, state.work)),
-            "executed_flops": float(train_flops(encoder, state.executed)) * self.context.world_size,
-            **{key: last.get(key) for key in ("loss", "recall_at_10", "mrr")},
-            "train_loss": state.train_loss if math.isfinite(state.train_loss) else None,
-            "wall_seconds": state.wall_seconds,
-            "tokens_per_second": state.work.tokens / seconds,
-            "device": self.device.type,
-        }
-
-
-def describe_run(run: RunSpec, corpus: Corpus, evaluation: EvaluationSpec, study: str) -> dict[str, Any]:
-    """Return the columns of the runs table that are known before training."""
-    params = count_params(run.encoder, corpus.vocabulary(run.sequence_length))
-    users = corpus.train_users[: run.corpus_users]
-    shape = run.encoder.model_dump(include={"width", "item_layers", "service_layers", "heads"})
-    return {
-        "run_id": run.run_id(corpus.digest, evaluation.candidates),
-        "study": study,
-        "corpus_digest": corpus.digest,
-        "encoder_size": run.encoder.size,
-        **shape,
-        "non_embedding_params": params["non_embedding"],
-        "total_params": params["total"],
-        "corpus_users": len(users),
-        "corpus_tokens": corpus.count_tokens(users),
-        "sequence_length": run.sequence_length,
-        "global_batch_size": run.train.global_batch_size,
-        "learning_rate": run.train.learning_rate,
-        "seed": run.train.seed,
-        "loss_candidates": evaluation.candidates,
-        "num_workers": run.resources.workers,
-        "device": "cuda" if run.resources.gpus_per_worker else "cpu",
-        "clue_ray_version": version("clue-ray"),
-    }
+        scores = {key: last.get(key) for key in ("loss", "recall_at_10", "mrr")}
+        return {**self.state.results(self.run, self.context.world_size), **scores, "device": self.device.type}
 
 
 def train_with(

@@ -1,0 +1,79 @@
+"""What a run has counted while it trained, and the columns of the runs table that come of it."""
+
+import math
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from typing import Any
+
+from clue_ray.compute import Work, count_params, train_flops
+from clue_ray.corpus.store import Corpus
+from clue_ray.spec import EvaluationSpec, RunSpec
+
+SMOOTHING = 0.9
+
+
+@dataclass
+class Progress:
+    """What a run has accumulated; saved and restored with the weights."""
+
+    step: int = 0
+    work: Work = field(default_factory=Work)
+    executed: Work = field(default_factory=Work)
+    wall_seconds: float = 0.0
+    train_loss: float = math.nan
+
+    def add(self, work: Work, executed: Work, loss: float) -> None:
+        """Count one more step."""
+        self.step += 1
+        self.work += work
+        self.executed += executed
+        known = not math.isnan(self.train_loss)
+        self.train_loss = SMOOTHING * self.train_loss + (1 - SMOOTHING) * loss if known else loss
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what a checkpoint keeps."""
+        return {**vars(self), "work": tuple(self.work), "executed": tuple(self.executed)}
+
+    @classmethod
+    def from_dict(cls, saved: dict[str, Any]) -> "Progress":
+        """Read what `to_dict` returned."""
+        return cls(**{**saved, "work": Work(*saved["work"]), "executed": Work(*saved["executed"])})
+
+    def results(self, run: RunSpec, world_size: int) -> dict[str, Any]:
+        """Return the columns of the runs table that counting fills."""
+        return {
+            "steps": self.step,
+            "users_seen": self.step * run.train.global_batch_size,
+            "train_tokens": self.work.tokens,
+            "train_flops": float(train_flops(run.encoder, self.work)),
+            "executed_flops": float(train_flops(run.encoder, self.executed)) * world_size,
+            "train_loss": self.train_loss if math.isfinite(self.train_loss) else None,
+            "wall_seconds": self.wall_seconds,
+            "tokens_per_second": self.work.tokens / max(self.wall_seconds, 1e-9),
+        }
+
+
+def describe_run(run: RunSpec, corpus: Corpus, evaluation: EvaluationSpec, study: str) -> dict[str, Any]:
+    """Return the columns of the runs table that are known before training."""
+    params = count_params(run.encoder, corpus.vocabulary(run.sequence_length))
+    users = corpus.train_users[: run.corpus_users]
+    shape = run.encoder.model_dump(include={"width", "item_layers", "service_layers", "heads"})
+    return {
+        "run_id": run.run_id(corpus.digest, evaluation.candidates),
+        "study": study,
+        "corpus_digest": corpus.digest,
+        "encoder_size": run.encoder.size,
+        **shape,
+        "non_embedding_params": params["non_embedding"],
+        "total_params": params["total"],
+        "corpus_users": len(users),
+        "corpus_tokens": corpus.count_tokens(users),
+        "sequence_length": run.sequence_length,
+        "global_batch_size": run.train.global_batch_size,
+        "learning_rate": run.train.learning_rate,
+        "seed": run.train.seed,
+        "loss_candidates": evaluation.candidates,
+        "num_workers": run.resources.workers,
+        "device": "cuda" if run.resources.gpus_per_worker else "cpu",
+        "clue_ray_version": version("clue-ray"),
+    }
