@@ -60,6 +60,9 @@ def transformer(blocks: nn.ModuleList, encoder: EncoderSpec) -> nn.TransformerEn
         names = {"self_attn.out_proj": "attention_out", "linear1": "ffn_up", "linear2": "ffn_down"}
         for name, ours in {**names, "norm1": "attention_norm", "norm2": "ffn_norm"}.items():
             theirs.get_submodule(name).load_state_dict(block.get_submodule(ours).state_dict())
+        for last in (theirs.self_attn.out_proj, theirs.linear2):  # the rival knows no scaled branches
+            last.weight.data *= block.branch_scale
+            last.bias.data *= block.branch_scale
     return rival
 
 
@@ -103,10 +106,10 @@ class Contest:
     def loss(self, name: str, windows: Windows, padded: tuple[Tensor, Tensor, Tensor]) -> Tensor:
         """Return the loss of a batch, given as drawn and as padded."""
         if name == "clue-ray":
-            users, scale = self.ours(pack(self.corpus, windows))
+            users, logit = self.ours(pack(self.corpus, windows))
         else:
-            users, scale = self.rival(*padded), self.ours.scale
-        return info_nce(*users.chunk(2), scale)
+            users, logit = self.rival(*padded), self.ours.scale[None]
+        return info_nce(*users.chunk(2), logit)
 
     def step(self, name: str, windows: Windows, padded: tuple[Tensor, Tensor, Tensor]) -> float:
         """Train one step and return its seconds."""

@@ -3,16 +3,17 @@
 import errno
 import json
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+import yaml
 from rich.console import Console
-from rich.table import Table
 
 from clue_ray.documents import read_yaml
 from clue_ray.errors import ClueRayError, SpecError
-from clue_ray.spec import CorpusSpec, StudySpec, read_study
+from clue_ray.spec import read_study
 
 app = typer.Typer(
     help="Scaling-law studies of user encoders on Ray: from event logs to a report.",
@@ -27,6 +28,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 Output = Annotated[Path, typer.Option(help="Folder for corpora and studies.")]
 Address = Annotated[str | None, typer.Option(help="HOST:PORT of a Ray cluster; this machine when left out.")]
 StudyFile = Annotated[Path, typer.Argument(metavar="STUDY.yaml", help="Study file.")]
+Yes = Annotated[bool, typer.Option("--yes", help="Allow axes that multiply to more than 1,000 runs.")]
 StudyFolder = Annotated[Path, typer.Argument(metavar="DIR", help="Study directory, <output>/<name>.")]
 
 
@@ -71,6 +73,8 @@ def prepare(
     as_json: Json = False,
 ) -> None:
     """Turn event logs into a corpus of training shards, with Ray Data, and tell what is in them."""
+    from clue_ray.corpus.arguments import make_corpus_spec
+
     corpus_spec = make_corpus_spec(events or [], columns, text, spec)
     from clue_ray.corpus.prepare import build_corpus
     from clue_ray.report.profile import profile_headline, profile_tables, write_profile
@@ -92,60 +96,22 @@ def prepare(
     console.print(where, highlight=False, soft_wrap=True, markup=False)
 
 
-def make_corpus_spec(events: list[str], columns: str | None, text: str | None, spec: Path | None) -> CorpusSpec:
-    """Join the command line's own settings with those of a corpus file."""
-    document: Any = {} if spec is None else read_yaml(spec)
-    if not isinstance(document, dict):
-        raise SpecError(
-            f"Corpus file {spec} holds {type(document).__name__}, not the keys of a study's corpus section."
-        )
-    if bool(events) == ("events" in document):
-        where = f"both as arguments and in {spec}" if events else "neither as arguments nor by a --spec file"
-        raise SpecError(f"EVENTS are given {where}; give them once.")
-    if events:
-        document["events"] = parse_events(events)
-    if text is not None:
-        document["text"] = text
-    if columns is not None:
-        document["columns"] = parse_columns(columns)
-    return CorpusSpec.parse(document, str(spec or "prepare"))
-
-
-def parse_events(events: list[str]) -> list[str] | dict[str, list[str]]:
-    """Tell NAME=FILES, a log for each service, from files; a path may hold an = sign itself."""
-    named = [(place.split("=", 1) if is_named(place) else ["", place]) for place in events]
-    if not any(name for name, _ in named):
-        return list(events)
-    if not all(name for name, _ in named):
-        raise SpecError(f"EVENTS are {' '.join(events)!r}; name a service before each, NAME=FILES, or before none.")
-    names = dict.fromkeys(name for name, _ in named)
-    return {name: [place for other, place in named if other == name] for name in names}
-
-
-def is_named(place: str) -> bool:
-    """Tell whether an argument reads NAME=FILES."""
-    name, equals, _ = place.partition("=")
-    return bool(equals) and not set(name) & set("/\\:*?.") and not Path(place).exists()
-
-
-def parse_columns(columns: str) -> dict[str, str]:
-    """Parse user_id=author,text=title."""
-    pairs = [part.split("=", 1) for part in columns.split(",")]
-    if any(len(pair) != 2 or not all(pair) for pair in pairs):
-        raise SpecError(f"--columns is {columns!r}; write it as user_id=author,text=title.")
-    return {role.strip(): column.strip() for role, column in pairs}
-
-
 @app.command()
-def plan(study: StudyFile, output: Output = Path("results"), as_json: Json = False) -> None:
+def plan(
+    study: StudyFile,
+    output: Output = Path("results"),
+    flops_per_second: Annotated[float | None, typer.Option(min=1, help="A worker's speed, not timed here.")] = None,
+    yes: Yes = False,
+    as_json: Json = False,
+) -> None:
     """Print every run with its parameters, tokens, FLOPs and expected minutes; train nothing."""
     spec = read_study(study)
-    from clue_ray.study.execute import plan_study
+    from clue_ray.study.execute import MOST_POINTS, plan_study
 
-    console.print(
-        "Preparing the corpus and timing a few steps of each encoder ...", style="dim"
-    ) if not as_json else None
-    planned = plan_study(spec, output)
+    if not as_json:
+        console.print("Preparing the corpus and timing a few steps of each encoder ...", style="dim")
+    most = None if yes else MOST_POINTS
+    planned = plan_study(spec, output, most_points=most, flops_per_second=flops_per_second)
     if as_json:
         print(json.dumps(planned.to_dict()))
     else:
@@ -155,49 +121,92 @@ def plan(study: StudyFile, output: Output = Path("results"), as_json: Json = Fal
 
 
 @app.command()
-def run(study: StudyFile, output: Output = Path("results"), address: Address = None, as_json: Json = False) -> None:
+def run(
+    study: StudyFile,
+    output: Output = Path("results"),
+    address: Address = None,
+    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Train again what failed before.")] = False,
+    yes: Yes = False,
+    as_json: Json = False,
+) -> None:
     """Run what the study still lacks, fit the laws, write the report. The same command again resumes."""
     spec = read_study(study)
-    from clue_ray.study.execute import run_study
+    from clue_ray.study.execute import MOST_POINTS, run_study
     from clue_ray.study.show import StudyView
 
+    ask: dict[str, Any] = {"address": address, "retry_failed": retry_failed}
     try:
         with StudyView(console, quiet=as_json) as view:
-            runs = run_study(spec, output, address, view.update)
+            runs = run_study(spec, output, listener=view.update, most_points=None if yes else MOST_POINTS, **ask)
     except KeyboardInterrupt:
         sys.stderr.write("clue-ray: Interrupted; the same command again goes on from here.\n")
         raise typer.Exit(1) from None
     directory = Path(output) / spec.name
-    finish_study(spec, directory, as_json)
+    from clue_ray.report.page import write_report
+
+    emit_laws(directory, write_report(directory), as_json)
     if (runs.table["status"].isin(["failed", "missing"])).any():
         raise typer.Exit(1)
 
 
-def finish_study(spec: StudySpec, directory: Path, as_json: bool) -> None:
-    """Write the report of a study and print its law table."""
-    from clue_ray.report.page import write_report
+@app.command()
+def train(
+    study: StudyFile,
+    point: Annotated[list[str] | None, typer.Option(help="FIELD=VALUE on the base run; repeat for several.")] = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="Workers to train it; the study's if left out.")] = None,
+    output: Output = Path("results"),
+    address: Address = None,
+    as_json: Json = False,
+) -> None:
+    """Train one point of a study alone, on its grid or off it, and print its record."""
+    spec, fields = read_study(study), parse_point(point or [])
+    if workers:
+        fields["resources.workers"] = workers
+    from clue_ray.study.execute import train_point
+    from clue_ray.study.show import StudyView
+    from clue_ray.study.tables import record_table
 
-    page = write_report(directory)
-    emit_laws(directory, page, as_json)
+    with StudyView(console, quiet=as_json) as view:
+        record, folder = train_point(spec, fields, output, address=address, listener=view.update)
+    if as_json:
+        print(json.dumps({**record.model_dump(mode="json"), "directory": str(folder)}))
+    else:
+        console.print(record_table(record))
+        console.print(f"Run: {folder}", highlight=False, soft_wrap=True)
+    if record.status == "failed":
+        raise typer.Exit(1)
+
+
+def parse_point(point: list[str]) -> dict[str, Any]:
+    """Parse FIELD=VALUE, values as a study file has them."""
+    pairs = [each.partition("=") for each in point]
+    for each, (field, equals, value) in zip(point, pairs, strict=True):
+        if not (field and equals and value):
+            raise SpecError(f"--point is {each!r}; write it as FIELD=VALUE, such as encoder.size=m.")
+    return {field.strip(): yaml.safe_load(value) for field, _, value in pairs}
 
 
 @app.command()
-def results(directory: StudyFolder, as_json: Json = False) -> None:
-    """Print the runs table of a study."""
-    from clue_ray.runs import read_runs
+def results(
+    directory: StudyFolder,
+    sort: Annotated[str | None, typer.Option(help="Column to sort by; train_flops when left out.")] = None,
+    where: Annotated[str | None, typer.Option(help='Condition on columns: "loss < 5.3 and seed == 0"')] = None,
+    watch: Annotated[bool, typer.Option("--watch", help="Show it again every 2 seconds, until Ctrl-C.")] = False,
+    as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Print the runs table of a study as it stands, also while the study runs."""
+    from clue_ray.study.results import render_runs, select_runs, watch_runs
 
-    table = read_runs(directory).table
+    table = select_runs(directory, where, sort)
     if as_json:
         print(table.to_json(orient="records"))
-        return
-    columns = ["run_id", "status", "encoder_size", "sequence_length", "global_batch_size", "corpus_users"]
-    columns += ["num_workers", "train_flops", "loss", "recall_at_10", "mrr", "wall_seconds"]
-    columns = [column for column in columns if column in table]
-    order = "train_flops" if "train_flops" in columns else columns[:1]
-    from clue_ray.study.tables import frame_table
-
-    shown = table[columns].sort_values(order) if columns else table
-    console.print(frame_table(shown, f"{directory}: {len(table)} runs"))
+    elif as_csv:
+        print(table.to_csv(index=False), end="")
+    elif watch:
+        watch_runs(console, lambda: render_runs(directory, select_runs(directory, where, sort)))
+    else:
+        console.print(render_runs(directory, table))
 
 
 @app.command()
@@ -216,22 +225,39 @@ def fit(
     if as_json:
         print(json.dumps(fitted.to_dict()))
         return
-    table = Table(title=f"{fitted.law.name}: {fitted.law.formula}  ({fitted.num_runs} runs)", title_justify="left")
-    for column in ("parameter", "value", "95 % from", "to"):
-        table.add_column(column, justify="left" if column == "parameter" else "right")
-    for name, value in fitted.parameters.items():
-        table.add_row(name, *(f"{number:.6g}" for number in (value, *fitted.interval(name))))
-    console.print(table)
+    from clue_ray.study.tables import fit_table
+
+    console.print(fit_table(fitted))
     for warning in fitted.warnings:
         console.print(f"warning: {warning}", style="yellow", highlight=False)
 
 
 @app.command()
-def report(directory: StudyFolder, as_json: Json = False) -> None:
-    """Fit the laws of a study again and write its report."""
+def report(
+    directories: Annotated[list[Path], typer.Argument(metavar="DIR [DIR]", help="A study directory, or two.")],
+    as_json: Json = False,
+) -> None:
+    """Fit the laws of a study again and write its report; of two studies, compare the laws."""
+    from clue_ray.report.compare import compare_studies
     from clue_ray.report.page import write_report
 
-    emit_laws(directory, write_report(directory), as_json)
+    if len(directories) == 1:
+        return emit_laws(directories[0], write_report(directories[0]), as_json)
+    page, found = compare_studies(directories)
+    if as_json:
+        return print(json.dumps({"report": str(page), **found.to_dict()}))
+    console.print(f"{found.sentence()}\nReport: {page}", highlight=False, markup=False, soft_wrap=True)
+
+
+@app.command()
+def browse(directory: StudyFolder, port: Annotated[int, typer.Option(help="Port; 0 for a free one.")] = 8000) -> None:
+    """Show a study, also while it runs, to a browser on this machine; the page follows the runs."""
+    from clue_ray.report.browse import Server
+
+    with Server(directory, port) as server:
+        console.print(f"{server.url} (Ctrl-C ends)", highlight=False)
+        with suppress(KeyboardInterrupt):
+            server.serve_forever()
 
 
 @app.command()
@@ -253,18 +279,10 @@ def predict(
 
 def emit_laws(directory: Path, page: Path, as_json: bool) -> None:
     """Print the law table, the answer and where the report lies."""
-    from clue_ray.study.tables import law_table
+    from clue_ray.study.tables import print_laws
 
     fits = json.loads((directory / "fits.json").read_text(encoding="utf-8"))
-    if as_json:
-        print(json.dumps({"report": str(page), **fits}))
-        return
-    if "error" in fits:
-        console.print(f"No law was fitted: {fits['error']}", highlight=False)
-    else:
-        console.print(law_table(fits))
-        console.print(fits["answer"], highlight=False)
-    console.print(f"Report: {page}", highlight=False, soft_wrap=True)
+    print(json.dumps({"report": str(page), **fits})) if as_json else print_laws(console, fits, page)
 
 
 def main() -> None:

@@ -56,7 +56,7 @@ def count_params(encoder: EncoderSpec, vocabulary: Vocabulary) -> dict[str, int]
         "item_transformer": encoder.item_layers * block + 2 * d,
         "service_transformer": encoder.service_layers * block + 2 * d,
         "output": d * encoder.output_width + encoder.output_width,
-        "temperature": 1,
+        "logits": 2,
     }
     total = sum(groups.values())
     return {**groups, "non_embedding": total - embedding, "total": total}

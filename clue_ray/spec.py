@@ -12,7 +12,7 @@ from pydantic import Field, field_validator, model_validator
 
 from clue_ray.documents import Spec, fingerprint, read_yaml
 
-RECIPE = 1
+RECIPE = 2
 """Bump when the same spec would train to different weights; part of every run's identity."""
 
 
@@ -130,6 +130,8 @@ class EncoderSpec(Spec):
     "hidden width of a feed-forward layer over the encoder's width"
     output_width: int = Field(64, ge=2)
     "numbers in a user embedding"
+    dropout: float = Field(0.0, ge=0, lt=1)
+    "share of the numbers left out at random, in training, of what each layer adds"
 
     @model_validator(mode="before")
     @classmethod
@@ -171,9 +173,23 @@ class TrainSpec(Spec):
     weight_decay: float = Field(0.1, ge=0)
     warmup: float = Field(0.05, ge=0, lt=1)
     "share of the steps with linearly rising learning rate"
+    schedule: Literal["cosine", "warmup_stable_decay"] = "cosine"
+    "after the warm-up: a cosine to a tenth of the rate, or the full rate and a linear fall to zero in the last fifth"
     clip_norm: float = Field(0.1, gt=0)
+    objective: Literal["info_nce", "sigmoid"] = "info_nce"
+    "softmax over the batch's users, as CLUE; or a yes or no for each pair of users, as SigLIP"
     temperature: float = Field(0.1, gt=0)
     "initial temperature; learned, and never below 0.01"
+    event_dropout: float = Field(0.0, ge=0, lt=1)
+    "share of a history's events left out at random; one always stays"
+    token_dropout: float = Field(0.0, ge=0, lt=1)
+    "share of an item's tokens left out at random; the guide token stays"
+    same_service: float = Field(0.0, ge=0, lt=1)
+    "share of the batches drawn from one service alone: the recent half of a history and the half before it agree"
+    spare_duplicates: bool = True
+    "users of a batch with the same items in both services are no negatives of each other"
+    precision: Literal["fp32", "bf16"] = "fp32"
+    "of matrix products; normalisation, logits and loss are always fp32"
     seed: int = Field(0, ge=0)
 
     @model_validator(mode="before")
@@ -207,6 +223,8 @@ class ResourcesSpec(Spec):
     gpus_per_worker: float = Field(0, ge=0)
     users_per_chunk: int | None = Field(None, ge=1)
     "users a worker encodes at a time, by gradient caching; its whole share of the batch when omitted"
+    checkpoints: str | None = None
+    "folder or URI (s3://...) below which runs keep their checkpoints; each run's own folder when omitted"
     concurrency: int | Literal["auto"] = "auto"
     "runs at a time; auto fills the cluster"
 
@@ -216,6 +234,15 @@ class FitSpec(Spec):
 
     laws: tuple[str, ...] = ("power_law_plus_constant", "log_linear", "power_law", "bounded_power_law")
     hold_out: Literal["largest_compute"] = "largest_compute"
+
+
+class IsoFlopSpec(Spec):
+    """How a grid of `budgets` chooses its sizes, where it names no encoder."""
+
+    tokens_per_param: float = Field(20, gt=0)
+    "training tokens a non-embedding parameter where the best size is expected; 20 is what text wants, guess and adjust"
+    sizes: int = Field(5, ge=2)
+    "encoders a budget, each about twice the one before"
 
 
 class RunSpec(Spec):
@@ -249,7 +276,8 @@ class StudySpec(Spec):
     "how to prepare the corpus, or the folder of a prepared one"
     base: RunSpec
     axes: dict[str, list[Any]] | list[dict[str, list[Any]]]
-    "dotted field -> values; a grid is their product, and several grids may be listed"
+    "dotted field, or several to move together -> values; a grid is their product, and several grids may be listed"
+    isoflop: IsoFlopSpec = IsoFlopSpec()
     evaluation: EvaluationSpec = EvaluationSpec()
     resources: ResourcesSpec = ResourcesSpec()
     fit: FitSpec = FitSpec()

@@ -58,20 +58,20 @@ def plain_embedding(model: Encoder, corpus: Corpus, events: np.ndarray) -> torch
         tokens = corpus.item_tokens[corpus.item_offsets[item] : corpus.item_offsets[item + 1]]
         x = model.token_embedding(torch.tensor(tokens).long()) + model.token_position(torch.arange(len(tokens)))
         for block in model.item_blocks:
-            x = plain_block(block, x)
+            x = plain_block(block, x, len(model.item_blocks))
         items.append(model.item_norm(x.mean(0)))
     x = torch.stack(items) + model.event_position(torch.arange(len(events)))
     for block in model.service_blocks:
-        x = plain_block(block, x)
+        x = plain_block(block, x, len(model.service_blocks))
     vector = model.output(model.service_norm(x.mean(0)))
     return vector / vector.norm()
 
 
-def plain_block(block, x: torch.Tensor) -> torch.Tensor:
-    """One transformer block on [positions, width], softmax attention written out head by head."""
+def plain_block(block, x: torch.Tensor, depth: int) -> torch.Tensor:
+    """One of `depth` transformer blocks on [positions, width], softmax attention written out head by head."""
     q, k, v = block.query_key_value(block.attention_norm(x)).chunk(3, dim=-1)
     heads = []
     for a, b, c in zip(q.chunk(block.heads, -1), k.chunk(block.heads, -1), v.chunk(block.heads, -1), strict=True):
         heads.append(torch.softmax(a @ b.T / a.shape[-1] ** 0.5, dim=-1) @ c)
-    x = x + block.attention_out(torch.cat(heads, dim=-1))
-    return x + block.ffn_down(torch.relu(block.ffn_up(block.ffn_norm(x))))
+    x = x + block.attention_out(torch.cat(heads, dim=-1)) / depth**0.5
+    return x + block.ffn_down(torch.relu(block.ffn_up(block.ffn_norm(x)))) / depth**0.5

@@ -5,6 +5,7 @@ import socket
 import subprocess
 import sys
 from contextlib import nullcontext
+from pathlib import Path
 
 import pandas as pd
 import pyarrow.parquet as pq
@@ -13,7 +14,9 @@ import yaml
 from typer.testing import CliRunner
 
 from clue_ray import cli
-from clue_ray.spec import StudySpec
+from clue_ray.spec import StudySpec, read_study
+from clue_ray.study.execute import plan_study
+from clue_ray.training.checkpoints import save_state
 
 
 def call(*arguments, capsys=None):
@@ -43,7 +46,9 @@ def assert_mistake(result, *words):
         assert word in err
 
 
-@pytest.mark.parametrize("command", ["fetch", "prepare", "plan", "run", "results", "fit", "predict", "report"])
+@pytest.mark.parametrize(
+    "command", ["fetch", "prepare", "plan", "run", "train", "results", "fit", "predict", "report", "browse"]
+)
 def test_every_command_has_help(command):
     result = CliRunner().invoke(cli.app, [command, "--help"])
     assert result.exit_code == 0 and "Usage" in result.output
@@ -58,6 +63,8 @@ def test_mistakes_before_ray_starts(run_cli, planted_log, write_study, tmp_path)
     study = write_study(planted_log)
     assert_mistake(run_cli("plan", tmp_path / "none.yaml"), "none.yaml does not exist")
     assert_mistake(run_cli("run", write_study(planted_log, evaluations={})), "did you mean 'evaluation'?")
+    seeds = {"train.seed": list(range(600)), "sequence_length": [2, 4]}
+    assert_mistake(run_cli("run", write_study(planted_log, axes=seeds)), "1,200 runs (2 x 600)", "add --yes")
     assert_mistake(run_cli("run", write_study(tmp_path / "no.parquet")), "no.parquet does not exist")
     assert_mistake(
         run_cli("run", write_study(planted_log), "--address", "127.0.0.1:1"), "cannot be reached", "127.0.0.1:1"
@@ -78,6 +85,8 @@ def test_mistakes_before_ray_starts(run_cli, planted_log, write_study, tmp_path)
         assert_mistake(run_cli("run", study, "--address", taken), "no Ray answers there")
     assert_mistake(run_cli("results", tmp_path / "none"), "No runs table")
     assert_mistake(run_cli("report", tmp_path / "none"), "No runs table")
+    assert_mistake(run_cli("report", *[tmp_path / "none"] * 3), "3 studies are given")
+    assert_mistake(run_cli("browse", tmp_path / "none"), "is no directory")
     assert_mistake(run_cli("fetch", "netflix", "--output", tmp_path / "n.parquet"), "known logs are completejourney")
     assert not (tmp_path / "c").exists() and not (tmp_path / "n.parquet").exists()
 
@@ -93,6 +102,10 @@ def test_mistakes_of_the_study(run_cli, ray_session, planted_log, write_study, t
         ({"axes": {"corpus_users": [100000]}}, "corpus_users 100000 is more than"),
         ({"axes": {"resources.workers": [3]}}, "does not divide over 3 workers"),
         ({"axes": {"resources.workers": [16]}}, "needs 16 CPU", "the cluster has 2"),
+        ({"axes": {"resources.workers": [17]}}, "17 workers are more than the 16 users of global_batch_size"),
+        ({"resources": {"gpus_per_worker": 1}}, "needs 1 GPU", "the cluster has 0"),
+        ({"resources": {"checkpoints": "ftp://x/y"}}, "Checkpoints cannot be kept at ftp://x/y"),
+        ({"resources": {"checkpoints": "/proc/nowhere"}}, "Checkpoints cannot be kept at /proc/nowhere"),
         ({"corpus": {"events": str(planted_log), "text": "{name}"}}, "no column 'name'; columns found are 'user_id'"),
         ({"corpus": str(tmp_path / "nothing")}, "holds no prepared corpus"),
     ]:
@@ -178,3 +191,34 @@ def test_mistakes_of_preparation(run_cli, tmp_path, monkeypatch, arguments, word
         (tmp_path / name).write_text(content)
     (tmp_path / "utf16.csv").write_text(log, encoding="utf-16")
     assert_mistake(run_cli("prepare", *arguments), words)
+
+
+@pytest.mark.ray
+def test_one_point_is_trained_alone_and_not_again(run_cli, ray_session, planted_log, write_study, corpus, tmp_path):
+    study, out = write_study(planted_log, corpus=str(corpus.path)), tmp_path / "out"
+    assert_mistake(run_cli("train", study, "--point", "encoder.sise=s"), "did you mean 'encoder.size'?")
+    assert_mistake(run_cli("train", study, "--point", "encoder.size"), "write it as FIELD=VALUE")
+    assert_mistake(run_cli("train", study, "--workers", "5"), "does not divide over 5 workers")
+
+    on_grid = ("train", study, "--point", "encoder.size=xs", "--point", "sequence_length=2", "--output", out)
+    code, printed, err = run_cli(*on_grid, "--json")
+    assert code == 0, err
+    record = json.loads(printed)
+    assert (record["encoder_size"], record["sequence_length"], record["status"]) == ("xs", 2, "done")
+    assert (Path(record["directory"]) / "record.json").exists()
+    again = json.loads(run_cli(*on_grid, "--json")[1])
+    assert again == record  # the same seconds: nothing was trained again
+    code, printed, _ = run_cli(*on_grid)
+    assert code == 0 and f"Run {record['run_id']}: done" in printed and "recall at 10" in printed
+    planned = plan_study(read_study(study), out).runs
+    assert [r.finished for r in planned if r.run_id == record["run_id"]] == [True] and len(planned) == 4
+
+
+@pytest.mark.ray
+def test_checkpoints_of_another_run_are_refused(run_cli, ray_session, planted_log, write_study, corpus, tmp_path):
+    study, out = write_study(planted_log, corpus=str(corpus.path)), tmp_path / "out"
+    run_id = plan_study(read_study(study), out).runs[0].run_id
+    place = out / "tiny" / "runs" / run_id / "checkpoints"
+    save_state(place, {"run_id": "other", "progress": {"step": 3}})
+    assert_mistake(run_cli("run", study, "--output", out), f"checkpoints at {place} are of run other, not of {run_id}")
+    assert not list(out.glob("tiny/runs/*/record.json"))

@@ -1,10 +1,13 @@
 """Counts from the spec alone equal what torch builds and counts."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from benchmarks.ladder import ladder_table
 from clue_ray.compute import Vocabulary, Work, count_params, size_for_budget, train_flops, users_for_budget
 from clue_ray.encoder.batches import Packed
 from clue_ray.encoder.loss import info_nce
@@ -41,6 +44,9 @@ def test_flops_equal_torchs_counter(size):
             event_positions=torch.empty(items, dtype=torch.long),
             user_groups=[(2 * batch, events)],
             order=torch.empty(2 * batch, dtype=torch.long),
+            item_masks=torch.empty(items, dtype=torch.long),
+            user_masks=torch.empty(2 * batch, dtype=torch.long),
+            mask_key=0,
         )
         with FlopCounterMode(display=False) as counter:
             users, scale = model(packed)
@@ -78,3 +84,8 @@ def test_clue_sizes_meet_the_papers_totals(millions):
     vocabulary = Vocabulary(tokens=50_258, item_positions=32, sequence_length=128)
     total = count_params(EncoderSpec(size=f"clue-{millions}m"), vocabulary)["total"]
     assert abs(total / 1e6 / millions - 1) < 0.05
+
+
+def test_documented_ladder_is_the_ladder():
+    page = Path(__file__).parent.parent / "docs" / "encoder.md"
+    assert ladder_table(Vocabulary(50_258, 32, 128)) in page.read_text(encoding="utf-8")

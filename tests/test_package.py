@@ -17,6 +17,9 @@ RAY_HOMES = {
     "training/distributed.py",
     "study/execute.py",
     "study/progress.py",
+    "study/storage.py",
+    "study/trial.py",
+    "study/session.py",
     "transfer/embed.py",
     "submit.py",
 }

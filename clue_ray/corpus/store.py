@@ -90,6 +90,11 @@ class Corpus:
         tokens = items["tokens"].combine_chunks().take(pa.array(first))
         self.item_offsets = tokens.offsets.to_numpy().astype(np.int64)
         self.item_tokens = tokens.values.to_numpy()
+        if len(self.item_tokens) and self.item_tokens.max() >= self.shared_guide:
+            raise CorpusError(
+                f"{self.path} holds token {self.item_tokens.max()}, but its vocabulary has {self.shared_guide} tokens; "
+                "delete the folder and prepare the corpus again."
+            )
         return np.split(common.astype(np.int32), np.cumsum([len(shard) for shard in shards])[:-1])
 
     def _load_events(self, common: list[NDArray[np.int32]]) -> None:
@@ -168,9 +173,15 @@ class Corpus:
             "rejected": self.manifest["rejected"],
         }
 
+    @property
+    def shared_guide(self) -> int:
+        """Guide token of a service that the corpus does not know, one above those of its own services."""
+        guide: int = self.manifest["vocab_size"]
+        return guide
+
     def vocabulary(self, sequence_length: int) -> Vocabulary:
         """Rows of an encoder's tables on this corpus."""
-        return Vocabulary(self.manifest["vocab_size"], self.manifest["max_item_tokens"], sequence_length)
+        return Vocabulary(self.shared_guide + 1, self.manifest["max_item_tokens"], sequence_length)
 
     def pairs(self) -> list[tuple[int, int]]:
         """Every pair of services, by index."""

@@ -6,6 +6,7 @@ history tells of its user exactly its counts of topics, and p(history) is Dirich
 derives the floor that `bayes_loss` computes from it.
 """
 
+from collections.abc import Iterable
 from functools import cached_property
 from typing import Any
 
@@ -142,6 +143,19 @@ def bayes_loss(spec: PlantedSpec, sequence_length: int, candidates: int, *, user
     pools = max(1, round(users / candidates))
     losses = [pool_loss(planted, rng, sequence_length, candidates) for _ in range(pools)]
     return float(np.mean(losses))
+
+
+def planted_floor(planted: str | None, sequence_lengths: Iterable[int], candidates: int) -> dict[str, Any]:
+    """Return what corpus.json says of the lowest loss at each history length; nothing for a log that is not planted.
+
+    Args:
+        planted: the log's PlantedSpec as JSON.
+    """
+    if planted is None:
+        return {}
+    spec = PlantedSpec.model_validate_json(planted)
+    losses = {str(length): bayes_loss(spec, length, candidates) for length in sorted(sequence_lengths)}
+    return {"bayes_loss": losses, "bayes_loss_candidates": candidates}
 
 
 def pool_loss(planted: Planted, rng: np.random.Generator, sequence_length: int, candidates: int) -> float:

@@ -2,11 +2,12 @@
 
 A batch holds users that all have events in one pair of services (decision D1), drawn without replacement, each with a
 random window of history in either service. Every draw is seeded by (seed, step) alone, so that any number of workers
-sees the same batch (decision D7) and a resumed run needs no loader state. Each distinct item is encoded once
-(decision D5). Nothing is padded: sequences are sorted by length and stored end to end, a `Groups` entry a length.
+sees the same batch (decision D7) and a resumed run needs no loader state; what is left out at random is in `augment`.
+Each distinct item is encoded once (decision D5). Nothing is padded: sequences are sorted by length and stored end to
+end, a `Groups` entry a length.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -14,6 +15,16 @@ from numpy.typing import NDArray
 
 from clue_ray.compute import Work
 from clue_ray.corpus.store import Corpus, ranges
+from clue_ray.encoder.augment import (
+    HIDDEN_SHARE,
+    MASKS,
+    WHOLE,
+    Augmentation,
+    Lists,
+    events_of,
+    keyed_hash,
+    tokens_of,
+)
 from clue_ray.errors import CorpusError
 from clue_ray.spec import RunSpec
 
@@ -36,16 +47,17 @@ class Packed(NamedTuple):
     user_groups: Groups
     order: torch.Tensor
     "where each sequence asked for lies among the encoded ones, [sequences]"
+    item_masks: torch.Tensor
+    "which dropout mask each distinct item takes, [items]"
+    user_masks: torch.Tensor
+    "which dropout mask each sequence takes, in storage order, [sequences]"
+    mask_key: int
+    "seed of the dropout masks"
 
     def to(self, device: torch.device) -> "Packed":
         """Copy the tensors to a device."""
-        return self._replace(
-            tokens=self.tokens.to(device),
-            token_positions=self.token_positions.to(device),
-            event_items=self.event_items.to(device),
-            event_positions=self.event_positions.to(device),
-            order=self.order.to(device),
-        )
+        parts: list[Any] = [part.to(device) if isinstance(part, torch.Tensor) else part for part in self]
+        return Packed(*parts)
 
 
 class Windows(NamedTuple):
@@ -64,6 +76,7 @@ class BatchSampler:
 
     def __init__(self, run: RunSpec, corpus: Corpus):
         self.corpus = corpus
+        self.train = run.train
         self.seed = run.train.seed
         self.batch_size = run.train.global_batch_size
         self.sequence_length = run.sequence_length
@@ -76,29 +89,66 @@ class BatchSampler:
                 f"global_batch_size {self.batch_size} is larger than the {most} training users of the best-filled pair "
                 f"of services ({len(users)} training users in all); use at most {most}."
             )
-        sizes = np.array([len(pool) for pool in self.pools.values()], dtype=np.float64)
-        self.shares = sizes / sizes.sum()
+        self.shares = proportions(self.pools)
+        if self.train.same_service:
+            self._add_services_alone(users)
+
+    def _add_services_alone(self, users: NDArray[np.int64]) -> None:
+        """Let a share of the batches be of one service, with any user of two events or more."""
+        counts = self.corpus.counts[users]
+        alone = {(s, s): users[counts[:, s] >= 2] for s in range(len(self.corpus.services))}
+        alone = {pair: pool for pair, pool in alone.items() if len(pool) >= self.batch_size}
+        if alone:
+            share = self.train.same_service
+            self.shares = np.concatenate([(1 - share) * self.shares, share * proportions(alone)])
+            self.pools |= alone
 
     def windows(self, step: int) -> Windows:
-        """Draw the histories of global batch `step`: users in the first service, then the same users in the second."""
+        """Draw the histories of global batch `step`: users in the first service, then the same users in the second.
+
+        Of one service alone, the second is what came before the first.
+        """
         rng = np.random.default_rng([self.seed, step])
-        pairs = list(self.pools)
-        pair = pairs[rng.choice(len(pairs), p=self.shares)]
+        pair = self._draw_pair(rng)
         users = rng.choice(self.pools[pair], self.batch_size, replace=False)
         services = np.repeat(pair, self.batch_size)
+        if pair[0] == pair[1]:
+            whole = random_windows(self.corpus, users, services[: len(users)], 2 * self.sequence_length, rng)
+            recent = (whole.lengths + 1) // 2
+            starts = np.concatenate([whole.starts, whole.starts + recent])
+            return Windows(starts, np.concatenate([recent, whole.lengths - recent]))
         return random_windows(self.corpus, np.tile(users, 2), services, self.sequence_length, rng)
 
-    def worker_windows(self, step: int, rank: int, world_size: int) -> Windows:
-        """Return one worker's share of global batch `step`: the same users in both services."""
+    def _draw_pair(self, rng: np.random.Generator) -> tuple[int, int]:
+        return list(self.pools)[rng.choice(len(self.pools), p=self.shares)]
+
+    def is_one_service(self, step: int) -> bool:
+        """Tell whether global batch `step` is of one service alone."""
+        first, second = self._draw_pair(np.random.default_rng([self.seed, step]))
+        return first == second
+
+    def augmentation(self, step: int) -> Augmentation:
+        """Draw what global batch `step` leaves out."""
+        rng = np.random.default_rng([self.seed, step, 1])
+        key, hide = int(rng.integers(2**62)), bool(rng.random() < HIDDEN_SHARE)
+        return Augmentation(key, self.train.event_dropout, self.train.token_dropout, hide)
+
+    def share(self, windows: Windows, rank: int, world_size: int) -> Windows:
+        """Return one worker's share of a global batch: the same users in both services."""
         per_worker = self.batch_size // world_size
         users = np.arange(rank * per_worker, (rank + 1) * per_worker)
         mine = np.concatenate([users, users + self.batch_size])
-        starts, lengths = self.windows(step)
-        return Windows(starts[mine], lengths[mine])
+        return Windows(windows.starts[mine], windows.lengths[mine])
 
     def work(self, step: int) -> Work:
         """Count what the mathematics of global batch `step` asks for, every event's item encoded anew."""
-        return count_work(self.corpus, self.windows(step), similarities=self.batch_size**2)
+        return count_work(self.corpus, self.windows(step), self.batch_size**2, self.augmentation(step))
+
+
+def proportions(pools: dict[tuple[int, int], NDArray[np.int64]]) -> NDArray[np.float64]:
+    """Return each pool's share of all pools' users."""
+    sizes = np.array([len(pool) for pool in pools.values()], dtype=np.float64)
+    return sizes / sizes.sum()
 
 
 def recent_windows(
@@ -122,13 +172,15 @@ def random_windows(
     return Windows(starts + rng.integers(0, slack + 1), lengths)
 
 
-def count_work(corpus: Corpus, windows: Windows, similarities: int = 0) -> Work:
+def count_work(corpus: Corpus, windows: Windows, similarities: int = 0, augmentation: Augmentation = WHOLE) -> Work:
     """Count users, events, tokens and their squares of windows, duplicates included."""
-    tokens = corpus.item_lengths[corpus.events[ranges(*windows)]]
+    histories = events_of(corpus, *windows, augmentation)
+    items, places = np.unique(histories.values, return_inverse=True)
+    tokens = tokens_of(corpus, items, augmentation).lengths[places]
     return Work(
-        users=len(windows.lengths),
-        events=int(windows.lengths.sum()),
-        events_squared=int((windows.lengths**2).sum()),
+        users=len(histories.lengths),
+        events=int(histories.lengths.sum()),
+        events_squared=int((histories.lengths**2).sum()),
         tokens=int(tokens.sum()),
         tokens_squared=int((tokens**2).sum()),
         similarities=similarities,
@@ -147,24 +199,60 @@ def count_executed(packed: Packed, similarities: int = 0) -> Work:
     )
 
 
-def pack(corpus: Corpus, windows: Windows) -> Packed:
-    """Lay windows out for the encoder: sequences by length, distinct items by length, end to end."""
-    by_length = np.argsort(windows.lengths, kind="stable")
-    starts, lengths = windows.starts[by_length], windows.lengths[by_length]
-    items, event_items = np.unique(corpus.events[ranges(starts, lengths)], return_inverse=True)
-    item_lengths = corpus.item_lengths[items]
-    items_by_length = np.argsort(item_lengths, kind="stable")
-    items, item_lengths = items[items_by_length], item_lengths[items_by_length]
-    tokens = corpus.item_tokens[ranges(corpus.item_offsets[items], item_lengths)]
+def pack(corpus: Corpus, windows: Windows, augmentation: Augmentation = WHOLE) -> Packed:
+    """Lay windows out for the encoder: sequences by length, distinct items by length, end to end.
+
+    Raises:
+        CorpusError: a window has no events.
+    """
+    if not windows.lengths.all():
+        empty = int((windows.lengths == 0).sum())
+        raise CorpusError(f"{empty} of {len(windows.lengths)} histories have no events; leave those users out.")
+    histories, by_length = sort_lists(events_of(corpus, *windows, augmentation))
+    distinct, event_items = np.unique(histories.values, return_inverse=True)
+    items, items_by_length = sort_lists(tokens_of(corpus, distinct, augmentation))
+    masks = [
+        torch.from_numpy((keyed_hash(names, augmentation.key) % np.uint64(MASKS)).astype(np.int64))
+        for names in (distinct[items_by_length], windows.starts[by_length])
+    ]
     return Packed(
-        tokens=torch.from_numpy(tokens.astype(np.int64)),
-        token_positions=torch.from_numpy(ranges(np.zeros_like(item_lengths), item_lengths)),
-        item_groups=group_lengths(item_lengths),
+        tokens=torch.from_numpy(items.values),
+        token_positions=torch.from_numpy(ranges(np.zeros_like(items.lengths), items.lengths)),
+        item_groups=group_lengths(items.lengths),
         event_items=torch.from_numpy(invert(items_by_length)[event_items]),
-        event_positions=torch.from_numpy(ranges(np.zeros_like(lengths), lengths)),
-        user_groups=group_lengths(lengths),
+        event_positions=torch.from_numpy(ranges(np.zeros_like(histories.lengths), histories.lengths)),
+        user_groups=group_lengths(histories.lengths),
         order=torch.from_numpy(invert(by_length)),
+        item_masks=masks[0],
+        user_masks=masks[1],
+        mask_key=augmentation.key,
     )
+
+
+def sort_lists(lists: Lists) -> tuple[Lists, NDArray[np.int64]]:
+    """Sort lists by length, stably; return them and the order."""
+    order = np.argsort(lists.lengths, kind="stable")
+    lengths = lists.lengths[order]
+    starts = (np.cumsum(lists.lengths) - lists.lengths)[order]
+    return Lists(lists.values[ranges(starts, lengths)], lengths), order
+
+
+def same_histories(corpus: Corpus, windows: Windows) -> NDArray[np.int64]:
+    """Number the users of a global batch such that two have one number if they saw the same items in both services.
+
+    Order and repetition do not count. Returns [users].
+    """
+    items, rows = (
+        corpus.events[ranges(*windows)].astype(np.int64),
+        np.repeat(np.arange(len(windows.lengths)), windows.lengths),
+    )
+    distinct = np.unique(rows * len(corpus.item_lengths) + items)
+    rows, items = np.divmod(distinct, len(corpus.item_lengths))
+    sums = np.zeros(len(windows.lengths), np.uint64)
+    np.add.at(sums, rows, keyed_hash(items, 1))
+    first, second = np.split(sums, 2)
+    _, numbers = np.unique(np.stack([first, second], axis=1), axis=0, return_inverse=True)
+    return numbers
 
 
 def group_lengths(lengths: NDArray[np.int64]) -> Groups:

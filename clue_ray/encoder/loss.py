@@ -1,10 +1,11 @@
-"""Symmetric InfoNCE over a global batch that may be spread over workers.
+"""Contrastive losses over a global batch that may be spread over workers.
 
 Each worker scores its own users against everybody's; the gather carries gradients back, so that the mean of the
 workers' gradients is the gradient of the one-process loss. (Gathering without gradient shows the same loss and a
 gradient that is wrong by half.)
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -31,20 +32,60 @@ class Gather(torch.autograd.Function):
         return total.chunk(dist.get_world_size())[dist.get_rank()]
 
 
-def info_nce(a_UO: Tensor, b_UO: Tensor, scale: Tensor) -> Tensor:
+def info_nce(a_UO: Tensor, b_UO: Tensor, logit: Tensor, same: Tensor | None = None) -> Tensor:
     """Return this worker's share of the symmetric InfoNCE, nats.
 
     L = (CE(rows) + CE(columns)) / 2 of scale x cosine, the diagonal being the same user in the other service.
 
     Args:
         a_UO, b_UO: unit embeddings of this worker's users in the first and the second service.
+        logit: inverse temperature and bias, [2]; a softmax cancels the bias.
+        same: a number for each user of the global batch; users of one number are no negatives of each other.
     """
-    if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
-        logits = scale * a_UO @ b_UO.T
-        target = torch.arange(len(a_UO), device=a_UO.device)
-        return (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
-    all_a, all_b = Gather.apply(a_UO), Gather.apply(b_UO)
-    target = torch.arange(len(a_UO), device=a_UO.device) + dist.get_rank() * len(a_UO)
-    rows = F.cross_entropy(scale * a_UO @ all_b.T, target)
-    columns = F.cross_entropy(scale * b_UO @ all_a.T, target)
+    first, all_a, all_b = gather(a_UO, b_UO)
+    target = torch.arange(first, first + len(a_UO), device=a_UO.device)
+    by_row = logit[0] * a_UO @ all_b.T
+    by_column = by_row.T if all_a is a_UO else logit[0] * b_UO @ all_a.T
+    rows, columns = (F.cross_entropy(spare(x, target, same, -torch.inf), target) for x in (by_row, by_column))
     return (rows + columns) / 2
+
+
+def pairwise_sigmoid(a_UO: Tensor, b_UO: Tensor, logit: Tensor, same: Tensor | None = None) -> Tensor:
+    """Return this worker's share of the sigmoid loss, nats a user: is b_j the same user as a_i, yes or no?
+
+    L = -1/U sum_ij log sigmoid(z_ij (scale x cosine + bias)), z = 1 on the diagonal and -1 elsewhere (SigLIP, Zhai et
+    al. 2023, arXiv 2303.15343). Arguments as in `info_nce`.
+    """
+    first, _, all_b = gather(a_UO, b_UO)
+    target = torch.arange(first, first + len(a_UO), device=a_UO.device)
+    logits = logit[0] * a_UO @ all_b.T + logit[1]
+    signs = torch.full_like(logits, -1.0).scatter_(1, target[:, None], 1.0)
+    return -spare(F.logsigmoid(signs * logits), target, same, 0.0).sum() / len(a_UO)
+
+
+def at_temperature(objective: Callable[..., Tensor], temperature: float) -> Callable[..., Tensor]:
+    """Return the objective at a fixed temperature, with no gradient for the learned one."""
+
+    def fixed(a_UO: Tensor, b_UO: Tensor, logit: Tensor) -> Tensor:
+        inverse = torch.full_like(logit[:1], 1 / temperature)
+        return objective(a_UO, b_UO, torch.cat([inverse, logit[1:]]) + 0 * logit)  # DDP wants the graph
+
+    return fixed
+
+
+OBJECTIVES: dict[str, Callable[..., Tensor]] = {"info_nce": info_nce, "sigmoid": pairwise_sigmoid}
+
+
+def gather(a_UO: Tensor, b_UO: Tensor) -> tuple[int, Tensor, Tensor]:
+    """Return the place of this worker's first user in the global batch, and all workers' embeddings."""
+    if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
+        return 0, a_UO, b_UO
+    return dist.get_rank() * len(a_UO), Gather.apply(a_UO), Gather.apply(b_UO)
+
+
+def spare(values: Tensor, target: Tensor, same: Tensor | None, fill: float) -> Tensor:
+    """Fill the entries of users that are alike, [own users, all users], the positive pairs excepted."""
+    if same is None:
+        return values
+    alike = (same[target][:, None] == same).scatter_(1, target[:, None], value=False)
+    return values.masked_fill(alike, fill)

@@ -13,8 +13,11 @@ import pandas as pd
 
 from clue_ray.errors import SpecError
 from clue_ray.report.numbers import is_absent
-from clue_ray.runs import COLUMNS, read_runs
+from clue_ray.runs import COLUMNS, Runs, read_runs
 from clue_ray.spec import FitSpec, StudySpec, read_study
+
+REACHED = ("steps", "users_seen", "train_tokens", "train_flops")
+"""What a plan expects of a run and only its end makes true."""
 
 
 @dataclass(frozen=True)
@@ -24,7 +27,9 @@ class StudyFiles:
     Attributes:
         table: every run, with all columns of the contract (empty where the table lacks one).
         expected_seconds: planned wall time by run_id; empty without a plan.
-        baseline: name, loss, recall_at_10, mrr, loss_candidates of the untrained baseline; empty without one.
+        expected_flops: planned training compute by run_id, FLOP; empty without a plan.
+        floor: lowest loss any encoder can have by sequence length, nats; empty unless the log was planted.
+        baselines: name, loss, recall_at_10, mrr, loss_candidates of each method beside the encoder.
         corpus: summary of the prepared corpus; empty without one.
         warnings: sentences about files that could not be used.
     """
@@ -36,7 +41,9 @@ class StudyFiles:
     table: pd.DataFrame
     curves: pd.DataFrame | None
     expected_seconds: dict[str, float]
-    baseline: dict[str, Any]
+    expected_flops: dict[str, float]
+    floor: dict[int, float]
+    baselines: tuple[dict[str, Any], ...]
     corpus: dict[str, Any]
     warnings: tuple[str, ...]
 
@@ -46,11 +53,16 @@ class StudyFiles:
         return self.table.loc[(self.table["status"] == "done") & self.table["loss"].notna()]
 
 
-def read_directory(directory: Path) -> StudyFiles:
-    """Read a study directory; raise RunsError when it holds no runs table."""
-    table = _completed(read_runs(directory).table)
+def read_directory(directory: Path, running: bool = False) -> StudyFiles:
+    """Read a study directory; raise RunsError when it holds no runs table.
+
+    Of a `running` study the table is made of its plan and of what each run that ended has left.
+    """
+    runs = read_ended(directory) if running else read_runs(directory)
+    table = _completed(runs.table)
     warnings: list[str] = []
     study = _study(directory / "study.yaml", warnings)
+    plan, corpus = (_mapping(directory / name, warnings) for name in ("plan.json", "corpus.json"))
     return StudyFiles(
         name=study.name if study else _name_from(table, directory),
         question=study.question if study else "",
@@ -58,11 +70,26 @@ def read_directory(directory: Path) -> StudyFiles:
         fit=study.fit if study else FitSpec(),
         table=table,
         curves=_curves(directory / "curves.parquet", warnings),
-        expected_seconds=_expected_seconds(_mapping(directory / "plan.json", warnings)),
-        baseline=_comparable(_mapping(directory / "baseline.json", warnings), table, warnings),
-        corpus=_mapping(directory / "corpus.json", warnings),
+        expected_seconds=_planned(plan, "expected_seconds"),
+        expected_flops=_planned(plan, "train_flops"),
+        floor=_floor(corpus, table, warnings),
+        baselines=_comparable(_mapping(directory / "baselines.json", warnings), table, warnings),
+        corpus=corpus,
         warnings=tuple(warnings),
     )
+
+
+def read_ended(directory: Path) -> Runs:
+    """Read the runs of a plan, `missing` where one has not ended; the runs table where there is no plan."""
+    planned = _mapping(directory / "plan.json", []).get("runs")
+    if not planned:
+        return read_runs(directory)
+    rows = []
+    for known in planned:
+        record = _mapping(directory / "runs" / str(known["run_id"]) / "record.json", [])
+        expected = {column: known[column] for column in COLUMNS if column in known and column not in REACHED}
+        rows.append({**expected, "status": "missing", "error": "not ended yet", **record})
+    return Runs(pd.DataFrame(rows, columns=COLUMNS))
 
 
 def _completed(table: pd.DataFrame) -> pd.DataFrame:
@@ -120,19 +147,34 @@ def _curves(path: Path, warnings: list[str]) -> pd.DataFrame | None:
     return None if missing or curves.empty else curves
 
 
-def _expected_seconds(plan: dict[str, Any]) -> dict[str, float]:
+def _planned(plan: dict[str, Any], column: str) -> dict[str, float]:
     runs = [run for run in plan.get("runs", []) if isinstance(run, dict)]
-    return {str(run.get("run_id")): float(run["expected_seconds"]) for run in runs if run.get("expected_seconds")}
+    return {str(run.get("run_id")): float(run[column]) for run in runs if run.get(column)}
 
 
-def _comparable(baseline: dict[str, Any], table: pd.DataFrame, warnings: list[str]) -> dict[str, Any]:
-    """Keep a baseline only if it was scored on as many candidates as the runs: losses compare only then."""
+def _floor(corpus: dict[str, Any], table: pd.DataFrame, warnings: list[str]) -> dict[int, float]:
+    """Read `bayes_loss` of a planted corpus, by sequence length, if it holds for as many candidates as the runs'."""
+    floor = {int(length): float(loss) for length, loss in (corpus.get("bayes_loss") or {}).items()}
     candidates = {int(value) for value in table["loss_candidates"].dropna().unique()}
-    scored_on = baseline.get("loss_candidates")
-    if scored_on is None or candidates <= {int(scored_on)}:
-        return baseline
+    if not floor or candidates <= {int(corpus.get("bayes_loss_candidates") or 0)}:
+        return floor
     warnings.append(
-        f"The baseline was scored at {scored_on} candidates and the runs at "
-        f"{', '.join(map(str, sorted(candidates)))}, so it is left out; score it at the same number."
+        f"The lowest reachable loss was computed for {corpus.get('bayes_loss_candidates')} candidates and the runs "
+        f"were scored at {', '.join(map(str, sorted(candidates)))}, so it is left out; compute it for the same number."
     )
     return {}
+
+
+def _comparable(document: dict[str, Any], table: pd.DataFrame, warnings: list[str]) -> tuple[dict[str, Any], ...]:
+    """Keep the baselines that were scored on as many candidates as the runs: losses compare only then."""
+    candidates = {int(value) for value in table["loss_candidates"].dropna().unique()}
+    kept = []
+    for baseline in document.get("baselines", []):
+        if candidates <= {int(baseline["loss_candidates"])}:
+            kept.append(baseline)
+            continue
+        warnings.append(
+            f"The baseline {baseline['name']} was scored at {baseline['loss_candidates']} candidates and the runs at "
+            f"{', '.join(map(str, sorted(candidates)))}, so it is left out; score it at the same number."
+        )
+    return tuple(kept)

@@ -1,4 +1,4 @@
-"""The four drawings of a report: loss against compute, one axis, a heat table, learning curves.
+"""The drawings every report has: loss against compute, one axis, learning curves.
 
 Each function takes a runs table or an Analysis and a matplotlib axes, draws, and returns the axes; nothing is
 fitted, read or written here. Wrap the call in `matplotlib.rc_context(STYLE)` for the look of the report.
@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.collections import QuadMesh
+from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 from scipy.optimize import isotonic_regression
 
 from clue_ray.report.clipping import highest_shown, mark_clipped
 from clue_ray.report.headline import EXTRAPOLATION, Band, interval_band, loss_against_compute
-from clue_ray.report.numbers import compact, is_absent
+from clue_ray.report.numbers import compact
 from clue_ray.report.style import (
     COLOUR_AXES,
     DASHES,
@@ -41,26 +41,29 @@ __all__ = [
     "Band",
     "axis_effect",
     "candidates_of",
-    "grid_of",
-    "heat_table",
     "interval_band",
     "learning_curves",
     "loss_against_compute",
 ]
 
+MOST_NAMED = 10
+"""Lines of a panel that have room for a name at their end."""
 LABEL_GAP = 0.08  # least distance of two labels, as a share of the axis: one line of text in a half-width panel
 
 
 def axis_effect(effect: AxisEffect, ax: Axes, loss_limits: tuple[float, float] | None = None) -> Axes:
-    """Draw loss over one axis: a line for each set of runs that differ in that axis only, named at its end.
+    """Draw loss over one axis: a line for each set of runs that differ in that axis only.
 
-    `loss_limits` puts several panels on one scale, in nats; runs above it are arrows at the edge.
+    Few lines are named at their ends; many are thin, coloured by the setting that takes most values. `loss_limits`
+    puts several panels on one scale, in nats; runs above it are arrows at the edge.
     """
     others = _varying(effect)
     lines = sorted(effect.lines, key=lambda line: [line.iloc[0].get(_order(column)) for column in others])
-    colours = list(ordered_colours(list(range(len(lines)))).values())
+    named = len(lines) <= MOST_NAMED
+    colours = list(ordered_colours(list(range(len(lines)))).values()) if named else _colours(lines, others, ax)
+    look: dict[str, Any] = {"marker": "o", "markersize": 4.5} if named else {"alpha": 0.45}
     for line, colour in zip(lines, colours, strict=True):
-        ax.plot(line[effect.column], line["loss"], marker="o", markersize=4.5, linewidth=1.4, color=colour)
+        ax.plot(line[effect.column], line["loss"], linewidth=1.4 if named else 0.8, color=colour, **look)
     if effect.fit is not None:
         values = np.geomspace(*_range(effect), 60)
         ax.plot(values, effect.fit.curve(values), color=LAW_COLOUR, linewidth=1, linestyle=DASHES[0], gid="law")
@@ -69,6 +72,15 @@ def axis_effect(effect: AxisEffect, ax: Axes, loss_limits: tuple[float, float] |
     _value_ticks(ax, effect)
     ax.set_xlabel(label(effect.column))
     ax.set_ylabel(label("loss"))
+    if named:
+        _name_lines(ax, effect, lines, others, colours)
+    return ax
+
+
+def _name_lines(
+    ax: Axes, effect: AxisEffect, lines: Sequence[pd.DataFrame], others: list[str], colours: list[str]
+) -> None:
+    """Say what each line holds, at its end, and mark the runs that the loss axis cuts."""
     if others:
         heading = "lines: " + ", ".join(short_label(column) for column in others)
         ax.text(0, 1.02, heading, transform=ax.transAxes, fontsize=8.5, color=MUTED)
@@ -77,34 +89,20 @@ def axis_effect(effect: AxisEffect, ax: Axes, loss_limits: tuple[float, float] |
         end_labels(ax, ends, texts, list(map(darker, colours)))
     for line, colour in zip(lines, colours, strict=True):
         _mark_above(ax, line, effect.column, darker(colour))
-    return ax
 
 
-def heat_table(table: pd.DataFrame, ax: Axes) -> Axes:
-    """Draw the loss of each encoder size and sequence length as a coloured table; empty cells say why.
-
-    Raises:
-        ValueError: the table holds no grid of at least two sizes by two lengths (see `grid_of`).
-    """
-    grid = grid_of(table)
-    if grid is None:
-        raise ValueError("The table holds no grid of encoder sizes by sequence lengths; check grid_of first.")
-    losses = grid.map(lambda cell: cell if isinstance(cell, float) else np.nan).to_numpy(dtype=float)
-    cells = ax.pcolormesh(np.ma.masked_invalid(losses), cmap="viridis_r", edgecolors="white", linewidth=1.5)
-    ax.invert_yaxis()
-    for row, column in np.ndindex(losses.shape):
-        cell = grid.iat[row, column]
-        text = f"{cell:.3f}" if isinstance(cell, float) else str(cell)
-        ink = _ink_on(cells, float(losses[row, column]))
-        ax.text(column + 0.5, row + 0.5, text, ha="center", va="center", color=ink)
-    ax.set_xticks(np.arange(grid.shape[1]) + 0.5, [compact(value) for value in grid.columns])
-    ax.set_yticks(np.arange(grid.shape[0]) + 0.5, [str(value) for value in grid.index])
-    ax.set_xlabel(label("sequence_length"))
-    ax.set_ylabel(label("encoder_size"))
-    ax.set_facecolor(FAINT)
-    ax.tick_params(length=0)
-    ax.spines[:].set_visible(False)
-    return ax
+def _colours(lines: Sequence[pd.DataFrame], others: list[str], ax: Axes) -> list[str]:
+    """Colour lines by the setting that takes most values, and set its key above the axes."""
+    firsts = pd.DataFrame([line.iloc[0] for line in lines])
+    column = max(others, key=lambda name: len(distinct(firsts, name)))
+    colours = ordered_colours(distinct(firsts, column))
+    heading = Line2D([], [], linestyle="none", label=short_label(column))
+    keys = [heading, *(Line2D([], [], color=colour, label=compact(value)) for value, colour in colours.items())]
+    step = -(-(len(keys) - 1) // 5)
+    shown = [heading, *keys[1::step]]
+    place: dict[str, Any] = {"loc": "lower left", "bbox_to_anchor": (-0.1, 1.0), "ncols": len(shown)}
+    ax.legend(handles=shown, **place, handlelength=0.9, columnspacing=0.7, handletextpad=0.3, borderaxespad=0)
+    return [colours[line.iloc[0][column]] for line in lines]
 
 
 def learning_curves(curves: pd.DataFrame, ax: Axes, runs: pd.DataFrame) -> Axes:
@@ -114,45 +112,22 @@ def learning_curves(curves: pd.DataFrame, ax: Axes, runs: pd.DataFrame) -> Axes:
     """
     encoding = Encoding.of(runs)
     known = {row["run_id"]: row for _, row in runs.iterrows()}
-    drawn = curves[curves["train_flops"].gt(0) & curves["loss"].notna()]
+    drawn = curves[curves["train_flops"].gt(0) & curves["loss"].notna()].sort_values("train_flops")
     for run_id, curve in drawn.groupby("run_id", sort=True):
         run: Any = known.get(run_id, {})
-        ordered = curve.sort_values("train_flops")
-        colour, dashes = encoding.colour(run), "-" if run_id in known else DASHES[0]
-        spent, losses = ordered["train_flops"], ordered["loss"]
-        ax.plot(spent, losses, color=colour, linewidth=1.1, linestyle=dashes, gid=f"run-{run_id}")
-        ax.plot(spent.iloc[-1:], losses.iloc[-1:], encoding.shape(run), color=colour, markersize=4.5)
+        end: dict[str, Any] = {"marker": encoding.shape(run), "markevery": [len(curve) - 1], "markersize": 4.5}
+        line: dict[str, Any] = {"linewidth": 1.1, "linestyle": "-" if run_id in known else DASHES[0]}
+        ax.plot(curve["train_flops"], curve["loss"], color=encoding.colour(run), gid=f"run-{run_id}", **line, **end)
     log_axis(ax)
     if len(drawn):
         high = highest_shown(drawn["loss"], candidates_of(runs))
         ax.set_ylim(top=high + 0.05 * max(high - float(drawn["loss"].min()), 1e-3))
-        last = drawn.sort_values("train_flops").groupby("run_id").tail(1)
+        last = drawn.groupby("run_id").tail(1)
         _mark_above(ax, last, "train_flops", INK)
     ax.set_xlabel(label("train_flops"))
     ax.set_ylabel(label("loss", candidates_of(runs)))
     key_rows(ax, encoding)
     return ax
-
-
-def grid_of(table: pd.DataFrame) -> pd.DataFrame | None:
-    """Lay out loss by encoder size (rows) and sequence length (columns), or None without a 2 x 2 grid.
-
-    Only runs that agree on everything else are laid side by side: the most common combination of corpus
-    users, batch, learning rate and seed. Cells are floats, or words: the status of a run without a loss, or
-    `not run`.
-    """
-    rest = [c for c in ("corpus_users", "global_batch_size", "learning_rate", "seed") if c in table]
-    if not {"encoder_size", "sequence_length"} <= set(table.columns) or table.empty:
-        return None
-    chosen = max((group for _, group in table.groupby(rest, dropna=False)), key=len) if rest else table
-    sizes, lengths = distinct(chosen, "encoder_size"), distinct(chosen, "sequence_length")
-    if len(sizes) < 2 or len(lengths) < 2 or chosen["loss"].count() < 4:
-        return None
-    grid = pd.DataFrame("not run", index=sizes, columns=lengths, dtype=object)
-    for _, run in chosen.iterrows():
-        value = str(run["status"]) if is_absent(run["loss"]) else float(run["loss"])
-        grid.at[run["encoder_size"], run["sequence_length"]] = value
-    return grid
 
 
 def end_labels(ax: Axes, ends: Sequence[tuple[float, float]], texts: Sequence[str], colours: Sequence[str]) -> None:
@@ -217,11 +192,3 @@ def _value_ticks(ax: Axes, effect: AxisEffect) -> None:
     ax.xaxis.set_minor_locator(NullLocator())
     ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: compact(value)))
     ax.grid(axis="y", color=FAINT, linewidth=0.5)
-
-
-def _ink_on(cells: QuadMesh, value: float) -> str:
-    """Choose black or white text by the luminance of the cell behind it (ITU-R BT.709 weights)."""
-    if np.isnan(value):
-        return MUTED
-    red, green, blue, _ = np.ravel(cells.cmap(cells.norm(np.array([value]))))
-    return "white" if 0.2126 * red + 0.7152 * green + 0.0722 * blue < 0.5 else INK

@@ -4,6 +4,7 @@ Takes an Analysis (or a bare runs table) and a matplotlib axes. One idea: the pr
 speak, rivals and runs off the frontier stay quiet.
 """
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,6 +19,7 @@ from clue_ray.report.style import (
     BASELINE_COLOUR,
     DASHES,
     FAINT,
+    FLOOR_COLOUR,
     INK,
     LAW_COLOUR,
     MUTED,
@@ -57,13 +59,15 @@ class Band(NamedTuple):
 def loss_against_compute(
     source: Analysis | pd.DataFrame,
     ax: Axes,
-    baseline: tuple[str, float] | None = None,
+    baselines: Sequence[tuple[str, float]] = (),
     band: Band | None = None,
+    floor: float | None = None,
 ) -> Axes:
     """Draw every run's held-out loss over training compute, with an Analysis also laws to 10 times as far.
 
     The preferred law has a line and its 95% interval as a band (give `band` where drawings share one); rivals
-    are thin lines; `baseline` is a name and a loss. Each run is one artist with gid `run-<run_id>`.
+    are thin lines; `baselines` are names and losses; `floor` is the lowest loss that any encoder can have, in nats.
+    Each run is one artist with gid `run-<run_id>`.
     """
     points = source.points if isinstance(source, Analysis) else source
     points = points[points["train_flops"].notna() & points["loss"].notna()]
@@ -77,11 +81,13 @@ def loss_against_compute(
     _runs(points, ax)
     if candidates:
         _level(ax, float(np.log(candidates)), f"chance, ln {candidates} = {np.log(candidates):.2f}", MUTED, above=True)
-    if baseline:
-        _level(ax, baseline[1], f"{baseline[0]}: {significant(baseline[1])}", BASELINE_COLOUR, above=False)
+    for name, level in baselines:
+        _level(ax, level, f"{name}: {significant(level)}", BASELINE_COLOUR, above=False)
     reached = largest * (EXTRAPOLATION if isinstance(source, Analysis) else 1.6)
     ax.set_xlim(float(points["train_flops"].min()) / 1.6, reached)
-    _limit_loss(ax, points, [baseline[1]] if baseline else [], drawn_band)
+    _limit_loss(ax, points, [level for _, level in baselines], drawn_band, floor)
+    if floor is not None:
+        _floor(ax, floor)
     ax.set_xlabel(label("train_flops"))
     ax.set_ylabel(label("loss", candidates))
     _headline_keys(ax, points, source)
@@ -168,7 +174,24 @@ def _level(ax: Axes, height: float, text: str, colour: str, *, above: bool) -> N
     )
 
 
-def _limit_loss(ax: Axes, points: pd.DataFrame, levels: list[float], band: Band | None) -> None:
+def _floor(ax: Axes, floor: float) -> None:
+    """Draw the lowest loss any encoder can have, or say where it lies if that is far below all runs."""
+    text = f"lowest any encoder can reach (Bayes): {floor:.2f}"
+    if floor >= ax.get_ylim()[0]:
+        _level(ax, floor, text, FLOOR_COLOUR, above=False)
+        return
+    place: dict[str, Any] = {
+        "xy": (0.99, 0.0),
+        "xycoords": "axes fraction",
+        "xytext": (0, 3),
+        "textcoords": "offset points",
+    }
+    ax.annotate(f"{text} ↓", **place, ha="right", va="bottom", fontsize=8.5, color=FLOOR_COLOUR)
+
+
+def _limit_loss(
+    ax: Axes, points: pd.DataFrame, levels: list[float], band: Band | None, floor: float | None = None
+) -> None:
     """Fit the loss axis to runs, levels and laws; intervals and runs far outside are cut, these runs marked."""
     candidates = candidates_of(points)
     shown = [*points["loss"], *levels, *([float(np.log(candidates))] if candidates else [])]
@@ -176,6 +199,7 @@ def _limit_loss(ax: Axes, points: pd.DataFrame, levels: list[float], band: Band 
     low, height = min(shown), max(top - min(shown), 1e-3)
     ends = [float(np.asarray(line.get_ydata())[-1]) for line in _law_lines(ax)]
     ends += [] if band is None else [float(band.low[-1])]
+    ends += [] if floor is None else [floor]
     lowest = min([low, *(end for end in ends if end > low - height)])
     ax.set_ylim(min(lowest - 0.1 * height, low - 0.5 * height), top + 0.1 * height)  # leaves room for the legend
     encoding = Encoding.of(points)

@@ -22,6 +22,9 @@ Draw = Callable[[Axes], Axes]
 WIDE, NARROW, HALF = (6.8, 4.5), (4.0, 4.0), (3.5, 2.8)
 """Inches: what fills a page's column, what fills a phone, and what fills half a column."""
 
+OF_A_RUN = ("run-", "clipped-")
+"""Beginnings of the gids of artists that stand for a run; its id follows, and a page ties the mark to its row."""
+
 NO_METADATA: dict[str, str | None] = dict.fromkeys(("Date", "Creator", "Format", "Type"))
 
 
@@ -33,6 +36,7 @@ class Picture:
         svg, png: contents of figures/<name>.svg and .png.
         inline: SVG elements for a page, widest first; a page shows the one that fits.
         caption: one or two sentences under the figure, also its text alternative.
+        inches: width of the widest drawing, by which a page gives all figures letters of one size.
     """
 
     name: str
@@ -40,6 +44,7 @@ class Picture:
     svg: str
     png: bytes
     inline: tuple[str, ...]
+    inches: float
 
 
 def picture(
@@ -51,12 +56,13 @@ def picture(
     titles: Mapping[str, str] | None = None,
 ) -> Picture:
     """Draw a figure once for each size in inches; `titles` maps an artist's gid to what a pointer shows."""
-    drawn = [_svg(f"{name}-{index}", draw, size) for index, size in enumerate(sizes)]
+    figures = [_figure(draw, size) for size in sizes]
+    drawn = [_svg(f"{name}-{index}", figure) for index, figure in enumerate(figures)]
     inline = tuple(
         inline_svg(svg, prefix=f"{name}-{index}-", caption=caption, titles=titles or {})
         for index, svg in enumerate(drawn)
     )
-    return Picture(name, caption, drawn[0], _png(draw, sizes[0]), inline)
+    return Picture(name, caption, drawn[0], _png(figures[0]), inline, sizes[0][0])
 
 
 def inline_svg(svg: str, *, prefix: str, caption: str, titles: Mapping[str, str]) -> str:
@@ -65,28 +71,39 @@ def inline_svg(svg: str, *, prefix: str, caption: str, titles: Mapping[str, str]
     body = re.sub(r' width="[\d.]+pt" height="[\d.]+pt"', f' role="img" aria-label="{escape(caption)}"', body, count=1)
     body = re.sub(r"font-family: [^;]*; ", "", body)  # the page's font, which the reader's device has
     body = re.sub(r'(\bid="|xlink:href="#|url\(#)', rf"\g<1>{prefix}", body)
-    for gid, title in titles.items():
-        anchor = f'<g id="{prefix}{escape(gid)}">'
-        body = body.replace(anchor, f"{anchor}<title>{escape(title)}</title>")
-    return body
+    anchors = {f"{prefix}{escape(gid)}": (gid, title) for gid, title in titles.items()}
+
+    def named(group: re.Match[str]) -> str:
+        """Give one group its title, and the run it stands for."""
+        if group[1] not in anchors:
+            return group[0]
+        gid, title = anchors[group[1]]
+        mark = f' data-run="{escape(gid.partition("-")[2])}"' if gid.startswith(OF_A_RUN) else ""
+        return f'<g id="{group[1]}"{mark}><title>{escape(title)}</title>'
+
+    return re.sub(r'<g id="([^"]*)">', named, body)
 
 
 def _figure(draw: Draw, size: tuple[float, float]) -> Figure:
-    figure = Figure(figsize=size, layout="constrained")
-    FigureCanvasAgg(figure)
-    draw(figure.add_subplot())
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=size, layout="constrained")
+        FigureCanvasAgg(figure)
+        ax = draw(figure.add_subplot())
+        for artist in (*ax.lines, *ax.collections):  # they stay inside the axes; measuring hundreds takes seconds
+            artist.set_in_layout(False)
     return figure
 
 
-def _svg(salt: str, draw: Draw, size: tuple[float, float]) -> str:
+def _svg(salt: str, figure: Figure) -> str:
     with mpl.rc_context(STYLE | {"svg.hashsalt": salt}):
         buffer = io.StringIO()
-        _figure(draw, size).savefig(buffer, format="svg", metadata=NO_METADATA)
+        figure.savefig(buffer, format="svg", metadata=NO_METADATA)
+    figure.set_layout_engine("none")  # what was laid out stays so; doing it again for a PNG costs as much as drawing
     return "\n".join(line.rstrip() for line in buffer.getvalue().splitlines()) + "\n"
 
 
-def _png(draw: Draw, size: tuple[float, float]) -> bytes:
+def _png(figure: Figure) -> bytes:
     with mpl.rc_context(STYLE):
         buffer = io.BytesIO()
-        _figure(draw, size).savefig(buffer, format="png", metadata={"Software": None})
+        figure.savefig(buffer, format="png", metadata={"Software": None})
     return buffer.getvalue()

@@ -22,6 +22,7 @@ from clue_ray.scaling.laws import LAWS
 INK, MUTED, FAINT = "#1a1a1a", "#5f6368", "#d5d8dc"
 LAW_COLOUR = "#d55e00"  # Okabe-Ito vermillion: apart from viridis for every common colour vision
 BASELINE_COLOUR = "#8f4a73"  # Okabe-Ito purple, darkened until it reads as text on white
+FLOOR_COLOUR = "#00694b"  # Okabe-Ito green, darkened likewise
 DASHES = ((0, (5, 2)), (0, (1, 1.5)), (0, (5, 1.5, 1, 1.5)), (0, (3, 1, 1, 1, 1, 1)))
 
 STYLE: Any = {  # rc parameters, which matplotlib types by a list of all their names

@@ -1,10 +1,10 @@
-"""The tables of a report, as words: laws, best run beside baseline and chance, every run, cost, provenance.
+"""The tables of a report, as words: laws, best run beside baseline and chance, every run.
 
 Takes what `directory.py` read and what `scaling` found, gives `Table`s whose cells are text with a sort key.
 One idea: HTML and Markdown are two settings of the same tables, so they cannot disagree.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +12,7 @@ import pandas as pd
 
 from clue_ray.report import numbers
 from clue_ray.report.directory import StudyFiles
-from clue_ray.report.style import law_label, short_label
+from clue_ray.report.style import distinct, law_label, short_label
 from clue_ray.runs import chance_loss
 from clue_ray.scaling.analysis import Analysis
 
@@ -41,6 +41,10 @@ class Table:
         marked: index of the row to set off.
         lost: indices of runs that have no loss.
         note: a sentence that belongs to the table.
+        look: how a page sets it: `laws` or `sortable`.
+        folded: what opens the table, where a page shows it closed.
+        columns: the runs table's column of each head, where the rows are runs.
+        runs: the run of each row.
     """
 
     heads: tuple[str, ...]
@@ -48,6 +52,10 @@ class Table:
     marked: int | None = None
     lost: frozenset[int] = frozenset()
     note: str = ""
+    look: str = ""
+    folded: str = ""
+    columns: tuple[str, ...] = ()
+    runs: tuple[str, ...] = ()
 
     @property
     def numeric_columns(self) -> tuple[bool, ...]:
@@ -125,9 +133,14 @@ def law_table(analysis: Analysis) -> Table:
         "held-out error, nats",
         "exponent [95%]",
         "loss at 10\N{MULTIPLICATION SIGN} compute [95%]",
+        "BIC weight",
     )
+    weights = dict(zip(analysis.panels.bic["law"], analysis.panels.bic["weight"], strict=True))
     marked = next((i for i, row in enumerate(rows) if row["law"] == analysis.preferred), None)
-    return Table(heads, tuple(_law_row(row, row["law"] == analysis.preferred) for row in rows), marked)
+    shown = (_law_row(row, row["law"] == analysis.preferred) for row in rows)
+    weighed = (written(numbers.percent(weights.get(row["law"]))) for row in rows)
+    cells = tuple((*row, weight) for row, weight in zip(shown, weighed, strict=True))
+    return Table(heads, cells, marked, look="laws")
 
 
 def _law_row(row: dict[str, Any], preferred: bool) -> tuple[Cell, ...]:
@@ -154,7 +167,7 @@ def _exponent(row: dict[str, Any]) -> str:
 
 
 def comparison(files: StudyFiles, candidates: int) -> Table | None:
-    """Set the best run beside the untrained baseline and a guess among `candidates`; None if no run is done.
+    """Set the best run beside the baselines and a guess among `candidates`; None if no run is done.
 
     A guess has loss ln K, recall@10 of 10/K and a mean reciprocal rank of H(K)/K, H the harmonic number.
     """
@@ -168,12 +181,11 @@ def comparison(files: StudyFiles, candidates: int) -> Table | None:
         "mrr": harmonic / candidates,
     }
     entries: list[tuple[str, Any]] = [(f"best run: {describe(best)}", best)]
-    if files.baseline:
-        entries.append((str(files.baseline.get("name", "baseline")), files.baseline))
+    entries += [(str(baseline["name"]), baseline) for baseline in files.baselines]
     entries.append((f"chance among {candidates:,}", chance))
     columns = ("loss", "recall_at_10", "mrr")
     rows = tuple((text(name), *(number(row.get(c), c) for c in columns)) for name, row in entries)
-    gain = _gain(float(best["loss"]), chance["loss"], files.baseline.get("loss"))
+    gain = _gain(float(best["loss"]), chance["loss"], files.baselines)
     return Table(("", "loss, nats", "recall@10", "MRR"), rows, 0, note=gain)
 
 
@@ -183,60 +195,14 @@ def run_table(table: pd.DataFrame) -> Table:
     present = [column for column in SHOWN if _has_values(table[column])]
     shared = [c for c in present if c not in ALWAYS and _all_equal(table[c])]
     columns = [column for column in present if column not in shared]
-    rows = tuple(tuple(_cell(run[c], c) for c in columns) for _, run in ordered.iterrows())
-    same = ", ".join(f"{short_label(c)} {_cell(table[c].iloc[0], c).text}" for c in shared)
+    rank = {size: f"{place:06d}" for place, size in enumerate(distinct(table, "encoder_size"))}
+    rows = tuple(tuple(_cell(run[c], c, rank) for c in columns) for _, run in ordered.iterrows())
+    same = ", ".join(f"{short_label(c)} {_cell(table[c].iloc[0], c, rank).text}" for c in shared)
     lost = frozenset(i for i, missing in enumerate(ordered["_lost"]) if missing)
     note = f"The same for all runs: {same}." if same else ""
     heads = tuple("loss" if column == "loss" else short_label(column) for column in columns)
-    return Table(heads, rows, lost=lost, note=note)
-
-
-def cost_table(files: StudyFiles) -> Table | None:
-    """Set planned wall time against actual, largest run first; None without a plan or finished runs."""
-    runs = files.table[files.table["wall_seconds"].notna()]
-    planned = runs["run_id"].map(files.expected_seconds)
-    known = runs.assign(planned=planned)[planned.notna()].sort_values("wall_seconds", ascending=False)
-    if known.empty:
-        return None
-    expected, actual = float(known["planned"].sum()), float(known["wall_seconds"].sum())
-    rows = [
-        (
-            text(describe(run)),
-            number(run["planned"], "wall_seconds"),
-            number(run["wall_seconds"], "wall_seconds"),
-            written(f"{numbers.significant(run['wall_seconds'] / run['planned'], 2)}\N{MULTIPLICATION SIGN}"),
-        )
-        for _, run in known.iterrows()
-    ]
-    note = (
-        f"The plan expected {numbers.seconds(expected)} of training for the {len(known)} runs that finished; "
-        f"they took {numbers.seconds(actual)}, {numbers.significant(actual / expected, 2)} times as long."
-    )
-    return Table(("run", "planned", "took", "took / planned"), tuple(rows), note=note)
-
-
-def provenance(files: StudyFiles) -> Table:
-    """Say how the report came to be: versions, corpus, rows rejected, licence, devices."""
-    table, corpus = files.table, files.corpus
-    services = corpus.get("services")
-    facts = {
-        "clue_ray version": _distinct(table["clue_ray_version"]),
-        "device": _distinct(table["device"]),
-        "workers a run": _distinct(table["num_workers"]),
-        "corpus digest": str(corpus.get("digest") or _distinct(table["corpus_digest"])),
-        "corpus": str(corpus.get("path") or ""),
-        "users": _amount(corpus.get("users")),
-        "users seen in two or more services": _amount(corpus.get("users_in_two_services")),
-        "users for training": _amount(corpus.get("training_users")),
-        "users held out": _amount(corpus.get("held_out_users")),
-        "services": ", ".join(map(str, services)) if isinstance(services, list | dict) else _amount(services),
-        "events": _amount(corpus.get("events")),
-        "distinct items": _amount(corpus.get("items")),
-        "tokens": _amount(corpus.get("tokens")),
-        "rows rejected": _rejected(corpus),
-        "licence of the data": str(corpus.get("licence_note") or ""),
-    }
-    return Table(("", ""), tuple((text(name), text(value)) for name, value in facts.items() if value))
+    names = tuple(ordered["run_id"].astype(str))
+    return Table(heads, rows, lost=lost, note=note, look="sortable", columns=tuple(columns), runs=names)
 
 
 def describe(run: Any) -> str:
@@ -252,9 +218,10 @@ def describe(run: Any) -> str:
     return words or str(run["run_id"])
 
 
-def _cell(value: Any, column: str) -> Cell:
+def _cell(value: Any, column: str, rank: dict[Any, str]) -> Cell:
+    """Make a cell of the table of runs; `rank` orders encoder sizes by their parameters."""
     if isinstance(value, str):
-        return text(value)
+        return Cell(value, rank[value]) if column == "encoder_size" else text(value)
     return number(value, column)
 
 
@@ -266,32 +233,14 @@ def _has_values(values: pd.Series) -> bool:
     return bool((values.notna() & (values.astype(str) != "")).any())
 
 
-def _distinct(values: pd.Series) -> str:
-    return ", ".join(sorted({f"{v:g}" if isinstance(v, float) else str(v) for v in values.dropna()}))
-
-
-def _amount(value: Any) -> str:
-    return "" if numbers.is_absent(value) else numbers.count(value) if not isinstance(value, str) else value
-
-
-def _rejected(corpus: dict[str, Any]) -> str:
-    """Count the rows left out of a corpus, with the reasons."""
-    if not corpus:
-        return ""
-    reasons = {reason: rows for reason, rows in (corpus.get("rejected") or {}).items() if rows}
-    total = corpus.get("rejected_rows", sum(reasons.values()))
-    why = ", ".join(f"{reason}: {_amount(rows)}" for reason, rows in reasons.items())
-    return f"{_amount(total)} ({why})" if why else _amount(total) if total else "none"
-
-
-def _gain(best: float, chance: float, baseline: Any) -> str:
-    """Say how far the best run is from chance and from the baseline, whichever way that goes."""
-    against_chance = f"The best run is {numbers.significant(abs(chance - best), 2)} nats " + (
+def _gain(best: float, chance: float, baselines: Sequence[dict[str, Any]]) -> str:
+    """Say how far the best run is from chance and from the best baseline, whichever way that goes."""
+    gain = f"The best run is {numbers.significant(abs(chance - best), 2)} nats " + (
         "below chance" if best < chance else "above chance: nothing is learnt"
     )
-    if numbers.is_absent(baseline):
-        return against_chance + "."
-    side = "below" if best < baseline else "above"
-    end = "." if best < baseline else ", so training has not paid at this scale."
-    distance = numbers.significant(abs(baseline - best), 2)
-    return f"{against_chance} and {distance} nats {side} the untrained baseline{end}"
+    if not baselines:
+        return gain + "."
+    rival = min(baselines, key=lambda baseline: float(baseline["loss"]))
+    side = "below" if best < rival["loss"] else "above"
+    end = "." if best < rival["loss"] else ", so training an encoder has not paid at this scale."
+    return f"{gain} and {numbers.significant(abs(rival['loss'] - best), 2)} nats {side} {rival['name']}{end}"

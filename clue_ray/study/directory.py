@@ -1,10 +1,11 @@
 """A study's folder: which study owns it, what each run left there, and the tables made of that.
 
-study.yaml  plan.json  corpus.json  baseline.json  runs.csv  runs.parquet  curves.parquet  fits.json
-runs/<run_id>/{spec.json, curve.json, record.json, checkpoints/}    report/
+study.yaml  plan.json  corpus.json  baselines.json  runs.csv  runs.parquet  curves.parquet  fits.json
+runs/<run_id>/{spec.json, curve.json, record.json, checkpoints/, log.txt, events.out.tfevents.*}    report/
 """
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,11 @@ from clue_ray.errors import StudyError
 from clue_ray.runs import RunRecord, Runs, replacing, write_json
 from clue_ray.spec import RunSpec, StudySpec
 
-CURVE_COLUMNS = ("run_id", "step", "train_flops", "loss", "recall_at_10", "mrr", "train_loss")
+CURVE_COLUMNS = (
+    "run_id", "step", "users_seen", "train_flops", "loss", "recall_at_10", "mrr", "train_loss", "learning_rate",
+    "gradient_norm", "temperature", "tokens_per_second", "memory_bytes", "spared_pairs",
+)  # fmt: skip
+"""One row an evaluation point; docs/training.md says what each holds."""
 
 
 class StudyDirectory:
@@ -54,7 +59,8 @@ class StudyDirectory:
         """Write what a run left; the record last, because its presence means that the run ended."""
         folder = self.run_path(record.run_id)
         write_json(folder / "spec.json", run.model_dump(mode="json"))
-        write_json(folder / "curve.json", curve)
+        finite = [{name: value if math.isfinite(value) else None for name, value in point.items()} for point in curve]
+        write_json(folder / "curve.json", finite)
         write_json(folder / "record.json", record.model_dump(mode="json"))
 
     def read_record(self, run_id: str) -> RunRecord | None:
@@ -62,26 +68,32 @@ class StudyDirectory:
         file = self.run_path(run_id) / "record.json"
         return RunRecord(**json.loads(file.read_text(encoding="utf-8"))) if file.exists() else None
 
-    def is_finished(self, run_id: str) -> bool:
-        """Tell whether a run needs no more training; a failed one is tried again."""
-        record = self.read_record(run_id)
-        return record is not None and record.status in {"done", "diverged"}
+    def reopen(self, run_id: str) -> None:
+        """Take back a run's record, before it is trained again."""
+        (self.run_path(run_id) / "record.json").unlink(missing_ok=True)
 
-    def collect(self, planned: list[dict[str, Any]]) -> Runs:
-        """Write and return the runs table: a row a planned run, `missing` where no record was left.
+    def recorded(self) -> set[str]:
+        """List the ids of all runs that ended here, whichever study file asked for them."""
+        return {file.parent.name for file in self.path.glob("runs/*/record.json")}
+
+    def read_records(self, planned: list[dict[str, Any]]) -> Runs:
+        """Read the runs table as it stands: a row a planned run, `missing` where no record was left.
 
         Args:
             planned: the columns known before training, one mapping a run.
         """
-        records, curves = [], []
+        missing: dict[str, Any] = {"status": "missing", "error": "not run yet"}
+        return Runs.from_records([self.read_record(k["run_id"]) or RunRecord(**k, **missing) for k in planned])
+
+    def collect(self, planned: list[dict[str, Any]]) -> Runs:
+        """Write and return the runs table, and write the learning curves beside it."""
+        curves = []
         for known in planned:
             run_id = known["run_id"]
-            record = self.read_record(run_id)
-            records.append(record or RunRecord(**known, status="missing", error="not run yet"))
             curve_file = self.run_path(run_id) / "curve.json"
-            if record and curve_file.exists():
+            if self.read_record(run_id) and curve_file.exists():
                 curves += [{"run_id": run_id, **point} for point in json.loads(curve_file.read_text(encoding="utf-8"))]
-        runs = Runs.from_records(records)
+        runs = self.read_records(planned)
         runs.write(self.path)
         with replacing(self.path / "curves.parquet") as temporary:
             pd.DataFrame(curves, columns=list(CURVE_COLUMNS)).to_parquet(temporary, index=False)

@@ -1,98 +1,41 @@
-"""Runs on Ray: connect, check that the study fits, let Ray Tune train what is not finished, collect the table.
+"""Runs on Ray: check that the study fits, let Ray Tune train what is not finished, collect the table.
 
 Runs with one worker train inside reused Tune actors; runs with more go through Ray Train, whose drivers hold a
 `trial_slot` and no CPU (decisions D9, D11). The two kinds take turns, several workers first: otherwise one-worker runs
 would take the freed cores one by one and a gang of workers would wait for ever.
 """
 
-import logging
 import os
-import socket
-import subprocess
-import sys
-import traceback
-from collections.abc import Iterator
-from contextlib import contextmanager
-from functools import lru_cache
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlparse
 
-import ray
 import torch
 from ray import tune
+from ray.tune.logger import CSVLoggerCallback, JsonLoggerCallback
 
 from clue_ray.corpus.prepare import build_corpus, source_key
 from clue_ray.corpus.reading import plan_reading
 from clue_ray.corpus.store import Corpus, open_corpus
-from clue_ray.errors import ClusterError
+from clue_ray.corpus.synthetic import planted_floor
+from clue_ray.errors import SpecError, StudyError
 from clue_ray.runs import RunRecord, Runs, write_json
-from clue_ray.spec import EvaluationSpec, RunSpec, StudySpec
+from clue_ray.spec import RunSpec, StudySpec
 from clue_ray.study.directory import StudyDirectory
+from clue_ray.study.grid import MOST_POINTS, expand
+from clue_ray.study.lock import locked
 from clue_ray.study.plan import Plan, PlannedRun, check_study, plan_runs
 from clue_ray.study.preflight import check_cluster, check_disk
 from clue_ray.study.progress import Listener, StudyProgress, ignore
-from clue_ray.training.distributed import train_on_workers
-from clue_ray.training.loop import LocalContext, train_with
-from clue_ray.training.progress import describe_run
+from clue_ray.study.session import TRIAL_SLOTS, cluster_nodes, connect
+from clue_ray.study.storage import check_checkpoints, check_storage
+from clue_ray.study.trial import run_trial
 from clue_ray.transfer.baselines import tfidf_baseline
+from clue_ray.transfer.linear import linear_baseline
 
-TRIAL_SLOTS = 64
-CONNECT_SECONDS = 5.0
-HEALTH_SECONDS = 20.0
-ACTOR_FAILURES = 1
-
-
-@contextmanager
-def connect(address: str | None = None) -> Iterator[None]:
-    """Join the Ray cluster at `address`, or start one on this machine; a session already open is used as it is."""
-    quieten_ray_data()
-    if ray.is_initialized():
-        yield
-        return
-    os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # Tune's newer output prints whatever verbose says
-    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2" if address is None else "1")
-    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
-    if address is None:
-        ray.init("local", include_dashboard=False, resources={"trial_slot": TRIAL_SLOTS}, **quiet)
-    else:
-        check_reachable(address)
-        ray.init(address=address, **quiet)
-    try:
-        yield
-    finally:
-        ray.shutdown()
-
-
-def quieten_ray_data() -> None:
-    """Leave of Ray Data's messages its warnings; what fails is raised too, and told in one sentence."""
-    logger = logging.getLogger("ray.data")
-    logger.setLevel(logging.WARNING)  # its bars on a terminal stay
-    for handler in logger.handlers:
-        handler.addFilter(is_no_error)
-
-
-def is_no_error(record: logging.LogRecord) -> bool:
-    """Tell whether a log record is at most a warning."""
-    return record.levelno < logging.ERROR
-
-
-def check_reachable(address: str) -> None:
-    """Refuse an address where no Ray answers, in seconds rather than Ray's minutes."""
-    place = urlparse(address if "://" in address else f"ray-gcs://{address}")
-    try:
-        if not place.hostname or not place.port:
-            raise ValueError("no host and port")
-        socket.create_connection((place.hostname, place.port), timeout=CONNECT_SECONDS).close()
-        if "://" not in address:  # Ray's own health check; a Ray Client address has none
-            check = [sys.executable, "-m", "ray.scripts.scripts", "health-check", "--address", address]
-            subprocess.run(check, check=True, timeout=HEALTH_SECONDS, capture_output=True)
-    except (OSError, ValueError, subprocess.SubprocessError) as error:
-        reason = "no Ray answers there" if isinstance(error, subprocess.SubprocessError) else error
-        raise ClusterError(
-            f"Ray cannot be reached at {address!r} ({reason}); give HOST:PORT of a running head node, "
-            "or leave --address out."
-        ) from None
+ACTOR_FAILURES = 3
+"""Times that a trial goes on after its process was lost."""
 
 
 def open_study_corpus(study: StudySpec, output: Path) -> Corpus:
@@ -106,49 +49,148 @@ def open_study_corpus(study: StudySpec, output: Path) -> Corpus:
         return build_corpus(study.corpus, folder)
 
 
-def plan_study(study: StudySpec, output: str | Path = "results") -> Plan:
-    """Plan a study without running it; its corpus is prepared where that is not done yet."""
+def plan_study(
+    study: StudySpec,
+    output: str | Path = "results",
+    *,
+    most_points: int | None = MOST_POINTS,
+    flops_per_second: float | None = None,
+) -> Plan:
+    """Plan a study without running it; its corpus is prepared where that is not done yet.
+
+    Args:
+        most_points: grid points above which the study is refused; None for any number.
+        flops_per_second: speed of a worker, instead of timing a few steps here.
+    """
     output = Path(output).absolute()
-    check_study(study)
+    check_study(study, most_points)
     corpus = open_study_corpus(study, output)
-    here = {"CPU": float(os.cpu_count() or 1), "GPU": float(torch.cuda.device_count())}
-    return plan_runs(study, corpus, StudyDirectory(output / study.name), here)
+    here = {"CPU": float(os.cpu_count() or 1), "GPU": float(torch.cuda.device_count()), "trial_slot": TRIAL_SLOTS}
+    return plan_runs(study, corpus, StudyDirectory(output / study.name), [here], flops_per_second=flops_per_second)
 
 
 def run_study(
-    study: StudySpec, output: str | Path = "results", address: str | None = None, listener: Listener = ignore
+    study: StudySpec,
+    output: str | Path = "results",
+    *,
+    address: str | None = None,
+    listener: Listener = ignore,
+    retry_failed: bool = False,
+    most_points: int | None = MOST_POINTS,
+    callbacks: Sequence[tune.Callback] = (),
 ) -> Runs:
     """Run what a study still lacks and return its runs table, which is also written to `<output>/<name>/`.
 
     Args:
         address: HOST:PORT of a Ray cluster; this machine alone when omitted.
         listener: is told of the plan and of progress.
+        retry_failed: train runs again that failed before.
+        most_points: grid points above which the study is refused; None for any number.
+        callbacks: further ones of Ray Tune's, such as `ray.air.integrations.mlflow.MLflowLoggerCallback`.
 
     Raises:
         ClueRayError: the study cannot run; nothing was trained then.
     """
     output = Path(output).absolute()
     directory = StudyDirectory(output / study.name)
-    check_study(study)
-    with connect(address):
+    check_study(study, most_points)
+    with locked(directory.path), connect(address):
         corpus = open_study_corpus(study, output)
-        plan = plan_runs(study, corpus, directory, ray.cluster_resources())
-        check_cluster(plan, study, ray.cluster_resources())
-        check_disk(plan, output)
+        plan = plan_checked(study, corpus, directory, output, retry_failed)
         directory.claim(study, corpus.digest)
         write_json(directory.path / "plan.json", plan.to_dict())
-        write_json(directory.path / "corpus.json", corpus.summary())
-        write_json(directory.path / "baseline.json", tfidf_baseline(corpus, study.evaluation.candidates))
-        progress = StudyProgress(plan, listener)
-        progress.tell()
+        write_side_files(plan, corpus, study, directory)
         try:
-            for several in (True, False):
-                pending = [r for r in plan.pending if (r.run.resources.workers > 1) == several]
-                if pending:
-                    tune_runs(pending, plan, corpus, study, directory, progress)
+            train_pending(plan, corpus, study, directory, listener, callbacks)
         finally:
             runs = directory.collect([r.known for r in plan.runs])
     return runs
+
+
+def write_side_files(plan: Plan, corpus: Corpus, study: StudySpec, directory: StudyDirectory) -> None:
+    """Write what the report sets beside the runs: the corpus, baselines, and the lowest loss of a planted log."""
+    candidates = study.evaluation.candidates
+    lengths = {planned.run.sequence_length for planned in plan.runs}
+    floor = planted_floor(corpus.manifest.get("planted"), lengths, candidates)
+    write_json(directory.path / "corpus.json", corpus.summary() | floor)
+    baselines = [tfidf_baseline(corpus, candidates), linear_baseline(corpus, candidates)]
+    write_json(directory.path / "baselines.json", {"baselines": baselines})
+
+
+def train_point(
+    study: StudySpec,
+    point: dict[str, Any],
+    output: str | Path = "results",
+    *,
+    address: str | None = None,
+    listener: Listener = ignore,
+) -> tuple[RunRecord, Path]:
+    """Train the base run with some fields set, on the grid or off it; return its record and folder.
+
+    It lies in the study's directory, so what is done is not trained again, here or by `run_study`; what failed is. The
+    runs table stays as it is.
+
+    Args:
+        point: dotted fields and their values.
+
+    Raises:
+        ClueRayError: the point cannot be trained; nothing was trained then.
+    """
+    output = Path(output).absolute()
+    directory = StudyDirectory(output / study.name)
+    alone = study.model_copy(update={"axes": {name: [value] for name, value in point.items()}})
+    check_study(alone)
+    if len(expand(alone)) > 1:
+        raise SpecError(f"--point {', '.join(point)} makes {len(expand(alone))} runs; name fields of one run.")
+    with locked(directory.path), connect(address):
+        corpus = open_study_corpus(study, output)
+        plan = plan_checked(alone, corpus, directory, output, retry_failed=True)
+        plan = replace(plan, warnings=[], notes=[])  # one run shows no law
+        directory.claim(study, corpus.digest)
+        train_pending(plan, corpus, alone, directory, listener)
+    (planned,) = plan.runs
+    record = directory.read_record(planned.run_id)
+    assert record is not None
+    return record, directory.run_path(planned.run_id)
+
+
+def plan_checked(study: StudySpec, corpus: Corpus, directory: StudyDirectory, output: Path, retry_failed: bool) -> Plan:
+    """Plan a study on the cluster at hand; refuse what cannot run there."""
+    check_storage(study, output, corpus.path)
+    plan = plan_runs(study, corpus, directory, cluster_nodes(), retry_failed=retry_failed)
+    check_cluster(plan, study, cluster_nodes())
+    check_disk(plan, output)
+    check_checkpoints(plan.pending, directory)
+    return plan
+
+
+def train_pending(
+    plan: Plan,
+    corpus: Corpus,
+    study: StudySpec,
+    directory: StudyDirectory,
+    listener: Listener,
+    callbacks: Sequence[tune.Callback] = (),
+) -> None:
+    """Train what a plan still lacks: runs of several workers first, then those of one."""
+    progress = StudyProgress(plan, listener)
+    progress.tell()
+    for several in (True, False):
+        pending = [r for r in plan.pending if (r.workers > 1) == several]
+        if pending:
+            tune_runs(pending, plan, corpus, study, directory, [progress, *callbacks])
+
+
+def tune_results(directory: str | Path) -> dict[str, tune.ResultGrid]:
+    """Open what Ray Tune kept of the last command on a study directory: a ResultGrid for `workers`, one for `inline`.
+
+    Raises:
+        StudyError: Ray Tune kept nothing there.
+    """
+    folders = [folder for folder in sorted((Path(directory) / "tune").glob("*")) if tune.Tuner.can_restore(str(folder))]
+    if not folders:
+        raise StudyError(f"{directory} holds nothing of Ray Tune's (no tune/inline, no tune/workers); run the study.")
+    return {folder.name: tune.Tuner.restore(str(folder), run_trial).get_results() for folder in folders}
 
 
 def tune_runs(
@@ -157,7 +199,7 @@ def tune_runs(
     corpus: Corpus,
     study: StudySpec,
     directory: StudyDirectory,
-    progress: StudyProgress,
+    callbacks: Sequence[tune.Callback],
 ) -> None:
     """Train runs of one kind (all with one worker, or all with more) through one Tune experiment."""
     several = pending[0].run.resources.workers > 1
@@ -167,13 +209,16 @@ def tune_runs(
         "study": study.name,
         "directory": str(directory.path),
     }
+    for planned in pending:
+        directory.reopen(planned.run_id)
+    os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"  # runs write TensorBoard files themselves
     runs = [{"run_id": r.run_id, "spec": r.run.model_dump(mode="json")} for r in pending]
     tuner = tune.Tuner(
         tune.with_resources(run_trial, trial_resources(pending[0].run)),
         param_space={**shared, "run": tune.grid_search(runs)},
         tune_config=tune.TuneConfig(
-            max_concurrent_trials=1 if several else plan.concurrency,
-            reuse_actors=not several,
+            max_concurrent_trials=plan.lanes(several),
+            reuse_actors=True,
             trial_dirname_creator=lambda trial: trial.config["run"]["run_id"],
         ),
         run_config=tune.RunConfig(
@@ -181,7 +226,7 @@ def tune_runs(
             storage_path=str(directory.path / "tune"),
             verbose=0,
             failure_config=tune.FailureConfig(max_failures=ACTOR_FAILURES),
-            callbacks=[progress],
+            callbacks=[*callbacks, CSVLoggerCallback(), JsonLoggerCallback()],
         ),
     )
     keep_failures(tuner.fit(), pending, directory)
@@ -205,48 +250,3 @@ def keep_failures(results: tune.ResultGrid, pending: list[PlannedRun], directory
                 raise KeyboardInterrupt
             reason = f"the trial died: {str(errors[planned.run_id]).splitlines()[0]}"
             directory.write_run(planned.run, RunRecord(**planned.known, status="failed", error=reason), [])
-
-
-def run_trial(config: dict[str, Any]) -> None:
-    """Train one run where Tune has put us; a run that raises is recorded as failed, not raised."""
-    run = RunSpec(**config["run"]["spec"])
-    evaluation = EvaluationSpec(**config["evaluation"])
-    directory = StudyDirectory(config["directory"])
-    corpus = cached_corpus(config["corpus"])
-    folder = directory.run_path(config["run"]["run_id"])
-    try:
-        if run.resources.workers > 1:
-            record, curve = train_on_workers(run, corpus.path, evaluation, config["study"], folder)
-        else:
-            torch.set_num_threads(run.resources.cpus_per_worker)
-            record, curve = train_with(run, corpus, evaluation, TrialContext(folder / "checkpoints"), config["study"])
-    except Exception as error:
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "error.txt").write_text(traceback.format_exc(), encoding="utf-8")
-        known = describe_run(run, corpus, evaluation, config["study"])
-        reason = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
-        record, curve = RunRecord(**known, status="failed", error=reason), []
-    directory.write_run(run, record, curve)
-    tune.report(
-        {
-            "status": record.status,
-            "error": record.error,
-            "loss": record.loss,
-            "step": record.steps,
-            "steps": record.steps,
-        }
-    )
-
-
-class TrialContext(LocalContext):
-    """A one-worker run inside a Tune trial: state in the run's folder, progress to Tune."""
-
-    def progress(self, metrics: dict[str, Any]) -> None:
-        """Report to Tune."""
-        tune.report(metrics)
-
-
-@lru_cache(maxsize=2)
-def cached_corpus(path: str) -> Corpus:
-    """Open a corpus once for all the runs of a reused actor; the study has verified it."""
-    return open_corpus(path, verify=False)

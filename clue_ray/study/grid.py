@@ -1,7 +1,18 @@
-"""Axes to runs: the product of every grid's values over the base run."""
+"""Axes to runs: the product of every grid's values over the base run.
+
+An axis names one field, or several separated by commas whose values move together:
+
+    encoder.size: [xs, s]
+    encoder.size, train.learning_rate: [[xs, 0.003], [s, 0.002]]
+    budgets: [1e12, 1e13]
+
+`budgets` are training FLOPs; where the grid names no encoder, each brings its own sizes (study/isoflop.py).
+"""
 
 import copy
 import itertools
+import math
+from collections.abc import Iterable
 from typing import Any
 
 from pydantic import ValidationError
@@ -9,6 +20,13 @@ from pydantic import ValidationError
 from clue_ray.documents import Spec, explain, field_names
 from clue_ray.errors import SpecError, nearest
 from clue_ray.spec import HORIZONS, Rung, RunSpec, StudySpec
+from clue_ray.study.isoflop import read_budget, sizes_about
+
+BUDGETS = "budgets"
+MOST_POINTS = 1000
+SHAPE = [f"encoder.{field}" for field in Rung.model_fields]
+Point = dict[str, Any]
+"""Dotted fields and their values: part of a grid point, or all of it."""
 
 
 def expand(study: StudySpec) -> list[RunSpec]:
@@ -16,31 +34,119 @@ def expand(study: StudySpec) -> list[RunSpec]:
     (its identity is the same, its workers may not be).
 
     Raises:
-        SpecError: an axis names no field of a run, has no values, or a point is no valid run.
+        SpecError: an axis names no field of a run, has no values, or a point is no valid run or stands twice in a grid.
     """
     base = study.base.model_dump(mode="json", exclude_none=True) | {
         "resources": study.resources.model_dump(mode="json")
     }
-    if not study.grids:
-        raise SpecError("axes list no grid; give at least one mapping of dotted field to values.")
     runs: dict[str, RunSpec] = {}
-    for grid in study.grids:
-        for axis, values in grid.items():
-            check_axis(axis, values)
-        for point in itertools.product(*grid.values()):
-            run = make_run(base, dict(zip(grid, point, strict=True)))
-            runs[run.run_id("", 0)] = run
+    for axes in read_grids(study):
+        seen: dict[tuple[str, int], Point] = {}
+        for parts in itertools.product(*axes):
+            point = merge(parts)
+            run = make_run(base, point)
+            identity = run.run_id("", 0)
+            refuse_twin(point, seen.get((identity, run.resources.workers)))
+            seen[identity, run.resources.workers] = point
+            runs[identity] = run
     return list(runs.values())
 
 
-def check_axis(axis: str, values: list[Any]) -> None:
-    """Refuse an axis that names no field of a run, or has no values."""
-    fields = sorted(dotted_fields(RunSpec))
-    allowed = [field for field in fields if not field.startswith("resources.") or field == "resources.workers"]
-    if axis not in allowed:
-        raise SpecError(f"axes name {axis!r}, which is no field of a run; {nearest(axis, allowed)}")
+def check_size(study: StudySpec, most: int | None = MOST_POINTS) -> None:
+    """Refuse axes that multiply to more than `most` points, before any is made; None allows any number."""
+    points = count_points(study)
+    if most is not None and points > most:
+        grids = [" x ".join(f"{len(axis):,}" for axis in axes) for axes in read_grids(study)]
+        raise SpecError(
+            f"axes multiply to {points:,} runs ({' + '.join(grids)}), more than {most:,}; shorten them, or add --yes."
+        )
+
+
+def count_points(study: StudySpec) -> int:
+    """Count the points of all grids, those that several grids share as often as they stand there."""
+    return sum(math.prod(map(len, axes)) for axes in read_grids(study))
+
+
+def read_grids(study: StudySpec) -> list[list[list[Point]]]:
+    """Read every grid as a list of axes, each a list of partial points; a grid is the product of its axes."""
+    if not study.grids:
+        raise SpecError("axes list no grid; give at least one mapping of dotted field to values.")
+    return [read_grid(grid, study) for grid in study.grids]
+
+
+def read_grid(grid: dict[str, list[Any]], study: StudySpec) -> list[list[Point]]:
+    """Read one grid; refuse axes that set the same thing twice."""
+    fields = {axis: [field.strip() for field in axis.split(",")] for axis in grid}
+    named = [field for names in fields.values() for field in names]
+    for axis, values in grid.items():
+        check_axis(fields[axis], axis, values)
+    refuse_rivals(named)
+    chosen = not {"encoder.size", *SHAPE} & set(named)
+    return [
+        budget_points(values, study, chosen) if axis == BUDGETS else zip_points(fields[axis], values)
+        for axis, values in grid.items()
+    ]
+
+
+def check_axis(fields: list[str], axis: str, values: list[Any]) -> None:
+    """Refuse an axis that names no field of a run, or has no values or ragged ones."""
+    plain = sorted(dotted_fields(RunSpec))
+    allowed = [field for field in plain if not field.startswith("resources.") or field == "resources.workers"]
+    allowed += [BUDGETS] if len(fields) == 1 else []
+    for field in fields:
+        if field not in allowed:
+            raise SpecError(f"axes name {field!r}, which is no field of a run; {nearest(field, allowed)}")
     if not values:
         raise SpecError(f"axes give {axis!r} no values; list at least one.")
+    ragged = [value for value in values if not isinstance(value, list) or len(value) != len(fields)]
+    if len(fields) > 1 and ragged:
+        raise SpecError(
+            f"axes give {axis!r} the value {ragged[0]!r}; give a list of {len(fields)}, one for each field."
+        )
+
+
+def refuse_rivals(named: list[str]) -> None:
+    """Refuse fields of one grid of which the last would silently win: the same twice, two horizons, size and shape."""
+    horizons = [*(f"train.{horizon}" for horizon in HORIZONS), BUDGETS]
+    rivals = [field for field in dict.fromkeys(named) if named.count(field) > 1]
+    if sum(field in horizons for field in named) > 1:
+        rivals = [field for field in named if field in horizons]
+    if "encoder.size" in named and set(SHAPE) & set(named):
+        rivals = [field for field in named if field in {"encoder.size", *SHAPE}]
+    if rivals:
+        raise SpecError(f"axes of one grid set the same thing more than once ({', '.join(rivals)}); keep one of them.")
+
+
+def zip_points(fields: list[str], values: list[Any]) -> list[Point]:
+    """Pair an axis' fields with each of its values."""
+    return [dict(zip(fields, value if len(fields) > 1 else [value], strict=True)) for value in values]
+
+
+def budget_points(budgets: list[Any], study: StudySpec, chosen: bool) -> list[Point]:
+    """Turn budgets into horizons, each with sizes chosen about its expected best where the grid names none."""
+    points = []
+    for budget in map(read_budget, budgets):
+        horizon = {"train.train_flops": budget}
+        shapes = sizes_about(budget, study.isoflop) if chosen else [{}]
+        points += [horizon | {f"encoder.{key}": value for key, value in shape.items()} for shape in shapes]
+    return points
+
+
+def merge(parts: Iterable[Point]) -> Point:
+    """Join partial points."""
+    return {field: value for part in parts for field, value in part.items()}
+
+
+def refuse_twin(point: Point, twin: Point | None) -> None:
+    """Refuse a point that trains what another point of the same grid trains."""
+    if twin is not None:
+        also = "" if twin == point else f" and as {write_point(twin)}"
+        raise SpecError(f"axes list the point {write_point(point)}{also} twice in one grid; list it once.")
+
+
+def write_point(point: Point) -> str:
+    """Write a point as YAML would."""
+    return "{" + ", ".join(f"{field}: {value}" for field, value in point.items()) + "}"
 
 
 def dotted_fields(spec: type[Spec], prefix: str = "") -> list[str]:
@@ -56,7 +162,7 @@ def dotted_fields(spec: type[Spec], prefix: str = "") -> list[str]:
     return names
 
 
-def make_run(base: dict[str, Any], point: dict[str, Any]) -> RunSpec:
+def make_run(base: dict[str, Any], point: Point) -> RunSpec:
     """Set a grid point's fields on the base run."""
     document = copy.deepcopy(base)
     for axis, value in point.items():
@@ -64,8 +170,7 @@ def make_run(base: dict[str, Any], point: dict[str, Any]) -> RunSpec:
     try:
         return RunSpec.model_validate(document)
     except ValidationError as error:
-        where = "axes point {" + ", ".join(f"{axis}: {value}" for axis, value in point.items()) + "}"
-        raise SpecError(explain(error, RunSpec, where)) from None
+        raise SpecError(explain(error, RunSpec, f"axes point {write_point(point)}")) from None
 
 
 def set_field(document: dict[str, Any], axis: str, value: Any) -> None:

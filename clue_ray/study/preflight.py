@@ -4,29 +4,42 @@ import shutil
 from pathlib import Path
 
 from clue_ray.errors import ClusterError, StudyError
-from clue_ray.spec import StudySpec
+from clue_ray.spec import ResourcesSpec, StudySpec
+from clue_ray.study.placement import Node, largest, total, worker_slots
 from clue_ray.study.plan import Plan
 
 SPARE_BYTES = 256 * 2**20
 """Room for Ray's logs, Tune's tables and the report."""
 
 
-def check_cluster(plan: Plan, study: StudySpec, have: dict[str, float]) -> None:
-    """Refuse a study that asks for more cores, GPUs or trial slots than the cluster holds."""
-    workers = max((r.run.resources.workers for r in plan.runs), default=1)
+def check_cluster(plan: Plan, study: StudySpec, nodes: list[Node]) -> None:
+    """Refuse a study that asks for more cores, GPUs or trial slots than the cluster, or any one node, holds."""
+    workers = max((r.workers for r in plan.runs), default=1)
     per_worker = study.resources
     need = {
         "CPU": float(max(workers, plan.concurrency) * per_worker.cpus_per_worker),
         "GPU": max(workers, plan.concurrency) * per_worker.gpus_per_worker,
-        "trial_slot": 1.0 if workers > 1 else 0.0,
+        "trial_slot": float(plan.gangs) if workers > 1 else 0.0,
     }
     for resource, amount in need.items():
-        if amount > have.get(resource, 0):
+        if amount > total(nodes, resource):
             asked = f"{workers} workers or {plan.concurrency} runs at a time"
             raise ClusterError(
-                f"The study needs {amount:g} {resource} ({asked}), but the cluster has {have.get(resource, 0):g}; "
+                f"The study needs {amount:g} {resource} ({asked}), but the cluster has {total(nodes, resource):g}; "
                 "lower resources, or start Ray with more (trial slots: --resources='{\"trial_slot\": 64}' on the head)."
             )
+    check_nodes(max(workers, plan.concurrency), per_worker, nodes)
+
+
+def check_nodes(workers: int, resources: ResourcesSpec, nodes: list[Node]) -> None:
+    """Refuse workers that the cluster as a whole could hold but its nodes, one by one, cannot."""
+    slots = worker_slots(resources, nodes)
+    if workers > slots:
+        raise ClusterError(
+            f"{workers} workers of {resources.cpus_per_worker} CPU and {resources.gpus_per_worker:g} GPU are asked for "
+            f"at a time, but the cluster's {len(nodes)} nodes (at most {largest(nodes, 'CPU'):g} CPU and "
+            f"{largest(nodes, 'GPU'):g} GPU each) hold {slots}; a worker runs on one node, so lower resources."
+        )
 
 
 def check_disk(plan: Plan, output: Path) -> None:

@@ -33,6 +33,8 @@ class Snapshot:
     seconds_left: float
     ended: list[str] = field(default_factory=list)
     "one line for each run that ended since the last snapshot"
+    failed: int = 0
+    "of the finished, those that failed or diverged"
 
 
 Listener = Callable[[Snapshot], None]
@@ -50,6 +52,7 @@ class StudyProgress(Callback):
         self.expected = {r.run_id: r.expected_seconds for r in plan.runs}
         self.labels = {r.run_id: label_run(r.known) for r in plan.runs}
         self.done = {r.run_id for r in plan.runs if r.finished}
+        self.failed = {r.run_id for r in plan.runs if r.finished and r.status != "done"}
         self.running: dict[str, RunProgress] = {}
         self.started = time.perf_counter()
 
@@ -59,9 +62,9 @@ class StudyProgress(Callback):
 
     def tell(self, ended: list[str] | None = None) -> None:
         """Tell the listener where the study stands."""
-        self.listener(
-            Snapshot(self.plan, len(self.done), list(self.running.values()), self.seconds_left(), ended or [])
-        )
+        running = list(self.running.values())
+        snapshot = Snapshot(self.plan, len(self.done), running, self.seconds_left(), ended or [], len(self.failed))
+        self.listener(snapshot)
 
     def seconds_left(self) -> float:
         """Expected wall seconds of what is still to do, scaled by how the plan has held so far."""
@@ -103,6 +106,8 @@ class StudyProgress(Callback):
         run_id = trial.config["run"]["run_id"]
         progress = self.running.pop(run_id, RunProgress(run_id, self.labels[run_id]))
         self.done.add(run_id)
+        if status != "done":
+            self.failed.add(run_id)
         loss = trial.last_result.get("loss") if trial.last_result else None
         outcome = (
             f"  loss {loss:.4f}" if loss else f"  {trial.last_result.get('error', '')}" if trial.last_result else ""

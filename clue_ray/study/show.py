@@ -60,8 +60,10 @@ class StudyView:
             f"{plan.concurrency} at a time, about {plan.expected_minutes:.1f} minutes.",
             highlight=False,
         )
+        for note in plan.notes:
+            self.console.print(note, highlight=False, markup=False, soft_wrap=True)
         for warning in plan.warnings:
-            self.console.print(f"warning: {warning}", style="yellow", highlight=False)
+            self.console.print(f"warning: {warning}", style="yellow", highlight=False, soft_wrap=True)
 
 
 def one_line(snapshot: Snapshot) -> str:
@@ -82,5 +84,7 @@ def render(snapshot: Snapshot) -> Group:
     for run in snapshot.running:
         loss = f"loss {run.loss:.3f}" if run.loss else ""
         table.add_row(run.label, ProgressBar(total=1.0, completed=run.share, width=24), f"{run.share:4.0%}", loss)
-    head = f"{snapshot.plan.study}: {snapshot.finished} of {len(snapshot.plan.runs)} runs done, {time_left(snapshot)}"
+    failed = f", {snapshot.failed} of them failed" if snapshot.failed else ""
+    counts = f"{snapshot.finished} of {len(snapshot.plan.runs)} runs ended{failed}, {len(snapshot.running)} running"
+    head = f"{snapshot.plan.study}: {counts}, {time_left(snapshot)}"
     return Group(Text(head, style="bold"), table)

@@ -1,5 +1,6 @@
 """Tables on the terminal: plans, runs, laws, and those of the report. Imports neither ray nor torch."""
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
@@ -7,7 +8,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from clue_ray.runs import RunRecord
+
 if TYPE_CHECKING:
+    from clue_ray.scaling.fit import Fit
     from clue_ray.study.plan import Plan
 
 PLANNED = ("params", "tokens", "FLOPs", "minutes")
@@ -31,6 +35,26 @@ def law_table(fits: dict[str, Any]) -> Table:
         )
     table.caption = "* speaks for the study"
     return table
+
+
+def fit_table(fitted: "Fit") -> Table:
+    """Set the parameters of one fitted law with their 95 % intervals."""
+    table = Table(title=f"{fitted.law.name}: {fitted.law.formula}  ({fitted.num_runs} runs)", title_justify="left")
+    for column in ("parameter", "value", "95 % from", "to"):
+        table.add_column(column, justify="left" if column == "parameter" else "right")
+    for name, value in fitted.parameters.items():
+        table.add_row(name, *(f"{number:.6g}" for number in (value, *fitted.interval(name))))
+    return table
+
+
+def print_laws(console: Console, fits: dict[str, Any], page: Path) -> None:
+    """Print the fitted laws, the answer and where the report lies."""
+    if "error" in fits:
+        console.print(f"No law was fitted: {fits['error']}", highlight=False)
+    else:
+        console.print(law_table(fits))
+        console.print(fits["answer"], highlight=False)
+    console.print(f"Report: {page}", highlight=False, soft_wrap=True)
 
 
 def nats(value: float | None, form: str) -> str:
@@ -64,7 +88,7 @@ def print_plan(console: Console, planned: "Plan") -> None:
             "tokens": float(r.train_tokens),
             "FLOPs": r.train_flops,
             "minutes": r.expected_seconds / 60,
-            "state": "finished" if r.finished else "to run",
+            "state": r.status if r.finished else "to run",
         }
         for r in planned.runs
     ]
@@ -74,13 +98,44 @@ def print_plan(console: Console, planned: "Plan") -> None:
     console.print(frame_table(frame.drop(columns=same), title))
     if same:
         console.print("The same for all: " + ", ".join(f"{c} {short(frame[c].iloc[0])}" for c in same), highlight=False)
-    console.print(
-        f"About {planned.expected_minutes:.1f} minutes, {planned.concurrency} runs at a time, "
-        f"{planned.disk_bytes / 1e6:,.0f} MB of checkpoints.",
-        highlight=False,
-    )
+    console.print(cost_of(planned), highlight=False)
+    for note in planned.notes:
+        console.print(note, highlight=False, markup=False, soft_wrap=True)
     for warning in planned.warnings:
-        console.print(f"warning: {warning}", style="yellow", highlight=False)
+        console.print(f"warning: {warning}", style="yellow", highlight=False, soft_wrap=True)
+
+
+def cost_of(planned: "Plan") -> str:
+    """Say what a plan costs and where its runs go, in two lines."""
+    several = [r for r in planned.pending if r.workers > 1]
+    single = len(planned.pending) - len(several)
+    placed = [f"{counted(single, 'run')} of one worker, {planned.concurrency} at a time, the longest first"] * (
+        single > 0
+    )
+    if several:
+        most = max(r.workers for r in several)
+        placed.insert(
+            0, f"{counted(len(several), 'run')} of up to {most} workers through Ray Train, {planned.gangs} at a time"
+        )
+    spent = f"{planned.gpu_hours:.3g} GPU-hours" if planned.gpu_hours else f"{planned.core_hours:.3g} core-hours"
+    return (
+        f"About {planned.expected_minutes:.1f} minutes, {spent}, {planned.disk_bytes / 1e6:,.0f} MB of checkpoints.\n"
+        f"{'; then '.join(placed) or 'Nothing to train'}."
+    )
+
+
+def counted(number: int, noun: str) -> str:
+    """Write a number with its noun."""
+    return f"{number:,} {noun}" + "s" * (number != 1)
+
+
+def record_table(record: RunRecord) -> Table:
+    """Set one run's record as names and values, without what it never reached."""
+    table = Table(title=f"Run {record.run_id}: {record.status}", title_justify="left", show_header=False)
+    for name, value in record.model_dump(exclude={"run_id", "status", "study"}).items():
+        if value not in (None, ""):
+            table.add_row(name.replace("_", " "), Text(short(value)))
+    return table
 
 
 def frame_table(frame: pd.DataFrame, title: str) -> Table:

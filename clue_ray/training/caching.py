@@ -15,7 +15,7 @@ from torch.nn.parallel import DistributedDataParallel
 from clue_ray.encoder.batches import Packed, Windows
 
 Loss = Callable[[Tensor, Tensor, Tensor], Tensor]
-"""First and second users' embeddings, [users, width] each, and the inverse temperature, to a scalar."""
+"""First and second users' embeddings, [users, width] each, and scale and bias of the logits, [2], to a scalar."""
 
 
 def split_windows(windows: Windows, users: int) -> list[Windows]:
@@ -36,17 +36,17 @@ def cached_backward(forward: nn.Module, chunks: Iterable[Packed], loss: Loss) ->
     with torch.no_grad():
         parts = [model(chunk) for chunk in packed]
     users = torch.cat([part for part, _ in parts]).requires_grad_()
-    scale = parts[0][1].detach().requires_grad_()
+    logit = parts[0][1].detach().requires_grad_()
     first, second = users.chunk(2)
-    value = loss(first, second, scale)
-    users_gradient, scale_gradient = torch.autograd.grad(value, (users, scale))
+    value = loss(first, second, logit)
+    users_gradient, logit_gradient = torch.autograd.grad(value, (users, logit))
     gradients = users_gradient.split([len(part) for part, _ in parts])
     for number, (chunk, gradient) in enumerate(zip(packed, gradients, strict=True)):
         last = number == len(packed) - 1
         with nullcontext() if last else without_averaging(forward):
-            embedded, scale = forward(chunk)
-            # The scale counts once; with weight 0 it still belongs to the graph, as DDP asks.
-            torch.autograd.backward((embedded, scale), (gradient, scale_gradient * float(last)))
+            embedded, logit = forward(chunk)
+            # The logits' scale and bias count once; with weight 0 they still belong to the graph, as DDP asks.
+            torch.autograd.backward((embedded, logit), (gradient, logit_gradient * float(last)))
     return value.detach()
 
 

@@ -53,17 +53,22 @@ def make_pools(corpus: Corpus, candidates: int) -> Pools:
     return pools
 
 
+def pool_members(pools: Pools) -> dict[int, NDArray[np.int64]]:
+    """Return the users that each service's pools hold, sorted, each once."""
+    services = {service for pair in pools for service in pair}
+    return {s: np.unique(np.concatenate([users for pair, users in pools.items() if s in pair])) for s in services}
+
+
 def evaluate(model: Encoder, corpus: Corpus, pools: Pools, sequence_length: int) -> Scores:
     """Score a model on the pools, each user seen by the most recent `sequence_length` events of a service."""
     model.eval()
-    needed = {service for pair in pools for service in pair}
-    row_of = {user: row for row, user in enumerate(corpus.test_users.tolist())}
-    vectors = {s: embed(model, corpus, corpus.test_users, s, sequence_length) for s in needed}
+    members = pool_members(pools)
+    vectors = {s: embed(model, corpus, users, s, sequence_length) for s, users in members.items()}
     scale = model.scale.detach()
     scores = []
-    for (a, b), users in pools.items():
-        rows = torch.tensor([row_of[user] for user in users.tolist()])
-        scores.append(score_similarities(scale * vectors[a][rows] @ vectors[b][rows].T))
+    for pair, users in pools.items():
+        a, b = (vectors[s][torch.from_numpy(np.searchsorted(members[s], users))] for s in pair)
+        scores.append(score_similarities(scale * a @ b.T))
     model.train()
     return mean_scores(scores)
 

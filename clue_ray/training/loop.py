@@ -1,81 +1,57 @@
 """The training loop: one for every launcher (decision D9). It imports no ray.
 
-A launcher hands over a `Context`: which worker this is, where state is kept, whom to tell of progress.
+A launcher hands over a `Context`: which worker this is, where state is kept, whom to tell of progress (`context`).
 `train_run` is the plain one: this process, no Ray.
 """
 
+import logging
 import math
+import os
+import platform
 import time
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
-from functools import cached_property
-from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from functools import cached_property, partial
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
 from clue_ray.compute import Work, train_flops
 from clue_ray.corpus.store import Corpus
-from clue_ray.encoder.batches import BatchSampler, Packed, count_executed, pack
-from clue_ray.encoder.loss import info_nce
+from clue_ray.encoder.batches import BatchSampler, Packed, Windows, count_executed, pack, same_histories
+from clue_ray.encoder.loss import OBJECTIVES, at_temperature
 from clue_ray.encoder.model import Encoder
 from clue_ray.runs import RunRecord
 from clue_ray.spec import EvaluationSpec, RunSpec
-from clue_ray.training.caching import cached_backward, split_windows
-from clue_ray.training.checkpoints import load_state, save_state
+from clue_ray.training.caching import Loss, cached_backward, split_windows
+from clue_ray.training.checkpoints import check_run_id
+from clue_ray.training.context import Context, LocalContext
 from clue_ray.training.evaluate import Pools, evaluate, make_pools
 from clue_ray.training.prefetch import Prefetch
-from clue_ray.training.progress import Progress, describe_run
+from clue_ray.training.progress import Progress, describe_run, peak_memory
 from clue_ray.training.schedule import learning_rate_share, make_optimizer, resolve_steps, set_learning_rate
 
 PROGRESS_REPORTS = 20
-
-
-class Context(Protocol):
-    """What a launcher offers the loop."""
-
-    rank: int
-    world_size: int
-
-    def restore(self) -> dict[str, Any] | None:
-        """Return the last saved state, or None at a fresh start."""
-
-    def save(self, state: dict[str, Any], metrics: dict[str, Any]) -> None:
-        """Keep a state; every worker calls it at the same steps."""
-
-    def progress(self, metrics: dict[str, Any]) -> None:
-        """Hear that the run is alive."""
-
-
-@dataclass
-class LocalContext:
-    """One process; state in a folder, or nowhere."""
-
-    directory: Path | None = None
-    rank: int = 0
-    world_size: int = 1
-
-    def restore(self) -> dict[str, Any] | None:
-        """Read the folder's state."""
-        return load_state(self.directory) if self.directory else None
-
-    def save(self, state: dict[str, Any], metrics: dict[str, Any]) -> None:
-        """Write the folder's state."""
-        if self.directory:
-            save_state(self.directory, state)
-        self.progress(metrics)
-
-    def progress(self, metrics: dict[str, Any]) -> None:
-        """Do nothing; a launcher that shows progress overrides it."""
+logger = logging.getLogger(__name__)
 
 
 class Batch(NamedTuple):
-    """One worker's share of a global batch, packed in one chunk or several, and the work the whole batch asks for."""
+    """One worker's share of a global batch."""
 
     chunks: list[Packed]
+    "its sequences, packed in one chunk or several"
     work: Work
+    "what the whole batch asks for"
+    same: torch.Tensor | None
+    "numbers that only users with the same items share, [users of the whole batch]; none where all differ"
+    spared: int
+    "pairs of users that are no negatives of each other for that reason"
+    one_service: bool
+    "whether it is of one service alone"
 
 
 class Trainer:
@@ -92,10 +68,13 @@ class Trainer:
         self.steps = resolve_steps(run, self.sampler)
         self.device = torch.device("cuda" if run.resources.gpus_per_worker and torch.cuda.is_available() else "cpu")
         vocabulary = corpus.vocabulary(run.sequence_length)
-        self.model = Encoder(run.encoder, vocabulary, run.train.temperature, run.train.seed).to(self.device)
-        self.optimizer = make_optimizer(self.model, run.train, run.encoder.width)
+        train = run.train
+        self.model = Encoder(run.encoder, vocabulary, train.temperature, train.seed, train.precision).to(self.device)
+        self.optimizer = make_optimizer(self.model, run.train, run.encoder)
         self.state = Progress()
         self.curve: list[dict[str, float]] = []
+        self.gradient_norm = torch.tensor(math.nan)
+        self.run_id = run.run_id(corpus.digest, evaluation.candidates)
         self._restore()
 
     @cached_property
@@ -118,11 +97,9 @@ class Trainer:
             started = time.perf_counter()
             if not self.step(batches(self.state.step)):
                 return False
-            last = self.state.step == self.steps
-            if last or self.state.step % self.evaluation_steps == 0:
-                self._evaluate()
             self.state.wall_seconds += time.perf_counter() - started
-            if last or self.state.step % self.evaluation_steps == 0:
+            if self.state.step == self.steps or self.state.step % self.evaluation_steps == 0:
+                self._evaluate()
                 self.context.save(self._snapshot(), self._metrics())
             elif self.state.step % max(1, self.steps // PROGRESS_REPORTS) == 0:
                 self.context.progress(self._metrics())
@@ -130,37 +107,68 @@ class Trainer:
 
     def prepare(self, step: int) -> Batch:
         """Draw and pack this worker's share of a global batch."""
-        windows = self.sampler.worker_windows(step, self.context.rank, self.context.world_size)
-        users = self.run.resources.users_per_chunk or len(windows.lengths)
-        chunks = [pack(self.corpus, chunk) for chunk in split_windows(windows, users)]
-        return Batch(chunks, self.sampler.work(step))
+        windows, augmentation = self.sampler.windows(step), self.sampler.augmentation(step)
+        share = self.sampler.share(windows, self.context.rank, self.context.world_size)
+        users = self.run.resources.users_per_chunk or len(share.lengths)
+        chunks = [pack(self.corpus, chunk, augmentation) for chunk in split_windows(share, users)]
+        same, spared = self._find_duplicates(windows)
+        return Batch(chunks, self.sampler.work(step), same, spared, self.sampler.is_one_service(step))
+
+    def _find_duplicates(self, windows: Windows) -> tuple[torch.Tensor | None, int]:
+        if not self.run.train.spare_duplicates:
+            return None, 0
+        numbers = same_histories(self.corpus, windows)
+        counts = np.bincount(numbers)
+        spared = int((counts * (counts - 1)).sum())
+        return (torch.from_numpy(numbers) if spared else None), spared
 
     def step(self, batch: Batch) -> bool:
         """Train one step; return False when the loss is not finite, with the weights as they were."""
         train = self.run.train
-        set_learning_rate(self.optimizer, learning_rate_share(self.state.step, self.steps, train.warmup))
+        set_learning_rate(self.optimizer, learning_rate_share(self.state.step, self.steps, train))
         self.optimizer.zero_grad(set_to_none=True)
-        mean_loss = self._mean(self.backward(batch.chunks))
+        with self._explaining_memory():
+            mean_loss = self._mean(self.backward(batch))
         if not math.isfinite(mean_loss):
             return False
-        torch.nn.utils.clip_grad_norm_(self.model.parameters(), train.clip_norm)
+        self.gradient_norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), train.clip_norm)
         self.optimizer.step()
         workers = self.context.world_size
         matrices = 1 if workers == 1 else 2  # a worker's rows and its columns overlap in one block only
         similarities = matrices * train.global_batch_size**2 // workers
-        self.state.add(batch.work, sum(map(count_executed, batch.chunks), Work(similarities=similarities)), mean_loss)
+        executed = sum(map(count_executed, batch.chunks), Work(similarities=similarities))
+        self.state.add(batch.work, executed, mean_loss, batch.spared)
         return True
 
-    def backward(self, chunks: list[Packed]) -> torch.Tensor:
+    def backward(self, batch: Batch) -> torch.Tensor:
         """Accumulate the gradient of a worker's share of a batch and return its loss."""
-        chunks = [chunk.to(self.device) for chunk in chunks]
+        chunks = [chunk.to(self.device) for chunk in batch.chunks]
+        same = None if batch.same is None else batch.same.to(self.device)
+        objective: Loss = partial(OBJECTIVES[self.run.train.objective], same=same)
+        if batch.one_service:  # an easier task, which would spoil the temperature of the one that is scored
+            objective = at_temperature(objective, self.run.train.temperature)
         if len(chunks) > 1:
-            return cached_backward(self.forward, chunks, info_nce)
-        users, scale = self.forward(chunks[0])
+            return cached_backward(self.forward, chunks, objective)
+        users, logit = self.forward(chunks[0])
         first, second = users.chunk(2)
-        loss = info_nce(first, second, scale)
+        loss = objective(first, second, logit)
         loss.backward()
         return loss.detach()
+
+    @contextmanager
+    def _explaining_memory(self) -> Iterator[None]:
+        try:
+            yield
+        except RuntimeError as error:  # torch.OutOfMemoryError is one; on a CPU it has no class of its own
+            if not isinstance(error, torch.OutOfMemoryError) and "DefaultCPUAllocator" not in str(error):
+                raise
+            batch, workers = self.run.train.global_batch_size, self.context.world_size
+            chunk = min(self.run.resources.users_per_chunk or batch, batch // workers)
+            raise MemoryError(
+                f"Out of memory on {self.device.type}: global_batch_size {batch} on {workers} workers, {chunk} users "
+                f"encoded at a time; set resources.users_per_chunk to {max(1, chunk // 2)} or less (same gradient), "
+                "or lower sequence_length or the encoder's size."
+            ) from error
 
     def _mean(self, loss: torch.Tensor) -> float:
         if self.context.world_size > 1:
@@ -169,15 +177,26 @@ class Trainer:
         return loss.item()
 
     def _evaluate(self) -> None:
+        """Add a point to the learning curve; the time it takes counts as the run's."""
         if self.context.rank:
             return
+        started = time.perf_counter()
         scores = evaluate(self.model, self.corpus, self.pools, self.run.sequence_length)
+        self.state.wall_seconds += time.perf_counter() - started
+        group, train = self.optimizer.param_groups[0], self.run.train
         self.curve.append(
             {
                 "step": self.state.step,
+                "users_seen": self.state.step * train.global_batch_size,
                 "train_flops": float(train_flops(self.run.encoder, self.state.work)),
                 **scores._asdict(),
                 "train_loss": self.state.train_loss,
+                "learning_rate": train.learning_rate * group["lr"] / group["peak_lr"],
+                "gradient_norm": self.gradient_norm.item(),
+                "temperature": 1 / self.model.scale.item(),
+                "tokens_per_second": self.state.tokens_per_second,
+                "memory_bytes": peak_memory(self.device),
+                "spared_pairs": self.state.spared_pairs,
             }
         )
 
@@ -192,6 +211,7 @@ class Trainer:
 
     def _snapshot(self) -> dict[str, Any]:
         return {
+            "run_id": self.run_id,
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "progress": self.state.to_dict(),
@@ -200,16 +220,21 @@ class Trainer:
 
     def _restore(self) -> None:
         saved = self.context.restore()
+        workers = f"{self.context.world_size} worker{'s' * (self.context.world_size > 1)}"
+        where = f"on {workers}, the first in process {os.getpid()} of {platform.node()}"
         if saved is None:
+            logger.info("Run %s starts, %d steps %s.", self.run_id, self.steps, where)
             return
+        check_run_id(saved, self.run_id, self.context.directory)
         self.model.load_state_dict(saved["model"])
         self.optimizer.load_state_dict(saved["optimizer"])
         self.state = Progress.from_dict(saved["progress"])
         self.curve = list(saved["curve"])
+        logger.info("Run %s goes on after step %d of %d %s.", self.run_id, self.state.step, self.steps, where)
 
     def results(self) -> dict[str, Any]:
         """Return the columns of the runs table that only training can fill."""
-        last = self.curve[-1] if self.curve else {}
+        last = {key: value for key, value in (self.curve or [{}])[-1].items() if math.isfinite(value)}
         scores = {key: last.get(key) for key in ("loss", "recall_at_10", "mrr")}
         return {**self.state.results(self.run, self.context.world_size), **scores, "device": self.device.type}
 
@@ -221,11 +246,13 @@ def train_with(
     started = datetime.now(UTC).isoformat(timespec="seconds")
     trainer = Trainer(run, corpus, evaluation, context)
     finite = trainer.train()
-    known = describe_run(run, corpus, evaluation, study)
+    known, results = describe_run(run, corpus, evaluation, study), trainer.results()
     outcome: dict[str, Any] = {"status": "done"}
     if not finite:
         outcome = {"status": "diverged", "error": f"loss was not finite at step {trainer.state.step + 1}"}
-    return RunRecord(**{**known, **trainer.results(), **outcome, "started_at": started}), trainer.curve
+    elif context.rank == 0 and results["loss"] is None:
+        outcome = {"status": "diverged", "error": "held-out loss was not finite at the end"}
+    return RunRecord(**{**known, **results, **outcome, "started_at": started}), trainer.curve
 
 
 def train_run(run: RunSpec, corpus: Corpus, evaluation: EvaluationSpec | None = None) -> RunRecord:

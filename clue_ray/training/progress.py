@@ -1,15 +1,20 @@
 """What a run has counted while it trained, and the columns of the runs table that come of it."""
 
 import math
+import resource
+import sys
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from typing import Any
+
+import torch
 
 from clue_ray.compute import Work, count_params, train_flops
 from clue_ray.corpus.store import Corpus
 from clue_ray.spec import EvaluationSpec, RunSpec
 
-SMOOTHING = 0.9
+SMOOTHING_USERS = 1024
+"""Users over which training loss is smoothed; users, not steps, so that curves of different batch sizes compare."""
 
 
 @dataclass
@@ -20,15 +25,31 @@ class Progress:
     work: Work = field(default_factory=Work)
     executed: Work = field(default_factory=Work)
     wall_seconds: float = 0.0
-    train_loss: float = math.nan
+    loss_sum: float = 0.0
+    loss_weight: float = 0.0
+    "training loss, and 1, each averaged with weights that fade by exp(-users / SMOOTHING_USERS)"
+    spared_pairs: int = 0
+    "pairs of users with the same items that were no negatives of each other"
 
-    def add(self, work: Work, executed: Work, loss: float) -> None:
+    def add(self, work: Work, executed: Work, loss: float, spared: int) -> None:
         """Count one more step."""
         self.step += 1
         self.work += work
         self.executed += executed
-        known = not math.isnan(self.train_loss)
-        self.train_loss = SMOOTHING * self.train_loss + (1 - SMOOTHING) * loss if known else loss
+        self.spared_pairs += spared
+        kept = math.exp(-(work.users / 2) / SMOOTHING_USERS)
+        self.loss_sum = kept * self.loss_sum + (1 - kept) * loss
+        self.loss_weight = kept * self.loss_weight + (1 - kept)
+
+    @property
+    def train_loss(self) -> float:
+        """Training loss smoothed over users; no number before the first step."""
+        return self.loss_sum / self.loss_weight if self.loss_weight else math.nan
+
+    @property
+    def tokens_per_second(self) -> float:
+        """Tokens of all workers a second of training and evaluation, so far."""
+        return self.work.tokens / max(self.wall_seconds, 1e-9)
 
     def to_dict(self) -> dict[str, Any]:
         """Return what a checkpoint keeps."""
@@ -49,7 +70,7 @@ class Progress:
             "executed_flops": float(train_flops(run.encoder, self.executed)) * world_size,
             "train_loss": self.train_loss if math.isfinite(self.train_loss) else None,
             "wall_seconds": self.wall_seconds,
-            "tokens_per_second": self.work.tokens / max(self.wall_seconds, 1e-9),
+            "tokens_per_second": self.tokens_per_second,
         }
 
 
@@ -77,3 +98,11 @@ def describe_run(run: RunSpec, corpus: Corpus, evaluation: EvaluationSpec, study
         "device": "cuda" if run.resources.gpus_per_worker else "cpu",
         "clue_ray_version": version("clue-ray"),
     }
+
+
+def peak_memory(device: torch.device) -> int:
+    """Return the most bytes held so far: on a GPU by torch, else by this process, earlier runs in it included."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    unit = 1 if sys.platform == "darwin" else 1024  # getrusage counts kilobytes, on macOS bytes
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

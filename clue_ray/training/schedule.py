@@ -9,12 +9,13 @@ import torch
 from clue_ray.compute import Work, train_flops
 from clue_ray.encoder.batches import BatchSampler
 from clue_ray.encoder.model import Encoder
-from clue_ray.spec import RunSpec, TrainSpec
+from clue_ray.spec import EncoderSpec, RunSpec, TrainSpec
 
 BASE_WIDTH = 32
 TOKEN_RATE = 3.0
 FINAL_RATE = 0.1
-PROBED_STEPS = 16
+STABLE_DECAY = 0.2
+PROBED_STEPS = 128
 
 
 def mean_work(sampler: BatchSampler) -> Work:
@@ -34,36 +35,44 @@ def resolve_steps(run: RunSpec, sampler: BatchSampler) -> int:
     return max(1, round(train.train_flops / train_flops(run.encoder, mean_work(sampler))))
 
 
-def learning_rate_share(step: int, steps: int, warmup: float) -> float:
-    """Return the share of the peak rate at a step: linear warm-up, then a cosine to a tenth."""
-    rise = (step + 1) / max(1.0, warmup * steps)
-    cosine = FINAL_RATE + (1 - FINAL_RATE) * 0.5 * (1 + math.cos(math.pi * step / steps))
-    return min(1.0, rise) * cosine
+def learning_rate_share(step: int, steps: int, train: TrainSpec) -> float:
+    """Return the share of the peak rate at a step: a linear warm-up, then the schedule's fall."""
+    rise = min(1.0, (step + 1) / max(1.0, train.warmup * steps))
+    if train.schedule == "warmup_stable_decay":
+        return min(rise, (steps - step) / max(1.0, STABLE_DECAY * steps))
+    return rise * (FINAL_RATE + (1 - FINAL_RATE) * 0.5 * (1 + math.cos(math.pi * step / steps)))
 
 
-def make_optimizer(model: Encoder, train: TrainSpec, width: int) -> torch.optim.AdamW:
-    """Build AdamW with maximal-update rates (decision D6): matrices move by base width / width of the rate.
+def make_optimizer(model: Encoder, train: TrainSpec, encoder: EncoderSpec) -> torch.optim.AdamW:
+    """Build AdamW with maximal-update rates (decision D6).
 
-    Token embeddings move `TOKEN_RATE` times as fast, since most tokens are in few batches. Norms, biases, embeddings
-    and the temperature do not decay.
+    Matrices move by base width / width of the rate (Yang et al. 2022, arXiv 2203.03466), and those inside a transformer
+    of L blocks by 1 / sqrt(L) of that, as its branches are scaled too. Token embeddings move `TOKEN_RATE` times as
+    fast, since most tokens are in few batches. Norms, biases, embeddings and the logits' scale do not decay.
     """
-    groups: dict[str, list[torch.nn.Parameter]] = {"matrices": [], "tokens": [], "others": []}
+    groups: dict[tuple[str, float], list[torch.nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
-        is_matrix = parameter.dim() == 2 and "position" not in name
-        kind = "tokens" if name == "token_embedding.weight" else "matrices" if is_matrix else "others"
-        groups[kind].append(parameter)
-    share = BASE_WIDTH / width
-    rates = {"matrices": share, "tokens": TOKEN_RATE, "others": 1.0}
+        groups.setdefault(rate_of(name, parameter, encoder), []).append(parameter)
     options: list[dict[str, Any]] = [
         {
             "params": parameters,
-            "lr": train.learning_rate * rates[kind],
-            "peak_lr": train.learning_rate * rates[kind],
-            "weight_decay": train.weight_decay / share if kind == "matrices" else 0.0,
+            "lr": train.learning_rate * rate,
+            "peak_lr": train.learning_rate * rate,
+            "weight_decay": train.weight_decay / rate if kind == "matrices" else 0.0,
         }
-        for kind, parameters in groups.items()
+        for (kind, rate), parameters in groups.items()
     ]
     return torch.optim.AdamW(options, betas=(0.9, 0.98), fused=True)
+
+
+def rate_of(name: str, parameter: torch.nn.Parameter, encoder: EncoderSpec) -> tuple[str, float]:
+    """Tell what kind of weight a parameter is and its share of the learning rate."""
+    if name == "token_embedding.weight":
+        return "tokens", TOKEN_RATE
+    if parameter.dim() < 2 or "position" in name:
+        return "others", 1.0
+    layers = {"item_blocks": encoder.item_layers, "service_blocks": encoder.service_layers}
+    return "matrices", BASE_WIDTH / encoder.width * layers.get(name.split(".")[0], 1) ** -0.5
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, share: float) -> None:

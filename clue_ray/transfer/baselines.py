@@ -9,7 +9,7 @@ from scipy import sparse
 from scipy.optimize import minimize_scalar
 
 from clue_ray.corpus.store import Corpus, ranges
-from clue_ray.training.evaluate import Pools, make_pools, mean_scores, score_similarities
+from clue_ray.training.evaluate import Pools, Scores, make_pools, mean_scores, score_similarities
 
 MAX_LOG_SCALE = np.log(1000.0)
 
@@ -25,13 +25,17 @@ def tfidf_baseline(corpus: Corpus, candidates: int) -> dict[str, Any]:
     """
     pools = make_pools(corpus, candidates)
     matrices = [torch.from_numpy(m) for m in pool_similarities(corpus, pools)]
+    return {"name": "TF-IDF cosine, untrained", **best_scores(matrices)._asdict(), "loss_candidates": candidates}
+
+
+def best_scores(cosines: list[torch.Tensor]) -> Scores:
+    """Score matrices of cosines at the temperature that gives them the lowest loss."""
     best = minimize_scalar(
-        lambda log_scale: mean_scores([score_similarities(np.exp(log_scale) * m) for m in matrices]).loss,
+        lambda log_scale: mean_scores([score_similarities(np.exp(log_scale) * m) for m in cosines]).loss,
         bounds=(0.0, MAX_LOG_SCALE),
         method="bounded",
     )
-    scores = mean_scores([score_similarities(float(np.exp(best.x)) * m) for m in matrices])
-    return {"name": "TF-IDF cosine, untrained", **scores._asdict(), "loss_candidates": candidates}
+    return mean_scores([score_similarities(float(np.exp(best.x)) * m) for m in cosines])
 
 
 def pool_similarities(corpus: Corpus, pools: Pools) -> list[NDArray[np.float64]]:

@@ -8,7 +8,15 @@ import pyarrow.parquet as pq
 import pytest
 
 from clue_ray.corpus.planting import write_planted
-from clue_ray.corpus.synthetic import METADATA_KEY, Planted, PlantedSpec, bayes_loss, bayes_scores, planted_events
+from clue_ray.corpus.synthetic import (
+    METADATA_KEY,
+    Planted,
+    PlantedSpec,
+    bayes_loss,
+    bayes_scores,
+    planted_events,
+    planted_floor,
+)
 from clue_ray.errors import EventLogError
 
 SPEC = PlantedSpec(users=400, services=2, topics=5, concentration=1.0, items_per_topic=6, events=10)
@@ -98,3 +106,11 @@ def test_streamed_log_is_the_drawn_one(ray_session, tmp_path, monkeypatch):
     with pytest.raises(EventLogError, match="exists already"):
         write_planted(SPEC, tmp_path / "log")
     assert [p.name for p in tmp_path.iterdir()] == ["log"]
+
+
+def test_floor_of_a_planted_log_falls_with_history_and_no_other_log_has_one():
+    spec = PlantedSpec(users=240, services=3, topics=12, concentration=2, items_per_topic=20, events=24)
+    floor = planted_floor(spec.model_dump_json(), {4, 16}, 16)
+    assert floor["bayes_loss_candidates"] == 16 and list(floor["bayes_loss"]) == ["4", "16"]
+    assert floor["bayes_loss"]["4"] == bayes_loss(spec, 4, 16) > floor["bayes_loss"]["16"] > 0
+    assert planted_floor(None, {4}, 16) == {}

@@ -5,7 +5,15 @@ import pytest
 
 from clue_ray.compute import Work
 from clue_ray.corpus.store import ranges
-from clue_ray.encoder.batches import BatchSampler, count_executed, count_work, pack, recent_windows
+from clue_ray.encoder.batches import (
+    BatchSampler,
+    Windows,
+    count_executed,
+    count_work,
+    pack,
+    recent_windows,
+    same_histories,
+)
 from clue_ray.errors import CorpusError
 from clue_ray.spec import RunSpec, TrainSpec
 
@@ -44,11 +52,27 @@ def test_a_batch_depends_on_seed_and_step_alone(corpus):
 @pytest.mark.parametrize("workers", [1, 2, 4])
 def test_workers_share_the_global_batch(corpus, workers):
     sampler = make_sampler(corpus)
-    shares = [sampler.worker_windows(3, rank, workers) for rank in range(workers)]
     whole = sampler.windows(3)
+    shares = [sampler.share(whole, rank, workers) for rank in range(workers)]
     for half in (0, 1):
         joined = np.concatenate([np.array_split(share.starts, 2)[half] for share in shares])
         assert np.array_equal(joined, np.array_split(whole.starts, 2)[half])
+
+
+def test_one_service_alone_halves_a_history(corpus):
+    train = TrainSpec(steps=1, global_batch_size=16, same_service=0.4)
+    sampler = BatchSampler(RunSpec(train=train, sequence_length=3), corpus)
+    alone = [step for step in range(200) if sampler.is_one_service(step)]
+    assert 55 < len(alone) < 105
+    for step in alone[:10]:
+        windows = sampler.windows(step)
+        users, services, rows = owners(corpus, windows)
+        assert (users[:16] == users[16:]).all() and len(set(users[:16])) == 16 and len(set(services)) == 1
+        recent, before = (Windows(windows.starts[half], windows.lengths[half]) for half in (slice(16), slice(16, 32)))
+        assert (recent.starts + recent.lengths == before.starts).all()
+        assert (before.starts + before.lengths <= corpus.offsets[rows[16:] + 1]).all()
+        assert (recent.lengths <= 3).all() and (recent.lengths - before.lengths <= 1).all() and before.lengths.all()
+    assert not any(make_sampler(corpus).is_one_service(step) for step in range(50))
 
 
 def test_smaller_corpus_is_nested(corpus):
@@ -102,3 +126,19 @@ def test_work_by_hand(corpus):
     flat = [n for history in lengths for n in history]
     expected = Work(2, len(flat), sum(len(h) ** 2 for h in lengths), sum(flat), sum(n * n for n in flat))
     assert count_work(corpus, windows) == expected
+
+
+def test_empty_history_is_refused(corpus):
+    windows = Windows(np.array([0, 3]), np.array([3, 0]))
+    with pytest.raises(CorpusError, match="1 of 2 histories have no events; leave those users out"):
+        pack(corpus, windows)
+
+
+def test_users_with_the_same_items_share_a_number(corpus):
+    stretches = [(0, 4), (10, 3), (0, 4), (20, 2), (30, 3), (11, 3), (30, 3), (20, 2)]
+    starts, lengths = (np.array(side) for side in zip(*stretches, strict=True))
+    numbers = same_histories(corpus, Windows(starts, lengths))
+    items = [set(corpus.events[start : start + length].tolist()) for start, length in stretches]
+    alike = [[items[i] == items[j] and items[i + 4] == items[j + 4] for j in range(4)] for i in range(4)]
+    assert (numbers[:, None] == numbers).tolist() == alike
+    assert alike[0][2] and not alike[0][1]

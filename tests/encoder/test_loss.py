@@ -9,9 +9,12 @@ import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 
-from clue_ray.encoder.loss import info_nce
+from clue_ray.encoder.loss import OBJECTIVES, at_temperature, info_nce
 
 USERS, WIDTH = 16, 6
+LOGIT = torch.tensor([5.0, -2.0], dtype=torch.float64)
+SAME = torch.tensor([0, 1, 2, 3, 1, 5, 6, 7, 8, 9, 10, 1, 12, 13, 14, 8])
+"""Users 1, 4 and 11 saw the same items, and so did 8 and 15."""
 
 
 def inputs():
@@ -25,20 +28,26 @@ def encode(features, weight):
     return F.normalize(features @ weight, dim=-1)
 
 
-def reference_gradient():
-    """The loss in one process, written out row by row."""
+def reference_gradient(objective="info_nce", same=None):
+    """The loss in one process, written out pair by pair."""
     (first, second), weight = inputs()
     weight.requires_grad_()
-    logits = 5.0 * encode(first, weight) @ encode(second, weight).T
-    terms = [
-        -(logits[i, i] - logits[i].logsumexp(0)) - (logits[i, i] - logits[:, i].logsumexp(0)) for i in range(USERS)
-    ]
-    loss = sum(terms) / (2 * USERS)
+    logits = LOGIT[0] * encode(first, weight) @ encode(second, weight).T
+    rival = [[i == j or same is None or same[i] != same[j] for j in range(USERS)] for i in range(USERS)]
+    loss = torch.zeros((), dtype=torch.float64)
+    for i in range(USERS):
+        if objective == "sigmoid":
+            for j in range(USERS):
+                sign = 1 if i == j else -1
+                loss -= F.logsigmoid(sign * (logits[i, j] + LOGIT[1])) / USERS if rival[i][j] else 0
+        else:
+            rivals = [j for j in range(USERS) if rival[i][j]]
+            loss += (logits[i, rivals].logsumexp(0) + logits[rivals, i].logsumexp(0) - 2 * logits[i, i]) / (2 * USERS)
     loss.backward()
     return loss.item(), weight.grad.numpy()
 
 
-def wrong_no_gradient(a, b, scale):
+def wrong_no_gradient(a, b, logit, same):
     """Gather without gradient: the loss is right, the gradient is not."""
     parts = (
         [torch.empty_like(a) for _ in range(dist.get_world_size())],
@@ -48,48 +57,54 @@ def wrong_no_gradient(a, b, scale):
         dist.all_gather(gathered, mine.detach())
     target = torch.arange(len(a)) + dist.get_rank() * len(a)
     return (
-        F.cross_entropy(scale * a @ torch.cat(parts[1]).T, target)
-        + F.cross_entropy(scale * b @ torch.cat(parts[0]).T, target)
+        F.cross_entropy(logit[0] * a @ torch.cat(parts[1]).T, target)
+        + F.cross_entropy(logit[0] * b @ torch.cat(parts[0]).T, target)
     ) / 2
 
 
-def wrong_own_negatives(a, b, scale):
+def wrong_own_negatives(a, b, logit, same):
     """Each worker scores only its own users: fewer negatives."""
     target = torch.arange(len(a))
-    return (F.cross_entropy(scale * a @ b.T, target) + F.cross_entropy(scale * b @ a.T, target)) / 2
+    return (F.cross_entropy(logit[0] * a @ b.T, target) + F.cross_entropy(logit[0] * b @ a.T, target)) / 2
 
 
-LOSSES = {"ours": info_nce, "no gradient": wrong_no_gradient, "own negatives": wrong_own_negatives}
+LOSSES = {**OBJECTIVES, "no gradient": wrong_no_gradient, "own negatives": wrong_own_negatives}
 
 
-def worker(rank, world_size, port, name, results):
+def worker(rank, world_size, port, cases, results):
     dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=world_size)
-    (first, second), weight = inputs()
-    weight.requires_grad_()
-    mine = slice(rank * USERS // world_size, (rank + 1) * USERS // world_size)
-    scale = torch.tensor(5.0, dtype=torch.float64)
-    loss = LOSSES[name](encode(first[mine], weight), encode(second[mine], weight), scale)
-    loss.backward()
-    dist.all_reduce(weight.grad)  # as DDP does: the mean over workers
-    mean = loss.detach()
-    dist.all_reduce(mean)
+    found = [share_of(rank, world_size, *case) for case in cases]
     if rank == 0:
-        results.put((mean.item() / world_size, (weight.grad / world_size).numpy()))
+        results.put(found)
     dist.barrier()
     dist.destroy_process_group()
 
 
-def run_workers(world_size, name):
+def share_of(rank, world_size, name, same):
+    """Mean loss and gradient over workers, as DDP makes them."""
+    (first, second), weight = inputs()
+    weight.requires_grad_()
+    mine = slice(rank * USERS // world_size, (rank + 1) * USERS // world_size)
+    loss = LOSSES[name](encode(first[mine], weight), encode(second[mine], weight), LOGIT, same)
+    loss.backward()
+    mean = loss.detach()
+    dist.all_reduce(weight.grad)
+    dist.all_reduce(mean)
+    return mean.item() / world_size, (weight.grad / world_size).numpy()
+
+
+def run_workers(world_size, cases):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     context = multiprocessing.get_context("spawn")
     results = context.SimpleQueue()
-    processes = [context.Process(target=worker, args=(r, world_size, port, name, results)) for r in range(world_size)]
+    jobs = [(rank, world_size, port, cases, results) for rank in range(world_size)]
+    processes = [context.Process(target=worker, args=job) for job in jobs]
     for process in processes:
         process.start()
     for process in processes:
-        process.join(timeout=60)
+        process.join(timeout=120)
         assert process.exitcode == 0
     return results.get()
 
@@ -98,26 +113,41 @@ def relative_error(found, expected):
     return np.linalg.norm(found - expected) / np.linalg.norm(expected)
 
 
-def test_one_process_equals_the_formula():
-    loss, gradient = reference_gradient()
+@pytest.mark.parametrize("objective", OBJECTIVES)
+@pytest.mark.parametrize("same", [None, SAME], ids=["all differ", "duplicates"])
+def test_one_process_equals_the_formula(objective, same):
+    loss, gradient = reference_gradient(objective, same)
     (first, second), weight = inputs()
     weight.requires_grad_()
-    ours = info_nce(encode(first, weight), encode(second, weight), torch.tensor(5.0, dtype=torch.float64))
+    ours = OBJECTIVES[objective](encode(first, weight), encode(second, weight), LOGIT, same)
     ours.backward()
     assert ours.item() == pytest.approx(loss, abs=1e-12)
     assert relative_error(weight.grad.numpy(), gradient) < 1e-12
 
 
+def test_duplicates_would_be_negatives_of_each_other():
+    (first, second), weight = inputs()
+    vectors = encode(first, weight), encode(second, weight)
+    assert info_nce(*vectors, LOGIT) > info_nce(*vectors, LOGIT, SAME) + 1e-3
+
+
 @pytest.mark.parametrize("world_size", [2, 4])
-def test_workers_equal_one_process(world_size):
-    loss, gradient = reference_gradient()
-    found_loss, found_gradient = run_workers(world_size, "ours")
-    assert found_loss == pytest.approx(loss, abs=1e-12)
-    assert relative_error(found_gradient, gradient) < 1e-12
+def test_workers_equal_one_process_and_wrong_ways_do_not(world_size):
+    cases = [("info_nce", None), ("info_nce", SAME), ("sigmoid", None), ("sigmoid", SAME)]
+    wrong = [("no gradient", None), ("own negatives", None)]
+    found = run_workers(world_size, cases + wrong)
+    for case, (loss, gradient) in zip(cases, found, strict=False):
+        expected_loss, expected = reference_gradient(*case)
+        assert loss == pytest.approx(expected_loss, abs=1e-12), case
+        assert relative_error(gradient, expected) < 1e-12, case
+    for _, gradient in found[len(cases) :]:
+        assert relative_error(gradient, reference_gradient()[1]) > 0.05
 
 
-@pytest.mark.parametrize("name", ["no gradient", "own negatives"])
-def test_the_check_has_power(name):
-    _, gradient = reference_gradient()
-    _, found = run_workers(2, name)
-    assert relative_error(found, gradient) > 0.05
+def test_a_fixed_temperature_has_no_gradient():
+    (first, second), weight = inputs()
+    logit = torch.tensor([5.0, -2.0], dtype=torch.float64, requires_grad=True)
+    found = at_temperature(info_nce, 0.5)(encode(first, weight), encode(second, weight), logit)
+    found.backward()
+    assert found == info_nce(encode(first, weight), encode(second, weight), torch.tensor([2.0, 0.0]))
+    assert logit.grad.tolist() == [0.0, 0.0]

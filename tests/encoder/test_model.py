@@ -63,3 +63,4 @@ def test_guide_token_names_the_service(corpus):
     guides = corpus.item_tokens[ranges(corpus.item_offsets[:-1], np.ones_like(lengths))]
     vocabulary = corpus.manifest["vocab_size"]
     assert set(guides) == set(range(vocabulary - len(corpus.services), vocabulary))
+    assert corpus.shared_guide == vocabulary == corpus.vocabulary(1).tokens - 1

@@ -8,7 +8,7 @@ import pytest
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from clue_ray.report import figures, numbers
+from clue_ray.report import figures, grid_figures, numbers
 from clue_ray.report.clipping import highest_shown
 from clue_ray.report.style import Encoding
 from clue_ray.runs import Runs
@@ -102,7 +102,7 @@ def test_preferred_law_alone_has_a_band_and_the_band_holds_it(analysis: Analysis
 
 
 def test_levels_and_axes_are_labelled_with_units(analysis: Analysis, ax: Axes) -> None:
-    figures.loss_against_compute(analysis, ax, baseline=("TF-IDF", 5.3))
+    figures.loss_against_compute(analysis, ax, baselines=[("TF-IDF", 5.3)])
     assert "chance, ln 256 = 5.55" in texts(ax)
     assert "TF-IDF: 5.30" in texts(ax)
     assert "extrapolated" in texts(ax)
@@ -172,7 +172,7 @@ def test_heat_table_shows_each_loss_and_why_a_cell_has_none(ax: Axes) -> None:
     table = planted()
     table.loc[0, ["status", "loss"]] = ["diverged", math.nan]
     table = table.drop(index=1)
-    figures.heat_table(table, ax)
+    grid_figures.heat_table(table, ax)
     shown = [text.get_text() for text in ax.texts]
     assert len(shown) == 9 and {"diverged", "not run"} <= set(shown)
     assert f"{table.loc[2, 'loss']:.3f}" in shown
@@ -180,9 +180,9 @@ def test_heat_table_shows_each_loss_and_why_a_cell_has_none(ax: Axes) -> None:
 
 
 def test_there_is_no_heat_table_without_a_grid(ax: Axes) -> None:
-    assert figures.grid_of(planted().query("encoder_size == 's'")) is None
+    assert grid_figures.grid_of(planted().query("encoder_size == 's'")) is None
     with pytest.raises(ValueError, match="no grid"):
-        figures.heat_table(planted().query("encoder_size == 's'"), ax)
+        grid_figures.heat_table(planted().query("encoder_size == 's'"), ax)
 
 
 def test_learning_curves_end_at_the_final_loss_and_unfinished_runs_are_dashed(ax: Axes) -> None:

@@ -1,7 +1,8 @@
 """A report is one safe, self-contained page that shows every run and stands without any law."""
 
+import base64
+import itertools
 import json
-import math
 import re
 from html.parser import HTMLParser
 from pathlib import Path
@@ -12,86 +13,15 @@ import pytest
 
 from clue_ray.errors import RunsError
 from clue_ray.report.page import write_report
-from clue_ray.runs import COLUMNS, Runs
-
-HOSTILE = '<script>alert("x")</script> | `"'
-STUDY = """\
-name: planted
-question: Is <script>alert(1)</script> a law?
-corpus: {events: logs/*.parquet}
-base: {train: {steps: 400}, sequence_length: 4}
-axes: {encoder.size: [xxs, xs, s], sequence_length: [2, 4, 8]}
-fit: {laws: [power_law, log_linear]}
-"""
-
-
-def planted(runs: int = 9) -> pd.DataFrame:
-    """Runs of a size by length grid whose loss falls log-linearly in compute; one failed, one diverged."""
-    rng = np.random.default_rng(3)
-    params = {"xxs": 5_000, "xs": 20_000, "s": 90_000}
-    rows = []
-    for number, (size, length) in enumerate([(size, length) for size in params for length in (2, 4, 8)][:runs]):
-        flops = 6.0 * params[size] * 400 * 64 * length * 24
-        rows.append(
-            dict.fromkeys(COLUMNS)
-            | {
-                "run_id": f"{number:012x}",
-                "status": "done",
-                "error": "",
-                "study": "planted",
-                "corpus_digest": "9f8e7d6c5b4a",
-                "encoder_size": size,
-                "non_embedding_params": params[size],
-                "corpus_users": 8000,
-                "sequence_length": length,
-                "global_batch_size": 64,
-                "learning_rate": 3e-3,
-                "seed": 0,
-                "steps": 400,
-                "train_flops": flops,
-                "loss_candidates": 256,
-                "num_workers": 1,
-                "loss": 6.9 - 0.15 * math.log10(flops) + rng.normal(0, 0.003),
-                "recall_at_10": 0.1,
-                "mrr": 0.05,
-                "wall_seconds": 60.0 + number,
-                "device": "cpu",
-                "clue_ray_version": "0.1.0",
-            }
-        )
-    lost = {"loss": None, "recall_at_10": None, "mrr": None, "wall_seconds": None}
-    rows.append(rows[0] | lost | {"run_id": "lost0", "status": "failed", "error": HOSTILE, "sequence_length": 16})
-    rows.append(rows[0] | lost | {"run_id": "lost1", "status": "diverged", "error": "nan at step 7"})
-    return pd.DataFrame(rows, columns=COLUMNS)
-
-
-def write_study(directory: Path, table: pd.DataFrame) -> Path:
-    """Write a study directory with everything a report can use."""
-    directory.mkdir(parents=True, exist_ok=True)
-    Runs(table).write(directory)
-    (directory / "study.yaml").write_text(STUDY)
-    curves = pd.concat([table.assign(step=s, train_flops=table["train_flops"] * s / 400) for s in (200, 400)])
-    curves[["run_id", "step", "train_flops", "loss"]].to_parquet(directory / "curves.parquet")
-    plan = {"runs": [{"run_id": run_id, "expected_seconds": 30.0} for run_id in table["run_id"]]}
-    baseline = {"name": "TF-IDF", "loss": 5.3, "recall_at_10": 0.05, "mrr": 0.04, "loss_candidates": 256}
-    corpus = {"digest": "9f8e7d6c5b4a", "users": 10_000, "rejected": {"empty text": 1234}, "licence_note": "CC0"}
-    for name, document in (("plan", plan), ("baseline", baseline), ("corpus", corpus)):
-        (directory / f"{name}.json").write_text(json.dumps(document))
-    return directory
+from clue_ray.runs import Runs
+from tests.report.planted import planted, write_study
 
 
 def files_under(directory: Path) -> dict[str, bytes]:
     return {str(p.relative_to(directory)): p.read_bytes() for p in sorted(directory.rglob("*")) if p.is_file()}
 
 
-@pytest.fixture(scope="module")
-def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    directory = write_study(tmp_path_factory.mktemp("study"), planted())
-    assert write_report(directory) == directory / "report" / "index.html"
-    return directory
-
-
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def html(study: Path) -> str:
     return (study / "report" / "index.html").read_text(encoding="utf-8")
 
@@ -110,7 +40,7 @@ class Elements(HTMLParser):
 
 def test_page_loads_nothing_from_anywhere(html: str) -> None:
     links = [v for _, a in Elements(html).found for k, v in a.items() if k in {"src", "href", "xlink:href"}]
-    assert links and all(str(link).startswith("#") for link in links)
+    assert links and all(str(link).startswith(("#", "data:text/csv;", "data:application/json;")) for link in links)
     assert "@import" not in html and not re.search(r"url\((?!#)", html)
 
 
@@ -140,7 +70,8 @@ def test_every_run_is_listed_with_status_and_error_in_words(html: str, study: Pa
 
 
 def test_points_of_the_headline_name_their_runs(html: str) -> None:
-    assert html.count("<title>size xs, length 4, 8,000 users, batch 64: loss 5.") == 2  # wide and narrow
+    titles = re.findall(r'data-run="000000000004"><title>size xs, length 4, 8,000 users, batch 64: loss 5\.', html)
+    assert len(titles) == 2 * 3 + 1  # headline, curves and parallel coordinates, wide and narrow; cost
 
 
 def test_answer_law_table_and_comparison_are_there(html: str, study: Path) -> None:
@@ -205,7 +136,11 @@ def test_second_report_has_the_same_bytes(study: Path) -> None:
 def test_markdown_links_and_figures_exist(study: Path) -> None:
     markdown = (study / "report" / "report.md").read_text(encoding="utf-8")
     links = re.findall(r"!\[[^\]]*(?:\[[^\]]*\][^\]]*)*\]\(([^)]+)\)", markdown)
-    assert len(links) == 5  # headline, two axes, heat table, curves
+    names = {Path(link).stem for link in links}
+    assert names == {
+        *("loss-against-compute", "doubling", "axis-non-embedding-params", "axis-sequence-length", "heat-table"),
+        *("backtest", "alternatives", "cost", "learning-curves", "parallel-coordinates"),
+    }
     for link in links:
         assert (study / "report" / link).stat().st_size > 1000
         assert (study / "report" / link).with_suffix(".svg").is_file()
@@ -244,13 +179,82 @@ def test_unusable_side_files_become_warnings(tmp_path: Path) -> None:
     write_study(tmp_path, planted(runs=2))
     (tmp_path / "plan.json").write_text("{")
     (tmp_path / "study.yaml").write_text("name: [")
-    (tmp_path / "baseline.json").write_text(json.dumps({"name": "b", "loss": 3.0, "loss_candidates": 64}))
+    baseline = {"name": "b", "loss": 3.0, "loss_candidates": 64}
+    (tmp_path / "baselines.json").write_text(json.dumps({"baselines": [baseline]}))
     html = write_report(tmp_path).read_text(encoding="utf-8")
     assert "plan.json cannot be read" in html and "is not valid YAML" in html
-    assert "The baseline was scored at 64 candidates and the runs at 256" in html
+    assert "The baseline b was scored at 64 candidates and the runs at 256" in html
 
 
 def test_report_without_a_table_is_refused_in_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(RunsError, match="No runs table"):
         write_report(tmp_path)
     assert not list(tmp_path.iterdir())
+
+
+def test_what_to_double_ranks_the_axes_with_intervals_and_cost(html: str) -> None:
+    words = re.search(
+        r"Doubling ([a-z -]+) alone, from \S+ to \S+, is expected to lower held-out loss by (.*?) nats", html
+    )
+    assert words and re.fullmatch(r"0\.\d{3} \[0\.\d{3}, 0\.\d{3}\]", words[2])
+    assert "nats for 2.0 times the compute" in html  # the planted compute is proportional to either axis
+    assert "All of these lie beyond what was run." in html
+
+
+def test_downloads_are_the_files_themselves(html: str, study: Path) -> None:
+    found = {a["download"]: a["href"] for _, a in Elements(html).found if "download" in a}
+    inside = {name: base64.b64decode(str(link).partition(",")[2]) for name, link in found.items()}
+    assert inside == {name: (study / name).read_bytes() for name in ("fits.json", "runs.csv")}
+
+
+def test_figures_of_an_earlier_report_are_removed(tmp_path: Path) -> None:
+    write_study(tmp_path, planted(runs=3))
+    figures = tmp_path / "report" / "figures"
+    figures.mkdir(parents=True)
+    for name in ("axis-of-yore.svg", "axis-of-yore.png", "mine.txt"):
+        (figures / name).write_text("old")
+    write_report(tmp_path)
+    left = {path.name for path in figures.iterdir()}
+    assert "mine.txt" in left and "axis-of-yore.svg" not in left and "axis-of-yore.png" not in left
+    Runs(planted().tail(2)).write(tmp_path)
+    (tmp_path / "curves.parquet").unlink()
+    write_report(tmp_path)
+    assert {path.name for path in figures.iterdir()} == {"mine.txt"}
+
+
+def test_floor_of_a_planted_log_is_drawn_if_it_holds_for_these_candidates(tmp_path: Path) -> None:
+    write_study(tmp_path, planted(runs=3))
+    (tmp_path / "corpus.json").write_text(
+        json.dumps({"bayes_loss": {"4": 5.0, "8": 4.9}, "bayes_loss_candidates": 256})
+    )
+    assert "lowest any encoder can reach (Bayes): 4.90" in write_report(tmp_path).read_text(encoding="utf-8")
+    (tmp_path / "corpus.json").write_text(json.dumps({"bayes_loss": {"8": 4.9}, "bayes_loss_candidates": 64}))
+    html = write_report(tmp_path).read_text(encoding="utf-8")
+    assert "(Bayes)" not in html and "computed for 64 candidates and the runs were scored at 256" in html
+
+
+def test_a_study_whose_loss_rises_says_first_that_there_is_no_answer(tmp_path: Path) -> None:
+    table = planted()
+    done = table["loss"].notna()
+    table.loc[done, "loss"] = table.loc[done, "loss"].to_numpy()[::-1]
+    html = write_report(write_study(tmp_path, table)).read_text(encoding="utf-8")
+    answer = html[html.index('<div class="answer">') :]
+    assert re.match(r'<div class="answer">\s*<p>There is no answer yet for more compute', answer)
+    assert "What to double next" not in html and "is predicted to reach" not in html
+
+
+@pytest.mark.slow
+def test_a_report_of_five_hundred_runs_stays_below_six_megabytes(tmp_path: Path) -> None:
+    table = planted(runs=1)
+    base = table.iloc[0].to_dict()
+    grid = itertools.product(range(5), (4, 8, 16, 32, 64), (32, 64, 128, 256), (1000, 2000, 4000, 8000, 16000))
+    rng, rows = np.random.default_rng(0), []
+    for number, (rung, length, batch, users) in enumerate(grid):
+        params = 5_000 * 4**rung
+        loss = 5.5 / (1 + 4 / (1.2 + 30 * params**-0.3 + 4 * length**-0.5 + 8 * batch**-0.6 + 60 * users**-0.5))
+        settings = {"encoder_size": "abcde"[rung], "non_embedding_params": params, "sequence_length": length}
+        settings |= {"global_batch_size": batch, "corpus_users": users, "run_id": f"{number:012x}"}
+        flops = 6.0 * params * 400 * batch * length * 24
+        rows.append(base | settings | {"train_flops": flops, "loss": loss * rng.lognormal(0, 0.004)})
+    write_study(tmp_path, pd.concat([pd.DataFrame(rows, columns=table.columns), table.tail(2)]))
+    assert write_report(tmp_path).stat().st_size < 6e6

@@ -7,7 +7,7 @@ import pytest
 
 from clue_ray.errors import FitError
 from clue_ray.report.prediction import predict_study
-from tests.report.test_page import planted, write_study
+from tests.report.planted import planted, write_study
 
 
 @pytest.fixture(scope="module")

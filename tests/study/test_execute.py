@@ -1,15 +1,19 @@
 """A whole small study on real Ray Tune: runs, report, resume, failures as rows."""
 
 import json
+from typing import ClassVar
 
 import pandas as pd
 import pytest
+from ray import tune
 
 from clue_ray.errors import CorpusError, StudyError
 from clue_ray.report.page import write_report
 from clue_ray.runs import COLUMNS
 from clue_ray.spec import read_study
-from clue_ray.study.execute import plan_study, run_study
+from clue_ray.study.directory import CURVE_COLUMNS
+from clue_ray.study.execute import plan_study, run_study, tune_results
+from clue_ray.study.lock import locked
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_session")]
 
@@ -40,8 +44,12 @@ def test_study_runs_reports_and_resumes(finished, study, output, planted_log, wr
     assert pd.read_csv(directory / "runs.csv")["loss"].tolist() == pytest.approx(runs.table["loss"].tolist())
     curves = pd.read_parquet(directory / "curves.parquet")
     assert (curves.groupby("run_id").size() == 2).all()
+    assert list(curves.columns) == list(CURVE_COLUMNS) and curves.notna().all(axis=None)
+    events = [file.parent.name for file in directory.rglob("events.out.tfevents.*")]
+    assert sorted(events) == sorted(runs.table["run_id"])  # one a run, and none of Tune's
     for run_id in runs.table["run_id"]:
-        assert {"spec.json", "record.json", "checkpoints"} <= {p.name for p in (directory / "runs" / run_id).iterdir()}
+        left = {path.name for path in (directory / "runs" / run_id).iterdir()}
+        assert {"spec.json", "record.json", "checkpoints", "log.txt"} <= left
 
     page = write_report(directory)
     assert page.exists() and (directory / "report" / "report.md").exists() and (directory / "fits.json").exists()
@@ -93,19 +101,44 @@ def test_what_cannot_train_stops_before_anything(planted_log, write_study, outpu
     assert not (output / "hopeless").exists()
 
 
-def test_failed_run_is_a_row_and_tried_again(planted_log, write_study, output, finished):
+def test_failed_run_is_a_row_and_tried_again_when_asked(planted_log, write_study, output, finished):
     study = read_study(write_study(planted_log, name="broken", axes={"sequence_length": [2, 3]}))
     unlucky = plan_study(study, output).runs[1].run_id
     run_study(read_study(write_study(planted_log, name="broken", axes={"sequence_length": [2]})), output)
-    in_the_way = output / "broken" / "runs" / unlucky / "checkpoints"
-    in_the_way.parent.mkdir()
-    in_the_way.write_text("a file where the folder of checkpoints should be")
+    in_the_way = output / "broken" / "runs" / unlucky / "log.txt"
+    in_the_way.mkdir(parents=True)  # a folder where a file should be
 
     runs = run_study(study, output)
     assert runs.table["status"].tolist() == ["done", "failed"]
-    assert runs.table["error"][0] == "" and runs.table["error"][1].startswith("FileExistsError")
+    assert runs.table["error"][0] == "" and runs.table["error"][1].startswith("IsADirectoryError")
     assert "Traceback" in (in_the_way.parent / "error.txt").read_text()
     assert len(runs.done) == 1
 
-    in_the_way.unlink()
-    assert run_study(study, output).table["status"].tolist() == ["done", "done"]
+    in_the_way.rmdir()
+    snapshots = []
+    assert run_study(study, output, listener=snapshots.append).table["status"].tolist() == ["done", "failed"]
+    assert "Failed before: 1, left as they are; clue-ray run --retry-failed" in " ".join(snapshots[0].plan.notes)
+    assert run_study(study, output, retry_failed=True).table["status"].tolist() == ["done", "done"]
+
+
+def test_a_second_command_on_the_directory_is_refused(study, output, finished):
+    with locked(output / "tiny"), pytest.raises(StudyError, match="is in use by process"):
+        run_study(study, output)
+    assert len(run_study(study, output)) == 4
+
+
+def test_tune_results_are_reachable_and_callbacks_heard(study, output, finished, planted_log, write_study):
+    class Ends(tune.Callback):
+        trials: ClassVar[list[str]] = []
+
+        def on_trial_complete(self, iteration, trials, trial, **info):
+            self.trials.append(trial.config["run"]["run_id"])
+
+    one_more = read_study(write_study(planted_log, axes={"sequence_length": [2, 4, 5]}))
+    run_study(one_more, output, callbacks=[Ends()])
+    ended = list(Ends.trials)  # restoring below sets the class back to what Tune pickled
+    (grid,) = tune_results(output / "tiny").values()
+    assert [result.config["run"]["run_id"] for result in grid] == ended and len(ended) == 1
+    assert grid[0].metrics["status"] == "done"
+    with pytest.raises(StudyError, match="nothing of Ray Tune's"):
+        tune_results(output)

@@ -4,7 +4,7 @@ import pytest
 
 from clue_ray.errors import SpecError
 from clue_ray.spec import RunSpec, StudySpec
-from clue_ray.study.grid import dotted_fields, expand
+from clue_ray.study.grid import check_size, dotted_fields, expand
 
 
 def make_study(axes, **base):
@@ -25,6 +25,36 @@ def test_product_in_order():
 def test_grids_share_their_points():
     runs = expand(make_study([{"sequence_length": [4, 8]}, {"sequence_length": [8, 16]}]))
     assert [r.sequence_length for r in runs] == [4, 8, 16]
+
+
+def test_zipped_fields_move_together():
+    axes = {"encoder.size, train.learning_rate": [["xs", 0.003], ["s", 0.002]], "sequence_length": [4, 8]}
+    runs = expand(make_study(axes))
+    assert [(r.encoder.size, r.train.learning_rate, r.sequence_length) for r in runs] == [
+        ("xs", 0.003, 4), ("xs", 0.003, 8), ("s", 0.002, 4), ("s", 0.002, 8),
+    ]  # fmt: skip
+
+
+def test_points_are_counted_before_they_are_made():
+    study = make_study(
+        [{"train.seed": list(range(10**4)), "sequence_length": list(range(1, 10**4))}, {"train.seed": [1]}]
+    )
+    with pytest.raises(SpecError, match=r"99,990,001 runs \(10,000 x 9,999 \+ 1\), more than 1,000; .* add --yes"):
+        check_size(study)
+    check_size(study, None)
+    check_size(make_study({"train.seed": list(range(1000))}))
+    with pytest.raises(SpecError, match="1,001 runs"):
+        check_size(make_study({"train.seed": list(range(1001))}))
+
+
+def test_budgets_cross_the_sizes_named_or_bring_their_own():
+    named = expand(make_study({"budgets": ["1e9", 4e9], "encoder.size": ["xxs", "xs"]}))
+    assert [(r.train.train_flops, r.train.steps, r.encoder.size) for r in named] == [
+        (1e9, None, "xxs"), (1e9, None, "xs"), (4e9, None, "xxs"), (4e9, None, "xs"),
+    ]  # fmt: skip
+    chosen = expand(make_study({"budgets": [1e15, 1.6e16]}))
+    small, large = ({r.encoder.width for r in chosen if r.train.train_flops == budget} for budget in (1e15, 1.6e16))
+    assert len(chosen) == 10 and len(small & large) == 3  # 16 times the compute: the best size moves by two
 
 
 def test_resources_are_an_axis_but_not_a_point_of_their_own():
@@ -57,6 +87,21 @@ def test_shape_and_size_replace_each_other():
         ({"resources.concurrency": [1, 2]}, "'resources.concurrency', which is no field of a run"),
         ({"train.global_batch_size": [-4]}, "axes point {train.global_batch_size: -4}: train.global_batch_size is -4"),
         ({"encoder.size": ["q"]}, "no rung of the ladder"),
+        ({"encoder.size, train.learning_rat": [["s", 1]]}, "'train.learning_rat', which is no field of a run; did you"),
+        ({"encoder.size, train.seed": [["s", 1], ["m"]]}, "the value ['m']; give a list of 2, one for each field"),
+        ({"encoder.size, train.seed": ["s"]}, "the value 's'; give a list of 2"),
+        ({"encoder.size, train.seed": [["s", 1]], "train.seed": [2]}, "more than once (train.seed); keep one"),
+        ({"train.steps": [1], "budgets": [1e12]}, "more than once (train.steps, budgets)"),
+        ({"encoder.size": ["s"], "encoder.width": [8]}, "more than once (encoder.size, encoder.width)"),
+        ({"sequence_length": [4, 8, 4]}, "the point {sequence_length: 4} twice in one grid"),
+        (
+            {"encoder.size, encoder.ffn_multiple": [["s", 4], ["s", 4.0]]},
+            "{encoder.size: s, encoder.ffn_multiple: 4.0} twice in one grid",
+        ),
+        ({"budget": [1e12]}, "did you mean 'budgets'?"),
+        ({"budgets": ["much"]}, "budgets the value 'much'; give training FLOPs above 0"),
+        ({"budgets": [-1]}, "budgets the value -1"),
+        ({"budgets": [1e6]}, "below the smallest encoder, 8 wide; raise it"),
     ],
 )
 def test_mistakes(axes, words):

@@ -5,10 +5,10 @@ from types import SimpleNamespace
 import pytest
 from rich.console import Console
 
-from clue_ray.spec import RunSpec, StudySpec, TrainSpec
-from clue_ray.study.plan import Plan, PlannedRun, concurrency
+from clue_ray.spec import RunSpec, TrainSpec
+from clue_ray.study.plan import Plan, PlannedRun
 from clue_ray.study.progress import StudyProgress
-from clue_ray.study.show import StudyView, one_line
+from clue_ray.study.show import StudyView, one_line, render
 from clue_ray.study.tables import law_table
 
 
@@ -20,7 +20,11 @@ def make_plan(finished=()):
             "corpus_users": 1200, "num_workers": 1, "total_params": 10,
         }  # fmt: skip
         run = RunSpec(train=TrainSpec(steps=10))
-        runs.append(PlannedRun(run, known, 10, 100, 1e6, expected_seconds=60.0, finished=index in finished))
+        runs.append(
+            PlannedRun(
+                run, known, 10, 100, 1e6, expected_seconds=60.0, status="done" if index in finished else "missing"
+            )
+        )
     return Plan("tiny", runs, 2, 10**6, ["a warning"])
 
 
@@ -33,11 +37,11 @@ def test_counts_and_time_left():
     progress = StudyProgress(make_plan(finished=[3]), heard.append)
     progress.tell()
     assert heard[-1].finished == 1
-    assert heard[-1].seconds_left == pytest.approx(90, rel=0.1)  # 3 runs of a minute, 2 at a time
+    assert heard[-1].seconds_left == pytest.approx(120, rel=0.1)  # 3 runs of a minute, 2 at a time: two rounds
     progress.on_trial_start(0, [], trial("r0"))
     progress.on_trial_result(0, [], trial("r0"), {"step": 5, "steps": 10, "loss": 5.5})
     assert (heard[-1].running[0].share, heard[-1].running[0].loss) == (0.5, 5.5)
-    assert heard[-1].seconds_left < 90
+    assert heard[-1].seconds_left < 110
     progress.on_trial_complete(0, [], trial("r0", status="done", loss=5.4))
     assert heard[-1].finished == 2 and not heard[-1].running
     assert heard[-1].ended == ["done xs, 8 events, batch 16, 1,200 users  loss 5.4000"]
@@ -47,7 +51,12 @@ def test_a_resumed_run_that_dies_is_told():
     heard = []
     progress = StudyProgress(make_plan(), heard.append)
     progress.on_trial_error(0, [], trial("r1"))
-    assert heard[-1].ended[0].startswith("failed xs") and heard[-1].finished == 1
+    assert heard[-1].ended[0].startswith("failed xs") and heard[-1].finished == heard[-1].failed == 1
+    progress.on_trial_start(0, [], trial("r0"))
+    console = Console(width=120)
+    with console.capture() as captured:
+        console.print(render(heard[-1]))
+    assert "tiny: 1 of 4 runs ended, 1 of them failed, 1 running" in captured.get()
 
 
 def test_tune_can_pickle_it():
@@ -81,20 +90,3 @@ def test_law_table_says_what_is_not_identified():
     text = captured.get()
     for words in ("power_law *", "0.031 nats", "-0.020 nats", "not identified", "4.5 [4, unbounded]"):
         assert words in text
-
-
-@pytest.mark.parametrize(
-    ("resources", "have", "expected"),
-    [
-        ({}, {"CPU": 4}, 4),
-        ({"cpus_per_worker": 2}, {"CPU": 5}, 2),
-        ({"gpus_per_worker": 1}, {"CPU": 16, "GPU": 1}, 1),
-        ({"gpus_per_worker": 0.25}, {"CPU": 16, "GPU": 1}, 4),
-        ({"concurrency": 3}, {"CPU": 1}, 3),
-    ],
-)
-def test_auto_concurrency_finds_cores_and_gpus(resources, have, expected):
-    study = StudySpec.parse(
-        {"name": "s", "corpus": "c", "base": {"train": {"steps": 1}}, "axes": {}, "resources": resources}, "s.yaml"
-    )
-    assert concurrency(study, have) == expected

@@ -1,20 +1,26 @@
 """The loop: learns, repeats itself, survives a kill, and stops when the loss is no number."""
 
 import itertools
+import json
 import math
 
 import pytest
 import torch
 
+from clue_ray.encoder.model import Encoder
 from clue_ray.runs import COLUMNS
 from clue_ray.spec import EncoderSpec, EvaluationSpec, RunSpec, TrainSpec
+from clue_ray.study.directory import StudyDirectory
 from clue_ray.training.checkpoints import load_state
-from clue_ray.training.loop import LocalContext, train_run, train_with
+from clue_ray.training.context import LocalContext
+from clue_ray.training.evaluate import Scores
+from clue_ray.training.loop import train_run, train_with
 from clue_ray.training.prefetch import Prefetch
 from clue_ray.training.schedule import learning_rate_share, make_optimizer
 
 EVALUATION = EvaluationSpec(candidates=32, every=0.25)
 CLOCK = {"wall_seconds", "tokens_per_second", "started_at"}
+CURVE_CLOCK = {"tokens_per_second", "memory_bytes"}
 
 
 def make_run(steps=12, **train):
@@ -29,6 +35,10 @@ def without_clock(record):
     return record.model_dump(exclude=CLOCK)
 
 
+def points(curve):
+    return [{column: point[column] for column in point.keys() - CURVE_CLOCK} for point in curve]
+
+
 def test_learns_what_was_planted(corpus):
     record = train_run(make_run(steps=120), corpus, EVALUATION)
     assert record.status == "done"
@@ -41,6 +51,24 @@ def test_same_spec_same_record(corpus):
     assert without_clock(train_run(make_run(), corpus, EVALUATION)) == without_clock(
         train_run(make_run(), corpus, EVALUATION)
     )
+
+
+def test_every_choice_of_the_recipe_trains(corpus):
+    chosen = {
+        "event_dropout": 0.2,
+        "token_dropout": 0.1,
+        "same_service": 0.5,
+        "objective": "sigmoid",
+        "schedule": "warmup_stable_decay",
+    }
+    plain, regularised = train_run(make_run(), corpus, EVALUATION), train_run(make_run(**chosen), corpus, EVALUATION)
+    assert regularised.loss != plain.loss and regularised.train_flops < plain.train_flops
+
+
+def test_bf16_stays_near_fp32(corpus):
+    rough = train_run(make_run(precision="bf16"), corpus, EVALUATION)
+    exact = train_run(make_run(), corpus, EVALUATION)
+    assert rough.loss == pytest.approx(exact.loss, abs=0.02) and rough.loss != exact.loss
 
 
 def test_another_seed_another_loss(corpus):
@@ -69,14 +97,15 @@ def test_killed_and_resumed_equals_uninterrupted(corpus, tmp_path):
     assert 0 < load_state(tmp_path / "killed")["progress"]["step"] < 12
     resumed, resumed_curve = train_with(make_run(), corpus, EVALUATION, LocalContext(tmp_path / "killed"))
     assert without_clock(resumed) == without_clock(whole)
-    assert resumed_curve == whole_curve
+    assert points(resumed_curve) == points(whole_curve)
     ends = [load_state(tmp_path / name)["model"] for name in ("whole", "killed")]
     assert all(torch.equal(ends[0][key], ends[1][key]) for key in ends[0])
 
 
 def test_damaged_checkpoint_starts_anew(corpus, tmp_path):
     whole, _ = train_with(make_run(), corpus, EVALUATION, LocalContext(tmp_path))
-    (tmp_path / "state.pt").write_bytes(b"junk")
+    for state in tmp_path.glob("step_*.pt"):
+        state.write_bytes(b"junk")
     again, _ = train_with(make_run(), corpus, EVALUATION, LocalContext(tmp_path))
     assert without_clock(again) == without_clock(whole)
 
@@ -84,11 +113,40 @@ def test_damaged_checkpoint_starts_anew(corpus, tmp_path):
 def test_divergence_is_a_result(corpus, monkeypatch):
     from clue_ray.training import loop
 
-    real = loop.info_nce
+    real = loop.OBJECTIVES["info_nce"]
     calls = iter(range(100))
-    monkeypatch.setattr(loop, "info_nce", lambda a, b, s: real(a, b, s) * (math.nan if next(calls) == 4 else 1))
+
+    def broken(*args, **kwargs):
+        return real(*args, **kwargs) * (math.nan if next(calls) == 4 else 1)
+
+    monkeypatch.setitem(loop.OBJECTIVES, "info_nce", broken)
     record = train_run(make_run(), corpus, EVALUATION)
     assert record.status == "diverged" and record.error == "loss was not finite at step 5" and record.steps == 4
+
+
+@pytest.mark.parametrize(
+    "error", [torch.OutOfMemoryError("CUDA out of memory. Tried"), RuntimeError("DefaultCPUAllocator: can't allocate")]
+)
+def test_out_of_memory_says_what_to_lower(corpus, monkeypatch, error):
+    from clue_ray.training import loop
+
+    def full(*args, **kwargs):
+        raise error
+
+    monkeypatch.setitem(loop.OBJECTIVES, "info_nce", full)
+    words = r"cpu.*global_batch_size 32.*32 users encoded at a time.*resources.users_per_chunk to 16 or less"
+    with pytest.raises(MemoryError, match=words):
+        train_run(make_run(), corpus, EVALUATION)
+
+
+def test_a_held_out_loss_that_is_no_number_is_divergence(corpus, monkeypatch, tmp_path):
+    from clue_ray.training import loop
+
+    monkeypatch.setattr(loop, "evaluate", lambda *_: Scores(math.nan, 0.5, 0.5))
+    record, curve = train_with(make_run(), corpus, EVALUATION, LocalContext())
+    assert (record.status, record.loss, record.recall_at_10) == ("diverged", None, 0.5)
+    StudyDirectory(tmp_path).write_run(make_run(), record, curve)
+    assert json.loads((tmp_path / "runs" / record.run_id / "curve.json").read_text())[0]["loss"] is None
 
 
 @pytest.mark.parametrize(("horizon", "steps"), [({"steps": 3}, 3), ({"users_seen": 96}, 3)])
@@ -109,25 +167,38 @@ def test_dedup_executes_less_than_it_counts(corpus):
 
 
 def test_schedule_rises_then_falls():
-    shares = [learning_rate_share(step, 100, warmup=0.1) for step in range(100)]
+    shares = [learning_rate_share(step, 100, TrainSpec(steps=100, warmup=0.1)) for step in range(100)]
     assert shares[0] == pytest.approx(0.1)
     assert max(shares) == shares[9] or max(shares) == shares[10]
     assert shares[-1] == pytest.approx(0.1, abs=0.01)
     assert all(a >= b for a, b in itertools.pairwise(shares[10:]))
 
 
-def test_wider_matrices_move_slower(corpus):
-    from clue_ray.encoder.model import Encoder
+def test_rate_stays_then_falls():
+    train = TrainSpec(steps=100, warmup=0.1, schedule="warmup_stable_decay")
+    shares = [learning_rate_share(step, 100, train) for step in range(100)]
+    assert shares[0] == pytest.approx(0.1) and shares[9:81] == pytest.approx([1.0] * 72)
+    assert shares[90] == pytest.approx(0.5) and shares[99] == pytest.approx(0.05)
 
-    rates = {}
-    for size in ("s", "m"):
-        encoder = EncoderSpec(size=size)
-        model = Encoder(encoder, corpus.vocabulary(4), 0.1, 0)
-        groups = make_optimizer(model, TrainSpec(steps=1), encoder.width).param_groups
-        rates[size] = [group["lr"] for group in groups]
-        assert [group["weight_decay"] > 0 for group in groups] == [True, False, False]
-        assert sum(p.numel() for group in groups for p in group["params"]) == sum(p.numel() for p in model.parameters())
-    assert rates["m"][0] == rates["s"][0] / 2 and rates["m"][1:] == rates["s"][1:]
+
+def rates(corpus, **shape):
+    """Rate and decay of each kind of weight, and how many weights there are."""
+    encoder = EncoderSpec(**{"width": 32, "item_layers": 1, "service_layers": 1, "heads": 2, **shape})
+    model = Encoder(encoder, corpus.vocabulary(4), 0.1, 0)
+    groups = make_optimizer(model, TrainSpec(steps=1, learning_rate=1.0, weight_decay=0.1), encoder).param_groups
+    assert sum(p.numel() for group in groups for p in group["params"]) == sum(p.numel() for p in model.parameters())
+    rate_of = {id(p): (group["lr"], group["weight_decay"]) for group in groups for p in group["params"]}
+    return {name: rate_of[id(parameter)] for name, parameter in model.named_parameters()}
+
+
+def test_wider_and_deeper_matrices_move_slower(corpus):
+    base, wide, deep = rates(corpus), rates(corpus, width=64), rates(corpus, item_layers=4)
+    item, service = "item_blocks.0.ffn_up.weight", "service_blocks.0.ffn_up.weight"
+    assert base[item] == base[service] == base["output.weight"] == (1.0, pytest.approx(0.1))
+    assert wide[item] == wide["output.weight"] == (0.5, pytest.approx(0.2))
+    assert deep[item] == (0.5, pytest.approx(0.2)) and deep[service] == base[service]
+    for name in ("token_embedding.weight", "token_position.weight", "item_norm.weight", "output.bias", "log_scale"):
+        assert base[name] == wide[name] == deep[name] == (3.0 if name.startswith("token_emb") else 1.0, 0.0)
 
 
 def test_batches_are_prepared_ahead_and_in_order():

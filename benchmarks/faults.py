@@ -1,0 +1,163 @@
+"""One small study during which a worker, a node and the driver are killed, against the same study left in peace.
+
+    python -m benchmarks.faults             # three nodes on this machine, five to ten minutes on 2 cores
+
+Prints what was done to the study between the lines of its runs' logs, then the tables of both. Exit code 1 if they
+differ in anything but clocks.
+"""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from datetime import datetime
+from pathlib import Path
+
+import pandas as pd
+import psutil
+import pyarrow.parquet as pq
+import yaml
+
+os.environ["RAY_AUTH_MODE"] = "disabled"
+
+from ray.cluster_utils import Cluster
+from rich.console import Console
+
+from clue_ray.corpus.synthetic import PlantedSpec, planted_events
+from clue_ray.runs import read_runs
+from clue_ray.study.tables import frame_table
+
+CLOCK = ["started_at", "wall_seconds", "tokens_per_second"]
+SHOWN = ["run_id", "status", "sequence_length", "num_workers", "steps", "train_flops", "loss", "recall_at_10"]
+NODE = {"num_cpus": 1, "object_store_memory": 100_000_000}
+PATIENCE = 300.0
+STUDY = {
+    "name": "faults",
+    "corpus": {"vocab_size": 400, "split": {"validation": 0.0, "test": 0.25}},
+    "base": {
+        "encoder": {"size": "xs", "output_width": 16},
+        "train": {"global_batch_size": 16, "steps": 400},
+        "sequence_length": 4,
+    },
+    "axes": [{"sequence_length": [2, 4], "resources.workers": [2]}, {"sequence_length": [8]}],
+    "evaluation": {"candidates": 16, "every": 0.05},
+    "resources": {"concurrency": 1},
+    "fit": {"laws": ["power_law", "log_linear"]},
+}
+
+
+class Scene:
+    """A study under way on a cluster, and what is done to it."""
+
+    def __init__(self, folder: Path, cluster: Cluster):
+        self.folder, self.cluster, self.done = folder, cluster, []
+
+    def start(self, output: str) -> subprocess.Popen:
+        """Start the command of the study."""
+        command = ["run", str(self.folder / "study.yaml"), "--output", str(self.folder / output)]
+        code = "from clue_ray.cli import main; main()"
+        with open(self.folder / f"{output}.out", "a") as told:
+            return subprocess.Popen(
+                [sys.executable, "-c", code, *command, "--address", self.cluster.address], stdout=told, stderr=told
+            )
+
+    def say(self, words: str) -> None:
+        """Note what is done, and when."""
+        self.done.append((datetime.now().strftime("%Y-%m-%d %H:%M:%S,%f")[:-3], f"*** {words}"))
+
+    def lines(self, output: str) -> list[tuple[str, str]]:
+        """Return when and what the study's runs logged."""
+        found = []
+        for log in (self.folder / output).glob("faults/runs/*/log.txt"):
+            found += [(line[:23], line[24:]) for line in log.read_text().splitlines() if line[:2] == "20"]
+        return sorted(found)
+
+    def wait_for(self, words: str, times: int) -> None:
+        """Wait until the disturbed study has logged some words so often."""
+        deadline = time.monotonic() + PATIENCE
+        while sum(words in line for _, line in self.lines("disturbed")) < times:
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"{words!r} was not logged {times} times within {PATIENCE:g} s")
+            time.sleep(0.02)
+
+    def kept(self) -> int:
+        """Count the checkpoints that the disturbed study has kept."""
+        return sum("is kept" in line for _, line in self.lines("disturbed"))
+
+
+def disturb(scene: Scene) -> None:
+    """Run the study while a worker, a node and the driver are killed; then give its command again."""
+    driver = scene.start("disturbed")
+    scene.wait_for("is kept", 3)
+    worker = next(p for p in psutil.Process().children(recursive=True) if "RayTrainWorker" in p.name())
+    scene.say(f"worker process {worker.pid} is killed")
+    worker.kill()
+    scene.wait_for("goes on after", 1)
+    scene.wait_for("is kept", scene.kept() + 3)
+    scene.say("a node is killed")
+    scene.cluster.remove_node(sorted(scene.cluster.worker_nodes, key=str)[0], allow_graceful=False)
+    time.sleep(3)
+    scene.cluster.add_node(**NODE)
+    scene.say("a node is added in its place")
+    scene.wait_for("goes on after", 2)
+    scene.wait_for("is kept", scene.kept() + 3)
+    scene.say(f"the driver, process {driver.pid}, is killed")
+    driver.kill()
+    driver.wait()
+    time.sleep(5)
+    scene.say("the same command is given again")
+    assert scene.start("disturbed").wait(PATIENCE * 2) == 0
+    scene.say("it ends")
+
+
+def compare(folder: Path, console: Console) -> bool:
+    """Print both tables; tell whether they agree in all but clocks."""
+    tables = {name: read_runs(folder / name / "faults").table for name in ("undisturbed", "disturbed")}
+    for name, table in tables.items():
+        console.print(frame_table(table[SHOWN], name))
+    peace, trouble = (table.drop(columns=CLOCK) for table in tables.values())
+    try:
+        pd.testing.assert_frame_equal(trouble, peace, check_exact=True)
+    except AssertionError as difference:
+        console.print(f"The tables differ: {difference}")
+        return False
+    console.print(f"All {len(peace)} rows agree in all {peace.shape[1]} columns beside {', '.join(CLOCK)}.")
+    return True
+
+
+def main() -> None:
+    """Play the scene."""
+    console = Console(width=120, highlight=False)
+    folder = Path(tempfile.mkdtemp(prefix="cr-", dir="/tmp"))
+    spec = PlantedSpec(users=240, services=3, topics=12, concentration=2, items_per_topic=20, events=24)
+    pq.write_table(planted_events(spec), folder / "events.parquet")
+    study = {**STUDY, "corpus": {**STUDY["corpus"], "events": str(folder / "events.parquet")}}
+    (folder / "study.yaml").write_text(yaml.safe_dump(study))
+    head = {"num_cpus": 0, "resources": {"trial_slot": 4}, "object_store_memory": 100_000_000}
+    cluster = Cluster(initialize_head=True, head_node_args={**head, "temp_dir": str(folder / "ray")})
+    try:
+        for _ in range(2):
+            cluster.add_node(**NODE)
+        cluster.wait_for_nodes()
+        scene = Scene(folder, cluster)
+        assert scene.start("undisturbed").wait(PATIENCE * 2) == 0
+        disturb(scene)
+        for when, line in sorted(scene.done + scene.lines("disturbed")):
+            if not re.search("is kept", line):
+                console.print(when[11:19], line, markup=False, soft_wrap=True)
+        agree = compare(folder, console)
+    finally:
+        cluster.shutdown()
+        for output in folder.glob("*.out"):
+            console.print(f"--- {output.name}\n{output.read_text()[-1500:]}", markup=False) if sys.exc_info()[
+                0
+            ] else None
+        shutil.rmtree(folder, ignore_errors=True)
+    sys.exit(0 if agree else 1)
+
+
+if __name__ == "__main__":
+    main()

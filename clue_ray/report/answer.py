@@ -1,0 +1,86 @@
+"""The top of a page: the answer in words, the gravest doubt, the headline plot.
+
+Takes what was read and found, gives sentences and a picture. One idea: where the runs support no law, the first
+sentence says so, and nothing is predicted.
+"""
+
+from functools import partial
+from typing import Any
+
+import pandas as pd
+
+from clue_ray.report import figures, numbers, tables
+from clue_ray.report.clipping import highest_shown
+from clue_ray.report.directory import StudyFiles
+from clue_ray.report.headline import Band, interval_band
+from clue_ray.report.rendering import OF_A_RUN, Picture, picture
+from clue_ray.report.style import law_label
+from clue_ray.scaling.analysis import Analysis
+from clue_ray.scaling.answer import measured
+from clue_ray.scaling.words import number
+
+CLIPPED = "An arrow at the upper edge marks a run worse than a guess, with its loss."
+
+
+def answer(analysis: Analysis | None, error: str) -> str:
+    """Say what the runs support, in two or three sentences; `error` is why there is no analysis."""
+    if analysis is None:
+        return f"There is no answer yet. {error}"
+    if analysis.silence:
+        return f"{analysis.silence} {measured(analysis.points, analysis.candidates, analysis.chance)}"
+    return analysis.answer()
+
+
+def caution(warnings: tuple[str, ...]) -> str:
+    """Give the gravest reason for doubt, and how many more there are."""
+    if not warnings:
+        return ""
+    more = len(warnings) - 1
+    rest = f" ({number(more).capitalize()} more reason{'s' if more > 1 else ''} for caution below.)" if more else ""
+    return f"{warnings[0]}{rest}"
+
+
+def headline(files: StudyFiles, analysis: Analysis | None) -> Picture | None:
+    """Draw every finished run's loss against its compute, with the laws where there are any."""
+    points = files.done[files.done["train_flops"].notna()]
+    if points.empty:
+        return None
+    titles = {f"{mark}{run['run_id']}": pointed_at(run) for _, run in points.iterrows() for mark in OF_A_RUN}
+    band = interval_band(analysis) if analysis else None
+    draw = partial(
+        figures.loss_against_compute,
+        analysis or points,
+        baselines=[(str(baseline["name"]), float(baseline["loss"])) for baseline in files.baselines],
+        band=band,
+        floor=min(files.floor.values(), default=None),
+    )
+    return picture("loss-against-compute", _caption(points, analysis, band), draw, titles=titles)
+
+
+def _caption(points: pd.DataFrame, analysis: Analysis | None, band: Band | None) -> str:
+    caption = "Every finished run: held-out loss against training compute."
+    if analysis:
+        caption += (
+            f" The thick line is the {law_label(analysis.preferred)} with its 95% interval, thin lines "
+            "its rivals. Outlined runs are on the frontier: none with at most their compute does better."
+        )
+    if highest_shown(points["loss"], figures.candidates_of(points)) < float(points["loss"].max()):
+        caption += f" {CLIPPED}"
+    return f"{caption} {_reach(band)}" if band is not None and len(band.low) else caption
+
+
+def _reach(band: Band) -> str:
+    """Say where the interval ends at the right edge, which the loss axis may cut."""
+    low, high = float(band.low[-1]), float(band.high[-1])
+    ends = [
+        numbers.significant(low) if low > 0 else "unbounded",
+        numbers.significant(high) if high < 1e3 else "unbounded",
+    ]
+    return f"At {numbers.flop(band.train_flops[-1])} FLOP the interval is {' to '.join(ends)} nats."
+
+
+def pointed_at(run: Any) -> str:
+    """Say what a pointer shows of a run: its settings, loss and compute, or how it ended."""
+    compute = "" if numbers.is_absent(run["train_flops"]) else f" at {numbers.flop(run['train_flops'])} FLOP"
+    ended = str(run["status"]) if numbers.is_absent(run["loss"]) else f"loss {tables.number(run['loss'], 'loss').text}"
+    return f"{tables.describe(run)}: {ended}{compute} (run {run['run_id']})"

@@ -1,0 +1,139 @@
+"""Serve the page of a study, also of one that runs: it refreshes as runs end.
+
+Takes a study directory and a port. One idea: there are two addresses, `/` and `/state`, and no part of a request is
+ever made a path, so that nothing but the page can be read, and nothing written.
+"""
+
+import json
+import logging
+import threading
+import time
+from http import HTTPStatus
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from clue_ray.errors import RunsError, StudyError
+from clue_ray.report.directory import read_directory, read_ended
+from clue_ray.report.page import compose, render
+from clue_ray.runs import Runs
+
+LOOPBACK = "127.0.0.1"
+PATIENCE = 10
+"""A page is made again for its readers after this many times what the last one took: training needs the cores."""
+
+logger = logging.getLogger(__name__)
+
+
+class LivePage:
+    """The page of a study as it stands, made again when runs have ended since.
+
+    Raises:
+        RunsError: the directory holds neither a plan nor a runs table.
+    """
+
+    def __init__(self, directory: Path):
+        self.directory = directory
+        self.lock = threading.Lock()
+        self.page, self.seen = b"", ""
+        self.ready = 0.0
+        read_ended(directory)
+
+    def html(self) -> bytes:
+        """Return the page, made anew if anything has changed."""
+        with self.lock:  # one at a time: drawing holds matplotlib's global style
+            if state_of(self.directory) != self.seen:
+                self._make()
+            return self.page
+
+    def state(self) -> bytes:
+        """Say which page is the newest, whether it may be asked for, and how far the study is, as JSON."""
+        found = {"state": state_of(self.directory), "ready": time.monotonic() >= self.ready}
+        return json.dumps({**found, "words": progress(read_ended(self.directory))}).encode()
+
+    def _make(self) -> None:
+        started, self.seen = time.monotonic(), state_of(self.directory)
+        files = read_directory(self.directory, running=True)
+        content, _ = compose(files)
+        live = {"state": self.seen, "words": progress(Runs(files.table))}
+        self.page = render("index.html.j2", content=content, live=live).encode()
+        self.ready = time.monotonic() + PATIENCE * (time.monotonic() - started)
+
+
+def state_of(directory: Path) -> str:
+    """Name what a page is made of: how many files of records and tables there are, and when one was last written."""
+    kept = [directory / name for name in ("plan.json", "runs.parquet", "curves.parquet", "study.yaml")]
+    files = [file for file in (*kept, *directory.glob("runs/*/record.json")) if file.exists()]
+    return f"{len(files)}-{max((file.stat().st_mtime_ns for file in files), default=0)}"
+
+
+def progress(runs: Runs) -> str:
+    """Say how many runs have ended."""
+    ended = int((runs.table["status"] != "missing").sum()) if "status" in runs.table else len(runs)
+    if ended == len(runs):
+        return f"All {ended} runs have ended."
+    return f"{ended} of {len(runs)} runs have ended; this page follows the others."
+
+
+class Handler(BaseHTTPRequestHandler):
+    """Answers GET and HEAD for the page and its state, from this machine's own names only."""
+
+    server: "Server"
+
+    def do_GET(self) -> None:
+        """Answer with the page or its state."""
+        self._answer(body=True)
+
+    def do_HEAD(self) -> None:
+        """Answer as GET does, without the body."""
+        self._answer(body=False)
+
+    def _answer(self, *, body: bool) -> None:
+        host = self.headers.get("Host", "").rpartition(":")[0]
+        if host not in (LOOPBACK, "localhost"):  # a foreign name that points here: DNS rebinding
+            return self.send_error(HTTPStatus.FORBIDDEN)
+        found = self._content(urlsplit(self.path).path)
+        if found is None:
+            return self.send_error(HTTPStatus.NOT_FOUND)
+        contents, media_type = found
+        self.send_response(HTTPStatus.OK)
+        headers = {"Content-Type": media_type, "Content-Length": str(len(contents)), "Cache-Control": "no-store"}
+        for name, value in {**headers, "X-Content-Type-Options": "nosniff"}.items():
+            self.send_header(name, value)
+        self.end_headers()
+        if body:
+            self.wfile.write(contents)
+
+    def _content(self, path: str) -> tuple[bytes, str] | None:
+        if path == "/":
+            return self.server.live.html(), "text/html; charset=utf-8"
+        return (self.server.live.state(), "application/json") if path == "/state" else None
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Log a request for those who ask for it."""
+        logger.debug(format, *args)
+
+
+class Server(ThreadingHTTPServer):
+    """A server of one live page on this machine.
+
+    Raises:
+        StudyError: the port is taken.
+    """
+
+    daemon_threads = True
+
+    def __init__(self, directory: Path, port: int):
+        if not directory.is_dir():
+            raise RunsError(f"{directory} is no directory; give a study directory, <output>/<name>.")
+        self.live = LivePage(directory)
+        try:
+            super().__init__((LOOPBACK, port), Handler)
+        except OSError as error:
+            raise StudyError(f"Port {port} cannot be used ({error}); choose another --port.") from None
+
+    @property
+    def url(self) -> str:
+        """Where the page is."""
+        return f"http://{LOOPBACK}:{self.server_port}/"

@@ -1,0 +1,195 @@
+"""Two studies on one page: their laws overlaid, and the difference at the compute they share, with its interval.
+
+Takes two study directories, writes one self-contained page into the first. One idea: losses compare only on as many
+candidates, and laws only where both were run.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from clue_ray.errors import RunsError
+from clue_ray.report import numbers
+from clue_ray.report.compare_figures import difference_over_compute, two_laws
+from clue_ray.report.directory import StudyFiles, read_directory
+from clue_ray.report.page import analyse_files, render
+from clue_ray.report.rendering import NARROW, WIDE, picture
+from clue_ray.report.section import Section
+from clue_ray.report.style import law_label
+from clue_ray.report.tables import Table, written
+from clue_ray.runs import replacing
+from clue_ray.scaling.analysis import Analysis
+from clue_ray.scaling.fit import Prediction
+
+PLACES = 9
+"""Places along the shared compute at which the difference is sought."""
+SHOWN = (0, PLACES // 2, PLACES - 1)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two studies and where they can be compared.
+
+    Attributes:
+        names: of the studies, told apart by their folders where they are the same.
+        analyses: in the same order.
+        train_flops: places of the shared compute, FLOP; empty where none is shared or a law is silent.
+        losses: predicted at these places, nats: one list a study.
+        differences: first minus second, nats, 95%.
+        doubts: what a reader should know, a sentence each.
+    """
+
+    names: tuple[str, str]
+    analyses: tuple[Analysis, Analysis]
+    train_flops: tuple[float, ...]
+    losses: tuple[list[Prediction], list[Prediction]]
+    differences: tuple[Prediction, ...]
+    doubts: tuple[str, ...]
+
+    def sentence(self) -> str:
+        """Say which study is ahead at the largest compute that both reached, and whether that can be told."""
+        if not self.differences:
+            return f"No difference is stated. {self.doubts[0]}"
+        gap, place = self.differences[-1], numbers.flop(self.train_flops[-1])
+        first, second = self.names
+        start = f"At {place} FLOP, the largest compute that both studies reached,"
+        ends = f"{numbers.signed(gap.value)} nats [{numbers.signed(gap.low)}, {numbers.signed(gap.high)}]"
+        if gap.low <= 0 <= gap.high:
+            return f"{start} {first} and {second} cannot be told apart: {first} minus {second} is {ends}."
+        side = "lower" if gap.value < 0 else "higher"
+        return f"{start} the loss of {first} is {side} than that of {second}: the difference is {ends}."
+
+    def to_dict(self) -> dict[str, Any]:
+        """Describe the comparison in JSON-able values; ends that no data bound are None."""
+        rows = [
+            {
+                "train_flops": place,
+                **{key: value if np.isfinite(value) else None for key, value in gap._asdict().items()},
+            }
+            for place, gap in zip(self.train_flops, self.differences, strict=True)
+        ]
+        return {"studies": self.names, "answer": self.sentence(), "differences": rows, "doubts": self.doubts}
+
+
+def compare_studies(directories: Sequence[Path]) -> tuple[Path, Comparison]:
+    """Overlay two studies; write `report/against-<folder of the second>.html` into the first, return page and finding.
+
+    Raises:
+        RunsError: there are not two folders, one holds no runs table, no law can be fitted to it, or the numbers of
+            candidates differ.
+    """
+    if len(directories) != 2:
+        raise RunsError(f"{len(directories)} studies are given; a report takes one, a comparison two.")
+    first, second = directories
+    files = tuple(read_directory(place) for place in (first, second))
+    analyses = tuple(_analysed(file, place) for file, place in zip(files, (first, second), strict=True))
+    a, b = analyses
+    if a.candidates != b.candidates:
+        raise RunsError(
+            f"The losses of {first} were measured among {a.candidates} candidates and those of {second} among "
+            f"{b.candidates}, so they cannot be compared; score both studies on the same evaluation.candidates."
+        )
+    found = _compare(_names(files, (first, second)), (a, b), _data(files))
+    target = first / "report" / f"against-{second.resolve().name}.html"
+    with replacing(target) as temporary:
+        temporary.write_text(_page(found), encoding="utf-8")
+    return target, found
+
+
+def _analysed(files: StudyFiles, place: Path) -> Analysis:
+    analysis, document = analyse_files(files)
+    if analysis is None:
+        raise RunsError(f"{place} cannot be compared: {document['error']}")
+    return analysis
+
+
+def _names(files: tuple[StudyFiles, ...], places: tuple[Path, Path]) -> tuple[str, str]:
+    """Name two studies by their names, by their folders where these are the same, or else by their paths."""
+    tried = [[file.name for file in files], [place.resolve().name for place in places], list(map(str, places))]
+    first, second = next((pair for pair in tried if pair[0] != pair[1]), tried[-1])
+    return first, second
+
+
+def _data(files: tuple[StudyFiles, ...]) -> list[str]:
+    """Say when the studies have other corpora: their held-out users differ too."""
+    digests = [set(file.table["corpus_digest"].dropna()) for file in files]
+    if digests[0] == digests[1]:
+        return []
+    return [
+        "The studies rest on different corpora, and so on different held-out users: a difference in loss may come from "
+        "the data rather than from the recipe."
+    ]
+
+
+def _compare(names: tuple[str, str], analyses: tuple[Analysis, Analysis], doubts: list[str]) -> Comparison:
+    a, b = analyses
+    low, high = (
+        max(float(one.points["train_flops"].min()) for one in analyses),
+        min(float(one.points["train_flops"].max()) for one in analyses),
+    )
+    silent = [f"No law speaks for {name}." for name, one in zip(names, analyses, strict=True) if one.silence]
+    if low > high:
+        silent.append("The studies share no compute: the largest of one is below the smallest of the other.")
+    if silent:
+        return Comparison(names, analyses, (), ([], []), (), (*silent, *doubts))
+    places = tuple(map(float, np.geomspace(low, high, PLACES)))
+    losses = tuple([one.fits[one.preferred].predict(train_flops=place) for place in places] for one in (a, b))
+    gaps = tuple(difference(one, other) for one, other in zip(losses[0], losses[1], strict=True))
+    return Comparison(names, analyses, places, (losses[0], losses[1]), gaps, tuple(doubts))
+
+
+def difference(one: Prediction, other: Prediction) -> Prediction:
+    """Subtract two independent estimates, the interval from their own ends.
+
+    The distances to the ends add up in squares (MOVER: Zou and Donner 2008, Statistics in Medicine 27, 1693).
+    """
+    value = one.value - other.value
+    below = np.hypot(one.value - one.low, other.high - other.value)
+    above = np.hypot(one.high - one.value, other.value - other.low)
+    return Prediction(value, float(value - below), float(value + above))
+
+
+def _page(found: Comparison) -> str:
+    """Set a comparison as a page."""
+    names, sections = " and ".join(found.names), []
+    caption = (
+        "Frontier runs and preferred laws of both studies with their 95% intervals; upright lines enclose the compute "
+        "they share."
+    )
+    drawn = picture("two-laws", caption, partial(two_laws, found.names, found.analyses), sizes=(WIDE, NARROW))
+    used = [
+        f"{name}: {law_label(one.preferred)}, {one.fits[one.preferred].num_runs} runs"
+        for name, one in zip(found.names, found.analyses, strict=True)
+    ]
+    sections.append(Section("laws", "Both laws", "laws", pictures=(drawn,), points=tuple(used)))
+    if found.differences:
+        gap = picture(
+            "difference",
+            f"{found.names[0]} minus {found.names[1]}, with its 95% interval; below zero {found.names[0]} is ahead.",
+            partial(difference_over_compute, found.train_flops, found.differences),
+            sizes=((5.2, 3.2), NARROW),
+        )
+        title = "The difference at the compute both share"
+        sections.append(Section("difference", title, "difference", pictures=(gap,), tables=(_table(found),)))
+    return render("compare.html.j2", title=names, answer=found.sentence(), doubts=found.doubts, sections=sections)
+
+
+def _table(found: Comparison) -> Table:
+    heads = ("compute, FLOP", *(f"{name}, nats [95%]" for name in found.names), "difference, nats [95%]")
+    rows = tuple(
+        (
+            written(numbers.flop(found.train_flops[place])),
+            *(written(numbers.interval(*losses[place])) for losses in found.losses),
+            written(_signed(found.differences[place])),
+        )
+        for place in SHOWN
+    )
+    return Table(heads, rows)
+
+
+def _signed(gap: Prediction) -> str:
+    return f"{numbers.signed(gap.value)} [{numbers.signed(gap.low)}, {numbers.signed(gap.high)}]"

@@ -1,0 +1,98 @@
+"""Three sections of what was varied: one axis at a time, tables of two, sizes at equal compute.
+
+Takes what was read and found, gives sections; one that the runs cannot fill is left out.
+"""
+
+from functools import partial
+
+import pandas as pd
+
+from clue_ray.errors import FitError, RunsError
+from clue_ray.report import figures, numbers
+from clue_ray.report.answer import CLIPPED
+from clue_ray.report.clipping import highest_shown
+from clue_ray.report.directory import StudyFiles
+from clue_ray.report.grid_figures import EQUAL, SIZE, alike, grid_of, heat_table, isoflop_curves
+from clue_ray.report.rendering import HALF, NARROW, Picture, picture
+from clue_ray.report.section import Section
+from clue_ray.report.style import law_label, short_label
+from clue_ray.scaling.analysis import Analysis
+from clue_ray.scaling.axes import AxisEffect
+from clue_ray.scaling.isoflop import IsoFlop, fit_isoflop
+from clue_ray.scaling.words import listing
+
+GRIDS = ("sequence_length", "global_batch_size", "corpus_users")
+"""Axes that a table sets against encoder size."""
+LINE_ERRORS = 1.96
+
+
+def axes(analysis: Analysis) -> Section | None:
+    """Draw one panel an axis, all on one loss scale, so that a flat axis looks flat."""
+    losses = [loss for effect in analysis.axes for line in effect.lines for loss in line["loss"]]
+    if not losses:
+        return None
+    high = highest_shown(losses, analysis.candidates)
+    margin = 0.07 * max(high - min(losses), 1e-3)
+    limits = (min(losses) - margin, high + margin)
+    panels = tuple(_axis(effect, limits) for effect in analysis.axes if effect.lines)
+    words = "Along a line only the axis below it changes; colours tell what is held. All panels have one scale of loss."
+    return Section("axes", "One axis at a time", "axes", (words,), panels, layout="panels")
+
+
+def _axis(effect: AxisEffect, limits: tuple[float, float]) -> Picture:
+    caption = f"{effect.label}.{_along(effect)}"
+    if any((line["loss"] > limits[1]).any() for line in effect.lines):
+        caption += f" {CLIPPED}"
+    name = f"axis-{effect.column.replace('_', '-')}"
+    return picture(name, caption, partial(figures.axis_effect, effect, loss_limits=limits), sizes=(HALF,))
+
+
+def _along(effect: AxisEffect) -> str:
+    if effect.fit is None or not effect.fit.law.exponents:
+        return " Too few values for a law along it."
+    exponent = effect.fit.law.exponents[0]
+    low, high = effect.fit.known_interval(exponent)
+    shown = "not identified"
+    if low is not None or high is not None:
+        shown = numbers.interval(effect.fit.parameters[exponent], low, high)
+    return f" Dashed: {law_label(effect.fit.law.name)} along the longest line, exponent {shown}."
+
+
+def grids(files: StudyFiles) -> Section | None:
+    """Set encoder size against every other axis as tables of loss, where the runs hold a grid."""
+    drawn = tuple(_grid(files.table, axis) for axis in GRIDS if grid_of(files.table, axis) is not None)
+    if not drawn:
+        return None
+    words = "Held-out loss, nats, all else equal; lower is better. Each table has its own colour scale."
+    return Section("grids", "Encoder size against the other axes", "grids", (words,), drawn, layout="panels")
+
+
+def _grid(table: pd.DataFrame, axis: str) -> Picture:
+    name = "heat-table" if axis == "sequence_length" else f"heat-{axis.replace('_', '-')}"
+    held = alike(table, axis).iloc[0]
+    same = [f"{short_label(c)} {numbers.compact(held[c])}" for c in EQUAL if c != axis and table[c].nunique() > 1]
+    caption = f"Encoder size by {short_label(axis)}{'; all at ' + listing(same) if same else ''}."
+    return picture(name, caption, partial(heat_table, table, axis=axis), sizes=(HALF,))
+
+
+def isoflop(files: StudyFiles) -> Section | None:
+    """Draw loss over encoder size at equal compute, where at least two levels of compute have a minimum."""
+    try:
+        found = fit_isoflop(files.done, size=SIZE)
+    except (FitError, RunsError):  # no such levels: the study did not ask
+        return None
+    caption = "Loss over encoder size at equal training compute; diamonds mark the minima of the parabolas."
+    shown = picture("isoflop", caption, partial(isoflop_curves, files.done, found), sizes=((6.2, 3.6), NARROW))
+    words, points = (_best_size(found),), found.warnings
+    return Section("isoflop", "The best size at equal compute", "equal compute", words, (shown,), points=points)
+
+
+def _best_size(found: IsoFlop) -> str:
+    """Say how the best size grows with compute, with the interval of the line through the minima."""
+    line, used = found.line, int(found.levels["used"].sum())
+    reach = LINE_ERRORS * line.error
+    ends = numbers.interval(line.exponent, line.exponent - reach, line.exponent + reach)
+    return (
+        f"Through the minima of {used} of {len(found.levels)} levels of compute, the best size grows as compute to the "
+        f"power {ends}. Parabolas lean on sizes evenly spread about the minimum; read this beside the laws."
+    )

@@ -1,0 +1,225 @@
+"""The sections behind an answer: best run beside baseline and chance, cost, curves, every run, how it was made.
+
+Takes what was read, gives sections; each stands without any law.
+"""
+
+from functools import partial
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+from clue_ray.report import figures, numbers, tables
+from clue_ray.report.answer import pointed_at
+from clue_ray.report.directory import StudyFiles
+from clue_ray.report.parallel import coordinates, parallel_coordinates
+from clue_ray.report.rendering import HALF, NARROW, WIDE, Picture, picture
+from clue_ray.report.section import Section
+from clue_ray.report.style import FAINT, INK, MUTED
+from clue_ray.report.tables import Table, describe, number, text, written
+
+CONFIGURATION = ("encoder_size", "sequence_length", "corpus_users", "global_batch_size", "learning_rate", "steps")
+"""What runs of different seeds have in common."""
+
+
+def learnt(files: StudyFiles) -> Section | None:
+    """Set the best run beside baseline and chance; None where no run finished."""
+    candidates = figures.candidates_of(files.table)
+    shown = tables.comparison(files, candidates) if candidates else None
+    if shown is None:
+        return None
+    return Section("learnt", "Is anything learnt?", "learnt", tables=(shown,), after=(seeds(files.done),))
+
+
+def seeds(done: pd.DataFrame) -> str:
+    """Say how far apart runs lie that differ in seed only, or that the study does not tell."""
+    known = [column for column in CONFIGURATION if column in done and done[column].notna().any()]
+    spread = done.groupby(known, dropna=False)["loss"].agg(["std", "count"]) if known else pd.DataFrame()
+    repeated = spread[spread["count"] > 1] if len(spread) else spread
+    if "seed" not in done or done["seed"].nunique() < 2 or repeated.empty:
+        return (
+            "Every measured loss is of one run on one held-out pool: no configuration was repeated, so how much "
+            "another seed would differ is not known."
+        )
+    pooled = float(np.sqrt(np.average(repeated["std"] ** 2, weights=repeated["count"] - 1)))
+    low, high = (numbers.significant(end, 2) for end in (repeated["std"].min(), repeated["std"].max()))
+    return (
+        f"Runs that differ in seed only lie {numbers.significant(pooled, 2)} nats apart (standard deviation; {low} to "
+        f"{high} over {len(repeated)} repeated configurations): smaller differences mean nothing."
+    )
+
+
+def cost(files: StudyFiles) -> Section | None:
+    """Set what the plan expected against what the runs took."""
+    shown = cost_table(files)
+    if shown is None:
+        return None
+    known = _timed(files)
+    caption = "Wall time of each run against what the plan expected; on the line they agree."
+    drawn = picture("cost", caption, partial(planned_and_actual, known), sizes=(HALF,), titles=_titles(known))
+    words = tuple(filter(None, (shown.note, _compute(files))))
+    return Section("cost", "Planned and actual cost", "cost", words, (drawn,), (shown,))
+
+
+def _timed(files: StudyFiles) -> pd.DataFrame:
+    runs = files.table[files.table["wall_seconds"].notna()]
+    planned = runs["run_id"].map(files.expected_seconds)
+    return runs.assign(planned=planned)[planned.notna()].sort_values("wall_seconds", ascending=False)
+
+
+def cost_table(files: StudyFiles) -> Table | None:
+    """Set planned wall time against actual, largest run first; None without a plan or finished runs."""
+    known = _timed(files)
+    if known.empty:
+        return None
+    expected, actual = float(known["planned"].sum()), float(known["wall_seconds"].sum())
+    ratio = known["wall_seconds"] / known["planned"]
+    rows = [
+        (
+            text(describe(run)),
+            number(run["planned"], "wall_seconds"),
+            number(run["wall_seconds"], "wall_seconds"),
+            written(f"{numbers.significant(run['wall_seconds'] / run['planned'], 2)}\N{MULTIPLICATION SIGN}"),
+        )
+        for _, run in known.iterrows()
+    ]
+    ends = f"{numbers.significant(ratio.min(), 2)} to {numbers.significant(ratio.max(), 2)} run by run"
+    note = (
+        f"The plan expected {numbers.seconds(expected)} of training for the {len(known)} runs that finished; "
+        f"they took {numbers.seconds(actual)}, {numbers.significant(actual / expected, 2)} times as long ({ends})."
+    )
+    return Table(("run", "planned", "took", "took / planned"), tuple(rows), note=note, folded="Run by run")
+
+
+def _compute(files: StudyFiles) -> str:
+    """Compare the compute planned with that of the runs, where both are known."""
+    runs = files.table[files.table["train_flops"].notna() & (files.table["status"] == "done")]
+    planned = runs["run_id"].map(files.expected_flops)
+    both = runs[planned.notna()]
+    if both.empty:
+        return ""
+    ratio = both["train_flops"] / planned[planned.notna()]
+    ends = " to ".join(numbers.significant(end, 3) for end in (ratio.min(), ratio.max()))
+    return (
+        f"Their training compute was planned as {numbers.flop(planned.sum())} FLOP and came to "
+        f"{numbers.flop(both['train_flops'].sum())} FLOP ({ends} times the plan, run by run)."
+    )
+
+
+def planned_and_actual(runs: pd.DataFrame, ax: Axes) -> Axes:
+    """Draw wall time over planned time, both in seconds on logarithmic axes; columns `planned`, `wall_seconds`."""
+    ends = [
+        min(runs["planned"].min(), runs["wall_seconds"].min()),
+        max(runs["planned"].max(), runs["wall_seconds"].max()),
+    ]
+    limits = (ends[0] / 1.4, ends[1] * 1.4)
+    ax.plot(limits, limits, color=MUTED, linewidth=0.9, zorder=1)
+    for run in runs.to_dict("records"):
+        ax.plot(
+            run["planned"], run["wall_seconds"], "o", color=INK, markersize=4, alpha=0.7, gid=f"run-{run['run_id']}"
+        )
+    ax.set(xscale="log", yscale="log", xlim=limits, ylim=limits, xlabel="planned, s", ylabel="took, s")
+    for axis in (ax.xaxis, ax.yaxis):
+        axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axis.set_major_formatter(FuncFormatter(lambda value, _: numbers.compact(value)))
+        axis.set_minor_formatter(NullFormatter())
+    ax.grid(color=FAINT, linewidth=0.5)
+    return ax
+
+
+def _titles(runs: pd.DataFrame) -> dict[str, str]:
+    return {f"run-{run['run_id']}": pointed_at(run) for _, run in runs.iterrows()}
+
+
+def curves(files: StudyFiles) -> Section | None:
+    """Draw held-out loss while training."""
+    if files.curves is None:
+        return None
+    caption = "Held-out loss while training, a mark where a run ended; dashed runs have no final loss."
+    draw = partial(figures.learning_curves, files.curves, runs=files.done)
+    drawn = picture("learning-curves", caption, draw, titles=_titles(files.table))
+    return Section("curves", "Learning curves", "curves", pictures=(drawn,))
+
+
+def every_run(files: StudyFiles) -> Section:
+    """List every run, and draw each as a line over its settings."""
+    shown = tables.run_table(files.table)
+    words = (f"{runs_sentence(files)} {shown.note}".strip(),)
+    return Section("runs", "Every run", "runs", words, _parallel(files.table), (shown,))
+
+
+def _parallel(table: pd.DataFrame) -> tuple[Picture, ...]:
+    if len(coordinates(table)) < 3:  # two axes say no more than a plot that stands above
+        return ()
+    caption = (
+        "Each line is a run, from its settings to its loss; colours are those of the first plot. Dashed lines ending "
+        "in a cross have no loss."
+    )
+    sizes = (WIDE[0], 3.6), NARROW
+    return (
+        picture(
+            "parallel-coordinates", caption, partial(parallel_coordinates, table), sizes=sizes, titles=_titles(table)
+        ),
+    )
+
+
+def runs_sentence(files: StudyFiles) -> str:
+    """Count the runs by status, so that none is dropped in silence."""
+    counts = files.table["status"].value_counts()
+    order = [status for status in ("done", "failed", "diverged", "missing") if status in counts]
+    words = ", ".join(f"{counts[status]:,} {status}" for status in order)
+    return f"{len(files.table)} runs: {words}."
+
+
+def cautions(warnings: tuple[str, ...]) -> Section | None:
+    """List every reason for doubt, the gravest first."""
+    return Section("warnings", "Reasons for caution", "caution", points=warnings) if warnings else None
+
+
+def made(files: StudyFiles) -> Section:
+    """Say how the report came to be."""
+    return Section("made", "How it was made", "how it was made", tables=(provenance(files),))
+
+
+def provenance(files: StudyFiles) -> Table:
+    """Say how the report came to be: versions, corpus, rows rejected, licence, devices."""
+    table, corpus = files.table, files.corpus
+    services = corpus.get("services")
+    facts = {
+        "clue_ray version": _distinct(table["clue_ray_version"]),
+        "device": _distinct(table["device"]),
+        "workers a run": _distinct(table["num_workers"]),
+        "corpus digest": str(corpus.get("digest") or _distinct(table["corpus_digest"])),
+        "corpus": str(corpus.get("path") or ""),
+        "users": _amount(corpus.get("users")),
+        "users seen in two or more services": _amount(corpus.get("users_in_two_services")),
+        "users for training": _amount(corpus.get("training_users")),
+        "users held out": _amount(corpus.get("held_out_users")),
+        "services": ", ".join(map(str, services)) if isinstance(services, list | dict) else _amount(services),
+        "events": _amount(corpus.get("events")),
+        "distinct items": _amount(corpus.get("items")),
+        "tokens": _amount(corpus.get("tokens")),
+        "rows rejected": _rejected(corpus),
+        "licence of the data": str(corpus.get("licence_note") or ""),
+    }
+    return Table(("", ""), tuple((text(name), text(value)) for name, value in facts.items() if value))
+
+
+def _distinct(values: pd.Series) -> str:
+    return ", ".join(sorted({f"{v:g}" if isinstance(v, float) else str(v) for v in values.dropna()}))
+
+
+def _amount(value: Any) -> str:
+    return "" if numbers.is_absent(value) else numbers.count(value) if not isinstance(value, str) else value
+
+
+def _rejected(corpus: dict[str, Any]) -> str:
+    """Count the rows left out of a corpus, with the reasons."""
+    if not corpus:
+        return ""
+    reasons = {reason: rows for reason, rows in (corpus.get("rejected") or {}).items() if rows}
+    total = corpus.get("rejected_rows", sum(reasons.values()))
+    why = ", ".join(f"{reason}: {_amount(rows)}" for reason, rows in reasons.items())
+    return f"{_amount(total)} ({why})" if why else _amount(total) if total else "none"

@@ -1,0 +1,112 @@
+"""Drawings of a grid of runs: loss as a coloured table of two axes, and over encoder size at equal compute.
+
+Takes a runs table, or an `IsoFlop`, and a matplotlib axes, draws, returns the axes. One idea: only runs that agree on
+everything else stand side by side.
+"""
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.collections import QuadMesh
+
+from clue_ray.report.numbers import compact, flop, is_absent
+from clue_ray.report.style import (
+    FAINT,
+    INK,
+    LAW_COLOUR,
+    MUTED,
+    distinct,
+    label,
+    log_axis,
+    ordered_colours,
+)
+from clue_ray.scaling.isoflop import SAME_LEVEL, IsoFlop
+
+LENGTH, SIZE = "sequence_length", "non_embedding_params"
+EQUAL = ("corpus_users", LENGTH, "global_batch_size", "learning_rate", "seed")
+"""What the runs of one table agree on, the table's own axis aside."""
+FILLED = 0.6
+"""Share of its cells from which runs are a grid, and not a few runs off one."""
+
+
+def heat_table(table: pd.DataFrame, ax: Axes, axis: str = LENGTH) -> Axes:
+    """Draw the loss of each encoder size and value of another axis as a coloured table; empty cells say why.
+
+    Raises:
+        ValueError: the table holds no grid of at least two sizes by two values (see `grid_of`).
+    """
+    grid = grid_of(table, axis)
+    if grid is None:
+        raise ValueError(f"The table holds no grid of encoder sizes by two values of {axis}; check grid_of first.")
+    losses = grid.map(lambda cell: cell if isinstance(cell, float) else np.nan).to_numpy(dtype=float)
+    cells = ax.pcolormesh(np.ma.masked_invalid(losses), cmap="viridis_r", edgecolors="white", linewidth=1.5)
+    ax.invert_yaxis()
+    for row, column in np.ndindex(losses.shape):
+        cell = grid.iat[row, column]
+        text = f"{cell:.3f}" if isinstance(cell, float) else str(cell)
+        ink = _ink_on(cells, float(losses[row, column]))
+        ax.text(column + 0.5, row + 0.5, text, ha="center", va="center", color=ink)
+    ax.set_xticks(np.arange(grid.shape[1]) + 0.5, [compact(value) for value in grid.columns])
+    ax.set_yticks(np.arange(grid.shape[0]) + 0.5, [str(value) for value in grid.index])
+    ax.set_xlabel(label(axis))
+    ax.set_ylabel(label("encoder_size"))
+    ax.set_facecolor(FAINT)
+    ax.tick_params(length=0)
+    ax.spines[:].set_visible(False)
+    return ax
+
+
+def grid_of(table: pd.DataFrame, axis: str = LENGTH) -> pd.DataFrame | None:
+    """Lay out loss by encoder size (rows) and another axis (columns), or None without a grid mostly measured.
+
+    Only runs that agree on everything else are laid side by side (see `alike`). Cells are floats, or words: the status
+    of a run without a loss, or `not run`.
+    """
+    if not {"encoder_size", axis} <= set(table.columns) or table.empty:
+        return None
+    chosen = alike(table, axis)
+    sizes, values = distinct(chosen, "encoder_size"), distinct(chosen, axis)
+    if len(sizes) < 2 or len(values) < 2 or chosen["loss"].count() < 4:
+        return None
+    grid = pd.DataFrame("not run", index=sizes, columns=values, dtype=object)
+    for _, run in chosen.iterrows():
+        value = str(run["status"]) if is_absent(run["loss"]) else float(run["loss"])
+        grid.at[run["encoder_size"], run[axis]] = value
+    measured = grid.map(lambda cell: isinstance(cell, float)).to_numpy()
+    return grid if measured.mean() >= FILLED else None
+
+
+def alike(table: pd.DataFrame, axis: str) -> pd.DataFrame:
+    """Choose the combination of other settings (see `EQUAL`) that most runs share; of several, the lowest loss's."""
+    rest = [c for c in EQUAL if c in table and c != axis]
+    if not rest:
+        return table
+    best = table["loss"].fillna(np.inf)
+    groups = (group for _, group in table.groupby(rest, dropna=False))
+    return max(groups, key=lambda group: (len(group), -float(best[group.index].min())))
+
+
+def isoflop_curves(table: pd.DataFrame, found: IsoFlop, ax: Axes) -> Axes:
+    """Draw loss over encoder size for each level of compute that has a minimum, with its parabola and the minimum."""
+    levels = found.levels[found.levels["used"]]
+    colours = list(ordered_colours(list(range(len(levels)))).values())
+    for (_, level), colour in zip(levels.iterrows(), colours, strict=True):
+        own = table[(np.log(table["train_flops"] / level["compute"])).abs() < np.log(SAME_LEVEL)]
+        ax.plot(own[SIZE], own["loss"], "o", markersize=4.5, color=colour, label=f"{flop(level['compute'])} FLOP")
+        sizes = np.geomspace(level["low"], level["high"], 60)
+        bend = level["loss"] + level["curvature"] * np.log10(sizes / level["optimum"]) ** 2
+        ax.plot(sizes, bend, color=colour, linewidth=1.2)
+        ax.plot(level["optimum"], level["loss"], "D", color=LAW_COLOUR, markersize=5, zorder=5)
+    log_axis(ax)
+    ax.set_xlabel(label(SIZE))
+    ax.set_ylabel(label("loss"))
+    ax.legend(title="compute", loc="upper left", bbox_to_anchor=(1.0, 1.0), alignment="left")
+    return ax
+
+
+def _ink_on(cells: QuadMesh, value: float) -> str:
+    """Choose black or white text by the luminance of the cell behind it (ITU-R BT.709 weights)."""
+    if np.isnan(value):
+        return MUTED
+    red, green, blue, _ = np.ravel(cells.cmap(cells.norm(np.array([value]))))
+    return "white" if 0.2126 * red + 0.7152 * green + 0.0722 * blue < 0.5 else INK

@@ -1,0 +1,77 @@
+"""A Ray session for a study: join a cluster, or start one on this machine; quietly, and never for ever."""
+
+import logging
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+from urllib.parse import urlparse
+
+import ray
+
+from clue_ray.errors import ClusterError
+from clue_ray.study.placement import Node
+
+TRIAL_SLOTS = 64
+CONNECT_SECONDS = 5.0
+HEALTH_SECONDS = 20.0
+
+
+@contextmanager
+def connect(address: str | None = None) -> Iterator[None]:
+    """Join the Ray cluster at `address`, or start one on this machine; a session already open is used as it is."""
+    quieten_ray_data()
+    os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # Tune's newer output prints whatever verbose says
+    if ray.is_initialized():
+        yield
+        return
+    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2" if address is None else "1")
+    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
+    if address is None:
+        ray.init("local", include_dashboard=False, resources={"trial_slot": TRIAL_SLOTS}, **quiet)
+    else:
+        check_reachable(address)
+        ray.init(address=address, **quiet)
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def quieten_ray_data() -> None:
+    """Leave of Ray Data's messages its warnings; what fails is raised too, and told in one sentence."""
+    logger = logging.getLogger("ray.data")
+    logger.setLevel(logging.WARNING)  # its bars on a terminal stay
+    for handler in logger.handlers:
+        handler.addFilter(is_no_error)
+
+
+def is_no_error(record: logging.LogRecord) -> bool:
+    """Tell whether a log record is at most a warning."""
+    return record.levelno < logging.ERROR
+
+
+def check_reachable(address: str) -> None:
+    """Refuse an address where no Ray answers, in seconds rather than Ray's minutes."""
+    place = urlparse(address if "://" in address else f"ray-gcs://{address}")
+    try:
+        if not place.hostname or not place.port:
+            raise ValueError("no host and port")
+        socket.create_connection((place.hostname, place.port), timeout=CONNECT_SECONDS).close()
+        if "://" not in address:  # Ray's own health check; a Ray Client address has none
+            check = [sys.executable, "-m", "ray.scripts.scripts", "health-check", "--address", address]
+            subprocess.run(check, check=True, timeout=HEALTH_SECONDS, capture_output=True)
+    except (OSError, ValueError, subprocess.SubprocessError) as error:
+        reason = "no Ray answers there" if isinstance(error, subprocess.SubprocessError) else error
+        raise ClusterError(
+            f"Ray cannot be reached at {address!r} ({reason}); give HOST:PORT of a running head node, "
+            "or leave --address out."
+        ) from None
+
+
+def cluster_nodes() -> list[Node]:
+    """List what each living node of the connected cluster offers."""
+    return [node["Resources"] for node in ray.nodes() if node["Alive"]]

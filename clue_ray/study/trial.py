@@ -1,0 +1,82 @@
+"""What one Tune trial does: train one run where it has been put, and leave its record. Errors become a failed row.
+
+A trial that dies with its process (killed, out of memory, its node gone) is started again by Tune, once, and goes on
+from the run's last checkpoint; a run that raises is not tried again, as it would raise again.
+"""
+
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from ray import tune
+
+from clue_ray.corpus.store import Corpus, open_corpus
+from clue_ray.runs import RunRecord
+from clue_ray.spec import EvaluationSpec, RunSpec
+from clue_ray.study.directory import StudyDirectory
+from clue_ray.training.checkpoints import place_below
+from clue_ray.training.context import LocalContext
+from clue_ray.training.distributed import explain_failure, train_on_workers
+from clue_ray.training.journal import CurveEvents, log_to
+from clue_ray.training.loop import train_with
+from clue_ray.training.progress import describe_run
+
+
+def run_trial(config: dict[str, Any]) -> None:
+    """Train one run where Tune has put us; a run that raises is recorded as failed, not raised."""
+    run, evaluation = RunSpec(**config["run"]["spec"]), EvaluationSpec(**config["evaluation"])
+    directory, corpus = StudyDirectory(config["directory"]), cached_corpus(config["corpus"])
+    known = describe_run(run, corpus, evaluation, config["study"])
+    folder = directory.run_path(known["run_id"])
+    try:
+        with log_to(folder):
+            record, curve = train_here(run, corpus, evaluation, known, folder)
+    except Exception as error:
+        reason, trace = explain_failure(error)
+        (folder / "error.txt").write_text(trace, encoding="utf-8")
+        record, curve = RunRecord(**known, status="failed", error=reason), []
+    directory.write_run(run, record, curve)
+    told = {"status": record.status, "error": record.error, "loss": record.loss}
+    tune.report({**told, "step": record.steps, "steps": record.steps})
+
+
+def train_here(
+    run: RunSpec, corpus: Corpus, evaluation: EvaluationSpec, known: dict[str, Any], folder: Path
+) -> tuple[RunRecord, list[dict[str, float]]]:
+    """Train in this process, or drive the workers that do."""
+    place = checkpoint_place(run, known["run_id"], folder)
+    if run.resources.workers > 1:
+        return train_on_workers(run, corpus.path, evaluation, known["study"], folder, place)
+    torch.set_num_threads(run.resources.cpus_per_worker)
+    with CurveEvents(folder, known) as events:
+        return train_with(run, corpus, evaluation, TrialContext(place, events), known["study"])
+
+
+def checkpoint_place(run: RunSpec, run_id: str, folder: Path) -> str:
+    """Name the folder or URI of a run's states: below `resources.checkpoints`, else in the run's own folder."""
+    kept = run.resources.checkpoints
+    return str(folder / "checkpoints") if kept is None else place_below(kept, run_id)
+
+
+class TrialContext(LocalContext):
+    """A one-worker run inside a Tune trial: state in its place, curve to event files, progress to Tune."""
+
+    def __init__(self, place: str, events: CurveEvents):
+        super().__init__(place)
+        self.events = events
+
+    def save(self, state: dict[str, Any], metrics: dict[str, Any]) -> None:
+        """Keep the state, show the curve, report."""
+        super().save(state, metrics)
+        self.events.show(state["curve"])
+
+    def progress(self, metrics: dict[str, Any]) -> None:
+        """Report to Tune."""
+        tune.report(metrics)
+
+
+@lru_cache(maxsize=2)
+def cached_corpus(path: str) -> Corpus:
+    """Open a corpus once for all the runs of a reused actor; the study has verified it."""
+    return open_corpus(path, verify=False)

@@ -1,0 +1,71 @@
+"""What a run leaves for those who watch it, in its own folder: log.txt, and TensorBoard event files of its curve.
+
+`tensorboard --logdir <study directory>` shows every run, with its hyper-parameters, over users seen. The curve in the
+checkpoint is the record; event files follow it, and are written anew when a run goes on after a kill.
+"""
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from torch.utils.tensorboard import SummaryWriter
+from torch.utils.tensorboard.summary import hparams
+
+LOG_FILE = "log.txt"
+FORMAT = "%(asctime)s %(levelname)s %(message)s"
+POSITION = ("step", "users_seen")
+"""Columns of a curve that say where, not what."""
+NO_HYPERPARAMETERS = ("run_id", "study", "corpus_digest", "clue_ray_version")
+
+
+@contextmanager
+def log_to(folder: Path) -> Iterator[None]:
+    """Append what the package logs meanwhile to the folder's log.txt."""
+    folder.mkdir(parents=True, exist_ok=True)
+    handler = logging.FileHandler(folder / LOG_FILE, encoding="utf-8")
+    handler.setFormatter(logging.Formatter(FORMAT))
+    logger = logging.getLogger("clue_ray")
+    level = logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+        logger.removeHandler(handler)
+        handler.close()
+
+
+class CurveEvents:
+    """Event files of one run's learning curve; a context, as it closes them."""
+
+    def __init__(self, folder: Path, known: dict[str, Any]):
+        """Start anew in a folder.
+
+        Args:
+            known: the columns of the runs table known before training; the run's hyper-parameters.
+        """
+        for old in folder.glob("events.out.tfevents.*"):
+            old.unlink()
+        writer: Any = SummaryWriter(str(folder))  # Any, as torch's annotations give it no file writer
+        self.writer = writer
+        self.shown = 0
+        named = {column: value for column, value in known.items() if column not in NO_HYPERPARAMETERS}
+        for summary in hparams(named, {"loss": 0.0}):
+            writer.file_writer.add_summary(summary)
+
+    def __enter__(self) -> "CurveEvents":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.writer.close()
+
+    def show(self, curve: list[dict[str, float]]) -> None:
+        """Write the points of a curve that are not written yet."""
+        for point in curve[self.shown :]:
+            for column in point.keys() - POSITION:
+                self.writer.add_scalar(column, point[column], int(point["users_seen"]))
+        self.shown = len(curve)
+        self.writer.flush()

@@ -1,0 +1,104 @@
+"""The new figures hold what their tables hold, and sentences claim no more than the intervals allow."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from clue_ray.report.doubt_figures import Alternative, alternatives, backtest_errors
+from clue_ray.report.evidence import seeds
+from clue_ray.report.grid_figures import grid_of, isoflop_curves
+from clue_ray.report.next_step import Doubling, gains, in_words
+from clue_ray.report.parallel import coordinates, parallel_coordinates
+from clue_ray.scaling.isoflop import fit_isoflop
+from tests.report.planted import planted
+
+LENGTH = Doubling("sequence_length", 64, 0.05, 0.04, 0.06, (1.4, 1.8))
+USERS = Doubling("corpus_users", 1000, 0.02, 0.01, 0.03, None)
+
+
+@pytest.fixture
+def ax() -> Axes:
+    return Figure().add_subplot()
+
+
+def test_next_step_says_what_is_settled() -> None:
+    words = in_words([LENGTH, USERS])
+    assert "sequence length alone, from 64 to 128" in words and "0.050 [0.040, 0.060] nats" in words
+    assert "for 1.4 to 1.8 times the compute, the most of the axes swept" in words
+    assert "not settled" not in words and "not identified" not in words
+
+
+def test_next_step_says_what_is_not() -> None:
+    open_end = USERS._replace(high=np.inf)
+    assert "The order is not settled: the interval of corpus users" in in_words([LENGTH, open_end])
+    assert "That it gains anything is not identified" in in_words([LENGTH._replace(low=0.0)])
+    assert "unbounded]" in in_words([open_end])
+
+
+def test_gains_are_drawn_with_their_intervals(ax: Axes) -> None:
+    gains([LENGTH, USERS], ax)
+    bars = [line.get_xdata() for line in ax.lines]
+    assert np.allclose(bars[0], (0.04, 0.06)) and np.allclose(bars[1], 0.05) and np.allclose(bars[2], (0.01, 0.03))
+
+
+def test_alternatives_stand_in_order_and_open_ends_leave_the_axes(ax: Axes) -> None:
+    choices = [Alternative("answer", [5.0], 4.9, np.inf), Alternative("other", [5.1]), Alternative("none", [np.nan])]
+    alternatives(choices, ax)
+    assert [tick.get_text() for tick in ax.get_yticklabels()] == ["answer", "other", "none"]
+    assert [words.get_text() for words in ax.texts] == ["cannot be fitted"]
+    assert np.isfinite(ax.get_xlim()).all() and ax.get_ylim()[0] > ax.get_ylim()[1]
+
+
+def test_backtest_keeps_the_preferred_law_in_sight(ax: Axes) -> None:
+    rows = pd.DataFrame(
+        {
+            "law": ["power_law", "log_linear"] * 2,
+            "x": [1e10, 1e10, 1e12, 1e12],
+            "actual": 5.0,
+            "predicted": [5.1, 5.05, 4.9, 1.0],
+            "low": 4.8,
+            "high": 5.2,
+        }
+    )
+    backtest_errors(rows, ax, "power_law")
+    assert ax.get_ylim()[1] < 4 and [words.get_text() for words in ax.texts] == ["-4.00"]
+
+
+def test_parallel_coordinates_draw_every_run_and_end_lost_ones_at_a_cross(ax: Axes) -> None:
+    table = planted()
+    assert coordinates(table) == ["encoder_size", "sequence_length", "train_flops", "loss"]
+    parallel_coordinates(table, ax)
+    runs = {line.get_gid(): line for line in ax.lines if line.get_gid()}
+    assert set(runs) == {f"run-{name}" for name in table["run_id"]}
+    assert runs["run-lost0"].get_marker() == "x" and runs["run-lost0"].is_dashed()
+    best = table.loc[table["loss"].idxmin(), "run_id"]
+    assert runs[f"run-{best}"].get_ydata()[-1] == 0.0 and len(runs["run-lost0"].get_ydata()) == 3
+
+
+def test_grid_takes_most_runs_and_then_the_lowest_loss() -> None:
+    table = planted().head(9)
+    worse = table.assign(corpus_users=1000, loss=table["loss"] + 1)
+    assert grid_of(pd.concat([worse, table], ignore_index=True)).to_numpy().min() == table["loss"].min()
+    assert grid_of(table.drop(index=[1, 2, 3, 5])) is None  # five of nine cells
+
+
+def test_isoflop_curves_mark_each_minimum(ax: Axes) -> None:
+    sizes = np.geomspace(1e4, 1e6, 7)
+    rows = [
+        {"train_flops": flops, "non_embedding_params": size, "loss": 3 + 0.2 * np.log10(size / best) ** 2}
+        for flops, best in ((1e12, 5e4), (1e13, 2e5))
+        for size in sizes
+    ]
+    table = pd.DataFrame(rows)
+    isoflop_curves(table, fit_isoflop(table, size="non_embedding_params"), ax)
+    minima = [line.get_xdata()[0] for line in ax.lines if line.get_marker() == "D"]
+    assert minima == pytest.approx([5e4, 2e5], rel=1e-6)
+
+
+def test_seeds_are_pooled_over_repeated_configurations() -> None:
+    table = planted().head(9)
+    assert "no configuration was repeated" in seeds(table)
+    again = table.assign(seed=1, loss=table["loss"] + 0.1)
+    assert seeds(pd.concat([table, again])).startswith("Runs that differ in seed only lie 0.071 nats apart")

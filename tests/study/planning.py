@@ -1,0 +1,28 @@
+"""Plans over the planted corpus without timing anything, shared by the tests of plans and designs."""
+
+from clue_ray.spec import StudySpec
+from clue_ray.study.directory import StudyDirectory
+from clue_ray.study.plan import Plan, check_study, plan_runs
+
+NODE = {"CPU": 2.0, "trial_slot": 8.0}
+
+
+def make_study(axes, train=None, **changes) -> StudySpec:
+    document = {
+        "name": "tiny",
+        "corpus": "planted",
+        "base": {
+            "encoder": {"size": "xxs", "output_width": 16},
+            "train": {"global_batch_size": 16, "steps": 20, **(train or {})},
+            "sequence_length": 4,
+        },
+        "axes": axes,
+        "evaluation": {"candidates": 16},
+    }
+    return StudySpec.parse({**document, **changes}, "tiny.yaml")
+
+
+def plan(corpus, folder, axes, train=None, retry_failed=False, **changes) -> Plan:
+    study = make_study(axes, train, **changes)
+    check_study(study)
+    return plan_runs(study, corpus, StudyDirectory(folder), [NODE], retry_failed=retry_failed, flops_per_second=1e9)

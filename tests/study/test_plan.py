@@ -1,0 +1,120 @@
+"""What a plan counts, refuses and warns of, without training."""
+
+from itertools import pairwise
+
+import numpy as np
+import pytest
+
+from clue_ray.compute import train_flops
+from clue_ray.errors import SpecError
+from clue_ray.runs import RunRecord
+from clue_ray.study.directory import StudyDirectory
+from clue_ray.study.plan import BYTES_PER_PARAM, check_study
+from clue_ray.study.workload import Workload
+from tests.study.planning import make_study, plan
+
+WIDE = {"encoder.size": ["xxs", "xs", "s", "m"], "sequence_length": [1, 2, 4, 8]}
+
+
+def test_a_budget_is_spent_by_every_size(corpus, tmp_path):
+    planned = plan(corpus, tmp_path, {"budgets": [3e8, 3e9]}, isoflop={"tokens_per_param": 5, "sizes": 3})
+    assert len(planned.runs) == 6
+    for run in planned.runs:
+        step = train_flops(run.run.encoder, Workload(corpus).step(run.run).asked)
+        assert abs(run.train_flops - run.run.train.train_flops) <= step / 2
+    params = {}
+    for run in planned.runs:
+        params.setdefault(run.run.train.train_flops, []).append(run.known["non_embedding_params"])
+    assert all(1.3 < b / a < 3 for sizes in params.values() for a, b in pairwise(sizes))
+    assert min(params[3e9]) > min(params[3e8])
+
+
+def test_an_unreachable_horizon_is_refused_with_the_arithmetic(corpus, tmp_path):
+    with pytest.raises(SpecError, match=r"train\.users_seen 15 is less than one batch of 16 users"):
+        check_study(make_study({"train.users_seen": [16, 15]}))
+    (run,) = plan(corpus, tmp_path, {"sequence_length": [4]}).runs
+    step = run.train_flops / run.steps
+    plan(corpus, tmp_path, {"budgets": [1.01 * step], "encoder.size": ["xxs"]})
+    with pytest.raises(SpecError, match=r"train_flops \S+ is less than one step of encoder xxs, width 8, at batch"):
+        plan(corpus, tmp_path, {"budgets": [0.99 * step], "encoder.size": ["xxs"]})
+
+
+def test_a_broken_share_of_gpus_is_refused():
+    with pytest.raises(SpecError, match=r"gpus_per_worker is 1\.5"):
+        check_study(make_study({}, resources={"gpus_per_worker": 1.5}))
+
+
+def test_cost_is_that_of_what_is_pending(corpus, tmp_path):
+    planned = plan(corpus, tmp_path, WIDE, resources={"cpus_per_worker": 1})
+    seconds = [r.expected_seconds for r in planned.runs]
+    assert planned.core_hours == pytest.approx(sum(seconds) / 3600) and planned.gpu_hours == 0
+    assert max(seconds) <= 60 * planned.expected_minutes and sum(seconds) <= 2 * 60 * planned.expected_minutes
+    assert [r.expected_seconds for r in planned.pending] == sorted(seconds, reverse=True)
+    assert planned.disk_bytes == sum(BYTES_PER_PARAM * r.known["total_params"] for r in planned.runs)
+
+
+def leave(folder, planned, status):
+    for run in planned:
+        StudyDirectory(folder).write_run(run.run, RunRecord(**run.known, status=status, error="why"), [])
+
+
+def test_a_changed_study_says_what_stays_valid(corpus, tmp_path):
+    first = plan(corpus, tmp_path, {"sequence_length": [1, 2, 3, 4, 5]}).runs
+    leave(tmp_path, first[:2], "done")
+    leave(tmp_path, first[2:3], "failed")
+    leave(tmp_path, first[3:4], "diverged")
+    changed = plan(corpus, tmp_path, [{"sequence_length": [2, 3, 4]}, {"sequence_length": [4, 6]}])
+    assert [r.finished for r in changed.runs] == [True, True, True, False]
+    assert [r.run.sequence_length for r in changed.pending] == [6]
+    said = " ".join(changed.notes)
+    for words in (
+        "another grid's and train once: 1.",
+        "still valid: 1 of 4 runs.",
+        "would again: 1.",
+        "Failed before: 1, left as they are; clue-ray run --retry-failed",
+        f"no longer in this study file: 1, kept in {tmp_path}",
+    ):
+        assert words in said
+    again = plan(corpus, tmp_path, [{"sequence_length": [2, 3, 4, 6]}], retry_failed=True)
+    assert [r.run.sequence_length for r in again.pending] == [6, 3] and "trained again" in " ".join(again.notes)
+
+
+@pytest.mark.parametrize(
+    ("axes", "train", "words"),
+    [
+        (WIDE, {}, ""),
+        ({**WIDE, "sequence_length": [2, 4, 8]}, {}, "sequence length takes 3 values; a law along it wants at least 4"),
+        ({"sequence_length": [3, 4, 5, 6]}, {}, "compute spans 0.3 decades"),
+        (
+            {"encoder.size, sequence_length": [["xxs", 1], ["xs", 2], ["s", 4], ["m", 8]]},
+            {},
+            "encoder size and sequence length move together (correlation of logarithms 1.00)",
+        ),
+        (
+            {"budgets": [1e9], "encoder.size": ["xxs", "xs", "s", "m"]},
+            {},
+            "encoder size and training tokens move together (correlation of logarithms -",
+        ),
+        (WIDE, {"steps": 200}, "16 of 16 runs pass over the users of a pair of services more than 4 times, up to"),
+        ([WIDE, {"train.users_seen": [320, 321]}], {}, "2 of 18 runs train the same steps on the same users as"),
+    ],
+)
+def test_a_weak_design_is_told_with_its_number(corpus, tmp_path, axes, train, words):
+    told = [w for w in plan(corpus, tmp_path, axes, train).warnings if "pool" not in w]
+    assert any(words in warning for warning in told) if words else not told
+
+
+def test_epochs_are_counted_as_batches_are_drawn(corpus, tmp_path):
+    from clue_ray.encoder.batches import BatchSampler
+
+    planned = plan(corpus, tmp_path, {"sequence_length": [4]}, {"steps": 300})
+    (warning,) = [w for w in planned.warnings if "pass over" in w]
+    pools = BatchSampler(planned.runs[0].run, corpus).pools
+    drawn = 300 * 16 / np.sum([len(pool) for pool in pools.values()])
+    assert f"up to {drawn:.1f};" in warning
+
+
+def test_a_small_pool_says_what_it_can_tell_apart(corpus, tmp_path):
+    (warning,) = [w for w in plan(corpus, tmp_path, WIDE).warnings if "pool" in w]
+    users = int(warning.split("pool holds ")[1].split()[0])
+    assert 16 <= users <= len(corpus.test_users) and f"{0.6 / users**0.5:.3f} nats" in warning

@@ -1,0 +1,190 @@
+"""States: the last two, whole or absent, here or in a bucket; damaged ones passed over, moody storage waited for."""
+
+import logging
+import socket
+
+import pyarrow.fs
+import pytest
+import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from clue_ray.errors import StudyError
+from clue_ray.training import checkpoints
+from clue_ray.training.checkpoints import check_owner, load_state, place_below, save_state
+from clue_ray.training.journal import CurveEvents, log_to
+
+
+def make_state(step: int, run_id: str = "me") -> dict:
+    generator = torch.Generator().manual_seed(step)
+    return {"run_id": run_id, "progress": {"step": step}, "weights": torch.randn(1000, generator=generator)}
+
+
+def assert_state(state, step):
+    assert state["progress"]["step"] == step
+    assert torch.equal(state["weights"], make_state(step)["weights"])
+
+
+def names(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_the_last_two_are_kept(tmp_path):
+    assert load_state(tmp_path / "none") is None
+    for step in (3, 9, 12):
+        save_state(tmp_path / "states", make_state(step))
+    assert names(tmp_path / "states") == ["step_00000009.pt", "step_00000012.pt"]
+    assert_state(load_state(tmp_path / "states"), 12)
+    assert_state(load_state(str(tmp_path / "states"), step=9), 9)
+
+
+@pytest.mark.parametrize("size", [0, 10, 3000])
+def test_a_truncated_state_gives_way_to_the_one_before(tmp_path, caplog, size):
+    for step in (3, 9):
+        save_state(tmp_path, make_state(step))
+    last, before = tmp_path / "step_00000009.pt", tmp_path / "step_00000003.pt"
+    last.write_bytes(last.read_bytes()[:size])
+    assert_state(load_state(tmp_path), 3)
+    assert "step_00000009.pt is damaged" in caplog.text and "that of step 3 is used" in caplog.text
+    before.write_bytes(b"junk")
+    assert load_state(tmp_path) is None
+    assert "the run starts anew" in caplog.text
+
+
+def test_what_a_kill_leaves_half_written_is_no_state(tmp_path):
+    save_state(tmp_path, make_state(3))
+    (tmp_path / "step_00000009.pt.tmp").write_bytes(b"half")
+    assert_state(load_state(tmp_path), 3)
+
+
+def test_another_run_s_states_are_refused(tmp_path):
+    save_state(tmp_path, make_state(3, run_id="other"))
+    with pytest.raises(StudyError, match="are of run other, not of me; move that folder away"):
+        check_owner(tmp_path, "me")
+    check_owner(tmp_path, "other")
+    check_owner(tmp_path / "none", "me")
+
+
+class Moody(pyarrow.fs.FileSystemHandler):
+    """A disk that refuses so many writes first; and, as buckets, knows no rename."""
+
+    def __init__(self, refusals, kind=OSError):
+        self.disk, self.refusals, self.kind = pyarrow.fs.LocalFileSystem(), refusals, kind
+
+    def open_output_stream(self, path, metadata):
+        self.refusals -= 1
+        if self.refusals >= 0:
+            raise self.kind("503 Slow Down")
+        return self.disk.open_output_stream(path)
+
+    def get_type_name(self):
+        return "moody"
+
+    def get_file_info_selector(self, selector):
+        return self.disk.get_file_info(selector)
+
+    def create_dir(self, path, recursive):
+        self.disk.create_dir(path, recursive=recursive)
+
+    def open_input_file(self, path):
+        return self.disk.open_input_file(path)
+
+    def delete_file(self, path):
+        raise OSError("may not delete")
+
+
+Moody.__abstractmethods__ = frozenset()  # what checkpoints do not need is left out
+
+
+@pytest.fixture
+def moody(monkeypatch, tmp_path):
+    """Keep states on a moody disk; return the waits it caused."""
+
+    def use(refusals, **how):
+        store, waits = pyarrow.fs.PyFileSystem(Moody(refusals, **how)), []
+        monkeypatch.setattr(checkpoints, "open_place", lambda place: (store, str(tmp_path)))
+        monkeypatch.setattr(checkpoints.time, "sleep", waits.append)
+        return waits
+
+    return use
+
+
+def test_storage_that_refuses_for_a_while_is_waited_for(moody, tmp_path, caplog):
+    waits = moody(3)
+    save_state("bucket", make_state(3))
+    assert waits == [1, 2, 4] and "503 Slow Down" in caplog.text
+    assert_state(load_state("bucket"), 3)
+
+
+def test_storage_that_refuses_for_good_is_a_clear_failure(moody):
+    waits = moody(99)
+    words = r"^Checkpoint of step 3 cannot be written to bucket after 7 tries \(503 Slow Down\); mend the storage"
+    with pytest.raises(StudyError, match=words):
+        save_state("bucket", make_state(3))
+    assert len(waits) == 6 and sum(waits) > 60
+
+
+def test_what_waiting_does_not_mend_fails_at_once(moody):
+    waits = moody(99, kind=PermissionError)
+    with pytest.raises(StudyError, match="after 1 try"):
+        save_state("bucket", make_state(3))
+    assert not waits
+
+
+def test_old_states_that_cannot_be_deleted_are_told_of(moody, caplog):
+    moody(0)
+    for step in (1, 2, 3):
+        save_state("bucket", make_state(step))
+    assert "Old checkpoints stay at bucket (may not delete)" in caplog.text
+    assert_state(load_state("bucket"), 3)
+
+
+def test_a_bucket_keeps_states_like_a_folder(monkeypatch):
+    moto = pytest.importorskip("moto.server", reason="moto is not installed")
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "testing")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    server = moto.ThreadedMotoServer(ip_address="127.0.0.1", port=port)
+    server.start()
+    query = f"?endpoint_override=127.0.0.1:{port}&scheme=http&region=us-east-1"
+    pyarrow.fs.FileSystem.from_uri(f"s3://states{query}&allow_bucket_creation=true")[0].create_dir("states")
+    place = place_below(f"s3://states/mine/{query}", "run")
+    assert place == f"s3://states/mine/run{query}"
+    for step in (1, 2, 3):
+        save_state(place, make_state(step))
+    assert_state(load_state(place), 3)
+    store, folder = checkpoints.open_place(place)
+    assert len(store.get_file_info(pyarrow.fs.FileSelector(folder))) == 2
+    with store.open_output_stream(f"{folder}/step_00000003.pt") as sink:
+        sink.write(b"cut short")
+    assert_state(load_state(place), 2)
+    server.stop()
+
+
+def test_unknown_storage_is_refused():
+    with pytest.raises(StudyError, match="Checkpoints cannot be kept at ftp://x/y"):
+        load_state("ftp://x/y")
+    with pytest.raises(StudyError, match=r"^s3://me:\.\.\.@states/mine holds a password"):
+        load_state("s3://me:secret@states/mine")
+
+
+def test_the_log_holds_what_the_package_says_meanwhile(tmp_path):
+    logger = logging.getLogger("clue_ray.anything")
+    with log_to(tmp_path):
+        logger.info("within")
+    logger.warning("after")
+    text = (tmp_path / "log.txt").read_text()
+    assert "INFO within" in text and "after" not in text
+
+
+def test_event_files_hold_the_curve_once(tmp_path):
+    curve = [{"step": s, "users_seen": 10 * s, "loss": 5.0 / s} for s in (1, 2, 3)]
+    for known in (curve[:2], curve):  # killed after two points, then whole
+        with CurveEvents(tmp_path, {"width": 16, "encoder_size": "xs"}) as events:
+            events.show(known[:1])
+            events.show(known)
+    found = EventAccumulator(str(tmp_path)).Reload()
+    assert [(e.step, e.value) for e in found.Scalars("loss")] == [(10, 5.0), (20, 2.5), (30, pytest.approx(5 / 3))]
+    plugins = found.summary_metadata
+    assert any(tag.startswith("_hparams_") for tag in plugins)
