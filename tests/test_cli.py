@@ -59,7 +59,8 @@ def test_wrong_option_is_exit_2(run_cli):
     assert code == 2 and "Traceback" not in err
 
 
-def test_mistakes_before_ray_starts(run_cli, planted_log, write_study, tmp_path):
+def test_mistakes_before_ray_starts(run_cli, planted_log, write_study, tmp_path, monkeypatch):
+    monkeypatch.setattr("clue_ray.study.session.HEALTH_SECONDS", 3.0)
     study = write_study(planted_log)
     assert_mistake(run_cli("plan", tmp_path / "none.yaml"), "none.yaml does not exist")
     assert_mistake(run_cli("run", write_study(planted_log, evaluations={})), "did you mean 'evaluation'?")

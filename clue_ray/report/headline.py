@@ -171,6 +171,7 @@ def _level(ax: Axes, height: float, text: str, colour: str, *, above: bool) -> N
         va="bottom" if above else "top",
         fontsize=8.5,
         color=colour,
+        bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.75, "pad": 0.5},  # laws pass behind it
     )
 
 
