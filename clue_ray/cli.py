@@ -8,11 +8,10 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-import yaml
 from rich.console import Console
 
 from clue_ray.documents import read_yaml
-from clue_ray.errors import ClueRayError, SpecError
+from clue_ray.errors import ClueRayError
 from clue_ray.spec import read_study
 
 app = typer.Typer(
@@ -159,6 +158,8 @@ def train(
     as_json: Json = False,
 ) -> None:
     """Train one point of a study alone, on its grid or off it, and print its record."""
+    from clue_ray.study.grid import parse_point
+
     spec, fields = read_study(study), parse_point(point or [])
     if workers:
         fields["resources.workers"] = workers
@@ -173,17 +174,11 @@ def train(
     else:
         console.print(record_table(record))
         console.print(f"Run: {folder}", highlight=False, soft_wrap=True)
+    if workers and record.num_workers != workers:
+        note = f"It had been trained on {record.num_workers} workers; --output elsewhere trains it on {workers}."
+        console.print(note, highlight=False)
     if record.status == "failed":
         raise typer.Exit(1)
-
-
-def parse_point(point: list[str]) -> dict[str, Any]:
-    """Parse FIELD=VALUE, values as a study file has them."""
-    pairs = [each.partition("=") for each in point]
-    for each, (field, equals, value) in zip(point, pairs, strict=True):
-        if not (field and equals and value):
-            raise SpecError(f"--point is {each!r}; write it as FIELD=VALUE, such as encoder.size=m.")
-    return {field.strip(): yaml.safe_load(value) for field, _, value in pairs}
 
 
 @app.command()

@@ -10,13 +10,11 @@ from typing import Any
 import pandas as pd
 
 from clue_ray.report import figures, numbers, tables
-from clue_ray.report.clipping import highest_shown
 from clue_ray.report.directory import StudyFiles
-from clue_ray.report.headline import Band, interval_band
+from clue_ray.report.headline import Band, clipped_runs, interval_band
 from clue_ray.report.rendering import OF_A_RUN, Picture, picture
 from clue_ray.report.style import law_label
 from clue_ray.scaling.analysis import Analysis
-from clue_ray.scaling.answer import measured
 from clue_ray.scaling.words import number
 
 CLIPPED = "An arrow at the upper edge marks a run worse than a guess, with its loss."
@@ -26,9 +24,27 @@ def answer(analysis: Analysis | None, error: str) -> str:
     """Say what the runs support, in two or three sentences; `error` is why there is no analysis."""
     if analysis is None:
         return f"There is no answer yet. {error}"
-    if analysis.silence:
-        return f"{analysis.silence} {measured(analysis.points, analysis.candidates, analysis.chance)}"
     return analysis.answer()
+
+
+def against_floor(files: StudyFiles, analysis: Analysis | None) -> list[str]:
+    """Say where runs or the prediction lie below what any encoder of a planted log can reach."""
+    floor = min(files.floor.values(), default=None)
+    if floor is None or analysis is None:
+        return []
+    best, ahead = float(analysis.points["loss"].min()), analysis.law_table()[0]["loss_at_10x"]
+    said = []
+    if best < floor:
+        said.append(
+            f"The best run's {best:.3f} nats lie below the lowest loss that any encoder of this planted log can reach, "
+            f"{floor:.3f}: the pool is small, or the floor is another log's."
+        )
+    if not analysis.silence and ahead is not None and ahead < floor:
+        said.append(
+            f"The predicted {ahead:.2f} nats lie below the lowest loss that any encoder of this planted log can reach, "
+            f"{floor:.3f}, so the law does not hold that far."
+        )
+    return said
 
 
 def caution(warnings: tuple[str, ...]) -> str:
@@ -47,24 +63,26 @@ def headline(files: StudyFiles, analysis: Analysis | None) -> Picture | None:
         return None
     titles = {f"{mark}{run['run_id']}": pointed_at(run) for _, run in points.iterrows() for mark in OF_A_RUN}
     band = interval_band(analysis) if analysis else None
+    baselines = [(str(baseline["name"]), float(baseline["loss"])) for baseline in files.baselines]
     draw = partial(
         figures.loss_against_compute,
         analysis or points,
-        baselines=[(str(baseline["name"]), float(baseline["loss"])) for baseline in files.baselines],
+        baselines=[(numbers.shortened(name), loss) for name, loss in baselines],
         band=band,
         floor=min(files.floor.values(), default=None),
     )
-    return picture("loss-against-compute", _caption(points, analysis, band), draw, titles=titles)
+    caption = _caption(points, [loss for _, loss in baselines], analysis, band)
+    return picture("loss-against-compute", caption, draw, titles=titles)
 
 
-def _caption(points: pd.DataFrame, analysis: Analysis | None, band: Band | None) -> str:
+def _caption(points: pd.DataFrame, levels: list[float], analysis: Analysis | None, band: Band | None) -> str:
     caption = "Every finished run: held-out loss against training compute."
     if analysis:
         caption += (
             f" The thick line is the {law_label(analysis.preferred)} with its 95% interval, thin lines "
             "its rivals. Outlined runs are on the frontier: none with at most their compute does better."
         )
-    if highest_shown(points["loss"], figures.candidates_of(points)) < float(points["loss"].max()):
+    if len(clipped_runs(analysis.points if analysis else points, levels)):
         caption += f" {CLIPPED}"
     return f"{caption} {_reach(band)}" if band is not None and len(band.low) else caption
 

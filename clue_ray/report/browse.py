@@ -20,8 +20,12 @@ from clue_ray.report.page import compose, render
 from clue_ray.runs import Runs
 
 LOOPBACK = "127.0.0.1"
+HIGHEST_PORT = 65535
 PATIENCE = 10
 """A page is made again for its readers after this many times what the last one took: training needs the cores."""
+
+FILES = ("plan.json", "runs.parquet", "curves.parquet", "study.yaml", "baselines.json", "corpus.json")
+"""What a page is made of beside the runs' records."""
 
 logger = logging.getLogger(__name__)
 
@@ -43,8 +47,9 @@ class LivePage:
     def html(self) -> bytes:
         """Return the page, made anew if anything has changed."""
         with self.lock:  # one at a time: drawing holds matplotlib's global style
-            if state_of(self.directory) != self.seen:
-                self._make()
+            found = state_of(self.directory)
+            if found != self.seen:
+                self._make(found)
             return self.page
 
     def state(self) -> bytes:
@@ -52,18 +57,21 @@ class LivePage:
         found = {"state": state_of(self.directory), "ready": time.monotonic() >= self.ready}
         return json.dumps({**found, "words": progress(read_ended(self.directory))}).encode()
 
-    def _make(self) -> None:
-        started, self.seen = time.monotonic(), state_of(self.directory)
-        files = read_directory(self.directory, running=True)
-        content, _ = compose(files)
-        live = {"state": self.seen, "words": progress(Runs(files.table))}
-        self.page = render("index.html.j2", content=content, live=live).encode()
-        self.ready = time.monotonic() + PATIENCE * (time.monotonic() - started)
+    def _make(self, state: str) -> None:
+        started = time.monotonic()
+        try:
+            files = read_directory(self.directory, running=True)
+            content, _ = compose(files)
+            live = {"state": state, "words": progress(Runs(files.table))}
+            self.page = render("index.html.j2", content=content, live=live).encode()
+            self.seen = state  # only now: a page that could not be made is tried again at the next request
+        finally:
+            self.ready = time.monotonic() + PATIENCE * (time.monotonic() - started)
 
 
 def state_of(directory: Path) -> str:
     """Name what a page is made of: how many files of records and tables there are, and when one was last written."""
-    kept = [directory / name for name in ("plan.json", "runs.parquet", "curves.parquet", "study.yaml")]
+    kept = (directory / name for name in FILES)
     files = [file for file in (*kept, *directory.glob("runs/*/record.json")) if file.exists()]
     return f"{len(files)}-{max((file.stat().st_mtime_ns for file in files), default=0)}"
 
@@ -93,11 +101,16 @@ class Handler(BaseHTTPRequestHandler):
         host = self.headers.get("Host", "").rpartition(":")[0]
         if host not in (LOOPBACK, "localhost"):  # a foreign name that points here: DNS rebinding
             return self.send_error(HTTPStatus.FORBIDDEN)
-        found = self._content(urlsplit(self.path).path)
-        if found is None:
+        try:
+            path = urlsplit(self.path).path
+        except ValueError:  # http://[ opens an IPv6 address that never ends
+            return self.send_error(HTTPStatus.BAD_REQUEST)
+        if path not in ("/", "/state"):
             return self.send_error(HTTPStatus.NOT_FOUND)
-        contents, media_type = found
-        self.send_response(HTTPStatus.OK)
+        self._send(*self._content(path), body=body)
+
+    def _send(self, status: HTTPStatus, contents: bytes, media_type: str, *, body: bool) -> None:
+        self.send_response(status)
         headers = {"Content-Type": media_type, "Content-Length": str(len(contents)), "Cache-Control": "no-store"}
         for name, value in {**headers, "X-Content-Type-Options": "nosniff"}.items():
             self.send_header(name, value)
@@ -105,10 +118,16 @@ class Handler(BaseHTTPRequestHandler):
         if body:
             self.wfile.write(contents)
 
-    def _content(self, path: str) -> tuple[bytes, str] | None:
-        if path == "/":
-            return self.server.live.html(), "text/html; charset=utf-8"
-        return (self.server.live.state(), "application/json") if path == "/state" else None
+    def _content(self, path: str) -> tuple[HTTPStatus, bytes, str]:
+        try:
+            if path == "/":
+                return HTTPStatus.OK, self.server.live.html(), "text/html; charset=utf-8"
+            return HTTPStatus.OK, self.server.live.state(), "application/json"
+        except Exception as error:  # whatever a half-written study makes of it, the server goes on
+            logger.exception("%s could not be made", path)
+            reason = f"{type(error).__name__}: {error}"
+            sentence = f"The page could not be made ({reason}); it is tried again at the next request.\n"
+            return HTTPStatus.INTERNAL_SERVER_ERROR, sentence.encode(), "text/plain; charset=utf-8"
 
     def log_message(self, format: str, *args: Any) -> None:
         """Log a request for those who ask for it."""
@@ -119,7 +138,7 @@ class Server(ThreadingHTTPServer):
     """A server of one live page on this machine.
 
     Raises:
-        StudyError: the port is taken.
+        StudyError: the port is taken, or none.
     """
 
     daemon_threads = True
@@ -127,6 +146,8 @@ class Server(ThreadingHTTPServer):
     def __init__(self, directory: Path, port: int):
         if not directory.is_dir():
             raise RunsError(f"{directory} is no directory; give a study directory, <output>/<name>.")
+        if not 0 <= port <= HIGHEST_PORT:
+            raise StudyError(f"--port is {port}; give a number from 1 to {HIGHEST_PORT}, or 0 for a free port.")
         self.live = LivePage(directory)
         try:
             super().__init__((LOOPBACK, port), Handler)

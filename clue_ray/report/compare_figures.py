@@ -9,6 +9,7 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from clue_ray.report.headline import interval_band
+from clue_ray.report.numbers import shortened
 from clue_ray.report.style import DASHES, INK, LAW_COLOUR, MUTED, label, log_axis
 from clue_ray.scaling.analysis import Analysis
 from clue_ray.scaling.fit import Prediction
@@ -26,7 +27,7 @@ def two_laws(names: Sequence[str], analyses: Sequence[Analysis], ax: Axes) -> Ax
         points, band = analysis.points[analysis.points["frontier"]], interval_band(analysis)
         curve = analysis.fits[analysis.preferred].curve(band.train_flops)
         ax.fill_between(*band, color=colour, alpha=0.13, linewidth=0)
-        ax.plot(band.train_flops, curve, color=colour, linewidth=1.8, label=name.replace("$", r"\$"))
+        ax.plot(band.train_flops, curve, color=colour, linewidth=1.8, label=shortened(name))
         ax.plot(points["train_flops"], points["loss"], marker, color=colour, markersize=5)
         shown += [*points["loss"], float(curve[-1])]
     ends = [one.points["train_flops"].agg(["min", "max"]).to_numpy(dtype=float) for one in analyses]

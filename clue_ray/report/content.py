@@ -35,7 +35,7 @@ class Content:
 
 def build_content(files: StudyFiles, analysis: Analysis | None, document: dict[str, Any]) -> Content:
     """Put into words and pictures what was read and found; without analysis, document["error"] says why."""
-    warnings = (*(analysis.warnings if analysis else ()), *files.warnings)
+    doubts = (*answer.against_floor(files, analysis), *(analysis.warnings if analysis else ()))
     parts = (
         next_step.next_step(analysis) if analysis else None,
         evidence.learnt(files),
@@ -44,7 +44,7 @@ def build_content(files: StudyFiles, analysis: Analysis | None, document: dict[s
         effects.isoflop(files),
         judgement.laws(analysis) if analysis else None,
         judgement.doubts(analysis) if analysis else None,
-        evidence.cautions(warnings),
+        evidence.cautions((*doubts, *files.warnings)),
         evidence.cost(files),
         evidence.curves(files),
         evidence.every_run(files),
@@ -54,7 +54,7 @@ def build_content(files: StudyFiles, analysis: Analysis | None, document: dict[s
         name=files.name,
         question=files.question,
         answer=answer.answer(analysis, str(document.get("error", ""))),
-        caution=answer.caution(tuple(analysis.warnings) if analysis else ()),
+        caution=answer.caution(doubts),
         headline=answer.headline(files, analysis),
         sections=tuple(part for part in parts if part is not None),
         study_text=files.study_text,

@@ -4,7 +4,6 @@ Takes a directory, gives `StudyFiles`. One idea: only the runs table is needed; 
 and a file that cannot be read becomes a warning on the page, never a report that was not written.
 """
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,14 @@ import pandas as pd
 
 from clue_ray.errors import SpecError
 from clue_ray.report.numbers import is_absent
+from clue_ray.report.side_files import (
+    comparable_baselines,
+    floor_by_length,
+    planned,
+    planned_runs,
+    read_mapping,
+    usable_corpus,
+)
 from clue_ray.runs import COLUMNS, Runs, read_runs
 from clue_ray.spec import FitSpec, StudySpec, read_study
 
@@ -62,7 +69,10 @@ def read_directory(directory: Path, running: bool = False) -> StudyFiles:
     table = _completed(runs.table)
     warnings: list[str] = []
     study = _study(directory / "study.yaml", warnings)
-    plan, corpus = (_mapping(directory / name, warnings) for name in ("plan.json", "corpus.json"))
+    plan, corpus, baselines = (
+        read_mapping(directory / name, warnings) for name in ("plan.json", "corpus.json", "baselines.json")
+    )
+    expected = planned_runs(plan, warnings)
     return StudyFiles(
         name=study.name if study else _name_from(table, directory),
         question=study.question if study else "",
@@ -70,23 +80,23 @@ def read_directory(directory: Path, running: bool = False) -> StudyFiles:
         fit=study.fit if study else FitSpec(),
         table=table,
         curves=_curves(directory / "curves.parquet", warnings),
-        expected_seconds=_planned(plan, "expected_seconds"),
-        expected_flops=_planned(plan, "train_flops"),
-        floor=_floor(corpus, table, warnings),
-        baselines=_comparable(_mapping(directory / "baselines.json", warnings), table, warnings),
-        corpus=corpus,
+        expected_seconds=planned(expected, "expected_seconds", warnings),
+        expected_flops=planned(expected, "train_flops", warnings),
+        floor=floor_by_length(corpus, table, warnings),
+        baselines=comparable_baselines(baselines, table, warnings),
+        corpus=usable_corpus(corpus, warnings),
         warnings=tuple(warnings),
     )
 
 
 def read_ended(directory: Path) -> Runs:
     """Read the runs of a plan, `missing` where one has not ended; the runs table where there is no plan."""
-    planned = _mapping(directory / "plan.json", []).get("runs")
-    if not planned:
+    expected_runs = planned_runs(read_mapping(directory / "plan.json", []), [])
+    if not expected_runs:
         return read_runs(directory)
     rows = []
-    for known in planned:
-        record = _mapping(directory / "runs" / str(known["run_id"]) / "record.json", [])
+    for known in expected_runs:
+        record = read_mapping(directory / "runs" / str(known["run_id"]) / "record.json", [])
         expected = {column: known[column] for column in COLUMNS if column in known and column not in REACHED}
         rows.append({**expected, "status": "missing", "error": "not ended yet", **record})
     return Runs(pd.DataFrame(rows, columns=COLUMNS))
@@ -119,20 +129,6 @@ def _name_from(table: pd.DataFrame, directory: Path) -> str:
     return names[0] if names else directory.resolve().name
 
 
-def _mapping(path: Path, warnings: list[str]) -> dict[str, Any]:
-    if not path.is_file():
-        return {}
-    try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, OSError) as error:
-        warnings.append(f"{path.name} cannot be read ({error}); its part of the report is left out.")
-        return {}
-    if isinstance(document, dict):
-        return document
-    warnings.append(f"{path.name} holds no mapping of keys to values; its part of the report is left out.")
-    return {}
-
-
 def _curves(path: Path, warnings: list[str]) -> pd.DataFrame | None:
     if not path.is_file():
         return None
@@ -145,36 +141,3 @@ def _curves(path: Path, warnings: list[str]) -> pd.DataFrame | None:
     if missing:
         warnings.append(f"{path.name} lacks {', '.join(sorted(missing))}; the learning curves are left out.")
     return None if missing or curves.empty else curves
-
-
-def _planned(plan: dict[str, Any], column: str) -> dict[str, float]:
-    runs = [run for run in plan.get("runs", []) if isinstance(run, dict)]
-    return {str(run.get("run_id")): float(run[column]) for run in runs if run.get(column)}
-
-
-def _floor(corpus: dict[str, Any], table: pd.DataFrame, warnings: list[str]) -> dict[int, float]:
-    """Read `bayes_loss` of a planted corpus, by sequence length, if it holds for as many candidates as the runs'."""
-    floor = {int(length): float(loss) for length, loss in (corpus.get("bayes_loss") or {}).items()}
-    candidates = {int(value) for value in table["loss_candidates"].dropna().unique()}
-    if not floor or candidates <= {int(corpus.get("bayes_loss_candidates") or 0)}:
-        return floor
-    warnings.append(
-        f"The lowest reachable loss was computed for {corpus.get('bayes_loss_candidates')} candidates and the runs "
-        f"were scored at {', '.join(map(str, sorted(candidates)))}, so it is left out; compute it for the same number."
-    )
-    return {}
-
-
-def _comparable(document: dict[str, Any], table: pd.DataFrame, warnings: list[str]) -> tuple[dict[str, Any], ...]:
-    """Keep the baselines that were scored on as many candidates as the runs: losses compare only then."""
-    candidates = {int(value) for value in table["loss_candidates"].dropna().unique()}
-    kept = []
-    for baseline in document.get("baselines", []):
-        if candidates <= {int(baseline["loss_candidates"])}:
-            kept.append(baseline)
-            continue
-        warnings.append(
-            f"The baseline {baseline['name']} was scored at {baseline['loss_candidates']} candidates and the runs at "
-            f"{', '.join(map(str, sorted(candidates)))}, so it is left out; score it at the same number."
-        )
-    return tuple(kept)

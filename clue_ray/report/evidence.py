@@ -3,6 +3,7 @@
 Takes what was read, gives sections; each stands without any law.
 """
 
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -60,7 +61,8 @@ def cost(files: StudyFiles) -> Section | None:
     caption = "Wall time of each run against what the plan expected; on the line they agree."
     drawn = picture("cost", caption, partial(planned_and_actual, known), sizes=(HALF,), titles=_titles(known))
     words = tuple(filter(None, (shown.note, _compute(files))))
-    return Section("cost", "Planned and actual cost", "cost", words, (drawn,), (shown,))
+    listed = replace(shown, note="")  # the section opens with it
+    return Section("cost", "Planned and actual cost", "cost", words, (drawn,), (listed,))
 
 
 def _timed(files: StudyFiles) -> pd.DataFrame:

@@ -16,7 +16,7 @@ from scipy.optimize import isotonic_regression
 
 from clue_ray.report.clipping import highest_shown, mark_clipped
 from clue_ray.report.headline import EXTRAPOLATION, Band, interval_band, loss_against_compute
-from clue_ray.report.numbers import compact
+from clue_ray.report.numbers import compact, shortened
 from clue_ray.report.style import (
     COLOUR_AXES,
     DASHES,
@@ -84,7 +84,7 @@ def _name_lines(
     if others:
         heading = "lines: " + ", ".join(short_label(column) for column in others)
         ax.text(0, 1.02, heading, transform=ax.transAxes, fontsize=8.5, color=MUTED)
-        texts = [" · ".join(compact(line.iloc[0].get(column)) for column in others) for line in lines]
+        texts = [shortened(" · ".join(compact(line.iloc[0].get(column)) for column in others)) for line in lines]
         ends = [(float(line[effect.column].iloc[-1]), float(line["loss"].iloc[-1])) for line in lines]
         end_labels(ax, ends, texts, list(map(darker, colours)))
     for line, colour in zip(lines, colours, strict=True):

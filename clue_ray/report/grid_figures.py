@@ -9,7 +9,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.collections import QuadMesh
 
-from clue_ray.report.numbers import compact, flop, is_absent
+from clue_ray.report.numbers import compact, flop, is_absent, shortened
 from clue_ray.report.style import (
     FAINT,
     INK,
@@ -47,7 +47,7 @@ def heat_table(table: pd.DataFrame, ax: Axes, axis: str = LENGTH) -> Axes:
         ink = _ink_on(cells, float(losses[row, column]))
         ax.text(column + 0.5, row + 0.5, text, ha="center", va="center", color=ink)
     ax.set_xticks(np.arange(grid.shape[1]) + 0.5, [compact(value) for value in grid.columns])
-    ax.set_yticks(np.arange(grid.shape[0]) + 0.5, [str(value) for value in grid.index])
+    ax.set_yticks(np.arange(grid.shape[0]) + 0.5, [shortened(str(value), 12) for value in grid.index])
     ax.set_xlabel(label(axis))
     ax.set_ylabel(label("encoder_size"))
     ax.set_facecolor(FAINT)

@@ -36,6 +36,9 @@ from clue_ray.scaling.analysis import Analysis
 EXTRAPOLATION = 10.0
 """How far beyond the largest run's compute the headline laws are drawn."""
 
+HEADROOM = 0.1
+"""How far the loss axis reaches above the highest loss that it must show, as a share of what it shows."""
+
 FRONTIER: dict[str, Any] = {"markersize": 7, "markeredgecolor": INK, "markeredgewidth": 0.9, "zorder": 5}
 BEHIND: dict[str, Any] = {"markersize": 5, "markeredgecolor": "none", "alpha": 0.55, "zorder": 4}
 RING: dict[str, Any] = {
@@ -194,19 +197,31 @@ def _limit_loss(
     ax: Axes, points: pd.DataFrame, levels: list[float], band: Band | None, floor: float | None = None
 ) -> None:
     """Fit the loss axis to runs, levels and laws; intervals and runs far outside are cut, these runs marked."""
-    candidates = candidates_of(points)
-    shown = [*points["loss"], *levels, *([float(np.log(candidates))] if candidates else [])]
-    top = max(highest_shown(shown, candidates), *levels, 0.0)
-    low, height = min(shown), max(top - min(shown), 1e-3)
+    low, height = _span(points, levels)
+    top = low + height
     ends = [float(np.asarray(line.get_ydata())[-1]) for line in _law_lines(ax)]
     ends += [] if band is None else [float(band.low[-1])]
     ends += [] if floor is None else [floor]
     lowest = min([low, *(end for end in ends if end > low - height)])
-    ax.set_ylim(min(lowest - 0.1 * height, low - 0.5 * height), top + 0.1 * height)  # leaves room for the legend
+    ax.set_ylim(min(lowest - 0.1 * height, low - 0.5 * height), top + HEADROOM * height)  # leaves room for the legend
     encoding = Encoding.of(points)
-    for run in points[points["loss"] > ax.get_ylim()[1]].to_dict("records"):
+    for run in clipped_runs(points, levels).to_dict("records"):
         colour = darker(encoding.colour(run))
         mark_clipped(ax, run["train_flops"], run["loss"], colour, gid=f"clipped-{run['run_id']}")
+
+
+def clipped_runs(points: pd.DataFrame, levels: Sequence[float]) -> pd.DataFrame:
+    """List the runs whose loss lies above the loss axis; `levels` are the baselines' losses, nats."""
+    low, height = _span(points, levels)
+    return points[points["loss"] > low + (1 + HEADROOM) * height]
+
+
+def _span(points: pd.DataFrame, levels: Sequence[float]) -> tuple[float, float]:
+    """Give the lowest loss that must be seen and how far above it the highest lies, nats."""
+    candidates = candidates_of(points)
+    shown = [*points["loss"], *levels, *([float(np.log(candidates))] if candidates else [])]
+    top = max(highest_shown(shown, candidates), *levels, 0.0)
+    return min(shown), max(top - min(shown), 1e-3)
 
 
 def _law_lines(ax: Axes) -> list[Line2D]:

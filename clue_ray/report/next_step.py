@@ -47,20 +47,40 @@ def next_step(analysis: Analysis) -> Section | None:
     if found is None or analysis.silence:
         return None
     fit, left_out = found
-    rows = doublings(fit, analysis)
     best = _best(analysis.points)
+    passed = {effect.column: at for effect in analysis.axes if (at := larger_value(effect, best))}
+    rows = [row for row in doublings(fit, analysis) if row.axis not in passed]
+    points = (*_omitted(left_out), *(in_vain(axis, best, *found) for axis, found in passed.items()))
+    title = "What to double next"
+    if not rows:
+        return Section("next", title, "what next", ("No axis is open above the best run.",), points=points)
     caption = (
         f"Expected fall of held-out loss when one axis alone is doubled from the best run ({tables.describe(best)})."
     )
     drawn = picture("doubling", caption, partial(gains, rows), sizes=(SHORT, NARROW))
     words = (in_words(rows), *_recipe(analysis.points))
-    points = tuple(_omitted(left_out))
-    title = "What to double next"
     return Section("next", title, "what next", words, (drawn,), (_table(rows, fit),), points)
 
 
 def _best(points: pd.DataFrame) -> pd.Series:
     return points.sort_values(["loss", "train_flops"], kind="stable").iloc[0]
+
+
+def larger_value(effect: AxisEffect, best: pd.Series) -> tuple[float, float] | None:
+    """Return the next value above the best run's that was run, all else equal, and what it lost; None without one."""
+    for line in effect.lines:
+        above = line[line[effect.column] > best[effect.column]]
+        if best["run_id"] in set(line["run_id"]) and len(above):
+            return float(above[effect.column].iloc[0]), float(above["loss"].iloc[0] - best["loss"])
+    return None
+
+
+def in_vain(axis: str, best: pd.Series, value: float, lost: float) -> str:
+    """Say that an axis is past its best among the runs."""
+    return (
+        f"No gain is expected of {short_label(axis)}: {numbers.compact(value)} was run beside the best run's "
+        f"{numbers.compact(best[axis])}, all else equal, and its loss was {lost:.3f} nats higher (one run each)."
+    )
 
 
 def _joint(points: pd.DataFrame) -> tuple[Fit, list[str]] | None:
@@ -110,7 +130,7 @@ def in_words(rows: list[Doubling]) -> str:
         start += f" The order is not settled: the interval of {listing(level)} reaches into this one."
     if first.low < 1e-3 * max(first.gain, 1e-9):
         start += " That it gains anything is not identified: the interval reaches zero."
-    return f"{start} All of these lie beyond what was run."
+    return f"{start} All of these lie beyond what was run beside the best run."
 
 
 def _price(row: Doubling) -> str:

@@ -12,6 +12,17 @@ from clue_ray.scaling import words
 ABSENT = "–"  # noqa: RUF001  (an en dash, the typographic sign for "no value")
 
 
+MOST_LETTERS = 40
+"""Letters of a name that a sentence has room for."""
+LABEL_LETTERS = 18
+"""Letters of a name that a figure has room for beside its axes."""
+
+
+def shortened(name: str, most: int = MOST_LETTERS) -> str:
+    """Cut a name to `most` letters, the last an ellipsis."""
+    return name if len(name) <= most else f"{name[: most - 1]}…"
+
+
 def is_absent(value: Any) -> bool:
     """Say whether a table cell holds no value: None, NaN, infinity, or pandas' missing marker."""
     if value is None or value != value or type(value).__name__ in {"NAType", "NaTType"}:
@@ -44,9 +55,9 @@ def count(value: Any) -> str:
 
 
 def compact(value: Any) -> str:
-    """Write a number in as few letters as a plot allows: 32, 1.5k, 50k, 2M; text stays text."""
+    """Write a number in as few letters as a plot allows: 32, 1.5k, 50k, 2M; text stays text, shortened."""
     if isinstance(value, str) or is_absent(value):
-        return str(value) if isinstance(value, str) else ABSENT
+        return shortened(value, LABEL_LETTERS) if isinstance(value, str) else ABSENT
     number = float(value)
     for size, letter in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
         if number >= size:

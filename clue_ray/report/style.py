@@ -16,7 +16,7 @@ from matplotlib.legend import Legend
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-from clue_ray.report.numbers import compact, decade, is_absent
+from clue_ray.report.numbers import compact, decade, is_absent, shortened
 from clue_ray.scaling.laws import LAWS
 
 INK, MUTED, FAINT = "#1a1a1a", "#5f6368", "#d5d8dc"
@@ -39,6 +39,7 @@ STYLE: Any = {  # rc parameters, which matplotlib types by a list of all their n
     "axes.spines.right": False,
     "axes.axisbelow": True,
     "text.color": INK,
+    "text.parse_math": False,  # a name of the user's may hold dollar signs
     "xtick.color": MUTED,
     "ytick.color": MUTED,
     "xtick.labelcolor": INK,
@@ -87,6 +88,8 @@ LABELS: dict[str, str] = {
 }
 
 SHAPES = ("o", "s", "^", "D", "v", "P", "X", "p", "<", ">", "h", "*")
+ROW_LETTERS = 54
+"""Letters that a row of keys has room for."""
 COLOUR_AXES = ("sequence_length", "corpus_users", "global_batch_size")
 
 
@@ -168,9 +171,11 @@ def _keys(column: str, entries: list[tuple[Any, str, str]]) -> list[Line2D]:
         return []
     step = -(-len(entries) // 7)  # a long scale is shown by every second, third ... of its values
     heading = Line2D([], [], linestyle="none", label=short_label(column))
+    shown = entries[::step]
+    room = max(ROW_LETTERS // len(shown), 10)
     marks = [
-        Line2D([], [], linestyle="none", marker=shape, color=colour, markersize=5.5, label=compact(value))
-        for value, shape, colour in entries[::step]
+        Line2D([], [], linestyle="none", marker=shape, color=colour, markersize=5.5, label=shortened(name, room))
+        for name, shape, colour in ((compact(value), shape, colour) for value, shape, colour in shown)
     ]
     return [heading, *marks]
 

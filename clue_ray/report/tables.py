@@ -214,7 +214,9 @@ def describe(run: Any) -> str:
         ("global_batch_size", "batch {}"),
     )
     known = [(form, run[column]) for column, form in parts if not numbers.is_absent(run.get(column))]
-    words = ", ".join(form.format(v if isinstance(v, str) else numbers.count(v)) for form, v in known)
+    words = ", ".join(
+        form.format(numbers.shortened(v) if isinstance(v, str) else numbers.count(v)) for form, v in known
+    )
     return words or str(run["run_id"])
 
 

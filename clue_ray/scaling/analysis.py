@@ -16,7 +16,7 @@ import pandas as pd
 from clue_ray.errors import FitError, nearest
 from clue_ray.runs import Runs, chance_loss
 from clue_ray.scaling import cautions
-from clue_ray.scaling.answer import FURTHER, in_words, measured, predicted
+from clue_ray.scaling.answer import FURTHER, in_words, lowest, measured, predicted
 from clue_ray.scaling.axes import AxisEffect, axis_effects
 from clue_ray.scaling.backtest import Backtest, backtest, no_backtest
 from clue_ray.scaling.fit import Fit, Prediction, fit_law
@@ -101,8 +101,10 @@ class Analysis:
 
     def answer(self) -> str:
         """Say what compute bought so far, and what ten times more is predicted to buy; two or three sentences."""
-        ahead = self.silence or predicted(self._law_rows, self.points)
-        return f"{measured(self.points, self.candidates, self.chance)} {ahead}"
+        scored = (self.points, self.candidates, self.chance)
+        if self.silence:
+            return f"{self.silence} {lowest(*scored)}"
+        return f"{measured(*scored)} {predicted(self._law_rows, self.points)}"
 
     def to_dict(self) -> dict[str, Any]:
         """Describe the analysis in JSON-able values, as fits.json holds it."""

@@ -34,6 +34,13 @@ def measured(points: pd.DataFrame, candidates: int, chance: float) -> str:
     )
 
 
+def lowest(points: pd.DataFrame, candidates: int, chance: float) -> str:
+    """Say how low the runs came, and nothing of why: what is said where no law speaks."""
+    best = float(points["loss"].min())
+    guess = f"a guess among {candidates} costs {chance:.3f}" + (", so nothing is learnt" if best >= chance else "")
+    return f"The lowest held-out loss of {len(points)} runs is {best:.3f} nats ({guess})."
+
+
 def predicted(rows: list[dict[str, Any]], points: pd.DataFrame) -> str:
     """Say what the first law of the table predicts at `FURTHER` times the compute, and how it fared before."""
     row, largest = rows[0], float(points["train_flops"].max())

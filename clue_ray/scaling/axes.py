@@ -16,10 +16,13 @@ AXES = {
     "sequence_length": "Sequence length (events a user and service)",
     "corpus_users": "Corpus (users)",
     "global_batch_size": "Global batch size (users)",
+    "steps": "Training length (steps)",
 }
 """Columns that a study sweeps, with what they are called in figures."""
 
 HELD_EQUAL = ("learning_rate", "seed")
+HORIZONS = ("steps", "users_seen")
+"""How long a run trained: runs on a line agree in one of the two, or in neither where the axis is the steps."""
 
 
 @dataclass(frozen=True)
@@ -50,8 +53,16 @@ def axis_effects(done: pd.DataFrame) -> list[AxisEffect]:
 
 
 def _lines(done: pd.DataFrame, column: str) -> list[pd.DataFrame]:
-    """Group the runs that differ in this column only; longest line first, then the lowest loss."""
-    equal = [name for name in (*AXES, *HELD_EQUAL) if name != column and name in done]
+    """Group the runs that differ in this column only, at equal steps or else at equal examples; longest line first."""
+    for horizon in HORIZONS if column != "steps" else ("",):
+        if lines := _lines_at(done, column, horizon):
+            return lines
+    return []
+
+
+def _lines_at(done: pd.DataFrame, column: str, horizon: str) -> list[pd.DataFrame]:
+    settings = (*(axis for axis in AXES if axis != "steps"), *HELD_EQUAL, horizon)
+    equal = [name for name in settings if name != column and name in done]
     groups = [group for _, group in done.groupby(equal, dropna=False)] if equal else [done]
     lines = [group.sort_values(column, kind="stable") for group in groups if group[column].nunique() > 1]
     return sorted(lines, key=lambda line: (-len(line), float(line["loss"].min())))

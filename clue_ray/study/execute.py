@@ -31,6 +31,7 @@ from clue_ray.study.progress import Listener, StudyProgress, ignore
 from clue_ray.study.session import TRIAL_SLOTS, cluster_nodes, connect
 from clue_ray.study.storage import check_checkpoints, check_storage
 from clue_ray.study.trial import run_trial
+from clue_ray.training.checkpoints import resolve_place
 from clue_ray.transfer.baselines import tfidf_baseline
 from clue_ray.transfer.linear import linear_baseline
 
@@ -212,7 +213,7 @@ def tune_runs(
     for planned in pending:
         directory.reopen(planned.run_id)
     os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"  # runs write TensorBoard files themselves
-    runs = [{"run_id": r.run_id, "spec": r.run.model_dump(mode="json")} for r in pending]
+    runs = [{"run_id": r.run_id, "spec": spelled_out(r.run)} for r in pending]
     tuner = tune.Tuner(
         tune.with_resources(run_trial, trial_resources(pending[0].run)),
         param_space={**shared, "run": tune.grid_search(runs)},
@@ -230,6 +231,14 @@ def tune_runs(
         ),
     )
     keep_failures(tuner.fit(), pending, directory)
+
+
+def spelled_out(run: RunSpec) -> dict[str, Any]:
+    """Write a run for a trial, which has a working folder of its own: its place for checkpoints is made absolute."""
+    document = run.model_dump(mode="json")
+    if kept := run.resources.checkpoints:
+        document["resources"]["checkpoints"] = resolve_place(kept)
+    return document
 
 
 def trial_resources(run: RunSpec) -> dict[str, float]:

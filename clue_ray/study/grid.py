@@ -15,6 +15,7 @@ import math
 from collections.abc import Iterable
 from typing import Any
 
+import yaml
 from pydantic import ValidationError
 
 from clue_ray.documents import Spec, explain, field_names
@@ -147,6 +148,22 @@ def refuse_twin(point: Point, twin: Point | None) -> None:
 def write_point(point: Point) -> str:
     """Write a point as YAML would."""
     return "{" + ", ".join(f"{field}: {value}" for field, value in point.items()) + "}"
+
+
+def parse_point(point: list[str]) -> Point:
+    """Parse FIELD=VALUE, values as a study file has them; refuse what is no such pair, and a field named twice."""
+    fields: Point = {}
+    for each in point:
+        field, equals, value = (part.strip() for part in each.partition("="))
+        if not (field and equals and value):
+            raise SpecError(f"--point is {each!r}; write it as FIELD=VALUE, such as encoder.size=m.")
+        if field in fields:
+            raise SpecError(f"--point names {field!r} twice; give it one value.")
+        try:
+            fields[field] = yaml.safe_load(value)
+        except yaml.YAMLError:
+            raise SpecError(f"--point is {each!r}, whose value is no YAML; write it as a study file would.") from None
+    return fields
 
 
 def dotted_fields(spec: type[Spec], prefix: str = "") -> list[str]:

@@ -1,7 +1,7 @@
 """What one Tune trial does: train one run where it has been put, and leave its record. Errors become a failed row.
 
-A trial that dies with its process (killed, out of memory, its node gone) is started again by Tune, once, and goes on
-from the run's last checkpoint; a run that raises is not tried again, as it would raise again.
+A trial that dies with its process (killed, out of memory, its node gone) is started again by Tune, a few times, and
+goes on from the run's last checkpoint; a run that raises is not tried again, as it would raise again.
 """
 
 from functools import lru_cache
@@ -65,6 +65,13 @@ class TrialContext(LocalContext):
     def __init__(self, place: str, events: CurveEvents):
         super().__init__(place)
         self.events = events
+
+    def restore(self) -> dict[str, Any] | None:
+        """Read the state, and show the curve it holds."""
+        state = super().restore()
+        if state:
+            self.events.show(state["curve"])
+        return state
 
     def save(self, state: dict[str, Any], metrics: dict[str, Any]) -> None:
         """Keep the state, show the curve, report."""

@@ -35,10 +35,15 @@ logger = logging.getLogger(__name__)
 Returned = TypeVar("Returned")
 
 
+def resolve_place(place: str) -> str:
+    """Make a folder absolute, `~` the home; a URI stays. For the driver: a trial has a working folder of its own."""
+    return place if "://" in place else str(Path(place).expanduser().absolute())
+
+
 def place_below(place: str, name: str) -> str:
     """Name a folder below a folder or URI; a URI keeps its query."""
     if "://" not in place:
-        return str(Path(place).absolute() / name)
+        return f"{resolve_place(place)}/{name}"
     parts = urlsplit(place)
     return parts._replace(path=f"{parts.path.rstrip('/')}/{name}").geturl()
 
@@ -50,7 +55,7 @@ def open_place(place: str | Path) -> tuple[pa.fs.FileSystem, str]:
         StudyError: no filesystem is known or reached at the URI, or it holds a password, which would be written down.
     """
     if "://" not in str(place):
-        return pa.fs.LocalFileSystem(), str(Path(place).absolute())
+        return pa.fs.LocalFileSystem(), resolve_place(str(place))
     if password := urlsplit(str(place)).password:
         hidden = str(place).replace(password, "...")
         raise StudyError(f"{hidden} holds a password; give it by the environment, as AWS_SECRET_ACCESS_KEY is.")
@@ -91,8 +96,10 @@ def save_state(place: str | Path, state: dict[str, Any]) -> None:
     patiently(lambda: _write(store, folder, step, packed.getbuffer()), trouble)
     logger.info("Checkpoint of step %d is kept.", step)
     try:
-        for old in _steps(store, folder)[:-KEPT]:
-            store.delete_file(_path(folder, old))
+        found = _steps(store, folder)
+        # Later steps can only be damaged ones that were passed over.
+        for other in [*[s for s in found if s > step], *[s for s in found if s <= step][:-KEPT]]:
+            store.delete_file(_path(folder, other))
     except OSError as error:
         logger.warning("Old checkpoints stay at %s (%s).", place, explain_access(error))
 
@@ -162,6 +169,8 @@ def _read(store: pa.fs.FileSystem, path: str, where: str) -> dict[str, Any]:
     with store.open_input_file(path) as file:
         if not zipfile.is_zipfile(file):  # as torch's files are, their list of contents at the end
             raise ValueError("cut short")
+        if broken := zipfile.ZipFile(file).testzip():
+            raise ValueError(f"other bytes than were written in {broken}")
         file.seek(0)
         state: dict[str, Any] = torch.load(file, weights_only=True, map_location=where)
     return state

@@ -36,7 +36,13 @@ PREEMPTIONS = 20
 """Times that it goes on after a cloud took a node back, which is nobody's fault."""
 CONTROLLER_FAILURES = 5
 """Tries to place the workers, a minute each; Ray's default is to try for ever."""
-LOST_CONTACT = ("gloo", "NCCL", "Connection closed by peer", "Connection reset by peer")
+LOST_CONTACT = (
+    "gloo/transport",
+    "NCCL error",
+    "NCCL communicator",
+    "Connection closed by peer",
+    "Connection reset by peer",
+)
 """Words of the errors that a lost worker leaves in the others."""
 
 logger = logging.getLogger(__name__)
@@ -72,6 +78,8 @@ class RayContext:
             state = load_state(self.directory, step)
             if state is None:
                 raise StudyError(f"Worker {self.rank} cannot read the checkpoint of step {step} at {self.directory}.")
+        if self.events and state:
+            self.events.show(state["curve"])
         return state
 
     def save(self, state: dict[str, Any], metrics: dict[str, Any]) -> None:

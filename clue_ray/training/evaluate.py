@@ -4,6 +4,7 @@ The pool depends on the corpus and the number of candidates alone. Everything is
 both directions.
 """
 
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -86,7 +87,12 @@ def embed(model: Encoder, corpus: Corpus, users: NDArray[np.int64], service: int
 
 
 def score_similarities(logits: torch.Tensor) -> Scores:
-    """Score one square matrix of logits whose diagonal holds the true pairs; a tie counts as half a place."""
+    """Score one square matrix of logits whose diagonal holds the true pairs; a tie counts as half a place.
+
+    Logits that are no numbers have no score: NaN.
+    """
+    if not logits.isfinite().all():
+        return Scores(math.nan, math.nan, math.nan)
     target = torch.arange(len(logits), device=logits.device)
     loss = (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
     ranks = torch.cat([true_ranks(logits), true_ranks(logits.T)])

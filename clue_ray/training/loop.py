@@ -193,7 +193,7 @@ class Trainer:
                 "train_loss": self.state.train_loss,
                 "learning_rate": train.learning_rate * group["lr"] / group["peak_lr"],
                 "gradient_norm": self.gradient_norm.item(),
-                "temperature": 1 / self.model.scale.item(),
+                "temperature": (1 / self.model.scale).item(),
                 "tokens_per_second": self.state.tokens_per_second,
                 "memory_bytes": peak_memory(self.device),
                 "spared_pairs": self.state.spared_pairs,

@@ -82,6 +82,27 @@ def test_only_this_machine_may_read_and_nobody_write(server: Server) -> None:
     assert ask(server, "/", method="POST")[0] == 501 and ask(server, "/", method="DELETE")[0] == 501
 
 
+def test_a_page_that_cannot_be_made_is_said_so_and_tried_again(
+    server: Server, directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object) -> None:
+        raise ValueError("no such law")
+
+    with monkeypatch.context() as during:
+        during.setattr("clue_ray.report.browse.compose", broken)
+        for _ in range(2):
+            status, words = ask(server, "/")
+            assert status == 500 and words.startswith("The page could not be made (ValueError: no such law); it is")
+    assert ask(server, "/")[0] == 200
+    before = ask(server, "/state")[1]
+    (directory / "baselines.json").write_text("{}")
+    assert json.loads(ask(server, "/state")[1])["state"] != json.loads(before)["state"]
+
+
+def test_an_address_that_is_none_is_refused(server: Server) -> None:
+    assert ask(server, "http://[")[0] == 400
+
+
 def test_head_gives_no_body(server: Server) -> None:
     assert ask(server, "/state", method="HEAD") == (200, "")
 
@@ -89,6 +110,9 @@ def test_head_gives_no_body(server: Server) -> None:
 def test_what_cannot_be_served_is_said_in_one_sentence(server: Server, directory: Path, tmp_path: Path) -> None:
     with pytest.raises(StudyError, match=r"Port \d+ cannot be used .*choose another --port"):
         Server(directory, server.server_port)
+    for port in (-1, 65536):
+        with pytest.raises(StudyError, match=f"--port is {port}; give a number from 1 to 65535, or 0"):
+            Server(directory, port)
     with pytest.raises(RunsError, match="is no directory"):
         Server(tmp_path / "none", 0)
     (tmp_path / "empty").mkdir()

@@ -9,7 +9,7 @@ import pytest
 
 from clue_ray.report.page import write_report
 from clue_ray.runs import Runs
-from tests.report.planted import planted
+from tests.report.planted import planted, write_study
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: pip install -e '.[dev]'")
 
@@ -91,6 +91,29 @@ def test_filters_narrow_table_and_figures_and_the_url_keeps_them(study: Path, op
     assert len(runs_of(again)) == 11 and not again.query_selector_all("svg .dim")
 
 
+def test_a_link_to_a_section_keeps_the_view_and_the_url_keeps_both(study: Path, open_page: Any) -> None:
+    fresh = open_page(study / "report" / "index.html", view="#runs")
+    assert fresh.inner_text("[role=status]").startswith("11 of 11 runs shown")
+    assert not fresh.is_visible("text=Show all") and fresh.evaluate("location.hash") == "#runs"
+    fresh.click(".values[aria-label='encoder size'] button:text-is('xs')")
+    picked = runs_of(fresh)
+    fresh.click("nav a[href='#cost']")
+    fresh.wait_for_function("location.hash === '#section=cost&encoder_size=xs'")
+    assert runs_of(fresh) == picked and len(picked) < 11
+    again = open_page(study / "report" / "index.html", view="#section=cost&encoder_size=xs")
+    assert runs_of(again) == picked and abs(again.evaluate("document.getElementById('cost').offsetTop - scrollY")) < 60
+
+
+def test_paper_shows_what_the_page_folds(study: Path, open_page: Any) -> None:
+    page = open_page(study / "report" / "index.html")
+    folded = "document.querySelectorAll('details:not([open])').length"
+    before = page.evaluate(folded)
+    page.evaluate("dispatchEvent(new Event('beforeprint'))")
+    assert before and page.evaluate(folded) == 0
+    page.evaluate("dispatchEvent(new Event('afterprint'))")
+    assert page.evaluate(folded) == before
+
+
 @pytest.mark.parametrize("width", WIDTHS)
 def test_a_mark_says_what_run_it_is_and_a_click_picks_it(study: Path, open_page: Any, width: int) -> None:
     page = open_page(study / "report" / "index.html", width)
@@ -122,6 +145,18 @@ def test_names_that_are_markup_stay_words(tmp_path: Path, open_page: Any) -> Non
     assert page.inner_text("h1") == HACK and len(runs_of(page)) == 5
     page.click("tr[data-run] td")
     assert page.evaluate("typeof hacked") == "undefined" and len(runs_of(page)) == 1
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_a_name_of_dollars_and_four_hundred_letters_fits(tmp_path: Path, open_page: Any, width: int) -> None:
+    table = planted()
+    names = {"xxs": "$x_{$", "xs": "W" * 400, "s": "$" + "w" * 399}
+    write_study(tmp_path, table.assign(encoder_size=table["encoder_size"].replace(names)))
+    page = open_page(write_report(tmp_path), width)
+    assert page.evaluate("document.documentElement.scrollWidth") == width
+    assert "$x_{$" in page.inner_html("figure svg >> nth=0")
+    page.click("tr[data-run] td")
+    assert page.evaluate("document.documentElement.scrollWidth") == width
 
 
 def test_study_in_which_all_runs_failed_lists_them(tmp_path: Path, open_page: Any) -> None:

@@ -12,6 +12,8 @@ import pandas as pd
 import pytest
 
 from clue_ray.errors import RunsError
+from clue_ray.report import answer, evidence
+from clue_ray.report.directory import read_directory, read_ended
 from clue_ray.report.page import write_report
 from clue_ray.runs import Runs
 from tests.report.planted import planted, write_study
@@ -133,6 +135,24 @@ def test_second_report_has_the_same_bytes(study: Path) -> None:
     assert not [name for name in before if name.endswith(".tmp")]
 
 
+def test_markdown_says_the_cost_once(study: Path) -> None:
+    markdown = (study / "report" / "report.md").read_text(encoding="utf-8")
+    assert markdown.count("The plan expected") == 1
+
+
+def test_the_caption_speaks_of_an_arrow_only_where_one_is_drawn(tmp_path: Path) -> None:
+    """Chance among 256 is 5.545 and the best loss about 5.2: the axis ends at about 5.63 nats."""
+    table, drawn = planted(runs=3), {}
+    for loss in (5.605, 5.9):
+        table.loc[0, "loss"] = loss
+        files = read_directory(write_study(tmp_path, table))
+        picture = answer.headline(files, None)
+        assert picture is not None
+        drawn[loss] = "clipped-" in picture.svg
+        assert (answer.CLIPPED in picture.caption) == drawn[loss]
+    assert drawn == {5.605: False, 5.9: True}
+
+
 def test_markdown_links_and_figures_exist(study: Path) -> None:
     markdown = (study / "report" / "report.md").read_text(encoding="utf-8")
     links = re.findall(r"!\[[^\]]*(?:\[[^\]]*\][^\]]*)*\]\(([^)]+)\)", markdown)
@@ -186,6 +206,29 @@ def test_unusable_side_files_become_warnings(tmp_path: Path) -> None:
     assert "The baseline b was scored at 64 candidates and the runs at 256" in html
 
 
+@pytest.mark.parametrize(
+    ("name", "document", "said"),
+    [
+        ("baselines", {"baselines": [{"name": "b", "loss": 5.0}]}, "baseline b has no number as loss_candidates"),
+        ("baselines", {"baselines": [{"name": "b", "loss": None, "loss_candidates": 256}]}, "has no number as loss,"),
+        ("baselines", {"baselines": 3}, "baselines is no list of mappings"),
+        ("corpus", {"bayes_loss": 5.0}, "bayes_loss is no mapping of sequence lengths to losses"),
+        ("corpus", {"users": [3], "rejected": {"late": "many"}}, "users, rejected cannot be used as written"),
+        ("plan", {"runs": None}, "runs is no list of mappings"),
+        ("plan", {"runs": [{"run_id": "0", "expected_seconds": "x"}, {}]}, "expected_seconds is no positive number"),
+    ],
+)
+def test_a_part_of_a_side_file_that_cannot_be_used_is_left_out_in_one_sentence(
+    tmp_path: Path, name: str, document: dict[str, object], said: str
+) -> None:
+    write_study(tmp_path, planted(runs=2))
+    (tmp_path / f"{name}.json").write_text(json.dumps(document))
+    files = read_directory(tmp_path)
+    assert len([warning for warning in files.warnings if said in warning]) == 1
+    evidence.made(files)
+    read_ended(tmp_path)
+
+
 def test_report_without_a_table_is_refused_in_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(RunsError, match="No runs table"):
         write_report(tmp_path)
@@ -198,7 +241,7 @@ def test_what_to_double_ranks_the_axes_with_intervals_and_cost(html: str) -> Non
     )
     assert words and re.fullmatch(r"0\.\d{3} \[0\.\d{3}, 0\.\d{3}\]", words[2])
     assert "nats for 2.0 times the compute" in html  # the planted compute is proportional to either axis
-    assert "All of these lie beyond what was run." in html
+    assert "All of these lie beyond what was run beside the best run." in html
 
 
 def test_downloads_are_the_files_themselves(html: str, study: Path) -> None:

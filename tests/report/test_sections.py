@@ -1,18 +1,26 @@
 """The new figures hold what their tables hold, and sentences claim no more than the intervals allow."""
 
+import json
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from clue_ray.report.answer import against_floor
+from clue_ray.report.directory import read_directory
 from clue_ray.report.doubt_figures import Alternative, alternatives, backtest_errors
 from clue_ray.report.evidence import seeds
 from clue_ray.report.grid_figures import grid_of, isoflop_curves
-from clue_ray.report.next_step import Doubling, gains, in_words
+from clue_ray.report.next_step import Doubling, gains, in_vain, in_words, larger_value
 from clue_ray.report.parallel import coordinates, parallel_coordinates
+from clue_ray.runs import Runs
+from clue_ray.scaling.analysis import analyse
+from clue_ray.scaling.axes import AxisEffect
 from clue_ray.scaling.isoflop import fit_isoflop
-from tests.report.planted import planted
+from tests.report.planted import planted, write_study
 
 LENGTH = Doubling("sequence_length", 64, 0.05, 0.04, 0.06, (1.4, 1.8))
 USERS = Doubling("corpus_users", 1000, 0.02, 0.01, 0.03, None)
@@ -102,3 +110,21 @@ def test_seeds_are_pooled_over_repeated_configurations() -> None:
     assert "no configuration was repeated" in seeds(table)
     again = table.assign(seed=1, loss=table["loss"] + 0.1)
     assert seeds(pd.concat([table, again])).startswith("Runs that differ in seed only lie 0.071 nats apart")
+
+
+@pytest.mark.parametrize(("floor", "words"), [(1.0, []), (99.0, ["The best run's", "The predicted"])])
+def test_a_floor_above_the_runs_is_a_doubt(tmp_path: Path, floor: float, words: list[str]) -> None:
+    corpus = {"bayes_loss": {"8": floor}, "bayes_loss_candidates": 256}
+    write_study(tmp_path, planted())
+    (tmp_path / "corpus.json").write_text(json.dumps(corpus))
+    files = read_directory(tmp_path)
+    said = against_floor(files, analyse(Runs(files.table), files.fit.laws))
+    assert [sentence.startswith(start) for sentence, start in zip(said, words, strict=True)] == [True] * len(words)
+
+
+def test_an_axis_past_its_best_is_not_doubled() -> None:
+    line = pd.DataFrame({"run_id": ["a", "b", "c"], "sequence_length": [4, 8, 16], "loss": [5.1, 5.0, 5.2]})
+    effect = AxisEffect("sequence_length", "", [line], None)
+    assert larger_value(effect, line.iloc[1]) == (16.0, pytest.approx(0.2))
+    assert larger_value(effect, line.iloc[2]) is None
+    assert "16 was run beside the best run's 8" in in_vain("sequence_length", line.iloc[1], 16, 0.2)

@@ -4,7 +4,7 @@ import pytest
 
 from clue_ray.errors import SpecError
 from clue_ray.spec import RunSpec, StudySpec
-from clue_ray.study.grid import check_size, dotted_fields, expand
+from clue_ray.study.grid import check_size, dotted_fields, expand, parse_point
 
 
 def make_study(axes, **base):
@@ -108,6 +108,20 @@ def test_mistakes(axes, words):
     with pytest.raises(SpecError) as error:
         expand(make_study(axes))
     assert words in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("point", "words"),
+    [
+        (["seed"], "write it as FIELD=VALUE"),
+        (["sequence_length=2", "sequence_length=4"], "names 'sequence_length' twice"),
+        (["train.learning_rate=[1"], "whose value is no YAML"),
+    ],
+)
+def test_mistakes_of_a_point(point, words):
+    with pytest.raises(SpecError, match=words):
+        parse_point(point)
+    assert parse_point(["train.seed=3", "encoder.size=m"]) == {"train.seed": 3, "encoder.size": "m"}
 
 
 def test_every_plain_field_is_an_axis():

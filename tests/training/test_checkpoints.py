@@ -9,8 +9,10 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from clue_ray.errors import StudyError
+from clue_ray.spec import ResourcesSpec, RunSpec, TrainSpec
+from clue_ray.study.execute import spelled_out
 from clue_ray.training import checkpoints
-from clue_ray.training.checkpoints import check_owner, load_state, place_below, save_state
+from clue_ray.training.checkpoints import check_owner, load_state, place_below, resolve_place, save_state
 from clue_ray.training.journal import CurveEvents, log_to
 
 
@@ -48,6 +50,34 @@ def test_a_truncated_state_gives_way_to_the_one_before(tmp_path, caplog, size):
     before.write_bytes(b"junk")
     assert load_state(tmp_path) is None
     assert "the run starts anew" in caplog.text
+
+
+def test_other_bytes_than_were_written_are_damage(tmp_path, caplog):
+    for step in (3, 9):
+        save_state(tmp_path, make_state(step))
+    last = tmp_path / "step_00000009.pt"
+    content = bytearray(last.read_bytes())
+    middle = content.index(make_state(9)["weights"].numpy().tobytes()[:64]) + 2000
+    content[middle] ^= 0xFF
+    last.write_bytes(content)
+    assert_state(load_state(tmp_path), 3)
+    assert "other bytes than were written" in caplog.text
+
+
+def test_states_of_a_run_that_starts_anew_outlive_the_damaged_ones(tmp_path):
+    for step in (57, 60):
+        (tmp_path / f"step_{step:08d}.pt").write_bytes(b"junk")
+    for step in (3, 6, 9):
+        save_state(tmp_path, make_state(step))
+        assert_state(load_state(tmp_path), step)
+    assert names(tmp_path) == ["step_00000006.pt", "step_00000009.pt"]
+
+
+def test_a_folder_is_the_driver_s_not_the_trial_s(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    run = RunSpec(train=TrainSpec(steps=1), resources=ResourcesSpec(checkpoints="kept"))
+    assert spelled_out(run)["resources"]["checkpoints"] == str(tmp_path / "kept")
+    assert resolve_place("s3://bucket/kept") == "s3://bucket/kept" and not resolve_place("~/kept").startswith("~")
 
 
 def test_what_a_kill_leaves_half_written_is_no_state(tmp_path):

@@ -34,6 +34,12 @@ def test_scores_equal_the_naive_ones(seed, scale):
     assert np.allclose(score_similarities(torch.from_numpy(logits)), naive_scores(logits), atol=1e-6)
 
 
+def test_what_is_no_number_has_no_score():
+    logits = torch.zeros(4, 4)
+    logits[1, 2] = torch.nan
+    assert all(math.isnan(score) for score in score_similarities(logits))
+
+
 def test_a_guess_is_chance():
     scores = score_similarities(torch.zeros(256, 256))
     assert scores.loss == pytest.approx(math.log(256))

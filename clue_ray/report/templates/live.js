@@ -3,7 +3,9 @@
   const line = document.querySelector(".status");
   const look = async () => {
     try {
-      const found = await (await fetch("state", { cache: "no-store" })).json();
+      const answer = await fetch("state", { cache: "no-store" });
+      if (!answer.ok) return; // a file half written; the next look finds it whole
+      const found = await answer.json();
       line.textContent = found.words;
       if (found.state !== line.dataset.state && found.ready) location.reload();
     } catch {

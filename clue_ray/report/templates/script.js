@@ -1,5 +1,6 @@
 "use strict";
-// Two things: marks tell what they stand for, and the table of runs sorts and filters. The view is kept in the URL.
+// Three things: marks tell what they stand for, the table of runs sorts and filters, and paper shows what is folded.
+// The view is kept in the URL, with the section: #runs, #seed=0, #section=runs&seed=0.
 const tip = document.createElement("div");
 tip.className = "tip";
 tip.hidden = true;
@@ -32,7 +33,14 @@ for (const title of document.querySelectorAll("svg g > title")) {
   });
 }
 
-const MOST_VALUES = 12;
+const unfolded = [];
+addEventListener("beforeprint", () => {
+  unfolded.push(...document.querySelectorAll("details:not([open])"));
+  unfolded.forEach((details) => (details.open = true));
+});
+addEventListener("afterprint", () => unfolded.splice(0).forEach((details) => (details.open = false)));
+
+const MOST_VALUES = 12, MOST_LETTERS = 40;
 const MEASURED = ["loss", "train_flops", "recall_at_10", "mrr", "train_loss", "train_tokens", "wall_seconds",
   "tokens_per_second", "run_id", "error", "non_embedding_params"];
 
@@ -44,6 +52,7 @@ class View {
     this.heads = [...table.tHead.rows[0].cells];
     this.columns = this.heads.map((head) => head.dataset.column);
     this.state = new URLSearchParams();
+    this.section = "";
     this.panel = document.createElement("div");
     this.panel.className = "filters";
     table.parentElement.before(this.panel);
@@ -53,7 +62,7 @@ class View {
     this.addCount();
     this.addPicking();
     addEventListener("hashchange", () => this.read());
-    this.read();
+    this.read(performance.getEntriesByType("navigation")[0]?.type !== "navigate"); // a reload stays where it was
   }
 
   addSorting() {
@@ -103,7 +112,8 @@ class View {
   valueButton(column, value) {
     const button = document.createElement("button");
     button.type = "button";
-    button.textContent = value;
+    button.textContent = value.length > MOST_LETTERS ? `${value.slice(0, MOST_LETTERS - 1)}…` : value;
+    button.title = value;
     button.addEventListener("click", () => this.toggle(column, value));
     this.buttons.push({ button, column, value });
     return button;
@@ -144,10 +154,23 @@ class View {
     this.show();
   }
 
-  read() {
-    if (location.hash && !location.hash.includes("=")) return; // a link to a section
-    this.state = new URLSearchParams(location.hash.slice(1));
+  read(still = false) {
+    const hash = location.hash.slice(1);
+    if (hash && !hash.includes("=")) {
+      this.section = hash; // a link to a section, which the browser follows: the view stays as it is
+      return this.show();
+    }
+    this.state = new URLSearchParams(hash);
+    this.section = this.state.get("section") ?? "";
+    this.state.delete("section");
     this.show();
+    if (!still) document.getElementById(this.section)?.scrollIntoView();
+  }
+
+  address() {
+    if (!this.state.toString()) return this.section;
+    const section = this.section ? [["section", this.section]] : [];
+    return new URLSearchParams([...section, ...this.state]).toString();
   }
 
   matches(row) {
@@ -196,8 +219,8 @@ class View {
     this.count.textContent = `${shown.size} of ${this.rows.length} runs shown` +
       (runs.length ? `: picked ${runs.join(", ")}.` : ". Click a run in a figure or a row to pick it.");
     this.clear.hidden = shown.size === this.rows.length;
-    const hash = this.state.toString();
-    if (hash !== location.hash.slice(1) && (hash || location.hash.includes("="))) {
+    const hash = this.address();
+    if (hash !== location.hash.slice(1)) {
       history.replaceState(null, "", hash ? `#${hash}` : location.pathname + location.search);
     }
   }

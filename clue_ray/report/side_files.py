@@ -1,0 +1,121 @@
+"""Read the JSON files beside a runs table: plan, corpus summary, baselines.
+
+Takes paths and documents, gives plain values. One idea: a part that is not what it should be is left out with a
+sentence for the page, and the rest is used.
+"""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+AMOUNTS = ("users", "users_in_two_services", "training_users", "held_out_users", "events", "items", "tokens")
+"""Numbers of a corpus summary that a report shows."""
+
+
+def read_mapping(path: Path, warnings: list[str]) -> dict[str, Any]:
+    """Read a JSON mapping; empty where there is no file, or, with a warning, no mapping in it."""
+    if not path.is_file():
+        return {}
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, OSError) as error:
+        warnings.append(f"{path.name} cannot be read ({error}); its part of the report is left out.")
+        return {}
+    if isinstance(document, dict):
+        return document
+    warnings.append(f"{path.name} holds no mapping of keys to values; its part of the report is left out.")
+    return {}
+
+
+def planned_runs(plan: dict[str, Any], warnings: list[str]) -> list[dict[str, Any]]:
+    """List the runs of a plan that have a run_id."""
+    runs = _mappings(plan, "runs", "plan.json", warnings)
+    named = [run for run in runs if run.get("run_id") is not None]
+    if len(named) < len(runs):
+        warnings.append(f"plan.json has {len(runs) - len(named)} runs without a run_id; they are left out.")
+    return named
+
+
+def planned(runs: list[dict[str, Any]], column: str, warnings: list[str]) -> dict[str, float]:
+    """Give what a plan expects of each run in one column, by run_id; only positive numbers."""
+    found = {str(run["run_id"]): _number(run[column]) for run in runs if run.get(column)}
+    kept = {run_id: value for run_id, value in found.items() if value is not None and value > 0}
+    if len(kept) < len(found):
+        warnings.append(f"plan.json has {len(found) - len(kept)} runs whose {column} is no positive number.")
+    return kept
+
+
+def usable_corpus(corpus: dict[str, Any], warnings: list[str]) -> dict[str, Any]:
+    """Keep what a report can show of a corpus summary: amounts are numbers, `rejected` counts rows by reason."""
+    rejected = corpus.get("rejected")
+    counted = isinstance(rejected, dict) and all(_number(rows) is not None for rows in rejected.values())
+    wrong = [key for key in (*AMOUNTS, "rejected_rows") if corpus.get(key) is not None and _number(corpus[key]) is None]
+    wrong += ["rejected"] if rejected is not None and not counted else []
+    if wrong:
+        warnings.append(f"corpus.json: {', '.join(wrong)} cannot be used as written and is left out.")
+    return {key: value for key, value in corpus.items() if key not in wrong}
+
+
+def floor_by_length(corpus: dict[str, Any], table: pd.DataFrame, warnings: list[str]) -> dict[int, float]:
+    """Read `bayes_loss` of a planted corpus, nats by sequence length, if it holds for the runs' candidates."""
+    losses = corpus.get("bayes_loss") or {}
+    read = losses.items() if isinstance(losses, dict) else ()
+    floor = {int(length): loss for length, value in read if length.isdecimal() and (loss := _number(value)) is not None}
+    if not isinstance(losses, dict) or len(floor) < len(losses):
+        warnings.append("corpus.json: bayes_loss is no mapping of sequence lengths to losses, so it is left out.")
+        return {}
+    candidates, own = _candidates(table), _number(corpus.get("bayes_loss_candidates"))
+    if not floor or candidates <= {own}:
+        return floor
+    warnings.append(
+        f"The lowest reachable loss was computed for {corpus.get('bayes_loss_candidates')} candidates and the runs "
+        f"were scored at {_listed(candidates)}, so it is left out; compute it for the same number."
+    )
+    return {}
+
+
+def comparable_baselines(
+    document: dict[str, Any], table: pd.DataFrame, warnings: list[str]
+) -> tuple[dict[str, Any], ...]:
+    """Keep the baselines that were scored on as many candidates as the runs: losses compare only then."""
+    candidates, kept = _candidates(table), []
+    for baseline in _mappings(document, "baselines", "baselines.json", warnings):
+        name = str(baseline.get("name") or "without a name")
+        values = {key: _number(baseline.get(key)) for key in ("loss", "loss_candidates", "recall_at_10", "mrr")}
+        missing = [key for key in ("loss", "loss_candidates") if values[key] is None]
+        if missing:
+            warnings.append(f"The baseline {name} has no number as {' and '.join(missing)}, so it is left out.")
+        elif candidates <= {values["loss_candidates"]}:
+            kept.append({**baseline, "name": name, **values})
+        else:
+            warnings.append(
+                f"The baseline {name} was scored at {baseline['loss_candidates']} candidates and the runs at "
+                f"{_listed(candidates)}, so it is left out; score it at the same number."
+            )
+    return tuple(kept)
+
+
+def _mappings(document: dict[str, Any], key: str, file: str, warnings: list[str]) -> list[dict[str, Any]]:
+    entries = document.get(key, [])
+    kept = [entry for entry in entries if isinstance(entry, dict)] if isinstance(entries, list) else []
+    if not isinstance(entries, list) or len(kept) < len(entries):
+        warnings.append(f"{file}: {key} is no list of mappings; what is none is left out.")
+    return kept
+
+
+def _number(value: Any) -> float | None:
+    """Return a finite number, or None for all else."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        return None
+    return value
+
+
+def _candidates(table: pd.DataFrame) -> set[float]:
+    return {int(value) for value in table["loss_candidates"].dropna().unique()}
+
+
+def _listed(candidates: set[float]) -> str:
+    return ", ".join(map(str, sorted(candidates)))

@@ -1,0 +1,43 @@
+"""Lines of an axis: runs that differ in it alone, at equal steps or at equal examples."""
+
+import itertools
+
+import pandas as pd
+
+from clue_ray.scaling.axes import axis_effects
+
+
+def table(rows):
+    frame = pd.DataFrame(rows)
+    return frame.assign(
+        run_id=[f"r{row}" for row in range(len(frame))],
+        loss=5.0 - 0.01 * frame.index,
+        train_flops=frame["steps"] * frame["non_embedding_params"],
+        users_seen=frame["steps"] * frame["global_batch_size"],
+        learning_rate=0.003,
+        seed=0,
+    )
+
+
+def lines(frame):
+    return {effect.column: effect.lines for effect in axis_effects(frame)}
+
+
+def test_training_length_is_an_axis_of_its_own():
+    grid = itertools.product([1000, 4000, 16_000], [100, 200, 400, 800])
+    rows = [{"non_embedding_params": n, "steps": s, "global_batch_size": 64} for n, s in grid]
+    found = lines(table(rows))
+    assert set(found) == {"non_embedding_params", "steps"}
+    assert [line["steps"].nunique() for line in found["non_embedding_params"]] == [1] * 4
+    assert [line["non_embedding_params"].nunique() for line in found["steps"]] == [1] * 3
+
+
+def test_sizes_at_equal_compute_are_no_line():
+    rows = [{"non_embedding_params": n, "steps": 64_000 // n, "global_batch_size": 64} for n in (1000, 2000, 4000)]
+    assert "non_embedding_params" not in lines(table(rows))
+
+
+def test_batches_are_joined_at_equal_examples_where_steps_differ():
+    rows = [{"non_embedding_params": 1000, "steps": 6400 // b, "global_batch_size": b} for b in (32, 64, 128)]
+    (line,) = lines(table(rows))["global_batch_size"]
+    assert line["users_seen"].nunique() == 1 and len(line) == 3
