@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import socket
 import tempfile
 from pathlib import Path
 
@@ -44,6 +45,22 @@ def ray_session():
     yield
     ray.shutdown()
     shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="module")
+def s3_query():
+    """The query that leads an S3 URI to moto's server on loopback."""
+    moto = pytest.importorskip("moto.server", reason="moto is not installed")
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+            patch.setenv(name, "testing")
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        server = moto.ThreadedMotoServer(ip_address="127.0.0.1", port=port)
+        server.start()
+        yield f"?endpoint_override=127.0.0.1:{port}&scheme=http&region=us-east-1"
+        server.stop()
 
 
 @pytest.fixture(scope="session")

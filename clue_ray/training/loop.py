@@ -22,7 +22,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from clue_ray.compute import Work, train_flops
 from clue_ray.corpus.store import Corpus
-from clue_ray.encoder.batches import BatchSampler, Packed, Windows, count_executed, pack, same_histories
+from clue_ray.encoder.batches import BatchSampler, Packed, Windows, count_executed, count_work, pack, same_histories
 from clue_ray.encoder.loss import OBJECTIVES, at_temperature
 from clue_ray.encoder.model import Encoder
 from clue_ray.runs import RunRecord
@@ -111,8 +111,9 @@ class Trainer:
         share = self.sampler.share(windows, self.context.rank, self.context.world_size)
         users = self.run.resources.users_per_chunk or len(share.lengths)
         chunks = [pack(self.corpus, chunk, augmentation) for chunk in split_windows(share, users)]
+        work = count_work(self.corpus, windows, self.run.train.global_batch_size**2, augmentation)
         same, spared = self._find_duplicates(windows)
-        return Batch(chunks, self.sampler.work(step), same, spared, self.sampler.is_one_service(step))
+        return Batch(chunks, work, same, spared, self.sampler.is_one_service(step))
 
     def _find_duplicates(self, windows: Windows) -> tuple[torch.Tensor | None, int]:
         if not self.run.train.spare_duplicates:

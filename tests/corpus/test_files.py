@@ -1,7 +1,6 @@
 """Finding a log's files: paths, folders, globs, Hive folders, and a bucket behind a real S3 API."""
 
 import os
-import socket
 
 import pandas as pd
 import pyarrow.fs
@@ -82,28 +81,17 @@ def test_folders_become_columns(tmp_path):
 
 
 @pytest.fixture(scope="module")
-def bucket():
-    """A bucket of moto's S3 server, its URI's query included."""
-    moto = pytest.importorskip("moto.server", reason="moto is not installed")
-    with pytest.MonkeyPatch.context() as patch:
-        for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
-            patch.setenv(name, "testing")
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
-        server = moto.ThreadedMotoServer(ip_address="127.0.0.1", port=port)
-        server.start()
-        query = f"?endpoint_override=127.0.0.1:{port}&scheme=http&region=us-east-1"
-        store, _ = pyarrow.fs.FileSystem.from_uri(f"s3://logs{query}&allow_bucket_creation=true")
-        store.create_dir("logs")
-        for n, service in enumerate(("search", "shop")):
-            frame = FRAME.assign(service=service)
-            with store.open_output_stream(f"logs/year/part-{n}.parquet") as sink:
-                frame.to_parquet(sink)
-        with store.open_output_stream("logs/lines/a.jsonl.gz", compression="gzip") as sink:
-            sink.write(FRAME.to_json(orient="records", lines=True).encode())
-        yield lambda path: f"s3://logs/{path}{query}"
-        server.stop()
+def bucket(s3_query):
+    """A bucket of a few logs: a path in it to its URI."""
+    store, _ = pyarrow.fs.FileSystem.from_uri(f"s3://logs{s3_query}&allow_bucket_creation=true")
+    store.create_dir("logs")
+    for n, service in enumerate(("search", "shop")):
+        frame = FRAME.assign(service=service)
+        with store.open_output_stream(f"logs/year/part-{n}.parquet") as sink:
+            frame.to_parquet(sink)
+    with store.open_output_stream("logs/lines/a.jsonl.gz", compression="gzip") as sink:
+        sink.write(FRAME.to_json(orient="records", lines=True).encode())
+    return lambda path: f"s3://logs/{path}{s3_query}"
 
 
 @pytest.mark.parametrize("path", ["year", "year/", "year/*.parquet", "ye*/**"])

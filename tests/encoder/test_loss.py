@@ -1,8 +1,5 @@
 """The loss over workers has the gradient of the loss in one process, and the popular wrong ways do not."""
 
-import multiprocessing
-import socket
-
 import numpy as np
 import pytest
 import torch
@@ -10,6 +7,7 @@ import torch.distributed as dist
 import torch.nn.functional as F
 
 from clue_ray.encoder.loss import OBJECTIVES, at_temperature, info_nce
+from tests.gloo import on_workers
 
 USERS, WIDTH = 16, 6
 LOGIT = torch.tensor([5.0, -2.0], dtype=torch.float64)
@@ -71,13 +69,8 @@ def wrong_own_negatives(a, b, logit, same):
 LOSSES = {**OBJECTIVES, "no gradient": wrong_no_gradient, "own negatives": wrong_own_negatives}
 
 
-def worker(rank, world_size, port, cases, results):
-    dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=world_size)
-    found = [share_of(rank, world_size, *case) for case in cases]
-    if rank == 0:
-        results.put(found)
-    dist.barrier()
-    dist.destroy_process_group()
+def shares_of(rank, world_size, cases):
+    return [share_of(rank, world_size, *case) for case in cases]
 
 
 def share_of(rank, world_size, name, same):
@@ -91,22 +84,6 @@ def share_of(rank, world_size, name, same):
     dist.all_reduce(weight.grad)
     dist.all_reduce(mean)
     return mean.item() / world_size, (weight.grad / world_size).numpy()
-
-
-def run_workers(world_size, cases):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    context = multiprocessing.get_context("spawn")
-    results = context.SimpleQueue()
-    jobs = [(rank, world_size, port, cases, results) for rank in range(world_size)]
-    processes = [context.Process(target=worker, args=job) for job in jobs]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join(timeout=120)
-        assert process.exitcode == 0
-    return results.get()
 
 
 def relative_error(found, expected):
@@ -135,7 +112,7 @@ def test_duplicates_would_be_negatives_of_each_other():
 def test_workers_equal_one_process_and_wrong_ways_do_not(world_size):
     cases = [("info_nce", None), ("info_nce", SAME), ("sigmoid", None), ("sigmoid", SAME)]
     wrong = [("no gradient", None), ("own negatives", None)]
-    found = run_workers(world_size, cases + wrong)
+    found = on_workers(world_size, shares_of, cases + wrong)
     for case, (loss, gradient) in zip(cases, found, strict=False):
         expected_loss, expected = reference_gradient(*case)
         assert loss == pytest.approx(expected_loss, abs=1e-12), case

@@ -1,11 +1,7 @@
 """A batch in chunks has the gradient of the whole batch, on one worker and on two."""
 
-import multiprocessing
-import socket
-
 import pytest
 import torch
-import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
 from clue_ray.corpus.store import open_corpus
@@ -15,6 +11,7 @@ from clue_ray.encoder.model import Encoder
 from clue_ray.spec import EncoderSpec, EvaluationSpec, ResourcesSpec, RunSpec, TrainSpec
 from clue_ray.training.caching import cached_backward, split_windows
 from clue_ray.training.loop import train_run
+from tests.gloo import on_workers
 
 RUN = RunSpec(
     encoder=EncoderSpec(size="xs", output_width=16),
@@ -74,32 +71,17 @@ def test_accumulation_without_the_cache_is_another_gradient(corpus, plain):
     assert difference > 0.01
 
 
-def worker(rank, port, path, results):
-    dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
+def chunked_gradients(rank, world_size, path):
     corpus = open_corpus(path, verify=False)
     model = make_model(corpus)
     chunks = split_windows(share(corpus, rank), 5)
     cached_backward(DistributedDataParallel(model), [pack(corpus, chunk) for chunk in chunks], info_nce)
-    if rank == 0:
-        results.put({name: gradient.numpy() for name, gradient in gradients(model).items()})
-    dist.barrier()
-    dist.destroy_process_group()
+    return {name: gradient.numpy() for name, gradient in gradients(model).items()}
 
 
 def test_chunks_on_two_workers_equal_one_process(corpus, plain):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    context = multiprocessing.get_context("spawn")
-    results = context.Queue()
-    processes = [context.Process(target=worker, args=(rank, port, corpus.path, results)) for rank in range(2)]
-    for process in processes:
-        process.start()
-    found = {name: torch.from_numpy(gradient) for name, gradient in results.get(timeout=90).items()}
-    for process in processes:
-        process.join(timeout=60)
-        assert process.exitcode == 0
-    assert_equal(found, plain[1])
+    found = on_workers(2, chunked_gradients, corpus.path)
+    assert_equal({name: torch.from_numpy(gradient) for name, gradient in found.items()}, plain[1])
 
 
 def test_a_run_in_chunks_ends_like_the_whole(corpus):

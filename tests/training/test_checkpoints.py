@@ -1,7 +1,6 @@
 """States: the last two, whole or absent, here or in a bucket; damaged ones passed over, moody storage waited for."""
 
 import logging
-import socket
 
 import pyarrow.fs
 import pytest
@@ -168,19 +167,10 @@ def test_old_states_that_cannot_be_deleted_are_told_of(moody, caplog):
     assert_state(load_state("bucket"), 3)
 
 
-def test_a_bucket_keeps_states_like_a_folder(monkeypatch):
-    moto = pytest.importorskip("moto.server", reason="moto is not installed")
-    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
-        monkeypatch.setenv(name, "testing")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    server = moto.ThreadedMotoServer(ip_address="127.0.0.1", port=port)
-    server.start()
-    query = f"?endpoint_override=127.0.0.1:{port}&scheme=http&region=us-east-1"
-    pyarrow.fs.FileSystem.from_uri(f"s3://states{query}&allow_bucket_creation=true")[0].create_dir("states")
-    place = place_below(f"s3://states/mine/{query}", "run")
-    assert place == f"s3://states/mine/run{query}"
+def test_a_bucket_keeps_states_like_a_folder(s3_query):
+    pyarrow.fs.FileSystem.from_uri(f"s3://states{s3_query}&allow_bucket_creation=true")[0].create_dir("states")
+    place = place_below(f"s3://states/mine/{s3_query}", "run")
+    assert place == f"s3://states/mine/run{s3_query}"
     for step in (1, 2, 3):
         save_state(place, make_state(step))
     assert_state(load_state(place), 3)
@@ -189,7 +179,6 @@ def test_a_bucket_keeps_states_like_a_folder(monkeypatch):
     with store.open_output_stream(f"{folder}/step_00000003.pt") as sink:
         sink.write(b"cut short")
     assert_state(load_state(place), 2)
-    server.stop()
 
 
 def test_unknown_storage_is_refused():
