@@ -1,0 +1,82 @@
+"""Commands that fit laws and show what a study found."""
+
+import json
+from contextlib import suppress
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from clue_ray.cli.options import Json, StudyFolder, console
+
+
+def fit(
+    runs: Annotated[Path, typer.Argument(metavar="RUNS", help="CSV or Parquet runs table, or a study directory.")],
+    law: Annotated[str, typer.Option(help="Name of a law.")] = "power_law_plus_constant",
+    x: Annotated[list[str] | None, typer.Option(help="Column of the law's predictor; repeat for several.")] = None,
+    y: Annotated[str, typer.Option(help="Column to explain.")] = "loss",
+    as_json: Json = False,
+) -> None:
+    """Fit one law to any table of runs."""
+    from clue_ray.runs import read_runs
+    from clue_ray.scaling.fit import fit_law
+
+    fitted = fit_law(law, read_runs(runs), x=x or ["train_flops"], y=y)
+    if as_json:
+        print(json.dumps(fitted.to_dict()))
+        return
+    from clue_ray.study.tables import fit_table
+
+    console.print(fit_table(fitted))
+    for warning in fitted.warnings:
+        console.print(f"warning: {warning}", style="yellow", highlight=False)
+
+
+def report(
+    directories: Annotated[list[Path], typer.Argument(metavar="DIR [DIR]", help="A study directory, or two.")],
+    as_json: Json = False,
+) -> None:
+    """Fit the laws of a study again and write its report; of two studies, compare the laws."""
+    from clue_ray.report.compare import compare_studies
+    from clue_ray.report.page import write_report
+
+    if len(directories) == 1:
+        return emit_laws(directories[0], write_report(directories[0]), as_json)
+    page, found = compare_studies(directories)
+    if as_json:
+        return print(json.dumps({"report": str(page), **found.to_dict()}))
+    console.print(f"{found.sentence()}\nReport: {page}", highlight=False, markup=False, soft_wrap=True)
+
+
+def browse(directory: StudyFolder, port: Annotated[int, typer.Option(help="Port; 0 for a free one.")] = 8000) -> None:
+    """Show a study, also while it runs, to a browser on this machine; the page follows the runs."""
+    from clue_ray.report.browse import Server
+
+    with Server(directory, port) as server:
+        console.print(f"{server.url} (Ctrl-C ends)", highlight=False)
+        with suppress(KeyboardInterrupt):
+            server.serve_forever()
+
+
+def predict(
+    directory: StudyFolder,
+    train_flops: Annotated[float | None, typer.Option(help="Compute whose loss is asked for, FLOP.")] = None,
+    loss: Annotated[float | None, typer.Option(help="Held-out loss whose compute is asked for, nats.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Predict the loss of a compute, or the compute of a loss, by the law that speaks for a study."""
+    from clue_ray.report.prediction import predict_study
+
+    answer = predict_study(directory, train_flops=train_flops, loss=loss)
+    if as_json:
+        print(json.dumps(answer.to_dict()))
+    else:
+        console.print(answer.sentence(), highlight=False)
+
+
+def emit_laws(directory: Path, page: Path, as_json: bool) -> None:
+    """Print the law table, the answer and where the report lies."""
+    from clue_ray.study.tables import print_laws
+
+    fits = json.loads((directory / "fits.json").read_text(encoding="utf-8"))
+    print(json.dumps({"report": str(page), **fits})) if as_json else print_laws(console, fits, page)

@@ -1,0 +1,117 @@
+"""Commands that plan, run and list a study."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from clue_ray.cli.laws import emit_laws
+from clue_ray.cli.options import Address, Json, Output, StudyFile, StudyFolder, Yes, console
+from clue_ray.spec import read_study
+
+
+def plan(
+    study: StudyFile,
+    output: Output = Path("results"),
+    flops_per_second: Annotated[float | None, typer.Option(min=1, help="A worker's speed, not timed here.")] = None,
+    yes: Yes = False,
+    as_json: Json = False,
+) -> None:
+    """Print every run with its parameters, tokens, FLOPs and expected minutes; train nothing."""
+    spec = read_study(study)
+    from clue_ray.study.execute import MOST_POINTS, plan_study
+
+    if not as_json:
+        console.print("Preparing the corpus and timing a few steps of each encoder ...", style="dim")
+    most = None if yes else MOST_POINTS
+    planned = plan_study(spec, output, most_points=most, flops_per_second=flops_per_second)
+    if as_json:
+        print(json.dumps(planned.to_dict()))
+    else:
+        from clue_ray.study.tables import print_plan
+
+        print_plan(console, planned)
+
+
+def run(
+    study: StudyFile,
+    output: Output = Path("results"),
+    address: Address = None,
+    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Train again what failed before.")] = False,
+    yes: Yes = False,
+    as_json: Json = False,
+) -> None:
+    """Run what the study still lacks, fit the laws, write the report. The same command again resumes."""
+    spec = read_study(study)
+    from clue_ray.study.execute import MOST_POINTS, run_study
+    from clue_ray.study.show import StudyView
+
+    ask: dict[str, Any] = {"address": address, "retry_failed": retry_failed}
+    try:
+        with StudyView(console, quiet=as_json) as view:
+            runs = run_study(spec, output, listener=view.update, most_points=None if yes else MOST_POINTS, **ask)
+    except KeyboardInterrupt:
+        sys.stderr.write("clue-ray: Interrupted; the same command again goes on from here.\n")
+        raise typer.Exit(1) from None
+    directory = Path(output) / spec.name
+    from clue_ray.report.page import write_report
+
+    emit_laws(directory, write_report(directory), as_json)
+    if (runs.table["status"].isin(["failed", "missing"])).any():
+        raise typer.Exit(1)
+
+
+def train(
+    study: StudyFile,
+    point: Annotated[list[str] | None, typer.Option(help="FIELD=VALUE on the base run; repeat for several.")] = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="Workers to train it; the study's if left out.")] = None,
+    output: Output = Path("results"),
+    address: Address = None,
+    as_json: Json = False,
+) -> None:
+    """Train one point of a study alone, on its grid or off it, and print its record."""
+    from clue_ray.study.grid import parse_point
+
+    spec, fields = read_study(study), parse_point(point or [])
+    if workers:
+        fields["resources.workers"] = workers
+    from clue_ray.study.execute import train_point
+    from clue_ray.study.show import StudyView
+    from clue_ray.study.tables import record_table
+
+    with StudyView(console, quiet=as_json) as view:
+        record, folder = train_point(spec, fields, output, address=address, listener=view.update)
+    if as_json:
+        print(json.dumps({**record.model_dump(mode="json"), "directory": str(folder)}))
+    else:
+        console.print(record_table(record))
+        console.print(f"Run: {folder}", highlight=False, soft_wrap=True)
+    if workers and record.num_workers != workers:
+        note = f"It had been trained on {record.num_workers} workers; --output elsewhere trains it on {workers}."
+        console.print(note, highlight=False)
+    if record.status == "failed":
+        raise typer.Exit(1)
+
+
+def results(
+    directory: StudyFolder,
+    sort: Annotated[str | None, typer.Option(help="Column to sort by; train_flops when left out.")] = None,
+    where: Annotated[str | None, typer.Option(help='Condition on columns: "loss < 5.3 and seed == 0"')] = None,
+    watch: Annotated[bool, typer.Option("--watch", help="Show it again every 2 seconds, until Ctrl-C.")] = False,
+    as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Print the runs table of a study as it stands, also while the study runs."""
+    from clue_ray.study.results import render_runs, select_runs, watch_runs
+
+    table = select_runs(directory, where, sort)
+    if as_json:
+        print(table.to_json(orient="records"))
+    elif as_csv:
+        print(table.to_csv(index=False), end="")
+    elif watch:
+        watch_runs(console, lambda: render_runs(directory, select_runs(directory, where, sort)))
+    else:
+        console.print(render_runs(directory, table))
