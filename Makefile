@@ -27,7 +27,7 @@ demo: $(READY)
 	$(BIN)/clue-ray run studies/quickstart.yaml
 
 test: $(READY)
-	$(BIN)/pytest -m "not slow and not multinode"
+	$(BIN)/pytest -n 2 --dist loadfile -m "not slow and not multinode"
 
 test-all: $(READY)
 	$(BIN)/pytest

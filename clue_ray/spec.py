@@ -14,6 +14,7 @@ from clue_ray.documents import Spec, fingerprint, read_yaml
 
 RECIPE = 2
 """Bump when the same spec would train to different weights; part of every run's identity."""
+HORIZONS = ("steps", "users_seen", "train_flops")
 
 
 class SplitSpec(Spec):
@@ -203,9 +204,6 @@ class TrainSpec(Spec):
         return document
 
 
-HORIZONS = ("steps", "users_seen", "train_flops")
-
-
 class EvaluationSpec(Spec):
     """The fixed pool on which every run of a study is scored (decision D2)."""
 
@@ -281,6 +279,8 @@ class StudySpec(Spec):
     evaluation: EvaluationSpec = EvaluationSpec()
     resources: ResourcesSpec = ResourcesSpec()
     fit: FitSpec = FitSpec()
+    transfer: tuple[str, ...] = ()
+    "files of downstream tasks to which every finished run is put"
 
     @model_validator(mode="after")
     def _resources_once(self) -> Self:

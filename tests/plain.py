@@ -27,6 +27,7 @@ def plain_corpus(log: Path, folder: Path, split: dict) -> Corpus:
     ]
     for part in ("shards", "items"):
         (folder / part).mkdir(parents=True)
+    tokenizer.save(str(folder / "tokenizer.json"))
     types = pa.schema([("service", pa.string()), ("text", pa.string()), ("tokens", pa.list_(pa.int32()))])
     pq.write_table(pa.Table.from_pandas(items, types, preserve_index=False), folder / "items" / "shard-00000.parquet")
     index = {key: i for i, key in enumerate(zip(items["service"], items["text"], strict=True))}

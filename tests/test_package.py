@@ -16,16 +16,19 @@ RAY_HOMES = {
     "corpus/planting.py",
     "training/distributed.py",
     "study/execute.py",
+    "study/pools.py",
     "study/progress.py",
     "study/storage.py",
     "study/trial.py",
     "study/session.py",
     "transfer/embed.py",
+    "jobserver.py",
     "submit.py",
 }
 LAYERS = {
     "errors": 0, "documents": 0.5, "spec": 1, "compute": 2, "runs": 2, "corpus": 3, "encoder": 4, "training": 5,
-    "transfer": 6, "study": 7, "scaling": 3, "report": 4, "cli": 8, "__init__": 9,
+    "transfer": 6, "study": 7, "scaling": 3, "report": 4, "jobserver": 4, "submit": 7.5, "cli": 8,
+    "__init__": 9, "__main__": 9,
 }  # fmt: skip
 
 

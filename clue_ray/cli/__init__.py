@@ -8,7 +8,9 @@ import sys
 
 import typer
 
+from clue_ray.cli.clusters import submit
 from clue_ray.cli.corpora import fetch, prepare
+from clue_ray.cli.embeddings import embed, transfer
 from clue_ray.cli.laws import browse, fit, predict, report
 from clue_ray.cli.studies import plan, results, run, train
 from clue_ray.errors import ClueRayError
@@ -19,7 +21,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for command in (fetch, prepare, plan, run, train, results, fit, report, browse, predict):
+for command in (fetch, prepare, plan, run, train, results, fit, report, browse, predict, embed, transfer, submit):
     app.command()(command)
 
 

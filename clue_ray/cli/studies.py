@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from clue_ray.cli.laws import emit_laws
-from clue_ray.cli.options import Address, Json, Output, StudyFile, StudyFolder, Yes, console
+from clue_ray.cli.options import Address, Json, Output, Storage, StudyFile, StudyFolder, Yes, console
 from clue_ray.spec import read_study
 
 
@@ -39,16 +39,24 @@ def run(
     study: StudyFile,
     output: Output = Path("results"),
     address: Address = None,
+    storage: Storage = None,
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Train again what failed before.")] = False,
+    grow: Annotated[float | None, typer.Option(min=1, help="FLOP to spend on runs beyond the grid.")] = None,
+    predict_at: Annotated[
+        float | None, typer.Option(min=1, help="Compute whose loss they are to narrow, FLOP.")
+    ] = None,
     yes: Yes = False,
     as_json: Json = False,
 ) -> None:
     """Run what the study still lacks, fit the laws, write the report. The same command again resumes."""
     spec = read_study(study)
     from clue_ray.study.execute import MOST_POINTS, run_study
+    from clue_ray.study.grown import Grown
+    from clue_ray.study.growth import Growth
     from clue_ray.study.show import StudyView
 
-    ask: dict[str, Any] = {"address": address, "retry_failed": retry_failed}
+    ask: dict[str, Any] = {"address": address, "storage": storage, "retry_failed": retry_failed}
+    ask["growth"] = Growth(grow, predict_at) if grow else None
     try:
         with StudyView(console, quiet=as_json) as view:
             runs = run_study(spec, output, listener=view.update, most_points=None if yes else MOST_POINTS, **ask)
@@ -58,7 +66,14 @@ def run(
     directory = Path(output) / spec.name
     from clue_ray.report.page import write_report
 
-    emit_laws(directory, write_report(directory), as_json)
+    page = write_report(directory)
+    if storage:
+        from clue_ray.study.mirror import open_directory
+
+        open_directory(directory, storage).publish()
+    emit_laws(directory, page, as_json)
+    if grow and not as_json:
+        console.print(Grown.read(directory).sentence(), highlight=False)
     if (runs.table["status"].isin(["failed", "missing"])).any():
         raise typer.Exit(1)
 
@@ -97,7 +112,9 @@ def train(
 
 def results(
     directory: StudyFolder,
-    sort: Annotated[str | None, typer.Option(help="Column to sort by; train_flops when left out.")] = None,
+    sort: Annotated[
+        str | None, typer.Option(help="Column to sort by, a name of --csv; train_flops if left out.")
+    ] = None,
     where: Annotated[str | None, typer.Option(help='Condition on columns: "loss < 5.3 and seed == 0"')] = None,
     watch: Annotated[bool, typer.Option("--watch", help="Show it again every 2 seconds, until Ctrl-C.")] = False,
     as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV.")] = False,

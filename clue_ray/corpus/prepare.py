@@ -6,8 +6,6 @@ cluster: users go to buckets by our own hash, rows of a shard have a total order
 A folder appears whole or not at all: it is built under a temporary name and renamed, with `corpus.json` written last.
 """
 
-import errno
-import glob
 import hashlib
 import os
 import re
@@ -15,6 +13,7 @@ import shutil
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,10 +26,13 @@ from ray.exceptions import RayError
 from clue_ray.corpus.profile import ShardTotals
 from clue_ray.corpus.reading import Reading, plan_reading
 from clue_ray.corpus.shards import ShardPlan, bucket_part, number_of_shards, write_shards
-from clue_ray.corpus.store import Corpus, open_corpus, read_manifest, sha256
+from clue_ray.corpus.storage import fetch_files, is_uri, list_files
+from clue_ray.corpus.store import Corpus, holds_corpus, open_corpus, read_manifest, sha256
 from clue_ray.corpus.survey import TALLY, Survey, survey_part
 from clue_ray.corpus.synthetic import METADATA_KEY
+from clue_ray.corpus.target import check_disk, is_empty, publish, remove_debris
 from clue_ray.corpus.text import read_tokenizer, train_tokenizer
+from clue_ray.corpus.working import working_folder
 from clue_ray.documents import fingerprint
 from clue_ray.errors import CorpusError, EventLogError
 from clue_ray.runs import write_json
@@ -38,17 +40,17 @@ from clue_ray.spec import CorpusSpec
 
 PREPARATION = 2
 """Bump when the same log and spec would make another corpus."""
+REJECTED = re.compile(r"rejected/[\d-]+\.parquet")
 MAX_TASKS = 2000
 SHUFFLE_BYTES = 64_000_000
-DISK_FACTOR = 2
 
 
 def build_corpus(spec: CorpusSpec, output: str | Path | None = None) -> Corpus:
     """Prepare the corpus of `spec` in folder `output`, or open the one already there; needs a Ray session.
 
     Args:
-        output: folder to make; when left out, `corpora/<key>`, where the key tells of the log's files and the spec, so
-            that a changed log or spec makes another corpus beside the first.
+        output: folder or URI to make; when left out, `corpora/<key>`, where the key tells of the log's files and the
+            spec, so that a changed log or spec makes another corpus beside the first.
 
     Raises:
         EventLogError: the log cannot be read or trusted.
@@ -56,21 +58,37 @@ def build_corpus(spec: CorpusSpec, output: str | Path | None = None) -> Corpus:
     """
     reading = plan_reading(spec)
     key = source_key(reading)
+    if output and is_uri(output):
+        return _build_on_storage(reading, key, str(output))
     target = Path(output or Path("corpora") / key).absolute()
     remove_debris(target)
-    if target.exists() and not _is_empty(target):
+    if target.exists() and not is_empty(target):
         return _reopen(target, key)
-    _check_disk(target.parent, reading)
+    check_disk(target.parent, reading)
     partial = target.with_name(f".{target.name}.{socket.gethostname()}.{os.getpid()}.partial")
     partial.mkdir(parents=True)
     try:
         _write_corpus(reading, partial, key)
-        _publish(partial, target)
+        publish(partial, target)
     except (OSError, RayError, pa.ArrowException) as error:
         raise _explain_failure(error, target.parent) from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return _reopen(target, key, verify=False)
+
+
+def _build_on_storage(reading: Reading, key: str, place: str) -> Corpus:
+    """Prepare a corpus at a URI: each worker hands over what it wrote; the manifest comes last."""
+    if not holds_corpus(place):
+        try:
+            with working_folder(place, last="corpus.json") as folder:
+                _write_corpus(reading, folder, key, place)
+        except (OSError, RayError, pa.ArrowException) as error:
+            raise _explain_failure(error, place) from error
+    corpus = open_corpus(place)
+    if corpus.manifest["key"] != key:
+        raise CorpusError(f"{place} holds a corpus of another log or spec; choose another output, or delete it first.")
+    return corpus
 
 
 def source_key(reading: Reading) -> str:
@@ -87,42 +105,13 @@ def source_key(reading: Reading) -> str:
     return fingerprint({"preparation": PREPARATION, "spec": spec, "files": files})
 
 
-def remove_debris(target: Path) -> None:
-    """Delete what a killed preparation of this folder left on this machine."""
-    for partial in target.parent.glob(f".{glob.escape(target.name)}.{socket.gethostname()}.*.partial"):
-        try:
-            os.kill(int(partial.suffixes[-2][1:]), 0)
-        except ProcessLookupError:
-            shutil.rmtree(partial, ignore_errors=True)
-        except (PermissionError, ValueError):
-            continue
-
-
-def _is_empty(target: Path) -> bool:
-    if not target.is_dir():
-        raise CorpusError(f"{target} is a file; choose a folder for the corpus.")
-    if not any(target.iterdir()):
-        return True
-    if not (target / "corpus.json").exists():
-        raise CorpusError(f"{target} holds other files than a corpus; choose another output.")
-    return False
-
-
-def _publish(partial: Path, target: Path) -> None:
-    try:
-        os.replace(partial, target)
-    except OSError as error:
-        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
-            raise  # else another process finished the same corpus meanwhile: the caller looks whose it is
-
-
-def _explain_failure(error: Exception, folder: Path) -> Exception:
+def _explain_failure(error: Exception, folder: str | Path) -> Exception:
     """Turn what stopped a worker or the driver into one sentence; a programming error stays as it is."""
     if "No space left on device" in str(error):  # of a worker's error Ray keeps the words alone
         return CorpusError(f"No free disk at {folder}; free some space or choose another output.")
     if isinstance(error, RayError):
         said = re.findall(
-            r"^\s*(?:[\w.]+\.)?(?:OSError|\w*ArrowInvalid|EventLogError): (.+)$", str(error), re.MULTILINE
+            r"^\s*(?:[\w.]+\.)?(?:OSError|\w*ArrowInvalid|EventLogError|StudyError): (.+)$", str(error), re.MULTILINE
         )
         return EventLogError(f"The corpus cannot be prepared ({said[-1].rstrip('.')}).") if said else error
     return EventLogError(f"The corpus cannot be prepared ({str(error).splitlines()[-1].rstrip('.')}).")
@@ -134,20 +123,10 @@ def _reopen(target: Path, key: str, *, verify: bool = True) -> Corpus:
     return open_corpus(target, verify=verify)
 
 
-def _check_disk(folder: Path, reading: Reading) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise CorpusError(f"{folder} cannot be made ({error.strerror}); choose another output.") from None
-    need = sum(file.size for file in reading.files) * DISK_FACTOR
-    free = shutil.disk_usage(folder).free
-    if free < need:
-        raise CorpusError(f"No free disk at {folder}: {free:,} bytes free, about {need:,} needed; free some space.")
-
-
-def _write_corpus(reading: Reading, folder: Path, key: str) -> None:
-    spec, parts = reading.spec, ray.put(reading)
-    survey = _survey(reading, parts, folder)
+def _write_corpus(reading: Reading, folder: Path, key: str, place: str = "") -> None:
+    """Write a corpus: the driver's files to its folder, the workers' to the place, where that is another."""
+    spec, parts, place = reading.spec, ray.put(reading), place or str(folder)
+    survey = _survey(reading, parts, folder, place)
     services = tuple(sorted(survey.services))
     tokenizer = (
         read_tokenizer(spec.tokenizer) if spec.tokenizer else train_tokenizer(survey.texts.sample(), spec.vocab_size)
@@ -155,8 +134,8 @@ def _write_corpus(reading: Reading, folder: Path, key: str) -> None:
     tokenizer.save(str(folder / "tokenizer.json"))
     plan = ShardPlan(spec, folder, services, tokenizer.to_str(), number_of_shards(survey.good))
     with small_shuffle_tasks():
-        totals = _make_shards(reading, parts, plan)
-    _check_shards(totals, survey, folder)
+        totals = _make_shards(reading, parts, plan, place)
+    _check_shards(totals, survey, place)
     _check_cut(totals, spec)
     profile = totals.profile(services, spec, timed=all(log.has_time for log in reading.logs))
     profile |= survey.profile(reading)
@@ -178,13 +157,15 @@ def _write_corpus(reading: Reading, folder: Path, key: str) -> None:
     write_json(folder / "corpus.json", manifest)
 
 
-def _survey(reading: Reading, parts: "ray.ObjectRef[Reading]", folder: Path) -> Survey:
+def _survey(reading: Reading, parts: "ray.ObjectRef[Reading]", folder: Path, place: str) -> Survey:
     survey = Survey()
     tallies = _each_part(reading).map_batches(
-        survey_parts, batch_size=None, fn_kwargs={"reading": parts, "rejected": str(folder / "rejected")}
+        survey_parts, batch_size=None, fn_kwargs={"reading": parts, "place": place}
     )
     for tally in tallies.iter_batches(batch_size=None, batch_format="pyarrow"):
         survey.add(tally)
+    if is_uri(place) and survey.rejected:
+        fetch_files(place, [name for name in list_files(place) if REJECTED.fullmatch(name)], folder)
     survey.check(reading.spec, folder / "rejected")
     return survey
 
@@ -194,14 +175,15 @@ def _each_part(reading: Reading) -> "ray.data.Dataset":
     return ray.data.range(parts, override_num_blocks=min(parts, MAX_TASKS))
 
 
-def survey_parts(batch: dict[str, Any], reading: "ray.ObjectRef[Reading]", rejected: str) -> Iterator[pa.Table]:
+def survey_parts(batch: dict[str, Any], reading: "ray.ObjectRef[Reading]", place: str) -> Iterator[pa.Table]:
     """First pass over some parts, by number; a part that cannot be read is a tally too, as Ray loses errors' types."""
     whole = ray.get(reading)
-    for index in batch["id"].tolist():
-        try:
-            yield from survey_part(whole.parts[index], whole, Path(rejected))
-        except EventLogError as error:
-            yield pa.table([["unreadable"], [str(error)], [0]], schema=TALLY)
+    with working_folder(place) as folder:
+        for index in batch["id"].tolist():
+            try:
+                yield from survey_part(whole.parts[index], whole, folder / "rejected")
+            except EventLogError as error:
+                yield pa.table([["unreadable"], [str(error)], [0]], schema=TALLY)
 
 
 def bucket_parts(
@@ -213,19 +195,21 @@ def bucket_parts(
         yield from bucket_part(whole.parts[index], whole, shard_plan)
 
 
-def write_partition(events: pa.Table, plan: "ray.ObjectRef[ShardPlan]") -> pa.Table:
+def write_partition(events: pa.Table, plan: "ray.ObjectRef[ShardPlan]", place: str) -> pa.Table:
     """Write the shards of one partition of the shuffle."""
-    return write_shards(events, ray.get(plan))
+    with working_folder(place) as folder:
+        return write_shards(events, replace(ray.get(plan), folder=folder))
 
 
-def _make_shards(reading: Reading, parts: "ray.ObjectRef[Reading]", plan: ShardPlan) -> ShardTotals:
+def _make_shards(reading: Reading, parts: "ray.ObjectRef[Reading]", plan: ShardPlan, place: str) -> ShardTotals:
     """Second pass: gather buckets of users and write one shard each; the pipeline's output is what they hold."""
     totals, reference = ShardTotals(), ray.put(plan)
+    written = {"plan": reference, "place": place}
     shards = (
         _each_part(reading)
         .map_batches(bucket_parts, batch_size=None, fn_kwargs={"reading": parts, "plan": reference})
         .repartition(partitions_for(plan.buckets), keys=["bucket"])
-        .map_batches(write_partition, batch_format="pyarrow", batch_size=None, fn_kwargs={"plan": reference})
+        .map_batches(write_partition, batch_format="pyarrow", batch_size=None, fn_kwargs=written)
     )
     for batch in shards.iter_batches(batch_size=None, batch_format="pyarrow"):
         totals.add(batch.to_pylist())
@@ -248,14 +232,15 @@ def partitions_for(buckets: int) -> int:
     return buckets
 
 
-def _check_shards(totals: ShardTotals, survey: Survey, folder: Path) -> None:
+def _check_shards(totals: ShardTotals, survey: Survey, place: str) -> None:
     """Refuse a corpus that lost an event, or whose shards other machines wrote where this one cannot see them."""
     if totals.totals["rows"] != survey.good:
         raise EventLogError(
             f"The log changed while it was read: {survey.good:,} good rows at first, {totals.totals['rows']:,} then; "
             "prepare it again when nothing writes to it."
         )
-    missing = next((name for name in totals.files if not (folder / name).exists()), None)
+    there = list_files(place)
+    missing = next((name for name in totals.files if name not in there), None)
     if missing:
         raise CorpusError(
             f"Workers wrote {missing} where this machine cannot see it; choose an output on storage all nodes share."

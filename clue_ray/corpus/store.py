@@ -9,6 +9,8 @@ In memory an event is one int32 item id, and the events of user u in service s l
 
 import hashlib
 import json
+import re
+import shutil
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -18,12 +20,17 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from filelock import FileLock
 from numpy.typing import NDArray
 
 from clue_ray.compute import Vocabulary
+from clue_ray.corpus.storage import fetch_files, is_uri, list_files, push_files, read_file
+from clue_ray.corpus.working import node_folder
 from clue_ray.errors import CorpusError
 from clue_ray.spec import SplitSpec
 
+CORPUS_FILE = re.compile(r"(corpus|profile|tokenizer)\.json|(shards|items|later)/shard-\d+\.parquet")
+"""What is fetched of a corpus: no path of a stranger's."""
 LATER = pa.schema(
     [("user_id", pa.string()), ("service", pa.string()), ("text", pa.string()), ("timestamp", pa.float64())]
 )
@@ -47,6 +54,8 @@ class Corpus:
     """A corpus opened for reading; its arrays are loaded when first used.
 
     Attributes:
+        path: folder on this machine.
+        place: folder or URI that other machines open it from.
         digest: 12 hex digits over the contents; part of every run's identity.
         services: names, in the order of the arrays' service axis.
         events: item ids of all events, [num_events], most recent first within a user and service.
@@ -56,8 +65,9 @@ class Corpus:
         item_tokens, item_offsets: token ids of all items end to end, and their bounds.
     """
 
-    def __init__(self, path: Path, manifest: dict[str, Any]):
+    def __init__(self, path: Path, manifest: dict[str, Any], place: str | None = None):
         self.path = path
+        self.place = place or str(path)
         self.manifest = manifest
         self.digest: str = manifest["digest"]
         self.services: tuple[str, ...] = tuple(manifest["services"])
@@ -159,7 +169,7 @@ class Corpus:
     def summary(self) -> dict[str, Any]:
         """Return what a reader wants to know of the corpus, as flat JSON-able values."""
         return {
-            "path": str(self.path),
+            "path": self.place,
             "digest": self.digest,
             "services": ", ".join(self.services),
             "users": len(self.user_ids),
@@ -203,30 +213,85 @@ def read_manifest(path: str | Path) -> dict[str, Any]:
     """Read a corpus folder's manifest; raise CorpusError when there is none."""
     file = Path(path) / "corpus.json"
     try:
-        manifest: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        return parse_manifest(file.read_bytes(), file)
     except FileNotFoundError:
         raise CorpusError(f"{path} holds no prepared corpus (no corpus.json); run clue-ray prepare first.") from None
-    except (OSError, ValueError) as error:
+    except OSError as error:
         raise CorpusError(f"{file} is damaged ({error}); delete the folder and prepare the corpus again.") from None
+
+
+def parse_manifest(content: bytes, source: str | Path) -> dict[str, Any]:
+    """Read a manifest's bytes; raise CorpusError when they are damaged."""
+    try:
+        manifest: dict[str, Any] = json.loads(content)
+    except ValueError as error:
+        raise CorpusError(f"{source} is damaged ({error}); delete the folder and prepare the corpus again.") from None
     return manifest
 
 
 def open_corpus(path: str | Path, *, verify: bool = True) -> Corpus:
-    """Open a prepared corpus.
+    """Open a prepared corpus: in a folder, or at a URI, from where this node fetches it once.
 
     Args:
         verify: compare every file with the manifest's sha256 first; a study does so once, its runs need not again.
     """
+    if is_uri(path):
+        return open_fetched(str(path), verify)
     folder = Path(path)
     manifest = read_manifest(folder)
-    for name, expected in manifest["files"].items() if verify else ():
+    if damage := find_damage(folder, manifest) if verify else "":
+        raise CorpusError(f"Corpus file {folder}/{damage}; delete the corpus folder and prepare it again.")
+    return Corpus(folder, manifest)
+
+
+def find_damage(folder: Path, manifest: dict[str, Any]) -> str:
+    """Say which file of a folder differs from its manifest, and how; nothing where none does."""
+    for name, expected in manifest["files"].items():
         found = sha256(folder / name) if (folder / name).exists() else "file missing"
         if found != expected:
-            raise CorpusError(
-                f"Corpus file {folder / name} is damaged (sha256 {found[:12]}, expected {expected[:12]}); "
-                "delete the corpus folder and prepare it again."
-            )
-    return Corpus(folder, manifest)
+            return f"{name} is damaged (sha256 {found[:12]}, expected {expected[:12]})"
+    return ""
+
+
+def open_fetched(place: str, verify: bool) -> Corpus:
+    """Open a corpus at a URI from this node's cache, fetching it once for all the node's processes."""
+    content = read_file(place, "corpus.json")
+    if content is None:
+        raise CorpusError(f"{place} holds no prepared corpus (no corpus.json); run clue-ray prepare first.")
+    manifest = parse_manifest(content, place)
+    folder = node_folder("corpora") / hashlib.sha256(content).hexdigest()[:16]
+    with FileLock(folder.with_suffix(".lock")):
+        if folder.exists() and verify and find_damage(folder, manifest):
+            shutil.rmtree(folder)
+        if not folder.exists():
+            fetch_corpus(place, manifest, folder)
+    return Corpus(folder, manifest, place)
+
+
+def fetch_corpus(place: str, manifest: dict[str, Any], folder: Path) -> None:
+    """Fetch a corpus into a folder, which appears once it is whole; raise CorpusError where storage damaged a file."""
+    partial = folder.with_suffix(".partial")
+    shutil.rmtree(partial, ignore_errors=True)  # a killed process left it; who fetches holds the lock
+    fetch_files(place, [name for name in list_files(place) if CORPUS_FILE.fullmatch(name)], partial)
+    if damage := find_damage(partial, manifest):
+        raise CorpusError(f"Corpus file {damage}, as {place} holds it; delete the corpus there and prepare it again.")
+    partial.rename(folder)
+
+
+def holds_corpus(place: str | Path) -> bool:
+    """Tell whether a folder or URI holds a whole corpus."""
+    return read_file(str(place), "corpus.json") is not None
+
+
+def share_corpus(corpus: Corpus, place: str) -> Corpus:
+    """Copy a corpus to a place, unless it is there; its manifest last, because its presence means that all is there."""
+    if is_uri(corpus.place):
+        return corpus
+    if not holds_corpus(place):
+        names = [str(file.relative_to(corpus.path)) for file in corpus.path.rglob("*") if file.is_file()]
+        push_files(corpus.path, [n for n in names if CORPUS_FILE.fullmatch(n) and n != "corpus.json"], place)
+        push_files(corpus.path, ["corpus.json"], place)
+    return open_corpus(place, verify=False)
 
 
 def sha256(path: Path) -> str:

@@ -6,7 +6,7 @@ Takes what was read and found, gives `Content`. One idea: the order of the secti
 from dataclasses import dataclass
 from typing import Any
 
-from clue_ray.report import answer, effects, evidence, judgement, next_step
+from clue_ray.report import answer, downstream, effects, evidence, judgement, next_step
 from clue_ray.report.directory import StudyFiles
 from clue_ray.report.rendering import Picture
 from clue_ray.report.section import Download, Section
@@ -42,6 +42,7 @@ def build_content(files: StudyFiles, analysis: Analysis | None, document: dict[s
         effects.axes(analysis) if analysis else None,
         effects.grids(files),
         effects.isoflop(files),
+        downstream.downstream(files),
         judgement.laws(analysis) if analysis else None,
         judgement.doubts(analysis) if analysis else None,
         evidence.cautions((*doubts, *files.warnings)),

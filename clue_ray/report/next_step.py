@@ -20,7 +20,7 @@ from clue_ray.report.tables import Cell, Table, text, written
 from clue_ray.scaling.allocate import Recipe, allocate
 from clue_ray.scaling.analysis import Analysis
 from clue_ray.scaling.answer import FURTHER
-from clue_ray.scaling.axes import AXES, AxisEffect
+from clue_ray.scaling.axes import AxisEffect, joint_fit
 from clue_ray.scaling.budget import marginal_returns
 from clue_ray.scaling.fit import Fit, fit_law
 from clue_ray.scaling.words import listing
@@ -43,7 +43,7 @@ class Doubling(NamedTuple):
 
 def next_step(analysis: Analysis) -> Section | None:
     """Rank the axes by what doubling each would gain; None where nothing was swept or no law over the axes holds."""
-    found = _joint(analysis.points)
+    found = joint_fit(analysis.points)
     if found is None or analysis.silence:
         return None
     fit, left_out = found
@@ -58,8 +58,8 @@ def next_step(analysis: Analysis) -> Section | None:
         f"Expected fall of held-out loss when one axis alone is doubled from the best run ({tables.describe(best)})."
     )
     drawn = picture("doubling", caption, partial(gains, rows), sizes=(SHORT, NARROW))
-    words = (in_words(rows), *_recipe(analysis.points))
-    return Section("next", title, "what next", words, (drawn,), (_table(rows, fit),), points)
+    words = (f"{lead(rows)} {in_words(rows)}", *_recipe(analysis.points))
+    return Section("next", title, "what next", words, (drawn,), (_table(rows, fit),), points, lead=lead(rows))
 
 
 def _best(points: pd.DataFrame) -> pd.Series:
@@ -83,18 +83,6 @@ def in_vain(axis: str, best: pd.Series, value: float, lost: float) -> str:
     )
 
 
-def _joint(points: pd.DataFrame) -> tuple[Fit, list[str]] | None:
-    """Fit one law over the swept axes; where the runs are too few, leave out those with fewest values."""
-    values = {axis: points[axis].nunique() for axis in AXES if axis in points and points[axis].notna().all()}
-    swept = sorted((axis for axis in values if values[axis] > 1), key=lambda axis: -values[axis])
-    for count in range(len(swept), 0, -1):
-        try:
-            return fit_law("joint_power_law", points, x=swept[:count], y="loss"), swept[count:]
-        except ClueRayError:
-            continue
-    return None
-
-
 def doublings(fit: Fit, analysis: Analysis) -> list[Doubling]:
     """Give what doubling each axis of the law gains at the best run, the most first."""
     best = _best(analysis.points)
@@ -116,21 +104,27 @@ def cost_of_doubling(effect: AxisEffect) -> tuple[float, float] | None:
     return (float(min(factors)), float(max(factors))) if factors else None
 
 
-def in_words(rows: list[Doubling]) -> str:
-    """Say which axis to double, what that is expected to gain, and whether the runs settle the order."""
+def lead(rows: list[Doubling]) -> str:
+    """Say which axis to double, what that is expected to gain and to cost."""
     first, *others = rows
     name = short_label(first.axis)
     start = (
         f"Doubling {name} alone, from {numbers.compact(first.value)} to {numbers.compact(2 * first.value)}, is "
         f"expected to lower held-out loss by {_gain(first)} nats{_price(first)}"
     )
-    start += ", the most of the axes swept." if others else "."
+    return start + (", the most of the axes swept." if others else ".")
+
+
+def in_words(rows: list[Doubling]) -> str:
+    """Say whether the runs settle which axis gains most, and that it gains at all."""
+    first, *others = rows
     level = [short_label(row.axis) for row in others if row.high > first.low]
+    said = []
     if level:
-        start += f" The order is not settled: the interval of {listing(level)} reaches into this one."
+        said.append(f"The order is not settled: the interval of {listing(level)} reaches into this one.")
     if first.low < 1e-3 * max(first.gain, 1e-9):
-        start += " That it gains anything is not identified: the interval reaches zero."
-    return f"{start} All of these lie beyond what was run beside the best run."
+        said.append("That it gains anything is not identified: the interval reaches zero.")
+    return " ".join([*said, "All of these lie beyond what was run beside the best run."])
 
 
 def _price(row: Doubling) -> str:

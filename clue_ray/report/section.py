@@ -24,6 +24,7 @@ class Section:
         points: sentences set as a list.
         after: paragraphs below all of these.
         layout: `panels` sets several small figures side by side.
+        lead: what the top of the page says of it.
     """
 
     anchor: str
@@ -35,6 +36,7 @@ class Section:
     points: tuple[str, ...] = ()
     after: tuple[str, ...] = ()
     layout: str = ""
+    lead: str = ""
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,8 @@ import numpy as np
 
 from clue_ray.errors import FitError
 from clue_ray.scaling.cost import FLOPS_PER_PARAMETER_AND_TOKEN, Cost, token_cost
+from clue_ray.scaling.doubts import COLLINEAR
 from clue_ray.scaling.fit import Fit, Prediction
-from clue_ray.scaling.identify import COLLINEAR
 from clue_ray.scaling.laws import Floats
 
 NEWTON = 40  # steps; without serving the equation is linear and the first one lands

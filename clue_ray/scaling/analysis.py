@@ -145,8 +145,8 @@ def analyse(runs: Runs, laws: Sequence[str], hold_out: str = "largest_compute") 
     for law in laws:
         find_law(law)
     select(runs, [X, "loss_candidates"], Y)
-    points = _mark(runs.done.reset_index(drop=True))
-    fitted, points, basis = _headline(points)
+    points = mark(runs.done.reset_index(drop=True))
+    fitted, points, basis = headline(points)
     fits, left_out = _fit_all(fitted, laws)
     judged, doubts = _judge(points, list(fits))
     preferred, silence = choose_speaker(judged, fits, points[X])
@@ -190,7 +190,7 @@ def reach(fit: Fit, train_flops: float) -> Prediction | None:
         return None
 
 
-def _mark(done: pd.DataFrame) -> pd.DataFrame:
+def mark(done: pd.DataFrame) -> pd.DataFrame:
     """Add the columns `frontier` and `held_out`."""
     return done.assign(frontier=frontier(done), held_out=done[X] >= SAME_LEVEL * done[X].max())
 
@@ -201,7 +201,7 @@ def _counted(runs: Runs) -> list[str]:
     return [f"{absent} of {len(runs)} runs are not done and were left out."] if absent else []
 
 
-def _headline(points: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame, list[str]]:
+def headline(points: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame, list[str]]:
     """Choose the runs of the headline fits; give them, the points with held_out as it came to be, and why."""
     best = points[points["frontier"] & ~points["held_out"]]
     if len(best) >= FEWEST:

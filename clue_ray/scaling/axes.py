@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from clue_ray.errors import FitError
+from clue_ray.errors import ClueRayError, FitError
 from clue_ray.scaling.fit import Fit, fit_law
 
 AXES = {
@@ -50,6 +50,21 @@ def axis_effects(done: pd.DataFrame) -> list[AxisEffect]:
         if lines:
             effects.append(AxisEffect(column, label, lines, _along(lines[0], column)))
     return effects
+
+
+def joint_fit(points: pd.DataFrame) -> tuple[Fit, list[str]] | None:
+    """Fit one joint power law over the swept axes; where the runs are too few, leave out those with fewest values.
+
+    Returns the fit and the axes left out; None where no law can be fitted.
+    """
+    values = {axis: points[axis].nunique() for axis in AXES if axis in points and points[axis].notna().all()}
+    swept = sorted((axis for axis in values if values[axis] > 1), key=lambda axis: -values[axis])
+    for count in range(len(swept), 0, -1):
+        try:
+            return fit_law("joint_power_law", points, x=swept[:count], y="loss"), swept[count:]
+        except ClueRayError:
+            continue
+    return None
 
 
 def _lines(done: pd.DataFrame, column: str) -> list[pd.DataFrame]:

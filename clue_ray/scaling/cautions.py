@@ -8,8 +8,8 @@ import pandas as pd
 
 from clue_ray.scaling.answer import FURTHER
 from clue_ray.scaling.backtest import CAUTIOUS, Backtest
+from clue_ray.scaling.doubts import ENOUGH_DECADES
 from clue_ray.scaling.fit import Fit, Prediction
-from clue_ray.scaling.identify import ENOUGH_DECADES
 from clue_ray.scaling.intervals import ENOUGH_FREEDOM
 from clue_ray.scaling.words import listing, number
 

@@ -10,11 +10,12 @@ from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
+import pandas as pd
 
 from clue_ray.errors import FitError, nearest
 from clue_ray.runs import chance_loss
 from clue_ray.scaling.checks import check_callable, check_design, check_rows, check_smooth
-from clue_ray.scaling.identify import doubts
+from clue_ray.scaling.doubts import doubts
 from clue_ray.scaling.intervals import Likelihood, Quantity
 from clue_ray.scaling.laws import Floats, Law, find_law
 from clue_ray.scaling.problem import LARGEST_EXPONENT, Problem
@@ -109,6 +110,11 @@ class Fit:
         check_width(f"A curve of {self.law.name}", self.law.num_predictors, (self.x[0],))
         scaled = np.asarray(x_values, dtype=float) / self.problem.scales[0]
         return np.asarray(self.problem.values(self.theta, scaled[None]), dtype=float)
+
+    def expected(self, table: pd.DataFrame) -> Floats:
+        """Evaluate the fitted law at the rows of a table that has its predictor columns -> (n,)."""
+        x = np.array([np.asarray(table[column], dtype=float) for column in self.x])
+        return np.asarray(self.problem.values(self.theta, x / self.problem.scales[:, None]), dtype=float)
 
     def band(self, x_values: Any, level: float = 0.95) -> tuple[Floats, Floats]:
         """Bracket the law of one predictor at x_values (n,), ascending -> low (n,), high (n,).

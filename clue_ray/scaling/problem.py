@@ -146,7 +146,7 @@ def differentiate(function: Callable[[Any], Any], theta: Floats) -> tuple[Floats
 def huber(residual: Floats, delta: Floats) -> Floats:
     """Sum r^2/2 within delta and delta (|r| - delta/2) beyond over the last axis; inf where undefined."""
     size = np.abs(residual)
-    with np.errstate(invalid="ignore"):
+    with np.errstate(invalid="ignore", over="ignore"):
         cost = np.where(size <= delta, 0.5 * size**2, delta * (size - 0.5 * delta))
     return np.asarray(np.nan_to_num(cost.sum(axis=-1), nan=np.inf))
 

@@ -6,15 +6,19 @@ runs/<run_id>/{spec.json, curve.json, record.json, checkpoints/, log.txt, events
 
 import json
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import yaml
 
+from clue_ray.corpus.storage import place_below
 from clue_ray.errors import StudyError
 from clue_ray.runs import RunRecord, Runs, replacing, write_json
 from clue_ray.spec import RunSpec, StudySpec
+from clue_ray.study.lock import locked
 
 CURVE_COLUMNS = (
     "run_id", "step", "users_seen", "train_flops", "loss", "recall_at_10", "mrr", "train_loss", "learning_rate",
@@ -24,10 +28,32 @@ CURVE_COLUMNS = (
 
 
 class StudyDirectory:
-    """Reads and writes one study's folder."""
+    """Reads and writes one study's folder, which all nodes see; one whose home is storage is in study/mirror.py."""
 
     def __init__(self, path: str | Path):
         self.path = Path(path).absolute()
+
+    @property
+    def place(self) -> str:
+        """Folder or URI of the study that all nodes can write."""
+        return str(self.path)
+
+    @property
+    def trouble(self) -> str:
+        """Say why the study must stop, as where its storage is lost; empty while it may go on."""
+        return ""
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Hold the study for this command; raise StudyError while another does."""
+        with locked(self.path):
+            yield
+
+    def publish(self) -> None:
+        """Show others what lies in the study's own folder: here they see it already."""
+
+    def gather(self, run_id: str) -> None:
+        """Bring home what a node has left of a run: here it is home already."""
 
     def claim(self, study: StudySpec, corpus_digest: str) -> None:
         """Take the folder for a study; raise StudyError when it belongs to something else."""
@@ -55,13 +81,13 @@ class StudyDirectory:
         """Folder of one run."""
         return self.path / "runs" / run_id
 
+    def run_place(self, run_id: str) -> str:
+        """Folder or URI of one run that all nodes can write."""
+        return place_below(self.place, f"runs/{run_id}")
+
     def write_run(self, run: RunSpec, record: RunRecord, curve: list[dict[str, float]]) -> None:
-        """Write what a run left; the record last, because its presence means that the run ended."""
-        folder = self.run_path(record.run_id)
-        write_json(folder / "spec.json", run.model_dump(mode="json"))
-        finite = [{name: value if math.isfinite(value) else None for name, value in point.items()} for point in curve]
-        write_json(folder / "curve.json", finite)
-        write_json(folder / "record.json", record.model_dump(mode="json"))
+        """Write what a run left."""
+        write_run(self.run_path(record.run_id), run, record, curve)
 
     def read_record(self, run_id: str) -> RunRecord | None:
         """Read a run's record, or None when it has not ended."""
@@ -98,3 +124,11 @@ class StudyDirectory:
         with replacing(self.path / "curves.parquet") as temporary:
             pd.DataFrame(curves, columns=list(CURVE_COLUMNS)).to_parquet(temporary, index=False)
         return runs
+
+
+def write_run(folder: Path, run: RunSpec, record: RunRecord, curve: list[dict[str, float]]) -> None:
+    """Write what a run left into its folder; the record last, because its presence means that the run ended."""
+    write_json(folder / "spec.json", run.model_dump(mode="json"))
+    finite = [{name: value if math.isfinite(value) else None for name, value in point.items()} for point in curve]
+    write_json(folder / "curve.json", finite)
+    write_json(folder / "record.json", record.model_dump(mode="json"))

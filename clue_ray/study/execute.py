@@ -1,7 +1,7 @@
 """Runs on Ray: check that the study fits, let Ray Tune train what is not finished, collect the table.
 
 Runs with one worker train inside reused Tune actors; runs with more go through Ray Train, whose drivers hold a
-`trial_slot` and no CPU (decisions D9, D11). The two kinds take turns, several workers first: otherwise one-worker runs
+`trial_slot` and no CPU (decisions D9, D11). Numbers of workers take turns, the largest first: otherwise small runs
 would take the freed cores one by one and a gang of workers would wait for ever.
 """
 
@@ -17,37 +17,44 @@ from ray.tune.logger import CSVLoggerCallback, JsonLoggerCallback
 
 from clue_ray.corpus.prepare import build_corpus, source_key
 from clue_ray.corpus.reading import plan_reading
-from clue_ray.corpus.store import Corpus, open_corpus
+from clue_ray.corpus.storage import place_below, resolve_place
+from clue_ray.corpus.store import Corpus, holds_corpus, open_corpus, share_corpus
 from clue_ray.corpus.synthetic import planted_floor
 from clue_ray.errors import SpecError, StudyError
 from clue_ray.runs import RunRecord, Runs, write_json
 from clue_ray.spec import RunSpec, StudySpec
 from clue_ray.study.directory import StudyDirectory
-from clue_ray.study.grid import MOST_POINTS, expand
-from clue_ray.study.lock import locked
+from clue_ray.study.grid import MOST_POINTS, Point, expand
+from clue_ray.study.grown import Grown
+from clue_ray.study.growth import Growth, grow
+from clue_ray.study.mirror import open_directory
 from clue_ray.study.plan import Plan, PlannedRun, check_study, plan_runs
+from clue_ray.study.pools import data_pool, lanes_now
 from clue_ray.study.preflight import check_cluster, check_disk
 from clue_ray.study.progress import Listener, StudyProgress, ignore
 from clue_ray.study.session import TRIAL_SLOTS, cluster_nodes, connect
-from clue_ray.study.storage import check_checkpoints, check_storage
+from clue_ray.study.storage import Gatherer, StorageStopper, check_checkpoints, check_storage
 from clue_ray.study.trial import run_trial
-from clue_ray.training.checkpoints import resolve_place
 from clue_ray.transfer.baselines import tfidf_baseline
 from clue_ray.transfer.linear import linear_baseline
+from clue_ray.transfer.runs import score_runs
+from clue_ray.transfer.tasks import read_task
 
 ACTOR_FAILURES = 3
 """Times that a trial goes on after its process was lost."""
 
 
-def open_study_corpus(study: StudySpec, output: Path) -> Corpus:
-    """Open the study's corpus, preparing it below `output` when it is not there yet."""
+def open_study_corpus(study: StudySpec, output: Path, storage: str | None = None) -> Corpus:
+    """Open the study's corpus, preparing it below storage, else `output`, when it is not there yet."""
+    corpora = place_below(storage or str(output), "corpora")
     if isinstance(study.corpus, str):
-        return open_corpus(study.corpus)
-    folder = output / "corpora" / source_key(plan_reading(study.corpus))
-    if folder.exists():
-        return open_corpus(folder)
-    with connect():
-        return build_corpus(study.corpus, folder)
+        corpus = open_corpus(study.corpus)
+        return share_corpus(corpus, place_below(corpora, corpus.digest)) if storage else corpus
+    place = place_below(corpora, source_key(plan_reading(study.corpus)))
+    if holds_corpus(place):
+        return open_corpus(place)
+    with connect(), data_pool():
+        return build_corpus(study.corpus, place)
 
 
 def plan_study(
@@ -67,7 +74,9 @@ def plan_study(
     check_study(study, most_points)
     corpus = open_study_corpus(study, output)
     here = {"CPU": float(os.cpu_count() or 1), "GPU": float(torch.cuda.device_count()), "trial_slot": TRIAL_SLOTS}
-    return plan_runs(study, corpus, StudyDirectory(output / study.name), [here], flops_per_second=flops_per_second)
+    directory = StudyDirectory(output / study.name)
+    added = Grown.read(directory.path).points
+    return plan_runs(study, corpus, directory, [here], added=added, flops_per_second=flops_per_second)
 
 
 def run_study(
@@ -75,37 +84,50 @@ def run_study(
     output: str | Path = "results",
     *,
     address: str | None = None,
+    storage: str | None = None,
     listener: Listener = ignore,
     retry_failed: bool = False,
     most_points: int | None = MOST_POINTS,
+    growth: Growth | None = None,
     callbacks: Sequence[tune.Callback] = (),
 ) -> Runs:
     """Run what a study still lacks and return its runs table, which is also written to `<output>/<name>/`.
 
     Args:
         address: HOST:PORT of a Ray cluster; this machine alone when omitted.
+        storage: folder or URI that all nodes can write, where corpora and studies then have their home; `output`
+            mirrors it.
         listener: is told of the plan and of progress.
         retry_failed: train runs again that failed before.
         most_points: grid points above which the study is refused; None for any number.
+        growth: runs to add beyond the grids, where they most narrow a prediction.
         callbacks: further ones of Ray Tune's, such as `ray.air.integrations.mlflow.MLflowLoggerCallback`.
 
     Raises:
         ClueRayError: the study cannot run; nothing was trained then.
     """
     output = Path(output).absolute()
-    directory = StudyDirectory(output / study.name)
+    directory = open_directory(output / study.name, storage)
     check_study(study, most_points)
-    with locked(directory.path), connect(address):
-        corpus = open_study_corpus(study, output)
-        plan = plan_checked(study, corpus, directory, output, retry_failed)
-        directory.claim(study, corpus.digest)
-        write_json(directory.path / "plan.json", plan.to_dict())
-        write_side_files(plan, corpus, study, directory)
-        try:
-            train_pending(plan, corpus, study, directory, listener, callbacks)
-        finally:
-            runs = directory.collect([r.known for r in plan.runs])
-    return runs
+    for task in study.transfer:
+        read_task(task)  # a mistake is told before anything trains
+    with directory.held(), connect(address):
+        corpus = open_study_corpus(study, output, storage)
+
+        def train() -> tuple[Runs, int]:
+            added = Grown.read(directory.path).points
+            plan = plan_checked(study, corpus, directory, output, retry_failed, added)
+            directory.claim(study, corpus.digest)
+            write_json(directory.path / "plan.json", plan.to_dict())
+            write_side_files(plan, corpus, study, directory)
+            directory.publish()
+            try:
+                train_pending(plan, corpus, study, directory, listener, callbacks)
+            finally:
+                runs = directory.collect([r.known for r in plan.runs])
+            return score_runs(directory.path, study.transfer, runs), plan.concurrency
+
+        return grow(study, corpus, directory.path, growth, train) if growth else train()[0]
 
 
 def write_side_files(plan: Plan, corpus: Corpus, study: StudySpec, directory: StudyDirectory) -> None:
@@ -145,7 +167,7 @@ def train_point(
     check_study(alone)
     if len(expand(alone)) > 1:
         raise SpecError(f"--point {', '.join(point)} makes {len(expand(alone))} runs; name fields of one run.")
-    with locked(directory.path), connect(address):
+    with directory.held(), connect(address):
         corpus = open_study_corpus(study, output)
         plan = plan_checked(alone, corpus, directory, output, retry_failed=True)
         plan = replace(plan, warnings=[], notes=[])  # one run shows no law
@@ -157,10 +179,17 @@ def train_point(
     return record, directory.run_path(planned.run_id)
 
 
-def plan_checked(study: StudySpec, corpus: Corpus, directory: StudyDirectory, output: Path, retry_failed: bool) -> Plan:
+def plan_checked(
+    study: StudySpec,
+    corpus: Corpus,
+    directory: StudyDirectory,
+    output: Path,
+    retry_failed: bool,
+    added: Sequence[Point] = (),
+) -> Plan:
     """Plan a study on the cluster at hand; refuse what cannot run there."""
-    check_storage(study, output, corpus.path)
-    plan = plan_runs(study, corpus, directory, cluster_nodes(), retry_failed=retry_failed)
+    check_storage(study, directory, corpus.place)
+    plan = plan_runs(study, corpus, directory, cluster_nodes(), added=added, retry_failed=retry_failed)
     check_cluster(plan, study, cluster_nodes())
     check_disk(plan, output)
     check_checkpoints(plan.pending, directory)
@@ -175,24 +204,23 @@ def train_pending(
     listener: Listener,
     callbacks: Sequence[tune.Callback] = (),
 ) -> None:
-    """Train what a plan still lacks: runs of several workers first, then those of one."""
+    """Train what a plan still lacks: runs of most workers first, those of one last."""
     progress = StudyProgress(plan, listener)
     progress.tell()
-    for several in (True, False):
-        pending = [r for r in plan.pending if (r.workers > 1) == several]
-        if pending:
-            tune_runs(pending, plan, corpus, study, directory, [progress, *callbacks])
+    for workers in sorted({r.workers for r in plan.pending}, reverse=True):
+        pending = [r for r in plan.pending if r.workers == workers]
+        tune_runs(pending, plan, corpus, study, directory, [progress, *callbacks])
 
 
 def tune_results(directory: str | Path) -> dict[str, tune.ResultGrid]:
-    """Open what Ray Tune kept of the last command on a study directory: a ResultGrid for `workers`, one for `inline`.
+    """Open what Ray Tune kept on a study directory: a ResultGrid for `inline`, one for each number, `workers-2`.
 
     Raises:
         StudyError: Ray Tune kept nothing there.
     """
     folders = [folder for folder in sorted((Path(directory) / "tune").glob("*")) if tune.Tuner.can_restore(str(folder))]
     if not folders:
-        raise StudyError(f"{directory} holds nothing of Ray Tune's (no tune/inline, no tune/workers); run the study.")
+        raise StudyError(f"{directory} holds nothing of Ray Tune's (no tune/inline, no tune/workers-2); run the study.")
     return {folder.name: tune.Tuner.restore(str(folder), run_trial).get_results() for folder in folders}
 
 
@@ -204,13 +232,13 @@ def tune_runs(
     directory: StudyDirectory,
     callbacks: Sequence[tune.Callback],
 ) -> None:
-    """Train runs of one kind (all with one worker, or all with more) through one Tune experiment."""
-    several = pending[0].run.resources.workers > 1
+    """Train runs of one kind (all of as many workers) through one Tune experiment."""
+    workers = pending[0].workers
     shared = {
-        "corpus": str(corpus.path),
+        "corpus": corpus.place,
         "evaluation": study.evaluation.model_dump(mode="json"),
         "study": study.name,
-        "directory": str(directory.path),
+        "directory": directory.place,
     }
     for planned in pending:
         directory.reopen(planned.run_id)
@@ -220,19 +248,23 @@ def tune_runs(
         tune.with_resources(run_trial, trial_resources(pending[0].run)),
         param_space={**shared, "run": tune.grid_search(runs)},
         tune_config=tune.TuneConfig(
-            max_concurrent_trials=plan.lanes(several),
+            max_concurrent_trials=lanes_now(workers, plan, study.resources),
             reuse_actors=True,
             trial_dirname_creator=lambda trial: trial.config["run"]["run_id"],
         ),
         run_config=tune.RunConfig(
-            name="workers" if several else "inline",
+            name=f"workers-{workers}" if workers > 1 else "inline",
             storage_path=str(directory.path / "tune"),
             verbose=0,
             failure_config=tune.FailureConfig(max_failures=ACTOR_FAILURES),
-            callbacks=[*callbacks, CSVLoggerCallback(), JsonLoggerCallback()],
+            callbacks=[*callbacks, Gatherer(directory), CSVLoggerCallback(), JsonLoggerCallback()],
+            stop=StorageStopper(directory),
         ),
     )
-    keep_failures(tuner.fit(), pending, directory)
+    results = tuner.fit()
+    if directory.trouble:
+        raise StudyError(directory.trouble)
+    keep_failures(results, pending, directory)
 
 
 def spelled_out(run: RunSpec) -> dict[str, Any]:
@@ -256,6 +288,7 @@ def keep_failures(results: tune.ResultGrid, pending: list[PlannedRun], directory
     """Write a row for each run whose trial died before it could write one itself."""
     errors = {result.config["run"]["run_id"]: result.error for result in results if result.config}
     for planned in pending:
+        directory.gather(planned.run_id)
         if directory.read_record(planned.run_id) is None:
             if not errors.get(planned.run_id):  # Tune swallows Ctrl-C and returns what it has
                 raise KeyboardInterrupt

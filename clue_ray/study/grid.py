@@ -12,7 +12,7 @@ An axis names one field, or several separated by commas whose values move togeth
 import copy
 import itertools
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import yaml
@@ -30,27 +30,38 @@ Point = dict[str, Any]
 """Dotted fields and their values: part of a grid point, or all of it."""
 
 
-def expand(study: StudySpec) -> list[RunSpec]:
+def expand(study: StudySpec, added: Iterable[Point] = ()) -> list[RunSpec]:
     """List the study's runs in grid order; a run that several grids ask for is listed once, as last asked
     (its identity is the same, its workers may not be).
+
+    Args:
+        added: points beyond the grids.
 
     Raises:
         SpecError: an axis names no field of a run, has no values, or a point is no valid run or stands twice in a grid.
     """
-    base = study.base.model_dump(mode="json", exclude_none=True) | {
-        "resources": study.resources.model_dump(mode="json")
-    }
-    runs: dict[str, RunSpec] = {}
+    pairs = [*list_points(study), *((point, make_run(base_of(study), point)) for point in added)]
+    return list({run.run_id("", 0): run for _, run in pairs}.values())
+
+
+def list_points(study: StudySpec) -> Iterator[tuple[Point, RunSpec]]:
+    """List the points of all grids and the run that each means; refuse a run that stands twice in one grid."""
+    base = base_of(study)
     for axes in read_grids(study):
         seen: dict[tuple[str, int], Point] = {}
         for parts in itertools.product(*axes):
             point = merge(parts)
             run = make_run(base, point)
-            identity = run.run_id("", 0)
-            refuse_twin(point, seen.get((identity, run.resources.workers)))
-            seen[identity, run.resources.workers] = point
-            runs[identity] = run
-    return list(runs.values())
+            identity = run.run_id("", 0), run.resources.workers
+            refuse_twin(point, seen.get(identity))
+            seen[identity] = point
+            yield point, run
+
+
+def base_of(study: StudySpec) -> dict[str, Any]:
+    """Return the document that a point's fields are set on."""
+    resources = study.resources.model_dump(mode="json")
+    return study.base.model_dump(mode="json", exclude_none=True) | {"resources": resources}
 
 
 def check_size(study: StudySpec, most: int | None = MOST_POINTS) -> None:

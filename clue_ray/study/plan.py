@@ -1,5 +1,6 @@
 """A dry run: every run of a study with its parameters, tokens, FLOPs and expected time, before anything starts."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -12,7 +13,7 @@ from clue_ray.spec import CorpusSpec, RunSpec, StudySpec
 from clue_ray.study.calibrate import Rates, calibrate, given_rate
 from clue_ray.study.design import find_notes, find_warnings
 from clue_ray.study.directory import StudyDirectory
-from clue_ray.study.grid import MOST_POINTS, check_size, count_points, expand
+from clue_ray.study.grid import MOST_POINTS, Point, check_size, count_points, expand
 from clue_ray.study.placement import Node, gangs_at_once, makespan, worker_slots
 from clue_ray.study.workload import Workload
 from clue_ray.training.checkpoints import KEPT
@@ -113,6 +114,7 @@ def plan_runs(
     directory: StudyDirectory,
     nodes: list[Node],
     *,
+    added: Sequence[Point] = (),
     retry_failed: bool = False,
     flops_per_second: float | None = None,
 ) -> Plan:
@@ -120,10 +122,11 @@ def plan_runs(
 
     Args:
         nodes: what each node of the cluster offers, for the runs at a time.
+        added: points beyond the study's grids.
         retry_failed: whether runs that failed before are to be trained again.
         flops_per_second: speed of a worker, instead of timing a few steps here.
     """
-    runs = expand(study)
+    runs = expand(study, added)
     make_pools(corpus, study.evaluation.candidates)
     workload = Workload(corpus)
     for run in runs:
@@ -140,7 +143,7 @@ def plan_runs(
         concurrency=max(1, slots) if auto else int(study.resources.concurrency),
         disk_bytes=sum(BYTES_PER_PARAM * r.known["total_params"] for r in planned if not r.finished),
         warnings=find_warnings(planned, corpus, study),
-        notes=find_notes(planned, count_points(study), directory),
+        notes=find_notes(planned, count_points(study) + len(added), directory),
         gangs=gangs_at_once(workers, slots, nodes) if auto else 1,
     )
 

@@ -19,6 +19,12 @@ COLUMNS = (
     "run_id", "status", "encoder_size", "non_embedding_params", "sequence_length", "global_batch_size", "corpus_users",
     "learning_rate", "seed", "num_workers", "train_flops", "loss", "recall_at_10", "mrr", "wall_seconds",
 )  # fmt: skip
+HEADS = {
+    "run_id": "run", "encoder_size": "encoder", "non_embedding_params": "params", "sequence_length": "events",
+    "global_batch_size": "batch", "corpus_users": "users", "learning_rate": "rate", "num_workers": "workers",
+    "train_flops": "FLOPs", "recall_at_10": "recall@10", "mrr": "MRR", "wall_seconds": "seconds",
+}  # fmt: skip
+"""What the terminal calls them, as a plan does; full names would not fit it."""
 ALWAYS = ("run_id", "status", "encoder_size", "train_flops", "loss")
 WATCH_SECONDS = 2.0
 
@@ -74,7 +80,7 @@ def render_runs(path: Path, table: pd.DataFrame) -> Group:
         ended = table[table["status"].isin(["failed", "diverged"])].astype({"run_id": str, "status": str, "error": str})
         rows = zip(ended["status"], ended["run_id"], ended["error"], strict=True)
         reasons = [Text(f"{status} {run_id}: {error}{log_of(path, run_id)}") for status, run_id, error in rows]
-    return Group(frame_table(table[shown], title), *reasons)
+    return Group(frame_table(table[shown].rename(columns=HEADS), title), *reasons)
 
 
 def log_of(path: Path, run_id: str) -> str:

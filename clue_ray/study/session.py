@@ -22,7 +22,11 @@ HEALTH_SECONDS = 20.0
 
 @contextmanager
 def connect(address: str | None = None) -> Iterator[None]:
-    """Join the Ray cluster at `address`, or start one on this machine; a session already open is used as it is."""
+    """Join the Ray cluster at `address`, or start one on this machine; a session already open is used as it is.
+
+    Args:
+        address: HOST:PORT; or `auto` on a node of a cluster, for that one.
+    """
     quieten_ray_data()
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # Tune's newer output prints whatever verbose says
     if ray.is_initialized():
@@ -32,6 +36,8 @@ def connect(address: str | None = None) -> Iterator[None]:
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
     if address is None:
         ray.init("local", include_dashboard=False, resources={"trial_slot": TRIAL_SLOTS}, **quiet)
+    elif address == "auto":
+        join_own_cluster(quiet)
     else:
         check_reachable(address)
         ray.init(address=address, **quiet)
@@ -39,6 +45,17 @@ def connect(address: str | None = None) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def join_own_cluster(quiet: dict[str, Any]) -> None:
+    """Join the cluster that this machine is a node of."""
+    try:
+        ray.init(address="auto", **quiet)
+    except ConnectionError:
+        raise ClusterError(
+            "This machine is no node of a running Ray cluster, as --address auto asks; give HOST:PORT of a head node, "
+            "or leave --address out."
+        ) from None
 
 
 def quieten_ray_data() -> None:

@@ -10,6 +10,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from clue_ray.study.plan import Plan
 from clue_ray.study.progress import Snapshot
 
 QUIET_SECONDS = 10.0
@@ -22,7 +23,7 @@ class StudyView:
     def __init__(self, console: Console, quiet: bool = False):
         self.console = console
         self.quiet = quiet
-        self.planned = False
+        self.plan: Plan | None = None
         self.last_line = 0.0
         self.live = Live(console=self.console, refresh_per_second=4, transient=True)
 
@@ -40,7 +41,7 @@ class StudyView:
         """Show one snapshot."""
         if self.quiet:
             return
-        if not self.planned:
+        if self.plan is not snapshot.plan:
             self._print_plan(snapshot)
             if self.console.is_terminal:
                 self.live.start()
@@ -53,8 +54,7 @@ class StudyView:
             self.console.print(one_line(snapshot), highlight=False, soft_wrap=True, markup=False)
 
     def _print_plan(self, snapshot: Snapshot) -> None:
-        self.planned = True
-        plan = snapshot.plan
+        plan = self.plan = snapshot.plan
         self.console.print(
             f"{plan.study}: {len(plan.runs)} runs, {snapshot.finished} finished before, {len(plan.pending)} to train, "
             f"{plan.concurrency} at a time, about {plan.expected_minutes:.1f} minutes.",

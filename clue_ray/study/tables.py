@@ -139,10 +139,11 @@ def record_table(record: RunRecord) -> Table:
 
 
 def frame_table(frame: pd.DataFrame, title: str) -> Table:
-    """Set a frame as a table, numbers right-aligned and short."""
+    """Set a frame as a table, numbers right-aligned and short; a narrow terminal folds cells, it cuts none."""
     table = Table(title=title, title_justify="left")
     for column in frame.columns:
-        table.add_column(column, justify="right" if frame[column].dtype.kind in "if" else "left", no_wrap=True)
+        numeric = frame[column].dtype.kind in "if"
+        table.add_column(str(column), justify="right" if numeric else "left", overflow="fold")
     for row in frame.itertuples(index=False):
         table.add_row(*(short(value) for value in row))
     return table

@@ -11,52 +11,63 @@ from typing import Any
 import torch
 from ray import tune
 
+from clue_ray.corpus.storage import is_uri, place_below
 from clue_ray.corpus.store import Corpus, open_corpus
+from clue_ray.corpus.working import working_folder
 from clue_ray.runs import RunRecord
 from clue_ray.spec import EvaluationSpec, RunSpec
-from clue_ray.study.directory import StudyDirectory
-from clue_ray.training.checkpoints import place_below
+from clue_ray.study.directory import write_run
 from clue_ray.training.context import LocalContext
 from clue_ray.training.distributed import explain_failure, train_on_workers
-from clue_ray.training.journal import CurveEvents, log_to
+from clue_ray.training.journal import DRIVER_LOG, LOG_FILE, CurveEvents, log_to
 from clue_ray.training.loop import train_with
 from clue_ray.training.progress import describe_run
+from clue_ray.transfer.exported import export_run
 
 
 def run_trial(config: dict[str, Any]) -> None:
     """Train one run where Tune has put us; a run that raises is recorded as failed, not raised."""
     run, evaluation = RunSpec(**config["run"]["spec"]), EvaluationSpec(**config["evaluation"])
-    directory, corpus = StudyDirectory(config["directory"]), cached_corpus(config["corpus"])
+    corpus = cached_corpus(config["corpus"])
     known = describe_run(run, corpus, evaluation, config["study"])
-    folder = directory.run_path(known["run_id"])
-    try:
-        with log_to(folder):
-            record, curve = train_here(run, corpus, evaluation, known, folder)
-    except Exception as error:
-        reason, trace = explain_failure(error)
-        (folder / "error.txt").write_text(trace, encoding="utf-8")
-        record, curve = RunRecord(**known, status="failed", error=reason), []
-    directory.write_run(run, record, curve)
+    place = place_below(config["directory"], f"runs/{known['run_id']}")
+    log = DRIVER_LOG if is_uri(place) and run.resources.workers > 1 else LOG_FILE  # the first worker's is log.txt
+    with working_folder(place, known=LOG_FILE, last="record.json") as folder:
+        try:
+            with log_to(folder, log):
+                record, curve = train_here(run, corpus, evaluation, known, folder, place)
+                if record.status == "done":
+                    export_run(folder, checkpoint_place(run, record.run_id, place), run, record.run_id, corpus)
+        except Exception as error:
+            reason, trace = explain_failure(error)
+            (folder / "error.txt").write_text(trace, encoding="utf-8")
+            record, curve = RunRecord(**known, status="failed", error=reason), []
+        write_run(folder, run, record, curve)
     told = {"status": record.status, "error": record.error, "loss": record.loss}
     tune.report({**told, "step": record.steps, "steps": record.steps})
 
 
 def train_here(
-    run: RunSpec, corpus: Corpus, evaluation: EvaluationSpec, known: dict[str, Any], folder: Path
+    run: RunSpec, corpus: Corpus, evaluation: EvaluationSpec, known: dict[str, Any], folder: Path, place: str
 ) -> tuple[RunRecord, list[dict[str, float]]]:
-    """Train in this process, or drive the workers that do."""
-    place = checkpoint_place(run, known["run_id"], folder)
+    """Train in this process, or drive the workers that do.
+
+    Args:
+        folder: this node's for the run.
+        place: folder or URI of the run that all nodes can write.
+    """
+    states = checkpoint_place(run, known["run_id"], place)
     if run.resources.workers > 1:
-        return train_on_workers(run, corpus.path, evaluation, known["study"], folder, place)
+        return train_on_workers(run, corpus.place, evaluation, known["study"], folder, place, states)
     torch.set_num_threads(run.resources.cpus_per_worker)
     with CurveEvents(folder, known) as events:
-        return train_with(run, corpus, evaluation, TrialContext(place, events), known["study"])
+        return train_with(run, corpus, evaluation, TrialContext(states, events), known["study"])
 
 
-def checkpoint_place(run: RunSpec, run_id: str, folder: Path) -> str:
-    """Name the folder or URI of a run's states: below `resources.checkpoints`, else in the run's own folder."""
+def checkpoint_place(run: RunSpec, run_id: str, place: str) -> str:
+    """Name the folder or URI of a run's states: below `resources.checkpoints`, else in the run's own place."""
     kept = run.resources.checkpoints
-    return str(folder / "checkpoints") if kept is None else place_below(kept, run_id)
+    return place_below(place, "checkpoints") if kept is None else place_below(kept, run_id)
 
 
 class TrialContext(LocalContext):

@@ -8,78 +8,25 @@ damaged file, and refuse the run for good when their list of checkpoints is cut 
 import io
 import logging
 import re
-import time
-import uuid
 import zipfile
-from collections.abc import Callable
 from functools import partial
-from pathlib import Path, PurePosixPath
-from typing import Any, TypeVar
-from urllib.parse import urlsplit
+from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.fs
 import torch
 
 from clue_ray.corpus.files import explain_access
+from clue_ray.corpus.storage import open_place, patiently
 from clue_ray.errors import StudyError
 
 KEPT = 2
 """States kept: the last, and the one before in case the last is damaged."""
-WAITS = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0)
-"""Seconds between tries while storage refuses, a minute in all."""
-LASTING = (FileExistsError, FileNotFoundError, NotADirectoryError, IsADirectoryError, PermissionError)
-"""What waiting does not mend."""
+RETRY = "mend the storage and run the command again with --retry-failed"
+"""What to do about a run that failed by its storage."""
 
 logger = logging.getLogger(__name__)
-Returned = TypeVar("Returned")
-
-
-def resolve_place(place: str) -> str:
-    """Make a folder absolute, `~` the home; a URI stays. For the driver: a trial has a working folder of its own."""
-    return place if "://" in place else str(Path(place).expanduser().absolute())
-
-
-def place_below(place: str, name: str) -> str:
-    """Name a folder below a folder or URI; a URI keeps its query."""
-    if "://" not in place:
-        return f"{resolve_place(place)}/{name}"
-    parts = urlsplit(place)
-    return parts._replace(path=f"{parts.path.rstrip('/')}/{name}").geturl()
-
-
-def open_place(place: str | Path) -> tuple[pa.fs.FileSystem, str]:
-    """Return the filesystem of a folder or URI, and the path on it.
-
-    Raises:
-        StudyError: no filesystem is known or reached at the URI, or it holds a password, which would be written down.
-    """
-    if "://" not in str(place):
-        return pa.fs.LocalFileSystem(), resolve_place(str(place))
-    if password := urlsplit(str(place)).password:
-        hidden = str(place).replace(password, "...")
-        raise StudyError(f"{hidden} holds a password; give it by the environment, as AWS_SECRET_ACCESS_KEY is.")
-    try:
-        store, path = pa.fs.FileSystem.from_uri(str(place))
-    except (OSError, pa.ArrowException) as error:
-        raise StudyError(f"Checkpoints cannot be kept at {place} ({explain_access(error)}).") from None
-    return store, path
-
-
-def check_writable(place: str) -> None:
-    """Write and delete an empty file below a folder or URI.
-
-    Raises:
-        StudyError: it cannot be written.
-    """
-    store, folder = open_place(place_below(place, f".probe.{uuid.uuid4().hex}"))
-    try:
-        store.create_dir(str(PurePosixPath(folder).parent), recursive=True)
-        store.open_output_stream(folder).close()
-        store.delete_file(folder)
-    except (OSError, pa.ArrowException) as error:
-        remedy = "give resources.checkpoints a folder or URI that can be written"
-        raise StudyError(f"Checkpoints cannot be kept at {place} ({explain_access(error)}); {remedy}.") from None
 
 
 def save_state(place: str | Path, state: dict[str, Any]) -> None:
@@ -93,7 +40,7 @@ def save_state(place: str | Path, state: dict[str, Any]) -> None:
     torch.save(state, packed)
     step = state["progress"]["step"]
     trouble = f"Checkpoint of step {step} cannot be written to {place}"
-    patiently(lambda: _write(store, folder, step, packed.getbuffer()), trouble)
+    patiently(lambda: _write(store, folder, step, packed.getbuffer()), trouble, RETRY)
     logger.info("Checkpoint of step %d is kept.", step)
     try:
         found = _steps(store, folder)
@@ -116,26 +63,6 @@ def _write(store: pa.fs.FileSystem, folder: str, step: int, content: memoryview)
         store.move(written, target)
 
 
-def patiently(action: Callable[[], Returned], trouble: str) -> Returned:
-    """Do something to storage, again after ever longer waits while it refuses.
-
-    Args:
-        trouble: what is wrong when it keeps refusing, the beginning of a sentence.
-    """
-    for tries, wait in enumerate((*WAITS, None), start=1):
-        try:
-            return action()
-        except OSError as error:
-            reason = explain_access(error)
-            if wait is None or isinstance(error, LASTING):
-                times = "1 try" if tries == 1 else f"{tries} tries"
-                remedy = "mend the storage and run the command again with --retry-failed"
-                raise StudyError(f"{trouble} after {times} ({reason}); {remedy}.") from error
-            logger.warning("%s (%s); trying again in %g s.", trouble, reason, wait)
-            time.sleep(wait)
-    raise AssertionError("the last try returns or raises")
-
-
 def load_state(place: str | Path, step: int | None = None, where: str = "cpu") -> dict[str, Any] | None:
     """Read the last whole state, or that of `step`; None where there is none.
 
@@ -149,10 +76,10 @@ def load_state(place: str | Path, step: int | None = None, where: str = "cpu") -
     """
     store, folder = open_place(place)
     trouble = f"Checkpoints at {place} cannot be read"
-    steps = patiently(lambda: _steps(store, folder), trouble) if step is None else [step]
+    steps = patiently(lambda: _steps(store, folder), trouble, RETRY) if step is None else [step]
     for tried in reversed(steps):
         try:
-            state = patiently(partial(_read, store, _path(folder, tried), where), trouble)
+            state = patiently(partial(_read, store, _path(folder, tried), where), trouble, RETRY)
         except StudyError:
             raise
         except Exception as error:  # torch raises many kinds for a damaged file

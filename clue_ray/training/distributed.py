@@ -22,11 +22,12 @@ from ray.train.torch import TorchTrainer
 from ray.tune.integration.ray_train import TuneReportCallback
 
 from clue_ray.corpus.store import open_corpus
+from clue_ray.corpus.working import working_folder
 from clue_ray.errors import StudyError
 from clue_ray.runs import RunRecord
 from clue_ray.spec import EvaluationSpec, RunSpec
 from clue_ray.training.checkpoints import load_state, save_state
-from clue_ray.training.journal import CurveEvents, log_to
+from clue_ray.training.journal import LOG_FILE, CurveEvents, log_to
 from clue_ray.training.loop import train_with
 from clue_ray.training.progress import describe_run
 
@@ -94,12 +95,14 @@ class RayContext:
 
 
 def train_on_workers(
-    run: RunSpec, corpus_path: Path, evaluation: EvaluationSpec, study: str, folder: Path, checkpoints: str
+    run: RunSpec, corpus: str, evaluation: EvaluationSpec, study: str, folder: Path, place: str, checkpoints: str
 ) -> tuple[RunRecord, list[dict[str, float]]]:
     """Train a run on `run.resources.workers` workers, from its last checkpoint where there is one.
 
     Args:
-        folder: the run's own, on storage that all workers see.
+        corpus: folder or URI.
+        folder: this node's for the run.
+        place: folder or URI of the run that all nodes can write.
         checkpoints: folder or URI of its states.
 
     Raises:
@@ -108,10 +111,11 @@ def train_on_workers(
     """
     job = {
         "run": run.model_dump(mode="json"),
-        "corpus": str(corpus_path),
+        "corpus": corpus,
         "evaluation": evaluation.model_dump(mode="json"),
         "study": study,
         "folder": str(folder),
+        "place": place,
         "checkpoints": checkpoints,
     }
     for tries in itertools.count(1):
@@ -174,12 +178,13 @@ def explain_failure(error: Exception) -> tuple[str, str]:
 
 
 def _train_share(job: dict[str, Any]) -> dict[str, Any]:
-    run, evaluation, folder = RunSpec(**job["run"]), EvaluationSpec(**job["evaluation"]), Path(job["folder"])
+    run, evaluation = RunSpec(**job["run"]), EvaluationSpec(**job["evaluation"])
     torch.set_num_threads(run.resources.cpus_per_worker)
     corpus = open_corpus(job["corpus"], verify=False)
     with ExitStack() as stack:
         events = None
         if ray.train.get_context().get_world_rank() == 0:
+            folder = stack.enter_context(working_folder(job["place"], known=LOG_FILE))
             stack.enter_context(log_to(folder))
             known = describe_run(run, corpus, evaluation, job["study"])
             events = stack.enter_context(CurveEvents(folder, known))

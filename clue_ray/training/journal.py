@@ -14,6 +14,8 @@ from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
 
 LOG_FILE = "log.txt"
+DRIVER_LOG = "driver.txt"
+"""Log of who started a run's workers, where storage cannot append to theirs."""
 FORMAT = "%(asctime)s %(levelname)s %(message)s"
 POSITION = ("step", "users_seen")
 """Columns of a curve that say where, not what."""
@@ -21,10 +23,10 @@ NO_HYPERPARAMETERS = ("run_id", "study", "corpus_digest", "clue_ray_version")
 
 
 @contextmanager
-def log_to(folder: Path) -> Iterator[None]:
-    """Append what the package logs meanwhile to the folder's log.txt."""
+def log_to(folder: Path, name: str = LOG_FILE) -> Iterator[None]:
+    """Append what the package logs meanwhile to a file of the folder."""
     folder.mkdir(parents=True, exist_ok=True)
-    handler = logging.FileHandler(folder / LOG_FILE, encoding="utf-8")
+    handler = logging.FileHandler(folder / name, encoding="utf-8")
     handler.setFormatter(logging.Formatter(FORMAT))
     logger = logging.getLogger("clue_ray")
     level = logger.level

@@ -1,6 +1,7 @@
 """Horizon and learning rates: how many steps a run takes, and how fast each weight moves at each."""
 
 import math
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -20,8 +21,12 @@ PROBED_STEPS = 128
 
 def mean_work(sampler: BatchSampler) -> Work:
     """Estimate the work of one step from the run's first batches."""
-    works = np.array([sampler.work(step) for step in range(PROBED_STEPS)])
-    return Work(*(round(mean) for mean in works.mean(0)))
+    return mean_of(sampler.work(step) for step in range(PROBED_STEPS))
+
+
+def mean_of(works: Iterable[Work]) -> Work:
+    """Average works."""
+    return Work(*(round(mean) for mean in np.array(list(works)).mean(0)))
 
 
 def resolve_steps(run: RunSpec, sampler: BatchSampler) -> int:

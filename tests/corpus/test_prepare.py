@@ -228,7 +228,7 @@ def test_full_disk_is_said_before_anything_is_written(planted_log, tmp_path, mon
     ],
 )
 def test_trouble_while_a_worker_writes(planted_log, tmp_path, monkeypatch, trouble, kind, words):
-    def fail(events, plan):
+    def fail(events, plan, place):
         raise trouble
 
     monkeypatch.setattr(prepare, "write_partition", fail)

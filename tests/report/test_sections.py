@@ -14,7 +14,7 @@ from clue_ray.report.directory import read_directory
 from clue_ray.report.doubt_figures import Alternative, alternatives, backtest_errors
 from clue_ray.report.evidence import seeds
 from clue_ray.report.grid_figures import grid_of, isoflop_curves
-from clue_ray.report.next_step import Doubling, gains, in_vain, in_words, larger_value
+from clue_ray.report.next_step import Doubling, gains, in_vain, in_words, larger_value, lead
 from clue_ray.report.parallel import coordinates, parallel_coordinates
 from clue_ray.runs import Runs
 from clue_ray.scaling.analysis import analyse
@@ -32,7 +32,7 @@ def ax() -> Axes:
 
 
 def test_next_step_says_what_is_settled() -> None:
-    words = in_words([LENGTH, USERS])
+    words = lead([LENGTH, USERS]) + in_words([LENGTH, USERS])
     assert "sequence length alone, from 64 to 128" in words and "0.050 [0.040, 0.060] nats" in words
     assert "for 1.4 to 1.8 times the compute, the most of the axes swept" in words
     assert "not settled" not in words and "not identified" not in words
@@ -42,7 +42,7 @@ def test_next_step_says_what_is_not() -> None:
     open_end = USERS._replace(high=np.inf)
     assert "The order is not settled: the interval of corpus users" in in_words([LENGTH, open_end])
     assert "That it gains anything is not identified" in in_words([LENGTH._replace(low=0.0)])
-    assert "unbounded]" in in_words([open_end])
+    assert "unbounded]" in lead([open_end])
 
 
 def test_gains_are_drawn_with_their_intervals(ax: Axes) -> None:

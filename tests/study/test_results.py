@@ -1,7 +1,6 @@
-"""The runs table as it stands: also of a study under way, of 500 runs, and of other origin."""
+"""The runs table as it stands: also of a study under way, and of other origin."""
 
 import json
-import time
 from io import StringIO
 
 import pandas as pd
@@ -35,7 +34,7 @@ def test_a_study_under_way_shows_what_has_ended(corpus, tmp_path):
         console.print(render_runs(tmp_path, table))
     shown = " ".join(captured.get().split())
     assert "5 runs (2 done, 2 missing, 1 failed)" in shown and "OSError: no" in shown
-    assert "learning_rate" in shown and "sequence_length" not in shown  # only what differs
+    assert " rate " in shown and "events" not in shown  # only what differs
 
 
 def test_rows_are_sorted_and_filtered(corpus, tmp_path):
@@ -60,11 +59,8 @@ def test_a_table_of_other_origin_is_shown_too(tmp_path):
         Console().print(render_runs(tmp_path, select_runs(tmp_path / "runs.csv")))
 
 
-def test_500_runs_are_read_in_two_seconds(corpus, tmp_path):
-    planned = write_under_way(corpus, tmp_path, 500, 500)
-    started = time.perf_counter()
-    assert len(current_runs(tmp_path)) == 500
-    assert time.perf_counter() - started < 2
+def test_runs_under_way_read_as_the_table_written_at_the_end(corpus, tmp_path):
+    planned = write_under_way(corpus, tmp_path, 5, 5)
     written = StudyDirectory(tmp_path).collect([r.known for r in planned.runs])
     assert json.loads(written.table.to_json()) == json.loads(current_runs(tmp_path).table.to_json())
 

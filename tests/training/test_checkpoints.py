@@ -7,11 +7,12 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from clue_ray.corpus.storage import place_below, resolve_place
 from clue_ray.errors import StudyError
 from clue_ray.spec import ResourcesSpec, RunSpec, TrainSpec
 from clue_ray.study.execute import spelled_out
 from clue_ray.training import checkpoints
-from clue_ray.training.checkpoints import check_owner, load_state, place_below, resolve_place, save_state
+from clue_ray.training.checkpoints import check_owner, load_state, save_state
 from clue_ray.training.journal import CurveEvents, log_to
 
 
@@ -131,7 +132,7 @@ def moody(monkeypatch, tmp_path):
     def use(refusals, **how):
         store, waits = pyarrow.fs.PyFileSystem(Moody(refusals, **how)), []
         monkeypatch.setattr(checkpoints, "open_place", lambda place: (store, str(tmp_path)))
-        monkeypatch.setattr(checkpoints.time, "sleep", waits.append)
+        monkeypatch.setattr("time.sleep", waits.append)
         return waits
 
     return use
@@ -182,7 +183,7 @@ def test_a_bucket_keeps_states_like_a_folder(s3_query):
 
 
 def test_unknown_storage_is_refused():
-    with pytest.raises(StudyError, match="Checkpoints cannot be kept at ftp://x/y"):
+    with pytest.raises(StudyError, match="Storage ftp://x/y cannot be used"):
         load_state("ftp://x/y")
     with pytest.raises(StudyError, match=r"^s3://me:\.\.\.@states/mine holds a password"):
         load_state("s3://me:secret@states/mine")

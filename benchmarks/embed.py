@@ -1,0 +1,230 @@
+"""Users a second of `UserEncoder` against the obvious loop, and whether memory stays flat over ten times the users.
+
+    python -m benchmarks.embed [RUN] [--events data/completejourney.parquet] [--users 600] [--memory]
+
+The obvious loop is PyTorch's own `nn.TransformerEncoder`, with the same weights, in batches of padded histories whose
+items are padded too and encoded anew wherever they stand. Both give the same vectors, which is checked. With --memory
+logs of 5,000 and 50,000 users are drawn and embedded by `embed_users`, and the largest process's growth compared.
+Without a RUN the encoder is drawn (size s, 96 events), which takes as long.
+"""
+
+import argparse
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import safetensors.torch
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from clue_ray.corpus.store import ranges, sha256
+from clue_ray.corpus.text import train_tokenizer
+from clue_ray.encoder.model import Block
+from clue_ray.spec import EncoderSpec, RunSpec, TrainSpec
+from clue_ray.transfer.exported import EncoderCard, Exported, read_encoder
+from clue_ray.transfer.histories import Histories, as_events
+from clue_ray.transfer.inference import UserEncoder
+
+BATCH = 32
+
+
+def drawn_encoder(events: pa.Table, size: str = "s", length: int = 96) -> Exported:
+    """Draw an encoder for a log: its tokenizer, and weights as before training."""
+    tokenizer = train_tokenizer(sorted(pc.unique(events["text"]).to_pylist()), 4096)
+    services = tuple(sorted(pc.unique(events["service"]).to_pylist()))
+    run = RunSpec(encoder=EncoderSpec(size=size), train=TrainSpec(steps=1), sequence_length=length)
+    card = EncoderCard(
+        run_id="drawn", run=run, corpus_digest="", services=services, max_item_tokens=24, text="{text}", columns={},
+        vocab_size=tokenizer.get_vocab_size() + len(services), duplicates="keep", split={},
+        tokenizer_sha256="", weights_sha256="",
+    )  # fmt: skip
+    return Exported(card, tokenizer.to_str(), card.build().state_dict())
+
+
+def plain_layer(block: Block) -> nn.TransformerEncoderLayer:
+    """Copy a block into PyTorch's own layer; the branches' scale goes into their last matrices."""
+    width = block.attention_out.in_features
+    layer = nn.TransformerEncoderLayer(
+        width, block.heads, block.ffn_up.out_features, dropout=0, batch_first=True, norm_first=True
+    )
+    scale = block.branch_scale
+    layer.self_attn.in_proj_weight.data, layer.self_attn.in_proj_bias.data = (
+        block.query_key_value.weight.data, block.query_key_value.bias.data
+    )  # fmt: skip
+    for own, theirs in (
+        (layer.self_attn.out_proj, block.attention_out), (layer.linear1, block.ffn_up), (layer.linear2, block.ffn_down)
+    ):  # fmt: skip
+        factor = 1.0 if theirs is block.ffn_up else scale
+        own.weight.data, own.bias.data = factor * theirs.weight.data, factor * theirs.bias.data
+    layer.norm1.load_state_dict(block.attention_norm.state_dict())
+    layer.norm2.load_state_dict(block.ffn_norm.state_dict())
+    return layer.eval()
+
+
+class PlainLoop:
+    """Padded batches through `nn.TransformerEncoder`'s layers, every event's item encoded anew."""
+
+    def __init__(self, encoder: UserEncoder):
+        self.model, self.length = encoder.model, encoder.card.run.sequence_length
+        self.items = [plain_layer(block) for block in self.model.item_blocks]
+        self.services = [plain_layer(block) for block in self.model.service_blocks]
+
+    @torch.no_grad()
+    def encode(self, histories: Histories) -> np.ndarray:
+        """Encode users, [users, output_width]."""
+        users, _, windows = histories.present(self.length)
+        vectors = torch.cat([self._batch(histories, windows, start) for start in range(0, len(users), BATCH)])
+        sums = torch.zeros(len(histories.user_ids), vectors.shape[1]).index_add(0, torch.from_numpy(users), vectors)
+        return F.normalize(sums, dim=-1).numpy()
+
+    def _batch(self, histories, windows, start):
+        starts, lengths = (array[start : start + BATCH] for array in windows)
+        events = histories.events[ranges(starts, lengths)]
+        tokens = [
+            torch.from_numpy(
+                histories.item_tokens[histories.item_offsets[item] : histories.item_offsets[item + 1]].copy()
+            )
+            for item in events
+        ]
+        padded = nn.utils.rnn.pad_sequence([one.long() for one in tokens], batch_first=True, padding_value=-1)
+        items = self._run(self.model.token_embedding, self.model.token_position, self.items, padded)
+        histories_padded = nn.utils.rnn.pad_sequence(
+            list(self.model.item_norm(items).split(lengths.tolist())), batch_first=True
+        )
+        padding = torch.arange(lengths.max())[None] >= torch.from_numpy(lengths)[:, None]
+        x = histories_padded + self.model.event_position.weight[: lengths.max()]
+        for layer in self.services:
+            x = layer(x, src_key_padding_mask=padding)
+        mean = x.masked_fill(padding[:, :, None], 0).sum(1) / torch.from_numpy(lengths)[:, None]
+        return F.normalize(self.model.output(self.model.service_norm(mean)), dim=-1)
+
+    @staticmethod
+    def _run(embedding, position, layers, padded):
+        padding = padded < 0
+        x = embedding(padded.clamp(min=0)) + position.weight[: padded.shape[1]]
+        for layer in layers:
+            x = layer(x, src_key_padding_mask=padding)
+        return x.masked_fill(padding[:, :, None], 0).sum(1) / (~padding).sum(1, keepdim=True)
+
+
+def compare(exported: Exported, events: pa.Table, users: int) -> None:
+    """Time both on the first users of a log, laid out and tokenised before: the same for both, and not counted."""
+    ids = sorted(pc.unique(events["user_id"]).to_pylist())[:users]
+    rows = as_events(events.filter(pc.is_in(events["user_id"], value_set=pa.array(ids))))
+    encoder = UserEncoder(exported)
+    loop = PlainLoop(encoder)
+    seconds, vectors = {}, {}
+    for name, encode in (
+        ("clue-ray", lambda histories: encoder.encode_histories(histories).values),
+        ("padded loop", loop.encode),
+    ):
+        histories = Histories(rows, exported)
+        start = time.perf_counter()
+        vectors[name] = encode(histories)
+        seconds[name] = time.perf_counter() - start
+    furthest = np.abs(vectors["clue-ray"] - vectors["padded loop"]).max()
+    assert furthest < 1e-4, f"the vectors differ by {furthest}"
+    for name, taken in seconds.items():
+        ratio = seconds["padded loop"] / taken
+        print(f"{name:12} {taken:7.1f} s {len(ids) / taken:8.0f} users/s {ratio:6.1f}x  ({len(ids):,} users)")
+    print(f"largest difference of a vector's number: {furthest:.1e}")
+
+
+class Watch(threading.Thread):
+    """Watches this process's children and keeps the largest private memory of one, bytes."""
+
+    def __init__(self):
+        super().__init__(daemon=True)
+        self.peak, self.done = 0, threading.Event()
+
+    def run(self):
+        """Look four times a second."""
+        while not self.done.wait(0.25):
+            for child in psutil.Process().children(recursive=True):
+                try:
+                    memory = child.memory_info()
+                    self.peak = max(self.peak, memory.rss - memory.shared)
+                except psutil.Error:
+                    continue
+
+
+def drawn_log(folder: Path, users: int) -> Path:
+    """Draw a log of 20 events a user over 5,000 texts in two services, a row group every 100,000 rows."""
+    rng, path = np.random.default_rng(0), folder / f"{users}.parquet"
+    texts = np.array([f"item {a} of kind {a % 97}; colour {a % 13}" for a in range(5000)], dtype=object)
+    schema = pa.schema([(name, pa.string()) for name in ("user_id", "service", "text")])
+    with pq.ParquetWriter(path, schema) as writer:
+        for first in range(0, users, 5000):
+            owners = np.repeat(np.char.add("u", np.arange(first, first + 5000).astype(str)), 20)
+            services = np.array(["shop", "news"], dtype=object)[np.arange(len(owners)) % 2]
+            columns = [pa.array(owners), pa.array(services), pa.array(texts[rng.integers(0, 5000, len(owners))])]
+            writer.write_table(pa.table(columns, schema=schema))
+    return path
+
+
+def saved_encoder(exported: Exported, folder: Path) -> Path:
+    """Write a drawn encoder as a run would leave it."""
+    folder.mkdir()
+    safetensors.torch.save_file(exported.weights, folder / "weights.safetensors")
+    (folder / "tokenizer.json").write_text(exported.tokenizer)
+    digests = {
+        f"{name.split('.')[0]}_sha256": sha256(folder / name) for name in ("tokenizer.json", "weights.safetensors")
+    }
+    card = exported.card.model_copy(update=digests)
+    (folder / "encoder.json").write_text(card.model_dump_json(exclude={"run": {"resources"}}))
+    return folder
+
+
+def compare_memory(folder: Path, sizes: tuple[int, int] = (5_000, 50_000)) -> None:
+    """Embed a log and one of ten times the users, and print the largest process of each."""
+    import ray
+
+    from clue_ray.study.session import quieten_ray_data
+    from clue_ray.transfer.embed import embed_users
+
+    peaks = []
+    quieten_ray_data()
+    encoder = saved_encoder(drawn_encoder(pq.read_table(drawn_log(folder, 5000)), "xs", 16), folder / "encoder")
+    for users in sizes:
+        log = drawn_log(folder, users)
+        temporary = tempfile.mkdtemp(prefix="eb-", dir="/tmp")
+        ray.init(num_cpus=2, object_store_memory=200_000_000, include_dashboard=False, log_to_driver=False,
+                 logging_level="error", _temp_dir=temporary)  # fmt: skip
+        watch = Watch()
+        watch.start()
+        start = time.perf_counter()
+        manifest = embed_users(encoder, str(log), str(folder / f"out-{users}"))
+        watch.done.set()
+        peaks.append(watch.peak)
+        taken = time.perf_counter() - start
+        rate = manifest["users"] / taken
+        print(f"{users:8,} users: {taken:6.1f} s, {rate:6.0f} users/s, largest process {watch.peak / 1e6:.0f} MB")
+        ray.shutdown()
+    print(f"memory over ten times the users: {peaks[1] / peaks[0]:.2f}x")
+
+
+def main() -> None:
+    """Parse and run."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("run", nargs="?")
+    parser.add_argument("--events", default="data/completejourney.parquet")
+    parser.add_argument("--users", type=int, default=600)
+    parser.add_argument("--memory", action="store_true")
+    asked = parser.parse_args()
+    torch.set_num_threads(1)
+    if asked.memory:
+        with tempfile.TemporaryDirectory(dir="/tmp") as folder:
+            return compare_memory(Path(folder))
+    events = pq.read_table(asked.events)
+    compare(read_encoder(asked.run) if asked.run else drawn_encoder(events), events, asked.users)
+
+
+if __name__ == "__main__":
+    main()

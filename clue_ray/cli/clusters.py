@@ -1,0 +1,76 @@
+"""The command that hands studies to clusters."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from clue_ray.cli.options import Json, Output, Storage, StudyFile, console
+from clue_ray.errors import SpecError
+
+
+def submit(
+    study: StudyFile,
+    address: Annotated[str | None, typer.Option(help="URL of the cluster's dashboard: http://head:8265.")] = None,
+    storage: Storage = None,
+    follow: Annotated[bool, typer.Option("--follow", help="Show the job's log until it ends.")] = False,
+    status: Annotated[bool, typer.Option("--status", help="Tell how the last submission fares.")] = False,
+    stop: Annotated[bool, typer.Option("--stop", help="Stop it.")] = False,
+    fetch: Annotated[bool, typer.Option("--fetch", help="Bring runs table and report home from storage.")] = False,
+    output: Output = Path("results"),
+    as_json: Json = False,
+) -> None:
+    """Run a study on a Ray cluster as a job; look at it, stop it, or bring home what it has found."""
+    check_choice({"--follow": follow, "--status": status, "--stop": stop, "--fetch": fetch}, address, storage)
+    import clue_ray.submit as jobs
+
+    if fetch:
+        where = storage or jobs.find_submission(study, str(address)).storage
+        return emit_fetched(jobs.fetch_submission(study, where, output).path, where, as_json)
+    if status or stop:
+        found = jobs.find_submission(study, str(address), storage)
+        found = jobs.stop_submission(found) if stop else found
+    else:
+        found = jobs.submit_study(study, str(address), str(storage))
+        if follow:
+            if not as_json:
+                console.print(f"{found.submission_id}: {'submitted' if found.new else 'under way'}", highlight=False)
+            found = jobs.follow_submission(found, (sys.stderr if as_json else sys.stdout).write)
+    if as_json:
+        print(json.dumps(found.to_dict()))
+    else:
+        new = " (submitted)" if found.new else ""
+        words = f"{found.submission_id}: {found.status}{new}\n{found.message}".rstrip()
+        console.print(f"{words}\nStorage: {found.storage}", highlight=False, markup=False, soft_wrap=True)
+    if found.status == "FAILED" or (follow and found.status == "STOPPED"):
+        raise typer.Exit(1)
+
+
+def check_choice(asked: dict[str, bool], address: str | None, storage: str | None) -> None:
+    """Refuse options that contradict each other, or lack a partner."""
+    chosen = [name for name, wanted in asked.items() if wanted]
+    if len(chosen) > 1:
+        raise SpecError(f"{' and '.join(chosen)} are given together; give one of them.")
+    if chosen in ([], ["--follow"]) and not (address and storage):
+        raise SpecError(
+            "submit needs --address URL and --storage URI; only --status, --stop and --fetch need one less."
+        )
+    if chosen == ["--fetch"] and not (address or storage):
+        raise SpecError("--fetch needs --storage URI, or --address URL of the cluster that knows it.")
+    if chosen in (["--status"], ["--stop"]) and not address:
+        raise SpecError(f"{chosen[0]} needs --address URL of the cluster.")
+
+
+def emit_fetched(directory: Path, storage: str, as_json: bool) -> None:
+    """Tell what was brought home."""
+    from clue_ray.study.results import render_runs, select_runs
+
+    table, page = select_runs(directory), directory / "report" / "index.html"
+    if as_json:
+        found = {"directory": str(directory), "storage": storage, "report": str(page) if page.exists() else None}
+        return print(json.dumps(found | {"runs": table["status"].value_counts().to_dict()}))
+    console.print(render_runs(directory, table))
+    words = f"Report: {page}" if page.exists() else "No report yet: it is written when the study ends."
+    console.print(words, highlight=False, markup=False, soft_wrap=True)

@@ -1,0 +1,82 @@
+"""Commands that use a trained encoder: vectors of users, and what they are worth on other tasks."""
+
+import json
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from clue_ray.cli.options import Address, Json, console
+
+RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a finished run, or of its encoder.")]
+
+
+class Precision(StrEnum):
+    """Numbers of a vector."""
+
+    float32 = "float32"
+    float16 = "float16"
+
+
+def embed(
+    run: RunFolder,
+    output: Annotated[str, typer.Option(help="Folder or URI to fill.")],
+    events: Annotated[list[str] | None, typer.Argument(help="Files, folders, globs or URIs; or NAME=FILES.")] = None,
+    columns: Annotated[str | None, typer.Option(help="Renames: user_id=author,text=title")] = None,
+    text: Annotated[str | None, typer.Option(help="Template of the item text; the encoder's when left out.")] = None,
+    spec: Annotated[Path | None, typer.Option(help="YAML file: events, columns, text, services.")] = None,
+    per_service: Annotated[bool, typer.Option("--per-service", help="One vector a user and service.")] = False,
+    precision: Annotated[Precision, typer.Option(help="Numbers of a vector.")] = Precision.float32,
+    since: Annotated[str | None, typer.Option(help="An earlier embedding: only users with new events.")] = None,
+    gpus_per_worker: Annotated[float, typer.Option(min=0, help="GPUs an encoding actor holds; 0: tasks on CPUs.")] = 0,
+    address: Address = None,
+    as_json: Json = False,
+) -> None:
+    """Turn the users of a log into vectors with a trained encoder. The same command again resumes."""
+    from clue_ray.corpus.arguments import make_corpus_spec
+
+    corpus_spec = make_corpus_spec(events or [], columns, text, spec)
+    from clue_ray.transfer.exported import read_encoder
+
+    read_encoder(run)  # a wrong folder is told before Ray starts
+    from clue_ray.study.execute import connect
+    from clue_ray.transfer.embed import embed_users
+
+    settings = {"per_service": per_service, "since": since, "gpus_per_worker": gpus_per_worker}
+    with connect(address):
+        manifest = embed_users(run, corpus_spec, output, precision=precision.value, **settings)  # type: ignore[arg-type]
+    if as_json:
+        return print(json.dumps(manifest))
+    console.print(f"{output}: {manifest['vectors']:,} vectors of {manifest['users']:,} users", highlight=False)
+    for reason, users in manifest["left_out"].items():
+        console.print(f"left out, {reason}: {users:,} users", highlight=False, markup=False)
+    for service, rows in manifest["unknown_services"].items():
+        note = f"service {service!r} is unknown to the encoder: {rows:,} events read under the shared guide token"
+        console.print(note, highlight=False, markup=False)
+
+
+def transfer(
+    run: Annotated[Path, typer.Argument(metavar="RUN|DIR", help="A finished run, or a study directory: all its runs.")],
+    tasks: Annotated[list[Path], typer.Argument(metavar="TASK.yaml...", help="Task files.")],
+    against: Annotated[
+        list[str] | None, typer.Option(help="NAME=RUN, another run's encoder beside it; repeat for several.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Put a trained encoder, or each of a study's, to downstream tasks, features frozen, beside the baselines."""
+    from clue_ray.transfer.tasks import parse_against, read_task
+
+    specs, others = [read_task(task) for task in tasks], parse_against(against or [])
+    from clue_ray.transfer.evaluate import run_task
+    from clue_ray.transfer.runs import evaluate_study
+    from clue_ray.transfer.tables import task_table, task_words
+
+    whole = (run / "owner.json").is_file()
+    found = [evaluate_study(run, spec, others) if whole else [run_task(run, spec, others)] for spec in specs]
+    results = [result for one in found for result in one]
+    if as_json:
+        return print(json.dumps(results))
+    for result in results:
+        console.print(task_table(result))
+        console.print(task_words(result), highlight=False, markup=False)

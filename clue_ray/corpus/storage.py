@@ -1,0 +1,228 @@
+"""Files to and from storage: a folder, or any URI that pyarrow.fs knows.
+
+A place is either. Takes folders and names, gives the same files elsewhere, each there whole or not at all. What storage
+lists is a stranger's word: only names that the caller expects become paths.
+"""
+
+import logging
+import time
+import uuid
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path, PurePosixPath
+from typing import TypeVar
+from urllib.parse import urlsplit
+
+import pyarrow as pa
+import pyarrow.fs
+
+from clue_ray.corpus.files import explain_access
+from clue_ray.errors import StudyError
+from clue_ray.runs import replacing
+
+WAITS = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0)
+"""Seconds between tries while storage refuses, a minute in all."""
+LASTING = (FileExistsError, FileNotFoundError, NotADirectoryError, IsADirectoryError, PermissionError)
+"""What waiting does not mend."""
+COPIES = 8
+"""Files under way at a time."""
+REMEDY = "mend the storage and run the same command again"
+
+logger = logging.getLogger(__name__)
+Returned = TypeVar("Returned")
+
+
+def is_uri(place: str | Path) -> bool:
+    """Tell a URI from a folder."""
+    return "://" in str(place)
+
+
+def resolve_place(place: str) -> str:
+    """Make a folder absolute, `~` the home; a URI stays. For the driver: a trial has a working folder of its own."""
+    return place if is_uri(place) else str(Path(place).expanduser().absolute())
+
+
+def place_below(place: str, name: str) -> str:
+    """Name a file or folder below a folder or URI; a URI keeps its query."""
+    if not is_uri(place):
+        return f"{resolve_place(place)}/{name}"
+    parts = urlsplit(place)
+    return parts._replace(path=f"{parts.path.rstrip('/')}/{name}").geturl()
+
+
+def open_place(place: str | Path) -> tuple[pa.fs.FileSystem, str]:
+    """Return the filesystem of a folder or URI, and the path on it.
+
+    Raises:
+        StudyError: no filesystem is known or reached at the URI, or it holds a password, which would be written down.
+    """
+    if not is_uri(place):
+        return pa.fs.LocalFileSystem(), resolve_place(str(place))
+    if password := urlsplit(str(place)).password:
+        hidden = str(place).replace(password, "...")
+        raise StudyError(f"{hidden} holds a password; give it by the environment, as AWS_SECRET_ACCESS_KEY is.")
+    try:
+        store, path = pa.fs.FileSystem.from_uri(str(place))
+    except (OSError, pa.ArrowException) as error:
+        raise StudyError(
+            f"Storage {place} cannot be used ({explain_access(error)}); give a folder or a URI such as s3://bucket/folder."
+        ) from None
+    return store, path
+
+
+def check_writable(place: str, remedy: str) -> None:
+    """Write and delete an empty file below a folder or URI.
+
+    Args:
+        remedy: what to do when that fails, the end of a sentence.
+
+    Raises:
+        StudyError: it cannot be written.
+    """
+    store, folder = open_place(place)
+    probe = f"{folder}/.probe.{uuid.uuid4().hex}"
+    try:
+        store.create_dir(folder, recursive=True)
+        store.open_output_stream(probe).close()
+        store.delete_file(probe)
+    except (OSError, pa.ArrowException) as error:
+        raise StudyError(f"{place} cannot be written ({explain_access(error)}); {remedy}.") from None
+
+
+def patiently(action: Callable[[], Returned], trouble: str, remedy: str = REMEDY) -> Returned:
+    """Do something to storage, again after ever longer waits while it refuses.
+
+    Args:
+        trouble: what is wrong when it keeps refusing, the beginning of a sentence.
+        remedy: what to do then, its end.
+
+    Raises:
+        StudyError: it refused for a minute, or for a reason that waiting does not mend.
+    """
+    for tries, wait in enumerate((*WAITS, None), start=1):
+        try:
+            return action()
+        except OSError as error:
+            reason = explain_access(error)
+            if wait is None or isinstance(error, LASTING):
+                times = "1 try" if tries == 1 else f"{tries} tries"
+                raise StudyError(f"{trouble} after {times} ({reason}); {remedy}.") from error
+            logger.warning("%s (%s); trying again in %g s.", trouble, reason, wait)
+            time.sleep(wait)
+    raise AssertionError("the last try returns or raises")
+
+
+def list_files(place: str) -> dict[str, tuple[int, int]]:
+    """List the files below a place by their names from there, with their bytes and time of change in nanoseconds.
+
+    Raises:
+        StudyError: storage refused for a minute.
+    """
+    store, base = open_place(place)
+    selector = pa.fs.FileSelector(base, recursive=True, allow_not_found=True)
+    infos = patiently(lambda: store.get_file_info(selector), f"{place} cannot be listed")
+    start = len(base.rstrip("/")) + 1
+    return {info.path[start:]: (info.size, info.mtime_ns or 0) for info in infos if info.type == pa.fs.FileType.File}
+
+
+def push_files(folder: Path, names: Iterable[str], place: str) -> None:
+    """Copy files of a folder to the same names below a place, replacing what is there.
+
+    Raises:
+        StudyError: storage refused for a minute.
+    """
+    store, base = open_place(place)
+
+    def push(name: str) -> None:
+        source = str(folder / name)
+        trouble = f"{name} cannot be written to {place}"
+        patiently(lambda: _replace(store, f"{base}/{name}", lambda path: _copy(source, store, path)), trouble)
+
+    _each(push, names)
+
+
+def write_file(place: str, name: str, content: bytes) -> None:
+    """Write a small file below a place, replacing what is there.
+
+    Raises:
+        OSError: storage refused; nobody has waited.
+    """
+    store, base = open_place(place)
+
+    def write(path: str) -> None:
+        with store.open_output_stream(path) as stream:
+            stream.write(content)
+
+    _replace(store, f"{base}/{name}", write)
+
+
+def _copy(source: str, store: pa.fs.FileSystem, target: str) -> None:
+    here = pa.fs.LocalFileSystem()
+    pa.fs.copy_files(source, target, source_filesystem=here, destination_filesystem=store, use_threads=False)
+
+
+def _replace(store: pa.fs.FileSystem, target: str, write: Callable[[str], None]) -> None:
+    """Write a file that readers see whole or not at all: by rename on disks; elsewhere it appears only once it ends."""
+    if store.type_name not in {"s3", "gcs", "abfs"}:  # whose folders are but parts of names
+        store.create_dir(str(PurePosixPath(target).parent), recursive=True)
+    renames = isinstance(store, pa.fs.LocalFileSystem)
+    written = f"{target}.{uuid.uuid4().hex}.tmp" if renames else target
+    write(written)
+    if renames:
+        store.move(written, target)
+
+
+def fetch_files(place: str, names: Iterable[str], folder: Path) -> None:
+    """Copy files below a place to the same names below a folder, replacing what is there.
+
+    Raises:
+        StudyError: storage refused for a minute, or a file is gone.
+    """
+    store, base = open_place(place)
+
+    def fetch(name: str) -> None:
+        def copy() -> None:
+            with replacing(folder / name) as temporary:
+                here, source = pa.fs.LocalFileSystem(), f"{base}/{name}"
+                pa.fs.copy_files(
+                    source, str(temporary), source_filesystem=store, destination_filesystem=here, use_threads=False
+                )
+
+        patiently(copy, f"{name} cannot be read from {place}")
+
+    _each(fetch, names)
+
+
+def read_file(place: str, name: str) -> bytes | None:
+    """Read a small file below a place; None where there is none.
+
+    Raises:
+        StudyError: storage refused for a minute.
+    """
+    return patiently(lambda: read_now(place, name), f"{name} cannot be read from {place}")
+
+
+def read_now(place: str, name: str) -> bytes | None:
+    """Read a small file below a place; None where there is none.
+
+    Raises:
+        OSError: storage refused; nobody has waited.
+    """
+    store, base = open_place(place)
+    if store.get_file_info(f"{base}/{name}").type != pa.fs.FileType.File:
+        return None
+    with store.open_input_stream(f"{base}/{name}") as stream:
+        return bytes(stream.read())
+
+
+def delete_file(place: str, name: str) -> None:
+    """Delete a file below a place, where there is one."""
+    store, base = open_place(place)
+    if store.get_file_info(f"{base}/{name}").type == pa.fs.FileType.File:
+        store.delete_file(f"{base}/{name}")
+
+
+def _each(action: Callable[[str], None], names: Iterable[str]) -> None:
+    with ThreadPoolExecutor(COPIES) as pool:
+        for _ in pool.map(action, names):
+            pass

@@ -1,0 +1,104 @@
+"""Looks at a Ray cluster's job server before anything is sent there: does it answer, let us in, run what we run?"""
+
+import json
+import platform
+import urllib.error
+import urllib.request
+from typing import Any
+from urllib.parse import urlparse
+
+import aiohttp
+import ray
+import requests
+from ray._private.authentication.authentication_token_setup import maybe_enable_token_auth_if_token_available
+from ray._private.authentication.http_token_authentication import get_auth_headers_if_auth_enabled
+from ray.exceptions import AuthenticationError
+
+from clue_ray.errors import ClusterError
+
+ANSWER_SECONDS = 10.0
+CODE_TROUBLES = (
+    OSError, RuntimeError, ValueError, AuthenticationError, aiohttp.ClientError, requests.exceptions.RequestException
+)  # fmt: skip
+"""What Ray's client raises when its server is gone, refuses or answers something else."""
+
+
+def check_server(address: str) -> str:
+    """Return the URL of a cluster's job server, once it has answered, accepted our token and proved to run what we run.
+
+    Raises:
+        ClusterError: it has not.
+    """
+    url = dashboard_url(address)
+    maybe_enable_token_auth_if_token_available(warn_if_disabled=False)  # as Ray's own commands do
+    headers = get_auth_headers_if_auth_enabled({})
+    found = ask(url, "/api/version", headers).get("ray_version")
+    if not found:
+        raise no_dashboard(f"{url}/api/version")
+    metadata = ask(url, "/api/v0/cluster_metadata", headers).get("data") or {}
+    check_versions(str(found), str(metadata.get("pythonVersion", "")), url)
+    return url
+
+
+def dashboard_url(address: str) -> str:
+    """Make an address a URL; refuse what is none of a dashboard."""
+    url = (address if "://" in address else f"http://{address}").rstrip("/")
+    parts = urlparse(url)
+    if parts.password:
+        raise ClusterError("--address holds a password; give a token by RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH instead.")
+    if parts.scheme not in {"http", "https"} or not parts.hostname:
+        raise ClusterError(
+            f"--address is {address!r}; give the dashboard's, such as http://head:8265, not Ray's own or a client's."
+        )
+    return url
+
+
+def ask(url: str, path: str, headers: dict[str, str]) -> dict[str, Any]:
+    """Read a JSON answer of the job server."""
+    request = urllib.request.Request(url + path, headers=headers)
+    try:
+        with urllib.request.urlopen(request, timeout=ANSWER_SECONDS) as answer:
+            document = json.loads(answer.read())
+    except urllib.error.HTTPError as error:
+        if error.code in (401, 403):
+            raise ClusterError(explain_token(url, error.code, bool(headers))) from None
+        raise no_dashboard(f"{url}{path}", f"status {error.code}") from None
+    except ValueError:
+        raise no_dashboard(f"{url}{path}", "no JSON") from None
+    except OSError as error:
+        reason = getattr(error, "reason", error) or type(error).__name__
+        raise ClusterError(
+            f"No Ray dashboard can be reached: tried {url}{path} ({reason}); give --address the dashboard's URL, such "
+            "as http://head:8265, and open a tunnel or port-forward where it listens on its own machine only."
+        ) from None
+    except Exception as error:  # http.client raises its own kinds where something else than HTTP answers
+        raise no_dashboard(f"{url}{path}", f"{type(error).__name__}") from None
+    return document if isinstance(document, dict) else {}
+
+
+def no_dashboard(tried: str, reason: str = "another answer") -> ClusterError:
+    """Say that something answers, but no job server."""
+    return ClusterError(
+        f"What answers at {tried} is no Ray dashboard ({reason}); give --address the dashboard's URL, port 8265 unless "
+        "the cluster was started with another."
+    )
+
+
+def explain_token(url: str, status: int, sent: bool) -> str:
+    """Say why a cluster did not let us in, without the token."""
+    what = "refuses the token that was sent" if sent else "asks for a token, and none was found"
+    return (
+        f"{url} {what} (status {status}); set RAY_AUTH_TOKEN, or RAY_AUTH_TOKEN_PATH to a file with it, or write it to "
+        "~/.ray/auth_token, and set RAY_AUTH_MODE=token."
+    )
+
+
+def check_versions(ray_version: str, python_version: str, url: str) -> None:
+    """Refuse a cluster with another Ray, or another minor version of Python, than ours: pickles travel between them."""
+    ours = platform.python_version()
+    same_python = python_version.split(".")[:2] == ours.split(".")[:2] or not python_version
+    if ray_version != ray.__version__ or not same_python:
+        raise ClusterError(
+            f"{url} runs Ray {ray_version} on Python {python_version or 'unknown'}, this machine Ray {ray.__version__} "
+            f"on Python {ours}; install the cluster's versions here, or ours there."
+        )

@@ -1,0 +1,146 @@
+"""Runs beyond the grid: `--grow BUDGET` continues the study's axes where that most narrows one prediction.
+
+Candidates are the points of the same grids, each axis of scale continued by two steps; those count that a joint law
+over the axes expects on the compute frontier. Which of them to train is chosen by `scaling/growth.py`, a few at a time:
+the laws are fitted anew after each round.
+"""
+
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from clue_ray.compute import train_flops
+from clue_ray.corpus.store import Corpus
+from clue_ray.errors import ClueRayError, StudyError
+from clue_ray.runs import Runs, write_json
+from clue_ray.scaling.analysis import FEWEST, analyse
+from clue_ray.scaling.axes import joint_fit
+from clue_ray.scaling.fit import Fit
+from clue_ray.scaling.growth import choose_runs
+from clue_ray.spec import LADDER, RunSpec, StudySpec
+from clue_ray.study.grid import BUDGETS, list_points
+from clue_ray.study.grown import Grown
+from clue_ray.study.plan import check_batch, check_run
+from clue_ray.study.workload import Workload
+from clue_ray.training.progress import describe_run
+
+FURTHER = 100.0
+"""How far beyond the largest run of the grid the prediction lies, as a factor on compute, where none is named."""
+STEPS_BEYOND = 2
+SCALES = ("sequence_length", "corpus_users", "train.global_batch_size", "train.steps", "train.users_seen")
+REAL_SCALES = ("train.train_flops", BUDGETS)
+
+
+class Growth(NamedTuple):
+    """What is asked: a budget for all added runs together, and the compute whose loss is to be predicted; FLOP."""
+
+    budget: float
+    at: float | None = None
+
+
+def grow(
+    study: StudySpec,
+    corpus: Corpus,
+    directory: Path,
+    growth: Growth,
+    train: Callable[[], tuple[Runs, int]],
+) -> Runs:
+    """Add runs in rounds until the budget is spent or no run within it helps; return the runs table.
+
+    Args:
+        train: trains what the study lacks; returns the runs table and how many runs go at once.
+
+    Raises:
+        StudyError: the runs so far support no prediction to narrow.
+    """
+    runs, at_once = train()
+    candidates = list_candidates(study, corpus)
+    while True:
+        grown, analysis = Grown.read(directory), analyse(runs, study.fit.laws, study.fit.hold_out)
+        if analysis.silence:
+            raise StudyError(f"--grow has no prediction to narrow. {analysis.silence}")
+        grown.at = growth.at or grown.at or FURTHER * float(analysis.points["train_flops"].max())
+        speaker = analysis.fits[analysis.preferred]
+        prediction = speaker.predict(train_flops=grown.at)
+        grown.intervals.append([prediction.low, prediction.high])
+        chosen = next_runs(analysis.points, speaker, candidates, growth.budget - grown.spent, grown.at)[:at_once]
+        grown.runs += chosen
+        write_json(directory / "grown.json", asdict(grown))
+        if not chosen:
+            return runs
+        runs, at_once = train()
+
+
+def next_runs(
+    points: pd.DataFrame, speaker: Fit, candidates: pd.DataFrame, budget: float, at: float
+) -> list[dict[str, Any]]:
+    """Choose runs to add within a budget, the most telling first: point and train_flops of each.
+
+    Args:
+        points: the runs that are done, as `Analysis.points`.
+        speaker: the law that predicts.
+        candidates: columns run_id, point, train_flops and the study's axes; runs that are done are passed over.
+    """
+    table = on_frontier(candidates[~candidates["run_id"].isin(points["run_id"])], points)
+    best = points[points["frontier"]]
+    fitted = best if (~best["held_out"]).sum() >= FEWEST else points
+    x, places = (frame["train_flops"].to_numpy(dtype=float) for frame in (fitted, table))
+    chosen, _ = choose_runs(speaker, x, places, budget, at)
+    return [dict(row) for row in table.iloc[chosen][["point", "train_flops"]].to_dict("records")]
+
+
+def list_candidates(study: StudySpec, corpus: Corpus) -> pd.DataFrame:
+    """List the runs of the continued grids: columns known before training, point, steps and train_flops."""
+    workload, rows = Workload(corpus), []
+    for point, run in list_points(continue_axes(study)):
+        try:
+            check_batch(run)
+            check_run(run, workload)
+        except ClueRayError:  # the log ends before the axis does
+            continue
+        rows.append({**describe_run(run, corpus, study.evaluation, study.name), "point": point, **count(run, workload)})
+    return pd.DataFrame(rows).drop_duplicates("run_id")
+
+
+def count(run: RunSpec, workload: Workload) -> dict[str, float]:
+    """Count a run's steps and FLOPs before it is trained."""
+    steps = workload.steps(run)
+    return {"steps": steps, "train_flops": float(train_flops(run.encoder, workload.step(run).asked) * steps)}
+
+
+def on_frontier(candidates: pd.DataFrame, done: pd.DataFrame) -> pd.DataFrame:
+    """Keep the candidates that no run with at most as much compute is expected to beat.
+
+    Raises:
+        StudyError: no joint law over the axes can be fitted, so nothing can be expected.
+    """
+    found = joint_fit(done)
+    if found is None:
+        raise StudyError("--grow needs a law over the study's axes, and the runs support none; add runs to the grid.")
+    expected = found[0].expected(candidates)
+    flops = done["train_flops"].to_numpy(dtype=float)
+    best = [float(done["loss"][flops <= flop].min()) for flop in candidates["train_flops"]]
+    return candidates[expected <= np.array(best, dtype=float)]
+
+
+def continue_axes(study: StudySpec) -> StudySpec:
+    """Continue every axis of scale; other axes, and those that move together, stay."""
+    grids = [{axis: continue_axis(axis, values) for axis, values in grid.items()} for grid in study.grids]
+    return study.model_copy(update={"axes": grids})
+
+
+def continue_axis(axis: str, values: list[Any]) -> list[Any]:
+    """Continue an axis of scale by two steps: the next rungs of the ladder, or the last ratio again."""
+    if axis == "encoder.size":
+        rungs = [name for name in LADDER if not name.startswith("clue-")]
+        last = max((rungs.index(value) for value in values if value in rungs), default=len(rungs))
+        return [*values, *rungs[last + 1 : last + 1 + STEPS_BEYOND]]
+    if axis not in (*SCALES, *REAL_SCALES) or len(values) < 2:
+        return values
+    *_, below, last = sorted(map(float, values))
+    further = [last * (last / below) ** step for step in range(1, STEPS_BEYOND + 1)]
+    return [*values, *(further if axis in REAL_SCALES else map(round, further))]

@@ -1,0 +1,299 @@
+"""A study as a job of a Ray cluster: submitted, followed, stopped, brought home, through Ray's Jobs API.
+
+What travels is this package's code and the study file. Data and results never do: logs, corpora and runs lie on
+storage that the cluster reads and writes with its own credentials.
+"""
+
+import asyncio
+import logging
+import re
+import shlex
+import shutil
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient
+
+from clue_ray.corpus.events import logs_of
+from clue_ray.corpus.files import SCHEMES
+from clue_ray.corpus.storage import is_uri, open_place
+from clue_ray.documents import fingerprint
+from clue_ray.errors import ClusterError, SpecError
+from clue_ray.jobserver import CODE_TROUBLES, check_server
+from clue_ray.spec import CorpusSpec, StudySpec, read_study
+from clue_ray.study.directory import StudyDirectory
+from clue_ray.study.mirror import fetch_study
+from clue_ray.study.results import current_runs
+
+PACKAGE = Path(__file__).parent
+MOST_BYTES = 10_000_000
+"""Code and study take a few hundred kilobytes; whatever takes more is data by mistake."""
+EXCLUDES = ["**/__pycache__/**", "*.pyc"]
+START_SECONDS, STOP_SECONDS = 60.0, 60.0
+"""Longest waits for a cluster that is starting, and for a job that is ending."""
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Submission:
+    """One attempt at a study on a cluster, as its job server knows it."""
+
+    submission_id: str
+    study: str
+    status: str
+    "PENDING, RUNNING, STOPPED, SUCCEEDED or FAILED"
+    storage: str
+    address: str
+    message: str = ""
+    started_at: int | None = None
+    "milliseconds since 1970"
+    ended_at: int | None = None
+    exit_code: int | None = None
+    new: bool = False
+    "submitted by this command"
+
+    @property
+    def is_over(self) -> bool:
+        """Tell whether it runs no more."""
+        return JobStatus(self.status).is_terminal()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what `--json` prints."""
+        return asdict(self)
+
+
+def submit_study(file: str | Path, address: str, storage: str) -> Submission:
+    """Submit a study to the cluster whose dashboard is at `address`; one that is under way is not submitted again.
+
+    Everything that can be known to fail is looked at before anything is uploaded.
+
+    Raises:
+        SpecError: the study names logs or folders that only this machine has, or storage that no cluster can reach.
+        ClusterError: the cluster does not answer, refuses the token, or runs another Ray or Python.
+    """
+    study = read_study(file)
+    check_portable(study, storage)
+    check_package(PACKAGE)
+    client = open_client(address)
+    attempts = find_attempts(client, study, storage)
+    if attempts and not attempts[-1].status.is_terminal():
+        return describe(attempts[-1], address)
+    base = f"clue-{study.name}-{fingerprint([digest(study), storage])[:8]}"
+    tried = [int(match[1] or 1) for job in attempts if (match := attempt_of(base, str(job.submission_id)))]
+    submission_id = f"{base}-{max(tried) + 1}" if tried else base
+    job = {
+        "entrypoint": write_entrypoint(storage, submission_id),
+        "submission_id": submission_id,
+        "metadata": {
+            "study": study.name,
+            "study_digest": digest(study),
+            "storage": storage,
+            "clue_ray_version": version("clue-ray"),
+        },
+        "entrypoint_num_cpus": 0,
+    }
+    with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryDirectory() as beside:
+        shutil.copyfile(file, Path(folder) / "study.yaml")
+        shipped = {"working_dir": folder, "py_modules": code_to_ship(Path(beside)), "excludes": EXCLUDES}
+        submit_job(client, {**job, "runtime_env": shipped})
+    return describe(client.get_job_info(submission_id), address, new=True)
+
+
+def submit_job(client: JobSubmissionClient, job: dict[str, Any]) -> None:
+    """Upload and submit; wait for a cluster that has just started.
+
+    Raises:
+        ClusterError: the job server refused, with its first words.
+    """
+    deadline = time.monotonic() + START_SECONDS
+    while True:
+        try:
+            client.submit_job(**job)
+            return
+        except CODE_TROUBLES as error:
+            words = str(error).strip().splitlines()[0].rstrip(".") if str(error).strip() else type(error).__name__
+            if "No available agent" not in words or time.monotonic() > deadline:
+                raise ClusterError(
+                    f"The job server refused {job['submission_id']} ({words}); look at its logs."
+                ) from None
+            time.sleep(2.0)
+
+
+def write_entrypoint(storage: str, submission_id: str) -> str:
+    """Write the command that the cluster's head runs.
+
+    Each attempt has a working folder of its own there, outside the runtime environment's, which Ray clears away.
+    """
+    command = ["python", "-m", "clue_ray", "run", "study.yaml", "--address", "auto", "--storage", storage]
+    return f'{shlex.join(command)} --output "${{TMPDIR:-/tmp}}/{submission_id}"'
+
+
+def attempt_of(base: str, submission_id: str) -> re.Match[str] | None:
+    """Match the id of an attempt: the base, numbered from the second on."""
+    return re.fullmatch(rf"{re.escape(base)}(?:-(\d+))?", submission_id)
+
+
+def digest(study: StudySpec) -> str:
+    """Fingerprint a study as its file says it."""
+    return fingerprint(study.model_dump(mode="json"))
+
+
+def code_to_ship(folder: Path) -> list[str]:
+    """List what makes this package importable elsewhere, installed or not: its code, and the name of its version.
+
+    Args:
+        folder: where to write the latter, as an installed package has it.
+    """
+    written = folder / f"clue_ray-{version('clue-ray')}.dist-info"
+    written.mkdir()
+    (written / "METADATA").write_text(f"Metadata-Version: 2.1\nName: clue-ray\nVersion: {version('clue-ray')}\n")
+    return [str(PACKAGE), str(written)]
+
+
+def check_portable(study: StudySpec, storage: str) -> None:
+    """Refuse places that a cluster cannot find: relative ones, and storage with a password in it.
+
+    Raises:
+        SpecError: the study or --storage names one.
+        StudyError: a URI holds a password.
+    """
+    places = {"--storage": storage, "resources.checkpoints": study.resources.checkpoints}
+    if isinstance(study.corpus, CorpusSpec):
+        logs = [place for log in logs_of(study.corpus) for place in log.places]
+        places |= {f"corpus.events {place}": place for place in logs} | {"corpus.tokenizer": study.corpus.tokenizer}
+    else:
+        places["corpus"] = study.corpus
+    for name, place in places.items():
+        if place is None:
+            continue
+        scheme = place.split("://")[0] if is_uri(place) else ""
+        if scheme and scheme not in SCHEMES:
+            raise SpecError(f"{name} has the unknown scheme {scheme!r}; use {', '.join(SCHEMES)}.")
+        if "@" in place:
+            open_place(place)
+        if not scheme and not Path(place).is_absolute():
+            raise SpecError(
+                f"{name} is {place!r}, a path of this machine's working folder, which no cluster sees; give a URI such "
+                "as s3://bucket/folder, or the absolute path of a disk that all nodes share."
+            )
+
+
+def check_package(package: Path) -> None:
+    """Refuse to ship a package that has grown by something else than code."""
+    files = [file for file in package.rglob("*") if file.is_file() and "__pycache__" not in file.parts]
+    size = sum(file.stat().st_size for file in files)
+    if size > MOST_BYTES:
+        largest = max(files, key=lambda file: file.stat().st_size)
+        raise ClusterError(
+            f"The package to ship, {package}, holds {size:,} bytes, more than {MOST_BYTES:,}; move data such as "
+            f"{largest} out of it."
+        )
+
+
+def open_client(address: str) -> JobSubmissionClient:
+    """Return a client of a cluster's job server that has answered, accepted the token and runs what we run."""
+    url = check_server(address)
+    for name in ("dashboard.modules.dashboard_sdk", "dashboard.modules.job.sdk", "_private.runtime_env.packaging"):
+        logging.getLogger(f"ray.{name}").setLevel(logging.WARNING)
+    try:
+        return JobSubmissionClient(url)
+    except CODE_TROUBLES as error:
+        raise ClusterError(f"The job server at {url} refused ({str(error).splitlines()[0]}).") from None
+
+
+def find_attempts(client: JobSubmissionClient, study: StudySpec, storage: str | None) -> list[JobDetails]:
+    """List the jobs that were submitted for a study, the last one last; jobs of the same file before other versions.
+
+    Args:
+        storage: only those with this storage; with any when omitted.
+    """
+    jobs = [job for job in client.list_jobs() if job.submission_id and (job.metadata or {}).get("study") == study.name]
+    if storage is not None:
+        jobs = [job for job in jobs if job.metadata["storage"] == storage]
+        jobs = [job for job in jobs if job.metadata["study_digest"] == digest(study)]
+    same = digest(study)
+    return sorted(jobs, key=lambda job: (job.metadata["study_digest"] == same, job.start_time or 0))
+
+
+def describe(job: JobDetails, address: str, new: bool = False) -> Submission:
+    """Read what the job server says of an attempt."""
+    return Submission(
+        submission_id=str(job.submission_id),
+        study=job.metadata["study"],
+        status=job.status.value,
+        storage=job.metadata["storage"],
+        address=address,
+        message=(job.message or "").strip().split("\n")[-1],  # of a failed one, the last line of its log
+        started_at=job.start_time,
+        ended_at=job.end_time,
+        exit_code=job.driver_exit_code,
+        new=new,
+    )
+
+
+def find_submission(file: str | Path, address: str, storage: str | None = None) -> Submission:
+    """Find the last attempt at a study on a cluster.
+
+    Raises:
+        ClusterError: the cluster does not answer, or knows none.
+    """
+    study = read_study(file)
+    attempts = find_attempts(open_client(address), study, storage)
+    if not attempts:
+        raise ClusterError(f"{address} knows no submission of study {study.name}; submit it, or look at --address.")
+    return describe(attempts[-1], address)
+
+
+def follow_submission(submission: Submission, say: Say) -> Submission:
+    """Hand on the job's log as it grows until it ends; return how it ended.
+
+    Raises:
+        ClusterError: the connection was lost; the job goes on without us.
+    """
+    client = open_client(submission.address)
+
+    async def tail() -> None:
+        async for text in client.tail_job_logs(submission.submission_id):
+            say(text)
+
+    try:
+        asyncio.run(tail())
+        job = client.get_job_info(submission.submission_id)
+    except CODE_TROUBLES as error:
+        raise lost(submission, str(error).splitlines()[0] if str(error) else type(error).__name__) from None
+    if not job.status.is_terminal():
+        raise lost(submission, "the log ended before the job did")
+    return describe(job, submission.address)
+
+
+def lost(submission: Submission, reason: str) -> ClusterError:
+    """Say that a job is out of sight, not over."""
+    return ClusterError(
+        f"The connection to {submission.address} was lost ({reason}); {submission.submission_id} may go on: the same "
+        "command with --follow looks again."
+    )
+
+
+def stop_submission(submission: Submission) -> Submission:
+    """Stop the job, if it runs, and wait until it has ended; the same study submitted again resumes."""
+    client = open_client(submission.address)
+    if not submission.is_over:
+        client.stop_job(submission.submission_id)
+    deadline = time.monotonic() + STOP_SECONDS
+    while not (job := client.get_job_info(submission.submission_id)).status.is_terminal():
+        if time.monotonic() > deadline:
+            raise ClusterError(f"{submission.submission_id} has not ended within {STOP_SECONDS:g} s; look at --status.")
+        time.sleep(0.5)
+    return describe(job, submission.address)
+
+
+def fetch_submission(file: str | Path, storage: str, output: str | Path) -> StudyDirectory:
+    """Bring a study's table as it stands, its curves and its report home from storage; the cluster is not asked."""
+    directory = fetch_study(storage, read_study(file).name, output)
+    current_runs(directory.path).write(directory.path)
+    return directory

@@ -1,0 +1,193 @@
+"""Users of a log to vectors with Ray Data: one a user, or one a user and service.
+
+Takes an exported encoder and a log of any size, gives `Parts` and a manifest. The log is read by the corpus's own
+reader, users are gathered into buckets by a hash of their id, and each bucket is one task that encodes its distinct
+items once and writes one part. A part that is there is not made again.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import ray
+import ray.data
+from ray.exceptions import RayError
+
+from clue_ray.corpus.prepare import MAX_TASKS, small_shuffle_tasks, source_key
+from clue_ray.corpus.reading import Reading, plan_reading
+from clue_ray.documents import fingerprint
+from clue_ray.errors import EventLogError, StudyError
+from clue_ray.spec import CorpusSpec
+from clue_ray.transfer.exported import EncoderCard, Exported, read_encoder
+from clue_ray.transfer.inference import UserEncoder
+from clue_ray.transfer.parts import Parts
+from clue_ray.transfer.writing import EmbedPlan, Precision, rows_of_part, write_parts
+
+BYTES_A_PART, MIN_PARTS, MAX_PARTS = 1_000_000, 16, 4096
+
+
+def embed_users(
+    run: str | Path,
+    events: CorpusSpec | str | Sequence[str],
+    output: str,
+    *,
+    per_service: bool = False,
+    precision: Precision = "float32",
+    since: str | None = None,
+    gpus_per_worker: float = 0,
+) -> dict[str, Any]:
+    """Embed every user of a log and return the manifest; needs a Ray session. The same call again resumes.
+
+    Args:
+        run: folder of the run, or of the encoder it left.
+        events: files, folders, globs or URIs; or a corpus section, whose events, columns, text and services count.
+            Columns and text are the encoder's own where none are given.
+        output: folder or URI to fill, see `parts`.
+        per_service: one vector a user and service, not their mean a user (`UserEncoder.encode`).
+        since: manifest or output of an embedding of the same log in an earlier state, by the same encoder: only users
+            whose encoded events differ from then are embedded.
+        gpus_per_worker: share of a GPU an encoding actor holds; none encodes in tasks on CPUs.
+
+    Raises:
+        StudyError: the encoder, the earlier embedding or the output cannot serve.
+        EventLogError: the log cannot be read.
+    """
+    exported = read_encoder(run)
+    spec = reading_spec(events, exported.card)
+    reading = plan_reading(spec.model_copy(update={"services": None}))
+    earlier = read_manifest(since, exported.card) if since else None
+    settings = {"services": spec.services, "per_service": per_service, "precision": precision}
+    made_of = {"encoder_digest": exported.card.digest, "log_digest": source_key(reading), **settings}
+    key = fingerprint({**made_of, "since": earlier and earlier["key"]})
+    parts = Parts(output)
+    if manifest := parts.claim(key):
+        return manifest
+    before = Parts(earlier["place"]) if earlier else None
+    buckets = earlier["parts"] if earlier else number_of_parts(reading)
+    device = "cuda" if gpus_per_worker else "cpu"
+    done = frozenset(parts.numbers())
+    plan = EmbedPlan(parts, buckets, spec.services, per_service, precision, before, device, done)
+    make_parts(reading, exported, plan, gpus_per_worker)
+    manifest = describe(exported, made_of, plan, key, earlier)
+    parts.write_json("manifest.json", manifest)
+    return manifest
+
+
+def reading_spec(events: CorpusSpec | str | Sequence[str], card: EncoderCard) -> CorpusSpec:
+    """Say how a log is read: as the encoder's own was, where nothing else is given."""
+    spec = events if isinstance(events, CorpusSpec) else CorpusSpec.parse({"events": events}, "events")
+    own = {"text": card.text, "columns": card.columns}
+    update = {name: value for name, value in own.items() if name not in spec.model_fields_set}
+    reading = CorpusSpec(**{name: getattr(spec, name) for name in ("services", "max_text_length")}, events="unused")
+    return reading.model_copy(update={"events": spec.events, "text": spec.text, "columns": spec.columns, **update})
+
+
+def read_manifest(since: str, card: EncoderCard) -> dict[str, Any]:
+    """Read the manifest of a finished embedding by the same encoder, given by its file or its place."""
+    place = since.removesuffix("manifest.json").rstrip("/") if since.endswith("manifest.json") else since
+    manifest = Parts(place).read_json("manifest.json")
+    if manifest is None:
+        raise StudyError(f"{since} is no finished embedding (no manifest.json); give the --output of one that ended.")
+    if manifest["encoder_digest"] != card.digest:
+        raise StudyError(
+            f"The embedding at {since} is by encoder {manifest['encoder_digest']}, this is {card.digest}; leave "
+            "--since out to embed all users anew."
+        )
+    return manifest | {"place": place}
+
+
+def number_of_parts(reading: Reading) -> int:
+    """Choose the parts by the log's size alone, so that a bucket fits a task whatever the log's."""
+    return min(MAX_PARTS, max(MIN_PARTS, -(-sum(file.size for file in reading.files) // BYTES_A_PART)))
+
+
+def make_parts(reading: Reading, exported: Exported, plan: EmbedPlan, gpus_per_worker: float) -> None:
+    """Run the pipeline: read, gather users, encode and write."""
+    inputs = {"reading": ray.put(reading), "plan": ray.put(plan)}
+    parts = len(reading.parts)
+    rows = (
+        ray.data.range(parts, override_num_blocks=min(parts, MAX_TASKS))
+        .map_batches(user_rows, batch_size=None, fn_kwargs=inputs)
+        .repartition(plan.buckets, keys=["bucket"])
+    )
+    given = {"exported": ray.put(exported), "plan": inputs["plan"]}
+    shape: dict[str, Any] = {"batch_format": "pyarrow", "batch_size": None}
+    if gpus_per_worker:
+        actors = max(1, int(ray.cluster_resources().get("GPU", 0) / gpus_per_worker))
+        pool = ray.data.ActorPoolStrategy(min_size=1, max_size=actors)
+        made = rows.map_batches(
+            PartEncoder, compute=pool, num_gpus=gpus_per_worker, fn_constructor_kwargs=given, **shape
+        )
+    else:
+        made = rows.map_batches(encode_partition, fn_kwargs=given, **shape)
+    try:
+        with small_shuffle_tasks():
+            for _ in made.iter_batches(batch_size=None, batch_format="pyarrow"):
+                pass
+    except RayError as error:
+        raise explain_failure(error) from error
+
+
+def explain_failure(error: RayError) -> Exception:
+    """Turn our own error on a worker, of which Ray keeps the words, into itself; others stay as they are."""
+    kinds: dict[str, type[Exception]] = {"EventLogError": EventLogError, "StudyError": StudyError}
+    said = re.findall(r"^\s*(?:[\w.]+\.)?(EventLogError|StudyError): (.+)$", str(error), re.MULTILINE)
+    return kinds[said[-1][0]](said[-1][1]) if said else error
+
+
+def user_rows(
+    batch: dict[str, Any], reading: "ray.ObjectRef[Reading]", plan: "ray.ObjectRef[EmbedPlan]"
+) -> Iterator[pa.Table]:
+    """Read some parts of the log, by number, to USER_ROWS."""
+    whole, asked = ray.get(reading), ray.get(plan)
+    for index in batch["id"].tolist():
+        yield from rows_of_part(whole.parts[index], whole, asked)
+
+
+def encode_partition(rows: pa.Table, exported: "ray.ObjectRef[Exported]", plan: "ray.ObjectRef[EmbedPlan]") -> pa.Table:
+    """Write the parts of one partition of the shuffle, in a task; the encoder stays in the process for the next."""
+    return write_parts(rows, _loaded(exported), ray.get(plan))
+
+
+@lru_cache(maxsize=1)
+def _loaded(exported: "ray.ObjectRef[Exported]") -> UserEncoder:
+    return UserEncoder(ray.get(exported))
+
+
+class PartEncoder:
+    """Writes the parts of partitions, in an actor that holds a GPU."""
+
+    def __init__(self, exported: "ray.ObjectRef[Exported]", plan: "ray.ObjectRef[EmbedPlan]"):
+        self.plan: EmbedPlan = ray.get(plan)
+        self.encoder = UserEncoder(ray.get(exported), self.plan.device)
+
+    def __call__(self, rows: pa.Table) -> pa.Table:
+        """Write the parts of one partition."""
+        return write_parts(rows, self.encoder, self.plan)
+
+
+def describe(
+    exported: Exported, made_of: dict[str, Any], plan: EmbedPlan, key: str, earlier: dict[str, Any] | None
+) -> dict[str, Any]:
+    """Sum up the parts for the manifest."""
+    card, summaries = exported.card, plan.parts.summaries()
+    totals = {name: sum(part[name] for part in summaries) for name in ("rows", "rows_without_user", "users", "vectors")}
+    counts = {
+        name: sum((Counter(part[name]) for part in summaries), Counter()) for name in ("left_out", "unknown_services")
+    }
+    return {
+        "key": key,
+        **made_of,
+        "run_id": card.run_id,
+        "corpus_digest": card.corpus_digest,
+        "width": card.run.encoder.output_width,
+        "sequence_length": card.run.sequence_length,
+        "parts": plan.buckets,
+        "since": earlier and earlier["key"],
+        **totals,
+        **{name: dict(sorted(counter.items())) for name, counter in counts.items()},
+    }

@@ -1,0 +1,194 @@
+"""A task put to an encoder: every method's scores beside each other, with intervals and paired differences.
+
+Takes a run and a task, gives one JSON-able result. One idea: methods differ in what they know of a user (`features`);
+users, labels, what reads the features and how it is judged are the same for all.
+"""
+
+import json
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from clue_ray.corpus.reading import Reading
+from clue_ray.documents import fingerprint
+from clue_ray.runs import write_json
+from clue_ray.transfer import features, scores
+from clue_ray.transfer.examples import Examples, make_examples, read_events
+from clue_ray.transfer.exported import find_encoder
+from clue_ray.transfer.heads import base_scores, fit_head
+from clue_ray.transfer.histories import Histories
+from clue_ray.transfer.inference import UserEncoder, load_encoder
+from clue_ray.transfer.leaks import check_inputs, check_pretraining
+from clue_ray.transfer.scratch import train_from_scratch
+from clue_ray.transfer.tasks import TaskSpec
+
+EVALUATION = 1
+"""Bump when the same task and encoder would be scored otherwise."""
+
+Matrix = NDArray[np.float64]
+Judged = dict[str, Callable[[NDArray[np.int64]], float]]
+"""Of each measure, its value over users by index."""
+
+
+def run_task(run: str | Path, task: TaskSpec, against: Mapping[str, str | Path] | None = None) -> dict[str, Any]:
+    """Put a task to a run's encoder, beside the baselines; return and keep the result, or return what is kept.
+
+    It is kept in the folder of the encoder, below `transfer/`, by what it was made from.
+
+    Args:
+        against: further encoders to set beside it: name -> folder of their run.
+
+    Raises:
+        SpecError: the task cannot be meant, has too few users, or leaks.
+        StudyError: there is no encoder.
+        EventLogError: the log cannot be read.
+    """
+    encoder = load_encoder(run)
+    others = {name: load_encoder(place) for name, place in (against or {}).items()}
+    events, reading = read_events(task)
+    key = result_key(encoder, others, task, reading)
+    file = find_encoder(Path(run)).parent / "transfer" / f"{task.name}-{key}.json"
+    if file.is_file():
+        return read_result(file)
+    examples = make_examples(task, events)
+    check_inputs(task, examples, events)
+    for one in (encoder, *others.values()):
+        check_pretraining(task, examples, one.card)
+    test = examples.rows("test")
+    judged = (judge_retrieval if task.retrieval else judge_heads)(task, examples, encoder, others)
+    result = {
+        "key": key,
+        "task": task.name,
+        "kind": task.kind,
+        "run_id": encoder.card.run_id,
+        "encoder_digest": encoder.card.digest,
+        "users": {part: len(examples.rows(part)) for part in ("train", "validation", "test")},
+        "labels": len(examples.names),
+        "left_out": examples.left_out,
+        "methods": summarise(judged, len(test) if not task.retrieval else min(len(test), task.retrieval.candidates)),
+    }
+    write_json(file, result)
+    return result
+
+
+def read_result(file: Path) -> dict[str, Any]:
+    """Read a kept result."""
+    result: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    return result
+
+
+def result_key(encoder: UserEncoder, others: dict[str, UserEncoder], task: TaskSpec, reading: Reading) -> str:
+    """Fingerprint what a result is made from: encoders, task and log."""
+    files = [(file.path, file.size, file.changed) for file in reading.files]
+    digests = [encoder.card.digest, {name: other.card.digest for name, other in others.items()}]
+    return fingerprint([EVALUATION, digests, task.model_dump(mode="json"), files])
+
+
+def judge_heads(
+    task: TaskSpec, examples: Examples, encoder: UserEncoder, others: dict[str, UserEncoder]
+) -> dict[str, Judged]:
+    """Judge what heads read from each method's features, and what is best without any."""
+    histories = Histories(examples.inputs, encoder.exported)
+    train = examples.rows("train")
+    known: dict[str, list[Matrix]] = {
+        "encoder": [features.encoded(encoder, histories)],
+        "TF-IDF, SVD": [features.tfidf_svd(histories, train)],
+        "untrained items": [features.untrained_items(encoder, histories)[0]],
+    }
+    for name, other in others.items():
+        known[name] = [features.encoded(other, Histories(examples.inputs, other.exported))]
+    if task.scratch_steps:
+        made = [
+            train_from_scratch(encoder, histories, examples, steps=task.scratch_steps, seed=seed) for seed in task.seeds
+        ]
+        known["from scratch"] = [features.encoded(one, histories) for one in made]
+    base = base_scores(examples).double().numpy()
+    if not examples.names:
+        base = np.array([examples.targets[train].mean()])
+    judged = {base_name(task): judge(examples, [np.tile(base, (len(examples.users), 1))])}
+    for name, matrices in known.items():
+        outputs = [
+            fit_head(matrices[number % len(matrices)], examples, hidden=task.head == "mlp", seed=seed)
+            for number, seed in enumerate(task.seeds)
+        ]
+        judged[name] = judge(examples, outputs)
+    return judged
+
+
+def base_name(task: TaskSpec) -> str:
+    """Name what knows nothing of a user."""
+    return {"next_item": "popularity", "attribute": "base rate", "retrieval": "guess"}[task.kind]
+
+
+def judge(examples: Examples, outputs: list[Matrix]) -> Judged:
+    """Return the measures of test users; over several outputs, a seed each, their mean."""
+    test = examples.rows("test")
+    targets = examples.targets[test]
+    if targets.ndim == 2:
+        found = [scores.ranking_measures(output[test], targets, examples.missed[test]) for output in outputs]
+        return mean_measures({name: np.mean([one[name] for one in found], axis=0) for name in found[0]})
+    parts = [output[test] for output in outputs]
+    if examples.names:
+        return {"auc": lambda rows: float(np.mean([scores.auc(part[rows], targets[rows]) for part in parts]))}
+    return {"r2": lambda rows: float(np.mean([scores.r2(part[rows, 0], targets[rows]) for part in parts]))}
+
+
+def mean_measures(values: dict[str, Matrix]) -> Judged:
+    """Turn measures a user into their means over users."""
+    return {name: partial(_mean_of, of) for name, of in values.items()}
+
+
+def _mean_of(values: Matrix, rows: NDArray[np.int64]) -> float:
+    return float(values[rows].mean())
+
+
+def judge_retrieval(
+    task: TaskSpec, examples: Examples, encoder: UserEncoder, others: dict[str, UserEncoder]
+) -> dict[str, Judged]:
+    """Judge how near a test user's vectors in two services lie, among the candidates; nothing is trained."""
+    asked = task.retrieval
+    assert asked is not None
+    histories = Histories(examples.inputs, encoder.exported)
+    test = examples.rows("test")
+    pool = np.sort(np.random.default_rng(0).permutation(test)[: asked.candidates])
+    terms = features.user_terms(histories, np.setdiff1d(np.arange(len(examples.users)), pool))
+    places = [histories.services.index(name) for name in (asked.query, asked.target)]
+    pairs: dict[str, list[Any]] = {
+        "encoder": features.encoded_services(encoder, histories),
+        "TF-IDF, cosine": [matrix.toarray() for matrix in (terms[place][pool] for place in places)],
+        "untrained items": features.untrained_items(encoder, histories)[1],
+    }
+    judged = {"guess": mean_measures(scores.chance_measures(len(pool)))}
+    for name, matrices in pairs.items():
+        a, b = matrices if name == "TF-IDF, cosine" else (matrices[place][pool] for place in places)
+        judged[name] = mean_measures(scores.retrieval_measures(a @ b.T))
+    for name, other in others.items():
+        own = Histories(examples.inputs, other.exported)
+        each = features.encoded_services(other, own)
+        a, b = (each[own.services.index(service)][pool] for service in (asked.query, asked.target))
+        judged[name] = mean_measures(scores.retrieval_measures(a @ b.T))
+    return judged
+
+
+def _difference(
+    first: Callable[[NDArray[np.int64]], float], second: Callable[[NDArray[np.int64]], float], rows: NDArray[np.int64]
+) -> float:
+    return first(rows) - second(rows)
+
+
+def summarise(judged: dict[str, Judged], users: int) -> list[dict[str, Any]]:
+    """Put every measure with its interval, and the encoder's lead over each other method, in a row a method."""
+    rows = []
+    for name, measures in judged.items():
+        row: dict[str, Any] = {"method": name}
+        for measure, value in measures.items():
+            row[measure] = scores.interval(value, users)._asdict()
+            lead = judged["encoder"][measure]
+            if name != "encoder":
+                row[f"{measure}_lead"] = scores.interval(partial(_difference, lead, value), users)._asdict()
+        rows.append(row)
+    return rows

@@ -1,0 +1,234 @@
+"""A task's log to examples: each user's inputs, labels and part of the split, with what cannot be used and why.
+
+Takes a task, gives `Examples`. One idea: a training user's labels lie before the test users' (where there are times),
+so that the head is judged on other people and on a later time.
+"""
+
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from clue_ray.corpus.events import good_rows, normalise
+from clue_ray.corpus.reading import Reading, plan_reading, read_part
+from clue_ray.corpus.store import split_of
+from clue_ray.errors import EventLogError, SpecError
+from clue_ray.transfer.histories import EVENTS
+from clue_ray.transfer.tasks import AttributeSpec, TaskSpec
+
+DAY = 86_400.0
+FEWEST = 20
+"""Users a part of the split needs."""
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Users of a task, sorted by id.
+
+    Attributes:
+        inputs: rows of EVENTS that an encoder may see, of these users alone.
+        part: train, validation or test, [users].
+        names: labels or classes; empty for a regression and for retrieval.
+        targets: what is true of each user: labels a user may have several of, [users, names] of bool; else class
+            numbers or values, [users]; for retrieval nothing.
+        left_out: users of the log that cannot be used, by reason.
+    """
+
+    users: NDArray[np.object_]
+    inputs: pa.Table
+    part: NDArray[np.object_]
+    names: tuple[str, ...]
+    targets: NDArray[Any]
+    missed: NDArray[np.int64]
+    "labels of a user that are no candidates, [users]"
+    left_out: dict[str, int]
+
+    def rows(self, *parts: str) -> NDArray[np.int64]:
+        """List the users of some parts of the split, by index."""
+        return np.flatnonzero(np.isin(self.part, parts))
+
+
+def read_events(task: TaskSpec) -> tuple[pd.DataFrame, Reading]:
+    """Read a task's whole log into memory, unusable rows left out, in the order of the log."""
+    reading = plan_reading(task.reading())
+    if task.time and not all(log.has_time for log in reading.logs):
+        raise EventLogError(f"Task {task.name} cuts in time, but its log has no column 'timestamp'; leave time out.")
+    tables = []
+    for part in reading.parts:
+        log = reading.logs[part.log]
+        for batch in read_part(part, log):
+            rows = normalise(batch.table, log, reading.spec, file=part.number, first_row=batch.first_row)
+            tables.append(good_rows(rows).select(EVENTS.names))
+    events = pa.concat_tables(tables).to_pandas()
+    return events, reading
+
+
+def make_examples(task: TaskSpec, events: pd.DataFrame) -> Examples:
+    """Turn a log into a task's examples.
+
+    Raises:
+        SpecError: the log has none of what the task asks for, or too few users of a part of the split.
+    """
+    found = set(events["service"].unique())
+    asked = {*(task.services or ()), *_services_asked(task)}
+    if unknown := sorted(asked - found):
+        raise SpecError(
+            f"Task {task.name} names service {unknown[0]!r}, which its log lacks; its services are "
+            f"{', '.join(sorted(found))}."
+        )
+    part = pd.Series(split_of(pd.Series(events["user_id"].unique()), task.split), index=events["user_id"].unique())
+    cut = events["user_id"].map(_cuts(task, part))
+    shown = set(task.services or found - set(_services_hidden(task)))
+    inputs = events[events["service"].isin(shown) & (events["timestamp"] < cut)]
+    labelled, names, targets, missed = _label(task, events, cut, part)
+    users = np.array(sorted(set(labelled) & set(inputs["user_id"].unique())), dtype=object)
+    index = pd.Index(labelled).get_indexer(pd.Index(users))
+    left_out = {
+        "no events that the encoder may see": len(set(labelled)) - len(users),
+        "no label": len(part) - len(labelled),
+    }
+    examples = Examples(
+        users=users,
+        inputs=pa.Table.from_pandas(inputs[inputs["user_id"].isin(users)], EVENTS, preserve_index=False),
+        part=part[users].to_numpy(dtype=object),
+        names=names,
+        targets=targets[index],
+        missed=missed[index],
+        left_out={reason: count for reason, count in left_out.items() if count},
+    )
+    check_parts(task, examples)
+    return examples
+
+
+def _services_asked(task: TaskSpec) -> tuple[str, ...]:
+    if task.retrieval:
+        return (task.retrieval.query, task.retrieval.target)
+    return _services_hidden(task)
+
+
+def _services_hidden(task: TaskSpec) -> tuple[str, ...]:
+    return (task.next_item.service,) if task.next_item else ()
+
+
+def _cuts(task: TaskSpec, part: "pd.Series[Any]") -> "pd.Series[float]":
+    """Say when each user's inputs end, in seconds; of users the head learns from, `days` before the others'."""
+    cuts = pd.Series(task.time.timestamp() if task.time else np.inf, index=part.index)
+    if task.next_item and task.next_item.days:
+        cuts[part != "test"] -= task.next_item.days * DAY
+    return cuts
+
+
+def _label(
+    task: TaskSpec, events: pd.DataFrame, cut: "pd.Series[float]", part: "pd.Series[Any]"
+) -> tuple[list[str], tuple[str, ...], NDArray[Any], NDArray[np.int64]]:
+    """Return the users that have a label, the names of labels, the targets, and how many labels are no candidates."""
+    if task.attribute:
+        return _label_attribute(task.attribute, part)
+    if task.retrieval:
+        pair = events[events["timestamp"] < cut].groupby("user_id")["service"].agg(set)
+        both = [str(user) for user, services in pair.items() if {*_services_asked(task)} <= services]
+        return both, (), np.zeros(len(both)), np.zeros(len(both), dtype=np.int64)
+    return _label_next(task, events, cut, part)
+
+
+def _label_next(
+    task: TaskSpec, events: pd.DataFrame, cut: "pd.Series[float]", part: "pd.Series[Any]"
+) -> tuple[list[str], tuple[str, ...], NDArray[Any], NDArray[np.int64]]:
+    asked = task.next_item
+    assert asked is not None
+    rows = events[events["service"] == asked.service].assign(cut=cut)
+    if task.time:
+        rows = rows[rows["timestamp"] >= rows["cut"]]
+        rows = rows[rows["timestamp"] < rows["cut"] + (asked.days or np.inf) * DAY]
+    else:
+        rows = rows.sort_values("timestamp", kind="stable").groupby("user_id").tail(1)
+    text = rows["text"]
+    if asked.part:
+        text = text.str.split(";").str[asked.part - 1].str.strip()
+    pairs = pd.DataFrame({"user": rows["user_id"], "label": text}).dropna().drop_duplicates()
+    counts = pairs[pairs["user"].map(part) == "train"]["label"].value_counts()
+    names = tuple(sorted(counts[counts >= asked.min_users].index))
+    users = sorted(pairs["user"].unique())
+    column, row = pd.Index(names).get_indexer(pairs["label"]), pd.Index(users).get_indexer(pairs["user"])
+    targets = np.zeros((len(users), len(names)), dtype=bool)
+    targets[row[column >= 0], column[column >= 0]] = True
+    return users, names, targets, np.bincount(row[column < 0], minlength=len(users))
+
+
+def _label_attribute(
+    asked: AttributeSpec, part: "pd.Series[Any]"
+) -> tuple[list[str], tuple[str, ...], NDArray[Any], NDArray[np.int64]]:
+    table = read_table(asked.table)
+    for column in (asked.user, asked.column):
+        if column not in table.columns:
+            raise SpecError(
+                f"Table {asked.table} has no column {column!r}; its columns are {', '.join(table.columns)}."
+            )
+    values = table.set_index(asked.prefix + table[asked.user].astype(str))[asked.column].dropna()
+    if values.index.has_duplicates:
+        twice = values.index[values.index.duplicated()][0]
+        raise SpecError(f"Table {asked.table} has user {twice!r} more than once; give one row a user.")
+    values = values[values.index.isin(part.index)]
+    nothing = np.zeros(len(values), dtype=np.int64)
+    if asked.positive is None and pd.api.types.is_numeric_dtype(values) and not pd.api.types.is_bool_dtype(values):
+        return list(values.index), (), values.to_numpy(dtype=np.float64), nothing
+    words = values.astype(str)
+    if asked.positive is not None:
+        words = words.isin(asked.positive).map({True: "yes", False: "no"})
+    names = tuple(sorted(words.unique()))
+    return list(values.index), names, pd.Index(names).get_indexer(words), nothing
+
+
+def read_table(place: str) -> pd.DataFrame:
+    """Read a table of users: a CSV or Parquet file, or one within an installed package."""
+    path = Path(place)
+    try:
+        if place.startswith("package:"):
+            package, _, name = place.removeprefix("package:").partition("/")
+            path = Path(str(resources.files(package) / name))
+        return pq.read_table(path).to_pandas() if path.suffix == ".parquet" else pd.read_csv(path)
+    except ModuleNotFoundError as error:
+        raise SpecError(f"Table {place} lies in package {error.name}, which is not installed; install it.") from None
+    except (OSError, ValueError, pa.ArrowException) as error:
+        raise SpecError(f"Table {place} cannot be read ({str(error).splitlines()[0]}); give CSV or Parquet.") from None
+
+
+def check_parts(task: TaskSpec, examples: Examples) -> None:
+    """Refuse a task with too few users in a part of the split, or with nothing to tell apart.
+
+    Raises:
+        SpecError: so it is.
+    """
+    for part in ("test",) if task.retrieval else ("test", "validation", "train"):
+        users = len(examples.rows(part))
+        if users < FEWEST:
+            remedy = "lower" if part == "train" else "raise"
+            raise SpecError(
+                f"Task {task.name} has {users} users of part {part} with inputs and a label, fewer than {FEWEST}; "
+                f"{remedy} split.{'test' if part == 'train' else part}, or give a larger log."
+            )
+    if task.attribute:
+        check_classes(task.name, task.attribute.column, examples)
+    if task.next_item and len(examples.names) < 2:
+        raise SpecError(
+            f"Task {task.name} has {len(examples.names)} labels that {task.next_item.min_users} training users have; "
+            "lower next_item.min_users, or give next_item.part."
+        )
+
+
+def check_classes(task: str, column: str, examples: Examples) -> None:
+    """Refuse an attribute that is the same for all users of a part of the split; raise SpecError."""
+    for part in ("train", "test"):
+        values = examples.targets[examples.rows(part)]
+        if len(np.unique(values)) < 2:
+            only = examples.names[int(values[0])] if examples.names else values[0]
+            raise SpecError(
+                f"Task {task} has one class: all {part} users have {column} {only!r}; give a column that tells users "
+                "apart."
+            )

@@ -1,0 +1,61 @@
+"""The same encoder without pre-training: trained from scratch, with its head, on a task's training users alone."""
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+
+from clue_ray.encoder.batches import Windows, pack
+from clue_ray.encoder.model import Encoder
+from clue_ray.training.schedule import make_optimizer
+from clue_ray.transfer.examples import Examples
+from clue_ray.transfer.exported import Exported
+from clue_ray.transfer.features import label_features
+from clue_ray.transfer.heads import Head, base_scores, loss_of, tensors
+from clue_ray.transfer.histories import Histories
+from clue_ray.transfer.inference import UserEncoder
+
+BATCH = 32
+
+
+def train_from_scratch(
+    encoder: UserEncoder, histories: Histories, examples: Examples, *, steps: int, seed: int
+) -> UserEncoder:
+    """Train a new encoder of the same shape end to end, with its own learning rates; its frozen vectors are then read.
+
+    Args:
+        histories: of the examples' users, in their order.
+    """
+    card = encoder.card
+    run = card.run.model_copy(update={"train": card.run.train.model_copy(update={"seed": seed})})
+    card = card.model_copy(update={"run": run})
+    model = card.build().train()
+    width = run.encoder.output_width
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        head = Head(width, base_scores(examples), label_features(examples.names), hidden=False)
+    optimizers = [make_optimizer(model, run.train, run.encoder), torch.optim.AdamW(head.parameters(), 1e-2)]
+    rows, targets = tensors(examples, examples.rows("train"))
+    generator = torch.Generator().manual_seed(seed)
+    for _ in range(steps):
+        some = torch.randperm(len(rows), generator=generator)[:BATCH]
+        vectors = encode_some(model, histories, rows[some].numpy(), run.sequence_length)
+        loss = loss_of(head(vectors * width**0.5), targets[some])
+        for optimizer in optimizers:
+            optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), run.train.clip_norm)
+        for optimizer in optimizers:
+            optimizer.step()
+    return UserEncoder(Exported(card, encoder.exported.tokenizer, model.state_dict()))
+
+
+def encode_some(model: Encoder, histories: Histories, users: NDArray[np.int64], sequence_length: int) -> torch.Tensor:
+    """Encode some users as `UserEncoder.encode` does, with gradients, [users, output_width]."""
+    counts = histories.counts[users]
+    rows, services = np.nonzero(counts)
+    starts = histories.offsets[users[rows] * len(histories.services) + services]
+    windows = Windows(starts, np.minimum(counts[rows, services], sequence_length))
+    vectors = model(pack(histories, windows))[0]
+    sums = torch.zeros(len(users), vectors.shape[1]).index_add(0, torch.from_numpy(rows), vectors)
+    return F.normalize(sums, dim=-1)

@@ -1,0 +1,124 @@
+"""One bucket of users to one part: their rows as read, their vectors, and who is left out, why.
+
+Takes tables of USER_ROWS, gives files. One idea: a user that the log names is in the vectors or in the list of those
+left out, never in neither.
+"""
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from clue_ray.corpus.events import normalise
+from clue_ray.corpus.reading import Part, Reading, read_part
+from clue_ray.corpus.store import stable_hash
+from clue_ray.transfer.histories import EVENTS, Histories
+from clue_ray.transfer.inference import UserEncoder, Vectors
+from clue_ray.transfer.parts import Parts
+
+OTHER_SERVICES = "no events in the services asked for"
+NOTHING_NEW = "no new events"
+USER_ROWS = pa.schema([*EVENTS, ("reason", pa.string()), ("bucket", pa.int32())])
+LEFT_OUT = pa.schema([("user_id", pa.string()), ("reason", pa.string())])
+Precision = Literal["float32", "float16"]
+
+
+@dataclass(frozen=True)
+class EmbedPlan:
+    """What turns a bucket of rows into a part."""
+
+    parts: Parts
+    buckets: int
+    services: tuple[str, ...] | None
+    per_service: bool
+    precision: Precision
+    since: Parts | None
+    device: str
+    done: frozenset[int] = frozenset()
+
+
+def rows_of_part(part: Part, reading: Reading, plan: EmbedPlan) -> Iterator[pa.Table]:
+    """Read a part's rows, also those that cannot be used: their users must be told of."""
+    log = reading.logs[part.log]
+    for batch in read_part(part, log):
+        rows = normalise(batch.table, log, reading.spec, file=part.number, first_row=batch.first_row)
+        reason = rows["reason"]
+        if plan.services is not None:
+            asked = pc.is_in(rows["service"], value_set=pa.array(plan.services, pa.string()))
+            reason = pc.if_else(pc.or_(asked, pc.is_valid(reason)), reason, pa.scalar(OTHER_SERVICES))
+        users = pc.fill_null(rows["user_id"], "")
+        bucket = (stable_hash(users.to_pandas(), "bucket") % np.uint64(plan.buckets)).astype(np.int32)
+        columns = [users, *(rows[name] for name in EVENTS.names[1:]), reason, pa.array(bucket)]
+        found = pa.table(columns, schema=USER_ROWS)
+        yield found.filter(pc.invert(pc.is_in(found["bucket"], value_set=pa.array(list(plan.done), pa.int32()))))
+
+
+def write_parts(rows: pa.Table, encoder: UserEncoder, plan: EmbedPlan) -> pa.Table:
+    """Encode each bucket in a table of USER_ROWS and write its part; may be retried."""
+    buckets = pc.unique(rows["bucket"]).to_pylist() if rows.num_rows else []
+    for bucket in buckets:
+        write_part(bucket, rows.filter(pc.equal(rows["bucket"], bucket)), encoder, plan)
+    return pa.table({"bucket": pa.array(buckets, pa.int32())})
+
+
+def write_part(bucket: int, rows: pa.Table, encoder: UserEncoder, plan: EmbedPlan) -> None:
+    """Encode one bucket's users, list those left out, and write both."""
+    good = rows.filter(pc.is_null(rows["reason"])).select(EVENTS.names)
+    histories = Histories(good, encoder.exported)
+    hashes = histories.fingerprints(encoder.card.run.sequence_length)
+    current = pa.table({"user_id": pa.array(histories.user_ids, pa.string()), "history": pa.array(hashes, pa.uint64())})
+    left_out = unusable(rows, current["user_id"])
+    summary: dict[str, Any] = {"rows": rows.num_rows, "rows_without_user": _count_nameless(rows)}
+    if plan.since is not None and (stale := plan.since.read("histories", bucket)) is not None:
+        unchanged = same_rows(current, stale)
+        left_out = pa.concat_tables([left_out, _with_reason(current["user_id"].filter(unchanged), NOTHING_NEW)])
+        fresh = current["user_id"].filter(pc.invert(unchanged))
+        good = good.filter(pc.is_in(good["user_id"], value_set=fresh.combine_chunks()))
+        histories = Histories(good, encoder.exported)
+    vectors = encoder.encode_histories(histories, per_service=plan.per_service)
+    table = vector_table(vectors, plan.precision)
+    unknown = set(histories.services) - set(encoder.card.services)
+    services = Counter(good["service"].to_pylist())
+    summary |= {
+        "users": len(histories.user_ids),
+        "vectors": table.num_rows,
+        "left_out": dict(Counter(left_out["reason"].to_pylist())),
+        "unknown_services": {name: services[name] for name in sorted(unknown)},
+    }
+    tables = {"histories": current, "left_out": left_out, "vectors": table}
+    plan.parts.write_part(bucket, tables, summary)
+
+
+def _count_nameless(rows: pa.Table) -> int:
+    return int(pc.sum(pc.equal(rows["user_id"], "")).as_py() or 0)
+
+
+def unusable(rows: pa.Table, encoded: pa.ChunkedArray) -> pa.Table:
+    """List the users none of whose rows can be used, each with the first reason met, by name."""
+    out = pc.invert(pc.is_in(rows["user_id"], value_set=encoded.combine_chunks()))
+    bad = rows.filter(pc.and_(out, pc.not_equal(rows["user_id"], ""))).select(LEFT_OUT.names)
+    first = bad.to_pandas().drop_duplicates("user_id").sort_values("user_id")
+    return pa.Table.from_pandas(first, LEFT_OUT, preserve_index=False)
+
+
+def _with_reason(users: pa.ChunkedArray, reason: str) -> pa.Table:
+    return pa.table([users, pa.repeat(reason, len(users))], schema=LEFT_OUT)
+
+
+def same_rows(current: pa.Table, stale: pa.Table) -> pa.Array:
+    """Tell which users' histories are as they were, [current rows]."""
+    places = pc.index_in(current["user_id"], value_set=stale["user_id"].combine_chunks())
+    return pc.fill_null(pc.equal(stale["history"].take(places), current["history"]), False)
+
+
+def vector_table(vectors: Vectors, precision: Precision) -> pa.Table:
+    """Lay vectors out as user_id, service (null where a row is a user), vector."""
+    values = pa.array(vectors.values.astype(precision).ravel())
+    rows = len(vectors.user_ids)
+    services = pa.nulls(rows, pa.string()) if vectors.services is None else pa.array(vectors.services, pa.string())
+    lists = pa.FixedSizeListArray.from_arrays(values, vectors.values.shape[1])
+    return pa.table({"user_id": pa.array(vectors.user_ids, pa.string()), "service": services, "vector": lists})

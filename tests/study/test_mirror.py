@@ -1,0 +1,245 @@
+"""A study whose home is storage: resumed from it on an empty disk, held by one command, stopped when it is lost."""
+
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from clue_ray.corpus import store, working
+from clue_ray.corpus.storage import list_files, push_files, read_file
+from clue_ray.corpus.store import open_corpus, share_corpus
+from clue_ray.corpus.working import node_folder, working_folder
+from clue_ray.errors import CorpusError, StudyError
+from clue_ray.runs import RunRecord
+from clue_ray.spec import RunSpec, read_study
+from clue_ray.study import claim, execute, mirror
+from clue_ray.study.claim import CLAIM, Claim
+from clue_ray.study.execute import run_study
+from clue_ray.study.mirror import StoredDirectory, fetch_study
+from clue_ray.training.progress import describe_run
+
+
+@pytest.fixture(autouse=True)
+def node(tmp_path, monkeypatch):
+    """This test's own node disk, and claims that change hands in tenths of seconds."""
+    (tmp_path / "disk").mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "disk"))
+    for name, seconds in {"SIGN": 0.05, "SETTLE": 0.1, "DEAD": 0.4, "LOOK": 0.1, "LOST": 0.3}.items():
+        monkeypatch.setattr(claim, f"{name}_SECONDS", seconds)
+    return tmp_path / "disk"
+
+
+@pytest.fixture
+def place(tmp_path):
+    """Storage: a URI, so that nothing takes it for a folder."""
+    (tmp_path / "lake").mkdir()
+    return f"file://{tmp_path}/lake"
+
+
+def put(folder: Path, **files):
+    for name, text in files.items():
+        file = folder / name.replace("__", "/").replace("_dot_", ".")
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text)
+
+
+def wait_until(done):
+    deadline = time.monotonic() + 20
+    while not done() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert done()
+
+
+def test_a_living_holder_keeps_the_storage(place):
+    with Claim(place) as first:
+        with pytest.raises(StudyError, match=rf"is in use by process {os.getpid()} on \S+, last heard of at 20"):
+            Claim(place).__enter__()
+        assert not first.trouble
+    assert read_file(place, CLAIM) is None
+    with Claim(place):
+        pass
+
+
+@pytest.mark.parametrize("where", ["here", "elsewhere"])
+def test_a_dead_holder_is_taken_over(place, tmp_path, where):
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    host = claim.socket.gethostname() if where == "here" else "another"
+    (tmp_path / "lake" / CLAIM).write_text(json.dumps({"id": "x", "pid": gone.pid, "host": host, "signed": "then"}))
+    start = time.monotonic()
+    with Claim(place):
+        assert (time.monotonic() - start > claim.DEAD_SECONDS) == (where == "elsewhere")
+
+
+def test_the_last_of_two_that_claim_at_once_stays(place, tmp_path, monkeypatch):
+    other = {"id": "x", "pid": 1, "host": "another", "signed": "now"}
+    monkeypatch.setattr(claim.time, "sleep", lambda _: (tmp_path / "lake" / CLAIM).write_text(json.dumps(other)))
+    with pytest.raises(StudyError, match="is in use by process 1 on another"):
+        Claim(place).__enter__()
+
+
+def test_a_claim_taken_over_and_a_lost_storage_are_trouble(place, tmp_path, monkeypatch):
+    with Claim(place) as held:
+        (tmp_path / "lake" / CLAIM).write_text(json.dumps({"id": "x", "pid": 1, "host": "another", "signed": "now"}))
+        wait_until(lambda: held.trouble)
+        assert "is in use by process 1 on another" in held.trouble
+    assert read_file(place, CLAIM)  # the other's stays
+    (tmp_path / "lake" / CLAIM).unlink()
+    with Claim(place) as held:
+        monkeypatch.setattr(claim, "write_file", lambda *_: (_ for _ in ()).throw(OSError("AWS Error NO_SUCH_BUCKET")))
+        wait_until(lambda: held.trouble)
+    assert "is lost since" in held.trouble and "the bucket does not exist" in held.trouble
+    assert "run the same command again" in held.trouble
+
+
+def test_a_worker_s_folder_reaches_storage_meanwhile_and_the_record_last(place, monkeypatch):
+    pushed = []
+
+    def push(folder, names, where):
+        pushed.extend(names)
+        push_files(folder, pushed[-1:] and names, where)
+
+    monkeypatch.setattr(working, "push_files", push)
+    monkeypatch.setattr(working, "FOLLOW_SECONDS", 0.05)
+    with working_folder(f"{place}/run", last="record.json") as folder:
+        put(folder, log_dot_txt="begun")
+        wait_until(lambda: "log.txt" in pushed)
+        put(folder, record_dot_json="{}", a_dot_json="{}", z_dot_json="{}", log_dot_txt="begun, ended")
+    assert pushed[-1] == "record.json" or pushed.index("record.json") > pushed.index("z.json")
+    assert read_file(f"{place}/run", "log.txt") == b"begun, ended" and not folder.exists()
+    with working_folder(f"{place}/run", known=r"log\.txt") as again:
+        assert [file.name for file in again.iterdir()] == ["log.txt"]
+
+
+def test_a_folder_that_others_may_write_is_not_used(node):
+    folder = node_folder("work")
+    folder.parent.chmod(0o777)
+    with pytest.raises(StudyError, match="can be written by others"):
+        node_folder("work")
+
+
+def test_a_corpus_is_fetched_once_and_again_when_damaged(corpus, place, monkeypatch):
+    shared = share_corpus(corpus, f"{place}/corpora/c")
+    assert shared.place == f"{place}/corpora/c" and shared.digest == corpus.digest
+    store.shutil.rmtree(shared.path)
+    fetched, fetch = [], store.fetch_corpus
+    monkeypatch.setattr(store, "fetch_corpus", lambda *a: (fetched.append(a), time.sleep(0.3), fetch(*a)))
+    opened = []
+    threads = [threading.Thread(target=lambda: opened.append(open_corpus(shared.place))) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(opened) == 4 and len(fetched) == 1
+    assert (opened[0].events == corpus.events).all()
+    assert opened[0].summary()["path"] == shared.place
+    with pytest.raises(CorpusError, match="holds no prepared corpus"):
+        open_corpus(f"{place}/corpora/none")
+
+
+def test_a_damaged_file_of_a_cache_or_of_storage(corpus, tmp_path, place):
+    lake = tmp_path / "lake" / "c"
+    share_corpus(corpus, f"{place}/c")
+    shard = "shards/shard-00000.parquet"
+    manifest = json.loads((lake / "corpus.json").read_text())
+    manifest["files"] = {shard: store.sha256(lake / shard)}
+    (lake / "corpus.json").write_text(json.dumps(manifest))
+    put(lake, tune__evil_dot_pkl="x", shards__evil_dot_sh="x")
+    cached = open_corpus(f"{place}/c")
+    assert not list(cached.path.rglob("evil*"))
+    (cached.path / shard).write_bytes(b"junk")
+    assert open_corpus(f"{place}/c", verify=False).path == cached.path  # whoever verifies mends
+    assert store.sha256(open_corpus(f"{place}/c").path / shard) == manifest["files"][shard]
+    (lake / shard).write_bytes(b"junk")
+    (cached.path / shard).write_bytes(b"junk")
+    with pytest.raises(CorpusError, match=r"shard-00000\.parquet is damaged .* as file:"):
+        open_corpus(f"{place}/c")
+
+
+@pytest.fixture
+def study(write_study, planted_log, corpus):
+    return read_study(write_study(planted_log, corpus=str(corpus.path), axes={"sequence_length": [2, 4]}))
+
+
+def leave_run(directory, study, corpus, length) -> str:
+    """Write a run as if it had been trained."""
+    run = RunSpec(**{**study.base.model_dump(mode="json", exclude={"resources"}), "sequence_length": length})
+    known = describe_run(run, corpus, study.evaluation, study.name)
+    directory.write_run(run, RunRecord(**known, status="done", loss=2.0), [])
+    return str(known["run_id"])
+
+
+def test_storage_brings_home_what_is_expected_and_nothing_else(study, corpus, place, tmp_path):
+    first = StoredDirectory(tmp_path / "a" / "tiny", place)
+    with first.held():
+        first.claim(study, corpus.digest)
+        run_id = leave_run(first, study, corpus, 2)
+    lake = tmp_path / "lake" / "tiny"
+    put(lake, tune__inline__tuner_dot_pkl="evil", runs__0a__x_dot_pkl="evil", evil_dot_sh="evil")
+    put(lake / "runs" / run_id, checkpoints__step_00000001_dot_pt="evil", encoder__weights_dot_safetensors="large")
+    second = StoredDirectory(tmp_path / "b" / "tiny", place)
+    with second.held():
+        assert second.recorded() == {run_id} and second.read_record(run_id).loss == 2.0
+        assert "evil" not in " ".join(str(file) for file in second.path.rglob("*"))
+        names = {str(file.relative_to(second.path)) for file in second.path.rglob("*") if file.is_file()}
+        run = {f"runs/{run_id}/{name}.json" for name in ("spec", "curve", "record")}
+        assert names == {".mirror.json", "owner.json", "study.yaml", *run}
+        second.reopen(run_id)
+    assert not (lake / "runs" / run_id / "record.json").exists()
+
+
+def test_runs_from_before_there_was_storage_are_handed_over(study, corpus, place, tmp_path):
+    alone = execute.open_directory(tmp_path / "a" / "tiny", None)
+    alone.claim(study, corpus.digest)
+    run_id = leave_run(alone, study, corpus, 2)
+    with StoredDirectory(alone.path, place).held():
+        pass
+    assert fetch_study(place, "tiny", tmp_path / "home").recorded() == {run_id}
+
+
+def test_a_run_that_storage_did_not_take_has_not_ended(study, corpus, place, tmp_path, monkeypatch):
+    directory = StoredDirectory(tmp_path / "a" / "tiny", place)
+    monkeypatch.setattr(mirror, "push_files", lambda *_: (_ for _ in ()).throw(StudyError("storage refused")))
+    with pytest.raises(StudyError, match="storage refused"):
+        leave_run(directory, study, corpus, 2)
+    assert directory.recorded() == set()
+
+
+def test_another_study_is_not_mixed_in(study, corpus, place, tmp_path):
+    with StoredDirectory(tmp_path / "a" / "tiny", place).held() as _:
+        StoredDirectory(tmp_path / "a" / "tiny", place).claim(study, corpus.digest)
+    other = execute.open_directory(tmp_path / "b" / "tiny", None)
+    other.claim(study, "another")
+    before = (other.path / "owner.json").read_bytes()
+    with pytest.raises(StudyError, match="hold different studies"), StoredDirectory(other.path, place).held():
+        pass
+    assert (other.path / "owner.json").read_bytes() == before
+    with pytest.raises(StudyError, match="holds no study; look at --storage"):
+        fetch_study(place, "none", tmp_path / "b")
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("ray_session")
+def test_a_study_goes_on_from_storage_alone_and_stops_when_it_is_lost(study, place, tmp_path, monkeypatch):
+    first = run_study(study, tmp_path / "a", storage=place).table
+    assert first["error"].tolist() == ["", ""]
+    files = list_files(f"{place}/tiny")
+    for run_id in first["run_id"]:
+        assert {f"runs/{run_id}/{name}" for name in ("record.json", "curve.json", "log.txt")} <= set(files)
+        assert any(name.startswith(f"runs/{run_id}/checkpoints/step_") for name in files)
+    assert "runs.csv" in files and not any(name.startswith("tune/") for name in files)
+
+    grown = study.model_copy(update={"axes": {"sequence_length": [2, 4, 8]}})
+    monkeypatch.setattr(StoredDirectory, "trouble", "Storage is lost; run the same command again.")
+    with pytest.raises(StudyError, match="Storage is lost"):
+        run_study(grown, tmp_path / "b", storage=place)
+    monkeypatch.undo()
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "disk"))
+    again = run_study(study, tmp_path / "c", storage=place).table
+    pd.testing.assert_frame_equal(again, first)  # the same seconds: nothing was trained again

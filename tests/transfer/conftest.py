@@ -1,0 +1,39 @@
+"""An exported encoder of the planted corpus, for the tests of this room."""
+
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from clue_ray.compute import Vocabulary
+from clue_ray.corpus.text import train_tokenizer
+from clue_ray.encoder.model import Encoder
+from clue_ray.spec import EncoderSpec, RunSpec, TrainSpec
+from clue_ray.transfer.exported import export_encoder
+
+SHAPE = EncoderSpec(width=16, item_layers=1, service_layers=1, heads=2, output_width=8)
+
+
+@pytest.fixture(scope="session")
+def run_spec():
+    return RunSpec(encoder=SHAPE, train=TrainSpec(global_batch_size=16, steps=30, seed=3), sequence_length=6)
+
+
+@pytest.fixture(scope="session")
+def events(planted_log):
+    return pq.read_table(planted_log, columns=["user_id", "service", "timestamp", "text"])
+
+
+@pytest.fixture(scope="session")
+def encoder_folder(run_spec, corpus, events, tmp_path_factory):
+    """An encoder of drawn weights, positions included, exported beside the corpus it fits."""
+    texts = sorted(set(events["text"].to_pylist()))
+    train_tokenizer(texts, corpus.manifest["spec"]["vocab_size"]).save(str(corpus.path / "tokenizer.json"))
+    vocabulary: Vocabulary = corpus.vocabulary(run_spec.sequence_length)
+    model = Encoder(run_spec.encoder, vocabulary, 0.1, 0)
+    generator = torch.Generator().manual_seed(5)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
+    folder = tmp_path_factory.mktemp("run") / "encoder"
+    export_encoder(folder, model.state_dict(), run_spec, "abc123", corpus)
+    return folder

@@ -1,0 +1,41 @@
+"""The shipped tasks: every file says what it asks and how to run it, and those whose log is here make examples."""
+
+from pathlib import Path
+
+import pytest
+
+from clue_ray.spec import read_study
+from clue_ray.study.grid import expand
+from clue_ray.transfer.examples import make_examples, read_events
+from clue_ray.transfer.tasks import read_task
+
+FOLDER = Path(__file__).parents[2] / "studies" / "transfer"
+STUDIES = sorted(FOLDER.glob("*-study.yaml"))
+TASKS = sorted(set(FOLDER.glob("*.yaml")) - set(STUDIES))
+AMAZON = FOLDER.parents[1] / "data" / "amazon-cdsr" / "events.parquet"
+
+
+@pytest.mark.parametrize("file", TASKS, ids=lambda file: file.stem)
+def test_a_shipped_task_says_what_it_asks(file):
+    task = read_task(file)
+    assert task.name == file.stem and task.question.endswith("?")
+    assert f"clue-ray transfer RUN studies/transfer/{file.name}" in file.read_text()
+    (study,) = [read_study(one) for one in STUDIES if file.stem.startswith(one.stem.removesuffix("-study"))]
+    assert task.events == study.corpus.events
+    held_out = study.corpus.split.test
+    assert task.other_company or task.split.test <= held_out  # so that no encoder of the study has met the test users
+
+
+@pytest.mark.parametrize("file", STUDIES, ids=lambda file: file.stem)
+def test_a_study_of_encoders_has_the_single_service_baseline(file):
+    shares = {run.train.same_service for run in expand(read_study(file))}
+    assert min(shares) < 0.5 and max(shares) == 0.99
+
+
+@pytest.mark.skipif(not AMAZON.exists(), reason="data/amazon-cdsr/events.parquet is not here")
+@pytest.mark.parametrize("file", [file for file in TASKS if "amazon" in file.stem], ids=lambda file: file.stem)
+def test_an_amazon_task_makes_examples(file):
+    task = read_task(file).model_copy(update={"events": str(AMAZON)})
+    examples = make_examples(task, read_events(task)[0])
+    assert len(examples.rows("test")) > 200 and len(examples.names) > 100
+    assert set(examples.inputs["service"].to_pylist()) == set(task.services)

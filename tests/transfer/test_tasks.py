@@ -1,0 +1,208 @@
+"""Downstream tasks: measures against plain loops, leaks refused, planted signals found, mistakes in one sentence."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from clue_ray.corpus.store import stable_hash
+from clue_ray.errors import SpecError
+from clue_ray.transfer import heads
+from clue_ray.transfer.evaluate import run_task
+from clue_ray.transfer.examples import Examples, make_examples, read_events
+from clue_ray.transfer.exported import read_encoder
+from clue_ray.transfer.heads import fit_head
+from clue_ray.transfer.leaks import check_inputs, check_pretraining
+from clue_ray.transfer.scores import auc, chance_measures, interval, r2, ranking_measures, retrieval_measures
+from clue_ray.transfer.tasks import TaskSpec, parse_against
+
+
+@pytest.fixture
+def task(planted_log, corpus):
+    """Make a task on the planted log."""
+
+    def make(**changes):
+        document = {
+            "name": "planted",
+            "events": str(planted_log),
+            "split": {"validation": 0.2, "test": 0.25},
+            "seeds": [0],
+            "scratch_steps": 0,
+            "next_item": {"service": corpus.services[0]},
+        }
+        document |= changes
+        return TaskSpec.parse({key: value for key, value in document.items() if value is not None}, "task.yaml")
+
+    return make
+
+
+def test_ranking_measures_are_those_of_plain_loops():
+    rng = np.random.default_rng(0)
+    scores, targets, missed = rng.random((30, 25)), rng.random((30, 25)) < 0.1, rng.integers(0, 2, 30)
+    targets[:, 3] |= ~targets.any(1)
+    found = ranking_measures(scores, targets, missed)
+    for user in range(30):
+        order = sorted(range(25), key=lambda label: -scores[user, label])
+        true = targets[user].sum() + missed[user]
+        ranks = [order.index(label) + 1 for label in np.flatnonzero(targets[user])]
+        best = sum(1 / np.log2(1 + rank) for rank in range(1, min(true, 10) + 1))
+        assert found["mrr"][user] == pytest.approx(1 / min(ranks))
+        assert found["recall_at_10"][user] == pytest.approx(sum(rank <= 10 for rank in ranks) / true)
+        gains = sum(1 / np.log2(1 + rank) for rank in ranks if rank <= 10)
+        assert found["ndcg_at_10"][user] == pytest.approx(gains / best)
+
+
+def test_retrieval_by_chance_is_what_random_vectors_score():
+    rng = np.random.default_rng(0)
+    found = [retrieval_measures(rng.random((40, 40))) for _ in range(200)]
+    for name, chance in chance_measures(40).items():
+        assert np.mean([one[name].mean() for one in found]) == pytest.approx(chance[0], rel=0.05)
+
+
+def test_auc_counts_pairs_and_r2_is_zero_for_the_mean():
+    rng = np.random.default_rng(1)
+    classes, scores = rng.integers(0, 2, 60), rng.integers(0, 6, (60, 2)).astype(float)
+    pairs = [(scores[i, 1], scores[j, 1]) for i in np.flatnonzero(classes) for j in np.flatnonzero(classes == 0)]
+    plain = np.mean([(a > b) + (a == b) / 2 for a, b in pairs])
+    scores[:, 0] = -scores[:, 1]  # of two classes, one area is the other's
+    assert auc(scores, classes) == pytest.approx(plain)
+    values = rng.random(50)
+    assert r2(np.full(50, values.mean()), values) == pytest.approx(0) and r2(values, values) == 1
+
+
+def test_the_interval_covers_a_mean_as_often_as_it_says():
+    rng = np.random.default_rng(2)
+    covered = 0
+    for _ in range(60):
+        values = rng.exponential(size=80)
+        found = interval(lambda rows, values=values: float(values[rows].mean()), 80)
+        covered += found.low <= 1 <= found.high
+    assert covered >= 50
+
+
+def planted_examples(targets, names):
+    """Sixty users of each part of the split."""
+    part = np.repeat(np.array(["train", "validation", "test"], dtype=object), 60)
+    return Examples(np.arange(180).astype(str).astype(object), None, part, names, targets, np.zeros(180, int), {})
+
+
+def test_a_head_finds_a_planted_signal_and_leaves_noise_alone():
+    rng = np.random.default_rng(0)
+    classes = rng.integers(0, 2, 180)
+    examples, test = planted_examples(classes, ("no", "yes")), slice(120, 180)
+    signal, noise = rng.standard_normal((2, 180, 8))
+    signal[:, 2] += 3 * classes
+    assert auc(fit_head(signal, examples, hidden=True, seed=0)[test], classes[test]) > 0.85
+    base = np.bincount(classes[:60])
+    scores = fit_head(noise, examples, hidden=True, seed=0)
+    assert abs(np.log(base[1] / base[0]) - (scores[:, 1] - scores[:, 0]).mean()) < 0.5
+    values = planted_examples(5 + 3 * signal[:, 0], ())
+    assert r2(fit_head(signal, values, hidden=False, seed=0)[test, 0], values.targets[test]) > 0.8
+
+
+def test_labels_of_test_users_come_later_and_from_other_people(events, task, corpus):
+    table = events.to_pandas()
+    cut = table["timestamp"].quantile(0.7)
+    span = table["timestamp"].max() - table["timestamp"].min()
+    asked = task(time=pd.Timestamp(cut, unit="s").isoformat())
+    examples = make_examples(asked, table)
+    inputs = examples.inputs.to_pandas()
+    assert inputs["timestamp"].max() < cut + 1 and corpus.services[0] not in set(inputs["service"]) and span > 0
+    share = stable_hash(pd.Series(examples.users), "split") / 2.0**64
+    assert ((examples.part == "test") == (share < 0.25)).all()
+    user = examples.users[0]
+    later = table[(table["user_id"] == user) & (table["service"] == corpus.services[0]) & (table["timestamp"] >= cut)]
+    found = {name for name, true in zip(examples.names, examples.targets[0], strict=True) if true}
+    assert found <= set(later["text"]) and len(found) + examples.missed[0] == later["text"].nunique()
+
+
+def test_leaks_are_refused(task, corpus, encoder_folder, events):
+    first = corpus.services[0]
+    with pytest.raises(SpecError, match="without a cut in time"):
+        task(services=list(corpus.services))
+    card = read_encoder(encoder_folder).card  # held out: a quarter
+    table = events.to_pandas()
+    nested, wide = task(), task(split={"validation": 0.2, "test": 0.4})
+    check_pretraining(nested, make_examples(nested, table), card)
+    with pytest.raises(
+        SpecError, match=f"trained on service '{first}' of its test users; set split.test to at most 0.25"
+    ):
+        check_pretraining(wide, make_examples(wide, table), card)
+    foreign = task(split={"validation": 0.2, "test": 0.4}, other_company=True)
+    check_pretraining(foreign, make_examples(foreign, table), card)
+    copied = pd.concat([table, table[table["service"] == first].assign(service="copy")], ignore_index=True)
+    with pytest.raises(SpecError, match="among what the encoder is shown"):
+        check_inputs(nested, make_examples(nested, copied), copied)
+
+
+@pytest.mark.parametrize("kind", ["next_item", "attribute", "retrieval"])
+def test_every_kind_of_task_runs_and_is_kept(kind, task, corpus, encoder_folder, events, tmp_path):
+    users = sorted(set(events["user_id"].to_pylist()))
+    table = tmp_path / "users.csv"
+    pd.DataFrame({"id": users, "age": np.arange(len(users)) % 7 + 20.5}).to_csv(table, index=False)
+    asked = {
+        "next_item": {},
+        "attribute": {"next_item": None, "attribute": {"table": str(table), "user": "id", "column": "age"}},
+        "retrieval": {
+            "next_item": None,
+            "retrieval": {"query": corpus.services[0], "target": corpus.services[1], "candidates": 32},
+        },
+    }[kind]
+    spec = task(**asked, name=f"k-{kind}", scratch_steps=2)
+    result = run_task(encoder_folder, spec, {"twin": encoder_folder})
+    methods = {row["method"]: row for row in result["methods"]}
+    measure = {"attribute": "r2"}.get(kind, "mrr")
+    assert methods["twin"][f"{measure}_lead"] == {"value": 0, "low": 0, "high": 0}
+    assert {"encoder", "untrained items"} < set(methods) and ("from scratch" in methods) == (kind != "retrieval")
+    for row in methods.values():
+        assert row[measure]["low"] <= row[measure]["value"] <= row[measure]["high"]
+    assert result["users"]["test"] > 20 and json.loads(json.dumps(result)) == result
+    file = encoder_folder.parent / "transfer" / f"k-{kind}-{result['key']}.json"
+    file.write_text(json.dumps({"kept": True}))
+    assert run_task(encoder_folder, spec, {"twin": encoder_folder}) == {"kept": True}
+
+
+def test_mistakes_are_one_sentence(task, events, tmp_path):
+    table = events.to_pandas()
+    with pytest.raises(SpecError, match="asks 0 things"):
+        task(next_item=None)
+    with pytest.raises(SpecError, match="days without a cut in time"):
+        task(next_item={"service": "a", "days": 7})
+    with pytest.raises(SpecError, match="names service 'nowhere', which its log lacks"):
+        make_examples(task(next_item={"service": "nowhere"}), table)
+    users = pd.DataFrame({"user_id": table["user_id"].unique(), "same": "x"})
+    users.to_csv(tmp_path / "u.csv", index=False)
+    with pytest.raises(SpecError, match="has one class: all train users have same 'x'"):
+        make_examples(task(next_item=None, attribute={"table": str(tmp_path / "u.csv"), "column": "same"}), table)
+    with pytest.raises(SpecError, match="no column 'sort'"):
+        make_examples(task(next_item=None, attribute={"table": str(tmp_path / "u.csv"), "column": "sort"}), table)
+    with pytest.raises(SpecError, match="package no_such_package, which is not installed"):
+        make_examples(task(next_item=None, attribute={"table": "package:no_such_package/a", "column": "x"}), table)
+    with pytest.raises(SpecError, match="fewer than 20; raise"):
+        make_examples(task(split={"validation": 0.2, "test": 0.01}), table)
+    with pytest.raises(SpecError, match="write it as NAME=RUN"):
+        parse_against(["nothing"])
+
+
+def test_reading_leaves_out_rows_that_cannot_be_used(task, events):
+    table, reading = read_events(task())
+    assert len(table) == len(events) and len(reading.files) == 1
+
+
+@pytest.mark.parametrize("hidden", [True, False])
+def test_a_head_begins_as_the_base_rate(hidden):
+    base = torch.tensor([0.3, -1.0, 0.2])
+    head = heads.Head(4, base, None, hidden)
+    assert torch.equal(head(torch.randn(5, 4)), base.expand(5, 3))
+
+
+def test_features_without_signal_score_what_popularity_scores():
+    rng = np.random.default_rng(0)
+    targets = rng.random((180, 9)) < np.linspace(0.1, 0.8, 9)
+    targets[:, 8] |= ~targets.any(1)
+    examples = planted_examples(targets, tuple("abcdefghi"))
+    base = ranking_measures(np.tile(heads.base_scores(examples).numpy(), (60, 1)), targets[120:], np.zeros(60, int))
+    found = fit_head(rng.standard_normal((180, 16)), examples, hidden=True, seed=0)[120:]
+    assert ranking_measures(found, targets[120:], np.zeros(60, int))["mrr"].mean() > base["mrr"].mean() - 0.05
