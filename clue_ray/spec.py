@@ -113,8 +113,7 @@ LADDER: dict[str, Rung] = {
 """Sizes of the encoder; `size: s` in a study file means this shape.
 
 Ours from xxs to 4xl, smallest first; then shapes whose parameters, with the 50,258 tokens of the same team's next
-model, add up to the sizes that CLUE names. The paper gives no shapes: these are a guess that meets the totals
-within 5 %.
+model, add up to the sizes that CLUE names. The paper gives no shapes: these guesses meet the totals within 5 %.
 """
 
 
@@ -171,6 +170,8 @@ class TrainSpec(Spec):
     train_flops: float | None = Field(None, gt=0)
     learning_rate: float = Field(3e-3, gt=0)
     "peak rate at width 32; matrices of wider encoders use learning_rate x 32 / width (decision D6)"
+    token_rate: float = Field(3.0, gt=0)
+    "token embeddings move so many times as fast: most tokens are in few batches"
     weight_decay: float = Field(0.1, ge=0)
     warmup: float = Field(0.05, ge=0, lt=1)
     "share of the steps with linearly rising learning rate"
@@ -295,5 +296,5 @@ class StudySpec(Spec):
 
 
 def read_study(path: str | Path) -> StudySpec:
-    """Read and validate a study file; raise SpecError with one sentence when it cannot be meant."""
+    """Read a study file; raise SpecError with one sentence when it cannot be meant."""
     return StudySpec.parse(read_yaml(path), str(path))

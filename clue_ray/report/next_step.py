@@ -157,8 +157,8 @@ def _table(rows: list[Doubling], fit: Fit) -> Table:
         for row in rows
     )
     note = (
-        f"A floor plus one power law an axis, fitted to {fit.num_runs} runs. Compute is what a doubling took between "
-        "runs that differ in this axis only."
+        f"A floor plus one power law an axis, fitted to {fit.num_runs} runs, the largest included. Compute is what a "
+        "doubling took between runs that differ in this axis only."
     )
     doubts = "; ".join(warning.partition(": ")[2].rstrip(".") for warning in fit.warnings)
     return Table(heads, cells, note=f"{note} Doubts of this fit: {doubts}." if doubts else note)

@@ -18,7 +18,7 @@ from clue_ray.runs import Runs, chance_loss
 from clue_ray.scaling import cautions
 from clue_ray.scaling.answer import FURTHER, in_words, lowest, measured, predicted
 from clue_ray.scaling.axes import AxisEffect, axis_effects
-from clue_ray.scaling.backtest import Backtest, backtest, no_backtest
+from clue_ray.scaling.backtest import PLAIN, Backtest, backtest, no_backtest
 from clue_ray.scaling.fit import Fit, Prediction, fit_law
 from clue_ray.scaling.laws import find_law
 from clue_ray.scaling.panels import Panels, build_panels, records
@@ -142,6 +142,7 @@ def analyse(runs: Runs, laws: Sequence[str], hold_out: str = "largest_compute") 
     """
     if hold_out not in HOLD_OUTS:
         raise FitError(f"There is no hold-out {hold_out!r}; {nearest(hold_out, HOLD_OUTS)}")
+    laws = list(dict.fromkeys([*laws, PLAIN]))  # no law may speak that loses to it, so it is always judged
     for law in laws:
         find_law(law)
     select(runs, [X, "loss_candidates"], Y)

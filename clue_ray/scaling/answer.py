@@ -52,20 +52,14 @@ def predicted(rows: list[dict[str, Any]], points: pd.DataFrame) -> str:
     ends = span(row["loss_at_10x_low"], row["loss_at_10x_high"])
     return (
         f"{more}, {flop(FURTHER * largest)} FLOP, is predicted to reach {row['loss_at_10x']:.2f} nats ({ends}) "
-        f"by the {law}, {_trust(row)}{_rivals(rows)}."
+        f"by the {law}, which missed larger runs by {row['backtest_error_nats']:.3f} nats on average in the backtest"
+        f"{_rivals(rows)}."
     )
 
 
 def in_words(law: str) -> str:
     """Write a law's name as a sentence says it."""
     return LAWS[law].words
-
-
-def _trust(row: dict[str, Any]) -> str:
-    if row["backtest_error_nats"] is None:
-        return "with too few runs to backtest it"
-    missed = row["backtest_error_nats"]
-    return f"which missed larger runs by {missed:.3f} nats on average in the backtest"
 
 
 def _rivals(rows: list[dict[str, Any]]) -> str:

@@ -19,8 +19,14 @@ def choose_speaker(judged: Backtest, fits: dict[str, Fit], compute: pd.Series) -
 
     The preferred law speaks if it falls; else a falling law that the backtest cannot tell from it and that does not
     lose to the plain power law. Otherwise the reason says what the loss does, and the law is only the one to draw.
+    Without a backtest none speaks: nothing would be known of how it predicts.
     """
     order = _order(judged, fits)
+    if not judged.preferred:
+        return order[0], (
+            "There is no answer yet for more compute: the runs are too few to test any law on a larger run than it was "
+            "fitted to; add runs at other computes."
+        )
     level = [law for law in order if law in (order[0], *judged.tied)]
     heirs = [law for law in level[1:] if not loses(judged.summary, law)]
     speakers = [law for law in (order[0], *heirs) if trend(fits[law], compute) < 0]

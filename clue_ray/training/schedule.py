@@ -13,7 +13,6 @@ from clue_ray.encoder.model import Encoder
 from clue_ray.spec import EncoderSpec, RunSpec, TrainSpec
 
 BASE_WIDTH = 32
-TOKEN_RATE = 3.0
 FINAL_RATE = 0.1
 STABLE_DECAY = 0.2
 PROBED_STEPS = 128
@@ -52,12 +51,12 @@ def make_optimizer(model: Encoder, train: TrainSpec, encoder: EncoderSpec) -> to
     """Build AdamW with maximal-update rates (decision D6).
 
     Matrices move by base width / width of the rate (Yang et al. 2022, arXiv 2203.03466), and those inside a transformer
-    of L blocks by 1 / sqrt(L) of that, as its branches are scaled too. Token embeddings move `TOKEN_RATE` times as
-    fast, since most tokens are in few batches. Norms, biases, embeddings and the logits' scale do not decay.
+    of L blocks by 1 / sqrt(L) of that, as its branches are scaled too. Token embeddings move `train.token_rate` times
+    as fast. Norms, biases, embeddings and the logits' scale do not decay.
     """
     groups: dict[tuple[str, float], list[torch.nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
-        groups.setdefault(rate_of(name, parameter, encoder), []).append(parameter)
+        groups.setdefault(rate_of(name, parameter, encoder, train.token_rate), []).append(parameter)
     options: list[dict[str, Any]] = [
         {
             "params": parameters,
@@ -70,10 +69,10 @@ def make_optimizer(model: Encoder, train: TrainSpec, encoder: EncoderSpec) -> to
     return torch.optim.AdamW(options, betas=(0.9, 0.98), fused=True)
 
 
-def rate_of(name: str, parameter: torch.nn.Parameter, encoder: EncoderSpec) -> tuple[str, float]:
+def rate_of(name: str, parameter: torch.nn.Parameter, encoder: EncoderSpec, token_rate: float) -> tuple[str, float]:
     """Tell what kind of weight a parameter is and its share of the learning rate."""
     if name == "token_embedding.weight":
-        return "tokens", TOKEN_RATE
+        return "tokens", token_rate
     if parameter.dim() < 2 or "position" in name:
         return "others", 1.0
     layers = {"item_blocks": encoder.item_layers, "service_blocks": encoder.service_layers}

@@ -100,8 +100,13 @@ def test_short_frontier_falls_back_to_all_runs() -> None:
     assert list(tiny.fits) == ["power_law"] and not tiny.points["held_out"].any()
     assert any(warning.startswith("Left out: power law plus constant has 3") for warning in tiny.warnings)
     assert any(warning.startswith("No backtest") for warning in tiny.warnings)
-    assert tiny.preferred == "power_law" and "too few runs to backtest" in tiny.answer()
+    assert tiny.preferred == "power_law" and tiny.answer().startswith("There is no answer yet")
     json.dumps(tiny.to_dict(), allow_nan=False)
+
+
+def test_the_plain_power_law_is_always_judged() -> None:
+    found = analyse(Runs(study()), ["log_linear"])
+    assert set(found.fits) == {"log_linear", "power_law"} and "power_law" in set(found.backtest.summary["law"])
 
 
 def short() -> pd.DataFrame:

@@ -45,6 +45,6 @@ def test_activations_stay_flat_over_depth(corpus):
 
 
 def test_equal_rates_for_all_widths_would_not(corpus, monkeypatch):
-    monkeypatch.setattr(schedule, "rate_of", lambda name, parameter, encoder: ("matrices", 1.0))
+    monkeypatch.setattr(schedule, "rate_of", lambda name, parameter, encoder, token_rate: ("matrices", 1.0))
     found, activations = slopes(corpus, ["width"], [32, 128, 512])
     assert np.abs(found).max() > 0.5, activations
