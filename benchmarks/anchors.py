@@ -25,7 +25,6 @@ from clue_ray.scaling.problem import differentiate, minimise
 from clue_ray.scaling.starts import screen
 
 FITDATA = Path(__file__).parents[2] / "shared" / "fitdata"
-DRAWS = 500
 OBJECTIVE_BAR = 0.0010182741
 CONFIGURATION = ["source", "dataset", "hparams", "warmup", "decay", "param_count", "val"]
 SEEN = {"3B": 80_000_415 * 32, "13B": 407_332_084 * 32, "34B": 407_332_084 * 84}  # samples of a class, as published
@@ -90,27 +89,10 @@ def epoch_fit() -> Fit:
 
 
 def epoch() -> dict[str, list[float]]:
-    """Give parameters, objective and pairs-bootstrap intervals of the 240 points."""
+    """Give parameters, objective and intervals of the 240 points, as the package shows them."""
     fit = epoch_fit()
-    draws = dict(zip(EPOCH, pairs_bootstrap(fit).T, strict=True))
-    ends = {f"epoch240_ci_{name}": list(np.quantile(draws[name], [0.025, 0.975])) for name in ("E", "beta")}
+    ends = {f"epoch240_ci_{name}": list(fit.interval(name)) for name in ("E", "beta")}
     return {f"epoch240_{name}": [fit.parameters[name]] for name in EPOCH} | {"epoch240_obj": [fit.objective]} | ends
-
-
-def pairs_bootstrap(fit: Fit) -> Floats:
-    """Refit to points drawn with replacement, as published, from the fit's optimum: parameters (draws, p)."""
-    runs = len(fit.problem.log_y)
-    picks = np.random.default_rng(0).integers(runs, size=(DRAWS, runs))
-    # A point drawn k times counts k times: k huber(r, delta) = huber(r sqrt k, delta sqrt k).
-    times = np.sqrt([np.bincount(pick, minlength=runs) for pick in picks])
-    plain = fit.problem.rows()
-
-    def rows(theta: Floats) -> tuple[Floats, Floats]:
-        residual, slope = plain(theta)
-        return residual * times, slope * times[:, :, None]
-
-    points, _ = minimise(rows, np.repeat(fit.theta[None], DRAWS, axis=0), fit.delta * times, fit.problem.bounds, 100)
-    return np.array([list(fit.problem.parameters(point).values()) for point in points])
 
 
 def gadre() -> dict[str, list[float]]:

@@ -23,7 +23,6 @@ from clue_ray.scaling.words import listing
 
 GRIDS = ("sequence_length", "global_batch_size", "corpus_users")
 """Axes that a table sets against encoder size."""
-LINE_ERRORS = 1.96
 
 
 def axes(analysis: Analysis) -> Section | None:
@@ -88,11 +87,18 @@ def isoflop(files: StudyFiles) -> Section | None:
 
 
 def _best_size(found: IsoFlop) -> str:
-    """Say how the best size grows with compute, with the interval of the line through the minima."""
-    line, used = found.line, int(found.levels["used"].sum())
-    reach = LINE_ERRORS * line.error
-    ends = numbers.interval(line.exponent, line.exponent - reach, line.exponent + reach)
+    """Say how the best size grows with compute by parabolas, and what a law of size and data says beside it."""
+    used = int(found.levels["used"].sum())
     return (
         f"Through the minima of {used} of {len(found.levels)} levels of compute, the best size grows as compute to the "
-        f"power {ends}. Parabolas lean on sizes evenly spread about the minimum; read this beside the laws."
+        f"power {numbers.interval(found.line.exponent, *found.interval())}. Parabolas lean on sizes evenly spread "
+        f"about the minimum. {_parametric(found)}"
     )
+
+
+def _parametric(found: IsoFlop) -> str:
+    """Say what exponent the parametric law implies over the same runs, or why it implies none."""
+    try:
+        return f"E + A N^-a + B D^-b over the same runs implies {numbers.interval(*found.parametric)}."
+    except FitError as error:
+        return f"No law of size and data can be set beside them: {error}"

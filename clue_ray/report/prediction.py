@@ -5,13 +5,16 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from clue_ray.errors import FitError
+from clue_ray.errors import FitError, RunsError
 from clue_ray.report.directory import read_directory
 from clue_ray.report.numbers import flop, significant
 from clue_ray.report.style import law_label
 from clue_ray.runs import Runs
 from clue_ray.scaling.analysis import analyse
 from clue_ray.scaling.budget import budget_for_loss
+from clue_ray.scaling.words import listing
+
+NEEDED = ("train_flops", "loss", "loss_candidates")
 
 
 @dataclass(frozen=True)
@@ -19,6 +22,7 @@ class Answer:
     """A prediction with its 95 % interval: `loss` in nats at `train_flops`, one of them asked for, the other found.
 
     Attributes:
+        train_flops: infinite, or 0, where the law itself never takes the loss but its interval does not exclude it.
         low, high: ends of what was found; infinite where nothing bounds it.
         beyond: `train_flops` over the largest run's.
     """
@@ -37,8 +41,19 @@ class Answer:
         if self.asked == "train_flops":
             ends = f"95 % {self.low:.2f} to {self.high:.2f}"
             return f"{flop(self.train_flops)} FLOP reach {self.loss:.3f} nats ({ends}) {law}."
+        if not 0 < self.train_flops < math.inf:
+            return self._open_sentence()
         ends = f"95 % {_bound(self.low)} to {_bound(self.high)}"
         return f"{self.loss:g} nats take {flop(self.train_flops)} FLOP ({ends}) {law}."
+
+    def _open_sentence(self) -> str:
+        """Say at what compute the interval holds a loss that the law itself never takes."""
+        end, side = (self.high, "up to") if self.train_flops == 0 else (self.low, "from")
+        where = f"{side} {flop(end)} FLOP{' on' if side == 'from' else ''}" if 0 < end < math.inf else "at any compute"
+        return (
+            f"By the {law_label(self.law)} no training compute takes the loss to {self.loss:g} nats, but its 95 % "
+            f"interval does not exclude them {where}."
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """Return JSON-able values; None where an end is infinite."""
@@ -60,6 +75,12 @@ def predict_study(directory: Path, *, train_flops: float | None = None, loss: fl
     if (train_flops is None) == (loss is None):
         raise FitError("Ask for the loss of a --train-flops or for the compute of a --loss; give one of the two.")
     files = read_directory(directory)
+    empty = [column for column in NEEDED if files.table[column].isna().all()]
+    if empty:
+        raise RunsError(
+            f"{directory} holds no {listing(empty)}; predict takes a study, or a runs table with {listing(NEEDED)}: "
+            "add them, or fit other columns with `clue-ray fit`."
+        )
     analysis = analyse(Runs(files.table), files.fit.laws, files.fit.hold_out)
     if analysis.silence:
         raise FitError(analysis.silence)

@@ -5,6 +5,7 @@ as much along every axis; that is one equation with one root, analytic in the fi
 a profile-likelihood interval like any other quantity.
 """
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from clue_ray.errors import FitError
+from clue_ray.scaling.agreement import disagreement
 from clue_ray.scaling.cost import FLOPS_PER_PARAMETER_AND_TOKEN, Cost, token_cost
 from clue_ray.scaling.doubts import COLLINEAR
 from clue_ray.scaling.fit import Fit, Prediction
@@ -69,8 +71,17 @@ def allocate(fit: Fit, train_flops: float, cost: Cost | None = None) -> Recipe:
     served = cost.served * size.value
     loss = fit.predict(**{column: place.value for column, place in axes.items()})
     tokens = axes.get("train_tokens") or _tokens(fit, cost, axes, train_flops - served)
-    warnings = (*_edges(fit, axes, seen), *_free(held))
+    warnings = (*_edges(fit, axes, seen), *_free(held), *_checked(fit, cost, train_flops, axes.keys() - held))
     return Recipe(train_flops, size, tokens, loss, axes, tuple(held), served, warnings)
+
+
+def best_loss(fit: Fit, train_flops: float, cost: Cost) -> Prediction:
+    """Give the loss of the best recipe as `allocate` does, without the recipe's own intervals and doubts."""
+    places, cost = {}, _allowed(fit, cost)
+    for column, largest in zip(fit.x, (fit.problem.x * fit.problem.scales[:, None]).max(axis=1), strict=True):
+        place = np.exp(_log_best(fit, cost, train_flops, fit.theta, column=column)) if cost.power(column) else largest
+        places[column] = float(place)
+    return fit.predict(**places)
 
 
 def _log_best(fit: Fit, cost: Cost, budget: float, theta: Any, *, column: str) -> Any:
@@ -110,7 +121,7 @@ def _term(fit: Fit, theta: Any, column: str) -> tuple[Any, Any]:
 
 
 def _bracket(fit: Fit, log_value: Any) -> Prediction:
-    """Give the exponential of a quantity with its profile interval; an end that no data bound is 0 or infinite."""
+    """Give the exponential of a quantity with its interval; an end that no data bound is 0 or infinite."""
     value = float(log_value(fit.theta))
     low, high = fit.likelihood.interval(log_value, 0.95)
     with np.errstate(over="ignore"):
@@ -171,6 +182,12 @@ def _edges(fit: Fit, axes: dict[str, Prediction], seen: Floats) -> list[str]:
         if not (place.low > 0 and np.isfinite(place.high)):
             said.append(f"The runs do not bound the best {column} on both sides.")
     return said
+
+
+def _checked(fit: Fit, cost: Cost, budget: float, columns: Iterable[str]) -> Iterator[str]:
+    """Say of which axes the interval by bootstrap differs much in width from that by profile."""
+    readers = {f"best {name}": partial(_log_best, fit, cost, budget, column=name) for name in sorted(columns)}
+    return disagreement(fit.law, fit.likelihood, readers)
 
 
 def _free(held: list[str]) -> list[str]:

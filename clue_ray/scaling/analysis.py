@@ -156,6 +156,7 @@ def analyse(runs: Runs, laws: Sequence[str], hold_out: str = "largest_compute") 
     panels = build_panels(preferred, fits, fitted, list(fits), {X: far})
     candidates = candidates_of(points) or 0
     warnings = [
+        *([] if silence else cautions.missed_held_out(points, speaker)),
         *cautions.open_question(points, ahead),
         *(basis or cautions.few_runs(speaker)),
         *(doubts or cautions.undecided(judged, fits)),

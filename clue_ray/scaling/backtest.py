@@ -15,10 +15,11 @@ import numpy as np
 import pandas as pd
 
 from clue_ray.errors import FitError
-from clue_ray.runs import Runs
+from clue_ray.scaling.checks import check_law
 from clue_ray.scaling.fit import Fit, Prediction, fit_law
 from clue_ray.scaling.laws import Law, find_law
-from clue_ray.scaling.sample import Table, as_frame, as_names, select
+from clue_ray.scaling.rows import check_once
+from clue_ray.scaling.sample import Table, as_names, finished, select
 
 CAUTIOUS = "power_law_plus_constant"
 """The law that speaks where predictions cannot choose."""
@@ -35,6 +36,7 @@ ROW = [
     "relative_error",
     "covered",
 ]
+ROUNDING = 1e-9  # logs of compute that differ by less are one size, to the rounding of a product of axes
 SUMMARY = ["law", "mean_absolute_relative_error", "mean_absolute_error", "coverage", "num_predictions"]
 
 
@@ -65,13 +67,15 @@ def backtest(laws: Sequence[str | Law], table: Table, *, x: str | Sequence[str],
     of several. Raises FitError when no cut leaves enough runs, RunsError as `fit_law` does.
     """
     columns = as_names(x)
+    for law in laws:
+        check_law(law)
     found = [find_law(law) for law in laws]
-    select(table, columns, y)  # refuses a bad table before any cut hides its bad rows
-    done = Runs(as_frame(table)).done
-    size = np.log(done[list(columns)].astype(float)).sum(axis=1).to_numpy()
+    done = finished(table)
+    check_once(done)  # all rows, as a cut would part a run listed twice
+    size = np.log(select(table, columns, y).x).sum(axis=0)
     done, size = done.iloc[np.argsort(size, kind="stable")], np.sort(size)
     fewest = max((len(law.parameters) for law in found), default=0) + 1
-    cuts = [n for n in range(fewest, len(done)) if size[n] > size[n - 1] * (1 + 1e-12)]
+    cuts = [n for n in range(fewest, len(done)) if size[n] - size[n - 1] > ROUNDING]
     if not found or not cuts:
         raise FitError(
             f"A backtest of {len(found)} laws needs more than {fewest} finished runs of different compute, "

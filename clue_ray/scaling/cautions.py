@@ -6,6 +6,7 @@ Takes runs, fits and backtest; gives sentences without raw names. The one idea: 
 import numpy as np
 import pandas as pd
 
+from clue_ray.errors import FitError
 from clue_ray.scaling.answer import FURTHER
 from clue_ray.scaling.backtest import CAUTIOUS, Backtest
 from clue_ray.scaling.doubts import ENOUGH_DECADES
@@ -22,6 +23,24 @@ def open_question(points: pd.DataFrame, ahead: Prediction | None) -> list[str]:
     return [
         f"The interval at {FURTHER} times the compute holds the best loss measured, {best:.3f} nats: "
         "the runs do not exclude that more compute buys nothing."
+    ]
+
+
+def missed_held_out(points: pd.DataFrame, speaker: Fit) -> list[str]:
+    """Say when the best held-out run lies outside what the law that speaks foretold of it."""
+    held = points[points["held_out"]]
+    if held.empty:
+        return []
+    best = held.sort_values("loss").iloc[0]
+    try:
+        _, low, high = speaker.predict_run(**{speaker.x[0]: float(best[speaker.x[0]])})
+    except FitError:  # a law that is not positive there
+        return []
+    if low <= best["loss"] <= high:
+        return []
+    return [
+        f"The largest run, held out, measured {best['loss']:.3f} nats, outside the {low:.3f} to {high:.3f} that the "
+        f"{speaker.law.words} foretold: it may not hold further out either."
     ]
 
 

@@ -1,83 +1,32 @@
-"""What keeps a law from being fitted to a table, said with the rows at fault.
+"""What keeps a law from being fitted: arguments that cannot be meant, too few runs, a function that is none.
 
-Takes a runs table and column names; raises RunsError or returns. The one idea: a reader mends rows, so a sentence
-names them: by run_id where the table has one, by number from 0 where not.
+Takes a law and its data; raises FitError or returns. The one idea: what would end in a traceback, or in numbers that
+mean nothing, is refused in one sentence before it is tried. What is wrong with rows, `rows.py` says.
 """
 
-from collections.abc import Sequence
-
 import numpy as np
-import pandas as pd
 
-from clue_ray.errors import FitError, RunsError
-from clue_ray.runs import Runs
+from clue_ray.errors import FitError
 from clue_ray.scaling.law import Floats, Law
 from clue_ray.scaling.problem import Problem, differentiate
-from clue_ray.scaling.sample import Sample, Table, as_frame
+from clue_ray.scaling.sample import Sample, is_number
 
-SHOWN = 4  # rows that a sentence names
 STEP = 1e-6  # of a central difference, over 1 + the coordinate's size
 FAR_OFF = 1e-2  # difference of two derivatives, over the largest, that rounding cannot explain
 
 
-def check_rows(table: Table, columns: Sequence[str]) -> None:
-    """Raise RunsError naming the rows: a run listed twice, several pools, text or no positive number in a column.
-
-    Only finished runs are looked at; columns that the table lacks are left to `select`.
-    """
-    done = Runs(as_frame(table)).done
-    _check_runs(done)
-    _check_candidates(done)
-    for column in columns:
-        if column in done:
-            _check_numbers(done, column)
-
-
-def _check_runs(done: pd.DataFrame) -> None:
-    if "run_id" not in done:
-        return
-    twice = done["run_id"].duplicated(keep=False) & done["run_id"].notna()
-    if twice.any():
-        rows = done[twice]
-        raise RunsError(
-            f"{rows['run_id'].nunique()} run_id stand in several rows ({_name_rows(rows, by_number=True)}), first "
-            f"{rows['run_id'].iloc[0]!r}; a run counts once, so keep one row of each."
+def check_law(law: object) -> None:
+    """Raise FitError unless a law is one's name or a `Law`."""
+    if not isinstance(law, str | Law):
+        raise FitError(
+            f"A law is a name, such as 'power_law', or a Law, not a {type(law).__name__}; make a Law of a function."
         )
 
 
-def _check_candidates(done: pd.DataFrame) -> None:
-    if "loss_candidates" not in done:
-        return
-    pools = done["loss_candidates"].dropna()
-    if pools.nunique() < 2:
-        return
-    shown = ", ".join(f"{value:g}" for value in sorted(pools.unique()))
-    rare = pools.value_counts().idxmin()
-    raise RunsError(
-        f"The runs' losses were measured on pools of {shown} candidates and cannot be compared "
-        f"({rare:g} in {_name_rows(done[done['loss_candidates'] == rare])}); fit runs of one loss_candidates at a time."
-    )
-
-
-def _check_numbers(done: pd.DataFrame, column: str) -> None:
-    values = pd.to_numeric(done[column], errors="coerce").to_numpy(dtype=float)
-    bad = ~(np.isfinite(values) & (values > 0))
-    if bad.any():
-        first = done[column].iloc[int(bad.argmax())]
-        found = f"the text {first!r}" if isinstance(first, str) else f"{first}"
-        raise RunsError(
-            f"Column {column!r} holds {found} in {_name_rows(done[bad])} ({int(bad.sum())} of {len(bad)} finished "
-            "runs); laws need positive finite numbers: mend these rows or drop them."
-        )
-
-
-def _name_rows(rows: pd.DataFrame, by_number: bool = False) -> str:
-    """Name rows by run_id, or by number: run a1f3; rows 0, 3 and 12 more."""
-    numbered = by_number or "run_id" not in rows
-    names = [str(name) for name in (rows.index if numbered else rows["run_id"])]
-    kind = ("row" if numbered else "run") + ("s" if len(names) > 1 else "")
-    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-    return f"{kind} {', '.join(names[:SHOWN])}{more}"
+def check_delta(delta: object) -> None:
+    """Raise FitError unless delta is a number; whether it may be of that size the cost decides."""
+    if not is_number(delta):
+        raise FitError(f"delta is {delta!r}; it is a positive number in log units, such as 0.001.")
 
 
 def check_design(law: Law, sample: Sample, x: tuple[str, ...]) -> None:

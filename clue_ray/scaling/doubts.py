@@ -1,6 +1,6 @@
 """What the data cannot tell: doubts about a fitted law, a sentence each.
 
-Takes a law, its rows and its parameters; gives warnings. The one idea: a number that the runs do not
+Takes a problem at its optimum and its rows; gives warnings. The one idea: a number that the runs do not
 identify is shown with its reason, never dropped in silence.
 """
 
@@ -8,21 +8,27 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from clue_ray.scaling.laws import Floats, Law
-from clue_ray.scaling.problem import LARGEST_EXPONENT
+from clue_ray.scaling.laws import LAWS, Floats, Law
+from clue_ray.scaling.problem import LARGEST_EXPONENT, Problem
 from clue_ray.scaling.sample import Sample
+from clue_ray.scaling.starts import unguided
 
 ENOUGH_SCALES = 4
 ENOUGH_DECADES = 1.5
 COLLINEAR = 0.9
+EDGE = 1e-6  # distance from a bound, over 1 + its size, that counts as none
+EXACT = 1e-6  # log units below which a miss is rounding
 
 
-def doubts(law: Law, sample: Sample, parameters: dict[str, float]) -> Iterator[str]:
-    """Yield what a reader should know before trusting a fit."""
+def doubts(problem: Problem, theta: Floats, sample: Sample) -> Iterator[str]:
+    """Yield what a reader should know before trusting a fit, given by its theta (p,)."""
+    law, parameters = problem.law, problem.parameters(theta)
     if sample.left_out:
         yield f"{sample.left_out} of {sample.left_out + len(sample.y)} runs are not done and were left out."
     yield from _narrow(law, sample.x)
     yield from _at_bounds(law, sample.y, parameters)
+    yield from _at_edges(problem, theta, parameters)
+    yield from _missed(problem, theta)
 
 
 def _narrow(law: Law, x: Floats) -> Iterator[str]:
@@ -53,3 +59,32 @@ def _at_bounds(law: Law, y: Floats, parameters: dict[str, float]) -> Iterator[st
     for name in law.exponents:
         if not 1e-6 < parameters[name] < LARGEST_EXPONENT * (1 - 1e-6):
             yield f"{law.words}: the exponent is at its bound {parameters[name]:.3g}; it is not identified."
+
+
+def _at_edges(problem: Problem, theta: Floats, parameters: dict[str, float]) -> Iterator[str]:
+    """Say which parameters, floor and terms' exponents aside, ended at the edge of the range searched."""
+    law = problem.law
+    for name, value, *ends in zip(law.parameters, theta, *problem.bounds, strict=True):
+        near = [abs(value - end) <= EDGE * (1 + abs(end)) for end in ends if np.isfinite(end)]
+        if any(near) and name not in (law.floor, *law.exponents):
+            yield (
+                f"{law.words}: {name.replace('_', ' ')} is at the edge of the range searched, {parameters[name]:.3g}; "
+                "it is not identified."
+            )
+
+
+def _missed(problem: Problem, theta: Floats) -> Iterator[str]:
+    """Say when a law of one's own, with parameters started blindly, lies further from the runs than a power law."""
+    names = unguided(problem)
+    if not names or problem.law.function in [law.function for law in LAWS.values()]:
+        return
+    logs = np.vstack([np.ones(len(problem.log_y)), np.log(problem.x)]).T
+    plain = problem.log_y - logs @ np.linalg.lstsq(logs, problem.log_y, rcond=None)[0]
+    own = problem.log_values(theta) - problem.log_y
+    mine, rival = (float(np.sqrt(np.mean(np.square(missed)))) for missed in (own, plain))
+    if mine > max(rival, EXACT):
+        yield (
+            f"{problem.law.words}: it misses the runs by {mine:.2g} in log, a power law of the same columns by "
+            f"{rival:.2g}, so its optimum may not be found; give the Law guesses, bounds or places for "
+            f"{', '.join(names)}."
+        )

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from scipy.special import fdtrc
 
-from clue_ray.scaling.fit import Fit
+from clue_ray.scaling.fit import Fit, Prediction
 from clue_ray.scaling.laws import Floats
 from clue_ray.scaling.problem import huber, minimise
 from clue_ray.scaling.starts import screen
@@ -47,6 +47,8 @@ class Identifiability:
         worst_direction: the unit vector of scaled parameters that the runs see least, by name.
         correlation: of the fitted coordinates to first order, (p, p), in the law's order.
         tied: the fit with equal exponents; None for a law with fewer than two.
+        split: how the best x1 grows with C = x1 x2, the power b2 / (b1 + b2) of C (Hoffmann et al. 2022, equation 4),
+            with its range over all curves that the data accept at 95 %; None for a law of other than two power laws.
         warnings: what follows from the numbers, a sentence each.
     """
 
@@ -54,6 +56,7 @@ class Identifiability:
     worst_direction: dict[str, float]
     correlation: Floats
     tied: Tied | None
+    split: Prediction | None
     warnings: tuple[str, ...]
 
     def to_dict(self) -> dict[str, Any]:
@@ -63,6 +66,7 @@ class Identifiability:
             "worst_direction": self.worst_direction,
             "correlation": [[_known(value) for value in row] for row in self.correlation.tolist()],
             "tied": self.tied and {name: _known(value) for name, value in vars(self.tied).items()},
+            "split": self.split and {name: _known(value) for name, value in self.split._asdict().items()},
             "warnings": list(self.warnings),
         }
 
@@ -84,7 +88,25 @@ def identifiability(fit: Fit) -> Identifiability:
             f"{fit.law.words}: equal exponents of {tied.exponent:.3g} fit as well (p = {tied.p_value:.2f}); "
             "the runs do not show that they differ, and the best split moves with them."
         )
-    return Identifiability(condition, worst, _correlation(fit.likelihood.spread), tied, tuple(warnings))
+    correlation = _correlation(fit.likelihood.spread)
+    return Identifiability(condition, worst, correlation, tied, best_split(fit), tuple(warnings))
+
+
+def best_split(fit: Fit) -> Prediction | None:
+    """Give how the best first predictor grows with the product of both, with its range; None where nothing is split."""
+    if len(fit.law.terms) != 2 or len(set(fit.law.exponents)) != 2 or len(fit.x) != 2:
+        return None
+    first, second = (fit.law.parameters.index(exponent) for exponent in fit.law.exponents)
+
+    def power(theta: Any) -> Any:
+        with np.errstate(all="ignore"):  # two exponents of 0 split nothing
+            return theta[..., second] / (theta[..., first] + theta[..., second])
+
+    value = float(power(fit.theta))
+    if not np.isfinite(value):
+        return None
+    low, high = np.clip(fit.likelihood.interval(power, 0.95), 0.0, 1.0)
+    return Prediction(value, min(float(low), value), max(float(high), value))
 
 
 def tie_exponents(fit: Fit) -> Tied:

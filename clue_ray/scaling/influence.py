@@ -11,10 +11,9 @@ import numpy as np
 import pandas as pd
 
 from clue_ray.errors import FitError
-from clue_ray.runs import Runs
 from clue_ray.scaling.fit import Fit, fit_law
 from clue_ray.scaling.laws import Law
-from clue_ray.scaling.sample import Table, as_frame, as_names
+from clue_ray.scaling.sample import Table, as_names, finished, place_of
 from clue_ray.scaling.sensitivity import first_exponent, value_at
 
 INFLUENCE_COLUMNS = ["run", "residual", "exponent", "predicted", "change"]
@@ -26,10 +25,11 @@ def influence(law: str | Law, table: Table, *, x: str | Sequence[str], y: str, a
     Columns: run (its run_id, or its row number where the table has none); residual (log of measured over fitted, all
     runs in); exponent (of the first term) and predicted, without the run; change (predicted over that of all runs, - 1;
     nan where the law cannot be fitted without the run).
-    Raises FitError or RunsError as `fit_law` does where the law cannot be fitted to all runs.
+    Raises FitError or RunsError as `fit_law` does where the law cannot be fitted to all runs, FitError for a bad `at`.
     """
-    done = Runs(as_frame(table)).done
-    fit = fit_law(law, done, x=as_names(x), y=y)
+    fit = fit_law(law, table, x=as_names(x), y=y)
+    place_of(fit.x, at)
+    done = finished(table)
     missed = fit.problem.log_y - fit.problem.log_values(fit.theta)
     names = done["run_id"] if "run_id" in done else pd.Series(done.index, index=done.index)
     rows: list[list[Any]] = []

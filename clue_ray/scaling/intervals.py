@@ -1,4 +1,4 @@
-"""Intervals of a fit: profile likelihood by F, and a residual bootstrap to check it.
+"""Intervals of a fit: profile likelihood by F where runs are few, a bootstrap where they are many.
 
 Takes a `Problem` at its optimum; gives (low, high) for any smooth quantity of the parameters. The one idea:
 move a quantity away from its best value, let all parameters follow, and stop where the data object.
@@ -8,6 +8,10 @@ therefore profile a Huber cost with delta = 2 noise sd (99 % efficient on normal
 Hettmansperger (1980) do; with nothing clipped this is exactly the F test of least squares. With fewer than
 `ENOUGH_FREEDOM` runs more than parameters nothing is clipped: so few residuals cannot tell an outlier from noise,
 and a clipped run would let the curve leave it at no price.
+
+F takes the noise to be alike in all runs and near normal; a few runs cannot say otherwise. With more than
+`MANY_CONFIGURATIONS` the runs themselves are drawn instead, which supposes neither, and refitted with the delta of the
+fit, so that estimate and interval belong to one estimator. The profile is then the check.
 
 Runs at equal predictors are seeds of one configuration. What the law misses there they share, so they do not
 count as so many runs: see `_between` for the profile; the bootstrap draws whole configurations.
@@ -20,8 +24,9 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from scipy.special import fdtri, stdtrit
+from scipy.special import fdtri
 
+from clue_ray.scaling.bootstrap import draw_configurations, draw_residuals, percentiles
 from clue_ray.scaling.laws import Floats
 from clue_ray.scaling.problem import Problem, Rows, differentiate, huber, minimise
 from clue_ray.scaling.starts import screen
@@ -34,9 +39,7 @@ CLIP = 2.0  # Huber's delta over the noise sd: 99 % efficient on normal noise; 1
 SMALLEST_NOISE = 1e-9  # keeps exact data from dividing by zero
 ENOUGH_FREEDOM = 4  # runs more than parameters from which an outlier can be told from noise
 PULL = 10.0  # how hard a quantity is pulled to where it is wanted: a miss by step / PULL costs the whole limit
-DRAWS = 200
-MANY_RUNS = 40  # up to here, drawing whole runs breaks the design and overstates intervals
-LARGEST_LEVERAGE = 0.95  # beyond, a correction by leverage would blow up rounding
+MANY_CONFIGURATIONS = 40  # up to here, drawing whole configurations breaks the design and overstates intervals
 
 
 @dataclass(frozen=True)
@@ -53,6 +56,8 @@ class Likelihood:
         spread: joint covariance of theta to first order, (p, p).
         freedom: degrees of freedom of the dispersion.
         configuration: number of each run's configuration, (n,); seeds share one.
+        estimate: theta of the fit, (p,).
+        bend: Huber delta of the fit.
     """
 
     problem: Problem
@@ -64,6 +69,8 @@ class Likelihood:
     spread: Floats
     freedom: int
     configuration: npt.NDArray[np.int64]
+    estimate: Floats
+    bend: float
 
     @classmethod
     def build(cls, problem: Problem, theta: Floats, delta: float) -> "Likelihood":
@@ -85,7 +92,7 @@ class Likelihood:
         inflation, freedom = _between(pull, configuration, count)
         variance = noise**2 * inflation
         spread = np.linalg.pinv(slopes[0].T @ slopes[0], rcond=1e-14) * variance / kept**2
-        rest = (variance / kept, noise / kept, spread, freedom, configuration)
+        rest = (variance / kept, noise / kept, spread, freedom, configuration, theta, delta)
         return cls(problem, points[0], deltas, float(costs[0]), *rest)
 
     @property
@@ -93,7 +100,16 @@ class Likelihood:
         """Count the distinct configurations."""
         return int(self.configuration.max()) + 1
 
+    @property
+    def many(self) -> bool:
+        """Whether the configurations are so many that the interval shown is the bootstrap's."""
+        return self.configurations > MANY_CONFIGURATIONS
+
     def interval(self, quantity: Quantity, level: float) -> tuple[float, float]:
+        """Bracket a quantity: by bootstrap where configurations are many, else by profile likelihood."""
+        return (self.bootstrap if self.many else self.profile)(quantity, level)
+
+    def profile(self, quantity: Quantity, level: float) -> tuple[float, float]:
         """Bracket a quantity by profile likelihood; an end no data object to is its bound, or infinite."""
         low, high = self.ends(quantity, level)
         return low.value, high.value
@@ -160,42 +176,20 @@ class Likelihood:
 
     @cached_property
     def draws(self) -> Floats:
-        """Optima of seeded bootstrap refits, (draws, p): of residuals, or of configurations where runs are many."""
-        rng = np.random.default_rng(0)
-        starts = np.repeat(self.theta[None], DRAWS, axis=0)
-        if len(self.delta) <= MANY_RUNS:
-            return minimise(self._resampled(rng), starts, self.delta, self.problem.bounds, 60)[0]
-        # A run drawn k times counts k times: k huber(r, delta) = huber(r sqrt k, delta sqrt k).
-        count = self.configurations
-        picks = rng.integers(count, size=(DRAWS, count))
-        times = np.sqrt([np.bincount(pick, minlength=count)[self.configuration] for pick in picks])
-        rows = _weighted(self.problem.rows(), times)
-        return minimise(rows, starts, self.delta * times, self.problem.bounds, 60)[0]
-
-    def _resampled(self, rng: np.random.Generator) -> Rows:
-        """Give residuals against the law plus drawn noise, leverage-corrected.
-
-        What a configuration misses the law by on average is drawn from all configurations, centred; its seeds share it
-        and keep how they differ. Where every run has its own configuration this draws residuals.
-        """
-        residual, slope = self.problem.rows()(self.theta[None])
-        sizes, place = np.bincount(self.configuration), self.configuration
-        leverage = np.einsum("np,pq,nq->n", slope[0], np.linalg.pinv(slope[0].T @ slope[0]), slope[0])
-        taken = np.bincount(place, leverage)  # what the fit took out of each mean's variance
-        missed = np.bincount(place, residual[0]) / sizes
-        corrected = missed / np.sqrt(1 - np.minimum(taken, LARGEST_LEVERAGE))
-        picks = rng.integers(len(sizes), size=(DRAWS, len(sizes)))
-        drawn = (corrected - corrected.mean())[picks][:, place] + residual[0] - missed[place]
-        return self.problem.rows(self.problem.log_values(self.theta) - drawn)
+        """Optima of seeded bootstrap refits, (draws, p): of configurations where these are many, else of residuals."""
+        if self.many:
+            return draw_configurations(self.problem, self.estimate, self.bend, self.configuration)
+        return draw_residuals(self.problem, self.theta, self.delta, self.configuration)
 
     def bootstrap(self, quantity: Quantity, level: float) -> tuple[float, float]:
         """Bracket a quantity by bootstrap, widened by t over normal quantiles, with configurations - p of freedom."""
-        centre = float(quantity(self.theta))
-        tail = (1 + level) / 2
-        freedom = max(self.configurations - len(self.theta), 1)
-        widening = float(stdtrit(freedom, tail) / stdtrit(1e9, tail))
-        low, high = np.quantile(quantity(self.draws), [1 - tail, tail])
-        return centre + widening * (float(low) - centre), centre + widening * (float(high) - centre)
+        low, high = self.bootstrap_band(quantity, level)
+        return float(low), float(high)
+
+    def bootstrap_band(self, quantities: Quantity, level: float) -> tuple[Floats, Floats]:
+        """Bracket quantities by bootstrap, one by one: points (..., p) -> (..., m) gives ends (m,)."""
+        centre = quantities(self.estimate if self.many else self.theta)
+        return percentiles(quantities(self.draws), centre, level, self.configurations - len(self.theta))
 
 
 def _starts(problem: Problem, theta: Floats, delta: float) -> Floats:
@@ -231,13 +225,3 @@ def _with_row(rows: Rows, quantity: Quantity, wanted: Floats, weights: Floats) -
         return np.concatenate([residual, extra], 1), np.concatenate([slope, weights[:, None, None] * gradient], 1)
 
     return extended
-
-
-def _weighted(rows: Rows, weights: Floats) -> Rows:
-    """Multiply residuals and derivatives by weights (k, n)."""
-
-    def scaled(theta: Floats) -> tuple[Floats, Floats]:
-        residual, slope = rows(theta)
-        return residual * weights, slope * weights[:, :, None]
-
-    return scaled

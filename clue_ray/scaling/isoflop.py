@@ -2,21 +2,25 @@
 
 Takes runs at a few levels of compute; gives an `IsoFlop`: an optimum a level and the line through them. The one idea:
 at equal compute the loss is a parabola in the log of the size, near its lowest point. That leans on sizes evenly spread
-about the optimum (Czech et al. 2026, arXiv 2603.22339), so read it beside a fit of `parametric_loss`, never alone.
+about the optimum (Czech et al. 2026, arXiv 2603.22339), so `parametric`, the exponent that a law of size and data over
+the same runs implies, belongs beside it.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
+from scipy.special import stdtrit
 
 from clue_ray.errors import FitError
-from clue_ray.scaling.checks import check_rows
+from clue_ray.scaling.fit import Prediction, fit_law
 from clue_ray.scaling.law import Floats
-from clue_ray.scaling.sample import Table, select
+from clue_ray.scaling.rows import check_once
+from clue_ray.scaling.sample import Sample, Table, finished, select
 
 SAME_LEVEL = 1.1  # runs whose compute differs by less than this factor from the next belong to one level
 FEWEST_SIZES = 4  # a parabola takes three; the fourth tells whether it fits
@@ -39,13 +43,47 @@ class IsoFlop:
     Attributes:
         levels: one row a level of compute: compute, optimum (size of least loss; nan without one), loss (there),
             num_runs, low and high (sizes tried), curvature (nats a squared decade), used (does the line rest on it).
-        line: through the optima used.
+        line: through the optima used; `interval` brackets its exponent.
         warnings: a sentence for each level that is left out or thin, and for a line through too few.
+        sample: the runs, predictors compute and size.
     """
 
     levels: pd.DataFrame
     line: Line
     warnings: tuple[str, ...]
+    sample: Sample = field(repr=False, compare=False)
+
+    def interval(self) -> tuple[float, float]:
+        """Bracket the line's exponent at 95 % by Student's t with levels used - 2 degrees of freedom; infinite for two.
+
+        It supposes that the optima scatter about a line alike and normally; what bends every parabola alike it misses.
+        """
+        freedom = int(self.levels["used"].sum()) - FEWEST_LEVELS
+        reach = float(stdtrit(freedom, 0.975)) * self.line.error if freedom else np.inf
+        return self.line.exponent - reach, self.line.exponent + reach
+
+    @cached_property
+    def parametric(self) -> Prediction:
+        """The same exponent by approach 3: beta / (alpha + beta) of `parametric_loss` over all runs, profile interval.
+
+        Data are compute / size, so that the best size of a compute C grows as C^(beta / (alpha + beta)) whatever a
+        token costs (Hoffmann et al. 2022, equation 4). Raises FitError where the law cannot be fitted to the runs, or
+        they bound neither exponent.
+        """
+        compute, size = self.sample.x
+        table = {"size": size, "data": compute / size, "loss": self.sample.y}
+        fit = fit_law("parametric_loss", table, x=["size", "data"], y="loss")
+
+        def share(theta: Any) -> Any:
+            alpha, beta = (fit.problem.natural(theta, name) for name in ("alpha", "beta"))
+            with np.errstate(invalid="ignore"):  # both exponents 0: no best size
+                return beta / (alpha + beta)
+
+        value = float(share(fit.theta))
+        low, high = np.clip(fit.likelihood.interval(share, 0.95), 0, 1)
+        if not (np.isfinite(value) and (low > 0 or high < 1)):
+            raise FitError("The runs bound neither exponent of parametric_loss; add sizes or levels of compute.")
+        return Prediction(value, float(min(low, value)), float(max(high, value)))
 
 
 def fit_isoflop(table: Table, *, size: str, compute: str = "train_flops", y: str = "loss") -> IsoFlop:
@@ -54,7 +92,7 @@ def fit_isoflop(table: Table, *, size: str, compute: str = "train_flops", y: str
     A minimum that does not lie between the sizes tried is no minimum found: it stays in `levels` with a warning, and
     the line leaves it out. Raises FitError where fewer than two levels have a minimum, RunsError as `fit_law` does.
     """
-    check_rows(table, (compute, size, y))
+    check_once(finished(table))
     sample = select(table, (compute, size), y)
     number = _levels(sample.x[0])
     members = [number == level for level in range(number.max() + 1)]
@@ -70,7 +108,7 @@ def fit_isoflop(table: Table, *, size: str, compute: str = "train_flops", y: str
     if len(used) == FEWEST_LEVELS:
         warnings.append("Only two levels have a minimum, so the line's error is unknown.")
     line = fit_line(used["compute"].to_numpy(), used["optimum"].to_numpy())
-    return IsoFlop(levels, line, tuple(warnings))
+    return IsoFlop(levels, line, tuple(warnings), sample)
 
 
 def fit_line(compute: Any, optimum: Any, std: Any = None) -> Line:

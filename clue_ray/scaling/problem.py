@@ -195,7 +195,9 @@ def _step(
     curvature = np.einsum("knp,knq->kpq", weighted, slope)
     held = ((theta <= bounds[0]) & (gradient > 0)) | ((theta >= bounds[1]) & (gradient < 0))
     diagonal = np.einsum("kpp->kp", curvature)
-    ridge = np.maximum(diagonal, 1e-12 * diagonal.max(axis=1, keepdims=True) + 1e-30) * damping[:, None]
+    # A parameter of an own law may be 1e13, and its curvature 1e-26 of the others': it is seen in its own size.
+    least = (1e-12 * diagonal.max(axis=1, keepdims=True) + 1e-30) / np.maximum(np.abs(theta), 1) ** 2
+    ridge = np.maximum(diagonal, least) * damping[:, None]
     curvature = np.where(held[:, :, None] | held[:, None, :], 0.0, curvature)
     curvature += np.einsum("kp,pq->kpq", np.where(held, 1.0, ridge), np.eye(theta.shape[1]))
     return np.asarray(-np.linalg.solve(curvature, np.where(held, 0.0, gradient)[..., None])[..., 0])

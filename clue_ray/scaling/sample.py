@@ -15,8 +15,23 @@ import pandas as pd
 from clue_ray.errors import FitError, RunsError, nearest
 from clue_ray.runs import Runs
 from clue_ray.scaling.laws import Floats
+from clue_ray.scaling.rows import candidates_of, read_numbers
+
+__all__ = [
+    "Sample",
+    "Table",
+    "as_frame",
+    "as_names",
+    "candidates_of",
+    "check_width",
+    "finished",
+    "is_number",
+    "place_of",
+    "select",
+]
 
 Table = Runs | pd.DataFrame | Mapping[str, Any]
+SHORT = 60  # letters of a value that a sentence has room for
 
 
 @dataclass(frozen=True)
@@ -45,34 +60,56 @@ def select(table: Table, x: Sequence[str], y: str) -> Sample:
     done = Runs(frame).done
     if done.empty:
         raise RunsError(f"None of the {len(frame)} runs is done; a law needs finished runs.")
-    columns = [_positive(done, column) for column in (*x, y)]
-    return Sample(np.array(columns[:-1]), columns[-1], candidates_of(done), len(frame) - len(done))
+    candidates = candidates_of(done)
+    columns = [read_numbers(done, column) for column in (*x, y)]
+    return Sample(np.array(columns[:-1]), columns[-1], candidates, len(frame) - len(done))
 
 
 def as_frame(table: Table) -> pd.DataFrame:
-    """View any accepted table as a DataFrame; raise RunsError when its columns differ in length."""
-    if isinstance(table, Runs):
-        return table.table
-    if isinstance(table, pd.DataFrame):
-        return table
-    try:
-        return pd.DataFrame({name: np.asarray(values) for name, values in table.items()})
-    except ValueError as error:
-        raise RunsError(f"The columns do not make a table ({error}); give arrays of one length.") from None
-
-
-def candidates_of(done: pd.DataFrame) -> int | None:
-    """Return the one pool size of the rows, None when they do not say; raise RunsError when they disagree."""
-    if "loss_candidates" not in done:
-        return None
-    found = sorted(done["loss_candidates"].dropna().unique())
-    if len(found) > 1:
-        shown = ", ".join(f"{value:g}" for value in found)
+    """View any accepted table as a DataFrame; RunsError where it is none, or its columns differ in length or repeat."""
+    if not isinstance(table, Runs | pd.DataFrame | Mapping):
         raise RunsError(
-            f"The runs' losses were measured on pools of {shown} candidates and cannot be compared; "
-            "fit runs of one loss_candidates at a time."
+            f"A table is a DataFrame, Runs or a mapping of columns, not {_brief(table)}; read a file with read_runs."
         )
-    return int(found[0]) if found else None
+    if isinstance(table, Mapping):
+        try:
+            return pd.DataFrame({name: np.asarray(values) for name, values in table.items()})
+        except ValueError as error:
+            raise RunsError(f"The columns do not make a table ({error}); give arrays of one length.") from None
+    frame = table.table if isinstance(table, Runs) else table
+    if not frame.columns.is_unique:
+        twice = frame.columns[frame.columns.duplicated()][0]
+        raise RunsError(f"The runs table has several columns {twice!r}; keep one of each name.")
+    return frame
+
+
+def finished(table: Table) -> pd.DataFrame:
+    """Give the rows that a law may be fitted to, numbered as in the table."""
+    return Runs(as_frame(table)).done
+
+
+def place_of(columns: Sequence[str], at: Any) -> Floats:
+    """Read a place, a value a predictor column -> (predictors,); FitError unless each has a positive finite number."""
+    if not isinstance(at, Mapping) or set(columns) != set(at):
+        named = ", ".join(map(str, at)) if isinstance(at, Mapping) else _brief(at)
+        raise FitError(f"The law predicts from {', '.join(columns)}, not from {named or 'nothing'}.")
+    for column in columns:
+        if not (is_number(at[column]) and np.isfinite(at[column]) and at[column] > 0):
+            raise FitError(
+                f"Cannot predict at {column} {_brief(at[column])}; predictors are positive finite numbers, one each."
+            )
+    return np.array([float(at[column]) for column in columns])
+
+
+def is_number(value: Any) -> bool:
+    """Tell whether a value is one real number: no text, no array, no truth value."""
+    return isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool)
+
+
+def _brief(value: Any) -> str:
+    """Show a value in the room that a sentence has."""
+    shown = repr(value).replace("\n", " ")
+    return shown if len(shown) <= SHORT else f"a {type(value).__name__}"
 
 
 def as_names(x: str | Sequence[str]) -> tuple[str, ...]:
@@ -84,15 +121,3 @@ def check_width(name: str, wanted: int, columns: tuple[str, ...]) -> None:
     """Raise FitError unless a law is given as many predictors as it has."""
     if wanted != len(columns):
         raise FitError(f"{name} has {wanted} predictor(s) but x names {len(columns)} ({', '.join(columns)}).")
-
-
-def _positive(done: pd.DataFrame, column: str) -> Floats:
-    """Read a column as positive finite numbers."""
-    values: Floats = pd.to_numeric(done[column], errors="coerce").to_numpy(dtype=float)
-    bad = ~(np.isfinite(values) & (values > 0))
-    if bad.any():
-        raise RunsError(
-            f"Column {column!r} holds {done[column].iloc[int(bad.argmax())]!r} in a finished run "
-            f"({int(bad.sum())} such rows of {len(bad)}); laws need positive finite numbers; mend them."
-        )
-    return values

@@ -88,7 +88,8 @@ def find_optimum(problem: Problem, cost: ResidualCost) -> Optimum | None:
     rows, bends = cost.rows(problem), np.full(len(problem.log_y), cost.bend)
     points, costs = minimise(rows, starts, bends, problem.bounds, iterations=20)
     basins = points[np.argsort(costs, kind="stable")[: max(FEWEST_POLISHED, int(len(starts) * POLISHED))]]
-    smooth, costs = minimise(rows, basins, np.full_like(bends, np.inf), problem.bounds, iterations=100)
+    # Least squares of the plain residuals also for a quantile: tilted, their cost has a kink at every run's zero.
+    smooth, costs = minimise(problem.rows(), basins, np.full_like(bends, np.inf), problem.bounds, iterations=100)
     candidates = np.concatenate([smooth[[np.argmin(costs)]], basins])
     points, costs = minimise(rows, candidates, bends, problem.bounds, iterations=400)
     best = int(np.argmax(costs <= costs.min() * (1 + FLAT)))

@@ -11,12 +11,11 @@ import numpy as np
 import pandas as pd
 
 from clue_ray.errors import FitError
-from clue_ray.runs import Runs
+from clue_ray.scaling.checks import check_law
 from clue_ray.scaling.fit import Fit, fit_law
 from clue_ray.scaling.laws import Law, find_law
-from clue_ray.scaling.sample import Table, as_frame, as_names
+from clue_ray.scaling.sample import Table, as_names, finished, place_of
 
-DELTA = 1e-3  # the fit's own default, around which delta is moved
 SIZE, WHOLE, COMPUTE = "non_embedding_params", "total_params", "train_flops"
 SENSITIVITY_COLUMNS = ["variant", "law", "num_runs", "exponent", "predicted", "change", "reason"]
 RESULTS = SENSITIVITY_COLUMNS[2:5]
@@ -47,27 +46,32 @@ def sensitivity(
     change (predicted over that of the fit as it stands, - 1); reason (why a variant could not be fitted, else empty).
     Counting embeddings multiplies the size, or the compute 6 N D, of every run by total_params over
     non_embedding_params, and the place by that ratio at the largest run; it needs both columns, filled.
-    Raises FitError or RunsError as `fit_law` does where the law itself cannot be fitted.
+    Raises FitError or RunsError as `fit_law` does where the law itself cannot be fitted, FitError for a bad `at`.
     """
-    done = Runs(as_frame(table)).done
-    question = _Question(law, done, as_names(x), y, dict(at))
-    base = _fit(question)
+    base = fit_law(law, table, x=as_names(x), y=y)  # of the whole table, so that a bad row is named by its number there
+    place_of(base.x, at)
+    done = finished(table)
+    question = _Question(law, done, base.x, y, dict(at))
     rows = [_row("as fitted", question, base)]
-    rows += [_tried(name, question, **options) for name, options in _COSTS.items()]
+    rows += [_tried(name, question, **options) for name, options in _costs(base.delta).items()]
     rows.append(_tried("without the worst run", question._replace(done=_without_worst(base, done))))
     if {SIZE, WHOLE} <= set(done) and done[[SIZE, WHOLE]].notna().all(axis=None) and {SIZE, COMPUTE} & set(question.x):
         rows.append(_tried("embeddings counted", _with_embeddings(question)))
+    for other in laws:
+        check_law(other)
     others = [other for other in laws if find_law(other).name != find_law(law).name]
     rows += [_tried("another law", question._replace(law=other)) for other in others]
     frame = pd.DataFrame(rows, columns=SENSITIVITY_COLUMNS)
     return frame.assign(change=frame["predicted"] / frame["predicted"].iloc[0] - 1)
 
 
-_COSTS: dict[str, dict[str, Any]] = {
-    "log least squares": {"loss": "log_least_squares"},
-    "delta x 10": {"delta": 10 * DELTA},
-    "delta / 10": {"delta": DELTA / 10},
-}
+def _costs(delta: float) -> dict[str, dict[str, Any]]:
+    """Name the other costs: least squares, and Huber's with a delta ten times larger or smaller than the fit's."""
+    return {
+        "log least squares": {"loss": "log_least_squares"},
+        "delta x 10": {"delta": 10 * delta},
+        "delta / 10": {"delta": delta / 10},
+    }
 
 
 def _fit(question: _Question, **options: Any) -> Fit:

@@ -17,6 +17,8 @@ from clue_ray.scaling.problem import Problem, huber
 FLOORS = (0.02, 0.5, 0.8, 0.95)  # shares of the smallest loss
 COEFFICIENTS = (0.02, 0.07, 0.25, 0.9, 3.0)  # shares of the mean loss, at the predictor's geometric mean
 MAGNITUDES = (0.1, 1.0, 10.0)  # for a parameter that nothing is known of
+FAR = (1.0, 1e3, 1e6)  # the same, as shares of a predictor's geometric mean
+MOST_BLIND = 4  # such parameters, beyond which the grid would be too large to try these too
 LOWEST_EXPONENT, HIGHEST_EXPONENT = 0.03, 2.0
 GRID_POINTS = 630  # at most, shared by all parameters searched: 25 of one, 25 x 25 of two, 5 each of four
 MOST_VALUES = 25  # of one parameter
@@ -46,6 +48,14 @@ def _grid(problem: Problem) -> Floats:
     return np.array(list(product(*(values.get(name, np.ones(1)) for name in law.parameters))))
 
 
+def unguided(problem: Problem) -> list[str]:
+    """Name the parameters whose starts neither a hint nor a role tells: they begin at `MAGNITUDES`."""
+    law = problem.law
+    told = {*law.guesses, *law.places, *law.exponents, *(name for name, _ in law.terms), law.floor}
+    bounded = {name for name, *ends in zip(law.parameters, *problem.bounds, strict=True) if np.isfinite(ends).all()}
+    return [name for name in _searched(problem) if name not in told | bounded]
+
+
 def _searched(problem: Problem) -> list[str]:
     """Name the parameters that are not solved for."""
     return [name for name in problem.law.parameters if name not in problem.law.linear]
@@ -69,7 +79,10 @@ def _values(problem: Problem, name: str, count: int) -> Floats:
     lower, upper = (float(bound[place]) for bound in problem.bounds)
     if np.isfinite([lower, upper]).all():
         return np.linspace(lower, upper, count + 2)[1:-1]
-    return np.unique(np.clip([float(losses.mean()) if place == 0 else 1.0, *MAGNITUDES], lower, upper))
+    values = np.unique(np.clip([float(losses.mean()) if place == 0 else 1.0, *MAGNITUDES], lower, upper))
+    # Nothing is known of it: it may as well be a place on a predictor's axis, inside the runs or far beyond.
+    places = np.outer(np.exp(np.log(problem.x).mean(axis=1)), FAR).ravel()
+    return values if len(unguided(problem)) > MOST_BLIND else np.unique(np.clip([*values, *places], lower, upper))
 
 
 def _project(problem: Problem, grid: Floats) -> Floats:

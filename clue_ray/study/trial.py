@@ -4,6 +4,7 @@ A trial that dies with its process (killed, out of memory, its node gone) is sta
 goes on from the run's last checkpoint; a run that raises is not tried again, as it would raise again.
 """
 
+import os
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -24,9 +25,13 @@ from clue_ray.training.loop import train_with
 from clue_ray.training.progress import describe_run
 from clue_ray.transfer.exported import export_run
 
+REUSE_TIMEOUT = "TUNE_FUNCTION_THREAD_TIMEOUT_S"
+"""Longest wait of Tune for a run's thread to end before its actor is used again."""
+
 
 def run_trial(config: dict[str, Any]) -> None:
     """Train one run where Tune has put us; a run that raises is recorded as failed, not raised."""
+    os.environ.setdefault(REUSE_TIMEOUT, "60")  # Tune's own 2 s end a study on a crowded machine
     run, evaluation = RunSpec(**config["run"]["spec"]), EvaluationSpec(**config["evaluation"])
     corpus = cached_corpus(config["corpus"])
     known = describe_run(run, corpus, evaluation, config["study"])

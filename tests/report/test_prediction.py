@@ -3,9 +3,11 @@
 import math
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
 import pytest
 
-from clue_ray.errors import FitError
+from clue_ray.errors import FitError, RunsError
 from clue_ray.report.prediction import predict_study
 from tests.report.planted import planted, write_study
 
@@ -60,3 +62,25 @@ def test_a_study_without_a_speaker_says_so(tmp_path: Path) -> None:
     table.loc[done, "loss"] = table.loc[done, "loss"].to_numpy()[::-1]
     with pytest.raises(FitError, match="no answer yet"):
         predict_study(write_study(tmp_path / "s", table), train_flops=1e14)
+
+
+def test_a_loss_below_the_fitted_floor_is_answered_where_predictions_do_not_exclude_it(tmp_path: Path) -> None:
+    """What `--train-flops` holds in its interval, `--loss` may not call out of reach."""
+    x = np.logspace(10, 13, 9)
+    loss = (1.8 + 3 * (x / 1e10) ** -0.2) * np.exp(0.004 * np.random.default_rng(0).normal(size=9))
+    table = planted().head(9).assign(train_flops=x, loss=loss)
+    study = write_study(tmp_path / "s", table)
+    (study / "study.yaml").unlink()
+    ahead = predict_study(study, train_flops=1e18)
+    answer = predict_study(study, loss=ahead.low)
+    assert ahead.law == answer.law == "power_law_plus_constant"
+    assert answer.train_flops == math.inf and answer.low == pytest.approx(1e18, rel=1e-2)
+    assert answer.to_dict()["train_flops"] is None and "nats take" not in answer.sentence()
+    assert "no training compute takes the loss to" in answer.sentence()
+    assert answer.sentence().endswith("not exclude them from 1.0e18 FLOP on.")
+
+
+def test_a_table_of_other_columns_is_refused_by_the_names_it_lacks(tmp_path: Path) -> None:
+    pd.DataFrame({"x": [1.0, 2, 4, 8], "loss": [4.0, 3, 2, 1]}).to_csv(tmp_path / "good.csv", index=False)
+    with pytest.raises(RunsError, match="holds no train_flops and loss_candidates; predict takes a study"):
+        predict_study(tmp_path / "good.csv", loss=2.0)

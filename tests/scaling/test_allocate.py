@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from scipy.optimize import minimize_scalar
 
 from clue_ray.errors import FitError
-from clue_ray.scaling.allocate import allocate
+from clue_ray.scaling.allocate import allocate, best_loss
 from clue_ray.scaling.budget import budget_for_loss, marginal_returns
-from clue_ray.scaling.cost import Cost, calibrate_cost
+from clue_ray.scaling.cost import Cost, calibrate_cost, token_cost
 from clue_ray.scaling.fit import Fit, fit_law
 from clue_ray.scaling.laws import Law
 
@@ -218,3 +218,7 @@ def test_a_joint_law_by_name_is_allocated_over_its_columns() -> None:
     g = (0.3 * 20 / (0.37 * 120)) ** (1 / 0.67)
     assert recipe.non_embedding_params.value == pytest.approx(g * (1e13 / 6) ** (0.37 / 0.67), rel=1e-3)
     assert recipe.held == ("sequence_length",) and recipe.axes["sequence_length"].value == 64
+
+
+def test_the_best_loss_alone_is_that_of_the_recipe(exact: Fit) -> None:
+    assert best_loss(exact, 1e15, token_cost(exact)) == allocate(exact, 1e15).loss

@@ -250,3 +250,12 @@ def test_a_run_that_carries_the_answer_is_named() -> None:
     said = influential(moved, Prediction(5.0, 4.8, 5.1))
     assert len(said) == 1 and "hangs on run run7" in said[0]
     assert influential(moved, Prediction(5.0, 4.1, 5.1)) == [] and influential(moved, None) == []
+
+
+def test_a_held_out_run_outside_the_law_is_said_first() -> None:
+    table = study()
+    kind = Runs(table)
+    assert not any("foretold" in warning for warning in analyse(kind, LAWS[:2]).warnings)
+    largest = table["train_flops"].idxmax()
+    table.loc[largest, "loss"] *= 0.97
+    assert "held out, measured" in analyse(Runs(table), LAWS[:2]).warnings[0]

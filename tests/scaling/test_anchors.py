@@ -32,5 +32,14 @@ def test_epoch_is_quick_and_allocates() -> None:
     assert time.perf_counter() - began < 2  # about 0.05 s on an idle core
     assert found.num_runs == 240 and found.objective == epoch_fit().objective and found.rivals == (1, 1)
     assert allocate(found, 5.76e23).non_embedding_params.value == pytest.approx(73.2e9, rel=2e-3)
-    low, high = found.bootstrap_interval("E")  # published: 1.769 to 1.871
-    assert 0.07 < high - low < 0.14 and low < 1.8172 < high
+
+
+def test_epoch_intervals_are_the_published_ones_and_a_warning_says_that_the_profile_differs() -> None:
+    """Published, by drawing points: E 1.769 to 1.871, beta .331 to .415; the profile's E is half as wide."""
+    found = epoch_fit()
+    for name, ends in {"E": (1.769, 1.871), "beta": (0.331, 0.415)}.items():
+        assert found.interval(name) == pytest.approx(ends, abs=0.01)
+        assert found.known_interval(name) == found.interval(name) == found.bootstrap_interval(name)
+    place = {"N": 1e11, "D": 1e12}
+    assert found.predict(**place) == found.bootstrap_predict(**place) and found.cross_check(**place) is None
+    assert "bootstrap and profile intervals differ" in found.warnings[-1] and found.to_dict()["warnings"]

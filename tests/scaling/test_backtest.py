@@ -7,6 +7,7 @@ import pytest
 from clue_ray.errors import FitError, RunsError
 from clue_ray.scaling.backtest import backtest
 from clue_ray.scaling.fit import fit_law
+from clue_ray.scaling.steps import steps_to_loss
 
 LAWS = ["power_law", "power_law_plus_constant", "log_linear"]
 COMPUTE = np.logspace(10, 14, 10)
@@ -90,6 +91,32 @@ def test_runs_of_one_size_are_never_on_both_sides() -> None:
     assert set(rows["num_fitted"]) == {4, 6, 8, 10, 12, 14, 16, 18}
 
 
+@pytest.mark.parametrize("unit", [1e-12, 1.0, 1e9])
+def test_seeds_stay_together_in_any_unit_of_compute(unit: float) -> None:
+    """Below 1 the logs of compute are negative, where a factor above 1 makes a number smaller."""
+    x = unit * np.repeat(np.logspace(-6, -2, 6), 2)
+    loss = 3 * (x / unit) ** -0.08 * np.exp(0.002 * np.random.default_rng(0).normal(size=12))
+    rows = backtest(["power_law"], {"x": x, "y": loss}, x="x", y="y").rows
+    assert sorted(set(rows["num_fitted"])) == [4, 6, 8, 10]
+
+
+def test_a_run_listed_twice_is_named_by_its_rows_however_far_apart() -> None:
+    table = runs(30 * COMPUTE**-0.08).iloc[::-1].assign(run_id=["a", *"bcdefghi", "a"])
+    with pytest.raises(RunsError, match=r"rows 0, 9\), first 'a'"):
+        backtest(["power_law"], table, x="train_flops", y="loss")
+
+
+@pytest.mark.parametrize(("value", "shown"), [(np.nan, "nan"), ("n/a", "the text 'n/a'")])
+def test_a_value_that_is_no_number_is_named_by_its_row(value: object, shown: str) -> None:
+    table = runs(30 * COMPUTE**-0.08).astype({"loss": object})
+    table.loc[3, "loss"] = value
+    with pytest.raises(RunsError, match=f"holds {shown} in row 3 "):
+        backtest(["power_law"], table, x="train_flops", y="loss")
+    curve = table.assign(global_batch_size=8, steps=range(1, 11))
+    with pytest.raises(RunsError, match=f"holds {shown} in row 3 "):
+        steps_to_loss(curve, 3.0)
+
+
 def test_too_small_or_bad_tables_are_refused() -> None:
     table = runs(30 * COMPUTE**-0.08)
     with pytest.raises(FitError, match="needs more than 4 finished runs"):
@@ -98,3 +125,5 @@ def test_too_small_or_bad_tables_are_refused() -> None:
         backtest(LAWS, table.assign(loss=-1.0), x="train_flops", y="loss")
     with pytest.raises(FitError, match="no law 'nothing'"):
         backtest(["nothing"], table, x="train_flops", y="loss")
+    with pytest.raises(FitError, match="not a NoneType"):
+        backtest([None], table, x="train_flops", y="loss")  # type: ignore[list-item]

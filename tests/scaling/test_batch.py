@@ -1,5 +1,8 @@
 """Laws of the batch size: planted surfaces, their slices, steps to a loss."""
 
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -69,3 +72,23 @@ def test_curves_that_never_cross_are_left_out_or_refused() -> None:
         steps_to_loss(table, 0.5)
     with pytest.raises(RunsError, match="no column 'steps'"):
         steps_to_loss(table.rename(columns={"steps": "updates"}), 2.9)
+
+
+def test_steps_that_do_not_depend_on_the_batch_leave_it_at_an_edge() -> None:
+    steps = 500 * np.exp(0.01 * np.random.default_rng(0).normal(size=len(BATCHES)))
+    found = fit_law("critical_batch", {"b": BATCHES, "s": steps}, x="b", y="s")
+    assert any("critical batch size is at the edge of the range searched" in warning for warning in found.noticed)
+
+
+@pytest.mark.parametrize(
+    ("law", "truth"),
+    [
+        (loss_at_equal_examples, (1.7503, 0.83845, 0.65307, 1345.3)),
+        (loss_at_equal_steps, (2.0992, 0.34685, 0.70281, 158.58)),
+        (loss_at_equal_steps, (2.8943, 1.935, 0.61699, 85.169)),
+    ],
+)
+def test_envelopes_of_exact_losses_are_the_law(law: Callable[..., Any], truth: tuple[float, ...]) -> None:
+    batches = 2.0 ** np.arange(3, 14)
+    found = fit_law(law.__name__, {"b": batches, "y": law(batches, *truth)}, x="b", y="y", loss="quantile")
+    assert list(found.parameters.values()) == pytest.approx(truth, rel=1e-6)

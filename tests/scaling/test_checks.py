@@ -3,13 +3,30 @@
 import math
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from clue_ray.errors import FitError, RunsError
+from clue_ray.scaling.budget import marginal_returns
 from clue_ray.scaling.fit import fit_law
+from clue_ray.scaling.influence import influence
 from clue_ray.scaling.laws import Law
+from clue_ray.scaling.sensitivity import sensitivity
 
 RUNS = {"train_flops": np.logspace(10, 14, 9), "loss": 30 * np.logspace(10, 14, 9) ** -0.08}
+
+
+def as_cells(value: object) -> np.ndarray:
+    """Repeat a value as nine cells, whatever it holds."""
+    cells = np.empty(9, dtype=object)
+    cells[:] = [value] * 9
+    return cells
+
+
+def with_last(column: str, value: float) -> dict[str, np.ndarray]:
+    return {**RUNS, column: np.append(RUNS[column][:-1], value)}
+
+
 BAD = {
     "unknown law": (FitError, "did you mean 'log_linear'", {"law": "loglinear"}),
     "unknown loss": (FitError, "no loss 'huber'", {"loss": "huber"}),
@@ -93,6 +110,46 @@ BAD = {
         "is not smooth in a",
         {"law": Law("rough", "|a| x^-b", ("a", "b"), 1, lambda x, a, b: np.abs(a) * x**-b)},
     ),
+    "law None": (FitError, "a Law, not a NoneType", {"law": None}),
+    "law number": (FitError, "a Law, not a int", {"law": 3}),
+    "law function": (FitError, "make a Law of a function", {"law": lambda x, a, b: a * x**-b}),
+    "text delta": (FitError, "delta is '1e-3'", {"delta": "1e-3"}),
+    "table None": (RunsError, "not None; read a file with read_runs", {"table": None}),
+    "table path": (RunsError, "not 'runs.csv'; read a file with read_runs", {"table": "runs.csv"}),
+    "table list": (RunsError, "mapping of columns, not a list", {"table": [RUNS]}),
+    "column twice": (
+        RunsError,
+        "several columns 'loss'",
+        {"table": pd.DataFrame(np.ones((4, 3)), columns=["train_flops", "loss", "loss"])},
+    ),
+    "run_id lists": (RunsError, "'run_id' holds a list", {"table": {**RUNS, "run_id": as_cells([1])}}),
+    "run_id arrays": (RunsError, "'run_id' holds a ndarray", {"table": {**RUNS, "run_id": as_cells(np.ones(1))}}),
+    "text candidates": (
+        RunsError,
+        r"'loss_candidates' holds the text 'x' in rows 4, 5, 6, 7 and 1 more; .* 2 candidates or more",
+        {"table": {**RUNS, "loss_candidates": np.array(["256"] * 4 + ["x"] * 5, dtype=object)}},
+    ),
+    "list candidates": (
+        RunsError,
+        "'loss_candidates' holds a list in rows 0",
+        {"table": {**RUNS, "loss_candidates": as_cells([256])}},
+    ),
+    "no candidates": (
+        RunsError,
+        "'loss_candidates' holds 0 in rows 0",
+        {"law": "bounded_power_law", "table": {**RUNS, "loss_candidates": np.zeros(9, dtype=int)}},
+    ),
+    "one candidate": (
+        RunsError,
+        "'loss_candidates' holds 1 in rows 0",
+        {"law": "bounded_power_law", "table": {**RUNS, "loss_candidates": np.ones(9, dtype=int)}},
+    ),
+    "dates": (RunsError, "holds dates", {"table": {**RUNS, "train_flops": pd.date_range("2024", periods=9)}}),
+    "durations": (RunsError, "holds durations", {"table": {**RUNS, "train_flops": pd.to_timedelta(range(9), "s")}}),
+    "complex": (RunsError, "holds complex numbers", {"table": {**RUNS, "loss": RUNS["loss"] + 0j}}),
+    "one endless loss": (RunsError, r"holds 1e\+308 in row 8 .*1e-100 to 1e\+100", {"table": with_last("loss", 1e308)}),
+    "denormal x": (RunsError, "holds 1e-320 in row 8 ", {"table": with_last("train_flops", 1e-320)}),
+    "tiny losses": (RunsError, "or change the unit", {"table": {**RUNS, "loss": RUNS["loss"] * 1e-300}}),
     "none done": (
         RunsError,
         "None of the 1 runs",
@@ -108,3 +165,34 @@ def test_bad_input_is_refused_in_one_sentence(case: str) -> None:
     with pytest.raises(kind, match=message) as caught:
         fit_law(arguments.pop("law"), arguments.pop("table"), **arguments)  # type: ignore[arg-type]
     assert "\n" not in str(caught.value) and len(str(caught.value)) < 250
+
+
+PLACES = {
+    "text": ({"train_flops": "a"}, "Cannot predict at train_flops 'a'"),
+    "array": ({"train_flops": np.ones(2)}, "positive finite numbers, one each"),
+    "negative": ({"train_flops": -1}, "Cannot predict at train_flops -1"),
+    "another column": ({"x": 1.0}, "predicts from train_flops, not from x"),
+    "nothing": ({}, "not from nothing"),
+}
+
+
+@pytest.mark.parametrize("case", PLACES)
+def test_places_that_are_none_are_refused_everywhere(case: str) -> None:
+    at, message = PLACES[case]
+    fit = fit_law("power_law", RUNS, x="train_flops", y="loss")
+    for ask in (
+        lambda: fit.predict(**at),
+        lambda: marginal_returns(fit, **at),
+        lambda: sensitivity("power_law", RUNS, x="train_flops", y="loss", at=at),
+        lambda: influence("power_law", RUNS, x="train_flops", y="loss", at=at),
+    ):
+        with pytest.raises(FitError, match=message):
+            ask()
+
+
+def test_levels_and_places_of_the_wrong_kind_are_refused() -> None:
+    fit = fit_law("power_law", RUNS, x="train_flops", y="loss")
+    with pytest.raises(FitError, match="level is '95'"):
+        fit.interval("exponent", level="95")  # type: ignore[arg-type]
+    with pytest.raises(FitError, match=r"not from 100\.0"):
+        sensitivity("power_law", RUNS, x="train_flops", y="loss", at=100.0)  # type: ignore[arg-type]

@@ -217,3 +217,45 @@ def test_bad_questions_are_refused() -> None:
         fit("log_linear", table("log_linear")).predict(train_flops=1e90)
     with pytest.raises(ClueRayError, match="parametric_loss"):
         allocate(found, 1e12)
+
+
+def test_delta_follows_the_noise_between_seeds() -> None:
+    """Six configurations of three seeds, noise .02: twice its estimate; without seeds, or if told, as it was."""
+    x = np.repeat(np.logspace(0, 3, 6), 3)
+    noise = 0.02 * np.random.default_rng(0).normal(size=18)
+    runs = {"x": x, "y": 4 * x**-0.15 * np.exp(noise)}
+    apart = noise.reshape(6, 3) - noise.reshape(6, 3).mean(axis=1, keepdims=True)
+    found = fit_law("power_law", runs, x="x", y="y")
+    assert found.delta == pytest.approx(2 * np.sqrt((apart**2).sum() / 12))
+    assert found.to_dict()["delta"] == found.delta and found.to_dict()["loss"] == "log_huber"
+    assert fit_law("power_law", runs, x="x", y="y", delta=1e-3).delta == 1e-3
+    assert fit_law("power_law", {name: values[::3] for name, values in runs.items()}, x="x", y="y").delta == 1e-3
+    assert fit_law("power_law", runs, x="x", y="y", loss="quantile").delta == 1e-3
+    squares = fit_law("power_law", runs, x="x", y="y", loss="log_least_squares").to_dict()
+    assert squares["loss"] == "log_least_squares" and squares["delta"] is None
+
+
+def kaplan() -> tuple[Law, dict[str, np.ndarray]]:
+    """L(N, D) of Kaplan et al. 2020, equation 1.5, without a hint, and exact losses of it."""
+
+    def function(n: np.ndarray, d: np.ndarray, nc: float, an: float, dc: float, ad: float) -> np.ndarray:
+        return ((nc / n) ** (an / ad) + dc / d) ** ad
+
+    size, tokens = (grid.ravel() for grid in np.meshgrid(np.logspace(6, 9, 4), np.logspace(8, 11, 4)))
+    law = Law("kaplan", "((Nc / N)^(aN / aD) + Dc / D)^aD", ("nc", "an", "dc", "ad"), 2, function)
+    return law, {"N": size, "D": tokens, "L": function(size, tokens, 8.8e13, 0.076, 5.4e13, 0.095)}
+
+
+def test_an_own_law_without_hints_is_found_far_from_its_starts() -> None:
+    law, runs = kaplan()
+    found = fit_law(law, runs, x=["N", "D"], y="L")
+    assert found.parameters == pytest.approx({"nc": 8.8e13, "an": 0.076, "dc": 5.4e13, "ad": 0.095}, rel=1e-6)
+    assert found.noticed == ()
+
+
+def test_an_own_law_that_a_power_law_beats_says_so() -> None:
+    law = Law("far", "a + log(b x)", ("a", "b"), 1, lambda x, a, b: a + np.log(b * x))
+    x = np.logspace(0, 3, 8)
+    said = fit_law(law, {"x": x, "y": 3 * x**-0.1}, x="x", y="y").noticed[0]
+    assert said.startswith("far: it misses the runs by") and said.endswith("places for a, b.")
+    assert not fit("log_linear", table("power_law")).noticed  # a law of ours that does not suit is no missed optimum

@@ -5,6 +5,7 @@ from itertools import product
 import numpy as np
 import pytest
 
+from clue_ray.scaling.allocate import allocate
 from clue_ray.scaling.fit import Fit, fit_law
 from clue_ray.scaling.identifiability import LARGEST_CONDITION, identifiability
 
@@ -51,7 +52,7 @@ def test_laws_of_one_predictor_have_nothing_to_tie() -> None:
     fit = fit_law("power_law_plus_constant", {"x": x, "y": 1.8 + 3.5 * (x / 1e10) ** -0.25}, x="x", y="y")
     found = identifiability(fit)
     assert found.tied is None and found.warnings == () and 1 < found.condition < 1e3
-    assert found.to_dict()["tied"] is None
+    assert found.to_dict()["tied"] is None and found.to_dict()["split"] is None
 
 
 def test_a_parameter_without_effect_has_no_finite_condition() -> None:
@@ -60,3 +61,14 @@ def test_a_parameter_without_effect_has_no_finite_condition() -> None:
     rising = fit_law("power_law_plus_constant", {"x": x, "y": 2 + 0.1 * np.log10(x / 1e10)}, x="x", y="y")
     found = identifiability(rising)
     assert found.condition > LARGEST_CONDITION and "hardly tell" in found.warnings[0]
+
+
+def test_the_range_of_the_best_split_holds_its_truth() -> None:
+    found = surface(0.25, 0.7)
+    split = identifiability(found).split
+    assert split is not None and split.low < 0.7 / 0.95 < split.high and split.high - split.low < 0.2
+    alpha, beta = found.parameters["alpha"], found.parameters["beta"]
+    assert split.value == pytest.approx(beta / (alpha + beta))
+    sizes = [allocate(found, budget).non_embedding_params.value for budget in (1e12, 1e14)]
+    assert np.log10(sizes[1] / sizes[0]) / 2 == pytest.approx(split.value)
+    assert identifiability(found).to_dict()["split"]["low"] == split.low
