@@ -9,6 +9,7 @@ import typer
 
 from clue_ray.cli.laws import emit_laws
 from clue_ray.cli.options import Address, Json, Output, Storage, StudyFile, StudyFolder, Yes, console
+from clue_ray.errors import SpecError
 from clue_ray.spec import read_study
 
 
@@ -49,6 +50,8 @@ def run(
     as_json: Json = False,
 ) -> None:
     """Run what the study still lacks, fit the laws, write the report. The same command again resumes."""
+    if predict_at and not grow:
+        raise SpecError("--predict-at says what added runs are to narrow; give --grow FLOPS too, or leave it out.")
     spec = read_study(study)
     from clue_ray.study.execute import MOST_POINTS, run_study
     from clue_ray.study.grown import Grown

@@ -85,7 +85,7 @@ def influential(table: pd.DataFrame, ahead: Prediction | None) -> list[str]:
 
 def at_bound(fit: Fit) -> list[str]:
     """Say when the exponent of the law that speaks ended at the edge of the range searched."""
-    return [warning for warning in fit.warnings if "exponent is at its bound" in warning]
+    return [warning for warning in fit.noticed if "exponent is at its bound" in warning]
 
 
 def floors(fits: dict[str, Fit], decades: float) -> list[str]:
