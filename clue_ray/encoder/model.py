@@ -145,11 +145,17 @@ class Encoder(nn.Module):
     def encode_users(self, packed: Packed) -> Tensor:
         """Encode the sequences in storage order, [sequences, output_width], not yet of unit length."""
         masks = self.draw_masks(packed)
-        x_ED = self.encode_items(packed, masks)[packed.event_items] + self.event_position(packed.event_positions)
         sequences = lay_out(packed.user_groups, packed.user_masks, masks and masks[1])
+        return self.encode_sequences(
+            self.encode_items(packed, masks)[packed.event_items], packed.event_positions, sequences
+        )
+
+    def encode_sequences(self, items_ED: Tensor, event_positions: Tensor, sequences: Sequences) -> Tensor:
+        """Encode sequences of encoded items in storage order, [sequences, output_width], not yet of unit length."""
+        x_ED = items_ED + self.event_position(event_positions)
         for block in self.service_blocks:
             x_ED = block(x_ED, sequences)
-        return self.output(self.service_norm(mean_over(x_ED, packed.user_groups)))
+        return self.output(self.service_norm(mean_over(x_ED, sequences.groups)))
 
     def encode_items(self, packed: Packed, masks: tuple[Tensor, Tensor] | None = None) -> Tensor:
         """Encode the distinct items, [items, width]."""

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from clue_ray.corpus.store import Corpus, ranges
 from clue_ray.encoder.augment import WHOLE, events_of
 from clue_ray.encoder.batches import Windows, group_lengths, pack, sort_lists
-from clue_ray.encoder.model import Encoder, lay_out, mean_over
+from clue_ray.encoder.model import Encoder, lay_out
 from clue_ray.transfer.exported import EncoderCard, Exported, read_encoder
 from clue_ray.transfer.histories import Histories, as_events
 
@@ -130,11 +130,8 @@ def _encode_sequences(
     histories, by_length = sort_lists(events_of(corpus, *windows, WHOLE))
     groups, recency = group_lengths(histories.lengths), ranges(np.zeros_like(histories.lengths), histories.lengths)
     places = torch.from_numpy(np.searchsorted(distinct, histories.values)).to(device)
-    x_ED = items_ID[places] + model.event_position(torch.from_numpy(recency).to(device))
     sequences = lay_out(groups, torch.zeros(0, dtype=torch.int64, device=device), None)
-    for block in model.service_blocks:
-        x_ED = block(x_ED, sequences)
-    stored_UO = model.output(model.service_norm(mean_over(x_ED, groups)))
+    stored_UO = model.encode_sequences(items_ID[places], torch.from_numpy(recency).to(device), sequences)
     vectors_UO = torch.empty_like(stored_UO)
     vectors_UO[torch.from_numpy(by_length).to(device)] = stored_UO
     return vectors_UO
