@@ -16,6 +16,8 @@ import statistics
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -28,6 +30,7 @@ from rich.console import Console
 from rich.table import Table
 
 from clue_ray.corpus.prepare import build_corpus
+from clue_ray.corpus.store import Corpus
 from clue_ray.corpus.synthetic import PlantedSpec, planted_events
 from clue_ray.spec import CorpusSpec, StudySpec
 from clue_ray.study.execute import run_study
@@ -53,6 +56,20 @@ with log_to(Path(folder)):
     record, _ = train_with(spec, open_corpus(corpus), scored, LocalContext(Path(folder) / "checkpoints"))
 write_json(Path(folder) / "record.json", record.model_dump(mode="json"))
 """
+
+
+@contextmanager
+def planted_corpus() -> Iterator[tuple[Path, Corpus]]:
+    """Prepare a small planted corpus in a folder that goes away afterwards."""
+    folder = Path(tempfile.mkdtemp(prefix="cr-", dir="/tmp"))
+    try:
+        pq.write_table(planted_events(PlantedSpec(users=3000)), folder / "events.parquet")
+        with connect():
+            spec = CorpusSpec(events=str(folder / "events.parquet"), vocab_size=1024)
+            corpus = build_corpus(spec, folder / "corpus")
+        yield folder, corpus
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def make_study(name: str, corpus: Path, steps: int, **axes: list[Any]) -> StudySpec:
@@ -132,19 +149,13 @@ def main() -> None:
     options.add_argument("--pairs", type=int, default=5, help="turns of the loop under Ray and bare")
     options.add_argument("--steps", type=int, default=300, help="steps of a turn")
     chosen = options.parse_args()
-    folder = Path(tempfile.mkdtemp(prefix="cr-", dir="/tmp"))
-    try:
-        pq.write_table(planted_events(PlantedSpec(users=3000)), folder / "events.parquet")
-        with connect():
-            corpus = build_corpus(CorpusSpec(events=str(folder / "events.parquet"), vocab_size=1024), folder / "corpus")
-            seeds = list(range(chosen.runs + 1))
-            inline = beyond_the_loop(make_study("inline", corpus.path, 20, train__seed=seeds), folder)
-            found = rates(corpus.path, folder, chosen.pairs, chosen.steps)
-            two = make_study("workers", corpus.path, 20, train__seed=seeds[:4], resources__workers=[2])
-            workers = beyond_the_loop(two, folder)
-        report(Console(width=100, highlight=False), inline, workers, found)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+    with planted_corpus() as (folder, corpus), connect():
+        seeds = list(range(chosen.runs + 1))
+        inline = beyond_the_loop(make_study("inline", corpus.path, 20, train__seed=seeds), folder)
+        found = rates(corpus.path, folder, chosen.pairs, chosen.steps)
+        two = make_study("workers", corpus.path, 20, train__seed=seeds[:4], resources__workers=[2])
+        workers = beyond_the_loop(two, folder)
+    report(Console(width=100, highlight=False), inline, workers, found)
 
 
 if __name__ == "__main__":

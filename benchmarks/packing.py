@@ -8,24 +8,18 @@ process when 100 runs and when all had ended, and the seconds that reading their
 """
 
 import argparse
-import shutil
-import tempfile
 import time
 from pathlib import Path
 
 import psutil
-import pyarrow.parquet as pq
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.overhead import make_study
-from clue_ray.corpus.prepare import build_corpus
-from clue_ray.corpus.synthetic import PlantedSpec, planted_events
-from clue_ray.spec import CorpusSpec, StudySpec
+from benchmarks.overhead import make_study, planted_corpus
+from clue_ray.spec import StudySpec
 from clue_ray.study.execute import run_study
 from clue_ray.study.progress import Snapshot
 from clue_ray.study.results import current_runs
-from clue_ray.study.session import connect
 
 FEW = 100
 
@@ -65,17 +59,11 @@ def main() -> None:
     options.add_argument("--steps", type=int, default=500, help="steps of each, some 10 s")
     options.add_argument("--trivial", type=int, default=500, help="short runs to hold")
     chosen = options.parse_args()
-    folder = Path(tempfile.mkdtemp(prefix="cr-", dir="/tmp"))
-    try:
-        pq.write_table(planted_events(PlantedSpec(users=3000)), folder / "events.parquet")
-        with connect():
-            corpus = build_corpus(CorpusSpec(events=str(folder / "events.parquet"), vocab_size=1024), folder / "corpus")
+    with planted_corpus() as (folder, corpus):
         many = make_study("packed", corpus.path, chosen.steps, train__seed=list(range(chosen.runs)))
         wall, loops, mean = packed(all_cores(many), folder)
         trivial = make_study("held", corpus.path, 1, train__seed=list(range(chosen.trivial)))
         few, end, seconds = held(all_cores(trivial), folder)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
     table = Table("measured", "value", "aim", title="What a study costs beyond its loops")
     table.add_row(f"{chosen.runs} runs, mean loop", f"{mean:.1f} s", "10 s")
     table.add_row("wall beyond 30 s, over loops / runs at a time", f"{(wall - 30) / loops:.3f}", "<= 1.15")

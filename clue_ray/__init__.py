@@ -38,7 +38,7 @@ _HOMES = {
     "sensitivity": "clue_ray.scaling.sensitivity",
     "train_point": "clue_ray.study.execute",
     "train_run": "clue_ray.training.loop",
-    "tune_results": "clue_ray.study.execute",
+    "tune_results": "clue_ray.study.tuning",
     "write_report": "clue_ray.report.page",
 }
 

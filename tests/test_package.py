@@ -20,6 +20,7 @@ RAY_HOMES = {
     "study/progress.py",
     "study/storage.py",
     "study/trial.py",
+    "study/tuning.py",
     "study/session.py",
     "transfer/embed.py",
     "jobserver.py",

@@ -31,4 +31,4 @@ def test_nothing_runs_what_a_file_says(path):
         assert name not in {"eval", "exec", "yaml.load", "yaml.unsafe_load", "pd.read_pickle", "os.system"}
         assert name != "torch.load" or options["weights_only"] == "True"
         assert "allow_pickle" not in options and options.get("shell") != "True"
-        assert name != "tune.Tuner.restore" or path.name == "execute.py", "named in docs/security.md for tune_results"
+        assert name != "tune.Tuner.restore" or path.name == "tuning.py", "named in docs/security.md for tune_results"

@@ -66,7 +66,15 @@ def run(
     except KeyboardInterrupt:
         sys.stderr.write("clue-ray: Interrupted; the same command again goes on from here.\n")
         raise typer.Exit(1) from None
-    directory = Path(output) / spec.name
+    report_study(Path(output) / spec.name, storage, as_json)
+    if grow and not as_json:
+        console.print(Grown.read(Path(output) / spec.name).sentence(), highlight=False)
+    if (runs.table["status"].isin(["failed", "missing"])).any():
+        raise typer.Exit(1)
+
+
+def report_study(directory: Path, storage: str | None, as_json: bool) -> None:
+    """Write a study's report, on its storage too, and print its laws."""
     from clue_ray.report.page import write_report
 
     page = write_report(directory)
@@ -75,10 +83,6 @@ def run(
 
         open_directory(directory, storage).publish()
     emit_laws(directory, page, as_json)
-    if grow and not as_json:
-        console.print(Grown.read(directory).sentence(), highlight=False)
-    if (runs.table["status"].isin(["failed", "missing"])).any():
-        raise typer.Exit(1)
 
 
 def train(

@@ -1,47 +1,39 @@
-"""Runs on Ray: check that the study fits, let Ray Tune train what is not finished, collect the table.
-
-Runs with one worker train inside reused Tune actors; runs with more go through Ray Train, whose drivers hold a
-`trial_slot` and no CPU (decisions D9, D11). Numbers of workers take turns, the largest first: otherwise small runs
-would take the freed cores one by one and a gang of workers would wait for ever.
-"""
+"""A study on Ray: check that it fits, train what is not finished (`tuning`), collect the table."""
 
 import os
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from ray import tune
-from ray.tune.logger import CSVLoggerCallback, JsonLoggerCallback
 
 from clue_ray.corpus.prepare import build_corpus, source_key
 from clue_ray.corpus.reading import plan_reading
-from clue_ray.corpus.storage import place_below, resolve_place
+from clue_ray.corpus.storage import place_below
 from clue_ray.corpus.store import Corpus, holds_corpus, open_corpus, share_corpus
 from clue_ray.corpus.synthetic import planted_floor
-from clue_ray.errors import SpecError, StudyError
+from clue_ray.errors import SpecError
 from clue_ray.runs import RunRecord, Runs, write_json
-from clue_ray.spec import RunSpec, StudySpec
+from clue_ray.spec import StudySpec
 from clue_ray.study.directory import StudyDirectory
 from clue_ray.study.grid import MOST_POINTS, Point, expand
 from clue_ray.study.grown import Grown
 from clue_ray.study.growth import Growth, grow
 from clue_ray.study.mirror import open_directory
-from clue_ray.study.plan import Plan, PlannedRun, check_study, plan_runs
-from clue_ray.study.pools import data_pool, lanes_now
+from clue_ray.study.plan import Plan, check_study, plan_runs
+from clue_ray.study.pools import data_pool
 from clue_ray.study.preflight import check_cluster, check_disk
-from clue_ray.study.progress import Listener, StudyProgress, ignore
+from clue_ray.study.progress import Listener, ignore
 from clue_ray.study.session import TRIAL_SLOTS, cluster_nodes, connect
-from clue_ray.study.storage import Gatherer, StorageStopper, check_checkpoints, check_storage
-from clue_ray.study.trial import run_trial
+from clue_ray.study.storage import check_checkpoints, check_storage
+from clue_ray.study.tuning import train_pending
 from clue_ray.transfer.baselines import tfidf_baseline
 from clue_ray.transfer.linear import linear_baseline
 from clue_ray.transfer.runs import score_runs
 from clue_ray.transfer.tasks import read_task
-
-ACTOR_FAILURES = 3
-"""Times that a trial goes on after its process was lost."""
 
 
 def open_study_corpus(study: StudySpec, output: Path, storage: str | None = None) -> Corpus:
@@ -113,21 +105,31 @@ def run_study(
         read_task(task)  # a mistake is told before anything trains
     with directory.held(), connect(address):
         corpus = open_study_corpus(study, output, storage)
-
-        def train() -> tuple[Runs, int]:
-            added = Grown.read(directory.path).points
-            plan = plan_checked(study, corpus, directory, output, retry_failed, added)
-            directory.claim(study, corpus.digest)
-            write_json(directory.path / "plan.json", plan.to_dict())
-            write_side_files(plan, corpus, study, directory)
-            directory.publish()
-            try:
-                train_pending(plan, corpus, study, directory, listener, callbacks)
-            finally:
-                runs = directory.collect([r.known for r in plan.runs])
-            return score_runs(directory.path, study.transfer, runs), plan.concurrency
-
+        train = partial(train_study, study, corpus, directory, output, retry_failed, listener, callbacks)
         return grow(study, corpus, directory.path, growth, train) if growth else train()[0]
+
+
+def train_study(
+    study: StudySpec,
+    corpus: Corpus,
+    directory: StudyDirectory,
+    output: Path,
+    retry_failed: bool,
+    listener: Listener,
+    callbacks: Sequence[tune.Callback],
+) -> tuple[Runs, int]:
+    """Train what the grids and what was grown still lack; return the runs table and how many runs go at a time."""
+    added = Grown.read(directory.path).points
+    plan = plan_checked(study, corpus, directory, output, retry_failed, added)
+    directory.claim(study, corpus.digest)
+    write_json(directory.path / "plan.json", plan.to_dict())
+    write_side_files(plan, corpus, study, directory)
+    directory.publish()
+    try:
+        train_pending(plan, corpus, study, directory, listener, callbacks)
+    finally:
+        runs = directory.collect([r.known for r in plan.runs])
+    return score_runs(directory.path, study.transfer, runs), plan.concurrency
 
 
 def write_side_files(plan: Plan, corpus: Corpus, study: StudySpec, directory: StudyDirectory) -> None:
@@ -194,103 +196,3 @@ def plan_checked(
     check_disk(plan, output)
     check_checkpoints(plan.pending, directory)
     return plan
-
-
-def train_pending(
-    plan: Plan,
-    corpus: Corpus,
-    study: StudySpec,
-    directory: StudyDirectory,
-    listener: Listener,
-    callbacks: Sequence[tune.Callback] = (),
-) -> None:
-    """Train what a plan still lacks: runs of most workers first, those of one last."""
-    progress = StudyProgress(plan, listener)
-    progress.tell()
-    for workers in sorted({r.workers for r in plan.pending}, reverse=True):
-        pending = [r for r in plan.pending if r.workers == workers]
-        tune_runs(pending, plan, corpus, study, directory, [progress, *callbacks])
-
-
-def tune_results(directory: str | Path) -> dict[str, tune.ResultGrid]:
-    """Open what Ray Tune kept on a study directory: a ResultGrid for `inline`, one for each number, `workers-2`.
-
-    Raises:
-        StudyError: Ray Tune kept nothing there.
-    """
-    folders = [folder for folder in sorted((Path(directory) / "tune").glob("*")) if tune.Tuner.can_restore(str(folder))]
-    if not folders:
-        raise StudyError(f"{directory} holds nothing of Ray Tune's (no tune/inline, no tune/workers-2); run the study.")
-    return {folder.name: tune.Tuner.restore(str(folder), run_trial).get_results() for folder in folders}
-
-
-def tune_runs(
-    pending: list[PlannedRun],
-    plan: Plan,
-    corpus: Corpus,
-    study: StudySpec,
-    directory: StudyDirectory,
-    callbacks: Sequence[tune.Callback],
-) -> None:
-    """Train runs of one kind (all of as many workers) through one Tune experiment."""
-    workers = pending[0].workers
-    shared = {
-        "corpus": corpus.place,
-        "evaluation": study.evaluation.model_dump(mode="json"),
-        "study": study.name,
-        "directory": directory.place,
-    }
-    for planned in pending:
-        directory.reopen(planned.run_id)
-    os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"  # runs write TensorBoard files themselves
-    runs = [{"run_id": r.run_id, "spec": spelled_out(r.run)} for r in pending]
-    tuner = tune.Tuner(
-        tune.with_resources(run_trial, trial_resources(pending[0].run)),
-        param_space={**shared, "run": tune.grid_search(runs)},
-        tune_config=tune.TuneConfig(
-            max_concurrent_trials=lanes_now(workers, plan, study.resources),
-            reuse_actors=True,
-            trial_dirname_creator=lambda trial: trial.config["run"]["run_id"],
-        ),
-        run_config=tune.RunConfig(
-            name=f"workers-{workers}" if workers > 1 else "inline",
-            storage_path=str(directory.path / "tune"),
-            verbose=0,
-            failure_config=tune.FailureConfig(max_failures=ACTOR_FAILURES),
-            callbacks=[*callbacks, Gatherer(directory), CSVLoggerCallback(), JsonLoggerCallback()],
-            stop=StorageStopper(directory),
-        ),
-    )
-    results = tuner.fit()
-    if directory.trouble:
-        raise StudyError(directory.trouble)
-    keep_failures(results, pending, directory)
-
-
-def spelled_out(run: RunSpec) -> dict[str, Any]:
-    """Write a run for a trial, which has a working folder of its own: its place for checkpoints is made absolute."""
-    document = run.model_dump(mode="json")
-    if kept := run.resources.checkpoints:
-        document["resources"]["checkpoints"] = resolve_place(kept)
-    return document
-
-
-def trial_resources(run: RunSpec) -> dict[str, float]:
-    """Return what a trial holds itself: a slot where it only drives workers, else the cores and GPUs it trains on."""
-    resources = run.resources
-    if resources.workers > 1:
-        return {"trial_slot": 1.0}
-    need = {"CPU": float(resources.cpus_per_worker), "GPU": resources.gpus_per_worker}
-    return {name: amount for name, amount in need.items() if amount}
-
-
-def keep_failures(results: tune.ResultGrid, pending: list[PlannedRun], directory: StudyDirectory) -> None:
-    """Write a row for each run whose trial died before it could write one itself."""
-    errors = {result.config["run"]["run_id"]: result.error for result in results if result.config}
-    for planned in pending:
-        directory.gather(planned.run_id)
-        if directory.read_record(planned.run_id) is None:
-            if not errors.get(planned.run_id):  # Tune swallows Ctrl-C and returns what it has
-                raise KeyboardInterrupt
-            reason = f"the trial died: {str(errors[planned.run_id]).splitlines()[0]}"
-            directory.write_run(planned.run, RunRecord(**planned.known, status="failed", error=reason), [])

@@ -12,8 +12,9 @@ from clue_ray.report.page import write_report
 from clue_ray.runs import COLUMNS
 from clue_ray.spec import read_study
 from clue_ray.study.directory import CURVE_COLUMNS
-from clue_ray.study.execute import plan_study, run_study, tune_results
+from clue_ray.study.execute import plan_study, run_study
 from clue_ray.study.lock import locked
+from clue_ray.study.tuning import tune_results
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_session")]
 
