@@ -35,13 +35,13 @@ from clue_ray.corpus.prepare import build_corpus
 from clue_ray.corpus.synthetic import PlantedSpec, planted_events
 from clue_ray.runs import read_runs
 from clue_ray.spec import CorpusSpec, StudySpec
-from clue_ray.study import execute
+from clue_ray.study import tuning
+from clue_ray.study.execute import run_study
 from clue_ray.study.grid import expand
 from clue_ray.study.progress import Snapshot
 
 FEW = 100
 STORE = 80_000_000
-GPUS_PER_NODE = 8
 
 
 def sleep_instead(config: dict[str, Any]) -> None:
@@ -62,13 +62,14 @@ def sleep_instead(config: dict[str, Any]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     gpu = ray.get_runtime_context().get_accelerator_ids()["GPU"][0]
     write_run(folder, run, RunRecord(**known), [])
-    (folder / "held.txt").write_text(f"{ray.get_runtime_context().get_node_id()}.{gpu} {began} {time.time()}")
+    held = f"{ray.get_runtime_context().get_node_id()}.{gpu} {os.getpid()} {began} {time.time()}"
+    (folder / "held.txt").write_text(held)
     tune.report({"status": "done", "error": "", "loss": 1.0, "step": 1, "steps": 1})
 
 
 @contextmanager
-def said_gpus(gpus: int, seconds: float) -> Iterator[None]:
-    """Start a head without cores and nodes of eight GPUs that are not there; connect."""
+def said_gpus(gpus: int, per_node: int, seconds: float) -> Iterator[None]:
+    """Start a head without cores and nodes of GPUs that are not there; connect."""
     temporary = tempfile.mkdtemp(prefix="cr-", dir="/tmp")
     node = {"object_store_memory": STORE, "include_dashboard": False}
     os.environ["SLEEP_SECONDS"] = str(seconds)  # nodes and their workers inherit it
@@ -76,8 +77,8 @@ def said_gpus(gpus: int, seconds: float) -> Iterator[None]:
     head = {"num_cpus": 0, "resources": {"trial_slot": 64}, "temp_dir": temporary, **node}
     cluster = Cluster(initialize_head=True, head_node_args=head)
     cluster.add_node(num_cpus=1, labels={"pool": "data"}, **node)
-    for first in range(0, gpus, GPUS_PER_NODE):
-        here = min(GPUS_PER_NODE, gpus - first)
+    for first in range(0, gpus, per_node):
+        here = min(per_node, gpus - first)
         cluster.add_node(num_cpus=here, num_gpus=here, labels={"pool": "train"}, **node)
     cluster.wait_for_nodes()
     ray.init(address=cluster.address, log_to_driver=False, logging_level="error")
@@ -111,20 +112,22 @@ def run_all(study: StudySpec, output: Path) -> dict[int, float]:
     def weigh(snapshot: Snapshot) -> None:
         seen[snapshot.finished] = driver.memory_info().rss / 1e6
 
-    execute.run_trial = sleep_instead
-    execute.run_study(study, output, listener=weigh, most_points=None)
+    tuning.run_trial = sleep_instead
+    run_study(study, output, listener=weigh, most_points=None)
     table = read_runs(output / study.name).table
     assert (table["status"] == "done").all() and len(table) == len(expand(study))
     return seen
 
 
-def read_held(directory: Path) -> dict[str, list[tuple[float, float]]]:
-    """Return when each GPU was held, from when to when, in order."""
+def read_held(directory: Path) -> tuple[dict[str, list[tuple[float, float]]], int]:
+    """Return when each GPU was held, from when to when, in order; and how many processes held them."""
     held: dict[str, list[tuple[float, float]]] = {}
+    processes = set()
     for file in directory.glob("runs/*/held.txt"):
-        gpu, began, ended = file.read_text().split()
+        gpu, process, began, ended = file.read_text().split()
         held.setdefault(gpu, []).append((float(began), float(ended)))
-    return {gpu: sorted(spans) for gpu, spans in held.items()}
+        processes.add(process)
+    return {gpu: sorted(spans) for gpu, spans in held.items()}, len(processes)
 
 
 def main() -> None:
@@ -132,26 +135,28 @@ def main() -> None:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("--runs", type=int, default=1000)
     options.add_argument("--gpus", type=int, default=64)
+    options.add_argument("--gpus-per-node", type=int, default=8, help="each node is three more processes")
     options.add_argument("--seconds", type=float, default=10.0, help="how long a run holds its GPU")
     chosen = options.parse_args()
     folder = Path(tempfile.mkdtemp(prefix="cr-", dir="/tmp"))
     try:
         pq.write_table(planted_events(PlantedSpec(users=1000)), folder / "events.parquet")
-        with said_gpus(chosen.gpus, chosen.seconds):
+        with said_gpus(chosen.gpus, chosen.gpus_per_node, chosen.seconds):
             corpus = build_corpus(CorpusSpec(events=str(folder / "events.parquet"), vocab_size=512), folder / "corpus")
             study = make_study(corpus.path, chosen.runs)
-            started = time.perf_counter()
+            started, busy = time.perf_counter(), time.process_time()
             seen = run_all(study, folder)
-            wall = time.perf_counter() - started
-        report(wall, seen, read_held(folder / study.name), chosen)
+            spent = time.perf_counter() - started, time.process_time() - busy
+        report(spent, seen, *read_held(folder / study.name), chosen)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
 
 def report(
-    wall: float,
+    spent: tuple[float, float],
     seen: dict[int, float],
     held: dict[str, list[tuple[float, float]]],
+    processes: int,
     chosen: argparse.Namespace,
 ) -> None:
     """Print what was measured."""
@@ -161,11 +166,12 @@ def report(
     between = [after[0] - before[1] for each in held.values() for before, after in itertools.pairwise(each)]
     few = min((count for count in seen if count >= FEW), default=max(seen))
     table = Table("measured", "value", title=f"{chosen.runs} runs of {chosen.seconds:g} s on {chosen.gpus} GPUs")
-    table.add_row("command, with plan, baselines and tables", f"{wall:.0f} s")
+    table.add_row("command, with plan, baselines and tables", f"{spent[0]:.0f} s")
+    table.add_row("the driver's own work, milliseconds of a core a run", f"{1000 * spent[1] / chosen.runs:.0f}")
     table.add_row("from the first run's start to the last one's end", f"{ended - began:.0f} s")
     table.add_row("runs a second in that time", f"{chosen.runs / (ended - began):.2f}")
     table.add_row("the same without any overhead", f"{chosen.gpus / chosen.seconds:.2f}")
-    table.add_row("GPUs that had a run", f"{len(held)}")
+    table.add_row("GPUs that had a run, and processes that held them", f"{len(held)}, {processes}")
     table.add_row("idle share of GPU seconds", f"{1 - slept / chosen.gpus / (ended - began):.3f}")
     if between:
         table.add_row("seconds between runs of a GPU, median", f"{statistics.median(between):.2f}")

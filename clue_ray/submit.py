@@ -11,7 +11,7 @@ import shlex
 import shutil
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -21,21 +21,21 @@ from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient
 
 from clue_ray.corpus.events import logs_of
 from clue_ray.corpus.files import SCHEMES
-from clue_ray.corpus.storage import is_uri, open_place
+from clue_ray.corpus.storage import is_uri, refuse_secrets
 from clue_ray.documents import fingerprint
 from clue_ray.errors import ClusterError, SpecError
 from clue_ray.jobserver import CODE_TROUBLES, check_server
+from clue_ray.shipping import PACKAGE, check_package, code_to_ship
 from clue_ray.spec import CorpusSpec, StudySpec, read_study
 from clue_ray.study.directory import StudyDirectory
 from clue_ray.study.mirror import fetch_study
 from clue_ray.study.results import current_runs
 
-PACKAGE = Path(__file__).parent
-MOST_BYTES = 10_000_000
-"""Code and study take a few hundred kilobytes; whatever takes more is data by mistake."""
 EXCLUDES = ["**/__pycache__/**", "*.pyc"]
 START_SECONDS, STOP_SECONDS = 60.0, 60.0
 """Longest waits for a cluster that is starting, and for a job that is ending."""
+STOPPING = {"RAY_JOB_STOP_SIGNAL": "SIGINT", "RAY_JOB_STOP_WAIT_TIME_S": "45"}
+"""Ray stops our jobs as Ctrl-C does and waits so many seconds, in which they hand over tables and claim."""
 Say = Callable[[str], None]
 
 
@@ -67,14 +67,18 @@ class Submission:
         return asdict(self)
 
 
-def submit_study(file: str | Path, address: str, storage: str) -> Submission:
+def submit_study(file: str | Path, address: str, storage: str, options: Sequence[str] = ()) -> Submission:
     """Submit a study to the cluster whose dashboard is at `address`; one that is under way is not submitted again.
 
     Everything that can be known to fail is looked at before anything is uploaded.
 
+    Args:
+        options: further ones of `clue-ray run`, such as ["--grow", "1e12"].
+
     Raises:
         SpecError: the study names logs or folders that only this machine has, or storage that no cluster can reach.
-        ClusterError: the cluster does not answer, refuses the token, or runs another Ray or Python.
+        ClusterError: the cluster does not answer, refuses the token, runs another Ray or Python, or runs the study
+            with other options.
     """
     study = read_study(file)
     check_portable(study, storage)
@@ -82,12 +86,13 @@ def submit_study(file: str | Path, address: str, storage: str) -> Submission:
     client = open_client(address)
     attempts = find_attempts(client, study, storage)
     if attempts and not attempts[-1].status.is_terminal():
+        check_options(attempts[-1], storage, options)
         return describe(attempts[-1], address)
     base = f"clue-{study.name}-{fingerprint([digest(study), storage])[:8]}"
     tried = [int(match[1] or 1) for job in attempts if (match := attempt_of(base, str(job.submission_id)))]
     submission_id = f"{base}-{max(tried) + 1}" if tried else base
     job = {
-        "entrypoint": write_entrypoint(storage, submission_id),
+        "entrypoint": write_entrypoint(storage, submission_id, options),
         "submission_id": submission_id,
         "metadata": {
             "study": study.name,
@@ -100,7 +105,7 @@ def submit_study(file: str | Path, address: str, storage: str) -> Submission:
     with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryDirectory() as beside:
         shutil.copyfile(file, Path(folder) / "study.yaml")
         shipped = {"working_dir": folder, "py_modules": code_to_ship(Path(beside)), "excludes": EXCLUDES}
-        submit_job(client, {**job, "runtime_env": shipped})
+        submit_job(client, {**job, "runtime_env": {**shipped, "env_vars": STOPPING}})
     return describe(client.get_job_info(submission_id), address, new=True)
 
 
@@ -124,12 +129,22 @@ def submit_job(client: JobSubmissionClient, job: dict[str, Any]) -> None:
             time.sleep(2.0)
 
 
-def write_entrypoint(storage: str, submission_id: str) -> str:
+def check_options(job: JobDetails, storage: str, options: Sequence[str]) -> None:
+    """Refuse options that a job under way was not given, rather than drop them."""
+    if options and job.entrypoint != write_entrypoint(storage, str(job.submission_id), options):
+        raise ClusterError(
+            f"{job.submission_id} is under way without {' '.join(options)}; wait for its end, or --stop it and submit "
+            "again: it goes on."
+        )
+
+
+def write_entrypoint(storage: str, submission_id: str, options: Sequence[str] = ()) -> str:
     """Write the command that the cluster's head runs.
 
     Each attempt has a working folder of its own there, outside the runtime environment's, which Ray clears away.
     """
     command = ["python", "-m", "clue_ray", "run", "study.yaml", "--address", "auto", "--storage", storage]
+    command += options
     return f'{shlex.join(command)} --output "${{TMPDIR:-/tmp}}/{submission_id}"'
 
 
@@ -141,18 +156,6 @@ def attempt_of(base: str, submission_id: str) -> re.Match[str] | None:
 def digest(study: StudySpec) -> str:
     """Fingerprint a study as its file says it."""
     return fingerprint(study.model_dump(mode="json"))
-
-
-def code_to_ship(folder: Path) -> list[str]:
-    """List what makes this package importable elsewhere, installed or not: its code, and the name of its version.
-
-    Args:
-        folder: where to write the latter, as an installed package has it.
-    """
-    written = folder / f"clue_ray-{version('clue-ray')}.dist-info"
-    written.mkdir()
-    (written / "METADATA").write_text(f"Metadata-Version: 2.1\nName: clue-ray\nVersion: {version('clue-ray')}\n")
-    return [str(PACKAGE), str(written)]
 
 
 def check_portable(study: StudySpec, storage: str) -> None:
@@ -174,25 +177,13 @@ def check_portable(study: StudySpec, storage: str) -> None:
         scheme = place.split("://")[0] if is_uri(place) else ""
         if scheme and scheme not in SCHEMES:
             raise SpecError(f"{name} has the unknown scheme {scheme!r}; use {', '.join(SCHEMES)}.")
-        if "@" in place:
-            open_place(place)
+        if scheme:
+            refuse_secrets(place)
         if not scheme and not Path(place).is_absolute():
             raise SpecError(
                 f"{name} is {place!r}, a path of this machine's working folder, which no cluster sees; give a URI such "
                 "as s3://bucket/folder, or the absolute path of a disk that all nodes share."
             )
-
-
-def check_package(package: Path) -> None:
-    """Refuse to ship a package that has grown by something else than code."""
-    files = [file for file in package.rglob("*") if file.is_file() and "__pycache__" not in file.parts]
-    size = sum(file.stat().st_size for file in files)
-    if size > MOST_BYTES:
-        largest = max(files, key=lambda file: file.stat().st_size)
-        raise ClusterError(
-            f"The package to ship, {package}, holds {size:,} bytes, more than {MOST_BYTES:,}; move data such as "
-            f"{largest} out of it."
-        )
 
 
 def open_client(address: str) -> JobSubmissionClient:

@@ -202,6 +202,7 @@ def check_job(manifest: dict[str, Any]) -> None:
     spec = manifest["spec"]
     assert spec["submissionMode"] in SUBMISSION_MODES
     assert spec["shutdownAfterJobFinishes"] and spec["ttlSecondsAfterFinished"] <= 3600
+    assert spec["backoffLimit"] == 0, "a mistake would be made again, on a new cluster"
     python, _, module, name, *words = shlex.split(spec["entrypoint"])
     assert (python, module) == ("python", "clue_ray")
     command = typer.main.get_command(app).commands[name]
@@ -218,6 +219,7 @@ def test_the_jobs_command_is_one_of_ours():
     for path, value, words in (
         ("submissionMode", "Magic", "Magic"),
         ("shutdownAfterJobFinishes", False, "False"),
+        ("backoffLimit", 2, "a mistake would be made again"),
         ("entrypoint", command.replace("--storage", "--store"), "No such option: --store"),
         ("entrypoint", command.replace(" run ", " walk "), "walk"),
         ("entrypoint", command.replace("/study/", "/elsewhere/"), "/elsewhere"),

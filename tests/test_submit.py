@@ -3,6 +3,7 @@
 import json
 import platform
 import re
+import shlex
 import subprocess
 import sys
 import threading
@@ -14,17 +15,19 @@ import pandas as pd
 import pyarrow.fs
 import pytest
 import ray
+import typer
 from ray.job_submission import JobStatus
 from typer.testing import CliRunner
 
-from clue_ray import submit
+from clue_ray import shipping, submit
 from clue_ray.cli import app
 from clue_ray.errors import ClusterError, SpecError, StudyError
 from clue_ray.jobserver import check_server
 from clue_ray.runs import read_runs
+from clue_ray.shipping import check_package, code_to_ship
 from clue_ray.spec import read_study
 from clue_ray.study.execute import run_study
-from clue_ray.submit import attempt_of, check_package, check_portable, code_to_ship, submit_study
+from clue_ray.submit import attempt_of, check_portable, submit_study
 from tests.nodes import Nodes
 
 CLOCK = ["wall_seconds", "tokens_per_second", "started_at"]
@@ -120,22 +123,29 @@ def test_an_address_of_nothing_is_refused(address, words):
         ({"resources": {"checkpoints": "kept"}}, STORAGE, SpecError, "resources.checkpoints is 'kept'"),
         ({}, "results", SpecError, "--storage is 'results'"),
         ({}, "ftp://host/folder", SpecError, "--storage has the unknown scheme 'ftp'"),
-        ({}, "s3://me:secret@bucket/folder", StudyError, r"^s3://me:\.\.\.@bucket/folder holds a password"),
+        ({}, "s3://me:hush@bucket/folder", StudyError, r"^s3://me:\.\.\.@bucket/folder holds a password"),
+        (
+            {},
+            "abfs://c@a/x?client_secret=hush",
+            StudyError,
+            r"^abfs://c@a/x holds a secret \(client_secret\); give it by",
+        ),
     ],
 )
 def test_what_a_cluster_cannot_find_is_refused(write_study, planted_log, changes, storage, kind, words):
-    with pytest.raises(kind, match=words):
+    with pytest.raises(kind, match=words) as error:
         check_portable(read_study(write_study(planted_log, **changes)), storage)
+    assert "hush" not in str(error.value)
 
 
 def test_code_is_shipped_and_data_is_not(tmp_path):
     package, version = code_to_ship(tmp_path)
-    check_package(submit.PACKAGE)
+    check_package(shipping.PACKAGE)
     code = "import importlib.metadata as m; print(m.version('clue-ray'))"
     shown = subprocess.run([sys.executable, "-I", "-c", f"import sys; sys.path.insert(0, {str(tmp_path)!r}); {code}"],
                            capture_output=True, text=True, check=True)  # fmt: skip
     assert package.endswith("clue_ray") and shown.stdout.strip() in version
-    (tmp_path / "weights.bin").write_bytes(b"0" * (submit.MOST_BYTES + 1))
+    (tmp_path / "weights.bin").write_bytes(b"0" * (shipping.MOST_BYTES + 1))
     with pytest.raises(
         ClusterError, match=r"holds 10,000,\d+ bytes, more than 10,000,000; move data such as .*weights"
     ):
@@ -156,7 +166,7 @@ class Jobs:
         self.jobs.append(
             SimpleNamespace(
                 submission_id=job["submission_id"], metadata=job["metadata"], status=JobStatus.PENDING, message=None,
-                start_time=len(self.jobs), end_time=None, driver_exit_code=None,
+                entrypoint=job["entrypoint"], start_time=len(self.jobs), end_time=None, driver_exit_code=None,
             )
         )  # fmt: skip
 
@@ -194,9 +204,23 @@ def test_a_job_carries_code_study_and_no_secret(write_study, planted_log, jobs, 
     sent = jobs.sent
     assert sent["metadata"]["study"] == "tiny" and sent["metadata"]["storage"] == submitted.storage
     assert f"--storage '{STORAGE}?region=r&scheme=http'" in sent["entrypoint"]
-    assert set(sent["runtime_env"]) == {"working_dir", "py_modules", "excludes"} and "hush" not in json.dumps(sent)
+    assert set(sent["runtime_env"]) == {"working_dir", "py_modules", "excludes", "env_vars"}
+    assert sent["runtime_env"]["env_vars"] == submit.STOPPING and "hush" not in json.dumps(sent)
     options = sent["entrypoint"].removeprefix("python -m clue_ray ")
     assert options.startswith("run study.yaml --address auto") and sent["entrypoint_num_cpus"] == 0
+
+
+def test_options_of_run_are_passed_on_and_not_dropped(write_study, planted_log, jobs, monkeypatch):
+    file = str(write_study(planted_log))
+    command = ["submit", file, "--address", "head", "--storage", STORAGE]
+    asked = ["--grow", "3e12", "--predict-at", "1e14", "--retry-failed", "--yes"]
+    assert CliRunner().invoke(app, [*command, *asked]).exit_code == 0
+    _, _, _, name, *words = shlex.split(jobs.sent["entrypoint"])
+    parsed = typer.main.get_command(app).commands[name].make_context(name, words).params
+    assert (parsed["grow"], parsed["predict_at"], parsed["retry_failed"], parsed["yes"]) == (3e12, 1e14, True, True)
+    assert CliRunner().invoke(app, [*command, *asked]).exit_code == 0 and len(jobs.jobs) == 1
+    refused = CliRunner().invoke(app, [*command, "--grow", "4e12"]).exception
+    assert isinstance(refused, ClusterError) and "is under way without --grow 4e+12; wait for" in str(refused)
 
 
 def test_a_refusal_of_the_job_server_is_one_sentence(write_study, planted_log, jobs, monkeypatch):
@@ -235,6 +259,8 @@ def test_a_job_is_followed_and_stopped(write_study, planted_log, jobs):
         ([], "submit needs --address URL and --storage URI"),
         (["--fetch"], "--fetch needs --storage URI"),
         (["--stop"], "--stop needs --address"),
+        (["--fetch", "--grow", "1e12"], "--grow is for a study to be submitted; leave it out beside --fetch"),
+        (["--predict-at", "1e12"], "give --grow FLOPS too"),
     ],
 )
 def test_options_that_do_not_go_together(write_study, planted_log, options, words):

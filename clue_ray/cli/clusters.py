@@ -7,7 +7,18 @@ from typing import Annotated
 
 import typer
 
-from clue_ray.cli.options import Json, Output, Storage, StudyFile, console
+from clue_ray.cli.options import (
+    Grow,
+    Json,
+    Output,
+    PredictAt,
+    RetryFailed,
+    Storage,
+    StudyFile,
+    Yes,
+    check_growth,
+    console,
+)  # fmt: skip
 from clue_ray.errors import SpecError
 
 
@@ -15,6 +26,10 @@ def submit(
     study: StudyFile,
     address: Annotated[str | None, typer.Option(help="URL of the cluster's dashboard: http://head:8265.")] = None,
     storage: Storage = None,
+    retry_failed: RetryFailed = False,
+    grow: Grow = None,
+    predict_at: PredictAt = None,
+    yes: Yes = False,
     follow: Annotated[bool, typer.Option("--follow", help="Show the job's log until it ends.")] = False,
     status: Annotated[bool, typer.Option("--status", help="Tell how the last submission fares.")] = False,
     stop: Annotated[bool, typer.Option("--stop", help="Stop it.")] = False,
@@ -23,7 +38,10 @@ def submit(
     as_json: Json = False,
 ) -> None:
     """Run a study on a Ray cluster as a job; look at it, stop it, or bring home what it has found."""
-    check_choice({"--follow": follow, "--status": status, "--stop": stop, "--fetch": fetch}, address, storage)
+    check_growth(grow, predict_at)
+    passed_on = options_of_run(retry_failed, grow, predict_at, yes)
+    asked = {"--follow": follow, "--status": status, "--stop": stop, "--fetch": fetch}
+    check_choice(asked, address, storage, passed_on)
     import clue_ray.submit as jobs
 
     if fetch:
@@ -33,7 +51,7 @@ def submit(
         found = jobs.find_submission(study, str(address), storage)
         found = jobs.stop_submission(found) if stop else found
     else:
-        found = jobs.submit_study(study, str(address), str(storage))
+        found = jobs.submit_study(study, str(address), str(storage), passed_on)
         if follow:
             if not as_json:
                 console.print(f"{found.submission_id}: {'submitted' if found.new else 'under way'}", highlight=False)
@@ -48,9 +66,18 @@ def submit(
         raise typer.Exit(1)
 
 
-def check_choice(asked: dict[str, bool], address: str | None, storage: str | None) -> None:
+def options_of_run(retry_failed: bool, grow: float | None, predict_at: float | None, yes: bool) -> list[str]:
+    """Write what `clue-ray run` is to be given besides the study and its places."""
+    numbers = {"--grow": grow, "--predict-at": predict_at}
+    words = [word for name, value in numbers.items() if value for word in (name, f"{value:g}")]
+    return words + ["--retry-failed"] * retry_failed + ["--yes"] * yes
+
+
+def check_choice(asked: dict[str, bool], address: str | None, storage: str | None, passed_on: list[str]) -> None:
     """Refuse options that contradict each other, or lack a partner."""
     chosen = [name for name, wanted in asked.items() if wanted]
+    if passed_on and chosen not in ([], ["--follow"]):
+        raise SpecError(f"{passed_on[0]} is for a study to be submitted; leave it out beside {chosen[0]}.")
     if len(chosen) > 1:
         raise SpecError(f"{' and '.join(chosen)} are given together; give one of them.")
     if chosen in ([], ["--follow"]) and not (address and storage):

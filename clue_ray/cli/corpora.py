@@ -41,7 +41,7 @@ def prepare(
         list[str] | None,
         typer.Argument(help="Files, folders, globs or URIs; or NAME=FILES, a log for each service."),
     ] = None,
-    output: Annotated[Path | None, typer.Option(help="Corpus folder to make; corpora/<key> when left out.")] = None,
+    output: Annotated[str | None, typer.Option(help="Folder or URI to make; corpora/<key> when left out.")] = None,
     columns: Annotated[str | None, typer.Option(help="Renames: user_id=author,text=title")] = None,
     text: Annotated[str | None, typer.Option(help='Template of the item text: "{brand}; {title}"')] = None,
     spec: Annotated[Path | None, typer.Option(help="YAML file with more of a study's corpus section.")] = None,
@@ -53,20 +53,24 @@ def prepare(
 
     corpus_spec = make_corpus_spec(events or [], columns, text, spec)
     from clue_ray.corpus.prepare import build_corpus
+    from clue_ray.corpus.storage import check_writable, is_uri
     from clue_ray.report.profile import profile_headline, profile_tables, write_profile
+    from clue_ray.study.pools import data_pool
     from clue_ray.study.session import connect
     from clue_ray.study.tables import report_table
 
-    with connect(address):
+    if output and is_uri(output):
+        check_writable(output, "give --output a folder or URI that can be written, with credentials in the environment")
+    with connect(address), data_pool():
         corpus = build_corpus(corpus_spec, output)
     page, profile = write_profile(corpus.path), corpus.profile()
     if as_json:
-        print(json.dumps({"path": str(corpus.path), "digest": corpus.digest, **profile}))
+        print(json.dumps({"path": corpus.place, "digest": corpus.digest, **profile}))
         return
     console.print(profile_headline(profile), highlight=False)
     for title, table in profile_tables(profile).items():
         console.print(report_table(title, table))
         if table.note:
             console.print(table.note, highlight=False, markup=False)
-    where = f"Corpus: {corpus.path}, digest {corpus.digest}\nProfile: {page}"
+    where = f"Corpus: {corpus.place}, digest {corpus.digest}\nProfile: {page}"
     console.print(where, highlight=False, soft_wrap=True, markup=False)

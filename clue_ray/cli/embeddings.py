@@ -3,11 +3,14 @@
 import json
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from clue_ray.cli.options import Address, Json, console
+
+if TYPE_CHECKING:
+    from clue_ray.transfer.tasks import TaskSpec
 
 RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a finished run, or of its encoder.")]
 
@@ -54,6 +57,11 @@ def embed(
     for service, rows in manifest["unknown_services"].items():
         note = f"service {service!r} is unknown to the encoder: {rows:,} events read under the shared guide token"
         console.print(note, highlight=False, markup=False)
+    for service in manifest["absent_services"]:
+        note = f"service {service!r} was asked for, and no new event of the log names it"
+        console.print(note, highlight=False, markup=False)
+    if gpus_per_worker and (parts := manifest["devices"].get("cpu")):
+        console.print(f"torch saw no GPU where {parts} of {manifest['parts']} parts were encoded: they were on CPUs")
 
 
 def transfer(
@@ -62,21 +70,48 @@ def transfer(
     against: Annotated[
         list[str] | None, typer.Option(help="NAME=RUN, another run's encoder beside it; repeat for several.")
     ] = None,
+    address: Address = None,
     as_json: Json = False,
 ) -> None:
     """Put a trained encoder, or each of a study's, to downstream tasks, features frozen, beside the baselines."""
-    from clue_ray.transfer.tasks import parse_against, read_task
+    from clue_ray.transfer.tasks import parse_against, read_tasks
 
-    specs, others = [read_task(task) for task in tasks], parse_against(against or [])
-    from clue_ray.transfer.evaluate import run_task
-    from clue_ray.transfer.runs import evaluate_study
+    specs, others = read_tasks(tasks), parse_against(against or [])
+    if (run / "owner.json").is_file():
+        results = _score_study(run, specs, others, address)
+    else:
+        from clue_ray.transfer.evaluate import run_task
+
+        results = [run_task(run, spec, others) for spec in specs]
+    if as_json:
+        print(json.dumps(results))
+    else:
+        _show_results(results)
+    if any("error" in result for result in results):
+        raise typer.Exit(1)
+
+
+def _score_study(
+    run: Path, tasks: list["TaskSpec"], against: dict[str, str], address: str | None
+) -> list[dict[str, Any]]:
+    """Put every finished run of a study to the tasks, and add their columns to its table."""
+    from clue_ray.study.scoring import score_study
+    from clue_ray.study.session import connect
+
+    with connect(address):
+        return score_study(run, tasks, against)
+
+
+def _show_results(results: list[dict[str, Any]]) -> None:
     from clue_ray.transfer.tables import task_table, task_words
 
-    whole = (run / "owner.json").is_file()
-    found = [evaluate_study(run, spec, others) if whole else [run_task(run, spec, others)] for spec in specs]
-    results = [result for one in found for result in one]
-    if as_json:
-        return print(json.dumps(results))
     for result in results:
+        if "error" in result:
+            console.print(
+                f"{result['task']}: run {result['run_id']} has no score. {result['error']}",
+                highlight=False,
+                markup=False,
+            )
+            continue
         console.print(task_table(result))
         console.print(task_words(result), highlight=False, markup=False)

@@ -8,14 +8,27 @@ from typing import Annotated, Any
 import typer
 
 from clue_ray.cli.laws import emit_laws
-from clue_ray.cli.options import Address, Json, Output, Storage, StudyFile, StudyFolder, Yes, console
-from clue_ray.errors import SpecError
+from clue_ray.cli.options import (
+    Address,
+    Grow,
+    Json,
+    Output,
+    PredictAt,
+    RetryFailed,
+    Storage,
+    StudyFile,
+    StudyFolder,
+    Yes,
+    check_growth,
+    console,
+)  # fmt: skip
 from clue_ray.spec import read_study
 
 
 def plan(
     study: StudyFile,
     output: Output = Path("results"),
+    storage: Storage = None,
     flops_per_second: Annotated[float | None, typer.Option(min=1, help="A worker's speed, not timed here.")] = None,
     yes: Yes = False,
     as_json: Json = False,
@@ -27,7 +40,7 @@ def plan(
     if not as_json:
         console.print("Preparing the corpus and timing a few steps of each encoder ...", style="dim")
     most = None if yes else MOST_POINTS
-    planned = plan_study(spec, output, most_points=most, flops_per_second=flops_per_second)
+    planned = plan_study(spec, output, storage=storage, most_points=most, flops_per_second=flops_per_second)
     if as_json:
         print(json.dumps(planned.to_dict()))
     else:
@@ -41,17 +54,14 @@ def run(
     output: Output = Path("results"),
     address: Address = None,
     storage: Storage = None,
-    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Train again what failed before.")] = False,
-    grow: Annotated[float | None, typer.Option(min=1, help="FLOP to spend on runs beyond the grid.")] = None,
-    predict_at: Annotated[
-        float | None, typer.Option(min=1, help="Compute whose loss they are to narrow, FLOP.")
-    ] = None,
+    retry_failed: RetryFailed = False,
+    grow: Grow = None,
+    predict_at: PredictAt = None,
     yes: Yes = False,
     as_json: Json = False,
 ) -> None:
     """Run what the study still lacks, fit the laws, write the report. The same command again resumes."""
-    if predict_at and not grow:
-        raise SpecError("--predict-at says what added runs are to narrow; give --grow FLOPS too, or leave it out.")
+    check_growth(grow, predict_at)
     spec = read_study(study)
     from clue_ray.study.execute import MOST_POINTS, run_study
     from clue_ray.study.grown import Grown
@@ -91,6 +101,7 @@ def train(
     workers: Annotated[int | None, typer.Option(min=1, help="Workers to train it; the study's if left out.")] = None,
     output: Output = Path("results"),
     address: Address = None,
+    storage: Storage = None,
     as_json: Json = False,
 ) -> None:
     """Train one point of a study alone, on its grid or off it, and print its record."""
@@ -104,7 +115,8 @@ def train(
     from clue_ray.study.tables import record_table
 
     with StudyView(console, quiet=as_json) as view:
-        record, folder = train_point(spec, fields, output, address=address, listener=view.update)
+        where: dict[str, Any] = {"address": address, "storage": storage}
+        record, folder = train_point(spec, fields, output, listener=view.update, **where)
     if as_json:
         print(json.dumps({**record.model_dump(mode="json"), "directory": str(folder)}))
     else:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
 from typing import TypeVar
-from urllib.parse import urlsplit
+from urllib.parse import parse_qsl, urlsplit
 
 import pyarrow as pa
 import pyarrow.fs
@@ -26,6 +26,8 @@ LASTING = (FileExistsError, FileNotFoundError, NotADirectoryError, IsADirectoryE
 """What waiting does not mend."""
 COPIES = 8
 """Files under way at a time."""
+SECRETS = {"client_secret", "sig", "access_key", "secret_key", "session_token", "account_key", "password", "token"}
+"""Parts of a URI's query that hold one: of Azure's, which pyarrow reads, and those that people take for S3's."""
 REMEDY = "mend the storage and run the same command again"
 
 logger = logging.getLogger(__name__)
@@ -58,9 +60,7 @@ def open_place(place: str | Path) -> tuple[pa.fs.FileSystem, str]:
     """
     if not is_uri(place):
         return pa.fs.LocalFileSystem(), resolve_place(str(place))
-    if password := urlsplit(str(place)).password:
-        hidden = str(place).replace(password, "...")
-        raise StudyError(f"{hidden} holds a password; give it by the environment, as AWS_SECRET_ACCESS_KEY is.")
+    refuse_secrets(str(place))
     try:
         store, path = pa.fs.FileSystem.from_uri(str(place))
     except (OSError, pa.ArrowException) as error:
@@ -68,6 +68,20 @@ def open_place(place: str | Path) -> tuple[pa.fs.FileSystem, str]:
             f"Storage {place} cannot be used ({explain_access(error)}); give a folder or a URI such as s3://bucket/folder."
         ) from None
     return store, path
+
+
+def refuse_secrets(place: str) -> None:
+    """Refuse a URI that holds a secret, which would be written down in logs and records.
+
+    Raises:
+        StudyError: it does; the message leaves the secret out.
+    """
+    parts = urlsplit(place)
+    query = [(name, value) for name, value in parse_qsl(parts.query) if name.lower() in SECRETS]
+    if parts.password or query:
+        what = "a password" if parts.password else f"a secret ({query[0][0]})"
+        start = place.split("?")[0].replace(f":{parts.password}@", ":...@")
+        raise StudyError(f"{start} holds {what}; give it by the environment, as AWS_SECRET_ACCESS_KEY is.")
 
 
 def check_writable(place: str, remedy: str) -> None:

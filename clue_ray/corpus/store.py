@@ -97,7 +97,7 @@ class Corpus:
         service = pc.index_in(items["service"], value_set=pa.array(self.services)).to_numpy()
         keys = service.astype(np.int64) * (len(rank) + 1) + rank[text.indices.to_numpy()]
         _, first, common = np.unique(keys, return_index=True, return_inverse=True)
-        tokens = items["tokens"].combine_chunks().take(pa.array(first))
+        tokens = unite_lists(items["tokens"]).take(pa.array(first))
         self.item_offsets = tokens.offsets.to_numpy().astype(np.int64)
         self.item_tokens = tokens.values.to_numpy()
         if len(self.item_tokens) and self.item_tokens.max() >= self.shared_guide:
@@ -110,13 +110,11 @@ class Corpus:
     def _load_events(self, common: list[NDArray[np.int32]]) -> None:
         tables = [pq.read_table(file, columns=["user_id", "service", "items"]) for file in self._files("shards")]
         shards = pa.concat_tables(tables)
-        names, users = np.unique(shards["user_id"].to_numpy(), return_inverse=True)
-        self.user_ids = names
-        services = pd.Index(self.services).get_indexer(shards["service"].to_pandas())
-        rows = users * len(self.services) + services
+        self.user_ids, users = np.unique(shards["user_id"].to_numpy(), return_inverse=True)
+        rows = users * len(self.services) + pd.Index(self.services).get_indexer(shards["service"].to_pandas())
         lists = [table["items"].combine_chunks() for table in tables]
         lengths = np.concatenate([np.asarray(column.value_lengths()) for column in lists])
-        counts = np.zeros(len(names) * len(self.services), dtype=np.int64)
+        counts = np.zeros(len(self.user_ids) * len(self.services), dtype=np.int64)
         counts[rows] = lengths
         self.offsets = np.concatenate([[0], np.cumsum(counts)])
         self.events = np.empty(self.offsets[-1], dtype=np.int32)
@@ -128,8 +126,7 @@ class Corpus:
 
     def later_events(self) -> pa.Table:
         """Read the events from the cut in time on, columns user_id, service, text, timestamp; none without a cut."""
-        tables = [self._later(file) for file in self._files("later")]
-        return pa.concat_tables(tables) if tables else LATER.empty_table()
+        return pa.concat_tables([LATER.empty_table(), *map(self._later, self._files("later"))])
 
     def _later(self, file: Path) -> pa.Table:
         table, items = pq.read_table(file), pq.read_table(self.path / "items" / file.name, columns=["text"])
@@ -163,8 +160,7 @@ class Corpus:
 
     def profile(self) -> dict[str, Any]:
         """Read what preparation found: profile.json."""
-        profile: dict[str, Any] = json.loads((self.path / "profile.json").read_text(encoding="utf-8"))
-        return profile
+        return dict(json.loads((self.path / "profile.json").read_text(encoding="utf-8")))
 
     def summary(self) -> dict[str, Any]:
         """Return what a reader wants to know of the corpus, as flat JSON-able values."""
@@ -186,8 +182,7 @@ class Corpus:
     @property
     def shared_guide(self) -> int:
         """Guide token of a service that the corpus does not know, one above those of its own services."""
-        guide: int = self.manifest["vocab_size"]
-        return guide
+        return int(self.manifest["vocab_size"])
 
     def vocabulary(self, sequence_length: int) -> Vocabulary:
         """Rows of an encoder's tables on this corpus."""
@@ -201,6 +196,11 @@ class Corpus:
         """Those of `users`, in order, that have events in both services of a pair."""
         a, b = pair
         return users[(self.counts[users, a] > 0) & (self.counts[users, b] > 0)]
+
+
+def unite_lists(column: pa.ChunkedArray) -> pa.LargeListArray:
+    """Join a column's chunks with offsets of 64 bits: those of 32 end at 2^31 tokens."""
+    return column.cast(pa.large_list(column.type.value_type)).combine_chunks()
 
 
 def ranges(starts: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArray[np.int64]:

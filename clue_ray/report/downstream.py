@@ -1,7 +1,7 @@
 """Does a lower pre-training loss make better recommendations? Downstream scores over loss, task by task.
 
-Takes the runs table with its transfer columns, gives a section. One idea: the correlation comes with its interval over
-runs, so the page can say that the law of the loss carries over, that it does not, or that nobody can tell yet.
+Takes the runs table with its transfer columns, gives a section. One idea: the smaller runs predict the largest from
+their losses, so the page can say that the law of the loss carries over, that the two part, or that nobody can tell yet.
 """
 
 from functools import partial
@@ -16,35 +16,41 @@ from clue_ray.report.directory import StudyFiles
 from clue_ray.report.rendering import HALF, Picture, picture
 from clue_ray.report.section import Section
 from clue_ray.report.style import INK, LAW_COLOUR, label
+from clue_ray.scaling.downstream import FEWEST, LargestRuns, correlation, hold_out, predict_largest
 
 PREFIX = "transfer_"
-FIRST = ("_mrr", "_auc", "_r2")
+ERROR = "_error"
+FIRST = {"_mrr": "MRR", "_auc": "AUC", "_r2": "R2"}
 """Ends of the columns that speak for their tasks."""
-FEWEST = 4
-RESAMPLES = 2000
+WORDS = (
+    "A point is a run: its score on a downstream task, features frozen, over its held-out loss. Loss falls to the "
+    "right, so a line that rises means that better pre-training served the task. The line is drawn through the "
+    "smaller runs; the bar is where it puts the mean of the largest, drawn open, and the diamond what they scored on "
+    "average: on the bar, the law of the loss carries over to the task; off it, the two part."
+)
 
 
 def downstream(files: StudyFiles) -> Section | None:
     """Set each task's score over the loss of the runs that have one; without tasks there is no section."""
-    columns = [str(name) for name in files.table.columns if str(name).startswith(PREFIX) and str(name).endswith(FIRST)]
-    scored = {column: files.done.dropna(subset=[column]) for column in columns}
-    scored = {column: runs for column, runs in scored.items() if len(runs) >= FEWEST}
-    if not scored:
+    columns = [str(name) for name in files.done.columns if str(name).startswith(PREFIX)]
+    speaking = [name for name in columns if name.endswith(tuple(FIRST)) and files.done[name].notna().any()]
+    failed = [name for name in columns if name.endswith(ERROR) and files.done[name].notna().any()]
+    if not speaking and not failed:
         return None
-    panels = tuple(_panel(column, runs) for column, runs in scored.items())
-    words = (
-        "A point is a run: its score on a downstream task, features frozen, over its held-out loss. Loss falls to the "
-        "right, so a line that rises means that better pre-training served the task."
+    scored = {column: files.done.dropna(subset=[column]) for column in speaking}
+    panels = tuple(_panel(column, runs) for column, runs in scored.items() if len(runs) >= FEWEST)
+    points = (
+        *(carries_over(column, runs) for column, runs in scored.items()),
+        *(without_score(column, files.done[column]) for column in failed),
     )
-    points = tuple(carries_over(column, runs) for column, runs in scored.items())
-    return Section("downstream", "Downstream tasks against loss", "downstream", (words,), panels, (), points,
-                   layout="panels")  # fmt: skip
+    return Section("downstream", "Downstream tasks against loss", "downstream", (WORDS,) if panels else (), panels,
+                   (), points, layout="panels")  # fmt: skip
 
 
 def task_of(column: str) -> tuple[str, str]:
     """Split a column's name into task and measure, as words."""
     task, _, measure = column.removeprefix(PREFIX).rpartition("_")
-    return task.replace("_", " "), {"mrr": "MRR", "auc": "AUC", "r2": "R2"}[measure]
+    return task.replace("_", " "), FIRST.get(f"_{measure}", measure)
 
 
 def _panel(column: str, runs: pd.DataFrame) -> Picture:
@@ -54,42 +60,84 @@ def _panel(column: str, runs: pd.DataFrame) -> Picture:
     return picture(name, caption, partial(score_over_loss, runs, column=column), sizes=(HALF,))
 
 
+def values_of(runs: pd.DataFrame, column: str) -> tuple[NDArray[np.float64], ...]:
+    """Give compute, loss and score of runs, as numbers."""
+    compute, loss, score = (runs[name].to_numpy(dtype=float) for name in ("train_flops", "loss", column))
+    return compute, loss, score
+
+
 def score_over_loss(runs: pd.DataFrame, ax: Axes, column: str) -> Axes:
-    """Draw a task's score over loss, lower losses to the right, with the straight line through them."""
-    loss, score = (runs[name].to_numpy(dtype=float) for name in ("loss", column))
-    ax.scatter(loss, score, s=22, color=INK, zorder=3)
-    if np.ptp(loss) > 0:
-        slope, offset = np.polyfit(loss, score, 1)
-        ends = np.array([loss.min(), loss.max()])
-        ax.plot(ends, offset + slope * ends, color=LAW_COLOUR, linewidth=1)
+    """Draw a task's score over loss, lower losses to the right, and what the smaller runs say of the largest."""
+    compute, loss, score = values_of(runs, column)
+    largest = predict_largest(compute, loss, score)
+    held = hold_out(compute) if largest else np.zeros(len(loss), dtype=bool)
+    ax.scatter(loss[~held], score[~held], s=22, color=INK, zorder=3)
+    if largest:
+        ax.scatter(loss[held], score[held], s=26, facecolors="white", edgecolors=INK, zorder=3)
+        _draw_line(ax, largest, loss[~held], loss[held])
     ax.invert_xaxis()
     ax.set_xlabel(label("loss"))
     ax.set_ylabel(task_of(column)[1])
     return ax
 
 
-def correlation(loss: NDArray[np.float64], score: NDArray[np.float64]) -> tuple[float, float, float]:
-    """Pearson's correlation of a score with the fall of the loss, and its percentile bootstrap interval over runs."""
-    rng = np.random.default_rng(0)
-    draws = rng.integers(0, len(loss), (RESAMPLES, len(loss)))
-    with np.errstate(invalid="ignore", divide="ignore"):
-        found = np.array([np.corrcoef(-loss[rows], score[rows])[0, 1] for rows in draws])
-        value = float(np.corrcoef(-loss, score)[0, 1])
-    low, high = np.nanquantile(found, [0.025, 0.975]) if np.isfinite(found).any() else (np.nan, np.nan)
-    return value, float(low), float(high)
+def _draw_line(ax: Axes, largest: LargestRuns, seen: NDArray[np.float64], new: NDArray[np.float64]) -> None:
+    inner = np.array([seen.min(), seen.max()])
+    outer = np.array([new.mean(), seen.min() if new.mean() < seen.min() else seen.max()])
+    for ends, style in ((inner, "-"), (outer, ":")):
+        ax.plot(ends, largest.offset + largest.slope * ends, style, color=LAW_COLOUR, linewidth=1)
+    bar = [[largest.expected - largest.low], [largest.high - largest.expected]]
+    ax.errorbar([new.mean()], [largest.expected], yerr=bar, color=LAW_COLOUR, capsize=3, linewidth=1.2, zorder=2)
+    ax.scatter([new.mean()], [largest.scored], s=30, marker="D", color=INK, zorder=4)
 
 
 def carries_over(column: str, runs: pd.DataFrame) -> str:
-    """Say whether the fall of the loss goes with a better score."""
+    """Say whether the fall of the loss goes with a better score, and whether it still does at the largest compute."""
     task, measure = task_of(column)
-    value, low, high = correlation(*(runs[name].to_numpy(dtype=float) for name in ("loss", column)))
+    if len(runs) < FEWEST:
+        return f"{task}: {len(runs)} finished runs have a score, and a correlation takes {FEWEST}."
+    compute, loss, score = values_of(runs, column)
+    value, low, high = correlation(loss, score)
     if not np.isfinite(value):
         return f"{task}: all runs have one {measure} or one loss, so nothing can be told."
-    verdict = "what the runs show leaves open whether the law of the loss carries over"
-    if low > 0:
-        verdict = "a lower loss went with a better score, so the law of the loss carries over in this range"
-    elif high < 0:
-        verdict = "a lower loss went with a worse score: the two part, and the law of the loss does not carry over"
+    found = f"{task}: correlation of {measure} with the fall of the loss {numbers.interval(value, low, high)}"
+    if high < 0:
+        return (
+            f"{found}; a lower loss went with a worse score: the two part, and the law of the loss does not carry over."
+        )
+    seen = "a lower loss went with a better score" if low > 0 else "whether a lower loss serves the task is open"
+    return f"{found}; {seen}. {_at_scale(predict_largest(compute, loss, score))}"
+
+
+def _at_scale(largest: LargestRuns | None) -> str:
+    """Say how the largest runs scored beside what the smaller ones said of them."""
+    if largest is None:
+        return (
+            f"Whether the law of the loss carries over is not known: to predict the largest runs from the others takes "
+            f"{FEWEST} smaller runs of different loss."
+        )
+    runs = "The largest run" if largest.larger == 1 else f"The {largest.larger} largest runs"
+    mean = "" if largest.larger == 1 else " on average"
+    put = (
+        f"{runs} scored {numbers.significant(largest.scored)}{mean}, where the line through the {largest.smaller} "
+        f"smaller ones says {numbers.interval(largest.expected, largest.low, largest.high)}"
+    )
+    stopped = numbers.significant(largest.stopped)
+    return {
+        "holds": f"{put}, and {stopped} had the gain stopped: the law of the loss carries over to this task.",
+        "less": f"{put}: less than their loss promised. At scale the two part, and the law of the loss does not carry "
+        "over to this task.",
+        "more": f"{put}: more than their loss promised. At scale the two part, and the law of the loss says too little "
+        "of this task.",
+        "unclear": f"{put}, which does not exclude {stopped}, no gain over the smaller runs' lowest loss: whether the "
+        "law of the loss carries over cannot be told yet.",
+    }[largest.verdict]
+
+
+def without_score(column: str, errors: pd.Series) -> str:
+    """Count the runs a task could not be put to, with the reason met most often."""
+    reasons = errors.dropna().astype(str)
     return (
-        f"{task}: correlation of {measure} with the fall of the loss {numbers.interval(value, low, high)}; {verdict}."
+        f"{task_of(column)[0]}: {len(reasons)} of {len(errors)} finished runs have no score. "
+        f"{reasons.value_counts().index[0]}"
     )

@@ -118,8 +118,8 @@ class Claim:
                 if silent > LOST_SECONDS:
                     reason = explain_access(error) if isinstance(error, OSError) else str(error).split(";")[0]
                     self.trouble = (
-                        f"Storage {self.place} is lost since {silent:.0f} s ({reason}); what had ended is kept there: "
-                        "mend the storage and run the same command again."
+                        f"Storage {self.place} has been lost for {silent:.0f} s ({reason}); mend it and run the same "
+                        "command again: what it or --output still holds is not trained again."
                     )
 
 

@@ -27,13 +27,14 @@ from clue_ray.study.plan import Plan, check_study, plan_runs
 from clue_ray.study.pools import data_pool
 from clue_ray.study.preflight import check_cluster, check_disk
 from clue_ray.study.progress import Listener, ignore
+from clue_ray.study.scoring import score_runs
 from clue_ray.study.session import TRIAL_SLOTS, cluster_nodes, connect
 from clue_ray.study.storage import check_checkpoints, check_storage
 from clue_ray.study.tuning import train_pending
 from clue_ray.transfer.baselines import tfidf_baseline
 from clue_ray.transfer.linear import linear_baseline
-from clue_ray.transfer.runs import score_runs
-from clue_ray.transfer.tasks import read_task
+from clue_ray.transfer.runs import join_results
+from clue_ray.transfer.tasks import read_tasks
 
 
 def open_study_corpus(study: StudySpec, output: Path, storage: str | None = None) -> Corpus:
@@ -53,20 +54,23 @@ def plan_study(
     study: StudySpec,
     output: str | Path = "results",
     *,
+    storage: str | None = None,
     most_points: int | None = MOST_POINTS,
     flops_per_second: float | None = None,
 ) -> Plan:
     """Plan a study without running it; its corpus is prepared where that is not done yet.
 
     Args:
+        storage: where corpora and studies have their home, as `run_study` takes it.
         most_points: grid points above which the study is refused; None for any number.
         flops_per_second: speed of a worker, instead of timing a few steps here.
     """
     output = Path(output).absolute()
     check_study(study, most_points)
-    corpus = open_study_corpus(study, output)
+    directory = open_directory(output / study.name, storage)
+    directory.look()
+    corpus = open_study_corpus(study, output, storage)
     here = {"CPU": float(os.cpu_count() or 1), "GPU": float(torch.cuda.device_count()), "trial_slot": TRIAL_SLOTS}
-    directory = StudyDirectory(output / study.name)
     added = Grown.read(directory.path).points
     return plan_runs(study, corpus, directory, [here], added=added, flops_per_second=flops_per_second)
 
@@ -101,8 +105,7 @@ def run_study(
     output = Path(output).absolute()
     directory = open_directory(output / study.name, storage)
     check_study(study, most_points)
-    for task in study.transfer:
-        read_task(task)  # a mistake is told before anything trains
+    read_tasks(study.transfer)  # a mistake is told before anything trains
     with directory.held(), connect(address):
         corpus = open_study_corpus(study, output, storage)
         train = partial(train_study, study, corpus, directory, output, retry_failed, listener, callbacks)
@@ -129,7 +132,8 @@ def train_study(
         train_pending(plan, corpus, study, directory, listener, callbacks)
     finally:
         runs = directory.collect([r.known for r in plan.runs])
-    return score_runs(directory.path, study.transfer, runs), plan.concurrency
+    score_runs(directory, read_tasks(study.transfer), list(runs.done["run_id"]))
+    return join_results(directory.path, runs), plan.concurrency
 
 
 def write_side_files(plan: Plan, corpus: Corpus, study: StudySpec, directory: StudyDirectory) -> None:
@@ -150,6 +154,7 @@ def train_point(
     output: str | Path = "results",
     *,
     address: str | None = None,
+    storage: str | None = None,
     listener: Listener = ignore,
 ) -> tuple[RunRecord, Path]:
     """Train the base run with some fields set, on the grid or off it; return its record and folder.
@@ -159,22 +164,24 @@ def train_point(
 
     Args:
         point: dotted fields and their values.
+        storage: where corpora and studies have their home, as `run_study` takes it.
 
     Raises:
         ClueRayError: the point cannot be trained; nothing was trained then.
     """
     output = Path(output).absolute()
-    directory = StudyDirectory(output / study.name)
+    directory = open_directory(output / study.name, storage)
     alone = study.model_copy(update={"axes": {name: [value] for name, value in point.items()}})
     check_study(alone)
     if len(expand(alone)) > 1:
         raise SpecError(f"--point {', '.join(point)} makes {len(expand(alone))} runs; name fields of one run.")
     with directory.held(), connect(address):
-        corpus = open_study_corpus(study, output)
+        corpus = open_study_corpus(study, output, storage)
         plan = plan_checked(alone, corpus, directory, output, retry_failed=True)
         plan = replace(plan, warnings=[], notes=[])  # one run shows no law
         directory.claim(study, corpus.digest)
         train_pending(plan, corpus, alone, directory, listener)
+        directory.gather(plan.runs[0].run_id)
     (planned,) = plan.runs
     record = directory.read_record(planned.run_id)
     assert record is not None

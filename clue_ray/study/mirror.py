@@ -22,7 +22,7 @@ from clue_ray.study.lock import locked
 from clue_ray.study.results import current_runs
 
 TABLES = r"\w[\w-]*\.(json|yaml|csv|parquet)"
-RUN_FILES = r"(spec|curve|record)\.json|(log|driver|error)\.txt|events\.out\.tfevents\.[\w.-]+"
+RUN_FILES = r"(spec|curve|record)\.json|(log|driver|error)\.txt|events\.out\.tfevents\.[\w.-]+|transfer/[\w.-]+\.json"
 MIRRORED = re.compile(rf"{TABLES}|runs/[0-9a-f]+/({RUN_FILES})|report/(\w[\w-]*/)*\w[\w.-]*")
 """What is brought home: no pickle of anyone's, and no path that leads out of the folder."""
 SEEN = ".mirror.json"
@@ -64,6 +64,12 @@ class StoredDirectory(StudyDirectory):
                     self.publish()
             if self.trouble:
                 raise StudyError(self.trouble)
+
+    def look(self) -> None:
+        """Bring home what storage has of the study, also while it runs."""
+        with locked(self.path):
+            self.refuse_another()
+            self.fetch()
 
     def refuse_another(self) -> None:
         """Refuse to mix the studies of storage and working folder, where both hold one.
@@ -169,7 +175,5 @@ def fetch_study(storage: str, name: str, output: str | Path) -> StudyDirectory:
     directory = StoredDirectory(Path(output).absolute() / name, storage)
     if "owner.json" not in list_files(directory.home):
         raise StudyError(f"{directory.home} holds no study; look at --storage and the study's name.")
-    with locked(directory.path):
-        directory.refuse_another()
-        directory.fetch()
+    directory.look()
     return directory

@@ -13,8 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import ray
 import ray.data
+import torch
 from ray.exceptions import RayError
 
 from clue_ray.corpus.prepare import MAX_TASKS, small_shuffle_tasks, source_key
@@ -25,9 +27,11 @@ from clue_ray.spec import CorpusSpec
 from clue_ray.transfer.exported import EncoderCard, Exported, read_encoder
 from clue_ray.transfer.inference import UserEncoder
 from clue_ray.transfer.parts import Parts
-from clue_ray.transfer.writing import EmbedPlan, Precision, rows_of_part, write_parts
+from clue_ray.transfer.writing import USER_ROWS, EmbedPlan, Precision, rows_of_part, write_parts
 
 BYTES_A_PART, MIN_PARTS, MAX_PARTS = 1_000_000, 16, 4096
+Settings = dict[str, Any]
+"""What is asked for: services, per_service, precision."""
 
 
 def embed_users(
@@ -50,7 +54,8 @@ def embed_users(
         per_service: one vector a user and service, not their mean a user (`UserEncoder.encode`).
         since: manifest or output of an embedding of the same log in an earlier state, by the same encoder: only users
             whose encoded events differ from then are embedded.
-        gpus_per_worker: share of a GPU an encoding actor holds; none encodes in tasks on CPUs.
+        gpus_per_worker: share of a GPU an encoding actor holds; none encodes in tasks on CPUs. Where torch sees no GPU
+            an actor encodes on its CPU, and the manifest's `devices` tells.
 
     Raises:
         StudyError: the encoder, the earlier embedding or the output cannot serve.
@@ -58,23 +63,42 @@ def embed_users(
     """
     exported = read_encoder(run)
     spec = reading_spec(events, exported.card)
-    reading = plan_reading(spec.model_copy(update={"services": None}))
-    earlier = read_manifest(since, exported.card) if since else None
-    settings = {"services": spec.services, "per_service": per_service, "precision": precision}
-    made_of = {"encoder_digest": exported.card.digest, "log_digest": source_key(reading), **settings}
-    key = fingerprint({**made_of, "since": earlier and earlier["key"]})
+    reading = plan_log(spec)
+    settings: Settings = {"services": spec.services, "per_service": per_service, "precision": precision}
+    earlier = read_manifest(since, exported.card, settings) if since else None
+    request = identify(exported.card, reading, settings, earlier)
     parts = Parts(output)
-    if manifest := parts.claim(key):
+    if manifest := parts.claim(request["key"]):
         return manifest
-    before = Parts(earlier["place"]) if earlier else None
-    buckets = earlier["parts"] if earlier else number_of_parts(reading)
-    device = "cuda" if gpus_per_worker else "cpu"
-    done = frozenset(parts.numbers())
-    plan = EmbedPlan(parts, buckets, spec.services, per_service, precision, before, device, done)
+    plan = plan_parts(parts, reading, settings, earlier)
     make_parts(reading, exported, plan, gpus_per_worker)
-    manifest = describe(exported, made_of, plan, key, earlier)
-    parts.write_json("manifest.json", manifest)
-    return manifest
+    return write_manifest(request, exported.card, plan)
+
+
+def plan_log(spec: CorpusSpec) -> Reading:
+    """Plan to read a whole log, of all services: users left out must be told of. Raise EventLogError if it is empty."""
+    reading = plan_reading(spec.model_copy(update={"services": None}))
+    if not reading.parts:
+        raise EventLogError(f"Event log {reading.logs[0].places[0]} holds no rows; give the log of the users to embed.")
+    return reading
+
+
+def identify(card: EncoderCard, reading: Reading, settings: Settings, earlier: dict[str, Any] | None) -> dict[str, Any]:
+    """Say what an embedding is made from, and its key: the fingerprint of all of that."""
+    made_of = {"encoder_digest": card.digest, "log_digest": source_key(reading), **settings}
+    since = earlier and earlier["key"]
+    return {"key": fingerprint({**made_of, "since": since}), **made_of, "since": since}
+
+
+def plan_parts(parts: Parts, reading: Reading, settings: Settings, earlier: dict[str, Any] | None) -> EmbedPlan:
+    """Say into how many parts users go, as many as in the earlier embedding, and which of them are there already."""
+    return EmbedPlan(
+        parts,
+        buckets=earlier["parts"] if earlier else number_of_parts(reading),
+        since=Parts(earlier["place"]) if earlier else None,
+        done=frozenset(parts.numbers()),
+        **settings,
+    )
 
 
 def reading_spec(events: CorpusSpec | str | Sequence[str], card: EncoderCard) -> CorpusSpec:
@@ -86,16 +110,27 @@ def reading_spec(events: CorpusSpec | str | Sequence[str], card: EncoderCard) ->
     return reading.model_copy(update={"events": spec.events, "text": spec.text, "columns": spec.columns, **update})
 
 
-def read_manifest(since: str, card: EncoderCard) -> dict[str, Any]:
-    """Read the manifest of a finished embedding by the same encoder, given by its file or its place."""
-    place = since.removesuffix("manifest.json").rstrip("/") if since.endswith("manifest.json") else since
+def read_manifest(since: str, card: EncoderCard, settings: Settings) -> dict[str, Any]:
+    """Read the manifest of a finished embedding by the same encoder, given by its file or its place.
+
+    Raises:
+        StudyError: there is none, or its vectors are of another encoder or kind.
+    """
+    place = re.sub(r"/?manifest\.json(?=\?|$)", "", since)  # a URI may end with a query
     manifest = Parts(place).read_json("manifest.json")
     if manifest is None:
         raise StudyError(f"{since} is no finished embedding (no manifest.json); give the --output of one that ended.")
+    if not {"key", "encoder_digest", "parts"} <= manifest.keys():
+        raise StudyError(f"{since} is no manifest of an embedding; give the --output of one that ended.")
     if manifest["encoder_digest"] != card.digest:
         raise StudyError(
             f"The embedding at {since} is by encoder {manifest['encoder_digest']}, this is {card.digest}; leave "
             "--since out to embed all users anew."
+        )
+    if differing := [name for name in ("per_service", "precision") if manifest[name] != settings[name]]:
+        raise StudyError(
+            f"The embedding at {since} has {differing[0]} {manifest[differing[0]]}, this is to have "
+            f"{settings[differing[0]]}; ask for the same, or leave --since out to embed all users anew."
         )
     return manifest | {"place": place}
 
@@ -119,8 +154,9 @@ def make_parts(reading: Reading, exported: Exported, plan: EmbedPlan, gpus_per_w
     if gpus_per_worker:
         actors = max(1, int(ray.cluster_resources().get("GPU", 0) / gpus_per_worker))
         pool = ray.data.ActorPoolStrategy(min_size=1, max_size=actors)
-        made = rows.map_batches(
-            PartEncoder, compute=pool, num_gpus=gpus_per_worker, fn_constructor_kwargs=given, **shape
+        one = {"batch_format": "pyarrow", "batch_size": 1}  # with GPUs Ray wants a size, which must cut no bucket
+        made = rows.map_batches(pack_buckets, **shape).map_batches(
+            PartEncoder, compute=pool, num_gpus=gpus_per_worker, fn_constructor_kwargs=given, **one
         )
     else:
         made = rows.map_batches(encode_partition, fn_kwargs=given, **shape)
@@ -144,6 +180,7 @@ def user_rows(
 ) -> Iterator[pa.Table]:
     """Read some parts of the log, by number, to USER_ROWS."""
     whole, asked = ray.get(reading), ray.get(plan)
+    yield USER_ROWS.empty_table()  # a log without rows has columns all the same
     for index in batch["id"].tolist():
         yield from rows_of_part(whole.parts[index], whole, asked)
 
@@ -158,36 +195,50 @@ def _loaded(exported: "ray.ObjectRef[Exported]") -> UserEncoder:
     return UserEncoder(ray.get(exported))
 
 
+def pack_buckets(rows: pa.Table) -> pa.Table:
+    """Lay each bucket of a table of USER_ROWS into one row, as an Arrow stream."""
+    packed = []
+    for bucket in pc.unique(rows["bucket"]).to_pylist() if rows.num_rows else []:
+        stream = pa.BufferOutputStream()
+        with pa.ipc.new_stream(stream, rows.schema) as writer:
+            writer.write_table(rows.filter(pc.equal(rows["bucket"], bucket)))
+        packed.append(stream.getvalue().to_pybytes())
+    return pa.table({"rows": pa.array(packed, pa.large_binary())})
+
+
 class PartEncoder:
-    """Writes the parts of partitions, in an actor that holds a GPU."""
+    """Writes the parts of packed buckets, in an actor that holds a GPU."""
 
     def __init__(self, exported: "ray.ObjectRef[Exported]", plan: "ray.ObjectRef[EmbedPlan]"):
         self.plan: EmbedPlan = ray.get(plan)
-        self.encoder = UserEncoder(ray.get(exported), self.plan.device)
+        self.encoder = UserEncoder(ray.get(exported), "cuda" if torch.cuda.is_available() else "cpu")
 
-    def __call__(self, rows: pa.Table) -> pa.Table:
-        """Write the parts of one partition."""
-        return write_parts(rows, self.encoder, self.plan)
+    def __call__(self, packed: pa.Table) -> pa.Table:
+        """Write the parts of some buckets."""
+        made = [
+            write_parts(pa.ipc.open_stream(rows.as_buffer()).read_all(), self.encoder, self.plan)
+            for rows in packed["rows"]
+        ]
+        return pa.concat_tables(made) if made else pa.table({"bucket": pa.array([], pa.int32())})
 
 
-def describe(
-    exported: Exported, made_of: dict[str, Any], plan: EmbedPlan, key: str, earlier: dict[str, Any] | None
-) -> dict[str, Any]:
-    """Sum up the parts for the manifest."""
-    card, summaries = exported.card, plan.parts.summaries()
+def write_manifest(request: dict[str, Any], card: EncoderCard, plan: EmbedPlan) -> dict[str, Any]:
+    """Sum up the parts and write it down, which says that all are there."""
+    summaries = plan.parts.summaries()
+    counted = ("left_out", "unknown_services", "devices")
+    counts = {name: sum((Counter(part[name]) for part in summaries), Counter()) for name in counted}
+    absent = set(plan.services or ()) - {name for part in summaries for name in part["services"]}
     totals = {name: sum(part[name] for part in summaries) for name in ("rows", "rows_without_user", "users", "vectors")}
-    counts = {
-        name: sum((Counter(part[name]) for part in summaries), Counter()) for name in ("left_out", "unknown_services")
-    }
-    return {
-        "key": key,
-        **made_of,
+    manifest = {
+        **request,
         "run_id": card.run_id,
         "corpus_digest": card.corpus_digest,
         "width": card.run.encoder.output_width,
         "sequence_length": card.run.sequence_length,
         "parts": plan.buckets,
-        "since": earlier and earlier["key"],
         **totals,
         **{name: dict(sorted(counter.items())) for name, counter in counts.items()},
+        "absent_services": sorted(absent),
     }
+    plan.parts.write_json("manifest.json", manifest)
+    return manifest

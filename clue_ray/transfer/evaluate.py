@@ -14,11 +14,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clue_ray.corpus.reading import Reading
+from clue_ray.corpus.store import sha256
 from clue_ray.documents import fingerprint
 from clue_ray.runs import write_json
 from clue_ray.transfer import features, scores
-from clue_ray.transfer.examples import Examples, make_examples, read_events
-from clue_ray.transfer.exported import find_encoder
+from clue_ray.transfer.examples import Examples, find_table, make_examples, plan_events, read_events
+from clue_ray.transfer.exported import EncoderCard, find_encoder, read_card
 from clue_ray.transfer.heads import base_scores, fit_head
 from clue_ray.transfer.histories import Histories
 from clue_ray.transfer.inference import UserEncoder, load_encoder
@@ -47,21 +48,63 @@ def run_task(run: str | Path, task: TaskSpec, against: Mapping[str, str | Path] 
         StudyError: there is no encoder.
         EventLogError: the log cannot be read.
     """
-    encoder = load_encoder(run)
-    others = {name: load_encoder(place) for name, place in (against or {}).items()}
-    events, reading = read_events(task)
-    key = result_key(encoder, others, task, reading)
-    file = find_encoder(Path(run)).parent / "transfer" / f"{task.name}-{key}.json"
+    others = dict(against or {})
+    reading = plan_events(task)
+    key = result_key(read_card(run), {name: read_card(place) for name, place in others.items()}, task, reading)
+    file = find_encoder(Path(run)).parent / result_name(task.name, key)
     if file.is_file():
         return read_result(file)
+    examples = lay_out_task(task, reading)
+    result = judge_task(load_encoder(run), {n: load_encoder(place) for n, place in others.items()}, task, examples)
+    write_json(file, {"key": key, **result})
+    return read_result(file)
+
+
+def read_result(file: Path) -> dict[str, Any]:
+    """Read a kept result."""
+    result: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    return result
+
+
+def result_name(task: str, key: str) -> str:
+    """Name a result's file within its run's folder."""
+    return f"transfer/{task}-{key}.json"
+
+
+def result_key(card: EncoderCard, others: Mapping[str, EncoderCard], task: TaskSpec, reading: Reading) -> str:
+    """Fingerprint what a result is made from: encoders, task, log, and the table of users where there is one."""
+    files = [(file.path, file.size, file.changed) for file in reading.files]
+    digests = [card.digest, {name: other.digest for name, other in others.items()}]
+    table = [sha256(find_table(task.attribute.table))] if task.attribute else []
+    return fingerprint([EVALUATION, digests, task.model_dump(mode="json"), files, *table])
+
+
+def lay_out_task(task: TaskSpec, reading: Reading) -> Examples:
+    """Read a task's log and lay out its users, whichever encoder it is put to.
+
+    Raises:
+        SpecError: the task cannot be meant, has too few users, or its labels stand in the inputs.
+        EventLogError: the log cannot be read.
+    """
+    events = read_events(reading)
     examples = make_examples(task, events)
     check_inputs(task, examples, events)
+    return examples
+
+
+def judge_task(
+    encoder: UserEncoder, others: dict[str, UserEncoder], task: TaskSpec, examples: Examples
+) -> dict[str, Any]:
+    """Score an encoder on a task, beside the baselines; give what a result holds but its key.
+
+    Raises:
+        SpecError: an encoder was trained on what is asked of the test users.
+    """
     for one in (encoder, *others.values()):
         check_pretraining(task, examples, one.card)
     test = examples.rows("test")
     judged = (judge_retrieval if task.retrieval else judge_heads)(task, examples, encoder, others)
-    result = {
-        "key": key,
+    return {
         "task": task.name,
         "kind": task.kind,
         "run_id": encoder.card.run_id,
@@ -71,21 +114,6 @@ def run_task(run: str | Path, task: TaskSpec, against: Mapping[str, str | Path] 
         "left_out": examples.left_out,
         "methods": summarise(judged, len(test) if not task.retrieval else min(len(test), task.retrieval.candidates)),
     }
-    write_json(file, result)
-    return result
-
-
-def read_result(file: Path) -> dict[str, Any]:
-    """Read a kept result."""
-    result: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-    return result
-
-
-def result_key(encoder: UserEncoder, others: dict[str, UserEncoder], task: TaskSpec, reading: Reading) -> str:
-    """Fingerprint what a result is made from: encoders, task and log."""
-    files = [(file.path, file.size, file.changed) for file in reading.files]
-    digests = [encoder.card.digest, {name: other.card.digest for name, other in others.items()}]
-    return fingerprint([EVALUATION, digests, task.model_dump(mode="json"), files])
 
 
 def judge_heads(

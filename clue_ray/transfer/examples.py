@@ -54,19 +54,23 @@ class Examples:
         return np.flatnonzero(np.isin(self.part, parts))
 
 
-def read_events(task: TaskSpec) -> tuple[pd.DataFrame, Reading]:
-    """Read a task's whole log into memory, unusable rows left out, in the order of the log."""
+def plan_events(task: TaskSpec) -> Reading:
+    """Find and check the files of a task's log; raise EventLogError for one that cannot serve."""
     reading = plan_reading(task.reading())
     if task.time and not all(log.has_time for log in reading.logs):
         raise EventLogError(f"Task {task.name} cuts in time, but its log has no column 'timestamp'; leave time out.")
+    return reading
+
+
+def read_events(reading: Reading) -> pd.DataFrame:
+    """Read a task's whole log into memory, unusable rows left out, in the order of the log."""
     tables = []
     for part in reading.parts:
         log = reading.logs[part.log]
         for batch in read_part(part, log):
             rows = normalise(batch.table, log, reading.spec, file=part.number, first_row=batch.first_row)
             tables.append(good_rows(rows).select(EVENTS.names))
-    events = pa.concat_tables(tables).to_pandas()
-    return events, reading
+    return pa.concat_tables([EVENTS.empty_table(), *tables]).to_pandas()
 
 
 def make_examples(task: TaskSpec, events: pd.DataFrame) -> Examples:
@@ -74,7 +78,10 @@ def make_examples(task: TaskSpec, events: pd.DataFrame) -> Examples:
 
     Raises:
         SpecError: the log has none of what the task asks for, or too few users of a part of the split.
+        EventLogError: it has no row that can be used.
     """
+    if events.empty:
+        raise EventLogError(f"Task {task.name} has a log without a row that can be used; look at events and columns.")
     found = set(events["service"].unique())
     asked = {*(task.services or ()), *_services_asked(task)}
     if unknown := sorted(asked - found):
@@ -82,6 +89,7 @@ def make_examples(task: TaskSpec, events: pd.DataFrame) -> Examples:
             f"Task {task.name} names service {unknown[0]!r}, which its log lacks; its services are "
             f"{', '.join(sorted(found))}."
         )
+    check_cut(task, events)
     part = pd.Series(split_of(pd.Series(events["user_id"].unique()), task.split), index=events["user_id"].unique())
     cut = events["user_id"].map(_cuts(task, part))
     shown = set(task.services or found - set(_services_hidden(task)))
@@ -104,6 +112,19 @@ def make_examples(task: TaskSpec, events: pd.DataFrame) -> Examples:
     )
     check_parts(task, examples)
     return examples
+
+
+def check_cut(task: TaskSpec, events: pd.DataFrame) -> None:
+    """Refuse a cut in time with no events before it, or of a next-item task none from it on; raise SpecError."""
+    if task.time is None:
+        return
+    cut, first, last = task.time.timestamp(), float(events["timestamp"].min()), float(events["timestamp"].max())
+    if first >= cut or (task.next_item and last < cut):
+        begin, end = (f"{pd.Timestamp(second, unit='s'):%Y-%m-%d}" for second in (first, last))
+        raise SpecError(
+            f"Task {task.name} cuts at {task.time:%Y-%m-%d}, but its log goes from {begin} to {end}; choose a "
+            "time within."
+        )
 
 
 def _services_asked(task: TaskSpec) -> tuple[str, ...]:
@@ -150,7 +171,13 @@ def _label_next(
         rows = rows.sort_values("timestamp", kind="stable").groupby("user_id").tail(1)
     text = rows["text"]
     if asked.part:
-        text = text.str.split(";").str[asked.part - 1].str.strip()
+        parts = text.str.split(";").str[asked.part - 1]
+        if len(text) and parts.isna().all():
+            raise SpecError(
+                f"Task {task.name} asks for part {asked.part} of the text, split at ';', which no event of "
+                f"{asked.service} has; such as {text.iloc[0]!r}."
+            )
+        text = parts.str.strip()
     pairs = pd.DataFrame({"user": rows["user_id"], "label": text}).dropna().drop_duplicates()
     counts = pairs[pairs["user"].map(part) == "train"]["label"].value_counts()
     names = tuple(sorted(counts[counts >= asked.min_users].index))
@@ -170,11 +197,18 @@ def _label_attribute(
             raise SpecError(
                 f"Table {asked.table} has no column {column!r}; its columns are {', '.join(table.columns)}."
             )
-    values = table.set_index(asked.prefix + table[asked.user].astype(str))[asked.column].dropna()
+    values = table.set_index(asked.prefix + table[asked.user].astype(str))[asked.column]
+    values = values.replace([np.inf, -np.inf], np.nan).dropna()
     if values.index.has_duplicates:
         twice = values.index[values.index.duplicated()][0]
         raise SpecError(f"Table {asked.table} has user {twice!r} more than once; give one row a user.")
     values = values[values.index.isin(part.index)]
+    if values.empty:
+        raise SpecError(
+            f"Table {asked.table} has a value of {asked.column!r} for no user of the log; its users are such as "
+            f"{asked.prefix + str(table[asked.user].iloc[0]) if len(table) else ''!r}, the log's such as "
+            f"{part.index[0]!r}: look at user and prefix."
+        )
     nothing = np.zeros(len(values), dtype=np.int64)
     if asked.positive is None and pd.api.types.is_numeric_dtype(values) and not pd.api.types.is_bool_dtype(values):
         return list(values.index), (), values.to_numpy(dtype=np.float64), nothing
@@ -185,16 +219,27 @@ def _label_attribute(
     return list(values.index), names, pd.Index(names).get_indexer(words), nothing
 
 
+def find_table(place: str) -> Path:
+    """Find the file of a table of users, which may lie within an installed package; raise SpecError where it is not."""
+    path = Path(place)
+    if place.startswith("package:"):
+        package, _, name = place.removeprefix("package:").partition("/")
+        try:
+            path = Path(str(resources.files(package) / name))
+        except ModuleNotFoundError as error:
+            raise SpecError(
+                f"Table {place} lies in package {error.name}, which is not installed; install it."
+            ) from None
+    if not path.is_file():
+        raise SpecError(f"Table {place} does not exist; give a CSV or Parquet file.")
+    return path
+
+
 def read_table(place: str) -> pd.DataFrame:
     """Read a table of users: a CSV or Parquet file, or one within an installed package."""
-    path = Path(place)
+    path = find_table(place)
     try:
-        if place.startswith("package:"):
-            package, _, name = place.removeprefix("package:").partition("/")
-            path = Path(str(resources.files(package) / name))
         return pq.read_table(path).to_pandas() if path.suffix == ".parquet" else pd.read_csv(path)
-    except ModuleNotFoundError as error:
-        raise SpecError(f"Table {place} lies in package {error.name}, which is not installed; install it.") from None
     except (OSError, ValueError, pa.ArrowException) as error:
         raise SpecError(f"Table {place} cannot be read ({str(error).splitlines()[0]}); give CSV or Parquet.") from None
 
@@ -227,7 +272,7 @@ def check_classes(task: str, column: str, examples: Examples) -> None:
     for part in ("train", "test"):
         values = examples.targets[examples.rows(part)]
         if len(np.unique(values)) < 2:
-            only = examples.names[int(values[0])] if examples.names else values[0]
+            only = examples.names[int(values[0])] if examples.names else float(values[0])
             raise SpecError(
                 f"Task {task} has one class: all {part} users have {column} {only!r}; give a column that tells users "
                 "apart."

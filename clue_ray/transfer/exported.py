@@ -4,6 +4,8 @@ Takes a trained state, gives a folder of three files: `weights.safetensors`, `en
 in it is a pickle, and reading it needs torch but no ray.
 """
 
+import json
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -14,7 +16,9 @@ from pydantic import Field
 from tokenizers import Tokenizer
 
 from clue_ray.compute import Vocabulary
+from clue_ray.corpus.storage import fetch_files, is_uri, read_file
 from clue_ray.corpus.store import Corpus, open_corpus, sha256
+from clue_ray.corpus.working import node_folder
 from clue_ray.documents import Spec, fingerprint, read_yaml
 from clue_ray.encoder.model import Encoder
 from clue_ray.errors import StudyError
@@ -24,6 +28,7 @@ from clue_ray.training.checkpoints import load_state
 
 FOLDER = "encoder"
 """Name of the exported encoder's folder within its run's."""
+FILES = ("weights.safetensors", "tokenizer.json", "encoder.json")
 
 
 class EncoderCard(Spec):
@@ -74,9 +79,16 @@ class Exported:
     weights: dict[str, torch.Tensor]
 
     def model(self) -> Encoder:
-        """Build the trained model, ready to encode."""
+        """Build the trained model, ready to encode; raise StudyError where the weights are another's."""
         model = self.card.build()
-        model.load_state_dict(self.weights)
+        try:
+            model.load_state_dict(self.weights)
+        except RuntimeError as error:  # of many lines, one a tensor
+            first = str(error).splitlines()[1].strip() if "\n" in str(error) else str(error)
+            raise StudyError(
+                f"The weights of encoder {self.card.run_id} do not fit its encoder.json ({first}); delete the folder, "
+                "and it is exported again from the run's last checkpoint."
+            ) from None
         return model
 
 
@@ -117,15 +129,19 @@ def export_run(folder: Path, place: str | Path, run: RunSpec, run_id: str, corpu
 
 
 def read_encoder(path: str | Path) -> Exported:
-    """Read an exported encoder: its own folder, or that of the run that left it.
+    """Read an exported encoder: its own folder, or folder or URI of the run that left it.
 
     A finished run that left none is exported first, from its last checkpoint.
 
     Raises:
         StudyError: there is none, or a file of it is damaged.
     """
+    if is_uri(path):
+        with tempfile.TemporaryDirectory(dir=node_folder("work")) as fetched:
+            fetch_files(str(path), [f"{FOLDER}/{name}" for name in FILES], Path(fetched))
+            return read_encoder(fetched)
     folder = find_encoder(Path(path))
-    card = EncoderCard.parse(read_yaml(folder / "encoder.json"), str(folder / "encoder.json"))
+    card = read_card(folder)
     for name, expected in (("weights.safetensors", card.weights_sha256), ("tokenizer.json", card.tokenizer_sha256)):
         found = sha256(folder / name) if (folder / name).exists() else "file missing"
         if found != expected:
@@ -137,6 +153,21 @@ def read_encoder(path: str | Path) -> Exported:
     if Tokenizer.from_str(tokenizer).get_vocab_size() + len(card.services) != card.vocab_size:
         raise StudyError(f"Encoder {folder} has another vocabulary than its tokenizer; export it again.")
     return Exported(card, tokenizer, safetensors.torch.load_file(folder / "weights.safetensors"))
+
+
+def read_card(path: str | Path) -> EncoderCard:
+    """Read what an exported encoder is, not its weights; from where `read_encoder` finds it.
+
+    Raises:
+        StudyError: there is none.
+    """
+    if is_uri(path):
+        content = read_file(str(path), f"{FOLDER}/encoder.json")
+        if content is None:
+            raise StudyError(f"{path} holds no encoder (no {FOLDER}/encoder.json); give the folder of a finished run.")
+        return EncoderCard.parse(json.loads(content), f"{path}/{FOLDER}/encoder.json")
+    file = find_encoder(Path(path)) / "encoder.json"
+    return EncoderCard.parse(read_yaml(file), str(file))
 
 
 def find_encoder(path: Path) -> Path:
@@ -173,5 +204,6 @@ def _export_later(path: Path) -> None:
     export_run(path, path / "checkpoints", run, record["run_id"], corpus)
     if not (path / FOLDER / "encoder.json").exists():
         raise StudyError(
-            f"Run {path} left neither an encoder nor a checkpoint; run its study again with another output."
+            f"Run {path} left neither an encoder nor a checkpoint here; copy its folder {FOLDER} from the study's "
+            "storage where it has one, or run the study again with another output."
         )

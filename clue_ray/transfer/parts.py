@@ -60,7 +60,14 @@ class Parts:
     def read(self, kind: str, number: int) -> pa.Table | None:
         """Read one part's table, or None where there is none."""
         content = read_file(self.place, f"{kind}/{part_name(number)}")
-        return None if content is None else pq.read_table(pa.BufferReader(content))
+        try:
+            return None if content is None else pq.read_table(pa.BufferReader(content))
+        except pa.ArrowException as error:
+            name = f"{kind}/{part_name(number)}"
+            raise StudyError(
+                f"{name} at {self.place} is damaged ({explain_access(error)}); delete it and run the same command "
+                "again."
+            ) from None
 
     def numbers(self) -> list[int]:
         """List the parts that are whole."""

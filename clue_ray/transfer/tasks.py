@@ -4,6 +4,7 @@ Exactly one of `next_item`, `attribute` and `retrieval` says what is asked. A ta
 be put to it.
 """
 
+from collections.abc import Iterable
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -15,6 +16,8 @@ from clue_ray.errors import SpecError
 from clue_ray.spec import CorpusSpec, SplitSpec
 
 KINDS = ("next_item", "attribute", "retrieval")
+PREFIX = "transfer_"
+"""How the columns of a runs table begin that hold scores on tasks."""
 
 
 class NextItemSpec(Spec):
@@ -99,10 +102,24 @@ class TaskSpec(Spec):
             )
         return self
 
+    @model_validator(mode="after")
+    def _two_services(self) -> Self:
+        asked = self.retrieval
+        if asked and asked.query == asked.target:
+            raise ValueError(f"seeks service {asked.query!r} by itself; give another retrieval.target")
+        if asked and self.services and (hidden := sorted({asked.query, asked.target} - set(self.services))):
+            raise ValueError(f"asks for service {hidden[0]!r}, which services leaves out; add it there")
+        return self
+
     @property
     def kind(self) -> str:
         """Which of the three things is asked."""
         return next(kind for kind in KINDS if getattr(self, kind) is not None)
+
+    @property
+    def column(self) -> str:
+        """How the columns of a runs table begin that hold its scores."""
+        return column_of(self.name)
 
     def reading(self) -> CorpusSpec:
         """Say how the log is read, by the reader of corpora."""
@@ -110,9 +127,27 @@ class TaskSpec(Spec):
         return CorpusSpec.parse(document, f"task {self.name}")
 
 
+def column_of(task: str) -> str:
+    """Say how the columns of a runs table begin that hold a task's scores."""
+    return f"{PREFIX}{task.replace('-', '_')}"
+
+
 def read_task(path: str | Path) -> TaskSpec:
     """Read and validate a task file; raise SpecError with one sentence when it cannot be meant."""
     return TaskSpec.parse(read_yaml(path), str(path))
+
+
+def read_tasks(paths: Iterable[str | Path]) -> list[TaskSpec]:
+    """Read several task files, whose columns in a runs table must differ; raise SpecError with one sentence."""
+    found: dict[str, str] = {}
+    tasks = []
+    for path in paths:
+        task = read_task(path)
+        if other := found.get(task.column):
+            raise SpecError(f"Tasks {other} and {path} share the name {task.name!r}; give each a name of its own.")
+        found[task.column] = str(path)
+        tasks.append(task)
+    return tasks
 
 
 def parse_against(named: list[str]) -> dict[str, str]:

@@ -37,7 +37,6 @@ class EmbedPlan:
     per_service: bool
     precision: Precision
     since: Parts | None
-    device: str
     done: frozenset[int] = frozenset()
 
 
@@ -88,6 +87,8 @@ def write_part(bucket: int, rows: pa.Table, encoder: UserEncoder, plan: EmbedPla
         "vectors": table.num_rows,
         "left_out": dict(Counter(left_out["reason"].to_pylist())),
         "unknown_services": {name: services[name] for name in sorted(unknown)},
+        "services": sorted(services),
+        "devices": {encoder.model.log_scale.device.type: 1},
     }
     tables = {"histories": current, "left_out": left_out, "vectors": table}
     plan.parts.write_part(bucket, tables, summary)

@@ -16,7 +16,7 @@ from clue_ray.corpus import prepare
 from clue_ray.corpus.profile import SHARD_COUNTS, ShardTotals
 from clue_ray.corpus.reading import plan_reading
 from clue_ray.corpus.shards import BUCKETED, ShardPlan, number_of_shards, write_shards
-from clue_ray.corpus.store import ranges, split_of, stable_hash
+from clue_ray.corpus.store import ranges, split_of, stable_hash, unite_lists
 from clue_ray.corpus.text import train_tokenizer
 from clue_ray.errors import EventLogError
 from clue_ray.spec import CorpusSpec, SplitSpec
@@ -48,6 +48,13 @@ def test_debris_of_a_killed_preparation_is_removed(planted_log, tmp_path):
         (folder / "shards").mkdir(parents=True)
     prepare.remove_debris(target)
     assert not dead.exists() and alive.exists() and elsewhere.exists()
+
+
+def test_more_tokens_than_32_bits_count_are_united():
+    many = 1_200_000_000
+    chunk = pa.ListArray.from_arrays(pa.array([0, many], pa.int32()), pa.nulls(many))  # nulls take no memory
+    united = unite_lists(pa.chunked_array([chunk, chunk]))
+    assert united.offsets.to_pylist() == [0, many, 2 * many] and len(united.values) == 2 * many > 2**31
 
 
 def test_split_is_by_user_and_stable():

@@ -1,57 +1,83 @@
-"""The downstream section says that loss and tasks go together, that they part, or that it cannot tell."""
+"""The downstream section says that task and loss go together, that they part at scale, or that it cannot tell."""
 
 import json
 
 import numpy as np
+import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 
+from clue_ray.report.content import build_content
 from clue_ray.report.directory import read_directory
-from clue_ray.report.downstream import carries_over, correlation, downstream, score_over_loss
-from clue_ray.report.page import write_report
+from clue_ray.report.downstream import carries_over, downstream, score_over_loss
+from clue_ray.report.page import render
 from clue_ray.transfer.runs import join_results
 from tests.report.planted import planted, write_study
 
+SLOPE, NOISE = 0.5, 0.002
 
-def with_scores(slope: float, noise: float):
+
+def with_scores(slope=SLOPE, noise=NOISE, lost=0.0):
+    """Score a planted study in a straight line over loss; its two largest runs lose some of it."""
     table = planted()
     rng = np.random.default_rng(0)
     table["transfer_kids_auc"] = 0.6 - slope * (table["loss"] - 5) + noise * rng.standard_normal(len(table))
-    return table.dropna(subset=["loss"])
+    largest = table["train_flops"].rank(ascending=False) <= 2
+    table.loc[largest, "transfer_kids_auc"] -= lost
+    return table
 
 
 @pytest.mark.parametrize(
-    ("slope", "noise", "words"),
-    [(0.5, 0.001, "carries over in this range"), (-0.5, 0.001, "the two part"), (0.0, 0.05, "leaves open")],
+    ("changes", "words"),
+    [
+        ({}, "had the gain stopped: the law of the loss carries over to this task."),
+        ({"lost": 0.1}, "less than their loss promised. At scale the two part"),
+        ({"lost": -0.1}, "more than their loss promised. At scale the two part"),
+        ({"slope": -SLOPE}, "a lower loss went with a worse score: the two part"),
+        ({"slope": 0.0, "noise": 0.05}, "cannot be told yet"),
+    ],
 )
-def test_the_sentence_says_what_the_interval_allows(slope, noise, words):
-    assert words in carries_over("transfer_kids_auc", with_scores(slope, noise))
+def test_the_sentence_says_what_the_runs_allow(changes, words):
+    assert words in carries_over("transfer_kids_auc", with_scores(**changes).dropna(subset=["loss"]))
 
 
-def test_the_correlation_is_numpys_and_inside_its_interval():
-    rng = np.random.default_rng(1)
-    loss = rng.random(12)
-    score = -loss + 0.3 * rng.random(12)
-    value, low, high = correlation(loss, score)
-    assert value == pytest.approx(-np.corrcoef(loss, score)[0, 1]) and low < value < high
+def test_a_task_that_follows_until_the_largest_runs_is_not_told_from_its_correlation():
+    sentence = carries_over("transfer_kids_auc", with_scores(lost=0.04).dropna(subset=["loss"]))
+    assert "a lower loss went with a better score" in sentence and "At scale the two part" in sentence
 
 
-def test_loss_falls_to_the_right():
-    ax = score_over_loss(with_scores(0.5, 0.001), Figure().add_subplot(), "transfer_kids_auc")
+def test_few_runs_and_scores_that_do_not_vary_are_said():
+    runs = with_scores().dropna(subset=["loss"])
+    assert "3 finished runs have a score, and a correlation takes 4" in carries_over("transfer_kids_auc", runs[:3])
+    assert "takes 4 smaller runs" in carries_over("transfer_kids_auc", runs[:4])
+    assert "nothing can be told" in carries_over("transfer_kids_auc", runs.assign(transfer_kids_auc=0.5))
+
+
+def test_loss_falls_to_the_right_and_the_largest_runs_are_open():
+    ax = score_over_loss(with_scores().dropna(subset=["loss"]), Figure().add_subplot(), "transfer_kids_auc")
     left, right = ax.get_xlim()
-    assert left > right and len(ax.collections[0].get_offsets()) == 9
+    smaller, largest = (len(points.get_offsets()) for points in ax.collections[:2])
+    assert left > right and (smaller, largest) == (7, 2)
 
 
 def test_scores_in_run_folders_reach_the_table_and_the_page(tmp_path):
     directory = write_study(tmp_path, planted())
     assert downstream(read_directory(directory)) is None
-    for run_id in planted()["run_id"][:9]:
-        file = directory / "runs" / run_id / "transfer" / "kids-abc.json"
-        file.parent.mkdir(parents=True)
-        score = {"value": 0.5 + int(run_id, 16) / 100, "low": 0.4, "high": 0.9}
+    scores = with_scores().set_index("run_id")["transfer_kids_auc"]
+    for number, run_id in enumerate(planted()["run_id"][:9]):
+        folder = directory / "runs" / run_id / "transfer"
+        folder.mkdir(parents=True)
+        score = {"value": scores[run_id], "low": 0.4, "high": 0.9}
         rows = [{"method": "base rate", "auc": score}, {"method": "encoder", "auc": score}]
-        file.write_text(json.dumps({"task": "kids", "methods": rows}))
-    assert join_results(directory).table["transfer_kids_auc"].count() == 9
+        (folder / "kids-abc.json").write_text(json.dumps({"task": "kids", "methods": rows}))
+        if number < 2:
+            (folder / "cars-failed.json").write_text(json.dumps({"task": "cars", "error": "No <b>cars</b> here."}))
+    table = join_results(directory).table
+    assert table["transfer_kids_auc"].count() == 9 and pd.api.types.is_float_dtype(table["transfer_kids_auc"])
+    assert table["transfer_cars_error"].count() == 2
     join_results(directory)  # again: nothing doubles
-    page = write_report(directory).read_text()
-    assert "Downstream tasks against loss" in page and "correlation of AUC with the fall of the loss" in page
+    (directory / "curves.parquet").unlink()  # fewer figures to draw
+    content = build_content(read_directory(directory), None, {"error": "no laws"})
+    page = render("index.html.j2", content=content, live=False)
+    assert "the law of the loss carries over to this task" in page and "downstream-kids-auc" in page
+    assert "cars: 2 of 9 finished runs have no score. No &lt;b&gt;cars&lt;/b&gt; here." in page

@@ -184,6 +184,14 @@ def test_frontier_equals_its_definition(points: list[tuple[int, int]]) -> None:
     assert frontier(table).tolist() == naive
 
 
+def test_runs_of_about_one_compute_are_one_level() -> None:
+    few_users = {"train_flops": 5.6e10, "loss": 7.3}  # a shorter history: its compute is a little smaller
+    table = pd.DataFrame([few_users, {"train_flops": 5.9e10, "loss": 5.4}, {"train_flops": 2.1e11, "loss": 5.39}])
+    assert frontier(table).tolist() == [False, True, True]
+    dense = pd.DataFrame({"train_flops": 1e10 * 1.02 ** np.arange(50)})
+    assert frontier(dense.assign(loss=5 * (dense["train_flops"] / 1e10) ** -0.5)).all()  # a law's own fall
+
+
 def test_levers_seeds_and_runs_above_chance_are_said() -> None:
     table = study()
     table["seed"], table["users_seen"], table["corpus_users"] = 0, 6400, 640

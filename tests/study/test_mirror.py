@@ -20,7 +20,7 @@ from clue_ray.runs import RunRecord
 from clue_ray.spec import RunSpec, read_study
 from clue_ray.study import claim, execute, mirror
 from clue_ray.study.claim import CLAIM, Claim
-from clue_ray.study.execute import run_study
+from clue_ray.study.execute import plan_study, run_study, train_point
 from clue_ray.study.mirror import StoredDirectory, fetch_study
 from clue_ray.training.progress import describe_run
 
@@ -94,7 +94,7 @@ def test_a_claim_taken_over_and_a_lost_storage_are_trouble(place, tmp_path, monk
     with Claim(place) as held:
         monkeypatch.setattr(claim, "write_file", lambda *_: (_ for _ in ()).throw(OSError("AWS Error NO_SUCH_BUCKET")))
         wait_until(lambda: held.trouble)
-    assert "is lost since" in held.trouble and "the bucket does not exist" in held.trouble
+    assert "has been lost for" in held.trouble and "the bucket does not exist" in held.trouble
     assert "run the same command again" in held.trouble
 
 
@@ -243,3 +243,7 @@ def test_a_study_goes_on_from_storage_alone_and_stops_when_it_is_lost(study, pla
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "disk"))
     again = run_study(study, tmp_path / "c", storage=place).table
     pd.testing.assert_frame_equal(again, first)  # the same seconds: nothing was trained again
+    assert not plan_study(study, tmp_path / "d", storage=place).pending
+    record, folder = train_point(study, {"sequence_length": 8}, tmp_path / "d", storage=place)
+    assert record.status == "done" and (folder / "record.json").exists()
+    assert f"runs/{record.run_id}/record.json" in list_files(f"{place}/tiny")

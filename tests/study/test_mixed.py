@@ -25,7 +25,7 @@ from ray.cluster_utils import Cluster
 
 from clue_ray.runs import RunRecord
 from clue_ray.spec import EvaluationSpec, RunSpec, read_study
-from clue_ray.study import execute
+from clue_ray.study import execute, tuning
 
 file, output, temporary = sys.argv[1:]
 HOLD = 4.0
@@ -92,7 +92,7 @@ def probe(*asked):
     return real_build(*asked)
 
 
-real_build, execute.build_corpus, execute.run_trial = execute.build_corpus, probe, place
+real_build, execute.build_corpus, tuning.run_trial = execute.build_corpus, probe, place
 runs = execute.run_study(read_study(file), output)
 print(json.dumps(runs.table["status"].tolist()), flush=True)
 ray.shutdown()

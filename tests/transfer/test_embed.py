@@ -2,19 +2,34 @@
 
 import json
 import shutil
+import tempfile
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.fs
 import pyarrow.parquet as pq
 import pytest
 
 from clue_ray.errors import StudyError
 from clue_ray.spec import CorpusSpec
 from clue_ray.transfer import embed
-from clue_ray.transfer.embed import embed_users
+from clue_ray.transfer.embed import embed_users, make_parts
 from clue_ray.transfer.inference import UserEncoder, load_encoder
 from clue_ray.transfer.writing import NOTHING_NEW, OTHER_SERVICES, rows_of_part, write_parts
+
+
+@pytest.fixture(scope="module")
+def ray_session(s3_query):
+    """A session of two cores that says that it has a GPU, started when credentials are set: workers take them over."""
+    import ray
+
+    folder = tempfile.mkdtemp(prefix="cr-", dir="/tmp")
+    quiet = {"include_dashboard": False, "log_to_driver": False, "logging_level": "error"}
+    ray.init(num_cpus=2, num_gpus=1, object_store_memory=200_000_000, _temp_dir=folder, **quiet)
+    yield
+    ray.shutdown()
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 @pytest.fixture
@@ -116,6 +131,40 @@ def test_a_vector_a_service_and_services_asked_for(encoder_folder, log, corpus, 
     assert {*vectors["user_id"].to_pylist(), *read(tmp_path / "o", "left_out")["user_id"].to_pylist()} == named
 
 
+def test_what_cannot_be_gone_on_from_is_told(encoder_folder, log, corpus, tmp_path, in_this_process):
+    services = (corpus.services[0], "nowhere")
+    place = tmp_path / "o"
+    manifest = embed_users(encoder_folder, CorpusSpec(events=str(log), services=services), str(place))
+    assert manifest["absent_services"] == ["nowhere"]
+    with pytest.raises(StudyError, match="has per_service False, this is to have True"):
+        embed_users(encoder_folder, str(log), str(tmp_path / "n"), per_service=True, since=str(place))
+    (tmp_path / "f").mkdir()
+    (tmp_path / "f" / "manifest.json").write_text("{}")
+    with pytest.raises(StudyError, match="is no manifest of an embedding"):
+        embed_users(encoder_folder, str(log), str(tmp_path / "n"), since=str(tmp_path / "f"))
+    (place / "manifest.json").unlink()
+    next((place / "vectors").glob("*")).write_bytes(b"cut short")
+    with pytest.raises(StudyError, match=r"part-\d+.parquet at .* is damaged .* delete it"):
+        embed_users(encoder_folder, CorpusSpec(events=str(log), services=services), str(place))
+
+
+def test_an_actor_writes_packed_buckets_as_a_task_writes_rows(encoder_folder, log, tmp_path, monkeypatch):
+    """What actors do, one bucket a call, without Ray."""
+    monkeypatch.setattr(embed.ray, "get", lambda held: held)
+
+    def make_parts(reading, exported, plan, gpus_per_worker):
+        rows = pa.concat_tables([table for part in reading.parts for table in rows_of_part(part, reading, plan)])
+        actor, packed = embed.PartEncoder(exported, plan), embed.pack_buckets(rows)
+        assert [actor(packed.slice(row, 1)).num_rows for row in range(len(packed))] == [1] * plan.buckets
+        assert actor(packed[:0]).num_rows == 0
+
+    monkeypatch.setattr(embed, "make_parts", make_parts)
+    manifest = embed_users(encoder_folder, str(log), str(tmp_path / "o"), gpus_per_worker=1)
+    expected = load_encoder(encoder_folder).encode(pq.read_table(log).filter(pc.field("user_id") == "stranger"))
+    (row,) = read(tmp_path / "o").filter(pc.field("user_id") == "stranger").to_pylist()
+    assert manifest["vectors"] == manifest["users"] and np.allclose(row["vector"], expected.values[0], atol=1e-5)
+
+
 @pytest.mark.ray
 def test_an_earlier_embedding_by_another_encoder_does_not_count(embedded, encoder_folder, log, tmp_path):
     _, output = embedded
@@ -127,3 +176,26 @@ def test_an_earlier_embedding_by_another_encoder_does_not_count(embedded, encode
         embed_users(other, str(log), str(tmp_path / "o"), since=str(output))
     with pytest.raises(StudyError, match="is no finished embedding"):
         embed_users(other, str(log), str(tmp_path / "o"), since=str(tmp_path))
+
+
+@pytest.mark.slow
+@pytest.mark.ray
+def test_actors_that_hold_a_gpu_write_to_a_bucket(embedded, encoder_folder, log, s3_query, tmp_path, in_this_process):
+    manifest, output = embedded
+    store = pyarrow.fs.FileSystem.from_uri(f"s3://lake{s3_query}&allow_bucket_creation=true")[0]
+    store.create_dir("lake")
+    place = f"s3://lake/vectors{s3_query}"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(embed, "make_parts", make_parts)
+        found = embed_users(encoder_folder, str(log), place, gpus_per_worker=1)
+    assert sum(found["devices"].values()) == 16 and found | {"devices": {}} == manifest | {"devices": {}}
+    pyarrow.fs.copy_files("lake/vectors", str(tmp_path / "b"), source_filesystem=store)
+    for kind, column in (("vectors", "user_id"), ("left_out", "reason"), ("histories", "history")):
+        assert read(tmp_path / "b", kind)[column].equals(read(output, kind)[column])
+    vectors = (read(where)["vector"].to_pylist() for where in (tmp_path / "b", output))
+    assert np.allclose(*vectors, atol=1e-5)
+    since = f"s3://lake/vectors/manifest.json{s3_query}"
+    again = embed_users(encoder_folder, str(log), f"s3://lake/later{s3_query}", since=since)
+    assert again["vectors"] == 0 and again["left_out"][NOTHING_NEW] == manifest["users"]
+    with pytest.raises(StudyError, match="vanished"):
+        embed_users(encoder_folder, str(log), f"s3://vanished/vectors{s3_query}")

@@ -10,14 +10,11 @@ from typer.testing import CliRunner
 from clue_ray.cli import app
 from clue_ray.corpus.store import open_corpus
 from clue_ray.errors import StudyError
-from clue_ray.runs import RunRecord, Runs, read_runs
 from clue_ray.spec import EvaluationSpec
 from clue_ray.training.checkpoints import load_state
 from clue_ray.training.context import LocalContext
 from clue_ray.training.loop import train_with
 from clue_ray.transfer.exported import export_run, read_encoder
-from clue_ray.transfer.runs import evaluate_study, score_runs
-from clue_ray.transfer.tasks import read_task
 
 
 @pytest.fixture(scope="module")
@@ -77,18 +74,3 @@ def test_the_command_prints_methods_and_who_was_judged(finished, planted_log, co
     assert "TF-IDF, cosine" in found.output and "By MRR the encoder" in found.output
     listed = json.loads(CliRunner().invoke(app, ["transfer", str(folder), str(task), "--json"]).stdout)
     assert listed[0]["task"] == "seen" and listed[0]["methods"][0]["method"] == "guess"
-
-
-def test_a_study_s_tasks_become_columns_of_its_table(finished, planted_log, corpus, tmp_path):
-    study, folder = finished
-    record = json.loads((folder / "record.json").read_text())
-    runs = Runs.from_records([RunRecord(**record), RunRecord(**record | {"run_id": "lost", "status": "failed"})])
-    runs.write(study)
-    task = tmp_path / "task.yaml"
-    asked = f"{{query: {corpus.services[1]}, target: {corpus.services[2]}, candidates: 32}}"
-    task.write_text(f"name: found-again\nevents: {planted_log}\nsplit: {{test: 0.25}}\nretrieval: {asked}\n")
-    table = score_runs(study, [str(task)], runs).table
-    assert table["transfer_found_again_mrr"].notna().tolist() == [True, False]
-    assert read_runs(study).table["transfer_found_again_mrr"].equals(table["transfer_found_again_mrr"])
-    (result,) = evaluate_study(study, read_task(task), {})
-    assert result["methods"][1]["mrr"]["value"] == table["transfer_found_again_mrr"][0]

@@ -1,5 +1,6 @@
 """An exported encoder alone: the same vectors as the model it came from, without ray, for any service."""
 
+import json
 import subprocess
 import sys
 
@@ -105,6 +106,12 @@ def test_what_is_no_encoder_is_refused(encoder_folder, events, tmp_path):
         (damaged / file.name).write_bytes(file.read_bytes())
     (damaged / "weights.safetensors").write_bytes(b"short")
     with pytest.raises(StudyError, match="damaged"):
+        load_encoder(damaged)
+    (damaged / "weights.safetensors").write_bytes((encoder_folder / "weights.safetensors").read_bytes())
+    card = json.loads((damaged / "encoder.json").read_text())
+    card["run"]["encoder"]["width"] = 32
+    (damaged / "encoder.json").write_text(json.dumps(card))
+    with pytest.raises(StudyError, match=r"do not fit its encoder.json .size mismatch for token_embedding"):
         load_encoder(damaged)
     with pytest.raises(EventLogError, match="no column 'text'"):
         load_encoder(encoder_folder).encode(events.drop_columns(["text"]))

@@ -6,7 +6,7 @@ import pytest
 
 from clue_ray.spec import read_study
 from clue_ray.study.grid import expand
-from clue_ray.transfer.examples import make_examples, read_events
+from clue_ray.transfer.examples import make_examples, plan_events, read_events
 from clue_ray.transfer.tasks import read_task
 
 FOLDER = Path(__file__).parents[2] / "studies" / "transfer"
@@ -36,6 +36,6 @@ def test_a_study_of_encoders_has_the_single_service_baseline(file):
 @pytest.mark.parametrize("file", [file for file in TASKS if "amazon" in file.stem], ids=lambda file: file.stem)
 def test_an_amazon_task_makes_examples(file):
     task = read_task(file).model_copy(update={"events": str(AMAZON)})
-    examples = make_examples(task, read_events(task)[0])
+    examples = make_examples(task, read_events(plan_events(task)))
     assert len(examples.rows("test")) > 200 and len(examples.names) > 100
     assert set(examples.inputs["service"].to_pylist()) == set(task.services)

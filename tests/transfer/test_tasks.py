@@ -8,11 +8,11 @@ import pytest
 import torch
 
 from clue_ray.corpus.store import stable_hash
-from clue_ray.errors import SpecError
+from clue_ray.errors import EventLogError, SpecError
 from clue_ray.transfer import heads
-from clue_ray.transfer.evaluate import run_task
-from clue_ray.transfer.examples import Examples, make_examples, read_events
-from clue_ray.transfer.exported import read_encoder
+from clue_ray.transfer.evaluate import result_key, run_task
+from clue_ray.transfer.examples import Examples, make_examples, plan_events, read_events
+from clue_ray.transfer.exported import read_card, read_encoder
 from clue_ray.transfer.heads import fit_head
 from clue_ray.transfer.leaks import check_inputs, check_pretraining
 from clue_ray.transfer.scores import auc, chance_measures, interval, r2, ranking_measures, retrieval_measures
@@ -176,19 +176,44 @@ def test_mistakes_are_one_sentence(task, events, tmp_path):
     users.to_csv(tmp_path / "u.csv", index=False)
     with pytest.raises(SpecError, match="has one class: all train users have same 'x'"):
         make_examples(task(next_item=None, attribute={"table": str(tmp_path / "u.csv"), "column": "same"}), table)
-    with pytest.raises(SpecError, match="no column 'sort'"):
-        make_examples(task(next_item=None, attribute={"table": str(tmp_path / "u.csv"), "column": "sort"}), table)
     with pytest.raises(SpecError, match="package no_such_package, which is not installed"):
         make_examples(task(next_item=None, attribute={"table": "package:no_such_package/a", "column": "x"}), table)
+    with pytest.raises(SpecError, match="no column 'sort'"):
+        make_examples(task(next_item=None, attribute={"table": str(tmp_path / "u.csv"), "column": "sort"}), table)
+    strangers = {"table": str(tmp_path / "u.csv"), "column": "same", "prefix": "x_"}
+    with pytest.raises(SpecError, match="of 'same' for no user of the log; its users are such as 'x_u"):
+        make_examples(task(next_item=None, attribute=strangers), table)
+    with pytest.raises(SpecError, match="seeks service 'a' by itself"):
+        task(next_item=None, retrieval={"query": "a", "target": "a"})
+    with pytest.raises(SpecError, match="asks for service 'b', which services leaves out"):
+        task(next_item=None, retrieval={"query": "a", "target": "b"}, services=["a"])
+    with pytest.raises(SpecError, match="asks for part 9 of the text"):
+        make_examples(task(next_item={"service": table["service"][0], "part": 9}), table)
+    for time in ("1980-01-01", "2090-01-01"):
+        with pytest.raises(SpecError, match=f"cuts at {time}, but its log goes from 20"):
+            make_examples(task(time=time), table)
+    with pytest.raises(EventLogError, match="without a row that can be used"):
+        make_examples(task(), table[:0])
     with pytest.raises(SpecError, match="fewer than 20; raise"):
         make_examples(task(split={"validation": 0.2, "test": 0.01}), table)
     with pytest.raises(SpecError, match="write it as NAME=RUN"):
         parse_against(["nothing"])
 
 
+def test_a_result_is_known_by_what_its_table_holds(task, encoder_folder, events, tmp_path):
+    users = sorted(set(events["user_id"].to_pylist()))
+    table = tmp_path / "users.csv"
+    spec = task(next_item=None, attribute={"table": str(table), "column": "age"})
+    keys = set()
+    for first in (20.5, 30.5):
+        pd.DataFrame({"user_id": users, "age": first}).to_csv(table, index=False)
+        keys.add(result_key(read_card(encoder_folder), {}, spec, plan_events(spec)))
+    assert len(keys) == 2
+
+
 def test_reading_leaves_out_rows_that_cannot_be_used(task, events):
-    table, reading = read_events(task())
-    assert len(table) == len(events) and len(reading.files) == 1
+    reading = plan_events(task())
+    assert len(read_events(reading)) == len(events) and len(reading.files) == 1
 
 
 @pytest.mark.parametrize("hidden", [True, False])

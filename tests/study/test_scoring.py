@@ -1,0 +1,125 @@
+"""Finished runs put to tasks through Ray Tune: what fails is a sentence in a row, what is known is not done again."""
+
+import json
+import shutil
+
+import pyarrow.fs
+import pytest
+from typer.testing import CliRunner
+
+from clue_ray.cli import app
+from clue_ray.errors import SpecError, StudyError
+from clue_ray.runs import RunRecord, Runs, read_runs
+from clue_ray.spec import EvaluationSpec, RunSpec
+from clue_ray.study import scoring
+from clue_ray.study.mirror import StoredDirectory
+from clue_ray.study.scoring import score_study
+from clue_ray.training.context import LocalContext
+from clue_ray.training.loop import train_with
+from clue_ray.transfer.evaluate import run_task
+from clue_ray.transfer.exported import export_run
+from clue_ray.transfer.tasks import TaskSpec, read_tasks
+
+pytestmark = pytest.mark.ray
+RUN = {
+    "encoder": {"width": 16, "item_layers": 1, "service_layers": 1, "heads": 2, "output_width": 8},
+    "train": {"global_batch_size": 16, "steps": 3},
+    "sequence_length": 6,
+}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def credentials(s3_query):
+    """Set them before Ray starts, whose workers take over the environment."""
+
+
+@pytest.fixture(scope="module")
+def study(corpus, tmp_path_factory):
+    """A study directory of two finished runs, one of which lost its encoder, and one that failed."""
+    folder = tmp_path_factory.mktemp("studies") / "tiny"
+    records = []
+    for seed in (0, 1):
+        run = RunSpec.parse({**RUN, "train": RUN["train"] | {"seed": seed}}, "run")
+        run_id = run.run_id(corpus.digest, 16)
+        states = folder / "runs" / run_id / "checkpoints"
+        record, _ = train_with(run, corpus, EvaluationSpec(candidates=16, every=1), LocalContext(states))
+        records.append(record)
+        if seed == 0:
+            export_run(states.parent, states, run, run_id, corpus)
+        shutil.rmtree(states)
+        (states.parent / "record.json").write_text(record.model_dump_json())
+        (states.parent / "spec.json").write_text(run.model_dump_json())
+    (folder / "owner.json").write_text("{}")
+    (folder / "corpus.json").write_text(json.dumps({"path": str(corpus.path)}))
+    failed = RunRecord(**records[0].model_dump() | {"run_id": "abcdef", "status": "failed"})
+    Runs.from_records([*records, failed]).write(folder)
+    return folder
+
+
+@pytest.fixture
+def found(planted_log, corpus):
+    """Make a task: find users of one service in another."""
+
+    def make(name="found-again", **changes):
+        pair = {"query": corpus.services[1], "target": corpus.services[2], "candidates": 32}
+        document = {"name": name, "events": str(planted_log), "split": {"test": 0.25}, "retrieval": pair | changes}
+        return TaskSpec.parse(document, name)
+
+    return make
+
+
+def test_scores_join_the_table_and_failures_are_sentences(study, found, ray_session, monkeypatch):
+    tasks = [found(), found("lost", query="nowhere")]
+    results = score_study(study, tasks, {})
+    good, lost = results[0], results[1]
+    alone = run_task(study / "runs" / good["run_id"], tasks[0])
+    assert alone == good  # the same whether in a trial or here; kept, not made again
+    assert "neither an encoder nor a checkpoint" in lost["error"]
+    assert "names service 'nowhere'" in results[2]["error"] and results[3]["error"] == lost["error"]
+    table = read_runs(study).table
+    assert table["transfer_found_again_mrr"].notna().tolist() == [True, False, False]
+    assert table["transfer_found_again_error"].notna().tolist() == [False, True, False]
+    assert table["transfer_lost_error"].notna().tolist() == [True, True, False]
+    (good_row,) = [row for row in good["methods"] if row["method"] == "encoder"]
+    assert table["transfer_found_again_mrr"][0] == good_row["mrr"]["value"]
+
+    monkeypatch.setattr(scoring, "run_trials", lambda *_: pytest.fail("what is known was scored again"))
+    assert score_study(study, tasks[:1], {}) == results[:2]
+    with pytest.raises(StudyError, match=r"No run of .* could be scored: Task lost names service 'nowhere'"):
+        score_study(study, tasks[1:], {})
+
+
+def test_a_trial_s_fault_and_its_mistake_are_told_and_mended(study, found, ray_session, corpus):
+    run_id = next(study.glob("runs/*/encoder")).parent.name
+    weights = study / "runs" / run_id / "encoder" / "weights.safetensors"
+    whole = weights.read_bytes()
+    weights.write_bytes(whole[: len(whole) // 2])  # the card is whole, so it is found out by the trial
+    task = found("damaged")
+    with pytest.raises(StudyError, match=r"could be scored: Encoder file .* is damaged"):
+        score_study(study, [task], {})
+    weights.write_bytes(whole)
+    results = {result["run_id"]: result for result in score_study(study, [task], {})}
+    assert "methods" in results[run_id]
+    table = read_runs(study).table.set_index("run_id")
+    assert table["transfer_damaged_mrr"].notna()[run_id] and table["transfer_damaged_error"].isna()[run_id]
+
+
+def test_the_command_scores_a_study(study, found, ray_session, tmp_path):
+    file = tmp_path / "task.yaml"
+    file.write_text(found().model_dump_json())
+    shown = CliRunner().invoke(app, ["transfer", str(study), str(file)])
+    assert shown.exit_code == 1 and "TF-IDF, cosine" in shown.output and "has no score. Run" in shown.output
+    with pytest.raises(SpecError, match="share the name 'found-again'"):
+        read_tasks([file, file])
+
+
+def test_a_study_on_storage_has_its_encoders_there(study, found, ray_session, s3_query, tmp_path):
+    store = pyarrow.fs.FileSystem.from_uri(f"s3://team{s3_query}&allow_bucket_creation=true")[0]
+    store.create_dir("team")
+    run_id = next(study.glob("runs/*/encoder")).parent.name
+    pyarrow.fs.copy_files(str(study / "runs" / run_id), f"team/tiny/runs/{run_id}", destination_filesystem=store)
+    directory = StoredDirectory(tmp_path / "tiny", f"s3://team/{s3_query}")
+    (result,) = scoring.score_runs(directory, [found()], [run_id])
+    assert result == run_task(study / "runs" / run_id, found())
+    assert not (directory.run_path(run_id) / "encoder").exists()
+    assert (directory.run_path(run_id) / "transfer").is_dir()
