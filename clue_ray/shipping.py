@@ -1,9 +1,16 @@
-"""The code that travels to a cluster with a study: this package, as it lies here, and the name of its version."""
+"""What travels to a cluster: this package as it lies here, the study and its tasks. All else must be there already."""
 
+import shutil
+from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
 
-from clue_ray.errors import ClusterError
+from clue_ray.corpus.events import logs_of
+from clue_ray.corpus.files import SCHEMES
+from clue_ray.corpus.storage import is_uri, refuse_secrets
+from clue_ray.errors import ClusterError, SpecError
+from clue_ray.spec import CorpusSpec, StudySpec
+from clue_ray.transfer.tasks import read_tasks
 
 PACKAGE = Path(__file__).parent
 MOST_BYTES = 10_000_000
@@ -32,3 +39,58 @@ def check_package(package: Path) -> None:
             f"The package to ship, {package}, holds {size:,} bytes, more than {MOST_BYTES:,}; move data such as "
             f"{largest} out of it."
         )
+
+
+def copy_study(file: str | Path, study: StudySpec, folder: Path) -> None:
+    """Copy a study file, as study.yaml, and its tasks into a folder, where the study looks for them."""
+    shutil.copyfile(file, folder / "study.yaml")
+    for task in study.transfer:
+        if not Path(task).is_absolute():
+            (folder / task).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(task, folder / task)
+
+
+def check_portable(study: StudySpec, storage: str) -> None:
+    """Refuse places that a cluster cannot find: relative ones, and storage with a password in it.
+
+    Raises:
+        SpecError: the study, one of its tasks or --storage names one.
+        StudyError: a URI holds a password.
+    """
+    for task in study.transfer:
+        if ".." in Path(task).parts:
+            raise SpecError(f"transfer names {task}, which cannot travel; submit from a folder above it.")
+    for name, place in named_places(study, storage):
+        scheme = place.split("://")[0] if is_uri(place) else ""
+        if scheme and scheme not in SCHEMES:
+            raise SpecError(f"{name} has the unknown scheme {scheme!r}; use {', '.join(SCHEMES)}.")
+        if scheme:
+            refuse_secrets(place)
+        if not scheme and not Path(place).is_absolute():
+            raise SpecError(
+                f"{name} is {place!r}, a path of this machine's working folder, which no cluster sees; give a URI such "
+                "as s3://bucket/folder, or the absolute path of a disk that all nodes share."
+            )
+
+
+def named_places(study: StudySpec, storage: str) -> Iterator[tuple[str, str]]:
+    """List the places a study reads and writes, each with what names it."""
+    yield "--storage", storage
+    if study.resources.checkpoints:
+        yield "resources.checkpoints", study.resources.checkpoints
+    if isinstance(study.corpus, str):
+        yield "corpus", study.corpus
+    else:
+        yield from log_places("corpus.", study.corpus)
+    for task in read_tasks(study.transfer):
+        yield from log_places(f"task {task.name}: ", task.reading())
+        if task.attribute and not task.attribute.table.startswith("package:"):
+            yield f"task {task.name}: attribute.table", task.attribute.table
+
+
+def log_places(owner: str, corpus: CorpusSpec) -> Iterator[tuple[str, str]]:
+    """List the files that preparing a corpus reads, each with what names it."""
+    for log in logs_of(corpus):
+        yield from ((f"{owner}events {place}", place) for place in log.places)
+    if corpus.tokenizer:
+        yield f"{owner}tokenizer", corpus.tokenizer

@@ -8,7 +8,6 @@ import asyncio
 import logging
 import re
 import shlex
-import shutil
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -19,14 +18,11 @@ from typing import Any
 
 from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient
 
-from clue_ray.corpus.events import logs_of
-from clue_ray.corpus.files import SCHEMES
-from clue_ray.corpus.storage import is_uri, refuse_secrets
 from clue_ray.documents import fingerprint
-from clue_ray.errors import ClusterError, SpecError
+from clue_ray.errors import ClusterError
 from clue_ray.jobserver import CODE_TROUBLES, check_server
-from clue_ray.shipping import PACKAGE, check_package, code_to_ship
-from clue_ray.spec import CorpusSpec, StudySpec, read_study
+from clue_ray.shipping import PACKAGE, check_package, check_portable, code_to_ship, copy_study
+from clue_ray.spec import StudySpec, read_study
 from clue_ray.study.directory import StudyDirectory
 from clue_ray.study.mirror import fetch_study
 from clue_ray.study.results import current_runs
@@ -103,7 +99,7 @@ def submit_study(file: str | Path, address: str, storage: str, options: Sequence
         "entrypoint_num_cpus": 0,
     }
     with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryDirectory() as beside:
-        shutil.copyfile(file, Path(folder) / "study.yaml")
+        copy_study(file, study, Path(folder))
         shipped = {"working_dir": folder, "py_modules": code_to_ship(Path(beside)), "excludes": EXCLUDES}
         submit_job(client, {**job, "runtime_env": {**shipped, "env_vars": STOPPING}})
     return describe(client.get_job_info(submission_id), address, new=True)
@@ -156,34 +152,6 @@ def attempt_of(base: str, submission_id: str) -> re.Match[str] | None:
 def digest(study: StudySpec) -> str:
     """Fingerprint a study as its file says it."""
     return fingerprint(study.model_dump(mode="json"))
-
-
-def check_portable(study: StudySpec, storage: str) -> None:
-    """Refuse places that a cluster cannot find: relative ones, and storage with a password in it.
-
-    Raises:
-        SpecError: the study or --storage names one.
-        StudyError: a URI holds a password.
-    """
-    places = {"--storage": storage, "resources.checkpoints": study.resources.checkpoints}
-    if isinstance(study.corpus, CorpusSpec):
-        logs = [place for log in logs_of(study.corpus) for place in log.places]
-        places |= {f"corpus.events {place}": place for place in logs} | {"corpus.tokenizer": study.corpus.tokenizer}
-    else:
-        places["corpus"] = study.corpus
-    for name, place in places.items():
-        if place is None:
-            continue
-        scheme = place.split("://")[0] if is_uri(place) else ""
-        if scheme and scheme not in SCHEMES:
-            raise SpecError(f"{name} has the unknown scheme {scheme!r}; use {', '.join(SCHEMES)}.")
-        if scheme:
-            refuse_secrets(place)
-        if not scheme and not Path(place).is_absolute():
-            raise SpecError(
-                f"{name} is {place!r}, a path of this machine's working folder, which no cluster sees; give a URI such "
-                "as s3://bucket/folder, or the absolute path of a disk that all nodes share."
-            )
 
 
 def open_client(address: str) -> JobSubmissionClient:

@@ -14,6 +14,7 @@ import yaml
 from typer.testing import CliRunner
 
 from clue_ray import cli
+from clue_ray.corpus.store import open_corpus
 from clue_ray.spec import StudySpec, read_study
 from clue_ray.study.execute import plan_study
 from clue_ray.training.checkpoints import save_state
@@ -117,9 +118,15 @@ def test_mistakes_of_the_study(run_cli, ray_session, planted_log, write_study, t
 @pytest.mark.ray
 def test_prepare_prints_a_summary(run_cli, ray_session, planted_log, tmp_path):
     (tmp_path / "c.yaml").write_text(yaml.safe_dump({"vocab_size": 300}))
-    code, out, _ = run_cli("prepare", planted_log, "--output", tmp_path / "c", "--spec", tmp_path / "c.yaml", "--json")
+    (tmp_path / "lake").mkdir()
+    spec = ["--spec", tmp_path / "c.yaml", "--json"]
+    code, out, _ = run_cli("prepare", planted_log, "--output", f"file://{tmp_path}/lake/c", *spec)
     summary = json.loads(out)
     assert code == 0 and summary["users"] == 240 and summary["events"] == pq.read_metadata(planted_log).num_rows
+    assert summary["path"] == f"file://{tmp_path}/lake/c"
+    assert open_corpus(summary["path"]).digest == summary["digest"]
+    code, out, _ = run_cli("prepare", planted_log, "--output", tmp_path / "c", *spec)
+    assert code == 0 and json.loads(out)["digest"] == summary["digest"]
 
 
 @pytest.mark.ray

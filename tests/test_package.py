@@ -29,7 +29,7 @@ RAY_HOMES = {
 }
 LAYERS = {
     "errors": 0, "documents": 0.5, "spec": 1, "compute": 2, "runs": 2, "corpus": 3, "encoder": 4, "training": 5,
-    "transfer": 6, "study": 7, "scaling": 3, "report": 4, "jobserver": 4, "shipping": 4, "submit": 7.5, "cli": 8,
+    "transfer": 6, "study": 7, "scaling": 3, "report": 4, "jobserver": 4, "shipping": 7, "submit": 7.5, "cli": 8,
     "__init__": 9, "__main__": 9,
 }  # fmt: skip
 

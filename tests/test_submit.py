@@ -16,6 +16,7 @@ import pyarrow.fs
 import pytest
 import ray
 import typer
+import yaml
 from ray.job_submission import JobStatus
 from typer.testing import CliRunner
 
@@ -24,10 +25,11 @@ from clue_ray.cli import app
 from clue_ray.errors import ClusterError, SpecError, StudyError
 from clue_ray.jobserver import check_server
 from clue_ray.runs import read_runs
-from clue_ray.shipping import check_package, code_to_ship
+from clue_ray.shipping import check_package, check_portable, code_to_ship, copy_study
 from clue_ray.spec import read_study
 from clue_ray.study.execute import run_study
-from clue_ray.submit import attempt_of, check_portable, submit_study
+from clue_ray.submit import attempt_of, submit_study
+from clue_ray.transfer.tasks import read_task
 from tests.nodes import Nodes
 
 CLOCK = ["wall_seconds", "tokens_per_second", "started_at"]
@@ -150,6 +152,24 @@ def test_code_is_shipped_and_data_is_not(tmp_path):
         ClusterError, match=r"holds 10,000,\d+ bytes, more than 10,000,000; move data such as .*weights"
     ):
         check_package(tmp_path)
+
+
+def test_tasks_travel_with_their_study_and_their_logs_must_be_found(write_study, planted_log, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    task = {"name": "next", "events": "s3://bucket/log.parquet", "next_item": {"service": "b"}}
+    (tmp_path / "tasks").mkdir()
+    (tmp_path / "tasks" / "next.yaml").write_text(yaml.safe_dump(task))
+    file = write_study(planted_log, transfer=["tasks/next.yaml"])
+    check_portable(read_study(file), STORAGE)
+    (tmp_path / "there").mkdir()
+    copy_study(file, read_study(file), tmp_path / "there")
+    assert (tmp_path / "there" / "study.yaml").read_text() == file.read_text()
+    assert read_task(tmp_path / "there" / "tasks" / "next.yaml").name == "next"
+    (tmp_path / "tasks" / "next.yaml").write_text(yaml.safe_dump(task | {"events": "log.parquet"}))
+    with pytest.raises(SpecError, match=r"task next: events log\.parquet is 'log.parquet', a path of this machine's"):
+        check_portable(read_study(file), STORAGE)
+    with pytest.raises(SpecError, match=r"transfer names \.\./next.yaml, which cannot travel"):
+        check_portable(read_study(write_study(planted_log, transfer=["../next.yaml"])), STORAGE)
 
 
 class Jobs:

@@ -80,7 +80,8 @@ def _caption(points: pd.DataFrame, levels: list[float], analysis: Analysis | Non
     if analysis:
         caption += (
             f" The thick line is the {law_label(analysis.preferred)} with its 95% interval, thin lines "
-            "its rivals. Outlined runs are on the frontier: none does better with as much compute, nor much better with a little more."
+            "its rivals. Outlined runs are on the frontier: none does better with as much compute, nor far better with "
+            "a little more."
         )
     if len(clipped_runs(analysis.points if analysis else points, levels)):
         caption += f" {CLIPPED}"
