@@ -132,6 +132,17 @@ class replacing:
             self.temporary.unlink(missing_ok=True)
 
 
+def read_json(file: Path, remedy: str = "restore it, or give another --output") -> dict[str, Any]:
+    """Read a file of a study's; raise RunsError, with what to do, where it is damaged."""
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+        if not isinstance(found, dict):
+            raise ValueError("no mapping")
+    except (OSError, ValueError) as error:
+        raise RunsError(f"{file} is damaged ({error}); {remedy}.") from None
+    return found
+
+
 def write_json(path: Path, document: Any) -> None:
     """Write a JSON document by rename, so that a reader sees all of it or nothing."""
     with replacing(path) as temporary:

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, PositiveInt, field_validator, model_validator
 
 from clue_ray.documents import Spec, fingerprint, read_yaml
 
@@ -145,7 +145,7 @@ class EncoderSpec(Spec):
             if missing:
                 raise ValueError(f"lacks {', '.join(missing)}; give all of {', '.join(Rung.model_fields)}, or a size")
             return {**document, "size": size}
-        if size not in LADDER:
+        if not isinstance(size, str) or size not in LADDER:
             raise ValueError(f"size {size!r} is no rung of the ladder; use one of {', '.join(LADDER)}")
         rung = LADDER[size].model_dump()
         changed = [key for key in shape if shape[key] != rung[key]]
@@ -224,7 +224,7 @@ class ResourcesSpec(Spec):
     "users a worker encodes at a time, by gradient caching; its whole share of the batch when omitted"
     checkpoints: str | None = None
     "folder or URI (s3://...) below which runs keep their checkpoints; each run's own folder when omitted"
-    concurrency: int | Literal["auto"] = "auto"
+    concurrency: PositiveInt | Literal["auto"] = "auto"
     "runs at a time; auto fills the cluster"
 
 
@@ -238,9 +238,9 @@ class FitSpec(Spec):
 class IsoFlopSpec(Spec):
     """How a grid of `budgets` chooses its sizes, where it names no encoder."""
 
-    tokens_per_param: float = Field(20, gt=0)
+    tokens_per_param: float = Field(20, ge=1e-3, le=1e9)
     "training tokens a non-embedding parameter where the best size is expected; 20 is what text wants, guess and adjust"
-    sizes: int = Field(5, ge=2)
+    sizes: int = Field(5, ge=2, le=40)
     "encoders a budget, each about twice the one before"
 
 

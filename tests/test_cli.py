@@ -85,6 +85,9 @@ def test_mistakes_before_ray_starts(run_cli, planted_log, write_study, tmp_path,
         other.listen()
         taken = f"127.0.0.1:{other.getsockname()[1]}"
         assert_mistake(run_cli("run", study, "--address", taken), "no Ray answers there")
+    assert_mistake(run_cli("run", study, "--output", tmp_path / "list.yaml"), "list.yaml is or lies in a file; choose")
+    sizes = write_study(planted_log, axes={"encoder.size": [["xs", 0.003]]})
+    assert_mistake(run_cli("plan", sizes), "encoder size ['xs', 0.003] is no rung of the ladder")
     assert_mistake(run_cli("results", tmp_path / "none"), "No runs table")
     assert_mistake(run_cli("report", tmp_path / "none"), "No runs table")
     assert_mistake(run_cli("report", *[tmp_path / "none"] * 3), "3 studies are given")

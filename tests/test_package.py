@@ -20,6 +20,7 @@ RAY_HOMES = {
     "study/progress.py",
     "study/scoring.py",
     "study/storage.py",
+    "study/timing.py",
     "study/trial.py",
     "study/tuning.py",
     "study/session.py",

@@ -28,6 +28,7 @@ from clue_ray.spec import read_study
 def plan(
     study: StudyFile,
     output: Output = Path("results"),
+    address: Address = None,
     storage: Storage = None,
     flops_per_second: Annotated[float | None, typer.Option(min=1, help="A worker's speed, not timed here.")] = None,
     yes: Yes = False,
@@ -40,7 +41,8 @@ def plan(
     if not as_json:
         console.print("Preparing the corpus and timing a few steps of each encoder ...", style="dim")
     most = None if yes else MOST_POINTS
-    planned = plan_study(spec, output, storage=storage, most_points=most, flops_per_second=flops_per_second)
+    where: dict[str, Any] = {"address": address, "storage": storage}
+    planned = plan_study(spec, output, most_points=most, flops_per_second=flops_per_second, **where)
     if as_json:
         print(json.dumps(planned.to_dict()))
     else:

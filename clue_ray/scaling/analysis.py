@@ -29,6 +29,7 @@ X, Y = "train_flops", "loss"
 FEWEST = 4  # runs under a headline fit
 FEWEST_TO_BACKTEST = 6  # frontier runs that give three predictions of a three-parameter law
 LITTLE_MORE = 1.1  # times the compute of a run, for which another does not count as larger
+STEEPEST = 0.25  # exponent of compute beyond any that a loss was seen to have; published ones are .05 to .15
 SAME_LEVEL = 0.99  # share of the largest compute that still counts as the largest level
 HOLD_OUTS = ["largest_compute"]
 
@@ -179,12 +180,12 @@ def analyse(runs: Runs, laws: Sequence[str], hold_out: str = "largest_compute") 
 def frontier(table: pd.DataFrame, x: str = X, y: str = Y) -> npt.NDArray[np.bool_]:
     """Mark the runs that no run beats in y with at most as much x, ties included: (rows,) booleans.
 
-    With up to a tenth more x a run beats another too if y falls faster than 1 / x between them: then it is not x that
-    tells them apart, as between runs of one budget on few users and on many.
+    With up to a tenth more x a run beats another too if y falls faster than x ** -STEEPEST between them: then it is not
+    x that tells them apart, as between runs of one budget on few users and on many.
     """
     spent, found = (table[name].to_numpy(dtype=float) for name in (x, y))
     more = spent / spent[:, None]  # [run, other]
-    beaten = (more <= LITTLE_MORE) & (found < found[:, None] / np.maximum(more, 1))
+    beaten = (more <= LITTLE_MORE) & (found < found[:, None] * np.maximum(more, 1) ** -STEEPEST)
     return ~beaten.any(axis=1)
 
 

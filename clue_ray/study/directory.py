@@ -13,10 +13,11 @@ from typing import Any
 
 import pandas as pd
 import yaml
+from pydantic import ValidationError
 
 from clue_ray.corpus.storage import place_below
-from clue_ray.errors import StudyError
-from clue_ray.runs import RunRecord, Runs, replacing, write_json
+from clue_ray.errors import RunsError, StudyError
+from clue_ray.runs import RunRecord, Runs, read_json, replacing, write_json
 from clue_ray.spec import RunSpec, StudySpec
 from clue_ray.study.lock import locked
 
@@ -67,7 +68,7 @@ class StudyDirectory:
         }
         file = self.path / "owner.json"
         if file.exists():
-            found = json.loads(file.read_text(encoding="utf-8"))
+            found = read_json(file)
             if found != owner:
                 difference = ", ".join(
                     f"{key} {found.get(key)} there, {owner[key]} here" for key in owner if found.get(key) != owner[key]
@@ -95,7 +96,19 @@ class StudyDirectory:
     def read_record(self, run_id: str) -> RunRecord | None:
         """Read a run's record, or None when it has not ended."""
         file = self.run_path(run_id) / "record.json"
-        return RunRecord(**json.loads(file.read_text(encoding="utf-8"))) if file.exists() else None
+        if not file.exists():
+            return None
+        remedy = "delete it, and the same command goes on from the run's last checkpoint"
+        try:
+            return RunRecord(**read_json(file, remedy))
+        except ValidationError as error:
+            wrong = error.errors()[0]
+            raise StudyError(f"{file} is no record ({wrong['loc'][0]}: {wrong['msg']}); {remedy}.") from None
+
+    def planned_seconds(self) -> dict[str, float]:
+        """Read what an earlier plan expected of each run, by run id."""
+        file = self.path / "plan.json"
+        return {run["run_id"]: run["expected_seconds"] for run in read_plan(file)} if file.exists() else {}
 
     def reopen(self, run_id: str) -> None:
         """Take back a run's record, before it is trained again."""
@@ -127,6 +140,15 @@ class StudyDirectory:
         with replacing(self.path / "curves.parquet") as temporary:
             pd.DataFrame(curves, columns=list(CURVE_COLUMNS)).to_parquet(temporary, index=False)
         return runs
+
+
+def read_plan(file: Path) -> list[dict[str, Any]]:
+    """Read the runs of a plan.json; raise RunsError where it is damaged."""
+    remedy = "delete it, and clue-ray run writes it again"
+    try:
+        return list(read_json(file, remedy)["runs"])
+    except KeyError:
+        raise RunsError(f"{file} is damaged (it has no runs); {remedy}.") from None
 
 
 def write_run(folder: Path, run: RunSpec, record: RunRecord, curve: list[dict[str, float]]) -> None:

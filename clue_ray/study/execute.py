@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -30,6 +31,7 @@ from clue_ray.study.progress import Listener, ignore
 from clue_ray.study.scoring import score_runs
 from clue_ray.study.session import TRIAL_SLOTS, cluster_nodes, connect
 from clue_ray.study.storage import check_checkpoints, check_storage
+from clue_ray.study.timing import choose_timing
 from clue_ray.study.tuning import train_pending
 from clue_ray.transfer.baselines import tfidf_baseline
 from clue_ray.transfer.linear import linear_baseline
@@ -54,6 +56,7 @@ def plan_study(
     study: StudySpec,
     output: str | Path = "results",
     *,
+    address: str | None = None,
     storage: str | None = None,
     most_points: int | None = MOST_POINTS,
     flops_per_second: float | None = None,
@@ -61,18 +64,22 @@ def plan_study(
     """Plan a study without running it; its corpus is prepared where that is not done yet.
 
     Args:
+        address: HOST:PORT of a Ray cluster to plan for; this machine alone when omitted.
         storage: where corpora and studies have their home, as `run_study` takes it.
         most_points: grid points above which the study is refused; None for any number.
-        flops_per_second: speed of a worker, instead of timing a few steps here.
+        flops_per_second: speed of a worker, instead of timing a few steps.
     """
     output = Path(output).absolute()
     check_study(study, most_points)
     directory = open_directory(output / study.name, storage)
     directory.look()
-    corpus = open_study_corpus(study, output, storage)
     here = {"CPU": float(os.cpu_count() or 1), "GPU": float(torch.cuda.device_count()), "trial_slot": TRIAL_SLOTS}
     added = Grown.read(directory.path).points
-    return plan_runs(study, corpus, directory, [here], added=added, flops_per_second=flops_per_second)
+    with connect(address) if address else nullcontext():
+        corpus = open_study_corpus(study, output, storage)
+        nodes = cluster_nodes() if address else [here]
+        timed = choose_timing(corpus, study.evaluation, study.resources, nodes, address, flops_per_second)
+        return plan_runs(study, corpus, directory, nodes, added=added, timed=timed)
 
 
 def run_study(
@@ -108,8 +115,10 @@ def run_study(
     read_tasks(study.transfer)  # a mistake is told before anything trains
     with directory.held(), connect(address):
         corpus = open_study_corpus(study, output, storage)
-        train = partial(train_study, study, corpus, directory, output, retry_failed, listener, callbacks)
-        return grow(study, corpus, directory.path, growth, train) if growth else train()[0]
+        train = partial(train_study, study, corpus, directory, output, address, listener, callbacks)
+        if growth:
+            return grow(study, corpus, directory.path, growth, train, retry_failed)
+        return train(retry_failed)[0]
 
 
 def train_study(
@@ -117,13 +126,14 @@ def train_study(
     corpus: Corpus,
     directory: StudyDirectory,
     output: Path,
-    retry_failed: bool,
+    address: str | None,
     listener: Listener,
     callbacks: Sequence[tune.Callback],
+    retry_failed: bool,
 ) -> tuple[Runs, int]:
     """Train what the grids and what was grown still lack; return the runs table and how many runs go at a time."""
     added = Grown.read(directory.path).points
-    plan = plan_checked(study, corpus, directory, output, retry_failed, added)
+    plan = plan_checked(study, corpus, directory, output, address, retry_failed, added)
     directory.claim(study, corpus.digest)
     write_json(directory.path / "plan.json", plan.to_dict())
     write_side_files(plan, corpus, study, directory)
@@ -177,7 +187,7 @@ def train_point(
         raise SpecError(f"--point {', '.join(point)} makes {len(expand(alone))} runs; name fields of one run.")
     with directory.held(), connect(address):
         corpus = open_study_corpus(study, output, storage)
-        plan = plan_checked(alone, corpus, directory, output, retry_failed=True)
+        plan = plan_checked(alone, corpus, directory, output, address, retry_failed=True)
         plan = replace(plan, warnings=[], notes=[])  # one run shows no law
         directory.claim(study, corpus.digest)
         train_pending(plan, corpus, alone, directory, listener)
@@ -193,13 +203,16 @@ def plan_checked(
     corpus: Corpus,
     directory: StudyDirectory,
     output: Path,
+    address: str | None,
     retry_failed: bool,
     added: Sequence[Point] = (),
 ) -> Plan:
     """Plan a study on the cluster at hand; refuse what cannot run there."""
     check_storage(study, directory, corpus.place)
-    plan = plan_runs(study, corpus, directory, cluster_nodes(), added=added, retry_failed=retry_failed)
-    check_cluster(plan, study, cluster_nodes())
-    check_disk(plan, output)
+    nodes = cluster_nodes()
+    timed = choose_timing(corpus, study.evaluation, study.resources, nodes, address)
+    plan = plan_runs(study, corpus, directory, nodes, added=added, retry_failed=retry_failed, timed=timed)
+    check_cluster(plan, study, nodes)
+    check_disk(plan, output, study.resources.checkpoints or directory.place)
     check_checkpoints(plan.pending, directory)
     return plan

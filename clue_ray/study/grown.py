@@ -1,10 +1,11 @@
 """What `--grow` added to a study beyond its grids: kept in grown.json, part of the study like its grids."""
 
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from clue_ray.runs import read_json
+from clue_ray.scaling.fit import Fit
 from clue_ray.study.grid import Point
 
 
@@ -22,7 +23,7 @@ class Grown:
     def read(cls, directory: Path) -> "Grown":
         """Read what an earlier command added; nothing where none did."""
         file = directory / "grown.json"
-        return cls(**json.loads(file.read_text(encoding="utf-8"))) if file.exists() else cls()
+        return cls(**read_json(file)) if file.exists() else cls()
 
     @property
     def points(self) -> list[Point]:
@@ -33,6 +34,14 @@ class Grown:
     def spent(self) -> float:
         """FLOP of the added runs."""
         return float(sum(run["train_flops"] for run in self.runs))
+
+    def predict(self, speaker: Fit, at: float) -> None:
+        """Note the interval of the loss at some compute; intervals at another compute are not comparable and go."""
+        if at != self.at:
+            self.at, self.intervals = at, []
+        prediction = speaker.predict(train_flops=at)
+        if [prediction.low, prediction.high] not in self.intervals[-1:]:
+            self.intervals.append([prediction.low, prediction.high])
 
     def sentence(self) -> str:
         """Say what was added and what it brought."""

@@ -5,6 +5,7 @@ over the axes expects on the compute frontier. Which of them to train is chosen 
 the laws are fitted anew after each round.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -31,7 +32,14 @@ from clue_ray.training.progress import describe_run
 FURTHER = 100.0
 """How far beyond the largest run of the grid the prediction lies, as a factor on compute, where none is named."""
 STEPS_BEYOND = 2
-SCALES = ("sequence_length", "corpus_users", "train.global_batch_size", "train.steps", "train.users_seen")
+SCALES = (
+    "sequence_length",
+    "corpus_users",
+    "train.global_batch_size",
+    "train.steps",
+    "train.users_seen",
+    "encoder.width",
+)
 REAL_SCALES = ("train.train_flops", BUDGETS)
 
 
@@ -47,32 +55,34 @@ def grow(
     corpus: Corpus,
     directory: Path,
     growth: Growth,
-    train: Callable[[], tuple[Runs, int]],
+    train: Callable[[bool], tuple[Runs, int]],
+    retry_failed: bool = False,
 ) -> Runs:
     """Add runs in rounds until the budget is spent or no run within it helps; return the runs table.
 
     Args:
-        train: trains what the study lacks; returns the runs table and how many runs go at once.
+        train: trains what the study lacks, what failed before too where it is told so; returns the runs table and how
+            many runs go at once.
+        retry_failed: what the first round tells it; what then fails again is not tried in every round.
 
     Raises:
         StudyError: the runs so far support no prediction to narrow.
     """
-    runs, at_once = train()
+    runs, at_once = train(retry_failed)
     candidates = list_candidates(study, corpus)
     while True:
         grown, analysis = Grown.read(directory), analyse(runs, study.fit.laws, study.fit.hold_out)
         if analysis.silence:
             raise StudyError(f"--grow has no prediction to narrow. {analysis.silence}")
-        grown.at = growth.at or grown.at or FURTHER * float(analysis.points["train_flops"].max())
         speaker = analysis.fits[analysis.preferred]
-        prediction = speaker.predict(train_flops=grown.at)
-        grown.intervals.append([prediction.low, prediction.high])
-        chosen = next_runs(analysis.points, speaker, candidates, growth.budget - grown.spent, grown.at)[:at_once]
+        grown.predict(speaker, growth.at or grown.at or FURTHER * float(analysis.points["train_flops"].max()))
+        left = candidates[~candidates["run_id"].isin(runs.table["run_id"])]  # a run that failed is not paid for again
+        chosen = next_runs(analysis.points, speaker, left, growth.budget - grown.spent, grown.at)[:at_once]
         grown.runs += chosen
         write_json(directory / "grown.json", asdict(grown))
         if not chosen:
             return runs
-        runs, at_once = train()
+        runs, at_once = train(False)
 
 
 def next_runs(
@@ -83,9 +93,9 @@ def next_runs(
     Args:
         points: the runs that are done, as `Analysis.points`.
         speaker: the law that predicts.
-        candidates: columns run_id, point, train_flops and the study's axes; runs that are done are passed over.
+        candidates: columns run_id, point, train_flops and the study's axes, a row a run that was not tried yet.
     """
-    table = on_frontier(candidates[~candidates["run_id"].isin(points["run_id"])], points)
+    table = on_frontier(candidates, points)
     best = points[points["frontier"]]
     fitted = best if (~best["held_out"]).sum() >= FEWEST else points
     x, places = (frame["train_flops"].to_numpy(dtype=float) for frame in (fitted, table))
@@ -136,11 +146,16 @@ def continue_axes(study: StudySpec) -> StudySpec:
 def continue_axis(axis: str, values: list[Any]) -> list[Any]:
     """Continue an axis of scale by two steps: the next rungs of the ladder, or the last ratio again."""
     if axis == "encoder.size":
-        rungs = [name for name in LADDER if not name.startswith("clue-")]
+        rungs = [name for name in LADDER if name.startswith("clue-") == str(values[-1]).startswith("clue-")]
         last = max((rungs.index(value) for value in values if value in rungs), default=len(rungs))
         return [*values, *rungs[last + 1 : last + 1 + STEPS_BEYOND]]
     if axis not in (*SCALES, *REAL_SCALES) or len(values) < 2:
         return values
+    if None in values:  # all users of the corpus: there are no more
+        return values
     *_, below, last = sorted(map(float, values))
     further = [last * (last / below) ** step for step in range(1, STEPS_BEYOND + 1)]
-    return [*values, *(further if axis in REAL_SCALES else map(round, further))]
+    if axis in REAL_SCALES:
+        return [*values, *further]
+    grain = math.gcd(*map(int, values)) if axis == "encoder.width" else 1  # heads divide every width
+    return [*values, *(grain * round(value / grain) for value in further)]

@@ -21,7 +21,10 @@ def locked(directory: Path) -> Iterator[None]:
     The lock and its holder's name lie beside the directory, which a refused command thus leaves untouched. A holder
     that died holds nothing, so its name is overwritten.
     """
-    directory.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        directory.parent.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError):
+        raise StudyError(f"{directory.parent} is or lies in a file; choose another --output.") from None
     holder = directory.with_name(f".{directory.name}.holder.json")
     lock = FileLock(directory.with_name(f".{directory.name}.lock"), timeout=0)
     try:

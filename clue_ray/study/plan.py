@@ -1,6 +1,6 @@
 """A dry run: every run of a study with its parameters, tokens, FLOPs and expected time, before anything starts."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -10,7 +10,7 @@ from clue_ray.corpus.store import Corpus
 from clue_ray.errors import SpecError
 from clue_ray.scaling.laws import find_law
 from clue_ray.spec import CorpusSpec, RunSpec, StudySpec
-from clue_ray.study.calibrate import Rates, calibrate, given_rate
+from clue_ray.study.calibrate import Rates
 from clue_ray.study.design import find_notes, find_warnings
 from clue_ray.study.directory import StudyDirectory
 from clue_ray.study.grid import MOST_POINTS, Point, check_size, count_points, expand
@@ -116,7 +116,7 @@ def plan_runs(
     *,
     added: Sequence[Point] = (),
     retry_failed: bool = False,
-    flops_per_second: float | None = None,
+    timed: Callable[[list[RunSpec]], Rates],
 ) -> Plan:
     """Plan a study on a prepared corpus; refuse what cannot train or be scored.
 
@@ -124,27 +124,27 @@ def plan_runs(
         nodes: what each node of the cluster offers, for the runs at a time.
         added: points beyond the study's grids.
         retry_failed: whether runs that failed before are to be trained again.
-        flops_per_second: speed of a worker, instead of timing a few steps here.
+        timed: tells how fast runs train; asked for those that an earlier plan has not timed, or that are to train.
     """
     runs = expand(study, added)
     make_pools(corpus, study.evaluation.candidates)
     workload = Workload(corpus)
     for run in runs:
         check_run(run, workload)
-    given = flops_per_second and given_rate(runs, flops_per_second)
-    rates = given or calibrate(runs, corpus, study.evaluation)
-    planned = [plan_run(run, workload, study, directory, rates) for run in runs]
-    planned = [replace(r, retry=retry_failed) for r in planned]
-    slots, workers = worker_slots(study.resources, nodes), max(r.workers for r in planned)
-    auto = study.resources.concurrency == "auto"
+    planned = [replace(plan_run(run, workload, study, directory), retry=retry_failed) for run in runs]
+    planned = with_times(planned, workload, study, directory.planned_seconds(), timed)
+    slots = worker_slots(study.resources, nodes)
+    workers = max((r.workers for r in planned if not r.finished), default=1)
+    asked = study.resources.concurrency
+    gangs = gangs_at_once(workers, slots, nodes)
     return Plan(
         study=study.name,
         runs=planned,
-        concurrency=max(1, slots) if auto else int(study.resources.concurrency),
+        concurrency=max(1, slots) if asked == "auto" else asked,
         disk_bytes=sum(BYTES_PER_PARAM * r.known["total_params"] for r in planned if not r.finished),
-        warnings=find_warnings(planned, corpus, study),
+        warnings=[*no_room(slots, study), *find_warnings(planned, corpus, study)],
         notes=find_notes(planned, count_points(study) + len(added), directory),
-        gangs=gangs_at_once(workers, slots, nodes) if auto else 1,
+        gangs=gangs if asked == "auto" else min(asked, gangs),
     )
 
 
@@ -197,14 +197,21 @@ def check_run(run: RunSpec, workload: Workload) -> None:
         )
 
 
-def plan_run(run: RunSpec, workload: Workload, study: StudySpec, directory: StudyDirectory, rates: Rates) -> PlannedRun:
-    """Plan one run from its spec and the corpus alone."""
+def no_room(slots: int, study: StudySpec) -> list[str]:
+    """Say that the nodes at hand could not train a run, so that times are those of one run at a time."""
+    if slots:
+        return []
+    need = f"{study.resources.cpus_per_worker} CPU and {study.resources.gpus_per_worker:g} GPU"
+    return [
+        f"no node here has the {need} that a worker asks for: minutes are those of one run at a time; --address "
+        "plans for a cluster."
+    ]
+
+
+def plan_run(run: RunSpec, workload: Workload, study: StudySpec, directory: StudyDirectory) -> PlannedRun:
+    """Plan one run from its spec and the corpus alone, its time not yet known."""
     known = describe_run(run, workload.corpus, study.evaluation, study.name)
     steps, step = workload.steps(run), workload.step(run)
-    per_step, per_flop = rates[run.encoder.model_dump_json()]
-    train_seconds = steps * (per_step + per_flop * train_flops(run.encoder, step.executed)) / run.resources.workers
-    evaluations = -(-1 // study.evaluation.every)
-    score_seconds = evaluations * per_flop * forward_flops(run.encoder, workload.evaluation(run.sequence_length))
     record = directory.read_record(str(known["run_id"]))
     return PlannedRun(
         run=run,
@@ -212,6 +219,31 @@ def plan_run(run: RunSpec, workload: Workload, study: StudySpec, directory: Stud
         steps=steps,
         train_tokens=step.asked.tokens * steps,
         train_flops=float(train_flops(run.encoder, step.asked) * steps),
-        expected_seconds=train_seconds + score_seconds + STARTUP_SECONDS[run.resources.workers == 1],
+        expected_seconds=0.0,
         status=record.status if record else "missing",
     )
+
+
+def with_times(
+    planned: list[PlannedRun],
+    workload: Workload,
+    study: StudySpec,
+    earlier: dict[str, float],
+    timed: Callable[[list[RunSpec]], Rates],
+) -> list[PlannedRun]:
+    """Add the seconds that runs are expected to take; of a finished run, what was expected before it was trained."""
+    known = {r.run_id: earlier[r.run_id] for r in planned if r.finished and r.run_id in earlier}
+    untimed = [r.run for r in planned if r.run_id not in known]
+    rates = timed(untimed) if untimed else {}
+    expected = {r.run_id: seconds_of(r, workload, study, rates) for r in planned if r.run_id not in known} | known
+    return [replace(r, expected_seconds=expected[r.run_id]) for r in planned]
+
+
+def seconds_of(planned: PlannedRun, workload: Workload, study: StudySpec, rates: Rates) -> float:
+    """Expect the seconds of a run: its start, its steps, its evaluations."""
+    run = planned.run
+    per_step, per_flop = rates[run.encoder.model_dump_json()]
+    step_seconds = per_step + per_flop * train_flops(run.encoder, workload.step(run).executed)
+    evaluations = -(-1 // study.evaluation.every)
+    score_seconds = evaluations * per_flop * forward_flops(run.encoder, workload.evaluation(run.sequence_length))
+    return planned.steps * step_seconds / planned.workers + score_seconds + STARTUP_SECONDS[planned.workers == 1]

@@ -3,6 +3,7 @@
 import shutil
 from pathlib import Path
 
+from clue_ray.corpus.storage import is_uri
 from clue_ray.errors import ClusterError, StudyError
 from clue_ray.spec import ResourcesSpec, StudySpec
 from clue_ray.study.placement import Node, largest, total, worker_slots
@@ -14,7 +15,9 @@ SPARE_BYTES = 256 * 2**20
 
 def check_cluster(plan: Plan, study: StudySpec, nodes: list[Node]) -> None:
     """Refuse a study that asks for more cores, GPUs or trial slots than the cluster, or any one node, holds."""
-    workers = max((r.workers for r in plan.runs), default=1)
+    if not plan.pending:
+        return
+    workers = max(r.workers for r in plan.pending)
     per_worker = study.resources
     need = {
         "CPU": float(max(workers, plan.concurrency) * per_worker.cpus_per_worker),
@@ -42,9 +45,12 @@ def check_nodes(workers: int, resources: ResourcesSpec, nodes: list[Node]) -> No
         )
 
 
-def check_disk(plan: Plan, output: Path) -> None:
-    """Refuse to start when checkpoints would fill the disk."""
-    output.mkdir(parents=True, exist_ok=True)
-    free, need = shutil.disk_usage(output).free, plan.disk_bytes + SPARE_BYTES
-    if free < need:
-        raise StudyError(f"No free disk at {output}: {free:,} bytes free, about {need:,} needed; free some space.")
+def check_disk(plan: Plan, output: Path, checkpoints: str) -> None:
+    """Refuse to start when tables and logs, or checkpoints in their folder, would fill the disk."""
+    needs = {str(output): SPARE_BYTES}
+    if not is_uri(checkpoints):
+        needs[checkpoints] = plan.disk_bytes + SPARE_BYTES
+    for folder, need in needs.items():
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        if (free := shutil.disk_usage(folder).free) < need:
+            raise StudyError(f"No free disk at {folder}: {free:,} bytes free, about {need:,} needed; free some space.")

@@ -1,6 +1,5 @@
 """The runs table of a study as it stands, also while the study runs: sorted, filtered, watched. Imports no ray."""
 
-import json
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +11,7 @@ from rich.text import Text
 
 from clue_ray.errors import RunsError, nearest
 from clue_ray.runs import RunRecord, Runs, read_runs
-from clue_ray.study.directory import StudyDirectory
+from clue_ray.study.directory import StudyDirectory, read_plan
 from clue_ray.study.tables import frame_table
 
 COLUMNS = (
@@ -34,7 +33,7 @@ def current_runs(path: Path) -> Runs:
     plan = path / "plan.json"
     if not plan.exists():
         return read_runs(path)
-    planned = json.loads(plan.read_text(encoding="utf-8"))["runs"]
+    planned = read_plan(plan)
     required = [name for name, field in RunRecord.model_fields.items() if field.is_required() and name != "status"]
     return StudyDirectory(path).read_records([{name: run[name] for name in required} for run in planned])
 
@@ -59,13 +58,15 @@ def filter_runs(table: pd.DataFrame, where: str | None) -> pd.DataFrame:
     if where is None:
         return table
     try:
-        kept = table.query(where, engine="python")
+        holds = table.eval(where, engine="python")
     except Exception as error:  # pandas raises many kinds for a condition that it cannot read
         reason = " ".join(str(error).split())
         raise RunsError(f"--where is {where!r}, which is no condition on the runs table ({reason}).") from None
-    if not isinstance(kept, pd.DataFrame):
-        raise RunsError(f"--where is {where!r}, which keeps no rows; write a condition such as 'loss < 5.3'.")
-    return kept
+    if not (isinstance(holds, pd.Series) and holds.dtype == bool):
+        raise RunsError(
+            f"--where is {where!r}, which is true or false of no run; write a condition such as 'loss < 5.3'."
+        )
+    return table[holds]
 
 
 def render_runs(path: Path, table: pd.DataFrame) -> Group:

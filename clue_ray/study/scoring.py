@@ -20,6 +20,7 @@ from clue_ray.corpus.storage import patiently, write_file
 from clue_ray.errors import ClueRayError, StudyError
 from clue_ray.runs import read_runs, write_json
 from clue_ray.study.directory import StudyDirectory
+from clue_ray.study.session import without_tune_loggers
 from clue_ray.study.trial import REUSE_TIMEOUT
 from clue_ray.training.distributed import explain_failure
 from clue_ray.transfer.evaluate import judge_task, lay_out_task, read_result, result_key, result_name
@@ -122,13 +123,13 @@ def run_trials(
     directory: StudyDirectory, pending: Mapping[Pair, str], laid_out: LaidOut, others: Mapping[str, str]
 ) -> dict[Pair, str]:
     """Score pairs through one Tune experiment, a core each; return what failed, and why."""
-    os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"  # the results are files already
     asked = [
         {"place": directory.run_place(run_id), "run_id": run_id, "task": task, "key": key}
         for (run_id, task), key in pending.items()
     ]
     judge = tune.with_parameters(score_trial, laid_out=laid_out, others=dict(others))
-    with tempfile.TemporaryDirectory(prefix="clue-ray-transfer-", ignore_cleanup_errors=True) as folder:
+    temporary = tempfile.TemporaryDirectory(prefix="clue-ray-transfer-", ignore_cleanup_errors=True)
+    with temporary as folder, without_tune_loggers():  # the results are files already
         results = tune.Tuner(
             tune.with_resources(judge, {"CPU": 1.0}),
             param_space={"asked": tune.grid_search(asked)},

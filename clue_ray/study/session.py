@@ -17,7 +17,9 @@ from clue_ray.study.placement import Node
 
 TRIAL_SLOTS = 64
 CONNECT_SECONDS = 5.0
+START_ATTEMPTS = 3
 HEALTH_SECONDS = 20.0
+NO_LOGGERS = "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"
 
 
 @contextmanager
@@ -35,7 +37,7 @@ def connect(address: str | None = None) -> Iterator[None]:
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2" if address is None else "1")
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
     if address is None:
-        ray.init("local", include_dashboard=False, resources={"trial_slot": TRIAL_SLOTS}, **quiet)
+        start_here(quiet)
     elif address == "auto":
         join_own_cluster(quiet)
     else:
@@ -45,6 +47,21 @@ def connect(address: str | None = None) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def start_here(quiet: dict[str, Any]) -> None:
+    """Start Ray on this machine; its own wait for its processes is fixed, and a busy machine may take longer."""
+    for attempt in range(1, START_ATTEMPTS + 1):
+        try:
+            ray.init("local", include_dashboard=False, resources={"trial_slot": TRIAL_SLOTS}, **quiet)
+            return
+        except Exception as error:  # Ray raises no kind of its own for it
+            ray.shutdown()
+            if attempt == START_ATTEMPTS:
+                raise ClusterError(
+                    f"Ray did not start on this machine in {attempt} attempts ({str(error).splitlines()[0]}); it may "
+                    "be too busy or short of memory, so try again when it is quieter."
+                ) from None
 
 
 def join_own_cluster(quiet: dict[str, Any]) -> None:
@@ -87,6 +104,18 @@ def check_reachable(address: str) -> None:
             f"Ray cannot be reached at {address!r} ({reason}); give HOST:PORT of a running head node, "
             "or leave --address out."
         ) from None
+
+
+@contextmanager
+def without_tune_loggers() -> Iterator[None]:
+    """Keep Tune from adding loggers of its own to ours while it runs; the caller's other experiments keep theirs."""
+    before = os.environ.get(NO_LOGGERS)
+    os.environ[NO_LOGGERS] = "1"
+    try:
+        yield
+    finally:
+        os.environ.pop(NO_LOGGERS)
+        os.environ.update({NO_LOGGERS: before} if before is not None else {})
 
 
 def cluster_nodes() -> list[Node]:

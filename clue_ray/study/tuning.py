@@ -5,7 +5,6 @@ Runs with one worker train inside reused Tune actors; runs with more go through 
 would take the freed cores one by one and a gang of workers would wait for ever.
 """
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from clue_ray.study.directory import StudyDirectory
 from clue_ray.study.plan import Plan, PlannedRun
 from clue_ray.study.pools import lanes_now
 from clue_ray.study.progress import Listener, StudyProgress
+from clue_ray.study.session import without_tune_loggers
 from clue_ray.study.storage import Gatherer, StorageStopper
 from clue_ray.study.trial import run_trial
 
@@ -68,7 +68,6 @@ def tune_runs(
     """Train runs of one kind (all of as many workers) through one Tune experiment."""
     for planned in pending:
         directory.reopen(planned.run_id)
-    os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"  # runs write TensorBoard files themselves
     workers = pending[0].workers
     tuner = tune.Tuner(
         tune.with_resources(run_trial, trial_resources(pending[0].run)),
@@ -87,7 +86,8 @@ def tune_runs(
             stop=StorageStopper(directory),
         ),
     )
-    results = tuner.fit()
+    with without_tune_loggers():  # runs write TensorBoard files themselves
+        results = tuner.fit()
     if directory.trouble:
         raise StudyError(directory.trouble)
     keep_failures(results, pending, directory)

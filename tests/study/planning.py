@@ -1,6 +1,9 @@
 """Plans over the planted corpus without timing anything, shared by the tests of plans and designs."""
 
+from functools import partial
+
 from clue_ray.spec import StudySpec
+from clue_ray.study.calibrate import given_rate
 from clue_ray.study.directory import StudyDirectory
 from clue_ray.study.plan import Plan, check_study, plan_runs
 
@@ -25,4 +28,11 @@ def make_study(axes, train=None, **changes) -> StudySpec:
 def plan(corpus, folder, axes, train=None, retry_failed=False, **changes) -> Plan:
     study = make_study(axes, train, **changes)
     check_study(study)
-    return plan_runs(study, corpus, StudyDirectory(folder), [NODE], retry_failed=retry_failed, flops_per_second=1e9)
+    return plan_runs(
+        study,
+        corpus,
+        StudyDirectory(folder),
+        [NODE],
+        retry_failed=retry_failed,
+        timed=partial(given_rate, flops_per_second=1e9),
+    )

@@ -7,9 +7,10 @@ import pytest
 
 from clue_ray.compute import train_flops
 from clue_ray.errors import SpecError
-from clue_ray.runs import RunRecord
+from clue_ray.runs import RunRecord, write_json
+from clue_ray.study.calibrate import given_rate
 from clue_ray.study.directory import StudyDirectory
-from clue_ray.study.plan import BYTES_PER_PARAM, check_study
+from clue_ray.study.plan import BYTES_PER_PARAM, check_study, plan_runs
 from clue_ray.study.workload import Workload
 from tests.study.planning import make_study, plan
 
@@ -51,6 +52,34 @@ def test_cost_is_that_of_what_is_pending(corpus, tmp_path):
     assert max(seconds) <= 60 * planned.expected_minutes and sum(seconds) <= 2 * 60 * planned.expected_minutes
     assert [r.expected_seconds for r in planned.pending] == sorted(seconds, reverse=True)
     assert planned.disk_bytes == sum(BYTES_PER_PARAM * r.known["total_params"] for r in planned.runs)
+
+
+def test_what_is_finished_is_neither_timed_nor_placed_again(corpus, tmp_path):
+    first = plan(corpus, tmp_path, {"sequence_length": [1, 2], "resources.workers": [2]})
+    write_json(tmp_path / "plan.json", first.to_dict())
+    leave(tmp_path, first.runs[:1], "done")
+    asked = []
+
+    def timed(runs):
+        asked.extend(run.sequence_length for run in runs)
+        return given_rate(runs, 1e3)
+
+    again = plan_runs(
+        make_study({"sequence_length": [1, 2]}), corpus, StudyDirectory(tmp_path), [{"CPU": 1.0}], timed=timed
+    )
+    assert asked == [2] and [r.finished for r in again.runs] == [True, False]
+    assert again.runs[0].expected_seconds == first.runs[0].expected_seconds
+    assert again.runs[1].expected_seconds > 1e3 * first.runs[1].expected_seconds
+
+
+def test_runs_at_a_time_are_as_many_as_asked_for(corpus, tmp_path):
+    for workers, lanes in ((1, "concurrency"), (2, "gangs")):
+        planned = plan(corpus, tmp_path, {"resources.workers": [workers]}, resources={"concurrency": 1})
+        assert getattr(planned, lanes) == 1
+    with pytest.raises(SpecError, match="concurrency"):
+        make_study({"sequence_length": [2]}, resources={"concurrency": 0})
+    without = plan(corpus, tmp_path, {"sequence_length": [2]}, resources={"gpus_per_worker": 1})
+    assert any("no node here has the 1 CPU and 1 GPU" in warning for warning in without.warnings)
 
 
 def leave(folder, planned, status):

@@ -8,7 +8,7 @@ import pytest
 from rich.console import Console
 
 from clue_ray import cli
-from clue_ray.errors import RunsError
+from clue_ray.errors import ClueRayError, RunsError
 from clue_ray.runs import RunRecord, write_json
 from clue_ray.study.directory import StudyDirectory
 from clue_ray.study.results import current_runs, render_runs, select_runs
@@ -46,10 +46,28 @@ def test_rows_are_sorted_and_filtered(corpus, tmp_path):
         ({"where": "los < 3"}, "no condition on the runs table"),
         ({"where": "loss <"}, "no condition on the runs table"),
         ({"where": "loss * 2"}, "--where is 'loss \\* 2'"),
+        ({"where": "seed"}, "--where is 'seed', which is true or false of no run"),
     ]:
         with pytest.raises(RunsError, match=words) as error:
             select_runs(tmp_path, **options)
         assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("record.json", '{"run_id": ', "is damaged .*; delete it, and the same command goes on from the run's last"),
+        ("record.json", '{"run_id": "a", "new_column": 1}', "record.json is no record"),
+        ("plan.json", "", "plan.json is damaged"),
+        ("plan.json", "{}", "plan.json is damaged .it has no runs.; delete it"),
+    ],
+)
+def test_a_damaged_file_is_named(corpus, tmp_path, name, content, words):
+    planned = write_under_way(corpus, tmp_path, 2, 2)
+    folder = tmp_path if name == "plan.json" else tmp_path / "runs" / planned.runs[0].run_id
+    (folder / name).write_text(content)
+    with pytest.raises(ClueRayError, match=words):
+        current_runs(tmp_path)
 
 
 def test_a_table_of_other_origin_is_shown_too(tmp_path):

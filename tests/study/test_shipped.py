@@ -1,5 +1,6 @@
 """The shipped studies: every file expands, and those for a laptop plan on a log as large as they need."""
 
+from functools import partial
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -8,6 +9,7 @@ import yaml
 
 from clue_ray.corpus.synthetic import PlantedSpec, planted_events
 from clue_ray.spec import StudySpec, read_study
+from clue_ray.study.calibrate import given_rate
 from clue_ray.study.directory import StudyDirectory
 from clue_ray.study.grid import check_size, expand
 from clue_ray.study.plan import check_batch, plan_runs
@@ -42,7 +44,9 @@ def test_a_shipped_study_expands_and_says_what_it_is(file):
 @pytest.mark.parametrize("file", [f for f in FILES if "laptop" in f.stem], ids=lambda file: file.stem)
 def test_a_laptop_study_plans(file, crowd, tmp_path):
     study = read_study(file)
-    planned = plan_runs(study, crowd, StudyDirectory(tmp_path), [NODE], flops_per_second=1e10)
+    planned = plan_runs(
+        study, crowd, StudyDirectory(tmp_path), [NODE], timed=partial(given_rate, flops_per_second=1e10)
+    )
     assert len(planned.runs) == len(expand(study)) and planned.concurrency == 2
     assert not any("move together" in warning for warning in planned.warnings)
     assert max(run.train_flops for run in planned.runs) < LAPTOP_FLOPS
