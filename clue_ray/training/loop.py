@@ -54,6 +54,14 @@ class Batch(NamedTuple):
     "whether it is of one service alone"
 
 
+def choose_device(gpus: float) -> torch.device:
+    """Return a GPU where some are asked for and torch sees one, else the CPU, and warn where it should not be so."""
+    found = torch.cuda.is_available()
+    if gpus and not found:
+        logger.warning("%g GPUs were asked for and torch sees none: this run trains on the CPU.", gpus)
+    return torch.device("cuda" if gpus and found else "cpu")
+
+
 class Trainer:
     """One run on one worker: model, optimiser, batches and what has been counted so far."""
 
@@ -66,7 +74,7 @@ class Trainer:
         self.pools: Pools = make_pools(corpus, evaluation.candidates)
         self.sampler = BatchSampler(run, corpus)
         self.steps = resolve_steps(run, self.sampler)
-        self.device = torch.device("cuda" if run.resources.gpus_per_worker and torch.cuda.is_available() else "cpu")
+        self.device = choose_device(run.resources.gpus_per_worker)
         vocabulary = corpus.vocabulary(run.sequence_length)
         train = run.train
         self.model = Encoder(run.encoder, vocabulary, train.temperature, train.seed, train.precision).to(self.device)

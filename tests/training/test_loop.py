@@ -14,7 +14,7 @@ from clue_ray.study.directory import StudyDirectory
 from clue_ray.training.checkpoints import load_state
 from clue_ray.training.context import LocalContext
 from clue_ray.training.evaluate import Scores
-from clue_ray.training.loop import train_run, train_with
+from clue_ray.training.loop import choose_device, train_run, train_with
 from clue_ray.training.prefetch import Prefetch
 from clue_ray.training.schedule import learning_rate_share, make_optimizer
 
@@ -217,3 +217,12 @@ def test_batches_are_prepared_ahead_and_in_order():
 def test_trouble_while_preparing_reaches_the_step():
     with Prefetch(lambda step: 1 // (2 - step), last=9) as batches, pytest.raises(ZeroDivisionError):
         [batches(step) for step in range(9)]
+
+
+def test_a_gpu_that_is_not_there_is_told(caplog, monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    assert choose_device(0.5).type == "cpu" and "0.5 GPUs were asked for and torch sees none" in caplog.text
+    caplog.clear()
+    assert choose_device(0).type == "cpu" and not caplog.text
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    assert choose_device(1).type == "cuda" and choose_device(0).type == "cpu" and not caplog.text
