@@ -53,11 +53,18 @@ def dashboard_url(address: str) -> str:
     return url
 
 
+class NoRedirect(urllib.request.HTTPRedirectHandler):
+    """Follows no redirect: urllib would hand the token to whatever host it names."""
+
+    def redirect_request(self, *_: Any) -> None:
+        """Give no request to follow; the answer then counts as an error of its status."""
+
+
 def ask(url: str, path: str, headers: dict[str, str]) -> dict[str, Any]:
     """Read a JSON answer of the job server."""
     request = urllib.request.Request(url + path, headers=headers)
     try:
-        with urllib.request.urlopen(request, timeout=ANSWER_SECONDS) as answer:
+        with urllib.request.build_opener(NoRedirect).open(request, timeout=ANSWER_SECONDS) as answer:
             document = json.loads(answer.read())
     except urllib.error.HTTPError as error:
         if error.code in (401, 403):

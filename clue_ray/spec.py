@@ -180,7 +180,7 @@ class TrainSpec(Spec):
     clip_norm: float = Field(0.1, gt=0)
     objective: Literal["info_nce", "sigmoid"] = "info_nce"
     "softmax over the batch's users, as CLUE; or a yes or no for each pair of users, as SigLIP"
-    temperature: float = Field(0.1, gt=0)
+    temperature: float = Field(0.1, ge=0.01)
     "initial temperature; learned, and never below 0.01"
     event_dropout: float = Field(0.0, ge=0, lt=1)
     "share of a history's events left out at random; one always stays"

@@ -267,7 +267,7 @@ def test_the_image_is_pinned_and_not_root():
     assert f"ray=={ray.__version__}" in (ROOT / "constraints.txt").read_text().split()
     for old, new in (
         ("USER 1000", "USER 0"),
-        ("-c constraints.txt .", "."),
+        ("-c constraints.txt '.[aws]'", "'.[aws]'"),
         ("python:3.11.7-slim-bookworm", "python:3-slim"),
         (f":{VERSION} ", ":latest "),
         ("COPY constraints.txt", "COPY constraint.txt"),

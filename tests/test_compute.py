@@ -29,7 +29,7 @@ def test_params_equal_the_built_model(size):
     assert counted["non_embedding"] == counted["total"] - tables
 
 
-@pytest.mark.parametrize("size", ["xxs", "m", "l"])
+@pytest.mark.parametrize("size", LADDER)
 def test_flops_equal_torchs_counter(size):
     encoder = EncoderSpec(size=size)
     batch, events, tokens = 8, 5, 7

@@ -45,8 +45,10 @@ def server():
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self):
             asked.append((self.path, self.headers.get("Authorization")))
-            status, body = answers.get(self.path, (404, "not here"))
+            status, body, *headers = answers.get(self.path, (404, "not here"))
             self.send_response(status)
+            for name, value in (headers or [{}])[0].items():
+                self.send_header(name, value)
             self.end_headers()
             self.wfile.write((body if isinstance(body, str) else json.dumps(body)).encode())
 
@@ -96,6 +98,17 @@ def test_a_wrong_token_is_told_and_not_shown(server, monkeypatch):
     with pytest.raises(ClusterError, match=r"refuses the token that was sent \(status 403\)") as error:
         check_server(server.url)
     assert server.asked == [("/api/version", "Bearer me")] and "me;" not in str(error.value)
+
+
+def test_a_token_follows_no_redirect(server, monkeypatch):
+    monkeypatch.setattr(
+        "clue_ray.jobserver.get_auth_headers_if_auth_enabled", lambda _: {"Authorization": "Bearer hush"}
+    )
+    other = server.url.replace("127.0.0.1", "localhost")
+    server.answers["/api/version"] = (302, "", {"Location": f"{other}/stolen"})
+    with pytest.raises(ClusterError, match=r"is no Ray dashboard \(status 302\)"):
+        check_server(server.url)
+    assert [path for path, _ in server.asked] == ["/api/version"]
 
 
 @pytest.mark.parametrize(

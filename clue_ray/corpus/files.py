@@ -5,11 +5,12 @@ them; names that begin with `_` or `.` are left out, as Spark and others expect.
 """
 
 import os
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import PurePosixPath
-from urllib.parse import quote, unquote, urlsplit
+from urllib.parse import parse_qsl, quote, unquote, urlsplit
 
 import pyarrow as pa
 import pyarrow.fs
@@ -20,6 +21,8 @@ from clue_ray.errors import EventLogError
 FORMATS = {".parquet": "parquet", ".csv": "csv", ".jsonl": "json", ".json": "json", ".ndjson": "json"}
 COMPRESSIONS = (".gz", ".bz2", ".zst", ".lz4")
 WILDCARDS = "*?["
+SECRET_WORDS = ("secret", "token", "password", "signature", "key", "sig")
+"""How a name in a URI's query ends that holds one: of Azure's, which pyarrow reads, and those people take for S3's."""
 SCHEMES = ("s3", "gs", "abfs", "abfss", "hdfs", "file")
 HIVE_NULL = "__HIVE_DEFAULT_PARTITION__"
 
@@ -118,11 +121,9 @@ def _locate(place: str) -> tuple[str, str, str]:
     parts = urlsplit(place.replace("#", "%23"))
     if parts.scheme not in SCHEMES:
         raise EventLogError(f"Event log {place} has the unknown scheme {parts.scheme!r}; use {', '.join(SCHEMES)}.")
-    if parts.password:
-        hidden = place.replace(parts.password, "...")
-        raise EventLogError(
-            f"Event log {hidden} holds a password; give credentials by the environment, as AWS_SECRET_ACCESS_KEY is."
-        )
+    if found := find_secret(place):
+        start, what = found
+        raise EventLogError(f"Event log {start} holds {what}; give it by the environment, as AWS_SECRET_ACCESS_KEY is.")
     fixed, pattern = _split_pattern(parts.path)
     root = parts._replace(path=quote(unquote(fixed), safe="/=:+,@")).geturl()
     try:
@@ -130,6 +131,19 @@ def _locate(place: str) -> tuple[str, str, str]:
     except (OSError, pa.ArrowException) as error:
         raise EventLogError(f"Event log {place} cannot be reached ({explain_access(error)}).") from None
     return root, base, pattern
+
+
+def find_secret(place: str) -> tuple[str, str] | None:
+    """Find a secret in a URI; return the URI without it, and what it is. A secret key may itself hold a slash."""
+    scheme, _, rest = place.partition("://")
+    authority = re.split("[/?#]", rest)[0]
+    user, colon, after = authority.partition(":")
+    if colon and not after.isdigit():  # a port is a number
+        path = rest[len(authority) :].split("?")[0]
+        return f"{scheme}://{user}:..." + (f"@{after.split('@')[-1]}{path}" if "@" in after else ""), "a password"
+    names = [name for name, _ in parse_qsl(urlsplit(place).query)]
+    secrets = [name for name in names if re.sub("[^a-z]", "", name.lower()).endswith(SECRET_WORDS)]
+    return (place.split("?")[0], f"a secret ({secrets[0]})") if secrets else None
 
 
 def _split_pattern(path: str) -> tuple[str, str]:

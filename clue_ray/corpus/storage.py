@@ -11,12 +11,12 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
 from typing import TypeVar
-from urllib.parse import parse_qsl, urlsplit
+from urllib.parse import urlsplit
 
 import pyarrow as pa
 import pyarrow.fs
 
-from clue_ray.corpus.files import explain_access
+from clue_ray.corpus.files import explain_access, find_secret
 from clue_ray.errors import StudyError
 from clue_ray.runs import replacing
 
@@ -26,8 +26,6 @@ LASTING = (FileExistsError, FileNotFoundError, NotADirectoryError, IsADirectoryE
 """What waiting does not mend."""
 COPIES = 8
 """Files under way at a time."""
-SECRETS = {"client_secret", "sig", "access_key", "secret_key", "session_token", "account_key", "password", "token"}
-"""Parts of a URI's query that hold one: of Azure's, which pyarrow reads, and those that people take for S3's."""
 REMEDY = "mend the storage and run the same command again"
 
 logger = logging.getLogger(__name__)
@@ -76,11 +74,8 @@ def refuse_secrets(place: str) -> None:
     Raises:
         StudyError: it does; the message leaves the secret out.
     """
-    parts = urlsplit(place)
-    query = [(name, value) for name, value in parse_qsl(parts.query) if name.lower() in SECRETS]
-    if parts.password or query:
-        what = "a password" if parts.password else f"a secret ({query[0][0]})"
-        start = place.split("?")[0].replace(f":{parts.password}@", ":...@")
+    if found := find_secret(place):
+        start, what = found
         raise StudyError(f"{start} holds {what}; give it by the environment, as AWS_SECRET_ACCESS_KEY is.")
 
 

@@ -176,8 +176,13 @@ class Encoder(nn.Module):
 
     @property
     def scale(self) -> Tensor:
-        """The learned inverse temperature, clamped."""
-        return self.log_scale.exp().clamp(max=1 / MIN_TEMPERATURE).squeeze()
+        """The learned inverse temperature."""
+        return self.log_scale.exp().squeeze()
+
+    @torch.no_grad()
+    def clamp_temperature(self) -> None:
+        """Bring the temperature back to its bound after a step; clamped in `scale`, it would lose its gradient."""
+        self.log_scale.clamp_(max=-math.log(MIN_TEMPERATURE))
 
 
 def lay_out(groups: Groups, sequence_masks: Tensor, masks: Tensor | None) -> Sequences:

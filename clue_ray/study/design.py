@@ -55,6 +55,7 @@ def find_warnings(planned: list["PlannedRun"], corpus: Corpus, study: StudySpec)
         *collinear([(a, b) for a, b in itertools.combinations(swept, 2)] + [(axes[0], tokens)] * (axes[0] in swept)),
         *narrow_compute(planned),
         *many_epochs(planned, corpus),
+        *untaught_pairs(planned, corpus),
         *same_training(planned),
         *small_pool(corpus, study.evaluation.candidates),
     ]
@@ -108,6 +109,21 @@ def many_epochs(planned: list["PlannedRun"], corpus: Corpus) -> list[str]:
     return [
         f"{len(many)} of {len(planned)} runs pass over the users of a pair of services more than {WISE_EPOCHS} times, "
         f"up to {max(many):.1f}; repeated users teach less and less, so lower the horizon or give more users."
+    ]
+
+
+def untaught_pairs(planned: list["PlannedRun"], corpus: Corpus) -> list[str]:
+    """Say when runs leave out pairs of services that have users, but fewer than a batch: they are scored untaught."""
+    sizes = {(r.known["corpus_users"], r.known["global_batch_size"]) for r in planned}
+    left = 0
+    for users, batch in sizes:
+        counts = [len(corpus.users_of_pair(corpus.train_users[:users], pair)) for pair in corpus.pairs()]
+        left = max(left, sum(0 < count < batch for count in counts))
+    if not left:
+        return []
+    return [
+        f"up to {left} of {len(corpus.pairs())} service pairs have fewer training users than a batch and are left "
+        "out of training there; lower train.global_batch_size, or give more users."
     ]
 
 

@@ -132,16 +132,17 @@ class Trainer:
         return (torch.from_numpy(numbers) if spared else None), spared
 
     def step(self, batch: Batch) -> bool:
-        """Train one step; return False when the loss is not finite, with the weights as they were."""
+        """Train one step; return False when loss or gradient is not finite, with the weights as they were."""
         train = self.run.train
         set_learning_rate(self.optimizer, learning_rate_share(self.state.step, self.steps, train))
         self.optimizer.zero_grad(set_to_none=True)
         with self._explaining_memory():
             mean_loss = self._mean(self.backward(batch))
-        if not math.isfinite(mean_loss):
-            return False
         self.gradient_norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), train.clip_norm)
+        if not (math.isfinite(mean_loss) and math.isfinite(self.gradient_norm)):
+            return False
         self.optimizer.step()
+        self.model.clamp_temperature()
         workers = self.context.world_size
         matrices = 1 if workers == 1 else 2  # a worker's rows and its columns overlap in one block only
         similarities = matrices * train.global_batch_size**2 // workers

@@ -3,18 +3,19 @@
 import itertools
 import json
 import math
+import time
 
 import pytest
 import torch
 
-from clue_ray.encoder.model import Encoder
+from clue_ray.encoder.model import MIN_TEMPERATURE, Encoder
 from clue_ray.runs import COLUMNS
 from clue_ray.spec import EncoderSpec, EvaluationSpec, RunSpec, TrainSpec
 from clue_ray.study.directory import StudyDirectory
 from clue_ray.training.checkpoints import load_state
 from clue_ray.training.context import LocalContext
 from clue_ray.training.evaluate import Scores
-from clue_ray.training.loop import choose_device, train_run, train_with
+from clue_ray.training.loop import Trainer, choose_device, train_run, train_with
 from clue_ray.training.prefetch import Prefetch
 from clue_ray.training.schedule import learning_rate_share, make_optimizer
 
@@ -210,6 +211,8 @@ def test_batches_are_prepared_ahead_and_in_order():
 
     with Prefetch(prepare, last=6, ahead=2) as batches:
         assert batches(1) == 10
+        while len(asked) < 3:  # ends only if the next two are prepared before they are asked for
+            time.sleep(0.001)
         found = [batches(step) for step in range(2, 6)]
     assert found == [20, 30, 40, 50] and asked == [1, 2, 3, 4, 5]
 
@@ -217,6 +220,29 @@ def test_batches_are_prepared_ahead_and_in_order():
 def test_trouble_while_preparing_reaches_the_step():
     with Prefetch(lambda step: 1 // (2 - step), last=9) as batches, pytest.raises(ZeroDivisionError):
         [batches(step) for step in range(9)]
+
+
+def test_the_temperature_comes_back_from_its_bound(corpus):
+    run = RunSpec(train=TrainSpec(global_batch_size=16, steps=2, temperature=MIN_TEMPERATURE), sequence_length=4)
+    model = Trainer(run, corpus, EvaluationSpec(candidates=16), LocalContext()).model
+    optimizer = torch.optim.Adam([model.log_scale], lr=0.01)
+    scales = []
+    for sign in [-1] * 5 + [1] * 20:  # up beyond the bound, then down again
+        optimizer.zero_grad()
+        (sign * model.scale).backward()
+        optimizer.step()
+        model.clamp_temperature()
+        scales.append(float(model.scale.detach()))
+    assert max(scales) == pytest.approx(100, rel=1e-5) and scales[-1] < 99
+
+
+def test_a_gradient_that_is_not_finite_ends_a_run_with_its_weights(corpus, monkeypatch):
+    run = RunSpec(train=TrainSpec(global_batch_size=16, steps=2), sequence_length=4)
+    trainer = Trainer(run, corpus, EvaluationSpec(candidates=16), LocalContext())
+    before = [parameter.clone() for parameter in trainer.model.parameters()]
+    monkeypatch.setattr("torch.nn.utils.clip_grad_norm_", lambda *_: torch.tensor(math.nan))
+    assert not trainer.step(trainer.prepare(0))
+    assert all(torch.equal(a, b) for a, b in zip(before, trainer.model.parameters(), strict=True))
 
 
 def test_a_gpu_that_is_not_there_is_told(caplog, monkeypatch):
