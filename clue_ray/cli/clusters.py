@@ -3,7 +3,7 @@
 import json
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -20,6 +20,9 @@ from clue_ray.cli.options import (
     console,
 )  # fmt: skip
 from clue_ray.errors import SpecError
+
+if TYPE_CHECKING:
+    from clue_ray.submit import Submission
 
 
 def submit(
@@ -56,14 +59,19 @@ def submit(
             if not as_json:
                 console.print(f"{found.submission_id}: {'submitted' if found.new else 'under way'}", highlight=False)
             found = jobs.follow_submission(found, (sys.stderr if as_json else sys.stdout).write)
+    emit_submission(found, as_json)
+    if found.status == "FAILED" or (follow and found.status == "STOPPED"):
+        raise typer.Exit(1)
+
+
+def emit_submission(found: "Submission", as_json: bool) -> None:
+    """Print how a submission fares and where its study lies."""
     if as_json:
         print(json.dumps(found.to_dict()))
     else:
         new = " (submitted)" if found.new else ""
         words = f"{found.submission_id}: {found.status}{new}\n{found.message}".rstrip()
         console.print(f"{words}\nStorage: {found.storage}", highlight=False, markup=False, soft_wrap=True)
-    if found.status == "FAILED" or (follow and found.status == "STOPPED"):
-        raise typer.Exit(1)
 
 
 def options_of_run(retry_failed: bool, grow: float | None, predict_at: float | None, yes: bool) -> list[str]:
