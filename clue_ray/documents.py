@@ -90,4 +90,4 @@ def explain(error: ValidationError, spec: type[Spec], where: str) -> str:
 
 def _is_branch(step: Any) -> bool:
     """Tell whether a step of pydantic's path names a branch of a union rather than a key."""
-    return isinstance(step, str) and (step in {"CorpusSpec", "str", "int"} or "[" in step)
+    return isinstance(step, str) and (step in {"CorpusSpec", "str", "int", "constrained-int"} or "[" in step)

@@ -74,9 +74,14 @@ def test_what_is_finished_is_neither_timed_nor_placed_again(corpus, tmp_path):
 
 def test_runs_at_a_time_are_as_many_as_asked_for(corpus, tmp_path):
     for workers, lanes in ((1, "concurrency"), (2, "gangs")):
-        planned = plan(corpus, tmp_path, {"resources.workers": [workers]}, resources={"concurrency": 1})
-        assert getattr(planned, lanes) == 1
-    with pytest.raises(SpecError, match="concurrency"):
+        for asked, found in (("auto", 8 // workers), (3, 3)):
+            study = make_study({"resources.workers": [workers]}, resources={"concurrency": asked})
+            node = {"CPU": 8.0, "trial_slot": 8.0}
+            planned = plan_runs(
+                study, corpus, StudyDirectory(tmp_path), [node], timed=lambda runs: given_rate(runs, 1e9)
+            )
+            assert getattr(planned, lanes) == found
+    with pytest.raises(SpecError, match=r"resources\.concurrency is 0, but the input should be greater than 0"):
         make_study({"sequence_length": [2]}, resources={"concurrency": 0})
     without = plan(corpus, tmp_path, {"sequence_length": [2]}, resources={"gpus_per_worker": 1})
     assert any("no node here has the 1 CPU and 1 GPU" in warning for warning in without.warnings)

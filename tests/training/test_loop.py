@@ -236,6 +236,14 @@ def test_the_temperature_comes_back_from_its_bound(corpus):
     assert max(scales) == pytest.approx(100, rel=1e-5) and scales[-1] < 99
 
 
+def test_a_step_ends_with_the_temperature_in_its_bound(corpus):
+    run = RunSpec(train=TrainSpec(global_batch_size=16, steps=2), sequence_length=4)
+    trainer = Trainer(run, corpus, EvaluationSpec(candidates=16), LocalContext())
+    trainer.model.log_scale.data.fill_(math.log(150))
+    assert trainer.step(trainer.prepare(0))
+    assert float(trainer.model.scale.detach()) == pytest.approx(100, rel=1e-5)
+
+
 def test_a_gradient_that_is_not_finite_ends_a_run_with_its_weights(corpus, monkeypatch):
     run = RunSpec(train=TrainSpec(global_batch_size=16, steps=2), sequence_length=4)
     trainer = Trainer(run, corpus, EvaluationSpec(candidates=16), LocalContext())
