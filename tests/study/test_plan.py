@@ -1,6 +1,7 @@
 """What a plan counts, refuses and warns of, without training."""
 
 from itertools import pairwise
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ from clue_ray.compute import train_flops
 from clue_ray.errors import SpecError
 from clue_ray.runs import RunRecord, write_json
 from clue_ray.study.calibrate import given_rate
+from clue_ray.study.design import untaught_pairs
 from clue_ray.study.directory import StudyDirectory
 from clue_ray.study.plan import BYTES_PER_PARAM, check_study, plan_runs
 from clue_ray.study.workload import Workload
@@ -152,3 +154,15 @@ def test_a_small_pool_says_what_it_can_tell_apart(corpus, tmp_path):
     (warning,) = [w for w in plan(corpus, tmp_path, WIDE).warnings if "pool" in w]
     users = int(warning.split("pool holds ")[1].split()[0])
     assert 16 <= users <= len(corpus.test_users) and f"{0.6 / users**0.5:.3f} nats" in warning
+
+
+def test_pairs_with_fewer_users_than_a_batch_are_told(corpus, tmp_path):
+    shared = {(0, 1): 60, (0, 2): 15, (1, 2): 0}
+    three = SimpleNamespace(
+        train_users=np.arange(60), pairs=lambda: list(shared), users_of_pair=lambda users, pair: users[: shared[pair]]
+    )
+    planned = plan(corpus, tmp_path, {"sequence_length": [4]}).runs  # batches of 16
+    (said,) = untaught_pairs(planned, three)
+    assert said.startswith("up to 1 of 3 service pairs have fewer training users than a batch and are left out")
+    shared[0, 2] = 16
+    assert untaught_pairs(planned, three) == []
