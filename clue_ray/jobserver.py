@@ -4,6 +4,8 @@ import json
 import platform
 import urllib.error
 import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 from urllib.parse import urlparse
 
@@ -15,12 +17,35 @@ from ray._private.authentication.http_token_authentication import get_auth_heade
 from ray.exceptions import AuthenticationError
 
 from clue_ray.errors import ClusterError
+from clue_ray.study.session import TOKEN_REMEDY
 
 ANSWER_SECONDS = 10.0
 CODE_TROUBLES = (
     OSError, RuntimeError, ValueError, AuthenticationError, aiohttp.ClientError, requests.exceptions.RequestException
 )  # fmt: skip
 """What Ray's client raises when its server is gone, refuses or answers something else."""
+
+
+def first_line(error: Exception) -> str:
+    """Return the first words of what went wrong, or its kind where it has none."""
+    lines = str(error).strip().splitlines()
+    return lines[0].rstrip(".") if lines else type(error).__name__
+
+
+@contextmanager
+def asking(address: str) -> Iterator[None]:
+    """Make what Ray's client raises while a job server is asked one sentence.
+
+    Raises:
+        ClusterError: the server is gone, refused, or answered something else.
+    """
+    try:
+        yield
+    except CODE_TROUBLES as error:
+        raise ClusterError(
+            f"The job server at {address} did not answer as asked ({first_line(error)}); look at its logs, then "
+            "give the same command again."
+        ) from None
 
 
 def check_server(address: str) -> str:
@@ -94,10 +119,7 @@ def no_dashboard(tried: str, reason: str = "another answer") -> ClusterError:
 def explain_token(url: str, status: int, sent: bool) -> str:
     """Say why a cluster did not let us in, without the token."""
     what = "refuses the token that was sent" if sent else "asks for a token, and none was found"
-    return (
-        f"{url} {what} (status {status}); set RAY_AUTH_TOKEN, or RAY_AUTH_TOKEN_PATH to a file with it, or write it to "
-        "~/.ray/auth_token, and set RAY_AUTH_MODE=token."
-    )
+    return f"{url} {what} (status {status}); {TOKEN_REMEDY}."
 
 
 def check_versions(ray_version: str, python_version: str, url: str) -> None:

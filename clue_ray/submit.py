@@ -20,7 +20,7 @@ from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient
 
 from clue_ray.documents import fingerprint
 from clue_ray.errors import ClusterError
-from clue_ray.jobserver import CODE_TROUBLES, check_server
+from clue_ray.jobserver import CODE_TROUBLES, asking, check_server, first_line
 from clue_ray.shipping import PACKAGE, check_package, check_portable, code_to_ship, copy_study
 from clue_ray.spec import StudySpec, read_study
 from clue_ray.study.directory import StudyDirectory
@@ -80,7 +80,8 @@ def submit_study(file: str | Path, address: str, storage: str, options: Sequence
     check_portable(study, storage)
     check_package(PACKAGE)
     client = open_client(address)
-    attempts = find_attempts(client, study, storage)
+    with asking(address):
+        attempts = find_attempts(client, study, storage)
     if attempts and not attempts[-1].status.is_terminal():
         check_options(attempts[-1], storage, options)
         return describe(attempts[-1], address)
@@ -88,7 +89,7 @@ def submit_study(file: str | Path, address: str, storage: str, options: Sequence
     tried = [int(match[1] or 1) for job in attempts if (match := attempt_of(base, str(job.submission_id)))]
     submission_id = f"{base}-{max(tried) + 1}" if tried else base
     job = {
-        "entrypoint": write_entrypoint(storage, submission_id, options),
+        "entrypoint": write_entrypoint(storage, options),
         "submission_id": submission_id,
         "metadata": {
             "study": study.name,
@@ -102,7 +103,8 @@ def submit_study(file: str | Path, address: str, storage: str, options: Sequence
         copy_study(file, study, Path(folder))
         shipped = {"working_dir": folder, "py_modules": code_to_ship(Path(beside)), "excludes": EXCLUDES}
         submit_job(client, {**job, "runtime_env": {**shipped, "env_vars": STOPPING}})
-    return describe(client.get_job_info(submission_id), address, new=True)
+    with asking(address):
+        return describe(client.get_job_info(submission_id), address, new=True)
 
 
 def submit_job(client: JobSubmissionClient, job: dict[str, Any]) -> None:
@@ -117,7 +119,7 @@ def submit_job(client: JobSubmissionClient, job: dict[str, Any]) -> None:
             client.submit_job(**job)
             return
         except CODE_TROUBLES as error:
-            words = str(error).strip().splitlines()[0].rstrip(".") if str(error).strip() else type(error).__name__
+            words = first_line(error)
             if "No available agent" not in words or time.monotonic() > deadline:
                 raise ClusterError(
                     f"The job server refused {job['submission_id']} ({words}); look at its logs."
@@ -127,21 +129,22 @@ def submit_job(client: JobSubmissionClient, job: dict[str, Any]) -> None:
 
 def check_options(job: JobDetails, storage: str, options: Sequence[str]) -> None:
     """Refuse options that a job under way was not given, rather than drop them."""
-    if options and job.entrypoint != write_entrypoint(storage, str(job.submission_id), options):
+    if options and job.entrypoint != write_entrypoint(storage, options):
         raise ClusterError(
             f"{job.submission_id} is under way without {' '.join(options)}; wait for its end, or --stop it and submit "
             "again: it goes on."
         )
 
 
-def write_entrypoint(storage: str, submission_id: str, options: Sequence[str] = ()) -> str:
+def write_entrypoint(storage: str, options: Sequence[str] = ()) -> str:
     """Write the command that the cluster's head runs.
 
-    Each attempt has a working folder of its own there, outside the runtime environment's, which Ray clears away.
+    Each attempt has a working folder of its own there, outside the runtime environment's, which Ray clears away, and
+    under a name that nobody on that machine can have taken before.
     """
     command = ["python", "-m", "clue_ray", "run", "study.yaml", "--address", "auto", "--storage", storage]
     command += options
-    return f'{shlex.join(command)} --output "${{TMPDIR:-/tmp}}/{submission_id}"'
+    return f'{shlex.join(command)} --output "$(mktemp -d)"'
 
 
 def attempt_of(base: str, submission_id: str) -> re.Match[str] | None:
@@ -159,10 +162,8 @@ def open_client(address: str) -> JobSubmissionClient:
     url = check_server(address)
     for name in ("dashboard.modules.dashboard_sdk", "dashboard.modules.job.sdk", "_private.runtime_env.packaging"):
         logging.getLogger(f"ray.{name}").setLevel(logging.WARNING)
-    try:
+    with asking(url):
         return JobSubmissionClient(url)
-    except CODE_TROUBLES as error:
-        raise ClusterError(f"The job server at {url} refused ({str(error).splitlines()[0]}).") from None
 
 
 def find_attempts(client: JobSubmissionClient, study: StudySpec, storage: str | None) -> list[JobDetails]:
@@ -171,7 +172,9 @@ def find_attempts(client: JobSubmissionClient, study: StudySpec, storage: str | 
     Args:
         storage: only those with this storage; with any when omitted.
     """
-    jobs = [job for job in client.list_jobs() if job.submission_id and (job.metadata or {}).get("study") == study.name]
+    ours = {"study", "study_digest", "storage"}
+    jobs = [job for job in client.list_jobs() if job.submission_id and ours <= set(job.metadata or {})]
+    jobs = [job for job in jobs if job.metadata["study"] == study.name]
     if storage is not None:
         jobs = [job for job in jobs if job.metadata["storage"] == storage]
         jobs = [job for job in jobs if job.metadata["study_digest"] == digest(study)]
@@ -202,7 +205,9 @@ def find_submission(file: str | Path, address: str, storage: str | None = None) 
         ClusterError: the cluster does not answer, or knows none.
     """
     study = read_study(file)
-    attempts = find_attempts(open_client(address), study, storage)
+    client = open_client(address)
+    with asking(address):
+        attempts = find_attempts(client, study, storage)
     if not attempts:
         raise ClusterError(f"{address} knows no submission of study {study.name}; submit it, or look at --address.")
     return describe(attempts[-1], address)
@@ -224,7 +229,7 @@ def follow_submission(submission: Submission, say: Say) -> Submission:
         asyncio.run(tail())
         job = client.get_job_info(submission.submission_id)
     except CODE_TROUBLES as error:
-        raise lost(submission, str(error).splitlines()[0] if str(error) else type(error).__name__) from None
+        raise lost(submission, first_line(error)) from None
     if not job.status.is_terminal():
         raise lost(submission, "the log ended before the job did")
     return describe(job, submission.address)
@@ -241,13 +246,16 @@ def lost(submission: Submission, reason: str) -> ClusterError:
 def stop_submission(submission: Submission) -> Submission:
     """Stop the job, if it runs, and wait until it has ended; the same study submitted again resumes."""
     client = open_client(submission.address)
-    if not submission.is_over:
-        client.stop_job(submission.submission_id)
     deadline = time.monotonic() + STOP_SECONDS
-    while not (job := client.get_job_info(submission.submission_id)).status.is_terminal():
-        if time.monotonic() > deadline:
-            raise ClusterError(f"{submission.submission_id} has not ended within {STOP_SECONDS:g} s; look at --status.")
-        time.sleep(0.5)
+    with asking(submission.address):
+        if not submission.is_over:
+            client.stop_job(submission.submission_id)
+        while not (job := client.get_job_info(submission.submission_id)).status.is_terminal():
+            if time.monotonic() > deadline:
+                raise ClusterError(
+                    f"{submission.submission_id} has not ended within {STOP_SECONDS:g} s; look at --status."
+                )
+            time.sleep(0.5)
     return describe(job, submission.address)
 
 

@@ -26,15 +26,15 @@ HEAD = {
 class Nodes:
     """The cluster, seen by a test: a context that starts and ends it."""
 
-    def __init__(self):
-        self.folder = Path(tempfile.mkdtemp(prefix="cr-", dir="/tmp"))
+    def __init__(self, **env: str):
+        self.env, self.folder = env, Path(tempfile.mkdtemp(prefix="cr-", dir="/tmp"))
 
     def __enter__(self) -> "Nodes":
         path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"  # jobs look for python there
         self.process = subprocess.Popen(
             [sys.executable, "-m", "tests.nodes", str(self.folder)],
             cwd=Path(__file__).parents[1],
-            env={**os.environ, "PATH": path},
+            env={**os.environ, "PATH": path, **self.env},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,

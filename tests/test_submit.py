@@ -1,6 +1,7 @@
 """Studies as jobs: what is refused before anything is uploaded, and a real submission to a real job server."""
 
 import json
+import os
 import platform
 import re
 import shlex
@@ -263,8 +264,23 @@ def test_a_refusal_of_the_job_server_is_one_sentence(write_study, planted_log, j
     monkeypatch.setattr(jobs, "submit_job", refuse)
     with pytest.raises(ClusterError, match=r"refused clue-tiny-\w+ \(Request failed with status code 500: disk full\)"):
         submit_study(write_study(planted_log), "head", STORAGE)
+    jobs.jobs.append(SimpleNamespace(submission_id="x", metadata={"study": "tiny"}))  # another tool's job
     with pytest.raises(ClusterError, match="head knows no submission of study tiny"):
         submit.find_submission(write_study(planted_log), "head")
+
+
+@pytest.mark.parametrize("asked", ["list_jobs", "get_job_info", "stop_job"])
+def test_a_job_server_that_fails_is_one_sentence(write_study, planted_log, jobs, monkeypatch, asked):
+    file = write_study(planted_log)
+    jobs.stop_job = lambda _: None
+    submit_study(file, "head", STORAGE)
+
+    def fail(*_):
+        raise ConnectionError
+
+    monkeypatch.setattr(jobs, asked, fail)
+    with pytest.raises(ClusterError, match=r"The job server at head did not answer as asked \(ConnectionError\); look"):
+        submit.stop_submission(submit.find_submission(file, "head"))
 
 
 def test_a_job_is_followed_and_stopped(write_study, planted_log, jobs):
@@ -310,10 +326,11 @@ def bucket(s3_query, planted_log):
     return SimpleNamespace(log=f"s3://lake/events.parquet{s3_query}", storage=f"s3://lake/team{s3_query}", store=store)
 
 
-def clue_ray(folder, *arguments):
+def clue_ray(folder, *arguments, **env):
     """Run a command as a user does."""
     command = [sys.executable, "-m", "clue_ray", *map(str, arguments)]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=600)
+    env = {**os.environ, **env}
+    return subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, timeout=600)
 
 
 def kept(store):
@@ -353,3 +370,38 @@ def test_a_submitted_study_survives_a_node_and_is_brought_home(write_study, buck
     assert any("goes on after step" in log.read_text() for log in home.glob("runs/*/log.txt"))
     alone = run_study(read_study(file), tmp_path / "alone").table.drop(columns=CLOCK)
     pd.testing.assert_frame_equal(read_runs(home).table.drop(columns=CLOCK), alone, check_dtype=False)
+
+
+@pytest.mark.multinode
+@pytest.mark.ray
+def test_a_cluster_with_a_token_lets_in_who_has_it_and_stops_what_it_runs(write_study, bucket, tmp_path):
+    file = write_study(
+        bucket.log,
+        base__train={"global_batch_size": 16, "steps": 4000},
+        axes={"sequence_length": [2]},
+        evaluation={"candidates": 16, "every": 0.01},
+    )
+    ours = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "0123456789abcdef" * 2}
+    with Nodes(**ours) as nodes:
+        job = ["submit", file, "--address", nodes.dashboard, "--storage", bucket.storage]
+        run = ["run", file, "--address", nodes.address, "--output", "out"]
+        for env, words in (
+            ({"RAY_AUTH_MODE": "disabled"}, "asks for a token"),
+            ({**ours, "RAY_AUTH_TOKEN": "f" * 32}, "token"),
+        ):
+            for command in (job, run):
+                refused = clue_ray(tmp_path, *command, **env)
+                assert refused.returncode == 2 and words in refused.stderr and "RAY_AUTH_TOKEN" in refused.stderr
+                assert len(refused.stderr.strip().splitlines()) == 1
+        first = json.loads(clue_ray(tmp_path, *job, "--json", **ours).stdout)
+        deadline = time.monotonic() + 240
+        while not kept(bucket.store) and time.monotonic() < deadline:
+            time.sleep(0.2)
+        stopped = json.loads(clue_ray(tmp_path, *job[:4], "--stop", "--json", **ours).stdout)
+        assert (stopped["submission_id"], stopped["status"]) == (first["submission_id"], "STOPPED")
+        files = [file for file in nodes.folder.rglob("*") if file.is_file() and not file.is_symlink()]
+        assert files and not [file for file in files if ours["RAY_AUTH_TOKEN"].encode() in file.read_bytes()]
+    left = pyarrow.fs.FileSelector("lake/team/tiny", recursive=True)
+    names = [info.base_name for info in bucket.store.get_file_info(left)]
+    assert "runs.csv" in names and ".claim.json" not in names  # tables handed over, claim given up
+    assert kept(bucket.store)

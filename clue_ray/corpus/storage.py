@@ -20,8 +20,8 @@ from clue_ray.corpus.files import explain_access, find_secret
 from clue_ray.errors import StudyError
 from clue_ray.runs import replacing
 
-WAITS = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0)
-"""Seconds between tries while storage refuses, a minute in all."""
+WAITS = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 32.0, 32.0)
+"""Seconds between tries while storage refuses, two minutes in all: longer than a study goes on without its storage."""
 LASTING = (FileExistsError, FileNotFoundError, NotADirectoryError, IsADirectoryError, PermissionError)
 """What waiting does not mend."""
 COPIES = 8
@@ -106,7 +106,7 @@ def patiently(action: Callable[[], Returned], trouble: str, remedy: str = REMEDY
         remedy: what to do then, its end.
 
     Raises:
-        StudyError: it refused for a minute, or for a reason that waiting does not mend.
+        StudyError: it refused for two minutes, or for a reason that waiting does not mend.
     """
     for tries, wait in enumerate((*WAITS, None), start=1):
         try:
@@ -125,7 +125,7 @@ def list_files(place: str) -> dict[str, tuple[int, int]]:
     """List the files below a place by their names from there, with their bytes and time of change in nanoseconds.
 
     Raises:
-        StudyError: storage refused for a minute.
+        StudyError: storage refused for two minutes.
     """
     store, base = open_place(place)
     selector = pa.fs.FileSelector(base, recursive=True, allow_not_found=True)
@@ -138,7 +138,7 @@ def push_files(folder: Path, names: Iterable[str], place: str) -> None:
     """Copy files of a folder to the same names below a place, replacing what is there.
 
     Raises:
-        StudyError: storage refused for a minute.
+        StudyError: storage refused for two minutes.
     """
     store, base = open_place(place)
 
@@ -185,7 +185,7 @@ def fetch_files(place: str, names: Iterable[str], folder: Path) -> None:
     """Copy files below a place to the same names below a folder, replacing what is there.
 
     Raises:
-        StudyError: storage refused for a minute, or a file is gone.
+        StudyError: storage refused for two minutes, or a file is gone.
     """
     store, base = open_place(place)
 
@@ -206,9 +206,21 @@ def read_file(place: str, name: str) -> bytes | None:
     """Read a small file below a place; None where there is none.
 
     Raises:
-        StudyError: storage refused for a minute.
+        StudyError: storage refused for two minutes.
     """
     return patiently(lambda: read_now(place, name), f"{name} cannot be read from {place}")
+
+
+def read_whole(file: str) -> bytes:
+    """Read a small file, a path or URI.
+
+    Raises:
+        OSError: there is none, or storage refused; nobody has waited.
+        StudyError: no filesystem is known or reached at the URI.
+    """
+    store, path = open_place(file)
+    with store.open_input_stream(path, compression=None) as stream:
+        return bytes(stream.read())
 
 
 def read_now(place: str, name: str) -> bytes | None:

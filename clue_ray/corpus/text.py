@@ -3,7 +3,6 @@
 import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -11,6 +10,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
+from clue_ray.corpus.storage import read_whole
 from clue_ray.corpus.store import ranges
 from clue_ray.errors import CorpusError
 
@@ -35,9 +35,13 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
 
 
 def read_tokenizer(path: str) -> Tokenizer:
-    """Read a given tokenizer; raise CorpusError unless it is one, and spells every text so that it can be read back."""
+    """Read a given tokenizer, a path or URI.
+
+    Raises:
+        CorpusError: it is none, or does not spell every text so that it can be read back.
+    """
     try:
-        tokenizer = Tokenizer.from_str(Path(path).read_text(encoding="utf-8"))
+        tokenizer = Tokenizer.from_str(read_whole(path).decode())
     except FileNotFoundError:
         raise CorpusError(f"Tokenizer {path} does not exist; give the tokenizer.json of a corpus.") from None
     except Exception as error:  # tokenizers raises plain Exception for a file it does not know

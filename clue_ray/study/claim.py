@@ -29,7 +29,7 @@ DEAD_SECONDS = 45.0
 SETTLE_SECONDS = 2.0
 """Pause before reading back; longer than another takes from looking to writing."""
 LOST_SECONDS = 90.0
-"""Without a signature that storage took for so long, storage is lost: more than `patiently` waits."""
+"""Without a signature that storage took for so long, storage is lost; a run waits longer, and never fails first."""
 REMEDY = "give --storage a folder or URI that can be written, with credentials in the environment"
 
 

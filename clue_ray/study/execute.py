@@ -114,6 +114,7 @@ def run_study(
     check_study(study, most_points)
     read_tasks(study.transfer)  # a mistake is told before anything trains
     with directory.held(), connect(address):
+        check_storage(study, directory)  # before hours of preparation
         corpus = open_study_corpus(study, output, storage)
         train = partial(train_study, study, corpus, directory, output, address, listener, callbacks)
         if growth:
@@ -186,6 +187,7 @@ def train_point(
     if len(expand(alone)) > 1:
         raise SpecError(f"--point {', '.join(point)} makes {len(expand(alone))} runs; name fields of one run.")
     with directory.held(), connect(address):
+        check_storage(study, directory)  # before hours of preparation
         corpus = open_study_corpus(study, output, storage)
         plan = plan_checked(alone, corpus, directory, output, address, retry_failed=True)
         plan = replace(plan, warnings=[], notes=[])  # one run shows no law

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import platform
 import socket
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from typing import Any
 from urllib.parse import urlparse
 
 import ray
+from ray.exceptions import AuthenticationError
 
 from clue_ray.errors import ClusterError
 from clue_ray.study.placement import Node
@@ -19,6 +21,13 @@ TRIAL_SLOTS = 64
 CONNECT_SECONDS = 5.0
 START_ATTEMPTS = 3
 HEALTH_SECONDS = 20.0
+TOKEN_REMEDY = (
+    "set RAY_AUTH_TOKEN, or RAY_AUTH_TOKEN_PATH to a file with it, or write it to ~/.ray/auth_token, and set "
+    "RAY_AUTH_MODE=token"
+)
+QUIET: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
+MOST_LETTERS = 300
+"""Of what Ray says, in a sentence of ours."""
 NO_LOGGERS = "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"
 
 
@@ -35,25 +44,23 @@ def connect(address: str | None = None) -> Iterator[None]:
         yield
         return
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2" if address is None else "1")
-    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
     if address is None:
-        start_here(quiet)
-    elif address == "auto":
-        join_own_cluster(quiet)
+        start_here()
     else:
-        check_reachable(address)
-        ray.init(address=address, **quiet)
+        if address != "auto":
+            check_reachable(address)
+        join(address)
     try:
         yield
     finally:
         ray.shutdown()
 
 
-def start_here(quiet: dict[str, Any]) -> None:
+def start_here() -> None:
     """Start Ray on this machine; its own wait for its processes is fixed, and a busy machine may take longer."""
     for attempt in range(1, START_ATTEMPTS + 1):
         try:
-            ray.init("local", include_dashboard=False, resources={"trial_slot": TRIAL_SLOTS}, **quiet)
+            ray.init("local", include_dashboard=False, resources={"trial_slot": TRIAL_SLOTS}, **QUIET)
             return
         except Exception as error:  # Ray raises no kind of its own for it
             ray.shutdown()
@@ -64,15 +71,29 @@ def start_here(quiet: dict[str, Any]) -> None:
                 ) from None
 
 
-def join_own_cluster(quiet: dict[str, Any]) -> None:
-    """Join the cluster that this machine is a node of."""
+def join(address: str) -> None:
+    """Join a cluster; say in one sentence why it does not let us in."""
     try:
-        ray.init(address="auto", **quiet)
-    except ConnectionError:
+        ray.init(address=address, **QUIET)
+    except AuthenticationError:
+        raise refused_token(address) from None
+    except (RuntimeError, ValueError, OSError) as error:
+        ray.shutdown()
+        if address == "auto" and isinstance(error, ConnectionError):
+            raise ClusterError(
+                "This machine is no node of a running Ray cluster, as --address auto asks; give HOST:PORT of a head "
+                "node, or leave --address out."
+            ) from None
+        reason = " ".join(str(error).split())[:MOST_LETTERS].rstrip(".")
         raise ClusterError(
-            "This machine is no node of a running Ray cluster, as --address auto asks; give HOST:PORT of a head node, "
-            "or leave --address out."
+            f"The Ray cluster at {address} cannot be joined ({reason}); it must run the Ray and Python that run here, "
+            f"Ray {ray.__version__} and Python {platform.python_version()}."
         ) from None
+
+
+def refused_token(address: str) -> ClusterError:
+    """Say that a cluster takes no one without its token."""
+    return ClusterError(f"The Ray cluster at {address} asks for a token, and ours is missing or wrong; {TOKEN_REMEDY}.")
 
 
 def quieten_ray_data() -> None:
@@ -99,6 +120,8 @@ def check_reachable(address: str) -> None:
             check = [sys.executable, "-m", "ray.scripts.scripts", "health-check", "--address", address]
             subprocess.run(check, check=True, timeout=HEALTH_SECONDS, capture_output=True)
     except (OSError, ValueError, subprocess.SubprocessError) as error:
+        if b"AuthenticationError" in (getattr(error, "stderr", None) or b""):
+            raise refused_token(address) from None
         reason = "no Ray answers there" if isinstance(error, subprocess.SubprocessError) else error
         raise ClusterError(
             f"Ray cannot be reached at {address!r} ({reason}); give HOST:PORT of a running head node, "

@@ -24,26 +24,25 @@ NODE_SECONDS = 120.0
 REMEDY = "give resources.checkpoints and --storage folders or URIs that every node can write, by its own credentials"
 
 
-def check_storage(study: StudySpec, directory: StudyDirectory, corpus: str) -> None:
+def check_storage(study: StudySpec, directory: StudyDirectory, corpus: str | None = None) -> None:
     """Refuse storage, an output or a corpus that this machine or a node of the cluster cannot use.
 
     Args:
-        corpus: folder or URI that the runs open it from.
+        corpus: folder or URI that the runs open it from; None while there is none yet.
 
     Raises:
         StudyError: this machine cannot write a place of the study's.
         ClusterError: another node does not see a folder, cannot write a place, or does not answer.
     """
     kept = study.resources.checkpoints
-    written = [resolve_place(kept)] if kept else []
-    written += [directory.place] if is_uri(directory.place) else []
+    written = [directory.place, *([resolve_place(kept)] if kept else [])]
     for place in written:
         check_writable(place, REMEDY)
     here = ray.get_runtime_context().get_node_id()
     asked = [node for node in ray.nodes() if node["Alive"] and (node["NodeID"] != here or is_uri(directory.place))]
     if asked:
         with visible(Path(directory.place).parent, not is_uri(directory.place)) as probes:
-            ask_nodes(asked, [*probes, corpus], written, directory.place)
+            ask_nodes(asked, [*probes, *([corpus] if corpus else [])], written, directory.place)
 
 
 @contextmanager
@@ -84,12 +83,12 @@ def ask_nodes(nodes: list[dict[str, Any]], needed: list[str], written: list[str]
 def find_trouble(needed: list[str], written: list[str]) -> str:
     """Say what a node lacks: the first place it does not see, or why it cannot write one; else nothing."""
     try:
-        for place in written:
-            check_writable(place, REMEDY)
         for place in needed:
             there = read_file(place, "corpus.json") is not None if is_uri(place) else Path(place).exists()
             if not there:
                 return f"does not see {Path(place).parent if Path(place).name.startswith('.probe') else place}"
+        for place in written:  # after what it must see, so that no folder is made on a disk that is not shared
+            check_writable(place, REMEDY)
     except ClueRayError as error:
         return f"cannot use storage: {str(error).split(';')[0]}"
     return ""

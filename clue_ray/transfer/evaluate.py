@@ -4,6 +4,7 @@ Takes a run and a task, gives one JSON-able result. One idea: methods differ in 
 users, labels, what reads the features and how it is judged are the same for all.
 """
 
+import hashlib
 import json
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -14,11 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clue_ray.corpus.reading import Reading
-from clue_ray.corpus.store import sha256
 from clue_ray.documents import fingerprint
 from clue_ray.runs import write_json
 from clue_ray.transfer import features, scores
-from clue_ray.transfer.examples import Examples, find_table, make_examples, plan_events, read_events
+from clue_ray.transfer.examples import Examples, make_examples, plan_events, read_events, read_table_file
 from clue_ray.transfer.exported import EncoderCard, find_encoder, read_card
 from clue_ray.transfer.heads import base_scores, fit_head
 from clue_ray.transfer.histories import Histories
@@ -75,7 +75,7 @@ def result_key(card: EncoderCard, others: Mapping[str, EncoderCard], task: TaskS
     """Fingerprint what a result is made from: encoders, task, log, and the table of users where there is one."""
     files = [(file.path, file.size, file.changed) for file in reading.files]
     digests = [card.digest, {name: other.digest for name, other in others.items()}]
-    table = [sha256(find_table(task.attribute.table))] if task.attribute else []
+    table = [hashlib.sha256(read_table_file(task.attribute.table)).hexdigest()] if task.attribute else []
     return fingerprint([EVALUATION, digests, task.model_dump(mode="json"), files, *table])
 
 

@@ -6,8 +6,9 @@ so that the head is judged on other people and on a later time.
 
 from dataclasses import dataclass
 from importlib import resources
-from pathlib import Path
+from io import BytesIO
 from typing import Any
+from urllib.parse import urlsplit
 
 import numpy as np
 import pandas as pd
@@ -17,8 +18,9 @@ from numpy.typing import NDArray
 
 from clue_ray.corpus.events import good_rows, normalise
 from clue_ray.corpus.reading import Reading, plan_reading, read_part
+from clue_ray.corpus.storage import read_whole
 from clue_ray.corpus.store import split_of
-from clue_ray.errors import EventLogError, SpecError
+from clue_ray.errors import EventLogError, SpecError, StudyError
 from clue_ray.transfer.histories import EVENTS
 from clue_ray.transfer.tasks import AttributeSpec, TaskSpec
 
@@ -219,27 +221,30 @@ def _label_attribute(
     return list(values.index), names, pd.Index(names).get_indexer(words), nothing
 
 
-def find_table(place: str) -> Path:
-    """Find the file of a table of users, which may lie within an installed package; raise SpecError where it is not."""
-    path = Path(place)
+def read_table_file(place: str) -> bytes:
+    """Read a table of users as it stands: a path, a URI, or a file within an installed package; SpecError without."""
     if place.startswith("package:"):
         package, _, name = place.removeprefix("package:").partition("/")
         try:
-            path = Path(str(resources.files(package) / name))
+            place = str(resources.files(package) / name)
         except ModuleNotFoundError as error:
             raise SpecError(
                 f"Table {place} lies in package {error.name}, which is not installed; install it."
             ) from None
-    if not path.is_file():
-        raise SpecError(f"Table {place} does not exist; give a CSV or Parquet file.")
-    return path
+    try:
+        return read_whole(place)
+    except FileNotFoundError:
+        raise SpecError(f"Table {place} does not exist; give a CSV or Parquet file.") from None
+    except (OSError, StudyError) as error:
+        reason = str(error).split(";")[0].splitlines()[0]
+        raise SpecError(f"Table {place} cannot be read ({reason}); give a CSV or Parquet file.") from None
 
 
 def read_table(place: str) -> pd.DataFrame:
-    """Read a table of users: a CSV or Parquet file, or one within an installed package."""
-    path = find_table(place)
+    """Read a table of users, CSV or Parquet by its name."""
+    content = BytesIO(read_table_file(place))
     try:
-        return pq.read_table(path).to_pandas() if path.suffix == ".parquet" else pd.read_csv(path)
+        return pq.read_table(content).to_pandas() if urlsplit(place).path.endswith(".parquet") else pd.read_csv(content)
     except (OSError, ValueError, pa.ArrowException) as error:
         raise SpecError(f"Table {place} cannot be read ({str(error).splitlines()[0]}); give CSV or Parquet.") from None
 

@@ -5,11 +5,11 @@ import tempfile
 
 import pytest
 
-from clue_ray.corpus.storage import write_file
+from clue_ray.corpus.storage import WAITS, write_file
 from clue_ray.corpus.store import share_corpus
 from clue_ray.errors import ClusterError
 from clue_ray.spec import ResourcesSpec, RunSpec, read_study
-from clue_ray.study import storage
+from clue_ray.study import claim, storage
 from clue_ray.study.directory import StudyDirectory
 from clue_ray.study.mirror import StoredDirectory
 from clue_ray.study.storage import check_storage, find_trouble
@@ -28,6 +28,11 @@ def test_what_a_node_may_lack(tmp_path):
     assert find_trouble([seen], ["ftp://x/y"]).startswith("cannot use storage: Storage ftp://x/y cannot be used (")
     (tmp_path / "file").touch()
     assert "file cannot be written (" in find_trouble([seen], [str(tmp_path / "file")])
+
+
+def test_no_run_fails_before_its_study_gives_storage_up():
+    answer = 20.0  # of a signature that storage let hang
+    assert sum(WAITS) > claim.LOST_SECONDS + claim.SIGN_SECONDS + answer
 
 
 def test_where_a_run_keeps_its_states(tmp_path):
@@ -56,7 +61,7 @@ def test_every_other_node_is_asked(planted_log, write_study, corpus, tmp_path, m
         kept = study.model_copy(update={"resources": ResourcesSpec(checkpoints=str(tmp_path / "states"))})
         here = StudyDirectory(tmp_path / "out" / "tiny")
         check_storage(kept, here, corpus.place)
-        assert not list((tmp_path / "out").iterdir())
+        assert [path.name for path in (tmp_path / "out").rglob("*")] == ["tiny"]
         stored = StoredDirectory(here.path, f"file://{tmp_path}/lake")
         check_storage(kept, stored, share_corpus(corpus, f"file://{tmp_path}/lake/c").place)
         monkeypatch.setattr(storage, "find_trouble", lambda needed, written: f"does not see {needed[1]}")
