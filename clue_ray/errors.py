@@ -15,6 +15,12 @@ it without a traceback and exits with code 2.
 
 import difflib
 
+TOKEN_REMEDY = (
+    "set RAY_AUTH_TOKEN, or RAY_AUTH_TOKEN_PATH to a file with it, or write it to ~/.ray/auth_token, and set "
+    "RAY_AUTH_MODE=token"
+)
+"""How a cluster of Ray's is given its token, the end of a sentence."""
+
 
 class ClueRayError(Exception):
     """A mistake the user can mend; the message says how."""

@@ -16,8 +16,7 @@ from ray._private.authentication.authentication_token_setup import maybe_enable_
 from ray._private.authentication.http_token_authentication import get_auth_headers_if_auth_enabled
 from ray.exceptions import AuthenticationError
 
-from clue_ray.errors import ClusterError
-from clue_ray.study.session import TOKEN_REMEDY
+from clue_ray.errors import TOKEN_REMEDY, ClusterError
 
 ANSWER_SECONDS = 10.0
 CODE_TROUBLES = (

@@ -102,10 +102,17 @@ class StoredDirectory(StudyDirectory):
         return dict(json.loads(file.read_text(encoding="utf-8"))) if file.exists() else {}
 
     def push_missing_runs(self) -> None:
-        """Push runs that ended here before the study had storage."""
-        there = list_files(self.home)
+        """Push runs that ended here before the study had storage.
+
+        A failed one that storage had, and has no more, is being tried again since: it is forgotten here.
+        """
+        there, seen = list_files(self.home), self.seen()
         for run_id in sorted(self.recorded()):
-            if f"runs/{run_id}/record.json" not in there:
+            record = f"runs/{run_id}/record.json"
+            ended = self.read_record(run_id)
+            if record not in there and record in seen and ended and ended.status != "done":
+                super().reopen(run_id)
+            elif record not in there:
                 names = [
                     f.name for f in self.run_path(run_id).iterdir() if MIRRORED.fullmatch(f"runs/{run_id}/{f.name}")
                 ]

@@ -14,17 +14,13 @@ from urllib.parse import urlparse
 import ray
 from ray.exceptions import AuthenticationError
 
-from clue_ray.errors import ClusterError
+from clue_ray.errors import TOKEN_REMEDY, ClusterError
 from clue_ray.study.placement import Node
 
 TRIAL_SLOTS = 64
 CONNECT_SECONDS = 5.0
 START_ATTEMPTS = 3
 HEALTH_SECONDS = 20.0
-TOKEN_REMEDY = (
-    "set RAY_AUTH_TOKEN, or RAY_AUTH_TOKEN_PATH to a file with it, or write it to ~/.ray/auth_token, and set "
-    "RAY_AUTH_MODE=token"
-)
 QUIET: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
 MOST_LETTERS = 300
 """Of what Ray says, in a sentence of ours."""

@@ -4,13 +4,17 @@ from collections.abc import Callable
 from functools import partial
 
 import ray
+from ray.exceptions import GetTimeoutError
 
 from clue_ray.corpus.store import Corpus
+from clue_ray.errors import ClusterError
 from clue_ray.spec import EvaluationSpec, ResourcesSpec, RunSpec
 from clue_ray.study.calibrate import Rates, calibrate, given_rate
 from clue_ray.study.placement import Node, worker_slots
 from clue_ray.study.trial import cached_corpus
 
+ROOM_SECONDS = 1800.0
+"""Longest wait for a node's room, a corpus fetched there and the timing itself."""
 Timed = Callable[[list[RunSpec]], Rates]
 
 
@@ -36,9 +40,21 @@ def choose_timing(
 
 
 def time_on_a_node(runs: list[RunSpec], place: str, evaluation: EvaluationSpec, resources: ResourcesSpec) -> Rates:
-    """Time runs in a task that holds what a worker would hold."""
+    """Time runs in a task that holds what a worker would hold.
+
+    Raises:
+        ClusterError: others hold the cluster.
+    """
     task = ray.remote(num_cpus=resources.cpus_per_worker, num_gpus=resources.gpus_per_worker)(calibrate_there)
-    rates: Rates = ray.get(task.remote(runs, place, evaluation))
+    asked = task.remote(runs, place, evaluation)
+    try:
+        rates: Rates = ray.get(asked, timeout=ROOM_SECONDS)
+    except GetTimeoutError:
+        ray.cancel(asked)
+        raise ClusterError(
+            f"No node had room to time the encoders within {ROOM_SECONDS:g} s; give the same command again when the "
+            "cluster has less to do."
+        ) from None
     return rates
 
 

@@ -167,11 +167,11 @@ def study(write_study, planted_log, corpus):
     return read_study(write_study(planted_log, corpus=str(corpus.path), axes={"sequence_length": [2, 4]}))
 
 
-def leave_run(directory, study, corpus, length) -> str:
+def leave_run(directory, study, corpus, length, status="done") -> str:
     """Write a run as if it had been trained."""
     run = RunSpec(**{**study.base.model_dump(mode="json", exclude={"resources"}), "sequence_length": length})
     known = describe_run(run, corpus, study.evaluation, study.name)
-    directory.write_run(run, RunRecord(**known, status="done", loss=2.0), [])
+    directory.write_run(run, RunRecord(**known, status=status, loss=2.0), [])
     return str(known["run_id"])
 
 
@@ -201,6 +201,20 @@ def test_runs_from_before_there_was_storage_are_handed_over(study, corpus, place
     with StoredDirectory(alone.path, place).held():
         pass
     assert fetch_study(place, "tiny", tmp_path / "home").recorded() == {run_id}
+
+
+@pytest.mark.parametrize(("status", "kept"), [("failed", False), ("done", True)])
+def test_a_failed_run_tried_again_elsewhere_is_forgotten_here(study, corpus, place, tmp_path, status, kept):
+    one, other = (StoredDirectory(tmp_path / name / "tiny", place) for name in "ab")
+    with one.held():
+        one.claim(study, corpus.digest)
+        run_id = leave_run(one, study, corpus, 2, status)
+    with other.held():
+        assert other.recorded() == {run_id}
+    with one.held():
+        one.reopen(run_id)
+    with other.held():
+        assert (run_id in other.recorded()) == kept
 
 
 def test_a_run_that_storage_did_not_take_has_not_ended(study, corpus, place, tmp_path, monkeypatch):
