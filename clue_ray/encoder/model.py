@@ -23,6 +23,8 @@ from clue_ray.spec import EncoderSpec
 MIN_TEMPERATURE = 0.01
 """CLIP's clamp: similarities are scaled by at most 100."""
 EMBEDDING_STD = 0.02
+FLASH_MULTIPLE = 8
+"""Widths of a head that the variable-length kernel takes; others attend once a length."""
 RESIDUAL_GAIN = 0.5
 SIGMOID_BIAS = -10.0
 """SigLIP's start: nearly every pair of users is no match. A softmax does not see it."""
@@ -73,7 +75,8 @@ class Block(nn.Module):
 
     def attend(self, qkv: Tensor, sequences: Sequences) -> Tensor:
         """Attend within each sequence; `split` keeps the backward pass linear in the number of groups."""
-        if qkv.is_cuda and qkv.dtype in (torch.bfloat16, torch.float16):
+        head_width = qkv.shape[1] // 3 // self.heads
+        if qkv.is_cuda and qkv.dtype in (torch.bfloat16, torch.float16) and head_width % FLASH_MULTIPLE == 0:
             q, k, v = qkv.view(len(qkv), 3, self.heads, -1).unbind(1)
             longest = sequences.groups[-1][1]
             attended: Any = varlen_attn(q, k, v, sequences.bounds, sequences.bounds, longest, longest)

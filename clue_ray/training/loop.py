@@ -97,7 +97,7 @@ class Trainer:
 
     def train(self) -> bool:
         """Train to the horizon; return False when the loss stopped being finite."""
-        with Prefetch(self.prepare, self.steps) as batches:
+        with self._explaining_memory(), Prefetch(self.prepare, self.steps) as batches:
             return self._train(batches)
 
     def _train(self, batches: Prefetch[Batch]) -> bool:
@@ -136,15 +136,15 @@ class Trainer:
         train = self.run.train
         set_learning_rate(self.optimizer, learning_rate_share(self.state.step, self.steps, train))
         self.optimizer.zero_grad(set_to_none=True)
-        with self._explaining_memory():
-            mean_loss = self._mean(self.backward(batch))
+        mean_loss = self._mean(self.backward(batch))
         self.gradient_norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), train.clip_norm)
         if not (math.isfinite(mean_loss) and math.isfinite(self.gradient_norm)):
             return False
         self.optimizer.step()
         self.model.clamp_temperature()
         workers = self.context.world_size
-        matrices = 1 if workers == 1 else 2  # a worker's rows and its columns overlap in one block only
+        # of info_nce, a worker's rows and its columns overlap in one block only
+        matrices = 1 if workers == 1 or train.objective == "sigmoid" else 2
         similarities = matrices * train.global_batch_size**2 // workers
         executed = sum(map(count_executed, batch.chunks), Work(similarities=similarities))
         self.state.add(batch.work, executed, mean_loss, batch.spared)
@@ -177,7 +177,7 @@ class Trainer:
             raise MemoryError(
                 f"Out of memory on {self.device.type}: global_batch_size {batch} on {workers} workers, {chunk} users "
                 f"encoded at a time; set resources.users_per_chunk to {max(1, chunk // 2)} or less (same gradient), "
-                "or lower sequence_length or the encoder's size."
+                "or lower global_batch_size, sequence_length or the encoder's size."
             ) from error
 
     def _mean(self, loss: torch.Tensor) -> float:

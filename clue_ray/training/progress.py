@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from clue_ray.compute import Work, count_params, train_flops
+from clue_ray.compute import Work, count_params, forward_flops, train_flops
 from clue_ray.corpus.store import Corpus
 from clue_ray.spec import EvaluationSpec, RunSpec
 
@@ -60,6 +60,13 @@ class Progress:
         """Read what `to_dict` returned."""
         return cls(**{**saved, "work": Work(*saved["work"]), "executed": Work(*saved["executed"])})
 
+    def executed_flops(self, run: RunSpec, world_size: int) -> int:
+        """FLOPs that one worker executed; gradient caching encodes every chunk once more, forward."""
+        executed = train_flops(run.encoder, self.executed)
+        chunked = (run.resources.users_per_chunk or math.inf) < run.train.global_batch_size // world_size
+        again = forward_flops(run.encoder, self.executed._replace(similarities=0)) if chunked else 0
+        return executed + again
+
     def results(self, run: RunSpec, world_size: int) -> dict[str, Any]:
         """Return the columns of the runs table that counting fills."""
         return {
@@ -67,7 +74,7 @@ class Progress:
             "users_seen": self.step * run.train.global_batch_size,
             "train_tokens": self.work.tokens,
             "train_flops": float(train_flops(run.encoder, self.work)),
-            "executed_flops": float(train_flops(run.encoder, self.executed)) * world_size,
+            "executed_flops": float(self.executed_flops(run, world_size)) * world_size,
             "train_loss": self.train_loss if math.isfinite(self.train_loss) else None,
             "wall_seconds": self.wall_seconds,
             "tokens_per_second": self.tokens_per_second,

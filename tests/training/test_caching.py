@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch.nn.parallel import DistributedDataParallel
 
+from clue_ray.compute import Work, forward_flops
 from clue_ray.corpus.store import open_corpus
 from clue_ray.encoder.batches import BatchSampler, pack
 from clue_ray.encoder.loss import info_nce
@@ -11,6 +12,7 @@ from clue_ray.encoder.model import Encoder
 from clue_ray.spec import EncoderSpec, EvaluationSpec, ResourcesSpec, RunSpec, TrainSpec
 from clue_ray.training.caching import cached_backward, split_windows
 from clue_ray.training.loop import train_run
+from clue_ray.training.progress import Progress
 from tests.gloo import on_workers
 
 RUN = RunSpec(
@@ -93,3 +95,10 @@ def test_a_run_in_chunks_ends_like_the_whole(corpus):
     # In fp32, AdamW's first steps turn rounding of vanishing gradients into steps of full size.
     assert chunked.loss == pytest.approx(whole.loss, abs=1e-4)
     assert chunked.executed_flops > whole.executed_flops  # items shared by chunks are encoded once a chunk
+
+
+@pytest.mark.parametrize(("chunk", "passes"), [(None, 3), (7, 4), (64, 3)])
+def test_the_second_forward_pass_is_counted(chunk, passes):
+    run = RUN.model_copy(update={"resources": ResourcesSpec(users_per_chunk=chunk)})
+    work = Work(users=16, events=64, events_squared=256, tokens=300, tokens_squared=1500)
+    assert Progress(executed=work).executed_flops(run, 1) == passes * forward_flops(run.encoder, work)

@@ -1,0 +1,157 @@
+"""What the runs of the open CLUE study say to each claim: numbers with intervals.
+
+Takes `Points`, gives mappings and tables that the page prints. One idea: laws, intervals and backtests are clue-ray's
+own; what is added here are differences between means over seeds.
+"""
+
+from functools import cache
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from points import VARIED, Points, seed_means
+from scipy import stats
+
+from clue_ray.errors import FitError
+from clue_ray.runs import Runs
+from clue_ray.scaling.analysis import Analysis, analyse
+from clue_ray.scaling.fit import fit_law
+from clue_ray.scaling.isoflop import fit_isoflop
+
+LAWS = ("power_law_plus_constant", "log_linear", "power_law", "bounded_power_law")
+FLOORED = "power_law_plus_constant"
+
+
+@cache
+def analysis_of(points: Points) -> Analysis:
+    """Analyse a corpus's runs as its report does."""
+    return analyse(Runs(points.runs), LAWS)
+
+
+def headline(points: Points) -> dict[str, Any]:
+    """Say how loss falls with compute, and how well the largest budget, held out, was predicted."""
+    found = analysis_of(points)
+    law = found.fits[found.preferred]
+    fitted = found.points[found.points["frontier"] & ~found.points["held_out"]]
+    held = found.points[found.points["held_out"]]
+    best = held.loc[held["loss"].idxmin()]
+    ahead = law.predict_run(train_flops=float(best["train_flops"]))
+    again = fit_law(found.preferred, found.points[found.points["frontier"]], x="train_flops", y="loss")
+    wanted = float(best["train_flops"]) * 10
+    return {
+        "runs": len(points.runs),
+        "frontier": len(fitted),
+        "decades": float(np.log10(points.runs["train_flops"].max() / points.runs["train_flops"].min())),
+        "law": found.preferred,
+        "silence": found.silence,
+        "formula": law.law.describe(law.parameters),
+        "backtest": found.backtest.summary.set_index("law")["mean_absolute_error"].to_dict(),
+        "held_out": best.to_dict(),
+        "predicted": ahead,
+        "inside": bool(ahead.low <= best["loss"] <= ahead.high),
+        "relative_error": ahead.value / float(best["loss"]) - 1,
+        "before": law.predict(train_flops=wanted),
+        "after": again.predict(train_flops=wanted),
+    }
+
+
+def fitted_floor(points: Points) -> tuple[float, float, float]:
+    """Return the irreducible loss of the law with a constant, and its 95 % interval, nats."""
+    fit = analysis_of(points).fits[FLOORED]
+    return (fit.parameters["irreducible_loss"], *fit.interval("irreducible_loss"))
+
+
+def two_factors(points: Points) -> dict[str, Any]:
+    """Regress loss on log10 of the model's FLOPs a user and of the history's length, at equal steps.
+
+    Ordinary least squares over seed means, Student's t intervals; nats a decade.
+    """
+    rows = points.equal_steps("length")
+    cells = seed_means(rows, "width", "sequence_length")
+    whole = rows[rows["sequence_length"] == points.base["sequence_length"]]
+    flops = (whole["train_flops"] / whole["users_seen"]).groupby(whole["width"]).mean()
+    model = np.log10(cells["width"].map(flops))
+    design = np.column_stack([np.ones(len(cells)), model, np.log10(cells["sequence_length"])])
+    loss = cells["loss"].to_numpy()
+    beta, *_ = np.linalg.lstsq(design, loss, rcond=None)
+    residual = loss - design @ beta
+    freedom = len(loss) - design.shape[1]
+    error = np.sqrt(np.diag(np.linalg.inv(design.T @ design)) * (residual @ residual) / freedom)
+    reach = stats.t.ppf(0.975, freedom) * error
+    names = ("model", "length")
+    slopes = {name: (beta[i], beta[i] - reach[i], beta[i] + reach[i]) for i, name in enumerate(names, start=1)}
+    return {
+        **slopes,
+        "r2": float(1 - residual @ residual / ((loss - loss.mean()) ** 2).sum()),
+        "rmse": float(np.sqrt((residual**2).mean())),
+        "cells": len(cells),
+    }
+
+
+def by_axis(points: Points, varied: str) -> pd.DataFrame:
+    """Tabulate the mean loss by width (rows) and values of an axis (columns), at equal steps, nats."""
+    column = VARIED[varied]
+    cells = seed_means(points.equal_steps(varied), "width", column)
+    return cells.pivot(index="width", columns=column, values="loss")
+
+
+def change(points: Points, rows: pd.DataFrame, column: str, first: Any, last: Any) -> tuple[float, float, float]:
+    """Return how much the mean loss over seeds changes between two values of a column, and its 95 % interval, nats.
+
+    Seeds scatter as all of the corpus's repeated runs do, normally.
+    """
+    before, after = (rows.loc[rows[column] == value, "loss"] for value in (first, last))
+    if before.empty or after.empty:
+        return (np.nan, np.nan, np.nan)
+    found = float(after.mean() - before.mean())
+    reach = 1.96 * points.noise() * np.sqrt(1 / len(before) + 1 / len(after))
+    return found, found - reach, found + reach
+
+
+def batch_effects(points: Points) -> pd.DataFrame:
+    """Tabulate what the largest batch brings over the smallest: rows regime and width, columns change, low, high."""
+    regimes = {"equal steps": points.equal_steps("batch"), "equal examples": points.equal_examples()}
+    spent = points.equal_compute()
+    regimes |= {f"equal compute, {budget:.1e} FLOP": own for budget, own in spent.groupby("budget")}
+    found = []
+    for regime, rows in regimes.items():
+        for width, own in rows.groupby("width"):
+            sizes = sorted(own["global_batch_size"].unique())
+            effect = change(points, own, "global_batch_size", sizes[0], sizes[-1])
+            best = seed_means(own, "global_batch_size").set_index("global_batch_size")["loss"].idxmin()
+            found.append((regime, width, f"{sizes[0]} to {sizes[-1]}", *effect, best))
+    return pd.DataFrame(found, columns=["regime", "width", "batches", "change", "low", "high", "best"])
+
+
+def last_step(points: Points, varied: str) -> pd.DataFrame:
+    """Tabulate what an axis's last step brought at each width: columns width, change, low, high."""
+    column, rows = VARIED[varied], points.equal_steps(varied)
+    *_, first, last = sorted(rows[column].unique())
+    found = [(width, *change(points, own, column, first, last)) for width, own in rows.groupby("width")]
+    return pd.DataFrame(found, columns=["width", "change", "low", "high"])
+
+
+def best_sizes(points: Points) -> dict[str, Any]:
+    """Find the best size of each budget and how it grows with compute; an error's sentence where it cannot be told."""
+    rows = points.isoflop()
+    try:
+        found = fit_isoflop(rows.assign(train_flops=rows["budget"]), size="non_embedding_params")
+    except FitError as error:
+        return {"error": str(error), "levels": None}
+    return {
+        "error": "",
+        "levels": found.levels,
+        "exponent": found.line.exponent,
+        "interval": found.interval(),
+        "warnings": found.warnings,
+    }
+
+
+def follows(points: Points) -> dict[str, float]:
+    """Correlate recall@10 and MRR with the loss over all runs (Pearson), and rank against rank (Spearman)."""
+    runs = points.runs
+    return {
+        f"{how} {measure}": float(function(runs["loss"], runs[measure]).statistic)
+        for how, function in (("pearson", stats.pearsonr), ("spearman", stats.spearmanr))
+        for measure in ("recall_at_10", "mrr")
+    }
