@@ -28,7 +28,7 @@ def draw_all(corpora: Mapping[str, Points], floors: Mapping[str, dict[int, float
     """Write every figure.
 
     Args:
-        floors: lowest loss of any encoder by sequence length, nats, of each corpus where it is known.
+        floors: lowest loss of any encoder by sequence length, nats, of each corpus; empty where nobody knows it.
     """
     folder.mkdir(parents=True, exist_ok=True)
     drawings: dict[str, Draw] = {
@@ -41,7 +41,7 @@ def draw_all(corpora: Mapping[str, Points], floors: Mapping[str, dict[int, float
         for name, draw in drawings.items():
             figure, axes = plt.subplots(1, len(corpora), figsize=(PANEL[0] * len(corpora), PANEL[1]), squeeze=False)
             for points, ax in zip(corpora.values(), axes[0], strict=True):
-                draw(points, ax, floors.get(points.name, {}))
+                draw(points, ax, floors[points.name])
                 ax.set_title(points.title)
             save(figure, folder / f"{name}.png")
         batches(corpora, folder / "batch.png")
