@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from clue_ray.cli.options import Address, Json, console
+from clue_ray.cli.options import Address, Json, Storage, console
 
 if TYPE_CHECKING:
     from clue_ray.transfer.tasks import TaskSpec
 
-RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a finished run, or of its encoder.")]
+RunFolder = Annotated[str, typer.Argument(metavar="RUN", help="Folder or URI of a finished run, or of its encoder.")]
 
 
 class Precision(StrEnum):
@@ -65,20 +65,21 @@ def embed(
 
 
 def transfer(
-    run: Annotated[Path, typer.Argument(metavar="RUN|DIR", help="A finished run, or a study directory: all its runs.")],
+    run: Annotated[str, typer.Argument(metavar="RUN|DIR", help="A finished run, or a study directory: all its runs.")],
     tasks: Annotated[list[Path], typer.Argument(metavar="TASK.yaml...", help="Task files.")],
     against: Annotated[
         list[str] | None, typer.Option(help="NAME=RUN, another run's encoder beside it; repeat for several.")
     ] = None,
     address: Address = None,
+    storage: Storage = None,
     as_json: Json = False,
 ) -> None:
     """Put a trained encoder, or each of a study's, to downstream tasks, features frozen, beside the baselines."""
     from clue_ray.transfer.tasks import parse_against, read_tasks
 
     specs, others = read_tasks(tasks), parse_against(against or [])
-    if (run / "owner.json").is_file():
-        results = _score_study(run, specs, others, address)
+    if storage or Path(run, "owner.json").is_file():
+        results = _score_study(Path(run), specs, others, address, storage)
     else:
         from clue_ray.transfer.evaluate import run_task
 
@@ -92,14 +93,14 @@ def transfer(
 
 
 def _score_study(
-    run: Path, tasks: list["TaskSpec"], against: dict[str, str], address: str | None
+    run: Path, tasks: list["TaskSpec"], against: dict[str, str], address: str | None, storage: str | None
 ) -> list[dict[str, Any]]:
     """Put every finished run of a study to the tasks, and add their columns to its table."""
     from clue_ray.study.scoring import score_study
     from clue_ray.study.session import connect
 
     with connect(address):
-        return score_study(run, tasks, against)
+        return score_study(run, tasks, against, storage)
 
 
 def _show_results(results: list[dict[str, Any]]) -> None:

@@ -8,7 +8,7 @@ import json
 import os
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from clue_ray.corpus.storage import patiently, write_file
 from clue_ray.errors import ClueRayError, StudyError
 from clue_ray.runs import read_runs, write_json
 from clue_ray.study.directory import StudyDirectory
+from clue_ray.study.mirror import open_directory
 from clue_ray.study.session import without_tune_loggers
 from clue_ray.study.trial import REUSE_TIMEOUT
 from clue_ray.training.distributed import explain_failure
@@ -27,7 +28,7 @@ from clue_ray.transfer.evaluate import judge_task, lay_out_task, read_result, re
 from clue_ray.transfer.examples import Examples, plan_events
 from clue_ray.transfer.exported import read_card
 from clue_ray.transfer.inference import load_encoder
-from clue_ray.transfer.runs import failure_name, join_results
+from clue_ray.transfer.runs import failure_name, join_results, note_asked
 from clue_ray.transfer.tasks import TaskSpec
 
 PROCESS_FAILURES = 3
@@ -64,20 +65,29 @@ def score_runs(
     for pair in pairs:
         keep_trouble(directory, pair, troubles.get(pair))
     names = {pair: failure_name(pair[1]) if pair in troubles else result_name(pair[1], keys[pair]) for pair in pairs}
+    by_task = {task.name: {run: name for (run, asked), name in names.items() if asked == task.name} for task in tasks}
+    note_asked(directory.path, by_task)
     return [read_result(directory.run_path(pair[0]) / name) for pair, name in names.items()]
 
 
-def score_study(path: Path, tasks: Sequence[TaskSpec], against: Mapping[str, str | Path]) -> list[dict[str, Any]]:
+def score_study(
+    path: Path, tasks: Sequence[TaskSpec], against: Mapping[str, str | Path], storage: str | None = None
+) -> list[dict[str, Any]]:
     """Put every finished run of a study to tasks, add their columns to its runs table, return the results.
+
+    Args:
+        storage: where the study has its home, as `run_study` takes it.
 
     Raises:
         StudyError: no run has finished, or no run could be put to any task.
     """
-    directory, runs = StudyDirectory(path), read_runs(path)
-    if runs.done.empty:
-        raise StudyError(f"{path} has no finished run; run the study first.")
-    results = score_runs(directory, tasks, list(runs.done["run_id"]), against)
-    join_results(path, runs)
+    directory = open_directory(path, storage)
+    with directory.held() if storage else nullcontext():
+        runs = read_runs(path)
+        if runs.done.empty:
+            raise StudyError(f"{path} has no finished run; run the study first.")
+        results = score_runs(directory, tasks, list(runs.done["run_id"]), against)
+        join_results(path, runs)
     if all("error" in result for result in results):
         raise StudyError(f"No run of {path} could be scored: {results[0]['error']}")
     return results

@@ -236,6 +236,7 @@ def write_manifest(request: dict[str, Any], card: EncoderCard, plan: EmbedPlan) 
         "width": card.run.encoder.output_width,
         "sequence_length": card.run.sequence_length,
         "parts": plan.buckets,
+        "parts_written": len(summaries),
         **totals,
         **{name: dict(sorted(counter.items())) for name, counter in counts.items()},
         "absent_services": sorted(absent),

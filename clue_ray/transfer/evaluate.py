@@ -15,8 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clue_ray.corpus.reading import Reading
+from clue_ray.corpus.storage import is_uri, patiently, read_file, write_file
 from clue_ray.documents import fingerprint
-from clue_ray.runs import write_json
+from clue_ray.errors import SpecError
 from clue_ray.transfer import features, scores
 from clue_ray.transfer.examples import Examples, make_examples, plan_events, read_events, read_table_file
 from clue_ray.transfer.exported import EncoderCard, find_encoder, read_card
@@ -27,9 +28,12 @@ from clue_ray.transfer.leaks import check_inputs, check_pretraining
 from clue_ray.transfer.scratch import train_from_scratch
 from clue_ray.transfer.tasks import TaskSpec
 
-EVALUATION = 1
+EVALUATION = 2
 """Bump when the same task and encoder would be scored otherwise."""
 
+BASES = {"next_item": "popularity", "attribute": "base rate", "retrieval": "guess"}
+OURS = ("encoder", "TF-IDF, SVD", "TF-IDF, cosine", "untrained items", "from scratch", *BASES.values())
+"""Names of methods, which no further encoder may take."""
 Matrix = NDArray[np.float64]
 Judged = dict[str, Callable[[NDArray[np.int64]], float]]
 """Of each measure, its value over users by index."""
@@ -51,13 +55,15 @@ def run_task(run: str | Path, task: TaskSpec, against: Mapping[str, str | Path] 
     others = dict(against or {})
     reading = plan_events(task)
     key = result_key(read_card(run), {name: read_card(place) for name, place in others.items()}, task, reading)
-    file = find_encoder(Path(run)).parent / result_name(task.name, key)
-    if file.is_file():
-        return read_result(file)
+    place, name = str(run) if is_uri(run) else str(find_encoder(Path(run)).parent), result_name(task.name, key)
+    if (kept := read_file(place, name)) is not None:
+        return dict(json.loads(kept))
     examples = lay_out_task(task, reading)
-    result = judge_task(load_encoder(run), {n: load_encoder(place) for n, place in others.items()}, task, examples)
-    write_json(file, {"key": key, **result})
-    return read_result(file)
+    others_loaded = {other: load_encoder(folder) for other, folder in others.items()}
+    result = {"key": key, **judge_task(load_encoder(run), others_loaded, task, examples)}
+    content = json.dumps(result, indent=2, allow_nan=False).encode()
+    patiently(lambda: write_file(place, name, content), f"{name} cannot be written to {place}")
+    return result
 
 
 def read_result(file: Path) -> dict[str, Any]:
@@ -98,21 +104,25 @@ def judge_task(
     """Score an encoder on a task, beside the baselines; give what a result holds but its key.
 
     Raises:
-        SpecError: an encoder was trained on what is asked of the test users.
+        SpecError: an encoder was trained on what is asked of the test users, or has the name of a method.
     """
+    if taken := [name for name in others if name in OURS]:
+        raise SpecError(f"A further encoder is named {taken[0]!r}, as a method is; give it another name.")
     for one in (encoder, *others.values()):
         check_pretraining(task, examples, one.card)
-    test = examples.rows("test")
+    users = {part: len(examples.rows(part)) for part in ("train", "validation", "test")}
+    if task.retrieval:  # nothing is trained
+        users = {"test": min(users["test"], task.retrieval.candidates)}
     judged = (judge_retrieval if task.retrieval else judge_heads)(task, examples, encoder, others)
     return {
         "task": task.name,
         "kind": task.kind,
         "run_id": encoder.card.run_id,
         "encoder_digest": encoder.card.digest,
-        "users": {part: len(examples.rows(part)) for part in ("train", "validation", "test")},
+        "users": users,
         "labels": len(examples.names),
         "left_out": examples.left_out,
-        "methods": summarise(judged, len(test) if not task.retrieval else min(len(test), task.retrieval.candidates)),
+        "methods": summarise(judged, users["test"]),
     }
 
 
@@ -149,7 +159,7 @@ def judge_heads(
 
 def base_name(task: TaskSpec) -> str:
     """Name what knows nothing of a user."""
-    return {"next_item": "popularity", "attribute": "base rate", "retrieval": "guess"}[task.kind]
+    return BASES[task.kind]
 
 
 def judge(examples: Examples, outputs: list[Matrix]) -> Judged:

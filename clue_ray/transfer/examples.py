@@ -93,7 +93,7 @@ def make_examples(task: TaskSpec, events: pd.DataFrame) -> Examples:
         )
     check_cut(task, events)
     part = pd.Series(split_of(pd.Series(events["user_id"].unique()), task.split), index=events["user_id"].unique())
-    cut = events["user_id"].map(_cuts(task, part))
+    cut = events["user_id"].map(_cuts(task, events, part))
     shown = set(task.services or found - set(_services_hidden(task)))
     inputs = events[events["service"].isin(shown) & (events["timestamp"] < cut)]
     labelled, names, targets, missed = _label(task, events, cut, part)
@@ -139,8 +139,14 @@ def _services_hidden(task: TaskSpec) -> tuple[str, ...]:
     return (task.next_item.service,) if task.next_item else ()
 
 
-def _cuts(task: TaskSpec, part: "pd.Series[Any]") -> "pd.Series[float]":
-    """Say when each user's inputs end, in seconds; of users the head learns from, `days` before the others'."""
+def _cuts(task: TaskSpec, events: pd.DataFrame, part: "pd.Series[Any]") -> "pd.Series[float]":
+    """Say when each user's inputs end, in seconds; of users the head learns from, `days` before the others'.
+
+    Without a cut in time they end before the item that is the label: what came after it may tell of it.
+    """
+    if task.next_item and not task.time:
+        asked = events[events["service"] == task.next_item.service]
+        return asked.groupby("user_id")["timestamp"].max().reindex(part.index).fillna(np.inf)
     cuts = pd.Series(task.time.timestamp() if task.time else np.inf, index=part.index)
     if task.next_item and task.next_item.days:
         cuts[part != "test"] -= task.next_item.days * DAY
@@ -180,6 +186,7 @@ def _label_next(
                 f"{asked.service} has; such as {text.iloc[0]!r}."
             )
         text = parts.str.strip()
+        text = text.mask(text == "")
     pairs = pd.DataFrame({"user": rows["user_id"], "label": text}).dropna().drop_duplicates()
     counts = pairs[pairs["user"].map(part) == "train"]["label"].value_counts()
     names = tuple(sorted(counts[counts >= asked.min_users].index))
@@ -212,10 +219,18 @@ def _label_attribute(
             f"{part.index[0]!r}: look at user and prefix."
         )
     nothing = np.zeros(len(values), dtype=np.int64)
-    if asked.positive is None and pd.api.types.is_numeric_dtype(values) and not pd.api.types.is_bool_dtype(values):
+    number = pd.api.types.is_numeric_dtype(values) and not pd.api.types.is_bool_dtype(values)
+    if asked.positive is None and number and values.nunique() > 2:
         return list(values.index), (), values.to_numpy(dtype=np.float64), nothing
+    if number and (values % 1 == 0).all():
+        values = values.astype(np.int64)  # a column with gaps is read as 1.0
     words = values.astype(str)
     if asked.positive is not None:
+        if unknown := sorted(set(asked.positive) - set(words)):
+            raise SpecError(
+                f"Table {asked.table} has no value {unknown[0]!r} in {asked.column!r}; its values are such as "
+                f"{', '.join(sorted(set(words))[:8])}."
+            )
         words = words.isin(asked.positive).map({True: "yes", False: "no"})
     names = tuple(sorted(words.unique()))
     return list(values.index), names, pd.Index(names).get_indexer(words), nothing
@@ -231,6 +246,8 @@ def read_table_file(place: str) -> bytes:
             raise SpecError(
                 f"Table {place} lies in package {error.name}, which is not installed; install it."
             ) from None
+        except (ValueError, TypeError):
+            raise SpecError(f"Table {place} names no package; write it as package:NAME/FILE.") from None
     try:
         return read_whole(place)
     except FileNotFoundError:

@@ -165,7 +165,11 @@ def read_card(path: str | Path) -> EncoderCard:
         content = read_file(str(path), f"{FOLDER}/encoder.json")
         if content is None:
             raise StudyError(f"{path} holds no encoder (no {FOLDER}/encoder.json); give the folder of a finished run.")
-        return EncoderCard.parse(json.loads(content), f"{path}/{FOLDER}/encoder.json")
+        try:
+            document = json.loads(content)
+        except ValueError as error:
+            raise StudyError(f"{path}/{FOLDER}/encoder.json is damaged ({error}); export the run again.") from None
+        return EncoderCard.parse(document, f"{path}/{FOLDER}/encoder.json")
     file = find_encoder(Path(path)) / "encoder.json"
     return EncoderCard.parse(read_yaml(file), str(file))
 

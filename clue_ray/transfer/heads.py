@@ -95,11 +95,13 @@ def fit_head(features: Matrix, examples: Examples, *, hidden: bool, seed: int) -
         head = Head(x.shape[1], base_scores(examples), label_features(examples.names), hidden)
         _train(head, x, train, validation, torch.Generator().manual_seed(seed))
     with torch.no_grad():
-        scores = head.eval()(x).double().numpy()
-    if examples.names:
-        return scores
+        scores = head.eval()(x).double()
+    if examples.targets.ndim == 2:
+        return scores.numpy()
+    if examples.names:  # users are compared, and a user's logits may all be off by one number
+        return scores.softmax(1).numpy()
     mean, spread = value_scale(examples)
-    return mean + spread * scores
+    return mean + spread * scores.numpy()
 
 
 def standardise(features: Matrix, train: NDArray[np.int64]) -> torch.Tensor:

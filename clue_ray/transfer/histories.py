@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from clue_ray.corpus.shards import Sorted, item_tokenizer
 from clue_ray.corpus.store import Corpus, ranges
+from clue_ray.corpus.times import as_seconds
 from clue_ray.encoder.augment import keyed_hash
 from clue_ray.encoder.batches import Windows, recent_windows
 from clue_ray.errors import EventLogError
@@ -77,7 +78,7 @@ def as_events(table: pa.Table | pd.DataFrame) -> pa.Table:
     """Bring a table of user_id, service, text and perhaps timestamp to EVENTS; without times its order counts.
 
     Raises:
-        EventLogError: a column is missing or holds nulls.
+        EventLogError: a column is missing, cannot be read, or holds nulls.
     """
     events = pa.Table.from_pandas(table, preserve_index=False) if isinstance(table, pd.DataFrame) else table
     if "timestamp" not in events.column_names:
@@ -85,7 +86,15 @@ def as_events(table: pa.Table | pd.DataFrame) -> pa.Table:
     absent = [name for name in EVENTS.names if name not in events.column_names]
     if absent:
         raise EventLogError(f"Events have no column {absent[0]!r}; give user_id, service, text and perhaps timestamp.")
-    events = events.select(EVENTS.names).cast(EVENTS)
+    events = events.select(EVENTS.names)
+    try:
+        seconds = as_seconds(events["timestamp"])
+        events = events.set_column(EVENTS.get_field_index("timestamp"), "timestamp", seconds).cast(EVENTS)
+    except (pa.ArrowException, ValueError, TypeError) as error:
+        raise EventLogError(
+            f"Events cannot be read ({str(error).splitlines()[0]}); give user_id, service and text as words, timestamp "
+            "as numbers, dates or ISO 8601."
+        ) from None
     holed = [name for name in EVENTS.names if events[name].null_count]
     if holed:
         raise EventLogError(f"Events hold {events[holed[0]].null_count} nulls in {holed[0]!r}; leave those rows out.")

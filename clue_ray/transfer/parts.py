@@ -9,6 +9,7 @@ histories/part-*.parquet user_id, history: a hash of what was encoded, which tel
 
 import io
 import json
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -71,8 +72,8 @@ class Parts:
 
     def numbers(self) -> list[int]:
         """List the parts that are whole."""
-        names = [name.split("/") for name in list_files(self.place)]
-        return sorted(int(name[1][5:10]) for name in names if name[0] == "vectors" and name[1].endswith(".parquet"))
+        found = [re.fullmatch(r"vectors/part-(\d{5})\.parquet", name) for name in list_files(self.place)]
+        return sorted(int(match[1]) for match in found if match)
 
     def write_part(self, number: int, tables: dict[str, pa.Table], summary: dict[str, Any]) -> None:
         """Write a part's tables, its vectors with the summary last."""
@@ -88,7 +89,7 @@ class Parts:
         return [json.loads(table.schema.metadata[SUMMARY]) for table in tables if table is not None]
 
     def claim(self, key: str) -> dict[str, Any] | None:
-        """Take the place for one embedding; return its manifest when it is finished.
+        """Take the place for one embedding; return its manifest when it is finished and every part is there.
 
         Raises:
             StudyError: the place holds another embedding, or other files.
@@ -103,7 +104,9 @@ class Parts:
                 f"{self.place} holds an embedding by another encoder, of another log or with other settings; choose "
                 "another --output."
             )
-        return self.read_json("manifest.json")
+        manifest = self.read_json("manifest.json")
+        whole = len(self.numbers())
+        return manifest if manifest and manifest.get("parts_written", whole) == whole else None
 
 
 def part_name(number: int) -> str:

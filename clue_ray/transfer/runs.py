@@ -9,10 +9,13 @@ from typing import Any
 
 import pandas as pd
 
-from clue_ray.runs import Runs, read_runs
+from clue_ray.runs import Runs, read_json, read_runs, write_json
 from clue_ray.transfer.evaluate import read_result, result_name
 from clue_ray.transfer.tables import MEASURES
 from clue_ray.transfer.tasks import PREFIX, column_of
+
+ASKED = "transfer.json"
+"""In a study's folder: by task and run, the name of the result that its tables show."""
 
 
 def failure_name(task: str) -> str:
@@ -23,15 +26,21 @@ def failure_name(task: str) -> str:
 def join_results(directory: Path, runs: Runs | None = None) -> Runs:
     """Write what runs' encoders scored into the runs table, a column a task and measure: transfer_<task>_<measure>.
 
-    Of several results of one task (another log, other settings) the last written counts; a try that failed is a
-    sentence in transfer_<task>_error.
+    Of several results of one task (another log, other settings) those count that the study was last scored by, for all
+    runs; of a task that no such command has ended with, the last written. A try that failed is a sentence in
+    transfer_<task>_error.
 
     Args:
         runs: the table as it was just written; read when left out.
     """
     runs = read_runs(directory) if runs is None else runs
     table = runs.table[[name for name in runs.table.columns if not name.startswith(PREFIX)]]
-    found = {run_id: scores_of(directory / "runs" / run_id) for run_id in table["run_id"]}
+    file = directory / ASKED
+    asked = read_json(file) if file.exists() else {}
+    found = {
+        run_id: scores_of(directory / "runs" / run_id, {task: names.get(run_id) for task, names in asked.items()})
+        for run_id in table["run_id"]
+    }
     if any(found.values()):
         columns = pd.DataFrame(list(found.values()), index=list(found))
         runs = Runs(table.merge(columns, how="left", left_on="run_id", right_index=True))
@@ -39,11 +48,23 @@ def join_results(directory: Path, runs: Runs | None = None) -> Runs:
     return runs
 
 
-def scores_of(run: Path) -> dict[str, Any]:
-    """Read the encoder's scores off the results in a run's folder."""
+def note_asked(directory: Path, names: dict[str, dict[str, str]]) -> None:
+    """Write down which file of which run, by task, a study was last scored by; other tasks stay as they were."""
+    file = directory / ASKED
+    write_json(file, (read_json(file) if file.exists() else {}) | names)
+
+
+def scores_of(run: Path, asked: dict[str, str | None]) -> dict[str, Any]:
+    """Read the encoder's scores off the results in a run's folder.
+
+    Args:
+        asked: by task, the one file that counts, or none; a task that is not in it has any.
+    """
     scores: dict[str, dict[str, Any]] = {}
     for file in sorted((run / "transfer").glob("*.json"), key=lambda file: file.stat().st_mtime_ns):
         result = read_result(file)
+        if asked.get(result["task"], f"transfer/{file.name}") != f"transfer/{file.name}":
+            continue
         column = column_of(result["task"])
         if "error" in result:
             scores[column] = {f"{column}_error": result["error"]}

@@ -37,8 +37,7 @@ def task_words(result: dict[str, Any]) -> str:
         "cannot be told from": [name for name, lead in leads.items() if lead["low"] <= 0 <= lead["high"]],
     }
     words = "; ".join(f"{verb} {', '.join(names)}" for verb, names in said.items() if names)
-    users = result["users"]
-    lines = [f"By {MEASURES[first]} the encoder {words} (95 %, over users).", "Users: " + ", ".join(
-        f"{users[part]:,} {part}" for part in ("train", "validation", "test")) + "."]  # fmt: skip
+    users = ", ".join(f"{count:,} {part}" for part, count in result["users"].items())
+    lines = [f"By {MEASURES[first]} the encoder {words} (95 %, over users).", f"Users: {users}."]
     lines += [f"Left out, {reason}: {count:,} users." for reason, count in result["left_out"].items()]
     return "\n".join(lines)

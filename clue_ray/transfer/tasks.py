@@ -33,7 +33,7 @@ class NextItemSpec(Spec):
 
 
 class AttributeSpec(Spec):
-    """Tell a property of users, given as a table: classes if it holds words, a regression if it holds numbers."""
+    """Tell a property of users, given as a table: a regression of three or more numbers, else classes."""
 
     table: str
     "CSV or Parquet file, or package:NAME/FILE within an installed package"
@@ -155,4 +155,7 @@ def parse_against(named: list[str]) -> dict[str, str]:
     pairs = [one.partition("=") for one in named]
     if wrong := [one for one, (name, _, run) in zip(named, pairs, strict=True) if not name or not run]:
         raise SpecError(f"--against is {wrong[0]!r}; write it as NAME=RUN, such as 'one service=results/a/runs/b'.")
+    names = [name for name, _, _ in pairs]
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise SpecError(f"--against names {twice[0]!r} twice; give each encoder a name of its own.")
     return {name: run for name, _, run in pairs}

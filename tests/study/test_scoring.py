@@ -104,6 +104,17 @@ def test_a_trial_s_fault_and_its_mistake_are_told_and_mended(study, found, ray_s
     assert table["transfer_damaged_mrr"].notna()[run_id] and table["transfer_damaged_error"].isna()[run_id]
 
 
+def test_the_table_shows_what_was_asked_last(study, found, ray_session):
+    shown = []
+    for candidates in (32, 16, 32):
+        (result, *_) = score_study(study, [found("again", candidates=candidates)], {})
+        (row,) = [row for row in result["methods"] if row["method"] == "encoder"]
+        shown.append(row["mrr"]["value"])
+        table = read_runs(study).table.set_index("run_id")
+        assert table["transfer_again_mrr"][result["run_id"]] == row["mrr"]["value"]
+    assert shown[0] == shown[2] != shown[1]
+
+
 def test_the_command_scores_a_study(study, found, ray_session, tmp_path):
     file = tmp_path / "task.yaml"
     file.write_text(found().model_dump_json())

@@ -86,6 +86,10 @@ def test_an_interrupted_embedding_goes_on_by_parts(embedded, encoder_folder, log
     files = sorted((output / "vectors").glob("*.parquet"))
     times = {file: file.stat().st_mtime_ns for file in files}
     lost, kept = files[0], files[1:]
+    (output / "vectors" / "copy.parquet").write_text("a person's")
+    lost.unlink()
+    assert embed_users(encoder_folder, str(log), str(output)) == manifest and lost.exists()
+    (output / "vectors" / "copy.parquet").unlink()
     lost.unlink()
     (output / "manifest.json").unlink()
     assert embed_users(encoder_folder, str(log), str(output)) == manifest

@@ -5,6 +5,7 @@ import subprocess
 import sys
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
@@ -80,6 +81,16 @@ def test_order_of_rows_counts_where_there_are_no_times(encoder_folder, events):
     assert len(set(ties)) == len(ties) and np.allclose(timed.values, ordered.values, atol=1e-6)
     backwards = user.drop_columns(["timestamp"]).take(pa.array(range(len(user) - 1, -1, -1)))
     assert not np.allclose(encoder.encode(backwards).values, ordered.values, atol=1e-3)
+
+
+def test_times_are_read_as_a_log_s_are(encoder_folder, events):
+    encoder = load_encoder(encoder_folder)
+    plain = encoder.encode(events).values
+    seconds = events["timestamp"].cast("float64").to_numpy()
+    for times in (pd.to_datetime(seconds, unit="s"), pd.to_datetime(seconds, unit="s").astype(str)):
+        assert np.array_equal(encoder.encode(events.to_pandas().assign(timestamp=times)).values, plain)
+    with pytest.raises(EventLogError, match=r"nulls in 'timestamp'|cannot be read"):
+        encoder.encode(events.to_pandas().assign(timestamp="soon"))
 
 
 def test_the_encoder_comes_back_as_it_was(encoder_folder, run_spec, corpus):

@@ -118,6 +118,29 @@ def test_labels_of_test_users_come_later_and_from_other_people(events, task, cor
     assert found <= set(later["text"]) and len(found) + examples.missed[0] == later["text"].nunique()
 
 
+def test_what_follows_a_label_is_not_shown(events, task, corpus):
+    table, first = events.to_pandas(), corpus.services[0]
+    last = table[table["service"] == first].groupby("user_id")["timestamp"].max()
+    inputs = make_examples(task(), table).inputs.to_pandas()
+    assert (inputs["timestamp"] < inputs["user_id"].map(last)).all()
+    assert (table["timestamp"] > table["user_id"].map(last)).any()  # else nothing was left out
+
+
+@pytest.mark.parametrize(
+    ("ages", "positive", "names"),
+    [([0, 1], None, ("0", "1")), ([0, 1, None], ("1",), ("no", "yes")), ([0, 1, 2], None, ())],
+)
+def test_two_numbers_are_classes_and_gaps_leave_them_whole(events, task, tmp_path, ages, positive, names):
+    users = sorted(set(events["user_id"].to_pylist()))
+    table = tmp_path / "users.csv"
+    values = [ages[number % len(ages)] for number in range(len(users))]
+    pd.DataFrame({"user_id": users, "age": values}).to_csv(table, index=False)
+    attribute = {"table": str(table), "column": "age", "positive": positive}
+    assert make_examples(task(next_item=None, attribute=attribute), events.to_pandas()).names == names
+    with pytest.raises(SpecError, match=r"has no value 'x' in 'age'; its values are such as 0, 1"):
+        make_examples(task(next_item=None, attribute=attribute | {"positive": ("x",)}), events.to_pandas())
+
+
 def test_leaks_are_refused(task, corpus, encoder_folder, events):
     first = corpus.services[0]
     with pytest.raises(SpecError, match="without a cut in time"):
@@ -132,7 +155,9 @@ def test_leaks_are_refused(task, corpus, encoder_folder, events):
         check_pretraining(wide, make_examples(wide, table), card)
     foreign = task(split={"validation": 0.2, "test": 0.4}, other_company=True)
     check_pretraining(foreign, make_examples(foreign, table), card)
-    copied = pd.concat([table, table[table["service"] == first].assign(service="copy")], ignore_index=True)
+    copy = table[table["service"] == first]
+    copy = copy.assign(service="copy", timestamp=copy["timestamp"] - 1)
+    copied = pd.concat([table, copy], ignore_index=True)
     with pytest.raises(SpecError, match="among what the encoder is shown"):
         check_inputs(nested, make_examples(nested, copied), copied)
 
@@ -196,8 +221,23 @@ def test_mistakes_are_one_sentence(task, events, tmp_path):
         make_examples(task(), table[:0])
     with pytest.raises(SpecError, match="fewer than 20; raise"):
         make_examples(task(split={"validation": 0.2, "test": 0.01}), table)
+    with pytest.raises(SpecError, match="package:NAME/FILE"):
+        make_examples(task(next_item=None, attribute={"table": "package:", "column": "x"}), table)
     with pytest.raises(SpecError, match="write it as NAME=RUN"):
         parse_against(["nothing"])
+    with pytest.raises(SpecError, match="names 'a' twice"):
+        parse_against(["a=1", "a=2"])
+
+
+def test_another_encoder_cannot_take_a_method_s_name(task, encoder_folder):
+    with pytest.raises(SpecError, match="named 'encoder', as a method is"):
+        run_task(encoder_folder, task(scratch_steps=0), {"encoder": encoder_folder})
+
+
+def test_classes_are_scored_by_their_shares():
+    targets = np.random.default_rng(0).integers(0, 3, 180)
+    scores = fit_head(np.eye(3)[targets], planted_examples(targets, ("a", "b", "c")), hidden=False, seed=0)
+    assert scores.sum(1) == pytest.approx(np.ones(180)) and scores.min() >= 0
 
 
 def test_a_result_is_known_by_what_its_table_holds(task, encoder_folder, events, tmp_path):
