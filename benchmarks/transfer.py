@@ -13,9 +13,9 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 
+from clue_ray.scaling.downstream import MEASURES
 from clue_ray.transfer.evaluate import run_task
 from clue_ray.transfer.inference import load_encoder
-from clue_ray.transfer.tables import MEASURES
 from clue_ray.transfer.tasks import read_task
 
 FIRST = {"next_item": "mrr", "attribute": "auc", "retrieval": "mrr"}

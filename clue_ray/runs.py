@@ -59,6 +59,8 @@ class RunRecord(BaseModel):
 
 
 COLUMNS = list(RunRecord.model_fields)
+SCORES = "transfer_"
+"""How further columns begin that hold runs' scores on downstream tasks."""
 
 
 def chance_loss(candidates: int) -> float:

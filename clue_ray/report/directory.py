@@ -15,6 +15,7 @@ from clue_ray.report.numbers import is_absent
 from clue_ray.report.side_files import (
     comparable_baselines,
     floor_by_length,
+    judged_runs,
     planned,
     planned_runs,
     read_mapping,
@@ -39,6 +40,7 @@ class StudyFiles:
         baselines: name, loss, recall_at_10, mrr, loss_candidates of each method beside the encoder.
         corpus: summary of the prepared corpus; empty without one.
         warnings: sentences about files that could not be used.
+        judged: results of downstream tasks, each of the run of lowest loss that has one.
     """
 
     name: str
@@ -53,6 +55,7 @@ class StudyFiles:
     baselines: tuple[dict[str, Any], ...]
     corpus: dict[str, Any]
     warnings: tuple[str, ...]
+    judged: tuple[dict[str, Any], ...] = ()
 
     @property
     def done(self) -> pd.DataFrame:
@@ -85,6 +88,7 @@ def read_directory(directory: Path, running: bool = False) -> StudyFiles:
         floor=floor_by_length(corpus, table, warnings),
         baselines=comparable_baselines(baselines, table, warnings),
         corpus=usable_corpus(corpus, warnings),
+        judged=judged_runs(directory, table, warnings),
         warnings=tuple(warnings),
     )
 

@@ -5,6 +5,7 @@ their losses, so the page can say that the law of the loss carries over, that th
 """
 
 from functools import partial
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -16,9 +17,19 @@ from clue_ray.report.directory import StudyFiles
 from clue_ray.report.rendering import HALF, Picture, picture
 from clue_ray.report.section import Section
 from clue_ray.report.style import INK, LAW_COLOUR, label
-from clue_ray.scaling.downstream import FEWEST, LargestRuns, correlation, hold_out, predict_largest
+from clue_ray.report.tables import Cell, Table
+from clue_ray.runs import SCORES
+from clue_ray.scaling.downstream import (
+    FEWEST,
+    MEASURES,
+    LargestRuns,
+    compare_methods,
+    correlation,
+    hold_out,
+    predict_largest,
+    spell,
+)
 
-PREFIX = "transfer_"
 ERROR = "_error"
 FIRST = {"_mrr": "MRR", "_auc": "AUC", "_r2": "R2"}
 """Ends of the columns that speak for their tasks."""
@@ -32,7 +43,7 @@ WORDS = (
 
 def downstream(files: StudyFiles) -> Section | None:
     """Set each task's score over the loss of the runs that have one; without tasks there is no section."""
-    columns = [str(name) for name in files.done.columns if str(name).startswith(PREFIX)]
+    columns = [str(name) for name in files.done.columns if str(name).startswith(SCORES)]
     speaking = [name for name in columns if name.endswith(tuple(FIRST)) and files.done[name].notna().any()]
     failed = [name for name in columns if name.endswith(ERROR) and files.done[name].notna().any()]
     if not speaking and not failed:
@@ -43,20 +54,35 @@ def downstream(files: StudyFiles) -> Section | None:
         *(carries_over(column, runs) for column, runs in scored.items()),
         *(without_score(column, files.done[column]) for column in failed),
     )
+    tables = tuple(methods_table(result) for result in files.judged)
     return Section("downstream", "Downstream tasks against loss", "downstream", (WORDS,) if panels else (), panels,
-                   (), points, layout="panels")  # fmt: skip
+                   tables, points, layout="panels")  # fmt: skip
+
+
+def methods_table(result: dict[str, Any]) -> Table:
+    """Set the encoder of lowest loss beside the other methods, with its lead over each."""
+    measure = next(name for name in MEASURES if name in result["methods"][0])
+    rows = [(row["method"], row[measure], row.get(f"{measure}_lead")) for row in result["methods"]]
+    cells = tuple(
+        tuple(Cell(text, text) for text in (method, spell(value), spell(lead, "+") if lead else ""))
+        for method, value, lead in rows
+    )
+    name, measured = result["task"], MEASURES[measure]
+    note = f"{name}, run {result['run_id']}, the lowest loss that has a score. {compare_methods(result)}"
+    own = next(index for index, (method, _, _) in enumerate(rows) if method == "encoder")
+    return Table((name, f"{measured} [95 %]", "encoder's lead [95 %]"), cells, marked=own, note=note)
 
 
 def task_of(column: str) -> tuple[str, str]:
     """Split a column's name into task and measure, as words."""
-    task, _, measure = column.removeprefix(PREFIX).rpartition("_")
+    task, _, measure = column.removeprefix(SCORES).rpartition("_")
     return task.replace("_", " "), FIRST.get(f"_{measure}", measure)
 
 
 def _panel(column: str, runs: pd.DataFrame) -> Picture:
     task, measure = task_of(column)
     caption = f"{task}: {measure} over held-out loss, {len(runs)} runs."
-    name = f"downstream-{column.removeprefix(PREFIX).replace('_', '-')}"
+    name = f"downstream-{column.removeprefix(SCORES).replace('_', '-')}"
     return picture(name, caption, partial(score_over_loss, runs, column=column), sizes=(HALF,))
 
 

@@ -6,11 +6,14 @@ sentence for the page, and the rest is used.
 
 import json
 import math
+import re
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
+RESULT = re.compile(r"transfer/[\w.-]+\.json")
+"""Name of a task's result within its run's folder: what another wrote leads nowhere else."""
 AMOUNTS = ("users", "users_in_two_services", "training_users", "held_out_users", "events", "items", "tokens")
 """Numbers of a corpus summary that a report shows."""
 
@@ -28,6 +31,18 @@ def read_mapping(path: Path, warnings: list[str]) -> dict[str, Any]:
         return document
     warnings.append(f"{path.name} holds no mapping of keys to values; its part of the report is left out.")
     return {}
+
+
+def judged_runs(directory: Path, table: pd.DataFrame, warnings: list[str]) -> tuple[dict[str, Any], ...]:
+    """Read, of each task a study was last scored by, every method beside the run of lowest loss that has a score."""
+    ended = table[(table["status"] == "done") & table["loss"].notna()].sort_values("loss")["run_id"]
+    found = []
+    for names in read_mapping(directory / "transfer.json", warnings).values():
+        asked = {run: str(names.get(run)) for run in ended} if isinstance(names, dict) else {}
+        places = (directory / "runs" / str(run) / name for run, name in asked.items() if RESULT.fullmatch(name))
+        results = (read_mapping(place, warnings) for place in places)
+        found += [result for result in results if "methods" in result][:1]
+    return tuple(found)
 
 
 def planned_runs(plan: dict[str, Any], warnings: list[str]) -> list[dict[str, Any]]:

@@ -5,8 +5,9 @@ line of score over loss is drawn through the smaller runs and asked for the larg
 interval, task and loss part, and where the interval also holds "no further gain", the runs cannot tell.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +20,9 @@ LARGEST = 4
 LEVEL = 0.95
 SAME = 1e-9
 """Relative difference of computes, and of scores, that is rounding."""
+
+MEASURES = {"mrr": "MRR", "ndcg_at_10": "nDCG@10", "recall_at_10": "recall@10", "auc": "AUC", "r2": "R2"}
+"""What a task may be scored by, the telling one first, as words."""
 
 Floats = NDArray[np.float64]
 Verdict = Literal["holds", "less", "more", "unclear"]
@@ -54,6 +58,24 @@ class LargestRuns:
         if self.scored > self.high:
             return "more"
         return "holds" if self.stopped < self.low else "unclear"
+
+
+def compare_methods(result: Mapping[str, Any]) -> str:
+    """Say of a task's result whom the encoder beats beyond doubt, and whom not, by its first measure."""
+    first = next(name for name in MEASURES if name in result["methods"][0])
+    leads = {row["method"]: row[f"{first}_lead"] for row in result["methods"] if f"{first}_lead" in row}
+    said = {
+        "beats": [name for name, lead in leads.items() if lead["low"] > 0],
+        "is beaten by": [name for name, lead in leads.items() if lead["high"] < 0],
+        "cannot be told from": [name for name, lead in leads.items() if lead["low"] <= 0 <= lead["high"]],
+    }
+    words = "; ".join(f"{verb} {', '.join(names)}" for verb, names in said.items() if names)
+    return f"By {MEASURES[first]} the encoder {words} (95 %, over users)."
+
+
+def spell(found: dict[str, float], sign: str = "") -> str:
+    """Write a value with its interval."""
+    return f"{found['value']:{sign}.3f} [{found['low']:{sign}.3f}, {found['high']:{sign}.3f}]"
 
 
 def correlation(loss: Floats, score: Floats) -> tuple[float, float, float]:

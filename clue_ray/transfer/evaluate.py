@@ -19,7 +19,8 @@ from clue_ray.corpus.storage import is_uri, patiently, read_file, write_file
 from clue_ray.documents import fingerprint
 from clue_ray.errors import SpecError
 from clue_ray.transfer import features, scores
-from clue_ray.transfer.examples import Examples, make_examples, plan_events, read_events, read_table_file
+from clue_ray.transfer.attributes import read_table_file
+from clue_ray.transfer.examples import Examples, make_examples, plan_events, read_events
 from clue_ray.transfer.exported import EncoderCard, find_encoder, read_card
 from clue_ray.transfer.heads import base_scores, fit_head
 from clue_ray.transfer.histories import Histories

@@ -9,10 +9,10 @@ from typing import Any
 
 import pandas as pd
 
-from clue_ray.runs import Runs, read_json, read_runs, write_json
+from clue_ray.runs import SCORES, Runs, read_json, read_runs, write_json
+from clue_ray.scaling.downstream import MEASURES
 from clue_ray.transfer.evaluate import read_result, result_name
-from clue_ray.transfer.tables import MEASURES
-from clue_ray.transfer.tasks import PREFIX, column_of
+from clue_ray.transfer.tasks import column_of
 
 ASKED = "transfer.json"
 """In a study's folder: by task and run, the name of the result that its tables show."""
@@ -34,7 +34,7 @@ def join_results(directory: Path, runs: Runs | None = None) -> Runs:
         runs: the table as it was just written; read when left out.
     """
     runs = read_runs(directory) if runs is None else runs
-    table = runs.table[[name for name in runs.table.columns if not name.startswith(PREFIX)]]
+    table = runs.table[[name for name in runs.table.columns if not name.startswith(SCORES)]]
     file = directory / ASKED
     asked = read_json(file) if file.exists() else {}
     found = {

@@ -13,11 +13,10 @@ from pydantic import Field, field_validator, model_validator
 
 from clue_ray.documents import Spec, read_yaml
 from clue_ray.errors import SpecError
+from clue_ray.runs import SCORES
 from clue_ray.spec import CorpusSpec, SplitSpec
 
 KINDS = ("next_item", "attribute", "retrieval")
-PREFIX = "transfer_"
-"""How the columns of a runs table begin that hold scores on tasks."""
 
 
 class NextItemSpec(Spec):
@@ -129,7 +128,7 @@ class TaskSpec(Spec):
 
 def column_of(task: str) -> str:
     """Say how the columns of a runs table begin that hold a task's scores."""
-    return f"{PREFIX}{task.replace('-', '_')}"
+    return f"{SCORES}{task.replace('-', '_')}"
 
 
 def read_task(path: str | Path) -> TaskSpec:

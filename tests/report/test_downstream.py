@@ -11,7 +11,7 @@ from clue_ray.report.content import build_content
 from clue_ray.report.directory import read_directory
 from clue_ray.report.downstream import carries_over, downstream, score_over_loss
 from clue_ray.report.page import render
-from clue_ray.transfer.runs import join_results
+from clue_ray.transfer.runs import join_results, note_asked
 from tests.report.planted import planted, write_study
 
 SLOPE, NOISE = 0.5, 0.002
@@ -68,8 +68,9 @@ def test_scores_in_run_folders_reach_the_table_and_the_page(tmp_path):
         folder = directory / "runs" / run_id / "transfer"
         folder.mkdir(parents=True)
         score = {"value": scores[run_id], "low": 0.4, "high": 0.9}
-        rows = [{"method": "base rate", "auc": score}, {"method": "encoder", "auc": score}]
-        (folder / "kids-abc.json").write_text(json.dumps({"task": "kids", "methods": rows}))
+        lead = {"value": -0.1, "low": -0.2, "high": -0.05}
+        rows = [{"method": "base rate", "auc": score, "auc_lead": lead}, {"method": "encoder", "auc": score}]
+        (folder / "kids-abc.json").write_text(json.dumps({"task": "kids", "run_id": run_id, "methods": rows}))
         if number < 2:
             (folder / "cars-failed.json").write_text(json.dumps({"task": "cars", "error": "No <b>cars</b> here."}))
     table = join_results(directory).table
@@ -77,7 +78,11 @@ def test_scores_in_run_folders_reach_the_table_and_the_page(tmp_path):
     assert table["transfer_cars_error"].count() == 2
     join_results(directory)  # again: nothing doubles
     (directory / "curves.parquet").unlink()  # fewer figures to draw
+    best = with_scores()[:9].sort_values("loss")["run_id"].iloc[0]
+    names = dict.fromkeys(planted()["run_id"], "transfer/kids-abc.json")
+    note_asked(directory, {"kids": names, "cars": dict.fromkeys(names, "../../etc/passwd")})
     content = build_content(read_directory(directory), None, {"error": "no laws"})
     page = render("index.html.j2", content=content, live=False)
     assert "the law of the loss carries over to this task" in page and "downstream-kids-auc" in page
+    assert f"kids, run {best}, the lowest loss that has a score. By AUC the encoder is beaten by base rate" in page
     assert "cars: 2 of 9 finished runs have no score. No &lt;b&gt;cars&lt;/b&gt; here." in page
