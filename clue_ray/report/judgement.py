@@ -18,7 +18,6 @@ from clue_ray.report.style import law_label
 from clue_ray.report.tables import Cell, Table, text, written
 from clue_ray.scaling.analysis import Analysis, reach
 from clue_ray.scaling.answer import FURTHER
-from clue_ray.scaling.backtest import CAUTIOUS
 from clue_ray.scaling.fit import Fit, Prediction
 from clue_ray.scaling.words import listing, number
 
@@ -73,7 +72,7 @@ def law_sentence(analysis: Analysis) -> str:
     start = f"The backtest prefers the {name}" if prefers else f"The {name} speaks"
     if tied := [law for law in analysis.backtest.tied if law != analysis.preferred]:
         others = " or ".join(f"the {law_label(law)}" for law in tied)
-        cautious = "cautious " if analysis.preferred == CAUTIOUS else ""
+        cautious = "cautious " if analysis.fits[analysis.preferred].law.floor else ""
         start = f"The backtest cannot tell the {name} from {others}, so the {cautious}{name} speaks"
     sentence = f"{start}: fitted to cheaper runs, it missed more expensive ones by {_missed(analysis, best)}"
     if errors:

@@ -10,7 +10,6 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 
 from clue_ray.errors import FitError, nearest
@@ -20,17 +19,14 @@ from clue_ray.scaling.answer import FURTHER, in_words, lowest, measured, predict
 from clue_ray.scaling.axes import AxisEffect, axis_effects
 from clue_ray.scaling.backtest import PLAIN, Backtest, backtest, no_backtest
 from clue_ray.scaling.fit import Fit, Prediction, fit_law
+from clue_ray.scaling.frontier import X, Y, mark
 from clue_ray.scaling.laws import find_law
 from clue_ray.scaling.panels import Panels, build_panels, records
 from clue_ray.scaling.sample import candidates_of, select
 from clue_ray.scaling.speaker import choose_speaker
 
-X, Y = "train_flops", "loss"
 FEWEST = 4  # runs under a headline fit
 FEWEST_TO_BACKTEST = 6  # frontier runs that give three predictions of a three-parameter law
-LITTLE_MORE = 1.1  # times the compute of a run, for which another does not count as larger
-STEEPEST = 0.25  # exponent of compute beyond any that a loss was seen to have; published ones are .05 to .15
-SAME_LEVEL = 0.99  # share of the largest compute that still counts as the largest level
 HOLD_OUTS = ["largest_compute"]
 
 
@@ -177,29 +173,12 @@ def analyse(runs: Runs, laws: Sequence[str], hold_out: str = "largest_compute") 
     return Analysis(points, candidates, chance, fits, judged, preferred, silence, axes, panels, warnings)
 
 
-def frontier(table: pd.DataFrame, x: str = X, y: str = Y) -> npt.NDArray[np.bool_]:
-    """Mark the runs that no run beats in y with at most as much x, ties included: (rows,) booleans.
-
-    With up to a tenth more x a run beats another too if y falls faster than x ** -STEEPEST between them: then it is not
-    x that tells them apart, as between runs of one budget on few users and on many.
-    """
-    spent, found = (table[name].to_numpy(dtype=float) for name in (x, y))
-    more = spent / spent[:, None]  # [run, other]
-    beaten = (more <= LITTLE_MORE) & (found < found[:, None] * np.maximum(more, 1) ** -STEEPEST)
-    return ~beaten.any(axis=1)
-
-
 def reach(fit: Fit, train_flops: float) -> Prediction | None:
     """Predict at a compute budget; None where the law is not positive there."""
     try:
         return fit.predict(**{fit.x[0]: train_flops})
     except FitError:
         return None
-
-
-def mark(done: pd.DataFrame) -> pd.DataFrame:
-    """Add the columns `frontier` and `held_out`."""
-    return done.assign(frontier=frontier(done), held_out=done[X] >= SAME_LEVEL * done[X].max())
 
 
 def _counted(runs: Runs) -> list[str]:

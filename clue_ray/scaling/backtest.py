@@ -1,7 +1,7 @@
 """Judge laws by what they would have predicted: fit below a compute cut, score above it.
 
 Takes laws and a runs table; gives a `Backtest`. The one idea: a law is preferred for its predictions of
-runs larger than any it saw, never for its fit; where these cannot tell laws apart, the power law with a floor
+runs larger than any it saw, never for its fit; where these cannot tell laws apart, the best law with a floor
 speaks: far out, leaving out a floor that is there errs ten times more than keeping one that is not (planted
 power laws, 6 to 12 runs over 2 to 3 decades: 4 to 21 % against under 1 % at ten times the compute). It does not
 where it erred more than the plain power law: then the law with the lowest error speaks (docs/statistics.md).
@@ -21,8 +21,6 @@ from clue_ray.scaling.laws import Law, find_law
 from clue_ray.scaling.rows import check_once
 from clue_ray.scaling.sample import Table, as_names, finished, select
 
-CAUTIOUS = "power_law_plus_constant"
-"""The law that speaks where predictions cannot choose."""
 PLAIN = "power_law"
 """The law to which no preferred law may lose."""
 ROW = [
@@ -49,8 +47,8 @@ class Backtest:
             relative_error (predicted over actual - 1), covered; low and high are nan where a law is not positive.
         summary: one row a law, lowest relative error first: law, mean_absolute_relative_error,
             mean_absolute_error (in units of y), coverage, num_predictions.
-        preferred: the law with the lowest mean absolute relative error, or `power_law_plus_constant` where the two
-            cannot be told apart and it erred no more than `power_law`; empty where there are no predictions.
+        preferred: the law with the lowest mean absolute relative error; or, of the laws with a floor that cannot be
+            told from it and erred no more than `power_law`, the one that erred least; empty without predictions.
         tied: the other laws that cannot be told from the one with the lowest error.
     """
 
@@ -63,8 +61,8 @@ class Backtest:
 def backtest(laws: Sequence[str | Law], table: Table, *, x: str | Sequence[str], y: str) -> Backtest:
     """Fit every law on the runs below each cut of x and predict the next run above it and the largest.
 
-    Cuts expand from the fewest runs that every law can be fitted to; runs are ordered by x, or by the product
-    of several. Raises FitError when no cut leaves enough runs, RunsError as `fit_law` does.
+    Cuts expand from the fewest runs and places that every law can be fitted to; runs are ordered by x, or by the
+    product of several. Raises FitError when no cut leaves enough runs, RunsError as `fit_law` does.
     """
     columns = as_names(x)
     for law in laws:
@@ -75,14 +73,16 @@ def backtest(laws: Sequence[str | Law], table: Table, *, x: str | Sequence[str],
     size = np.log(select(table, columns, y).x).sum(axis=0)
     done, size = done.iloc[np.argsort(size, kind="stable")], np.sort(size)
     fewest = max((len(law.parameters) for law in found), default=0) + 1
-    cuts = [n for n in range(fewest, len(done)) if size[n] - size[n - 1] > ROUNDING]
+    larger = np.append(True, np.diff(size) > ROUNDING)
+    places = np.cumsum(larger)  # seeds of one setting are one place
+    cuts = [n for n in range(fewest, len(done)) if larger[n] and places[n - 1] >= fewest - 1]
     if not found or not cuts:
         raise FitError(
             f"A backtest of {len(found)} laws needs more than {fewest} finished runs of different compute, "
             f"but the table has {len(done)}; add runs or laws."
         )
     rows = pd.DataFrame([row for n in cuts for law in found for row in _score(law, done, n, columns, y)], columns=ROW)
-    return _judge(rows)
+    return _judge(rows, {law.name for law in found if law.floor})
 
 
 def no_backtest() -> Backtest:
@@ -111,8 +111,8 @@ def _outcome(fit: Fit, place: dict[str, float]) -> Prediction:
         return Prediction(value, np.nan, np.nan)
 
 
-def _judge(rows: pd.DataFrame) -> Backtest:
-    """Rank laws by mean absolute relative error; prefer the best, or the cautious one where it is as good."""
+def _judge(rows: pd.DataFrame, floored: set[str]) -> Backtest:
+    """Rank laws by mean absolute relative error; prefer the best, or the best with a floor where one is as good."""
     missed = (rows["predicted"] - rows["actual"]).abs()
     errors = rows.assign(error=rows["relative_error"].abs(), missed=missed).groupby("law", sort=False)
     summary = pd.DataFrame(
@@ -126,7 +126,8 @@ def _judge(rows: pd.DataFrame) -> Backtest:
     summary = summary.sort_values("mean_absolute_relative_error", kind="stable").reset_index()[SUMMARY]
     best, *others = summary["law"]
     level = [best, *(law for law in others if not _distinct(rows, best, law))]
-    preferred = CAUTIOUS if CAUTIOUS in level and not loses(summary, CAUTIOUS) else best
+    cautious = [law for law in level if law in floored and not loses(summary, law)]
+    preferred = next(iter(cautious), best)
     return Backtest(rows, summary, preferred, tuple(law for law in level if law != preferred))
 
 

@@ -8,7 +8,7 @@ import pandas as pd
 
 from clue_ray.errors import FitError
 from clue_ray.scaling.answer import FURTHER
-from clue_ray.scaling.backtest import CAUTIOUS, Backtest
+from clue_ray.scaling.backtest import Backtest
 from clue_ray.scaling.doubts import ENOUGH_DECADES
 from clue_ray.scaling.fit import Fit, Prediction
 from clue_ray.scaling.intervals import ENOUGH_FREEDOM
@@ -62,7 +62,7 @@ def undecided(judged: Backtest, fits: dict[str, Fit]) -> list[str]:
     rivals = listing([f"the {fits[law].law.words}" for law in judged.tied])
     name = fits[judged.preferred].law.words
     why = "for it erred least"
-    if judged.preferred == CAUTIOUS:
+    if fits[judged.preferred].law.floor:
         why = "for leaving out a floor that is there costs far more than keeping one that is not"
     return [
         f"The backtest's {number(count)} predictions cannot tell the {name} from {rivals}; the {name} speaks, {why}."

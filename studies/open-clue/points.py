@@ -21,7 +21,7 @@ SAME_STEPS = 1.03
 SAME_BUDGET = 1.02
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Points:
     """One corpus's finished runs.
 

@@ -10,10 +10,11 @@ from hypothesis import strategies as st
 
 from clue_ray.errors import FitError, RunsError
 from clue_ray.runs import Runs
-from clue_ray.scaling.analysis import Analysis, analyse, frontier
+from clue_ray.scaling.analysis import Analysis, analyse
 from clue_ray.scaling.bic import compare_bic
 from clue_ray.scaling.cautions import influential
 from clue_ray.scaling.fit import Prediction, fit_law
+from clue_ray.scaling.frontier import frontier, mark, settings_of
 from clue_ray.scaling.speaker import trend
 
 LAWS = ["power_law_plus_constant", "log_linear", "power_law", "bounded_power_law"]
@@ -190,6 +191,18 @@ def test_runs_of_about_one_compute_are_one_level() -> None:
     assert frontier(table).tolist() == [False, True, True]
     dense = pd.DataFrame({"train_flops": 1e10 * 1.02 ** np.arange(50)})
     assert frontier(dense.assign(loss=5 * (dense["train_flops"] / 1e10) ** -0.2)).all()  # a law's own fall
+
+
+def test_settings_compete_by_their_means_over_seeds() -> None:
+    rows = [(1e10, 5.2, 0, 8), (1.001e10, 5.0, 1, 8), (1.3e10, 5.05, 0, 16), (4e10, 4.8, 0, 32)]
+    table = pd.DataFrame(rows, columns=["train_flops", "loss", "seed", "width"])
+    assert settings_of(table).tolist() == [0, 0, 1, 2]
+    marked = mark(table)
+    assert marked["frontier"].tolist() == [True, True, True, True]  # 5.1 on average does not beat 5.05
+    assert marked["train_flops"].tolist()[:2] == [1.0005e10] * 2 and marked["held_out"].tolist() == [False] * 3 + [True]
+    lucky = table.drop(columns="seed")
+    assert mark(lucky)["frontier"].tolist() == [False, True, False, True]  # nothing says that they are one setting
+    assert len(set(settings_of(table.assign(seed=0)))) == 4  # what else was varied is not a column
 
 
 def test_levers_seeds_and_runs_above_chance_are_said() -> None:
