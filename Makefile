@@ -2,6 +2,7 @@
 # make test      the tests, real Ray included
 # make check     format, lint and types
 # make test-all  the slow and multi-node tests as well
+# make open-clue-report  docs/open-clue-study.md, its figures and reports from the published runs; trains nothing
 #
 # Another build of torch, for GPUs or for CPU only: make TORCH_INDEX=<index URL of its wheels> demo
 
@@ -12,7 +13,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 LOG := data/completejourney.parquet
 
-.PHONY: install demo test test-all check format
+.PHONY: install demo test test-all check format open-clue-report
 
 install: $(READY)
 
@@ -25,6 +26,9 @@ $(READY): pyproject.toml constraints.txt
 demo: $(READY)
 	$(BIN)/clue-ray fetch completejourney --output $(LOG)
 	$(BIN)/clue-ray run studies/quickstart.yaml
+
+open-clue-report: $(READY)
+	$(BIN)/python studies/open-clue/findings.py
 
 test: $(READY)
 	$(BIN)/pytest -n 2 --dist loadfile -m "not slow and not multinode"

@@ -67,13 +67,18 @@ def check_server(address: str) -> str:
 def dashboard_url(address: str) -> str:
     """Make an address a URL; refuse what is none of a dashboard."""
     url = (address if "://" in address else f"http://{address}").rstrip("/")
-    parts = urlparse(url)
+    wrong = ClusterError(
+        f"--address is {address!r}; give the dashboard's, such as http://head:8265, not Ray's own or a client's."
+    )
+    try:
+        parts = urlparse(url)
+        found = parts.scheme in {"http", "https"} and parts.hostname and (parts.port is None or parts.port)
+    except ValueError:
+        raise wrong from None
     if parts.password:
         raise ClusterError("--address holds a password; give a token by RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH instead.")
-    if parts.scheme not in {"http", "https"} or not parts.hostname:
-        raise ClusterError(
-            f"--address is {address!r}; give the dashboard's, such as http://head:8265, not Ray's own or a client's."
-        )
+    if not found:
+        raise wrong
     return url
 
 

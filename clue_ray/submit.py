@@ -24,8 +24,7 @@ from clue_ray.jobserver import CODE_TROUBLES, asking, check_server, first_line
 from clue_ray.shipping import PACKAGE, check_package, check_portable, code_to_ship, copy_study
 from clue_ray.spec import StudySpec, read_study
 from clue_ray.study.directory import StudyDirectory
-from clue_ray.study.mirror import fetch_study
-from clue_ray.study.results import current_runs
+from clue_ray.study.mirror import fetch_study, write_current
 
 EXCLUDES = ["**/__pycache__/**", "*.pyc"]
 START_SECONDS, STOP_SECONDS = 60.0, 60.0
@@ -262,5 +261,5 @@ def stop_submission(submission: Submission) -> Submission:
 def fetch_submission(file: str | Path, storage: str, output: str | Path) -> StudyDirectory:
     """Bring a study's table as it stands, its curves and its report home from storage; the cluster is not asked."""
     directory = fetch_study(storage, read_study(file).name, output)
-    current_runs(directory.path).write(directory.path)
+    write_current(directory.path)
     return directory

@@ -203,13 +203,14 @@ def check_job(manifest: dict[str, Any]) -> None:
     assert spec["submissionMode"] in SUBMISSION_MODES
     assert spec["shutdownAfterJobFinishes"] and spec["ttlSecondsAfterFinished"] <= 3600
     assert spec["backoffLimit"] == 0, "a mistake would be made again, on a new cluster"
-    python, _, module, name, *words = shlex.split(spec["entrypoint"])
-    assert (python, module) == ("python", "clue_ray")
+    shell, _, line = shlex.split(spec["entrypoint"])  # KubeRay's own shell would read && otherwise
+    change_to, folder, _, python, _, module, name, *words = shlex.split(line)
+    assert (shell, change_to, python, module) == ("sh", "cd", "python", "clue_ray")
     command = typer.main.get_command(app).commands[name]
     parsed = command.make_context(name, words).params
     assert parsed["address"] == "auto" and parsed["storage"]
     mounts = cluster_of(manifest)["headGroupSpec"]["template"]["spec"]["containers"][0]["volumeMounts"]
-    assert str(parsed["study"].parent) in {mount["mountPath"] for mount in mounts}
+    assert folder in {mount["mountPath"] for mount in mounts} and parsed["study"].parent.name == ""
 
 
 def test_the_jobs_command_is_one_of_ours():
@@ -222,7 +223,7 @@ def test_the_jobs_command_is_one_of_ours():
         ("backoffLimit", 2, "a mistake would be made again"),
         ("entrypoint", command.replace("--storage", "--store"), "No such option: --store"),
         ("entrypoint", command.replace(" run ", " walk "), "walk"),
-        ("entrypoint", command.replace("/study/", "/elsewhere/"), "/elsewhere"),
+        ("entrypoint", command.replace("cd /study", "cd /elsewhere"), "/elsewhere"),
     ):
         with pytest.raises(Exception, match=words):
             check_job(change(manifest, "spec", path, value=value))
@@ -257,6 +258,7 @@ def check_dockerfile(text: str) -> None:
     assert installs and all("-c constraints.txt" in line for line in installs)
     assert int(re.findall(r"^USER (\S+)$", text, re.MULTILINE)[-1]) >= 1000
     assert f"clue-ray:{VERSION} " in text
+    assert {"openssh-client", "rsync", "wget"} <= set(text.split())  # Ray's launcher, KubeRay's probes
     for source in re.findall(r"^COPY (.+) \S+$", text, re.MULTILINE):
         assert all((ROOT / each).exists() for each in source.split())
 
@@ -267,6 +269,7 @@ def test_the_image_is_pinned_and_not_root():
     assert f"ray=={ray.__version__}" in (ROOT / "constraints.txt").read_text().split()
     for old, new in (
         ("USER 1000", "USER 0"),
+        (" openssh-client", ""),
         ("-c constraints.txt '.[aws]'", "'.[aws]'"),
         ("python:3.11.7-slim-bookworm", "python:3-slim"),
         (f":{VERSION} ", ":latest "),

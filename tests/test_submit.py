@@ -254,7 +254,7 @@ def test_options_of_run_are_passed_on_and_not_dropped(write_study, planted_log, 
     assert (parsed["grow"], parsed["predict_at"], parsed["retry_failed"], parsed["yes"]) == (3e12, 1e14, True, True)
     assert CliRunner().invoke(app, [*command, *asked]).exit_code == 0 and len(jobs.jobs) == 1
     refused = CliRunner().invoke(app, [*command, "--grow", "4e12"]).exception
-    assert isinstance(refused, ClusterError) and "is under way without --grow 4e+12; wait for" in str(refused)
+    assert isinstance(refused, ClusterError) and "is under way without --grow 4000000000000; wait for" in str(refused)
 
 
 def test_a_refusal_of_the_job_server_is_one_sentence(write_study, planted_log, jobs, monkeypatch):

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -58,7 +59,8 @@ def submit(
         if follow:
             if not as_json:
                 console.print(f"{found.submission_id}: {'submitted' if found.new else 'under way'}", highlight=False)
-            found = jobs.follow_submission(found, (sys.stderr if as_json else sys.stdout).write)
+            stream = sys.stderr if as_json else sys.stdout
+            found = jobs.follow_submission(found, partial(print, end="", flush=True, file=stream))
     emit_submission(found, as_json)
     if found.status == "FAILED" or (follow and found.status == "STOPPED"):
         raise typer.Exit(1)
@@ -77,7 +79,7 @@ def emit_submission(found: "Submission", as_json: bool) -> None:
 def options_of_run(retry_failed: bool, grow: float | None, predict_at: float | None, yes: bool) -> list[str]:
     """Write what `clue-ray run` is to be given besides the study and its places."""
     numbers = {"--grow": grow, "--predict-at": predict_at}
-    words = [word for name, value in numbers.items() if value for word in (name, f"{value:g}")]
+    words = [word for name, value in numbers.items() if value for word in (name, f"{value:.17g}")]
     return words + ["--retry-failed"] * retry_failed + ["--yes"] * yes
 
 

@@ -118,7 +118,10 @@ def _locate(place: str) -> tuple[str, str, str]:
         path = os.path.abspath(place)
         fixed, pattern = (path, "") if os.path.exists(path) else _split_pattern(path)  # a name may hold wildcards
         return "", fixed, pattern
-    parts = urlsplit(place.replace("#", "%23"))
+    try:
+        parts = urlsplit(place.replace("#", "%23"))
+    except ValueError as error:
+        raise EventLogError(f"Event log {place!r} is no URI ({error}); write it as s3://bucket/folder.") from None
     if parts.scheme not in SCHEMES:
         raise EventLogError(f"Event log {place} has the unknown scheme {parts.scheme!r}; use {', '.join(SCHEMES)}.")
     if found := find_secret(place):
@@ -141,8 +144,8 @@ def find_secret(place: str) -> tuple[str, str] | None:
     if colon and not after.isdigit():  # a port is a number
         path = rest[len(authority) :].split("?")[0]
         return f"{scheme}://{user}:..." + (f"@{after.split('@')[-1]}{path}" if "@" in after else ""), "a password"
-    names = [name for name, _ in parse_qsl(urlsplit(place).query)]
-    secrets = [name for name in names if re.sub("[^a-z]", "", name.lower()).endswith(SECRET_WORDS)]
+    query = parse_qsl(place.partition("?")[2])
+    secrets = [n for n, value in query if re.sub("[^a-z]", "", n.lower()).endswith(SECRET_WORDS) or "@" in value]
     return (place.split("?")[0], f"a secret ({secrets[0]})") if secrets else None
 
 

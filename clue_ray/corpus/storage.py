@@ -5,6 +5,7 @@ lists is a stranger's word: only names that the caller expects become paths.
 """
 
 import logging
+import re
 import time
 import uuid
 from collections.abc import Callable, Iterable
@@ -38,7 +39,13 @@ def is_uri(place: str | Path) -> bool:
 
 
 def resolve_place(place: str) -> str:
-    """Make a folder absolute, `~` the home; a URI stays. For the driver: a trial has a working folder of its own."""
+    """Make a folder absolute, `~` the home; a URI stays. For the driver: a trial has a working folder of its own.
+
+    Raises:
+        StudyError: a URI names no bucket, or has lost its slashes.
+    """
+    if is_uri(place) or re.match(r"(s3|gs|gcs|abfs|abfss|hdfs|file):", place):
+        check_uri(place)
     return place if is_uri(place) else str(Path(place).expanduser().absolute())
 
 
@@ -68,12 +75,24 @@ def open_place(place: str | Path) -> tuple[pa.fs.FileSystem, str]:
     return store, path
 
 
+def check_uri(place: str) -> None:
+    """Refuse what is no URI of a bucket, folder or host; raise StudyError."""
+    try:
+        parts = urlsplit(place)
+        whole = bool(parts.netloc) or parts.scheme in {"file", "hdfs"}
+    except ValueError:
+        whole = False
+    if not whole:
+        raise StudyError(f"Storage {place!r} names no bucket; give a folder or a URI such as s3://bucket/folder.")
+
+
 def refuse_secrets(place: str) -> None:
     """Refuse a URI that holds a secret, which would be written down in logs and records.
 
     Raises:
         StudyError: it does; the message leaves the secret out.
     """
+    check_uri(place)
     if found := find_secret(place):
         start, what = found
         raise StudyError(f"{start} holds {what}; give it by the environment, as AWS_SECRET_ACCESS_KEY is.")

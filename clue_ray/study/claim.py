@@ -13,6 +13,7 @@ import time
 import uuid
 from contextlib import suppress
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 from clue_ray.corpus.files import explain_access
@@ -42,7 +43,8 @@ class Claim:
 
     def __init__(self, place: str):
         self.place, self.trouble = place, ""
-        self.holder = {"id": uuid.uuid4().hex, "pid": os.getpid(), "host": socket.gethostname()}
+        where = {"host": socket.gethostname(), "processes": processes(), "pid": os.getpid()}
+        self.holder = {"id": uuid.uuid4().hex, **where}
         self.signatures = 0
         self.ended = threading.Event()
         self.thread = threading.Thread(target=self.keep, daemon=True)
@@ -123,9 +125,20 @@ class Claim:
                     )
 
 
+def processes() -> str:
+    """Name what numbers this process: one start of one machine, and its space of process ids; nothing where unknown.
+
+    Names of hosts are no such thing: two laptops may share one, as a host and its container do.
+    """
+    with suppress(OSError):
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+        return f"{boot} {os.readlink('/proc/self/ns/pid')}"
+    return ""
+
+
 def died_here(claim: dict[str, Any]) -> bool:
     """Tell whether a claim's holder was a process of this machine that is gone."""
-    if claim.get("host") != socket.gethostname() or not isinstance(claim.get("pid"), int):
+    if not processes() or claim.get("processes") != processes() or not isinstance(claim.get("pid"), int):
         return False
     try:
         os.kill(claim["pid"], 0)

@@ -20,11 +20,14 @@ from clue_ray.study.claim import Claim
 from clue_ray.study.directory import StudyDirectory
 from clue_ray.study.lock import locked
 from clue_ray.study.results import current_runs
+from clue_ray.transfer.runs import join_results
 
-TABLES = r"\w[\w-]*\.(json|yaml|csv|parquet)"
+TABLES = r"(owner|plan|corpus|baselines|fits|grown|transfer)\.json|study\.yaml|runs\.(csv|parquet)|curves\.parquet"
 RUN_FILES = r"(spec|curve|record)\.json|(log|driver|error)\.txt|events\.out\.tfevents\.[\w.-]+|transfer/[\w.-]+\.json"
 MIRRORED = re.compile(rf"{TABLES}|runs/[0-9a-f]+/({RUN_FILES})|report/(\w[\w-]*/)*\w[\w.-]*")
 """What is brought home: no pickle of anyone's, and no path that leads out of the folder."""
+HANDED_OVER = re.compile(rf"{RUN_FILES}|encoder/[\w.-]+")
+"""What a run that ended here leaves to storage: it is trained no more, so its checkpoints stay."""
 SEEN = ".mirror.json"
 """What was brought home, as it stood there."""
 TABLE_SECONDS = 60.0
@@ -38,6 +41,7 @@ class StoredDirectory(StudyDirectory):
         super().__init__(path)
         self.home = place_below(resolve_place(storage), self.path.name)
         self.claimed: Claim | None = None
+        self.owned = False
         self.told = time.monotonic()
 
     @property
@@ -56,11 +60,11 @@ class StoredDirectory(StudyDirectory):
         with locked(self.path), Claim(self.home) as self.claimed:
             self.refuse_another()
             self.fetch()
-            self.push_missing_runs()
+            self.forget_retried()
             try:
                 yield
             finally:
-                if not self.trouble:
+                if self.owned and not self.trouble:  # what was refused is handed to nobody
                     self.publish()
             if self.trouble:
                 raise StudyError(self.trouble)
@@ -101,22 +105,22 @@ class StoredDirectory(StudyDirectory):
         file = self.path / SEEN
         return dict(json.loads(file.read_text(encoding="utf-8"))) if file.exists() else {}
 
-    def push_missing_runs(self) -> None:
-        """Push runs that ended here before the study had storage.
-
-        A failed one that storage had, and has no more, is being tried again since: it is forgotten here.
-        """
+    def forget_retried(self) -> None:
+        """Forget here the failed runs whose records storage had, and has no more: they are tried again since."""
         there, seen = list_files(self.home), self.seen()
-        for run_id in sorted(self.recorded()):
-            record = f"runs/{run_id}/record.json"
-            ended = self.read_record(run_id)
-            if record not in there and record in seen and ended and ended.status != "done":
+        for run_id in self.recorded():
+            record, ended = f"runs/{run_id}/record.json", self.read_record(run_id)
+            if record in seen and record not in there and ended and ended.status != "done":
                 super().reopen(run_id)
-            elif record not in there:
-                names = [
-                    f.name for f in self.run_path(run_id).iterdir() if MIRRORED.fullmatch(f"runs/{run_id}/{f.name}")
-                ]
-                self.push_run(run_id, names)
+
+    def push_missing_runs(self) -> None:
+        """Push runs that ended here before the study had storage."""
+        there = list_files(self.home)
+        for run_id in sorted(self.recorded()):
+            if f"runs/{run_id}/record.json" not in there:
+                folder = self.run_path(run_id)
+                names = [str(file.relative_to(folder)) for file in folder.rglob("*") if file.is_file()]
+                self.push_run(run_id, [name for name in names if HANDED_OVER.fullmatch(name)])
 
     def push_run(self, run_id: str, names: Iterable[str]) -> None:
         """Push files of a run, the record last."""
@@ -131,9 +135,11 @@ class StoredDirectory(StudyDirectory):
         push_files(self.path, [name for name in names if MIRRORED.fullmatch(name)], self.home)
 
     def claim(self, study: StudySpec, corpus_digest: str) -> None:
-        """Take the folder for a study, here and on storage."""
+        """Take the folder for a study, here and on storage, and hand over runs that ended here before."""
         super().claim(study, corpus_digest)
         push_files(self.path, ["owner.json", "study.yaml"], self.home)
+        self.owned = True
+        self.push_missing_runs()
 
     def reopen(self, run_id: str) -> None:
         """Take back a run's record, here and on storage, before it is trained again."""
@@ -154,7 +160,7 @@ class StoredDirectory(StudyDirectory):
         """Bring an ended run home, and from time to time show the table as it stands."""
         self.fetch(run_id)
         if time.monotonic() - self.told > TABLE_SECONDS:
-            current_runs(self.path).write(self.path)
+            write_current(self.path)
             push_files(self.path, ["runs.csv", "runs.parquet"], self.home)
             self.told = time.monotonic()
 
@@ -166,6 +172,13 @@ class StoredDirectory(StudyDirectory):
         if not self.trouble:
             self.publish()
         return runs
+
+
+def write_current(path: Path) -> None:
+    """Write a study's runs table as it stands, scores of tasks included."""
+    runs = current_runs(path)
+    runs.write(path)
+    join_results(path, runs)
 
 
 def open_directory(path: Path, storage: str | None) -> StudyDirectory:

@@ -3,7 +3,7 @@
 import shutil
 from pathlib import Path
 
-from clue_ray.corpus.storage import is_uri
+from clue_ray.corpus.storage import is_uri, resolve_place
 from clue_ray.errors import ClusterError, StudyError
 from clue_ray.spec import ResourcesSpec, StudySpec
 from clue_ray.study.placement import Node, largest, total, worker_slots
@@ -49,7 +49,7 @@ def check_disk(plan: Plan, output: Path, checkpoints: str) -> None:
     """Refuse to start when tables and logs, or checkpoints in their folder, would fill the disk."""
     needs = {str(output): SPARE_BYTES}
     if not is_uri(checkpoints):
-        needs[checkpoints] = plan.disk_bytes + SPARE_BYTES
+        needs[resolve_place(checkpoints)] = plan.disk_bytes + SPARE_BYTES
     for folder, need in needs.items():
         Path(folder).mkdir(parents=True, exist_ok=True)
         if (free := shutil.disk_usage(folder).free) < need:

@@ -88,6 +88,7 @@ def score_study(
             raise StudyError(f"{path} has no finished run; run the study first.")
         results = score_runs(directory, tasks, list(runs.done["run_id"]), against)
         join_results(path, runs)
+        directory.publish()
     if all("error" in result for result in results):
         raise StudyError(f"No run of {path} could be scored: {results[0]['error']}")
     return results

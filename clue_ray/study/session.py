@@ -107,8 +107,8 @@ def is_no_error(record: logging.LogRecord) -> bool:
 
 def check_reachable(address: str) -> None:
     """Refuse an address where no Ray answers, in seconds rather than Ray's minutes."""
-    place = urlparse(address if "://" in address else f"ray-gcs://{address}")
     try:
+        place = urlparse(address if "://" in address else f"ray-gcs://{address}")
         if not place.hostname or not place.port:
             raise ValueError("no host and port")
         socket.create_connection((place.hostname, place.port), timeout=CONNECT_SECONDS).close()

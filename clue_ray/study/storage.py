@@ -1,18 +1,27 @@
 """What only the cluster can tell before anything trains: does storage serve all nodes, whose are the checkpoints?"""
 
-import os
+import uuid
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
-from pathlib import Path
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple
 
 import ray
 from ray import tune
 from ray.tune.stopper import NoopStopper
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from clue_ray.corpus.storage import check_writable, is_uri, read_file, resolve_place
-from clue_ray.errors import ClueRayError, ClusterError
+from clue_ray.corpus.storage import (
+    check_writable,
+    delete_file,
+    is_uri,
+    patiently,
+    read_file,
+    read_now,
+    resolve_place,
+    write_file,
+)
+from clue_ray.errors import ClueRayError, ClusterError, StudyError
 from clue_ray.spec import StudySpec
 from clue_ray.study.directory import StudyDirectory
 from clue_ray.study.plan import PlannedRun
@@ -32,65 +41,91 @@ def check_storage(study: StudySpec, directory: StudyDirectory, corpus: str | Non
 
     Raises:
         StudyError: this machine cannot write a place of the study's.
-        ClusterError: another node does not see a folder, cannot write a place, or does not answer.
+        ClusterError: another node does not see a place, cannot write it, or does not answer.
     """
     kept = study.resources.checkpoints
-    written = [directory.place, *([resolve_place(kept)] if kept else [])]
+    here = ray.get_runtime_context().get_node_id()
+    nodes = [node for node in ray.nodes() if node["Alive"]]
+    alone = all(node["NodeID"] == here for node in nodes) and not is_uri(directory.place)
+    written = [*([] if alone else [directory.place]), *([resolve_place(kept)] if kept else [])]
     for place in written:
         check_writable(place, REMEDY)
-    here = ray.get_runtime_context().get_node_id()
-    asked = [node for node in ray.nodes() if node["Alive"] and (node["NodeID"] != here or is_uri(directory.place))]
+    shared = any(is_uri(place) for place in written)
+    asked = [node for node in nodes if node["NodeID"] != here or shared]
     if asked:
-        with visible(Path(directory.place).parent, not is_uri(directory.place)) as probes:
-            ask_nodes(asked, [*probes, *([corpus] if corpus else [])], written, directory.place)
+        with probes(written) as name:
+            ask_nodes(asked, Places(tuple(written), name, corpus), directory.place)
 
 
 @contextmanager
-def visible(folder: Path, wanted: bool) -> Iterator[list[str]]:
-    """Put a file into a folder that nodes should see, where that is wanted."""
-    if not wanted:
-        yield []
-        return
-    folder.mkdir(parents=True, exist_ok=True)
-    probe = folder / f".probe.{os.getpid()}"
-    probe.touch()
+def probes(places: Iterable[str]) -> Iterator[str]:
+    """Put a file below each place, which nodes should see there; give its name."""
+    name = f".probe.{uuid.uuid4().hex}"
     try:
-        yield [str(probe)]
+        for place in places:
+            patiently(partial(write_file, place, name, b""), f"{name} cannot be written to {place}")
+        yield name
     finally:
-        probe.unlink(missing_ok=True)
+        for place in places:
+            with suppress(OSError, StudyError):
+                delete_file(place, name)
 
 
-def ask_nodes(nodes: list[dict[str, Any]], needed: list[str], written: list[str], place: str) -> None:
+class Places(NamedTuple):
+    """What a node is to look at."""
+
+    written: tuple[str, ...]
+    "folders and URIs that it must see and can write"
+    probe: str
+    "name of the file that lies in each"
+    corpus: str | None
+
+
+def ask_nodes(nodes: list[dict[str, Any]], places: Places, home: str) -> None:
     """Have a task on each node look at the study's places; refuse what one of them finds."""
     tasks = [
         ray.remote(find_trouble)
         .options(num_cpus=0, scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False))
-        .remote(needed, written)
+        .remote(places)
         for node in nodes
     ]
-    try:
-        troubles = ray.get(tasks, timeout=NODE_SECONDS)
-    except ray.exceptions.GetTimeoutError:
-        raise ClusterError(f"A node did not answer within {NODE_SECONDS:g} s; mend it or take it away.") from None
-    for node, trouble in zip(nodes, troubles, strict=True):
+    ray.wait(tasks, num_returns=len(tasks), timeout=NODE_SECONDS)
+    for node, task in zip(nodes, tasks, strict=True):
+        name = f"Node {node['NodeManagerAddress']}"
+        try:
+            trouble = ray.get(task, timeout=0)
+        except ray.exceptions.GetTimeoutError:
+            words = f"{name} did not answer within {NODE_SECONDS:g} s; mend it or take it away."
+            raise ClusterError(words) from None
+        except ray.exceptions.RayError as error:
+            raise node_trouble(name, error) from None
         if trouble:
             raise ClusterError(
-                f"Node {node['NodeManagerAddress']} {trouble}; the study's folder is {place}: give an --output and a "
-                "corpus on a disk that all nodes share, or a --storage that all can write."
+                f"{name} {trouble}; the study's folder is {home}: give an --output and a corpus on a disk that all "
+                "nodes share, or a --storage that all can write."
             )
 
 
-def find_trouble(needed: list[str], written: list[str]) -> str:
+def node_trouble(name: str, error: ray.exceptions.RayError) -> ClusterError:
+    """Say in one sentence what a task on a node ended with."""
+    cause = getattr(error, "cause", None) or error
+    lines = [line.strip() for line in str(cause).splitlines() if line.strip()]
+    words = lines[-1 if isinstance(cause, ray.exceptions.RayTaskError) else 0] if lines else type(cause).__name__
+    return ClusterError(f"{name} failed at a task ({words.rstrip('.')}); mend it or take it away.")
+
+
+def find_trouble(places: Places) -> str:
     """Say what a node lacks: the first place it does not see, or why it cannot write one; else nothing."""
     try:
-        for place in needed:
-            there = read_file(place, "corpus.json") is not None if is_uri(place) else Path(place).exists()
-            if not there:
-                return f"does not see {Path(place).parent if Path(place).name.startswith('.probe') else place}"
-        for place in written:  # after what it must see, so that no folder is made on a disk that is not shared
+        for place in places.written:
+            if read_now(place, places.probe) is None:
+                return f"does not see {place}"
+        if places.corpus and read_file(places.corpus, "corpus.json") is None:
+            return f"does not see {places.corpus}"
+        for place in places.written:  # after what it must see, so that no folder is made on a disk that is not shared
             check_writable(place, REMEDY)
-    except ClueRayError as error:
-        return f"cannot use storage: {str(error).split(';')[0]}"
+    except (ClueRayError, OSError) as error:
+        return f"cannot use storage: {str(error).split(';')[0].splitlines()[0]}"
     return ""
 
 

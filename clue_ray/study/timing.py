@@ -4,13 +4,14 @@ from collections.abc import Callable
 from functools import partial
 
 import ray
-from ray.exceptions import GetTimeoutError
+from ray.exceptions import GetTimeoutError, RayError
 
 from clue_ray.corpus.store import Corpus
 from clue_ray.errors import ClusterError
 from clue_ray.spec import EvaluationSpec, ResourcesSpec, RunSpec
 from clue_ray.study.calibrate import Rates, calibrate, given_rate
 from clue_ray.study.placement import Node, worker_slots
+from clue_ray.study.storage import node_trouble
 from clue_ray.study.trial import cached_corpus
 
 ROOM_SECONDS = 1800.0
@@ -43,7 +44,7 @@ def time_on_a_node(runs: list[RunSpec], place: str, evaluation: EvaluationSpec, 
     """Time runs in a task that holds what a worker would hold.
 
     Raises:
-        ClusterError: others hold the cluster.
+        ClusterError: others hold the cluster, or the task failed.
     """
     task = ray.remote(num_cpus=resources.cpus_per_worker, num_gpus=resources.gpus_per_worker)(calibrate_there)
     asked = task.remote(runs, place, evaluation)
@@ -55,6 +56,8 @@ def time_on_a_node(runs: list[RunSpec], place: str, evaluation: EvaluationSpec, 
             f"No node had room to time the encoders within {ROOM_SECONDS:g} s; give the same command again when the "
             "cluster has less to do."
         ) from None
+    except RayError as error:
+        raise node_trouble("A node of the cluster", error) from None
     return rates
 
 

@@ -22,7 +22,6 @@ from clue_ray.training.context import LocalContext
 from clue_ray.training.distributed import explain_failure, train_on_workers
 from clue_ray.training.journal import DRIVER_LOG, LOG_FILE, CurveEvents, log_to
 from clue_ray.training.loop import train_with
-from clue_ray.training.progress import describe_run
 from clue_ray.transfer.exported import export_run
 
 REUSE_TIMEOUT = "TUNE_FUNCTION_THREAD_TIMEOUT_S"
@@ -34,7 +33,7 @@ def run_trial(config: dict[str, Any]) -> None:
     os.environ.setdefault(REUSE_TIMEOUT, "60")  # Tune's own 2 s end a study on a crowded machine
     run, evaluation = RunSpec(**config["run"]["spec"]), EvaluationSpec(**config["evaluation"])
     corpus = cached_corpus(config["corpus"])
-    known = describe_run(run, corpus, evaluation, config["study"])
+    known = config["run"]["known"]  # the planner's: a driver of workers need not load the corpus
     place = place_below(config["directory"], f"runs/{known['run_id']}")
     log = DRIVER_LOG if is_uri(place) and run.resources.workers > 1 else LOG_FILE  # the first worker's is log.txt
     with working_folder(place, known=LOG_FILE, last="record.json") as folder:

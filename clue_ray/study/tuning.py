@@ -102,7 +102,7 @@ def describe_trials(
         "evaluation": study.evaluation.model_dump(mode="json"),
         "study": study.name,
         "directory": directory.place,
-        "run": tune.grid_search([{"run_id": r.run_id, "spec": spelled_out(r.run)} for r in pending]),
+        "run": tune.grid_search([{"run_id": r.run_id, "spec": spelled_out(r.run), "known": r.known} for r in pending]),
     }
 
 

@@ -15,11 +15,10 @@ from scipy import stats
 from clue_ray.errors import FitError
 from clue_ray.runs import Runs
 from clue_ray.scaling.analysis import Analysis, analyse
-from clue_ray.scaling.fit import fit_law
+from clue_ray.scaling.fit import Fit, fit_law
 from clue_ray.scaling.isoflop import fit_isoflop
 
 LAWS = ("power_law_plus_constant", "log_linear", "power_law", "bounded_power_law")
-FLOORED = "power_law_plus_constant"
 
 
 @cache
@@ -31,11 +30,12 @@ def analysis_of(points: Points) -> Analysis:
 def headline(points: Points) -> dict[str, Any]:
     """Say how loss falls with compute, and how well the largest budget, held out, was predicted."""
     found = analysis_of(points)
-    law = found.fits[found.preferred]
+    law, floored = found.fits[found.preferred], [name for name in LAWS if found.fits[name].law.floor]
     fitted = found.points[found.points["frontier"] & ~found.points["held_out"]]
     held = found.points[found.points["held_out"]]
     best = held.loc[held["loss"].idxmin()]
-    ahead = law.predict_run(train_flops=float(best["train_flops"]))
+    place = {"train_flops": float(best["train_flops"])}
+    ahead = law.predict_run(**place)
     again = fit_law(found.preferred, found.points[found.points["frontier"]], x="train_flops", y="loss")
     wanted = float(best["train_flops"]) * 10
     return {
@@ -48,6 +48,8 @@ def headline(points: Points) -> dict[str, Any]:
         "backtest": found.backtest.summary.set_index("law")["mean_absolute_error"].to_dict(),
         "held_out": best.to_dict(),
         "predicted": ahead,
+        "by_law": {name: fit.predict_run(**place) for name, fit in found.fits.items()},
+        "floors": {name: span_of(found.fits[name], "irreducible_loss") for name in floored},
         "inside": bool(ahead.low <= best["loss"] <= ahead.high),
         "relative_error": ahead.value / float(best["loss"]) - 1,
         "before": law.predict(train_flops=wanted),
@@ -55,10 +57,9 @@ def headline(points: Points) -> dict[str, Any]:
     }
 
 
-def fitted_floor(points: Points) -> tuple[float, float, float]:
-    """Return the irreducible loss of the law with a constant, and its 95 % interval, nats."""
-    fit = analysis_of(points).fits[FLOORED]
-    return (fit.parameters["irreducible_loss"], *fit.interval("irreducible_loss"))
+def span_of(fit: Fit, name: str) -> tuple[float, float, float]:
+    """Return a parameter and its 95 % interval."""
+    return (fit.parameters[name], *fit.interval(name))
 
 
 def two_factors(points: Points) -> dict[str, Any]:

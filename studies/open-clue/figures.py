@@ -9,7 +9,7 @@ from pathlib import Path
 import matplotlib
 import numpy as np
 import pandas as pd
-from answers import FLOORED, LAWS, analysis_of, fitted_floor
+from answers import LAWS, analysis_of
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
@@ -79,30 +79,19 @@ def compute(points: Points, ax: Axes, floor: Mapping[int, float]) -> None:
     bottom = runs["loss"].min() - 0.25 * (found.chance - runs["loss"].min())
     if floor:
         truth = floor[points.base["sequence_length"]]
-        level(ax, truth, f"floor of the log, {truth:.2f}", FLOOR_COLOUR)
-        bottom = min(bottom, truth - 0.1 * (found.chance - truth))
-        if FLOORED in found.fits:
-            _, below, above = fitted_floor(points)
-            ax.plot(
-                [x[-1]] * 2,
-                [max(below, bottom), above],
-                color=FLOOR_COLOUR,
-                linewidth=4,
-                solid_capstyle="butt",
-                clip_on=False,
-            )
+        level(ax, truth, f"floor of the log, {truth:.2f}", FLOOR_COLOUR, left=True)
+        bottom = min(bottom, truth - 0.2 * (found.chance - truth))
     ax.set_ylim(bottom, None)
     ax.set_xlabel(label("train_flops"))
     ax.set_ylabel(label("loss"))
-    ax.legend(loc="lower left", fontsize=6.5)
+    ax.legend(loc="upper right", bbox_to_anchor=(1.02, 0.97), fontsize=6.5)
 
 
-def level(ax: Axes, value: float, name: str, colour: str) -> None:
-    """Draw a level with its name."""
+def level(ax: Axes, value: float, name: str, colour: str, left: bool = False) -> None:
+    """Draw a level with its name at its right end, or its left."""
     ax.axhline(value, color=colour, linewidth=0.8, linestyle=DASHES[1])
-    ax.annotate(
-        name, (0.99, value), xycoords=("axes fraction", "data"), ha="right", va="bottom", fontsize=7, color=colour
-    )
+    place = {"x": 0.01, "ha": "left"} if left else {"x": 0.99, "ha": "right"}
+    ax.text(y=value, s=name, va="bottom", fontsize=7, color=colour, transform=ax.get_yaxis_transform(), **place)
 
 
 def by_width(points: Points, ax: Axes, varied: str, floor: Mapping[int, float] | None = None) -> None:

@@ -22,8 +22,6 @@ from clue_ray.runs import Runs, read_runs, replacing, write_json
 from clue_ray.spec import read_study
 
 ROOT = HERE.parents[1]
-PAGE = ROOT / "docs" / "open-clue-study.md"
-PICTURES = ROOT / "docs" / "images" / "open-clue"
 CLOCK = ["memory_bytes"]
 """Columns of the learning curves that tell of the machine only."""
 
@@ -66,7 +64,6 @@ def describe(points: Points, floor: dict[int, float]) -> dict[str, Any]:
         "floor": floor,
         "noise": points.noise(),
         "headline": answers.headline(points),
-        "fitted_floor": answers.fitted_floor(points),
         "factors": answers.two_factors(points),
         "length": answers.by_axis(points, "length"),
         "longest": answers.last_step(points, "length"),
@@ -105,6 +102,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--gather", type=Path, metavar="RESULTS", help="take runs.csv from finished studies first")
     parser.add_argument("--output", type=Path, default=ROOT / "results" / "open-clue", help="folder of the reports")
+    parser.add_argument("--docs", type=Path, default=ROOT / "docs", help="folder of the page and its pictures")
     args = parser.parse_args()
     if args.gather:
         gather(args.gather)
@@ -112,11 +110,12 @@ def main() -> None:
     losses = {name: known_floor(points).get("bayes_loss", {}) for name, points in corpora.items()}
     floors = {name: {int(length): loss for length, loss in found.items()} for name, found in losses.items()}
     pages = rebuild_reports(corpora, args.output)
-    figures.draw_all(corpora, floors, PICTURES)
+    figures.draw_all(corpora, floors, args.docs / "images" / "open-clue")
     page = render({name: describe(points, floors[name]) for name, points in corpora.items()})
-    with replacing(PAGE) as temporary:
+    place = args.docs / "open-clue-study.md"
+    with replacing(place) as temporary:
         temporary.write_text(page, encoding="utf-8")
-    print(*(f"Report: {path}" for path in pages), f"Page: {PAGE}", sep="\n")
+    print(*(f"Report: {path}" for path in pages), f"Page: {place}", sep="\n")
 
 
 if __name__ == "__main__":

@@ -70,8 +70,9 @@ def test_a_living_holder_keeps_the_storage(place):
 def test_a_dead_holder_is_taken_over(place, tmp_path, where):
     gone = subprocess.Popen([sys.executable, "-c", ""])
     gone.wait()
-    host = claim.socket.gethostname() if where == "here" else "another"
-    (tmp_path / "lake" / CLAIM).write_text(json.dumps({"id": "x", "pid": gone.pid, "host": host, "signed": "then"}))
+    left = {"id": "x", "pid": gone.pid, "host": claim.socket.gethostname(), "signed": "then"}  # names may be shared
+    left["processes"] = claim.processes() if where == "here" else "another machine's"
+    (tmp_path / "lake" / CLAIM).write_text(json.dumps(left))
     start = time.monotonic()
     with Claim(place):
         assert (time.monotonic() - start > claim.DEAD_SECONDS) == (where == "elsewhere")
@@ -198,8 +199,13 @@ def test_runs_from_before_there_was_storage_are_handed_over(study, corpus, place
     alone = execute.open_directory(tmp_path / "a" / "tiny", None)
     alone.claim(study, corpus.digest)
     run_id = leave_run(alone, study, corpus, 2)
-    with StoredDirectory(alone.path, place).held():
-        pass
+    (alone.run_path(run_id) / "encoder").mkdir()
+    (alone.run_path(run_id) / "encoder" / "encoder.json").write_text("{}")
+    stored = StoredDirectory(alone.path, place)
+    with stored.held():
+        assert "owner.json" not in list_files(stored.home)  # nothing before the study is known to be this one
+        stored.claim(study, corpus.digest)
+    assert f"runs/{run_id}/encoder/encoder.json" in list_files(stored.home)
     assert fetch_study(place, "tiny", tmp_path / "home").recorded() == {run_id}
 
 
@@ -215,6 +221,18 @@ def test_a_failed_run_tried_again_elsewhere_is_forgotten_here(study, corpus, pla
         one.reopen(run_id)
     with other.held():
         assert (run_id in other.recorded()) == kept
+        other.claim(study, corpus.digest)
+    assert (f"runs/{run_id}/record.json" in list_files(one.home)) == kept
+
+
+def test_what_is_refused_is_handed_to_nobody(study, corpus, place, tmp_path):
+    folder = tmp_path / "a" / "tiny"
+    folder.mkdir(parents=True)
+    (folder / "customers.csv").write_text("secret")
+    directory = StoredDirectory(folder, place)
+    with pytest.raises(StudyError, match="is not empty and holds no study"), directory.held():
+        directory.claim(study, corpus.digest)
+    assert not list_files(directory.home)
 
 
 def test_a_run_that_storage_did_not_take_has_not_ended(study, corpus, place, tmp_path, monkeypatch):

@@ -4,30 +4,50 @@ import shutil
 import tempfile
 
 import pytest
+from ray.exceptions import RayTaskError, TaskUnschedulableError
 
-from clue_ray.corpus.storage import WAITS, write_file
+from clue_ray.corpus.storage import WAITS, resolve_place, write_file
 from clue_ray.corpus.store import share_corpus
-from clue_ray.errors import ClusterError
+from clue_ray.errors import ClusterError, StudyError
 from clue_ray.spec import ResourcesSpec, RunSpec, read_study
 from clue_ray.study import claim, storage
 from clue_ray.study.directory import StudyDirectory
 from clue_ray.study.mirror import StoredDirectory
-from clue_ray.study.storage import check_storage, find_trouble
+from clue_ray.study.storage import Places, check_storage, find_trouble, node_trouble, probes
 from clue_ray.study.trial import checkpoint_place
 
 
 def test_what_a_node_may_lack(tmp_path):
-    (tmp_path / "corpus").mkdir()
-    seen, uri = str(tmp_path / "corpus"), f"file://{tmp_path}/lake"
-    assert find_trouble([seen], [str(tmp_path / "states"), uri]) == ""
-    assert find_trouble([seen, str(tmp_path / "other")], []) == f"does not see {tmp_path / 'other'}"
-    assert find_trouble([str(tmp_path / "out" / ".probe.1"), seen], []) == f"does not see {tmp_path / 'out'}"
-    assert find_trouble([f"{uri}/c"], []) == f"does not see {uri}/c"
-    write_file(f"{uri}/c", "corpus.json", b"{}")
-    assert find_trouble([f"{uri}/c"], []) == ""
-    assert find_trouble([seen], ["ftp://x/y"]).startswith("cannot use storage: Storage ftp://x/y cannot be used (")
-    (tmp_path / "file").touch()
-    assert "file cannot be written (" in find_trouble([seen], [str(tmp_path / "file")])
+    states, uri = str(tmp_path / "states"), f"file://{tmp_path}/lake"
+
+    def found(*written, corpus=None):
+        return find_trouble(Places(written, ".probe", corpus))
+
+    with pytest.raises(StudyError), probes([states, "ftp://x/y"]):
+        pass
+    assert not list((tmp_path / "states").iterdir())
+    assert found(states) == f"does not see {states}"
+    for place in (states, uri):
+        write_file(place, ".probe", b"")
+    assert found(states, uri) == ""
+    for place in (str(tmp_path / "corpus"), f"{uri}/c"):
+        assert found(states, corpus=place) == f"does not see {place}"
+        write_file(place, "corpus.json", b"{}")
+        assert found(states, corpus=place) == ""
+    assert found("ftp://x/y").startswith("cannot use storage: Storage ftp://x/y cannot be used (")
+
+
+def test_an_error_of_a_node_is_one_sentence():
+    trouble = node_trouble("Node 1.2.3.4", RayTaskError("f", "a\nb\n", MemoryError("no room\nfor it")))
+    assert str(trouble) == "Node 1.2.3.4 failed at a task (no room); mend it or take it away."
+    unplaced = str(node_trouble("Node", TaskUnschedulableError("gone.")))
+    assert unplaced == "Node failed at a task (The task is not schedulable: gone); mend it or take it away."
+
+
+@pytest.mark.parametrize("place", ["s3://", "s3:bucket/x", "s3://[b/x"])
+def test_a_place_that_names_no_bucket_is_no_folder(place):
+    with pytest.raises(StudyError, match=r"^Storage .* names no bucket; give a folder or a URI"):
+        resolve_place(place)
 
 
 def test_no_run_fails_before_its_study_gives_storage_up():
@@ -64,12 +84,12 @@ def test_every_other_node_is_asked(planted_log, write_study, corpus, tmp_path, m
         assert [path.name for path in (tmp_path / "out").rglob("*")] == ["tiny"]
         stored = StoredDirectory(here.path, f"file://{tmp_path}/lake")
         check_storage(kept, stored, share_corpus(corpus, f"file://{tmp_path}/lake/c").place)
-        monkeypatch.setattr(storage, "find_trouble", lambda needed, written: f"does not see {needed[1]}")
+        monkeypatch.setattr(storage, "find_trouble", lambda places: f"does not see {places.corpus}")
         with pytest.raises(
             ClusterError, match=rf"^Node \S+ does not see {corpus.path}; the study's folder is .*--output"
         ):
             check_storage(study, here, corpus.place)
-        monkeypatch.setattr(storage, "find_trouble", lambda needed, written: f"cannot write {written[0]}")
+        monkeypatch.setattr(storage, "find_trouble", lambda places: f"cannot write {places.written[0]}")
         with pytest.raises(ClusterError, match=r"^Node \S+ cannot write file:/\S+/lake/tiny; .*--storage that all can"):
             check_storage(study, stored, corpus.place)
     finally:

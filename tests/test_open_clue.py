@@ -1,0 +1,73 @@
+"""The open CLUE study: its runs are sorted by the question they answer, and its page says what its table says."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from clue_ray.spec import read_study
+
+ROOT = Path(__file__).parents[1]
+HOME = ROOT / "studies" / "open-clue"
+
+
+@pytest.fixture
+def points(monkeypatch):
+    monkeypatch.syspath_prepend(str(HOME))
+    import points
+
+    return points
+
+
+def test_runs_of_one_question_differ_in_what_it_varies(points):
+    for corpus in points.read_points().values():
+        base = corpus.base
+        for varied, column in points.VARIED.items():
+            rows = corpus.equal_steps(varied)
+            assert rows[column].nunique() >= 4 and rows["width"].nunique() >= 4
+            assert all(rows[key].nunique() == 1 for key in base if key != column)
+        assert corpus.equal_examples()["users_seen"].nunique() == 1
+        for budget, rows in corpus.budgeted().groupby("budget"):
+            assert (rows["train_flops"] / budget - 1).abs().max() < 0.03
+        assert corpus.equal_compute()["global_batch_size"].nunique() == 4
+        assert corpus.isoflop()["budget"].nunique() >= 4
+
+
+def test_noise_between_seeds_is_pooled_over_settings(points):
+    shared = {"width": 8, "sequence_length": 4, "global_batch_size": 8, "corpus_users": 10}
+    rows = [
+        {**shared, "steps": steps, "loss": loss} for steps, loss in ((100, 5.0), (101, 5.2), (200, 4.0), (202, 4.4))
+    ]
+    found = points.Points("planted", read_study(HOME / "planted.yaml"), pd.DataFrame(rows)).noise()
+    assert found == pytest.approx(((0.02 + 0.08) / 2) ** 0.5)
+
+
+def test_the_table_holds_settings_and_scores_and_nothing_of_anyone_s_log():
+    runs = pd.read_csv(HOME / "runs.csv")
+    assert runs["run_id"].is_unique and set(runs["status"]) <= {"done", "failed", "diverged"}
+    words = runs.select_dtypes("object").drop(columns=["run_id", "started_at", "corpus_digest", "clue_ray_version"])
+    assert all(words[name].nunique() <= 4 for name in words)
+    curves = pd.read_parquet(HOME / "curves.parquet")
+    assert set(curves["run_id"]) <= set(runs["run_id"])
+
+
+@pytest.mark.slow
+def test_the_page_is_what_the_table_says(tmp_path):
+    command = [sys.executable, HOME / "findings.py", "--output", tmp_path / "reports", "--docs", tmp_path]
+    subprocess.run(command, check=True, timeout=600)
+    assert (tmp_path / "open-clue-study.md").read_text() == (ROOT / "docs" / "open-clue-study.md").read_text()
+    assert (
+        len(list((tmp_path / "reports").glob("*/report/index.html")))
+        == pd.read_csv(HOME / "runs.csv")["study"].nunique()
+    )
+
+
+def test_the_readme_names_runs_of_the_table():
+    runs = pd.read_csv(HOME / "runs.csv").set_index("run_id")
+    named = re.findall(r"(\d\.\d{3}) \(`([0-9a-f]{12})`\)", (ROOT / "README.md").read_text())
+    assert len(named) >= 3
+    for loss, run_id in named:
+        assert f"{runs.loc[run_id, 'loss']:.3f}" == loss
