@@ -402,7 +402,7 @@ def test_a_cluster_with_a_token_lets_in_who_has_it_and_stops_what_it_runs(write_
         ask = "import sys, ray.util.state as s; print({g.state for g in s.list_placement_groups(sys.argv[1])})"
         asked = [sys.executable, "-c", ask, nodes.dashboard]
         groups = subprocess.run(asked, env={**os.environ, **ours}, capture_output=True, text=True, timeout=120)
-        assert groups.stdout.strip() == "{'REMOVED'}", groups.stderr
+        assert groups.stdout.strip() in {"{'REMOVED'}", "set()"}, groups.stderr
         files = [file for file in nodes.folder.rglob("*") if file.is_file() and not file.is_symlink()]
         assert files and not [file for file in files if ours["RAY_AUTH_TOKEN"].encode() in file.read_bytes()]
     left = pyarrow.fs.FileSelector("lake/team/tiny", recursive=True)

@@ -54,7 +54,7 @@ def test_a_study_whose_bucket_vanishes_ends_and_goes_on_when_it_is_back(
         axes={"sequence_length": [2, 4]},
         evaluation={"candidates": 16, "every": 0.02},
     )
-    study, storage = read_study(file), f"s3://lake/team{s3_query}"
+    study, storage = read_study(file), f"s3://lake/vanishing{s3_query}"
 
     def look(snapshot):
         if any(run.share > 0.05 for run in snapshot.running):
