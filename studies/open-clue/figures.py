@@ -84,7 +84,7 @@ def compute(points: Points, ax: Axes, floor: Mapping[int, float]) -> None:
     ax.set_ylim(bottom, None)
     ax.set_xlabel(label("train_flops"))
     ax.set_ylabel(label("loss"))
-    ax.legend(loc="upper right", bbox_to_anchor=(1.02, 0.97), fontsize=6.5)
+    ax.legend(loc="upper right", bbox_to_anchor=(1.02, 0.93), fontsize=6.5)
 
 
 def level(ax: Axes, value: float, name: str, colour: str, left: bool = False) -> None:
@@ -97,7 +97,7 @@ def level(ax: Axes, value: float, name: str, colour: str, left: bool = False) ->
 def by_width(points: Points, ax: Axes, varied: str, floor: Mapping[int, float] | None = None) -> None:
     """Draw loss over an axis at equal steps, a line a width: means over seeds, and the seeds themselves."""
     column, rows = VARIED[varied], points.equal_steps(varied)
-    lines(ax, rows, column)
+    lines(points, ax, rows, column)
     if floor:
         lengths = sorted(rows[column].unique())
         ax.plot(lengths, [floor[length] for length in lengths], color=FLOOR_COLOUR, linestyle=DASHES[1], label="floor")
@@ -106,10 +106,10 @@ def by_width(points: Points, ax: Axes, varied: str, floor: Mapping[int, float] |
     ax.legend(loc="best", fontsize=6.5, title="width", title_fontsize=6.5)
 
 
-def lines(ax: Axes, rows: pd.DataFrame, column: str) -> None:
-    """Draw loss over a column, a line a width."""
+def lines(points: Points, ax: Axes, rows: pd.DataFrame, column: str) -> None:
+    """Draw loss over a column, a line a width, which has one colour in all panels of a corpus."""
     means = seed_means(rows, "width", column)
-    colours = ordered_colours(sorted(means["width"].unique()))
+    colours = ordered_colours(sorted(points.equal_steps("length")["width"].unique()))
     for width, own in means.groupby("width"):
         ax.plot(own[column], own["loss"], "o-", color=colours[width], markersize=4, linewidth=1.3, label=str(width))
         seeds = rows[rows["width"] == width]
@@ -147,7 +147,7 @@ def batches(corpora: Mapping[str, Points], file: Path) -> None:
         regimes = {"equal steps": points.equal_steps("batch"), "equal examples": points.equal_examples()}
         regimes |= {f"{budget:.1e} FLOP": own for budget, own in spent}
         for (name, rows), ax in zip(regimes.items(), row, strict=False):
-            lines(ax, rows, "global_batch_size")
+            lines(points, ax, rows, "global_batch_size")
             ax.set_title(f"{points.title}, {name}", fontsize=8)
         row[0].set_ylabel(label("loss"))
         row[0].legend(loc="best", fontsize=6.5, title="width", title_fontsize=6.5)

@@ -83,7 +83,8 @@ def render(corpora: dict[str, dict[str, Any]]) -> str:
         f"{found[0]:.{digits}f} [{found[1]:.{digits}f}, {found[2]:.{digits}f}]"
     )
     environment.filters["grid"] = grid
-    return environment.get_template("page.md.j2").render(corpora=corpora, **corpora)
+    sizes = sorted({int(n) for c in corpora.values() for n in c["points"].runs["non_embedding_params"]})
+    return environment.get_template("page.md.j2").render(corpora=corpora, sizes=sizes, **corpora)
 
 
 def grid(table: pd.DataFrame) -> str:

@@ -18,7 +18,8 @@ TITLES = {"planted": "planted log", "completejourney": "grocery baskets", "amazo
 VARIED = {"length": "sequence_length", "batch": "global_batch_size", "users": "corpus_users"}
 SAME_STEPS = 1.03
 """Runs of one budget and shape differ by so little in steps between seeds."""
-SAME_BUDGET = 1.02
+SAME_BUDGET = 1.08
+"""Runs of one budget see other users, so what they spend differs by so little."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,17 +51,21 @@ class Points:
             "steps": int(train.steps or 0),
         }
 
+    @property
+    def seen(self) -> int:
+        """Users that a run of the base's steps and batch sees."""
+        return self.base["steps"] * self.base["global_batch_size"]
+
     def equal_steps(self, varied: str) -> pd.DataFrame:
         """Rows of the base's steps in which size and `length`, `batch` or `users` vary."""
         return self._fixed({key: value for key, value in self.base.items() if key != VARIED[varied]})
 
     def equal_examples(self) -> pd.DataFrame:
         """Rows that see as many users as the base, in batches of any size."""
-        seen = self.base["steps"] * self.base["global_batch_size"]
         found = self._fixed(
             {"sequence_length": self.base["sequence_length"], "corpus_users": self.base["corpus_users"]}
         )
-        found = found[found["users_seen"] == seen]
+        found = found[found["users_seen"] == self.seen]
         return found[found["width"].isin(found.loc[found["steps"] != self.base["steps"], "width"])]
 
     def equal_compute(self) -> pd.DataFrame:
@@ -79,6 +84,7 @@ class Points:
         rows = self._fixed({"sequence_length": self.base["sequence_length"], "corpus_users": self.base["corpus_users"]})
         axes = self.spec.axes if isinstance(self.spec.axes, list | tuple) else [self.spec.axes]
         budgets = sorted({float(b) for grid in axes for b in grid.get("budgets", ())})
+        rows = rows[(rows["steps"] != self.base["steps"]) & (rows["users_seen"] != self.seen)]  # other horizons
         near = {b: (rows["train_flops"] / b).between(1 / SAME_BUDGET, SAME_BUDGET) for b in budgets}
         return pd.concat([rows[mask].assign(budget=budget) for budget, mask in near.items()])
 
