@@ -48,7 +48,7 @@ def test_noise_between_seeds_is_pooled_over_settings(points):
 def test_the_table_holds_settings_and_scores_and_nothing_of_anyone_s_log():
     runs = pd.read_csv(HOME / "runs.csv")
     assert runs["run_id"].is_unique and set(runs["status"]) <= {"done", "failed", "diverged"}
-    words = runs.select_dtypes("object").drop(columns=["run_id", "started_at", "corpus_digest", "clue_ray_version"])
+    words = runs.select_dtypes("str").drop(columns=["run_id", "started_at", "corpus_digest", "clue_ray_version"])
     assert all(words[name].nunique() <= 4 for name in words)
     curves = pd.read_parquet(HOME / "curves.parquet")
     assert set(curves["run_id"]) <= set(runs["run_id"])
