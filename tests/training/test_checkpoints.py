@@ -147,10 +147,10 @@ def test_storage_that_refuses_for_a_while_is_waited_for(moody, tmp_path, caplog)
 
 def test_storage_that_refuses_for_good_is_a_clear_failure(moody):
     waits = moody(99)
-    words = r"^Checkpoint of step 3 cannot be written to bucket after 7 tries \(503 Slow Down\); mend the storage"
+    words = r"^Checkpoint of step 3 cannot be written to bucket after 9 tries \(503 Slow Down\); mend the storage"
     with pytest.raises(StudyError, match=words):
         save_state("bucket", make_state(3))
-    assert len(waits) == 6 and sum(waits) > 60
+    assert len(waits) == 8 and sum(waits) > 120
 
 
 def test_what_waiting_does_not_mend_fails_at_once(moody):
