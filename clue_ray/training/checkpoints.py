@@ -33,7 +33,7 @@ def save_state(place: str | Path, state: dict[str, Any]) -> None:
     """Write a state under its step's name and drop all but the last two; wait and try again while storage refuses.
 
     Raises:
-        StudyError: storage refused for a minute, or for a reason that waiting does not mend.
+        StudyError: storage refused for two minutes, or for a reason that waiting does not mend.
     """
     store, folder = open_place(place)
     packed = io.BytesIO()
@@ -72,7 +72,7 @@ def load_state(place: str | Path, step: int | None = None, where: str = "cpu") -
         where: device of the weights; on "meta" they are not read at all.
 
     Raises:
-        StudyError: storage refused to read for a minute.
+        StudyError: storage refused to read for two minutes.
     """
     store, folder = open_place(place)
     trouble = f"Checkpoints at {place} cannot be read"

@@ -93,8 +93,8 @@ def lay_out_task(task: TaskSpec, reading: Reading) -> Examples:
         SpecError: the task cannot be meant, has too few users, or its labels stand in the inputs.
         EventLogError: the log cannot be read.
     """
-    events = read_events(reading)
-    examples = make_examples(task, events)
+    events, unusable = read_events(reading)
+    examples = make_examples(task, events, unusable)
     check_inputs(task, examples, events)
     return examples
 

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from clue_ray.corpus.events import good_rows, normalise
@@ -60,19 +61,25 @@ def plan_events(task: TaskSpec) -> Reading:
     return reading
 
 
-def read_events(reading: Reading) -> pd.DataFrame:
-    """Read a task's whole log into memory, unusable rows left out, in the order of the log."""
-    tables = []
+def read_events(reading: Reading) -> tuple[pd.DataFrame, int]:
+    """Read a task's whole log into memory, in the order of the log, and count users none of whose rows can be used."""
+    tables: list[pa.Table] = []
+    met: set[str] = set()
     for part in reading.parts:
         log = reading.logs[part.log]
         for batch in read_part(part, log):
             rows = normalise(batch.table, log, reading.spec, file=part.number, first_row=batch.first_row)
+            met.update(user for user in pc.unique(rows["user_id"]).to_pylist() if user)
             tables.append(good_rows(rows).select(EVENTS.names))
-    return pa.concat_tables([EVENTS.empty_table(), *tables]).to_pandas()
+    events = pa.concat_tables([EVENTS.empty_table(), *tables]).to_pandas()
+    return events, len(met - set(events["user_id"]))
 
 
-def make_examples(task: TaskSpec, events: pd.DataFrame) -> Examples:
+def make_examples(task: TaskSpec, events: pd.DataFrame, unusable: int = 0) -> Examples:
     """Turn a log into a task's examples.
+
+    Args:
+        unusable: users of the log that are not in `events`.
 
     Raises:
         SpecError: the log has none of what the task asks for, or too few users of a part of the split.
@@ -97,7 +104,8 @@ def make_examples(task: TaskSpec, events: pd.DataFrame) -> Examples:
     index = pd.Index(labelled).get_indexer(pd.Index(users))
     left_out = {
         "no events that the encoder may see": len(set(labelled)) - len(users),
-        "no label": len(part) - len(labelled),
+        "not in both services" if task.retrieval else "no label": len(part) - len(labelled),
+        "no row that can be used": unusable,
     }
     examples = Examples(
         users=users,

@@ -36,6 +36,6 @@ def test_a_study_of_encoders_has_the_single_service_baseline(file):
 @pytest.mark.parametrize("file", [file for file in TASKS if "amazon" in file.stem], ids=lambda file: file.stem)
 def test_an_amazon_task_makes_examples(file):
     task = read_task(file).model_copy(update={"events": str(AMAZON)})
-    examples = make_examples(task, read_events(plan_events(task)))
+    examples = make_examples(task, *read_events(plan_events(task)))
     assert len(examples.rows("test")) > 200 and len(examples.names) > 100
     assert set(examples.inputs["service"].to_pylist()) == set(task.services)

@@ -251,9 +251,13 @@ def test_a_result_is_known_by_what_its_table_holds(task, encoder_folder, events,
     assert len(keys) == 2
 
 
-def test_reading_leaves_out_rows_that_cannot_be_used(task, events):
-    reading = plan_events(task())
-    assert len(read_events(reading)) == len(events) and len(reading.files) == 1
+def test_users_without_a_row_that_can_be_used_are_counted(task, events, tmp_path):
+    whole = events.to_pandas()
+    mute = pd.DataFrame({"user_id": ["mute", "mute", whole["user_id"][0]], "service": "a", "timestamp": 1, "text": ""})
+    pd.concat([whole, mute]).to_parquet(tmp_path / "log.parquet")
+    found, unusable = read_events(plan_events(task(events=str(tmp_path / "log.parquet"))))
+    assert len(found) == len(events) and unusable == 1
+    assert make_examples(task(), found, unusable).left_out["no row that can be used"] == 1
 
 
 @pytest.mark.parametrize("hidden", [True, False])
