@@ -111,7 +111,20 @@ def _completed(table: pd.DataFrame) -> pd.DataFrame:
     table = table.reindex(columns=list(dict.fromkeys([*COLUMNS, *table.columns])))
     rows = [f"row-{row}" for row in range(len(table))]
     names = [row if is_absent(name) else str(name) for name, row in zip(table["run_id"], rows, strict=True)]
-    return table.assign(run_id=names, status=table["status"].astype(object).fillna("done"))
+    named = table.assign(run_id=names, status=table["status"].astype(object).fillna("done"))
+    return named.assign(encoder_size=sizes_by_name(named))
+
+
+def sizes_by_name(table: pd.DataFrame) -> "pd.Series[Any]":
+    """Name encoders that are no rung by their width, and by what else of their shape varies: `w24`, `w24 heads 4`."""
+    names, shape = table["encoder_size"].astype(object), ["item_layers", "service_layers", "heads"]
+    own = table[(names == "custom") & table["width"].notna()]
+    varied = [column for column in shape if own[column].nunique() > 1]
+    spelled = [
+        " ".join([f"w{run['width']:g}", *(f"{column.replace('_', ' ')} {run[column]:g}" for column in varied)])
+        for run in own.to_dict("records")
+    ]
+    return names.where(~names.index.isin(own.index), pd.Series(spelled, own.index, dtype=object))
 
 
 def _study(path: Path, warnings: list[str]) -> StudySpec | None:

@@ -20,9 +20,7 @@ from clue_ray.report.rendering import HALF, NARROW, WIDE, Picture, picture
 from clue_ray.report.section import Section
 from clue_ray.report.style import FAINT, INK, MUTED
 from clue_ray.report.tables import Table, describe, number, text, written
-
-CONFIGURATION = ("encoder_size", "sequence_length", "corpus_users", "global_batch_size", "learning_rate", "steps")
-"""What runs of different seeds have in common."""
+from clue_ray.scaling.frontier import settings_of
 
 
 def learnt(files: StudyFiles) -> Section | None:
@@ -36,10 +34,9 @@ def learnt(files: StudyFiles) -> Section | None:
 
 def seeds(done: pd.DataFrame) -> str:
     """Say how far apart runs lie that differ in seed only, or that the study does not tell."""
-    known = [column for column in CONFIGURATION if column in done and done[column].notna().any()]
-    spread = done.groupby(known, dropna=False)["loss"].agg(["std", "count"]) if known else pd.DataFrame()
-    repeated = spread[spread["count"] > 1] if len(spread) else spread
-    if "seed" not in done or done["seed"].nunique() < 2 or repeated.empty:
+    spread = done.groupby(settings_of(done))["loss"].agg(["std", "count"])
+    repeated = spread[spread["count"] > 1]
+    if repeated.empty:
         return (
             "Every measured loss is of one run on one held-out pool: no configuration was repeated, so how much "
             "another seed would differ is not known."

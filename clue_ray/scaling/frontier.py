@@ -51,9 +51,8 @@ def settings_of(done: pd.DataFrame) -> npt.NDArray[np.int64]:
     if "seed" not in done or not keys:
         return alone
     order = done.reset_index(drop=True).assign(row=alone).sort_values([*keys, X], kind="stable")
-    other = (order[keys] != order[keys].shift()).any(axis=1) & ~(order[keys].isna() & order[keys].shift().isna()).all(
-        axis=1
-    )
+    before = order[keys].shift()
+    other = ((order[keys] != before) & ~(order[keys].isna() & before.isna())).any(axis=1)
     larger = order[X].astype(float) > SAME_HORIZON * order[X].astype(float).shift()
     group = (other | larger).cumsum().to_numpy()
     twice = order.assign(group=group).duplicated(["group", "seed"], keep=False).groupby(group).transform("any")

@@ -13,7 +13,7 @@ import pytest
 
 from clue_ray.errors import RunsError
 from clue_ray.report import answer, evidence
-from clue_ray.report.directory import read_directory, read_ended
+from clue_ray.report.directory import read_directory, read_ended, sizes_by_name
 from clue_ray.report.page import write_report
 from clue_ray.runs import Runs
 from tests.report.planted import planted, write_study
@@ -301,3 +301,10 @@ def test_a_report_of_five_hundred_runs_stays_below_six_megabytes(tmp_path: Path)
         rows.append(base | settings | {"train_flops": flops, "loss": loss * rng.lognormal(0, 0.004)})
     write_study(tmp_path, pd.concat([pd.DataFrame(rows, columns=table.columns), table.tail(2)]))
     assert write_report(tmp_path).stat().st_size < 6e6
+
+
+def test_encoders_spelled_out_are_named_by_their_shape():
+    shape = {"width": [8, 8, 24, 16], "item_layers": 1, "service_layers": 1, "heads": [1, 2, 1, 2]}
+    table = pd.DataFrame({"encoder_size": ["custom", "custom", "custom", "xs"], **shape})
+    assert sizes_by_name(table).tolist() == ["w8 heads 1", "w8 heads 2", "w24 heads 1", "xs"]
+    assert sizes_by_name(table.assign(heads=1)).tolist() == ["w8", "w8", "w24", "xs"]

@@ -197,6 +197,7 @@ def test_settings_compete_by_their_means_over_seeds() -> None:
     rows = [(1e10, 5.2, 0, 8), (1.001e10, 5.0, 1, 8), (1.3e10, 5.05, 0, 16), (4e10, 4.8, 0, 32)]
     table = pd.DataFrame(rows, columns=["train_flops", "loss", "seed", "width"])
     assert settings_of(table).tolist() == [0, 0, 1, 2]
+    assert settings_of(table.assign(heads=None)).tolist() == [0, 0, 1, 2]
     marked = mark(table)
     assert marked["frontier"].tolist() == [True, True, True, True]  # 5.1 on average does not beat 5.05
     assert marked["train_flops"].tolist()[:2] == [1.0005e10] * 2 and marked["held_out"].tolist() == [False] * 3 + [True]
