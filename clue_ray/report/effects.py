@@ -12,7 +12,7 @@ from clue_ray.report import figures, numbers
 from clue_ray.report.answer import CLIPPED
 from clue_ray.report.clipping import highest_shown
 from clue_ray.report.directory import StudyFiles
-from clue_ray.report.grid_figures import EQUAL, SIZE, alike, grid_of, heat_table, isoflop_curves
+from clue_ray.report.grid_figures import EQUAL, HORIZONS, SIZE, alike, grid_of, heat_table, isoflop_curves
 from clue_ray.report.rendering import HALF, NARROW, Picture, picture
 from clue_ray.report.section import Section
 from clue_ray.report.style import law_label, short_label
@@ -68,8 +68,10 @@ def grids(files: StudyFiles) -> Section | None:
 
 def _grid(table: pd.DataFrame, axis: str) -> Picture:
     name = "heat-table" if axis == "sequence_length" else f"heat-{axis.replace('_', '-')}"
-    held = alike(table, axis).iloc[0]
-    same = [f"{short_label(c)} {numbers.compact(held[c])}" for c in EQUAL if c != axis and table[c].nunique() > 1]
+    chosen = alike(table, axis)
+    known = [c for c in (*EQUAL, *HORIZONS) if c != axis and c in table and table[c].nunique() > 1]
+    shared = [c for c in known if chosen[c].nunique() == 1]
+    same = [f"{short_label(c)} {numbers.compact(chosen[c].dropna().iloc[0])}" for c in shared]
     caption = f"Encoder size by {short_label(axis)}{'; all at ' + listing(same) if same else ''}."
     return picture(name, caption, partial(heat_table, table, axis=axis), sizes=(HALF,))
 

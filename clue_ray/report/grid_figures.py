@@ -25,6 +25,7 @@ from clue_ray.scaling.isoflop import SAME_LEVEL, IsoFlop
 LENGTH, SIZE = "sequence_length", "non_embedding_params"
 EQUAL = ("corpus_users", LENGTH, "global_batch_size", "learning_rate", "seed")
 """What the runs of one table agree on, the table's own axis aside."""
+HORIZONS = ("steps", "users_seen")
 FILLED = 0.6
 """Share of its cells from which runs are a grid, and not a few runs off one."""
 
@@ -77,13 +78,22 @@ def grid_of(table: pd.DataFrame, axis: str = LENGTH) -> pd.DataFrame | None:
 
 
 def alike(table: pd.DataFrame, axis: str) -> pd.DataFrame:
-    """Choose the combination of other settings (see `EQUAL`) that most runs share; of several, the lowest loss's."""
+    """Choose the combination of other settings (see `EQUAL`) that fills most cells; of several, the lowest loss's.
+
+    Runs that ended agree on their steps too, or else on the users they saw; what failed early has neither, and stays.
+    """
     rest = [c for c in EQUAL if c in table and c != axis]
-    if not rest:
+    horizons = [c for c in HORIZONS if c in table and table[c].notna().any()]
+    if not (rest or horizons):
         return table
     best = table["loss"].fillna(np.inf)
-    groups = (group for _, group in table.groupby(rest, dropna=False))
-    return max(groups, key=lambda group: (len(group), -float(best[group.index].min())))
+    keys = [[*rest, horizon] for horizon in horizons] or [rest]
+    groups = (group for names in keys for _, group in table.groupby(names, dropna=False))
+    cells = [name for name in ("encoder_size", axis) if name in table]
+    chosen = max(groups, key=lambda group: (len(group.drop_duplicates(cells)), -float(best[group.index].min())))
+    same = (table[rest] == chosen[rest].iloc[0]) | (table[rest].isna() & chosen[rest].iloc[0].isna())
+    early = table[horizons].isna().all(axis=1) if horizons else pd.Series(False, table.index)
+    return table[table.index.isin(chosen.index) | (same.all(axis=1) & early)]
 
 
 def isoflop_curves(table: pd.DataFrame, found: IsoFlop, ax: Axes) -> Axes:

@@ -128,3 +128,11 @@ def test_an_axis_past_its_best_is_not_doubled() -> None:
     assert larger_value(effect, line.iloc[1]) == (16.0, pytest.approx(0.2))
     assert larger_value(effect, line.iloc[2]) is None
     assert "16 was run beside the best run's 8" in in_vain("sequence_length", line.iloc[1], 16, 0.2)
+
+
+def test_a_grid_compares_runs_of_one_horizon() -> None:
+    table = planted().head(9)
+    longer = table.head(2).assign(steps=4000, loss=1.0, run_id=["long0", "long1"])
+    failed = table.head(1).assign(steps=None, loss=None, status="failed", run_id="lost", sequence_length=99)
+    grid = grid_of(pd.concat([longer, table, failed], ignore_index=True))
+    assert grid.to_numpy()[:, :3].min() == table["loss"].min() and "failed" in grid[99].tolist()
