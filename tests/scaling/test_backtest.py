@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from clue_ray.errors import FitError, RunsError
-from clue_ray.scaling.backtest import backtest
+from clue_ray.scaling.backtest import _judge, backtest
 from clue_ray.scaling.fit import fit_law
 from clue_ray.scaling.steps import steps_to_loss
 
@@ -127,3 +127,22 @@ def test_too_small_or_bad_tables_are_refused() -> None:
         backtest(["nothing"], table, x="train_flops", y="loss")
     with pytest.raises(FitError, match="not a NoneType"):
         backtest([None], table, x="train_flops", y="loss")  # type: ignore[list-item]
+
+
+def test_seeds_of_one_place_do_not_make_a_law_of_three_parameters_fit() -> None:
+    x = np.repeat(np.logspace(0, 3, 6), 3)
+    loss = (1.8 + x**-0.3) * np.exp(0.002 * np.random.default_rng(0).normal(size=18))
+    rows = backtest(["power_law_plus_constant"], {"x": x, "y": loss}, x="x", y="y").rows
+    assert rows["num_fitted"].min() == 9  # three places of three seeds
+
+
+def test_of_tied_laws_with_a_floor_the_one_that_erred_least_speaks() -> None:
+    names = ["power_law", "power_law_plus_constant", "bounded_power_law"]
+    errors = {"power_law": 0.05, "power_law_plus_constant": 0.04, "bounded_power_law": 0.03}
+    shaken = [
+        {"law": law, "relative_error": size * factor, "actual": 1.0, "predicted": 1 + size * factor, "covered": True}
+        for law, size in errors.items()
+        for factor in ((0.1, 2.0, 0.5) if law == "power_law" else (2.0, 0.1, 0.5))
+    ]
+    judged = _judge(pd.DataFrame(shaken), {*names[1:]})
+    assert judged.preferred == "bounded_power_law" and "power_law_plus_constant" in judged.tied
