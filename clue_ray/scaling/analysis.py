@@ -19,7 +19,7 @@ from clue_ray.scaling.answer import FURTHER, in_words, lowest, measured, predict
 from clue_ray.scaling.axes import AxisEffect, axis_effects
 from clue_ray.scaling.backtest import PLAIN, Backtest, backtest, no_backtest
 from clue_ray.scaling.fit import Fit, Prediction, fit_law
-from clue_ray.scaling.frontier import X, Y, mark
+from clue_ray.scaling.frontier import SAME_LEVEL, X, Y, mark
 from clue_ray.scaling.laws import find_law
 from clue_ray.scaling.panels import Panels, build_panels, records
 from clue_ray.scaling.sample import candidates_of, select
@@ -79,6 +79,7 @@ class Analysis:
             "backtest_error": _known(judged["mean_absolute_relative_error"].get(name)),
             "backtest_error_nats": _known(judged["mean_absolute_error"].get(name)),
             "coverage": _known(judged["coverage"].get(name)),
+            "as_good": name in (self.backtest.preferred, *self.backtest.tied),
             **self._held_out_errors(fit),
             "exponent": fit.parameters[exponent] if exponent else None,
             "exponent_low": ends[0],
@@ -189,9 +190,10 @@ def _counted(runs: Runs) -> list[str]:
 
 def headline(points: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame, list[str]]:
     """Choose the runs of the headline fits; give them, the points with held_out as it came to be, and why."""
-    best = points[points["frontier"] & ~points["held_out"]]
-    if len(best) >= FEWEST:
-        return best, points, []
+    top = points[X] >= SAME_LEVEL * points.loc[points["frontier"], X].max()
+    best = points[points["frontier"] & ~top]
+    if len(best) >= FEWEST:  # a law of the frontier is asked for a run of the frontier: larger ones did worse
+        return best, points.assign(held_out=top), []
     below = points[~points["held_out"]]
     if len(below) >= FEWEST:
         why = (

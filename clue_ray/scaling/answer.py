@@ -63,8 +63,18 @@ def in_words(law: str) -> str:
 
 
 def _rivals(rows: list[dict[str, Any]]) -> str:
-    """Give the range of all laws' predictions: the choice of form is often the larger doubt."""
-    values = [row["loss_at_10x"] for row in rows if row["loss_at_10x"] is not None]
-    if len(values) < 2:
+    """Give the range of all laws' predictions, and that of the intervals of those that are as good as the first.
+
+    The choice of form is often the larger doubt.
+    """
+    ahead = [row for row in rows if row["loss_at_10x"] is not None]
+    if len(ahead) < 2:
         return ""
-    return f"; the {number(len(values))} laws fitted say {min(values):.2f} to {max(values):.2f}"
+    values = [row["loss_at_10x"] for row in ahead]
+    said = f"; the {number(len(values))} laws fitted say {min(values):.2f} to {max(values):.2f}"
+    level = [row for row in ahead if row["as_good"]]
+    if len(level) < 2:
+        return said
+    lows, highs = ([row[f"loss_at_10x_{end}"] for row in level] for end in ("low", "high"))
+    ends = span(None if None in lows else min(lows), None if None in highs else max(highs))
+    return f"{said}, those that the backtest cannot tell apart, with their intervals, {ends}"

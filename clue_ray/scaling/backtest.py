@@ -15,9 +15,10 @@ import numpy as np
 import pandas as pd
 
 from clue_ray.errors import FitError
+from clue_ray.scaling.answer import FURTHER
 from clue_ray.scaling.checks import check_law
 from clue_ray.scaling.fit import Fit, Prediction, fit_law
-from clue_ray.scaling.laws import Law, find_law
+from clue_ray.scaling.laws import Floats, Law, find_law
 from clue_ray.scaling.rows import check_once
 from clue_ray.scaling.sample import Table, as_names, finished, select
 
@@ -34,6 +35,8 @@ ROW = [
     "relative_error",
     "covered",
 ]
+SAME = 1e-3
+"""Relative difference up to which two mean errors are one, to the convergence of fits."""
 ROUNDING = 1e-9  # logs of compute that differ by less are one size, to the rounding of a product of axes
 SUMMARY = ["law", "mean_absolute_relative_error", "mean_absolute_error", "coverage", "num_predictions"]
 
@@ -59,7 +62,10 @@ class Backtest:
 
 
 def backtest(laws: Sequence[str | Law], table: Table, *, x: str | Sequence[str], y: str) -> Backtest:
-    """Fit every law on the runs below each cut of x and predict the next run above it and the largest.
+    """Fit every law on the runs below each cut of x and predict the next run above it and the furthest within reach.
+
+    Within reach are runs at most `FURTHER` times the largest fitted, as far as the answer looks ahead: how a law
+    fares at hundreds of times its runs would drown how it fares where it is asked.
 
     Cuts expand from the fewest runs and places that every law can be fitted to; runs are ordered by x, or by the
     product of several. Raises FitError when no cut leaves enough runs, RunsError as `fit_law` does.
@@ -81,7 +87,9 @@ def backtest(laws: Sequence[str | Law], table: Table, *, x: str | Sequence[str],
             f"A backtest of {len(found)} laws needs more than {fewest} finished runs of different compute, "
             f"but the table has {len(done)}; add runs or laws."
         )
-    rows = pd.DataFrame([row for n in cuts for law in found for row in _score(law, done, n, columns, y)], columns=ROW)
+    asked = [(n, _targets(size, n)) for n in cuts]
+    scored = [row for n, targets in asked for law in found for row in _score(law, done, n, targets, columns, y)]
+    rows = pd.DataFrame(scored, columns=ROW)
     return _judge(rows, {law.name for law in found if law.floor})
 
 
@@ -90,10 +98,18 @@ def no_backtest() -> Backtest:
     return Backtest(pd.DataFrame(columns=ROW), pd.DataFrame(columns=SUMMARY), "", ())
 
 
-def _score(law: Law, done: pd.DataFrame, cut: int, columns: tuple[str, ...], y: str) -> Iterator[list[Any]]:
-    """Fit a law on the first `cut` runs; yield a row for the next run and one for the largest."""
+def _targets(size: Floats, cut: int) -> list[int]:
+    """List what a law of the first `cut` runs is asked for, given the logs of x (runs,), ascending."""
+    within = int(np.searchsorted(size, size[cut - 1] + np.log(FURTHER) + ROUNDING, side="right"))
+    return sorted({cut, max(cut, within - 1)})
+
+
+def _score(
+    law: Law, done: pd.DataFrame, cut: int, targets: list[int], columns: tuple[str, ...], y: str
+) -> Iterator[list[Any]]:
+    """Fit a law on the first `cut` runs; yield a row for each run asked for."""
     fit = fit_law(law, done.iloc[:cut], x=columns, y=y)
-    for target in sorted({cut, len(done) - 1}):
+    for target in targets:
         place = {column: float(done[column].iloc[target]) for column in columns}
         actual = float(done[y].iloc[target])
         value, low, high = _outcome(fit, place)
@@ -134,7 +150,7 @@ def _judge(rows: pd.DataFrame, floored: set[str]) -> Backtest:
 def loses(summary: pd.DataFrame, law: str) -> bool:
     """Tell whether a law erred more on average than the plain power law on the same predictions."""
     error = summary.set_index("law")["mean_absolute_relative_error"]
-    return PLAIN in error and bool(error[law] > error[PLAIN])
+    return PLAIN in error and bool(error[law] > error[PLAIN] * (1 + SAME))
 
 
 def _distinct(rows: pd.DataFrame, best: str, other: str) -> bool:

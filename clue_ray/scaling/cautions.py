@@ -39,7 +39,7 @@ def missed_held_out(points: pd.DataFrame, speaker: Fit) -> list[str]:
     if low <= best["loss"] <= high:
         return []
     return [
-        f"The largest run, held out, measured {best['loss']:.3f} nats, outside the {low:.3f} to {high:.3f} that the "
+        f"The largest run on the frontier, held out, measured {best['loss']:.3f} nats, outside the {low:.3f} to {high:.3f} that the "
         f"{speaker.law.words} foretold: it may not hold further out either."
     ]
 

@@ -24,7 +24,7 @@ from clue_ray.study.mirror import open_directory
 from clue_ray.study.session import without_tune_loggers
 from clue_ray.study.trial import REUSE_TIMEOUT
 from clue_ray.training.distributed import explain_failure
-from clue_ray.transfer.evaluate import judge_task, lay_out_task, read_result, result_key, result_name
+from clue_ray.transfer.evaluate import judge_task, lay_out_task, read_result, result_key, result_name, write_left_out
 from clue_ray.transfer.examples import Examples, plan_events
 from clue_ray.transfer.exported import read_card
 from clue_ray.transfer.inference import load_encoder
@@ -112,7 +112,9 @@ def prepare(
             lacking = [pair for pair in mine if pair in keys and not has_result(directory, pair, keys[pair])]
             with told(troubles, lacking):
                 if lacking:
-                    laid_out[task.name] = ray.put((task, lay_out_task(task, reading)))
+                    examples = lay_out_task(task, reading)
+                    write_left_out(directory.place, task, examples)
+                    laid_out[task.name] = ray.put((task, examples))
     return keys, laid_out, troubles
 
 

@@ -6,12 +6,15 @@ users, labels, what reads the features and how it is judged are the same for all
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from clue_ray.corpus.reading import Reading
@@ -29,7 +32,7 @@ from clue_ray.transfer.leaks import check_inputs, check_pretraining
 from clue_ray.transfer.scratch import train_from_scratch
 from clue_ray.transfer.tasks import TaskSpec
 
-EVALUATION = 2
+EVALUATION = 3
 """Bump when the same task and encoder would be scored otherwise."""
 
 BASES = {"next_item": "popularity", "attribute": "base rate", "retrieval": "guess"}
@@ -60,6 +63,7 @@ def run_task(run: str | Path, task: TaskSpec, against: Mapping[str, str | Path] 
     if (kept := read_file(place, name)) is not None:
         return dict(json.loads(kept))
     examples = lay_out_task(task, reading)
+    write_left_out(place, task, examples)
     others_loaded = {other: load_encoder(folder) for other, folder in others.items()}
     result = {"key": key, **judge_task(load_encoder(run), others_loaded, task, examples)}
     content = json.dumps(result, indent=2, allow_nan=False).encode()
@@ -99,6 +103,17 @@ def lay_out_task(task: TaskSpec, reading: Reading) -> Examples:
     return examples
 
 
+def write_left_out(place: str, task: TaskSpec, examples: Examples) -> None:
+    """Write who cannot be used in a task, and why, below a run's or a study's folder: transfer/<task>-left-out.parquet.
+
+    Raises:
+        StudyError: storage refuses.
+    """
+    name, content = f"transfer/{task.name}-left-out.parquet", pa.BufferOutputStream()
+    pq.write_table(examples.left_out, content)
+    patiently(lambda: write_file(place, name, content.getvalue().to_pybytes()), f"{name} cannot be written to {place}")
+
+
 def judge_task(
     encoder: UserEncoder, others: dict[str, UserEncoder], task: TaskSpec, examples: Examples
 ) -> dict[str, Any]:
@@ -122,7 +137,7 @@ def judge_task(
         "encoder_digest": encoder.card.digest,
         "users": users,
         "labels": len(examples.names),
-        "left_out": examples.left_out,
+        "left_out": dict(Counter(examples.left_out["reason"].to_pylist())),
         "methods": summarise(judged, users["test"]),
     }
 

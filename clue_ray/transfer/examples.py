@@ -4,6 +4,7 @@ Takes a task, gives `Examples`. One idea: a training user's labels lie before th
 so that the head is judged on other people and on a later time.
 """
 
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +19,7 @@ from clue_ray.corpus.reading import Reading, plan_reading, read_part
 from clue_ray.corpus.store import split_of
 from clue_ray.errors import EventLogError, SpecError
 from clue_ray.transfer.attributes import label_attribute
-from clue_ray.transfer.histories import EVENTS
+from clue_ray.transfer.histories import EVENTS, LEFT_OUT
 from clue_ray.transfer.tasks import TaskSpec
 
 DAY = 86_400.0
@@ -36,7 +37,7 @@ class Examples:
         names: labels or classes; empty for a regression and for retrieval.
         targets: what is true of each user: labels a user may have several of, [users, names] of bool; else class
             numbers or values, [users]; for retrieval nothing.
-        left_out: users of the log that cannot be used, by reason.
+        left_out: users of the log that cannot be used, rows of LEFT_OUT by user.
     """
 
     users: NDArray[np.object_]
@@ -46,7 +47,7 @@ class Examples:
     targets: NDArray[Any]
     missed: NDArray[np.int64]
     "labels of a user that are no candidates, [users]"
-    left_out: dict[str, int]
+    left_out: pa.Table
 
     def rows(self, *parts: str) -> NDArray[np.int64]:
         """List the users of some parts of the split, by index."""
@@ -61,8 +62,8 @@ def plan_events(task: TaskSpec) -> Reading:
     return reading
 
 
-def read_events(reading: Reading) -> tuple[pd.DataFrame, int]:
-    """Read a task's whole log into memory, in the order of the log, and count users none of whose rows can be used."""
+def read_events(reading: Reading) -> tuple[pd.DataFrame, set[str]]:
+    """Read a task's whole log into memory, in the order of the log, and name users none of whose rows can be used."""
     tables: list[pa.Table] = []
     met: set[str] = set()
     for part in reading.parts:
@@ -72,10 +73,10 @@ def read_events(reading: Reading) -> tuple[pd.DataFrame, int]:
             met.update(user for user in pc.unique(rows["user_id"]).to_pylist() if user)
             tables.append(good_rows(rows).select(EVENTS.names))
     events = pa.concat_tables([EVENTS.empty_table(), *tables]).to_pandas()
-    return events, len(met - set(events["user_id"]))
+    return events, met - set(events["user_id"])
 
 
-def make_examples(task: TaskSpec, events: pd.DataFrame, unusable: int = 0) -> Examples:
+def make_examples(task: TaskSpec, events: pd.DataFrame, unusable: Collection[str] = ()) -> Examples:
     """Turn a log into a task's examples.
 
     Args:
@@ -102,10 +103,10 @@ def make_examples(task: TaskSpec, events: pd.DataFrame, unusable: int = 0) -> Ex
     labelled, names, targets, missed = _label(task, events, cut, part)
     users = np.array(sorted(set(labelled) & set(inputs["user_id"].unique())), dtype=object)
     index = pd.Index(labelled).get_indexer(pd.Index(users))
-    left_out = {
-        "no events that the encoder may see": len(set(labelled)) - len(users),
-        "not in both services" if task.retrieval else "no label": len(part) - len(labelled),
+    reasons = {
         "no row that can be used": unusable,
+        "not in both services" if task.retrieval else "no label": set(part.index) - set(labelled),
+        "no events that the encoder may see": set(labelled) - set(users),
     }
     examples = Examples(
         users=users,
@@ -114,10 +115,16 @@ def make_examples(task: TaskSpec, events: pd.DataFrame, unusable: int = 0) -> Ex
         names=names,
         targets=targets[index],
         missed=missed[index],
-        left_out={reason: count for reason, count in left_out.items() if count},
+        left_out=list_left_out(reasons),
     )
     check_parts(task, examples)
     return examples
+
+
+def list_left_out(reasons: Mapping[str, Collection[str]]) -> pa.Table:
+    """Lay out users by reason as rows of LEFT_OUT, sorted by user."""
+    rows = sorted((user, reason) for reason, users in reasons.items() for user in users)
+    return pa.table([pa.array(column, pa.string()) for column in zip(*rows, strict=True)] or [[], []], LEFT_OUT)
 
 
 def check_cut(task: TaskSpec, events: pd.DataFrame) -> None:
@@ -181,16 +188,12 @@ def _label_next(
         rows = rows[rows["timestamp"] < rows["cut"] + (asked.days or np.inf) * DAY]
     else:
         rows = rows.sort_values("timestamp", kind="stable").groupby("user_id").tail(1)
-    text = rows["text"]
-    if asked.part:
-        parts = text.str.split(";").str[asked.part - 1]
-        if len(text) and parts.isna().all():
-            raise SpecError(
-                f"Task {task.name} asks for part {asked.part} of the text, split at ';', which no event of "
-                f"{asked.service} has; such as {text.iloc[0]!r}."
-            )
-        text = parts.str.strip()
-        text = text.mask(text == "")
+    text = label_texts(rows["text"], asked.part)
+    if len(text) and text.isna().all():
+        raise SpecError(
+            f"Task {task.name} asks for part {asked.part} of the text, split at ';', which no event of "
+            f"{asked.service} has; such as {rows['text'].iloc[0]!r}."
+        )
     pairs = pd.DataFrame({"user": rows["user_id"], "label": text}).dropna().drop_duplicates()
     counts = pairs[pairs["user"].map(part) == "train"]["label"].value_counts()
     names = tuple(sorted(counts[counts >= asked.min_users].index))
@@ -199,6 +202,14 @@ def _label_next(
     targets = np.zeros((len(users), len(names)), dtype=bool)
     targets[row[column >= 0], column[column >= 0]] = True
     return users, names, targets, np.bincount(row[column < 0], minlength=len(users))
+
+
+def label_texts(text: "pd.Series[str]", part: int | None) -> "pd.Series[str]":
+    """Cut texts to the part that is the label, null where a text has none; or give them whole."""
+    if part is None:
+        return text
+    parts = text.str.split(";").map(lambda found: found[part - 1].strip() if len(found) >= part else "")
+    return parts.where(parts != "")
 
 
 def check_parts(task: TaskSpec, examples: Examples) -> None:

@@ -5,6 +5,7 @@ features without a signal score what popularity scores, and no less.
 """
 
 import copy
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -45,6 +46,30 @@ class Head(nn.Module):
         """Score, [users, outputs]."""
         x = self.last(features if self.hidden is None else self.hidden(features))
         return self.base + (x if self.labels is None else x @ self.labels.T)
+
+
+class Lowest:
+    """Keeps the weights of a module at which a loss was lowest, and says when to stop looking for a lower one."""
+
+    def __init__(self, module: nn.Module, patience: int):
+        self.module, self.patience = module, patience
+        self.loss, self.waited = float("inf"), 0
+        self.weights: dict[str, torch.Tensor] = {}
+
+    def look(self, measure: Callable[[], torch.Tensor]) -> bool:
+        """Measure the loss, without dropout and gradients; True once `patience` looks in a row found none lower."""
+        self.module.eval()
+        with torch.no_grad():
+            loss = float(measure())
+        self.module.train()
+        self.waited = 0 if loss < self.loss else self.waited + 1
+        if loss < self.loss:
+            self.loss, self.weights = loss, copy.deepcopy(self.module.state_dict())
+        return self.waited == self.patience
+
+    def restore(self) -> None:
+        """Give the module its best weights back; those it has where none was ever measured."""
+        self.module.load_state_dict(self.weights or self.module.state_dict())
 
 
 def base_scores(examples: Examples) -> torch.Tensor:
@@ -118,20 +143,12 @@ def _train(
     generator: torch.Generator,
 ) -> None:
     optimizer = torch.optim.AdamW(head.parameters(), LEARNING_RATE, weight_decay=WEIGHT_DECAY)
-    best, kept, waited = float("inf"), copy.deepcopy(head.state_dict()), 0
+    lowest = Lowest(head, PATIENCE)
     for step in range(STEPS + 1):
-        if step % LOOK_EVERY == 0:
-            head.eval()
-            with torch.no_grad():
-                loss = loss_of(head(x[validation[0]]), validation[1]).item()
-            head.train()
-            waited = 0 if loss < best else waited + 1
-            if loss < best:
-                best, kept = loss, copy.deepcopy(head.state_dict())
-            if waited == PATIENCE:
-                break
+        if step % LOOK_EVERY == 0 and lowest.look(lambda: loss_of(head(x[validation[0]]), validation[1])):
+            break
         some = torch.randperm(len(train[0]), generator=generator)[:BATCH]
         optimizer.zero_grad()
         loss_of(head(x[train[0][some]]), train[1][some]).backward()
         optimizer.step()
-    head.load_state_dict(kept)
+    lowest.restore()

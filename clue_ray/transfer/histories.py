@@ -23,6 +23,7 @@ from clue_ray.transfer.exported import Exported
 EVENTS = pa.schema(
     [("user_id", pa.string()), ("service", pa.string()), ("timestamp", pa.float64()), ("text", pa.string())]
 )
+LEFT_OUT = pa.schema([("user_id", pa.string()), ("reason", pa.string())])
 
 
 class Histories(Corpus):

@@ -5,7 +5,7 @@ import pandas as pd
 
 from clue_ray.corpus.store import split_of
 from clue_ray.errors import SpecError
-from clue_ray.transfer.examples import Examples
+from clue_ray.transfer.examples import Examples, label_texts
 from clue_ray.transfer.exported import EncoderCard
 from clue_ray.transfer.tasks import TaskSpec
 
@@ -55,10 +55,11 @@ def check_inputs(task: TaskSpec, examples: Examples, events: pd.DataFrame) -> No
     if asked is None or task.time is not None:
         return
     test = examples.users[examples.rows("test")]
-    own = examples.inputs.to_pandas().groupby("user_id")["text"].agg(set)
-    rows = events[(events["service"] == asked.service) & events["user_id"].isin(test)]
+    own, rows = examples.inputs.to_pandas(), events[events["service"] == asked.service]
+    shown = own.assign(text=label_texts(own["text"], asked.part)).groupby("user_id")["text"].agg(set)
     last = rows.sort_values("timestamp", kind="stable").groupby("user_id")["text"].last()
-    copied = float(np.mean([last[user] in own[user] for user in test]))
+    labels = label_texts(last[test], asked.part)
+    copied = float(np.mean([label in shown[user] for user, label in labels.dropna().items()]))
     if copied > COPIED:
         raise SpecError(
             f"Task {task.name} leaks: {copied:.0%} of its test users have the item asked for among what the encoder is "

@@ -4,6 +4,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
+from torch import nn
 
 from clue_ray.encoder.batches import Windows, pack
 from clue_ray.encoder.model import Encoder
@@ -11,11 +12,15 @@ from clue_ray.training.schedule import make_optimizer
 from clue_ray.transfer.examples import Examples
 from clue_ray.transfer.exported import Exported
 from clue_ray.transfer.features import label_features
-from clue_ray.transfer.heads import Head, base_scores, loss_of, tensors
+from clue_ray.transfer.heads import Head, Lowest, base_scores, loss_of, tensors
 from clue_ray.transfer.histories import Histories
 from clue_ray.transfer.inference import UserEncoder
 
 BATCH = 32
+LOOK_EVERY = 25
+LOOKED_AT = 512
+"""Validation users whose loss is looked at."""
+PATIENCE = 4
 
 
 def train_from_scratch(
@@ -23,8 +28,11 @@ def train_from_scratch(
 ) -> UserEncoder:
     """Train a new encoder of the same shape end to end, with its own learning rates; its frozen vectors are then read.
 
+    It keeps the weights at which the validation users' loss was lowest, as what reads the vectors does.
+
     Args:
         histories: of the examples' users, in their order.
+        steps: at most.
     """
     card = encoder.card
     run = card.run.model_copy(update={"train": card.run.train.model_copy(update={"seed": seed})})
@@ -35,18 +43,25 @@ def train_from_scratch(
         torch.manual_seed(seed)
         head = Head(width, base_scores(examples), label_features(examples.names), hidden=False)
     optimizers = [make_optimizer(model, run.train, run.encoder), torch.optim.AdamW(head.parameters(), 1e-2)]
-    rows, targets = tensors(examples, examples.rows("train"))
+    (train, targets), held = (tensors(examples, examples.rows(part)) for part in ("train", "validation"))
+
+    def loss_on(users: torch.Tensor, true: torch.Tensor) -> torch.Tensor:
+        vectors = encode_some(model, histories, users.numpy(), run.sequence_length)
+        return loss_of(head(vectors * width**0.5), true)
+
+    lowest = Lowest(nn.ModuleList([model, head]), PATIENCE)
     generator = torch.Generator().manual_seed(seed)
-    for _ in range(steps):
-        some = torch.randperm(len(rows), generator=generator)[:BATCH]
-        vectors = encode_some(model, histories, rows[some].numpy(), run.sequence_length)
-        loss = loss_of(head(vectors * width**0.5), targets[some])
+    for step in range(steps + 1):
+        if step % LOOK_EVERY == 0 and lowest.look(lambda: loss_on(*(held_part[:LOOKED_AT] for held_part in held))):
+            break
+        some = torch.randperm(len(train), generator=generator)[:BATCH]
         for optimizer in optimizers:
             optimizer.zero_grad()
-        loss.backward()
+        loss_on(train[some], targets[some]).backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), run.train.clip_norm)
         for optimizer in optimizers:
             optimizer.step()
+    lowest.restore()
     return UserEncoder(Exported(card, encoder.exported.tokenizer, model.state_dict()))
 
 

@@ -27,4 +27,6 @@ def task_words(result: dict[str, Any]) -> str:
     users = ", ".join(f"{count:,} {part}" for part, count in result["users"].items())
     lines = [compare_methods(result), f"Users: {users}."]
     lines += [f"Left out, {reason}: {count:,} users." for reason, count in result["left_out"].items()]
+    if result["left_out"]:
+        lines.append(f"They are listed in transfer/{result['task']}-left-out.parquet.")
     return "\n".join(lines)

@@ -77,8 +77,8 @@ class TaskSpec(Spec):
     "what reads the frozen features: one hidden layer, or none (logistic regression)"
     seeds: tuple[int, ...] = Field((0, 1, 2), min_length=1)
     "of the head, and of the encoder trained from scratch; scores are their mean"
-    scratch_steps: int = Field(100, ge=0)
-    "steps of the same encoder trained from scratch on the task alone; 0 leaves it out"
+    scratch_steps: int = Field(400, ge=0)
+    "most steps of the same encoder trained from scratch on the task alone; 0 leaves it out"
 
     @field_validator("time")
     @classmethod

@@ -16,14 +16,13 @@ import pyarrow.compute as pc
 from clue_ray.corpus.events import normalise
 from clue_ray.corpus.reading import Part, Reading, read_part
 from clue_ray.corpus.store import stable_hash
-from clue_ray.transfer.histories import EVENTS, Histories
+from clue_ray.transfer.histories import EVENTS, LEFT_OUT, Histories
 from clue_ray.transfer.inference import UserEncoder, Vectors
 from clue_ray.transfer.parts import Parts
 
 OTHER_SERVICES = "no events in the services asked for"
 NOTHING_NEW = "no new events"
 USER_ROWS = pa.schema([*EVENTS, ("reason", pa.string()), ("bucket", pa.int32())])
-LEFT_OUT = pa.schema([("user_id", pa.string()), ("reason", pa.string())])
 Precision = Literal["float32", "float16"]
 
 

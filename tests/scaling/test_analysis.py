@@ -63,6 +63,16 @@ def test_points_and_hold_out(analysis: Analysis) -> None:
     assert "1 of 19 runs are not done and were left out." in analysis.warnings
 
 
+def test_laws_of_the_frontier_are_asked_for_its_largest_run_where_larger_ones_did_worse() -> None:
+    table = study()
+    largest = table["train_flops"].idxmax()
+    table.loc[largest, "loss"] = 5.4  # the dearest run overfitted
+    points = analyse(Runs(table), LAWS[:2]).points
+    top = points.loc[points["frontier"], "train_flops"].max()
+    assert top < table["train_flops"].max()
+    assert points.loc[points["held_out"], "train_flops"].min() == top and points["held_out"][largest]
+
+
 def test_axes_hold_everything_else_equal(analysis: Analysis) -> None:
     assert [axis.column for axis in analysis.axes] == COLUMNS
     for axis in analysis.axes:
@@ -76,7 +86,7 @@ def test_axes_hold_everything_else_equal(analysis: Analysis) -> None:
 
 def test_answer_table_and_document(analysis: Analysis) -> None:
     answer, rows = analysis.answer(), analysis.law_table()
-    assert answer.count("95 %") == 1 and "Ten times more" in answer
+    assert answer.count("95 %") == 2 and "Ten times more" in answer
     assert f"by the {LAW_WORDS[analysis.preferred]}, which missed larger runs by" in answer
     assert rows[0]["law"] == analysis.preferred and {row["law"] for row in rows} == set(LAWS)
     for row in rows:
@@ -133,6 +143,10 @@ def test_answer_says_what_was_measured_then_what_is_predicted(little: Analysis) 
         f"Ten times more, 3.3e13 FLOP, is predicted to reach {row['loss_at_10x']:.2f} nats (95 % "
     )
     assert f"missed larger runs by {row['backtest_error_nats']:.3f} nats" in predicted and "the four laws" in predicted
+    tied = [law for law in little.law_table() if law["as_good"]]
+    assert {law["law"] for law in tied} == {little.preferred, *little.backtest.tied}
+    low, high = (end([law[f"loss_at_10x_{name}"] for law in tied]) for end, name in ((min, "low"), (max, "high")))
+    assert predicted.endswith(f"with their intervals, 95 % {low:.2f} to {high:.2f}.") and low < row["loss_at_10x_low"]
 
 
 def test_answer_does_not_credit_compute_that_bought_nothing() -> None:

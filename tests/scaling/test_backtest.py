@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from clue_ray.errors import FitError, RunsError
-from clue_ray.scaling.backtest import _judge, backtest
+from clue_ray.scaling.backtest import SAME, _judge, backtest
 from clue_ray.scaling.fit import fit_law
 from clue_ray.scaling.steps import steps_to_loss
 
@@ -45,18 +45,17 @@ def test_preferred_law_never_loses_to_the_plain_power_law() -> None:
         table = pd.DataFrame({"train_flops": COMPUTE, "loss": loss})
         result = backtest(LAWS, table, x="train_flops", y="loss")
         error = result.summary.set_index("law")["mean_absolute_relative_error"]
-        assert error[result.preferred] <= error["power_law"]
+        assert error[result.preferred] <= error["power_law"] * (1 + SAME)
         spoken.append(result.preferred)
     assert "power_law" in spoken
 
 
 def test_cautious_of_tied_laws_is_preferred_and_errors_are_in_units_of_y() -> None:
-    """The law with a constant errs least here, but not by more than chance explains."""
+    """The two laws err alike here, as the fitted constant is zero: the one that allows for a constant speaks."""
     flops = [57105722688.0, 100590505248.0, 168213130656.0, 265207132128.0, 902472242112.0, 3295063832448.0]
     losses = [5.4698018, 5.4382663, 5.4062429, 5.2738598, 5.2665473, 5.2251193]
     table = pd.DataFrame({"train_flops": flops, "loss": losses})
     result = backtest(LAWS[:2], table, x="train_flops", y="loss")
-    assert result.summary["law"][0] == "power_law_plus_constant"
     assert result.preferred == "power_law_plus_constant" and result.tied == ("power_law",)
     missed = (result.rows["predicted"] - result.rows["actual"]).abs().groupby(result.rows["law"]).mean()
     assert result.summary.set_index("law")["mean_absolute_error"].to_dict() == pytest.approx(missed.to_dict())
@@ -69,7 +68,8 @@ def test_predictions_use_only_smaller_runs() -> None:
     row = rows[(rows["law"] == "power_law") & (rows["num_fitted"] == 6)].iloc[-1]
     alone = fit_law("power_law", table.iloc[:6], x="train_flops", y="loss").predict_run(train_flops=row["x"])
     assert (row["predicted"], row["low"], row["high"]) == pytest.approx(alone, rel=1e-6)
-    assert row["x"] == COMPUTE[-1] and row["actual"] == table["loss"].iloc[-1]
+    assert row["x"] == COMPUTE[7] and row["actual"] == table["loss"].iloc[7]  # the furthest within ten times the sixth
+    assert (rows.groupby("num_fitted")["x"].max() <= 10 * COMPUTE[rows["num_fitted"].unique() - 1] * (1 + 1e-9)).all()
     assert row["relative_error"] == pytest.approx(alone.value / row["actual"] - 1, rel=1e-6)
     assert row["covered"] == (alone.low <= row["actual"] <= alone.high)
 
@@ -77,7 +77,7 @@ def test_predictions_use_only_smaller_runs() -> None:
 def test_a_law_that_goes_negative_is_scored_and_stops_no_other() -> None:
     """The steep start of a strong floor, extended on a line in log compute, falls below 0 before the end."""
     x = np.logspace(10, 14, 25)
-    table = pd.DataFrame({"train_flops": x, "loss": 1.8 + 3.5 * (x / 1e10) ** -0.25})
+    table = pd.DataFrame({"train_flops": x, "loss": 0.5 + 5 * (x / 1e10) ** -0.8})
     result = backtest(LAWS, table, x="train_flops", y="loss")
     below = result.rows[result.rows["predicted"] <= 0]
     assert set(below["law"]) == {"log_linear"} and not below["covered"].any() and below["low"].isna().all()
@@ -127,6 +127,11 @@ def test_too_small_or_bad_tables_are_refused() -> None:
         backtest(["nothing"], table, x="train_flops", y="loss")
     with pytest.raises(FitError, match="not a NoneType"):
         backtest([None], table, x="train_flops", y="loss")  # type: ignore[list-item]
+
+
+def test_a_next_run_beyond_reach_is_asked_for_all_the_same() -> None:
+    table = {"x": np.logspace(0, 12, 7), "y": 30 * np.logspace(0, 12, 7) ** -0.08}
+    assert list(backtest(["power_law"], table, x="x", y="y").rows["num_fitted"]) == [3, 4, 5, 6]
 
 
 def test_seeds_of_one_place_do_not_make_a_law_of_three_parameters_fit() -> None:

@@ -14,6 +14,7 @@ from clue_ray.transfer.evaluate import result_key, run_task
 from clue_ray.transfer.examples import Examples, make_examples, plan_events, read_events
 from clue_ray.transfer.exported import read_card, read_encoder
 from clue_ray.transfer.heads import fit_head
+from clue_ray.transfer.histories import LEFT_OUT
 from clue_ray.transfer.leaks import check_inputs, check_pretraining
 from clue_ray.transfer.scores import auc, chance_measures, interval, r2, ranking_measures, retrieval_measures
 from clue_ray.transfer.tasks import TaskSpec, parse_against
@@ -85,7 +86,15 @@ def test_the_interval_covers_a_mean_as_often_as_it_says():
 def planted_examples(targets, names):
     """Sixty users of each part of the split."""
     part = np.repeat(np.array(["train", "validation", "test"], dtype=object), 60)
-    return Examples(np.arange(180).astype(str).astype(object), None, part, names, targets, np.zeros(180, int), {})
+    return Examples(
+        np.arange(180).astype(str).astype(object),
+        None,
+        part,
+        names,
+        targets,
+        np.zeros(180, int),
+        LEFT_OUT.empty_table(),
+    )
 
 
 def test_a_head_finds_a_planted_signal_and_leaves_noise_alone():
@@ -116,6 +125,29 @@ def test_labels_of_test_users_come_later_and_from_other_people(events, task, cor
     later = table[(table["user_id"] == user) & (table["service"] == corpus.services[0]) & (table["timestamp"] >= cut)]
     found = {name for name, true in zip(examples.names, examples.targets[0], strict=True) if true}
     assert found <= set(later["text"]) and len(found) + examples.missed[0] == later["text"].nunique()
+
+
+def test_labels_of_some_days_are_those_and_the_head_learns_from_the_days_before(events, task, corpus):
+    table, first = events.to_pandas(), corpus.services[0]
+    cut = float(np.floor(table["timestamp"].quantile(0.7)))
+    days = int((table["timestamp"].max() - cut) / 86_400 / 2)
+    question = {"service": first, "days": days, "min_users": 1}
+    asked = task(time=pd.Timestamp(cut, unit="s").isoformat(), next_item=question)
+    examples = make_examples(asked, table)
+    own = table[table["service"] == first]
+    for part, begin in (("test", cut), ("train", cut - days * 86_400)):
+        users = set(examples.users[examples.rows(part)])
+        rows = own[
+            own["user_id"].isin(users) & own["timestamp"].between(begin, begin + days * 86_400, inclusive="left")
+        ]
+        assert set(rows["user_id"]) == users
+        inputs = examples.inputs.to_pandas()
+        assert inputs[inputs["user_id"].isin(users)]["timestamp"].max() < begin
+        truth = rows.groupby("user_id")["text"].agg(set)
+        for index in examples.rows(part):
+            found = {name for name, true in zip(examples.names, examples.targets[index], strict=True) if true}
+            assert found <= truth[examples.users[index]]
+            assert len(found) + examples.missed[index] == len(truth[examples.users[index]])
 
 
 def test_what_follows_a_label_is_not_shown(events, task, corpus):
@@ -160,6 +192,10 @@ def test_leaks_are_refused(task, corpus, encoder_folder, events):
     copied = pd.concat([table, copy], ignore_index=True)
     with pytest.raises(SpecError, match="among what the encoder is shown"):
         check_inputs(nested, make_examples(nested, copied), copied)
+    named = copied.assign(text=[f"{row};{text}" for row, text in enumerate(copied["text"])])
+    with pytest.raises(SpecError, match="among what the encoder is shown"):  # the category, under another product
+        category = task(next_item={"service": first, "part": 2})
+        check_inputs(category, make_examples(category, named), named)
 
 
 @pytest.mark.parametrize("kind", ["next_item", "attribute", "retrieval"])
@@ -256,8 +292,11 @@ def test_users_without_a_row_that_can_be_used_are_counted(task, events, tmp_path
     mute = pd.DataFrame({"user_id": ["mute", "mute", whole["user_id"][0]], "service": "a", "timestamp": 1, "text": ""})
     pd.concat([whole, mute]).to_parquet(tmp_path / "log.parquet")
     found, unusable = read_events(plan_events(task(events=str(tmp_path / "log.parquet"))))
-    assert len(found) == len(events) and unusable == 1
-    assert make_examples(task(), found, unusable).left_out["no row that can be used"] == 1
+    assert len(found) == len(events) and unusable == {"mute"}
+    examples = make_examples(task(), found, unusable)
+    left_out = dict(zip(*examples.left_out.to_pydict().values(), strict=True))
+    assert left_out["mute"] == "no row that can be used"
+    assert {*left_out, *examples.users} == {"mute", *whole["user_id"]} and not {*left_out} & {*examples.users}
 
 
 @pytest.mark.parametrize("hidden", [True, False])
