@@ -15,9 +15,17 @@ from scipy import stats
 from clue_ray.errors import FitError
 from clue_ray.runs import Runs
 from clue_ray.scaling.analysis import Analysis, analyse
+from clue_ray.scaling.downstream import correlation, predict_largest
 from clue_ray.scaling.fit import Fit, fit_law
 from clue_ray.scaling.isoflop import fit_isoflop
 
+SCORED = {
+    "recall_at_10": "finding users, recall@10",
+    "mrr": "finding users, MRR",
+    "transfer_open_clue_kitchen_mrr": "next item in kitchen from groceries, MRR",
+    "transfer_open_clue_kids_auc": "children in the household, AUC",
+}
+VERDICTS = {"holds": "as foretold", "less": "lower", "more": "higher", "unclear": "cannot be told"}
 LAWS = ("power_law_plus_constant", "log_linear", "power_law", "bounded_power_law")
 
 
@@ -38,6 +46,9 @@ def headline(points: Points) -> dict[str, Any]:
     ahead = law.predict_run(**place)
     again = fit_law(found.preferred, found.points[found.points["frontier"]], x="train_flops", y="loss")
     wanted = float(best["train_flops"]) * 10
+    by_law = {name: fit.predict_run(**place) for name, fit in found.fits.items()}
+    tied = [by_law[name] for name in {found.preferred, *found.backtest.tied}]
+    low, high = min(one.low for one in tied), max(one.high for one in tied)
     return {
         "runs": len(points.runs),
         "frontier": len(fitted),
@@ -48,7 +59,8 @@ def headline(points: Points) -> dict[str, Any]:
         "backtest": found.backtest.summary.set_index("law")["mean_absolute_error"].to_dict(),
         "held_out": best.to_dict(),
         "predicted": ahead,
-        "by_law": {name: fit.predict_run(**place) for name, fit in found.fits.items()},
+        "by_law": by_law,
+        "tied": {"laws": len(tied), "low": low, "high": high, "inside": bool(low <= best["loss"] <= high)},
         "floors": {name: span_of(found.fits[name], "irreducible_loss") for name in floored},
         "inside": bool(ahead.low <= best["loss"] <= ahead.high),
         "relative_error": ahead.value / float(best["loss"]) - 1,
@@ -148,11 +160,27 @@ def best_sizes(points: Points) -> dict[str, Any]:
     }
 
 
-def follows(points: Points) -> dict[str, float]:
-    """Correlate recall@10 and MRR with the loss over all runs (Pearson), and rank against rank (Spearman)."""
-    runs = points.runs
-    return {
-        f"{how} {measure}": float(function(runs["loss"], runs[measure]).statistic)
-        for how, function in (("pearson", stats.pearsonr), ("spearman", stats.spearmanr))
-        for measure in ("recall_at_10", "mrr")
-    }
+def follows(points: Points) -> list[dict[str, Any]]:
+    """Set each score of the runs over their loss: a row a score.
+
+    The correlation with the fall of the loss (Pearson, Fisher's interval) and the verdict on the quarter with the most
+    compute are those of clue-ray's reports, over the runs that are better than a guess; ranks (Spearman) are of all.
+    """
+    found = []
+    for column, name in SCORED.items():
+        if column not in points.runs or not (rows := points.runs.dropna(subset=[column])).size:
+            continue
+        learnt = rows[rows["loss"] < np.log(rows["loss_candidates"])]
+        compute, loss, score = (learnt[key].to_numpy(dtype=float) for key in ("train_flops", "loss", column))
+        largest = predict_largest(compute, loss, score)
+        found.append(
+            {
+                "name": name,
+                "runs": len(learnt),
+                "correlation": correlation(loss, score),
+                "ranks": -float(stats.spearmanr(rows["loss"], rows[column]).statistic),
+                "best": float(rows.loc[rows["loss"].idxmin(), column]),
+                "verdict": VERDICTS[largest.verdict] if largest else "",
+            }
+        )
+    return found

@@ -6,6 +6,8 @@ python studies/open-clue/findings.py --gather results     # first take the table
 
 import argparse
 import shutil
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -44,17 +46,14 @@ def known_floor(points: Points) -> dict[str, Any]:
     return planted_floor(planted, map(int, runs["sequence_length"].unique()), int(runs["loss_candidates"].iloc[0]))
 
 
-def rebuild_reports(corpora: dict[str, Points], output: Path) -> list[Path]:
-    """Write each corpus's report as its study did, from the table alone."""
-    pages = []
-    for name, points in corpora.items():
-        folder = output / points.spec.name
-        folder.mkdir(parents=True, exist_ok=True)
-        Runs(points.runs).write(folder)
-        shutil.copyfile(HERE / f"{name}.yaml", folder / "study.yaml")
-        write_json(folder / "corpus.json", known_floor(points))
-        pages.append(write_report(folder))
-    return pages
+def rebuild_report(points: Points, output: Path) -> Path:
+    """Write a corpus's report as its study did, from the table alone."""
+    folder = output / points.spec.name
+    folder.mkdir(parents=True, exist_ok=True)
+    Runs(points.runs).write(folder)
+    shutil.copyfile(HERE / f"{points.name}.yaml", folder / "study.yaml")
+    write_json(folder / "corpus.json", known_floor(points))
+    return write_report(folder)
 
 
 def describe(points: Points, floor: dict[int, float]) -> dict[str, Any]:
@@ -110,9 +109,10 @@ def main() -> None:
     corpora = read_points()
     losses = {name: known_floor(points).get("bayes_loss", {}) for name, points in corpora.items()}
     floors = {name: {int(length): loss for length, loss in found.items()} for name, found in losses.items()}
-    pages = rebuild_reports(corpora, args.output)
-    figures.draw_all(corpora, floors, args.docs / "images" / "open-clue")
-    page = render({name: describe(points, floors[name]) for name, points in corpora.items()})
+    with ProcessPoolExecutor(2) as pool:  # reports take the most time, a core each
+        pages = pool.map(partial(rebuild_report, output=args.output), corpora.values())
+        figures.draw_all(corpora, floors, args.docs / "images" / "open-clue")
+        page = render({name: describe(points, floors[name]) for name, points in corpora.items()})
     place = args.docs / "open-clue-study.md"
     with replacing(place) as temporary:
         temporary.write_text(page, encoding="utf-8")

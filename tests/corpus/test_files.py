@@ -52,6 +52,7 @@ def test_relative_paths_and_odd_names(tmp_path, monkeypatch):
         ("abfs://c@a/x?client_secret=hush", r"^Event log abfs://c@a/x holds a secret .client_secret."),
         ("s3://bucket/x?aws_secret_access_key=hush", "holds a secret"),
         ("abfs://c@a/x?SharedAccessSignature=hush", "holds a secret"),
+        ("s3://b/x?endpoint_override=http://me:hush@host", r"^Event log s3://b/x holds a secret .endpoint_override."),
     ],
 )
 def test_places_that_give_nothing(tmp_path, place, words):
