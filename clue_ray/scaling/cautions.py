@@ -39,8 +39,8 @@ def missed_held_out(points: pd.DataFrame, speaker: Fit) -> list[str]:
     if low <= best["loss"] <= high:
         return []
     return [
-        f"The largest run on the frontier, held out, measured {best['loss']:.3f} nats, outside the {low:.3f} to {high:.3f} that the "
-        f"{speaker.law.words} foretold: it may not hold further out either."
+        f"The largest run on the frontier, held out, measured {best['loss']:.3f} nats, outside the "
+        f"{low:.3f} to {high:.3f} that the {speaker.law.words} foretold: it may not hold further out either."
     ]
 
 
