@@ -58,7 +58,7 @@ def check_inputs(task: TaskSpec, examples: Examples, events: pd.DataFrame) -> No
     own, rows = examples.inputs.to_pandas(), events[events["service"] == asked.service]
     shown = own.assign(text=label_texts(own["text"], asked.part)).groupby("user_id")["text"].agg(set)
     last = rows.sort_values("timestamp", kind="stable").groupby("user_id")["text"].last()
-    labels = label_texts(last[test], asked.part)
+    labels = label_texts(last.loc[list(test)], asked.part)
     copied = float(np.mean([label in shown[user] for user, label in labels.dropna().items()]))
     if copied > COPIED:
         raise SpecError(
