@@ -81,10 +81,13 @@ def compute(points: Points, ax: Axes, floor: Mapping[int, float]) -> None:
         truth = floor[points.base["sequence_length"]]
         level(ax, truth, f"floor of the log, {truth:.2f}", FLOOR_COLOUR, left=True)
         bottom = min(bottom, truth - 0.2 * (found.chance - truth))
-    ax.set_ylim(bottom, None)
+    top = found.chance + 0.15 * (found.chance - bottom)  # runs on few users end far above a guess
+    ax.set_ylim(bottom, top)
+    if above := int((runs["loss"] > top).sum()):
+        ax.text(0.01, 0.98, f"{above} overfitted runs above", va="top", fontsize=7, color=MUTED, transform=ax.transAxes)
     ax.set_xlabel(label("train_flops"))
     ax.set_ylabel(label("loss"))
-    ax.legend(loc="upper right", bbox_to_anchor=(1.02, 0.93), fontsize=6.5)
+    ax.legend(loc="upper right", bbox_to_anchor=(1.02, 0.87), fontsize=6.5)
 
 
 def level(ax: Axes, value: float, name: str, colour: str, left: bool = False) -> None:
