@@ -53,6 +53,8 @@ def main() -> None:
     best = {width: found.index(min(found)) for width, found in losses.items()}
     print(", ".join(f"width {width}: best at {RATES[place]:.2e}" for width, place in best.items()))
     print(f"Apart by {max(best.values()) - min(best.values())} of the grid's factors of two.")
+    if edges := [f"width {width}" for width, place in best.items() if place in (0, len(RATES) - 1)]:
+        print(f"At the edge of the grid, where the best may lie beyond: {', '.join(edges)}.")
 
 
 if __name__ == "__main__":

@@ -25,6 +25,7 @@ from clue_ray.encoder.batches import BatchSampler, Windows, count_executed, coun
 from clue_ray.encoder.loss import info_nce
 from clue_ray.encoder.model import Encoder
 from clue_ray.spec import EncoderSpec, RunSpec, TrainSpec
+from clue_ray.training.evaluate import evaluate, make_pools
 
 COPIES = {
     "self_attn.out_proj": "attention_out",
@@ -35,8 +36,10 @@ COPIES = {
 }
 """Parts of torch's transformer layer, and of ours."""
 SCALED = {"attention_out", "ffn_down"}
-SAME = 1e-4
-"""Largest difference of fp32 losses, and of gradients as a share of the largest, that counts as none."""
+SAME_LOSS, SAME_GRADIENT = 1e-5, 1e-4
+"""Largest differences in fp32 that count as none: of losses, nats; of gradients, shares of a parameter's largest."""
+CANDIDATES, EVALUATIONS, SHARE = 1024, 4, 0.03
+"""Users of an evaluation, evaluations of a run, and the share of its time that they may take."""
 
 
 class Rival(nn.Module):
@@ -151,8 +154,9 @@ class Contest:
             loss.backward()
             losses.append(loss.item())
             gradients.append(self._gradients(name))
-        largest = max(gradient.abs().max() for gradient in gradients[0].values())
-        worst = max((gradients[0][key] - gradients[1][key]).abs().max() / largest for key in gradients[0])
+        gaps = {name: (gradient - gradients[1][name]).abs().max() for name, gradient in gradients[0].items()}
+        largest = {name: gradient.abs().max() for name, gradient in gradients[0].items()}
+        worst = max(gap / largest[name] for name, gap in gaps.items() if largest[name] > 0)
         return abs(losses[0] - losses[1]), worst.item()
 
     def _gradients(self, name: str) -> dict[str, Tensor]:
@@ -182,6 +186,19 @@ def timed(work: Callable[[], object]) -> float:
     return time.perf_counter() - start
 
 
+def tell_evaluation(contest: Contest, step: float) -> None:
+    """Print what evaluating costs beside training, given the seconds of a step."""
+    users = (contest.corpus.users_of_pair(contest.corpus.test_users, pair) for pair in contest.corpus.pairs())
+    pools = make_pools(contest.corpus, min(CANDIDATES, max(map(len, users))))
+    seconds = timed(lambda: evaluate(contest.ours, contest.corpus, pools, contest.run.sequence_length))
+    candidates = len(next(iter(pools.values())))
+    print(
+        f"An evaluation ({candidates:,} candidates, {len(pools)} pairs of services) takes as long as "
+        f"{seconds / step:.1f} steps: under {SHARE:.0%} of a run that evaluates {EVALUATIONS} times from "
+        f"{EVALUATIONS * seconds / step * (1 - SHARE) / SHARE:,.0f} steps on."
+    )
+
+
 def main() -> None:
     """Compare and print a table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -197,14 +214,19 @@ def main() -> None:
         parser.add_argument(f"--{name}", type=int, default=default)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    shape = {"width": args.width, "item_layers": args.layers, "service_layers": args.layers, "heads": args.width // 32}
+    shape = {
+        "width": args.width,
+        "item_layers": args.layers,
+        "service_layers": args.layers,
+        "heads": max(1, args.width // 32),
+    }
     train = TrainSpec(global_batch_size=args.batch, steps=1)
     run = RunSpec(encoder=EncoderSpec(**shape), train=train, sequence_length=args.sequence_length)
     contest = Contest(open_corpus(args.corpus, verify=False), run)
     loss, gradient = contest.check()
     compare(contest, args.repeats)
-    print(f"Same batch: losses differ by {loss:.1e}, gradients of all parameters by {gradient:.1e} of the largest.")
-    if max(loss, gradient) > SAME:
+    print(f"Same batch: losses differ by {loss:.1e}, a parameter's gradients by {gradient:.1e} of its largest at most.")
+    if loss > SAME_LOSS or gradient > SAME_GRADIENT:
         raise SystemExit("The two do not compute the same, so their speeds do not compare.")
 
 
@@ -222,6 +244,7 @@ def compare(contest: Contest, repeats: int) -> None:
                 work = count_executed(pack(contest.corpus, windows), contest.run.train.global_batch_size**2)
                 executed.append(train_flops(contest.run.encoder, work) / seconds)
     middle = {name: statistics.median(found) for name, found in rates.items()}
+    tell_evaluation(contest, tokens / middle["clue-ray"])
     table = Table("implementation", "tokens/s, median of steps", "ratio")
     for name, rate in middle.items():
         table.add_row(name, f"{rate:,.0f}", f"{rate / middle['nn.TransformerEncoder']:.1f}x")

@@ -73,9 +73,9 @@ def forward_flops(encoder: EncoderSpec, work: Work) -> int:
     return items + events + projection + similarity
 
 
-def users_for_budget(encoder: EncoderSpec, work: Work, budget: float) -> int:
+def users_for_budget(encoder: EncoderSpec, work: Work, budget: float) -> float:
     """Return how many positive pairs a budget of training FLOPs pays for, `work` being typical of `users / 2` pairs."""
-    return int(budget * (work.users / 2) / train_flops(encoder, work))
+    return budget * (work.users / 2) / train_flops(encoder, work)
 
 
 def size_for_budget(work: Work, budget: float, encoders: dict[str, EncoderSpec]) -> str | None:

@@ -12,6 +12,10 @@ import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+ROWS = 4096
+"""Users of a worker whose logits against the whole batch exist at once: memory grows with a batch, not its square."""
 
 
 class Gather(torch.autograd.Function):
@@ -44,10 +48,16 @@ def info_nce(a_UO: Tensor, b_UO: Tensor, logit: Tensor, same: Tensor | None = No
     """
     first, all_a, all_b = gather(a_UO, b_UO)
     target = torch.arange(first, first + len(a_UO), device=a_UO.device)
-    by_row = logit[0] * a_UO @ all_b.T
-    by_column = by_row.T if all_a is a_UO else logit[0] * b_UO @ all_a.T
-    rows, columns = (F.cross_entropy(spare(x, target, same, -torch.inf), target) for x in (by_row, by_column))
-    return (rows + columns) / 2
+    if all_a is a_UO and len(a_UO) <= ROWS:  # one worker's columns are its rows turned
+        by_row = logit[0] * a_UO @ all_b.T
+        rows, columns = (F.cross_entropy(spare(x, target, same, -torch.inf), target) for x in (by_row, by_row.T))
+        return (rows + columns) / 2
+
+    def cost(users: Tensor, target: Tensor, others: Tensor) -> Tensor:
+        return F.cross_entropy(spare(logit[0] * users @ others.T, target, same, -torch.inf), target, reduction="sum")
+
+    both = sum_rows(cost, a_UO, target, all_b) + sum_rows(cost, b_UO, target, all_a)
+    return both / (2 * len(a_UO))
 
 
 def pairwise_sigmoid(a_UO: Tensor, b_UO: Tensor, logit: Tensor, same: Tensor | None = None) -> Tensor:
@@ -58,9 +68,32 @@ def pairwise_sigmoid(a_UO: Tensor, b_UO: Tensor, logit: Tensor, same: Tensor | N
     """
     first, _, all_b = gather(a_UO, b_UO)
     target = torch.arange(first, first + len(a_UO), device=a_UO.device)
-    logits = logit[0] * a_UO @ all_b.T + logit[1]
-    signs = torch.full_like(logits, -1.0).scatter_(1, target[:, None], 1.0)
-    return -spare(F.logsigmoid(signs * logits), target, same, 0.0).sum() / len(a_UO)
+
+    def cost(users: Tensor, target: Tensor, others: Tensor) -> Tensor:
+        logits = logit[0] * users @ others.T + logit[1]
+        signs = torch.full_like(logits, -1.0).scatter_(1, target[:, None], 1.0)
+        return -spare(F.logsigmoid(signs * logits), target, same, 0.0).sum()
+
+    return sum_rows(cost, a_UO, target, all_b) / len(a_UO)
+
+
+def sum_rows(cost: Callable[[Tensor, Tensor, Tensor], Tensor], users: Tensor, target: Tensor, others: Tensor) -> Tensor:
+    """Sum a cost over users, `ROWS` of their logits at a time; those of larger batches are computed again backward."""
+    if len(users) <= ROWS:
+        return cost(users, target, others)
+    parts = zip(users.split(ROWS), target.split(ROWS), strict=True)
+    return torch.stack(
+        [checkpoint(cost, *part, others, use_reentrant=False, preserve_rng_state=False) for part in parts]
+    ).sum()
+
+
+def count_similarities(objective: str, batch: int, workers: int) -> int:
+    """Count the cosines that one worker computes a step: as many as `forward_flops` is to take for executed ones."""
+    rows = batch // workers
+    turned = workers == 1 and rows <= ROWS  # else a worker's rows and its columns overlap in one block only
+    matrices = 1 if turned or objective == "sigmoid" else 2
+    passes = 4 if rows > ROWS else 3  # forward, twice as much backward, and forward again
+    return matrices * rows * batch * passes // 3
 
 
 def at_temperature(objective: Callable[..., Tensor], temperature: float) -> Callable[..., Tensor]:

@@ -56,6 +56,7 @@ def find_warnings(planned: list["PlannedRun"], corpus: Corpus, study: StudySpec)
         *narrow_compute(planned),
         *many_epochs(planned, corpus),
         *untaught_pairs(planned, corpus),
+        *no_service_alone(planned, corpus),
         *same_training(planned),
         *small_pool(corpus, study.evaluation.candidates),
     ]
@@ -124,6 +125,20 @@ def untaught_pairs(planned: list["PlannedRun"], corpus: Corpus) -> list[str]:
     return [
         f"up to {left} of {len(corpus.pairs())} service pairs have fewer training users than a batch and are left "
         "out of training there; lower train.global_batch_size, or give more users."
+    ]
+
+
+def no_service_alone(planned: list["PlannedRun"], corpus: Corpus) -> list[str]:
+    """Say when runs ask for batches of one service and no service has the users for one: they train without."""
+    asked = {(r.known["corpus_users"], r.known["global_batch_size"]) for r in planned if r.run.train.same_service}
+    counts = {users: (corpus.counts[corpus.train_users[:users]] >= 2).sum(0).max() for users, _ in asked}
+    most = [counts[users] for users, batch in asked if counts[users] < batch]
+    if not most:
+        return []
+    return [
+        f"train.same_service asks for batches of one service, but some runs have at most {min(most):,} training users "
+        "with two events in any, fewer than a batch, and train without; lower train.global_batch_size, or give more "
+        "users."
     ]
 
 

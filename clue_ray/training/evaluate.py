@@ -60,11 +60,13 @@ def pool_members(pools: Pools) -> dict[int, NDArray[np.int64]]:
     return {s: np.unique(np.concatenate([users for pair, users in pools.items() if s in pair])) for s in services}
 
 
-def evaluate(model: Encoder, corpus: Corpus, pools: Pools, sequence_length: int) -> Scores:
+def evaluate(
+    model: Encoder, corpus: Corpus, pools: Pools, sequence_length: int, users_at_once: int = USERS_AT_ONCE
+) -> Scores:
     """Score a model on the pools, each user seen by the most recent `sequence_length` events of a service."""
     model.eval()
     members = pool_members(pools)
-    vectors = {s: embed(model, corpus, users, s, sequence_length) for s, users in members.items()}
+    vectors = {s: embed(model, corpus, users, s, sequence_length, users_at_once) for s, users in members.items()}
     scale = model.scale.detach()
     scores = []
     for pair, users in pools.items():
@@ -75,12 +77,19 @@ def evaluate(model: Encoder, corpus: Corpus, pools: Pools, sequence_length: int)
 
 
 @torch.no_grad()
-def embed(model: Encoder, corpus: Corpus, users: NDArray[np.int64], service: int, sequence_length: int) -> torch.Tensor:
+def embed(
+    model: Encoder,
+    corpus: Corpus,
+    users: NDArray[np.int64],
+    service: int,
+    sequence_length: int,
+    users_at_once: int = USERS_AT_ONCE,
+) -> torch.Tensor:
     """Embed users by their most recent events in one service, [users, output_width]; zeros where they have none."""
     device = model.log_scale.device
     vectors = torch.zeros(len(users), model.output.out_features, device=device)
     (present,) = np.nonzero(corpus.counts[users, service])
-    for rows in np.array_split(present, max(1, -(-len(present) // USERS_AT_ONCE))):
+    for rows in np.array_split(present, max(1, -(-len(present) // users_at_once))):
         windows = recent_windows(corpus, users[rows], np.full(len(rows), service), sequence_length)
         vectors[torch.from_numpy(rows)] = model(pack(corpus, windows).to(device))[0]
     return vectors

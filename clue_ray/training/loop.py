@@ -23,14 +23,14 @@ from torch.nn.parallel import DistributedDataParallel
 from clue_ray.compute import Work, train_flops
 from clue_ray.corpus.store import Corpus
 from clue_ray.encoder.batches import BatchSampler, Packed, Windows, count_executed, count_work, pack, same_histories
-from clue_ray.encoder.loss import OBJECTIVES, at_temperature
+from clue_ray.encoder.loss import OBJECTIVES, at_temperature, count_similarities
 from clue_ray.encoder.model import Encoder
 from clue_ray.runs import RunRecord
 from clue_ray.spec import EvaluationSpec, RunSpec
 from clue_ray.training.caching import Loss, cached_backward, split_windows
 from clue_ray.training.checkpoints import check_run_id
 from clue_ray.training.context import Context, LocalContext
-from clue_ray.training.evaluate import Pools, evaluate, make_pools
+from clue_ray.training.evaluate import USERS_AT_ONCE, Pools, evaluate, make_pools
 from clue_ray.training.prefetch import Prefetch
 from clue_ray.training.progress import Progress, describe_run, peak_memory
 from clue_ray.training.schedule import learning_rate_share, make_optimizer, resolve_steps, set_learning_rate
@@ -49,7 +49,7 @@ class Batch(NamedTuple):
     same: torch.Tensor | None
     "numbers that only users with the same items share, [users of the whole batch]; none where all differ"
     spared: int
-    "pairs of users that are no negatives of each other for that reason"
+    "ordered pairs of users, the first no negative of the second for that reason"
     one_service: bool
     "whether it is of one service alone"
 
@@ -97,7 +97,7 @@ class Trainer:
 
     def train(self) -> bool:
         """Train to the horizon; return False when the loss stopped being finite."""
-        with self._explaining_memory(), Prefetch(self.prepare, self.steps) as batches:
+        with Prefetch(self.prepare, self.steps) as batches:
             return self._train(batches)
 
     def _train(self, batches: Prefetch[Batch]) -> bool:
@@ -142,10 +142,7 @@ class Trainer:
             return False
         self.optimizer.step()
         self.model.clamp_temperature()
-        workers = self.context.world_size
-        # of info_nce, a worker's rows and its columns overlap in one block only
-        matrices = 1 if workers == 1 or train.objective == "sigmoid" else 2
-        similarities = matrices * train.global_batch_size**2 // workers
+        similarities = count_similarities(train.objective, train.global_batch_size, self.context.world_size)
         executed = sum(map(count_executed, batch.chunks), Work(similarities=similarities))
         self.state.add(batch.work, executed, mean_loss, batch.spared)
         return True
@@ -165,21 +162,6 @@ class Trainer:
         loss.backward()
         return loss.detach()
 
-    @contextmanager
-    def _explaining_memory(self) -> Iterator[None]:
-        try:
-            yield
-        except RuntimeError as error:  # torch.OutOfMemoryError is one; on a CPU it has no class of its own
-            if not isinstance(error, torch.OutOfMemoryError) and "DefaultCPUAllocator" not in str(error):
-                raise
-            batch, workers = self.run.train.global_batch_size, self.context.world_size
-            chunk = min(self.run.resources.users_per_chunk or batch, batch // workers)
-            raise MemoryError(
-                f"Out of memory on {self.device.type}: global_batch_size {batch} on {workers} workers, {chunk} users "
-                f"encoded at a time; set resources.users_per_chunk to {max(1, chunk // 2)} or less (same gradient), "
-                "or lower global_batch_size, sequence_length or the encoder's size."
-            ) from error
-
     def _mean(self, loss: torch.Tensor) -> float:
         if self.context.world_size > 1:
             dist.all_reduce(loss)
@@ -191,7 +173,8 @@ class Trainer:
         if self.context.rank:
             return
         started = time.perf_counter()
-        scores = evaluate(self.model, self.corpus, self.pools, self.run.sequence_length)
+        at_once = min(USERS_AT_ONCE, self.run.resources.users_per_chunk or USERS_AT_ONCE)
+        scores = evaluate(self.model, self.corpus, self.pools, self.run.sequence_length, at_once)
         self.state.wall_seconds += time.perf_counter() - started
         group, train = self.optimizer.param_groups[0], self.run.train
         self.curve.append(
@@ -249,17 +232,36 @@ class Trainer:
         return {**self.state.results(self.run, self.context.world_size), **scores, "device": self.device.type}
 
 
+@contextmanager
+def explaining_memory(run: RunSpec, workers: int) -> Iterator[None]:
+    """Say in one sentence what to lower where memory ends, of a GPU, of torch on the CPU or of numpy."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:  # torch.OutOfMemoryError is one; on a CPU it has no class of its own
+        known = isinstance(error, torch.OutOfMemoryError | MemoryError)
+        if not known and "DefaultCPUAllocator" not in str(error):
+            raise
+        batch = run.train.global_batch_size
+        chunk = min(run.resources.users_per_chunk or batch, batch // workers)
+        smaller = f"set resources.users_per_chunk to {chunk // 2} or less (same gradient), or " if chunk > 1 else ""
+        raise MemoryError(
+            f"Out of memory: global_batch_size {batch} on {workers} workers, {chunk} users encoded at a time; "
+            f"{smaller}lower global_batch_size, sequence_length or the encoder's size."
+        ) from error
+
+
 def train_with(
     run: RunSpec, corpus: Corpus, evaluation: EvaluationSpec, context: Context, study: str = ""
 ) -> tuple[RunRecord, list[dict[str, float]]]:
     """Train one run under a launcher's context; return its record and learning curve."""
     started = datetime.now(UTC).isoformat(timespec="seconds")
-    trainer = Trainer(run, corpus, evaluation, context)
-    finite = trainer.train()
+    with explaining_memory(run, context.world_size):
+        trainer = Trainer(run, corpus, evaluation, context)
+        finite = trainer.train()
     known, results = describe_run(run, corpus, evaluation, study), trainer.results()
     outcome: dict[str, Any] = {"status": "done"}
     if not finite:
-        outcome = {"status": "diverged", "error": f"loss was not finite at step {trainer.state.step + 1}"}
+        outcome = {"status": "diverged", "error": f"loss or gradient was not finite at step {trainer.state.step + 1}"}
     elif context.rank == 0 and results["loss"] is None:
         outcome = {"status": "diverged", "error": "held-out loss was not finite at the end"}
     return RunRecord(**{**known, **results, **outcome, "started_at": started}), trainer.curve

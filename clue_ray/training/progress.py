@@ -29,7 +29,7 @@ class Progress:
     loss_weight: float = 0.0
     "training loss, and 1, each averaged with weights that fade by exp(-users / SMOOTHING_USERS)"
     spared_pairs: int = 0
-    "pairs of users with the same items that were no negatives of each other"
+    "ordered pairs of users with the same items, which were no negatives of each other"
 
     def add(self, work: Work, executed: Work, loss: float, spared: int) -> None:
         """Count one more step."""

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from clue_ray.compute import Work, train_flops
+from clue_ray.compute import Work, users_for_budget
 from clue_ray.encoder.batches import BatchSampler
 from clue_ray.encoder.model import Encoder
 from clue_ray.spec import EncoderSpec, RunSpec, TrainSpec
@@ -36,7 +36,8 @@ def resolve_steps(run: RunSpec, sampler: BatchSampler) -> int:
     if train.users_seen is not None:
         return max(1, round(train.users_seen / train.global_batch_size))
     assert train.train_flops is not None
-    return max(1, round(train.train_flops / train_flops(run.encoder, mean_work(sampler))))
+    pairs = users_for_budget(run.encoder, mean_work(sampler), train.train_flops)
+    return max(1, round(pairs / train.global_batch_size))
 
 
 def learning_rate_share(step: int, steps: int, train: TrainSpec) -> float:

@@ -5,8 +5,10 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
+from torch.utils.flop_counter import FlopCounterMode
 
-from clue_ray.encoder.loss import OBJECTIVES, at_temperature, info_nce
+from clue_ray.encoder import loss as losses
+from clue_ray.encoder.loss import OBJECTIVES, at_temperature, count_similarities, info_nce
 from tests.gloo import on_workers
 
 USERS, WIDTH = 16, 6
@@ -66,7 +68,14 @@ def wrong_own_negatives(a, b, logit, same):
     return (F.cross_entropy(logit[0] * a @ b.T, target) + F.cross_entropy(logit[0] * b @ a.T, target)) / 2
 
 
-LOSSES = {**OBJECTIVES, "no gradient": wrong_no_gradient, "own negatives": wrong_own_negatives}
+def in_blocks(a, b, logit, same):
+    """The loss with three rows of logits at a time."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(losses, "ROWS", 3)
+        return info_nce(a, b, logit, same)
+
+
+LOSSES = {**OBJECTIVES, "in blocks": in_blocks, "no gradient": wrong_no_gradient, "own negatives": wrong_own_negatives}
 
 
 def shares_of(rank, world_size, cases):
@@ -90,9 +99,11 @@ def relative_error(found, expected):
     return np.linalg.norm(found - expected) / np.linalg.norm(expected)
 
 
+@pytest.mark.parametrize("rows", [4096, 5])
 @pytest.mark.parametrize("objective", OBJECTIVES)
 @pytest.mark.parametrize("same", [None, SAME], ids=["all differ", "duplicates"])
-def test_one_process_equals_the_formula(objective, same):
+def test_one_process_equals_the_formula_in_blocks_too(objective, same, rows, monkeypatch):
+    monkeypatch.setattr(losses, "ROWS", rows)
     loss, gradient = reference_gradient(objective, same)
     (first, second), weight = inputs()
     weight.requires_grad_()
@@ -110,11 +121,11 @@ def test_duplicates_would_be_negatives_of_each_other():
 
 @pytest.mark.parametrize("world_size", [2, 4])
 def test_workers_equal_one_process_and_wrong_ways_do_not(world_size):
-    cases = [("info_nce", None), ("info_nce", SAME), ("sigmoid", None), ("sigmoid", SAME)]
+    cases = [("info_nce", None), ("info_nce", SAME), ("in blocks", SAME), ("sigmoid", None), ("sigmoid", SAME)]
     wrong = [("no gradient", None), ("own negatives", None)]
     found = on_workers(world_size, shares_of, cases + wrong)
     for case, (loss, gradient) in zip(cases, found, strict=False):
-        expected_loss, expected = reference_gradient(*case)
+        expected_loss, expected = reference_gradient(case[0].replace("in blocks", "info_nce"), case[1])
         assert loss == pytest.approx(expected_loss, abs=1e-12), case
         assert relative_error(gradient, expected) < 1e-12, case
     for _, gradient in found[len(cases) :]:
@@ -128,3 +139,23 @@ def test_a_fixed_temperature_has_no_gradient():
     found.backward()
     assert found == info_nce(encode(first, weight), encode(second, weight), torch.tensor([2.0, 0.0]))
     assert logit.grad.tolist() == [0.0, 0.0]
+
+
+@pytest.mark.parametrize("rows", [4096, 4])
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_cosines_are_counted_as_they_are_computed(objective, rows, monkeypatch):
+    monkeypatch.setattr(losses, "ROWS", rows)
+    a, b = (torch.randn(96, WIDTH, requires_grad=True) for _ in range(2))
+    with FlopCounterMode(display=False) as counter:
+        OBJECTIVES[objective](a, b, LOGIT.float(), None).backward()
+    counted = 3 * 2 * WIDTH * count_similarities(objective, batch=96, workers=1)
+    assert counter.get_total_flops() == pytest.approx(counted, rel=1e-3)
+
+
+def test_memory_of_large_batches_does_not_grow_with_their_square(monkeypatch):
+    monkeypatch.setattr(losses, "ROWS", 8)
+    kept = []
+    a, b = (torch.randn(512, WIDTH, requires_grad=True) for _ in range(2))
+    with torch.autograd.graph.saved_tensors_hooks(lambda x: kept.append(x.numel()) or x, lambda x: x):
+        info_nce(a, b, LOGIT.float())
+    assert max(kept, default=0) < 512 * 64  # the matrix has 512 * 512

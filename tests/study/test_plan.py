@@ -10,7 +10,7 @@ from clue_ray.compute import train_flops
 from clue_ray.errors import SpecError
 from clue_ray.runs import RunRecord, write_json
 from clue_ray.study.calibrate import given_rate
-from clue_ray.study.design import untaught_pairs
+from clue_ray.study.design import no_service_alone, untaught_pairs
 from clue_ray.study.directory import StudyDirectory
 from clue_ray.study.plan import BYTES_PER_PARAM, check_study, plan_runs
 from clue_ray.study.workload import Workload
@@ -166,3 +166,14 @@ def test_pairs_with_fewer_users_than_a_batch_are_told(corpus, tmp_path):
     assert said.startswith("up to 1 of 3 service pairs have fewer training users than a batch and are left out")
     shared[0, 2] = 16
     assert untaught_pairs(planned, three) == []
+
+
+def test_runs_without_a_service_to_train_on_alone_are_told(corpus, tmp_path):
+    planned = plan(corpus, tmp_path, {"train.same_service": [0.0, 0.5]}).runs  # batches of 16
+    few = SimpleNamespace(
+        train_users=np.arange(60), counts=np.where(np.arange(60)[:, None] < 15, 2, 1) * np.ones((1, 3))
+    )
+    (said,) = no_service_alone(planned, few)
+    assert "at most 15 training users with two events" in said
+    few.counts[15] = 2
+    assert no_service_alone(planned, few) == []

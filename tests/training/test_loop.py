@@ -8,9 +8,10 @@ import time
 import pytest
 import torch
 
+from clue_ray.encoder.loss import OBJECTIVES, info_nce
 from clue_ray.encoder.model import MIN_TEMPERATURE, Encoder
 from clue_ray.runs import COLUMNS
-from clue_ray.spec import EncoderSpec, EvaluationSpec, RunSpec, TrainSpec
+from clue_ray.spec import EncoderSpec, EvaluationSpec, ResourcesSpec, RunSpec, TrainSpec
 from clue_ray.study.directory import StudyDirectory
 from clue_ray.training.checkpoints import load_state
 from clue_ray.training.context import LocalContext
@@ -72,6 +73,22 @@ def test_bf16_stays_near_fp32(corpus):
     assert rough.loss == pytest.approx(exact.loss, abs=0.02) and rough.loss != exact.loss
 
 
+def test_under_bf16_vectors_logits_and_loss_stay_in_fp32(corpus, monkeypatch):
+    seen = []
+
+    def watched(a, b, logit, same=None):
+        loss = info_nce(a, b, logit, same)
+        seen.extend([a, b, logit, loss])
+        return loss
+
+    monkeypatch.setitem(OBJECTIVES, "info_nce", watched)
+    trainer = Trainer(make_run(precision="bf16"), corpus, EVALUATION, LocalContext())
+    assert trainer.step(trainer.prepare(0))
+    assert {one.dtype for one in seen} == {torch.float32}
+    norms = torch.cat([seen[0], seen[1]]).double().norm(dim=1)
+    assert (norms - 1).abs().max() < 1e-6  # of bf16 numbers it would be off by 1e-3
+
+
 def test_another_seed_another_loss(corpus):
     assert train_run(make_run(), corpus, EVALUATION).loss != train_run(make_run(seed=1), corpus, EVALUATION).loss
 
@@ -122,22 +139,35 @@ def test_divergence_is_a_result(corpus, monkeypatch):
 
     monkeypatch.setitem(loop.OBJECTIVES, "info_nce", broken)
     record = train_run(make_run(), corpus, EVALUATION)
-    assert record.status == "diverged" and record.error == "loss was not finite at step 5" and record.steps == 4
+    assert (
+        record.status == "diverged"
+        and record.error == "loss or gradient was not finite at step 5"
+        and record.steps == 4
+    )
 
 
+@pytest.mark.parametrize("place", ["OBJECTIVES", "Encoder", "pack", "evaluate"])
 @pytest.mark.parametrize(
-    "error", [torch.OutOfMemoryError("CUDA out of memory. Tried"), RuntimeError("DefaultCPUAllocator: can't allocate")]
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried"),
+        RuntimeError("DefaultCPUAllocator: can't allocate"),
+        MemoryError("Unable to allocate 728. TiB for an array"),
+    ],
 )
-def test_out_of_memory_says_what_to_lower(corpus, monkeypatch, error):
+def test_out_of_memory_says_what_to_lower(corpus, monkeypatch, error, place):
     from clue_ray.training import loop
 
     def full(*args, **kwargs):
         raise error
 
-    monkeypatch.setitem(loop.OBJECTIVES, "info_nce", full)
-    words = r"cpu.*global_batch_size 32.*32 users encoded at a time.*resources.users_per_chunk to 16 or less"
+    monkeypatch.setattr(loop, place, {"info_nce": full} if place == "OBJECTIVES" else full)
+    words = r"^Out of memory: global_batch_size 32.*32 users encoded at a time.*resources.users_per_chunk to 16 or less"
     with pytest.raises(MemoryError, match=words):
         train_run(make_run(), corpus, EVALUATION)
+    one_by_one = make_run().model_copy(update={"resources": ResourcesSpec(users_per_chunk=1)})
+    with pytest.raises(MemoryError, match=r"1 users encoded at a time; lower global_batch_size"):
+        train_run(one_by_one, corpus, EVALUATION)
 
 
 def test_a_held_out_loss_that_is_no_number_is_divergence(corpus, monkeypatch, tmp_path):
@@ -211,8 +241,10 @@ def test_batches_are_prepared_ahead_and_in_order():
 
     with Prefetch(prepare, last=6, ahead=2) as batches:
         assert batches(1) == 10
-        while len(asked) < 3:  # ends only if the next two are prepared before they are asked for
+        deadline = time.monotonic() + 30
+        while len(asked) < 3 and time.monotonic() < deadline:  # the next two, before they are asked for
             time.sleep(0.001)
+        assert len(asked) == 3
         found = [batches(step) for step in range(2, 6)]
     assert found == [20, 30, 40, 50] and asked == [1, 2, 3, 4, 5]
 
