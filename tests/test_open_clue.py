@@ -37,10 +37,11 @@ def test_runs_of_one_question_differ_in_what_it_varies(points):
 
 
 def test_noise_between_seeds_is_pooled_over_settings(points):
-    shared = {"width": 8, "sequence_length": 4, "global_batch_size": 8, "corpus_users": 10}
-    rows = [
-        {**shared, "steps": steps, "loss": loss} for steps, loss in ((100, 5.0), (101, 5.2), (200, 4.0), (202, 4.4))
-    ]
+    shared = {"width": 8, "sequence_length": 4, "global_batch_size": 8, "corpus_users": 10, "loss_candidates": 256}
+    learnt = ((100, 5.0), (101, 5.2), (200, 4.0), (202, 4.4))
+    at_chance, overfitted = ((300, 5.54), (301, 5.55)), ((100, 6.0), (101, 9.0))
+    rows = [{**shared, "steps": steps, "loss": loss} for steps, loss in learnt + at_chance]
+    rows += [{**shared, "corpus_users": 5, "steps": steps, "loss": loss} for steps, loss in overfitted]
     found = points.Points("planted", read_study(HOME / "planted.yaml"), pd.DataFrame(rows)).noise()
     assert found == pytest.approx(((0.02 + 0.08) / 2) ** 0.5)
 

@@ -25,6 +25,8 @@ SCORED = {
     "transfer_open_clue_kitchen_mrr": "next item in kitchen from groceries, MRR",
     "transfer_open_clue_kids_auc": "children in the household, AUC",
 }
+FEWEST_SIZES = 4
+"""Sizes a budget needs to have a best one inside."""
 VERDICTS = {"holds": "as foretold", "less": "lower", "more": "higher", "unclear": "cannot be told"}
 LAWS = ("power_law_plus_constant", "log_linear", "power_law", "bounded_power_law")
 
@@ -93,8 +95,13 @@ def two_factors(points: Points) -> dict[str, Any]:
     reach = stats.t.ppf(0.975, freedom) * error
     names = ("model", "length")
     slopes = {name: (beta[i], beta[i] - reach[i], beta[i] + reach[i]) for i, name in enumerate(names, start=1)}
+    alone = [
+        np.polyfit(np.log10(own["width"].map(flops)), own["loss"], 1)[0] for _, own in cells.groupby("sequence_length")
+    ]
     return {
         **slopes,
+        "model_at_shortest": float(alone[0]),
+        "model_at_longest": float(alone[-1]),
         "r2": float(1 - residual @ residual / ((loss - loss.mean()) ** 2).sum()),
         "rmse": float(np.sqrt((residual**2).mean())),
         "cells": len(cells),
@@ -147,6 +154,7 @@ def last_step(points: Points, varied: str) -> pd.DataFrame:
 def best_sizes(points: Points) -> dict[str, Any]:
     """Find the best size of each budget and how it grows with compute; an error's sentence where it cannot be told."""
     rows = points.isoflop()
+    rows = rows[rows.groupby("budget")["width"].transform("nunique") >= FEWEST_SIZES]
     try:
         found = fit_isoflop(rows.assign(train_flops=rows["budget"]), size="non_embedding_params")
     except FitError as error:

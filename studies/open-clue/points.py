@@ -21,6 +21,11 @@ SAME_STEPS = 1.03
 SAME_BUDGET = 1.08
 """Runs of one budget see other users, so what they spend differs by so little."""
 
+SAME_TRAINING = ["width", *VARIED.values(), "steps", "seed", "train_flops", "loss"]
+"""Columns in which runs that trained the same thing agree."""
+LEARNT = 0.05
+"""Nats below a guess from which a setting has learnt something."""
+
 
 @dataclass(frozen=True, eq=False)
 class Points:
@@ -89,13 +94,20 @@ class Points:
         return pd.concat([rows[mask].assign(budget=budget) for budget, mask in near.items()])
 
     def noise(self) -> float:
-        """Standard deviation of the loss between seeds, nats, pooled over all settings with several."""
+        """Standard deviation of the loss between seeds, nats, pooled over the settings with several seeds that learn.
+
+        These saw all users and ended `LEARNT` below a guess: runs at chance hardly differ, those that overfit few users
+        differ far more.
+        """
         keys = ["width", *VARIED.values()]
         rows = self.runs.sort_values([*keys, "steps"])
         jumps = rows["steps"] > SAME_STEPS * rows["steps"].shift()
         other = (rows[keys] != rows[keys].shift()).any(axis=1)
-        groups = rows.assign(setting=(jumps | other).cumsum()).groupby("setting")["loss"]
-        several = groups.var()[groups.size() > 1]
+        rows = rows.assign(setting=(jumps | other).cumsum())
+        rows = rows[rows["corpus_users"] == rows["corpus_users"].max()]
+        groups = rows.groupby("setting")["loss"]
+        learnt = groups.mean() < np.log(rows["loss_candidates"].iloc[0]) - LEARNT
+        several = groups.var()[(groups.size() > 1) & learnt]
         freedom = groups.size()[several.index] - 1
         return float(np.sqrt((several * freedom).sum() / freedom.sum()))
 
@@ -104,9 +116,12 @@ class Points:
 
 
 def read_points(table: Path = HERE / "runs.csv") -> dict[str, Points]:
-    """Read every corpus's finished runs, by name."""
+    """Read every corpus's finished runs, by name; of two that trained the same thing, the first.
+
+    A horizon in steps and one in users seen may be one: then the two runs are equal to the last digit.
+    """
     runs = pd.read_csv(table)
-    runs = runs[runs["status"] == "done"]
+    runs = runs[runs["status"] == "done"].drop_duplicates(["study", *SAME_TRAINING])
     specs = {name: read_study(HERE / f"{name}.yaml") for name in TITLES}
     own = {name: runs[runs["study"] == spec.name] for name, spec in specs.items()}
     return {name: Points(name, specs[name], rows) for name, rows in own.items() if len(rows)}
