@@ -34,9 +34,9 @@ def pair_runs(study: Path) -> list[tuple[Path, Path]]:
 def table(results: list[dict]) -> str:
     """Write one task's methods as Markdown."""
     measure = FIRST[results[0]["kind"]]
-    users = results[0]["users"]
+    users = " and ".join(f"{count:,} {part}" for part, count in results[0]["users"].items() if part != "validation")
     lines = [
-        f"**{results[0]['task']}**: {users['train']:,} training and {users['test']:,} test users, "
+        f"**{results[0]['task']}**: {users} users, "
         f"{results[0]['labels']} labels, {len(results)} encoders",
         "",
         f"| method | {MEASURES[measure]} [95 %] | encoder's lead [95 %] |",
