@@ -36,8 +36,7 @@ def table(results: list[dict]) -> str:
     measure = FIRST[results[0]["kind"]]
     users = " and ".join(f"{count:,} {part}" for part, count in results[0]["users"].items() if part != "validation")
     lines = [
-        f"**{results[0]['task']}**: {users} users, "
-        f"{results[0]['labels']} labels, {len(results)} encoders",
+        f"**{results[0]['task']}**: {users} users, {results[0]['labels']} labels, {len(results)} encoders",
         "",
         f"| method | {MEASURES[measure]} [95 %] | encoder's lead [95 %] |",
         "|---|---|---|",
