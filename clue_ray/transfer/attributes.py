@@ -16,6 +16,11 @@ from clue_ray.errors import SpecError, StudyError
 from clue_ray.transfer.tasks import AttributeSpec
 
 
+def attribute_users(asked: AttributeSpec) -> list[str]:
+    """List the users that a table names, as the log writes them; raise SpecError where it cannot be read."""
+    return list(asked.prefix + read_table(asked.table)[asked.user].astype(str))
+
+
 def label_attribute(
     asked: AttributeSpec, part: "pd.Series[Any]"
 ) -> tuple[list[str], tuple[str, ...], NDArray[Any], NDArray[np.int64]]:

@@ -8,6 +8,7 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,7 @@ from clue_ray.transfer.leaks import check_inputs, check_pretraining
 from clue_ray.transfer.scratch import train_from_scratch
 from clue_ray.transfer.tasks import TaskSpec
 
-EVALUATION = 3
+EVALUATION = 4
 """Bump when the same task and encoder would be scored otherwise."""
 
 BASES = {"next_item": "popularity", "attribute": "base rate", "retrieval": "guess"}
@@ -84,10 +85,15 @@ def result_name(task: str, key: str) -> str:
 
 def result_key(card: EncoderCard, others: Mapping[str, EncoderCard], task: TaskSpec, reading: Reading) -> str:
     """Fingerprint what a result is made from: encoders, task, log, and the table of users where there is one."""
-    files = [(file.path, file.size, file.changed) for file in reading.files]
     digests = [card.digest, {name: other.digest for name, other in others.items()}]
+    return fingerprint([EVALUATION, digests, layout_key(task, reading)])
+
+
+def layout_key(task: TaskSpec, reading: Reading) -> str:
+    """Fingerprint what a task's users are laid out from: the task, its log and its table."""
+    files = [(file.path, file.size, file.changed) for file in reading.files]
     table = [hashlib.sha256(read_table_file(task.attribute.table)).hexdigest()] if task.attribute else []
-    return fingerprint([EVALUATION, digests, task.model_dump(mode="json"), files, *table])
+    return fingerprint([task.model_dump(mode="json"), files, *table])
 
 
 def lay_out_task(task: TaskSpec, reading: Reading) -> Examples:
@@ -100,16 +106,21 @@ def lay_out_task(task: TaskSpec, reading: Reading) -> Examples:
     events, unusable = read_events(reading)
     examples = make_examples(task, events, unusable)
     check_inputs(task, examples, events)
-    return examples
+    return replace(examples, key=layout_key(task, reading))
+
+
+def left_out_name(task: TaskSpec, examples: Examples) -> str:
+    """Name the list of users who cannot be used: of another log or version of the task, it is another file."""
+    return f"transfer/{task.name}-left-out-{examples.key}.parquet"
 
 
 def write_left_out(place: str, task: TaskSpec, examples: Examples) -> None:
-    """Write who cannot be used in a task, and why, below a run's or a study's folder: transfer/<task>-left-out.parquet.
+    """Write who cannot be used in a task, and why, below a run's or a study's folder.
 
     Raises:
         StudyError: storage refuses.
     """
-    name, content = f"transfer/{task.name}-left-out.parquet", pa.BufferOutputStream()
+    name, content = left_out_name(task, examples), pa.BufferOutputStream()
     pq.write_table(examples.left_out, content)
     patiently(lambda: write_file(place, name, content.getvalue().to_pybytes()), f"{name} cannot be written to {place}")
 
@@ -137,6 +148,7 @@ def judge_task(
         "encoder_digest": encoder.card.digest,
         "users": users,
         "labels": len(examples.names),
+        "left_out_list": left_out_name(task, examples),
         "left_out": dict(Counter(examples.left_out["reason"].to_pylist())),
         "methods": summarise(judged, users["test"]),
     }

@@ -18,7 +18,7 @@ from clue_ray.corpus.events import good_rows, normalise
 from clue_ray.corpus.reading import Reading, plan_reading, read_part
 from clue_ray.corpus.store import split_of
 from clue_ray.errors import EventLogError, SpecError
-from clue_ray.transfer.attributes import label_attribute
+from clue_ray.transfer.attributes import attribute_users, label_attribute
 from clue_ray.transfer.histories import EVENTS, LEFT_OUT
 from clue_ray.transfer.tasks import TaskSpec
 
@@ -48,6 +48,8 @@ class Examples:
     missed: NDArray[np.int64]
     "labels of a user that are no candidates, [users]"
     left_out: pa.Table
+    key: str = ""
+    "fingerprint of the task and its log"
 
     def rows(self, *parts: str) -> NDArray[np.int64]:
         """List the users of some parts of the split, by index."""
@@ -59,6 +61,11 @@ def plan_events(task: TaskSpec) -> Reading:
     reading = plan_reading(task.reading())
     if task.time and not all(log.has_time for log in reading.logs):
         raise EventLogError(f"Task {task.name} cuts in time, but its log has no column 'timestamp'; leave time out.")
+    if task.next_item and len(reading.files) > 1 and not all(log.has_time for log in reading.logs):
+        raise EventLogError(
+            f"Task {task.name} asks for a user's last item, but its log is {len(reading.files)} files without a column "
+            "'timestamp', whose order says nothing of time; give that column, or one file in order."
+        )
     return reading
 
 
@@ -103,7 +110,10 @@ def make_examples(task: TaskSpec, events: pd.DataFrame, unusable: Collection[str
     labelled, names, targets, missed = _label(task, events, cut, part)
     users = np.array(sorted(set(labelled) & set(inputs["user_id"].unique())), dtype=object)
     index = pd.Index(labelled).get_indexer(pd.Index(users))
+    known = {*part.index, *unusable}
+    strangers = {user for user in attribute_users(task.attribute) if user not in known} if task.attribute else set()
     reasons = {
+        "no events in the log": strangers,
         "no row that can be used": unusable,
         "not in both services" if task.retrieval else "no label": set(part.index) - set(labelled),
         "no events that the encoder may see": set(labelled) - set(users),
@@ -233,6 +243,11 @@ def check_parts(task: TaskSpec, examples: Examples) -> None:
             f"Task {task.name} has {len(examples.names)} labels that {task.next_item.min_users} training users have; "
             "lower next_item.min_users, or give next_item.part."
         )
+    if task.next_item and not examples.targets[examples.rows("validation")].any():
+        raise SpecError(
+            f"Task {task.name} has no validation user with a label that {task.next_item.min_users} training users "
+            "have; raise split.validation, lower next_item.min_users, or give next_item.part."
+        )
 
 
 def check_classes(task: str, column: str, examples: Examples) -> None:
@@ -245,3 +260,11 @@ def check_classes(task: str, column: str, examples: Examples) -> None:
                 f"Task {task} has one class: all {part} users have {column} {only!r}; give a column that tells users "
                 "apart."
             )
+    if not examples.names:
+        return
+    train, test = (set(examples.targets[examples.rows(part)].tolist()) for part in ("train", "test"))
+    if new := sorted(test - train):
+        raise SpecError(
+            f"Task {task} has test users with {column} {examples.names[new[0]]!r}, which no training user has, one of "
+            f"{len(examples.names)} classes; give attribute.positive, or a column of numbers or of fewer classes."
+        )

@@ -49,10 +49,11 @@ def train_from_scratch(
         vectors = encode_some(model, histories, users.numpy(), run.sequence_length)
         return loss_of(head(vectors * width**0.5), true)
 
+    looked_at = [part[:LOOKED_AT] for part in held]
     lowest = Lowest(nn.ModuleList([model, head]), PATIENCE)
     generator = torch.Generator().manual_seed(seed)
     for step in range(steps + 1):
-        if step % LOOK_EVERY == 0 and lowest.look(lambda: loss_on(*(held_part[:LOOKED_AT] for held_part in held))):
+        if (step % LOOK_EVERY == 0 or step == steps) and lowest.look(lambda: loss_on(*looked_at)):
             break
         some = torch.randperm(len(train), generator=generator)[:BATCH]
         for optimizer in optimizers:

@@ -28,5 +28,5 @@ def task_words(result: dict[str, Any]) -> str:
     lines = [compare_methods(result), f"Users: {users}."]
     lines += [f"Left out, {reason}: {count:,} users." for reason, count in result["left_out"].items()]
     if result["left_out"]:
-        lines.append(f"They are listed in transfer/{result['task']}-left-out.parquet.")
+        lines.append(f"They are listed in {result['left_out_list']}, in the folder of the run or its study.")
     return "\n".join(lines)

@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pandas as pd
+import pyarrow.parquet as pq
 import pytest
 import torch
 
@@ -14,9 +15,11 @@ from clue_ray.transfer.evaluate import result_key, run_task
 from clue_ray.transfer.examples import Examples, make_examples, plan_events, read_events
 from clue_ray.transfer.exported import read_card, read_encoder
 from clue_ray.transfer.heads import fit_head
-from clue_ray.transfer.histories import LEFT_OUT
+from clue_ray.transfer.histories import LEFT_OUT, Histories
+from clue_ray.transfer.inference import load_encoder
 from clue_ray.transfer.leaks import check_inputs, check_pretraining
 from clue_ray.transfer.scores import auc, chance_measures, interval, r2, ranking_measures, retrieval_measures
+from clue_ray.transfer.scratch import train_from_scratch
 from clue_ray.transfer.tasks import TaskSpec, parse_against
 
 
@@ -225,6 +228,42 @@ def test_every_kind_of_task_runs_and_is_kept(kind, task, corpus, encoder_folder,
     assert run_task(encoder_folder, spec, {"twin": encoder_folder}) == {"kept": True}
 
 
+def test_from_scratch_learns_and_keeps_what_validation_users_liked_best(task, encoder_folder, events, monkeypatch):
+    spec, encoder = task(), load_encoder(encoder_folder)
+    examples = make_examples(spec, events.to_pandas())
+    histories = Histories(examples.inputs, encoder.exported)
+    seen, look = [], heads.Lowest.look
+
+    def watched(self, measure):
+        stop = look(self, measure)
+        seen.append((self.loss, self.weights["0.output.weight"].clone()))
+        return stop
+
+    monkeypatch.setattr(heads.Lowest, "look", watched)
+    made = train_from_scratch(encoder, histories, examples, steps=30, seed=0)
+    assert len(seen) == 3  # at 0, 25 and the end
+    assert seen[-1][0] < seen[0][0]
+    assert torch.equal(made.model.output.weight, seen[-1][1]) and not torch.equal(seen[0][1], seen[-1][1])
+
+
+def test_lists_of_users_left_out_are_those_of_the_task_that_names_them(task, encoder_folder):
+    place = encoder_folder.parent
+    rare, common = (task(name="who", next_item={"service": "service-a", "min_users": n}) for n in (3, 1))
+    first, second, again = (run_task(encoder_folder, spec) for spec in (rare, common, rare))
+    assert again == first and first["left_out_list"] != second["left_out_list"]
+    for result in (first, second):
+        listed = pq.read_table(place / result["left_out_list"])["reason"].to_pylist()
+        assert {reason: listed.count(reason) for reason in set(listed)} == result["left_out"]
+
+
+def test_several_files_without_times_have_no_last_item(task, events, tmp_path):
+    table = events.drop_columns("timestamp").to_pandas()
+    for service, rows in table.groupby("service"):
+        rows.to_parquet(tmp_path / f"{service}.parquet")
+    with pytest.raises(EventLogError, match=r"asks for a user's last item, but its log is \d+ files without a column"):
+        plan_events(task(events=str(tmp_path / "*.parquet")))
+
+
 def test_mistakes_are_one_sentence(task, events, tmp_path):
     table = events.to_pandas()
     with pytest.raises(SpecError, match="asks 0 things"):
@@ -241,6 +280,10 @@ def test_mistakes_are_one_sentence(task, events, tmp_path):
         make_examples(task(next_item=None, attribute={"table": "package:no_such_package/a", "column": "x"}), table)
     with pytest.raises(SpecError, match="no column 'sort'"):
         make_examples(task(next_item=None, attribute={"table": str(tmp_path / "u.csv"), "column": "sort"}), table)
+    alone = pd.DataFrame({"user_id": table["user_id"].unique()}).assign(own=lambda rows: rows["user_id"] + "!")
+    alone.to_csv(tmp_path / "own.csv", index=False)
+    with pytest.raises(SpecError, match="which no training user has, one of"):
+        make_examples(task(next_item=None, attribute={"table": str(tmp_path / "own.csv"), "column": "own"}), table)
     strangers = {"table": str(tmp_path / "u.csv"), "column": "same", "prefix": "x_"}
     with pytest.raises(SpecError, match="of 'same' for no user of the log; its users are such as 'x_u"):
         make_examples(task(next_item=None, attribute=strangers), table)
