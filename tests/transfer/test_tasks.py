@@ -256,6 +256,14 @@ def test_lists_of_users_left_out_are_those_of_the_task_that_names_them(task, enc
         assert {reason: listed.count(reason) for reason in set(listed)} == result["left_out"]
 
 
+def test_users_of_a_table_that_the_log_does_not_name_are_listed(task, events, tmp_path):
+    users = [*sorted(set(events["user_id"].to_pylist())), "ghost"]
+    pd.DataFrame({"user_id": users, "age": np.arange(len(users)) % 7 + 20.5}).to_csv(tmp_path / "u.csv", index=False)
+    asked = task(next_item=None, attribute={"table": str(tmp_path / "u.csv"), "column": "age"})
+    left_out = make_examples(asked, events.to_pandas()).left_out.to_pylist()
+    assert {"user_id": "ghost", "reason": "no events in the log"} in left_out
+
+
 def test_several_files_without_times_have_no_last_item(task, events, tmp_path):
     table = events.drop_columns("timestamp").to_pandas()
     for service, rows in table.groupby("service"):
