@@ -35,8 +35,8 @@ ROW = [
     "relative_error",
     "covered",
 ]
-SAME = 1e-3
-"""Relative difference up to which two mean errors are one, to the convergence of fits."""
+SAME = 1e-6
+"""Relative difference up to which two mean errors are one, to the convergence of fits: 4e-8 was seen."""
 ROUNDING = 1e-9  # logs of compute that differ by less are one size, to the rounding of a product of axes
 SUMMARY = ["law", "mean_absolute_relative_error", "mean_absolute_error", "coverage", "num_predictions"]
 
