@@ -158,4 +158,4 @@ def test_memory_of_large_batches_does_not_grow_with_their_square(monkeypatch):
     a, b = (torch.randn(512, WIDTH, requires_grad=True) for _ in range(2))
     with torch.autograd.graph.saved_tensors_hooks(lambda x: kept.append(x.numel()) or x, lambda x: x):
         info_nce(a, b, LOGIT.float())
-    assert max(kept, default=0) < 512 * 64  # the matrix has 512 * 512
+    assert sum(kept) < 512 * 512 / 2  # one matrix has 512 * 512
