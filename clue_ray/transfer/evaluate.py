@@ -33,7 +33,7 @@ from clue_ray.transfer.leaks import check_inputs, check_pretraining
 from clue_ray.transfer.scratch import train_from_scratch
 from clue_ray.transfer.tasks import TaskSpec
 
-EVALUATION = 4
+EVALUATION = 5
 """Bump when the same task and encoder would be scored otherwise."""
 
 BASES = {"next_item": "popularity", "attribute": "base rate", "retrieval": "guess"}

@@ -87,8 +87,9 @@ def label_features(names: tuple[str, ...]) -> torch.Tensor | None:
     """
     if len(names) <= OWN_WEIGHTS:
         return None
-    codes, words = pd.factorize(pd.Series([word for name in names for word in set(name.lower().split())]))
-    owners = np.repeat(np.arange(len(names)), [len(set(name.lower().split())) for name in names])
+    distinct = [sorted(set(name.lower().split())) for name in names]  # a set's own order differs between processes
+    codes, words = pd.factorize(pd.Series([word for own in distinct for word in own]))
+    owners = np.repeat(np.arange(len(names)), list(map(len, distinct)))
     counts = sparse.csr_array((np.ones(len(codes)), (owners, codes)), shape=(len(names), len(words)))
     weights = np.log(len(names) / np.asarray((counts > 0).sum(axis=0))) + 1
     terms = unit_rows(counts, weights)

@@ -1,6 +1,9 @@
 """Downstream tasks: measures against plain loops, leaks refused, planted signals found, mistakes in one sentence."""
 
 import json
+import os
+import subprocess
+import sys
 
 import numpy as np
 import pandas as pd
@@ -262,6 +265,21 @@ def test_users_of_a_table_that_the_log_does_not_name_are_listed(task, events, tm
     asked = task(next_item=None, attribute={"table": str(tmp_path / "u.csv"), "column": "age"})
     left_out = make_examples(asked, events.to_pandas()).left_out.to_pylist()
     assert {"user_id": "ghost", "reason": "no events in the log"} in left_out
+
+
+def test_labels_have_the_same_features_in_every_process():
+    code = (
+        "import hashlib; from clue_ray.transfer.features import label_features as f;"
+        "names = tuple(f'word{n} word{n % 7} word{n % 11}' for n in range(500));"
+        "print(hashlib.sha256(f(names).numpy().tobytes()).hexdigest())"
+    )
+    digests = {
+        subprocess.run(
+            [sys.executable, "-c", code], env=os.environ | {"PYTHONHASHSEED": seed}, capture_output=True, check=True
+        ).stdout
+        for seed in ("1", "2")
+    }
+    assert len(digests) == 1
 
 
 def test_several_files_without_times_have_no_last_item(task, events, tmp_path):
