@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 
+from clue_ray.runs import read_runs
 from clue_ray.scaling.downstream import MEASURES
 from clue_ray.transfer.evaluate import run_task
 from clue_ray.transfer.inference import load_encoder
@@ -24,9 +25,10 @@ FIRST = {"next_item": "mrr", "attribute": "auc", "retrieval": "mrr"}
 def pair_runs(study: Path) -> list[tuple[Path, Path]]:
     """Match each encoder of a study with the single-service one of the same seed."""
     runs: dict[float, dict[int, Path]] = {}
-    for file in study.glob("runs/*/spec.json"):
-        train = json.loads(file.read_text())["train"]
-        runs.setdefault(train["same_service"], {})[train["seed"]] = file.parent
+    for run_id in read_runs(study).done["run_id"]:  # runs of an earlier study file may lie in the folder too
+        run = study / "runs" / run_id
+        train = json.loads((run / "spec.json").read_text())["train"]
+        runs.setdefault(train["same_service"], {})[train["seed"]] = run
     several, single = runs[min(runs)], runs[max(runs)]
     return [(several[seed], single[seed]) for seed in sorted(several)]
 

@@ -7,7 +7,7 @@ users, labels, what reads the features and how it is judged are the same for all
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -33,15 +33,17 @@ from clue_ray.transfer.leaks import check_inputs, check_pretraining
 from clue_ray.transfer.scratch import train_from_scratch
 from clue_ray.transfer.tasks import TaskSpec
 
-EVALUATION = 5
+EVALUATION = 6
 """Bump when the same task and encoder would be scored otherwise."""
 
+SCRATCHES = 3
+"""Encoders trained from scratch on a task, at most; the heads beyond read them again."""
 BASES = {"next_item": "popularity", "attribute": "base rate", "retrieval": "guess"}
 OURS = ("encoder", "TF-IDF, SVD", "TF-IDF, cosine", "untrained items", "from scratch", *BASES.values())
 """Names of methods, which no further encoder may take."""
 Matrix = NDArray[np.float64]
-Judged = dict[str, Callable[[NDArray[np.int64]], float]]
-"""Of each measure, its value over users by index."""
+Judged = dict[str, list[scores.Measure]]
+"""Of each measure, that of each output: of every start of the head, or of the one way to rank."""
 
 
 def run_task(run: str | Path, task: TaskSpec, against: Mapping[str, str | Path] | None = None) -> dict[str, Any]:
@@ -169,7 +171,8 @@ def judge_heads(
         known[name] = [features.encoded(other, Histories(examples.inputs, other.exported))]
     if task.scratch_steps:
         made = [
-            train_from_scratch(encoder, histories, examples, steps=task.scratch_steps, seed=seed) for seed in task.seeds
+            train_from_scratch(encoder, histories, examples, steps=task.scratch_steps, seed=seed)
+            for seed in task.seeds[:SCRATCHES]
         ]
         known["from scratch"] = [features.encoded(one, histories) for one in made]
     base = base_scores(examples).double().numpy()
@@ -191,25 +194,31 @@ def base_name(task: TaskSpec) -> str:
 
 
 def judge(examples: Examples, outputs: list[Matrix]) -> Judged:
-    """Return the measures of test users; over several outputs, a seed each, their mean."""
+    """Return the measures of test users, a function an output."""
     test = examples.rows("test")
-    targets = examples.targets[test]
+    targets, parts = examples.targets[test], [output[test] for output in outputs]
     if targets.ndim == 2:
-        found = [scores.ranking_measures(output[test], targets, examples.missed[test]) for output in outputs]
-        return mean_measures({name: np.mean([one[name] for one in found], axis=0) for name in found[0]})
-    parts = [output[test] for output in outputs]
+        return mean_measures([scores.ranking_measures(part, targets, examples.missed[test]) for part in parts])
     if examples.names:
-        return {"auc": lambda rows: float(np.mean([scores.auc(part[rows], targets[rows]) for part in parts]))}
-    return {"r2": lambda rows: float(np.mean([scores.r2(part[rows, 0], targets[rows]) for part in parts]))}
+        return {"auc": [partial(_auc_of, part, targets) for part in parts]}
+    return {"r2": [partial(_r2_of, part[:, 0], targets) for part in parts]}
 
 
-def mean_measures(values: dict[str, Matrix]) -> Judged:
+def mean_measures(outputs: Sequence[dict[str, Matrix]]) -> Judged:
     """Turn measures a user into their means over users."""
-    return {name: partial(_mean_of, of) for name, of in values.items()}
+    return {name: [partial(_mean_of, output[name]) for output in outputs] for name in outputs[0]}
 
 
 def _mean_of(values: Matrix, rows: NDArray[np.int64]) -> float:
     return float(values[rows].mean())
+
+
+def _auc_of(part: Matrix, classes: NDArray[np.int64], rows: NDArray[np.int64]) -> float:
+    return scores.auc(part[rows], classes[rows])
+
+
+def _r2_of(predictions: Matrix, values: Matrix, rows: NDArray[np.int64]) -> float:
+    return scores.r2(predictions[rows], values[rows])
 
 
 def judge_retrieval(
@@ -228,33 +237,30 @@ def judge_retrieval(
         "TF-IDF, cosine": [matrix.toarray() for matrix in (terms[place][pool] for place in places)],
         "untrained items": features.untrained_items(encoder, histories)[1],
     }
-    judged = {"guess": mean_measures(scores.chance_measures(len(pool)))}
+    judged = {"guess": mean_measures([scores.chance_measures(len(pool))])}
     for name, matrices in pairs.items():
         a, b = matrices if name == "TF-IDF, cosine" else (matrices[place][pool] for place in places)
-        judged[name] = mean_measures(scores.retrieval_measures(a @ b.T))
+        judged[name] = mean_measures([scores.retrieval_measures(a @ b.T)])
     for name, other in others.items():
         own = Histories(examples.inputs, other.exported)
         each = features.encoded_services(other, own)
         a, b = (each[own.services.index(service)][pool] for service in (asked.query, asked.target))
-        judged[name] = mean_measures(scores.retrieval_measures(a @ b.T))
+        judged[name] = mean_measures([scores.retrieval_measures(a @ b.T)])
     return judged
-
-
-def _difference(
-    first: Callable[[NDArray[np.int64]], float], second: Callable[[NDArray[np.int64]], float], rows: NDArray[np.int64]
-) -> float:
-    return first(rows) - second(rows)
 
 
 def summarise(judged: dict[str, Judged], users: int) -> list[dict[str, Any]]:
     """Put every measure with its interval, and the encoder's lead over each other method, in a row a method."""
+    drawn = {
+        name: {measure: scores.resample(outputs, users, stream) for measure, outputs in measures.items()}
+        for stream, (name, measures) in enumerate(judged.items())
+    }
     rows = []
-    for name, measures in judged.items():
+    for name, measures in drawn.items():
         row: dict[str, Any] = {"method": name}
-        for measure, value in measures.items():
-            row[measure] = scores.interval(value, users)._asdict()
-            lead = judged["encoder"][measure]
+        for measure, found in measures.items():
+            row[measure] = found.interval()._asdict()
             if name != "encoder":
-                row[f"{measure}_lead"] = scores.interval(partial(_difference, lead, value), users)._asdict()
+                row[f"{measure}_lead"] = drawn["encoder"][measure].lead(found).interval()._asdict()
         rows.append(row)
     return rows

@@ -4,6 +4,8 @@ Takes a task's inputs, gives [users, columns]. One idea: the methods differ in t
 (`heads`) and who is judged are the same for all.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 import pandas as pd
 import torch
@@ -87,14 +89,19 @@ def label_features(names: tuple[str, ...]) -> torch.Tensor | None:
     """
     if len(names) <= OWN_WEIGHTS:
         return None
-    distinct = [sorted(set(name.lower().split())) for name in names]  # a set's own order differs between processes
-    codes, words = pd.factorize(pd.Series([word for own in distinct for word in own]))
-    owners = np.repeat(np.arange(len(names)), list(map(len, distinct)))
-    counts = sparse.csr_array((np.ones(len(codes)), (owners, codes)), shape=(len(names), len(words)))
+    counts, _ = word_counts(names)
     weights = np.log(len(names) / np.asarray((counts > 0).sum(axis=0))) + 1
     terms = unit_rows(counts, weights)
     reduced = unit(terms @ leading_directions(terms, min(LABEL_COLUMNS, *terms.shape)))
     return F.normalize(torch.from_numpy(reduced), dim=-1).float()
+
+
+def word_counts(texts: Sequence[str]) -> tuple[sparse.csr_array, NDArray[np.object_]]:
+    """Say which words texts hold, once each: [texts, words], and the words."""
+    distinct = [sorted(set(text.lower().split())) for text in texts]  # a set's own order differs between processes
+    codes, words = pd.factorize(np.array([word for own in distinct for word in own], dtype=object))
+    owners = np.repeat(np.arange(len(texts)), list(map(len, distinct)))
+    return sparse.csr_array((np.ones(len(codes)), (owners, codes)), shape=(len(texts), len(words))), words
 
 
 OWN_WEIGHTS = 400

@@ -1,10 +1,10 @@
 """How well users are told apart, with intervals over users.
 
 Takes scores and truths of test users, gives one number a user and measure where a measure is a mean over users, else a
-function of all of them. One idea: every interval resamples users, as they are what another draw would change.
+function of all of them. One idea: intervals resample what another draw would change, users and starts of the head.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -16,6 +16,8 @@ LEVEL = 0.95
 TOP = 10
 
 Matrix = NDArray[np.float64]
+Measure = Callable[[NDArray[np.int64]], float]
+"""A measure of one output, over users by index."""
 
 
 class Interval(NamedTuple):
@@ -90,17 +92,31 @@ def r2(predictions: Matrix, values: Matrix) -> float:
     return float(1 - ((values - predictions) ** 2).sum() / ((values - values.mean()) ** 2).sum())
 
 
-def draws(users: int) -> NDArray[np.int64]:
-    """Draw the resamples of users, the same for every method so that differences are paired, [RESAMPLES, users]."""
-    return np.random.default_rng(0).integers(0, users, (RESAMPLES, users))
+class Resampled(NamedTuple):
+    """A measure of all users, the mean over the outputs judged, and of each resample, [RESAMPLES]."""
+
+    value: float
+    draws: Matrix
+
+    def interval(self) -> Interval:
+        """Return the measure with its percentile bootstrap interval; a resample that has no value is left out."""
+        low, high = np.quantile(self.draws[np.isfinite(self.draws)], [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+        return Interval(self.value, float(low), float(high))
+
+    def lead(self, other: "Resampled") -> "Resampled":
+        """Subtract another method's: users are paired."""
+        return Resampled(self.value - other.value, self.draws - other.draws)
 
 
-def interval(measure: Callable[[NDArray[np.int64]], float], users: int) -> Interval:
-    """Return a measure of all users and its percentile bootstrap interval.
+def resample(outputs: Sequence[Measure], users: int, stream: int = 0) -> Resampled:
+    """Draw users with replacement, and outputs (the starts of a head) too: another study would change both.
 
     Args:
-        measure: of users by index, repeated ones included.
+        outputs: the measure of each output over users by index, repeated ones included.
+        stream: of the draws of outputs, other for each method; the draws of users are the same for all.
     """
-    resampled = [value for rows in draws(users) if np.isfinite(value := measure(rows))]
-    low, high = np.quantile(resampled, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    return Interval(measure(np.arange(users)), float(low), float(high))
+    rows = np.random.default_rng(0).integers(0, users, (RESAMPLES, users))
+    starts = np.random.default_rng([1, stream]).integers(0, len(outputs), (len(outputs), RESAMPLES))
+    found = np.array([[measure(some) for some in rows] for measure in outputs])
+    value = float(np.mean([measure(np.arange(users)) for measure in outputs]))
+    return Resampled(value, found[starts, np.arange(RESAMPLES)].mean(axis=0))

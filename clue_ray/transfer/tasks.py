@@ -76,7 +76,7 @@ class TaskSpec(Spec):
     head: Literal["mlp", "linear"] = "mlp"
     "what reads the frozen features: one hidden layer, or none (logistic regression)"
     seeds: tuple[int, ...] = Field((0, 1, 2), min_length=1)
-    "of the head, and of the encoder trained from scratch; scores are their mean"
+    "of the head, and the first three of the encoder trained from scratch; scores are means over them"
     scratch_steps: int = Field(400, ge=0)
     "most steps of the same encoder trained from scratch on the task alone; 0 leaves it out"
 

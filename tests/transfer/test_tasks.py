@@ -13,7 +13,7 @@ import torch
 
 from clue_ray.corpus.store import stable_hash
 from clue_ray.errors import EventLogError, SpecError
-from clue_ray.transfer import heads
+from clue_ray.transfer import evaluate, heads
 from clue_ray.transfer.evaluate import result_key, run_task
 from clue_ray.transfer.examples import Examples, make_examples, plan_events, read_events
 from clue_ray.transfer.exported import read_card, read_encoder
@@ -21,7 +21,7 @@ from clue_ray.transfer.heads import fit_head
 from clue_ray.transfer.histories import LEFT_OUT, Histories
 from clue_ray.transfer.inference import load_encoder
 from clue_ray.transfer.leaks import check_inputs, check_pretraining
-from clue_ray.transfer.scores import auc, chance_measures, interval, r2, ranking_measures, retrieval_measures
+from clue_ray.transfer.scores import auc, chance_measures, r2, ranking_measures, resample, retrieval_measures
 from clue_ray.transfer.scratch import train_from_scratch
 from clue_ray.transfer.tasks import TaskSpec, parse_against
 
@@ -84,9 +84,25 @@ def test_the_interval_covers_a_mean_as_often_as_it_says():
     covered = 0
     for _ in range(60):
         values = rng.exponential(size=80)
-        found = interval(lambda rows, values=values: float(values[rows].mean()), 80)
+        found = resample([lambda rows, values=values: float(values[rows].mean())], 80).interval()
         covered += found.low <= 1 <= found.high
     assert covered >= 50
+
+
+def test_an_interval_covers_the_starts_of_the_head_too():
+    """Users alike, starts far apart: a lead between two methods is no firmer than their starts."""
+    rng = np.random.default_rng(3)
+    held, widths = 0, []
+    for stream in range(60):
+        ours, theirs = (
+            resample([lambda rows, start=start: start for start in rng.normal(size=10)], 5, 2 * stream + side)
+            for side in range(2)
+        )
+        found = ours.lead(theirs).interval()
+        held += found.low <= 0 <= found.high
+        widths.append(found.high - found.low)
+        assert resample([lambda rows: 1.0], 5).lead(resample([lambda rows: 1.0], 5, 9)).interval() == (0, 0, 0)
+    assert held >= 50 and np.mean(widths) == pytest.approx(2 * 1.96 * (2 / 10) ** 0.5, rel=0.2)
 
 
 def planted_examples(targets, names):
@@ -204,6 +220,25 @@ def test_leaks_are_refused(task, corpus, encoder_folder, events):
         check_inputs(category, make_examples(category, named), named)
 
 
+@pytest.mark.parametrize(
+    ("values", "told"), [("classes", "by the word '(gold|basic)' in their texts"), ("numbers", "hold their value")]
+)
+def test_an_attribute_that_stands_in_the_texts_is_refused(values, told, task, events, tmp_path):
+    users = pd.Series(sorted(set(events["user_id"].to_pylist())))
+    known = pd.Series(np.where(users.index % 3, "gold", "basic") if values == "classes" else users.index % 40 + 0.5)
+    pd.DataFrame({"user_id": users, "tier": known}).to_csv(tmp_path / "users.csv", index=False)
+    asked = task(next_item=None, attribute={"table": str(tmp_path / "users.csv"), "column": "tier"})
+    table = events.to_pandas()
+    check_inputs(asked, make_examples(asked, table), table)
+    of_user = dict(zip(users, known, strict=True))
+    shown = table.assign(text=[f"{text}; tier={of_user[u]}." for u, text in table[["user_id", "text"]].to_numpy()])
+    with pytest.raises(SpecError, match=told):
+        check_inputs(asked, make_examples(asked, shown), shown)
+    other = dict(zip(users, known.sample(frac=1, random_state=0), strict=True))  # as many words, of somebody else
+    shuffled = table.assign(text=[f"{text}; tier={other[u]}." for u, text in table[["user_id", "text"]].to_numpy()])
+    check_inputs(asked, make_examples(asked, shuffled), shuffled)
+
+
 @pytest.mark.parametrize("kind", ["next_item", "attribute", "retrieval"])
 def test_every_kind_of_task_runs_and_is_kept(kind, task, corpus, encoder_folder, events, tmp_path):
     users = sorted(set(events["user_id"].to_pylist()))
@@ -229,6 +264,13 @@ def test_every_kind_of_task_runs_and_is_kept(kind, task, corpus, encoder_folder,
     file = encoder_folder.parent / "transfer" / f"k-{kind}-{result['key']}.json"
     file.write_text(json.dumps({"kept": True}))
     assert run_task(encoder_folder, spec, {"twin": encoder_folder}) == {"kept": True}
+
+
+def test_heads_beyond_the_third_read_the_same_encoders_from_scratch(task, encoder_folder, monkeypatch):
+    made = []
+    monkeypatch.setattr(evaluate, "train_from_scratch", lambda encoder, *_, seed, **__: made.append(seed) or encoder)
+    run_task(encoder_folder, task(name="many", seeds=[5, 6, 7, 8], scratch_steps=1))
+    assert made == [5, 6, 7]
 
 
 def test_from_scratch_learns_and_keeps_what_validation_users_liked_best(task, encoder_folder, events, monkeypatch):
