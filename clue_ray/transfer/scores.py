@@ -115,8 +115,9 @@ def resample(outputs: Sequence[Measure], users: int, stream: int = 0) -> Resampl
         outputs: the measure of each output over users by index, repeated ones included.
         stream: of the draws of outputs, other for each method; the draws of users are the same for all.
     """
-    rows = np.random.default_rng(0).integers(0, users, (RESAMPLES, users))
+    rng = np.random.default_rng(0)
+    draws = (rng.integers(0, users, users) for _ in range(RESAMPLES))  # one at a time: users may be millions
     starts = np.random.default_rng([1, stream]).integers(0, len(outputs), (len(outputs), RESAMPLES))
-    found = np.array([[measure(some) for some in rows] for measure in outputs])
+    found = np.array([[measure(rows) for measure in outputs] for rows in draws]).T
     value = float(np.mean([measure(np.arange(users)) for measure in outputs]))
     return Resampled(value, found[starts, np.arange(RESAMPLES)].mean(axis=0))
