@@ -11,12 +11,13 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pyarrow.parquet as pq
 
 from clue_ray.runs import read_runs
 from clue_ray.scaling.downstream import MEASURES
 from clue_ray.transfer.evaluate import run_task
-from clue_ray.transfer.inference import load_encoder
+from clue_ray.transfer.inference import Vectors, load_encoder
 from clue_ray.transfer.tasks import read_task
 
 FIRST = {"next_item": "mrr", "attribute": "auc", "retrieval": "mrr"}
@@ -57,21 +58,37 @@ def spell(found: list[dict[str, float]]) -> str:
     return f"{np.mean([one['value'] for one in found]):.3f} [{low:.3f}, {high:.3f}]"
 
 
-def neighbours(run: Path, events: Path, count: int = 3) -> str:
-    """Write three users, and the user nearest to each, with their latest texts."""
-    log = pq.read_table(events)
-    encoder = load_encoder(run)
+def encode_log(run: Path, events: Path) -> tuple[pd.DataFrame, Vectors]:
+    """Read the events of an encoder's services, and encode their users."""
+    log, encoder = pq.read_table(events), load_encoder(run)
     log = log.filter(np.isin(log["service"].to_numpy(zero_copy_only=False), encoder.card.services))
-    vectors = encoder.encode(log)
+    return log.to_pandas(), encoder.encode(log)
+
+
+def directions(log: pd.DataFrame, vectors: Vectors, count: int = 4) -> str:
+    """Write how much of the vectors' variance lies in each leading direction, and how it goes with activity."""
+    left, spread, _ = np.linalg.svd(vectors.values - vectors.values.mean(0), full_matrices=False)
+    shares = spread**2 / (spread**2).sum()
+    activity = np.log(log["user_id"].value_counts()[vectors.user_ids].to_numpy())
+    held = [abs(np.corrcoef(left[:, number], activity)[0, 1]) for number in range(count)]
+    effective = np.exp(-(shares[shares > 0] * np.log(shares[shares > 0])).sum())
+    return (
+        f"variance in the first {count} directions {', '.join(f'{share:.2f}' for share in shares[:count])} "
+        f"(as good as {effective:.1f} equal ones); their correlation with the log of a user's events "
+        f"{', '.join(f'{one:.2f}' for one in held)}\n"
+    )
+
+
+def neighbours(log: pd.DataFrame, vectors: Vectors, count: int = 3) -> str:
+    """Write three users, and the user nearest to each, with their most frequent texts."""
     centred = vectors.values - vectors.values.mean(0)
     centred /= np.linalg.norm(centred, axis=1, keepdims=True)
-    table = log.to_pandas()
     lines = []
     for index in np.random.default_rng(0).choice(len(centred), count, replace=False):
         cosines = centred @ centred[index]
         near = int(np.argsort(-cosines)[1])
         for label, row in (("user", index), (f"nearest, cosine {cosines[near]:.2f}", near)):
-            own = table[table["user_id"] == vectors.user_ids[row]]
+            own = log[log["user_id"] == vectors.user_ids[row]]
             texts = own["text"].str.split(";").str[0].value_counts().index[:8]
             lines.append(f"{label:22} {vectors.user_ids[row]:8} {', '.join(texts)}")
         lines.append("")
@@ -89,7 +106,8 @@ def main() -> None:
     for task in map(read_task, asked.tasks):
         print(table([run_task(run, task, {"one service": single}) for run, single in pairs]), end="\n\n", flush=True)
     if asked.neighbours:
-        print(neighbours(pairs[0][0], asked.neighbours))
+        found = encode_log(pairs[0][0], asked.neighbours)
+        print(directions(*found), neighbours(*found), sep="\n")
 
 
 if __name__ == "__main__":
