@@ -10,15 +10,33 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
+from pyarrow import csv
 
+from clue_ray.corpus.events import as_text
 from clue_ray.corpus.storage import read_whole
 from clue_ray.errors import SpecError, StudyError
 from clue_ray.transfer.tasks import AttributeSpec
 
 
-def attribute_users(asked: AttributeSpec) -> list[str]:
-    """List the users that a table names, as the log writes them; raise SpecError where it cannot be read."""
-    return list(asked.prefix + read_table(asked.table)[asked.user].astype(str))
+def user_values(asked: AttributeSpec) -> "pd.Series[Any]":
+    """Read a table's column by user, as the log writes users; missing where a user has no value.
+
+    Raises:
+        SpecError: the table cannot be read, has no such column, or one that holds lists.
+    """
+    table = read_table(asked.table, asked.user)
+    for column in (asked.user, asked.column):
+        if column not in table.column_names:
+            raise SpecError(
+                f"Table {asked.table} has no column {column!r}; its columns are {', '.join(table.column_names)}."
+            )
+        if pa.types.is_nested(table.schema.field(column).type):
+            kind = table.schema.field(column).type
+            raise SpecError(f"Column {column!r} of table {asked.table} holds {kind}; give one number or word a user.")
+    table = table.filter(table[asked.user].is_valid())
+    users = [asked.prefix + user for user in as_text(table[asked.user]).to_pylist()]
+    values = pd.Series(table[asked.column].to_pandas().to_numpy(), index=pd.Index(users, dtype=object))
+    return values.replace([np.inf, -np.inf, ""], np.nan)
 
 
 def label_attribute(
@@ -29,14 +47,8 @@ def label_attribute(
     Raises:
         SpecError: the table cannot be read, or has no such column or values.
     """
-    table = read_table(asked.table)
-    for column in (asked.user, asked.column):
-        if column not in table.columns:
-            raise SpecError(
-                f"Table {asked.table} has no column {column!r}; its columns are {', '.join(table.columns)}."
-            )
-    values = table.set_index(asked.prefix + table[asked.user].astype(str))[asked.column]
-    values = values.replace([np.inf, -np.inf], np.nan).dropna()
+    found = user_values(asked)
+    values = found.dropna()
     if values.index.has_duplicates:
         twice = values.index[values.index.duplicated()][0]
         raise SpecError(f"Table {asked.table} has user {twice!r} more than once; give one row a user.")
@@ -44,8 +56,7 @@ def label_attribute(
     if values.empty:
         raise SpecError(
             f"Table {asked.table} has a value of {asked.column!r} for no user of the log; its users are such as "
-            f"{asked.prefix + str(table[asked.user].iloc[0]) if len(table) else ''!r}, the log's such as "
-            f"{part.index[0]!r}: look at user and prefix."
+            f"{found.index[0] if len(found) else ''!r}, the log's such as {part.index[0]!r}: look at user and prefix."
         )
     nothing = np.zeros(len(values), dtype=np.int64)
     number = pd.api.types.is_numeric_dtype(values) and not pd.api.types.is_bool_dtype(values)
@@ -86,10 +97,12 @@ def read_table_file(place: str) -> bytes:
         raise SpecError(f"Table {place} cannot be read ({reason}); give a CSV or Parquet file.") from None
 
 
-def read_table(place: str) -> pd.DataFrame:
-    """Read a table of users, CSV or Parquet by its name."""
+def read_table(place: str, user: str) -> pa.Table:
+    """Read a table of users, CSV or Parquet by its name; of a CSV, ids and words stand as they are written ("None")."""
     content = BytesIO(read_table_file(place))
     try:
-        return pq.read_table(content).to_pandas() if urlsplit(place).path.endswith(".parquet") else pd.read_csv(content)
+        if urlsplit(place).path.endswith(".parquet"):
+            return pq.read_table(content)
+        return csv.read_csv(content, convert_options=csv.ConvertOptions(column_types={user: pa.string()}))
     except (OSError, ValueError, pa.ArrowException) as error:
         raise SpecError(f"Table {place} cannot be read ({str(error).splitlines()[0]}); give CSV or Parquet.") from None

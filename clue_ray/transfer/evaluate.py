@@ -7,7 +7,7 @@ users, labels, what reads the features and how it is judged are the same for all
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -37,7 +37,7 @@ EVALUATION = 6
 """Bump when the same task and encoder would be scored otherwise."""
 
 SCRATCHES = 3
-"""Encoders trained from scratch on a task, at most; the heads beyond read them again."""
+"""Encoders trained from scratch on a task, at most, each read by one head."""
 BASES = {"next_item": "popularity", "attribute": "base rate", "retrieval": "guess"}
 OURS = ("encoder", "TF-IDF, SVD", "TF-IDF, cosine", "untrained items", "from scratch", *BASES.values())
 """Names of methods, which no further encoder may take."""
@@ -178,12 +178,13 @@ def judge_heads(
     base = base_scores(examples).double().numpy()
     if not examples.names:
         base = np.array([examples.targets[train].mean()])
-    judged = {base_name(task): judge(examples, [np.tile(base, (len(examples.users), 1))])}
+    judged = {base_name(task): judge(examples, [np.tile(base, (len(examples.rows("test")), 1))])}
     for name, matrices in known.items():
-        outputs = [
+        starts = task.seeds if len(matrices) == 1 else task.seeds[: len(matrices)]  # heads of one encoder go together
+        outputs = (
             fit_head(matrices[number % len(matrices)], examples, hidden=task.head == "mlp", seed=seed)
-            for number, seed in enumerate(task.seeds)
-        ]
+            for number, seed in enumerate(starts)
+        )
         judged[name] = judge(examples, outputs)
     return judged
 
@@ -193,15 +194,15 @@ def base_name(task: TaskSpec) -> str:
     return BASES[task.kind]
 
 
-def judge(examples: Examples, outputs: list[Matrix]) -> Judged:
-    """Return the measures of test users, a function an output."""
+def judge(examples: Examples, outputs: Iterable[Matrix]) -> Judged:
+    """Return the measures of test users by their scores, a function an output; of rankings only the ranks are kept."""
     test = examples.rows("test")
-    targets, parts = examples.targets[test], [output[test] for output in outputs]
+    targets = examples.targets[test]
     if targets.ndim == 2:
-        return mean_measures([scores.ranking_measures(part, targets, examples.missed[test]) for part in parts])
+        return mean_measures([scores.ranking_measures(one, targets, examples.missed[test]) for one in outputs])
     if examples.names:
-        return {"auc": [partial(_auc_of, part, targets) for part in parts]}
-    return {"r2": [partial(_r2_of, part[:, 0], targets) for part in parts]}
+        return {"auc": [partial(_auc_of, one, targets) for one in outputs]}
+    return {"r2": [partial(_r2_of, one[:, 0], targets) for one in outputs]}
 
 
 def mean_measures(outputs: Sequence[dict[str, Matrix]]) -> Judged:

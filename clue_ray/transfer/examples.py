@@ -18,7 +18,7 @@ from clue_ray.corpus.events import good_rows, normalise
 from clue_ray.corpus.reading import Reading, plan_reading, read_part
 from clue_ray.corpus.store import split_of
 from clue_ray.errors import EventLogError, SpecError
-from clue_ray.transfer.attributes import attribute_users, label_attribute
+from clue_ray.transfer.attributes import label_attribute, user_values
 from clue_ray.transfer.histories import EVENTS, LEFT_OUT
 from clue_ray.transfer.tasks import TaskSpec
 
@@ -111,7 +111,7 @@ def make_examples(task: TaskSpec, events: pd.DataFrame, unusable: Collection[str
     users = np.array(sorted(set(labelled) & set(inputs["user_id"].unique())), dtype=object)
     index = pd.Index(labelled).get_indexer(pd.Index(users))
     known = {*part.index, *unusable}
-    strangers = {user for user in attribute_users(task.attribute) if user not in known} if task.attribute else set()
+    strangers = {user for user in user_values(task.attribute).index if user not in known} if task.attribute else set()
     reasons = {
         "no events in the log": strangers,
         "no row that can be used": unusable,

@@ -109,7 +109,7 @@ def value_scale(examples: Examples) -> tuple[float, float]:
 
 
 def fit_head(features: Matrix, examples: Examples, *, hidden: bool, seed: int) -> Matrix:
-    """Fit a head to the training users and return every user's scores, [users, outputs].
+    """Fit a head to the training users and return the test users' scores, [test users, outputs].
 
     It keeps the weights at which the validation users' loss was lowest, which may be those it began with.
     """
@@ -120,7 +120,7 @@ def fit_head(features: Matrix, examples: Examples, *, hidden: bool, seed: int) -
         head = Head(x.shape[1], base_scores(examples), label_features(examples.names), hidden)
         _train(head, x, train, validation, torch.Generator().manual_seed(seed))
     with torch.no_grad():
-        scores = head.eval()(x).double()
+        scores = head.eval()(x[examples.rows("test")]).double()
     if examples.targets.ndim == 2:
         return scores.numpy()
     if examples.names:  # users are compared, and a user's logits may all be off by one number

@@ -77,7 +77,8 @@ def auc(scores: Matrix, classes: NDArray[np.int64]) -> float:
 
     From ranks (Mann and Whitney 1947); a class that no user or every user has is left out.
     """
-    found = [number for number in np.unique(classes) if 0 < (classes == number).sum() < len(classes)]
+    columns = [1] if scores.shape[1] == 2 else range(scores.shape[1])
+    found = [number for number in columns if 0 < (classes == number).sum() < len(classes)]
     areas = [_area(scores[:, number], classes == number) for number in found]
     return float(np.mean(areas)) if areas else float("nan")
 
@@ -109,15 +110,23 @@ class Resampled(NamedTuple):
 
 
 def resample(outputs: Sequence[Measure], users: int, stream: int = 0) -> Resampled:
-    """Draw users with replacement, and outputs (the starts of a head) too: another study would change both.
+    """Draw users with replacement, and what other starts of a head would have given: another study would change both.
+
+    Of few starts a draw with replacement varies too little. Their mean is drawn instead as Student's t about the mean
+    found, with their spread over the same users (Student 1908); one start alone says nothing of others.
 
     Args:
-        outputs: the measure of each output over users by index, repeated ones included.
-        stream: of the draws of outputs, other for each method; the draws of users are the same for all.
+        outputs: the measure of each start's output.
+        stream: of the draws of starts, other for each method; the draws of users are the same for all.
     """
     rng = np.random.default_rng(0)
     draws = (rng.integers(0, users, users) for _ in range(RESAMPLES))  # one at a time: users may be millions
-    starts = np.random.default_rng([1, stream]).integers(0, len(outputs), (len(outputs), RESAMPLES))
-    found = np.array([[measure(rows) for measure in outputs] for rows in draws]).T
+    found = np.array([[measure(rows) for measure in outputs] for rows in draws])
     value = float(np.mean([measure(np.arange(users)) for measure in outputs]))
-    return Resampled(value, found[starts, np.arange(RESAMPLES)].mean(axis=0))
+    starts = len(outputs)
+    if starts == 1:
+        return Resampled(value, found[:, 0])
+    error = found.std(axis=1, ddof=1) / np.sqrt(starts)
+    return Resampled(
+        value, found.mean(axis=1) + error * np.random.default_rng([1, stream]).standard_t(starts - 1, RESAMPLES)
+    )

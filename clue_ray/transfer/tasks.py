@@ -7,7 +7,7 @@ be put to it.
 from collections.abc import Iterable
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
@@ -75,7 +75,7 @@ class TaskSpec(Spec):
     retrieval: RetrievalSpec | None = None
     head: Literal["mlp", "linear"] = "mlp"
     "what reads the frozen features: one hidden layer, or none (logistic regression)"
-    seeds: tuple[int, ...] = Field((0, 1, 2), min_length=1)
+    seeds: tuple[Annotated[int, Field(ge=0, lt=2**31)], ...] = Field((0, 1, 2), min_length=1)
     "of the head, and the first three of the encoder trained from scratch; scores are means over them"
     scratch_steps: int = Field(400, ge=0)
     "most steps of the same encoder trained from scratch on the task alone; 0 leaves it out"
@@ -90,6 +90,8 @@ class TaskSpec(Spec):
         given = [kind for kind in KINDS if getattr(self, kind) is not None]
         if len(given) != 1:
             raise ValueError(f"asks {len(given)} things ({', '.join(given) or 'none'}); give one of {', '.join(KINDS)}")
+        if len(set(self.seeds)) < len(self.seeds):
+            raise ValueError(f"gives seeds {list(self.seeds)}; a seed given twice is no second start, so leave it out")
         if self.split.time:
             raise ValueError("gives split.time; the cut in time of a task is its own key, time")
         if self.next_item and self.next_item.days and not self.time:
