@@ -54,6 +54,8 @@ def embed(
     console.print(f"{output}: {manifest['vectors']:,} vectors of {manifest['users']:,} users", highlight=False)
     for reason, users in manifest["left_out"].items():
         console.print(f"left out, {reason}: {users:,} users", highlight=False, markup=False)
+    if nameless := manifest["rows_without_user"]:
+        console.print(f"{nameless:,} of {manifest['rows']:,} rows name no user", highlight=False)
     for service, rows in manifest["unknown_services"].items():
         note = f"service {service!r} is unknown to the encoder: {rows:,} events read under the shared guide token"
         console.print(note, highlight=False, markup=False)

@@ -155,6 +155,8 @@ def _at_scale(largest: LargestRuns | None) -> str:
         "over to this task.",
         "more": f"{put}: more than their loss promised. At scale the two part, and the law of the loss says too little "
         "of this task.",
+        "no further": f"{put}. Their loss is no lower than the smaller runs' lowest, so what a lower one would bring "
+        "is not known.",
         "unclear": f"{put}, which does not exclude {stopped}, no gain over the smaller runs' lowest loss: whether the "
         "law of the loss carries over cannot be told yet.",
     }[largest.verdict]

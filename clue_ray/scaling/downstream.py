@@ -25,7 +25,7 @@ MEASURES = {"mrr": "MRR", "ndcg_at_10": "nDCG@10", "recall_at_10": "recall@10", 
 """What a task may be scored by, the telling one first, as words."""
 
 Floats = NDArray[np.float64]
-Verdict = Literal["holds", "less", "more", "unclear"]
+Verdict = Literal["holds", "less", "more", "unclear", "no further"]
 
 
 @dataclass(frozen=True)
@@ -38,6 +38,7 @@ class LargestRuns:
         scored: mean score of the largest.
         expected, low, high: what the line gives at their losses, and its prediction interval.
         stopped: what it gives at the lowest loss of the smaller runs: the score had the gain ended there.
+        further: whether the largest runs' mean loss lies below that.
     """
 
     smaller: int
@@ -49,6 +50,7 @@ class LargestRuns:
     low: float
     high: float
     stopped: float
+    further: bool
 
     @property
     def verdict(self) -> Verdict:
@@ -57,6 +59,8 @@ class LargestRuns:
             return "less"
         if self.scored > self.high:
             return "more"
+        if not self.further:
+            return "no further"
         return "holds" if self.stopped < self.low else "unclear"
 
 
@@ -70,7 +74,7 @@ def compare_methods(result: Mapping[str, Any]) -> str:
         "cannot be told from": [name for name, lead in leads.items() if lead["low"] <= 0 <= lead["high"]],
     }
     words = "; ".join(f"{verb} {', '.join(names)}" for verb, names in said.items() if names)
-    return f"By {MEASURES[first]} the encoder {words} (95 %, over users)."
+    return f"By {MEASURES[first]} the encoder {words} (95 %, over users and starts of the head)."
 
 
 def spell(found: dict[str, float], sign: str = "") -> str:
@@ -124,4 +128,5 @@ def predict_largest(compute: Floats, loss: Floats, score: Floats) -> LargestRuns
         low=expected - half,
         high=expected + half,
         stopped=float(offset + slope * x.min()),
+        further=bool(new.mean() < x.min()),
     )

@@ -22,7 +22,7 @@ from ray.exceptions import RayError
 from clue_ray.corpus.prepare import MAX_TASKS, small_shuffle_tasks, source_key
 from clue_ray.corpus.reading import Reading, plan_reading
 from clue_ray.documents import fingerprint
-from clue_ray.errors import EventLogError, StudyError
+from clue_ray.errors import ClusterError, EventLogError, StudyError
 from clue_ray.spec import CorpusSpec
 from clue_ray.transfer.exported import EncoderCard, Exported, read_encoder
 from clue_ray.transfer.inference import UserEncoder
@@ -141,7 +141,13 @@ def number_of_parts(reading: Reading) -> int:
 
 
 def make_parts(reading: Reading, exported: Exported, plan: EmbedPlan, gpus_per_worker: float) -> None:
-    """Run the pipeline: read, gather users, encode and write."""
+    """Run the pipeline: read, gather users, encode and write; raise ClusterError where an actor's GPUs are nowhere."""
+    gpus = ray.cluster_resources().get("GPU", 0)
+    if gpus < gpus_per_worker:  # Ray would wait for them for ever
+        raise ClusterError(
+            f"An encoding actor is to hold {gpus_per_worker:g} GPU, but the Ray cluster has {gpus:g}; leave "
+            "--gpus-per-worker out to encode on CPUs, or start nodes with GPUs."
+        )
     inputs = {"reading": ray.put(reading), "plan": ray.put(plan)}
     parts = len(reading.parts)
     rows = (
@@ -152,8 +158,7 @@ def make_parts(reading: Reading, exported: Exported, plan: EmbedPlan, gpus_per_w
     given = {"exported": ray.put(exported), "plan": inputs["plan"]}
     shape: dict[str, Any] = {"batch_format": "pyarrow", "batch_size": None}
     if gpus_per_worker:
-        actors = max(1, int(ray.cluster_resources().get("GPU", 0) / gpus_per_worker))
-        pool = ray.data.ActorPoolStrategy(min_size=1, max_size=actors)
+        pool = ray.data.ActorPoolStrategy(min_size=1, max_size=int(gpus / gpus_per_worker))
         one = {"batch_format": "pyarrow", "batch_size": 1}  # with GPUs Ray wants a size, which must cut no bucket
         made = rows.map_batches(pack_buckets, **shape).map_batches(
             PartEncoder, compute=pool, num_gpus=gpus_per_worker, fn_constructor_kwargs=given, **one
@@ -223,12 +228,17 @@ class PartEncoder:
 
 
 def write_manifest(request: dict[str, Any], card: EncoderCard, plan: EmbedPlan) -> dict[str, Any]:
-    """Sum up the parts and write it down, which says that all are there."""
+    """Sum up the parts and write it down, which says that all are there; raise EventLogError where nobody was named."""
     summaries = plan.parts.summaries()
     counted = ("left_out", "unknown_services", "devices")
     counts = {name: sum((Counter(part[name]) for part in summaries), Counter()) for name in counted}
     absent = set(plan.services or ()) - {name for part in summaries for name in part["services"]}
     totals = {name: sum(part[name] for part in summaries) for name in ("rows", "rows_without_user", "users", "vectors")}
+    if not totals["users"] and not counts["left_out"]:
+        raise EventLogError(
+            f"The log names no user in its {totals['rows']:,} rows; give the log of the users to embed, and as "
+            "user_id the column that names them."
+        )
     manifest = {
         **request,
         "run_id": card.run_id,

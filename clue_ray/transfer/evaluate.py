@@ -24,7 +24,7 @@ from clue_ray.documents import fingerprint
 from clue_ray.errors import SpecError
 from clue_ray.transfer import features, scores
 from clue_ray.transfer.attributes import read_table_file
-from clue_ray.transfer.examples import Examples, make_examples, plan_events, read_events
+from clue_ray.transfer.examples import Examples, draw_candidates, make_examples, plan_events, read_events
 from clue_ray.transfer.exported import EncoderCard, find_encoder, read_card
 from clue_ray.transfer.heads import base_scores, fit_head
 from clue_ray.transfer.histories import Histories
@@ -229,8 +229,7 @@ def judge_retrieval(
     asked = task.retrieval
     assert asked is not None
     histories = Histories(examples.inputs, encoder.exported)
-    test = examples.rows("test")
-    pool = np.sort(np.random.default_rng(0).permutation(test)[: asked.candidates])
+    pool = draw_candidates(asked, examples.part)
     terms = features.user_terms(histories, np.setdiff1d(np.arange(len(examples.users)), pool))
     places = [histories.services.index(name) for name in (asked.query, asked.target)]
     pairs: dict[str, list[Any]] = {

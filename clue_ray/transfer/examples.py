@@ -20,7 +20,7 @@ from clue_ray.corpus.store import split_of
 from clue_ray.errors import EventLogError, SpecError
 from clue_ray.transfer.attributes import label_attribute, user_values
 from clue_ray.transfer.histories import EVENTS, LEFT_OUT
-from clue_ray.transfer.tasks import TaskSpec
+from clue_ray.transfer.tasks import RetrievalSpec, TaskSpec
 
 DAY = 86_400.0
 FEWEST = 20
@@ -117,6 +117,7 @@ def make_examples(task: TaskSpec, events: pd.DataFrame, unusable: Collection[str
         "no row that can be used": unusable,
         "not in both services" if task.retrieval else "no label": set(part.index) - set(labelled),
         "no events that the encoder may see": set(labelled) - set(users),
+        **(not_sought(task.retrieval, users, part[users].to_numpy(dtype=object)) if task.retrieval else {}),
     }
     examples = Examples(
         users=users,
@@ -129,6 +130,22 @@ def make_examples(task: TaskSpec, events: pd.DataFrame, unusable: Collection[str
     )
     check_parts(task, examples)
     return examples
+
+
+def draw_candidates(asked: RetrievalSpec, part: NDArray[np.object_]) -> NDArray[np.int64]:
+    """Draw the test users who are sought, and among whom, by index."""
+    test = np.flatnonzero(part == "test")
+    return np.sort(np.random.default_rng(0).permutation(test)[: asked.candidates])
+
+
+def not_sought(asked: RetrievalSpec, users: NDArray[np.object_], part: NDArray[np.object_]) -> dict[str, set[str]]:
+    """List users of both services who are not scored, by reason; they still say how rare a word is."""
+    others = np.ones(len(users), dtype=bool)
+    others[draw_candidates(asked, part)] = False
+    return {
+        "not a test user": set(users[part != "test"]),
+        "not drawn as a candidate": set(users[others & (part == "test")]),
+    }
 
 
 def list_left_out(reasons: Mapping[str, Collection[str]]) -> pa.Table:

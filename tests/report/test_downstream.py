@@ -46,6 +46,15 @@ def test_a_task_that_follows_until_the_largest_runs_is_not_told_from_its_correla
     assert "a lower loss went with a better score" in sentence and "At scale the two part" in sentence
 
 
+def test_largest_runs_that_lost_no_loss_show_nothing_further():
+    runs = with_scores().dropna(subset=["loss"])
+    largest = runs["train_flops"].rank(ascending=False) <= 2
+    runs.loc[largest, "loss"] = runs["loss"].median()
+    runs.loc[largest, "transfer_kids_auc"] = 0.6 - SLOPE * (runs["loss"].median() - 5)
+    sentence = carries_over("transfer_kids_auc", runs)
+    assert "no lower than the smaller runs' lowest" in sentence and "does not exclude" not in sentence
+
+
 def test_few_runs_and_scores_that_do_not_vary_are_said():
     runs = with_scores().dropna(subset=["loss"])
     assert "3 finished runs have a score, and a correlation takes 4" in carries_over("transfer_kids_auc", runs[:3])

@@ -46,7 +46,9 @@ def test_the_interval_is_that_of_ordinary_least_squares():
 
 def test_largest_runs_that_gain_no_loss_tell_nothing():
     compute, loss, score = next(studies(1, noise=0.002))
-    assert predict_largest(compute, np.append(loss[:7], loss[:2]), np.append(score[:7], score[:2])).verdict == "unclear"
+    assert (
+        predict_largest(compute, np.append(loss[:7], loss[:2]), np.append(score[:7], score[:2])).verdict == "no further"
+    )
 
 
 def test_runs_of_equal_compute_are_held_out_together():

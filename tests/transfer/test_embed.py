@@ -11,12 +11,12 @@ import pyarrow.fs
 import pyarrow.parquet as pq
 import pytest
 
-from clue_ray.errors import StudyError
+from clue_ray.errors import ClusterError, EventLogError, StudyError
 from clue_ray.spec import CorpusSpec
 from clue_ray.transfer import embed
 from clue_ray.transfer.embed import embed_users, make_parts
 from clue_ray.transfer.inference import UserEncoder, load_encoder
-from clue_ray.transfer.writing import NOTHING_NEW, OTHER_SERVICES, rows_of_part, write_parts
+from clue_ray.transfer.writing import NOTHING_NEW, OTHER_SERVICES, USER_ROWS, rows_of_part, write_parts
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +38,7 @@ def in_this_process(monkeypatch):
 
     def make_parts(reading, exported, plan, gpus_per_worker):
         rows = [table for part in reading.parts for table in rows_of_part(part, reading, plan)]
-        write_parts(pa.concat_tables(rows), UserEncoder(exported), plan)
+        write_parts(pa.concat_tables([USER_ROWS.empty_table(), *rows]), UserEncoder(exported), plan)
 
     monkeypatch.setattr(embed, "make_parts", make_parts)
 
@@ -167,6 +167,21 @@ def test_an_actor_writes_packed_buckets_as_a_task_writes_rows(encoder_folder, lo
     expected = load_encoder(encoder_folder).encode(pq.read_table(log).filter(pc.field("user_id") == "stranger"))
     (row,) = read(tmp_path / "o").filter(pc.field("user_id") == "stranger").to_pylist()
     assert manifest["vectors"] == manifest["users"] and np.allclose(row["vector"], expected.values[0], atol=1e-5)
+
+
+@pytest.mark.ray
+def test_gpus_that_are_nowhere_are_not_waited_for(embedded, encoder_folder, log, tmp_path):
+    with pytest.raises(ClusterError, match="is to hold 2 GPU, but the Ray cluster has 1; leave --gpus-per-worker out"):
+        embed_users(encoder_folder, str(log), str(tmp_path / "o"), gpus_per_worker=2)
+
+
+@pytest.mark.parametrize("rows", [0, 3])
+def test_a_log_that_names_nobody_is_refused(rows, encoder_folder, events, tmp_path, in_this_process):
+    nameless = events[:rows].set_column(0, "user_id", pa.nulls(rows, pa.string()))
+    nameless.to_pandas().to_parquet(tmp_path / "log.parquet")
+    for _ in range(2):  # and is not finished the second time
+        with pytest.raises(EventLogError, match=f"names no user in its {rows} rows"):
+            embed_users(encoder_folder, str(tmp_path / "log.parquet"), str(tmp_path / "o"))
 
 
 @pytest.mark.ray

@@ -326,6 +326,7 @@ def test_every_kind_of_task_runs_and_is_kept(kind, task, corpus, encoder_folder,
     assert {"encoder", "untrained items"} < set(methods) and ("from scratch" in methods) == (kind != "retrieval")
     for row in methods.values():
         assert row[measure]["low"] <= row[measure]["value"] <= row[measure]["high"]
+    assert sum(result["users"].values()) + sum(result["left_out"].values()) == len(users)
     assert result["users"]["test"] > 20 and json.loads(json.dumps(result)) == result
     file = encoder_folder.parent / "transfer" / f"k-{kind}-{result['key']}.json"
     file.write_text(json.dumps({"kept": True}))
