@@ -143,7 +143,7 @@ def _at_scale(largest: LargestRuns | None) -> str:
             f"{FEWEST} smaller runs of different loss."
         )
     runs = "The largest run" if largest.larger == 1 else f"The {largest.larger} largest runs"
-    mean = "" if largest.larger == 1 else " on average"
+    mean, whose = ("", "Its") if largest.larger == 1 else (" on average", "Their")
     put = (
         f"{runs} scored {numbers.significant(largest.scored)}{mean}, where the line through the {largest.smaller} "
         f"smaller ones says {numbers.interval(largest.expected, largest.low, largest.high)}"
@@ -155,7 +155,7 @@ def _at_scale(largest: LargestRuns | None) -> str:
         "over to this task.",
         "more": f"{put}: more than their loss promised. At scale the two part, and the law of the loss says too little "
         "of this task.",
-        "no further": f"{put}. Their loss is no lower than the smaller runs' lowest, so what a lower one would bring "
+        "no further": f"{put}. {whose} loss is no lower than the smaller runs' lowest, so what a lower one would bring "
         "is not known.",
         "unclear": f"{put}, which does not exclude {stopped}, no gain over the smaller runs' lowest loss: whether the "
         "law of the loss carries over cannot be told yet.",
