@@ -333,11 +333,14 @@ def test_every_kind_of_task_runs_and_is_kept(kind, task, corpus, encoder_folder,
     assert run_task(encoder_folder, spec, {"twin": encoder_folder}) == {"kept": True}
 
 
-def test_heads_beyond_the_third_read_the_same_encoders_from_scratch(task, encoder_folder, monkeypatch):
-    made = []
+def test_from_scratch_is_trained_three_times_at_most_and_each_read_once(task, encoder_folder, monkeypatch):
+    made, read, fit = [], [], evaluate.fit_head
     monkeypatch.setattr(evaluate, "train_from_scratch", lambda encoder, *_, seed, **__: made.append(seed) or encoder)
+    monkeypatch.setattr(
+        evaluate, "fit_head", lambda *args, seed, **more: read.append(seed) or fit(*args, seed=seed, **more)
+    )
     run_task(encoder_folder, task(name="many", seeds=[5, 6, 7, 8], scratch_steps=1))
-    assert made == [5, 6, 7]
+    assert made == [5, 6, 7] and read == 3 * [5, 6, 7, 8] + made
 
 
 def test_from_scratch_learns_and_keeps_what_validation_users_liked_best(task, encoder_folder, events, monkeypatch):
