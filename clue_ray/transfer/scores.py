@@ -1,4 +1,4 @@
-"""How well users are told apart, with intervals over users.
+"""How well users are told apart, with intervals over users and the starts of what reads their features.
 
 Takes scores and truths of test users, gives one number a user and measure where a measure is a mean over users, else a
 function of all of them. One idea: intervals resample what another draw would change, users and starts of the head.
