@@ -18,7 +18,8 @@ import pandas as pd
 from rich.console import Console
 from rich.table import Table
 
-from clue_ray.scaling.fit import Fit, fit_law
+from clue_ray.scaling.fit import fit_law
+from clue_ray.scaling.fitted import Fit
 from clue_ray.scaling.isoflop import fit_isoflop, fit_line
 from clue_ray.scaling.law import Floats, Law, decay
 from clue_ray.scaling.problem import differentiate, minimise

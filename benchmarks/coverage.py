@@ -28,7 +28,8 @@ from rich.table import Table
 
 from benchmarks.anchors import FITDATA, epoch_fit, epoch_points
 from clue_ray.scaling.fit import fit_law
-from clue_ray.scaling.laws import LAWS, Floats
+from clue_ray.scaling.law import Floats
+from clue_ray.scaling.laws import LAWS
 
 ALLOWED = (0.93, 0.98)
 

@@ -21,7 +21,8 @@ from rich.console import Console
 from rich.table import Table
 
 from clue_ray.scaling.analysis import headline
-from clue_ray.scaling.fit import Fit, fit_law
+from clue_ray.scaling.fit import fit_law
+from clue_ray.scaling.fitted import Fit
 from clue_ray.scaling.frontier import mark
 from clue_ray.study.growth import next_runs
 

@@ -5,8 +5,8 @@ python -m benchmarks.ladder [--tokens 50258] [--item-positions 32] [--sequence-l
 
 import argparse
 
-from clue_ray.compute import Vocabulary, count_params
-from clue_ray.spec import LADDER, EncoderSpec
+from clue_ray.spec.compute import Vocabulary, count_params
+from clue_ray.spec.specs import LADDER, EncoderSpec
 
 GROUPS = ("embedding", "item_transformer", "service_transformer", "output", "non_embedding", "total")
 

@@ -32,9 +32,9 @@ from rich.table import Table
 from clue_ray.corpus.prepare import build_corpus
 from clue_ray.corpus.store import Corpus
 from clue_ray.corpus.synthetic import PlantedSpec, planted_events
-from clue_ray.spec import CorpusSpec, StudySpec
+from clue_ray.spec.grid import expand
+from clue_ray.spec.specs import CorpusSpec, StudySpec
 from clue_ray.study.execute import run_study
-from clue_ray.study.grid import expand
 from clue_ray.study.session import connect
 
 BARE = """

@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.overhead import make_study, planted_corpus
-from clue_ray.spec import StudySpec
+from clue_ray.spec.specs import StudySpec
 from clue_ray.study.execute import run_study
 from clue_ray.study.progress import Snapshot
 from clue_ray.study.results import current_runs

@@ -17,7 +17,7 @@ from tokenizers import Tokenizer
 from clue_ray.corpus.shards import SEQUENCES, number_of_shards
 from clue_ray.corpus.store import split_of, stable_hash
 from clue_ray.corpus.text import train_tokenizer
-from clue_ray.spec import CorpusSpec
+from clue_ray.spec.specs import CorpusSpec
 
 Tokens = dict[str, list[int]]
 ITEMS = pa.schema(

@@ -31,7 +31,7 @@ os.environ["RAY_DATA_DISABLE_PROGRESS_BARS"] = "1"
 
 from benchmarks import plain_prepare
 from clue_ray.corpus.synthetic import PlantedSpec
-from clue_ray.spec import CorpusSpec
+from clue_ray.spec.specs import CorpusSpec
 
 STORE = 600_000_000
 CONTENDERS = ("clue-ray", "pyarrow", "pandas")

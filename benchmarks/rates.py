@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from clue_ray.corpus.store import Corpus, open_corpus
-from clue_ray.spec import EncoderSpec, EvaluationSpec, RunSpec, TrainSpec
+from clue_ray.spec.specs import EncoderSpec, EvaluationSpec, RunSpec, TrainSpec
 from clue_ray.training.context import LocalContext
 from clue_ray.training.loop import Trainer
 

@@ -2,7 +2,7 @@
 
     python -m benchmarks.scale              # half a minute; --measure also loads a corpus and writes a checkpoint here
 
-FLOPs come from `clue_ray.compute`. What is assumed stands in `Assumed` and in the printed table; nothing of it has been
+FLOPs come from `clue_ray.spec.compute`. What is assumed stands in `Assumed` and in the printed table; nothing of it has been
 measured by us on GPUs.
 """
 
@@ -22,8 +22,8 @@ os.environ["RAY_AUTH_MODE"] = "disabled"
 from rich.console import Console
 from rich.table import Table
 
-from clue_ray.compute import Vocabulary, Work, count_params, train_flops
-from clue_ray.spec import EncoderSpec
+from clue_ray.spec.compute import Vocabulary, Work, count_params, train_flops
+from clue_ray.spec.specs import EncoderSpec
 
 SIZES = ("clue-4m", "clue-15m", "clue-65m", "clue-110m")
 LENGTHS = (16, 32, 64, 128)
@@ -151,7 +151,7 @@ def measure(users: int) -> list[tuple[str, str]]:
 
     from clue_ray.corpus.prepare import build_corpus
     from clue_ray.corpus.synthetic import PlantedSpec, planted_events
-    from clue_ray.spec import CorpusSpec
+    from clue_ray.spec.specs import CorpusSpec
     from clue_ray.study.session import connect
     from clue_ray.training.checkpoints import save_state
 

@@ -34,10 +34,10 @@ from rich.table import Table
 from clue_ray.corpus.prepare import build_corpus
 from clue_ray.corpus.synthetic import PlantedSpec, planted_events
 from clue_ray.runs import read_runs
-from clue_ray.spec import CorpusSpec, StudySpec
+from clue_ray.spec.grid import expand
+from clue_ray.spec.specs import CorpusSpec, StudySpec
 from clue_ray.study import tuning
 from clue_ray.study.execute import run_study
-from clue_ray.study.grid import expand
 from clue_ray.study.progress import Snapshot
 
 FEW = 100
@@ -48,7 +48,7 @@ def sleep_instead(config: dict[str, Any]) -> None:
     """Be a trial that holds its GPU for a while and leaves a record; loads no torch, as 64 of them share a machine."""
     from clue_ray.corpus.store import open_corpus
     from clue_ray.runs import RunRecord
-    from clue_ray.spec import RunSpec
+    from clue_ray.spec.specs import RunSpec
     from clue_ray.study.directory import write_run
 
     began, run, run_id = time.time(), RunSpec(**config["run"]["spec"]), config["run"]["run_id"]

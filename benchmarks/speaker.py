@@ -20,7 +20,7 @@ from rich.table import Table
 
 from clue_ray.scaling import backtest
 from clue_ray.scaling.fit import fit_law
-from clue_ray.scaling.laws import Floats
+from clue_ray.scaling.law import Floats
 
 PLAIN, FLOOR, BOUNDED = LAWS = ("power_law", "power_law_plus_constant", "bounded_power_law")
 NOISE, CANDIDATES = 0.005, 256

@@ -19,12 +19,12 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 
-from clue_ray.compute import train_flops
 from clue_ray.corpus.store import Corpus, open_corpus
 from clue_ray.encoder.batches import BatchSampler, Windows, count_executed, count_work, pack
 from clue_ray.encoder.loss import info_nce
 from clue_ray.encoder.model import Encoder
-from clue_ray.spec import EncoderSpec, RunSpec, TrainSpec
+from clue_ray.spec.compute import train_flops
+from clue_ray.spec.specs import EncoderSpec, RunSpec, TrainSpec
 from clue_ray.training.evaluate import evaluate, make_pools
 
 COPIES = {

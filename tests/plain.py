@@ -11,7 +11,7 @@ import torch
 from clue_ray.corpus.store import Corpus, open_corpus
 from clue_ray.corpus.text import train_tokenizer
 from clue_ray.encoder.model import Encoder
-from clue_ray.spec import CorpusSpec
+from clue_ray.spec.specs import CorpusSpec
 
 
 def plain_corpus(log: Path, folder: Path, split: dict) -> Corpus:

@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 from clue_ray import cli
 from clue_ray.corpus.store import open_corpus
-from clue_ray.spec import StudySpec, read_study
+from clue_ray.spec.specs import StudySpec, read_study
 from clue_ray.study.execute import plan_study
 from clue_ray.training.checkpoints import save_state
 
@@ -161,7 +161,7 @@ def test_fit_needs_no_ray(run_cli, tmp_path):
 def test_shipped_studies_are_valid():
     from pathlib import Path
 
-    from clue_ray.study.grid import expand
+    from clue_ray.spec.grid import expand
 
     for file in sorted((Path(__file__).parents[1] / "studies").glob("*.yaml")):
         study = StudySpec.parse(yaml.safe_load(file.read_text()), str(file))

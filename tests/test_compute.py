@@ -8,11 +8,11 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.ladder import ladder_table
-from clue_ray.compute import Vocabulary, Work, count_params, size_for_budget, train_flops, users_for_budget
 from clue_ray.encoder.batches import Packed
 from clue_ray.encoder.loss import info_nce
 from clue_ray.encoder.model import Encoder
-from clue_ray.spec import LADDER, EncoderSpec
+from clue_ray.spec.compute import Vocabulary, Work, count_params, size_for_budget, train_flops, users_for_budget
+from clue_ray.spec.specs import LADDER, EncoderSpec
 
 VOCABULARY = Vocabulary(tokens=1000, item_positions=12, sequence_length=16)
 

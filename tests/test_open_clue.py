@@ -8,7 +8,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from clue_ray.spec import read_study
+from clue_ray.spec.specs import read_study
 
 ROOT = Path(__file__).parents[1]
 HOME = ROOT / "studies" / "open-clue"

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from clue_ray.errors import SpecError
-from clue_ray.spec import LADDER, EncoderSpec, ResourcesSpec, RunSpec, StudySpec, TrainSpec, read_study
+from clue_ray.spec.specs import LADDER, EncoderSpec, ResourcesSpec, RunSpec, StudySpec, TrainSpec, read_study
 
 STUDY = {
     "name": "q",

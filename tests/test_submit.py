@@ -27,7 +27,7 @@ from clue_ray.errors import ClusterError, SpecError, StudyError
 from clue_ray.jobserver import check_server
 from clue_ray.runs import read_runs
 from clue_ray.shipping import check_package, check_portable, code_to_ship, copy_study
-from clue_ray.spec import read_study
+from clue_ray.spec.specs import read_study
 from clue_ray.study.execute import run_study
 from clue_ray.submit import attempt_of, submit_study
 from clue_ray.transfer.tasks import read_task

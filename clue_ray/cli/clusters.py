@@ -19,7 +19,7 @@ from clue_ray.cli.options import (
     Yes,
     check_growth,
     console,
-)  # fmt: skip
+)
 from clue_ray.errors import SpecError
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from clue_ray.cli.options import Address, Json, console
-from clue_ray.documents import read_yaml
+from clue_ray.spec.yaml import read_yaml
 
 
 def fetch(

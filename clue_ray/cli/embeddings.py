@@ -43,7 +43,7 @@ def embed(
     from clue_ray.transfer.exported import read_encoder
 
     read_encoder(run)  # a wrong folder is told before Ray starts
-    from clue_ray.study.execute import connect
+    from clue_ray.study.session import connect
     from clue_ray.transfer.embed import embed_users
 
     settings = {"per_service": per_service, "since": since, "gpus_per_worker": gpus_per_worker}

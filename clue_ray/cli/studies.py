@@ -21,8 +21,8 @@ from clue_ray.cli.options import (
     Yes,
     check_growth,
     console,
-)  # fmt: skip
-from clue_ray.spec import read_study
+)
+from clue_ray.spec.specs import read_study
 
 
 def plan(
@@ -36,7 +36,8 @@ def plan(
 ) -> None:
     """Print every run with its parameters, tokens, FLOPs and expected minutes; train nothing."""
     spec = read_study(study)
-    from clue_ray.study.execute import MOST_POINTS, plan_study
+    from clue_ray.spec.grid import MOST_POINTS
+    from clue_ray.study.execute import plan_study
 
     if not as_json:
         console.print("Preparing the corpus and timing a few steps of each encoder ...", style="dim")
@@ -65,7 +66,8 @@ def run(
     """Run what the study still lacks, fit the laws, write the report. The same command again resumes."""
     check_growth(grow, predict_at)
     spec = read_study(study)
-    from clue_ray.study.execute import MOST_POINTS, run_study
+    from clue_ray.spec.grid import MOST_POINTS
+    from clue_ray.study.execute import run_study
     from clue_ray.study.grown import Grown
     from clue_ray.study.growth import Growth
     from clue_ray.study.show import StudyView
@@ -107,7 +109,7 @@ def train(
     as_json: Json = False,
 ) -> None:
     """Train one point of a study alone, on its grid or off it, and print its record."""
-    from clue_ray.study.grid import parse_point
+    from clue_ray.spec.grid import parse_point
 
     spec, fields = read_study(study), parse_point(point or [])
     if workers:

@@ -3,9 +3,9 @@
 from pathlib import Path
 from typing import Any
 
-from clue_ray.documents import read_yaml
 from clue_ray.errors import SpecError
-from clue_ray.spec import CorpusSpec
+from clue_ray.spec.specs import CorpusSpec
+from clue_ray.spec.yaml import read_yaml
 
 
 def make_corpus_spec(events: list[str], columns: str | None, text: str | None, spec: Path | None) -> CorpusSpec:

@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 from clue_ray.corpus.encoding import kind_of
 from clue_ray.corpus.times import as_seconds
 from clue_ray.errors import EventLogError, nearest
-from clue_ray.spec import CorpusSpec
+from clue_ray.spec.specs import CorpusSpec
 
 ROLES = ("user_id", "service", "timestamp")
 LATEST = 4_102_444_800.0

@@ -33,10 +33,10 @@ from clue_ray.corpus.synthetic import METADATA_KEY
 from clue_ray.corpus.target import check_disk, is_empty, publish, remove_debris
 from clue_ray.corpus.text import read_tokenizer, train_tokenizer
 from clue_ray.corpus.working import working_folder
-from clue_ray.documents import fingerprint
 from clue_ray.errors import CorpusError, EventLogError
 from clue_ray.runs import write_json
-from clue_ray.spec import CorpusSpec
+from clue_ray.spec.specs import CorpusSpec
+from clue_ray.spec.yaml import fingerprint
 
 PREPARATION = 2
 """Bump when the same log and spec would make another corpus."""

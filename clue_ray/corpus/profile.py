@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from clue_ray.corpus.store import split_of
 from clue_ray.corpus.text import TokenizedItems
-from clue_ray.spec import CorpusSpec
+from clue_ray.spec.specs import CorpusSpec
 
 if TYPE_CHECKING:
     from clue_ray.corpus.shards import Sorted

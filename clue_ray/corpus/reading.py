@@ -18,7 +18,7 @@ from clue_ray.corpus.events import Log, check_columns, logs_of
 from clue_ray.corpus.files import EventFile, explain_access, find_files
 from clue_ray.corpus.jsonlines import json_schema, read_json_lines
 from clue_ray.errors import EventLogError
-from clue_ray.spec import CorpusSpec
+from clue_ray.spec.specs import CorpusSpec
 
 ROWS_A_PART = 500_000
 ROWS_A_BATCH = 250_000

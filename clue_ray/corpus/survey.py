@@ -22,7 +22,7 @@ from clue_ray.corpus.text import MAX_TEXTS, TrainingTexts, lowest_hashes
 from clue_ray.corpus.times import count_units
 from clue_ray.errors import EventLogError
 from clue_ray.runs import replacing
-from clue_ray.spec import CorpusSpec
+from clue_ray.spec.specs import CorpusSpec
 
 TALLY = pa.schema([("kind", pa.string()), ("name", pa.string()), ("rows", pa.int64())])
 MAX_SERVICES = 200

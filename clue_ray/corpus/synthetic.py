@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 from scipy.special import gammaln, logsumexp
 
-from clue_ray.documents import Spec
+from clue_ray.spec.yaml import Spec
 
 METADATA_KEY = b"clue_ray.planted"
 """Parquet metadata that carries the spec of a planted log, so that a corpus made of it knows its floor."""

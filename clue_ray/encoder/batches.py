@@ -13,20 +13,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from clue_ray.compute import Work
 from clue_ray.corpus.store import Corpus, ranges
-from clue_ray.encoder.augment import (
-    HIDDEN_SHARE,
-    MASKS,
-    WHOLE,
-    Augmentation,
-    Lists,
-    events_of,
-    keyed_hash,
-    tokens_of,
-)
+from clue_ray.encoder.augment import HIDDEN_SHARE, MASKS, WHOLE, Augmentation, Lists, events_of, keyed_hash, tokens_of
 from clue_ray.errors import CorpusError
-from clue_ray.spec import RunSpec
+from clue_ray.spec.compute import Work
+from clue_ray.spec.specs import RunSpec
 
 Groups = list[tuple[int, int]]
 """Runs of equally long sequences: (number of sequences, their length), in storage order."""

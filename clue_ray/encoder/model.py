@@ -15,10 +15,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.attention.varlen import varlen_attn
 
-from clue_ray.compute import Vocabulary
 from clue_ray.encoder.augment import draw_masks
 from clue_ray.encoder.batches import Groups, Packed
-from clue_ray.spec import EncoderSpec
+from clue_ray.spec.compute import Vocabulary
+from clue_ray.spec.specs import EncoderSpec
 
 MIN_TEMPERATURE = 0.01
 """CLIP's clamp: similarities are scaled by at most 100."""

@@ -9,9 +9,9 @@ from typing import Any
 
 import pandas as pd
 
-from clue_ray.report import figures, numbers, tables
+from clue_ray.report import numbers, tables
 from clue_ray.report.directory import StudyFiles
-from clue_ray.report.headline import Band, clipped_runs, interval_band
+from clue_ray.report.headline import Band, clipped_runs, interval_band, loss_against_compute
 from clue_ray.report.rendering import OF_A_RUN, Picture, picture
 from clue_ray.report.style import law_label
 from clue_ray.scaling.analysis import Analysis
@@ -65,7 +65,7 @@ def headline(files: StudyFiles, analysis: Analysis | None) -> Picture | None:
     band = interval_band(analysis) if analysis else None
     baselines = [(str(baseline["name"]), float(baseline["loss"])) for baseline in files.baselines]
     draw = partial(
-        figures.loss_against_compute,
+        loss_against_compute,
         analysis or points,
         baselines=[(numbers.shortened(name), loss) for name, loss in baselines],
         band=band,

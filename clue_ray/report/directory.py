@@ -22,7 +22,7 @@ from clue_ray.report.side_files import (
     usable_corpus,
 )
 from clue_ray.runs import COLUMNS, Runs, read_runs
-from clue_ray.spec import FitSpec, StudySpec, read_study
+from clue_ray.spec.specs import FitSpec, StudySpec, read_study
 
 REACHED = ("steps", "users_seen", "train_tokens", "train_flops")
 """What a plan expects of a run and only its end makes true."""

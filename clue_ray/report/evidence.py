@@ -18,14 +18,14 @@ from clue_ray.report.directory import StudyFiles
 from clue_ray.report.parallel import coordinates, parallel_coordinates
 from clue_ray.report.rendering import HALF, NARROW, WIDE, Picture, picture
 from clue_ray.report.section import Section
-from clue_ray.report.style import FAINT, INK, MUTED
+from clue_ray.report.style import FAINT, INK, MUTED, candidates_of
 from clue_ray.report.tables import Table, describe, number, text, written
 from clue_ray.scaling.frontier import settings_of
 
 
 def learnt(files: StudyFiles) -> Section | None:
     """Set the best run beside baseline and chance; None where no run finished."""
-    candidates = figures.candidates_of(files.table)
+    candidates = candidates_of(files.table)
     shown = tables.comparison(files, candidates) if candidates else None
     if shown is None:
         return None

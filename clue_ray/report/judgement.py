@@ -18,7 +18,7 @@ from clue_ray.report.style import law_label
 from clue_ray.report.tables import Cell, Table, text, written
 from clue_ray.scaling.analysis import Analysis, reach
 from clue_ray.scaling.answer import FURTHER
-from clue_ray.scaling.fit import Fit, Prediction
+from clue_ray.scaling.fitted import Fit, Prediction
 from clue_ray.scaling.words import listing, number
 
 AUTHORS = (

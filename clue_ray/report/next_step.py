@@ -22,7 +22,8 @@ from clue_ray.scaling.analysis import Analysis
 from clue_ray.scaling.answer import FURTHER
 from clue_ray.scaling.axes import AxisEffect, joint_fit
 from clue_ray.scaling.budget import marginal_returns
-from clue_ray.scaling.fit import Fit, fit_law
+from clue_ray.scaling.fit import fit_law
+from clue_ray.scaling.fitted import Fit
 from clue_ray.scaling.words import listing
 
 SHORT = (6.8, 2.3)

@@ -16,8 +16,8 @@ from clue_ray.errors import FitError
 from clue_ray.scaling.agreement import disagreement
 from clue_ray.scaling.cost import FLOPS_PER_PARAMETER_AND_TOKEN, Cost, token_cost
 from clue_ray.scaling.doubts import COLLINEAR
-from clue_ray.scaling.fit import Fit, Prediction
-from clue_ray.scaling.laws import Floats
+from clue_ray.scaling.fitted import Fit, Prediction
+from clue_ray.scaling.law import Floats
 
 NEWTON = 40  # steps; without serving the equation is linear and the first one lands
 NEARLY = 0.999  # correlation of logs from which the runs move along one line and hold no split

@@ -18,11 +18,13 @@ from clue_ray.scaling import cautions
 from clue_ray.scaling.answer import FURTHER, in_words, lowest, measured, predicted
 from clue_ray.scaling.axes import AxisEffect, axis_effects
 from clue_ray.scaling.backtest import PLAIN, Backtest, backtest, no_backtest
-from clue_ray.scaling.fit import Fit, Prediction, fit_law
+from clue_ray.scaling.fit import fit_law
+from clue_ray.scaling.fitted import Fit, Prediction
 from clue_ray.scaling.frontier import SAME_LEVEL, X, Y, mark
 from clue_ray.scaling.laws import find_law
 from clue_ray.scaling.panels import Panels, build_panels, records
-from clue_ray.scaling.sample import candidates_of, select
+from clue_ray.scaling.rows import candidates_of
+from clue_ray.scaling.sample import select
 from clue_ray.scaling.speaker import choose_speaker
 
 FEWEST = 4  # runs under a headline fit

@@ -17,8 +17,10 @@ import pandas as pd
 from clue_ray.errors import FitError
 from clue_ray.scaling.answer import FURTHER
 from clue_ray.scaling.checks import check_law
-from clue_ray.scaling.fit import Fit, Prediction, fit_law
-from clue_ray.scaling.laws import Floats, Law, find_law
+from clue_ray.scaling.fit import fit_law
+from clue_ray.scaling.fitted import Fit, Prediction
+from clue_ray.scaling.law import Floats, Law
+from clue_ray.scaling.laws import find_law
 from clue_ray.scaling.rows import check_once
 from clue_ray.scaling.sample import Table, as_names, finished, select
 

@@ -10,9 +10,10 @@ import numpy as np
 import pandas as pd
 
 from clue_ray.errors import FitError
-from clue_ray.scaling.fit import Fit, fit_law
+from clue_ray.scaling.fit import fit_law
+from clue_ray.scaling.fitted import Fit
 from clue_ray.scaling.intervals import SMALLEST_NOISE
-from clue_ray.scaling.laws import Law
+from clue_ray.scaling.law import Law
 from clue_ray.scaling.sample import Table, as_names
 
 BIC_COLUMNS = ["law", "num_parameters", "bic", "difference", "weight"]

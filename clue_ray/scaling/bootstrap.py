@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.special import stdtrit
 
-from clue_ray.scaling.laws import Floats
+from clue_ray.scaling.law import Floats
 from clue_ray.scaling.problem import Problem, Rows, minimise
 
 DRAWS = 200

@@ -13,7 +13,7 @@ from scipy.optimize import brentq
 from clue_ray.errors import FitError
 from clue_ray.scaling.allocate import best_loss
 from clue_ray.scaling.cost import Cost, token_cost
-from clue_ray.scaling.fit import Fit, Prediction
+from clue_ray.scaling.fitted import Fit, Prediction
 from clue_ray.scaling.sample import is_number, place_of
 
 COMPUTE = "train_flops"

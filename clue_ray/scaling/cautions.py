@@ -10,7 +10,7 @@ from clue_ray.errors import FitError
 from clue_ray.scaling.answer import FURTHER
 from clue_ray.scaling.backtest import Backtest
 from clue_ray.scaling.doubts import ENOUGH_DECADES
-from clue_ray.scaling.fit import Fit, Prediction
+from clue_ray.scaling.fitted import Fit, Prediction
 from clue_ray.scaling.intervals import ENOUGH_FREEDOM
 from clue_ray.scaling.words import listing, number
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from clue_ray.errors import FitError, RunsError
 from clue_ray.runs import Runs
-from clue_ray.scaling.fit import Fit
+from clue_ray.scaling.fitted import Fit
 from clue_ray.scaling.sample import Table, as_frame, select
 
 FLOPS_PER_PARAMETER_AND_TOKEN = 6  # forward and backward of the matrix products; attention and logits left out

@@ -8,7 +8,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from clue_ray.scaling.laws import LAWS, Floats, Law
+from clue_ray.scaling.law import Floats, Law
+from clue_ray.scaling.laws import LAWS
 from clue_ray.scaling.problem import LARGEST_EXPONENT, Problem
 from clue_ray.scaling.sample import Sample
 from clue_ray.scaling.starts import unguided

@@ -14,7 +14,8 @@ from clue_ray.scaling.checks import check_callable, check_delta, check_design, c
 from clue_ray.scaling.doubts import doubts
 from clue_ray.scaling.fitted import Fit, Prediction
 from clue_ray.scaling.intervals import CLIP
-from clue_ray.scaling.laws import Law, find_law
+from clue_ray.scaling.law import Law
+from clue_ray.scaling.laws import find_law
 from clue_ray.scaling.problem import Problem
 from clue_ray.scaling.rows import check_once
 from clue_ray.scaling.sample import Sample, Table, as_names, check_width, finished, select

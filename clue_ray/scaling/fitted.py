@@ -14,7 +14,7 @@ import pandas as pd
 from clue_ray.errors import FitError, nearest
 from clue_ray.scaling.agreement import disagree, disagreement
 from clue_ray.scaling.intervals import Likelihood, Quantity
-from clue_ray.scaling.laws import Floats, Law
+from clue_ray.scaling.law import Floats, Law
 from clue_ray.scaling.problem import LARGEST_EXPONENT, Problem
 from clue_ray.scaling.sample import check_width, is_number, place_of
 

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from scipy.special import stdtrit
 
 from clue_ray.scaling.analysis import FEWEST
-from clue_ray.scaling.fit import Fit
+from clue_ray.scaling.fitted import Fit
 from clue_ray.scaling.frontier import SAME_LEVEL
 from clue_ray.scaling.law import Floats
 from clue_ray.scaling.problem import differentiate

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from scipy.special import fdtrc
 
-from clue_ray.scaling.fit import Fit, Prediction
-from clue_ray.scaling.laws import Floats
+from clue_ray.scaling.fitted import Fit, Prediction
+from clue_ray.scaling.law import Floats
 from clue_ray.scaling.problem import huber, minimise
 from clue_ray.scaling.starts import screen
 

@@ -27,7 +27,7 @@ import numpy.typing as npt
 from scipy.special import fdtri
 
 from clue_ray.scaling.bootstrap import draw_configurations, draw_residuals, percentiles
-from clue_ray.scaling.laws import Floats
+from clue_ray.scaling.law import Floats
 from clue_ray.scaling.problem import Problem, Rows, differentiate, huber, minimise
 from clue_ray.scaling.starts import screen
 from clue_ray.scaling.walk import End, Solved, walk

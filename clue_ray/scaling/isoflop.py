@@ -17,7 +17,8 @@ import pandas as pd
 from scipy.special import stdtrit
 
 from clue_ray.errors import FitError
-from clue_ray.scaling.fit import Prediction, fit_law
+from clue_ray.scaling.fit import fit_law
+from clue_ray.scaling.fitted import Prediction
 from clue_ray.scaling.law import Floats
 from clue_ray.scaling.rows import check_once
 from clue_ray.scaling.sample import Sample, Table, finished, select

@@ -12,7 +12,7 @@ from typing import Any
 import pandas as pd
 
 from clue_ray.scaling.bic import compare_bic
-from clue_ray.scaling.fit import Fit
+from clue_ray.scaling.fitted import Fit
 from clue_ray.scaling.identifiability import Identifiability, identifiability
 from clue_ray.scaling.influence import influence
 from clue_ray.scaling.sensitivity import sensitivity

@@ -14,7 +14,7 @@ import pandas as pd
 
 from clue_ray.errors import FitError, RunsError, nearest
 from clue_ray.runs import Runs
-from clue_ray.scaling.laws import Floats
+from clue_ray.scaling.law import Floats
 from clue_ray.scaling.rows import candidates_of, read_numbers
 
 __all__ = [

@@ -12,8 +12,10 @@ import pandas as pd
 
 from clue_ray.errors import FitError
 from clue_ray.scaling.checks import check_law
-from clue_ray.scaling.fit import Fit, fit_law
-from clue_ray.scaling.laws import Law, find_law
+from clue_ray.scaling.fit import fit_law
+from clue_ray.scaling.fitted import Fit
+from clue_ray.scaling.law import Law
+from clue_ray.scaling.laws import find_law
 from clue_ray.scaling.sample import Table, as_names, finished, place_of
 
 SIZE, WHOLE, COMPUTE = "non_embedding_params", "total_params", "train_flops"

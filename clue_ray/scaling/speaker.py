@@ -9,7 +9,7 @@ import pandas as pd
 
 from clue_ray.scaling.answer import FURTHER
 from clue_ray.scaling.backtest import Backtest, loses
-from clue_ray.scaling.fit import Fit
+from clue_ray.scaling.fitted import Fit
 
 FALL = 1e-6  # relative fall from the least to the furthest compute under which a law is flat
 

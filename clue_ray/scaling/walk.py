@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from clue_ray.scaling.laws import Floats
+from clue_ray.scaling.law import Floats
 
 RUNGS = 50  # solves on one side; steps double, so a side that takes them all is unbounded
 STRIDE = 0.5  # first step, as a share of where a straight profile would reach the limit

@@ -8,9 +8,9 @@ import time
 import numpy as np
 import torch
 
-from clue_ray.compute import Work, train_flops
 from clue_ray.corpus.store import Corpus
-from clue_ray.spec import EvaluationSpec, RunSpec
+from clue_ray.spec.compute import Work, train_flops
+from clue_ray.spec.specs import EvaluationSpec, RunSpec
 from clue_ray.training.context import LocalContext
 from clue_ray.training.loop import Trainer
 

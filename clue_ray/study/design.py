@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from clue_ray.corpus.store import Corpus
-from clue_ray.spec import StudySpec
+from clue_ray.spec.specs import StudySpec
 from clue_ray.study.directory import StudyDirectory
 from clue_ray.training.evaluate import make_pools
 

@@ -18,7 +18,7 @@ from pydantic import ValidationError
 from clue_ray.corpus.storage import place_below
 from clue_ray.errors import RunsError, StudyError
 from clue_ray.runs import RunRecord, Runs, read_json, replacing, write_json
-from clue_ray.spec import RunSpec, StudySpec
+from clue_ray.spec.specs import RunSpec, StudySpec
 from clue_ray.study.lock import locked
 
 CURVE_COLUMNS = (

@@ -18,9 +18,9 @@ from clue_ray.corpus.store import Corpus, holds_corpus, open_corpus, share_corpu
 from clue_ray.corpus.synthetic import planted_floor
 from clue_ray.errors import SpecError
 from clue_ray.runs import RunRecord, Runs, write_json
-from clue_ray.spec import StudySpec
+from clue_ray.spec.grid import MOST_POINTS, Point, expand
+from clue_ray.spec.specs import StudySpec
 from clue_ray.study.directory import StudyDirectory
-from clue_ray.study.grid import MOST_POINTS, Point, expand
 from clue_ray.study.grown import Grown
 from clue_ray.study.growth import Growth, grow
 from clue_ray.study.mirror import open_directory

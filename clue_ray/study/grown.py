@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from clue_ray.runs import read_json
-from clue_ray.scaling.fit import Fit
-from clue_ray.study.grid import Point
+from clue_ray.scaling.fitted import Fit
+from clue_ray.spec.grid import Point
 
 
 @dataclass

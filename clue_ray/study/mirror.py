@@ -15,7 +15,7 @@ from typing import Any
 from clue_ray.corpus.storage import delete_file, fetch_files, list_files, place_below, push_files, resolve_place
 from clue_ray.errors import StudyError
 from clue_ray.runs import RunRecord, Runs, write_json
-from clue_ray.spec import RunSpec, StudySpec
+from clue_ray.spec.specs import RunSpec, StudySpec
 from clue_ray.study.claim import Claim
 from clue_ray.study.directory import StudyDirectory
 from clue_ray.study.lock import locked

@@ -4,7 +4,7 @@ import heapq
 import math
 from collections.abc import Iterable
 
-from clue_ray.spec import ResourcesSpec
+from clue_ray.spec.specs import ResourcesSpec
 
 Node = dict[str, float]
 """What one node of the cluster offers: CPU, GPU, trial_slot."""

@@ -4,16 +4,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from clue_ray.compute import forward_flops, train_flops
 from clue_ray.corpus.reading import plan_reading
 from clue_ray.corpus.store import Corpus
 from clue_ray.errors import SpecError
 from clue_ray.scaling.laws import find_law
-from clue_ray.spec import CorpusSpec, RunSpec, StudySpec
+from clue_ray.spec.compute import forward_flops, train_flops
+from clue_ray.spec.grid import MOST_POINTS, Point, check_size, count_points, expand
+from clue_ray.spec.specs import CorpusSpec, RunSpec, StudySpec
 from clue_ray.study.calibrate import Rates
 from clue_ray.study.design import find_notes, find_warnings
 from clue_ray.study.directory import StudyDirectory
-from clue_ray.study.grid import MOST_POINTS, Point, check_size, count_points, expand
 from clue_ray.study.placement import Node, gangs_at_once, makespan, worker_slots
 from clue_ray.study.workload import Workload
 from clue_ray.training.checkpoints import KEPT

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 import ray
 from ray.data import DataContext
 
-from clue_ray.spec import ResourcesSpec
+from clue_ray.spec.specs import ResourcesSpec
 from clue_ray.study.placement import gangs_at_once, worker_slots
 from clue_ray.study.plan import Plan
 from clue_ray.study.session import cluster_nodes

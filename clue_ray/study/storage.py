@@ -22,7 +22,7 @@ from clue_ray.corpus.storage import (
     write_file,
 )
 from clue_ray.errors import ClueRayError, ClusterError, StudyError
-from clue_ray.spec import StudySpec
+from clue_ray.spec.specs import StudySpec
 from clue_ray.study.directory import StudyDirectory
 from clue_ray.study.plan import PlannedRun
 from clue_ray.study.trial import checkpoint_place

@@ -11,7 +11,7 @@ from rich.text import Text
 from clue_ray.runs import RunRecord
 
 if TYPE_CHECKING:
-    from clue_ray.scaling.fit import Fit
+    from clue_ray.scaling.fitted import Fit
     from clue_ray.study.plan import Plan
 
 PLANNED = ("params", "tokens", "FLOPs", "minutes")

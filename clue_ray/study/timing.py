@@ -8,7 +8,7 @@ from ray.exceptions import GetTimeoutError, RayError
 
 from clue_ray.corpus.store import Corpus
 from clue_ray.errors import ClusterError
-from clue_ray.spec import EvaluationSpec, ResourcesSpec, RunSpec
+from clue_ray.spec.specs import EvaluationSpec, ResourcesSpec, RunSpec
 from clue_ray.study.calibrate import Rates, calibrate, given_rate
 from clue_ray.study.placement import Node, worker_slots
 from clue_ray.study.storage import node_trouble

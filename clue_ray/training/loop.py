@@ -20,13 +20,13 @@ import torch
 import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
-from clue_ray.compute import Work, train_flops
 from clue_ray.corpus.store import Corpus
 from clue_ray.encoder.batches import BatchSampler, Packed, Windows, count_executed, count_work, pack, same_histories
 from clue_ray.encoder.loss import OBJECTIVES, at_temperature, count_similarities
 from clue_ray.encoder.model import Encoder
 from clue_ray.runs import RunRecord
-from clue_ray.spec import EvaluationSpec, RunSpec
+from clue_ray.spec.compute import Work, train_flops
+from clue_ray.spec.specs import EvaluationSpec, RunSpec
 from clue_ray.training.caching import Loss, cached_backward, split_windows
 from clue_ray.training.checkpoints import check_run_id
 from clue_ray.training.context import Context, LocalContext

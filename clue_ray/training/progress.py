@@ -9,9 +9,9 @@ from typing import Any
 
 import torch
 
-from clue_ray.compute import Work, count_params, forward_flops, train_flops
 from clue_ray.corpus.store import Corpus
-from clue_ray.spec import EvaluationSpec, RunSpec
+from clue_ray.spec.compute import Work, count_params, forward_flops, train_flops
+from clue_ray.spec.specs import EvaluationSpec, RunSpec
 
 SMOOTHING_USERS = 1024
 """Users over which training loss is smoothed; users, not steps, so that curves of different batch sizes compare."""

@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from clue_ray.compute import Work, users_for_budget
 from clue_ray.encoder.batches import BatchSampler
 from clue_ray.encoder.model import Encoder
-from clue_ray.spec import EncoderSpec, RunSpec, TrainSpec
+from clue_ray.spec.compute import Work, users_for_budget
+from clue_ray.spec.specs import EncoderSpec, RunSpec, TrainSpec
 
 BASE_WIDTH = 32
 FINAL_RATE = 0.1

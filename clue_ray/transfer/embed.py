@@ -21,9 +21,9 @@ from ray.exceptions import RayError
 
 from clue_ray.corpus.prepare import MAX_TASKS, small_shuffle_tasks, source_key
 from clue_ray.corpus.reading import Reading, plan_reading
-from clue_ray.documents import fingerprint
 from clue_ray.errors import ClusterError, EventLogError, StudyError
-from clue_ray.spec import CorpusSpec
+from clue_ray.spec.specs import CorpusSpec
+from clue_ray.spec.yaml import fingerprint
 from clue_ray.transfer.exported import EncoderCard, Exported, read_encoder
 from clue_ray.transfer.inference import UserEncoder
 from clue_ray.transfer.parts import Parts

@@ -11,10 +11,10 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from clue_ray.documents import Spec, read_yaml
 from clue_ray.errors import SpecError
 from clue_ray.runs import SCORES
-from clue_ray.spec import CorpusSpec, SplitSpec
+from clue_ray.spec.specs import CorpusSpec, SplitSpec
+from clue_ray.spec.yaml import Spec, read_yaml
 
 KINDS = ("next_item", "attribute", "retrieval")
 

@@ -16,7 +16,8 @@ from clue_ray.errors import FitError
 from clue_ray.runs import Runs
 from clue_ray.scaling.analysis import Analysis, analyse
 from clue_ray.scaling.downstream import correlation, predict_largest
-from clue_ray.scaling.fit import Fit, fit_law
+from clue_ray.scaling.fit import fit_law
+from clue_ray.scaling.fitted import Fit
 from clue_ray.scaling.isoflop import fit_isoflop
 
 SCORED = {

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from clue_ray.spec import StudySpec, read_study
+from clue_ray.spec.specs import StudySpec, read_study
 
 HERE = Path(__file__).parent
 TITLES = {"planted": "planted log", "completejourney": "grocery baskets", "amazon": "Amazon reviews"}

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from clue_ray.corpus.events import build_text, logs_of, normalise, template_fields
 from clue_ray.errors import EventLogError, SpecError
-from clue_ray.spec import CorpusSpec
+from clue_ray.spec.specs import CorpusSpec
 
 LOG = pa.table(
     {

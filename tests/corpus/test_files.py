@@ -9,7 +9,7 @@ import pytest
 from clue_ray.corpus.files import find_files
 from clue_ray.corpus.reading import plan_reading, read_part
 from clue_ray.errors import EventLogError
-from clue_ray.spec import CorpusSpec
+from clue_ray.spec.specs import CorpusSpec
 
 FRAME = pd.DataFrame({"user_id": ["u", "v"], "service": ["s", "s"], "timestamp": [1, 2], "text": ["a b", "c"]})
 

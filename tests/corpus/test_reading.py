@@ -16,7 +16,7 @@ from clue_ray.corpus.encoding import decode_bytes
 from clue_ray.corpus.events import normalise
 from clue_ray.corpus.reading import plan_reading, read_part
 from clue_ray.errors import EventLogError
-from clue_ray.spec import CorpusSpec
+from clue_ray.spec.specs import CorpusSpec
 
 FRAME = pd.DataFrame(
     {

@@ -19,7 +19,7 @@ from clue_ray.corpus.shards import BUCKETED, ShardPlan, number_of_shards, write_
 from clue_ray.corpus.store import ranges, split_of, stable_hash, unite_lists
 from clue_ray.corpus.text import train_tokenizer
 from clue_ray.errors import EventLogError
-from clue_ray.spec import CorpusSpec, SplitSpec
+from clue_ray.spec.specs import CorpusSpec, SplitSpec
 
 
 def test_a_changed_log_or_spec_has_another_key(planted_log, tmp_path):

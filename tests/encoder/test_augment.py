@@ -10,7 +10,7 @@ from clue_ray.corpus.store import ranges
 from clue_ray.encoder.augment import Augmentation, draw_masks, events_of, kept, keyed_hash, tokens_of
 from clue_ray.encoder.batches import BatchSampler, Windows, count_executed, count_work, pack, recent_windows
 from clue_ray.encoder.model import Encoder
-from clue_ray.spec import EncoderSpec, RunSpec, TrainSpec
+from clue_ray.spec.specs import EncoderSpec, RunSpec, TrainSpec
 
 LEFT_OUT = Augmentation(key=123456789, event_dropout=0.4, token_dropout=0.3)
 

@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 
-from clue_ray.compute import Work
 from clue_ray.corpus.store import ranges
 from clue_ray.encoder.batches import (
     BatchSampler,
@@ -15,7 +14,8 @@ from clue_ray.encoder.batches import (
     same_histories,
 )
 from clue_ray.errors import CorpusError
-from clue_ray.spec import RunSpec, TrainSpec
+from clue_ray.spec.compute import Work
+from clue_ray.spec.specs import RunSpec, TrainSpec
 
 
 def make_sampler(corpus, batch=16, **fields):

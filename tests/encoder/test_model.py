@@ -6,7 +6,7 @@ import torch
 from clue_ray.corpus.store import ranges
 from clue_ray.encoder.batches import Windows, pack, recent_windows
 from clue_ray.encoder.model import Encoder
-from clue_ray.spec import EncoderSpec
+from clue_ray.spec.specs import EncoderSpec
 from tests.plain import plain_embedding
 
 

@@ -14,8 +14,9 @@ from clue_ray.errors import FitError
 from clue_ray.scaling.allocate import allocate, best_loss
 from clue_ray.scaling.budget import budget_for_loss, marginal_returns
 from clue_ray.scaling.cost import Cost, calibrate_cost, token_cost
-from clue_ray.scaling.fit import Fit, fit_law
-from clue_ray.scaling.laws import Law
+from clue_ray.scaling.fit import fit_law
+from clue_ray.scaling.fitted import Fit
+from clue_ray.scaling.law import Law
 
 AXES = ["non_embedding_params", "train_tokens"]
 

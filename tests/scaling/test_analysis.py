@@ -13,7 +13,8 @@ from clue_ray.runs import Runs
 from clue_ray.scaling.analysis import Analysis, analyse
 from clue_ray.scaling.bic import compare_bic
 from clue_ray.scaling.cautions import influential
-from clue_ray.scaling.fit import Prediction, fit_law
+from clue_ray.scaling.fit import fit_law
+from clue_ray.scaling.fitted import Prediction
 from clue_ray.scaling.frontier import frontier, mark, settings_of
 from clue_ray.scaling.speaker import trend
 

@@ -5,8 +5,9 @@ import pytest
 
 from clue_ray.errors import FitError
 from clue_ray.scaling.budget import budget_for_loss
-from clue_ray.scaling.fit import Fit, fit_law
-from clue_ray.scaling.laws import Law
+from clue_ray.scaling.fit import fit_law
+from clue_ray.scaling.fitted import Fit
+from clue_ray.scaling.law import Law
 
 X = np.logspace(0, 3, 8)
 

@@ -10,7 +10,7 @@ from clue_ray.errors import FitError, RunsError
 from clue_ray.scaling.budget import marginal_returns
 from clue_ray.scaling.fit import fit_law
 from clue_ray.scaling.influence import influence
-from clue_ray.scaling.laws import Law
+from clue_ray.scaling.law import Law
 from clue_ray.scaling.sensitivity import sensitivity
 
 RUNS = {"train_flops": np.logspace(10, 14, 9), "loss": 30 * np.logspace(10, 14, 9) ** -0.08}

@@ -12,8 +12,10 @@ from scipy.optimize import linprog
 from clue_ray.errors import ClueRayError, FitError
 from clue_ray.runs import Runs
 from clue_ray.scaling.allocate import allocate
-from clue_ray.scaling.fit import Fit, fit_law
-from clue_ray.scaling.laws import LAWS, Law
+from clue_ray.scaling.fit import fit_law
+from clue_ray.scaling.fitted import Fit
+from clue_ray.scaling.law import Law
+from clue_ray.scaling.laws import LAWS
 
 COMPUTE = np.logspace(10, 14, 9)
 CEILING = float(np.log(256))

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from clue_ray.scaling.allocate import allocate
-from clue_ray.scaling.fit import Fit, fit_law
+from clue_ray.scaling.fit import fit_law
+from clue_ray.scaling.fitted import Fit
 from clue_ray.scaling.identifiability import LARGEST_CONDITION, identifiability
 
 

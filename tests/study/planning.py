@@ -2,7 +2,7 @@
 
 from functools import partial
 
-from clue_ray.spec import StudySpec
+from clue_ray.spec.specs import StudySpec
 from clue_ray.study.calibrate import given_rate
 from clue_ray.study.directory import StudyDirectory
 from clue_ray.study.plan import Plan, check_study, plan_runs

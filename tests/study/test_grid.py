@@ -3,8 +3,8 @@
 import pytest
 
 from clue_ray.errors import SpecError
-from clue_ray.spec import RunSpec, StudySpec
-from clue_ray.study.grid import check_size, dotted_fields, expand, parse_point
+from clue_ray.spec.grid import check_size, dotted_fields, expand, parse_point
+from clue_ray.spec.specs import RunSpec, StudySpec
 
 
 def make_study(axes, **base):

@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 
 from clue_ray.runs import read_runs
-from clue_ray.spec import read_study
+from clue_ray.spec.specs import read_study
 from clue_ray.study.execute import run_study
 
 COST = ["wall_seconds", "tokens_per_second", "started_at"]

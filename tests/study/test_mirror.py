@@ -17,7 +17,7 @@ from clue_ray.corpus.store import open_corpus, share_corpus
 from clue_ray.corpus.working import node_folder, working_folder
 from clue_ray.errors import CorpusError, StudyError
 from clue_ray.runs import RunRecord
-from clue_ray.spec import RunSpec, read_study
+from clue_ray.spec.specs import RunSpec, read_study
 from clue_ray.study import claim, execute, mirror
 from clue_ray.study.claim import CLAIM, Claim
 from clue_ray.study.execute import plan_study, run_study, train_point

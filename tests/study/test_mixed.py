@@ -13,7 +13,7 @@ import tempfile
 import pandas as pd
 import pytest
 
-from clue_ray.spec import ResourcesSpec
+from clue_ray.spec.specs import ResourcesSpec
 from clue_ray.study.placement import gangs_at_once, worker_slots
 
 STUDY = """

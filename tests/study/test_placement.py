@@ -5,7 +5,7 @@ import itertools
 import pytest
 
 from clue_ray.errors import ClusterError
-from clue_ray.spec import ResourcesSpec, StudySpec
+from clue_ray.spec.specs import ResourcesSpec, StudySpec
 from clue_ray.study.placement import gangs_at_once, makespan, worker_slots
 from clue_ray.study.preflight import check_cluster, check_nodes
 from tests.study.test_progress import make_plan

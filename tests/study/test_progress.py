@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 from rich.console import Console
 
-from clue_ray.spec import RunSpec, TrainSpec
+from clue_ray.spec.specs import RunSpec, TrainSpec
 from clue_ray.study.plan import Plan, PlannedRun
 from clue_ray.study.progress import StudyProgress
 from clue_ray.study.show import StudyView, one_line, render

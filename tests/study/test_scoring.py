@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 from clue_ray.cli import app
 from clue_ray.errors import SpecError, StudyError
 from clue_ray.runs import RunRecord, Runs, read_runs
-from clue_ray.spec import EvaluationSpec, RunSpec
+from clue_ray.spec.specs import EvaluationSpec, RunSpec
 from clue_ray.study import scoring
 from clue_ray.study.mirror import StoredDirectory
 from clue_ray.study.scoring import score_study

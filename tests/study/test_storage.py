@@ -9,7 +9,7 @@ from ray.exceptions import RayTaskError, TaskUnschedulableError
 from clue_ray.corpus.storage import WAITS, resolve_place, write_file
 from clue_ray.corpus.store import share_corpus
 from clue_ray.errors import ClusterError, StudyError
-from clue_ray.spec import ResourcesSpec, RunSpec, read_study
+from clue_ray.spec.specs import ResourcesSpec, RunSpec, read_study
 from clue_ray.study import claim, storage
 from clue_ray.study.directory import StudyDirectory
 from clue_ray.study.mirror import StoredDirectory

@@ -4,7 +4,7 @@ import pytest
 import ray
 
 from clue_ray.errors import ClusterError
-from clue_ray.spec import EvaluationSpec, ResourcesSpec
+from clue_ray.spec.specs import EvaluationSpec, ResourcesSpec
 from clue_ray.study import timing
 from clue_ray.study.session import join
 

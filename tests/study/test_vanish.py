@@ -9,7 +9,7 @@ import ray
 
 from clue_ray.corpus.storage import list_files, place_below
 from clue_ray.errors import StudyError
-from clue_ray.spec import read_study
+from clue_ray.spec.specs import read_study
 from clue_ray.study import claim
 from clue_ray.study.claim import CLAIM
 from clue_ray.study.execute import run_study

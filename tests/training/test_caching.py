@@ -4,12 +4,12 @@ import pytest
 import torch
 from torch.nn.parallel import DistributedDataParallel
 
-from clue_ray.compute import Work, forward_flops
 from clue_ray.corpus.store import open_corpus
 from clue_ray.encoder.batches import BatchSampler, pack
 from clue_ray.encoder.loss import info_nce
 from clue_ray.encoder.model import Encoder
-from clue_ray.spec import EncoderSpec, EvaluationSpec, ResourcesSpec, RunSpec, TrainSpec
+from clue_ray.spec.compute import Work, forward_flops
+from clue_ray.spec.specs import EncoderSpec, EvaluationSpec, ResourcesSpec, RunSpec, TrainSpec
 from clue_ray.training.caching import cached_backward, split_windows
 from clue_ray.training.loop import train_run
 from clue_ray.training.progress import Progress

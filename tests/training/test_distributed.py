@@ -3,10 +3,10 @@
 import pytest
 from ray import tune
 
-from clue_ray.spec import EvaluationSpec, read_study
+from clue_ray.spec.grid import expand
+from clue_ray.spec.specs import EvaluationSpec, read_study
 from clue_ray.study.directory import StudyDirectory
 from clue_ray.study.execute import run_study
-from clue_ray.study.grid import expand
 from clue_ray.training import distributed
 from clue_ray.training.distributed import LoopError, train_on_workers
 from clue_ray.training.loop import train_run

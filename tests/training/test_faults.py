@@ -15,10 +15,10 @@ import torch
 
 from clue_ray.corpus.store import open_corpus
 from clue_ray.runs import RunRecord
-from clue_ray.spec import EvaluationSpec, RunSpec, read_study
+from clue_ray.spec.grid import expand
+from clue_ray.spec.specs import EvaluationSpec, RunSpec, read_study
 from clue_ray.study.directory import StudyDirectory
 from clue_ray.study.execute import run_study, train_point
-from clue_ray.study.grid import expand
 from clue_ray.training.context import LocalContext
 from clue_ray.training.loop import train_run, train_with
 

@@ -11,7 +11,7 @@ import torch
 from clue_ray.encoder.loss import OBJECTIVES, info_nce
 from clue_ray.encoder.model import MIN_TEMPERATURE, Encoder
 from clue_ray.runs import COLUMNS
-from clue_ray.spec import EncoderSpec, EvaluationSpec, ResourcesSpec, RunSpec, TrainSpec
+from clue_ray.spec.specs import EncoderSpec, EvaluationSpec, ResourcesSpec, RunSpec, TrainSpec
 from clue_ray.study.directory import StudyDirectory
 from clue_ray.training.checkpoints import load_state
 from clue_ray.training.context import LocalContext

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from clue_ray.compute import Work
+from clue_ray.spec.compute import Work
 from clue_ray.training.progress import SMOOTHING_USERS, Progress
 
 

@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from clue_ray.spec import EncoderSpec, EvaluationSpec, RunSpec, TrainSpec
+from clue_ray.spec.specs import EncoderSpec, EvaluationSpec, RunSpec, TrainSpec
 from clue_ray.training import schedule
 from clue_ray.training.context import LocalContext
 from clue_ray.training.loop import Trainer

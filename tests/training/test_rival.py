@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from benchmarks.training import SAME_GRADIENT, SAME_LOSS, Contest
-from clue_ray.spec import EncoderSpec, RunSpec, TrainSpec
+from clue_ray.spec.specs import EncoderSpec, RunSpec, TrainSpec
 
 
 @pytest.mark.parametrize(("spoilt", "same"), [(1.0, True), (1.001, False)])

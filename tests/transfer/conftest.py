@@ -4,10 +4,10 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from clue_ray.compute import Vocabulary
 from clue_ray.corpus.text import train_tokenizer
 from clue_ray.encoder.model import Encoder
-from clue_ray.spec import EncoderSpec, RunSpec, TrainSpec
+from clue_ray.spec.compute import Vocabulary
+from clue_ray.spec.specs import EncoderSpec, RunSpec, TrainSpec
 from clue_ray.transfer.exported import export_encoder
 
 SHAPE = EncoderSpec(width=16, item_layers=1, service_layers=1, heads=2, output_width=8)

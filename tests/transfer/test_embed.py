@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from clue_ray.errors import ClusterError, EventLogError, StudyError
-from clue_ray.spec import CorpusSpec
+from clue_ray.spec.specs import CorpusSpec
 from clue_ray.transfer import embed
 from clue_ray.transfer.embed import embed_users, make_parts
 from clue_ray.transfer.inference import UserEncoder, load_encoder

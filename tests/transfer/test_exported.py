@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 from clue_ray.cli import app
 from clue_ray.corpus.store import open_corpus
 from clue_ray.errors import StudyError
-from clue_ray.spec import EvaluationSpec
+from clue_ray.spec.specs import EvaluationSpec
 from clue_ray.training.checkpoints import load_state
 from clue_ray.training.context import LocalContext
 from clue_ray.training.loop import train_with

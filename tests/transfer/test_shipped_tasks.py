@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from clue_ray.spec import read_study
-from clue_ray.study.grid import expand
+from clue_ray.spec.grid import expand
+from clue_ray.spec.specs import read_study
 from clue_ray.transfer.examples import make_examples, plan_events, read_events
 from clue_ray.transfer.tasks import read_task
 

@@ -6,7 +6,7 @@ Embedding look-ups, norms and activations are left out on both sides.
 
 from typing import NamedTuple
 
-from clue_ray.spec import EncoderSpec
+from clue_ray.spec.specs import EncoderSpec
 
 
 class Work(NamedTuple):

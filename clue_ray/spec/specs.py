@@ -10,7 +10,7 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, PositiveInt, field_validator, model_validator
 
-from clue_ray.documents import Spec, fingerprint, read_yaml
+from clue_ray.spec.yaml import Spec, fingerprint, read_yaml
 
 RECIPE = 2
 """Bump when the same spec would train to different weights; part of every run's identity."""
