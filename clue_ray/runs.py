@@ -3,16 +3,15 @@
 A table made here or elsewhere (CSV, Parquet) is read into `Runs`; failed, diverged and missing runs are rows too.
 """
 
-import json
 import math
-import os
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import pandas as pd
 from pydantic import BaseModel, ConfigDict
 
 from clue_ray.errors import RunsError
+from clue_ray.storage.files import replacing
 
 Status = Literal["done", "failed", "diverged", "missing"]
 
@@ -114,38 +113,3 @@ def read_runs(path: str | Path) -> Runs:
     if table.empty:
         raise RunsError(f"{source} holds no runs; run the study first.")
     return Runs(table)
-
-
-class replacing:
-    """Give a temporary path beside `path` and rename it into place when the block ends without error."""
-
-    def __init__(self, path: Path):
-        self.path = path
-        self.temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-
-    def __enter__(self) -> Path:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        return self.temporary
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if kind is None:
-            os.replace(self.temporary, self.path)
-        else:
-            self.temporary.unlink(missing_ok=True)
-
-
-def read_json(file: Path, remedy: str = "restore it, or give another --output") -> dict[str, Any]:
-    """Read a file of a study's; raise RunsError, with what to do, where it is damaged."""
-    try:
-        found = json.loads(file.read_text(encoding="utf-8"))
-        if not isinstance(found, dict):
-            raise ValueError("no mapping")
-    except (OSError, ValueError) as error:
-        raise RunsError(f"{file} is damaged ({error}); {remedy}.") from None
-    return found
-
-
-def write_json(path: Path, document: Any) -> None:
-    """Write a JSON document by rename, so that a reader sees all of it or nothing."""
-    with replacing(path) as temporary:
-        temporary.write_text(json.dumps(document, indent=2, allow_nan=False) + "\n", encoding="utf-8")

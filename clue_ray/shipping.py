@@ -6,10 +6,9 @@ from importlib.metadata import version
 from pathlib import Path
 
 from clue_ray.corpus.events import logs_of
-from clue_ray.corpus.files import SCHEMES
-from clue_ray.corpus.storage import is_uri, refuse_secrets
 from clue_ray.errors import ClusterError, SpecError
 from clue_ray.spec.specs import CorpusSpec, StudySpec
+from clue_ray.storage.place import SCHEMES, is_uri, refuse_secrets
 from clue_ray.transfer.tasks import read_tasks
 
 PACKAGE = Path(__file__).parent

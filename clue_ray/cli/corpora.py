@@ -53,8 +53,8 @@ def prepare(
 
     corpus_spec = make_corpus_spec(events or [], columns, text, spec)
     from clue_ray.corpus.prepare import build_corpus
-    from clue_ray.corpus.storage import check_writable, is_uri
     from clue_ray.report.profile import profile_headline, profile_tables, write_profile
+    from clue_ray.storage.place import check_writable, is_uri
     from clue_ray.study.pools import data_pool
     from clue_ray.study.session import connect
     from clue_ray.study.tables import report_table

@@ -5,25 +5,24 @@ them; names that begin with `_` or `.` are left out, as Spark and others expect.
 """
 
 import os
-import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import PurePosixPath
-from urllib.parse import parse_qsl, quote, unquote, urlsplit
+from urllib.parse import quote, unquote, urlsplit
 
 import pyarrow as pa
 import pyarrow.fs
 from fsspec.implementations.arrow import ArrowFSWrapper
 
 from clue_ray.errors import EventLogError
+from clue_ray.storage.place import SCHEMES, explain_access, find_secret
 
 FORMATS = {".parquet": "parquet", ".csv": "csv", ".jsonl": "json", ".json": "json", ".ndjson": "json"}
 COMPRESSIONS = (".gz", ".bz2", ".zst", ".lz4")
 WILDCARDS = "*?["
-SECRET_WORDS = ("secret", "token", "password", "signature", "key", "sig")
-"""How a name in a URI's query ends that holds one: of Azure's, which pyarrow reads, and those people take for S3's."""
-SCHEMES = ("s3", "gs", "abfs", "abfss", "hdfs", "file")
+
+
 HIVE_NULL = "__HIVE_DEFAULT_PARTITION__"
 
 
@@ -136,19 +135,6 @@ def _locate(place: str) -> tuple[str, str, str]:
     return root, base, pattern
 
 
-def find_secret(place: str) -> tuple[str, str] | None:
-    """Find a secret in a URI; return the URI without it, and what it is. A secret key may itself hold a slash."""
-    scheme, _, rest = place.partition("://")
-    authority = re.split("[/?#]", rest)[0]
-    user, colon, after = authority.partition(":")
-    if colon and not after.isdigit():  # a port is a number
-        path = rest[len(authority) :].split("?")[0]
-        return f"{scheme}://{user}:..." + (f"@{after.split('@')[-1]}{path}" if "@" in after else ""), "a password"
-    query = parse_qsl(place.partition("?")[2])
-    secrets = [n for n, value in query if re.sub("[^a-z]", "", n.lower()).endswith(SECRET_WORDS) or "@" in value]
-    return (place.split("?")[0], f"a secret ({secrets[0]})") if secrets else None
-
-
 def _split_pattern(path: str) -> tuple[str, str]:
     steps = path.split("/")
     wild = next((i for i, step in enumerate(steps) if set(step) & set(WILDCARDS)), len(steps))
@@ -179,20 +165,3 @@ def _partition(relative: str) -> tuple[tuple[str, str | None], ...]:
     """Read `key=value` folders between a log's root and a file."""
     folders = [step.split("=", 1) for step in relative.split("/")[:-1] if "=" in step]
     return tuple((unquote(key), None if value == HIVE_NULL else unquote(value)) for key, value in folders)
-
-
-def explain_access(error: Exception) -> str:
-    """Say in words a person uses why storage refused."""
-    words = str(error).splitlines()[0].rstrip(".") if str(error) else type(error).__name__
-    for sign, meaning in REFUSALS.items():
-        if sign in words:
-            return meaning
-    return words
-
-
-REFUSALS = {
-    "ACCESS_DENIED": "access is denied, 403: check the credentials in the environment",
-    "NO_SUCH_BUCKET": "the bucket does not exist: check its name",
-    "NETWORK_CONNECTION": "the storage does not answer: check its address",
-    "Unrecognized filesystem type": "this build of pyarrow lacks that filesystem",
-}

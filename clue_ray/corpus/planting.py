@@ -10,7 +10,7 @@ import ray.data
 
 from clue_ray.corpus.synthetic import Planted, PlantedSpec
 from clue_ray.errors import EventLogError
-from clue_ray.runs import replacing
+from clue_ray.storage.files import replacing
 
 EVENTS_A_FILE = 1_000_000
 

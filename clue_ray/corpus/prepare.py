@@ -26,17 +26,17 @@ from ray.exceptions import RayError
 from clue_ray.corpus.profile import ShardTotals
 from clue_ray.corpus.reading import Reading, plan_reading
 from clue_ray.corpus.shards import ShardPlan, bucket_part, number_of_shards, write_shards
-from clue_ray.corpus.storage import fetch_files, is_uri, list_files
 from clue_ray.corpus.store import Corpus, holds_corpus, open_corpus, read_manifest, sha256
 from clue_ray.corpus.survey import TALLY, Survey, survey_part
 from clue_ray.corpus.synthetic import METADATA_KEY
 from clue_ray.corpus.target import check_disk, is_empty, publish, remove_debris
 from clue_ray.corpus.text import read_tokenizer, train_tokenizer
-from clue_ray.corpus.working import working_folder
 from clue_ray.errors import CorpusError, EventLogError
-from clue_ray.runs import write_json
 from clue_ray.spec.specs import CorpusSpec
 from clue_ray.spec.yaml import fingerprint
+from clue_ray.storage.files import fetch_files, list_files, write_json
+from clue_ray.storage.place import is_uri
+from clue_ray.storage.sync import working_folder
 
 PREPARATION = 2
 """Bump when the same log and spec would make another corpus."""

@@ -15,10 +15,11 @@ import pyarrow.parquet as pq
 
 from clue_ray.corpus.encoding import decode, kind_of
 from clue_ray.corpus.events import Log, check_columns, logs_of
-from clue_ray.corpus.files import EventFile, explain_access, find_files
+from clue_ray.corpus.files import EventFile, find_files
 from clue_ray.corpus.jsonlines import json_schema, read_json_lines
 from clue_ray.errors import EventLogError
 from clue_ray.spec.specs import CorpusSpec
+from clue_ray.storage.place import explain_access
 
 ROWS_A_PART = 500_000
 ROWS_A_BATCH = 250_000

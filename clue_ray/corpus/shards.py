@@ -22,8 +22,8 @@ from clue_ray.corpus.profile import SHARD_COUNTS, count_shard
 from clue_ray.corpus.reading import Part, Reading, read_part
 from clue_ray.corpus.store import sha256, stable_hash
 from clue_ray.corpus.text import ItemTokenizer
-from clue_ray.runs import replacing
 from clue_ray.spec.specs import CorpusSpec
+from clue_ray.storage.files import replacing
 
 EVENTS_A_SHARD, MIN_SHARDS, MAX_SHARDS = 250_000, 16, 4096
 SEQUENCES = pa.schema(

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from clue_ray.errors import EventLogError
-from clue_ray.runs import replacing
+from clue_ray.storage.files import replacing
 
 SOURCES = ("completejourney",)
 

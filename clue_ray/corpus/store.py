@@ -23,11 +23,12 @@ import pyarrow.parquet as pq
 from filelock import FileLock
 from numpy.typing import NDArray
 
-from clue_ray.corpus.storage import fetch_files, is_uri, list_files, push_files, read_file
-from clue_ray.corpus.working import node_folder
 from clue_ray.errors import CorpusError
 from clue_ray.spec.compute import Vocabulary
 from clue_ray.spec.specs import SplitSpec
+from clue_ray.storage.files import fetch_files, list_files, push_files, read_file
+from clue_ray.storage.place import is_uri
+from clue_ray.storage.sync import node_folder
 
 CORPUS_FILE = re.compile(r"(corpus|profile|tokenizer)\.json|(shards|items|later)/shard-\d+\.parquet")
 """What is fetched of a corpus: no path of a stranger's."""

@@ -21,8 +21,8 @@ from clue_ray.corpus.store import split_of
 from clue_ray.corpus.text import MAX_TEXTS, TrainingTexts, lowest_hashes
 from clue_ray.corpus.times import count_units
 from clue_ray.errors import EventLogError
-from clue_ray.runs import replacing
 from clue_ray.spec.specs import CorpusSpec
+from clue_ray.storage.files import replacing
 
 TALLY = pa.schema([("kind", pa.string()), ("name", pa.string()), ("rows", pa.int64())])
 MAX_SERVICES = 200

@@ -10,9 +10,9 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from clue_ray.corpus.storage import read_whole
 from clue_ray.corpus.store import ranges
 from clue_ray.errors import CorpusError
+from clue_ray.storage.files import read_whole
 
 MAX_TEXTS = 500_000
 """Distinct texts a tokenizer is trained on; of more, those with the lowest hashes, a sample any cluster agrees on."""

@@ -21,9 +21,9 @@ from clue_ray.report.rendering import NARROW, WIDE, picture
 from clue_ray.report.section import Section
 from clue_ray.report.style import law_label
 from clue_ray.report.tables import Table, written
-from clue_ray.runs import replacing
 from clue_ray.scaling.analysis import Analysis
 from clue_ray.scaling.fitted import Prediction
+from clue_ray.storage.files import replacing
 
 PLACES = 9
 """Places along the shared compute at which the difference is sought."""

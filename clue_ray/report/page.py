@@ -16,8 +16,9 @@ from clue_ray.report.content import Content, build_content
 from clue_ray.report.directory import StudyFiles, read_directory
 from clue_ray.report.rendering import Picture
 from clue_ray.report.section import Download
-from clue_ray.runs import Runs, replacing, write_json
+from clue_ray.runs import Runs
 from clue_ray.scaling.analysis import Analysis, analyse
+from clue_ray.storage.files import replacing, write_json
 
 
 def write_report(directory: str | Path) -> Path:

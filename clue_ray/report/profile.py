@@ -28,7 +28,7 @@ from clue_ray.report.profile_figures import (
 from clue_ray.report.rendering import Picture, picture
 from clue_ray.report.style import label
 from clue_ray.report.tables import Table, number, text
-from clue_ray.runs import replacing
+from clue_ray.storage.files import replacing
 
 Profile = Mapping[str, Any]
 

@@ -15,11 +15,12 @@ import pandas as pd
 import yaml
 from pydantic import ValidationError
 
-from clue_ray.corpus.storage import place_below
 from clue_ray.errors import RunsError, StudyError
-from clue_ray.runs import RunRecord, Runs, read_json, replacing, write_json
+from clue_ray.runs import RunRecord, Runs
 from clue_ray.spec.specs import RunSpec, StudySpec
-from clue_ray.study.lock import locked
+from clue_ray.storage.files import read_json, replacing, write_json
+from clue_ray.storage.lock import locked
+from clue_ray.storage.place import place_below
 
 CURVE_COLUMNS = (
     "run_id", "step", "users_seen", "train_flops", "loss", "recall_at_10", "mrr", "train_loss", "learning_rate",

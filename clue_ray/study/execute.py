@@ -13,13 +13,14 @@ from ray import tune
 
 from clue_ray.corpus.prepare import build_corpus, source_key
 from clue_ray.corpus.reading import plan_reading
-from clue_ray.corpus.storage import place_below
 from clue_ray.corpus.store import Corpus, holds_corpus, open_corpus, share_corpus
 from clue_ray.corpus.synthetic import planted_floor
 from clue_ray.errors import SpecError
-from clue_ray.runs import RunRecord, Runs, write_json
+from clue_ray.runs import RunRecord, Runs
 from clue_ray.spec.grid import MOST_POINTS, Point, expand
 from clue_ray.spec.specs import StudySpec
+from clue_ray.storage.files import write_json
+from clue_ray.storage.place import place_below
 from clue_ray.study.directory import StudyDirectory
 from clue_ray.study.grown import Grown
 from clue_ray.study.growth import Growth, grow

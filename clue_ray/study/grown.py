@@ -4,9 +4,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from clue_ray.runs import read_json
 from clue_ray.scaling.fitted import Fit
 from clue_ray.spec.grid import Point
+from clue_ray.storage.files import read_json
 
 
 @dataclass

@@ -16,7 +16,7 @@ import pandas as pd
 
 from clue_ray.corpus.store import Corpus
 from clue_ray.errors import ClueRayError, StudyError
-from clue_ray.runs import Runs, write_json
+from clue_ray.runs import Runs
 from clue_ray.scaling.analysis import FEWEST, analyse
 from clue_ray.scaling.axes import joint_fit
 from clue_ray.scaling.fitted import Fit
@@ -24,6 +24,7 @@ from clue_ray.scaling.growth import choose_runs
 from clue_ray.spec.compute import train_flops
 from clue_ray.spec.grid import BUDGETS, list_points
 from clue_ray.spec.specs import LADDER, RunSpec, StudySpec
+from clue_ray.storage.files import write_json
 from clue_ray.study.grown import Grown
 from clue_ray.study.plan import check_batch, check_run
 from clue_ray.study.workload import Workload

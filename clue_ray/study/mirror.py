@@ -12,13 +12,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from clue_ray.corpus.storage import delete_file, fetch_files, list_files, place_below, push_files, resolve_place
 from clue_ray.errors import StudyError
-from clue_ray.runs import RunRecord, Runs, write_json
+from clue_ray.runs import RunRecord, Runs
 from clue_ray.spec.specs import RunSpec, StudySpec
-from clue_ray.study.claim import Claim
+from clue_ray.storage.files import delete_file, fetch_files, list_files, push_files, write_json
+from clue_ray.storage.lease import Claim
+from clue_ray.storage.lock import locked
+from clue_ray.storage.place import place_below, resolve_place
 from clue_ray.study.directory import StudyDirectory
-from clue_ray.study.lock import locked
 from clue_ray.study.results import current_runs
 from clue_ray.transfer.runs import join_results
 

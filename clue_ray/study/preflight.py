@@ -3,9 +3,9 @@
 import shutil
 from pathlib import Path
 
-from clue_ray.corpus.storage import is_uri, resolve_place
 from clue_ray.errors import ClusterError, StudyError
 from clue_ray.spec.specs import ResourcesSpec, StudySpec
+from clue_ray.storage.place import is_uri, resolve_place
 from clue_ray.study.placement import Node, largest, total, worker_slots
 from clue_ray.study.plan import Plan
 

@@ -16,9 +16,9 @@ import ray
 import torch
 from ray import tune
 
-from clue_ray.corpus.storage import patiently, write_file
 from clue_ray.errors import ClueRayError, StudyError
-from clue_ray.runs import read_runs, write_json
+from clue_ray.runs import read_runs
+from clue_ray.storage.files import patiently, write_file, write_json
 from clue_ray.study.directory import StudyDirectory
 from clue_ray.study.mirror import open_directory
 from clue_ray.study.session import without_tune_loggers

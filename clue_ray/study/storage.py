@@ -11,18 +11,10 @@ from ray import tune
 from ray.tune.stopper import NoopStopper
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from clue_ray.corpus.storage import (
-    check_writable,
-    delete_file,
-    is_uri,
-    patiently,
-    read_file,
-    read_now,
-    resolve_place,
-    write_file,
-)
 from clue_ray.errors import ClueRayError, ClusterError, StudyError
 from clue_ray.spec.specs import StudySpec
+from clue_ray.storage.files import delete_file, patiently, read_file, read_now, write_file
+from clue_ray.storage.place import check_writable, is_uri, resolve_place
 from clue_ray.study.directory import StudyDirectory
 from clue_ray.study.plan import PlannedRun
 from clue_ray.study.trial import checkpoint_place

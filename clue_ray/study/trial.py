@@ -12,11 +12,11 @@ from typing import Any
 import torch
 from ray import tune
 
-from clue_ray.corpus.storage import is_uri, place_below
 from clue_ray.corpus.store import Corpus, open_corpus
-from clue_ray.corpus.working import working_folder
 from clue_ray.runs import RunRecord
 from clue_ray.spec.specs import EvaluationSpec, RunSpec
+from clue_ray.storage.place import is_uri, place_below
+from clue_ray.storage.sync import working_folder
 from clue_ray.study.directory import write_run
 from clue_ray.training.context import LocalContext
 from clue_ray.training.distributed import explain_failure, train_on_workers

@@ -12,11 +12,11 @@ from typing import Any
 from ray import tune
 from ray.tune.logger import CSVLoggerCallback, JsonLoggerCallback
 
-from clue_ray.corpus.storage import resolve_place
 from clue_ray.corpus.store import Corpus
 from clue_ray.errors import StudyError
 from clue_ray.runs import RunRecord
 from clue_ray.spec.specs import RunSpec, StudySpec
+from clue_ray.storage.place import resolve_place
 from clue_ray.study.directory import StudyDirectory
 from clue_ray.study.plan import Plan, PlannedRun
 from clue_ray.study.pools import lanes_now

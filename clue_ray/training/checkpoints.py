@@ -17,9 +17,9 @@ import pyarrow as pa
 import pyarrow.fs
 import torch
 
-from clue_ray.corpus.files import explain_access
-from clue_ray.corpus.storage import open_place, patiently
 from clue_ray.errors import StudyError
+from clue_ray.storage.files import patiently
+from clue_ray.storage.place import explain_access, open_place
 
 KEPT = 2
 """States kept: the last, and the one before in case the last is damaged."""

@@ -22,10 +22,10 @@ from ray.train.torch import TorchTrainer
 from ray.tune.integration.ray_train import TuneReportCallback
 
 from clue_ray.corpus.store import open_corpus
-from clue_ray.corpus.working import working_folder
 from clue_ray.errors import StudyError
 from clue_ray.runs import RunRecord
 from clue_ray.spec.specs import EvaluationSpec, RunSpec
+from clue_ray.storage.sync import working_folder
 from clue_ray.training.checkpoints import load_state, save_state
 from clue_ray.training.journal import LOG_FILE, CurveEvents, log_to
 from clue_ray.training.loop import train_with

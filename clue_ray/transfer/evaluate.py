@@ -19,9 +19,10 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from clue_ray.corpus.reading import Reading
-from clue_ray.corpus.storage import is_uri, patiently, read_file, write_file
 from clue_ray.errors import SpecError
 from clue_ray.spec.yaml import fingerprint
+from clue_ray.storage.files import patiently, read_file, write_file
+from clue_ray.storage.place import is_uri
 from clue_ray.transfer import features, scores
 from clue_ray.transfer.attributes import read_table_file
 from clue_ray.transfer.examples import Examples, draw_candidates, make_examples, plan_events, read_events

@@ -15,15 +15,15 @@ import torch
 from pydantic import Field
 from tokenizers import Tokenizer
 
-from clue_ray.corpus.storage import fetch_files, is_uri, read_file
 from clue_ray.corpus.store import Corpus, open_corpus, sha256
-from clue_ray.corpus.working import node_folder
 from clue_ray.encoder.model import Encoder
 from clue_ray.errors import StudyError
-from clue_ray.runs import replacing, write_json
 from clue_ray.spec.compute import Vocabulary
 from clue_ray.spec.specs import RunSpec, SplitSpec
 from clue_ray.spec.yaml import Spec, fingerprint, read_yaml
+from clue_ray.storage.files import fetch_files, read_file, replacing, write_json
+from clue_ray.storage.place import is_uri
+from clue_ray.storage.sync import node_folder
 from clue_ray.training.checkpoints import load_state
 
 FOLDER = "encoder"

@@ -16,9 +16,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from clue_ray.corpus.files import explain_access
-from clue_ray.corpus.storage import list_files, read_file, resolve_place, write_file
 from clue_ray.errors import StudyError
+from clue_ray.storage.files import list_files, read_file, write_file
+from clue_ray.storage.place import explain_access, resolve_place
 
 KINDS = ("histories", "left_out", "vectors")
 """In the order written: where a part's vectors are, all of it is."""

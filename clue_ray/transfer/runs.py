@@ -9,8 +9,9 @@ from typing import Any
 
 import pandas as pd
 
-from clue_ray.runs import SCORES, Runs, read_json, read_runs, write_json
+from clue_ray.runs import SCORES, Runs, read_runs
 from clue_ray.scaling.downstream import MEASURES
+from clue_ray.storage.files import read_json, write_json
 from clue_ray.transfer.evaluate import read_result, result_name
 from clue_ray.transfer.tasks import column_of
 

@@ -19,9 +19,10 @@ from points import HERE, TITLES, Points, read_points
 
 from clue_ray.corpus.synthetic import PlantedSpec, planted_floor
 from clue_ray.report.page import write_report
-from clue_ray.runs import Runs, read_runs, replacing, write_json
+from clue_ray.runs import Runs, read_runs
 from clue_ray.spec.specs import read_study
 from clue_ray.spec.yaml import read_yaml
+from clue_ray.storage.files import replacing, write_json
 
 ROOT = HERE.parents[1]
 CLOCK = ["memory_bytes"]

@@ -13,8 +13,8 @@ from pathlib import Path
 import pyarrow.fs
 import pytest
 
-from clue_ray.corpus.storage import list_files
 from clue_ray.corpus.store import holds_corpus, open_corpus, read_manifest
+from clue_ray.storage.files import list_files
 from tests.nodes import Nodes
 
 PREPARE = """

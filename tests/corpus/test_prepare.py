@@ -17,8 +17,8 @@ from clue_ray.corpus.reading import plan_reading
 from clue_ray.corpus.store import open_corpus
 from clue_ray.corpus.synthetic import PlantedSpec
 from clue_ray.errors import CorpusError, EventLogError
-from clue_ray.runs import write_json
 from clue_ray.spec.specs import CorpusSpec
+from clue_ray.storage.files import write_json
 from tests.conftest import SPLIT
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_session")]

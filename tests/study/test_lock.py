@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from clue_ray.errors import StudyError
-from clue_ray.study.lock import locked
+from clue_ray.storage.lock import locked
 
 HOLD = """
 import sys, time

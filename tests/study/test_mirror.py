@@ -11,15 +11,17 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from clue_ray.corpus import store, working
-from clue_ray.corpus.storage import list_files, push_files, read_file
+from clue_ray.corpus import store
 from clue_ray.corpus.store import open_corpus, share_corpus
-from clue_ray.corpus.working import node_folder, working_folder
 from clue_ray.errors import CorpusError, StudyError
 from clue_ray.runs import RunRecord
 from clue_ray.spec.specs import RunSpec, read_study
-from clue_ray.study import claim, execute, mirror
-from clue_ray.study.claim import CLAIM, Claim
+from clue_ray.storage import lease as claim
+from clue_ray.storage import sync as working
+from clue_ray.storage.files import list_files, push_files, read_file
+from clue_ray.storage.lease import CLAIM, Claim
+from clue_ray.storage.sync import node_folder, working_folder
+from clue_ray.study import execute, mirror
 from clue_ray.study.execute import plan_study, run_study, train_point
 from clue_ray.study.mirror import StoredDirectory, fetch_study
 from clue_ray.training.progress import describe_run

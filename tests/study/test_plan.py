@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 from clue_ray.errors import SpecError
-from clue_ray.runs import RunRecord, write_json
+from clue_ray.runs import RunRecord
 from clue_ray.spec.compute import train_flops
+from clue_ray.storage.files import write_json
 from clue_ray.study.calibrate import given_rate
 from clue_ray.study.design import no_service_alone, untaught_pairs
 from clue_ray.study.directory import StudyDirectory

@@ -9,7 +9,8 @@ from rich.console import Console
 
 from clue_ray import cli
 from clue_ray.errors import ClueRayError, RunsError
-from clue_ray.runs import RunRecord, write_json
+from clue_ray.runs import RunRecord
+from clue_ray.storage.files import write_json
 from clue_ray.study.directory import StudyDirectory
 from clue_ray.study.results import current_runs, render_runs, select_runs
 from tests.study.planning import plan

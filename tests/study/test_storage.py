@@ -6,11 +6,13 @@ import tempfile
 import pytest
 from ray.exceptions import RayTaskError, TaskUnschedulableError
 
-from clue_ray.corpus.storage import WAITS, resolve_place, write_file
 from clue_ray.corpus.store import share_corpus
 from clue_ray.errors import ClusterError, StudyError
 from clue_ray.spec.specs import ResourcesSpec, RunSpec, read_study
-from clue_ray.study import claim, storage
+from clue_ray.storage import lease as claim
+from clue_ray.storage.files import WAITS, write_file
+from clue_ray.storage.place import resolve_place
+from clue_ray.study import storage
 from clue_ray.study.directory import StudyDirectory
 from clue_ray.study.mirror import StoredDirectory
 from clue_ray.study.storage import Places, check_storage, find_trouble, node_trouble, probes

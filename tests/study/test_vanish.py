@@ -7,11 +7,12 @@ import pyarrow.fs
 import pytest
 import ray
 
-from clue_ray.corpus.storage import list_files, place_below
 from clue_ray.errors import StudyError
 from clue_ray.spec.specs import read_study
-from clue_ray.study import claim
-from clue_ray.study.claim import CLAIM
+from clue_ray.storage import lease as claim
+from clue_ray.storage.files import list_files
+from clue_ray.storage.lease import CLAIM
+from clue_ray.storage.place import place_below
 from clue_ray.study.execute import run_study
 
 LOST = r"has been lost for \d+ s \(the bucket does not exist: check its name\); mend it and run the same command again"

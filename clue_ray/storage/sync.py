@@ -9,8 +9,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from clue_ray.corpus.storage import fetch_files, is_uri, list_files, push_files
 from clue_ray.errors import StudyError
+from clue_ray.storage.files import fetch_files, list_files, push_files
+from clue_ray.storage.place import is_uri
 
 FOLLOW_SECONDS = 10.0
 """Pause between copies of what a working folder holds."""

@@ -16,9 +16,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from clue_ray.corpus.files import explain_access
-from clue_ray.corpus.storage import delete_file, read_now, write_file
 from clue_ray.errors import StudyError
+from clue_ray.storage.files import delete_file, read_now, write_file
+from clue_ray.storage.place import explain_access
 
 CLAIM = ".claim.json"
 SIGN_SECONDS = 10.0

@@ -4,22 +4,21 @@ A place is either. Takes folders and names, gives the same files elsewhere, each
 lists is a stranger's word: only names that the caller expects become paths.
 """
 
+import json
 import logging
-import re
+import os
 import time
 import uuid
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
-from typing import TypeVar
-from urllib.parse import urlsplit
+from typing import Any, TypeVar
 
 import pyarrow as pa
 import pyarrow.fs
 
-from clue_ray.corpus.files import explain_access, find_secret
-from clue_ray.errors import StudyError
-from clue_ray.runs import replacing
+from clue_ray.errors import RunsError, StudyError
+from clue_ray.storage.place import explain_access, open_place
 
 WAITS = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 32.0, 32.0)
 """Seconds between tries while storage refuses, two minutes in all: longer than a study goes on without its storage."""
@@ -29,92 +28,9 @@ COPIES = 8
 """Files under way at a time."""
 REMEDY = "mend the storage and run the same command again"
 
+
 logger = logging.getLogger(__name__)
 Returned = TypeVar("Returned")
-
-
-def is_uri(place: str | Path) -> bool:
-    """Tell a URI from a folder."""
-    return "://" in str(place)
-
-
-def resolve_place(place: str) -> str:
-    """Make a folder absolute, `~` the home; a URI stays. For the driver: a trial has a working folder of its own.
-
-    Raises:
-        StudyError: a URI names no bucket, or has lost its slashes.
-    """
-    if is_uri(place) or re.match(r"(s3|gs|gcs|abfs|abfss|hdfs|file):", place):
-        check_uri(place)
-    return place if is_uri(place) else str(Path(place).expanduser().absolute())
-
-
-def place_below(place: str, name: str) -> str:
-    """Name a file or folder below a folder or URI; a URI keeps its query."""
-    if not is_uri(place):
-        return f"{resolve_place(place)}/{name}"
-    parts = urlsplit(place)
-    return parts._replace(path=f"{parts.path.rstrip('/')}/{name}").geturl()
-
-
-def open_place(place: str | Path) -> tuple[pa.fs.FileSystem, str]:
-    """Return the filesystem of a folder or URI, and the path on it.
-
-    Raises:
-        StudyError: no filesystem is known or reached at the URI, or it holds a password, which would be written down.
-    """
-    if not is_uri(place):
-        return pa.fs.LocalFileSystem(), resolve_place(str(place))
-    refuse_secrets(str(place))
-    try:
-        store, path = pa.fs.FileSystem.from_uri(str(place))
-    except (OSError, pa.ArrowException) as error:
-        raise StudyError(
-            f"Storage {place} cannot be used ({explain_access(error)}); give a folder or a URI such as s3://bucket/folder."
-        ) from None
-    return store, path
-
-
-def check_uri(place: str) -> None:
-    """Refuse what is no URI of a bucket, folder or host; raise StudyError."""
-    try:
-        parts = urlsplit(place)
-        whole = bool(parts.netloc) or parts.scheme in {"file", "hdfs"}
-    except ValueError:
-        whole = False
-    if not whole:
-        raise StudyError(f"Storage {place!r} names no bucket; give a folder or a URI such as s3://bucket/folder.")
-
-
-def refuse_secrets(place: str) -> None:
-    """Refuse a URI that holds a secret, which would be written down in logs and records.
-
-    Raises:
-        StudyError: it does; the message leaves the secret out.
-    """
-    check_uri(place)
-    if found := find_secret(place):
-        start, what = found
-        raise StudyError(f"{start} holds {what}; give it by the environment, as AWS_SECRET_ACCESS_KEY is.")
-
-
-def check_writable(place: str, remedy: str) -> None:
-    """Write and delete an empty file below a folder or URI.
-
-    Args:
-        remedy: what to do when that fails, the end of a sentence.
-
-    Raises:
-        StudyError: it cannot be written.
-    """
-    store, folder = open_place(place)
-    probe = f"{folder}/.probe.{uuid.uuid4().hex}"
-    try:
-        store.create_dir(folder, recursive=True)
-        store.open_output_stream(probe).close()
-        store.delete_file(probe)
-    except (OSError, pa.ArrowException) as error:
-        raise StudyError(f"{place} cannot be written ({explain_access(error)}); {remedy}.") from None
 
 
 def patiently(action: Callable[[], Returned], trouble: str, remedy: str = REMEDY) -> Returned:
@@ -266,3 +182,38 @@ def _each(action: Callable[[str], None], names: Iterable[str]) -> None:
     with ThreadPoolExecutor(COPIES) as pool:
         for _ in pool.map(action, names):
             pass
+
+
+class replacing:
+    """Give a temporary path beside `path` and rename it into place when the block ends without error."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        self.temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+
+    def __enter__(self) -> Path:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        return self.temporary
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None:
+            os.replace(self.temporary, self.path)
+        else:
+            self.temporary.unlink(missing_ok=True)
+
+
+def read_json(file: Path, remedy: str = "restore it, or give another --output") -> dict[str, Any]:
+    """Read a file of a study's; raise RunsError, with what to do, where it is damaged."""
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+        if not isinstance(found, dict):
+            raise ValueError("no mapping")
+    except (OSError, ValueError) as error:
+        raise RunsError(f"{file} is damaged ({error}); {remedy}.") from None
+    return found
+
+
+def write_json(path: Path, document: Any) -> None:
+    """Write a JSON document by rename, so that a reader sees all of it or nothing."""
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(document, indent=2, allow_nan=False) + "\n", encoding="utf-8")

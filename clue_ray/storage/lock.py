@@ -11,7 +11,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from clue_ray.errors import StudyError
-from clue_ray.runs import write_json
+from clue_ray.storage.files import write_json
 
 
 @contextmanager
