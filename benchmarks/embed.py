@@ -25,7 +25,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from clue_ray.corpus.store import ranges, sha256
-from clue_ray.corpus.text import train_tokenizer
+from clue_ray.corpus.tokenizer import train_tokenizer
 from clue_ray.encoder.model import Block
 from clue_ray.spec.specs import EncoderSpec, RunSpec, TrainSpec
 from clue_ray.transfer.exported import EncoderCard, Exported, read_encoder

@@ -26,7 +26,7 @@ os.environ["RAY_AUTH_MODE"] = "disabled"
 from ray.cluster_utils import Cluster
 from rich.console import Console
 
-from clue_ray.corpus.synthetic import PlantedSpec, planted_events
+from clue_ray.corpus.planted import PlantedSpec, planted_events
 from clue_ray.runs import read_runs
 from clue_ray.study.tables import frame_table
 

@@ -1,6 +1,6 @@
 """The straightforward ways to prepare a log that fits in memory, in one process: the rivals of `benchmarks/prepare.py`.
 
-Both do the work of `clue_ray.corpus.prepare`: check rows, count repeated ones, hold out users, train the tokenizer on
+Both do the work of `clue_ray.corpus.build`: check rows, count repeated ones, hold out users, train the tokenizer on
 training users' texts, sort each user's events, and write items and sequences to one shard a bucket of users.
 """
 
@@ -16,7 +16,7 @@ from tokenizers import Tokenizer
 
 from clue_ray.corpus.shards import SEQUENCES, number_of_shards
 from clue_ray.corpus.store import split_of, stable_hash
-from clue_ray.corpus.text import train_tokenizer
+from clue_ray.corpus.tokenizer import train_tokenizer
 from clue_ray.spec.specs import CorpusSpec
 
 Tokens = dict[str, list[int]]

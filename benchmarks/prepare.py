@@ -30,7 +30,7 @@ os.environ["RAY_AUTH_MODE"] = "disabled"
 os.environ["RAY_DATA_DISABLE_PROGRESS_BARS"] = "1"
 
 from benchmarks import plain_prepare
-from clue_ray.corpus.synthetic import PlantedSpec
+from clue_ray.corpus.planted import PlantedSpec
 from clue_ray.spec.specs import CorpusSpec
 
 STORE = 600_000_000
@@ -78,7 +78,7 @@ def contend(name: str, log: Path, folder: Path, nodes: int, cpus: int) -> dict[s
 
 
 def _build(spec: CorpusSpec, folder: Path) -> None:
-    from clue_ray.corpus.prepare import build_corpus
+    from clue_ray.corpus.build import build_corpus
 
     build_corpus(spec, folder)
 
@@ -124,7 +124,7 @@ def make_log(events: int, folder: Path) -> Path:
     if not log.exists():
         code = (
             "from pathlib import Path; from benchmarks.prepare import planted, ray_session\n"
-            "from clue_ray.corpus.planting import write_planted\n"
+            "from clue_ray.corpus.write_planted import write_planted\n"
             f"with ray_session(): write_planted(planted({events}), Path({str(log)!r}))"
         )
         subprocess.run([sys.executable, "-c", code], check=True, stderr=subprocess.DEVNULL)

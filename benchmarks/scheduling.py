@@ -31,8 +31,8 @@ from ray.cluster_utils import Cluster
 from rich.console import Console
 from rich.table import Table
 
-from clue_ray.corpus.prepare import build_corpus
-from clue_ray.corpus.synthetic import PlantedSpec, planted_events
+from clue_ray.corpus.build import build_corpus
+from clue_ray.corpus.planted import PlantedSpec, planted_events
 from clue_ray.runs import read_runs
 from clue_ray.spec.grid import expand
 from clue_ray.spec.specs import CorpusSpec, StudySpec

@@ -21,7 +21,7 @@ _HOMES = {
     "analyse": "clue_ray.scaling.analysis",
     "backtest": "clue_ray.scaling.backtest",
     "budget_for_loss": "clue_ray.scaling.budget",
-    "build_corpus": "clue_ray.corpus.prepare",
+    "build_corpus": "clue_ray.corpus.build",
     "embed_users": "clue_ray.transfer.embed",
     "fit_law": "clue_ray.scaling.fit",
     "identifiability": "clue_ray.scaling.identifiability",

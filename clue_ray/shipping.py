@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
 
-from clue_ray.corpus.events import logs_of
+from clue_ray.corpus.logs.schema import logs_of
 from clue_ray.errors import ClusterError, SpecError
 from clue_ray.spec.specs import CorpusSpec, StudySpec
 from clue_ray.storage.place import SCHEMES, is_uri, refuse_secrets

@@ -19,7 +19,7 @@ def planted_log(tmp_path_factory):
     """A Parquet log of 240 users in three services."""
     import pyarrow.parquet as pq
 
-    from clue_ray.corpus.synthetic import PlantedSpec, planted_events
+    from clue_ray.corpus.planted import PlantedSpec, planted_events
 
     path = tmp_path_factory.mktemp("log") / "events.parquet"
     spec = PlantedSpec(users=240, services=3, topics=12, concentration=2, items_per_topic=20, events=24)

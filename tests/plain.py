@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import torch
 
 from clue_ray.corpus.store import Corpus, open_corpus
-from clue_ray.corpus.text import train_tokenizer
+from clue_ray.corpus.tokenizer import train_tokenizer
 from clue_ray.encoder.model import Encoder
 from clue_ray.spec.specs import CorpusSpec
 

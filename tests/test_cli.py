@@ -194,7 +194,7 @@ def test_module_runs_as_a_program():
 def test_mistakes_of_preparation(run_cli, tmp_path, monkeypatch, arguments, words):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("clue_ray.study.execute.connect", nullcontext)  # all of these are found without Ray
-    monkeypatch.setattr("clue_ray.corpus.prepare._write_corpus", lambda *_: pytest.fail("it was read"))
+    monkeypatch.setattr("clue_ray.corpus.build._write_corpus", lambda *_: pytest.fail("it was read"))
     log = "user_id,service,timestamp,text\nu,s,1,words\n"
     files = {"log.csv": log, "semicolons.csv": log.replace(",", ";"), "twice.csv": log.replace("timestamp", "text")}
     for name, content in {**files, "file": "", "full/notes.txt": "", "spec.yaml": "events: {a: none.csv}"}.items():

@@ -19,7 +19,7 @@ def fetch(
     if name == "planted":
         rows, note = fetch_planted(output, spec), "planted: users with known tastes; docs/planted.md says how."
     else:
-        from clue_ray.corpus.sources import LICENCE_NOTE, fetch_source
+        from clue_ray.corpus.public import LICENCE_NOTE, fetch_source
 
         rows, note = fetch_source(name, output), LICENCE_NOTE
     console.print(f"{output}: {rows:,} events\n{note}", highlight=False, markup=False)
@@ -27,8 +27,8 @@ def fetch(
 
 def fetch_planted(output: Path, spec: Path | None) -> int:
     """Write a planted log and return its events."""
-    from clue_ray.corpus.planting import write_planted
-    from clue_ray.corpus.synthetic import PlantedSpec
+    from clue_ray.corpus.planted import PlantedSpec
+    from clue_ray.corpus.write_planted import write_planted
     from clue_ray.study.session import connect
 
     planted = PlantedSpec.parse({} if spec is None else read_yaml(spec), str(spec))
@@ -49,10 +49,10 @@ def prepare(
     as_json: Json = False,
 ) -> None:
     """Turn event logs into a corpus of training shards, with Ray Data, and tell what is in them."""
-    from clue_ray.corpus.arguments import make_corpus_spec
+    from clue_ray.cli.options import make_corpus_spec
 
     corpus_spec = make_corpus_spec(events or [], columns, text, spec)
-    from clue_ray.corpus.prepare import build_corpus
+    from clue_ray.corpus.build import build_corpus
     from clue_ray.report.profile import profile_headline, profile_tables, write_profile
     from clue_ray.storage.place import check_writable, is_uri
     from clue_ray.study.pools import data_pool

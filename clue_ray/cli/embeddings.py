@@ -37,7 +37,7 @@ def embed(
     as_json: Json = False,
 ) -> None:
     """Turn the users of a log into vectors with a trained encoder. The same command again resumes."""
-    from clue_ray.corpus.arguments import make_corpus_spec
+    from clue_ray.cli.options import make_corpus_spec
 
     corpus_spec = make_corpus_spec(events or [], columns, text, spec)
     from clue_ray.transfer.exported import read_encoder

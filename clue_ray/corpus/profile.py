@@ -10,36 +10,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
 from numpy.typing import NDArray
 
 from clue_ray.corpus.store import split_of
-from clue_ray.corpus.text import TokenizedItems
+from clue_ray.corpus.tokenizer import TokenizedItems
 from clue_ray.spec.specs import CorpusSpec
 
 if TYPE_CHECKING:
-    from clue_ray.corpus.shards import Sorted
+    from clue_ray.corpus.rows import Sorted
 
-HISTOGRAM = pa.list_(pa.int64())
-SHARD_COUNTS = pa.schema(
-    [
-        ("files", pa.list_(pa.list_(pa.string()))),
-        ("rows", pa.int64()),
-        ("later", pa.int64()),
-        ("duplicates", pa.int64()),
-        ("split", HISTOGRAM),
-        ("overlap", HISTOGRAM),
-        ("users_by_services", HISTOGRAM),
-        ("history_lengths", HISTOGRAM),
-        ("history_counts", HISTOGRAM),
-        ("first_time", pa.float64()),
-        ("last_time", pa.float64()),
-        ("item_hashes", pa.list_(pa.uint64())),
-        ("item_tokens", pa.list_(pa.int32())),
-        ("item_events", HISTOGRAM),
-    ]
-)
-"""What a shard tells of itself; histograms are lists of counts, `history_lengths` the values of `history_counts`."""
+
 EARLIEST_DATE = 315_532_800
 """The first second of 1980."""
 SPLITS = ("train", "validation", "test")

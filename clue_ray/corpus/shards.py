@@ -17,11 +17,12 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
-from clue_ray.corpus.events import good_rows, normalise
-from clue_ray.corpus.profile import SHARD_COUNTS, count_shard
-from clue_ray.corpus.reading import Part, Reading, read_part
+from clue_ray.corpus.logs.reading import Part, Reading, read_part
+from clue_ray.corpus.logs.schema import good_rows, normalise
+from clue_ray.corpus.profile import count_shard
+from clue_ray.corpus.rows import SHARD_COUNTS, Sorted
 from clue_ray.corpus.store import sha256, stable_hash
-from clue_ray.corpus.text import ItemTokenizer
+from clue_ray.corpus.tokenizer import ItemTokenizer
 from clue_ray.spec.specs import CorpusSpec
 from clue_ray.storage.files import replacing
 
@@ -82,42 +83,6 @@ def write_shards(events: pa.Table, plan: ShardPlan) -> pa.Table:
     buckets = sorted(pc.unique(events["bucket"]).to_pylist()) if events.num_rows else []
     rows = [write_shard(bucket, Sorted(events.filter(pc.equal(events["bucket"], bucket))), plan) for bucket in buckets]
     return pa.Table.from_pylist(rows, schema=SHARD_COUNTS)
-
-
-class Sorted:
-    """Rows of one bucket in total order: user, service, most recent first, then text; all as integers.
-
-    Attributes:
-        user_ids, item_texts: distinct values, sorted; `items` are the distinct (service, text), sorted.
-        user, service, item: index of each row's.
-    """
-
-    def __init__(self, events: pa.Table):
-        self.user_ids, user = _codes(events["user_id"])
-        texts, text = _codes(events["text"])
-        service = events["service"].to_numpy().astype(np.int64)
-        keys, item = np.unique(service * len(texts) + text, return_inverse=True)
-        time = events["timestamp"].to_numpy()
-        order = np.lexsort((item, -time, service, user))
-        self.item_services = (keys // len(texts)).astype(np.int32)
-        self.item_texts = texts.take(pa.array(keys % len(texts)))
-        self.user, self.service, self.item, self.time = user[order], service[order], item[order], time[order]
-
-    def repeats(self) -> NDArray[np.bool_]:
-        """Mark every row that agrees with the one before in user, service, time and item."""
-        same = np.zeros(len(self.user), dtype=bool)
-        columns = (self.user, self.service, self.time, self.item)
-        same[1:] = np.logical_and.reduce([column[1:] == column[:-1] for column in columns])
-        return same
-
-
-def _codes(column: pa.ChunkedArray) -> tuple[pa.Array, NDArray[np.int64]]:
-    """Return a text column's distinct values, sorted, and the index of each row's."""
-    encoded = column.combine_chunks().dictionary_encode()
-    order = pc.sort_indices(encoded.dictionary)
-    rank = np.empty(len(order), dtype=np.int64)
-    rank[order.to_numpy()] = np.arange(len(order))
-    return encoded.dictionary.take(order), rank[encoded.indices.to_numpy()]
 
 
 @lru_cache(maxsize=1)

@@ -15,11 +15,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from clue_ray.corpus.events import Log, good_rows, normalise
-from clue_ray.corpus.reading import Batch, Part, Reading, read_part
+from clue_ray.corpus.logs.reading import Batch, Part, Reading, read_part
+from clue_ray.corpus.logs.schema import Log, good_rows, normalise
+from clue_ray.corpus.logs.times import count_units
 from clue_ray.corpus.store import split_of
-from clue_ray.corpus.text import MAX_TEXTS, TrainingTexts, lowest_hashes
-from clue_ray.corpus.times import count_units
+from clue_ray.corpus.tokenizer import MAX_TEXTS, TrainingTexts, lowest_hashes
 from clue_ray.errors import EventLogError
 from clue_ray.spec.specs import CorpusSpec
 from clue_ray.storage.files import replacing

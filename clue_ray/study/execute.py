@@ -11,10 +11,10 @@ from typing import Any
 import torch
 from ray import tune
 
-from clue_ray.corpus.prepare import build_corpus, source_key
-from clue_ray.corpus.reading import plan_reading
+from clue_ray.corpus.build import build_corpus, source_key
+from clue_ray.corpus.logs.reading import plan_reading
+from clue_ray.corpus.planted import planted_floor
 from clue_ray.corpus.store import Corpus, holds_corpus, open_corpus, share_corpus
-from clue_ray.corpus.synthetic import planted_floor
 from clue_ray.errors import SpecError
 from clue_ray.runs import RunRecord, Runs
 from clue_ray.spec.grid import MOST_POINTS, Point, expand

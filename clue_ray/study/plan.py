@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from clue_ray.corpus.reading import plan_reading
+from clue_ray.corpus.logs.reading import plan_reading
 from clue_ray.corpus.store import Corpus
 from clue_ray.errors import SpecError
 from clue_ray.scaling.laws import find_law

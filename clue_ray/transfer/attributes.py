@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from pyarrow import csv
 
-from clue_ray.corpus.events import as_text
+from clue_ray.corpus.logs.schema import as_text
 from clue_ray.errors import SpecError, StudyError
 from clue_ray.storage.files import read_whole
 from clue_ray.transfer.tasks import AttributeSpec

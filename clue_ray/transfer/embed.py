@@ -19,8 +19,8 @@ import ray.data
 import torch
 from ray.exceptions import RayError
 
-from clue_ray.corpus.prepare import MAX_TASKS, small_shuffle_tasks, source_key
-from clue_ray.corpus.reading import Reading, plan_reading
+from clue_ray.corpus.build import MAX_TASKS, small_shuffle_tasks, source_key
+from clue_ray.corpus.logs.reading import Reading, plan_reading
 from clue_ray.errors import ClusterError, EventLogError, StudyError
 from clue_ray.spec.specs import CorpusSpec
 from clue_ray.spec.yaml import fingerprint

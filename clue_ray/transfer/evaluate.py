@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from clue_ray.corpus.reading import Reading
+from clue_ray.corpus.logs.reading import Reading
 from clue_ray.errors import SpecError
 from clue_ray.spec.yaml import fingerprint
 from clue_ray.storage.files import patiently, read_file, write_file

@@ -14,8 +14,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from clue_ray.corpus.events import good_rows, normalise
-from clue_ray.corpus.reading import Reading, plan_reading, read_part
+from clue_ray.corpus.logs.reading import Reading, plan_reading, read_part
+from clue_ray.corpus.logs.schema import good_rows, normalise
 from clue_ray.corpus.store import split_of
 from clue_ray.errors import EventLogError, SpecError
 from clue_ray.transfer.attributes import label_attribute, user_values

@@ -13,8 +13,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from clue_ray.corpus.events import normalise
-from clue_ray.corpus.reading import Part, Reading, read_part
+from clue_ray.corpus.logs.reading import Part, Reading, read_part
+from clue_ray.corpus.logs.schema import normalise
 from clue_ray.corpus.store import stable_hash
 from clue_ray.transfer.histories import EVENTS, LEFT_OUT, Histories
 from clue_ray.transfer.inference import UserEncoder, Vectors

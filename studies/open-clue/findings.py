@@ -17,7 +17,7 @@ import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from points import HERE, TITLES, Points, read_points
 
-from clue_ray.corpus.synthetic import PlantedSpec, planted_floor
+from clue_ray.corpus.planted import PlantedSpec, planted_floor
 from clue_ray.report.page import write_report
 from clue_ray.runs import Runs, read_runs
 from clue_ray.spec.specs import read_study

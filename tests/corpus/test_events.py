@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clue_ray.corpus.events import build_text, logs_of, normalise, template_fields
+from clue_ray.corpus.logs.schema import build_text, logs_of, normalise, template_fields
 from clue_ray.errors import EventLogError, SpecError
 from clue_ray.spec.specs import CorpusSpec
 

@@ -6,8 +6,8 @@ import pandas as pd
 import pyarrow.fs
 import pytest
 
-from clue_ray.corpus.files import find_files
-from clue_ray.corpus.reading import plan_reading, read_part
+from clue_ray.corpus.logs.files import find_files
+from clue_ray.corpus.logs.reading import plan_reading, read_part
 from clue_ray.errors import EventLogError
 from clue_ray.spec.specs import CorpusSpec
 

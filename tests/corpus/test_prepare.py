@@ -11,11 +11,11 @@ import pyarrow.parquet as pq
 import pytest
 from tokenizers import Tokenizer
 
-from clue_ray.corpus import prepare
-from clue_ray.corpus.prepare import build_corpus
-from clue_ray.corpus.reading import plan_reading
+from clue_ray.corpus import build as prepare
+from clue_ray.corpus.build import build_corpus
+from clue_ray.corpus.logs.reading import plan_reading
+from clue_ray.corpus.planted import PlantedSpec
 from clue_ray.corpus.store import open_corpus
-from clue_ray.corpus.synthetic import PlantedSpec
 from clue_ray.errors import CorpusError, EventLogError
 from clue_ray.spec.specs import CorpusSpec
 from clue_ray.storage.files import write_json

@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clue_ray.corpus import jsonlines, reading
-from clue_ray.corpus.encoding import decode_bytes
-from clue_ray.corpus.events import normalise
-from clue_ray.corpus.reading import plan_reading, read_part
+from clue_ray.corpus.logs import jsonlines, reading
+from clue_ray.corpus.logs.encoding import decode_bytes
+from clue_ray.corpus.logs.reading import plan_reading, read_part
+from clue_ray.corpus.logs.schema import normalise
 from clue_ray.errors import EventLogError
 from clue_ray.spec.specs import CorpusSpec
 

@@ -12,12 +12,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from clue_ray.corpus import prepare
-from clue_ray.corpus.profile import SHARD_COUNTS, ShardTotals
-from clue_ray.corpus.reading import plan_reading
+from clue_ray.corpus import build as prepare
+from clue_ray.corpus.logs.reading import plan_reading
+from clue_ray.corpus.profile import ShardTotals
+from clue_ray.corpus.rows import SHARD_COUNTS
 from clue_ray.corpus.shards import BUCKETED, ShardPlan, number_of_shards, write_shards
 from clue_ray.corpus.store import ranges, split_of, stable_hash, unite_lists
-from clue_ray.corpus.text import train_tokenizer
+from clue_ray.corpus.tokenizer import train_tokenizer
 from clue_ray.errors import EventLogError
 from clue_ray.spec.specs import CorpusSpec, SplitSpec
 

@@ -7,8 +7,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from clue_ray.corpus.planting import write_planted
-from clue_ray.corpus.synthetic import (
+from clue_ray.corpus.planted import (
     METADATA_KEY,
     Planted,
     PlantedSpec,
@@ -17,6 +16,7 @@ from clue_ray.corpus.synthetic import (
     planted_events,
     planted_floor,
 )
+from clue_ray.corpus.write_planted import write_planted
 from clue_ray.errors import EventLogError
 
 SPEC = PlantedSpec(users=400, services=2, topics=5, concentration=1.0, items_per_topic=6, events=10)
@@ -97,7 +97,9 @@ def test_histories_are_cut_to_the_sequence_length():
 
 @pytest.mark.ray
 def test_streamed_log_is_the_drawn_one(ray_session, tmp_path, monkeypatch):
-    monkeypatch.setattr("clue_ray.corpus.planting.EVENTS_A_FILE", 2000)  # in the driver: how many files are written
+    monkeypatch.setattr(
+        "clue_ray.corpus.write_planted.EVENTS_A_FILE", 2000
+    )  # in the driver: how many files are written
     rows = write_planted(SPEC, tmp_path / "log")
     table = pq.read_table(tmp_path / "log")
     assert rows == table.num_rows and table["user_id"].combine_chunks().unique().to_pylist().__len__() == SPEC.users

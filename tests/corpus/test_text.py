@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, pre_tokenizers
 
-from clue_ray.corpus.text import ItemTokenizer, TrainingTexts, read_tokenizer, train_tokenizer
+from clue_ray.corpus.tokenizer import ItemTokenizer, TrainingTexts, read_tokenizer, train_tokenizer
 from clue_ray.errors import CorpusError
 
 TEXTS = [f"{a} {b} {n}" for a in ("green tea", "red pot", "blue jug") for b in ("large", "small") for n in range(9)]

@@ -6,7 +6,7 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 
-from clue_ray.corpus.times import as_seconds, count_units
+from clue_ray.corpus.logs.times import as_seconds, count_units
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from clue_ray.corpus.synthetic import PlantedSpec, planted_events
+from clue_ray.corpus.planted import PlantedSpec, planted_events
 from clue_ray.spec.grid import check_size, expand
 from clue_ray.spec.specs import StudySpec, read_study
 from clue_ray.study.calibrate import given_rate

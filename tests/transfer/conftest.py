@@ -4,7 +4,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from clue_ray.corpus.text import train_tokenizer
+from clue_ray.corpus.tokenizer import train_tokenizer
 from clue_ray.encoder.model import Encoder
 from clue_ray.spec.compute import Vocabulary
 from clue_ray.spec.specs import EncoderSpec, RunSpec, TrainSpec

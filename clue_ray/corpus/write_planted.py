@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import ray.data
 
-from clue_ray.corpus.synthetic import Planted, PlantedSpec
+from clue_ray.corpus.planted import Planted, PlantedSpec
 from clue_ray.errors import EventLogError
 from clue_ray.storage.files import replacing
 

@@ -7,7 +7,7 @@ import shutil
 import socket
 from pathlib import Path
 
-from clue_ray.corpus.reading import Reading
+from clue_ray.corpus.logs.reading import Reading
 from clue_ray.errors import CorpusError
 
 DISK_FACTOR = 2

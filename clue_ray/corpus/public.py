@@ -12,10 +12,12 @@ from clue_ray.storage.files import replacing
 
 SOURCES = ("completejourney",)
 
+
 LICENCE_NOTE = (
     "completejourney: household grocery baskets, de-identified, or simulated by one packager's word. The R package "
     "is CC0, the Python package MIT; the data is given by 84.51 for research and education. No commercial claims."
 )
+
 
 SERVICE_OF_DEPARTMENT = {
     "GROCERY": "grocery",

@@ -23,14 +23,14 @@ import ray
 import ray.data
 from ray.exceptions import RayError
 
+from clue_ray.corpus.logs.reading import Reading, plan_reading
+from clue_ray.corpus.output import check_disk, is_empty, publish, remove_debris
+from clue_ray.corpus.planted import METADATA_KEY
 from clue_ray.corpus.profile import ShardTotals
-from clue_ray.corpus.reading import Reading, plan_reading
 from clue_ray.corpus.shards import ShardPlan, bucket_part, number_of_shards, write_shards
 from clue_ray.corpus.store import Corpus, holds_corpus, open_corpus, read_manifest, sha256
 from clue_ray.corpus.survey import TALLY, Survey, survey_part
-from clue_ray.corpus.synthetic import METADATA_KEY
-from clue_ray.corpus.target import check_disk, is_empty, publish, remove_debris
-from clue_ray.corpus.text import read_tokenizer, train_tokenizer
+from clue_ray.corpus.tokenizer import read_tokenizer, train_tokenizer
 from clue_ray.errors import CorpusError, EventLogError
 from clue_ray.spec.specs import CorpusSpec
 from clue_ray.spec.yaml import fingerprint

@@ -7,7 +7,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.json
 
-from clue_ray.corpus.encoding import decode_bytes
+from clue_ray.corpus.logs.encoding import decode_bytes
 from clue_ray.errors import EventLogError
 
 BLOCK, SAMPLE = 16_000_000, 200_000

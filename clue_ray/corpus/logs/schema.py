@@ -13,8 +13,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from clue_ray.corpus.encoding import kind_of
-from clue_ray.corpus.times import as_seconds
+from clue_ray.corpus.logs.encoding import kind_of
+from clue_ray.corpus.logs.times import as_seconds
 from clue_ray.errors import EventLogError, nearest
 from clue_ray.spec.specs import CorpusSpec
 
@@ -24,8 +24,10 @@ LATEST = 4_102_444_800.0
 ROWS_A_FILE = 2**32
 """Order of appearance is file number times this plus row number: exact in float64 for two million files."""
 
+
 KINDS = ("text", "whole numbers", "numbers", "times", "bool", "unknown")
 """What a needed column may hold."""
+
 
 EVENTS_SCHEMA = pa.schema(
     [

@@ -13,10 +13,10 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
 
-from clue_ray.corpus.encoding import decode, kind_of
-from clue_ray.corpus.events import Log, check_columns, logs_of
-from clue_ray.corpus.files import EventFile, find_files
-from clue_ray.corpus.jsonlines import json_schema, read_json_lines
+from clue_ray.corpus.logs.encoding import decode, kind_of
+from clue_ray.corpus.logs.files import EventFile, find_files
+from clue_ray.corpus.logs.jsonlines import json_schema, read_json_lines
+from clue_ray.corpus.logs.schema import Log, check_columns, logs_of
 from clue_ray.errors import EventLogError
 from clue_ray.spec.specs import CorpusSpec
 from clue_ray.storage.place import explain_access
