@@ -19,8 +19,9 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 
+from clue_ray.batches.packing import Windows, count_executed, count_work, pack
+from clue_ray.batches.sampler import BatchSampler
 from clue_ray.corpus.store import Corpus, open_corpus
-from clue_ray.encoder.batches import BatchSampler, Windows, count_executed, count_work, pack
 from clue_ray.encoder.loss import info_nce
 from clue_ray.encoder.model import Encoder
 from clue_ray.spec.compute import train_flops

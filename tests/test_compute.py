@@ -8,7 +8,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.ladder import ladder_table
-from clue_ray.encoder.batches import Packed
+from clue_ray.batches.packing import Packed
 from clue_ray.encoder.loss import info_nce
 from clue_ray.encoder.model import Encoder
 from clue_ray.spec.compute import Vocabulary, Work, count_params, size_for_budget, train_flops, users_for_budget

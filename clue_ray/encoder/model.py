@@ -15,8 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.attention.varlen import varlen_attn
 
-from clue_ray.encoder.augment import draw_masks
-from clue_ray.encoder.batches import Groups, Packed
+from clue_ray.batches.dropout import draw_masks
+from clue_ray.batches.packing import Groups, Packed
 from clue_ray.spec.compute import Vocabulary
 from clue_ray.spec.specs import EncoderSpec
 

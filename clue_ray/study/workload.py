@@ -7,8 +7,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from clue_ray.batches.packing import count_executed, pack, recent_windows
+from clue_ray.batches.sampler import BatchSampler
 from clue_ray.corpus.store import Corpus
-from clue_ray.encoder.batches import BatchSampler, count_executed, pack, recent_windows
 from clue_ray.spec.compute import Work
 from clue_ray.spec.specs import HORIZONS, RunSpec
 from clue_ray.training.schedule import mean_of, mean_work, resolve_steps

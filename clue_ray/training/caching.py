@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from clue_ray.encoder.batches import Packed, Windows
+from clue_ray.batches.packing import Packed, Windows
 
 Loss = Callable[[Tensor, Tensor, Tensor], Tensor]
 """First and second users' embeddings, [users, width] each, and scale and bias of the logits, [2], to a scalar."""

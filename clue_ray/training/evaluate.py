@@ -12,8 +12,8 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 
+from clue_ray.batches.packing import pack, recent_windows
 from clue_ray.corpus.store import Corpus
-from clue_ray.encoder.batches import pack, recent_windows
 from clue_ray.encoder.model import Encoder
 from clue_ray.errors import CorpusError
 

@@ -20,8 +20,9 @@ import torch
 import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
+from clue_ray.batches.packing import Packed, Windows, count_executed, count_work, pack, same_histories
+from clue_ray.batches.sampler import BatchSampler
 from clue_ray.corpus.store import Corpus
-from clue_ray.encoder.batches import BatchSampler, Packed, Windows, count_executed, count_work, pack, same_histories
 from clue_ray.encoder.loss import OBJECTIVES, at_temperature, count_similarities
 from clue_ray.encoder.model import Encoder
 from clue_ray.runs import RunRecord

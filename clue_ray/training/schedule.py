@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from clue_ray.encoder.batches import BatchSampler
+from clue_ray.batches.sampler import BatchSampler
 from clue_ray.encoder.model import Encoder
 from clue_ray.spec.compute import Work, users_for_budget
 from clue_ray.spec.specs import EncoderSpec, RunSpec, TrainSpec

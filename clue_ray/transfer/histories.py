@@ -12,12 +12,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from clue_ray.batches.dropout import keyed_hash
+from clue_ray.batches.packing import Windows, recent_windows
 from clue_ray.corpus.logs.times import as_seconds
 from clue_ray.corpus.rows import Sorted
 from clue_ray.corpus.shards import item_tokenizer
 from clue_ray.corpus.store import Corpus, ranges
-from clue_ray.encoder.augment import keyed_hash
-from clue_ray.encoder.batches import Windows, recent_windows
 from clue_ray.errors import EventLogError
 from clue_ray.transfer.exported import Exported
 

@@ -16,9 +16,9 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 
+from clue_ray.batches.dropout import WHOLE, events_of
+from clue_ray.batches.packing import Windows, group_lengths, pack, sort_lists
 from clue_ray.corpus.store import Corpus, ranges
-from clue_ray.encoder.augment import WHOLE, events_of
-from clue_ray.encoder.batches import Windows, group_lengths, pack, sort_lists
 from clue_ray.encoder.model import Encoder, lay_out
 from clue_ray.transfer.exported import EncoderCard, Exported, read_encoder
 from clue_ray.transfer.histories import Histories, as_events

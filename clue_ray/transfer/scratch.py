@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import nn
 
-from clue_ray.encoder.batches import Windows, pack
+from clue_ray.batches.packing import Windows, pack
 from clue_ray.encoder.model import Encoder
 from clue_ray.training.schedule import make_optimizer
 from clue_ray.transfer.examples import Examples

@@ -6,9 +6,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from clue_ray.batches.dropout import Augmentation, draw_masks, events_of, kept, keyed_hash, tokens_of
+from clue_ray.batches.packing import Windows, count_executed, count_work, pack, recent_windows
+from clue_ray.batches.sampler import BatchSampler
 from clue_ray.corpus.store import ranges
-from clue_ray.encoder.augment import Augmentation, draw_masks, events_of, kept, keyed_hash, tokens_of
-from clue_ray.encoder.batches import BatchSampler, Windows, count_executed, count_work, pack, recent_windows
 from clue_ray.encoder.model import Encoder
 from clue_ray.spec.specs import EncoderSpec, RunSpec, TrainSpec
 

@@ -3,16 +3,9 @@
 import numpy as np
 import pytest
 
+from clue_ray.batches.packing import Windows, count_executed, count_work, pack, recent_windows, same_histories
+from clue_ray.batches.sampler import BatchSampler
 from clue_ray.corpus.store import ranges
-from clue_ray.encoder.batches import (
-    BatchSampler,
-    Windows,
-    count_executed,
-    count_work,
-    pack,
-    recent_windows,
-    same_histories,
-)
 from clue_ray.errors import CorpusError
 from clue_ray.spec.compute import Work
 from clue_ray.spec.specs import RunSpec, TrainSpec

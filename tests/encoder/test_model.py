@@ -3,8 +3,8 @@
 import numpy as np
 import torch
 
+from clue_ray.batches.packing import Windows, pack, recent_windows
 from clue_ray.corpus.store import ranges
-from clue_ray.encoder.batches import Windows, pack, recent_windows
 from clue_ray.encoder.model import Encoder
 from clue_ray.spec.specs import EncoderSpec
 from tests.plain import plain_embedding

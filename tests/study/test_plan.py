@@ -142,7 +142,7 @@ def test_a_weak_design_is_told_with_its_number(corpus, tmp_path, axes, train, wo
 
 
 def test_epochs_are_counted_as_batches_are_drawn(corpus, tmp_path):
-    from clue_ray.encoder.batches import BatchSampler
+    from clue_ray.batches.sampler import BatchSampler
 
     planned = plan(corpus, tmp_path, {"sequence_length": [4]}, {"steps": 300})
     (warning,) = [w for w in planned.warnings if "pass over" in w]

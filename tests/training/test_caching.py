@@ -4,8 +4,9 @@ import pytest
 import torch
 from torch.nn.parallel import DistributedDataParallel
 
+from clue_ray.batches.packing import pack
+from clue_ray.batches.sampler import BatchSampler
 from clue_ray.corpus.store import open_corpus
-from clue_ray.encoder.batches import BatchSampler, pack
 from clue_ray.encoder.loss import info_nce
 from clue_ray.encoder.model import Encoder
 from clue_ray.spec.compute import Work, forward_flops
