@@ -11,8 +11,7 @@ import torch
 from clue_ray.corpus.store import Corpus
 from clue_ray.spec.compute import Work, train_flops
 from clue_ray.spec.specs import EvaluationSpec, RunSpec
-from clue_ray.training.context import LocalContext
-from clue_ray.training.loop import Trainer
+from clue_ray.training.loop import LocalContext, Trainer
 
 TIMED_STEPS = 5
 Rates = dict[str, tuple[float, float]]

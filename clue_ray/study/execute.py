@@ -34,8 +34,7 @@ from clue_ray.study.session import TRIAL_SLOTS, cluster_nodes, connect
 from clue_ray.study.storage import check_checkpoints, check_storage
 from clue_ray.study.timing import choose_timing
 from clue_ray.study.tuning import train_pending
-from clue_ray.transfer.baselines import tfidf_baseline
-from clue_ray.transfer.linear import linear_baseline
+from clue_ray.training.baselines import linear_baseline, tfidf_baseline
 from clue_ray.transfer.runs import join_results
 from clue_ray.transfer.tasks import read_tasks
 

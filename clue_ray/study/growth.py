@@ -28,7 +28,7 @@ from clue_ray.storage.files import write_json
 from clue_ray.study.grown import Grown
 from clue_ray.study.plan import check_batch, check_run
 from clue_ray.study.workload import Workload
-from clue_ray.training.progress import describe_run
+from clue_ray.training.counters import describe_run
 
 FURTHER = 100.0
 """How far beyond the largest run of the grid the prediction lies, as a factor on compute, where none is named."""

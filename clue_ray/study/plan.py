@@ -17,8 +17,8 @@ from clue_ray.study.directory import StudyDirectory
 from clue_ray.study.placement import Node, gangs_at_once, makespan, worker_slots
 from clue_ray.study.workload import Workload
 from clue_ray.training.checkpoints import KEPT
+from clue_ray.training.counters import describe_run
 from clue_ray.training.evaluate import make_pools
-from clue_ray.training.progress import describe_run
 
 STARTUP_SECONDS = {True: 1.0, False: 20.0}
 """Start of a run in a reused actor, and through Ray Train."""

@@ -23,7 +23,7 @@ from clue_ray.study.directory import StudyDirectory
 from clue_ray.study.mirror import open_directory
 from clue_ray.study.session import without_tune_loggers
 from clue_ray.study.trial import REUSE_TIMEOUT
-from clue_ray.training.distributed import explain_failure
+from clue_ray.training.ray_train import explain_failure
 from clue_ray.transfer.evaluate import judge_task, lay_out_task, read_result, result_key, result_name, write_left_out
 from clue_ray.transfer.examples import Examples, plan_events
 from clue_ray.transfer.exported import read_card

@@ -18,10 +18,9 @@ from clue_ray.spec.specs import EvaluationSpec, RunSpec
 from clue_ray.storage.place import is_uri, place_below
 from clue_ray.storage.sync import working_folder
 from clue_ray.study.directory import write_run
-from clue_ray.training.context import LocalContext
-from clue_ray.training.distributed import explain_failure, train_on_workers
-from clue_ray.training.journal import DRIVER_LOG, LOG_FILE, CurveEvents, log_to
-from clue_ray.training.loop import train_with
+from clue_ray.training.loop import LocalContext, train_with
+from clue_ray.training.ray_train import explain_failure, train_on_workers
+from clue_ray.training.tensorboard import DRIVER_LOG, LOG_FILE, CurveEvents, log_to
 from clue_ray.transfer.exported import export_run
 
 REUSE_TIMEOUT = "TUNE_FUNCTION_THREAD_TIMEOUT_S"

@@ -1,4 +1,8 @@
-"""The training loop: one for every launcher (decision D9). It imports no ray.
+"""What the training loop asks of whoever launches it, and the plain answer: this process, a folder.
+
+Batches prepared ahead: a thread draws and packs the next steps' batches while one trains.
+
+The training loop: one for every launcher (decision D9). It imports no ray.
 
 A launcher hands over a `Context`: which worker this is, where state is kept, whom to tell of progress (`context`).
 `train_run` is the plain one: this process, no Ray.
@@ -9,11 +13,14 @@ import math
 import os
 import platform
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property, partial
-from typing import Any, NamedTuple
+from pathlib import Path
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -28,13 +35,80 @@ from clue_ray.encoder.model import Encoder
 from clue_ray.runs import RunRecord
 from clue_ray.spec.compute import Work, train_flops
 from clue_ray.spec.specs import EvaluationSpec, RunSpec
-from clue_ray.training.caching import Loss, cached_backward, split_windows
-from clue_ray.training.checkpoints import check_run_id
-from clue_ray.training.context import Context, LocalContext
+from clue_ray.training.checkpoints import check_run_id, load_state, save_state
+from clue_ray.training.counters import Progress, describe_run, peak_memory
 from clue_ray.training.evaluate import USERS_AT_ONCE, Pools, evaluate, make_pools
-from clue_ray.training.prefetch import Prefetch
-from clue_ray.training.progress import Progress, describe_run, peak_memory
+from clue_ray.training.gradient_cache import Loss, cached_backward, split_windows
 from clue_ray.training.schedule import learning_rate_share, make_optimizer, resolve_steps, set_learning_rate
+
+
+class Context(Protocol):
+    """What a launcher offers the loop."""
+
+    rank: int
+    world_size: int
+    directory: str | Path | None
+    "folder or URI where states are kept"
+
+    def restore(self) -> dict[str, Any] | None:
+        """Return the last saved state, or None at a fresh start."""
+
+    def save(self, state: dict[str, Any], metrics: dict[str, Any]) -> None:
+        """Keep a state; every worker calls it at the same steps."""
+
+    def progress(self, metrics: dict[str, Any]) -> None:
+        """Hear that the run is alive."""
+
+
+@dataclass
+class LocalContext:
+    """One process; state in a folder, or nowhere."""
+
+    directory: str | Path | None = None
+    rank: int = 0
+    world_size: int = 1
+
+    def restore(self) -> dict[str, Any] | None:
+        """Read the folder's state."""
+        return load_state(self.directory) if self.directory else None
+
+    def save(self, state: dict[str, Any], metrics: dict[str, Any]) -> None:
+        """Write the folder's state."""
+        if self.directory:
+            save_state(self.directory, state)
+        self.progress(metrics)
+
+    def progress(self, metrics: dict[str, Any]) -> None:
+        """Do nothing; a launcher that shows progress overrides it."""
+
+
+Prepared = TypeVar("Prepared")
+
+
+class Prefetch(Generic[Prepared]):
+    """Calls `prepare(step)` up to `ahead` steps early; a context, as it ends its thread.
+
+    A batch is a function of its step alone (decision D7), so what was prepared needs no place in a checkpoint.
+    """
+
+    def __init__(self, prepare: Callable[[int], Prepared], last: int, ahead: int = 2):
+        self.prepare, self.last, self.ahead = prepare, last, ahead
+        self.pool = ThreadPoolExecutor(1)
+        self.waiting: dict[int, Future[Prepared]] = {}
+
+    def __enter__(self) -> "Prefetch[Prepared]":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.pool.shutdown(cancel_futures=True)
+
+    def __call__(self, step: int) -> Prepared:
+        """Return the batch of a step, and set the next ones going."""
+        for coming in range(step, min(step + self.ahead, self.last - 1) + 1):
+            if coming not in self.waiting:
+                self.waiting[coming] = self.pool.submit(self.prepare, coming)
+        return self.waiting.pop(step).result()
+
 
 PROGRESS_REPORTS = 20
 logger = logging.getLogger(__name__)

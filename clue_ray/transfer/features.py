@@ -14,10 +14,9 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from clue_ray.corpus.store import ranges
-from clue_ray.transfer.baselines import term_counts, unit_rows
+from clue_ray.training.baselines import leading_directions, term_counts, unit, unit_rows
 from clue_ray.transfer.histories import Histories
 from clue_ray.transfer.inference import UserEncoder, encode_items
-from clue_ray.transfer.linear import leading_directions, unit
 
 COMPONENTS = 64
 

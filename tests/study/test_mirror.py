@@ -24,7 +24,7 @@ from clue_ray.storage.sync import node_folder, working_folder
 from clue_ray.study import execute, mirror
 from clue_ray.study.execute import plan_study, run_study, train_point
 from clue_ray.study.mirror import StoredDirectory, fetch_study
-from clue_ray.training.progress import describe_run
+from clue_ray.training.counters import describe_run
 
 
 @pytest.fixture(autouse=True)

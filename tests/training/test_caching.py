@@ -11,9 +11,9 @@ from clue_ray.encoder.loss import info_nce
 from clue_ray.encoder.model import Encoder
 from clue_ray.spec.compute import Work, forward_flops
 from clue_ray.spec.specs import EncoderSpec, EvaluationSpec, ResourcesSpec, RunSpec, TrainSpec
-from clue_ray.training.caching import cached_backward, split_windows
+from clue_ray.training.counters import Progress
+from clue_ray.training.gradient_cache import cached_backward, split_windows
 from clue_ray.training.loop import train_run
-from clue_ray.training.progress import Progress
 from tests.gloo import on_workers
 
 RUN = RunSpec(

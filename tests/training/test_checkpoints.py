@@ -13,7 +13,7 @@ from clue_ray.storage.place import place_below, resolve_place
 from clue_ray.study.tuning import spelled_out
 from clue_ray.training import checkpoints
 from clue_ray.training.checkpoints import check_owner, load_state, save_state
-from clue_ray.training.journal import CurveEvents, log_to
+from clue_ray.training.tensorboard import CurveEvents, log_to
 
 
 def make_state(step: int, run_id: str = "me") -> dict:

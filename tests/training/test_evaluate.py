@@ -12,8 +12,8 @@ from clue_ray.corpus.store import Corpus
 from clue_ray.encoder.model import Encoder
 from clue_ray.errors import CorpusError
 from clue_ray.spec.specs import EncoderSpec
+from clue_ray.training.baselines import tfidf_baseline
 from clue_ray.training.evaluate import embed, evaluate, make_pools, score_similarities
-from clue_ray.transfer.baselines import tfidf_baseline
 from tests.plain import plain_embedding
 
 

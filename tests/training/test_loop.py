@@ -14,10 +14,8 @@ from clue_ray.runs import COLUMNS
 from clue_ray.spec.specs import EncoderSpec, EvaluationSpec, ResourcesSpec, RunSpec, TrainSpec
 from clue_ray.study.directory import StudyDirectory
 from clue_ray.training.checkpoints import load_state
-from clue_ray.training.context import LocalContext
 from clue_ray.training.evaluate import Scores
-from clue_ray.training.loop import Trainer, choose_device, train_run, train_with
-from clue_ray.training.prefetch import Prefetch
+from clue_ray.training.loop import LocalContext, Prefetch, Trainer, choose_device, train_run, train_with
 from clue_ray.training.schedule import learning_rate_share, make_optimizer
 
 EVALUATION = EvaluationSpec(candidates=32, every=0.25)

@@ -5,7 +5,7 @@ import math
 import pytest
 
 from clue_ray.spec.compute import Work
-from clue_ray.training.progress import SMOOTHING_USERS, Progress
+from clue_ray.training.counters import SMOOTHING_USERS, Progress
 
 
 def after(batch_size, losses):

@@ -5,8 +5,7 @@ import torch
 
 from clue_ray.spec.specs import EncoderSpec, EvaluationSpec, RunSpec, TrainSpec
 from clue_ray.training import schedule
-from clue_ray.training.context import LocalContext
-from clue_ray.training.loop import Trainer
+from clue_ray.training.loop import LocalContext, Trainer
 
 STEPS = 10
 EVALUATION = EvaluationSpec(candidates=16)

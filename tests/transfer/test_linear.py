@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 from scipy import sparse
 
-from clue_ray.transfer.baselines import tfidf_baseline
-from clue_ray.transfer.linear import canonical_directions, leading_directions, linear_baseline, unit
+from clue_ray.training.baselines import canonical_directions, leading_directions, linear_baseline, tfidf_baseline, unit
 
 
 def test_leading_directions_span_the_svd():

@@ -27,9 +27,9 @@ from clue_ray.runs import RunRecord
 from clue_ray.spec.specs import EvaluationSpec, RunSpec
 from clue_ray.storage.sync import working_folder
 from clue_ray.training.checkpoints import load_state, save_state
-from clue_ray.training.journal import LOG_FILE, CurveEvents, log_to
+from clue_ray.training.counters import describe_run
 from clue_ray.training.loop import train_with
-from clue_ray.training.progress import describe_run
+from clue_ray.training.tensorboard import LOG_FILE, CurveEvents, log_to
 
 LOST_WORKERS = 3
 """Times that a run goes on after losing workers."""
@@ -45,6 +45,7 @@ LOST_CONTACT = (
     "Connection reset by peer",
 )
 """Words of the errors that a lost worker leaves in the others."""
+
 
 logger = logging.getLogger(__name__)
 
