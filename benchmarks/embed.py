@@ -186,7 +186,7 @@ def compare_memory(folder: Path, sizes: tuple[int, int] = (5_000, 50_000)) -> No
     """Embed a log and one of ten times the users, and print the largest process of each."""
     import ray
 
-    from clue_ray.study.session import quieten_ray_data
+    from clue_ray.cluster.session import quieten_ray_data
     from clue_ray.transfer.embed import embed_users
 
     peaks = []

@@ -26,9 +26,9 @@ os.environ["RAY_AUTH_MODE"] = "disabled"
 from ray.cluster_utils import Cluster
 from rich.console import Console
 
+from clue_ray.cli.tables import frame_table
 from clue_ray.corpus.planted import PlantedSpec, planted_events
 from clue_ray.runs import read_runs
-from clue_ray.study.tables import frame_table
 
 CLOCK = ["started_at", "wall_seconds", "tokens_per_second"]
 SHOWN = ["run_id", "status", "sequence_length", "num_workers", "steps", "train_flops", "loss", "recall_at_10"]

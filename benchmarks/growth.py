@@ -24,7 +24,7 @@ from clue_ray.scaling.analysis import headline
 from clue_ray.scaling.fit import fit_law
 from clue_ray.scaling.fitted import Fit
 from clue_ray.scaling.frontier import mark
-from clue_ray.study.growth import next_runs
+from clue_ray.study.add_runs import next_runs
 
 SIZES = [1e4 * 4.0**power for power in range(8)]
 LENGTHS = [8 * 2**power for power in range(8)]

@@ -29,13 +29,13 @@ os.environ["RAY_AUTH_MODE"] = "disabled"
 from rich.console import Console
 from rich.table import Table
 
+from clue_ray.cluster.session import connect
 from clue_ray.corpus.build import build_corpus
 from clue_ray.corpus.planted import PlantedSpec, planted_events
 from clue_ray.corpus.store import Corpus
 from clue_ray.spec.grid import expand
 from clue_ray.spec.specs import CorpusSpec, StudySpec
-from clue_ray.study.execute import run_study
-from clue_ray.study.session import connect
+from clue_ray.study.run import run_study
 
 BARE = """
 import os

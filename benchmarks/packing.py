@@ -17,9 +17,9 @@ from rich.table import Table
 
 from benchmarks.overhead import make_study, planted_corpus
 from clue_ray.spec.specs import StudySpec
-from clue_ray.study.execute import run_study
+from clue_ray.study.directory import current_runs
 from clue_ray.study.progress import Snapshot
-from clue_ray.study.results import current_runs
+from clue_ray.study.run import run_study
 
 FEW = 100
 

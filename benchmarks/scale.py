@@ -149,10 +149,10 @@ def measure(users: int) -> list[tuple[str, str]]:
     import pyarrow.parquet as pq
     import torch
 
+    from clue_ray.cluster.session import connect
     from clue_ray.corpus.build import build_corpus
     from clue_ray.corpus.planted import PlantedSpec, planted_events
     from clue_ray.spec.specs import CorpusSpec
-    from clue_ray.study.session import connect
     from clue_ray.training.checkpoints import save_state
 
     folder = Path(tempfile.mkdtemp(prefix="cr-", dir="/tmp"))

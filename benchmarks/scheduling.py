@@ -36,9 +36,9 @@ from clue_ray.corpus.planted import PlantedSpec, planted_events
 from clue_ray.runs import read_runs
 from clue_ray.spec.grid import expand
 from clue_ray.spec.specs import CorpusSpec, StudySpec
-from clue_ray.study import tuning
-from clue_ray.study.execute import run_study
+from clue_ray.study import tune as tuning
 from clue_ray.study.progress import Snapshot
+from clue_ray.study.run import run_study
 
 FEW = 100
 STORE = 80_000_000

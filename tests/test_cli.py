@@ -13,10 +13,10 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from clue_ray import cli
+from clue_ray.cli.main import app, main
 from clue_ray.corpus.store import open_corpus
 from clue_ray.spec.specs import StudySpec, read_study
-from clue_ray.study.execute import plan_study
+from clue_ray.study.run import plan_study
 from clue_ray.training.checkpoints import save_state
 
 
@@ -25,7 +25,7 @@ def call(*arguments, capsys=None):
     kept = sys.argv
     sys.argv = ["clue-ray", *map(str, arguments)]
     try:
-        cli.main()
+        main()
     except SystemExit as done:
         code = done.code or 0
     finally:
@@ -51,7 +51,7 @@ def assert_mistake(result, *words):
     "command", ["fetch", "prepare", "plan", "run", "train", "results", "fit", "predict", "report", "browse"]
 )
 def test_every_command_has_help(command):
-    result = CliRunner().invoke(cli.app, [command, "--help"])
+    result = CliRunner().invoke(app, [command, "--help"])
     assert result.exit_code == 0 and "Usage" in result.output
 
 
@@ -61,7 +61,7 @@ def test_wrong_option_is_exit_2(run_cli):
 
 
 def test_mistakes_before_ray_starts(run_cli, planted_log, write_study, tmp_path, monkeypatch):
-    monkeypatch.setattr("clue_ray.study.session.HEALTH_SECONDS", 3.0)
+    monkeypatch.setattr("clue_ray.cluster.session.HEALTH_SECONDS", 3.0)
     study = write_study(planted_log)
     assert_mistake(run_cli("plan", tmp_path / "none.yaml"), "none.yaml does not exist")
     assert_mistake(run_cli("run", write_study(planted_log, evaluations={})), "did you mean 'evaluation'?")
@@ -193,7 +193,7 @@ def test_module_runs_as_a_program():
 )
 def test_mistakes_of_preparation(run_cli, tmp_path, monkeypatch, arguments, words):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("clue_ray.study.execute.connect", nullcontext)  # all of these are found without Ray
+    monkeypatch.setattr("clue_ray.study.run.connect", nullcontext)  # all of these are found without Ray
     monkeypatch.setattr("clue_ray.corpus.build._write_corpus", lambda *_: pytest.fail("it was read"))
     log = "user_id,service,timestamp,text\nu,s,1,words\n"
     files = {"log.csv": log, "semicolons.csv": log.replace(",", ";"), "twice.csv": log.replace("timestamp", "text")}

@@ -21,10 +21,10 @@ import yaml
 from ray.autoscaler._private.kuberay.autoscaling_config import _derive_autoscaling_config_from_ray_cr
 from ray.autoscaler._private.util import prepare_config, validate_config
 
-from clue_ray.cli import app
+from clue_ray.cli.main import app
+from clue_ray.cluster.placement import slots_of
 from clue_ray.spec.specs import ResourcesSpec, RunSpec, TrainSpec
-from clue_ray.study.placement import slots_of
-from clue_ray.study.tuning import trial_resources
+from clue_ray.study.tune import trial_resources
 from tests.manifests import FOLDER, LAUNCHERS, MANIFESTS, ROOT, change, cluster_of, images, load, pod_specs, strict
 
 VERSION = version("clue-ray")

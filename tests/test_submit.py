@@ -21,15 +21,15 @@ import yaml
 from ray.job_submission import JobStatus
 from typer.testing import CliRunner
 
-from clue_ray import shipping, submit
-from clue_ray.cli import app
+from clue_ray.cli.main import app
 from clue_ray.errors import ClusterError, SpecError, StudyError
-from clue_ray.jobserver import check_server
+from clue_ray.jobs import shipping, submit
+from clue_ray.jobs.server import check_server
+from clue_ray.jobs.shipping import check_package, check_portable, code_to_ship, copy_study
+from clue_ray.jobs.submit import attempt_of, submit_study
 from clue_ray.runs import read_runs
-from clue_ray.shipping import check_package, check_portable, code_to_ship, copy_study
 from clue_ray.spec.specs import read_study
-from clue_ray.study.execute import run_study
-from clue_ray.submit import attempt_of, submit_study
+from clue_ray.study.run import run_study
 from clue_ray.transfer.tasks import read_task
 from tests.nodes import Nodes
 
@@ -94,7 +94,9 @@ def test_another_server_is_refused(server, answers, words):
 
 
 def test_a_wrong_token_is_told_and_not_shown(server, monkeypatch):
-    monkeypatch.setattr("clue_ray.jobserver.get_auth_headers_if_auth_enabled", lambda _: {"authorization": "Bearer me"})
+    monkeypatch.setattr(
+        "clue_ray.jobs.server.get_auth_headers_if_auth_enabled", lambda _: {"authorization": "Bearer me"}
+    )
     server.answers["/api/version"] = (403, "Forbidden")
     with pytest.raises(ClusterError, match=r"refuses the token that was sent \(status 403\)") as error:
         check_server(server.url)
@@ -103,7 +105,7 @@ def test_a_wrong_token_is_told_and_not_shown(server, monkeypatch):
 
 def test_a_token_follows_no_redirect(server, monkeypatch):
     monkeypatch.setattr(
-        "clue_ray.jobserver.get_auth_headers_if_auth_enabled", lambda _: {"Authorization": "Bearer hush"}
+        "clue_ray.jobs.server.get_auth_headers_if_auth_enabled", lambda _: {"Authorization": "Bearer hush"}
     )
     other = server.url.replace("127.0.0.1", "localhost")
     server.answers["/api/version"] = (302, "", {"Location": f"{other}/stolen"})

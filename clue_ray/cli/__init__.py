@@ -3,37 +3,12 @@
 Heavy modules are imported inside the commands, so that help and mistakes come at once.
 """
 
-import errno
-import sys
-
-import typer
-
 from clue_ray.cli.clusters import submit
 from clue_ray.cli.corpora import fetch, prepare
 from clue_ray.cli.embeddings import embed, transfer
 from clue_ray.cli.laws import browse, fit, predict, report
+from clue_ray.cli.main import app
 from clue_ray.cli.studies import plan, results, run, train
-from clue_ray.errors import ClueRayError
 
-app = typer.Typer(
-    help="Scaling-law studies of user encoders on Ray: from event logs to a report.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-)
 for command in (fetch, prepare, plan, run, train, results, fit, report, browse, predict, embed, transfer, submit):
     app.command()(command)
-
-
-def main() -> None:
-    """Run the command line; a user's mistake is one sentence and exit code 2."""
-    try:
-        app()
-    except ClueRayError as error:
-        sys.stderr.write(f"clue-ray: {error}\n")
-        sys.exit(2)
-    except OSError as error:
-        if error.errno != errno.ENOSPC:
-            raise
-        sys.stderr.write("clue-ray: No free disk; free some space and run the same command again.\n")
-        sys.exit(2)

@@ -23,7 +23,7 @@ from clue_ray.cli.options import (
 from clue_ray.errors import SpecError
 
 if TYPE_CHECKING:
-    from clue_ray.submit import Submission
+    from clue_ray.jobs.submit import Submission
 
 
 def submit(
@@ -102,7 +102,7 @@ def check_choice(asked: dict[str, bool], address: str | None, storage: str | Non
 
 def emit_fetched(directory: Path, storage: str, as_json: bool) -> None:
     """Tell what was brought home."""
-    from clue_ray.study.results import render_runs, select_runs
+    from clue_ray.cli.terminal import render_runs, select_runs
 
     table, page = select_runs(directory), directory / "report" / "index.html"
     if as_json:

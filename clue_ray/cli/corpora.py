@@ -27,9 +27,9 @@ def fetch(
 
 def fetch_planted(output: Path, spec: Path | None) -> int:
     """Write a planted log and return its events."""
+    from clue_ray.cluster.session import connect
     from clue_ray.corpus.planted import PlantedSpec
     from clue_ray.corpus.write_planted import write_planted
-    from clue_ray.study.session import connect
 
     planted = PlantedSpec.parse({} if spec is None else read_yaml(spec), str(spec))
     with connect():
@@ -52,12 +52,11 @@ def prepare(
     from clue_ray.cli.options import make_corpus_spec
 
     corpus_spec = make_corpus_spec(events or [], columns, text, spec)
+    from clue_ray.cli.tables import report_table
+    from clue_ray.cluster.session import connect, data_pool
     from clue_ray.corpus.build import build_corpus
     from clue_ray.report.profile import profile_headline, profile_tables, write_profile
     from clue_ray.storage.place import check_writable, is_uri
-    from clue_ray.study.pools import data_pool
-    from clue_ray.study.session import connect
-    from clue_ray.study.tables import report_table
 
     if output and is_uri(output):
         check_writable(output, "give --output a folder or URI that can be written, with credentials in the environment")

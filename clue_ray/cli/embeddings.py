@@ -43,7 +43,7 @@ def embed(
     from clue_ray.transfer.exported import read_encoder
 
     read_encoder(run)  # a wrong folder is told before Ray starts
-    from clue_ray.study.session import connect
+    from clue_ray.cluster.session import connect
     from clue_ray.transfer.embed import embed_users
 
     settings = {"per_service": per_service, "since": since, "gpus_per_worker": gpus_per_worker}
@@ -98,15 +98,15 @@ def _score_study(
     run: Path, tasks: list["TaskSpec"], against: dict[str, str], address: str | None, storage: str | None
 ) -> list[dict[str, Any]]:
     """Put every finished run of a study to the tasks, and add their columns to its table."""
+    from clue_ray.cluster.session import connect
     from clue_ray.study.scoring import score_study
-    from clue_ray.study.session import connect
 
     with connect(address):
         return score_study(run, tasks, against, storage)
 
 
 def _show_results(results: list[dict[str, Any]]) -> None:
-    from clue_ray.transfer.tables import task_table, task_words
+    from clue_ray.cli.tables import task_table, task_words
 
     for result in results:
         if "error" in result:

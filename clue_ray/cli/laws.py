@@ -25,7 +25,7 @@ def fit(
     if as_json:
         print(json.dumps(fitted.to_dict()))
         return
-    from clue_ray.study.tables import fit_table
+    from clue_ray.cli.tables import fit_table
 
     console.print(fit_table(fitted))
     for warning in fitted.warnings:
@@ -76,7 +76,7 @@ def predict(
 
 def emit_laws(directory: Path, page: Path, as_json: bool) -> None:
     """Print the law table, the answer and where the report lies."""
-    from clue_ray.study.tables import print_laws
+    from clue_ray.cli.tables import print_laws
 
     fits = json.loads((directory / "fits.json").read_text(encoding="utf-8"))
     print(json.dumps({"report": str(page), **fits})) if as_json else print_laws(console, fits, page)

@@ -37,7 +37,7 @@ def plan(
     """Print every run with its parameters, tokens, FLOPs and expected minutes; train nothing."""
     spec = read_study(study)
     from clue_ray.spec.grid import MOST_POINTS
-    from clue_ray.study.execute import plan_study
+    from clue_ray.study.run import plan_study
 
     if not as_json:
         console.print("Preparing the corpus and timing a few steps of each encoder ...", style="dim")
@@ -47,7 +47,7 @@ def plan(
     if as_json:
         print(json.dumps(planned.to_dict()))
     else:
-        from clue_ray.study.tables import print_plan
+        from clue_ray.cli.tables import print_plan
 
         print_plan(console, planned)
 
@@ -66,11 +66,10 @@ def run(
     """Run what the study still lacks, fit the laws, write the report. The same command again resumes."""
     check_growth(grow, predict_at)
     spec = read_study(study)
+    from clue_ray.cli.terminal import StudyView
     from clue_ray.spec.grid import MOST_POINTS
-    from clue_ray.study.execute import run_study
-    from clue_ray.study.grown import Grown
-    from clue_ray.study.growth import Growth
-    from clue_ray.study.show import StudyView
+    from clue_ray.study.add_runs import Grown, Growth
+    from clue_ray.study.run import run_study
 
     ask: dict[str, Any] = {"address": address, "storage": storage, "retry_failed": retry_failed}
     ask["growth"] = Growth(grow, predict_at) if grow else None
@@ -114,9 +113,9 @@ def train(
     spec, fields = read_study(study), parse_point(point or [])
     if workers:
         fields["resources.workers"] = workers
-    from clue_ray.study.execute import train_point
-    from clue_ray.study.show import StudyView
-    from clue_ray.study.tables import record_table
+    from clue_ray.cli.tables import record_table
+    from clue_ray.cli.terminal import StudyView
+    from clue_ray.study.run import train_point
 
     with StudyView(console, quiet=as_json) as view:
         where: dict[str, Any] = {"address": address, "storage": storage}
@@ -144,7 +143,7 @@ def results(
     as_json: Json = False,
 ) -> None:
     """Print the runs table of a study as it stands, also while the study runs."""
-    from clue_ray.study.results import render_runs, select_runs, watch_runs
+    from clue_ray.cli.terminal import render_runs, select_runs, watch_runs
 
     table = select_runs(directory, where, sort)
     if as_json:

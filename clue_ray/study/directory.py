@@ -16,7 +16,7 @@ import yaml
 from pydantic import ValidationError
 
 from clue_ray.errors import RunsError, StudyError
-from clue_ray.runs import RunRecord, Runs
+from clue_ray.runs import RunRecord, Runs, read_runs
 from clue_ray.spec.specs import RunSpec, StudySpec
 from clue_ray.storage.files import read_json, replacing, write_json
 from clue_ray.storage.lock import locked
@@ -158,3 +158,13 @@ def write_run(folder: Path, run: RunSpec, record: RunRecord, curve: list[dict[st
     finite = [{name: value if math.isfinite(value) else None for name, value in point.items()} for point in curve]
     write_json(folder / "curve.json", finite)
     write_json(folder / "record.json", record.model_dump(mode="json"))
+
+
+def current_runs(path: Path) -> Runs:
+    """Read a study's runs as they have ended so far, the others as missing; or a finished table of any origin."""
+    plan = path / "plan.json"
+    if not plan.exists():
+        return read_runs(path)
+    planned = read_plan(plan)
+    required = [name for name, field in RunRecord.model_fields.items() if field.is_required() and name != "status"]
+    return StudyDirectory(path).read_records([{name: run[name] for name in required} for run in planned])

@@ -19,8 +19,7 @@ from clue_ray.storage.files import delete_file, fetch_files, list_files, push_fi
 from clue_ray.storage.lease import Claim
 from clue_ray.storage.lock import locked
 from clue_ray.storage.place import place_below, resolve_place
-from clue_ray.study.directory import StudyDirectory
-from clue_ray.study.results import current_runs
+from clue_ray.study.directory import StudyDirectory, current_runs
 from clue_ray.transfer.runs import join_results
 
 TABLES = r"(owner|plan|corpus|baselines|fits|grown|transfer)\.json|study\.yaml|runs\.(csv|parquet)|curves\.parquet"

@@ -7,7 +7,7 @@ from typing import Any
 
 from ray.tune import Callback
 
-from clue_ray.study.plan import Plan
+from clue_ray.study.planned import Plan
 
 PLAN_WEIGHT = 0.25
 

@@ -16,12 +16,12 @@ import ray
 import torch
 from ray import tune
 
+from clue_ray.cluster.session import without_tune_loggers
 from clue_ray.errors import ClueRayError, StudyError
 from clue_ray.runs import read_runs
 from clue_ray.storage.files import patiently, write_file, write_json
 from clue_ray.study.directory import StudyDirectory
 from clue_ray.study.mirror import open_directory
-from clue_ray.study.session import without_tune_loggers
 from clue_ray.study.trial import REUSE_TIMEOUT
 from clue_ray.training.ray_train import explain_failure
 from clue_ray.transfer.evaluate import judge_task, lay_out_task, read_result, result_key, result_name, write_left_out

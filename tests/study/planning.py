@@ -3,9 +3,10 @@
 from functools import partial
 
 from clue_ray.spec.specs import StudySpec
-from clue_ray.study.calibrate import given_rate
+from clue_ray.study.costs import given_rate
 from clue_ray.study.directory import StudyDirectory
-from clue_ray.study.plan import Plan, check_study, plan_runs
+from clue_ray.study.planned import Plan
+from clue_ray.study.planner import check_study, plan_runs
 
 NODE = {"CPU": 2.0, "trial_slot": 8.0}
 

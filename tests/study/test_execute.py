@@ -13,8 +13,8 @@ from clue_ray.runs import COLUMNS
 from clue_ray.spec.specs import read_study
 from clue_ray.storage.lock import locked
 from clue_ray.study.directory import CURVE_COLUMNS
-from clue_ray.study.execute import plan_study, run_study
-from clue_ray.study.tuning import tune_results
+from clue_ray.study.run import plan_study, run_study
+from clue_ray.study.tune import tune_results
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_session")]
 

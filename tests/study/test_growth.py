@@ -6,8 +6,7 @@ import pytest
 from clue_ray.errors import StudyError
 from clue_ray.runs import Runs
 from clue_ray.spec.specs import StudySpec
-from clue_ray.study.grown import Grown
-from clue_ray.study.growth import Growth, continue_axis, grow, list_candidates
+from clue_ray.study.add_runs import Grown, Growth, continue_axis, grow, list_candidates
 
 AXES = {"encoder.size": ["xxs", "xs", "s", "m"], "sequence_length": [2, 4, 8]}
 

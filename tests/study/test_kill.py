@@ -13,7 +13,7 @@ import pytest
 
 from clue_ray.runs import read_runs
 from clue_ray.spec.specs import read_study
-from clue_ray.study.execute import run_study
+from clue_ray.study.run import run_study
 
 COST = ["wall_seconds", "tokens_per_second", "started_at"]
 """Columns that tell of the machine, not of the science; any other of time and memory is found by its name."""

@@ -21,9 +21,10 @@ from clue_ray.storage import sync as working
 from clue_ray.storage.files import list_files, push_files, read_file
 from clue_ray.storage.lease import CLAIM, Claim
 from clue_ray.storage.sync import node_folder, working_folder
-from clue_ray.study import execute, mirror
-from clue_ray.study.execute import plan_study, run_study, train_point
+from clue_ray.study import mirror
+from clue_ray.study import run as execute
 from clue_ray.study.mirror import StoredDirectory, fetch_study
+from clue_ray.study.run import plan_study, run_study, train_point
 from clue_ray.training.counters import describe_run
 
 

@@ -13,8 +13,8 @@ import tempfile
 import pandas as pd
 import pytest
 
+from clue_ray.cluster.placement import gangs_at_once, worker_slots
 from clue_ray.spec.specs import ResourcesSpec
-from clue_ray.study.placement import gangs_at_once, worker_slots
 
 STUDY = """
 import json, sys, time

@@ -4,10 +4,10 @@ import itertools
 
 import pytest
 
+from clue_ray.cluster.placement import gangs_at_once, makespan, worker_slots
 from clue_ray.errors import ClusterError
 from clue_ray.spec.specs import ResourcesSpec, StudySpec
-from clue_ray.study.placement import gangs_at_once, makespan, worker_slots
-from clue_ray.study.preflight import check_cluster, check_nodes
+from clue_ray.study.planner import check_cluster, check_nodes
 from tests.study.test_progress import make_plan
 
 

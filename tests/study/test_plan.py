@@ -10,11 +10,10 @@ from clue_ray.errors import SpecError
 from clue_ray.runs import RunRecord
 from clue_ray.spec.compute import train_flops
 from clue_ray.storage.files import write_json
-from clue_ray.study.calibrate import given_rate
-from clue_ray.study.design import no_service_alone, untaught_pairs
+from clue_ray.study.costs import Workload, given_rate
 from clue_ray.study.directory import StudyDirectory
-from clue_ray.study.plan import BYTES_PER_PARAM, check_study, plan_runs
-from clue_ray.study.workload import Workload
+from clue_ray.study.planner import BYTES_PER_PARAM, check_study, plan_runs
+from clue_ray.study.warnings import no_service_alone, untaught_pairs
 from tests.study.planning import make_study, plan
 
 WIDE = {"encoder.size": ["xxs", "xs", "s", "m"], "sequence_length": [1, 2, 4, 8]}

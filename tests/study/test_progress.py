@@ -5,11 +5,11 @@ from types import SimpleNamespace
 import pytest
 from rich.console import Console
 
+from clue_ray.cli.tables import law_table
+from clue_ray.cli.terminal import StudyView, one_line, render
 from clue_ray.spec.specs import RunSpec, TrainSpec
-from clue_ray.study.plan import Plan, PlannedRun
+from clue_ray.study.planned import Plan, PlannedRun
 from clue_ray.study.progress import StudyProgress
-from clue_ray.study.show import StudyView, one_line, render
-from clue_ray.study.tables import law_table
 
 
 def make_plan(finished=()):

@@ -7,12 +7,12 @@ import pandas as pd
 import pytest
 from rich.console import Console
 
-from clue_ray import cli
+from clue_ray.cli.main import main
+from clue_ray.cli.terminal import render_runs, select_runs
 from clue_ray.errors import ClueRayError, RunsError
 from clue_ray.runs import RunRecord
 from clue_ray.storage.files import write_json
-from clue_ray.study.directory import StudyDirectory
-from clue_ray.study.results import current_runs, render_runs, select_runs
+from clue_ray.study.directory import StudyDirectory, current_runs
 from tests.study.planning import plan
 
 
@@ -89,13 +89,13 @@ def test_the_command_prints_csv_or_json_or_a_sentence(corpus, tmp_path, capsys, 
     command = ["clue-ray", "results", str(tmp_path), "--sort", "loss", "--where", "status == 'done'"]
     monkeypatch.setattr("sys.argv", [*command, "--csv"])
     with pytest.raises(SystemExit):
-        cli.main()
+        main()
     assert pd.read_csv(StringIO(capsys.readouterr().out))["loss"].tolist() == [7.0, 9.0]
     monkeypatch.setattr("sys.argv", [*command, "--json"])
     with pytest.raises(SystemExit):
-        cli.main()
+        main()
     assert [row["loss"] for row in json.loads(capsys.readouterr().out)] == [7.0, 9.0]
     monkeypatch.setattr("sys.argv", [*command, "--where", "loss >"])
     with pytest.raises(SystemExit) as ended:
-        cli.main()
+        main()
     assert ended.value.code == 2 and capsys.readouterr().err.count("\n") == 1

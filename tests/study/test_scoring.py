@@ -7,7 +7,7 @@ import pyarrow.fs
 import pytest
 from typer.testing import CliRunner
 
-from clue_ray.cli import app
+from clue_ray.cli.main import app
 from clue_ray.errors import SpecError, StudyError
 from clue_ray.runs import RunRecord, Runs, read_runs
 from clue_ray.spec.specs import EvaluationSpec, RunSpec

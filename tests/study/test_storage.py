@@ -12,10 +12,10 @@ from clue_ray.spec.specs import ResourcesSpec, RunSpec, read_study
 from clue_ray.storage import lease as claim
 from clue_ray.storage.files import WAITS, write_file
 from clue_ray.storage.place import resolve_place
-from clue_ray.study import storage
+from clue_ray.study import probes as storage
 from clue_ray.study.directory import StudyDirectory
 from clue_ray.study.mirror import StoredDirectory
-from clue_ray.study.storage import Places, check_storage, find_trouble, node_trouble, probes
+from clue_ray.study.probes import Places, check_storage, find_trouble, node_trouble, probes
 from clue_ray.study.trial import checkpoint_place
 
 

@@ -3,10 +3,10 @@
 import pytest
 import ray
 
+from clue_ray.cluster.session import join
 from clue_ray.errors import ClusterError
 from clue_ray.spec.specs import EvaluationSpec, ResourcesSpec
-from clue_ray.study import timing
-from clue_ray.study.session import join
+from clue_ray.study import costs as timing
 
 
 def test_a_cluster_of_another_ray_is_named_with_ours(monkeypatch):

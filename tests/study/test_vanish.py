@@ -13,7 +13,7 @@ from clue_ray.storage import lease as claim
 from clue_ray.storage.files import list_files
 from clue_ray.storage.lease import CLAIM
 from clue_ray.storage.place import place_below
-from clue_ray.study.execute import run_study
+from clue_ray.study.run import run_study
 
 LOST = r"has been lost for \d+ s \(the bucket does not exist: check its name\); mend it and run the same command again"
 

@@ -10,7 +10,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from clue_ray.errors import StudyError
 from clue_ray.spec.specs import ResourcesSpec, RunSpec, TrainSpec
 from clue_ray.storage.place import place_below, resolve_place
-from clue_ray.study.tuning import spelled_out
+from clue_ray.study.tune import spelled_out
 from clue_ray.training import checkpoints
 from clue_ray.training.checkpoints import check_owner, load_state, save_state
 from clue_ray.training.tensorboard import CurveEvents, log_to

@@ -6,7 +6,7 @@ from ray import tune
 from clue_ray.spec.grid import expand
 from clue_ray.spec.specs import EvaluationSpec, read_study
 from clue_ray.study.directory import StudyDirectory
-from clue_ray.study.execute import run_study
+from clue_ray.study.run import run_study
 from clue_ray.training import ray_train as distributed
 from clue_ray.training.loop import train_run
 from clue_ray.training.ray_train import LoopError, train_on_workers

@@ -18,7 +18,7 @@ from clue_ray.runs import RunRecord
 from clue_ray.spec.grid import expand
 from clue_ray.spec.specs import EvaluationSpec, RunSpec, read_study
 from clue_ray.study.directory import StudyDirectory
-from clue_ray.study.execute import run_study, train_point
+from clue_ray.study.run import run_study, train_point
 from clue_ray.training.loop import LocalContext, train_run, train_with
 
 CLOCK = {"wall_seconds", "tokens_per_second", "started_at", "study"}

@@ -7,7 +7,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from clue_ray.cli import app
+from clue_ray.cli.main import app
 from clue_ray.corpus.store import open_corpus
 from clue_ray.errors import StudyError
 from clue_ray.spec.specs import EvaluationSpec

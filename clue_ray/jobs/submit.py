@@ -19,8 +19,8 @@ from typing import Any
 from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient
 
 from clue_ray.errors import ClusterError
-from clue_ray.jobserver import CODE_TROUBLES, asking, check_server, first_line
-from clue_ray.shipping import PACKAGE, check_package, check_portable, code_to_ship, copy_study
+from clue_ray.jobs.server import CODE_TROUBLES, asking, check_server, first_line
+from clue_ray.jobs.shipping import PACKAGE, check_package, check_portable, code_to_ship, copy_study
 from clue_ray.spec.specs import StudySpec, read_study
 from clue_ray.spec.yaml import fingerprint
 from clue_ray.study.directory import StudyDirectory

@@ -1,21 +1,25 @@
-"""A dry run: every run of a study with its parameters, tokens, FLOPs and expected time, before anything starts."""
+"""A dry run: every run of a study with its parameters, tokens, FLOPs and expected time, before anything starts.
 
+Arithmetic before anything starts: does the study fit the cluster and the disk?"""
+
+import shutil
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any
+from dataclasses import replace
+from pathlib import Path
 
+from clue_ray.cluster.placement import Node, gangs_at_once, largest, total, worker_slots
 from clue_ray.corpus.logs.reading import plan_reading
 from clue_ray.corpus.store import Corpus
-from clue_ray.errors import SpecError
+from clue_ray.errors import ClusterError, SpecError, StudyError
 from clue_ray.scaling.laws import find_law
 from clue_ray.spec.compute import forward_flops, train_flops
 from clue_ray.spec.grid import MOST_POINTS, Point, check_size, count_points, expand
-from clue_ray.spec.specs import CorpusSpec, RunSpec, StudySpec
-from clue_ray.study.calibrate import Rates
-from clue_ray.study.design import find_notes, find_warnings
+from clue_ray.spec.specs import CorpusSpec, ResourcesSpec, RunSpec, StudySpec
+from clue_ray.storage.place import is_uri, resolve_place
+from clue_ray.study.costs import Rates, Workload
 from clue_ray.study.directory import StudyDirectory
-from clue_ray.study.placement import Node, gangs_at_once, makespan, worker_slots
-from clue_ray.study.workload import Workload
+from clue_ray.study.planned import Plan, PlannedRun
+from clue_ray.study.warnings import find_notes, find_warnings
 from clue_ray.training.checkpoints import KEPT
 from clue_ray.training.counters import describe_run
 from clue_ray.training.evaluate import make_pools
@@ -24,88 +28,6 @@ STARTUP_SECONDS = {True: 1.0, False: 20.0}
 """Start of a run in a reused actor, and through Ray Train."""
 BYTES_PER_PARAM = 12 * KEPT
 """The weights and two moments in float32 of each checkpoint that is kept."""
-
-
-@dataclass(frozen=True)
-class PlannedRun:
-    """One run before it starts."""
-
-    run: RunSpec
-    known: dict[str, Any]
-    steps: int
-    train_tokens: int
-    train_flops: float
-    expected_seconds: float
-    status: str = "missing"
-    "of the record that an earlier command left"
-    retry: bool = False
-    "a run that failed before is to be trained again"
-
-    @property
-    def run_id(self) -> str:
-        """The run's identity."""
-        return str(self.known["run_id"])
-
-    @property
-    def finished(self) -> bool:
-        """Tell whether it needs no more training: done, diverged, or failed and not to be retried."""
-        return self.status in {"done", "diverged"} or (self.status == "failed" and not self.retry)
-
-    @property
-    def workers(self) -> int:
-        """Processes that train it together."""
-        return self.run.resources.workers
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What a study will do here."""
-
-    study: str
-    runs: list[PlannedRun]
-    concurrency: int
-    "runs of one worker at a time"
-    disk_bytes: int
-    warnings: list[str]
-    notes: list[str] = field(default_factory=list)
-    "what earlier commands left, and what of it counts"
-    gangs: int = 1
-    "runs of several workers at a time"
-
-    @property
-    def pending(self) -> list[PlannedRun]:
-        """Runs still to train, the longest first."""
-        return sorted((r for r in self.runs if not r.finished), key=lambda r: -r.expected_seconds)
-
-    def lanes(self, several: bool) -> int:
-        """Runs at a time, of several workers or of one."""
-        return self.gangs if several else self.concurrency
-
-    @property
-    def expected_minutes(self) -> float:
-        """Wall minutes of what is pending: runs of several workers, then those of one, the longest first."""
-        minutes = 0.0
-        for several in (True, False):
-            seconds = [r.expected_seconds for r in self.pending if (r.workers > 1) == several]
-            minutes += makespan(seconds, self.lanes(several)) / 60
-        return minutes
-
-    @property
-    def gpu_hours(self) -> float:
-        """GPU-hours of what is pending."""
-        return sum(r.expected_seconds * r.workers * r.run.resources.gpus_per_worker for r in self.pending) / 3600
-
-    @property
-    def core_hours(self) -> float:
-        """Core-hours of what is pending."""
-        return sum(r.expected_seconds * r.workers * r.run.resources.cpus_per_worker for r in self.pending) / 3600
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return what plan.json holds."""
-        facts = ("steps", "train_tokens", "train_flops", "expected_seconds", "finished")
-        runs = [{**r.known, **{fact: getattr(r, fact) for fact in facts}} for r in self.runs]
-        totals = ("study", "concurrency", "gangs", "expected_minutes", "gpu_hours", "core_hours", "disk_bytes")
-        return {**{key: getattr(self, key) for key in (*totals, "notes", "warnings")}, "runs": runs}
 
 
 def plan_runs(
@@ -247,3 +169,50 @@ def seconds_of(planned: PlannedRun, workload: Workload, study: StudySpec, rates:
     evaluations = -(-1 // study.evaluation.every)
     score_seconds = evaluations * per_flop * forward_flops(run.encoder, workload.evaluation(run.sequence_length))
     return planned.steps * step_seconds / planned.workers + score_seconds + STARTUP_SECONDS[planned.workers == 1]
+
+
+SPARE_BYTES = 256 * 2**20
+"""Room for Ray's logs, Tune's tables and the report."""
+
+
+def check_cluster(plan: Plan, study: StudySpec, nodes: list[Node]) -> None:
+    """Refuse a study that asks for more cores, GPUs or trial slots than the cluster, or any one node, holds."""
+    if not plan.pending:
+        return
+    workers = max(r.workers for r in plan.pending)
+    per_worker = study.resources
+    need = {
+        "CPU": float(max(workers, plan.concurrency) * per_worker.cpus_per_worker),
+        "GPU": max(workers, plan.concurrency) * per_worker.gpus_per_worker,
+        "trial_slot": float(plan.gangs) if workers > 1 else 0.0,
+    }
+    for resource, amount in need.items():
+        if amount > total(nodes, resource):
+            asked = f"{workers} workers or {plan.concurrency} runs at a time"
+            raise ClusterError(
+                f"The study needs {amount:g} {resource} ({asked}), but the cluster has {total(nodes, resource):g}; "
+                "lower resources, or start Ray with more (trial slots: --resources='{\"trial_slot\": 64}' on the head)."
+            )
+    check_nodes(max(workers, plan.concurrency), per_worker, nodes)
+
+
+def check_nodes(workers: int, resources: ResourcesSpec, nodes: list[Node]) -> None:
+    """Refuse workers that the cluster as a whole could hold but its nodes, one by one, cannot."""
+    slots = worker_slots(resources, nodes)
+    if workers > slots:
+        raise ClusterError(
+            f"{workers} workers of {resources.cpus_per_worker} CPU and {resources.gpus_per_worker:g} GPU are asked for "
+            f"at a time, but the cluster's {len(nodes)} nodes (at most {largest(nodes, 'CPU'):g} CPU and "
+            f"{largest(nodes, 'GPU'):g} GPU each) hold {slots}; a worker runs on one node, so lower resources."
+        )
+
+
+def check_disk(plan: Plan, output: Path, checkpoints: str) -> None:
+    """Refuse to start when tables and logs, or checkpoints in their folder, would fill the disk."""
+    needs = {str(output): SPARE_BYTES}
+    if not is_uri(checkpoints):
+        needs[resolve_place(checkpoints)] = plan.disk_bytes + SPARE_BYTES
+    for folder, need in needs.items():
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        if (free := shutil.disk_usage(folder).free) < need:
+            raise StudyError(f"No free disk at {folder}: {free:,} bytes free, about {need:,} needed; free some space.")

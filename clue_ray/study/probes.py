@@ -16,7 +16,7 @@ from clue_ray.spec.specs import StudySpec
 from clue_ray.storage.files import delete_file, patiently, read_file, read_now, write_file
 from clue_ray.storage.place import check_writable, is_uri, resolve_place
 from clue_ray.study.directory import StudyDirectory
-from clue_ray.study.plan import PlannedRun
+from clue_ray.study.planned import PlannedRun
 from clue_ray.study.trial import checkpoint_place
 from clue_ray.training.checkpoints import check_owner
 

@@ -12,17 +12,17 @@ from typing import Any
 from ray import tune
 from ray.tune.logger import CSVLoggerCallback, JsonLoggerCallback
 
+from clue_ray.cluster.placement import gangs_at_once, worker_slots
+from clue_ray.cluster.session import cluster_nodes, without_tune_loggers
 from clue_ray.corpus.store import Corpus
 from clue_ray.errors import StudyError
 from clue_ray.runs import RunRecord
-from clue_ray.spec.specs import RunSpec, StudySpec
+from clue_ray.spec.specs import ResourcesSpec, RunSpec, StudySpec
 from clue_ray.storage.place import resolve_place
 from clue_ray.study.directory import StudyDirectory
-from clue_ray.study.plan import Plan, PlannedRun
-from clue_ray.study.pools import lanes_now
+from clue_ray.study.planned import Plan, PlannedRun
+from clue_ray.study.probes import Gatherer, StorageStopper
 from clue_ray.study.progress import Listener, StudyProgress
-from clue_ray.study.session import without_tune_loggers
-from clue_ray.study.storage import Gatherer, StorageStopper
 from clue_ray.study.trial import run_trial
 
 ACTOR_FAILURES = 3
@@ -133,3 +133,11 @@ def keep_failures(results: tune.ResultGrid, pending: list[PlannedRun], directory
                 raise KeyboardInterrupt
             reason = f"the trial died: {str(errors[planned.run_id]).splitlines()[0]}"
             directory.write_run(planned.run, RunRecord(**planned.known, status="failed", error=reason), [])
+
+
+def lanes_now(workers: int, plan: Plan, resources: ResourcesSpec) -> int:
+    """Count the runs of so many workers at a time; of smaller gangs than the plan's largest, more find room."""
+    if workers == 1 or resources.concurrency != "auto":
+        return plan.lanes(workers > 1)
+    nodes = cluster_nodes()
+    return gangs_at_once(workers, worker_slots(resources, nodes), nodes)

@@ -1,4 +1,6 @@
-"""Runs beyond the grid: `--grow BUDGET` continues the study's axes where that most narrows one prediction.
+"""What `--grow` added to a study beyond its grids: kept in grown.json, part of the study like its grids.
+
+Runs beyond the grid: `--grow BUDGET` continues the study's axes where that most narrows one prediction.
 
 Candidates are the points of the same grids, each axis of scale continued by two steps; those count that a joint law
 over the axes expects on the compute frontier. Which of them to train is chosen by `scaling/growth.py`, a few at a time:
@@ -7,7 +9,7 @@ the laws are fitted anew after each round.
 
 import math
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,13 +24,59 @@ from clue_ray.scaling.axes import joint_fit
 from clue_ray.scaling.fitted import Fit
 from clue_ray.scaling.growth import choose_runs
 from clue_ray.spec.compute import train_flops
-from clue_ray.spec.grid import BUDGETS, list_points
+from clue_ray.spec.grid import BUDGETS, Point, list_points
 from clue_ray.spec.specs import LADDER, RunSpec, StudySpec
-from clue_ray.storage.files import write_json
-from clue_ray.study.grown import Grown
-from clue_ray.study.plan import check_batch, check_run
-from clue_ray.study.workload import Workload
+from clue_ray.storage.files import read_json, write_json
+from clue_ray.study.costs import Workload
+from clue_ray.study.planner import check_batch, check_run
 from clue_ray.training.counters import describe_run
+
+
+@dataclass
+class Grown:
+    """What was added so far, as grown.json holds it."""
+
+    at: float = 0.0
+    runs: list[dict[str, Any]] = field(default_factory=list)
+    "point and train_flops of each"
+    intervals: list[list[float]] = field(default_factory=list)
+    "of the loss at `at`, before the first round and after each"
+
+    @classmethod
+    def read(cls, directory: Path) -> "Grown":
+        """Read what an earlier command added; nothing where none did."""
+        file = directory / "grown.json"
+        return cls(**read_json(file)) if file.exists() else cls()
+
+    @property
+    def points(self) -> list[Point]:
+        """Points beyond the grids."""
+        return [run["point"] for run in self.runs]
+
+    @property
+    def spent(self) -> float:
+        """FLOP of the added runs."""
+        return float(sum(run["train_flops"] for run in self.runs))
+
+    def predict(self, speaker: Fit, at: float) -> None:
+        """Note the interval of the loss at some compute; intervals at another compute are not comparable and go."""
+        if at != self.at:
+            self.at, self.intervals = at, []
+        prediction = speaker.predict(train_flops=at)
+        if [prediction.low, prediction.high] not in self.intervals[-1:]:
+            self.intervals.append([prediction.low, prediction.high])
+
+    def sentence(self) -> str:
+        """Say what was added and what it brought."""
+        added = f"Grown by {len(self.runs)} runs, {self.spent:.2e} FLOP"
+        if not self.intervals:
+            return f"{added}."
+        (low, high), (new_low, new_high) = self.intervals[0], self.intervals[-1]
+        return (
+            f"{added}: the 95% interval of loss at {self.at:.2e} FLOP went from [{low:.3f}, {high:.3f}] to "
+            f"[{new_low:.3f}, {new_high:.3f}]."
+        )
+
 
 FURTHER = 100.0
 """How far beyond the largest run of the grid the prediction lies, as a factor on compute, where none is named."""

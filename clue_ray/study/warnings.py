@@ -12,7 +12,8 @@ from clue_ray.study.directory import StudyDirectory
 from clue_ray.training.evaluate import make_pools
 
 if TYPE_CHECKING:
-    from clue_ray.study.plan import PlannedRun
+    from clue_ray.study.planned import PlannedRun
+
 
 ENOUGH_DECADES = 1.5
 ENOUGH_SCALES = 4
@@ -24,6 +25,7 @@ USER_DEVIATION = 0.3
 """Nats: typical standard deviation over users of the difference of two runs' losses."""
 FINE_DIFFERENCE = 0.03
 """Nats: what a step along an axis of a small study often changes."""
+
 
 AXES = {
     "non_embedding_params": "encoder size",

@@ -12,10 +12,11 @@ from typing import Any
 from urllib.parse import urlparse
 
 import ray
+from ray.data import DataContext
 from ray.exceptions import AuthenticationError
 
+from clue_ray.cluster.placement import Node
 from clue_ray.errors import TOKEN_REMEDY, ClusterError
-from clue_ray.study.placement import Node
 
 TRIAL_SLOTS = 64
 CONNECT_SECONDS = 5.0
@@ -140,3 +141,20 @@ def without_tune_loggers() -> Iterator[None]:
 def cluster_nodes() -> list[Node]:
     """List what each living node of the connected cluster offers."""
     return [node["Resources"] for node in ray.nodes() if node["Alive"]]
+
+
+DATA_POOL = {"pool": "data"}
+"""Label of nodes for Ray Data, as `ray start --labels=pool=data` and the files in `cluster/` set it."""
+
+
+@contextmanager
+def data_pool() -> Iterator[None]:
+    """Keep Ray Data to the data pool of the connected cluster; without one, it runs on any node."""
+    options = DataContext.get_current().execution_options
+    before = options.label_selector
+    if any(node["Alive"] and DATA_POOL.items() <= node["Labels"].items() for node in ray.nodes()):
+        options.label_selector = {**(before or {}), **DATA_POOL}
+    try:
+        yield
+    finally:
+        options.label_selector = before

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from ray import tune
 
+from clue_ray.cluster.session import TRIAL_SLOTS, cluster_nodes, connect, data_pool
 from clue_ray.corpus.build import build_corpus, source_key
 from clue_ray.corpus.logs.reading import plan_reading
 from clue_ray.corpus.planted import planted_floor
@@ -21,19 +22,16 @@ from clue_ray.spec.grid import MOST_POINTS, Point, expand
 from clue_ray.spec.specs import StudySpec
 from clue_ray.storage.files import write_json
 from clue_ray.storage.place import place_below
+from clue_ray.study.add_runs import Grown, Growth, grow
+from clue_ray.study.costs import choose_timing
 from clue_ray.study.directory import StudyDirectory
-from clue_ray.study.grown import Grown
-from clue_ray.study.growth import Growth, grow
 from clue_ray.study.mirror import open_directory
-from clue_ray.study.plan import Plan, check_study, plan_runs
-from clue_ray.study.pools import data_pool
-from clue_ray.study.preflight import check_cluster, check_disk
+from clue_ray.study.planned import Plan
+from clue_ray.study.planner import check_cluster, check_disk, check_study, plan_runs
+from clue_ray.study.probes import check_checkpoints, check_storage
 from clue_ray.study.progress import Listener, ignore
 from clue_ray.study.scoring import score_runs
-from clue_ray.study.session import TRIAL_SLOTS, cluster_nodes, connect
-from clue_ray.study.storage import check_checkpoints, check_storage
-from clue_ray.study.timing import choose_timing
-from clue_ray.study.tuning import train_pending
+from clue_ray.study.tune import train_pending
 from clue_ray.training.baselines import linear_baseline, tfidf_baseline
 from clue_ray.transfer.runs import join_results
 from clue_ray.transfer.tasks import read_tasks
