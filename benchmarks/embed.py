@@ -28,9 +28,8 @@ from clue_ray.corpus.store import ranges, sha256
 from clue_ray.corpus.tokenizer import train_tokenizer
 from clue_ray.encoder.model import Block
 from clue_ray.spec.specs import EncoderSpec, RunSpec, TrainSpec
-from clue_ray.transfer.exported import EncoderCard, Exported, read_encoder
-from clue_ray.transfer.histories import Histories, as_events
-from clue_ray.transfer.inference import UserEncoder
+from clue_ray.transfer.encode import Histories, UserEncoder, as_events
+from clue_ray.transfer.encoder_file import EncoderCard, Exported, read_encoder
 
 BATCH = 32
 
@@ -187,7 +186,7 @@ def compare_memory(folder: Path, sizes: tuple[int, int] = (5_000, 50_000)) -> No
     import ray
 
     from clue_ray.cluster.session import quieten_ray_data
-    from clue_ray.transfer.embed import embed_users
+    from clue_ray.transfer.embed.embed import embed_users
 
     peaks = []
     quieten_ray_data()

@@ -16,9 +16,9 @@ import pyarrow.parquet as pq
 
 from clue_ray.runs import read_runs
 from clue_ray.scaling.downstream import MEASURES
-from clue_ray.transfer.evaluate import run_task
-from clue_ray.transfer.inference import Vectors, load_encoder
-from clue_ray.transfer.tasks import read_task
+from clue_ray.transfer.encode import Vectors, load_encoder
+from clue_ray.transfer.tasks.evaluate import run_task
+from clue_ray.transfer.tasks.spec import read_task
 
 FIRST = {"next_item": "mrr", "attribute": "auc", "retrieval": "mrr"}
 

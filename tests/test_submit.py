@@ -30,7 +30,7 @@ from clue_ray.jobs.submit import attempt_of, submit_study
 from clue_ray.runs import read_runs
 from clue_ray.spec.specs import read_study
 from clue_ray.study.run import run_study
-from clue_ray.transfer.tasks import read_task
+from clue_ray.transfer.tasks.spec import read_task
 from tests.nodes import Nodes
 
 CLOCK = ["wall_seconds", "tokens_per_second", "started_at"]

@@ -5,7 +5,7 @@ Heavy modules are imported inside the commands, so that help and mistakes come a
 
 from clue_ray.cli.clusters import submit
 from clue_ray.cli.corpora import fetch, prepare
-from clue_ray.cli.embeddings import embed, transfer
+from clue_ray.cli.encoders import embed, transfer
 from clue_ray.cli.laws import browse, fit, predict, report
 from clue_ray.cli.main import app
 from clue_ray.cli.studies import plan, results, run, train

@@ -9,7 +9,7 @@ from clue_ray.corpus.logs.schema import logs_of
 from clue_ray.errors import ClusterError, SpecError
 from clue_ray.spec.specs import CorpusSpec, StudySpec
 from clue_ray.storage.place import SCHEMES, is_uri, refuse_secrets
-from clue_ray.transfer.tasks import read_tasks
+from clue_ray.transfer.tasks.spec import read_tasks
 
 PACKAGE = Path(__file__).parent
 MOST_BYTES = 10_000_000

@@ -20,7 +20,7 @@ from clue_ray.storage.lease import Claim
 from clue_ray.storage.lock import locked
 from clue_ray.storage.place import place_below, resolve_place
 from clue_ray.study.directory import StudyDirectory, current_runs
-from clue_ray.transfer.runs import join_results
+from clue_ray.transfer.tasks.columns import join_results
 
 TABLES = r"(owner|plan|corpus|baselines|fits|grown|transfer)\.json|study\.yaml|runs\.(csv|parquet)|curves\.parquet"
 RUN_FILES = r"(spec|curve|record)\.json|(log|driver|error)\.txt|events\.out\.tfevents\.[\w.-]+|transfer/[\w.-]+\.json"

@@ -33,8 +33,8 @@ from clue_ray.study.progress import Listener, ignore
 from clue_ray.study.scoring import score_runs
 from clue_ray.study.tune import train_pending
 from clue_ray.training.baselines import linear_baseline, tfidf_baseline
-from clue_ray.transfer.runs import join_results
-from clue_ray.transfer.tasks import read_tasks
+from clue_ray.transfer.tasks.columns import join_results
+from clue_ray.transfer.tasks.spec import read_tasks
 
 
 def open_study_corpus(study: StudySpec, output: Path, storage: str | None = None) -> Corpus:

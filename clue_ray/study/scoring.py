@@ -24,12 +24,19 @@ from clue_ray.study.directory import StudyDirectory
 from clue_ray.study.mirror import open_directory
 from clue_ray.study.trial import REUSE_TIMEOUT
 from clue_ray.training.ray_train import explain_failure
-from clue_ray.transfer.evaluate import judge_task, lay_out_task, read_result, result_key, result_name, write_left_out
-from clue_ray.transfer.examples import Examples, plan_events
-from clue_ray.transfer.exported import read_card
-from clue_ray.transfer.inference import load_encoder
-from clue_ray.transfer.runs import failure_name, join_results, note_asked
-from clue_ray.transfer.tasks import TaskSpec
+from clue_ray.transfer.encode import load_encoder
+from clue_ray.transfer.encoder_file import read_card
+from clue_ray.transfer.tasks.columns import failure_name, join_results, note_asked
+from clue_ray.transfer.tasks.evaluate import (
+    judge_task,
+    lay_out_task,
+    read_result,
+    result_key,
+    result_name,
+    write_left_out,
+)
+from clue_ray.transfer.tasks.examples import Examples, plan_events
+from clue_ray.transfer.tasks.spec import TaskSpec
 
 PROCESS_FAILURES = 3
 """Times that a trial is started again after its process was lost."""

@@ -21,7 +21,7 @@ from clue_ray.study.directory import write_run
 from clue_ray.training.loop import LocalContext, train_with
 from clue_ray.training.ray_train import explain_failure, train_on_workers
 from clue_ray.training.tensorboard import DRIVER_LOG, LOG_FILE, CurveEvents, log_to
-from clue_ray.transfer.exported import export_run
+from clue_ray.transfer.encoder_file import export_run
 
 REUSE_TIMEOUT = "TUNE_FUNCTION_THREAD_TIMEOUT_S"
 """Longest wait of Tune for a run's thread to end before its actor is used again."""

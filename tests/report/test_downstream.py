@@ -11,7 +11,7 @@ from clue_ray.report.content import build_content
 from clue_ray.report.directory import read_directory
 from clue_ray.report.downstream import carries_over, downstream, score_over_loss
 from clue_ray.report.page import render
-from clue_ray.transfer.runs import join_results, note_asked
+from clue_ray.transfer.tasks.columns import join_results, note_asked
 from tests.report.planted import planted, write_study
 
 SLOPE, NOISE = 0.5, 0.002

@@ -15,9 +15,9 @@ from clue_ray.study import scoring
 from clue_ray.study.mirror import StoredDirectory
 from clue_ray.study.scoring import score_study
 from clue_ray.training.loop import LocalContext, train_with
-from clue_ray.transfer.evaluate import run_task
-from clue_ray.transfer.exported import export_run
-from clue_ray.transfer.tasks import TaskSpec, read_tasks
+from clue_ray.transfer.encoder_file import export_run
+from clue_ray.transfer.tasks.evaluate import run_task
+from clue_ray.transfer.tasks.spec import TaskSpec, read_tasks
 
 pytestmark = pytest.mark.ray
 RUN = {

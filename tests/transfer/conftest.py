@@ -8,7 +8,7 @@ from clue_ray.corpus.tokenizer import train_tokenizer
 from clue_ray.encoder.model import Encoder
 from clue_ray.spec.compute import Vocabulary
 from clue_ray.spec.specs import EncoderSpec, RunSpec, TrainSpec
-from clue_ray.transfer.exported import export_encoder
+from clue_ray.transfer.encoder_file import export_encoder
 
 SHAPE = EncoderSpec(width=16, item_layers=1, service_layers=1, heads=2, output_width=8)
 

@@ -13,10 +13,10 @@ import pytest
 
 from clue_ray.errors import ClusterError, EventLogError, StudyError
 from clue_ray.spec.specs import CorpusSpec
-from clue_ray.transfer import embed
-from clue_ray.transfer.embed import embed_users, make_parts
-from clue_ray.transfer.inference import UserEncoder, load_encoder
-from clue_ray.transfer.writing import NOTHING_NEW, OTHER_SERVICES, USER_ROWS, rows_of_part, write_parts
+from clue_ray.transfer.embed import embed
+from clue_ray.transfer.embed.embed import embed_users, make_parts
+from clue_ray.transfer.embed.writing import NOTHING_NEW, OTHER_SERVICES, USER_ROWS, rows_of_part, write_parts
+from clue_ray.transfer.encode import UserEncoder, load_encoder
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ from clue_ray.errors import StudyError
 from clue_ray.spec.specs import EvaluationSpec
 from clue_ray.training.checkpoints import load_state
 from clue_ray.training.loop import LocalContext, train_with
-from clue_ray.transfer.exported import export_run, read_encoder
+from clue_ray.transfer.encoder_file import export_run, read_encoder
 
 
 @pytest.fixture(scope="module")

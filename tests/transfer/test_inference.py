@@ -13,10 +13,9 @@ import torch
 
 from clue_ray.errors import EventLogError, StudyError
 from clue_ray.training.evaluate import embed
-from clue_ray.transfer import inference
-from clue_ray.transfer.exported import read_encoder
-from clue_ray.transfer.histories import Histories, as_events
-from clue_ray.transfer.inference import load_encoder
+from clue_ray.transfer import encode as inference
+from clue_ray.transfer.encode import Histories, as_events, load_encoder
+from clue_ray.transfer.encoder_file import read_encoder
 from tests.plain import plain_embedding
 
 

@@ -6,8 +6,8 @@ import pytest
 
 from clue_ray.spec.grid import expand
 from clue_ray.spec.specs import read_study
-from clue_ray.transfer.examples import make_examples, plan_events, read_events
-from clue_ray.transfer.tasks import read_task
+from clue_ray.transfer.tasks.examples import make_examples, plan_events, read_events
+from clue_ray.transfer.tasks.spec import read_task
 
 FOLDER = Path(__file__).parents[2] / "studies" / "transfer"
 OPEN = FOLDER.parent / "open-clue"

@@ -15,17 +15,16 @@ from scipy import stats
 
 from clue_ray.corpus.store import stable_hash
 from clue_ray.errors import EventLogError, SpecError
-from clue_ray.transfer import evaluate, heads
-from clue_ray.transfer.evaluate import result_key, run_task
-from clue_ray.transfer.examples import Examples, make_examples, plan_events, read_events
-from clue_ray.transfer.exported import read_card, read_encoder
-from clue_ray.transfer.heads import fit_head
-from clue_ray.transfer.histories import LEFT_OUT, Histories
-from clue_ray.transfer.inference import load_encoder
-from clue_ray.transfer.leaks import check_inputs, check_pretraining
-from clue_ray.transfer.scores import auc, chance_measures, r2, ranking_measures, resample, retrieval_measures
-from clue_ray.transfer.scratch import train_from_scratch
-from clue_ray.transfer.tasks import TaskSpec, parse_against
+from clue_ray.transfer.encode import LEFT_OUT, Histories, load_encoder
+from clue_ray.transfer.encoder_file import read_card, read_encoder
+from clue_ray.transfer.tasks import evaluate, heads
+from clue_ray.transfer.tasks.evaluate import result_key, run_task
+from clue_ray.transfer.tasks.examples import Examples, make_examples, plan_events, read_events
+from clue_ray.transfer.tasks.heads import fit_head
+from clue_ray.transfer.tasks.leaks import check_inputs, check_pretraining
+from clue_ray.transfer.tasks.scores import auc, chance_measures, r2, ranking_measures, resample, retrieval_measures
+from clue_ray.transfer.tasks.scratch import train_from_scratch
+from clue_ray.transfer.tasks.spec import TaskSpec, parse_against
 
 
 @pytest.fixture
@@ -381,7 +380,7 @@ def test_users_of_a_table_that_the_log_does_not_name_are_listed(task, events, tm
 
 def test_labels_have_the_same_features_in_every_process():
     code = (
-        "import hashlib; from clue_ray.transfer.features import label_features as f;"
+        "import hashlib; from clue_ray.transfer.tasks.features import label_features as f;"
         "names = tuple(f'a{n // 2} b{n // 3} c{n % 7}' for n in range(500));"
         "print(hashlib.sha256(f(names).numpy().tobytes()).hexdigest())"
     )

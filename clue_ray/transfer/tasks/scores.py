@@ -15,6 +15,7 @@ RESAMPLES = 1000
 LEVEL = 0.95
 TOP = 10
 
+
 Matrix = NDArray[np.float64]
 Measure = Callable[[NDArray[np.int64]], float]
 """A measure of one output, over users by index."""

@@ -11,11 +11,11 @@ from scipy.stats import ks_2samp
 
 from clue_ray.corpus.store import split_of
 from clue_ray.errors import SpecError
-from clue_ray.transfer.attributes import user_values
-from clue_ray.transfer.examples import FEWEST, Examples, label_texts
-from clue_ray.transfer.exported import EncoderCard
-from clue_ray.transfer.features import word_counts
-from clue_ray.transfer.tasks import AttributeSpec, NextItemSpec, TaskSpec
+from clue_ray.transfer.encoder_file import EncoderCard
+from clue_ray.transfer.tasks.attributes import user_values
+from clue_ray.transfer.tasks.examples import FEWEST, Examples, label_texts
+from clue_ray.transfer.tasks.features import word_counts
+from clue_ray.transfer.tasks.spec import AttributeSpec, NextItemSpec, TaskSpec
 
 COPIED = 0.5
 """Share of test users whose labels all stand in their inputs, above which a service is a copy of another; of values,

@@ -15,7 +15,7 @@ from pyarrow import csv
 from clue_ray.corpus.logs.schema import as_text
 from clue_ray.errors import SpecError, StudyError
 from clue_ray.storage.files import read_whole
-from clue_ray.transfer.tasks import AttributeSpec
+from clue_ray.transfer.tasks.spec import AttributeSpec
 
 
 def user_values(asked: AttributeSpec) -> "pd.Series[Any]":

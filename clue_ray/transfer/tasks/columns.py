@@ -12,8 +12,8 @@ import pandas as pd
 from clue_ray.runs import SCORES, Runs, read_runs
 from clue_ray.scaling.downstream import MEASURES
 from clue_ray.storage.files import read_json, write_json
-from clue_ray.transfer.evaluate import read_result, result_name
-from clue_ray.transfer.tasks import column_of
+from clue_ray.transfer.tasks.evaluate import read_result, result_name
+from clue_ray.transfer.tasks.spec import column_of
 
 ASKED = "transfer.json"
 """In a study's folder: by task and run, the name of the result that its tables show."""

@@ -13,8 +13,8 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import nn
 
-from clue_ray.transfer.examples import Examples
-from clue_ray.transfer.features import label_features
+from clue_ray.transfer.tasks.examples import Examples
+from clue_ray.transfer.tasks.features import label_features
 
 HIDDEN = 64
 DROPOUT = 0.2
@@ -25,6 +25,7 @@ LOOK_EVERY = 10
 BATCH = 512
 LEARNING_RATE = 3e-3
 WEIGHT_DECAY = 0.1
+
 
 Matrix = NDArray[np.float64]
 

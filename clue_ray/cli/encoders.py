@@ -10,7 +10,8 @@ import typer
 from clue_ray.cli.options import Address, Json, Storage, console
 
 if TYPE_CHECKING:
-    from clue_ray.transfer.tasks import TaskSpec
+    from clue_ray.transfer.tasks.spec import TaskSpec
+
 
 RunFolder = Annotated[str, typer.Argument(metavar="RUN", help="Folder or URI of a finished run, or of its encoder.")]
 
@@ -40,11 +41,11 @@ def embed(
     from clue_ray.cli.options import make_corpus_spec
 
     corpus_spec = make_corpus_spec(events or [], columns, text, spec)
-    from clue_ray.transfer.exported import read_encoder
+    from clue_ray.transfer.encoder_file import read_encoder
 
     read_encoder(run)  # a wrong folder is told before Ray starts
     from clue_ray.cluster.session import connect
-    from clue_ray.transfer.embed import embed_users
+    from clue_ray.transfer.embed.embed import embed_users
 
     settings = {"per_service": per_service, "since": since, "gpus_per_worker": gpus_per_worker}
     with connect(address):
@@ -77,13 +78,13 @@ def transfer(
     as_json: Json = False,
 ) -> None:
     """Put a trained encoder, or each of a study's, to downstream tasks, features frozen, beside the baselines."""
-    from clue_ray.transfer.tasks import parse_against, read_tasks
+    from clue_ray.transfer.tasks.spec import parse_against, read_tasks
 
     specs, others = read_tasks(tasks), parse_against(against or [])
     if storage or Path(run, "owner.json").is_file():
         results = _score_study(Path(run), specs, others, address, storage)
     else:
-        from clue_ray.transfer.evaluate import run_task
+        from clue_ray.transfer.tasks.evaluate import run_task
 
         results = [run_task(run, spec, others) for spec in specs]
     if as_json:

@@ -24,10 +24,10 @@ from clue_ray.corpus.logs.reading import Reading, plan_reading
 from clue_ray.errors import ClusterError, EventLogError, StudyError
 from clue_ray.spec.specs import CorpusSpec
 from clue_ray.spec.yaml import fingerprint
-from clue_ray.transfer.exported import EncoderCard, Exported, read_encoder
-from clue_ray.transfer.inference import UserEncoder
-from clue_ray.transfer.parts import Parts
-from clue_ray.transfer.writing import USER_ROWS, EmbedPlan, Precision, rows_of_part, write_parts
+from clue_ray.transfer.embed.parts import Parts
+from clue_ray.transfer.embed.writing import USER_ROWS, EmbedPlan, Precision, rows_of_part, write_parts
+from clue_ray.transfer.encode import UserEncoder
+from clue_ray.transfer.encoder_file import EncoderCard, Exported, read_encoder
 
 BYTES_A_PART, MIN_PARTS, MAX_PARTS = 1_000_000, 16, 4096
 Settings = dict[str, Any]

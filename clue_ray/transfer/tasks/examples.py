@@ -18,9 +18,9 @@ from clue_ray.corpus.logs.reading import Reading, plan_reading, read_part
 from clue_ray.corpus.logs.schema import good_rows, normalise
 from clue_ray.corpus.store import split_of
 from clue_ray.errors import EventLogError, SpecError
-from clue_ray.transfer.attributes import label_attribute, user_values
-from clue_ray.transfer.histories import EVENTS, LEFT_OUT
-from clue_ray.transfer.tasks import RetrievalSpec, TaskSpec
+from clue_ray.transfer.encode import EVENTS, LEFT_OUT
+from clue_ray.transfer.tasks.attributes import label_attribute, user_values
+from clue_ray.transfer.tasks.spec import RetrievalSpec, TaskSpec
 
 DAY = 86_400.0
 FEWEST = 20

@@ -15,10 +15,10 @@ from scipy import sparse
 
 from clue_ray.corpus.store import ranges
 from clue_ray.training.baselines import leading_directions, term_counts, unit, unit_rows
-from clue_ray.transfer.histories import Histories
-from clue_ray.transfer.inference import UserEncoder, encode_items
+from clue_ray.transfer.encode import Histories, UserEncoder, encode_items
 
 COMPONENTS = 64
+
 
 Matrix = NDArray[np.float64]
 

@@ -16,9 +16,8 @@ import pyarrow.compute as pc
 from clue_ray.corpus.logs.reading import Part, Reading, read_part
 from clue_ray.corpus.logs.schema import normalise
 from clue_ray.corpus.store import stable_hash
-from clue_ray.transfer.histories import EVENTS, LEFT_OUT, Histories
-from clue_ray.transfer.inference import UserEncoder, Vectors
-from clue_ray.transfer.parts import Parts
+from clue_ray.transfer.embed.parts import Parts
+from clue_ray.transfer.encode import EVENTS, LEFT_OUT, Histories, UserEncoder, Vectors
 
 OTHER_SERVICES = "no events in the services asked for"
 NOTHING_NEW = "no new events"

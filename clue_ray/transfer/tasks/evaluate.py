@@ -23,19 +23,19 @@ from clue_ray.errors import SpecError
 from clue_ray.spec.yaml import fingerprint
 from clue_ray.storage.files import patiently, read_file, write_file
 from clue_ray.storage.place import is_uri
-from clue_ray.transfer import features, scores
-from clue_ray.transfer.attributes import read_table_file
-from clue_ray.transfer.examples import Examples, draw_candidates, make_examples, plan_events, read_events
-from clue_ray.transfer.exported import EncoderCard, find_encoder, read_card
-from clue_ray.transfer.heads import base_scores, fit_head
-from clue_ray.transfer.histories import Histories
-from clue_ray.transfer.inference import UserEncoder, load_encoder
-from clue_ray.transfer.leaks import check_inputs, check_pretraining
-from clue_ray.transfer.scratch import train_from_scratch
-from clue_ray.transfer.tasks import TaskSpec
+from clue_ray.transfer.encode import Histories, UserEncoder, load_encoder
+from clue_ray.transfer.encoder_file import EncoderCard, find_encoder, read_card
+from clue_ray.transfer.tasks import features, scores
+from clue_ray.transfer.tasks.attributes import read_table_file
+from clue_ray.transfer.tasks.examples import Examples, draw_candidates, make_examples, plan_events, read_events
+from clue_ray.transfer.tasks.heads import base_scores, fit_head
+from clue_ray.transfer.tasks.leaks import check_inputs, check_pretraining
+from clue_ray.transfer.tasks.scratch import train_from_scratch
+from clue_ray.transfer.tasks.spec import TaskSpec
 
 EVALUATION = 6
 """Bump when the same task and encoder would be scored otherwise."""
+
 
 SCRATCHES = 3
 """Encoders trained from scratch on a task, at most, each read by one head."""

@@ -9,12 +9,11 @@ from torch import nn
 from clue_ray.batches.packing import Windows, pack
 from clue_ray.encoder.model import Encoder
 from clue_ray.training.schedule import make_optimizer
-from clue_ray.transfer.examples import Examples
-from clue_ray.transfer.exported import Exported
-from clue_ray.transfer.features import label_features
-from clue_ray.transfer.heads import Head, Lowest, base_scores, loss_of, tensors
-from clue_ray.transfer.histories import Histories
-from clue_ray.transfer.inference import UserEncoder
+from clue_ray.transfer.encode import Histories, UserEncoder
+from clue_ray.transfer.encoder_file import Exported
+from clue_ray.transfer.tasks.examples import Examples
+from clue_ray.transfer.tasks.features import label_features
+from clue_ray.transfer.tasks.heads import Head, Lowest, base_scores, loss_of, tensors
 
 BATCH = 32
 LOOK_EVERY = 25
