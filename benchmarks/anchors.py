@@ -18,12 +18,11 @@ import pandas as pd
 from rich.console import Console
 from rich.table import Table
 
-from clue_ray.scaling.fit import fit_law
-from clue_ray.scaling.fitted import Fit
-from clue_ray.scaling.isoflop import fit_isoflop, fit_line
-from clue_ray.scaling.law import Floats, Law, decay
-from clue_ray.scaling.problem import differentiate, minimise
-from clue_ray.scaling.starts import screen
+from clue_ray.scaling.deciding.isoflop import fit_isoflop, fit_line
+from clue_ray.scaling.fitting.fit import Fit, fit_law
+from clue_ray.scaling.fitting.problem import differentiate, minimise
+from clue_ray.scaling.fitting.search import screen
+from clue_ray.scaling.laws.law import Floats, Law, decay
 
 FITDATA = Path(__file__).parents[2] / "shared" / "fitdata"
 OBJECTIVE_BAR = 0.0010182741

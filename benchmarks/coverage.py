@@ -27,9 +27,9 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.anchors import FITDATA, epoch_fit, epoch_points
-from clue_ray.scaling.fit import fit_law
-from clue_ray.scaling.law import Floats
-from clue_ray.scaling.laws import LAWS
+from clue_ray.scaling.fitting.fit import fit_law
+from clue_ray.scaling.laws.catalogue import LAWS
+from clue_ray.scaling.laws.law import Floats
 
 ALLOWED = (0.93, 0.98)
 

@@ -23,12 +23,12 @@ from rich.table import Table
 
 from benchmarks.anchors import FITDATA, epoch_points
 from clue_ray.runs import Runs
-from clue_ray.scaling.analysis import analyse
-from clue_ray.scaling.bootstrap import DRAWS
-from clue_ray.scaling.fit import fit_law
-from clue_ray.scaling.law import Floats
-from clue_ray.scaling.laws import LAWS
-from clue_ray.scaling.problem import huber
+from clue_ray.scaling.answering.analysis import analyse
+from clue_ray.scaling.fitting.bootstrap import DRAWS
+from clue_ray.scaling.fitting.fit import fit_law
+from clue_ray.scaling.fitting.problem import huber
+from clue_ray.scaling.laws.catalogue import LAWS
+from clue_ray.scaling.laws.law import Floats
 
 DELTA = 1e-3
 FITS = 21

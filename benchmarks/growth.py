@@ -20,10 +20,9 @@ import pandas as pd
 from rich.console import Console
 from rich.table import Table
 
-from clue_ray.scaling.analysis import headline
-from clue_ray.scaling.fit import fit_law
-from clue_ray.scaling.fitted import Fit
-from clue_ray.scaling.frontier import mark
+from clue_ray.scaling.answering.analysis import headline
+from clue_ray.scaling.fitting.fit import Fit, fit_law
+from clue_ray.scaling.fitting.frontier import mark
 from clue_ray.study.add_runs import next_runs
 
 SIZES = [1e4 * 4.0**power for power in range(8)]

@@ -18,9 +18,9 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from clue_ray.scaling import backtest
-from clue_ray.scaling.fit import fit_law
-from clue_ray.scaling.law import Floats
+from clue_ray.scaling.fitting.fit import fit_law
+from clue_ray.scaling.judging import backtest
+from clue_ray.scaling.laws.law import Floats
 
 PLAIN, FLOOR, BOUNDED = LAWS = ("power_law", "power_law_plus_constant", "bounded_power_law")
 NOISE, CANDIDATES = 0.005, 256

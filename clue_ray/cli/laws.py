@@ -19,7 +19,7 @@ def fit(
 ) -> None:
     """Fit one law to any table of runs."""
     from clue_ray.runs import read_runs
-    from clue_ray.scaling.fit import fit_law
+    from clue_ray.scaling.fitting.fit import fit_law
 
     fitted = fit_law(law, read_runs(runs), x=x or ["train_flops"], y=y)
     if as_json:

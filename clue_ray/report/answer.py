@@ -14,8 +14,8 @@ from clue_ray.report.directory import StudyFiles
 from clue_ray.report.headline import Band, clipped_runs, interval_band, loss_against_compute
 from clue_ray.report.rendering import OF_A_RUN, Picture, picture
 from clue_ray.report.style import law_label
-from clue_ray.scaling.analysis import Analysis
-from clue_ray.scaling.words import number
+from clue_ray.scaling.answering.analysis import Analysis
+from clue_ray.scaling.answering.sentences import number
 
 CLIPPED = "An arrow at the upper edge marks a run worse than a guess, with its loss."
 

@@ -21,8 +21,8 @@ from clue_ray.report.rendering import NARROW, WIDE, picture
 from clue_ray.report.section import Section
 from clue_ray.report.style import law_label
 from clue_ray.report.tables import Table, written
-from clue_ray.scaling.analysis import Analysis
-from clue_ray.scaling.fitted import Prediction
+from clue_ray.scaling.answering.analysis import Analysis
+from clue_ray.scaling.fitting.fit import Prediction
 from clue_ray.storage.files import replacing
 
 PLACES = 9

@@ -10,7 +10,7 @@ from clue_ray.report import answer, downstream, effects, evidence, judgement, ne
 from clue_ray.report.directory import StudyFiles
 from clue_ray.report.rendering import Picture
 from clue_ray.report.section import Download, Section
-from clue_ray.scaling.analysis import Analysis
+from clue_ray.scaling.answering.analysis import Analysis
 
 
 @dataclass(frozen=True)

@@ -16,10 +16,10 @@ from clue_ray.report.grid_figures import EQUAL, HORIZONS, SIZE, alike, grid_of, 
 from clue_ray.report.rendering import HALF, NARROW, Picture, picture
 from clue_ray.report.section import Section
 from clue_ray.report.style import law_label, short_label
-from clue_ray.scaling.analysis import Analysis
-from clue_ray.scaling.axes import AxisEffect
-from clue_ray.scaling.isoflop import IsoFlop, fit_isoflop
-from clue_ray.scaling.words import listing
+from clue_ray.scaling.answering.analysis import Analysis
+from clue_ray.scaling.answering.axes import AxisEffect
+from clue_ray.scaling.answering.sentences import listing
+from clue_ray.scaling.deciding.isoflop import IsoFlop, fit_isoflop
 
 GRIDS = ("sequence_length", "global_batch_size", "corpus_users")
 """Axes that a table sets against encoder size."""

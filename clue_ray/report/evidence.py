@@ -20,7 +20,7 @@ from clue_ray.report.rendering import HALF, NARROW, WIDE, Picture, picture
 from clue_ray.report.section import Section
 from clue_ray.report.style import FAINT, INK, MUTED, candidates_of
 from clue_ray.report.tables import Table, describe, number, text, written
-from clue_ray.scaling.frontier import settings_of
+from clue_ray.scaling.fitting.frontier import settings_of
 
 
 def learnt(files: StudyFiles) -> Section | None:

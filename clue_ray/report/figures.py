@@ -34,7 +34,7 @@ from clue_ray.report.style import (
     ordered_colours,
     short_label,
 )
-from clue_ray.scaling.axes import AxisEffect
+from clue_ray.scaling.answering.axes import AxisEffect
 
 __all__ = [
     "EXTRAPOLATION",

@@ -11,7 +11,7 @@ from matplotlib.collections import QuadMesh
 
 from clue_ray.report.numbers import compact, flop, is_absent, shortened
 from clue_ray.report.style import FAINT, INK, LAW_COLOUR, MUTED, distinct, label, log_axis, ordered_colours
-from clue_ray.scaling.isoflop import SAME_LEVEL, IsoFlop
+from clue_ray.scaling.deciding.isoflop import SAME_LEVEL, IsoFlop
 
 LENGTH, SIZE = "sequence_length", "non_embedding_params"
 EQUAL = ("corpus_users", LENGTH, "global_batch_size", "learning_rate", "seed")

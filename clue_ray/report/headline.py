@@ -31,7 +31,7 @@ from clue_ray.report.style import (
     law_label,
     log_axis,
 )
-from clue_ray.scaling.analysis import Analysis
+from clue_ray.scaling.answering.analysis import Analysis
 
 EXTRAPOLATION = 10.0
 """How far beyond the largest run's compute the headline laws are drawn."""

@@ -16,10 +16,10 @@ from clue_ray.report.rendering import NARROW, Picture, picture
 from clue_ray.report.section import Section
 from clue_ray.report.style import law_label
 from clue_ray.report.tables import Cell, Table, text, written
-from clue_ray.scaling.analysis import Analysis, reach
-from clue_ray.scaling.answer import FURTHER
-from clue_ray.scaling.fitted import Fit, Prediction
-from clue_ray.scaling.words import listing, number
+from clue_ray.scaling.answering.analysis import Analysis, reach
+from clue_ray.scaling.answering.sentences import listing, number
+from clue_ray.scaling.fitting.fit import Fit, Prediction
+from clue_ray.scaling.judging.backtest import FURTHER
 
 AUTHORS = (
     "The CLUE authors\N{RIGHT SINGLE QUOTATION MARK} own pre-publication curve is log-linear in compute rather than a "

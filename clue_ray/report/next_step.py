@@ -17,14 +17,13 @@ from clue_ray.report.rendering import NARROW, picture
 from clue_ray.report.section import Section
 from clue_ray.report.style import FAINT, INK, LAW_COLOUR, short_label
 from clue_ray.report.tables import Cell, Table, text, written
-from clue_ray.scaling.allocate import Recipe, allocate
-from clue_ray.scaling.analysis import Analysis
-from clue_ray.scaling.answer import FURTHER
-from clue_ray.scaling.axes import AxisEffect, joint_fit
-from clue_ray.scaling.budget import marginal_returns
-from clue_ray.scaling.fit import fit_law
-from clue_ray.scaling.fitted import Fit
-from clue_ray.scaling.words import listing
+from clue_ray.scaling.answering.analysis import Analysis
+from clue_ray.scaling.answering.axes import AxisEffect, joint_fit
+from clue_ray.scaling.answering.sentences import listing
+from clue_ray.scaling.deciding.allocate import Recipe, allocate
+from clue_ray.scaling.deciding.budget import marginal_returns
+from clue_ray.scaling.fitting.fit import Fit, fit_law
+from clue_ray.scaling.judging.backtest import FURTHER
 
 SHORT = (6.8, 2.3)
 FARTHEST = 10.0

@@ -7,7 +7,7 @@ here, once, and nowhere else in the report.
 import math
 from typing import Any
 
-from clue_ray.scaling import words
+from clue_ray.scaling.answering import sentences as words
 
 ABSENT = "–"  # noqa: RUF001  (an en dash, the typographic sign for "no value")
 

@@ -17,7 +17,7 @@ from clue_ray.report.directory import StudyFiles, read_directory
 from clue_ray.report.rendering import Picture
 from clue_ray.report.section import Download
 from clue_ray.runs import Runs
-from clue_ray.scaling.analysis import Analysis, analyse
+from clue_ray.scaling.answering.analysis import Analysis, analyse
 from clue_ray.storage.files import replacing, write_json
 
 

@@ -10,9 +10,9 @@ from clue_ray.report.directory import read_directory
 from clue_ray.report.numbers import flop, significant
 from clue_ray.report.style import law_label
 from clue_ray.runs import Runs
-from clue_ray.scaling.analysis import analyse
-from clue_ray.scaling.budget import budget_for_loss
-from clue_ray.scaling.words import listing
+from clue_ray.scaling.answering.analysis import analyse
+from clue_ray.scaling.answering.sentences import listing
+from clue_ray.scaling.deciding.budget import budget_for_loss
 
 NEEDED = ("train_flops", "loss", "loss_candidates")
 

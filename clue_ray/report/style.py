@@ -17,7 +17,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from clue_ray.report.numbers import compact, decade, is_absent, shortened
-from clue_ray.scaling.laws import LAWS
+from clue_ray.scaling.laws.catalogue import LAWS
 
 INK, MUTED, FAINT = "#1a1a1a", "#5f6368", "#d5d8dc"
 LAW_COLOUR = "#d55e00"  # Okabe-Ito vermillion: apart from viridis for every common colour vision

@@ -14,7 +14,7 @@ from clue_ray.report import numbers
 from clue_ray.report.directory import StudyFiles
 from clue_ray.report.style import distinct, law_label, short_label
 from clue_ray.runs import chance_loss
-from clue_ray.scaling.analysis import Analysis
+from clue_ray.scaling.answering.analysis import Analysis
 
 
 @dataclass(frozen=True)

@@ -19,10 +19,11 @@ import pandas as pd
 from clue_ray.corpus.store import Corpus
 from clue_ray.errors import ClueRayError, StudyError
 from clue_ray.runs import Runs
-from clue_ray.scaling.analysis import FEWEST, analyse
-from clue_ray.scaling.axes import joint_fit
-from clue_ray.scaling.fitted import Fit
-from clue_ray.scaling.growth import choose_runs
+from clue_ray.scaling.answering.analysis import analyse
+from clue_ray.scaling.answering.axes import joint_fit
+from clue_ray.scaling.deciding.add_runs import choose_runs
+from clue_ray.scaling.fitting.fit import Fit
+from clue_ray.scaling.fitting.frontier import FEWEST
 from clue_ray.spec.compute import train_flops
 from clue_ray.spec.grid import BUDGETS, Point, list_points
 from clue_ray.spec.specs import LADDER, RunSpec, StudySpec

@@ -11,7 +11,7 @@ from clue_ray.cluster.placement import Node, gangs_at_once, largest, total, work
 from clue_ray.corpus.logs.reading import plan_reading
 from clue_ray.corpus.store import Corpus
 from clue_ray.errors import ClusterError, SpecError, StudyError
-from clue_ray.scaling.laws import find_law
+from clue_ray.scaling.laws.catalogue import find_law
 from clue_ray.spec.compute import forward_flops, train_flops
 from clue_ray.spec.grid import MOST_POINTS, Point, check_size, count_points, expand
 from clue_ray.spec.specs import CorpusSpec, ResourcesSpec, RunSpec, StudySpec

@@ -14,11 +14,10 @@ from scipy import stats
 
 from clue_ray.errors import FitError
 from clue_ray.runs import Runs
-from clue_ray.scaling.analysis import Analysis, analyse
+from clue_ray.scaling.answering.analysis import Analysis, analyse
+from clue_ray.scaling.deciding.isoflop import fit_isoflop
 from clue_ray.scaling.downstream import correlation, predict_largest
-from clue_ray.scaling.fit import fit_law
-from clue_ray.scaling.fitted import Fit
-from clue_ray.scaling.isoflop import fit_isoflop
+from clue_ray.scaling.fitting.fit import Fit, fit_law
 
 SCORED = {
     "recall_at_10": "finding users, recall@10",

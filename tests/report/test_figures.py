@@ -12,7 +12,7 @@ from clue_ray.report import figures, grid_figures, numbers
 from clue_ray.report.clipping import highest_shown
 from clue_ray.report.style import Encoding
 from clue_ray.runs import Runs
-from clue_ray.scaling.analysis import Analysis, analyse
+from clue_ray.scaling.answering.analysis import Analysis, analyse
 
 SIZES = {"xxs": 5e3, "xs": 2e4, "s": 9e4}
 LENGTHS = (2, 4, 8)

@@ -17,9 +17,9 @@ from clue_ray.report.grid_figures import grid_of, isoflop_curves
 from clue_ray.report.next_step import Doubling, gains, in_vain, in_words, larger_value, lead
 from clue_ray.report.parallel import coordinates, parallel_coordinates
 from clue_ray.runs import Runs
-from clue_ray.scaling.analysis import analyse
-from clue_ray.scaling.axes import AxisEffect
-from clue_ray.scaling.isoflop import fit_isoflop
+from clue_ray.scaling.answering.analysis import analyse
+from clue_ray.scaling.answering.axes import AxisEffect
+from clue_ray.scaling.deciding.isoflop import fit_isoflop
 from tests.report.planted import planted, write_study
 
 LENGTH = Doubling("sequence_length", 64, 0.05, 0.04, 0.06, (1.4, 1.8))

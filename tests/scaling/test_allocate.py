@@ -11,12 +11,10 @@ from hypothesis import strategies as st
 from scipy.optimize import minimize_scalar
 
 from clue_ray.errors import FitError
-from clue_ray.scaling.allocate import allocate, best_loss
-from clue_ray.scaling.budget import budget_for_loss, marginal_returns
-from clue_ray.scaling.cost import Cost, calibrate_cost, token_cost
-from clue_ray.scaling.fit import fit_law
-from clue_ray.scaling.fitted import Fit
-from clue_ray.scaling.law import Law
+from clue_ray.scaling.deciding.allocate import Cost, allocate, best_loss, calibrate_cost, token_cost
+from clue_ray.scaling.deciding.budget import budget_for_loss, marginal_returns
+from clue_ray.scaling.fitting.fit import Fit, fit_law
+from clue_ray.scaling.laws.law import Law
 
 AXES = ["non_embedding_params", "train_tokens"]
 

@@ -10,13 +10,12 @@ from hypothesis import strategies as st
 
 from clue_ray.errors import FitError, RunsError
 from clue_ray.runs import Runs
-from clue_ray.scaling.analysis import Analysis, analyse
-from clue_ray.scaling.bic import compare_bic
-from clue_ray.scaling.cautions import influential
-from clue_ray.scaling.fit import fit_law
-from clue_ray.scaling.fitted import Prediction
-from clue_ray.scaling.frontier import frontier, mark, settings_of
-from clue_ray.scaling.speaker import trend
+from clue_ray.scaling.answering.analysis import Analysis, analyse
+from clue_ray.scaling.answering.warnings import influential
+from clue_ray.scaling.fitting.fit import Prediction, fit_law
+from clue_ray.scaling.fitting.frontier import frontier, mark, settings_of
+from clue_ray.scaling.judging.backtest import trend
+from clue_ray.scaling.judging.panels import compare_bic
 
 LAWS = ["power_law_plus_constant", "log_linear", "power_law", "bounded_power_law"]
 LAW_WORDS = {

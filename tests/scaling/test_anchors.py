@@ -5,8 +5,8 @@ import time
 import pytest
 
 from benchmarks.anchors import FITDATA, Anchor, anchors, epoch_fit, epoch_points
-from clue_ray.scaling.allocate import allocate
-from clue_ray.scaling.fit import fit_law
+from clue_ray.scaling.deciding.allocate import allocate
+from clue_ray.scaling.fitting.fit import fit_law
 
 pytestmark = pytest.mark.skipif(not FITDATA.is_dir(), reason=f"{FITDATA} is not beside this checkout")
 

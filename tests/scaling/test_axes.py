@@ -4,7 +4,7 @@ import itertools
 
 import pandas as pd
 
-from clue_ray.scaling.axes import axis_effects
+from clue_ray.scaling.answering.axes import axis_effects
 
 
 def table(rows):

@@ -5,9 +5,9 @@ import pandas as pd
 import pytest
 
 from clue_ray.errors import FitError, RunsError
-from clue_ray.scaling.backtest import SAME, _judge, backtest
-from clue_ray.scaling.fit import fit_law
-from clue_ray.scaling.steps import steps_to_loss
+from clue_ray.scaling.deciding.critical_batch import steps_to_loss
+from clue_ray.scaling.fitting.fit import fit_law
+from clue_ray.scaling.judging.backtest import SAME, _judge, backtest
 
 LAWS = ["power_law", "power_law_plus_constant", "log_linear"]
 COMPUTE = np.logspace(10, 14, 10)

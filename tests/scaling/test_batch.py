@@ -8,9 +8,9 @@ import pandas as pd
 import pytest
 
 from clue_ray.errors import RunsError
-from clue_ray.scaling.batch import batch_loss, critical_batch, loss_at_equal_examples, loss_at_equal_steps
-from clue_ray.scaling.fit import fit_law
-from clue_ray.scaling.steps import steps_to_loss
+from clue_ray.scaling.deciding.critical_batch import steps_to_loss
+from clue_ray.scaling.fitting.fit import fit_law
+from clue_ray.scaling.laws.catalogue import batch_loss, critical_batch, loss_at_equal_examples, loss_at_equal_steps
 
 BATCHES = 2.0 ** np.arange(3, 12)
 TRUTH = {"irreducible_loss": 1.8, "coefficient": 9.0, "exponent": 0.3, "critical_batch_size": 300.0}

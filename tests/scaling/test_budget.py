@@ -4,10 +4,9 @@ import numpy as np
 import pytest
 
 from clue_ray.errors import FitError
-from clue_ray.scaling.budget import budget_for_loss
-from clue_ray.scaling.fit import fit_law
-from clue_ray.scaling.fitted import Fit
-from clue_ray.scaling.law import Law
+from clue_ray.scaling.deciding.budget import budget_for_loss
+from clue_ray.scaling.fitting.fit import Fit, fit_law
+from clue_ray.scaling.laws.law import Law
 
 X = np.logspace(0, 3, 8)
 

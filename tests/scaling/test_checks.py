@@ -7,11 +7,10 @@ import pandas as pd
 import pytest
 
 from clue_ray.errors import FitError, RunsError
-from clue_ray.scaling.budget import marginal_returns
-from clue_ray.scaling.fit import fit_law
-from clue_ray.scaling.influence import influence
-from clue_ray.scaling.law import Law
-from clue_ray.scaling.sensitivity import sensitivity
+from clue_ray.scaling.deciding.budget import marginal_returns
+from clue_ray.scaling.fitting.fit import fit_law
+from clue_ray.scaling.judging.panels import influence, sensitivity
+from clue_ray.scaling.laws.law import Law
 
 RUNS = {"train_flops": np.logspace(10, 14, 9), "loss": 30 * np.logspace(10, 14, 9) ** -0.08}
 

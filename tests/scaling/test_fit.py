@@ -11,11 +11,10 @@ from scipy.optimize import linprog
 
 from clue_ray.errors import ClueRayError, FitError
 from clue_ray.runs import Runs
-from clue_ray.scaling.allocate import allocate
-from clue_ray.scaling.fit import fit_law
-from clue_ray.scaling.fitted import Fit
-from clue_ray.scaling.law import Law
-from clue_ray.scaling.laws import LAWS
+from clue_ray.scaling.deciding.allocate import allocate
+from clue_ray.scaling.fitting.fit import Fit, fit_law
+from clue_ray.scaling.laws.catalogue import LAWS
+from clue_ray.scaling.laws.law import Law
 
 COMPUTE = np.logspace(10, 14, 9)
 CEILING = float(np.log(256))

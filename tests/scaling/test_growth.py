@@ -5,8 +5,8 @@ from itertools import combinations
 import numpy as np
 import pytest
 
-from clue_ray.scaling.fit import fit_law
-from clue_ray.scaling.growth import Design, choose_runs
+from clue_ray.scaling.deciding.add_runs import Design, choose_runs
+from clue_ray.scaling.fitting.fit import fit_law
 
 AT = 1e15
 CANDIDATES = np.geomspace(2e11, 1e14, 9)

@@ -5,10 +5,9 @@ from itertools import product
 import numpy as np
 import pytest
 
-from clue_ray.scaling.allocate import allocate
-from clue_ray.scaling.fit import fit_law
-from clue_ray.scaling.fitted import Fit
-from clue_ray.scaling.identifiability import LARGEST_CONDITION, identifiability
+from clue_ray.scaling.deciding.allocate import allocate
+from clue_ray.scaling.fitting.fit import Fit, fit_law
+from clue_ray.scaling.judging.identifiability import LARGEST_CONDITION, identifiability
 
 
 def surface(alpha: float, beta: float, noise: float = 0.002, seed: int = 0) -> Fit:

@@ -4,8 +4,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from clue_ray.scaling.fit import fit_law
-from clue_ray.scaling.influence import influence
+from clue_ray.scaling.fitting.fit import fit_law
+from clue_ray.scaling.judging.panels import influence
 
 COMPUTE = np.logspace(10, 13, 8)
 PLACE = {"x": "train_flops", "y": "loss"}

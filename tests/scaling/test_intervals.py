@@ -9,9 +9,8 @@ from scipy.stats import f as f_distribution
 from scipy.stats import t as t_distribution
 
 from benchmarks.coverage import CASES, Case, coverage
-from clue_ray.scaling.fit import fit_law
-from clue_ray.scaling.fitted import Fit
-from clue_ray.scaling.intervals import MANY_CONFIGURATIONS
+from clue_ray.scaling.fitting.fit import Fit, fit_law
+from clue_ray.scaling.fitting.intervals import MANY_CONFIGURATIONS
 
 FLOOR, HEIGHT, EXPONENT = 1.8, 3.5, 0.25
 

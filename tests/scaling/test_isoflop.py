@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from clue_ray.errors import FitError, RunsError
-from clue_ray.scaling.isoflop import fit_isoflop, fit_line
+from clue_ray.scaling.deciding.isoflop import fit_isoflop, fit_line
 
 COMPUTE = np.array([1e12, 1e13, 1e14])
 

@@ -7,9 +7,8 @@ import pandas as pd
 import pytest
 
 from clue_ray.errors import FitError
-from clue_ray.scaling.fit import fit_law
-from clue_ray.scaling.joint import data_constrained_loss
-from clue_ray.scaling.laws import LAWS
+from clue_ray.scaling.fitting.fit import fit_law
+from clue_ray.scaling.laws.catalogue import LAWS, data_constrained_loss
 
 VALUES = {
     "non_embedding_params": np.logspace(3, 6, 4),

@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from clue_ray.errors import FitError
-from clue_ray.scaling.law import Law
-from clue_ray.scaling.laws import LAWS, find_law
+from clue_ray.scaling.laws.catalogue import LAWS, find_law
+from clue_ray.scaling.laws.law import Law
 
 X = np.logspace(0, 12, 25)
 CEILING = float(np.log(256))

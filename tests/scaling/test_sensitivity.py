@@ -5,8 +5,8 @@ import pandas as pd
 import pytest
 
 from clue_ray.errors import FitError
-from clue_ray.scaling.fit import fit_law
-from clue_ray.scaling.sensitivity import sensitivity
+from clue_ray.scaling.fitting.fit import fit_law
+from clue_ray.scaling.judging.panels import sensitivity
 
 COMPUTE = np.logspace(10, 13, 9)
 PLACE = {"x": "train_flops", "y": "loss"}

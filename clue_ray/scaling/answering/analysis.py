@@ -1,0 +1,295 @@
+"""The panels beside an answer: BIC, sensitivity, influence, identifiability.
+
+Takes the laws fitted and the runs they were fitted to; gives `Panels`. The one idea: all panels ask about one number,
+the prediction at ten times the compute, on exactly the runs of the headline.
+
+
+A study's answer: laws of held-out loss in compute, their backtest, the effect of every axis.
+
+Takes a runs table and law names; gives an `Analysis`. The one idea: laws are fitted to the compute frontier
+without its largest level; the law that predicted larger runs best speaks, if it says that compute pays.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from clue_ray.errors import FitError, nearest
+from clue_ray.runs import Runs, chance_loss
+from clue_ray.scaling.answering import warnings as cautions
+from clue_ray.scaling.answering.axes import AxisEffect, axis_effects
+from clue_ray.scaling.answering.sentences import in_words, lowest, measured, predicted
+from clue_ray.scaling.fitting.fit import Fit, Prediction, fit_law
+from clue_ray.scaling.fitting.frontier import FEWEST, SAME_LEVEL, X, Y, mark
+from clue_ray.scaling.fitting.table import candidates_of, select
+from clue_ray.scaling.judging.backtest import FURTHER, PLAIN, Backtest, backtest, choose_speaker, no_backtest
+from clue_ray.scaling.judging.identifiability import Identifiability, identifiability
+from clue_ray.scaling.judging.panels import compare_bic, influence, sensitivity
+from clue_ray.scaling.laws.catalogue import find_law
+
+
+@dataclass(frozen=True)
+class Panels:
+    """What a careful reader asks next.
+
+    Attributes:
+        at: where the panels predict, a value a predictor.
+        bic: see `compare_bic`.
+        sensitivity: see `sensitivity`.
+        influence: see `influence`.
+        identifiability: by law name.
+    """
+
+    at: dict[str, float]
+    bic: pd.DataFrame
+    sensitivity: pd.DataFrame
+    influence: pd.DataFrame
+    identifiability: dict[str, Identifiability]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Describe the panels in JSON-able values."""
+        return {
+            "at": self.at,
+            "bic": records(self.bic),
+            "sensitivity": records(self.sensitivity),
+            "influence": records(self.influence),
+            "identifiability": {law: found.to_dict() for law, found in self.identifiability.items()},
+        }
+
+
+def build_panels(
+    law: str, fits: Mapping[str, Fit], table: pd.DataFrame, laws: Sequence[str], at: dict[str, float]
+) -> Panels:
+    """Ask every panel about the prediction at `at` by a fitted law, over the runs it was fitted to."""
+    place: dict[str, Any] = {"x": fits[law].x, "y": fits[law].y}
+    return Panels(
+        at,
+        compare_bic(laws, table, **place),
+        sensitivity(law, table, at=at, laws=laws, **place),
+        influence(law, table, at=at, **place),
+        {name: identifiability(fit) for name, fit in fits.items()},
+    )
+
+
+def records(frame: pd.DataFrame) -> list[dict[str, Any]]:
+    """List a frame's rows as JSON-able mappings."""
+    rows: list[dict[str, Any]] = json.loads(frame.to_json(orient="records", double_precision=15) or "[]")
+    return rows
+
+
+FEWEST_TO_BACKTEST = 6  # frontier runs that give three predictions of a three-parameter law
+HOLD_OUTS = ["largest_compute"]
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """Everything a report says about a runs table.
+
+    Attributes:
+        points: the done runs, with bool columns `frontier` and `held_out`.
+        candidates: size of the pool behind every loss.
+        chance: loss of a guess, ln(candidates).
+        fits: by law name, loss against train_flops without the held-out runs.
+        backtest: how well each law predicted larger runs.
+        preferred: the law that speaks, by `choose_speaker`; where none may, the one to draw.
+        silence: why no law speaks; empty where one does.
+        axes: what each swept axis did.
+        panels: BIC, sensitivity, influence, identifiability of the preferred law's prediction.
+        warnings: what a reader should know, at most one sentence a subject, the gravest first.
+    """
+
+    points: pd.DataFrame
+    candidates: int
+    chance: float
+    fits: dict[str, Fit]
+    backtest: Backtest
+    preferred: str
+    silence: str
+    axes: list[AxisEffect]
+    panels: Panels
+    warnings: list[str]
+
+    def law_table(self) -> list[dict[str, Any]]:
+        """List the laws, preferred first: numbers, errors, intervals; None where one does not apply."""
+        return [dict(row) for row in self._law_rows]
+
+    @cached_property
+    def _law_rows(self) -> list[dict[str, Any]]:
+        order = [law for law in self.backtest.summary["law"] if law in self.fits]
+        names = [self.preferred, *order, *self.fits]
+        return [self._law_row(name, self.fits[name]) for name in dict.fromkeys(names)]
+
+    def _law_row(self, name: str, fit: Fit) -> dict[str, Any]:
+        judged = self.backtest.summary.set_index("law")
+        exponent = fit.law.exponents[0] if fit.law.exponents else None
+        ends = fit.known_interval(exponent) if exponent else (None, None)
+        ahead = reach(fit, FURTHER * float(self.points[X].max()))
+        return {
+            "law": name,
+            "formula": fit.law.describe(fit.parameters),
+            "backtest_error": _known(judged["mean_absolute_relative_error"].get(name)),
+            "backtest_error_nats": _known(judged["mean_absolute_error"].get(name)),
+            "coverage": _known(judged["coverage"].get(name)),
+            "as_good": name in (self.backtest.preferred, *self.backtest.tied),
+            **self._held_out_errors(fit),
+            "exponent": fit.parameters[exponent] if exponent else None,
+            "exponent_low": ends[0],
+            "exponent_high": ends[1],
+            "loss_at_10x": ahead and _known(ahead.value),
+            "loss_at_10x_low": (ahead and _known(ahead.low)) or None,  # 0 is where the log of a loss has no bound
+            "loss_at_10x_high": ahead and _known(ahead.high),
+        }
+
+    def _held_out_errors(self, fit: Fit) -> dict[str, float | None]:
+        """Compare with the best held-out run: predicted over measured - 1, and predicted - measured in nats."""
+        held = self.points[self.points["held_out"]]
+        if held.empty:
+            return {"held_out_error": None, "held_out_error_nats": None}
+        best = held.iloc[int(held[Y].argmin())]
+        gap = float(fit.curve([best[X]])[0]) - float(best[Y])
+        return {"held_out_error": gap / float(best[Y]), "held_out_error_nats": gap}
+
+    def answer(self) -> str:
+        """Say what compute bought so far, and what ten times more is predicted to buy; two or three sentences."""
+        scored = (self.points, self.candidates, self.chance)
+        if self.silence:
+            return f"{self.silence} {lowest(*scored)}"
+        return f"{measured(*scored)} {predicted(self._law_rows, self.points)}"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Describe the analysis in JSON-able values, as fits.json holds it."""
+        return {
+            "answer": self.answer(),
+            "preferred": self.preferred,
+            "silence": self.silence,
+            "candidates": self.candidates,
+            "chance": self.chance,
+            "laws": self.law_table(),
+            "fits": {name: fit.to_dict() for name, fit in self.fits.items()},
+            "backtest": {
+                "rows": records(self.backtest.rows),
+                "summary": records(self.backtest.summary),
+            },
+            **self.panels.to_dict(),
+            "points": records(self.points[[c for c in _SHOWN if c in self.points]]),
+            "axes": [
+                {"column": axis.column, "lines": len(axis.lines), "fit": axis.fit and axis.fit.to_dict()}
+                for axis in self.axes
+            ],
+            "warnings": self.warnings,
+        }
+
+
+_SHOWN = ["run_id", X, Y, "frontier", "held_out"]
+
+
+def analyse(runs: Runs, laws: Sequence[str], hold_out: str = "largest_compute") -> Analysis:
+    """Fit, backtest and explain a runs table.
+
+    Raises:
+        FitError: a law or hold-out is unknown, or no law can be fitted.
+        RunsError: the table lacks loss, train_flops or loss_candidates, or holds values no law can fit.
+    """
+    if hold_out not in HOLD_OUTS:
+        raise FitError(f"There is no hold-out {hold_out!r}; {nearest(hold_out, HOLD_OUTS)}")
+    laws = list(dict.fromkeys([*laws, PLAIN]))  # no law may speak that loses to it, so it is always judged
+    for law in laws:
+        find_law(law)
+    select(runs, [X, "loss_candidates"], Y)
+    points = mark(runs.done.reset_index(drop=True))
+    fitted, points, basis = headline(points)
+    fits, left_out = _fit_all(fitted, laws)
+    judged, doubts = _judge(points, list(fits))
+    preferred, silence = choose_speaker(judged, fits, points[X])
+    speaker, far = fits[preferred], FURTHER * float(points[X].max())
+    ahead = None if silence else reach(speaker, far)
+    panels = build_panels(preferred, fits, fitted, list(fits), {X: far})
+    candidates = candidates_of(points) or 0
+    warnings = [
+        *([] if silence else cautions.missed_held_out(points, speaker)),
+        *cautions.open_question(points, ahead),
+        *(basis or cautions.few_runs(speaker)),
+        *(doubts or cautions.undecided(judged, fits)),
+        *cautions.influential(panels.influence, ahead),
+        *cautions.levers(points),
+        *cautions.one_seed(points),
+        *cautions.above_chance(points, chance_loss(candidates)),
+        *cautions.floors(fits, cautions.decades_of(fitted[X])),
+        *cautions.at_bound(speaker),
+        *panels.identifiability[preferred].warnings,
+        *(cautions.other_interval(speaker, far) if ahead else []),
+        *left_out,
+        *_counted(runs),
+    ]
+    chance, axes = chance_loss(candidates), axis_effects(points)
+    return Analysis(points, candidates, chance, fits, judged, preferred, silence, axes, panels, warnings)
+
+
+def reach(fit: Fit, train_flops: float) -> Prediction | None:
+    """Predict at a compute budget; None where the law is not positive there."""
+    try:
+        return fit.predict(**{fit.x[0]: train_flops})
+    except FitError:
+        return None
+
+
+def _counted(runs: Runs) -> list[str]:
+    """Say how many runs are left out."""
+    absent = len(runs) - len(runs.done)
+    return [f"{absent} of {len(runs)} runs are not done and were left out."] if absent else []
+
+
+def headline(points: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame, list[str]]:
+    """Choose the runs of the headline fits; give them, the points with held_out as it came to be, and why."""
+    top = points[X] >= SAME_LEVEL * points.loc[points["frontier"], X].max()
+    best = points[points["frontier"] & ~top]
+    if len(best) >= FEWEST:  # a law of the frontier is asked for a run of the frontier: larger ones did worse
+        return best, points.assign(held_out=top), []
+    below = points[~points["held_out"]]
+    if len(below) >= FEWEST:
+        why = (
+            f"Only {len(best)} frontier runs lie below the largest compute, so the laws were fitted to all "
+            f"{len(below)} runs there; they describe average, not best, use of compute."
+        )
+        return below, points, [why]
+    why = (
+        f"Only {len(below)} runs lie below the largest compute, so all {len(points)} done runs were fitted "
+        "and none was held out."
+    )
+    return points, points.assign(held_out=False), [why]
+
+
+def _fit_all(fitted: pd.DataFrame, laws: Sequence[str]) -> tuple[dict[str, Fit], list[str]]:
+    """Fit every law that the runs can identify, and say why others are left out; FitError when there is none."""
+    fits, reasons = {}, {}
+    for law in laws:
+        try:
+            fits[law] = fit_law(law, fitted, x=X, y=Y)
+        except FitError as error:
+            reasons[law] = str(error)
+    if not fits:
+        raise FitError(f"No law could be fitted: {next(iter(reasons.values()), 'no law was named.')}")
+    said = [reason.replace(law, in_words(law)) for law, reason in reasons.items()]
+    return fits, [f"Left out: {' '.join(said)}"] if said else []
+
+
+def _judge(points: pd.DataFrame, laws: list[str]) -> tuple[Backtest, list[str]]:
+    """Backtest on the frontier, or on all runs where it is too short; say what stood in the way."""
+    best, doubts = points[points["frontier"]], []
+    if len(best) < FEWEST_TO_BACKTEST:
+        doubts = [f"The frontier has only {len(best)} runs, so the backtest uses all {len(points)}."]
+        best = points
+    try:
+        return backtest(laws, best, x=X, y=Y), doubts
+    except FitError as error:
+        return no_backtest(), [f"No backtest: {error}"]
+
+
+def _known(value: Any) -> float | None:
+    """Give a number JSON can hold, or None."""
+    return float(value) if value is not None and np.isfinite(value) else None

@@ -1,0 +1,92 @@
+"""What each axis of a study did to the loss, all else equal.
+
+Takes the done runs; gives an `AxisEffect` for every axis that was swept. The one idea: only runs that
+differ in one column may be joined by a line.
+"""
+
+from dataclasses import dataclass
+
+import pandas as pd
+
+from clue_ray.errors import ClueRayError, FitError
+from clue_ray.scaling.fitting.fit import Fit, fit_law
+
+AXES = {
+    "non_embedding_params": "Encoder size (non-embedding parameters)",
+    "sequence_length": "Sequence length (events a user and service)",
+    "corpus_users": "Corpus (users)",
+    "global_batch_size": "Global batch size (users)",
+    "steps": "Training length (steps)",
+}
+"""Columns that a study sweeps, with what they are called in figures."""
+
+
+HELD_EQUAL = ("learning_rate", "seed")
+HORIZONS = ("steps", "users_seen")
+"""How long a run trained: runs on a line agree in one of the two, or in neither where the axis is the steps."""
+
+
+@dataclass(frozen=True)
+class AxisEffect:
+    """How loss moves along one axis.
+
+    Attributes:
+        column: the axis.
+        label: what a figure calls it.
+        lines: runs that differ in this column only, sorted by it; the longest line first.
+        fit: a power law along the longest line, where it has three or more points.
+    """
+
+    column: str
+    label: str
+    lines: list[pd.DataFrame]
+    fit: Fit | None
+
+
+def axis_effects(done: pd.DataFrame) -> list[AxisEffect]:
+    """Trace every axis that takes two or more values in the done runs."""
+    effects = []
+    for column, label in AXES.items():
+        lines = _lines(done, column) if column in done else []
+        if lines:
+            effects.append(AxisEffect(column, label, lines, _along(lines[0], column)))
+    return effects
+
+
+def joint_fit(points: pd.DataFrame) -> tuple[Fit, list[str]] | None:
+    """Fit one joint power law over the swept axes; where the runs are too few, leave out those with fewest values.
+
+    Returns the fit and the axes left out; None where no law can be fitted.
+    """
+    values = {axis: points[axis].nunique() for axis in AXES if axis in points and points[axis].notna().all()}
+    swept = sorted((axis for axis in values if values[axis] > 1), key=lambda axis: -values[axis])
+    for count in range(len(swept), 0, -1):
+        try:
+            return fit_law("joint_power_law", points, x=swept[:count], y="loss"), swept[count:]
+        except ClueRayError:
+            continue
+    return None
+
+
+def _lines(done: pd.DataFrame, column: str) -> list[pd.DataFrame]:
+    """Group the runs that differ in this column only, at equal steps or else at equal examples; longest line first."""
+    for horizon in HORIZONS if column != "steps" else ("",):
+        if lines := _lines_at(done, column, horizon):
+            return lines
+    return []
+
+
+def _lines_at(done: pd.DataFrame, column: str, horizon: str) -> list[pd.DataFrame]:
+    settings = (*(axis for axis in AXES if axis != "steps"), *HELD_EQUAL, horizon)
+    equal = [name for name in settings if name != column and name in done]
+    groups = [group for _, group in done.groupby(equal, dropna=False)] if equal else [done]
+    lines = [group.sort_values(column, kind="stable") for group in groups if group[column].nunique() > 1]
+    return sorted(lines, key=lambda line: (-len(line), float(line["loss"].min())))
+
+
+def _along(line: pd.DataFrame, column: str) -> Fit | None:
+    """Fit a power law along a line; None where it is too short."""
+    try:
+        return fit_law("power_law", line, x=column, y="loss")
+    except FitError:
+        return None

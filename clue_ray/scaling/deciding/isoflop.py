@@ -1,0 +1,185 @@
+"""The best size at each compute budget by parabola: approach 2 of Hoffmann et al. 2022 (arXiv 2203.15556).
+
+Takes runs at a few levels of compute; gives an `IsoFlop`: an optimum a level and the line through them. The one idea:
+at equal compute the loss is a parabola in the log of the size, near its lowest point. That leans on sizes evenly spread
+about the optimum (Czech et al. 2026, arXiv 2603.22339), so `parametric`, the exponent that a law of size and data over
+the same runs implies, belongs beside it.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+from scipy.special import stdtrit
+
+from clue_ray.errors import FitError
+from clue_ray.scaling.fitting.fit import Prediction, fit_law
+from clue_ray.scaling.fitting.table import Sample, Table, check_once, finished, select
+from clue_ray.scaling.laws.law import Floats
+
+SAME_LEVEL = 1.1  # runs whose compute differs by less than this factor from the next belong to one level
+FEWEST_SIZES = 4  # a parabola takes three; the fourth tells whether it fits
+ENOUGH_SIZES = 5
+FEWEST_LEVELS = 2
+
+
+class Line(NamedTuple):
+    """The power law optimum = coefficient * compute ** exponent; the error is the exponent's standard error."""
+
+    coefficient: float
+    exponent: float
+    error: float
+
+
+@dataclass(frozen=True)
+class IsoFlop:
+    """What parabolas say of the best size.
+
+    Attributes:
+        levels: one row a level of compute: compute, optimum (size of least loss; nan without one), loss (there),
+            num_runs, low and high (sizes tried), curvature (nats a squared decade), used (does the line rest on it).
+        line: through the optima used; `interval` brackets its exponent.
+        warnings: a sentence for each level that is left out or thin, and for a line through too few.
+        sample: the runs, predictors compute and size.
+    """
+
+    levels: pd.DataFrame
+    line: Line
+    warnings: tuple[str, ...]
+    sample: Sample = field(repr=False, compare=False)
+
+    def interval(self) -> tuple[float, float]:
+        """Bracket the line's exponent at 95 % by Student's t with levels used - 2 degrees of freedom; infinite for two.
+
+        It supposes that the optima scatter about a line alike and normally; what bends every parabola alike it misses.
+        """
+        freedom = int(self.levels["used"].sum()) - FEWEST_LEVELS
+        reach = float(stdtrit(freedom, 0.975)) * self.line.error if freedom else np.inf
+        return self.line.exponent - reach, self.line.exponent + reach
+
+    @cached_property
+    def parametric(self) -> Prediction:
+        """The same exponent by approach 3: beta / (alpha + beta) of `parametric_loss` over all runs, profile interval.
+
+        Data are compute / size, so that the best size of a compute C grows as C^(beta / (alpha + beta)) whatever a
+        token costs (Hoffmann et al. 2022, equation 4). Raises FitError where the law cannot be fitted to the runs, or
+        they bound neither exponent.
+        """
+        compute, size = self.sample.x
+        table = {"size": size, "data": compute / size, "loss": self.sample.y}
+        fit = fit_law("parametric_loss", table, x=["size", "data"], y="loss")
+
+        def share(theta: Any) -> Any:
+            alpha, beta = (fit.problem.natural(theta, name) for name in ("alpha", "beta"))
+            with np.errstate(invalid="ignore"):  # both exponents 0: no best size
+                return beta / (alpha + beta)
+
+        value = float(share(fit.theta))
+        low, high = np.clip(fit.likelihood.interval(share, 0.95), 0, 1)
+        if not (np.isfinite(value) and (low > 0 or high < 1)):
+            raise FitError("The runs bound neither exponent of parametric_loss; add sizes or levels of compute.")
+        return Prediction(value, float(min(low, value)), float(max(high, value)))
+
+
+def fit_isoflop(table: Table, *, size: str, compute: str = "train_flops", y: str = "loss") -> IsoFlop:
+    """Fit a parabola of y in log10 size to each level of compute, and a line through the minima.
+
+    A minimum that does not lie between the sizes tried is no minimum found: it stays in `levels` with a warning, and
+    the line leaves it out. Raises FitError where fewer than two levels have a minimum, RunsError as `fit_law` does.
+    """
+    check_once(finished(table))
+    sample = select(table, (compute, size), y)
+    number = _levels(sample.x[0])
+    members = [number == level for level in range(number.max() + 1)]
+    rows = [_parabola(sample.x[0][own], sample.x[1][own], sample.y[own]) for own in members]
+    levels = pd.DataFrame(rows)
+    warnings = [sentence for row in rows for sentence in _doubts(row, size)]
+    used = levels[levels["used"]]
+    if len(used) < FEWEST_LEVELS:
+        raise FitError(
+            f"{len(used)} of {len(levels)} levels of {compute} have a minimum between the sizes tried, but a line "
+            f"takes {FEWEST_LEVELS}; add runs of other {size} at these levels, or at other levels."
+        )
+    if len(used) == FEWEST_LEVELS:
+        warnings.append("Only two levels have a minimum, so the line's error is unknown.")
+    line = fit_line(used["compute"].to_numpy(), used["optimum"].to_numpy())
+    return IsoFlop(levels, line, tuple(warnings), sample)
+
+
+def fit_line(compute: Any, optimum: Any, std: Any = None) -> Line:
+    """Fit optimum = a C^b by least squares of logs, weighted by 1 / std^2 where std (n,) of the natural logs is known.
+
+    Porian et al. 2024 (arXiv 2406.19146). The error supposes that the line holds and scales std to the scatter seen;
+    it is nan for two points.
+    """
+    x, y = np.log(np.asarray(compute, dtype=float)), np.log(np.asarray(optimum, dtype=float))
+    weight = 1 / (np.ones_like(x) if std is None else np.asarray(std, dtype=float))
+    if len(x) < 2 or not np.isfinite([x, y, weight]).all() or len(np.unique(x)) < 2:
+        raise FitError(
+            f"A line through {len(x)} optima needs two or more at different compute, all positive and finite, and "
+            "positive std; mend them."
+        )
+    design = np.stack([np.ones_like(x), x - x.mean()], 1) * weight[:, None]
+    (height, exponent), *_ = np.linalg.lstsq(design, y * weight, rcond=None)
+    residual = y * weight - design @ [height, exponent]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        variance = np.divide(residual @ residual, len(x) - 2) * np.linalg.inv(design.T @ design)[1, 1]
+    error = float(np.sqrt(variance)) if len(x) > 2 else float("nan")
+    return Line(float(np.exp(height - exponent * x.mean())), float(exponent), error)
+
+
+def _levels(compute: Floats) -> npt.NDArray[np.int64]:
+    """Number the levels of compute (n,) from 0, smallest first."""
+    order = np.argsort(compute, kind="stable")
+    steps = compute[order][1:] > compute[order][:-1] * SAME_LEVEL
+    number = np.empty(len(compute), dtype=np.int64)
+    number[order] = np.concatenate([[0], np.cumsum(steps)])
+    return number
+
+
+def _parabola(compute: Floats, size: Floats, loss: Floats) -> dict[str, Any]:
+    """Fit loss = c + k (log10 size - m)^2 to one level."""
+    x = np.log10(size)
+    row = {
+        "compute": float(np.exp(np.log(compute).mean())),
+        "optimum": np.nan,
+        "loss": np.nan,
+        "num_runs": len(size),
+        "low": float(size.min()),
+        "high": float(size.max()),
+        "curvature": np.nan,
+        "used": False,
+    }
+    if len(np.unique(x)) < FEWEST_SIZES:
+        return row
+    middle = x.mean()
+    curvature, slope, height = np.polyfit(x - middle, loss, 2)
+    row["curvature"] = float(curvature)
+    if curvature > 0:
+        lowest = -slope / (2 * curvature)
+        with np.errstate(over="ignore"):
+            row["optimum"] = float(10.0 ** (middle + lowest))
+        row["loss"] = float(height - curvature * lowest**2)
+        row["used"] = row["low"] < row["optimum"] < row["high"]
+    return row
+
+
+def _doubts(row: dict[str, Any], size: str) -> Iterator[str]:
+    """Say what is wrong with a level."""
+    level = f"At {row['compute']:.3g} FLOP"
+    if np.isnan(row["curvature"]):
+        yield f"{level} there are fewer than {FEWEST_SIZES} sizes; the level is left out."
+    elif not row["curvature"] > 0:
+        yield f"{level} the loss has no minimum in {size}; the level is left out."
+    elif not row["used"]:
+        edge = "smallest" if row["optimum"] <= row["low"] else "largest"
+        yield (
+            f"{level} the minimum lies at or beyond the {edge} {size} tried ({row['low']:.3g} to {row['high']:.3g}); "
+            "the level is left out."
+        )
+    elif row["num_runs"] < ENOUGH_SIZES:
+        yield f"{level} the minimum rests on {row['num_runs']} runs; it takes {ENOUGH_SIZES} to be sure of it."
