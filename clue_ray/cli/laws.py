@@ -65,7 +65,7 @@ def predict(
     as_json: Json = False,
 ) -> None:
     """Predict the loss of a compute, or the compute of a loss, by the law that speaks for a study."""
-    from clue_ray.report.prediction import predict_study
+    from clue_ray.report.predict import predict_study
 
     answer = predict_study(directory, train_flops=train_flops, loss=loss)
     if as_json:

@@ -15,8 +15,8 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from clue_ray.errors import RunsError, StudyError
-from clue_ray.report.directory import read_directory, read_ended
 from clue_ray.report.page import compose, render
+from clue_ray.report.read import read_directory, read_ended
 from clue_ray.runs import Runs
 
 LOOPBACK = "127.0.0.1"

@@ -14,12 +14,12 @@ import numpy as np
 
 from clue_ray.errors import RunsError
 from clue_ray.report import numbers
-from clue_ray.report.compare_figures import difference_over_compute, two_laws
-from clue_ray.report.directory import StudyFiles, read_directory
+from clue_ray.report.figures.compare import difference_over_compute, two_laws
+from clue_ray.report.figures.files import NARROW, WIDE, picture
+from clue_ray.report.figures.style import law_label
 from clue_ray.report.page import analyse_files, render
-from clue_ray.report.rendering import NARROW, WIDE, picture
+from clue_ray.report.read import StudyFiles, read_directory
 from clue_ray.report.section import Section
-from clue_ray.report.style import law_label
 from clue_ray.report.tables import Table, written
 from clue_ray.scaling.answering.analysis import Analysis
 from clue_ray.scaling.fitting.fit import Prediction

@@ -1,24 +1,80 @@
-"""Write a study's report: one self-contained HTML page, the same in Markdown, and the figures as files.
+"""Everything a page says, in the order it is read.
+
+Takes what was read and found, gives `Content`. One idea: the order of the sections stands here and nowhere else.
+
+
+Write a study's report: one self-contained HTML page, the same in Markdown, and the figures as files.
 
 Takes a study directory, gives the path of report/index.html and leaves fits.json beside the runs table. One
 idea: the page says what is known and how well, shows every run behind it, and needs no law to stand.
 """
 
 import json
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from clue_ray.errors import ClueRayError
-from clue_ray.report.content import Content, build_content
-from clue_ray.report.directory import StudyFiles, read_directory
-from clue_ray.report.rendering import Picture
-from clue_ray.report.section import Download
+from clue_ray.report.figures.files import Picture
+from clue_ray.report.read import StudyFiles, read_directory
+from clue_ray.report.section import Download, Section
+from clue_ray.report.sections import answer, downstream, evidence, next_step
+from clue_ray.report.sections import axes as effects
+from clue_ray.report.sections import laws as judgement
 from clue_ray.runs import Runs
 from clue_ray.scaling.answering.analysis import Analysis, analyse
 from clue_ray.storage.files import replacing, write_json
+
+
+@dataclass(frozen=True)
+class Content:
+    """All that a report says; empty where there is nothing to say."""
+
+    name: str
+    question: str
+    answer: str
+    caution: str
+    headline: Picture | None
+    sections: tuple[Section, ...]
+    study_text: str
+    downloads: tuple[Download, ...] = ()
+
+    @property
+    def pictures(self) -> list[Picture]:
+        """The figures that were drawn, in order."""
+        first = [self.headline] if self.headline else []
+        return [*first, *(drawn for section in self.sections for drawn in section.pictures)]
+
+
+def build_content(files: StudyFiles, analysis: Analysis | None, document: dict[str, Any]) -> Content:
+    """Put into words and pictures what was read and found; without analysis, document["error"] says why."""
+    doubts = (*answer.against_floor(files, analysis), *(analysis.warnings if analysis else ()))
+    parts = (
+        next_step.next_step(analysis) if analysis else None,
+        evidence.learnt(files),
+        effects.axes(analysis) if analysis else None,
+        effects.grids(files),
+        effects.isoflop(files),
+        downstream.downstream(files),
+        judgement.laws(analysis) if analysis else None,
+        judgement.doubts(analysis) if analysis else None,
+        evidence.cautions((*doubts, *files.warnings)),
+        evidence.cost(files),
+        evidence.curves(files),
+        evidence.every_run(files),
+        evidence.made(files),
+    )
+    return Content(
+        name=files.name,
+        question=files.question,
+        answer=answer.answer(analysis, str(document.get("error", ""))),
+        caution=answer.caution(doubts),
+        headline=answer.headline(files, analysis),
+        sections=tuple(part for part in parts if part is not None),
+        study_text=files.study_text,
+    )
 
 
 def write_report(directory: str | Path) -> Path:

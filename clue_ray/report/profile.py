@@ -16,7 +16,8 @@ import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from clue_ray.errors import CorpusError
-from clue_ray.report.profile_figures import (
+from clue_ray.report.figures.files import Picture, picture
+from clue_ray.report.figures.profile import (
     FITS,
     PERCENTILES,
     draw_fit,
@@ -25,8 +26,7 @@ from clue_ray.report.profile_figures import (
     draw_users,
     share_cell,
 )
-from clue_ray.report.rendering import Picture, picture
-from clue_ray.report.style import label
+from clue_ray.report.figures.style import label
 from clue_ray.report.tables import Table, number, text
 from clue_ray.storage.files import replacing
 

@@ -7,7 +7,7 @@ same order, so that neither can say what the other leaves out.
 import base64
 from dataclasses import dataclass
 
-from clue_ray.report.rendering import Picture
+from clue_ray.report.figures.files import Picture
 from clue_ray.report.tables import Table
 
 

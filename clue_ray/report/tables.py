@@ -11,8 +11,8 @@ from typing import Any
 import pandas as pd
 
 from clue_ray.report import numbers
-from clue_ray.report.directory import StudyFiles
-from clue_ray.report.style import distinct, law_label, short_label
+from clue_ray.report.figures.style import distinct, law_label, short_label
+from clue_ray.report.read import StudyFiles
 from clue_ray.runs import chance_loss
 from clue_ray.scaling.answering.analysis import Analysis
 

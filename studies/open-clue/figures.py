@@ -15,8 +15,18 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 from points import VARIED, Points, seed_means
 
+from clue_ray.report.figures.style import (
+    DASHES,
+    FAINT,
+    FLOOR_COLOUR,
+    INK,
+    LAW_COLOUR,
+    MUTED,
+    STYLE,
+    label,
+    ordered_colours,
+)
 from clue_ray.report.numbers import compact, decade
-from clue_ray.report.style import DASHES, FAINT, FLOOR_COLOUR, INK, LAW_COLOUR, MUTED, STYLE, label, ordered_colours
 from clue_ray.runs import chance_loss
 
 Draw = Callable[[Points, Axes, dict[int, float]], None]

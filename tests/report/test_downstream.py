@@ -7,10 +7,9 @@ import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 
-from clue_ray.report.content import build_content
-from clue_ray.report.directory import read_directory
-from clue_ray.report.downstream import carries_over, downstream, score_over_loss
-from clue_ray.report.page import render
+from clue_ray.report.page import build_content, render
+from clue_ray.report.read import read_directory
+from clue_ray.report.sections.downstream import carries_over, downstream, score_over_loss
 from clue_ray.transfer.tasks.columns import join_results, note_asked
 from tests.report.planted import planted, write_study
 

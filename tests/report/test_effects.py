@@ -4,9 +4,9 @@ from types import SimpleNamespace
 
 import numpy as np
 
-from clue_ray.report import effects
-from clue_ray.report.directory import StudyFiles
 from clue_ray.report.numbers import interval
+from clue_ray.report.read import StudyFiles
+from clue_ray.report.sections import axes as effects
 from clue_ray.scaling.deciding.isoflop import fit_isoflop
 from tests.scaling.test_isoflop import noisy, planted
 

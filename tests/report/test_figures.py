@@ -8,9 +8,11 @@ import pytest
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from clue_ray.report import figures, grid_figures, numbers
-from clue_ray.report.clipping import highest_shown
-from clue_ray.report.style import Encoding
+from clue_ray.report import numbers
+from clue_ray.report.figures import grids as grid_figures
+from clue_ray.report.figures import lines as figures
+from clue_ray.report.figures.headline import highest_shown
+from clue_ray.report.figures.style import Encoding
 from clue_ray.runs import Runs
 from clue_ray.scaling.answering.analysis import Analysis, analyse
 

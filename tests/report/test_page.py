@@ -12,9 +12,9 @@ import pandas as pd
 import pytest
 
 from clue_ray.errors import RunsError
-from clue_ray.report import answer, evidence
-from clue_ray.report.directory import read_directory, read_ended, sizes_by_name
 from clue_ray.report.page import write_report
+from clue_ray.report.read import read_directory, read_ended, sizes_by_name
+from clue_ray.report.sections import answer, evidence
 from clue_ray.runs import Runs
 from tests.report.planted import planted, write_study
 

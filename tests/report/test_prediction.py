@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from clue_ray.errors import FitError, RunsError
-from clue_ray.report.prediction import predict_study
+from clue_ray.report.predict import predict_study
 from tests.report.planted import planted, write_study
 
 

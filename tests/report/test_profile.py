@@ -12,8 +12,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from clue_ray.errors import CorpusError
+from clue_ray.report.figures.profile import draw_fit, draw_lengths, draw_overlap, draw_users
 from clue_ray.report.profile import profile_headline, profile_tables, write_profile
-from clue_ray.report.profile_figures import draw_fit, draw_lengths, draw_overlap, draw_users
 from tests.report.test_page import Elements
 
 HOSTILE = '<script>alert("x")</script>'

@@ -9,13 +9,12 @@ import pytest
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from clue_ray.report.answer import against_floor
-from clue_ray.report.directory import read_directory
-from clue_ray.report.doubt_figures import Alternative, alternatives, backtest_errors
-from clue_ray.report.evidence import seeds
-from clue_ray.report.grid_figures import grid_of, isoflop_curves
-from clue_ray.report.next_step import Doubling, gains, in_vain, in_words, larger_value, lead
-from clue_ray.report.parallel import coordinates, parallel_coordinates
+from clue_ray.report.figures.grids import coordinates, grid_of, isoflop_curves, parallel_coordinates
+from clue_ray.report.figures.laws import Alternative, alternatives, backtest_errors
+from clue_ray.report.read import read_directory
+from clue_ray.report.sections.answer import against_floor
+from clue_ray.report.sections.evidence import seeds
+from clue_ray.report.sections.next_step import Doubling, gains, in_vain, in_words, larger_value, lead
 from clue_ray.runs import Runs
 from clue_ray.scaling.answering.analysis import analyse
 from clue_ray.scaling.answering.axes import AxisEffect

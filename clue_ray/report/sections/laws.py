@@ -11,10 +11,10 @@ import numpy as np
 import pandas as pd
 
 from clue_ray.report import numbers, tables
-from clue_ray.report.doubt_figures import Alternative, alternatives, backtest_errors
-from clue_ray.report.rendering import NARROW, Picture, picture
+from clue_ray.report.figures.files import NARROW, Picture, picture
+from clue_ray.report.figures.laws import Alternative, alternatives, backtest_errors
+from clue_ray.report.figures.style import law_label
 from clue_ray.report.section import Section
-from clue_ray.report.style import law_label
 from clue_ray.report.tables import Cell, Table, text, written
 from clue_ray.scaling.answering.analysis import Analysis, reach
 from clue_ray.scaling.answering.sentences import listing, number

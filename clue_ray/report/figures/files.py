@@ -15,15 +15,18 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from clue_ray.report.style import STYLE
+from clue_ray.report.figures.style import STYLE
 
 Draw = Callable[[Axes], Axes]
+
 
 WIDE, NARROW, HALF = (6.8, 4.5), (4.0, 4.0), (3.5, 2.8)
 """Inches: what fills a page's column, what fills a phone, and what fills half a column."""
 
+
 OF_A_RUN = ("run-", "clipped-")
 """Beginnings of the gids of artists that stand for a run; its id follows, and a page ties the mark to its row."""
+
 
 NO_METADATA: dict[str, str | None] = dict.fromkeys(("Date", "Creator", "Format", "Type"))
 

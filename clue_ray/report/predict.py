@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from clue_ray.errors import FitError, RunsError
-from clue_ray.report.directory import read_directory
+from clue_ray.report.figures.style import law_label
 from clue_ray.report.numbers import flop, significant
-from clue_ray.report.style import law_label
+from clue_ray.report.read import read_directory
 from clue_ray.runs import Runs
 from clue_ray.scaling.answering.analysis import analyse
 from clue_ray.scaling.answering.sentences import listing

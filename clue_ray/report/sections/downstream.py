@@ -13,10 +13,10 @@ from matplotlib.axes import Axes
 from numpy.typing import NDArray
 
 from clue_ray.report import numbers
-from clue_ray.report.directory import StudyFiles
-from clue_ray.report.rendering import HALF, Picture, picture
+from clue_ray.report.figures.files import HALF, Picture, picture
+from clue_ray.report.figures.style import INK, LAW_COLOUR, label
+from clue_ray.report.read import StudyFiles
 from clue_ray.report.section import Section
-from clue_ray.report.style import INK, LAW_COLOUR, label
 from clue_ray.report.tables import Cell, Table
 from clue_ray.runs import SCORES
 from clue_ray.scaling.downstream import (

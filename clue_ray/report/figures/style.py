@@ -25,6 +25,7 @@ BASELINE_COLOUR = "#8f4a73"  # Okabe-Ito purple, darkened until it reads as text
 FLOOR_COLOUR = "#00694b"  # Okabe-Ito green, darkened likewise
 DASHES = ((0, (5, 2)), (0, (1, 1.5)), (0, (5, 1.5, 1, 1.5)), (0, (3, 1, 1, 1, 1, 1)))
 
+
 STYLE: Any = {  # rc parameters, which matplotlib types by a list of all their names
     "font.family": "DejaVu Sans",  # ships with matplotlib, so files are the same on every machine
     "font.size": 9,
@@ -53,6 +54,7 @@ STYLE: Any = {  # rc parameters, which matplotlib types by a list of all their n
     "savefig.dpi": 200,
     "svg.fonttype": "none",  # text stays text: searchable, selectable, set in the page's font
 }
+
 
 LABELS: dict[str, str] = {
     "run_id": "run",
@@ -86,6 +88,7 @@ LABELS: dict[str, str] = {
     "device": "device",
     "step": "step",
 }
+
 
 SHAPES = ("o", "s", "^", "D", "v", "P", "X", "p", "<", ">", "h", "*")
 ROW_LETTERS = 54

@@ -12,8 +12,8 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.ticker import FixedLocator, FuncFormatter
 
+from clue_ray.report.figures.style import DASHES, FAINT, INK, LAW_COLOUR, MUTED, SHAPES, label, law_label, log_axis
 from clue_ray.report.numbers import flop
-from clue_ray.report.style import DASHES, FAINT, INK, LAW_COLOUR, MUTED, SHAPES, label, law_label, log_axis
 
 ROOM = 0.6
 """How far beyond the points an axis of predictions follows an interval, as a share of their span."""

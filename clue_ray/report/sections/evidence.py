@@ -12,13 +12,14 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-from clue_ray.report import figures, numbers, tables
-from clue_ray.report.answer import pointed_at
-from clue_ray.report.directory import StudyFiles
-from clue_ray.report.parallel import coordinates, parallel_coordinates
-from clue_ray.report.rendering import HALF, NARROW, WIDE, Picture, picture
+from clue_ray.report import numbers, tables
+from clue_ray.report.figures import lines as figures
+from clue_ray.report.figures.files import HALF, NARROW, WIDE, Picture, picture
+from clue_ray.report.figures.grids import coordinates, parallel_coordinates
+from clue_ray.report.figures.style import FAINT, INK, MUTED, candidates_of
+from clue_ray.report.read import StudyFiles
 from clue_ray.report.section import Section
-from clue_ray.report.style import FAINT, INK, MUTED, candidates_of
+from clue_ray.report.sections.answer import pointed_at
 from clue_ray.report.tables import Table, describe, number, text, written
 from clue_ray.scaling.fitting.frontier import settings_of
 

@@ -11,9 +11,9 @@ from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
 
-from clue_ray.report.figures import end_labels
+from clue_ray.report.figures.lines import end_labels
+from clue_ray.report.figures.style import FAINT, INK, darker, label, log_axis, ordered_colours
 from clue_ray.report.numbers import compact, count, percent
-from clue_ray.report.style import FAINT, INK, darker, label, log_axis, ordered_colours
 from clue_ray.report.tables import Cell, written
 
 FEW_SERVICES, LABELLED_BARS, LONGEST_NAME = 6, 8, 16

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 import numpy as np
 from matplotlib.axes import Axes
 
-from clue_ray.report.headline import interval_band
+from clue_ray.report.figures.headline import interval_band
+from clue_ray.report.figures.style import DASHES, INK, LAW_COLOUR, MUTED, label, log_axis
 from clue_ray.report.numbers import shortened
-from clue_ray.report.style import DASHES, INK, LAW_COLOUR, MUTED, label, log_axis
 from clue_ray.scaling.answering.analysis import Analysis
 from clue_ray.scaling.fitting.fit import Prediction
 

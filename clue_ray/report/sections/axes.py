@@ -8,14 +8,15 @@ from functools import partial
 import pandas as pd
 
 from clue_ray.errors import FitError, RunsError
-from clue_ray.report import figures, numbers
-from clue_ray.report.answer import CLIPPED
-from clue_ray.report.clipping import highest_shown
-from clue_ray.report.directory import StudyFiles
-from clue_ray.report.grid_figures import EQUAL, HORIZONS, SIZE, alike, grid_of, heat_table, isoflop_curves
-from clue_ray.report.rendering import HALF, NARROW, Picture, picture
+from clue_ray.report import numbers
+from clue_ray.report.figures import lines as figures
+from clue_ray.report.figures.files import HALF, NARROW, Picture, picture
+from clue_ray.report.figures.grids import EQUAL, HORIZONS, SIZE, alike, grid_of, heat_table, isoflop_curves
+from clue_ray.report.figures.headline import highest_shown
+from clue_ray.report.figures.style import law_label, short_label
+from clue_ray.report.read import StudyFiles
 from clue_ray.report.section import Section
-from clue_ray.report.style import law_label, short_label
+from clue_ray.report.sections.answer import CLIPPED
 from clue_ray.scaling.answering.analysis import Analysis
 from clue_ray.scaling.answering.axes import AxisEffect
 from clue_ray.scaling.answering.sentences import listing

@@ -14,10 +14,8 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 from scipy.optimize import isotonic_regression
 
-from clue_ray.report.clipping import highest_shown, mark_clipped
-from clue_ray.report.headline import EXTRAPOLATION, Band, interval_band, loss_against_compute
-from clue_ray.report.numbers import compact, shortened
-from clue_ray.report.style import (
+from clue_ray.report.figures.headline import highest_shown, mark_clipped
+from clue_ray.report.figures.style import (
     COLOUR_AXES,
     DASHES,
     FAINT,
@@ -34,6 +32,7 @@ from clue_ray.report.style import (
     ordered_colours,
     short_label,
 )
+from clue_ray.report.numbers import compact, shortened
 from clue_ray.scaling.answering.axes import AxisEffect
 
 __all__ = [
@@ -45,6 +44,7 @@ __all__ = [
     "learning_curves",
     "loss_against_compute",
 ]
+
 
 MOST_NAMED = 10
 """Lines of a panel that have room for a name at their end."""

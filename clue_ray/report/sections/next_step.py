@@ -13,9 +13,9 @@ from matplotlib.axes import Axes
 
 from clue_ray.errors import ClueRayError
 from clue_ray.report import numbers, tables
-from clue_ray.report.rendering import NARROW, picture
+from clue_ray.report.figures.files import NARROW, picture
+from clue_ray.report.figures.style import FAINT, INK, LAW_COLOUR, short_label
 from clue_ray.report.section import Section
-from clue_ray.report.style import FAINT, INK, LAW_COLOUR, short_label
 from clue_ray.report.tables import Cell, Table, text, written
 from clue_ray.scaling.answering.analysis import Analysis
 from clue_ray.scaling.answering.axes import AxisEffect, joint_fit

@@ -10,10 +10,10 @@ from typing import Any
 import pandas as pd
 
 from clue_ray.report import numbers, tables
-from clue_ray.report.directory import StudyFiles
-from clue_ray.report.headline import Band, clipped_runs, interval_band, loss_against_compute
-from clue_ray.report.rendering import OF_A_RUN, Picture, picture
-from clue_ray.report.style import law_label
+from clue_ray.report.figures.files import OF_A_RUN, Picture, picture
+from clue_ray.report.figures.headline import Band, clipped_runs, interval_band, loss_against_compute
+from clue_ray.report.figures.style import law_label
+from clue_ray.report.read import StudyFiles
 from clue_ray.scaling.answering.analysis import Analysis
 from clue_ray.scaling.answering.sentences import number
 
