@@ -2,7 +2,7 @@
 # make test      the tests, real Ray included
 # make check     format, lint and types
 # make test-all  the slow and multi-node tests as well
-# make open-clue-report  docs/open-clue-study.md, its figures and reports from the published runs; trains nothing
+# make open-clue-report  docs/notes/open-clue-study.md, its figures and reports from the published runs; trains nothing
 #
 # Another build of torch, for GPUs or for CPU only: make TORCH_INDEX=<index URL of its wheels> demo
 
@@ -28,7 +28,7 @@ demo: $(READY)
 	$(BIN)/clue-ray run studies/quickstart.yaml
 
 open-clue-report: $(READY)
-	$(BIN)/python studies/open-clue/findings.py
+	$(BIN)/python -m paper.findings
 
 test: $(READY)
 	$(BIN)/pytest -n 2 --dist loadfile -m "not slow and not multinode"

@@ -1,10 +1,11 @@
-"""Published scaling-law fits against ours: a table of anchor, published value, our value, tolerance.
+"""Published scaling-law fits against ours: a table of anchor, published value, our value,
+tolerance.
 
     python -m benchmarks.anchors         # about half a minute; exit status 1 if an anchor is missed
 
-The points lie in `../shared/fitdata` beside this checkout, with their sources, licences and recipes; they are not part
-of the package. Rows of `anchors.csv` come first, then what the folders' READMEs publish beyond it.
-"""
+The points lie in `../shared/fitdata` beside this checkout, with their sources, licences and
+recipes; they are not part of the package. Rows of `anchors.csv` come first, then what the folders'
+READMEs publish beyond it."""
 
 import re
 import sys
@@ -27,14 +28,21 @@ from clue_ray.scaling.laws.law import Floats, Law, decay
 FITDATA = Path(__file__).parents[2] / "shared" / "fitdata"
 OBJECTIVE_BAR = 0.0010182741
 CONFIGURATION = ["source", "dataset", "hparams", "warmup", "decay", "param_count", "val"]
-SEEN = {"3B": 80_000_415 * 32, "13B": 407_332_084 * 32, "34B": 407_332_084 * 84}  # samples of a class, as published
+SEEN = {
+    "3B": 80_000_415 * 32,
+    "13B": 407_332_084 * 32,
+    "34B": 407_332_084 * 84,
+}  # samples of a class, as published
 EPOCH = ("E", "A", "B", "alpha", "beta")
 OPENATHENA = {
     "vpnls_chinchilla_huber": "ml_scalefit__massivetext__chinchilla",
     "vpnls_llama3_huber": "llama_3__raw_loss",
     "vpnls_comma_huber": "marin_202603__comma__llama_2",
 }
-OTHER_SETS = {"marin_202603__dclm__llama_2": 22.9, "marin_202603__nemotron__llama_2": 22.6}  # vpnls README, step .01
+OTHER_SETS = {
+    "marin_202603__dclm__llama_2": 22.9,
+    "marin_202603__nemotron__llama_2": 22.6,
+}  # vpnls README, step .01
 PORIAN = {
     "porian_rw_kaplan": ("summary_df", "rw", "base", "long", "kaplan", "kaplan", "train"),
     "porian_rw_tuned": ("summary_df", "rw", "tuned", "short", "const", "standard", "val"),
@@ -65,10 +73,15 @@ def anchors() -> Iterator[Anchor]:
     for name, row in listed.iterrows():
         tolerance = float(row["tolerance"])
         # A published interval "1.769..1.871" has two ends; prose beside a number is left out.
-        published = [float(number) for number in re.findall(r"\d+\.\d+", re.sub(r"\(.*\)", "", row["published"]))]
+        published = [
+            float(number)
+            for number in re.findall(r"\d+\.\d+", re.sub(r"\(.*\)", "", row["published"]))
+        ]
         for place, (one, value) in enumerate(zip(published, ours.pop(str(name)), strict=True)):
             end = f" {('low', 'high')[place]}" if len(published) > 1 else ""
-            yield Anchor(f"{name}{end}", one, value, tolerance, str(name).endswith(("_obj", "_huber")))
+            yield Anchor(
+                f"{name}{end}", one, value, tolerance, str(name).endswith(("_obj", "_huber"))
+            )
     assert not ours
     yield Anchor("epoch240_obj, bar", OBJECTIVE_BAR, epoch_fit().objective, 0.0, True)
     yield from porian()
@@ -92,14 +105,22 @@ def epoch() -> dict[str, list[float]]:
     """Give parameters, objective and intervals of the 240 points, as the package shows them."""
     fit = epoch_fit()
     ends = {f"epoch240_ci_{name}": list(fit.interval(name)) for name in ("E", "beta")}
-    return {f"epoch240_{name}": [fit.parameters[name]] for name in EPOCH} | {"epoch240_obj": [fit.objective]} | ends
+    return (
+        {f"epoch240_{name}": [fit.parameters[name]] for name in EPOCH}
+        | {"epoch240_obj": [fit.objective]}
+        | ends
+    )
 
 
 def gadre() -> dict[str, list[float]]:
-    """Give relative errors, in percent, of the two largest runs of Gadre et al. 2024 from a fit of five small ones."""
+    """Give relative errors, in percent, of the two largest runs of Gadre et al. 2024 from a fit of
+    five small ones."""
     models = pd.read_csv(FITDATA / "gadre_overtraining" / "models.csv").query("dataset == 'rpj'")
     small = ["d=96_l=8_h=4", "d=512_l=8_h=4", "d=576_l=24_h=8", "d=1024_l=24_h=8"]
-    five = models[(models["model"].isin(small) & (models["cc_mult"] == 1)) | (models["name"] == f"rpj-{small[0]}-16.0")]
+    five = models[
+        (models["model"].isin(small) & (models["cc_mult"] == 1))
+        | (models["name"] == f"rpj-{small[0]}-16.0")
+    ]
     law = Law(
         name="overtraining",
         formula="E + a N^-e + b 6^(-e/2) D^-e",
@@ -124,7 +145,8 @@ def _missed(law: Law, parameters: dict[str, float], models: pd.DataFrame, name: 
 
 
 def linear_refit(fit: Fit, delta: float) -> tuple[Floats, float]:
-    """Fit again with Huber's cost on the loss itself, not its log: theta (p,) and the sum of costs."""
+    """Fit again with Huber's cost on the loss itself, not its log: theta (p,) and the sum of
+    costs."""
     problem, deltas = fit.problem, np.full(fit.num_runs, delta)
     losses = np.exp(problem.log_y)
 
@@ -143,14 +165,17 @@ def linear_objectives() -> dict[str, list[float]]:
 
 
 def linear_objective(experiment: str) -> float:
-    """Give a million times the mean Huber(1e-3) of linear residuals of a three-term fit to an isoFLOP set."""
+    """Give a million times the mean Huber(1e-3) of linear residuals of a three-term fit to an
+    isoFLOP set."""
     fit = fit_law("parametric_loss", isoflops(experiment), x=["params", "tokens"], y="loss")
     return 1e6 * linear_refit(fit, 1e-3)[1] / fit.num_runs
 
 
 def isoflops(experiment: str) -> pd.DataFrame:
     """Read one set of Czech et al. 2026."""
-    return pd.read_csv(FITDATA / "isoflops_openathena" / "isoflops.csv").query("experiment == @experiment")
+    return pd.read_csv(FITDATA / "isoflops_openathena" / "isoflops.csv").query(
+        "experiment == @experiment"
+    )
 
 
 def llama() -> dict[str, list[float]]:
@@ -161,7 +186,9 @@ def llama() -> dict[str, list[float]]:
 
 def openclip() -> dict[str, list[float]]:
     """Give slopes, mean errors and a prediction of Cherti et al. 2023's contrastive models."""
-    imagenet, coco, flickr = (cherti_fit(name) for name in ("imagenet1k", "mscoco_captions", "flickr30k"))
+    imagenet, coco, flickr = (
+        cherti_fit(name) for name in ("imagenet1k", "mscoco_captions", "flickr30k")
+    )
     architectures = pd.read_csv(FITDATA / "openclip_cherti" / "arch_info.csv").set_index("model")
     giant = float(imagenet.curve([architectures["gmacs"]["ViT-g-14"] * SEEN["34B"]])[0])
     return {
@@ -176,36 +203,55 @@ def openclip() -> dict[str, list[float]]:
 def cherti_points(benchmark: str) -> pd.DataFrame:
     """Read the 29 LAION models on one benchmark."""
     points = pd.read_csv(FITDATA / "openclip_cherti" / "points.csv")
-    return points[(points["downstream_dataset"] == benchmark) & (points["upstream_dataset"] != "CLIP-WIT")]
+    return points[
+        (points["downstream_dataset"] == benchmark) & (points["upstream_dataset"] != "CLIP-WIT")
+    ]
 
 
 def cherti_fit(benchmark: str) -> Fit:
-    """Fit a power law to the lowest error in each of five bins of log compute, at the bins' centres."""
+    """Fit a power law to the lowest error in each of five bins of log compute, at the bins'
+    centres."""
     points = cherti_points(benchmark)
     compute = np.log10(points["gmacs_total"].to_numpy())
     edges = np.linspace(compute.min(), compute.max() + 0.1, 6)
     lowest = points["err"].groupby(np.digitize(compute, edges)).min()
     centres = ((edges[1:] + edges[:-1]) / 2)[lowest.index.to_numpy() - 1]
-    return fit_law("power_law", {"C": 10**centres, "err": lowest}, x="C", y="err", loss="log_least_squares")
+    return fit_law(
+        "power_law", {"C": 10**centres, "err": lowest}, x="C", y="err", loss="log_least_squares"
+    )
 
 
 def cherti_missed(fit: Fit, benchmark: str) -> float:
-    """Give the mean distance, in percentage points, of the line from the best of each architecture and class."""
-    best = cherti_points(benchmark).groupby(["arch", "samples_seen_pretty"])[["gmacs", "err"]].min().reset_index()
+    """Give the mean distance, in percentage points, of the line from the best of each architecture
+    and class."""
+    best = (
+        cherti_points(benchmark)
+        .groupby(["arch", "samples_seen_pretty"])[["gmacs", "err"]]
+        .min()
+        .reset_index()
+    )
     compute = best["gmacs"] * best["samples_seen_pretty"].map(SEEN)
     return 100 * float(np.abs(fit.curve(compute) - best["err"]).mean())
 
 
 def porian_lines() -> dict[tuple[Any, ...], float]:
-    """Fit the exponent of the best size in each of Porian et al. 2024's configurations, optima that exist."""
-    pairs = pd.read_csv(FITDATA / "rsld_porian" / "optimal_pairs.csv").dropna(subset=["n", "n_star_std"])
-    lines = {key: fit_line(rows["flops"], rows["n"], rows["n_star_std"]) for key, rows in pairs.groupby(CONFIGURATION)}
+    """Fit the exponent of the best size in each of Porian et al. 2024's configurations, optima that
+    exist."""
+    pairs = pd.read_csv(FITDATA / "rsld_porian" / "optimal_pairs.csv").dropna(
+        subset=["n", "n_star_std"]
+    )
+    lines = {
+        key: fit_line(rows["flops"], rows["n"], rows["n_star_std"])
+        for key, rows in pairs.groupby(CONFIGURATION)
+    }
     return {key: line.exponent for key, line in lines.items()}
 
 
 def porian() -> Iterator[Anchor]:
     """Yield all fifteen exponents against their published weighted fits."""
-    published = pd.read_csv(FITDATA / "rsld_porian" / "published_fits.csv").query("kind == 'weighted'")
+    published = pd.read_csv(FITDATA / "rsld_porian" / "published_fits.csv").query(
+        "kind == 'weighted'"
+    )
     exponents = published.set_index(CONFIGURATION)["n_exponent"]
     for key, ours in porian_lines().items():
         yield Anchor("porian " + " ".join(map(str, key[1:])), float(exponents[key]), ours, 1e-4)
@@ -220,7 +266,9 @@ def porian_named() -> dict[str, list[float]]:
 def main() -> None:
     """Print the table; fail if an anchor is missed."""
     if not FITDATA.is_dir():
-        raise SystemExit(f"{FITDATA} is not beside this checkout; the published points cannot be read.")
+        raise SystemExit(
+            f"{FITDATA} is not beside this checkout; the published points cannot be read."
+        )
     found = list(anchors())
     table = Table(title="Published fits and ours")
     for column in ("anchor", "published", "ours", "tolerance", "met"):

@@ -1,15 +1,16 @@
-"""Coverage of nominal 95 % intervals: how often they hold the truth in studies drawn from planted laws.
+"""Coverage of nominal 95 % intervals: how often they hold the truth in studies drawn from planted
+laws.
 
     python -m benchmarks.coverage            # 400 studies a row, some ten minutes on 2 cores
     python -m benchmarks.coverage --draws 100
 
-Each row draws studies from one law with normal noise, fits each with the package's defaults and counts how often the
-interval shown holds the truth of exponent, floor and loss at ten times the compute of the largest run (for the joint
-law: both axes grown by the root of ten). The noise is constant in log loss, as the fit takes it to be, except in the
-rows marked "in nats", which are there to show what a wrong guess about the noise costs, and in the last: it takes the
-places, the fit and the residuals of real runs, where they lie beside the checkout. The standard error of a
-coverage near 95 % is 1.1 points at 400 draws.
-"""
+Each row draws studies from one law with normal noise, fits each with the package's defaults and
+counts how often the interval shown holds the truth of exponent, floor and loss at ten times the
+compute of the largest run (for the joint
+law: both axes grown by the root of ten). The noise is constant in log loss, as the fit takes it to
+be, except in the rows marked "in nats", which are there to show what a wrong guess about the noise
+costs, and in the last: it takes the places, the fit and the residuals of real runs, where they lie
+beside the checkout. The standard error of a coverage near 95 % is 1.1 points at 400 draws."""
 
 import argparse
 import os
@@ -20,7 +21,9 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import product
 
-os.environ.setdefault("OMP_NUM_THREADS", "1")  # before numpy: small matrices gain nothing from threads
+os.environ.setdefault(
+    "OMP_NUM_THREADS", "1"
+)  # before numpy: small matrices gain nothing from threads
 
 import numpy as np
 from rich.console import Console
@@ -42,7 +45,8 @@ class Case:
         x: predictors of the runs, (predictors, n).
         truth: parameters in the law's order.
         noise: standard deviation of log loss, or of loss where `additive`.
-        residuals: log residuals of real runs, (n,), which each study takes with signs of its own instead of noise.
+        residuals: log residuals of real runs, (n,), which each study takes with signs of its own
+            instead of noise.
         exponents, floor: names of the parameters whose intervals are counted.
     """
 
@@ -76,7 +80,9 @@ class Case:
         return columns | {"y": clean + shock if self.additive else clean * np.exp(shock)}
 
 
-def one_axis(runs: int, name: str = "", decades: float = 3, b: float = 0.25, additive: bool = False) -> Case:
+def one_axis(
+    runs: int, name: str = "", decades: float = 3, b: float = 0.25, additive: bool = False
+) -> Case:
     """Plant E + a x^-b on runs equally spaced in log x."""
     height = 3.5 if b > 0.2 else 1.0
     label = f"power_law_plus_constant, n = {runs}{name}"
@@ -84,7 +90,14 @@ def one_axis(runs: int, name: str = "", decades: float = 3, b: float = 0.25, add
     x = np.logspace(0, decades, runs)[None]
     noise = 0.01 if additive else 0.004
     return Case(
-        label, "power_law_plus_constant", x, (1.8, height, b), names, "irreducible_loss", noise=noise, additive=additive
+        label,
+        "power_law_plus_constant",
+        x,
+        (1.8, height, b),
+        names,
+        "irreducible_loss",
+        noise=noise,
+        additive=additive,
     )
 
 
@@ -92,7 +105,9 @@ def two_axes(side: int) -> Case:
     """Plant E + A N^-alpha + B D^-beta on a square grid over two decades of each."""
     grid = np.array(list(product(np.logspace(4, 6, side), np.logspace(6, 8, side)))).T
     truth = (1.8, 30.0, 120.0, 0.34, 0.37)
-    return Case(f"parametric_loss, n = {side**2}", "parametric_loss", grid, truth, ("alpha", "beta"), "E")
+    return Case(
+        f"parametric_loss, n = {side**2}", "parametric_loss", grid, truth, ("alpha", "beta"), "E"
+    )
 
 
 CASES = (
@@ -109,15 +124,25 @@ CASES = (
 
 
 def epoch_case() -> Case:
-    """Plant the fit of Epoch AI's 240 points on their own places, with their own uneven, heavy-tailed residuals."""
+    """Plant the fit of Epoch AI's 240 points on their own places, with their own uneven,
+    heavy-tailed residuals."""
     fit, points = epoch_fit(), epoch_points()
     residuals = np.log(points["L"].to_numpy()) - np.log(fit.expected(points))
     x, truth = points[["N", "D"]].to_numpy(dtype=float).T, tuple(fit.parameters.values())
-    return Case("Epoch's 240 points", "parametric_loss", x, truth, ("alpha", "beta"), "E", residuals=residuals)
+    return Case(
+        "Epoch's 240 points",
+        "parametric_loss",
+        x,
+        truth,
+        ("alpha", "beta"),
+        "E",
+        residuals=residuals,
+    )
 
 
 def hits(case: Case, seed: int) -> list[bool]:
-    """Fit one study; tell for each exponent, the floor and the loss further out whether its interval holds it."""
+    """Fit one study; tell for each exponent, the floor and the loss further out whether its
+    interval holds it."""
     columns = [f"x{i}" for i in range(len(case.x))]
     fit = fit_law(case.law, case.draw(seed), x=columns, y="y")
     planted = dict(zip(LAWS[case.law].parameters, case.truth, strict=True))
@@ -148,7 +173,9 @@ def main() -> None:
     parser.add_argument("--draws", type=int, default=400, help="studies a row")
     parser.add_argument("--workers", type=int, default=2, help="processes")
     options = parser.parse_args()
-    table = Table("law and study", "exponent(s)", "floor", "loss at 10x", "within 93-98 %", "seconds")
+    table = Table(
+        "law and study", "exponent(s)", "floor", "loss at 10x", "within 93-98 %", "seconds"
+    )
     for case in [*CASES, *([epoch_case()] if FITDATA.is_dir() else [])]:
         start = time.perf_counter()
         found = coverage(case, options.draws, options.workers)

@@ -1,12 +1,14 @@
-"""Users a second of `UserEncoder` against the obvious loop, and whether memory stays flat over ten times the users.
+"""Users a second of `UserEncoder` against the obvious loop, and whether memory stays flat over ten
+times the users.
 
-    python -m benchmarks.embed [RUN] [--events data/completejourney.parquet] [--users 600] [--memory]
+    python -m benchmarks.embed [RUN] [--events data/completejourney.parquet] [--users 600]
+    [--memory]
 
-The obvious loop is PyTorch's own `nn.TransformerEncoder`, with the same weights, in batches of padded histories whose
-items are padded too and encoded anew wherever they stand. Both give the same vectors, which is checked. With --memory
-logs of 5,000 and 50,000 users are drawn and embedded by `embed_users`, and the largest process's growth compared.
-Without a RUN the encoder is drawn (size s, 96 events), which takes as long.
-"""
+The obvious loop is PyTorch's own `nn.TransformerEncoder`, with the same weights, in batches of
+padded histories whose items are padded too and encoded anew wherever they stand. Both give the same
+vectors, which is checked. With --memory logs of 5,000 and 50,000 users are drawn and embedded by
+`embed_users`, and the largest process's growth compared. Without a RUN the encoder is drawn (size
+s, 96 events), which takes as long."""
 
 import argparse
 import tempfile
@@ -79,8 +81,12 @@ class PlainLoop:
     def encode(self, histories: Histories) -> np.ndarray:
         """Encode users, [users, output_width]."""
         users, _, windows = histories.present(self.length)
-        vectors = torch.cat([self._batch(histories, windows, start) for start in range(0, len(users), BATCH)])
-        sums = torch.zeros(len(histories.user_ids), vectors.shape[1]).index_add(0, torch.from_numpy(users), vectors)
+        vectors = torch.cat(
+            [self._batch(histories, windows, start) for start in range(0, len(users), BATCH)]
+        )
+        sums = torch.zeros(len(histories.user_ids), vectors.shape[1]).index_add(
+            0, torch.from_numpy(users), vectors
+        )
         return F.normalize(sums, dim=-1).numpy()
 
     def _batch(self, histories, windows, start):
@@ -88,11 +94,15 @@ class PlainLoop:
         events = histories.events[ranges(starts, lengths)]
         tokens = [
             torch.from_numpy(
-                histories.item_tokens[histories.item_offsets[item] : histories.item_offsets[item + 1]].copy()
+                histories.item_tokens[
+                    histories.item_offsets[item] : histories.item_offsets[item + 1]
+                ].copy()
             )
             for item in events
         ]
-        padded = nn.utils.rnn.pad_sequence([one.long() for one in tokens], batch_first=True, padding_value=-1)
+        padded = nn.utils.rnn.pad_sequence(
+            [one.long() for one in tokens], batch_first=True, padding_value=-1
+        )
         items = self._run(self.model.token_embedding, self.model.token_position, self.items, padded)
         histories_padded = nn.utils.rnn.pad_sequence(
             list(self.model.item_norm(items).split(lengths.tolist())), batch_first=True
@@ -114,7 +124,8 @@ class PlainLoop:
 
 
 def compare(exported: Exported, events: pa.Table, users: int) -> None:
-    """Time both on the first users of a log, laid out and tokenised before: the same for both, and not counted."""
+    """Time both on the first users of a log, laid out and tokenised before: the same for both, and
+    not counted."""
     ids = sorted(pc.unique(events["user_id"]).to_pylist())[:users]
     rows = as_events(events.filter(pc.is_in(events["user_id"], value_set=pa.array(ids))))
     encoder = UserEncoder(exported)
@@ -132,7 +143,10 @@ def compare(exported: Exported, events: pa.Table, users: int) -> None:
     assert furthest < 1e-4, f"the vectors differ by {furthest}"
     for name, taken in seconds.items():
         ratio = seconds["padded loop"] / taken
-        print(f"{name:12} {taken:7.1f} s {len(ids) / taken:8.0f} users/s {ratio:6.1f}x  ({len(ids):,} users)")
+        print(
+            f"{name:12} {taken:7.1f} s {len(ids) / taken:8.0f} users/s {ratio:6.1f}x  "
+            f"({len(ids):,} users)"
+        )
     print(f"largest difference of a vector's number: {furthest:.1e}")
 
 
@@ -155,15 +169,22 @@ class Watch(threading.Thread):
 
 
 def drawn_log(folder: Path, users: int) -> Path:
-    """Draw a log of 20 events a user over 5,000 texts in two services, a row group every 100,000 rows."""
+    """Draw a log of 20 events a user over 5,000 texts in two services, a row group every 100,000
+    rows."""
     rng, path = np.random.default_rng(0), folder / f"{users}.parquet"
-    texts = np.array([f"item {a} of kind {a % 97}; colour {a % 13}" for a in range(5000)], dtype=object)
+    texts = np.array(
+        [f"item {a} of kind {a % 97}; colour {a % 13}" for a in range(5000)], dtype=object
+    )
     schema = pa.schema([(name, pa.string()) for name in ("user_id", "service", "text")])
     with pq.ParquetWriter(path, schema) as writer:
         for first in range(0, users, 5000):
             owners = np.repeat(np.char.add("u", np.arange(first, first + 5000).astype(str)), 20)
             services = np.array(["shop", "news"], dtype=object)[np.arange(len(owners)) % 2]
-            columns = [pa.array(owners), pa.array(services), pa.array(texts[rng.integers(0, 5000, len(owners))])]
+            columns = [
+                pa.array(owners),
+                pa.array(services),
+                pa.array(texts[rng.integers(0, 5000, len(owners))]),
+            ]
             writer.write_table(pa.table(columns, schema=schema))
     return path
 
@@ -174,7 +195,8 @@ def saved_encoder(exported: Exported, folder: Path) -> Path:
     safetensors.torch.save_file(exported.weights, folder / "weights.safetensors")
     (folder / "tokenizer.json").write_text(exported.tokenizer)
     digests = {
-        f"{name.split('.')[0]}_sha256": sha256(folder / name) for name in ("tokenizer.json", "weights.safetensors")
+        f"{name.split('.')[0]}_sha256": sha256(folder / name)
+        for name in ("tokenizer.json", "weights.safetensors")
     }
     card = exported.card.model_copy(update=digests)
     (folder / "encoder.json").write_text(card.model_dump_json(exclude={"run": {"resources"}}))
@@ -190,7 +212,9 @@ def compare_memory(folder: Path, sizes: tuple[int, int] = (5_000, 50_000)) -> No
 
     peaks = []
     quieten_ray_data()
-    encoder = saved_encoder(drawn_encoder(pq.read_table(drawn_log(folder, 5000)), "xs", 16), folder / "encoder")
+    encoder = saved_encoder(
+        drawn_encoder(pq.read_table(drawn_log(folder, 5000)), "xs", 16), folder / "encoder"
+    )
     for users in sizes:
         log = drawn_log(folder, users)
         temporary = tempfile.mkdtemp(prefix="eb-", dir="/tmp")
@@ -204,7 +228,10 @@ def compare_memory(folder: Path, sizes: tuple[int, int] = (5_000, 50_000)) -> No
         peaks.append(watch.peak)
         taken = time.perf_counter() - start
         rate = manifest["users"] / taken
-        print(f"{users:8,} users: {taken:6.1f} s, {rate:6.0f} users/s, largest process {watch.peak / 1e6:.0f} MB")
+        print(
+            f"{users:8,} users: {taken:6.1f} s, {rate:6.0f} users/s, largest process "
+            f"{watch.peak / 1e6:.0f} MB"
+        )
         ray.shutdown()
     print(f"memory over ten times the users: {peaks[1] / peaks[0]:.2f}x")
 

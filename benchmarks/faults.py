@@ -1,10 +1,11 @@
-"""One small study during which a worker, a node and the driver are killed, against the same study left in peace.
+"""One small study during which a worker, a node and the driver are killed, against the same study
+left in peace.
 
-    python -m benchmarks.faults             # three nodes on this machine, five to ten minutes on 2 cores
+    python -m benchmarks.faults             # three nodes on this machine, five to ten minutes on 2
+    cores
 
-Prints what was done to the study between the lines of its runs' logs, then the tables of both. Exit code 1 if they
-differ in anything but clocks.
-"""
+Prints what was done to the study between the lines of its runs' logs, then the tables of both. Exit
+code 1 if they differ in anything but clocks."""
 
 import os
 import re
@@ -31,7 +32,16 @@ from clue_ray.corpus.planted import PlantedSpec, planted_events
 from clue_ray.runs import read_runs
 
 CLOCK = ["started_at", "wall_seconds", "tokens_per_second"]
-SHOWN = ["run_id", "status", "sequence_length", "num_workers", "steps", "train_flops", "loss", "recall_at_10"]
+SHOWN = [
+    "run_id",
+    "status",
+    "sequence_length",
+    "num_workers",
+    "steps",
+    "train_flops",
+    "loss",
+    "recall_at_10",
+]
 NODE = {"num_cpus": 1, "object_store_memory": 100_000_000}
 PATIENCE = 300.0
 STUDY = {
@@ -58,10 +68,12 @@ class Scene:
     def start(self, output: str) -> subprocess.Popen:
         """Start the command of the study."""
         command = ["run", str(self.folder / "study.yaml"), "--output", str(self.folder / output)]
-        code = "from clue_ray.cli import main; main()"
+        code = "from clue_ray.cli.main import main; main()"
         with open(self.folder / f"{output}.out", "a") as told:
             return subprocess.Popen(
-                [sys.executable, "-c", code, *command, "--address", self.cluster.address], stdout=told, stderr=told
+                [sys.executable, "-c", code, *command, "--address", self.cluster.address],
+                stdout=told,
+                stderr=told,
             )
 
     def say(self, words: str) -> None:
@@ -72,7 +84,9 @@ class Scene:
         """Return when and what the study's runs logged."""
         found = []
         for log in (self.folder / output).glob("faults/runs/*/log.txt"):
-            found += [(line[:23], line[24:]) for line in log.read_text().splitlines() if line[:2] == "20"]
+            found += [
+                (line[:23], line[24:]) for line in log.read_text().splitlines() if line[:2] == "20"
+            ]
         return sorted(found)
 
     def wait_for(self, words: str, times: int) -> None:
@@ -89,10 +103,13 @@ class Scene:
 
 
 def disturb(scene: Scene) -> None:
-    """Run the study while a worker, a node and the driver are killed; then give its command again."""
+    """Run the study while a worker, a node and the driver are killed; then give its command
+    again."""
     driver = scene.start("disturbed")
     scene.wait_for("is kept", 3)
-    worker = next(p for p in psutil.Process().children(recursive=True) if "RayTrainWorker" in p.name())
+    worker = next(
+        p for p in psutil.Process().children(recursive=True) if "RayTrainWorker" in p.name()
+    )
     scene.say(f"worker process {worker.pid} is killed")
     worker.kill()
     scene.wait_for("goes on after", 1)
@@ -115,7 +132,9 @@ def disturb(scene: Scene) -> None:
 
 def compare(folder: Path, console: Console) -> bool:
     """Print both tables; tell whether they agree in all but clocks."""
-    tables = {name: read_runs(folder / name / "faults").table for name in ("undisturbed", "disturbed")}
+    tables = {
+        name: read_runs(folder / name / "faults").table for name in ("undisturbed", "disturbed")
+    }
     for name, table in tables.items():
         console.print(frame_table(table[SHOWN], name))
     peace, trouble = (table.drop(columns=CLOCK) for table in tables.values())
@@ -124,7 +143,9 @@ def compare(folder: Path, console: Console) -> bool:
     except AssertionError as difference:
         console.print(f"The tables differ: {difference}")
         return False
-    console.print(f"All {len(peace)} rows agree in all {peace.shape[1]} columns beside {', '.join(CLOCK)}.")
+    console.print(
+        f"All {len(peace)} rows agree in all {peace.shape[1]} columns beside {', '.join(CLOCK)}."
+    )
     return True
 
 
@@ -132,12 +153,16 @@ def main() -> None:
     """Play the scene."""
     console = Console(width=120, highlight=False)
     folder = Path(tempfile.mkdtemp(prefix="cr-", dir="/tmp"))
-    spec = PlantedSpec(users=240, services=3, topics=12, concentration=2, items_per_topic=20, events=24)
+    spec = PlantedSpec(
+        users=240, services=3, topics=12, concentration=2, items_per_topic=20, events=24
+    )
     pq.write_table(planted_events(spec), folder / "events.parquet")
     study = {**STUDY, "corpus": {**STUDY["corpus"], "events": str(folder / "events.parquet")}}
     (folder / "study.yaml").write_text(yaml.safe_dump(study))
     head = {"num_cpus": 0, "resources": {"trial_slot": 4}, "object_store_memory": 100_000_000}
-    cluster = Cluster(initialize_head=True, head_node_args={**head, "temp_dir": str(folder / "ray")})
+    cluster = Cluster(
+        initialize_head=True, head_node_args={**head, "temp_dir": str(folder / "ray")}
+    )
     try:
         for _ in range(2):
             cluster.add_node(**NODE)
@@ -152,9 +177,9 @@ def main() -> None:
     finally:
         cluster.shutdown()
         for output in folder.glob("*.out"):
-            console.print(f"--- {output.name}\n{output.read_text()[-1500:]}", markup=False) if sys.exc_info()[
-                0
-            ] else None
+            console.print(
+                f"--- {output.name}\n{output.read_text()[-1500:]}", markup=False
+            ) if sys.exc_info()[0] else None
         shutil.rmtree(folder, ignore_errors=True)
     sys.exit(0 if agree else 1)
 

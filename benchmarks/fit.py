@@ -1,14 +1,15 @@
-"""One three-term fit against the PyPI package `chinchilla`: seconds and objective of both, in one run; other seconds.
+"""One three-term fit against the PyPI package `chinchilla`: seconds and objective of both, in one
+run; other seconds.
 
     pip install --target /tmp/rival --no-deps chinchilla attrdictx ordinal seaborn ruamel.yaml
     PYTHONPATH=/tmp/rival python -m benchmarks.fit    # 1 to 5 minutes, nearly all of it the rival's
 
-Both fit E + A N^-alpha + B D^-beta to Epoch AI's 240 points (Besiroglu et al. 2024) with the same loss, Huber(1e-3)
-of log residuals. The rival runs the grid of its README, 3,125 starts, on all cores; its figure is left out. Our time is
-the median of `FITS` fits. Both objectives are evaluated here, from the parameters returned. First come the seconds of
-200 bootstrap draws of that fit, and of the analysis (backtest, panels) of a planted study of 25 runs with all laws of
-one predictor that a study is analysed with; they need no rival.
-"""
+Both fit E + A N^-alpha + B D^-beta to Epoch AI's 240 points (Besiroglu et al. 2024) with the same
+loss, Huber(1e-3) of log residuals. The rival runs the grid of its README, 3,125 starts, on all
+cores; its figure is left out. Our time is the median of `FITS` fits. Both objectives are evaluated
+here, from the parameters returned. First come the seconds of 200 bootstrap draws of that fit, and
+of the analysis (backtest, panels) of a planted study of 25 runs with all laws of one predictor that
+a study is analysed with; they need no rival."""
 
 import statistics
 import tempfile
@@ -38,7 +39,9 @@ NAMES = ("E", "A", "B", "alpha", "beta")
 
 def objective(points: pd.DataFrame, parameters: dict[str, float]) -> float:
     """Evaluate the sum of Huber costs of log residuals at a set of parameters."""
-    values = LAWS["parametric_loss"]([points["N"], points["D"]], [float(parameters[name]) for name in NAMES])
+    values = LAWS["parametric_loss"](
+        [points["N"], points["D"]], [float(parameters[name]) for name in NAMES]
+    )
     residual: Floats = np.log(np.asarray(values, dtype=float)) - np.log(points["L"].to_numpy())
     return float(huber(residual, np.full(len(residual), DELTA)))
 
@@ -62,10 +65,20 @@ def rival(points: pd.DataFrame) -> tuple[float, dict[str, float]]:
     from chinchilla._metrics import log_huber
 
     five = partial(np.linspace, num=5)
-    grid = {"E": five(1, 2), "a": five(1, 10), "b": five(1, 10), "alpha": five(0.1, 0.7), "beta": five(0.1, 0.7)}
+    grid = {
+        "E": five(1, 2),
+        "a": five(1, 10),
+        "b": five(1, 10),
+        "alpha": five(0.1, 0.7),
+        "beta": five(0.1, 0.7),
+    }
     with tempfile.TemporaryDirectory() as folder:
-        points.rename(columns={"L": "loss"})[["C", "N", "D", "loss"]].to_csv(Path(folder) / "df.csv", index=False)
-        model = Chinchilla(folder, param_grid=grid, loss_fn=partial(log_huber, delta=DELTA), log_level=50)
+        points.rename(columns={"L": "loss"})[["C", "N", "D", "loss"]].to_csv(
+            Path(folder) / "df.csv", index=False
+        )
+        model = Chinchilla(
+            folder, param_grid=grid, loss_fn=partial(log_huber, delta=DELTA), log_level=50
+        )
         model.visualizer.optim = lambda *_, **__: None
         began = time.perf_counter()
         model.fit()
@@ -84,11 +97,14 @@ def draws_seconds(points: pd.DataFrame) -> float:
 
 
 def study_seconds() -> float:
-    """Time the analysis of 25 runs over four decades with normal noise, under all laws of one predictor."""
+    """Time the analysis of 25 runs over four decades with normal noise, under all laws of one
+    predictor."""
     flops = np.logspace(12, 16, 25)
     noise = 0.004 * np.random.default_rng(0).normal(size=len(flops))
     loss = (2 + 3 * (flops / flops[0]) ** -0.15) * np.exp(noise)
-    table = pd.DataFrame({"train_flops": flops, "loss": loss, "loss_candidates": 256, "status": "done"})
+    table = pd.DataFrame(
+        {"train_flops": flops, "loss": loss, "loss_candidates": 256, "status": "done"}
+    )
     runs = Runs(table.assign(run_id=[f"run{place}" for place in table.index]))
     began = time.perf_counter()
     analyse(runs, STUDY_LAWS)
@@ -100,8 +116,12 @@ def main() -> None:
     if not FITDATA.is_dir():
         raise SystemExit(f"{FITDATA} is not beside this checkout; the 240 points cannot be read.")
     points, console = epoch_points(), Console(width=120)
-    console.print(f"{DRAWS} bootstrap draws of the 240 points: {draws_seconds(points):.2f} s (bar: 1).")
-    console.print(f"Analysis of 25 runs under {len(STUDY_LAWS)} laws: {study_seconds():.1f} s (bar: 20).")
+    console.print(
+        f"{DRAWS} bootstrap draws of the 240 points: {draws_seconds(points):.2f} s (bar: 1)."
+    )
+    console.print(
+        f"Analysis of 25 runs under {len(STUDY_LAWS)} laws: {study_seconds():.1f} s (bar: 20)."
+    )
     (fast, found), (slow, theirs) = ours(points), rival(points)
     table = Table(title="Epoch AI's 240 points, Huber(1e-3) of log residuals")
     for column in ("", "seconds", "objective", *NAMES):
@@ -110,10 +130,13 @@ def main() -> None:
     for name, seconds, cost, parameters in zip(
         ("clue-ray", "chinchilla"), (fast, slow), costs, (found, theirs), strict=True
     ):
-        table.add_row(name, f"{seconds:.3f}", f"{cost:.10f}", *(f"{parameters[key]:.5g}" for key in NAMES))
+        table.add_row(
+            name, f"{seconds:.3f}", f"{cost:.10f}", *(f"{parameters[key]:.5g}" for key in NAMES)
+        )
     console.print(table)
     console.print(
-        f"{slow / fast:.0f} times faster (bar: 500); our objective is theirs {costs[0] - costs[1]:+.2e} (bar: 0)."
+        f"{slow / fast:.0f} times faster (bar: 500); our objective is theirs "
+        f"{costs[0] - costs[1]:+.2e} (bar: 0)."
     )
 
 

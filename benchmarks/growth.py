@@ -1,11 +1,12 @@
-"""What `clue-ray run --grow` saves: FLOPs that narrow the loss at 100 times the compute as much as a larger grid does.
+"""What `clue-ray run --grow` saves: FLOPs that narrow the loss at 100 times the compute as much as
+a larger grid does.
 
     python benchmarks/growth.py              # 24 studies a planted law, a few minutes on 2 cores
 
-A planted study has a grid of 4 encoder sizes by 4 history lengths at equal steps. The rival continues it to 5 x 5 and
-6 x 6. `--grow` gets shares of the rival's extra FLOPs and picks by the package's own rule, two runs a round; the law,
-its interval and the held-out run are those of the report.
-"""
+A planted study has a grid of 4 encoder sizes by 4 history lengths at equal steps. The rival
+continues it to 5 x 5 and 6 x 6. `--grow` gets shares of the rival's extra FLOPs and picks by the
+package's own rule, two runs a round; the law, its interval and the held-out run are those of the
+report."""
 
 import argparse
 import os
@@ -13,7 +14,9 @@ from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from itertools import product
 
-os.environ.setdefault("OMP_NUM_THREADS", "1")  # before numpy: small matrices gain nothing from threads
+os.environ.setdefault(
+    "OMP_NUM_THREADS", "1"
+)  # before numpy: small matrices gain nothing from threads
 
 import numpy as np
 import pandas as pd
@@ -42,11 +45,13 @@ PLANTED = {
 def points(rows: int) -> pd.DataFrame:
     """List the grid of `rows` sizes by as many lengths."""
     table = pd.DataFrame(
-        list(product(SIZES[:rows], LENGTHS[:rows])), columns=["non_embedding_params", "sequence_length"]
+        list(product(SIZES[:rows], LENGTHS[:rows])),
+        columns=["non_embedding_params", "sequence_length"],
     )
     table["train_flops"] = 6e4 * table["non_embedding_params"] * table["sequence_length"]
     table["run_id"] = [
-        f"{n:.0f}-{s}" for n, s in zip(table["non_embedding_params"], table["sequence_length"], strict=True)
+        f"{n:.0f}-{s}"
+        for n, s in zip(table["non_embedding_params"], table["sequence_length"], strict=True)
     ]
     return table.assign(point=table["run_id"])
 
@@ -54,12 +59,20 @@ def points(rows: int) -> pd.DataFrame:
 def train(table: pd.DataFrame, law: tuple[float, ...], seed: int) -> pd.DataFrame:
     """Give every point its loss: the planted law and the noise that belongs to the point."""
     floor, a, alpha, b, beta = law
-    loss = floor + a * table["non_embedding_params"] ** -alpha + b * table["sequence_length"] ** -beta
+    loss = (
+        floor + a * table["non_embedding_params"] ** -alpha + b * table["sequence_length"] ** -beta
+    )
     drawn = [
         np.random.default_rng([seed, int(n), s]).normal()
         for n, s in table[["non_embedding_params", "sequence_length"]].astype(int).to_numpy()
     ]
-    settings = {"status": "done", "loss_candidates": 256, "learning_rate": 3e-3, "seed": 0, "steps": 1000}
+    settings = {
+        "status": "done",
+        "loss_candidates": 256,
+        "learning_rate": 3e-3,
+        "seed": 0,
+        "steps": 1000,
+    }
     return table.assign(loss=loss * np.exp(NOISE * np.array(drawn)), **settings)
 
 
@@ -76,7 +89,12 @@ def width(table: pd.DataFrame, at: float) -> float:
 
 
 def grow(
-    table: pd.DataFrame, candidates: pd.DataFrame, law: tuple[float, ...], budget: float, at: float, seed: int
+    table: pd.DataFrame,
+    candidates: pd.DataFrame,
+    law: tuple[float, ...],
+    budget: float,
+    at: float,
+    seed: int,
 ) -> pd.DataFrame:
     """Add runs in rounds within a budget, by the package's rule."""
     spent = 0.0
@@ -88,8 +106,13 @@ def grow(
 
 
 def draw(law: tuple[float, ...], larger: int, seed: int) -> list[float]:
-    """Draw one study: widths of the grid, of the larger grid, and of growth by each share of its extra FLOPs."""
-    start, rival, candidates = (train(points(4), law, seed), train(points(larger), law, seed), points(6))
+    """Draw one study: widths of the grid, of the larger grid, and of growth by each share of its
+    extra FLOPs."""
+    start, rival, candidates = (
+        train(points(4), law, seed),
+        train(points(larger), law, seed),
+        points(6),
+    )
     at = 100 * float(start["train_flops"].max())
     extra = float(rival["train_flops"].sum() - start["train_flops"].sum())
     grown = [grow(start, candidates, law, share * extra, at, seed) for share in SHARES]
@@ -104,18 +127,32 @@ def main() -> None:
     parser.add_argument("--draws", type=int, default=24, help="studies a row")
     options = parser.parse_args()
     table = Table(
-        "planted law", "grid 4x4", "continued to", "its width", *(f"grow {s:.0%}" for s in SHARES), "same width at"
+        "planted law",
+        "grid 4x4",
+        "continued to",
+        "its width",
+        *(f"grow {s:.0%}" for s in SHARES),
+        "same width at",
     )
     with ProcessPoolExecutor(2) as pool:
         for (name, law), larger in product(PLANTED.items(), (5, 6)):
             found = np.array(list(pool.map(partial(draw, law, larger), range(options.draws))))
             share = [
-                next((s for s, w in zip(SHARES, row[2:], strict=True) if w <= SAME * row[1]), np.inf) for row in found
+                next(
+                    (s for s, w in zip(SHARES, row[2:], strict=True) if w <= SAME * row[1]), np.inf
+                )
+                for row in found
             ]
             middle = np.median(found, axis=0)
             reached = np.median(share)
             words = f"{reached:.0%} of the FLOPs" if np.isfinite(reached) else "not reached"
-            table.add_row(name, f"{middle[0]:.3f}", f"{larger}x{larger}", *(f"{v:.3f}" for v in middle[1:]), words)
+            table.add_row(
+                name,
+                f"{middle[0]:.3f}",
+                f"{larger}x{larger}",
+                *(f"{v:.3f}" for v in middle[1:]),
+                words,
+            )
     Console(width=160).print(table)
 
 

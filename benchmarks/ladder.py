@@ -1,4 +1,5 @@
-"""Print the ladder of encoder sizes with parameters by group, as the Markdown table of docs/encoder.md.
+"""Print the ladder of encoder sizes with parameters by group, as the Markdown table of
+docs/reference/encoder.md.
 
 python -m benchmarks.ladder [--tokens 50258] [--item-positions 32] [--sequence-length 128]
 """
@@ -8,12 +9,26 @@ import argparse
 from clue_ray.spec.compute import Vocabulary, count_params
 from clue_ray.spec.specs import LADDER, EncoderSpec
 
-GROUPS = ("embedding", "item_transformer", "service_transformer", "output", "non_embedding", "total")
+GROUPS = (
+    "embedding",
+    "item_transformer",
+    "service_transformer",
+    "output",
+    "non_embedding",
+    "total",
+)
 
 
 def ladder_table(vocabulary: Vocabulary) -> str:
     """Return the table, a row a rung."""
-    heads = ["size", "width", "item layers", "service layers", "heads", *(group.replace("_", " ") for group in GROUPS)]
+    heads = [
+        "size",
+        "width",
+        "item layers",
+        "service layers",
+        "heads",
+        *(group.replace("_", " ") for group in GROUPS),
+    ]
     rows = [heads, ["---", *["---:"] * (len(heads) - 1)]]
     for size, rung in LADDER.items():
         params = count_params(EncoderSpec(size=size), vocabulary)
@@ -24,7 +39,9 @@ def ladder_table(vocabulary: Vocabulary) -> str:
 
 def main() -> None:
     """Print the table for a vocabulary."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     for name, default in {"tokens": 50_258, "item-positions": 32, "sequence-length": 128}.items():
         parser.add_argument(f"--{name}", type=int, default=default)
     args = parser.parse_args()

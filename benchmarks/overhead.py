@@ -1,13 +1,14 @@
-"""What Ray costs a run: seconds beyond its loop, inline and on two workers, and the loop's rate against a bare process.
+"""What Ray costs a run: seconds beyond its loop, inline and on two workers, and the loop's rate
+against a bare process.
 
     python -m benchmarks.overhead           # about six minutes on 2 quiet cores
 
-Seconds beyond the loop are those from one run's record to the next, one run at a time, without the loop's own
-(`wall_seconds`); the first run, which starts actors, is left out. Rates are tokens a second between the first line of
-a log and its last checkpoint, reports and checkpoints included, of the same run by turns under Ray and in a process of
-its own, at the low priority that Ray gives its workers (nice 15; where other work keeps the cores busy, that alone may
-cost more than all the rest).
-"""
+Seconds beyond the loop are those from one run's record to the next, one run at a time, without the
+loop's own (`wall_seconds`); the first run, which starts actors, is left out. Rates are tokens a
+second between the first line of a log and its last checkpoint, reports and checkpoints included, of
+the same run by turns under Ray and in a process of its own, at the low priority that Ray gives its
+workers (nice 15; where other work keeps the cores busy, that alone may cost more than all the
+rest)."""
 
 import argparse
 import os
@@ -105,7 +106,9 @@ def beyond_the_loop(study: StudySpec, output: Path) -> list[float]:
 def rate(folder: Path, tokens: int) -> float:
     """Return tokens a second between a log's first line and its last."""
     lines = (folder / "log.txt").read_text().splitlines()
-    first, last = (datetime.strptime(line[:23], "%Y-%m-%d %H:%M:%S,%f") for line in (lines[0], lines[-1]))
+    first, last = (
+        datetime.strptime(line[:23], "%Y-%m-%d %H:%M:%S,%f") for line in (lines[0], lines[-1])
+    )
     return tokens / (last - first).total_seconds()
 
 
@@ -116,15 +119,24 @@ def rates(corpus: Path, output: Path, pairs: int, steps: int) -> list[tuple[floa
         study = make_study(f"turn-{turn}", corpus, steps, train__seed=[turn])
         (run,) = expand(study)
         bare = output / f"bare-{turn}"
-        told = [str(corpus), str(bare), run.model_dump_json(exclude_none=True), study.evaluation.model_dump_json()]
+        told = [
+            str(corpus),
+            str(bare),
+            run.model_dump_json(exclude_none=True),
+            study.evaluation.model_dump_json(),
+        ]
         row = run_study(study, output).table.iloc[0]
         subprocess.run([sys.executable, "-c", BARE, *told], check=True)
         tokens = int(row["train_tokens"])
-        found.append((rate(output / study.name / "runs" / row["run_id"], tokens), rate(bare, tokens)))
+        found.append(
+            (rate(output / study.name / "runs" / row["run_id"], tokens), rate(bare, tokens))
+        )
     return found
 
 
-def report(console: Console, inline: list[float], workers: list[float], found: list[tuple[float, float]]) -> None:
+def report(
+    console: Console, inline: list[float], workers: list[float], found: list[tuple[float, float]]
+) -> None:
     """Print medians beside their aims, and the range of what was measured."""
     table = Table(title="What Ray costs a run")
     for column in ("measured", "median", "from", "to", "aim"):
@@ -139,14 +151,22 @@ def report(console: Console, inline: list[float], workers: list[float], found: l
         table.add_row(name, *(f"{value:{form}}" for value in (middle, low, high)), aim)
     console.print(table)
     load = ", ".join(f"{value:.1f}" for value in os.getloadavg())
-    console.print(f"{os.cpu_count()} cores; load average over 1, 5 and 15 minutes at the end: {load}.")
+    console.print(
+        f"{os.cpu_count()} cores; load average over 1, 5 and 15 minutes at the end: {load}."
+    )
 
 
 def main() -> None:
     """Measure and print the table."""
-    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    options.add_argument("--runs", type=int, default=5, help="runs whose seconds beyond the loop are measured")
-    options.add_argument("--pairs", type=int, default=5, help="turns of the loop under Ray and bare")
+    options = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    options.add_argument(
+        "--runs", type=int, default=5, help="runs whose seconds beyond the loop are measured"
+    )
+    options.add_argument(
+        "--pairs", type=int, default=5, help="turns of the loop under Ray and bare"
+    )
     options.add_argument("--steps", type=int, default=300, help="steps of a turn")
     chosen = options.parse_args()
     with planted_corpus() as (folder, corpus), connect():

@@ -1,8 +1,9 @@
-"""The straightforward ways to prepare a log that fits in memory, in one process: the rivals of `benchmarks/prepare.py`.
+"""The straightforward ways to prepare a log that fits in memory, in one process: the rivals of
+`benchmarks/prepare.py`.
 
-Both do the work of `clue_ray.corpus.build`: check rows, count repeated ones, hold out users, train the tokenizer on
-training users' texts, sort each user's events, and write items and sequences to one shard a bucket of users.
-"""
+Both do the work of `clue_ray.corpus.build`: check rows, count repeated ones, hold out users, train
+the tokenizer on training users' texts, sort each user's events, and write items and sequences to
+one shard a bucket of users."""
 
 import hashlib
 from pathlib import Path
@@ -21,7 +22,12 @@ from clue_ray.spec.specs import CorpusSpec
 
 Tokens = dict[str, list[int]]
 ITEMS = pa.schema(
-    [("service", pa.string()), ("text", pa.string()), ("tokens", pa.list_(pa.int32())), ("text_tokens", pa.int32())]
+    [
+        ("service", pa.string()),
+        ("text", pa.string()),
+        ("tokens", pa.list_(pa.int32())),
+        ("text_tokens", pa.int32()),
+    ]
 )
 
 
@@ -43,7 +49,9 @@ def with_pyarrow(log: Path, folder: Path, spec: CorpusSpec) -> None:
     """Prepare a log with pyarrow and tokenizers, the whole table in memory."""
     table = pq.read_table(log)
     for column in ("user_id", "service", "text"):
-        table = table.set_column(table.column_names.index(column), column, pc.utf8_trim_whitespace(table[column]))
+        table = table.set_column(
+            table.column_names.index(column), column, pc.utf8_trim_whitespace(table[column])
+        )
         table = table.filter(pc.greater(pc.utf8_length(table[column]), 0))
     table = table.filter(pc.is_valid(table["timestamp"]))
     users = table["user_id"].combine_chunks().dictionary_encode()
@@ -59,22 +67,42 @@ def with_pyarrow(log: Path, folder: Path, spec: CorpusSpec) -> None:
     table = table.append_column("bucket", pa.array(bucket.astype(np.int32)))
     services = sorted(pc.unique(table["service"]).to_pylist())
     order = [("bucket", "ascending"), ("user_id", "ascending"), ("service", "ascending")]
-    table = table.sort_by([*order, ("timestamp", "descending"), ("text", "ascending")]).combine_chunks()
+    table = table.sort_by(
+        [*order, ("timestamp", "descending"), ("text", "ascending")]
+    ).combine_chunks()
     bounds = np.searchsorted(table["bucket"].to_numpy(), np.arange(shards + 1))
     for shard in range(shards):
         part = table.slice(bounds[shard], bounds[shard + 1] - bounds[shard])
         if part.num_rows:
             _write_arrow_shard(
-                part, folder, f"shard-{shard:05d}.parquet", tokens, tokenizer.get_vocab_size(), services, spec
+                part,
+                folder,
+                f"shard-{shard:05d}.parquet",
+                tokens,
+                tokenizer.get_vocab_size(),
+                services,
+                spec,
             )
 
 
 def _write_arrow_shard(
-    part: pa.Table, folder: Path, name: str, tokens: Tokens, first_guide: int, services: list[str], spec: CorpusSpec
+    part: pa.Table,
+    folder: Path,
+    name: str,
+    tokens: Tokens,
+    first_guide: int,
+    services: list[str],
+    spec: CorpusSpec,
 ) -> None:
-    items = part.group_by(["service", "text"]).aggregate([]).sort_by([("service", "ascending"), ("text", "ascending")])
+    items = (
+        part.group_by(["service", "text"])
+        .aggregate([])
+        .sort_by([("service", "ascending"), ("text", "ascending")])
+    )
     keys = pc.binary_join_element_wise(items["service"], items["text"], "\x1f")
-    item = pc.index_in(pc.binary_join_element_wise(part["service"], part["text"], "\x1f"), value_set=keys)
+    item = pc.index_in(
+        pc.binary_join_element_wise(part["service"], part["text"], "\x1f"), value_set=keys
+    )
     user, service = part["user_id"].to_numpy(), part["service"].to_numpy()
     starts = np.flatnonzero(np.r_[True, (user[1:] != user[:-1]) | (service[1:] != service[:-1])])
     offsets = pa.array(np.r_[starts, len(user)].astype(np.int32))
@@ -112,28 +140,55 @@ def with_pandas(log: Path, folder: Path, spec: CorpusSpec) -> None:
     frame["bucket"] = (stable_hash(frame["user_id"], "bucket") % np.uint64(shards)).astype(np.int32)
     frame["timestamp"] = frame["timestamp"].astype(float)
     services = sorted(frame["service"].unique())
-    frame = frame.sort_values(["user_id", "service", "timestamp", "text"], ascending=[True, True, False, True])
+    frame = frame.sort_values(
+        ["user_id", "service", "timestamp", "text"], ascending=[True, True, False, True]
+    )
     for shard, part in frame.groupby("bucket"):
         _write_frame_shard(
-            part, folder, f"shard-{shard:05d}.parquet", tokens, tokenizer.get_vocab_size(), services, spec
+            part,
+            folder,
+            f"shard-{shard:05d}.parquet",
+            tokens,
+            tokenizer.get_vocab_size(),
+            services,
+            spec,
         )
 
 
 def _write_frame_shard(
-    part: pd.DataFrame, folder: Path, name: str, tokens: Tokens, first_guide: int, services: list[str], spec: CorpusSpec
+    part: pd.DataFrame,
+    folder: Path,
+    name: str,
+    tokens: Tokens,
+    first_guide: int,
+    services: list[str],
+    spec: CorpusSpec,
 ) -> None:
-    items = part[["service", "text"]].drop_duplicates().sort_values(["service", "text"]).reset_index(drop=True)
+    items = (
+        part[["service", "text"]]
+        .drop_duplicates()
+        .sort_values(["service", "text"])
+        .reset_index(drop=True)
+    )
     items["item"] = items.index
     part = part.merge(items, on=["service", "text"], how="left")
     groups = part.groupby(["user_id", "service"])
     lists = groups.agg(items=("item", list), timestamps=("timestamp", list)).reset_index()
     lists["num_services"] = lists.groupby("user_id")["service"].transform("size").astype(np.int32)
     _write(
-        pa.Table.from_pandas(lists[SEQUENCES.names], schema=SEQUENCES, preserve_index=False).replace_schema_metadata(),
+        pa.Table.from_pandas(
+            lists[SEQUENCES.names], schema=SEQUENCES, preserve_index=False
+        ).replace_schema_metadata(),
         folder / "shards" / name,
     )
     _write_items(
-        items["service"].tolist(), items["text"].tolist(), folder / "items" / name, tokens, first_guide, services, spec
+        items["service"].tolist(),
+        items["text"].tolist(),
+        folder / "items" / name,
+        tokens,
+        first_guide,
+        services,
+        spec,
     )
 
 
@@ -147,7 +202,10 @@ def _write_items(
     spec: CorpusSpec,
 ) -> None:
     ids = [tokens[text] for text in texts]
-    guided = [[first_guide + services.index(s), *i[: spec.max_item_tokens]] for s, i in zip(names, ids, strict=True)]
+    guided = [
+        [first_guide + services.index(s), *i[: spec.max_item_tokens]]
+        for s, i in zip(names, ids, strict=True)
+    ]
     _write(pa.table([names, texts, guided, [len(i) for i in ids]], schema=ITEMS), path)
 
 

@@ -1,12 +1,14 @@
-"""Preparation against scripts that do the same work in one process: time, memory, and the same bytes on two nodes.
+"""Preparation against scripts that do the same work in one process: time, memory, and the same
+bytes on two nodes.
 
-    python benchmarks/prepare.py            # 5 million planted events, three contenders; memory at 5 and 20 million
+    python benchmarks/prepare.py            # 5 million planted events, three contenders; memory at
+    5 and 20 million
 
-Each contender runs in a process of its own and writes the same shards, byte for byte, which is checked. Times leave out
-imports and the start of Ray (3 to 5 s, once a session), which the table shows beside them. Memory is the largest any
-process of the session held for itself, sampled five times a second; the object store, whose size is a setting
-(here 600 MB) and which spills to disk beyond it, is left out.
-"""
+Each contender runs in a process of its own and writes the same shards, byte for byte, which is
+checked. Times leave out imports and the start of Ray (3 to 5 s, once a session), which the table
+shows beside them. Memory is the largest any process of the session held for itself, sampled five
+times a second; the object store, whose size is a setting (here 600 MB) and which spills to disk
+beyond it, is left out."""
 
 import argparse
 import json
@@ -44,12 +46,17 @@ def planted(events: int) -> PlantedSpec:
 
 @contextmanager
 def ray_session(nodes: int = 1, cpus: int = 2) -> Iterator[float]:
-    """Start a session of one or more nodes on this machine, give the seconds it took, and end it."""
+    """Start a session of one or more nodes on this machine, give the seconds it took, and end
+    it."""
     import ray
     from ray.cluster_utils import Cluster
 
     start = time.perf_counter()
-    args = {"num_cpus": cpus // nodes, "object_store_memory": STORE // nodes, "include_dashboard": False}
+    args = {
+        "num_cpus": cpus // nodes,
+        "object_store_memory": STORE // nodes,
+        "include_dashboard": False,
+    }
     cluster = Cluster(initialize_head=nodes > 1, head_node_args=args if nodes > 1 else None)
     for _ in range(nodes - 1):
         cluster.add_node(**args)
@@ -74,7 +81,12 @@ def contend(name: str, log: Path, folder: Path, nodes: int, cpus: int) -> dict[s
         work[name]()
         seconds = time.perf_counter() - start
         memory = watch.stop()
-    return {"seconds": seconds, "start": started, "memory": memory, "digest": plain_prepare.digest(folder)}
+    return {
+        "seconds": seconds,
+        "start": started,
+        "memory": memory,
+        "digest": plain_prepare.digest(folder),
+    }
 
 
 def _build(spec: CorpusSpec, folder: Path) -> None:
@@ -113,7 +125,9 @@ def run(name: str, log: Path, *, nodes: int = 1, cpus: int = 2) -> dict[str, flo
     folder = Path(tempfile.mkdtemp(prefix="prepare-")) / "corpus"
     command = [sys.executable, "-m", "benchmarks.prepare", "--contender", name, "--log", str(log)]
     command += ["--folder", str(folder), "--nodes", str(nodes), "--cpus", str(cpus)]
-    output = subprocess.run(command, check=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True).stdout
+    output = subprocess.run(
+        command, check=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    ).stdout
     shutil.rmtree(folder.parent)
     return json.loads(output.splitlines()[-1])
 
@@ -133,10 +147,16 @@ def make_log(events: int, folder: Path) -> Path:
 
 def main() -> None:
     """Run all contenders in turn and print the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--events", type=float, default=5e6)
-    parser.add_argument("--repeats", type=int, default=3, help="alternating runs; the median counts")
-    parser.add_argument("--logs", type=Path, default=Path(tempfile.gettempdir()), help="folder for planted logs")
+    parser.add_argument(
+        "--repeats", type=int, default=3, help="alternating runs; the median counts"
+    )
+    parser.add_argument(
+        "--logs", type=Path, default=Path(tempfile.gettempdir()), help="folder for planted logs"
+    )
     parser.add_argument("--contender", choices=CONTENDERS, help=argparse.SUPPRESS)
     parser.add_argument("--log", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
@@ -158,8 +178,19 @@ def compare(events: int, repeats: int, folder: Path) -> None:
     for _ in range(repeats):
         for name in CONTENDERS:
             found[name].append(run(name, log))
-    middle = {name: sorted(runs, key=lambda r: r["seconds"])[len(runs) // 2] for name, runs in found.items()}
-    table = Table("contender", "events", "seconds", "events/s", "time against clue-ray", "memory, MB", "Ray start, s")
+    middle = {
+        name: sorted(runs, key=lambda r: r["seconds"])[len(runs) // 2]
+        for name, runs in found.items()
+    }
+    table = Table(
+        "contender",
+        "events",
+        "seconds",
+        "events/s",
+        "time against clue-ray",
+        "memory, MB",
+        "Ray start, s",
+    )
     ours = middle["clue-ray"]
     entries = [(name, rows, middle[name]) for name in CONTENDERS]
     entries += [
@@ -168,12 +199,20 @@ def compare(events: int, repeats: int, folder: Path) -> None:
     ]
     for name, count, result in entries:
         ratio = result["seconds"] / count / (ours["seconds"] / rows)
-        numbers = [f"{count:,}", f"{result['seconds']:.1f}", f"{count / result['seconds']:,.0f}", f"{ratio:.2f}x"]
+        numbers = [
+            f"{count:,}",
+            f"{result['seconds']:.1f}",
+            f"{count / result['seconds']:,.0f}",
+            f"{ratio:.2f}x",
+        ]
         table.add_row(name, *numbers, f"{result['memory'] / 1e6:.0f}", f"{result['start']:.1f}")
     Console(width=110).print(table)
     digests = {result["digest"] for _, count, result in entries if count == rows}
     growth = entries[-1][2]["memory"] / ours["memory"] - 1
-    print(f"Shards at {rows:,} events are {'the same bytes for all' if len(digests) == 1 else 'NOT THE SAME'}.")
+    print(
+        f"Shards at {rows:,} events are "
+        f"{'the same bytes for all' if len(digests) == 1 else 'NOT THE SAME'}."
+    )
     print(f"The largest process grew by {growth:.0%} from {rows:,} to {large_rows:,} events.")
 
 

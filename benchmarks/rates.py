@@ -2,10 +2,9 @@
 
     python -m benchmarks.rates CORPUS [--widths 64 256] [--steps 200] [--batch 64] [--seeds 2]
 
-Trains every width at every rate of a grid of factors of two and prints the training loss, smoothed over the last
-steps and averaged over seeds. Rates are those of the study file, at width 32; what the matrices move by follows from
-the width.
-"""
+Trains every width at every rate of a grid of factors of two and prints the training loss, smoothed
+over the last steps and averaged over seeds. Rates are those of the study file, at width 32; what
+the matrices move by follows from the width."""
 
 import argparse
 
@@ -20,7 +19,9 @@ from clue_ray.training.loop import LocalContext, Trainer
 RATES = [0.003 * 2**power for power in range(-3, 3)]
 
 
-def final_loss(corpus: Corpus, width: int, rate: float, seed: int, args: argparse.Namespace) -> float:
+def final_loss(
+    corpus: Corpus, width: int, rate: float, seed: int, args: argparse.Namespace
+) -> float:
     """Train one run and return its smoothed training loss, nats."""
     encoder = EncoderSpec(width=width, item_layers=1, service_layers=1, heads=max(1, width // 32))
     train = TrainSpec(global_batch_size=args.batch, steps=args.steps, learning_rate=rate, seed=seed)
@@ -34,10 +35,18 @@ def final_loss(corpus: Corpus, width: int, rate: float, seed: int, args: argpars
 
 def main() -> None:
     """Print the table and the best rate of each width."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("corpus")
     parser.add_argument("--widths", type=int, nargs="+", default=[64, 256])
-    for name, default in {"steps": 200, "batch": 64, "sequence-length": 16, "seeds": 2, "threads": 2}.items():
+    for name, default in {
+        "steps": 200,
+        "batch": 64,
+        "sequence-length": 16,
+        "seeds": 2,
+        "threads": 2,
+    }.items():
         parser.add_argument(f"--{name}", type=int, default=default)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
@@ -46,7 +55,10 @@ def main() -> None:
     losses: dict[int, list[float]] = {width: [] for width in args.widths}
     for rate in RATES:
         for width, found in losses.items():
-            found.append(sum(final_loss(corpus, width, rate, s, args) for s in range(args.seeds)) / args.seeds)
+            found.append(
+                sum(final_loss(corpus, width, rate, s, args) for s in range(args.seeds))
+                / args.seeds
+            )
         table.add_row(f"{rate:.2e}", *(f"{found[-1]:.3f}" for found in losses.values()))
     Console(width=100).print(table)
     best = {width: found.index(min(found)) for width, found in losses.items()}

@@ -1,10 +1,11 @@
-"""A study at CLUE's size on paper: work, time, memory and traffic, by the formulas that docs/scale.md shows.
+"""A study at CLUE's size on paper: work, time, memory and traffic, by the formulas that
+docs/notes/scale.md shows.
 
-    python -m benchmarks.scale              # half a minute; --measure also loads a corpus and writes a checkpoint here
+    python -m benchmarks.scale              # half a minute; --measure also loads a corpus and
+    writes a checkpoint here
 
-FLOPs come from `clue_ray.spec.compute`. What is assumed stands in `Assumed` and in the printed table; nothing of it has been
-measured by us on GPUs.
-"""
+FLOPs come from `clue_ray.spec.compute`. What is assumed stands in `Assumed` and in the printed
+table; nothing of it has been measured by us on GPUs."""
 
 import argparse
 import json
@@ -60,7 +61,8 @@ class Assumed:
 
 
 def pair_work(assumed: Assumed, length: int) -> Work:
-    """Return the work of one positive pair: a user's `length` events in each of two services, nothing spared."""
+    """Return the work of one positive pair: a user's `length` events in each of two services,
+    nothing spared."""
     events, tokens = 2 * length, 2 * length * assumed.tokens_per_event
     return Work(
         users=2,
@@ -73,7 +75,8 @@ def pair_work(assumed: Assumed, length: int) -> Work:
 
 
 def run_flops(assumed: Assumed, size: str, length: int) -> float:
-    """Return the FLOPs of a run that sees as many pairs as one pass over all tokens at 128 events has."""
+    """Return the FLOPs of a run that sees as many pairs as one pass over all tokens at 128 events
+    has."""
     return train_flops(EncoderSpec(size=size), pair_work(assumed, length)) * pairs(assumed)
 
 
@@ -88,7 +91,7 @@ def gpu_hours(assumed: Assumed, flops: float) -> float:
 
 
 def paper(assumed: Assumed) -> list[tuple[str, str]]:
-    """Work out the figures of docs/scale.md."""
+    """Work out the figures of docs/notes/scale.md."""
     encoder, steps = EncoderSpec(size="clue-725m"), pairs(assumed) / assumed.batch
     total = count_params(encoder, Vocabulary(50_258, 32, 128))["total"]
     large = run_flops(assumed, "clue-725m", 128)
@@ -110,7 +113,10 @@ def paper(assumed: Assumed) -> list[tuple[str, str]]:
         ("grid of 16 smaller runs: FLOP", f"{grid:.3g}"),
         ("grid of 16 smaller runs: GPU-hours; hours on 64; cost", cost(assumed, hours[1])),
         ("a step of 725 M on 64 GPUs, seconds", f"{step:.2f}"),
-        ("gathered a step and GPU, forward; with gradients", f"{gathered / 1e6:.2f}; {3 * gathered / 1e6:.2f} MB"),
+        (
+            "gathered a step and GPU, forward; with gradients",
+            f"{gathered / 1e6:.2f}; {3 * gathered / 1e6:.2f} MB",
+        ),
         ("all-reduced gradients a step and GPU", f"{gradients / 1e9:.2f} GB"),
         ("seconds of it, if every GPU's crossed the node's network", f"{slowest:.2f}"),
         ("weights, gradients, moments on each GPU", f"{16 * total / 1e9:.1f} GB"),
@@ -145,7 +151,8 @@ print(json.dumps({"events": events, "peak": peak, "seconds": time.perf_counter()
 
 
 def measure(users: int) -> list[tuple[str, str]]:
-    """Load a planted corpus in a process of its own, and write a checkpoint of 100 million numbers to this disk."""
+    """Load a planted corpus in a process of its own, and write a checkpoint of 100 million numbers
+    to this disk."""
     import pyarrow.parquet as pq
     import torch
 
@@ -159,9 +166,14 @@ def measure(users: int) -> list[tuple[str, str]]:
     try:
         pq.write_table(planted_events(PlantedSpec(users=users)), folder / "events.parquet")
         with connect():
-            corpus = build_corpus(CorpusSpec(events=str(folder / "events.parquet"), vocab_size=1024), folder / "corpus")
+            corpus = build_corpus(
+                CorpusSpec(events=str(folder / "events.parquet"), vocab_size=1024),
+                folder / "corpus",
+            )
         size = sum(file.stat().st_size for file in (folder / "corpus" / "shards").iterdir())
-        out = subprocess.run([sys.executable, "-c", LOAD, corpus.path], capture_output=True, text=True, check=True)
+        out = subprocess.run(
+            [sys.executable, "-c", LOAD, corpus.path], capture_output=True, text=True, check=True
+        )
         found = json.loads(out.stdout)
         state = {"weights": torch.zeros(100_000_000), "progress": {"step": 1}}
         started = time.perf_counter()
@@ -180,8 +192,12 @@ def measure(users: int) -> list[tuple[str, str]]:
 
 def main() -> None:
     """Print the figures."""
-    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    options.add_argument("--measure", action="store_true", help="load a corpus and write a checkpoint here too")
+    options = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    options.add_argument(
+        "--measure", action="store_true", help="load a corpus and write a checkpoint here too"
+    )
     options.add_argument("--users", type=int, default=20_000, help="users of that corpus")
     chosen = options.parse_args()
     console = Console(width=110, highlight=False)

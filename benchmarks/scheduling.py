@@ -1,12 +1,15 @@
-"""What it costs to hand out runs: a study of many trivial runs on a cluster whose GPUs are said, not there.
+"""What it costs to hand out runs: a study of many trivial runs on a cluster whose GPUs are said,
+not there.
 
-    python -m benchmarks.scheduling --runs 1000 --gpus 64      # a process a GPU: some 15 GB, and many cores to be fair
+    python -m benchmarks.scheduling --runs 1000 --gpus 64      # a process a GPU: some 15 GB, and
+    many cores to be fair
 
-Preparation, plan, Ray Tune, records and the runs table are the product's own; only training is replaced, by a sleep.
-Every process of the cluster is on this machine, so its cores bound the rate: the line below the table says how many
-there were. Idle is the share of GPU seconds, from the first run's start to the last one's end, in which no run slept;
-seconds between runs are those that a GPU waits from one run's end to the next one's start.
-"""
+Preparation, plan, Ray Tune, records and the runs table are the product's own; only training is
+replaced, by a sleep.
+Every process of the cluster is on this machine, so its cores bound the rate: the line below the
+table says how many there were. Idle is the share of GPU seconds, from the first run's start to the
+last one's end, in which no run slept; seconds between runs are those that a GPU waits from one
+run's end to the next one's start."""
 
 import argparse
 import itertools
@@ -45,7 +48,8 @@ STORE = 80_000_000
 
 
 def sleep_instead(config: dict[str, Any]) -> None:
-    """Be a trial that holds its GPU for a while and leaves a record; loads no torch, as 64 of them share a machine."""
+    """Be a trial that holds its GPU for a while and leaves a record; loads no torch, as 64 of them
+    share a machine."""
     from clue_ray.corpus.store import open_corpus
     from clue_ray.runs import RunRecord
     from clue_ray.spec.specs import RunSpec
@@ -54,9 +58,19 @@ def sleep_instead(config: dict[str, Any]) -> None:
     began, run, run_id = time.time(), RunSpec(**config["run"]["spec"]), config["run"]["run_id"]
     corpus = open_corpus(config["corpus"], verify=False)
     known = {name: 0 for name, field in RunRecord.model_fields.items() if field.is_required()}
-    known |= {"run_id": run_id, "study": config["study"], "corpus_digest": corpus.digest, "status": "done"}
+    known |= {
+        "run_id": run_id,
+        "study": config["study"],
+        "corpus_digest": corpus.digest,
+        "status": "done",
+    }
     known |= run.encoder.model_dump(include={"width", "item_layers", "service_layers", "heads"})
-    known |= {"encoder_size": run.encoder.size, "device": "none", "clue_ray_version": "0", "loss": 1.0}
+    known |= {
+        "encoder_size": run.encoder.size,
+        "device": "none",
+        "clue_ray_version": "0",
+        "loss": 1.0,
+    }
     time.sleep(float(os.environ.get("SLEEP_SECONDS", "10")))
     folder = Path(config["directory"]) / "runs" / run_id
     folder.mkdir(parents=True, exist_ok=True)
@@ -73,7 +87,9 @@ def said_gpus(gpus: int, per_node: int, seconds: float) -> Iterator[None]:
     temporary = tempfile.mkdtemp(prefix="cr-", dir="/tmp")
     node = {"object_store_memory": STORE, "include_dashboard": False}
     os.environ["SLEEP_SECONDS"] = str(seconds)  # nodes and their workers inherit it
-    os.environ["TUNE_FUNCTION_THREAD_TIMEOUT_S"] = "60"  # 2 s, Tune's default, are too few for crowded cores
+    os.environ["TUNE_FUNCTION_THREAD_TIMEOUT_S"] = (
+        "60"  # 2 s, Tune's default, are too few for crowded cores
+    )
     head = {"num_cpus": 0, "resources": {"trial_slot": 64}, "temp_dir": temporary, **node}
     cluster = Cluster(initialize_head=True, head_node_args=head)
     cluster.add_node(num_cpus=1, labels={"pool": "data"}, **node)
@@ -96,7 +112,11 @@ def make_study(corpus: Path, runs: int) -> StudySpec:
         {
             "name": "said",
             "corpus": str(corpus),
-            "base": {"encoder": {"size": "xs"}, "train": {"global_batch_size": 16, "steps": 1}, "sequence_length": 4},
+            "base": {
+                "encoder": {"size": "xs"},
+                "train": {"global_batch_size": 16, "steps": 1},
+                "sequence_length": 4,
+            },
             "axes": {"train.seed": list(range(runs))},
             "evaluation": {"candidates": 32, "every": 1},
             "resources": {"gpus_per_worker": 1},
@@ -120,7 +140,8 @@ def run_all(study: StudySpec, output: Path) -> dict[int, float]:
 
 
 def read_held(directory: Path) -> tuple[dict[str, list[tuple[float, float]]], int]:
-    """Return when each GPU was held, from when to when, in order; and how many processes held them."""
+    """Return when each GPU was held, from when to when, in order; and how many processes held
+    them."""
     held: dict[str, list[tuple[float, float]]] = {}
     processes = set()
     for file in directory.glob("runs/*/held.txt"):
@@ -132,17 +153,23 @@ def read_held(directory: Path) -> tuple[dict[str, list[tuple[float, float]]], in
 
 def main() -> None:
     """Measure and print the table."""
-    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     options.add_argument("--runs", type=int, default=1000)
     options.add_argument("--gpus", type=int, default=64)
-    options.add_argument("--gpus-per-node", type=int, default=8, help="each node is three more processes")
+    options.add_argument(
+        "--gpus-per-node", type=int, default=8, help="each node is three more processes"
+    )
     options.add_argument("--seconds", type=float, default=10.0, help="how long a run holds its GPU")
     chosen = options.parse_args()
     folder = Path(tempfile.mkdtemp(prefix="cr-", dir="/tmp"))
     try:
         pq.write_table(planted_events(PlantedSpec(users=1000)), folder / "events.parquet")
         with said_gpus(chosen.gpus, chosen.gpus_per_node, chosen.seconds):
-            corpus = build_corpus(CorpusSpec(events=str(folder / "events.parquet"), vocab_size=512), folder / "corpus")
+            corpus = build_corpus(
+                CorpusSpec(events=str(folder / "events.parquet"), vocab_size=512), folder / "corpus"
+            )
             study = make_study(corpus.path, chosen.runs)
             started, busy = time.perf_counter(), time.process_time()
             seen = run_all(study, folder)
@@ -163,11 +190,20 @@ def report(
     spans = [span for each in held.values() for span in each]
     began, ended = min(begin for begin, _ in spans), max(end for _, end in spans)
     slept = sum(end - begin for begin, end in spans)
-    between = [after[0] - before[1] for each in held.values() for before, after in itertools.pairwise(each)]
+    between = [
+        after[0] - before[1] for each in held.values() for before, after in itertools.pairwise(each)
+    ]
     few = min((count for count in seen if count >= FEW), default=max(seen))
-    table = Table("measured", "value", title=f"{chosen.runs} runs of {chosen.seconds:g} s on {chosen.gpus} GPUs")
+    table = Table(
+        "measured",
+        "value",
+        title=f"{chosen.runs} runs of {chosen.seconds:g} s on {chosen.gpus} GPUs",
+    )
     table.add_row("command, with plan, baselines and tables", f"{spent[0]:.0f} s")
-    table.add_row("the driver's own work, milliseconds of a core a run", f"{1000 * spent[1] / chosen.runs:.0f}")
+    table.add_row(
+        "the driver's own work, milliseconds of a core a run",
+        f"{1000 * spent[1] / chosen.runs:.0f}",
+    )
     table.add_row("from the first run's start to the last one's end", f"{ended - began:.0f} s")
     table.add_row("runs a second in that time", f"{chosen.runs / (ended - began):.2f}")
     table.add_row("the same without any overhead", f"{chosen.gpus / chosen.seconds:.2f}")
@@ -175,11 +211,16 @@ def report(
     table.add_row("idle share of GPU seconds", f"{1 - slept / chosen.gpus / (ended - began):.3f}")
     if between:
         table.add_row("seconds between runs of a GPU, median", f"{statistics.median(between):.2f}")
-    table.add_row(f"driver's memory after {few} and {max(seen)} runs", f"{seen[few]:.0f} and {seen[max(seen)]:.0f} MB")
+    table.add_row(
+        f"driver's memory after {few} and {max(seen)} runs",
+        f"{seen[few]:.0f} and {seen[max(seen)]:.0f} MB",
+    )
     console = Console(width=100, highlight=False)
     console.print(table)
     load = ", ".join(f"{value:.1f}" for value in os.getloadavg())
-    console.print(f"{os.cpu_count()} cores; load average over 1, 5 and 15 minutes at the end: {load}.")
+    console.print(
+        f"{os.cpu_count()} cores; load average over 1, 5 and 15 minutes at the end: {load}."
+    )
 
 
 if __name__ == "__main__":

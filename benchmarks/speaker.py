@@ -1,10 +1,10 @@
-"""Which law should speak: what rules err at ten times the compute, on planted laws without and with a floor.
+"""Which law should speak: what rules err at ten times the compute, on planted laws without and with
+a floor.
 
     python benchmarks/speaker.py             # 30 studies a row, about six minutes on 2 cores
 
-Rules: one law always; the package's; and the package's if laws were judged at any distance instead of at most ten
-times what they were fitted to.
-"""
+Rules: one law always; the package's; and the package's if laws were judged at any distance instead
+of at most ten times what they were fitted to."""
 
 import argparse
 import os
@@ -12,7 +12,9 @@ from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from unittest import mock
 
-os.environ.setdefault("OMP_NUM_THREADS", "1")  # before numpy: small matrices gain nothing from threads
+os.environ.setdefault(
+    "OMP_NUM_THREADS", "1"
+)  # before numpy: small matrices gain nothing from threads
 
 import numpy as np
 from rich.console import Console
@@ -38,7 +40,8 @@ def floored(x: Floats) -> Floats:
 
 
 def between(x: Floats) -> Floats:
-    """Give a loss that starts near a guess and bends towards a floor, not by the package's own formula."""
+    """Give a loss that starts near a guess and bends towards a floor, not by the package's own
+    formula."""
     return np.asarray(3.0 + (GUESS - 3.0) / (1 + (x / 30) ** 0.8))
 
 
@@ -58,14 +61,18 @@ CASES = {
 
 
 def errors(case: str, seed: int) -> list[float]:
-    """Draw a study; give the relative error at ten times the compute by rule, and whether the intervals held it."""
+    """Draw a study; give the relative error at ten times the compute by rule, and whether the
+    intervals held it."""
     law, decades, runs = CASES[case]
     x = np.logspace(0, decades, runs)
     loss = law(x) * np.exp(NOISE * np.random.default_rng(seed).normal(size=runs))
     table = {"train_flops": x, "loss": loss, "loss_candidates": np.full(runs, CANDIDATES)}
     below, at = {name: column[:-1] for name, column in table.items()}, 10 * float(x[-1])
     truth = float(law(np.array([at]))[0])
-    ahead = {name: fit_law(name, below, x="train_flops", y="loss").predict(train_flops=at) for name in LAWS}
+    ahead = {
+        name: fit_law(name, below, x="train_flops", y="loss").predict(train_flops=at)
+        for name in LAWS
+    }
     missed = {name: abs(found.value / truth - 1) for name, found in ahead.items()}
     judged = backtest.backtest(LAWS, table, x="train_flops", y="loss")
     spoke, as_good = judged.preferred, {judged.preferred, *judged.tied}
@@ -78,7 +85,9 @@ def errors(case: str, seed: int) -> list[float]:
 
 def main() -> None:
     """Print the table."""
-    parser = argparse.ArgumentParser(description="Mean error at ten times the compute by the rule of who speaks.")
+    parser = argparse.ArgumentParser(
+        description="Mean error at ten times the compute by the rule of who speaks."
+    )
     parser.add_argument("--draws", type=int, default=30, help="studies a row")
     options = parser.parse_args()
     heads = (
@@ -93,8 +102,14 @@ def main() -> None:
     table = Table("planted law", *heads)
     with ProcessPoolExecutor(2) as pool:
         for case in CASES:
-            found = np.mean(list(pool.map(partial(errors, case), range(options.draws), chunksize=5)), axis=0)
-            table.add_row(case, *(f"{value:.2%}" for value in found[:-2]), *(f"{value:.0%}" for value in found[-2:]))
+            found = np.mean(
+                list(pool.map(partial(errors, case), range(options.draws), chunksize=5)), axis=0
+            )
+            table.add_row(
+                case,
+                *(f"{value:.2%}" for value in found[:-2]),
+                *(f"{value:.0%}" for value in found[-2:]),
+            )
     Console(width=140).print(table)
 
 

@@ -1,12 +1,14 @@
-"""A training step of clue-ray against the obvious implementation: same parameters, same batch, same loss and gradients.
+"""A training step of clue-ray against the obvious implementation: same parameters, same batch, same
+loss and gradients.
 
-    python -m benchmarks.training CORPUS [--width 128] [--batch 256] [--sequence-length 32] [--threads 2]
+    python -m benchmarks.training CORPUS [--width 128] [--batch 256] [--sequence-length 32]
+    [--threads 2]
 
-The rival is `nn.TransformerEncoder`, every event's item encoded anew and everything padded to the longest. Steps
-alternate (ours, rival, ours, ...) over the same batches; rates are medians of tokens/s, counted without padding for
-both. Laying out the batch is part of our time and not of the rival's. The last line but one compares executed FLOP/s
-with this machine's rate at multiplying square fp32 matrices, measured in the same run.
-"""
+The rival is `nn.TransformerEncoder`, every event's item encoded anew and everything padded to the
+longest. Steps alternate (ours, rival, ours, ...) over the same batches; rates are medians of
+tokens/s, counted without padding for both. Laying out the batch is part of our time and not of the
+rival's. The last line but one compares executed FLOP/s with this machine's rate at multiplying
+square fp32 matrices, measured in the same run."""
 
 import argparse
 import statistics
@@ -48,12 +50,14 @@ class Rival(nn.Module):
 
     def __init__(self, ours: Encoder, encoder: EncoderSpec):
         super().__init__()
-        self.ours = ours  # tables, norms and the output layer are the same modules; the transformers are copies
+        # tables, norms and the output layer are the same modules; the transformers are copies
+        self.ours = ours
         self.items = transformer(ours.item_blocks, encoder)
         self.service = transformer(ours.service_blocks, encoder)
 
     def forward(self, tokens: Tensor, token_mask: Tensor, event_mask: Tensor) -> Tensor:
-        """Encode [users, events, tokens] with masks of what is no padding; return [users, output_width]."""
+        """Encode [users, events, tokens] with masks of what is no padding; return [users,
+        output_width]."""
         users, events, length = tokens.shape
         x = self.ours.token_embedding(tokens) + self.ours.token_position(torch.arange(length))
         x, mask = x.view(users * events, length, -1), token_mask.view(users * events, length)
@@ -68,14 +72,21 @@ class Rival(nn.Module):
 def transformer(blocks: nn.ModuleList, encoder: EncoderSpec) -> nn.TransformerEncoder:
     """Build torch's own transformer with the weights of ours."""
     hidden = encoder.width * encoder.ffn_multiple
-    layer = nn.TransformerEncoderLayer(encoder.width, encoder.heads, hidden, 0.0, batch_first=True, norm_first=True)
-    rival = nn.TransformerEncoder(layer, len(blocks), enable_nested_tensor=False).to(blocks[0].ffn_up.weight.dtype)
+    layer = nn.TransformerEncoderLayer(
+        encoder.width, encoder.heads, hidden, 0.0, batch_first=True, norm_first=True
+    )
+    rival = nn.TransformerEncoder(layer, len(blocks), enable_nested_tensor=False).to(
+        blocks[0].ffn_up.weight.dtype
+    )
     for theirs, block in zip(rival.layers, blocks, strict=True):
         theirs.self_attn.in_proj_weight.data = block.query_key_value.weight.data.clone()
         theirs.self_attn.in_proj_bias.data = block.query_key_value.bias.data.clone()
         for name, ours in COPIES.items():
             theirs.get_submodule(name).load_state_dict(block.get_submodule(ours).state_dict())
-        for last in (theirs.self_attn.out_proj, theirs.linear2):  # the rival knows no scaled branches
+        for last in (
+            theirs.self_attn.out_proj,
+            theirs.linear2,
+        ):  # the rival knows no scaled branches
             last.weight.data *= block.branch_scale
             last.bias.data *= block.branch_scale
     return rival
@@ -99,9 +110,13 @@ def masked_mean(x: Tensor, mask: Tensor) -> Tensor:
 
 
 def pad(corpus: Corpus, windows: Windows) -> tuple[Tensor, Tensor, Tensor]:
-    """Lay windows out as [users, events, tokens] with masks; an absent event keeps one token: no row is empty."""
+    """Lay windows out as [users, events, tokens] with masks; an absent event keeps one token: no
+    row is empty."""
     rows = [
-        [corpus.item_tokens[corpus.item_offsets[i] : corpus.item_offsets[i + 1]] for i in corpus.events[s : s + n]]
+        [
+            corpus.item_tokens[corpus.item_offsets[i] : corpus.item_offsets[i + 1]]
+            for i in corpus.events[s : s + n]
+        ]
         for s, n in zip(*windows, strict=True)
     ]
     events, length = max(map(len, rows)), max(len(item) for row in rows for item in row)
@@ -122,9 +137,9 @@ class Contest:
     def __init__(self, corpus: Corpus, run: RunSpec, dtype: torch.dtype = torch.float32):
         self.corpus, self.run = corpus, run
         self.sampler = BatchSampler(run, corpus)
-        self.ours = Encoder(run.encoder, corpus.vocabulary(run.sequence_length), run.train.temperature, seed=0).to(
-            dtype
-        )
+        self.ours = Encoder(
+            run.encoder, corpus.vocabulary(run.sequence_length), run.train.temperature, seed=0
+        ).to(dtype)
         self.rival = Rival(self.ours, run.encoder)
         self.optimizers = {
             "clue-ray": torch.optim.AdamW(self.ours.parameters(), lr=0.0, fused=True),
@@ -136,7 +151,10 @@ class Contest:
         if name == "clue-ray":
             users, logit = self.ours(pack(self.corpus, windows))
         else:
-            users, logit = self.rival(*padded), torch.stack([self.ours.scale, self.ours.bias.squeeze()])
+            users, logit = (
+                self.rival(*padded),
+                torch.stack([self.ours.scale, self.ours.bias.squeeze()]),
+            )
         return info_nce(*users.chunk(2), logit)
 
     def step(self, name: str, windows: Windows, padded: tuple[Tensor, Tensor, Tensor]) -> float:
@@ -148,10 +166,11 @@ class Contest:
         return time.perf_counter() - start
 
     def check(self) -> tuple[float, float, float]:
-        """Return how far losses and gradients differ on a batch: nats, shares of the largest and of a parameter's own.
+        """Return how far losses and gradients differ on a batch: nats, shares of the largest and of
+        a parameter's own.
 
-        The last is for float64: vectors of an untrained encoder are nearly alike, which magnifies fp32's rounding.
-        """
+        The last is for float64: vectors of an untrained encoder are nearly alike, which magnifies
+        fp32's rounding."""
         windows = self.sampler.windows(0)
         losses, gradients = [], []
         for name in self.optimizers:
@@ -160,10 +179,17 @@ class Contest:
             loss.backward()
             losses.append(loss.item())
             gradients.append(self._gradients(name))
-        gaps = {name: (gradient - gradients[1][name]).abs().max() for name, gradient in gradients[0].items()}
+        gaps = {
+            name: (gradient - gradients[1][name]).abs().max()
+            for name, gradient in gradients[0].items()
+        }
         largest = {name: gradient.abs().max() for name, gradient in gradients[0].items()}
         own = max(gap / largest[name] for name, gap in gaps.items() if largest[name] > 0)
-        return abs(losses[0] - losses[1]), (max(gaps.values()) / max(largest.values())).item(), own.item()
+        return (
+            abs(losses[0] - losses[1]),
+            (max(gaps.values()) / max(largest.values())).item(),
+            own.item(),
+        )
 
     def _gradients(self, name: str) -> dict[str, Tensor]:
         """Copy all gradients of ours, as one implementation left them, and clear them."""
@@ -174,7 +200,9 @@ class Contest:
             ):
                 for theirs, block in zip(rival.layers, blocks, strict=True):
                     hand_back(theirs, block)
-        found = {key: p.grad.clone() for key, p in self.ours.named_parameters() if p.grad is not None}
+        found = {
+            key: p.grad.clone() for key, p in self.ours.named_parameters() if p.grad is not None
+        }
         self.ours.zero_grad(set_to_none=True)
         return found
 
@@ -194,20 +222,29 @@ def timed(work: Callable[[], object]) -> float:
 
 def tell_evaluation(contest: Contest, step: float) -> None:
     """Print what evaluating costs beside training, given the seconds of a step."""
-    users = (contest.corpus.users_of_pair(contest.corpus.test_users, pair) for pair in contest.corpus.pairs())
+    users = (
+        contest.corpus.users_of_pair(contest.corpus.test_users, pair)
+        for pair in contest.corpus.pairs()
+    )
     pools = make_pools(contest.corpus, min(CANDIDATES, max(map(len, users))))
-    seconds = timed(lambda: evaluate(contest.ours, contest.corpus, pools, contest.run.sequence_length))
+    seconds = timed(
+        lambda: evaluate(contest.ours, contest.corpus, pools, contest.run.sequence_length)
+    )
     candidates = len(next(iter(pools.values())))
     print(
-        f"An evaluation ({candidates:,} candidates, {len(pools)} pairs of services) takes as long as "
-        f"{seconds / step:.1f} steps: under {SHARE:.0%} of a run that evaluates {EVALUATIONS} times from "
+        f"An evaluation ({candidates:,} candidates, {len(pools)} pairs of services) takes as long "
+        f"as "
+        f"{seconds / step:.1f} steps: under {SHARE:.0%} of a run that evaluates {EVALUATIONS} "
+        f"times from "
         f"{EVALUATIONS * seconds / step * (1 - SHARE) / SHARE:,.0f} steps on."
     )
 
 
 def main() -> None:
     """Compare and print a table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("corpus")
     for name, default in {
         "width": 128,
@@ -233,7 +270,8 @@ def main() -> None:
     *_, exact = Contest(contest.corpus, run, torch.float64).check()
     compare(contest, args.repeats)
     print(
-        f"Same batch: losses differ by {loss:.1e}, gradients of all parameters by {gradient:.1e} of the largest; in "
+        f"Same batch: losses differ by {loss:.1e}, gradients of all parameters by {gradient:.1e} "
+        f"of the largest; in "
         f"float64 by {exact:.1e} of each parameter's own largest."
     )
     if loss > SAME_LOSS or max(gradient, exact) > SAME_GRADIENT:
@@ -251,7 +289,9 @@ def compare(contest: Contest, repeats: int) -> None:
             seconds = contest.step(name, windows, padded)
             found.append(tokens / seconds)
             if name == "clue-ray":
-                work = count_executed(pack(contest.corpus, windows), contest.run.train.global_batch_size**2)
+                work = count_executed(
+                    pack(contest.corpus, windows), contest.run.train.global_batch_size**2
+                )
                 executed.append(train_flops(contest.run.encoder, work) / seconds)
     middle = {name: statistics.median(found) for name, found in rates.items()}
     tell_evaluation(contest, tokens / middle["clue-ray"])
@@ -261,7 +301,8 @@ def compare(contest: Contest, repeats: int) -> None:
     Console(width=100).print(table)
     share = statistics.median(executed) / matmul_rate()
     print(
-        f"clue-ray executes {statistics.median(executed):.2e} FLOP/s, {share:.0%} of this machine's fp32 matrix rate."
+        f"clue-ray executes {statistics.median(executed):.2e} FLOP/s, {share:.0%} of this "
+        f"machine's fp32 matrix rate."
     )
 
 

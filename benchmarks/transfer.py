@@ -1,10 +1,11 @@
-"""The table of docs/transfer.md: every task put to the runs of a study, and users beside those nearest to them.
+"""The table of docs/guide/transfer.md: every task put to the runs of a study, and users beside
+those nearest to them.
 
     python -m benchmarks.transfer STUDY_DIR TASK.yaml ... [--neighbours EVENTS]
 
-A study's runs of the lowest `train.same_service` are the encoders, those of the highest the single-service baseline,
-matched by seed. Values are means over the encoders, with the least and the greatest interval end among them.
-"""
+A study's runs of the lowest `train.same_service` are the encoders, those of the highest the
+single-service baseline, matched by seed. Values are means over the encoders, with the least and the
+greatest interval end among them."""
 
 import argparse
 import json
@@ -26,7 +27,9 @@ FIRST = {"next_item": "mrr", "attribute": "auc", "retrieval": "mrr"}
 def pair_runs(study: Path) -> list[tuple[Path, Path]]:
     """Match each encoder of a study with the single-service one of the same seed."""
     runs: dict[float, dict[int, Path]] = {}
-    for run_id in read_runs(study).done["run_id"]:  # runs of an earlier study file may lie in the folder too
+    for run_id in read_runs(study).done[
+        "run_id"
+    ]:  # runs of an earlier study file may lie in the folder too
         run = study / "runs" / run_id
         train = json.loads((run / "spec.json").read_text())["train"]
         runs.setdefault(train["same_service"], {})[train["seed"]] = run
@@ -37,15 +40,20 @@ def pair_runs(study: Path) -> list[tuple[Path, Path]]:
 def table(results: list[dict]) -> str:
     """Write one task's methods as Markdown."""
     measure = FIRST[results[0]["kind"]]
-    users = " and ".join(f"{count:,} {part}" for part, count in results[0]["users"].items() if part != "validation")
+    users = " and ".join(
+        f"{count:,} {part}" for part, count in results[0]["users"].items() if part != "validation"
+    )
     lines = [
-        f"**{results[0]['task']}**: {users} users, {results[0]['labels']} labels, {len(results)} encoders",
+        f"**{results[0]['task']}**: {users} users, {results[0]['labels']} labels, {len(results)} "
+        f"encoders",
         "",
         f"| method | {MEASURES[measure]} [95 %] | encoder's lead [95 %] |",
         "|---|---|---|",
     ]
     for rows in zip(*(result["methods"] for result in results), strict=True):
-        value, lead = (spell([row[key] for row in rows if key in row]) for key in (measure, f"{measure}_lead"))
+        value, lead = (
+            spell([row[key] for row in rows if key in row]) for key in (measure, f"{measure}_lead")
+        )
         lines.append(f"| {rows[0]['method']} | {value} | {lead} |")
     return "\n".join(lines)
 
@@ -66,15 +74,18 @@ def encode_log(run: Path, events: Path) -> tuple[pd.DataFrame, Vectors]:
 
 
 def directions(log: pd.DataFrame, vectors: Vectors, count: int = 4) -> str:
-    """Write how much of the vectors' variance lies in each leading direction, and how it goes with activity."""
+    """Write how much of the vectors' variance lies in each leading direction, and how it goes with
+    activity."""
     left, spread, _ = np.linalg.svd(vectors.values - vectors.values.mean(0), full_matrices=False)
     shares = spread**2 / (spread**2).sum()
     activity = np.log(log["user_id"].value_counts()[vectors.user_ids].to_numpy())
     held = [abs(np.corrcoef(left[:, number], activity)[0, 1]) for number in range(count)]
     effective = np.exp(-(shares[shares > 0] * np.log(shares[shares > 0])).sum())
     return (
-        f"variance in the first {count} directions {', '.join(f'{share:.2f}' for share in shares[:count])} "
-        f"(as good as {effective:.1f} equal ones); their correlation with the log of a user's events "
+        f"variance in the first {count} directions "
+        f"{', '.join(f'{share:.2f}' for share in shares[:count])} "
+        f"(as good as {effective:.1f} equal ones); their correlation with the log of a user's "
+        f"events "
         f"{', '.join(f'{one:.2f}' for one in held)}\n"
     )
 
@@ -104,7 +115,11 @@ def main() -> None:
     asked = parser.parse_args()
     pairs = pair_runs(asked.study)
     for task in map(read_task, asked.tasks):
-        print(table([run_task(run, task, {"one service": single}) for run, single in pairs]), end="\n\n", flush=True)
+        print(
+            table([run_task(run, task, {"one service": single}) for run, single in pairs]),
+            end="\n\n",
+            flush=True,
+        )
     if asked.neighbours:
         found = encode_log(pairs[0][0], asked.neighbours)
         print(directions(*found), neighbours(*found), sep="\n")

@@ -1,4 +1,5 @@
-"""Scaling-law studies of user encoders on Ray: from event logs to a report with laws, intervals and backtests.
+"""Scaling-law studies of user encoders on Ray: from event logs to a report with laws, intervals and
+backtests.
 
 The public names, looked up when first used, so that fitting a table loads neither torch nor ray.
 """

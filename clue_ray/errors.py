@@ -9,14 +9,14 @@
     ├── StudyError       a study that cannot run here: plan, output directory, disk
     └── ClusterError     Ray cannot be reached or lacks what the study asks for
 
-Each message is one sentence: what is wrong, the value found, what is allowed, what to do. The command line prints
-it without a traceback and exits with code 2.
-"""
+Each message is one sentence: what is wrong, the value found, what is allowed, what to do. The
+command line prints it without a traceback and exits with code 2."""
 
 import difflib
 
 TOKEN_REMEDY = (
-    "set RAY_AUTH_TOKEN, or RAY_AUTH_TOKEN_PATH to a file with it, or write it to ~/.ray/auth_token, and set "
+    "set RAY_AUTH_TOKEN, or RAY_AUTH_TOKEN_PATH to a file with it, or write it to "
+    "~/.ray/auth_token, and set "
     "RAY_AUTH_MODE=token"
 )
 """How a cluster of Ray's is given its token, the end of a sentence."""

@@ -1,7 +1,8 @@
-"""The runs table: one tidy row a run, the waist between training and everything fitted or drawn afterwards.
+"""The runs table: one tidy row a run, the waist between training and everything fitted or drawn
+afterwards.
 
-A table made here or elsewhere (CSV, Parquet) is read into `Runs`; failed, diverged and missing runs are rows too.
-"""
+A table made here or elsewhere (CSV, Parquet) is read into `Runs`; failed, diverged and missing runs
+are rows too."""
 
 import math
 from pathlib import Path
@@ -105,11 +106,15 @@ def read_runs(path: str | Path) -> Runs:
     if source.is_dir():
         source = source / "runs.parquet"
     if not source.is_file():
-        raise RunsError(f"No runs table at {source}; give a CSV or Parquet file or a study directory.")
+        raise RunsError(
+            f"No runs table at {source}; give a CSV or Parquet file or a study directory."
+        )
     try:
         table = pd.read_parquet(source) if source.suffix == ".parquet" else pd.read_csv(source)
     except (ValueError, OSError, pd.errors.ParserError) as error:
-        raise RunsError(f"{source} cannot be read as a runs table ({error}); give a CSV or Parquet file.") from None
+        raise RunsError(
+            f"{source} cannot be read as a runs table ({error}); give a CSV or Parquet file."
+        ) from None
     if table.empty:
         raise RunsError(f"{source} holds no runs; run the study first.")
     return Runs(table)

@@ -22,7 +22,9 @@ def planted_log(tmp_path_factory):
     from clue_ray.corpus.planted import PlantedSpec, planted_events
 
     path = tmp_path_factory.mktemp("log") / "events.parquet"
-    spec = PlantedSpec(users=240, services=3, topics=12, concentration=2, items_per_topic=20, events=24)
+    spec = PlantedSpec(
+        users=240, services=3, topics=12, concentration=2, items_per_topic=20, events=24
+    )
     pq.write_table(planted_events(spec), path)
     return path
 

@@ -14,7 +14,8 @@ def on_workers(world_size, job, *args):
     context = multiprocessing.get_context("spawn")
     results = context.Queue()
     processes = [
-        context.Process(target=_worker, args=(rank, world_size, port, results, job, args)) for rank in range(world_size)
+        context.Process(target=_worker, args=(rank, world_size, port, results, job, args))
+        for rank in range(world_size)
     ]
     for process in processes:
         process.start()
@@ -26,7 +27,9 @@ def on_workers(world_size, job, *args):
 
 
 def _worker(rank, world_size, port, results, job, args):
-    dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=world_size)
+    dist.init_process_group(
+        "gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=world_size
+    )
     found = job(rank, world_size, *args)
     if rank == 0:
         results.put(found)

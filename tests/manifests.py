@@ -1,4 +1,5 @@
-"""What `cluster/` holds, read for its tests: files, broken copies, pods, images; and KubeRay's schema made strict."""
+"""What `cluster/` holds, read for its tests: files, broken copies, pods, images; and KubeRay's
+schema made strict."""
 
 import copy
 from collections.abc import Iterator
@@ -35,7 +36,8 @@ def change(document: dict[str, Any], *path: Any, value: Any) -> dict[str, Any]:
 
 
 def strict(schema: Any) -> Any:
-    """Refuse unknown fields, as KubeRay's schemas otherwise pass them over; translate Kubernetes's own words."""
+    """Refuse unknown fields, as KubeRay's schemas otherwise pass them over; translate Kubernetes's
+    own words."""
     if isinstance(schema, list):
         return [strict(each) for each in schema]
     if not isinstance(schema, dict):
@@ -43,7 +45,9 @@ def strict(schema: Any) -> Any:
     schema = {key: strict(value) for key, value in schema.items()}
     if schema.get("x-kubernetes-int-or-string"):
         schema = {**schema, "type": ["integer", "string"]}
-    open_ended = "additionalProperties" in schema or schema.get("x-kubernetes-preserve-unknown-fields")
+    open_ended = "additionalProperties" in schema or schema.get(
+        "x-kubernetes-preserve-unknown-fields"
+    )
     if schema.get("type") == "object" and "properties" in schema and not open_ended:
         schema["additionalProperties"] = False
     return schema
@@ -52,7 +56,9 @@ def strict(schema: Any) -> Any:
 def images(document: Any) -> Iterator[str]:
     """Yield every image named anywhere in a file."""
     if isinstance(document, dict):
-        yield from (value for key, value in document.items() if key == "image" and isinstance(value, str))
+        yield from (
+            value for key, value in document.items() if key == "image" and isinstance(value, str)
+        )
         yield from (image for value in document.values() for image in images(value))
     elif isinstance(document, list):
         yield from (image for value in document for image in images(value))

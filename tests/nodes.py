@@ -1,8 +1,10 @@
-"""A Ray cluster of a head and two workers as processes of this machine, each with a temporary folder of its own.
+"""A Ray cluster of a head and two workers as processes of this machine, each with a temporary
+folder of its own.
 
-Runs by itself (`python -m tests.nodes FOLDER`), so that a test can play users that are no part of it: prints its
-addresses as a line of JSON, then obeys lines of its input: `kill` (a worker node), `add` (one in its place), `end`.
-"""
+Runs by itself (`python -m tests.nodes FOLDER`), so that a test can play users that are no part of
+it: prints its
+addresses as a line of JSON, then obeys lines of its input: `kill` (a worker node), `add` (one in
+its place), `end`."""
 
 import json
 import os
@@ -30,7 +32,8 @@ class Nodes:
         self.env, self.folder = env, Path(tempfile.mkdtemp(prefix="cr-", dir="/tmp"))
 
     def __enter__(self) -> "Nodes":
-        path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"  # jobs look for python there
+        # jobs look for python there
+        path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
         self.process = subprocess.Popen(
             [sys.executable, "-m", "tests.nodes", str(self.folder)],
             cwd=Path(__file__).parents[1],
@@ -90,7 +93,10 @@ def main(folder: Path) -> None:
     write_ray_address(
         cluster.address, str(folder / "disk-0" / "ray")
     )  # as `ray start` does: jobs look for their cluster there
-    print(json.dumps({"address": cluster.address, "dashboard": cluster.head_node.webui_url}), flush=True)
+    print(
+        json.dumps({"address": cluster.address, "dashboard": cluster.head_node.webui_url}),
+        flush=True,
+    )
     for line in sys.stdin:
         if line.strip() == "kill":
             cluster.remove_node(sorted(cluster.worker_nodes, key=str)[0], allow_graceful=False)

@@ -18,26 +18,43 @@ def plain_corpus(log: Path, folder: Path, split: dict) -> Corpus:
     """Prepare a corpus in pandas, one shard, no Ray."""
     spec = CorpusSpec(events=str(log), vocab_size=400, split=split)
     events = pq.read_table(log).to_pandas()
-    items = events[["service", "text"]].drop_duplicates().sort_values(["service", "text"]).reset_index(drop=True)
+    items = (
+        events[["service", "text"]]
+        .drop_duplicates()
+        .sort_values(["service", "text"])
+        .reset_index(drop=True)
+    )
     tokenizer = train_tokenizer(sorted(set(items["text"])), spec.vocab_size)
     services = sorted(set(items["service"]))
     items["tokens"] = [
-        [tokenizer.get_vocab_size() + services.index(service), *tokenizer.encode(text).ids[: spec.max_item_tokens]]
+        [
+            tokenizer.get_vocab_size() + services.index(service),
+            *tokenizer.encode(text).ids[: spec.max_item_tokens],
+        ]
         for service, text in zip(items["service"], items["text"], strict=True)
     ]
     for part in ("shards", "items"):
         (folder / part).mkdir(parents=True)
     tokenizer.save(str(folder / "tokenizer.json"))
-    types = pa.schema([("service", pa.string()), ("text", pa.string()), ("tokens", pa.list_(pa.int32()))])
-    pq.write_table(pa.Table.from_pandas(items, types, preserve_index=False), folder / "items" / "shard-00000.parquet")
+    types = pa.schema(
+        [("service", pa.string()), ("text", pa.string()), ("tokens", pa.list_(pa.int32()))]
+    )
+    pq.write_table(
+        pa.Table.from_pandas(items, types, preserve_index=False),
+        folder / "items" / "shard-00000.parquet",
+    )
     index = {key: i for i, key in enumerate(zip(items["service"], items["text"], strict=True))}
     events["item"] = [index[key] for key in zip(events["service"], events["text"], strict=True)]
     rows = []
     for (user, service), group in events.groupby(["user_id", "service"]):
         newest = group.sort_values(["timestamp", "item"], ascending=[False, True])
         rows.append({"user_id": user, "service": service, "items": newest["item"].tolist()})
-    schema = pa.schema([("user_id", pa.string()), ("service", pa.string()), ("items", pa.list_(pa.int32()))])
-    pq.write_table(pa.Table.from_pylist(rows, schema=schema), folder / "shards" / "shard-00000.parquet")
+    schema = pa.schema(
+        [("user_id", pa.string()), ("service", pa.string()), ("items", pa.list_(pa.int32()))]
+    )
+    pq.write_table(
+        pa.Table.from_pylist(rows, schema=schema), folder / "shards" / "shard-00000.parquet"
+    )
     manifest = {
         "key": "plain",
         "digest": "0123456789ab",
@@ -53,11 +70,14 @@ def plain_corpus(log: Path, folder: Path, split: dict) -> Corpus:
 
 
 def plain_embedding(model: Encoder, corpus: Corpus, events: np.ndarray) -> torch.Tensor:
-    """Embed one history with plain loops: every item by itself, no packing, attention written out."""
+    """Embed one history with plain loops: every item by itself, no packing, attention written
+    out."""
     items = []
     for item in events:
         tokens = corpus.item_tokens[corpus.item_offsets[item] : corpus.item_offsets[item + 1]]
-        x = model.token_embedding(torch.tensor(tokens).long()) + model.token_position(torch.arange(len(tokens)))
+        x = model.token_embedding(torch.tensor(tokens).long()) + model.token_position(
+            torch.arange(len(tokens))
+        )
         for block in model.item_blocks:
             x = plain_block(block, x, len(model.item_blocks))
         items.append(model.item_norm(x.mean(0)))
@@ -69,10 +89,13 @@ def plain_embedding(model: Encoder, corpus: Corpus, events: np.ndarray) -> torch
 
 
 def plain_block(block, x: torch.Tensor, depth: int) -> torch.Tensor:
-    """One of `depth` transformer blocks on [positions, width], softmax attention written out head by head."""
+    """One of `depth` transformer blocks on [positions, width], softmax attention written out head
+    by head."""
     q, k, v = block.query_key_value(block.attention_norm(x)).chunk(3, dim=-1)
     heads = []
-    for a, b, c in zip(q.chunk(block.heads, -1), k.chunk(block.heads, -1), v.chunk(block.heads, -1), strict=True):
+    for a, b, c in zip(
+        q.chunk(block.heads, -1), k.chunk(block.heads, -1), v.chunk(block.heads, -1), strict=True
+    ):
         heads.append(torch.softmax(a @ b.T / a.shape[-1] ** 0.5, dim=-1) @ c)
     x = x + block.attention_out(torch.cat(heads, dim=-1)) / depth**0.5
     return x + block.ffn_down(torch.relu(block.ffn_up(block.ffn_norm(x)))) / depth**0.5

@@ -1,4 +1,5 @@
-"""The open CLUE study: its runs are sorted by the question they answer, and its page says what its table says."""
+"""The open CLUE study: its runs are sorted by the question they answer, and its page says what its
+table says."""
 
 import re
 import subprocess
@@ -9,20 +10,13 @@ import pandas as pd
 import pytest
 
 from clue_ray.spec.specs import read_study
+from paper import points
 
 ROOT = Path(__file__).parents[1]
 HOME = ROOT / "studies" / "open-clue"
 
 
-@pytest.fixture
-def points(monkeypatch):
-    monkeypatch.syspath_prepend(str(HOME))
-    import points
-
-    return points
-
-
-def test_runs_of_one_question_differ_in_what_it_varies(points):
+def test_runs_of_one_question_differ_in_what_it_varies():
     for corpus in points.read_points().values():
         base = corpus.base
         for varied, column in points.VARIED.items():
@@ -36,12 +30,20 @@ def test_runs_of_one_question_differ_in_what_it_varies(points):
         assert corpus.isoflop()["budget"].nunique() >= 4
 
 
-def test_noise_between_seeds_is_pooled_over_settings(points):
-    shared = {"width": 8, "sequence_length": 4, "global_batch_size": 8, "corpus_users": 10, "loss_candidates": 256}
+def test_noise_between_seeds_is_pooled_over_settings():
+    shared = {
+        "width": 8,
+        "sequence_length": 4,
+        "global_batch_size": 8,
+        "corpus_users": 10,
+        "loss_candidates": 256,
+    }
     learnt = ((100, 5.0), (101, 5.2), (200, 4.0), (202, 4.4))
     at_chance, overfitted = ((300, 5.54), (301, 5.55)), ((100, 6.0), (101, 9.0))
     rows = [{**shared, "steps": steps, "loss": loss} for steps, loss in learnt + at_chance]
-    rows += [{**shared, "corpus_users": 5, "steps": steps, "loss": loss} for steps, loss in overfitted]
+    rows += [
+        {**shared, "corpus_users": 5, "steps": steps, "loss": loss} for steps, loss in overfitted
+    ]
     found = points.Points("planted", read_study(HOME / "planted.yaml"), pd.DataFrame(rows)).noise()
     assert found == pytest.approx(((0.02 + 0.08) / 2) ** 0.5)
 
@@ -49,7 +51,9 @@ def test_noise_between_seeds_is_pooled_over_settings(points):
 def test_the_table_holds_settings_and_scores_and_nothing_of_anyone_s_log():
     runs = pd.read_csv(HOME / "runs.csv")
     assert runs["run_id"].is_unique and set(runs["status"]) <= {"done", "failed", "diverged"}
-    words = runs.select_dtypes("str").drop(columns=["run_id", "started_at", "corpus_digest", "clue_ray_version"])
+    words = runs.select_dtypes("str").drop(
+        columns=["run_id", "started_at", "corpus_digest", "clue_ray_version"]
+    )
     assert all(words[name].nunique() <= 4 for name in words)
     curves = pd.read_parquet(HOME / "curves.parquet")
     assert set(curves["run_id"]) <= set(runs["run_id"])
@@ -57,9 +61,19 @@ def test_the_table_holds_settings_and_scores_and_nothing_of_anyone_s_log():
 
 @pytest.mark.slow
 def test_the_page_is_what_the_table_says(tmp_path):
-    command = [sys.executable, HOME / "findings.py", "--output", tmp_path / "reports", "--docs", tmp_path]
-    subprocess.run(command, check=True, timeout=600)
-    assert (tmp_path / "open-clue-study.md").read_text() == (ROOT / "docs" / "open-clue-study.md").read_text()
+    command = [
+        sys.executable,
+        "-m",
+        "paper.findings",
+        "--output",
+        tmp_path / "reports",
+        "--docs",
+        tmp_path,
+    ]
+    subprocess.run(command, check=True, timeout=600, cwd=ROOT)
+    assert (tmp_path / "notes" / "open-clue-study.md").read_text() == (
+        ROOT / "docs" / "notes" / "open-clue-study.md"
+    ).read_text()
     assert (
         len(list((tmp_path / "reports").glob("*/report/index.html")))
         == pd.read_csv(HOME / "runs.csv")["study"].nunique()

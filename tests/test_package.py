@@ -12,27 +12,27 @@ import clue_ray
 ROOT = Path(clue_ray.__file__).parent
 MODULES = sorted(ROOT.rglob("*.py"))
 RAY_HOMES = {
-    "corpus/prepare.py",
-    "corpus/planting.py",
-    "training/distributed.py",
-    "study/execute.py",
-    "study/pools.py",
+    "corpus/build.py",
+    "corpus/write_planted.py",
+    "training/ray_train.py",
+    "cluster/session.py",
+    "study/run.py",
     "study/progress.py",
     "study/scoring.py",
-    "study/storage.py",
-    "study/timing.py",
+    "study/probes.py",
+    "study/costs.py",
     "study/trial.py",
-    "study/tuning.py",
-    "study/session.py",
-    "transfer/embed.py",
-    "jobserver.py",
-    "submit.py",
+    "study/tune.py",
+    "transfer/embed/embed.py",
+    "jobs/server.py",
+    "jobs/submit.py",
 }
-LAYERS = {
-    "errors": 0, "documents": 0.5, "spec": 1, "compute": 2, "runs": 2, "corpus": 3, "encoder": 4, "training": 5,
-    "transfer": 6, "study": 7, "scaling": 3, "report": 4, "jobserver": 4, "shipping": 7, "submit": 7.5, "cli": 8,
-    "__init__": 9, "__main__": 9,
-}  # fmt: skip
+FLOORS = [
+    ["errors"], ["spec", "storage"], ["runs"], ["scaling", "corpus"], ["report", "batches"], ["encoder"], ["training"],
+    ["transfer", "cluster"], ["study"], ["jobs"], ["cli"], ["__init__", "__main__"],
+]  # fmt: skip
+"""Rooms from the ground up: a room imports from floors below its own."""
+FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 
 
 def imports(path: Path) -> set[str]:
@@ -55,7 +55,7 @@ def test_imports_point_one_way(path):
     for name in imports(path):
         if name == "clue_ray" or name.startswith("clue_ray."):
             other = [*name.split("."), "__init__"][1]
-            assert LAYERS[other] < LAYERS[room(path)] or other == room(path), f"{path} imports {name}"
+            assert FLOOR[other] < FLOOR[room(path)] or other == room(path), f"{path} imports {name}"
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(ROOT)))
@@ -67,7 +67,7 @@ def test_ray_stays_in_its_rooms(path):
 @pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(ROOT)))
 def test_files_stay_short_and_open_with_a_docstring(path):
     text = path.read_text()
-    assert len(text.splitlines()) <= 300
+    assert len(text.splitlines()) <= 400
     assert not text.strip() or ast.get_docstring(ast.parse(text))
 
 

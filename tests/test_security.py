@@ -1,4 +1,5 @@
-"""What docs/security.md says of the code: nothing unpickles, evaluates or opens to the network but what it names."""
+"""What docs/guide/security.md says of the code: nothing unpickles, evaluates or opens to the
+network but what it names."""
 
 import ast
 from pathlib import Path
@@ -22,13 +23,29 @@ def calls(path: Path) -> list[tuple[str, ast.Call]]:
 def test_nothing_runs_what_a_file_says(path):
     tree = ast.parse(path.read_text())
     imported = {
-        alias.name.split(".")[0] for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names
+        alias.name.split(".")[0]
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Import)
+        for alias in node.names
     }
-    imported |= {str(node.module).split(".")[0] for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+    imported |= {
+        str(node.module).split(".")[0]
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ImportFrom)
+    }
     assert not imported & UNPICKLERS
     for name, call in calls(path):
         options = {word.arg: ast.unparse(word.value) for word in call.keywords}
-        assert name not in {"eval", "exec", "yaml.load", "yaml.unsafe_load", "pd.read_pickle", "os.system"}
+        assert name not in {
+            "eval",
+            "exec",
+            "yaml.load",
+            "yaml.unsafe_load",
+            "pd.read_pickle",
+            "os.system",
+        }
         assert name != "torch.load" or options["weights_only"] == "True"
         assert "allow_pickle" not in options and options.get("shell") != "True"
-        assert name != "tune.Tuner.restore" or path.name == "tuning.py", "named in docs/security.md for tune_results"
+        assert name != "tune.Tuner.restore" or path.name == "tune.py", (
+            "named in docs/guide/security.md for tune_results"
+        )

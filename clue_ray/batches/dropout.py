@@ -1,8 +1,10 @@
-"""What training leaves out at random: events of a history, tokens of an item, the names of services, units of a layer.
+"""What training leaves out at random: events of a history, tokens of an item, the names of
+services, units of a layer.
 
-Each choice is a hash of what it concerns (an address in the corpus) and of a key (seed and step), never a draw from a
-stream: any number of workers and chunks then makes the same choices for the same user (decision D7).
-"""
+Each choice is a hash of what it concerns (an address in the corpus) and of a key (seed and step),
+never a draw from a
+stream: any number of workers and chunks then makes the same choices for the same user (decision
+D7)."""
 
 from typing import NamedTuple
 
@@ -13,9 +15,11 @@ from numpy.typing import NDArray
 from clue_ray.corpus.store import Corpus, ranges
 
 MASKS = 256
-"""Dropout masks a layer and step; a sequence takes one of them, for all its positions (Gal and Ghahramani 2016)."""
+"""Dropout masks a layer and step; a sequence takes one of them, for all its positions (Gal and
+Ghahramani 2016)."""
 HIDDEN_SHARE = 0.1
-"""Share of the batches whose items all carry the shared guide token, so that it learns to stand for any service."""
+"""Share of the batches whose items all carry the shared guide token, so that it learns to stand for
+any service."""
 
 
 class Augmentation(NamedTuple):
@@ -50,8 +54,11 @@ def kept(hashes: NDArray[np.uint64], dropout: float) -> NDArray[np.bool_]:
     return hashes >= np.uint64(dropout * 2.0**64)
 
 
-def events_of(corpus: Corpus, starts: NDArray[np.int64], lengths: NDArray[np.int64], left_out: Augmentation) -> Lists:
-    """Return the items of stretches of the corpus' event array; the event of the highest hash always stays."""
+def events_of(
+    corpus: Corpus, starts: NDArray[np.int64], lengths: NDArray[np.int64], left_out: Augmentation
+) -> Lists:
+    """Return the items of stretches of the corpus' event array; the event of the highest hash
+    always stays."""
     addresses = ranges(starts, lengths)
     items = corpus.events[addresses].astype(np.int64)
     if not left_out.event_dropout:
@@ -81,4 +88,6 @@ def tokens_of(corpus: Corpus, items: NDArray[np.int64], left_out: Augmentation) 
 def draw_masks(sites: int, width: int, dropout: float, key: int) -> torch.Tensor:
     """Draw dropout masks, [sites, MASKS, width]: 0, or 1 / (1 - dropout)."""
     generator = torch.Generator().manual_seed(key)
-    return torch.empty(sites, MASKS, width).bernoulli_(1 - dropout, generator=generator) / (1 - dropout)
+    return torch.empty(sites, MASKS, width).bernoulli_(1 - dropout, generator=generator) / (
+        1 - dropout
+    )

@@ -1,11 +1,11 @@
 """Global batches as a pure function of (corpus, run, step), and the packed form the encoder reads.
 
-A batch holds users that all have events in one pair of services (decision D1), drawn without replacement, each with a
-random window of history in either service. Every draw is seeded by (seed, step) alone, so that any number of workers
-sees the same batch (decision D7) and a resumed run needs no loader state; what is left out at random is in `augment`.
-Each distinct item is encoded once (decision D5). Nothing is padded: sequences are sorted by length and stored end to
-end, a `Groups` entry a length.
-"""
+A batch holds users that all have events in one pair of services (decision D1), drawn without
+replacement, each with a random window of history in either service. Every draw is seeded by (seed,
+step) alone, so that any number of workers sees the same batch (decision D7) and a resumed run needs
+no loader state; what is left out at random is in `augment`. Each distinct item is encoded once
+(decision D5). Nothing is padded: sequences are sorted by length and stored end to end, a `Groups`
+entry a length."""
 
 from typing import Any, NamedTuple
 
@@ -13,7 +13,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from clue_ray.batches.dropout import MASKS, WHOLE, Augmentation, Lists, events_of, keyed_hash, tokens_of
+from clue_ray.batches.dropout import (
+    MASKS,
+    WHOLE,
+    Augmentation,
+    Lists,
+    events_of,
+    keyed_hash,
+    tokens_of,
+)
 from clue_ray.corpus.store import Corpus, ranges
 from clue_ray.errors import CorpusError
 from clue_ray.spec.compute import Work
@@ -46,7 +54,9 @@ class Packed(NamedTuple):
 
     def to(self, device: torch.device) -> "Packed":
         """Copy the tensors to a device."""
-        parts: list[Any] = [part.to(device) if isinstance(part, torch.Tensor) else part for part in self]
+        parts: list[Any] = [
+            part.to(device) if isinstance(part, torch.Tensor) else part for part in self
+        ]
         return Packed(*parts)
 
 
@@ -78,13 +88,16 @@ def random_windows(
     sequence_length: int,
     rng: np.random.Generator,
 ) -> Windows:
-    """Take a random stretch of consecutive events of each (user, service); a short history is taken whole."""
+    """Take a random stretch of consecutive events of each (user, service); a short history is taken
+    whole."""
     starts, lengths = recent_windows(corpus, users, services, sequence_length)
     slack = corpus.counts[users, services] - lengths
     return Windows(starts + rng.integers(0, slack + 1), lengths)
 
 
-def count_work(corpus: Corpus, windows: Windows, similarities: int = 0, augmentation: Augmentation = WHOLE) -> Work:
+def count_work(
+    corpus: Corpus, windows: Windows, similarities: int = 0, augmentation: Augmentation = WHOLE
+) -> Work:
     """Count users, events, tokens and their squares of windows, duplicates included."""
     histories = events_of(corpus, *windows, augmentation)
     items, places = np.unique(histories.values, return_inverse=True)
@@ -119,7 +132,9 @@ def pack(corpus: Corpus, windows: Windows, augmentation: Augmentation = WHOLE) -
     """
     if not windows.lengths.all():
         empty = int((windows.lengths == 0).sum())
-        raise CorpusError(f"{empty} of {len(windows.lengths)} histories have no events; leave those users out.")
+        raise CorpusError(
+            f"{empty} of {len(windows.lengths)} histories have no events; leave those users out."
+        )
     histories, by_length = sort_lists(events_of(corpus, *windows, augmentation))
     distinct, event_items = np.unique(histories.values, return_inverse=True)
     items, items_by_length = sort_lists(tokens_of(corpus, distinct, augmentation))
@@ -132,7 +147,9 @@ def pack(corpus: Corpus, windows: Windows, augmentation: Augmentation = WHOLE) -
         token_positions=torch.from_numpy(ranges(np.zeros_like(items.lengths), items.lengths)),
         item_groups=group_lengths(items.lengths),
         event_items=torch.from_numpy(invert(items_by_length)[event_items]),
-        event_positions=torch.from_numpy(ranges(np.zeros_like(histories.lengths), histories.lengths)),
+        event_positions=torch.from_numpy(
+            ranges(np.zeros_like(histories.lengths), histories.lengths)
+        ),
         user_groups=group_lengths(histories.lengths),
         order=torch.from_numpy(invert(by_length)),
         item_masks=masks[0],
@@ -150,7 +167,8 @@ def sort_lists(lists: Lists) -> tuple[Lists, NDArray[np.int64]]:
 
 
 def same_histories(corpus: Corpus, windows: Windows) -> NDArray[np.int64]:
-    """Number the users of a global batch such that two have one number if they saw the same items in both services.
+    """Number the users of a global batch such that two have one number if they saw the same items
+    in both services.
 
     Order and repetition do not count. Returns [users].
     """

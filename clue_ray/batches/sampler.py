@@ -28,7 +28,8 @@ class BatchSampler:
         if not self.pools:
             most = max(map(len, pools.values()))
             raise CorpusError(
-                f"global_batch_size {self.batch_size} is larger than the {most} training users of the best-filled pair "
+                f"global_batch_size {self.batch_size} is larger than the {most} training users of "
+                f"the best-filled pair "
                 f"of services ({len(users)} training users in all); use at most {most}."
             )
         self.shares = proportions(self.pools)
@@ -46,7 +47,8 @@ class BatchSampler:
             self.pools |= alone
 
     def windows(self, step: int) -> Windows:
-        """Draw the histories of global batch `step`: users in the first service, then the same users in the second.
+        """Draw the histories of global batch `step`: users in the first service, then the same
+        users in the second.
 
         Of one service alone, the second is what came before the first.
         """
@@ -55,7 +57,9 @@ class BatchSampler:
         users = rng.choice(self.pools[pair], self.batch_size, replace=False)
         services = np.repeat(pair, self.batch_size)
         if pair[0] == pair[1]:
-            whole = random_windows(self.corpus, users, services[: len(users)], 2 * self.sequence_length, rng)
+            whole = random_windows(
+                self.corpus, users, services[: len(users)], 2 * self.sequence_length, rng
+            )
             recent = (whole.lengths + 1) // 2
             starts = np.concatenate([whole.starts, whole.starts + recent])
             return Windows(starts, np.concatenate([recent, whole.lengths - recent]))
@@ -83,5 +87,8 @@ class BatchSampler:
         return Windows(windows.starts[mine], windows.lengths[mine])
 
     def work(self, step: int) -> Work:
-        """Count what the mathematics of global batch `step` asks for, every event's item encoded anew."""
-        return count_work(self.corpus, self.windows(step), self.batch_size**2, self.augmentation(step))
+        """Count what the mathematics of global batch `step` asks for, every event's item encoded
+        anew."""
+        return count_work(
+            self.corpus, self.windows(step), self.batch_size**2, self.augmentation(step)
+        )

@@ -28,25 +28,34 @@ if TYPE_CHECKING:
 
 def submit(
     study: StudyFile,
-    address: Annotated[str | None, typer.Option(help="URL of the cluster's dashboard: http://head:8265.")] = None,
+    address: Annotated[
+        str | None, typer.Option(help="URL of the cluster's dashboard: http://head:8265.")
+    ] = None,
     storage: Storage = None,
     retry_failed: RetryFailed = False,
     grow: Grow = None,
     predict_at: PredictAt = None,
     yes: Yes = False,
-    follow: Annotated[bool, typer.Option("--follow", help="Show the job's log until it ends.")] = False,
-    status: Annotated[bool, typer.Option("--status", help="Tell how the last submission fares.")] = False,
+    follow: Annotated[
+        bool, typer.Option("--follow", help="Show the job's log until it ends.")
+    ] = False,
+    status: Annotated[
+        bool, typer.Option("--status", help="Tell how the last submission fares.")
+    ] = False,
     stop: Annotated[bool, typer.Option("--stop", help="Stop it.")] = False,
-    fetch: Annotated[bool, typer.Option("--fetch", help="Bring runs table and report home from storage.")] = False,
+    fetch: Annotated[
+        bool, typer.Option("--fetch", help="Bring runs table and report home from storage.")
+    ] = False,
     output: Output = Path("results"),
     as_json: Json = False,
 ) -> None:
-    """Run a study on a Ray cluster as a job; look at it, stop it, or bring home what it has found."""
+    """Run a study on a Ray cluster as a job; look at it, stop it, or bring home what it has
+    found."""
     check_growth(grow, predict_at)
     passed_on = options_of_run(retry_failed, grow, predict_at, yes)
     asked = {"--follow": follow, "--status": status, "--stop": stop, "--fetch": fetch}
     check_choice(asked, address, storage, passed_on)
-    import clue_ray.submit as jobs
+    import clue_ray.jobs.submit as jobs
 
     if fetch:
         where = storage or jobs.find_submission(study, str(address)).storage
@@ -58,7 +67,10 @@ def submit(
         found = jobs.submit_study(study, str(address), str(storage), passed_on)
         if follow:
             if not as_json:
-                console.print(f"{found.submission_id}: {'submitted' if found.new else 'under way'}", highlight=False)
+                console.print(
+                    f"{found.submission_id}: {'submitted' if found.new else 'under way'}",
+                    highlight=False,
+                )
             stream = sys.stderr if as_json else sys.stdout
             found = jobs.follow_submission(found, partial(print, end="", flush=True, file=stream))
     emit_submission(found, as_json)
@@ -73,29 +85,40 @@ def emit_submission(found: "Submission", as_json: bool) -> None:
     else:
         new = " (submitted)" if found.new else ""
         words = f"{found.submission_id}: {found.status}{new}\n{found.message}".rstrip()
-        console.print(f"{words}\nStorage: {found.storage}", highlight=False, markup=False, soft_wrap=True)
+        console.print(
+            f"{words}\nStorage: {found.storage}", highlight=False, markup=False, soft_wrap=True
+        )
 
 
-def options_of_run(retry_failed: bool, grow: float | None, predict_at: float | None, yes: bool) -> list[str]:
+def options_of_run(
+    retry_failed: bool, grow: float | None, predict_at: float | None, yes: bool
+) -> list[str]:
     """Write what `clue-ray run` is to be given besides the study and its places."""
     numbers = {"--grow": grow, "--predict-at": predict_at}
     words = [word for name, value in numbers.items() if value for word in (name, f"{value:.17g}")]
     return words + ["--retry-failed"] * retry_failed + ["--yes"] * yes
 
 
-def check_choice(asked: dict[str, bool], address: str | None, storage: str | None, passed_on: list[str]) -> None:
+def check_choice(
+    asked: dict[str, bool], address: str | None, storage: str | None, passed_on: list[str]
+) -> None:
     """Refuse options that contradict each other, or lack a partner."""
     chosen = [name for name, wanted in asked.items() if wanted]
     if passed_on and chosen not in ([], ["--follow"]):
-        raise SpecError(f"{passed_on[0]} is for a study to be submitted; leave it out beside {chosen[0]}.")
+        raise SpecError(
+            f"{passed_on[0]} is for a study to be submitted; leave it out beside {chosen[0]}."
+        )
     if len(chosen) > 1:
         raise SpecError(f"{' and '.join(chosen)} are given together; give one of them.")
     if chosen in ([], ["--follow"]) and not (address and storage):
         raise SpecError(
-            "submit needs --address URL and --storage URI; only --status, --stop and --fetch need one less."
+            "submit needs --address URL and --storage URI; only --status, --stop and --fetch need "
+            "one less."
         )
     if chosen == ["--fetch"] and not (address or storage):
-        raise SpecError("--fetch needs --storage URI, or --address URL of the cluster that knows it.")
+        raise SpecError(
+            "--fetch needs --storage URI, or --address URL of the cluster that knows it."
+        )
     if chosen in (["--status"], ["--stop"]) and not address:
         raise SpecError(f"{chosen[0]} needs --address URL of the cluster.")
 
@@ -106,8 +129,14 @@ def emit_fetched(directory: Path, storage: str, as_json: bool) -> None:
 
     table, page = select_runs(directory), directory / "report" / "index.html"
     if as_json:
-        found = {"directory": str(directory), "storage": storage, "report": str(page) if page.exists() else None}
+        found = {
+            "directory": str(directory),
+            "storage": storage,
+            "report": str(page) if page.exists() else None,
+        }
         return print(json.dumps(found | {"runs": table["status"].value_counts().to_dict()}))
     console.print(render_runs(directory, table))
-    words = f"Report: {page}" if page.exists() else "No report yet: it is written when the study ends."
+    words = (
+        f"Report: {page}" if page.exists() else "No report yet: it is written when the study ends."
+    )
     console.print(words, highlight=False, markup=False, soft_wrap=True)

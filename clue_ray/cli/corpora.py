@@ -11,13 +11,25 @@ from clue_ray.spec.yaml import read_yaml
 
 
 def fetch(
-    name: Annotated[str, typer.Argument(help="A known public log, completejourney, or planted: one with a known law.")],
-    output: Annotated[Path, typer.Option(help="Parquet file to write; a folder of them for a planted log.")],
-    spec: Annotated[Path | None, typer.Option(help="YAML file: users, services, topics ... of a planted log.")] = None,
+    name: Annotated[
+        str,
+        typer.Argument(
+            help="A known public log, completejourney, or planted: one with a known law."
+        ),
+    ],
+    output: Annotated[
+        Path, typer.Option(help="Parquet file to write; a folder of them for a planted log.")
+    ],
+    spec: Annotated[
+        Path | None, typer.Option(help="YAML file: users, services, topics ... of a planted log.")
+    ] = None,
 ) -> None:
     """Build a public event log from its installed package, or a planted one from a spec."""
     if name == "planted":
-        rows, note = fetch_planted(output, spec), "planted: users with known tastes; docs/planted.md says how."
+        rows, note = (
+            fetch_planted(output, spec),
+            "planted: users with known tastes; docs/reference/planted.md says how.",
+        )
     else:
         from clue_ray.corpus.public import LICENCE_NOTE, fetch_source
 
@@ -39,12 +51,20 @@ def fetch_planted(output: Path, spec: Path | None) -> int:
 def prepare(
     events: Annotated[
         list[str] | None,
-        typer.Argument(help="Files, folders, globs or URIs; or NAME=FILES, a log for each service."),
+        typer.Argument(
+            help="Files, folders, globs or URIs; or NAME=FILES, a log for each service."
+        ),
     ] = None,
-    output: Annotated[str | None, typer.Option(help="Folder or URI to make; corpora/<key> when left out.")] = None,
+    output: Annotated[
+        str | None, typer.Option(help="Folder or URI to make; corpora/<key> when left out.")
+    ] = None,
     columns: Annotated[str | None, typer.Option(help="Renames: user_id=author,text=title")] = None,
-    text: Annotated[str | None, typer.Option(help='Template of the item text: "{brand}; {title}"')] = None,
-    spec: Annotated[Path | None, typer.Option(help="YAML file with more of a study's corpus section.")] = None,
+    text: Annotated[
+        str | None, typer.Option(help='Template of the item text: "{brand}; {title}"')
+    ] = None,
+    spec: Annotated[
+        Path | None, typer.Option(help="YAML file with more of a study's corpus section.")
+    ] = None,
     address: Address = None,
     as_json: Json = False,
 ) -> None:
@@ -59,7 +79,11 @@ def prepare(
     from clue_ray.storage.place import check_writable, is_uri
 
     if output and is_uri(output):
-        check_writable(output, "give --output a folder or URI that can be written, with credentials in the environment")
+        check_writable(
+            output,
+            "give --output a folder or URI that can be written, with credentials in the "
+            "environment",
+        )
     with connect(address), data_pool():
         corpus = build_corpus(corpus_spec, output)
     page, profile = write_profile(corpus.path), corpus.profile()

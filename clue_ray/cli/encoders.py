@@ -13,7 +13,9 @@ if TYPE_CHECKING:
     from clue_ray.transfer.tasks.spec import TaskSpec
 
 
-RunFolder = Annotated[str, typer.Argument(metavar="RUN", help="Folder or URI of a finished run, or of its encoder.")]
+RunFolder = Annotated[
+    str, typer.Argument(metavar="RUN", help="Folder or URI of a finished run, or of its encoder.")
+]
 
 
 class Precision(StrEnum):
@@ -26,18 +28,31 @@ class Precision(StrEnum):
 def embed(
     run: RunFolder,
     output: Annotated[str, typer.Option(help="Folder or URI to fill.")],
-    events: Annotated[list[str] | None, typer.Argument(help="Files, folders, globs or URIs; or NAME=FILES.")] = None,
+    events: Annotated[
+        list[str] | None, typer.Argument(help="Files, folders, globs or URIs; or NAME=FILES.")
+    ] = None,
     columns: Annotated[str | None, typer.Option(help="Renames: user_id=author,text=title")] = None,
-    text: Annotated[str | None, typer.Option(help="Template of the item text; the encoder's when left out.")] = None,
-    spec: Annotated[Path | None, typer.Option(help="YAML file: events, columns, text, services.")] = None,
-    per_service: Annotated[bool, typer.Option("--per-service", help="One vector a user and service.")] = False,
+    text: Annotated[
+        str | None, typer.Option(help="Template of the item text; the encoder's when left out.")
+    ] = None,
+    spec: Annotated[
+        Path | None, typer.Option(help="YAML file: events, columns, text, services.")
+    ] = None,
+    per_service: Annotated[
+        bool, typer.Option("--per-service", help="One vector a user and service.")
+    ] = False,
     precision: Annotated[Precision, typer.Option(help="Numbers of a vector.")] = Precision.float32,
-    since: Annotated[str | None, typer.Option(help="An earlier embedding: only users with new events.")] = None,
-    gpus_per_worker: Annotated[float, typer.Option(min=0, help="GPUs an encoding actor holds; 0: tasks on CPUs.")] = 0,
+    since: Annotated[
+        str | None, typer.Option(help="An earlier embedding: only users with new events.")
+    ] = None,
+    gpus_per_worker: Annotated[
+        float, typer.Option(min=0, help="GPUs an encoding actor holds; 0: tasks on CPUs.")
+    ] = 0,
     address: Address = None,
     as_json: Json = False,
 ) -> None:
-    """Turn the users of a log into vectors with a trained encoder. The same command again resumes."""
+    """Turn the users of a log into vectors with a trained encoder. The same command again
+    resumes."""
     from clue_ray.cli.options import make_corpus_spec
 
     corpus_spec = make_corpus_spec(events or [], columns, text, spec)
@@ -49,10 +64,13 @@ def embed(
 
     settings = {"per_service": per_service, "since": since, "gpus_per_worker": gpus_per_worker}
     with connect(address):
-        manifest = embed_users(run, corpus_spec, output, precision=precision.value, **settings)  # type: ignore[arg-type]
+        # type: ignore[arg-type]
+        manifest = embed_users(run, corpus_spec, output, precision=precision.value, **settings)
     if as_json:
         return print(json.dumps(manifest))
-    console.print(f"{output}: {manifest['vectors']:,} vectors of {manifest['users']:,} users", highlight=False)
+    console.print(
+        f"{output}: {manifest['vectors']:,} vectors of {manifest['users']:,} users", highlight=False
+    )
     for reason, users in manifest["left_out"].items():
         console.print(f"left out, {reason}: {users:,} users", highlight=False, markup=False)
     if nameless := manifest["rows_without_user"]:
@@ -64,20 +82,30 @@ def embed(
         note = f"service {service!r} was asked for, and no new event of the log names it"
         console.print(note, highlight=False, markup=False)
     if gpus_per_worker and (parts := manifest["devices"].get("cpu")):
-        console.print(f"torch saw no GPU where {parts} of {manifest['parts']} parts were encoded: they were on CPUs")
+        console.print(
+            f"torch saw no GPU where {parts} of {manifest['parts']} parts were encoded: they were "
+            f"on CPUs"
+        )
 
 
 def transfer(
-    run: Annotated[str, typer.Argument(metavar="RUN|DIR", help="A finished run, or a study directory: all its runs.")],
+    run: Annotated[
+        str,
+        typer.Argument(
+            metavar="RUN|DIR", help="A finished run, or a study directory: all its runs."
+        ),
+    ],
     tasks: Annotated[list[Path], typer.Argument(metavar="TASK.yaml...", help="Task files.")],
     against: Annotated[
-        list[str] | None, typer.Option(help="NAME=RUN, another run's encoder beside it; repeat for several.")
+        list[str] | None,
+        typer.Option(help="NAME=RUN, another run's encoder beside it; repeat for several."),
     ] = None,
     address: Address = None,
     storage: Storage = None,
     as_json: Json = False,
 ) -> None:
-    """Put a trained encoder, or each of a study's, to downstream tasks, features frozen, beside the baselines."""
+    """Put a trained encoder, or each of a study's, to downstream tasks, features frozen, beside the
+    baselines."""
     from clue_ray.transfer.tasks.spec import parse_against, read_tasks
 
     specs, others = read_tasks(tasks), parse_against(against or [])
@@ -96,7 +124,11 @@ def transfer(
 
 
 def _score_study(
-    run: Path, tasks: list["TaskSpec"], against: dict[str, str], address: str | None, storage: str | None
+    run: Path,
+    tasks: list["TaskSpec"],
+    against: dict[str, str],
+    address: str | None,
+    storage: str | None,
 ) -> list[dict[str, Any]]:
     """Put every finished run of a study to the tasks, and add their columns to its table."""
     from clue_ray.cluster.session import connect

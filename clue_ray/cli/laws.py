@@ -11,9 +11,14 @@ from clue_ray.cli.options import Json, StudyFolder, console
 
 
 def fit(
-    runs: Annotated[Path, typer.Argument(metavar="RUNS", help="CSV or Parquet runs table, or a study directory.")],
+    runs: Annotated[
+        Path,
+        typer.Argument(metavar="RUNS", help="CSV or Parquet runs table, or a study directory."),
+    ],
     law: Annotated[str, typer.Option(help="Name of a law.")] = "power_law_plus_constant",
-    x: Annotated[list[str] | None, typer.Option(help="Column of the law's predictor; repeat for several.")] = None,
+    x: Annotated[
+        list[str] | None, typer.Option(help="Column of the law's predictor; repeat for several.")
+    ] = None,
     y: Annotated[str, typer.Option(help="Column to explain.")] = "loss",
     as_json: Json = False,
 ) -> None:
@@ -33,7 +38,9 @@ def fit(
 
 
 def report(
-    directories: Annotated[list[Path], typer.Argument(metavar="DIR [DIR]", help="A study directory, or two.")],
+    directories: Annotated[
+        list[Path], typer.Argument(metavar="DIR [DIR]", help="A study directory, or two.")
+    ],
     as_json: Json = False,
 ) -> None:
     """Fit the laws of a study again and write its report; of two studies, compare the laws."""
@@ -45,10 +52,15 @@ def report(
     page, found = compare_studies(directories)
     if as_json:
         return print(json.dumps({"report": str(page), **found.to_dict()}))
-    console.print(f"{found.sentence()}\nReport: {page}", highlight=False, markup=False, soft_wrap=True)
+    console.print(
+        f"{found.sentence()}\nReport: {page}", highlight=False, markup=False, soft_wrap=True
+    )
 
 
-def browse(directory: StudyFolder, port: Annotated[int, typer.Option(help="Port; 0 for a free one.")] = 8000) -> None:
+def browse(
+    directory: StudyFolder,
+    port: Annotated[int, typer.Option(help="Port; 0 for a free one.")] = 8000,
+) -> None:
     """Show a study, also while it runs, to a browser on this machine; the page follows the runs."""
     from clue_ray.report.browse import Server
 
@@ -60,11 +72,16 @@ def browse(directory: StudyFolder, port: Annotated[int, typer.Option(help="Port;
 
 def predict(
     directory: StudyFolder,
-    train_flops: Annotated[float | None, typer.Option(help="Compute whose loss is asked for, FLOP.")] = None,
-    loss: Annotated[float | None, typer.Option(help="Held-out loss whose compute is asked for, nats.")] = None,
+    train_flops: Annotated[
+        float | None, typer.Option(help="Compute whose loss is asked for, FLOP.")
+    ] = None,
+    loss: Annotated[
+        float | None, typer.Option(help="Held-out loss whose compute is asked for, nats.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
-    """Predict the loss of a compute, or the compute of a loss, by the law that speaks for a study."""
+    """Predict the loss of a compute, or the compute of a loss, by the law that speaks for a
+    study."""
     from clue_ray.report.predict import predict_study
 
     answer = predict_study(directory, train_flops=train_flops, loss=loss)

@@ -1,8 +1,19 @@
+"""The command line: parse, call one function, print one summary. Exit 0 good, 2 the user's mistake,
+1 anything else.
+
+Heavy modules are imported inside the commands, so that help and mistakes come at once.
+"""
+
 import errno
 import sys
 
 import typer
 
+from clue_ray.cli.clusters import submit
+from clue_ray.cli.corpora import fetch, prepare
+from clue_ray.cli.encoders import embed, transfer
+from clue_ray.cli.laws import browse, fit, predict, report
+from clue_ray.cli.studies import plan, results, run, train
 from clue_ray.errors import ClueRayError
 
 app = typer.Typer(
@@ -11,6 +22,22 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+for command in (
+    fetch,
+    prepare,
+    plan,
+    run,
+    train,
+    results,
+    fit,
+    report,
+    browse,
+    predict,
+    embed,
+    transfer,
+    submit,
+):
+    app.command()(command)
 
 
 def main() -> None:
@@ -23,5 +50,7 @@ def main() -> None:
     except OSError as error:
         if error.errno != errno.ENOSPC:
             raise
-        sys.stderr.write("clue-ray: No free disk; free some space and run the same command again.\n")
+        sys.stderr.write(
+            "clue-ray: No free disk; free some space and run the same command again.\n"
+        )
         sys.exit(2)

@@ -30,7 +30,9 @@ def plan(
     output: Output = Path("results"),
     address: Address = None,
     storage: Storage = None,
-    flops_per_second: Annotated[float | None, typer.Option(min=1, help="A worker's speed, not timed here.")] = None,
+    flops_per_second: Annotated[
+        float | None, typer.Option(min=1, help="A worker's speed, not timed here.")
+    ] = None,
     yes: Yes = False,
     as_json: Json = False,
 ) -> None:
@@ -40,7 +42,9 @@ def plan(
     from clue_ray.study.run import plan_study
 
     if not as_json:
-        console.print("Preparing the corpus and timing a few steps of each encoder ...", style="dim")
+        console.print(
+            "Preparing the corpus and timing a few steps of each encoder ...", style="dim"
+        )
     most = None if yes else MOST_POINTS
     where: dict[str, Any] = {"address": address, "storage": storage}
     planned = plan_study(spec, output, most_points=most, flops_per_second=flops_per_second, **where)
@@ -63,7 +67,8 @@ def run(
     yes: Yes = False,
     as_json: Json = False,
 ) -> None:
-    """Run what the study still lacks, fit the laws, write the report. The same command again resumes."""
+    """Run what the study still lacks, fit the laws, write the report. The same command again
+    resumes."""
     check_growth(grow, predict_at)
     spec = read_study(study)
     from clue_ray.cli.terminal import StudyView
@@ -75,7 +80,9 @@ def run(
     ask["growth"] = Growth(grow, predict_at) if grow else None
     try:
         with StudyView(console, quiet=as_json) as view:
-            runs = run_study(spec, output, listener=view.update, most_points=None if yes else MOST_POINTS, **ask)
+            runs = run_study(
+                spec, output, listener=view.update, most_points=None if yes else MOST_POINTS, **ask
+            )
     except KeyboardInterrupt:
         sys.stderr.write("clue-ray: Interrupted; the same command again goes on from here.\n")
         raise typer.Exit(1) from None
@@ -100,8 +107,12 @@ def report_study(directory: Path, storage: str | None, as_json: bool) -> None:
 
 def train(
     study: StudyFile,
-    point: Annotated[list[str] | None, typer.Option(help="FIELD=VALUE on the base run; repeat for several.")] = None,
-    workers: Annotated[int | None, typer.Option(min=1, help="Workers to train it; the study's if left out.")] = None,
+    point: Annotated[
+        list[str] | None, typer.Option(help="FIELD=VALUE on the base run; repeat for several.")
+    ] = None,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Workers to train it; the study's if left out.")
+    ] = None,
     output: Output = Path("results"),
     address: Address = None,
     storage: Storage = None,
@@ -135,10 +146,15 @@ def train(
 def results(
     directory: StudyFolder,
     sort: Annotated[
-        str | None, typer.Option(help="Column to sort by, a name of --csv; train_flops if left out.")
+        str | None,
+        typer.Option(help="Column to sort by, a name of --csv; train_flops if left out."),
     ] = None,
-    where: Annotated[str | None, typer.Option(help='Condition on columns: "loss < 5.3 and seed == 0"')] = None,
-    watch: Annotated[bool, typer.Option("--watch", help="Show it again every 2 seconds, until Ctrl-C.")] = False,
+    where: Annotated[
+        str | None, typer.Option(help='Condition on columns: "loss < 5.3 and seed == 0"')
+    ] = None,
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Show it again every 2 seconds, until Ctrl-C.")
+    ] = False,
     as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV.")] = False,
     as_json: Json = False,
 ) -> None:

@@ -1,4 +1,5 @@
-"""Tables on the terminal: plans, runs, laws, and those of the report. Imports neither ray nor torch.
+"""Tables on the terminal: plans, runs, laws, and those of the report. Imports neither ray nor
+torch.
 
 A task's result as a person reads it: a table of methods, and the sentence below it."""
 
@@ -23,9 +24,17 @@ PLANNED = ("params", "tokens", "FLOPs", "minutes")
 
 
 def law_table(fits: dict[str, Any]) -> Table:
-    """Lay out the fitted laws, the one that speaks for the study first; errors in nats, signed where held out."""
+    """Lay out the fitted laws, the one that speaks for the study first; errors in nats, signed
+    where held out."""
     table = Table(title="Held-out loss against training compute", title_justify="left")
-    for column in ("law", "fitted", "missed in backtest", "missed held out", "exponent [95 %]", "loss at 10x [95 %]"):
+    for column in (
+        "law",
+        "fitted",
+        "missed in backtest",
+        "missed held out",
+        "exponent [95 %]",
+        "loss at 10x [95 %]",
+    ):
         table.add_column(column)
     for row in fits["laws"]:
         best = " *" if row["law"] == fits["preferred"] else ""
@@ -43,7 +52,10 @@ def law_table(fits: dict[str, Any]) -> Table:
 
 def fit_table(fitted: "Fit") -> Table:
     """Set the parameters of one fitted law with their 95 % intervals."""
-    table = Table(title=f"{fitted.law.name}: {fitted.law.formula}  ({fitted.num_runs} runs)", title_justify="left")
+    table = Table(
+        title=f"{fitted.law.name}: {fitted.law.formula}  ({fitted.num_runs} runs)",
+        title_justify="left",
+    )
     for column in ("parameter", "value", "95 % from", "to"):
         table.add_column(column, justify="left" if column == "parameter" else "right")
     for name, value in fitted.parameters.items():
@@ -67,7 +79,8 @@ def nats(value: float | None, form: str) -> str:
 
 
 def with_interval(row: dict[str, Any], name: str) -> str:
-    """Write a value with its interval; nothing where the law has no such number, no value where the runs show none."""
+    """Write a value with its interval; nothing where the law has no such number, no value where the
+    runs show none."""
     value, low, high = (row[key] for key in (name, f"{name}_low", f"{name}_high"))
     if value is None:
         return ""
@@ -101,7 +114,10 @@ def print_plan(console: Console, planned: "Plan") -> None:
     title = f"{planned.study}: {len(planned.runs)} runs, {len(planned.pending)} to train"
     console.print(frame_table(frame.drop(columns=same), title))
     if same:
-        console.print("The same for all: " + ", ".join(f"{c} {short(frame[c].iloc[0])}" for c in same), highlight=False)
+        console.print(
+            "The same for all: " + ", ".join(f"{c} {short(frame[c].iloc[0])}" for c in same),
+            highlight=False,
+        )
     console.print(cost_of(planned), highlight=False)
     for note in planned.notes:
         console.print(note, highlight=False, markup=False, soft_wrap=True)
@@ -113,17 +129,25 @@ def cost_of(planned: "Plan") -> str:
     """Say what a plan costs and where its runs go, in two lines."""
     several = [r for r in planned.pending if r.workers > 1]
     single = len(planned.pending) - len(several)
-    placed = [f"{counted(single, 'run')} of one worker, {planned.concurrency} at a time, the longest first"] * (
-        single > 0
-    )
+    placed = [
+        f"{counted(single, 'run')} of one worker, {planned.concurrency} at a time, the longest "
+        f"first"
+    ] * (single > 0)
     if several:
         most = max(r.workers for r in several)
         placed.insert(
-            0, f"{counted(len(several), 'run')} of up to {most} workers through Ray Train, {planned.gangs} at a time"
+            0,
+            f"{counted(len(several), 'run')} of up to {most} workers through Ray Train, "
+            f"{planned.gangs} at a time",
         )
-    spent = f"{planned.gpu_hours:.3g} GPU-hours" if planned.gpu_hours else f"{planned.core_hours:.3g} core-hours"
+    spent = (
+        f"{planned.gpu_hours:.3g} GPU-hours"
+        if planned.gpu_hours
+        else f"{planned.core_hours:.3g} core-hours"
+    )
     return (
-        f"About {planned.expected_minutes:.1f} minutes, {spent}, {planned.disk_bytes / 1e6:,.0f} MB of checkpoints.\n"
+        f"About {planned.expected_minutes:.1f} minutes, {spent}, {planned.disk_bytes / 1e6:,.0f} "
+        f"MB of checkpoints.\n"
         f"{'; then '.join(placed) or 'Nothing to train'}."
     )
 
@@ -135,7 +159,9 @@ def counted(number: int, noun: str) -> str:
 
 def record_table(record: RunRecord) -> Table:
     """Set one run's record as names and values, without what it never reached."""
-    table = Table(title=f"Run {record.run_id}: {record.status}", title_justify="left", show_header=False)
+    table = Table(
+        title=f"Run {record.run_id}: {record.status}", title_justify="left", show_header=False
+    )
     for name, value in record.model_dump(exclude={"run_id", "status", "study"}).items():
         if value not in (None, ""):
             table.add_row(name.replace("_", " "), Text(short(value)))
@@ -143,7 +169,8 @@ def record_table(record: RunRecord) -> Table:
 
 
 def frame_table(frame: pd.DataFrame, title: str) -> Table:
-    """Set a frame as a table, numbers right-aligned and short; a narrow terminal folds cells, it cuts none."""
+    """Set a frame as a table, numbers right-aligned and short; a narrow terminal folds cells, it
+    cuts none."""
     table = Table(title=title, title_justify="left")
     for column in frame.columns:
         numeric = frame[column].dtype.kind in "if"
@@ -156,7 +183,11 @@ def frame_table(frame: pd.DataFrame, title: str) -> Table:
 def short(value: Any) -> str:
     """Write a cell for reading: counts with separators, the rest to four digits."""
     if isinstance(value, float):
-        return "" if value != value else (f"{value:.3g}" if value >= 1e5 or value < 0.01 else f"{value:.4g}")
+        return (
+            ""
+            if value != value
+            else (f"{value:.3g}" if value >= 1e5 or value < 0.01 else f"{value:.4g}")
+        )
     return f"{value:,}" if isinstance(value, int) else str(value)
 
 
@@ -171,17 +202,22 @@ def report_table(title: str, table: Any) -> Table:
 
 
 def task_table(result: dict[str, Any]) -> Table:
-    """Set the methods below each other, each measure with its interval, and the encoder's lead in the first measure."""
+    """Set the methods below each other, each measure with its interval, and the encoder's lead in
+    the first measure."""
     shown = [name for name in MEASURES if name in result["methods"][0]]
     users = result["users"]
-    table = Table(title=f"{result['task']}: encoder {result['run_id']}, {users['test']:,} test users")
+    table = Table(
+        title=f"{result['task']}: encoder {result['run_id']}, {users['test']:,} test users"
+    )
     table.add_column("method")
     for name in shown:
         table.add_column(f"{MEASURES[name]} [95 %]", justify="right")
     table.add_column(f"encoder's lead in {MEASURES[shown[0]]} [95 %]", justify="right")
     for row in result["methods"]:
         lead = row.get(f"{shown[0]}_lead")
-        table.add_row(row["method"], *(spell(row[name]) for name in shown), spell(lead, "+") if lead else "")
+        table.add_row(
+            row["method"], *(spell(row[name]) for name in shown), spell(lead, "+") if lead else ""
+        )
     return table
 
 
@@ -189,7 +225,11 @@ def task_words(result: dict[str, Any]) -> str:
     """Say whom the encoder beats beyond doubt, who was judged, and who was left out."""
     users = ", ".join(f"{count:,} {part}" for part, count in result["users"].items())
     lines = [compare_methods(result), f"Users: {users}."]
-    lines += [f"Left out, {reason}: {count:,} users." for reason, count in result["left_out"].items()]
+    lines += [
+        f"Left out, {reason}: {count:,} users." for reason, count in result["left_out"].items()
+    ]
     if result["left_out"]:
-        lines.append(f"They are listed in {result['left_out_list']}, in the folder of the run or its study.")
+        lines.append(
+            f"They are listed in {result['left_out_list']}, in the folder of the run or its study."
+        )
     return "\n".join(lines)

@@ -1,4 +1,5 @@
-"""The runs table of a study as it stands, also while the study runs: sorted, filtered, watched. Imports no ray.
+"""The runs table of a study as it stands, also while the study runs: sorted, filtered, watched.
+Imports no ray.
 
 A study on the terminal: a live view where there is one, a line a change where there is not."""
 
@@ -36,7 +37,8 @@ WATCH_SECONDS = 2.0
 
 
 def select_runs(path: Path, where: str | None = None, sort: str | None = None) -> pd.DataFrame:
-    """Read the rows that a condition such as "loss < 5.3 and encoder_size == 'xs'" keeps, sorted by a column.
+    """Read the rows that a condition such as "loss < 5.3 and encoder_size == 'xs'" keeps, sorted by
+    a column.
 
     Raises:
         RunsError: there is no table, or it has no such column, or the condition is none.
@@ -45,7 +47,8 @@ def select_runs(path: Path, where: str | None = None, sort: str | None = None) -
     order = sort or ("train_flops" if "train_flops" in table else table.columns[0])
     if order not in table:
         raise RunsError(
-            f"--sort is {order!r}, which is no column of the runs table; {nearest(order, list(map(str, table)))}"
+            f"--sort is {order!r}, which is no column of the runs table; "
+            f"{nearest(order, list(map(str, table)))}"
         )
     return filter_runs(table, where).sort_values(order, kind="stable")
 
@@ -58,16 +61,20 @@ def filter_runs(table: pd.DataFrame, where: str | None) -> pd.DataFrame:
         holds = table.eval(where, engine="python")
     except Exception as error:  # pandas raises many kinds for a condition that it cannot read
         reason = " ".join(str(error).split())
-        raise RunsError(f"--where is {where!r}, which is no condition on the runs table ({reason}).") from None
+        raise RunsError(
+            f"--where is {where!r}, which is no condition on the runs table ({reason})."
+        ) from None
     if not (isinstance(holds, pd.Series) and holds.dtype == bool):
         raise RunsError(
-            f"--where is {where!r}, which is true or false of no run; write a condition such as 'loss < 5.3'."
+            f"--where is {where!r}, which is true or false of no run; write a condition such as "
+            f"'loss < 5.3'."
         )
     return table[holds]
 
 
 def render_runs(path: Path, table: pd.DataFrame) -> Group:
-    """Lay out the columns that differ between runs, how many runs ended how, and why some failed."""
+    """Lay out the columns that differ between runs, how many runs ended how, and why some
+    failed."""
     known = [column for column in COLUMNS if column in table]
     shown = [column for column in known if column in ALWAYS or table[column].nunique() > 1] or [
         str(column) for column in table
@@ -75,9 +82,14 @@ def render_runs(path: Path, table: pd.DataFrame) -> Group:
     title, reasons = f"{path}: {len(table)} runs", []
     if "status" in table:
         title += f" ({', '.join(f'{count} {status}' for status, count in table['status'].value_counts().items())})"
-        ended = table[table["status"].isin(["failed", "diverged"])].astype({"run_id": str, "status": str, "error": str})
+        ended = table[table["status"].isin(["failed", "diverged"])].astype(
+            {"run_id": str, "status": str, "error": str}
+        )
         rows = zip(ended["status"], ended["run_id"], ended["error"], strict=True)
-        reasons = [Text(f"{status} {run_id}: {error}{log_of(path, run_id)}") for status, run_id, error in rows]
+        reasons = [
+            Text(f"{status} {run_id}: {error}{log_of(path, run_id)}")
+            for status, run_id, error in rows
+        ]
     return Group(frame_table(table[shown].rename(columns=HEADS), title), *reasons)
 
 
@@ -114,11 +126,16 @@ class StudyView:
 
     def __enter__(self) -> Self:
         if not self.quiet:
-            self.console.print("Starting Ray, preparing the corpus, timing a few steps of each encoder ...")
+            self.console.print(
+                "Starting Ray, preparing the corpus, timing a few steps of each encoder ..."
+            )
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         self.live.stop()
 
@@ -131,7 +148,11 @@ class StudyView:
             if self.console.is_terminal:
                 self.live.start()
         for line in snapshot.ended:
-            self.console.print(f"[{snapshot.finished}/{len(snapshot.plan.runs)}] {line}", highlight=False, markup=False)
+            self.console.print(
+                f"[{snapshot.finished}/{len(snapshot.plan.runs)}] {line}",
+                highlight=False,
+                markup=False,
+            )
         if self.console.is_terminal:
             self.live.update(render(snapshot))
         elif time.monotonic() - self.last_line > QUIET_SECONDS:
@@ -141,14 +162,17 @@ class StudyView:
     def _print_plan(self, snapshot: Snapshot) -> None:
         plan = self.plan = snapshot.plan
         self.console.print(
-            f"{plan.study}: {len(plan.runs)} runs, {snapshot.finished} finished before, {len(plan.pending)} to train, "
+            f"{plan.study}: {len(plan.runs)} runs, {snapshot.finished} finished before, "
+            f"{len(plan.pending)} to train, "
             f"{plan.concurrency} at a time, about {plan.expected_minutes:.1f} minutes.",
             highlight=False,
         )
         for note in plan.notes:
             self.console.print(note, highlight=False, markup=False, soft_wrap=True)
         for warning in plan.warnings:
-            self.console.print(f"warning: {warning}", style="yellow", highlight=False, soft_wrap=True)
+            self.console.print(
+                f"warning: {warning}", style="yellow", highlight=False, soft_wrap=True
+            )
 
 
 def one_line(snapshot: Snapshot) -> str:
@@ -168,7 +192,12 @@ def render(snapshot: Snapshot) -> Group:
     table = Table.grid(padding=(0, 2))
     for run in snapshot.running:
         loss = f"loss {run.loss:.3f}" if run.loss else ""
-        table.add_row(run.label, ProgressBar(total=1.0, completed=run.share, width=24), f"{run.share:4.0%}", loss)
+        table.add_row(
+            run.label,
+            ProgressBar(total=1.0, completed=run.share, width=24),
+            f"{run.share:4.0%}",
+            loss,
+        )
     failed = f", {snapshot.failed} of them failed" if snapshot.failed else ""
     counts = f"{snapshot.finished} of {len(snapshot.plan.runs)} runs ended{failed}, {len(snapshot.running)} running"
     head = f"{snapshot.plan.study}: {counts}, {time_left(snapshot)}"

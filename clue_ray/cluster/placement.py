@@ -1,4 +1,5 @@
-"""Where runs find room: how many fit the nodes at a time, and how long they then take. Imports no ray."""
+"""Where runs find room: how many fit the nodes at a time, and how long they then take. Imports no
+ray."""
 
 import heapq
 import math
@@ -11,7 +12,8 @@ Node = dict[str, float]
 
 
 def worker_slots(resources: ResourcesSpec, nodes: list[Node]) -> int:
-    """Count the workers that find their cores and GPUs at a time; one worker never spans two nodes."""
+    """Count the workers that find their cores and GPUs at a time; one worker never spans two
+    nodes."""
     return sum(slots_of(resources, node) for node in nodes)
 
 
@@ -43,5 +45,6 @@ def largest(nodes: list[Node], resource: str) -> float:
 
 
 def gangs_at_once(workers: int, slots: int, nodes: list[Node]) -> int:
-    """Count the runs of several workers at a time: each waits for all its workers, and its driver for a trial slot."""
+    """Count the runs of several workers at a time: each waits for all its workers, and its driver
+    for a trial slot."""
     return max(1, min(slots // workers, math.floor(total(nodes, "trial_slot")) or 1))

@@ -1,4 +1,5 @@
-"""A Ray session for a study: join a cluster, or start one on this machine; quietly, and never for ever."""
+"""A Ray session for a study: join a cluster, or start one on this machine; quietly, and never for
+ever."""
 
 import logging
 import os
@@ -30,13 +31,16 @@ NO_LOGGERS = "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"
 
 @contextmanager
 def connect(address: str | None = None) -> Iterator[None]:
-    """Join the Ray cluster at `address`, or start one on this machine; a session already open is used as it is.
+    """Join the Ray cluster at `address`, or start one on this machine; a session already open is
+    used as it is.
 
     Args:
         address: HOST:PORT; or `auto` on a node of a cluster, for that one.
     """
     quieten_ray_data()
-    os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # Tune's newer output prints whatever verbose says
+    os.environ.setdefault(
+        "RAY_AIR_NEW_OUTPUT", "0"
+    )  # Tune's newer output prints whatever verbose says
     if ray.is_initialized():
         yield
         return
@@ -54,16 +58,20 @@ def connect(address: str | None = None) -> Iterator[None]:
 
 
 def start_here() -> None:
-    """Start Ray on this machine; its own wait for its processes is fixed, and a busy machine may take longer."""
+    """Start Ray on this machine; its own wait for its processes is fixed, and a busy machine may
+    take longer."""
     for attempt in range(1, START_ATTEMPTS + 1):
         try:
-            ray.init("local", include_dashboard=False, resources={"trial_slot": TRIAL_SLOTS}, **QUIET)
+            ray.init(
+                "local", include_dashboard=False, resources={"trial_slot": TRIAL_SLOTS}, **QUIET
+            )
             return
         except Exception as error:  # Ray raises no kind of its own for it
             ray.shutdown()
             if attempt == START_ATTEMPTS:
                 raise ClusterError(
-                    f"Ray did not start on this machine in {attempt} attempts ({str(error).splitlines()[0]}); it may "
+                    f"Ray did not start on this machine in {attempt} attempts "
+                    f"({str(error).splitlines()[0]}); it may "
                     "be too busy or short of memory, so try again when it is quieter."
                 ) from None
 
@@ -78,23 +86,29 @@ def join(address: str) -> None:
         ray.shutdown()
         if address == "auto" and isinstance(error, ConnectionError):
             raise ClusterError(
-                "This machine is no node of a running Ray cluster, as --address auto asks; give HOST:PORT of a head "
+                "This machine is no node of a running Ray cluster, as --address auto asks; give "
+                "HOST:PORT of a head "
                 "node, or leave --address out."
             ) from None
         reason = " ".join(str(error).split())[:MOST_LETTERS].rstrip(".")
         raise ClusterError(
-            f"The Ray cluster at {address} cannot be joined ({reason}); it must run the Ray and Python that run here, "
+            f"The Ray cluster at {address} cannot be joined ({reason}); it must run the Ray and "
+            f"Python that run here, "
             f"Ray {ray.__version__} and Python {platform.python_version()}."
         ) from None
 
 
 def refused_token(address: str) -> ClusterError:
     """Say that a cluster takes no one without its token."""
-    return ClusterError(f"The Ray cluster at {address} asks for a token, and ours is missing or wrong; {TOKEN_REMEDY}.")
+    return ClusterError(
+        f"The Ray cluster at {address} asks for a token, and ours is missing or wrong; "
+        f"{TOKEN_REMEDY}."
+    )
 
 
 def quieten_ray_data() -> None:
-    """Leave of Ray Data's messages its warnings; what fails is raised too, and told in one sentence."""
+    """Leave of Ray Data's messages its warnings; what fails is raised too, and told in one
+    sentence."""
     logger = logging.getLogger("ray.data")
     logger.setLevel(logging.WARNING)  # its bars on a terminal stay
     for handler in logger.handlers:
@@ -114,21 +128,30 @@ def check_reachable(address: str) -> None:
             raise ValueError("no host and port")
         socket.create_connection((place.hostname, place.port), timeout=CONNECT_SECONDS).close()
         if "://" not in address:  # Ray's own health check; a Ray Client address has none
-            check = [sys.executable, "-m", "ray.scripts.scripts", "health-check", "--address", address]
+            check = [
+                sys.executable,
+                "-m",
+                "ray.scripts.scripts",
+                "health-check",
+                "--address",
+                address,
+            ]
             subprocess.run(check, check=True, timeout=HEALTH_SECONDS, capture_output=True)
     except (OSError, ValueError, subprocess.SubprocessError) as error:
         if b"AuthenticationError" in (getattr(error, "stderr", None) or b""):
             raise refused_token(address) from None
         reason = "no Ray answers there" if isinstance(error, subprocess.SubprocessError) else error
         raise ClusterError(
-            f"Ray cannot be reached at {address!r} ({reason}); give HOST:PORT of a running head node, "
+            f"Ray cannot be reached at {address!r} ({reason}); give HOST:PORT of a running head "
+            f"node, "
             "or leave --address out."
         ) from None
 
 
 @contextmanager
 def without_tune_loggers() -> Iterator[None]:
-    """Keep Tune from adding loggers of its own to ours while it runs; the caller's other experiments keep theirs."""
+    """Keep Tune from adding loggers of its own to ours while it runs; the caller's other
+    experiments keep theirs."""
     before = os.environ.get(NO_LOGGERS)
     os.environ[NO_LOGGERS] = "1"
     try:
@@ -144,7 +167,8 @@ def cluster_nodes() -> list[Node]:
 
 
 DATA_POOL = {"pool": "data"}
-"""Label of nodes for Ray Data, as `ray start --labels=pool=data` and the files in `cluster/` set it."""
+"""Label of nodes for Ray Data, as `ray start --labels=pool=data` and the files in `cluster/` set
+it."""
 
 
 @contextmanager

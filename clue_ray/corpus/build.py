@@ -1,10 +1,12 @@
 """Event logs to a corpus of training shards with Ray Data, once, before any run.
 
-Two passes over the log: the first (`survey`) counts, keeps bad rows aside and finds the tokenizer's texts; the second
-(`shards`) gathers each bucket of users and writes its shard. Shards depend on the log and the spec alone, never on the
-cluster: users go to buckets by our own hash, rows of a shard have a total order, and the digest is taken over contents.
-A folder appears whole or not at all: it is built under a temporary name and renamed, with `corpus.json` written last.
-"""
+Two passes over the log: the first (`survey`) counts, keeps bad rows aside and finds the tokenizer's
+texts; the second (`shards`) gathers each bucket of users and writes its shard. Shards depend on the
+log and the spec alone, never on the
+cluster: users go to buckets by our own hash, rows of a shard have a total order, and the digest is
+    taken over contents.
+A folder appears whole or not at all: it is built under a temporary name and renamed, with
+`corpus.json` written last."""
 
 import hashlib
 import os
@@ -46,15 +48,18 @@ SHUFFLE_BYTES = 64_000_000
 
 
 def build_corpus(spec: CorpusSpec, output: str | Path | None = None) -> Corpus:
-    """Prepare the corpus of `spec` in folder `output`, or open the one already there; needs a Ray session.
+    """Prepare the corpus of `spec` in folder `output`, or open the one already there; needs a Ray
+    session.
 
     Args:
-        output: folder or URI to make; when left out, `corpora/<key>`, where the key tells of the log's files and the
-            spec, so that a changed log or spec makes another corpus beside the first.
+        output: folder or URI to make; when left out, `corpora/<key>`, where the key tells of the
+            log's files and the spec, so that a changed log or spec makes another corpus beside the
+            first.
 
     Raises:
         EventLogError: the log cannot be read or trusted.
-        CorpusError: `output` holds something else, the tokenizer cannot serve, or the disk is too full.
+        CorpusError: `output` holds something else, the tokenizer cannot serve, or the disk is too
+            full.
     """
     reading = plan_reading(spec)
     key = source_key(reading)
@@ -87,49 +92,75 @@ def _build_on_storage(reading: Reading, key: str, place: str) -> Corpus:
             raise _explain_failure(error, place) from error
     corpus = open_corpus(place)
     if corpus.manifest["key"] != key:
-        raise CorpusError(f"{place} holds a corpus of another log or spec; choose another output, or delete it first.")
+        raise CorpusError(
+            f"{place} holds a corpus of another log or spec; choose another output, or delete it "
+            f"first."
+        )
     return corpus
 
 
 def source_key(reading: Reading) -> str:
-    """Fingerprint what a corpus is made from: spec, tokenizer, and each file's name, size and time of change."""
-    files = [(Path(file.path).name, file.partition, file.size, file.changed) for file in reading.files]
+    """Fingerprint what a corpus is made from: spec, tokenizer, and each file's name, size and time
+    of change."""
+    files = [
+        (Path(file.path).name, file.partition, file.size, file.changed) for file in reading.files
+    ]
     spec = reading.spec.model_dump(mode="json")
     if isinstance(reading.spec.events, dict):
-        logs = {name: {k: v for k, v in log.items() if k != "events"} for name, log in spec["events"].items()}
+        logs = {
+            name: {k: v for k, v in log.items() if k != "events"}
+            for name, log in spec["events"].items()
+        }
         spec["events"] = [logs, [part.log for part in reading.parts]]
     else:
         spec["events"] = None
     if reading.spec.tokenizer:
-        spec["tokenizer"] = hashlib.sha256(read_tokenizer(reading.spec.tokenizer).to_str().encode()).hexdigest()
+        spec["tokenizer"] = hashlib.sha256(
+            read_tokenizer(reading.spec.tokenizer).to_str().encode()
+        ).hexdigest()
     return fingerprint({"preparation": PREPARATION, "spec": spec, "files": files})
 
 
 def _explain_failure(error: Exception, folder: str | Path) -> Exception:
-    """Turn what stopped a worker or the driver into one sentence; a programming error stays as it is."""
+    """Turn what stopped a worker or the driver into one sentence; a programming error stays as it
+    is."""
     if "No space left on device" in str(error):  # of a worker's error Ray keeps the words alone
         return CorpusError(f"No free disk at {folder}; free some space or choose another output.")
     if isinstance(error, RayError):
         said = re.findall(
-            r"^\s*(?:[\w.]+\.)?(?:OSError|\w*ArrowInvalid|EventLogError|StudyError): (.+)$", str(error), re.MULTILINE
+            r"^\s*(?:[\w.]+\.)?(?:OSError|\w*ArrowInvalid|EventLogError|StudyError): (.+)$",
+            str(error),
+            re.MULTILINE,
         )
-        return EventLogError(f"The corpus cannot be prepared ({said[-1].rstrip('.')}).") if said else error
-    return EventLogError(f"The corpus cannot be prepared ({str(error).splitlines()[-1].rstrip('.')}).")
+        return (
+            EventLogError(f"The corpus cannot be prepared ({said[-1].rstrip('.')}).")
+            if said
+            else error
+        )
+    return EventLogError(
+        f"The corpus cannot be prepared ({str(error).splitlines()[-1].rstrip('.')})."
+    )
 
 
 def _reopen(target: Path, key: str, *, verify: bool = True) -> Corpus:
     if read_manifest(target)["key"] != key:
-        raise CorpusError(f"{target} holds a corpus of another log or spec; choose another output, or delete it first.")
+        raise CorpusError(
+            f"{target} holds a corpus of another log or spec; choose another output, or delete it "
+            f"first."
+        )
     return open_corpus(target, verify=verify)
 
 
 def _write_corpus(reading: Reading, folder: Path, key: str, place: str = "") -> None:
-    """Write a corpus: the driver's files to its folder, the workers' to the place, where that is another."""
+    """Write a corpus: the driver's files to its folder, the workers' to the place, where that is
+    another."""
     spec, parts, place = reading.spec, ray.put(reading), place or str(folder)
     survey = _survey(reading, parts, folder, place)
     services = tuple(sorted(survey.services))
     tokenizer = (
-        read_tokenizer(spec.tokenizer) if spec.tokenizer else train_tokenizer(survey.texts.sample(), spec.vocab_size)
+        read_tokenizer(spec.tokenizer)
+        if spec.tokenizer
+        else train_tokenizer(survey.texts.sample(), spec.vocab_size)
     )
     tokenizer.save(str(folder / "tokenizer.json"))
     plan = ShardPlan(spec, folder, services, tokenizer.to_str(), number_of_shards(survey.good))
@@ -152,7 +183,9 @@ def _write_corpus(reading: Reading, folder: Path, key: str, place: str = "") -> 
         "files": dict(sorted(totals.files.items())),
         "tokenizer_sha256": sha256(folder / "tokenizer.json"),
     }
-    manifest["digest"] = fingerprint([manifest["files"], manifest["tokenizer_sha256"], manifest["spec"]["split"]])
+    manifest["digest"] = fingerprint(
+        [manifest["files"], manifest["tokenizer_sha256"], manifest["spec"]["split"]]
+    )
     write_json(folder / "profile.json", profile)
     write_json(folder / "corpus.json", manifest)
 
@@ -175,8 +208,11 @@ def _each_part(reading: Reading) -> "ray.data.Dataset":
     return ray.data.range(parts, override_num_blocks=min(parts, MAX_TASKS))
 
 
-def survey_parts(batch: dict[str, Any], reading: "ray.ObjectRef[Reading]", place: str) -> Iterator[pa.Table]:
-    """First pass over some parts, by number; a part that cannot be read is a tally too, as Ray loses errors' types."""
+def survey_parts(
+    batch: dict[str, Any], reading: "ray.ObjectRef[Reading]", place: str
+) -> Iterator[pa.Table]:
+    """First pass over some parts, by number; a part that cannot be read is a tally too, as Ray
+    loses errors' types."""
     whole = ray.get(reading)
     with working_folder(place) as folder:
         for index in batch["id"].tolist():
@@ -201,8 +237,11 @@ def write_partition(events: pa.Table, plan: "ray.ObjectRef[ShardPlan]", place: s
         return write_shards(events, replace(ray.get(plan), folder=folder))
 
 
-def _make_shards(reading: Reading, parts: "ray.ObjectRef[Reading]", plan: ShardPlan, place: str) -> ShardTotals:
-    """Second pass: gather buckets of users and write one shard each; the pipeline's output is what they hold."""
+def _make_shards(
+    reading: Reading, parts: "ray.ObjectRef[Reading]", plan: ShardPlan, place: str
+) -> ShardTotals:
+    """Second pass: gather buckets of users and write one shard each; the pipeline's output is what
+    they hold."""
     totals, reference = ShardTotals(), ray.put(plan)
     written = {"plan": reference, "place": place}
     shards = (
@@ -218,7 +257,8 @@ def _make_shards(reading: Reading, parts: "ray.ObjectRef[Reading]", plan: ShardP
 
 @contextmanager
 def small_shuffle_tasks() -> Iterator[None]:
-    """Make Ray Data's shuffle take its input in small steps: its default, 1 GB a task, leaves cores idle."""
+    """Make Ray Data's shuffle take its input in small steps: its default, 1 GB a task, leaves cores
+    idle."""
     context = ray.data.DataContext.get_current()
     before, context.shuffle_input_batch_bytes = context.shuffle_input_batch_bytes, SHUFFLE_BYTES
     try:
@@ -233,17 +273,20 @@ def partitions_for(buckets: int) -> int:
 
 
 def _check_shards(totals: ShardTotals, survey: Survey, place: str) -> None:
-    """Refuse a corpus that lost an event, or whose shards other machines wrote where this one cannot see them."""
+    """Refuse a corpus that lost an event, or whose shards other machines wrote where this one
+    cannot see them."""
     if totals.totals["rows"] != survey.good:
         raise EventLogError(
-            f"The log changed while it was read: {survey.good:,} good rows at first, {totals.totals['rows']:,} then; "
+            f"The log changed while it was read: {survey.good:,} good rows at first, "
+            f"{totals.totals['rows']:,} then; "
             "prepare it again when nothing writes to it."
         )
     there = list_files(place)
     missing = next((name for name in totals.files if name not in there), None)
     if missing:
         raise CorpusError(
-            f"Workers wrote {missing} where this machine cannot see it; choose an output on storage all nodes share."
+            f"Workers wrote {missing} where this machine cannot see it; choose an output on "
+            f"storage all nodes share."
         )
 
 
@@ -256,8 +299,10 @@ def _check_cut(totals: ShardTotals, spec: CorpusSpec) -> None:
         raise EventLogError(f"No event lies before split.time {cut:%Y-%m-%d}; choose a later cut.")
     if not totals.totals["later"] and totals.is_order():
         raise EventLogError(
-            f"Timestamps end at {max(totals.times):g} seconds, in {1970 + int(max(totals.times) // 31_556_952)}: they "
-            "look like an order or like dates without dashes, so split.time cannot cut them; leave it out."
+            f"Timestamps end at {max(totals.times):g} seconds, in "
+            f"{1970 + int(max(totals.times) // 31_556_952)}: they "
+            "look like an order or like dates without dashes, so split.time cannot cut them; leave "
+            "it out."
         )
 
 

@@ -1,10 +1,11 @@
-"""Planted event logs: what ties a user's services together is known, and so is the lowest loss any encoder can have.
+"""Planted event logs: what ties a user's services together is known, and so is the lowest loss any
+encoder can have.
 
-A user has a mixture over topics, drawn from a symmetric Dirichlet. An event draws a topic from the mixture, then an
-item of that topic in the event's service by a Zipf law. An item belongs to one topic and has one fixed text, so a
-history tells of its user exactly its counts of topics, and p(history) is Dirichlet-multinomial: `docs/planted.md`
-derives the floor that `bayes_loss` computes from it.
-"""
+A user has a mixture over topics, drawn from a symmetric Dirichlet. An event draws a topic from the
+mixture, then an item of that topic in the event's service by a Zipf law. An item belongs to one
+topic and has one fixed text, so a history tells of its user exactly its counts of topics, and
+p(history) is Dirichlet-multinomial: `docs/reference/planted.md` derives the floor that `bayes_loss`
+computes from it."""
 
 from collections.abc import Iterable
 from functools import cached_property
@@ -19,7 +20,8 @@ from scipy.special import gammaln, logsumexp
 from clue_ray.spec.yaml import Spec
 
 METADATA_KEY = b"clue_ray.planted"
-"""Parquet metadata that carries the spec of a planted log, so that a corpus made of it knows its floor."""
+"""Parquet metadata that carries the spec of a planted log, so that a corpus made of it knows its
+floor."""
 START, YEAR = 1_600_000_000, 31_536_000
 COMMON_WORDS, WORDS_A_TOPIC = 200, 12
 SYLLABLE_PAIRS = 70 * 70
@@ -32,7 +34,8 @@ class PlantedSpec(Spec):
     services: int = Field(2, ge=2, le=26)
     topics: int = Field(64, ge=2, le=20_000)
     concentration: float = Field(11.0, gt=0)
-    "sum of the Dirichlet's parameters: the smaller, the fewer topics a user has, the easier to recognise"
+    """sum of the Dirichlet's parameters: the smaller, the fewer topics a user has, the easier to
+    recognise"""
     items_per_topic: int = Field(50, ge=1)
     "in each service"
     zipf: float = Field(1.0, ge=0)
@@ -43,14 +46,16 @@ class PlantedSpec(Spec):
 
 
 class Planted:
-    """The catalogue of a planted log and draws from it; any block of users can be drawn by itself."""
+    """The catalogue of a planted log and draws from it; any block of users can be drawn by
+    itself."""
 
     def __init__(self, spec: PlantedSpec):
         self.spec = spec
 
     @cached_property
     def texts(self) -> pa.Array:
-        """Item texts by (service, topic, rank): three words of the topic among common ones, and a serial."""
+        """Item texts by (service, topic, rank): three words of the topic among common ones, and a
+        serial."""
         spec, rng = self.spec, np.random.default_rng([self.spec.seed, 1])
         words = pseudo_words(spec.topics * WORDS_A_TOPIC + COMMON_WORDS, rng)
         items = spec.services * spec.topics * spec.items_per_topic
@@ -67,7 +72,8 @@ class Planted:
         return np.cumsum(weights / weights.sum())
 
     def draw(self, block: int, start: int, stop: int) -> pa.Table:
-        """Draw the events of users start to stop, in no order; a function of the spec and these numbers alone.
+        """Draw the events of users start to stop, in no order; a function of the spec and these
+        numbers alone.
 
         Returns:
             columns user_id, service, timestamp (epoch seconds, within a year), text.
@@ -91,21 +97,32 @@ class Planted:
     def draw_topics(self, rng: np.random.Generator, users: int) -> "Topics":
         """Draw every event's user, service and topic."""
         spec = self.spec
-        mixture = np.cumsum(rng.dirichlet([spec.concentration / spec.topics] * spec.topics, users), axis=1)
+        mixture = np.cumsum(
+            rng.dirichlet([spec.concentration / spec.topics] * spec.topics, users), axis=1
+        )
         counts = rng.integers(1, 2 * spec.events, (users, spec.services))
-        user, service = (np.repeat(index.ravel(), counts.ravel()) for index in np.indices(counts.shape))
-        drawn = np.searchsorted((mixture + np.arange(users)[:, None]).ravel(), rng.random(len(user)) + user)
+        user, service = (
+            np.repeat(index.ravel(), counts.ravel()) for index in np.indices(counts.shape)
+        )
+        drawn = np.searchsorted(
+            (mixture + np.arange(users)[:, None]).ravel(), rng.random(len(user)) + user
+        )
         return Topics(user, service, np.clip(drawn - user * spec.topics, 0, spec.topics - 1))
 
 
 class Topics:
     """User, service and topic of each event, as three arrays."""
 
-    def __init__(self, user: NDArray[np.int64], service: NDArray[np.int64], topic: NDArray[np.int64]):
+    def __init__(
+        self, user: NDArray[np.int64], service: NDArray[np.int64], topic: NDArray[np.int64]
+    ):
         self.user, self.service, self.topic = user, service, topic
 
-    def counts(self, service: int, users: int, topics: int, sequence_length: int) -> NDArray[np.int64]:
-        """Count topics in the first events of each user in one service, at most `sequence_length`, [users, topics]."""
+    def counts(
+        self, service: int, users: int, topics: int, sequence_length: int
+    ) -> NDArray[np.int64]:
+        """Count topics in the first events of each user in one service, at most `sequence_length`,
+        [users, topics]."""
         rows = np.flatnonzero(self.service == service)
         user = self.user[rows]  # rising, as drawn
         position = np.arange(len(user)) - np.searchsorted(user, user)
@@ -122,22 +139,28 @@ def planted_events(spec: PlantedSpec) -> pa.Table:
 def pseudo_words(count: int, rng: np.random.Generator) -> NDArray[Any]:
     """Make distinct pronounceable words of two or three syllables, [count]."""
     consonants, vowels = np.array(list("bdfgklmnprstvz")), np.array(list("aeiou"))
-    syllables = np.char.add(*(part.ravel() for part in np.meshgrid(consonants, vowels, indexing="ij")))
+    syllables = np.char.add(
+        *(part.ravel() for part in np.meshgrid(consonants, vowels, indexing="ij"))
+    )
     endings = np.array(["", *syllables.tolist()])[: 2 + count // SYLLABLE_PAIRS]
     number = rng.permutation(SYLLABLE_PAIRS * len(endings))[:count]
     first, second, third = number // 70 % 70, number % 70, number // SYLLABLE_PAIRS
     return np.char.add(np.char.add(syllables[first], syllables[second]), endings[third])
 
 
-def bayes_loss(spec: PlantedSpec, sequence_length: int, candidates: int, *, users: int = 8192) -> float:
+def bayes_loss(
+    spec: PlantedSpec, sequence_length: int, candidates: int, *, users: int = 8192
+) -> float:
     """Return the lowest held-out loss that any encoder of a planted log can reach, in nats.
 
-    The Bayes score of histories a and b is log p(a, b) - log p(a) - log p(b), each Dirichlet-multinomial; the loss is
-    its cross-entropy among `candidates` users, both directions averaged, as evaluation measures it (docs/planted.md).
+    The Bayes score of histories a and b is log p(a, b) - log p(a) - log p(b), each
+    Dirichlet-multinomial; the loss is its cross-entropy among `candidates` users, both directions
+    averaged, as evaluation measures it (docs/planted.md).
 
     Args:
         sequence_length: most recent events kept of a history.
-        users: users drawn; a Monte Carlo mean whose standard error is below 0.01 nats at the default.
+        users: users drawn; a Monte Carlo mean whose standard error is below 0.01 nats at the
+            default.
     """
     planted, rng = Planted(spec), np.random.default_rng([spec.seed, 3])
     pools = max(1, round(users / candidates))
@@ -145,8 +168,11 @@ def bayes_loss(spec: PlantedSpec, sequence_length: int, candidates: int, *, user
     return float(np.mean(losses))
 
 
-def planted_floor(planted: str | None, sequence_lengths: Iterable[int], candidates: int) -> dict[str, Any]:
-    """Return what corpus.json says of the lowest loss at each history length; nothing for a log that is not planted.
+def planted_floor(
+    planted: str | None, sequence_lengths: Iterable[int], candidates: int
+) -> dict[str, Any]:
+    """Return what corpus.json says of the lowest loss at each history length; nothing for a log
+    that is not planted.
 
     Args:
         planted: the log's PlantedSpec as JSON.
@@ -154,11 +180,15 @@ def planted_floor(planted: str | None, sequence_lengths: Iterable[int], candidat
     if planted is None:
         return {}
     spec = PlantedSpec.model_validate_json(planted)
-    losses = {str(length): bayes_loss(spec, length, candidates) for length in sorted(sequence_lengths)}
+    losses = {
+        str(length): bayes_loss(spec, length, candidates) for length in sorted(sequence_lengths)
+    }
     return {"bayes_loss": losses, "bayes_loss_candidates": candidates}
 
 
-def pool_loss(planted: Planted, rng: np.random.Generator, sequence_length: int, candidates: int) -> float:
+def pool_loss(
+    planted: Planted, rng: np.random.Generator, sequence_length: int, candidates: int
+) -> float:
     """Draw one pool of users and return the Bayes score's loss on it."""
     spec = planted.spec
     drawn = planted.draw_topics(rng, candidates)
@@ -168,13 +198,24 @@ def pool_loss(planted: Planted, rng: np.random.Generator, sequence_length: int, 
     return float(((logsumexp(score, axis=1) + logsumexp(score, axis=0)) / 2 - right).mean())
 
 
-def bayes_scores(a: NDArray[np.int64], b: NDArray[np.int64], concentration: float) -> NDArray[np.float64]:
-    """Return log p(a, b) - log p(a) - log p(b) of every pair of rows of topic counts, [rows of a, rows of b]."""
+def bayes_scores(
+    a: NDArray[np.int64], b: NDArray[np.int64], concentration: float
+) -> NDArray[np.float64]:
+    """Return log p(a, b) - log p(a) - log p(b) of every pair of rows of topic counts, [rows of a,
+    rows of b]."""
     alpha = concentration / a.shape[1]
     size = int(a.max(initial=0) + b.max(initial=0)) + 1
-    rising = gammaln(alpha + np.arange(size)) - gammaln(alpha)  # log of alpha (alpha + 1) ... (alpha + n - 1)
+    rising = gammaln(alpha + np.arange(size)) - gammaln(
+        alpha
+    )  # log of alpha (alpha + 1) ... (alpha + n - 1)
     joint = np.stack([rising[row + b].sum(axis=1) for row in a])
     joint -= rising[a].sum(axis=1)[:, None] + rising[b].sum(axis=1)[None, :]
     n, m = a.sum(axis=1)[:, None], b.sum(axis=1)[None, :]
     total = gammaln(concentration)
-    return joint - gammaln(concentration + n + m) + gammaln(concentration + n) + gammaln(concentration + m) - total
+    return (
+        joint
+        - gammaln(concentration + n + m)
+        + gammaln(concentration + n)
+        + gammaln(concentration + m)
+        - total
+    )

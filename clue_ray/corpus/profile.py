@@ -1,8 +1,8 @@
 """The profile of a corpus: what a person wants to know of a log before training on it.
 
-Users never span shards, so counts and histograms of shards add up to those of the corpus; only distinct items must be
-united, by 64-bit hashes. Nothing here holds more than a histogram, an overlap matrix and the items' hashes.
-"""
+Users never span shards, so counts and histograms of shards add up to those of the corpus; only
+distinct items must be united, by 64-bit hashes. Nothing here holds more than a histogram, an
+overlap matrix and the items' hashes."""
 
 from collections import Counter
 from collections.abc import Iterable
@@ -34,7 +34,9 @@ def count_shard(
 ) -> dict[str, Any]:
     """Count users, histories and items of a shard's kept rows."""
     user, service, time = rows.user[kept], rows.service[kept], rows.time[kept]
-    counts = np.bincount(user * services + service, minlength=len(rows.user_ids) * services).reshape(-1, services)
+    counts = np.bincount(
+        user * services + service, minlength=len(rows.user_ids) * services
+    ).reshape(-1, services)
     present = counts > 0
     holding = present.any(axis=1)
     split = split_of(pd.Series(rows.user_ids.to_pandas()), spec.split)[holding]
@@ -73,14 +75,23 @@ class ShardTotals:
             self.totals.update({name: shard[name] for name in ("rows", "later", "duplicates")})
             for name in ("split", "overlap", "users_by_services"):
                 self.arrays[name] = self.arrays.get(name, 0) + np.asarray(shard[name])
-            self.histories.update(dict(zip(shard["history_lengths"], shard["history_counts"], strict=True)))
-            self.times += [time for time in (shard["first_time"], shard["last_time"]) if time is not None]
+            self.histories.update(
+                dict(zip(shard["history_lengths"], shard["history_counts"], strict=True))
+            )
+            self.times += [
+                time for time in (shard["first_time"], shard["last_time"]) if time is not None
+            ]
             self._add_items(shard)
 
     def _add_items(self, shard: dict[str, Any]) -> None:
-        tokens, events = np.asarray(shard["item_tokens"], np.int32), np.asarray(shard["item_events"])
+        tokens, events = (
+            np.asarray(shard["item_tokens"], np.int32),
+            np.asarray(shard["item_events"]),
+        )
         weights = np.bincount(tokens, weights=events).astype(np.int64)
-        self.event_tokens.update({int(length): int(weights[length]) for length in np.flatnonzero(weights)})
+        self.event_tokens.update(
+            {int(length): int(weights[length]) for length in np.flatnonzero(weights)}
+        )
         hashes = np.concatenate([self.item_hashes, np.asarray(shard["item_hashes"], np.uint64)])
         self.item_hashes, first = np.unique(hashes, return_index=True)
         self.item_tokens = np.concatenate([self.item_tokens, tokens])[first]
@@ -99,7 +110,9 @@ class ShardTotals:
             "users": int(self.arrays["split"].sum()),
             "users_by_split": dict(zip(SPLITS, self.arrays["split"].tolist(), strict=True)),
             "users_by_services": {
-                str(n): int(users) for n, users in enumerate(self.arrays["users_by_services"]) if n and users
+                str(n): int(users)
+                for n, users in enumerate(self.arrays["users_by_services"])
+                if n and users
             },
             "events": events,
             "events_after_cut": self.totals["later"],
@@ -108,7 +121,9 @@ class ShardTotals:
             "tokens": int((np.minimum(tokens[0], spec.max_item_tokens) * tokens[1]).sum()) + events,
             "tokens_per_item": percentiles(*_as_arrays(Counter(self.item_tokens.tolist()))),
             "tokens_per_event": percentiles(*tokens),
-            "events_cut_at_max_item_tokens": _share(tokens[1][tokens[0] > spec.max_item_tokens].sum(), events),
+            "events_cut_at_max_item_tokens": _share(
+                tokens[1][tokens[0] > spec.max_item_tokens].sum(), events
+            ),
             "events_per_user_and_service": percentiles(*histories),
             "fits_sequence_length": {str(n): fit(histories, n) for n in SEQUENCE_LENGTHS},
             "users_in_service": dict(zip(services, np.diagonal(overlap).tolist(), strict=True)),
@@ -133,12 +148,17 @@ def percentiles(values: NDArray[np.int64], counts: NDArray[np.int64]) -> dict[st
     return {f"p{p}": int(values[place]) for p, place in zip(PERCENTILES, places, strict=True)}
 
 
-def fit(histories: tuple[NDArray[np.int64], NDArray[np.int64]], sequence_length: int) -> dict[str, float]:
+def fit(
+    histories: tuple[NDArray[np.int64], NDArray[np.int64]], sequence_length: int
+) -> dict[str, float]:
     """Return the shares of events kept, and of histories whole, at a sequence length."""
     lengths, counts = histories
     kept = (np.minimum(lengths, sequence_length) * counts).sum()
     whole = counts[lengths <= sequence_length].sum()
-    return {"events": _share(kept, (lengths * counts).sum()), "histories": _share(whole, counts.sum())}
+    return {
+        "events": _share(kept, (lengths * counts).sum()),
+        "histories": _share(whole, counts.sum()),
+    }
 
 
 def _share(part: float, whole: float) -> float:

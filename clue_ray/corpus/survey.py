@@ -1,8 +1,9 @@
-"""First pass over a log: what it holds, which rows cannot be used, and the texts a tokenizer is trained on.
+"""First pass over a log: what it holds, which rows cannot be used, and the texts a tokenizer is
+trained on.
 
-Each batch of rows becomes a small tally; tallies add up in any order to one `Survey`. Bad rows are written to
-`rejected/` with their file, row, reason and raw values, under a name made of their place, so that a retry overwrites.
-"""
+Each batch of rows becomes a small tally; tallies add up in any order to one `Survey`. Bad rows are
+written to `rejected/` with their file, row, reason and raw values, under a name made of their
+place, so that a retry overwrites."""
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -32,7 +33,9 @@ def survey_part(part: Part, reading: Reading, rejected: Path) -> Iterator[pa.Tab
     """Tally each batch of a part; write its bad rows below `rejected`."""
     log = reading.logs[part.log]
     for batch in read_part(part, log):
-        events = normalise(batch.table, log, reading.spec, file=part.number, first_row=batch.first_row)
+        events = normalise(
+            batch.table, log, reading.spec, file=part.number, first_row=batch.first_row
+        )
         bad = events.filter(pc.is_valid(events["reason"]))
         if bad.num_rows:
             _set_aside(bad, batch, part, log, rejected)
@@ -40,20 +43,34 @@ def survey_part(part: Part, reading: Reading, rejected: Path) -> Iterator[pa.Tab
 
 
 def tally(events: pa.Table, batch: Batch, log: Log, spec: CorpusSpec) -> pa.Table:
-    """Count rows by what they are, and list the distinct texts that training users hold before the cut in time."""
+    """Count rows by what they are, and list the distinct texts that training users hold before the
+    cut in time."""
     good = good_rows(events)
     counts: dict[tuple[str, str | None], int] = {("recoded", None): batch.recoded}
     counts |= {("service", name): rows for name, rows in _value_counts(good["service"])}
-    counts |= {("rejected", name): rows for name, rows in _value_counts(events["reason"]) if name is not None}
+    counts |= {
+        ("rejected", name): rows
+        for name, rows in _value_counts(events["reason"])
+        if name is not None
+    }
     if log.has_time:
-        counts |= {("time", unit): rows for unit, rows in count_units(batch.table[log.column("timestamp")]).items()}
+        counts |= {
+            ("time", unit): rows
+            for unit, rows in count_units(batch.table[log.column("timestamp")]).items()
+        }
     kinds, names = zip(*counts, strict=True)
     tallies = pa.table([kinds, names, list(counts.values())], schema=TALLY)
     if spec.tokenizer:
         return tallies
     texts = lowest_hashes(training_texts(good, spec), MAX_TEXTS)
     return pa.concat_tables(
-        [tallies, pa.table([pa.repeat("text", len(texts)), texts, pa.nulls(len(texts), pa.int64())], schema=TALLY)]
+        [
+            tallies,
+            pa.table(
+                [pa.repeat("text", len(texts)), texts, pa.nulls(len(texts), pa.int64())],
+                schema=TALLY,
+            ),
+        ]
     )
 
 
@@ -76,9 +93,15 @@ def _set_aside(bad: pa.Table, batch: Batch, part: Part, log: Log, folder: Path) 
     """Write bad rows with the values the log holds."""
     raw = batch.table.take(pc.subtract(bad["row"], batch.first_row))
     kept = {f"log.{name}": raw[name].cast(pa.string()) for name in log.needed}
-    place = {"file": pa.repeat(str(part.file), bad.num_rows), "row": bad["row"], "reason": bad["reason"]}
+    place = {
+        "file": pa.repeat(str(part.file), bad.num_rows),
+        "row": bad["row"],
+        "reason": bad["reason"],
+    }
     folder.mkdir(exist_ok=True)
-    with replacing(folder / f"{part.log:03d}-{part.number:06d}-{batch.first_row:012d}.parquet") as temporary:
+    with replacing(
+        folder / f"{part.log:03d}-{part.number:06d}-{batch.first_row:012d}.parquet"
+    ) as temporary:
         pq.write_table(pa.table(place | kept), temporary)
 
 
@@ -112,7 +135,9 @@ class Survey:
             elif row["kind"] == "unreadable":
                 self.unreadable.append(row["name"])
             else:
-                counter = {"service": self.services, "rejected": self.rejected, "time": self.times}[row["kind"]]
+                counter = {"service": self.services, "rejected": self.rejected, "time": self.times}[
+                    row["kind"]
+                ]
                 counter[row["name"]] += row["rows"]
 
     @property
@@ -139,23 +164,28 @@ class Survey:
             raise EventLogError(min(self.unreadable))
         total = self.good + self.rejected.total()
         if not total:
-            raise EventLogError("The event log is empty; give a log with at least one row of the wanted services.")
+            raise EventLogError(
+                "The event log is empty; give a log with at least one row of the wanted services."
+            )
         if self.rejected.total() > spec.max_rejected * total:
             raise EventLogError(self._dirt(total, spec, rejected))
         texts = self.texts.distinct()
         if len(texts) and not pc.any(pc.match_substring_regex(texts, r"\pL")).as_py():
             raise EventLogError(
-                f"Texts hold no words, only {pc.min(texts).as_py()!r} and the like; build them from worded columns."
+                f"Texts hold no words, only {pc.min(texts).as_py()!r} and the like; build them "
+                f"from worded columns."
             )
         if missing := sorted(set(spec.services or ()) - set(self.services)):
             raise EventLogError(
                 f"Service {missing[0]!r} of services has no usable event in the log; found are "
-                f"{', '.join(sorted(self.services)[:10]) or 'none'}: is it spelled as the log has it?"
+                f"{', '.join(sorted(self.services)[:10]) or 'none'}: is it spelled as the log has "
+                f"it?"
             )
         if len(self.services) > MAX_SERVICES:
             some = ", ".join(sorted(self.services)[:3])
             raise EventLogError(
-                f"The log names {len(self.services):,} services ({some} ...); at most {MAX_SERVICES:,} are allowed: "
+                f"The log names {len(self.services):,} services ({some} ...); at most "
+                f"{MAX_SERVICES:,} are allowed: "
                 "is it the right column?"
             )
 
@@ -164,7 +194,8 @@ class Survey:
         samples = "; ".join(map(describe_row, first_rows(folder, 3)))
         return (
             f"{self.rejected.total():,} of {total:,} rows cannot be used ({table}), more than the "
-            f"{spec.max_rejected:.0%} allowed; mend the log or raise max_rejected; the first are {samples}."
+            f"{spec.max_rejected:.0%} allowed; mend the log or raise max_rejected; the first are "
+            f"{samples}."
         )
 
 
@@ -180,6 +211,11 @@ def first_rows(folder: Path, count: int) -> Iterable[dict[str, Any]]:
 
 def describe_row(row: dict[str, Any]) -> str:
     """Write a row set aside in one line: its place, and the values found."""
-    values = {name.removeprefix("log."): value for name, value in row.items() if name.startswith("log.")}
-    cut = {name: f"{value[:40]} ..." if value and len(value) > 40 else value for name, value in values.items()}
+    values = {
+        name.removeprefix("log."): value for name, value in row.items() if name.startswith("log.")
+    }
+    cut = {
+        name: f"{value[:40]} ..." if value and len(value) > 40 else value
+        for name, value in values.items()
+    }
     return f"row {row['row'] + 1} of {row['file']} {cut}"

@@ -1,4 +1,5 @@
-"""Item texts to token ids: one deterministic byte-level BPE, with a guide token a service in front of every item."""
+"""Item texts to token ids: one deterministic byte-level BPE, with a guide token a service in front
+of every item."""
 
 import hashlib
 from collections.abc import Iterable
@@ -15,12 +16,14 @@ from clue_ray.errors import CorpusError
 from clue_ray.storage.files import read_whole
 
 MAX_TEXTS = 500_000
-"""Distinct texts a tokenizer is trained on; of more, those with the lowest hashes, a sample any cluster agrees on."""
+"""Distinct texts a tokenizer is trained on; of more, those with the lowest hashes, a sample any
+cluster agrees on."""
 PROBE = "Naïve café &amp; \x00\t\x07\u200b 你好 🧺👩‍👩‍👧 ﷽  "
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
-    """Train byte-level BPE on item texts; the same texts in the same order give the same tokenizer."""
+    """Train byte-level BPE on item texts; the same texts in the same order give the same
+    tokenizer."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -43,15 +46,25 @@ def read_tokenizer(path: str) -> Tokenizer:
     try:
         tokenizer = Tokenizer.from_str(read_whole(path).decode())
     except FileNotFoundError:
-        raise CorpusError(f"Tokenizer {path} does not exist; give the tokenizer.json of a corpus.") from None
+        raise CorpusError(
+            f"Tokenizer {path} does not exist; give the tokenizer.json of a corpus."
+        ) from None
     except Exception as error:  # tokenizers raises plain Exception for a file it does not know
         reason = str(error).splitlines()[0]
-        raise CorpusError(f"Tokenizer {path} cannot be read ({reason}); give the tokenizer.json of a corpus.") from None
+        raise CorpusError(
+            f"Tokenizer {path} cannot be read ({reason}); give the tokenizer.json of a corpus."
+        ) from None
     tokenizer.no_truncation()
     tokenizer.no_padding()
-    if tokenizer.decode(tokenizer.encode(PROBE, add_special_tokens=False).ids, skip_special_tokens=False) != PROBE:
+    if (
+        tokenizer.decode(
+            tokenizer.encode(PROBE, add_special_tokens=False).ids, skip_special_tokens=False
+        )
+        != PROBE
+    ):
         raise CorpusError(
-            f"Tokenizer {path} does not give back every text it reads; use byte-level BPE, such as the tokenizer.json "
+            f"Tokenizer {path} does not give back every text it reads; use byte-level BPE, such as "
+            f"the tokenizer.json "
             "of a corpus."
         )
     return tokenizer
@@ -65,7 +78,8 @@ class TrainingTexts:
         self.chunks: list[pa.Array] = []
 
     def add(self, texts: pa.Array) -> None:
-        """Add texts; forget repeated ones, and those with the highest hashes when there are too many."""
+        """Add texts; forget repeated ones, and those with the highest hashes when there are too
+        many."""
         self.chunks.append(texts)
         if sum(map(len, self.chunks)) > 4 * self.limit:
             self.chunks = [lowest_hashes(self.distinct(), self.limit)]
@@ -80,7 +94,8 @@ class TrainingTexts:
 
 
 def lowest_hashes(texts: pa.Array, limit: int) -> pa.Array:
-    """Choose the `limit` texts with the lowest hashes, or all if they are fewer; `texts` are distinct."""
+    """Choose the `limit` texts with the lowest hashes, or all if they are fewer; `texts` are
+    distinct."""
     if len(texts) <= limit:
         return texts
     return texts.take(pa.array(np.argsort(hash_texts(texts.to_pylist()), kind="stable")[:limit]))
@@ -93,7 +108,8 @@ def hash_texts(texts: Iterable[str]) -> NDArray[np.uint64]:
 
 
 class ItemTokenizer:
-    """Tokenises item texts and remembers them: the shards that one process writes share most of their items."""
+    """Tokenises item texts and remembers them: the shards that one process writes share most of
+    their items."""
 
     def __init__(self, tokenizer: Tokenizer, max_item_tokens: int, limit: int = MAX_TEXTS):
         self.tokenizer = tokenizer
@@ -110,7 +126,8 @@ class ItemTokenizer:
         self.hashes = np.zeros(0, np.uint64)
 
     def __call__(self, texts: list[str], guides: NDArray[np.integer]) -> "TokenizedItems":
-        """Tokenise items: each its guide token (ids above the vocabulary), then the first tokens of its text.
+        """Tokenise items: each its guide token (ids above the vocabulary), then the first tokens of
+        its text.
 
         Args:
             guides: index of each item's service, [items].
@@ -129,20 +146,30 @@ class ItemTokenizer:
         return TokenizedItems(lists, self.lengths[index], self.hashes[index])
 
     def _learn(self, texts: list[str]) -> None:
-        self.known.update(zip(texts, range(len(self.known), len(self.known) + len(texts)), strict=True))
-        ids = [item.ids for item in self.tokenizer.encode_batch_fast(texts, add_special_tokens=False)]
+        self.known.update(
+            zip(texts, range(len(self.known), len(self.known) + len(texts)), strict=True)
+        )
+        ids = [
+            item.ids for item in self.tokenizer.encode_batch_fast(texts, add_special_tokens=False)
+        ]
         cut = [np.array(item[: self.max_item_tokens], dtype=np.int32) for item in ids]
         self.tokens = np.concatenate([self.tokens, *cut])
         self.offsets = np.concatenate(
-            [self.offsets, self.offsets[-1] + np.cumsum([len(item) for item in cut], dtype=np.int64)]
+            [
+                self.offsets,
+                self.offsets[-1] + np.cumsum([len(item) for item in cut], dtype=np.int64),
+            ]
         )
-        self.lengths = np.concatenate([self.lengths, np.array([len(item) for item in ids], dtype=np.int32)])
+        self.lengths = np.concatenate(
+            [self.lengths, np.array([len(item) for item in ids], dtype=np.int32)]
+        )
         self.hashes = np.concatenate([self.hashes, hash_texts(texts)])
 
 
 @dataclass(frozen=True)
 class TokenizedItems:
-    """Tokens of items, [items] each: lists of ids with the guide in front, whole texts' token counts, texts' hashes."""
+    """Tokens of items, [items] each: lists of ids with the guide in front, whole texts' token
+    counts, texts' hashes."""
 
     tokens: pa.ListArray
     text_tokens: NDArray[np.int32]

@@ -1,4 +1,5 @@
-"""Planted logs of any size, streamed by Ray Data: every block of users is drawn and written by itself."""
+"""Planted logs of any size, streamed by Ray Data: every block of users is drawn and written by
+itself."""
 
 import shutil
 from pathlib import Path
@@ -16,7 +17,8 @@ EVENTS_A_FILE = 1_000_000
 
 
 def write_planted(spec: PlantedSpec, folder: Path) -> int:
-    """Draw a planted log into a new folder of Parquet files and return its events; needs a Ray session.
+    """Draw a planted log into a new folder of Parquet files and return its events; needs a Ray
+    session.
 
     The files depend on the spec alone, not on the cluster. The folder appears whole or not at all.
 
@@ -31,14 +33,18 @@ def write_planted(spec: PlantedSpec, folder: Path) -> int:
     size = max(1, EVENTS_A_FILE // (spec.events * spec.services))
     blocks = -(-spec.users // size)
     written = ray.data.range(blocks, override_num_blocks=blocks).map_batches(
-        write_blocks, batch_size=1, fn_kwargs={"spec": spec, "folder": str(partial.absolute()), "size": size}
+        write_blocks,
+        batch_size=1,
+        fn_kwargs={"spec": spec, "folder": str(partial.absolute()), "size": size},
     )
     events = sum(int(batch["events"].sum()) for batch in written.iter_batches(batch_size=None))
     partial.rename(folder)
     return events
 
 
-def write_blocks(batch: dict[str, np.ndarray], spec: PlantedSpec, folder: str, size: int) -> pa.Table:
+def write_blocks(
+    batch: dict[str, np.ndarray], spec: PlantedSpec, folder: str, size: int
+) -> pa.Table:
     """Draw blocks of `size` users and write a file each; may be retried."""
     planted, events = Planted(spec), 0
     for block in batch["id"].tolist():

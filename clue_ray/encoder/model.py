@@ -1,9 +1,11 @@
-"""CLUE's encoder (arXiv 2111.11294, figure 1; decision D1): item transformer, mean, service transformer, mean.
+"""CLUE's encoder (arXiv 2111.11294, figure 1; decision D1): item transformer, mean, service
+transformer, mean.
 
-Shape suffixes: T tokens of all distinct items, E events of all sequences, I distinct items, U sequences, D width,
-H heads, O output width. Sequences lie end to end by length (`batches.Packed`), so linear layers see every position once
-and attention runs once a length, or in one kernel for all lengths on a GPU: no padding anywhere, and no mask.
-"""
+Shape suffixes: T tokens of all distinct items, E events of all sequences, I distinct items, U
+sequences, D width, H heads, O output width. Sequences lie end to end by length (`batches.Packed`),
+so linear layers see every position once
+and attention runs once a length, or in one kernel for all lengths on a GPU: no padding anywhere,
+and no mask."""
 
 import math
 from contextlib import nullcontext
@@ -43,15 +45,16 @@ class Sequences(NamedTuple):
 
     def drop(self, x_ED: Tensor, place: int) -> Tensor:
         """Apply dropout."""
-        return x_ED if self.masks is None else x_ED * self.masks[place].index_select(0, self.mask_rows)
+        return (
+            x_ED if self.masks is None else x_ED * self.masks[place].index_select(0, self.mask_rows)
+        )
 
 
 class Block(nn.Module):
     """A pre-norm transformer block over sequences stored end to end.
 
-    Its two branches are scaled by 1 / sqrt(number of blocks), so that the sum over blocks keeps its size at any depth
-    (depth-muP, Yang et al. 2023, arXiv 2310.02244).
-    """
+    Its two branches are scaled by 1 / sqrt(number of blocks), so that the sum over blocks keeps its
+    size at any depth (depth-muP, Yang et al. 2023, arXiv 2310.02244)."""
 
     def __init__(self, encoder: EncoderSpec, number: int, blocks: int):
         super().__init__()
@@ -68,23 +71,36 @@ class Block(nn.Module):
 
     def forward(self, x_ED: Tensor, sequences: Sequences) -> Tensor:
         """Return x with attention inside each sequence and a feed-forward layer added."""
-        mixed_ED = self.attention_out(self.attend(self.query_key_value(self.attention_norm(x_ED)), sequences))
+        mixed_ED = self.attention_out(
+            self.attend(self.query_key_value(self.attention_norm(x_ED)), sequences)
+        )
         x_ED = x_ED + self.branch_scale * sequences.drop(mixed_ED, self.places[0])
         fed_ED = self.ffn_down(F.relu(self.ffn_up(self.ffn_norm(x_ED))))
         return x_ED + self.branch_scale * sequences.drop(fed_ED, self.places[1])
 
     def attend(self, qkv: Tensor, sequences: Sequences) -> Tensor:
-        """Attend within each sequence; `split` keeps the backward pass linear in the number of groups."""
+        """Attend within each sequence; `split` keeps the backward pass linear in the number of
+        groups."""
         head_width = qkv.shape[1] // 3 // self.heads
-        if qkv.is_cuda and qkv.dtype in (torch.bfloat16, torch.float16) and head_width % FLASH_MULTIPLE == 0:
+        if (
+            qkv.is_cuda
+            and qkv.dtype in (torch.bfloat16, torch.float16)
+            and head_width % FLASH_MULTIPLE == 0
+        ):
             q, k, v = qkv.view(len(qkv), 3, self.heads, -1).unbind(1)
             longest = sequences.groups[-1][1]
-            attended: Any = varlen_attn(q, k, v, sequences.bounds, sequences.bounds, longest, longest)
+            attended: Any = varlen_attn(
+                q, k, v, sequences.bounds, sequences.bounds, longest, longest
+            )
             return attended.reshape(len(qkv), -1)
         parts = []
-        for part, (count, length) in zip(qkv.split(sizes(sequences.groups)), sequences.groups, strict=True):
+        for part, (count, length) in zip(
+            qkv.split(sizes(sequences.groups)), sequences.groups, strict=True
+        ):
             q, k, v = part.view(count, length, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
-            parts.append(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(count * length, -1))
+            parts.append(
+                F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(count * length, -1)
+            )
         return torch.cat(parts)
 
 
@@ -96,12 +112,17 @@ def make_blocks(encoder: EncoderSpec, blocks: int) -> nn.ModuleList:
 class Encoder(nn.Module):
     """The user encoder; weights are shared over services.
 
-    `forward` takes packed sequences and returns unit user embeddings, [sequences, output_width], in the order asked
-    for, and the inverse temperature and bias of the logits, [2] (returned so that DDP sees their gradient).
-    """
+    `forward` takes packed sequences and returns unit user embeddings, [sequences, output_width], in
+    the order asked for, and the inverse temperature and bias of the logits, [2] (returned so that
+    DDP sees their gradient)."""
 
     def __init__(
-        self, encoder: EncoderSpec, vocabulary: Vocabulary, temperature: float, seed: int, precision: str = "fp32"
+        self,
+        encoder: EncoderSpec,
+        vocabulary: Vocabulary,
+        temperature: float,
+        seed: int,
+        precision: str = "fp32",
     ):
         super().__init__()
         width = encoder.width
@@ -123,15 +144,18 @@ class Encoder(nn.Module):
     def initialise(self, seed: int) -> None:
         """Draw weights from `seed` alone.
 
-        Positions start at zero: a common offset in every item is what users first collapse onto, and a run then stays
-        at chance for hundreds of steps.
-        """
+        Positions start at zero: a common offset in every item is what users first collapse onto,
+        and a run then stays at chance for hundreds of steps."""
         generator = torch.Generator().manual_seed(seed)
         for name, parameter in self.named_parameters():
             if name == "token_embedding.weight":
                 parameter.normal_(std=EMBEDDING_STD, generator=generator)
             elif name.endswith("weight") and "norm" not in name and "position" not in name:
-                gain = RESIDUAL_GAIN if name.endswith(("attention_out.weight", "ffn_down.weight")) else 1.0
+                gain = (
+                    RESIDUAL_GAIN
+                    if name.endswith(("attention_out.weight", "ffn_down.weight"))
+                    else 1.0
+                )
                 parameter.normal_(std=gain * parameter.shape[1] ** -0.5, generator=generator)
             elif name.endswith(".bias") or "position" in name:
                 parameter.zero_()
@@ -146,15 +170,19 @@ class Encoder(nn.Module):
         return users_UO[packed.order], torch.stack([self.scale, self.bias.squeeze()])
 
     def encode_users(self, packed: Packed) -> Tensor:
-        """Encode the sequences in storage order, [sequences, output_width], not yet of unit length."""
+        """Encode the sequences in storage order, [sequences, output_width], not yet of unit
+        length."""
         masks = self.draw_masks(packed)
         sequences = lay_out(packed.user_groups, packed.user_masks, masks and masks[1])
         return self.encode_sequences(
             self.encode_items(packed, masks)[packed.event_items], packed.event_positions, sequences
         )
 
-    def encode_sequences(self, items_ED: Tensor, event_positions: Tensor, sequences: Sequences) -> Tensor:
-        """Encode sequences of encoded items in storage order, [sequences, output_width], not yet of unit length."""
+    def encode_sequences(
+        self, items_ED: Tensor, event_positions: Tensor, sequences: Sequences
+    ) -> Tensor:
+        """Encode sequences of encoded items in storage order, [sequences, output_width], not yet of
+        unit length."""
         x_ED = items_ED + self.event_position(event_positions)
         for block in self.service_blocks:
             x_ED = block(x_ED, sequences)
@@ -169,7 +197,8 @@ class Encoder(nn.Module):
         return self.item_norm(mean_over(x_TD, packed.item_groups))
 
     def draw_masks(self, packed: Packed) -> tuple[Tensor, Tensor] | None:
-        """Draw the step's dropout masks of the item and the service transformer; none outside training."""
+        """Draw the step's dropout masks of the item and the service transformer; none outside
+        training."""
         if not (self.training and self.dropout):
             return None
         places = (2 * len(self.item_blocks), 2 * len(self.service_blocks))
@@ -184,7 +213,8 @@ class Encoder(nn.Module):
 
     @torch.no_grad()
     def clamp_temperature(self) -> None:
-        """Bring the temperature back to its bound after a step; clamped in `scale`, it would lose its gradient."""
+        """Bring the temperature back to its bound after a step; clamped in `scale`, it would lose
+        its gradient."""
         self.log_scale.clamp_(max=-math.log(MIN_TEMPERATURE))
 
 
@@ -192,9 +222,13 @@ def lay_out(groups: Groups, sequence_masks: Tensor, masks: Tensor | None) -> Seq
     """Describe sequences to the blocks."""
     counts, lengths = np.array(groups).T
     positions = np.repeat(lengths, counts)
-    bounds = torch.from_numpy(np.append(0, positions.cumsum()).astype(np.int32)).to(sequence_masks.device)
+    bounds = torch.from_numpy(np.append(0, positions.cumsum()).astype(np.int32)).to(
+        sequence_masks.device
+    )
     if masks is not None:
-        sequence_masks = sequence_masks.repeat_interleave(torch.from_numpy(positions).to(sequence_masks.device))
+        sequence_masks = sequence_masks.repeat_interleave(
+            torch.from_numpy(positions).to(sequence_masks.device)
+        )
     return Sequences(groups, bounds, masks, sequence_masks)
 
 

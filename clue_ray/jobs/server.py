@@ -1,4 +1,5 @@
-"""Looks at a Ray cluster's job server before anything is sent there: does it answer, let us in, run what we run?"""
+"""Looks at a Ray cluster's job server before anything is sent there: does it answer, let us in, run
+what we run?"""
 
 import json
 import platform
@@ -12,7 +13,9 @@ from urllib.parse import urlparse
 import aiohttp
 import ray
 import requests
-from ray._private.authentication.authentication_token_setup import maybe_enable_token_auth_if_token_available
+from ray._private.authentication.authentication_token_setup import (
+    maybe_enable_token_auth_if_token_available,
+)
 from ray._private.authentication.http_token_authentication import get_auth_headers_if_auth_enabled
 from ray.exceptions import AuthenticationError
 
@@ -42,13 +45,15 @@ def asking(address: str) -> Iterator[None]:
         yield
     except CODE_TROUBLES as error:
         raise ClusterError(
-            f"The job server at {address} did not answer as asked ({first_line(error)}); look at its logs, then "
+            f"The job server at {address} did not answer as asked ({first_line(error)}); look at "
+            f"its logs, then "
             "give the same command again."
         ) from None
 
 
 def check_server(address: str) -> str:
-    """Return the URL of a cluster's job server, once it has answered, accepted our token and proved to run what we run.
+    """Return the URL of a cluster's job server, once it has answered, accepted our token and proved
+    to run what we run.
 
     Raises:
         ClusterError: it has not.
@@ -68,15 +73,23 @@ def dashboard_url(address: str) -> str:
     """Make an address a URL; refuse what is none of a dashboard."""
     url = (address if "://" in address else f"http://{address}").rstrip("/")
     wrong = ClusterError(
-        f"--address is {address!r}; give the dashboard's, such as http://head:8265, not Ray's own or a client's."
+        f"--address is {address!r}; give the dashboard's, such as http://head:8265, not Ray's own "
+        f"or a client's."
     )
     try:
         parts = urlparse(url)
-        found = parts.scheme in {"http", "https"} and parts.hostname and (parts.port is None or parts.port)
+        found = (
+            parts.scheme in {"http", "https"}
+            and parts.hostname
+            and (parts.port is None or parts.port)
+        )
     except ValueError:
         raise wrong from None
     if parts.password:
-        raise ClusterError("--address holds a password; give a token by RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH instead.")
+        raise ClusterError(
+            "--address holds a password; give a token by RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH "
+            "instead."
+        )
     if not found:
         raise wrong
     return url
@@ -93,7 +106,9 @@ def ask(url: str, path: str, headers: dict[str, str]) -> dict[str, Any]:
     """Read a JSON answer of the job server."""
     request = urllib.request.Request(url + path, headers=headers)
     try:
-        with urllib.request.build_opener(NoRedirect).open(request, timeout=ANSWER_SECONDS) as answer:
+        with urllib.request.build_opener(NoRedirect).open(
+            request, timeout=ANSWER_SECONDS
+        ) as answer:
             document = json.loads(answer.read())
     except urllib.error.HTTPError as error:
         if error.code in (401, 403):
@@ -104,10 +119,14 @@ def ask(url: str, path: str, headers: dict[str, str]) -> dict[str, Any]:
     except OSError as error:
         reason = getattr(error, "reason", error) or type(error).__name__
         raise ClusterError(
-            f"No Ray dashboard can be reached: tried {url}{path} ({reason}); give --address the dashboard's URL, such "
-            "as http://head:8265, and open a tunnel or port-forward where it listens on its own machine only."
+            f"No Ray dashboard can be reached: tried {url}{path} ({reason}); give --address the "
+            f"dashboard's URL, such "
+            "as http://head:8265, and open a tunnel or port-forward where it listens on its own "
+            "machine only."
         ) from None
-    except Exception as error:  # http.client raises its own kinds where something else than HTTP answers
+    except (
+        Exception
+    ) as error:  # http.client raises its own kinds where something else than HTTP answers
         raise no_dashboard(f"{url}{path}", f"{type(error).__name__}") from None
     return document if isinstance(document, dict) else {}
 
@@ -115,7 +134,8 @@ def ask(url: str, path: str, headers: dict[str, str]) -> dict[str, Any]:
 def no_dashboard(tried: str, reason: str = "another answer") -> ClusterError:
     """Say that something answers, but no job server."""
     return ClusterError(
-        f"What answers at {tried} is no Ray dashboard ({reason}); give --address the dashboard's URL, port 8265 unless "
+        f"What answers at {tried} is no Ray dashboard ({reason}); give --address the dashboard's "
+        f"URL, port 8265 unless "
         "the cluster was started with another."
     )
 
@@ -127,11 +147,13 @@ def explain_token(url: str, status: int, sent: bool) -> str:
 
 
 def check_versions(ray_version: str, python_version: str, url: str) -> None:
-    """Refuse a cluster with another Ray, or another minor version of Python, than ours: pickles travel between them."""
+    """Refuse a cluster with another Ray, or another minor version of Python, than ours: pickles
+    travel between them."""
     ours = platform.python_version()
     same_python = python_version.split(".")[:2] == ours.split(".")[:2] or not python_version
     if ray_version != ray.__version__ or not same_python:
         raise ClusterError(
-            f"{url} runs Ray {ray_version} on Python {python_version or 'unknown'}, this machine Ray {ray.__version__} "
+            f"{url} runs Ray {ray_version} on Python {python_version or 'unknown'}, this machine "
+            f"Ray {ray.__version__} "
             f"on Python {ours}; install the cluster's versions here, or ours there."
         )

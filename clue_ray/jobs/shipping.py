@@ -1,4 +1,5 @@
-"""What travels to a cluster: this package as it lies here, the study and its tasks. All else must be there already."""
+"""What travels to a cluster: this package as it lies here, the study and its tasks. All else must
+be there already."""
 
 import shutil
 from collections.abc import Iterator
@@ -17,31 +18,38 @@ MOST_BYTES = 10_000_000
 
 
 def code_to_ship(folder: Path) -> list[str]:
-    """List what makes this package importable elsewhere, installed or not: its code, and the name of its version.
+    """List what makes this package importable elsewhere, installed or not: its code, and the name
+    of its version.
 
     Args:
         folder: where to write the latter, as an installed package has it.
     """
     written = folder / f"clue_ray-{version('clue-ray')}.dist-info"
     written.mkdir()
-    (written / "METADATA").write_text(f"Metadata-Version: 2.1\nName: clue-ray\nVersion: {version('clue-ray')}\n")
+    (written / "METADATA").write_text(
+        f"Metadata-Version: 2.1\nName: clue-ray\nVersion: {version('clue-ray')}\n"
+    )
     return [str(PACKAGE), str(written)]
 
 
 def check_package(package: Path) -> None:
     """Refuse to ship a package that has grown by something else than code."""
-    files = [file for file in package.rglob("*") if file.is_file() and "__pycache__" not in file.parts]
+    files = [
+        file for file in package.rglob("*") if file.is_file() and "__pycache__" not in file.parts
+    ]
     size = sum(file.stat().st_size for file in files)
     if size > MOST_BYTES:
         largest = max(files, key=lambda file: file.stat().st_size)
         raise ClusterError(
-            f"The package to ship, {package}, holds {size:,} bytes, more than {MOST_BYTES:,}; move data such as "
+            f"The package to ship, {package}, holds {size:,} bytes, more than {MOST_BYTES:,}; move "
+            f"data such as "
             f"{largest} out of it."
         )
 
 
 def copy_study(file: str | Path, study: StudySpec, folder: Path) -> None:
-    """Copy a study file, as study.yaml, and its tasks into a folder, where the study looks for them."""
+    """Copy a study file, as study.yaml, and its tasks into a folder, where the study looks for
+    them."""
     shutil.copyfile(file, folder / "study.yaml")
     for task in study.transfer:
         if not Path(task).is_absolute():
@@ -58,7 +66,9 @@ def check_portable(study: StudySpec, storage: str) -> None:
     """
     for task in study.transfer:
         if ".." in Path(task).parts:
-            raise SpecError(f"transfer names {task}, which cannot travel; submit from a folder above it.")
+            raise SpecError(
+                f"transfer names {task}, which cannot travel; submit from a folder above it."
+            )
     for name, place in named_places(study, storage):
         scheme = place.split("://")[0] if is_uri(place) else ""
         if scheme and scheme not in SCHEMES:
@@ -67,7 +77,8 @@ def check_portable(study: StudySpec, storage: str) -> None:
             refuse_secrets(place)
         if not scheme and not Path(place).is_absolute():
             raise SpecError(
-                f"{name} is {place!r}, a path of this machine's working folder, which no cluster sees; give a URI such "
+                f"{name} is {place!r}, a path of this machine's working folder, which no cluster "
+                f"sees; give a URI such "
                 "as s3://bucket/folder, or the absolute path of a disk that all nodes share."
             )
 

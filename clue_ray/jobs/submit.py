@@ -1,8 +1,8 @@
-"""A study as a job of a Ray cluster: submitted, followed, stopped, brought home, through Ray's Jobs API.
+"""A study as a job of a Ray cluster: submitted, followed, stopped, brought home, through Ray's Jobs
+API.
 
-What travels is this package's code and the study file. Data and results never do: logs, corpora and runs lie on
-storage that the cluster reads and writes with its own credentials.
-"""
+What travels is this package's code and the study file. Data and results never do: logs, corpora and
+runs lie on storage that the cluster reads and writes with its own credentials."""
 
 import asyncio
 import logging
@@ -30,7 +30,8 @@ EXCLUDES = ["**/__pycache__/**", "*.pyc"]
 START_SECONDS, STOP_SECONDS = 60.0, 60.0
 """Longest waits for a cluster that is starting, and for a job that is ending."""
 STOPPING = {"RAY_JOB_STOP_SIGNAL": "SIGINT", "RAY_JOB_STOP_WAIT_TIME_S": "45"}
-"""Ray stops our jobs as Ctrl-C does and waits so many seconds, in which they hand over tables and claim."""
+"""Ray stops our jobs as Ctrl-C does and waits so many seconds, in which they hand over tables and
+claim."""
 Say = Callable[[str], None]
 
 
@@ -62,8 +63,11 @@ class Submission:
         return asdict(self)
 
 
-def submit_study(file: str | Path, address: str, storage: str, options: Sequence[str] = ()) -> Submission:
-    """Submit a study to the cluster whose dashboard is at `address`; one that is under way is not submitted again.
+def submit_study(
+    file: str | Path, address: str, storage: str, options: Sequence[str] = ()
+) -> Submission:
+    """Submit a study to the cluster whose dashboard is at `address`; one that is under way is not
+    submitted again.
 
     Everything that can be known to fail is looked at before anything is uploaded.
 
@@ -71,9 +75,10 @@ def submit_study(file: str | Path, address: str, storage: str, options: Sequence
         options: further ones of `clue-ray run`, such as ["--grow", "1e12"].
 
     Raises:
-        SpecError: the study names logs or folders that only this machine has, or storage that no cluster can reach.
-        ClusterError: the cluster does not answer, refuses the token, runs another Ray or Python, or runs the study
-            with other options.
+        SpecError: the study names logs or folders that only this machine has, or storage that no
+            cluster can reach.
+        ClusterError: the cluster does not answer, refuses the token, runs another Ray or Python, or
+            runs the study with other options.
     """
     study = read_study(file)
     check_portable(study, storage)
@@ -85,7 +90,11 @@ def submit_study(file: str | Path, address: str, storage: str, options: Sequence
         check_options(attempts[-1], storage, options)
         return describe(attempts[-1], address)
     base = f"clue-{study.name}-{fingerprint([digest(study), storage])[:8]}"
-    tried = [int(match[1] or 1) for job in attempts if (match := attempt_of(base, str(job.submission_id)))]
+    tried = [
+        int(match[1] or 1)
+        for job in attempts
+        if (match := attempt_of(base, str(job.submission_id)))
+    ]
     submission_id = f"{base}-{max(tried) + 1}" if tried else base
     job = {
         "entrypoint": write_entrypoint(storage, options),
@@ -100,7 +109,11 @@ def submit_study(file: str | Path, address: str, storage: str, options: Sequence
     }
     with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryDirectory() as beside:
         copy_study(file, study, Path(folder))
-        shipped = {"working_dir": folder, "py_modules": code_to_ship(Path(beside)), "excludes": EXCLUDES}
+        shipped = {
+            "working_dir": folder,
+            "py_modules": code_to_ship(Path(beside)),
+            "excludes": EXCLUDES,
+        }
         submit_job(client, {**job, "runtime_env": {**shipped, "env_vars": STOPPING}})
     with asking(address):
         return describe(client.get_job_info(submission_id), address, new=True)
@@ -130,7 +143,8 @@ def check_options(job: JobDetails, storage: str, options: Sequence[str]) -> None
     """Refuse options that a job under way was not given, rather than drop them."""
     if options and job.entrypoint != write_entrypoint(storage, options):
         raise ClusterError(
-            f"{job.submission_id} is under way without {' '.join(options)}; wait for its end, or --stop it and submit "
+            f"{job.submission_id} is under way without {' '.join(options)}; wait for its end, or "
+            f"--stop it and submit "
             "again: it goes on."
         )
 
@@ -138,10 +152,19 @@ def check_options(job: JobDetails, storage: str, options: Sequence[str]) -> None
 def write_entrypoint(storage: str, options: Sequence[str] = ()) -> str:
     """Write the command that the cluster's head runs.
 
-    Each attempt has a working folder of its own there, outside the runtime environment's, which Ray clears away, and
-    under a name that nobody on that machine can have taken before.
-    """
-    command = ["python", "-m", "clue_ray", "run", "study.yaml", "--address", "auto", "--storage", storage]
+    Each attempt has a working folder of its own there, outside the runtime environment's, which Ray
+    clears away, and under a name that nobody on that machine can have taken before."""
+    command = [
+        "python",
+        "-m",
+        "clue_ray",
+        "run",
+        "study.yaml",
+        "--address",
+        "auto",
+        "--storage",
+        storage,
+    ]
     command += options
     return f'{shlex.join(command)} --output "$(mktemp -d)"'
 
@@ -157,22 +180,32 @@ def digest(study: StudySpec) -> str:
 
 
 def open_client(address: str) -> JobSubmissionClient:
-    """Return a client of a cluster's job server that has answered, accepted the token and runs what we run."""
+    """Return a client of a cluster's job server that has answered, accepted the token and runs what
+    we run."""
     url = check_server(address)
-    for name in ("dashboard.modules.dashboard_sdk", "dashboard.modules.job.sdk", "_private.runtime_env.packaging"):
+    for name in (
+        "dashboard.modules.dashboard_sdk",
+        "dashboard.modules.job.sdk",
+        "_private.runtime_env.packaging",
+    ):
         logging.getLogger(f"ray.{name}").setLevel(logging.WARNING)
     with asking(url):
         return JobSubmissionClient(url)
 
 
-def find_attempts(client: JobSubmissionClient, study: StudySpec, storage: str | None) -> list[JobDetails]:
-    """List the jobs that were submitted for a study, the last one last; jobs of the same file before other versions.
+def find_attempts(
+    client: JobSubmissionClient, study: StudySpec, storage: str | None
+) -> list[JobDetails]:
+    """List the jobs that were submitted for a study, the last one last; jobs of the same file
+    before other versions.
 
     Args:
         storage: only those with this storage; with any when omitted.
     """
     ours = {"study", "study_digest", "storage"}
-    jobs = [job for job in client.list_jobs() if job.submission_id and ours <= set(job.metadata or {})]
+    jobs = [
+        job for job in client.list_jobs() if job.submission_id and ours <= set(job.metadata or {})
+    ]
     jobs = [job for job in jobs if job.metadata["study"] == study.name]
     if storage is not None:
         jobs = [job for job in jobs if job.metadata["storage"] == storage]
@@ -189,7 +222,9 @@ def describe(job: JobDetails, address: str, new: bool = False) -> Submission:
         status=job.status.value,
         storage=job.metadata["storage"],
         address=address,
-        message=(job.message or "").strip().split("\n")[-1],  # of a failed one, the last line of its log
+        message=(job.message or "")
+        .strip()
+        .split("\n")[-1],  # of a failed one, the last line of its log
         started_at=job.start_time,
         ended_at=job.end_time,
         exit_code=job.driver_exit_code,
@@ -208,7 +243,9 @@ def find_submission(file: str | Path, address: str, storage: str | None = None) 
     with asking(address):
         attempts = find_attempts(client, study, storage)
     if not attempts:
-        raise ClusterError(f"{address} knows no submission of study {study.name}; submit it, or look at --address.")
+        raise ClusterError(
+            f"{address} knows no submission of study {study.name}; submit it, or look at --address."
+        )
     return describe(attempts[-1], address)
 
 
@@ -237,13 +274,15 @@ def follow_submission(submission: Submission, say: Say) -> Submission:
 def lost(submission: Submission, reason: str) -> ClusterError:
     """Say that a job is out of sight, not over."""
     return ClusterError(
-        f"The connection to {submission.address} was lost ({reason}); {submission.submission_id} may go on: the same "
+        f"The connection to {submission.address} was lost ({reason}); {submission.submission_id} "
+        f"may go on: the same "
         "command with --follow looks again."
     )
 
 
 def stop_submission(submission: Submission) -> Submission:
-    """Stop the job, if it runs, and wait until it has ended; the same study submitted again resumes."""
+    """Stop the job, if it runs, and wait until it has ended; the same study submitted again
+    resumes."""
     client = open_client(submission.address)
     deadline = time.monotonic() + STOP_SECONDS
     with asking(submission.address):
@@ -252,14 +291,16 @@ def stop_submission(submission: Submission) -> Submission:
         while not (job := client.get_job_info(submission.submission_id)).status.is_terminal():
             if time.monotonic() > deadline:
                 raise ClusterError(
-                    f"{submission.submission_id} has not ended within {STOP_SECONDS:g} s; look at --status."
+                    f"{submission.submission_id} has not ended within {STOP_SECONDS:g} s; look at "
+                    f"--status."
                 )
             time.sleep(0.5)
     return describe(job, submission.address)
 
 
 def fetch_submission(file: str | Path, storage: str, output: str | Path) -> StudyDirectory:
-    """Bring a study's table as it stands, its curves and its report home from storage; the cluster is not asked."""
+    """Bring a study's table as it stands, its curves and its report home from storage; the cluster
+    is not asked."""
     directory = fetch_study(storage, read_study(file).name, output)
     write_current(directory.path)
     return directory

@@ -1,8 +1,7 @@
 """Serve the page of a study, also of one that runs: it refreshes as runs end.
 
-Takes a study directory and a port. One idea: there are two addresses, `/` and `/state`, and no part of a request is
-ever made a path, so that nothing but the page can be read, and nothing written.
-"""
+Takes a study directory and a port. One idea: there are two addresses, `/` and `/state`, and no part
+of a request is ever made a path, so that nothing but the page can be read, and nothing written."""
 
 import json
 import logging
@@ -22,9 +21,17 @@ from clue_ray.runs import Runs
 LOOPBACK = "127.0.0.1"
 HIGHEST_PORT = 65535
 PATIENCE = 10
-"""A page is made again for its readers after this many times what the last one took: training needs the cores."""
+"""A page is made again for its readers after this many times what the last one took: training needs
+the cores."""
 
-FILES = ("plan.json", "runs.parquet", "curves.parquet", "study.yaml", "baselines.json", "corpus.json")
+FILES = (
+    "plan.json",
+    "runs.parquet",
+    "curves.parquet",
+    "study.yaml",
+    "baselines.json",
+    "corpus.json",
+)
 """What a page is made of beside the runs' records."""
 
 logger = logging.getLogger(__name__)
@@ -53,7 +60,8 @@ class LivePage:
             return self.page
 
     def state(self) -> bytes:
-        """Say which page is the newest, whether it may be asked for, and how far the study is, as JSON."""
+        """Say which page is the newest, whether it may be asked for, and how far the study is, as
+        JSON."""
         found = {"state": state_of(self.directory), "ready": time.monotonic() >= self.ready}
         return json.dumps({**found, "words": progress(read_ended(self.directory))}).encode()
 
@@ -64,13 +72,16 @@ class LivePage:
             content, _ = compose(files)
             live = {"state": state, "words": progress(Runs(files.table))}
             self.page = render("index.html.j2", content=content, live=live).encode()
-            self.seen = state  # only now: a page that could not be made is tried again at the next request
+            self.seen = (
+                state  # only now: a page that could not be made is tried again at the next request
+            )
         finally:
             self.ready = time.monotonic() + PATIENCE * (time.monotonic() - started)
 
 
 def state_of(directory: Path) -> str:
-    """Name what a page is made of: how many files of records and tables there are, and when one was last written."""
+    """Name what a page is made of: how many files of records and tables there are, and when one was
+    last written."""
     kept = (directory / name for name in FILES)
     files = [file for file in (*kept, *directory.glob("runs/*/record.json")) if file.exists()]
     return f"{len(files)}-{max((file.stat().st_mtime_ns for file in files), default=0)}"
@@ -111,7 +122,11 @@ class Handler(BaseHTTPRequestHandler):
 
     def _send(self, status: HTTPStatus, contents: bytes, media_type: str, *, body: bool) -> None:
         self.send_response(status)
-        headers = {"Content-Type": media_type, "Content-Length": str(len(contents)), "Cache-Control": "no-store"}
+        headers = {
+            "Content-Type": media_type,
+            "Content-Length": str(len(contents)),
+            "Cache-Control": "no-store",
+        }
         for name, value in {**headers, "X-Content-Type-Options": "nosniff"}.items():
             self.send_header(name, value)
         self.end_headers()
@@ -126,7 +141,9 @@ class Handler(BaseHTTPRequestHandler):
         except Exception as error:  # whatever a half-written study makes of it, the server goes on
             logger.exception("%s could not be made", path)
             reason = f"{type(error).__name__}: {error}"
-            sentence = f"The page could not be made ({reason}); it is tried again at the next request.\n"
+            sentence = (
+                f"The page could not be made ({reason}); it is tried again at the next request.\n"
+            )
             return HTTPStatus.INTERNAL_SERVER_ERROR, sentence.encode(), "text/plain; charset=utf-8"
 
     def log_message(self, format: str, *args: Any) -> None:
@@ -145,14 +162,20 @@ class Server(ThreadingHTTPServer):
 
     def __init__(self, directory: Path, port: int):
         if not directory.is_dir():
-            raise RunsError(f"{directory} is no directory; give a study directory, <output>/<name>.")
+            raise RunsError(
+                f"{directory} is no directory; give a study directory, <output>/<name>."
+            )
         if not 0 <= port <= HIGHEST_PORT:
-            raise StudyError(f"--port is {port}; give a number from 1 to {HIGHEST_PORT}, or 0 for a free port.")
+            raise StudyError(
+                f"--port is {port}; give a number from 1 to {HIGHEST_PORT}, or 0 for a free port."
+            )
         self.live = LivePage(directory)
         try:
             super().__init__((LOOPBACK, port), Handler)
         except OSError as error:
-            raise StudyError(f"Port {port} cannot be used ({error}); choose another --port.") from None
+            raise StudyError(
+                f"Port {port} cannot be used ({error}); choose another --port."
+            ) from None
 
     @property
     def url(self) -> str:

@@ -1,8 +1,8 @@
-"""Two studies on one page: their laws overlaid, and the difference at the compute they share, with its interval.
+"""Two studies on one page: their laws overlaid, and the difference at the compute they share, with
+its interval.
 
-Takes two study directories, writes one self-contained page into the first. One idea: losses compare only on as many
-candidates, and laws only where both were run.
-"""
+Takes two study directories, writes one self-contained page into the first. One idea: losses compare
+only on as many candidates, and laws only where both were run."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -37,7 +37,8 @@ class Comparison:
     Attributes:
         names: of the studies, told apart by their folders where they are the same.
         analyses: in the same order.
-        train_flops: places of the shared compute, FLOP; empty where none is shared or a law is silent.
+        train_flops: places of the shared compute, FLOP; empty where none is shared or a law is
+            silent.
         losses: predicted at these places, nats: one list a study.
         differences: first minus second, nats, 95%.
         doubts: what a reader should know, a sentence each.
@@ -51,7 +52,8 @@ class Comparison:
     doubts: tuple[str, ...]
 
     def sentence(self) -> str:
-        """Say which study is ahead at the largest compute that both reached, and whether that can be told."""
+        """Say which study is ahead at the largest compute that both reached, and whether that can
+        be told."""
         if not self.differences:
             return f"No difference is stated. {self.doubts[0]}"
         gap, place = self.differences[-1], numbers.flop(self.train_flops[-1])
@@ -68,30 +70,45 @@ class Comparison:
         rows = [
             {
                 "train_flops": place,
-                **{key: value if np.isfinite(value) else None for key, value in gap._asdict().items()},
+                **{
+                    key: value if np.isfinite(value) else None
+                    for key, value in gap._asdict().items()
+                },
             }
             for place, gap in zip(self.train_flops, self.differences, strict=True)
         ]
-        return {"studies": self.names, "answer": self.sentence(), "differences": rows, "doubts": self.doubts}
+        return {
+            "studies": self.names,
+            "answer": self.sentence(),
+            "differences": rows,
+            "doubts": self.doubts,
+        }
 
 
 def compare_studies(directories: Sequence[Path]) -> tuple[Path, Comparison]:
-    """Overlay two studies; write `report/against-<folder of the second>.html` into the first, return page and finding.
+    """Overlay two studies; write `report/against-<folder of the second>.html` into the first,
+    return page and finding.
 
     Raises:
-        RunsError: there are not two folders, one holds no runs table, no law can be fitted to it, or the numbers of
-            candidates differ.
+        RunsError: there are not two folders, one holds no runs table, no law can be fitted to it,
+            or the numbers of candidates differ.
     """
     if len(directories) != 2:
-        raise RunsError(f"{len(directories)} studies are given; a report takes one, a comparison two.")
+        raise RunsError(
+            f"{len(directories)} studies are given; a report takes one, a comparison two."
+        )
     first, second = directories
     files = tuple(read_directory(place) for place in (first, second))
-    analyses = tuple(_analysed(file, place) for file, place in zip(files, (first, second), strict=True))
+    analyses = tuple(
+        _analysed(file, place) for file, place in zip(files, (first, second), strict=True)
+    )
     a, b = analyses
     if a.candidates != b.candidates:
         raise RunsError(
-            f"The losses of {first} were measured among {a.candidates} candidates and those of {second} among "
-            f"{b.candidates}, so they cannot be compared; score both studies on the same evaluation.candidates."
+            f"The losses of {first} were measured among {a.candidates} candidates and those of "
+            f"{second} among "
+            f"{b.candidates}, so they cannot be compared; score both studies on the same "
+            f"evaluation.candidates."
         )
     found = _compare(_names(files, (first, second)), (a, b), _data(files))
     target = first / "report" / f"against-{second.resolve().name}.html"
@@ -108,8 +125,13 @@ def _analysed(files: StudyFiles, place: Path) -> Analysis:
 
 
 def _names(files: tuple[StudyFiles, ...], places: tuple[Path, Path]) -> tuple[str, str]:
-    """Name two studies by their names, by their folders where these are the same, or else by their paths."""
-    tried = [[file.name for file in files], [place.resolve().name for place in places], list(map(str, places))]
+    """Name two studies by their names, by their folders where these are the same, or else by their
+    paths."""
+    tried = [
+        [file.name for file in files],
+        [place.resolve().name for place in places],
+        list(map(str, places)),
+    ]
     first, second = next((pair for pair in tried if pair[0] != pair[1]), tried[-1])
     return first, second
 
@@ -120,24 +142,35 @@ def _data(files: tuple[StudyFiles, ...]) -> list[str]:
     if digests[0] == digests[1]:
         return []
     return [
-        "The studies rest on different corpora, and so on different held-out users: a difference in loss may come from "
+        "The studies rest on different corpora, and so on different held-out users: a difference "
+        "in loss may come from "
         "the data rather than from the recipe."
     ]
 
 
-def _compare(names: tuple[str, str], analyses: tuple[Analysis, Analysis], doubts: list[str]) -> Comparison:
+def _compare(
+    names: tuple[str, str], analyses: tuple[Analysis, Analysis], doubts: list[str]
+) -> Comparison:
     a, b = analyses
     low, high = (
         max(float(one.points["train_flops"].min()) for one in analyses),
         min(float(one.points["train_flops"].max()) for one in analyses),
     )
-    silent = [f"No law speaks for {name}." for name, one in zip(names, analyses, strict=True) if one.silence]
+    silent = [
+        f"No law speaks for {name}."
+        for name, one in zip(names, analyses, strict=True)
+        if one.silence
+    ]
     if low > high:
-        silent.append("The studies share no compute: the largest of one is below the smallest of the other.")
+        silent.append(
+            "The studies share no compute: the largest of one is below the smallest of the other."
+        )
     if silent:
         return Comparison(names, analyses, (), ([], []), (), (*silent, *doubts))
     places = tuple(map(float, np.geomspace(low, high, PLACES)))
-    losses = tuple([one.fits[one.preferred].predict(train_flops=place) for place in places] for one in (a, b))
+    losses = tuple(
+        [one.fits[one.preferred].predict(train_flops=place) for place in places] for one in (a, b)
+    )
     gaps = tuple(difference(one, other) for one, other in zip(losses[0], losses[1], strict=True))
     return Comparison(names, analyses, places, (losses[0], losses[1]), gaps, tuple(doubts))
 
@@ -145,8 +178,8 @@ def _compare(names: tuple[str, str], analyses: tuple[Analysis, Analysis], doubts
 def difference(one: Prediction, other: Prediction) -> Prediction:
     """Subtract two independent estimates, the interval from their own ends.
 
-    The distances to the ends add up in squares (MOVER: Zou and Donner 2008, Statistics in Medicine 27, 1693).
-    """
+    The distances to the ends add up in squares (MOVER: Zou and Donner 2008, Statistics in Medicine
+    27, 1693)."""
     value = one.value - other.value
     below = np.hypot(one.value - one.low, other.high - other.value)
     above = np.hypot(one.high - one.value, other.value - other.low)
@@ -157,10 +190,13 @@ def _page(found: Comparison) -> str:
     """Set a comparison as a page."""
     names, sections = " and ".join(found.names), []
     caption = (
-        "Frontier runs and preferred laws of both studies with their 95% intervals; upright lines enclose the compute "
+        "Frontier runs and preferred laws of both studies with their 95% intervals; upright lines "
+        "enclose the compute "
         "they share."
     )
-    drawn = picture("two-laws", caption, partial(two_laws, found.names, found.analyses), sizes=(WIDE, NARROW))
+    drawn = picture(
+        "two-laws", caption, partial(two_laws, found.names, found.analyses), sizes=(WIDE, NARROW)
+    )
     used = [
         f"{name}: {law_label(one.preferred)}, {one.fits[one.preferred].num_runs} runs"
         for name, one in zip(found.names, found.analyses, strict=True)
@@ -169,17 +205,30 @@ def _page(found: Comparison) -> str:
     if found.differences:
         gap = picture(
             "difference",
-            f"{found.names[0]} minus {found.names[1]}, with its 95% interval; below zero {found.names[0]} is ahead.",
+            f"{found.names[0]} minus {found.names[1]}, with its 95% interval; below zero "
+            f"{found.names[0]} is ahead.",
             partial(difference_over_compute, found.train_flops, found.differences),
             sizes=((5.2, 3.2), NARROW),
         )
         title = "The difference at the compute both share"
-        sections.append(Section("difference", title, "difference", pictures=(gap,), tables=(_table(found),)))
-    return render("compare.html.j2", title=names, answer=found.sentence(), doubts=found.doubts, sections=sections)
+        sections.append(
+            Section("difference", title, "difference", pictures=(gap,), tables=(_table(found),))
+        )
+    return render(
+        "compare.html.j2",
+        title=names,
+        answer=found.sentence(),
+        doubts=found.doubts,
+        sections=sections,
+    )
 
 
 def _table(found: Comparison) -> Table:
-    heads = ("compute, FLOP", *(f"{name}, nats [95%]" for name in found.names), "difference, nats [95%]")
+    heads = (
+        "compute, FLOP",
+        *(f"{name}, nats [95%]" for name in found.names),
+        "difference, nats [95%]",
+    )
     rows = tuple(
         (
             written(numbers.flop(found.train_flops[place])),

@@ -1,8 +1,8 @@
-"""Numbers as a reader wants them: three significant digits, 1.2e12 FLOP, thousands separators, 3.4 min.
+"""Numbers as a reader wants them: three significant digits, 1.2e12 FLOP, thousands separators, 3.4
+min.
 
-Takes numbers as they stand in tables (None and NaN included), gives short strings. One idea: rounding happens
-here, once, and nowhere else in the report.
-"""
+Takes numbers as they stand in tables (None and NaN included), gives short strings. One idea:
+rounding happens here, once, and nowhere else in the report."""
 
 import math
 from typing import Any
@@ -31,7 +31,8 @@ def is_absent(value: Any) -> bool:
 
 
 def significant(value: Any, digits: int = 3) -> str:
-    """Write a number with `digits` significant digits, keeping trailing zeros: 5.10, 0.0120, 1,230."""
+    """Write a number with `digits` significant digits, keeping trailing zeros: 5.10, 0.0120,
+    1,230."""
     if is_absent(value):
         return ABSENT
     number = float(value)
@@ -40,7 +41,9 @@ def significant(value: Any, digits: int = 3) -> str:
     rounded = float(f"{number:.{digits - 1}e}")
     magnitude = math.floor(math.log10(abs(rounded)))
     if magnitude < -4 or magnitude > 8:
-        return f"{number:.{digits - 1}e}".replace("e-0", "e-").replace("e+0", "e").replace("e+", "e")
+        return (
+            f"{number:.{digits - 1}e}".replace("e-0", "e-").replace("e+0", "e").replace("e+", "e")
+        )
     return f"{rounded:,.{max(0, digits - 1 - magnitude)}f}"
 
 
@@ -55,7 +58,8 @@ def count(value: Any) -> str:
 
 
 def compact(value: Any) -> str:
-    """Write a number in as few letters as a plot allows: 32, 1.5k, 50k, 2M; text stays text, shortened."""
+    """Write a number in as few letters as a plot allows: 32, 1.5k, 50k, 2M; text stays text,
+    shortened."""
     if isinstance(value, str) or is_absent(value):
         return shortened(value, LABEL_LETTERS) if isinstance(value, str) else ABSENT
     number = float(value)
@@ -73,7 +77,8 @@ def percent(value: Any) -> str:
 
 
 def signed(value: Any) -> str:
-    """Write a signed number with two significant digits: +0.053 or, with a true minus sign, \N{MINUS SIGN}0.053."""
+    """Write a signed number with two significant digits: +0.053 or, with a true minus sign,
+    \N{MINUS SIGN}0.053."""
     if is_absent(value):
         return ABSENT
     return ("+" if value >= 0 else "\N{MINUS SIGN}") + significant(abs(value), 2)

@@ -1,13 +1,16 @@
 """Everything a page says, in the order it is read.
 
-Takes what was read and found, gives `Content`. One idea: the order of the sections stands here and nowhere else.
+Takes what was read and found, gives `Content`. One idea: the order of the sections stands here and
+nowhere else.
 
 
-Write a study's report: one self-contained HTML page, the same in Markdown, and the figures as files.
+Write a study's report: one self-contained HTML page, the same in Markdown, and the figures as
+files.
 
-Takes a study directory, gives the path of report/index.html and leaves fits.json beside the runs table. One
-idea: the page says what is known and how well, shows every run behind it, and needs no law to stand.
-"""
+Takes a study directory, gives the path of report/index.html and leaves fits.json beside the runs
+table. One
+idea: the page says what is known and how well, shows every run behind it, and needs no law to
+stand."""
 
 import json
 from dataclasses import dataclass, replace
@@ -48,8 +51,11 @@ class Content:
         return [*first, *(drawn for section in self.sections for drawn in section.pictures)]
 
 
-def build_content(files: StudyFiles, analysis: Analysis | None, document: dict[str, Any]) -> Content:
-    """Put into words and pictures what was read and found; without analysis, document["error"] says why."""
+def build_content(
+    files: StudyFiles, analysis: Analysis | None, document: dict[str, Any]
+) -> Content:
+    """Put into words and pictures what was read and found; without analysis, document["error"] says
+    why."""
     doubts = (*answer.against_floor(files, analysis), *(analysis.warnings if analysis else ()))
     parts = (
         next_step.next_step(analysis) if analysis else None,
@@ -83,15 +89,18 @@ def write_report(directory: str | Path) -> Path:
     Figures of an earlier report that this one lacks are removed.
 
     Raises:
-        RunsError: the directory holds no runs table. Nothing else stops a report: what cannot be fitted or
-            read is said on the page.
+        RunsError: the directory holds no runs table. Nothing else stops a report: what cannot be
+            fitted or read is said on the page.
     """
     home = Path(directory)
     content, document = compose(read_directory(home))
     write_json(home / "fits.json", document)
     _write_figures(home / "report" / "figures", content.pictures)
     _write(home / "report" / "report.md", render("report.md.j2", content=content).encode())
-    _write(home / "report" / "index.html", render("index.html.j2", content=content, live=False).encode())
+    _write(
+        home / "report" / "index.html",
+        render("index.html.j2", content=content, live=False).encode(),
+    )
     return home / "report" / "index.html"
 
 
@@ -101,12 +110,16 @@ def compose(files: StudyFiles) -> tuple[Content, dict[str, Any]]:
     content = build_content(files, analysis, document)
     fits = (json.dumps(document, indent=2, allow_nan=False) + "\n").encode()
     runs = files.table.to_csv(index=False).encode()
-    downloads = (Download("fits.json", "application/json", fits), Download("runs.csv", "text/csv", runs))
+    downloads = (
+        Download("fits.json", "application/json", fits),
+        Download("runs.csv", "text/csv", runs),
+    )
     return replace(content, downloads=downloads), document
 
 
 def analyse_files(files: StudyFiles) -> tuple[Analysis | None, dict[str, Any]]:
-    """Analyse the runs and describe the result for fits.json, or give the reason for none as `error`."""
+    """Analyse the runs and describe the result for fits.json, or give the reason for none as
+    `error`."""
     try:
         analysis = analyse(Runs(files.table), files.fit.laws, files.fit.hold_out)
         return analysis, analysis.to_dict()

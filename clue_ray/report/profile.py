@@ -1,8 +1,8 @@
-"""Write a corpus's profile as one self-contained page: what was read, who is in it, and how much of it fits.
+"""Write a corpus's profile as one self-contained page: what was read, who is in it, and how much of
+it fits.
 
-Takes the profile.json that `prepare` leaves in a corpus folder, gives profile.html beside it. One idea: the tables
-are made once, as words, so that the page and the command line say the same.
-"""
+Takes the profile.json that `prepare` leaves in a corpus folder, gives profile.html beside it. One
+idea: the tables are made once, as words, so that the page and the command line say the same."""
 
 import json
 import math
@@ -46,8 +46,12 @@ def write_profile(folder: Path) -> Path:
     try:
         profile = json.loads(source.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise CorpusError(f"{source} cannot be read as a profile ({error}); prepare the corpus again.") from None
-    environment = Environment(loader=PackageLoader("clue_ray.report"), autoescape=True, undefined=StrictUndefined)
+        raise CorpusError(
+            f"{source} cannot be read as a profile ({error}); prepare the corpus again."
+        ) from None
+    environment = Environment(
+        loader=PackageLoader("clue_ray.report"), autoescape=True, undefined=StrictUndefined
+    )
     with replacing(target) as temporary:
         page = environment.get_template("profile.html.j2").render(
             name=folder.resolve().name,
@@ -62,9 +66,11 @@ def write_profile(folder: Path) -> Path:
 def profile_headline(profile: Profile) -> str:
     """Say in one sentence how much a corpus holds, and from when."""
     return (
-        f"{_counted(profile['users'], 'user')} of {_counted(len(profile['users_in_service']), 'service')} with "
+        f"{_counted(profile['users'], 'user')} of "
+        f"{_counted(len(profile['users_in_service']), 'service')} with "
         f"{_counted(profile['events'], 'event')}, {_time_range(profile)}: "
-        f"{_counted(profile['distinct_items'], 'distinct item')}, {_counted(profile['tokens'], 'token')}."
+        f"{_counted(profile['distinct_items'], 'distinct item')}, "
+        f"{_counted(profile['tokens'], 'token')}."
     )
 
 
@@ -84,13 +90,16 @@ def profile_tables(profile: Profile) -> dict[str, Table]:
 
 def _rejected_table(profile: Profile) -> Table:
     rejected, read = profile["rejected_rows"], _rows(profile)
-    rows = tuple((text(why), number(n), share_cell(n / read)) for why, n in profile["rejected"].items())
+    rows = tuple(
+        (text(why), number(n), share_cell(n / read)) for why, n in profile["rejected"].items()
+    )
     note = f"{rejected:,} of {_counted(read, 'row')} ({share_cell(rejected / read).text}) were rejected; see rejected/."
     return Table(("reason", "rows", "share of rows"), rows, note=note)
 
 
 def _reading_table(profile: Profile) -> Table:
-    """Count what was odd; repeats were dropped where the log has more usable rows than the corpus has events."""
+    """Count what was odd; repeats were dropped where the log has more usable rows than the corpus
+    has events."""
     usable = sum(profile["events_in_service"].values())
     fate = "dropped" if usable > profile["events"] + profile["events_after_cut"] else "kept"
     found = {
@@ -98,7 +107,9 @@ def _reading_table(profile: Profile) -> Table:
         "values that were not UTF-8": profile["values_not_utf8"],
     }
     for unit, rows in profile["timestamps_read_as"].items():
-        found[f"timestamps read as {unit}{' since 1970' if unit.endswith('seconds') else ''}"] = rows
+        found[f"timestamps read as {unit}{' since 1970' if unit.endswith('seconds') else ''}"] = (
+            rows
+        )
     body = tuple((text(what), number(rows)) for what, rows in found.items())
     return Table(("found", "number"), body, note=" ".join(_reading_sentences(profile)))
 
@@ -107,7 +118,10 @@ def _reading_sentences(profile: Profile) -> list[str]:
     sentences = [] if profile["rejected_rows"] else ["No row was rejected."]
     if later := profile["events_after_cut"]:
         verbs = ("lies", "is") if later == 1 else ("lie", "are")
-        sentences.append(f"{_counted(later, 'event')} {verbs[0]} after the cut in time and {verbs[1]} kept apart.")
+        sentences.append(
+            f"{_counted(later, 'event')} {verbs[0]} after the cut in time and {verbs[1]} kept "
+            f"apart."
+        )
     if sum(profile["timestamps_read_as"].values()) > _rows(profile):
         sentences.append("Timestamps are counted in rows of services left out, too.")
     if untimed := profile["in_order_of_appearance"]:
@@ -117,30 +131,53 @@ def _reading_sentences(profile: Profile) -> list[str]:
 
 def _split_table(profile: Profile) -> Table:
     splits, users = profile["users_by_split"], profile["users"]
-    rows = tuple((text(name), number(held), share_cell(held / users)) for name, held in splits.items())
+    rows = tuple(
+        (text(name), number(held), share_cell(held / users)) for name, held in splits.items()
+    )
     return Table(("split", "users", "share"), rows)
 
 
 def _service_table(profile: Profile) -> Table:
-    users, events, total = profile["users_in_service"], profile["events_in_service"], profile["users"]
+    users, events, total = (
+        profile["users_in_service"],
+        profile["events_in_service"],
+        profile["users"],
+    )
     usable = sum(events.values())
     rows = tuple(
-        (text(name), number(users[name]), share_cell(users[name] / total), number(n), share_cell(n / usable))
+        (
+            text(name),
+            number(users[name]),
+            share_cell(users[name] / total),
+            number(n),
+            share_cell(n / usable),
+        )
         for name, n in ((name, events[name]) for name in _largest(profile))
     )
-    more = "" if usable == profile["events"] else " Events count all usable rows, dropped and later ones too."
-    return Table(("service", "users", "share of users", "events", "share of events"), rows, note=more.strip())
+    more = (
+        ""
+        if usable == profile["events"]
+        else " Events count all usable rows, dropped and later ones too."
+    )
+    return Table(
+        ("service", "users", "share of users", "events", "share of events"), rows, note=more.strip()
+    )
 
 
 def _users_table(profile: Profile) -> Table:
     users = profile["users_by_services"]
-    rows = tuple((number(int(n)), number(held), share_cell(held / profile["users"])) for n, held in users.items())
+    rows = tuple(
+        (number(int(n)), number(held), share_cell(held / profile["users"]))
+        for n, held in users.items()
+    )
     return Table(("services", "users", "share"), rows, note=_paired(profile))
 
 
 def _overlap_table(profile: Profile) -> Table:
     names = _largest(profile)[:MOST_SERVICES]
-    rows = tuple((text(row), *(number(profile["overlap"][row][column]) for column in names)) for row in names)
+    rows = tuple(
+        (text(row), *(number(profile["overlap"][row][column]) for column in names)) for row in names
+    )
     return Table(("", *names), rows)
 
 
@@ -150,7 +187,9 @@ def _length_table(profile: Profile) -> Table:
         "tokens of a distinct item": "tokens_per_item",
         "tokens of an event": "tokens_per_event",
     }
-    rows = tuple((text(what), *(number(profile[key][p]) for p in PERCENTILES)) for what, key in named.items())
+    rows = tuple(
+        (text(what), *(number(profile[key][p]) for p in PERCENTILES)) for what, key in named.items()
+    )
     cut = share_cell(profile["events_cut_at_max_item_tokens"]).text
     note = f"{cut} of events have a text that is cut at max_item_tokens; tokens are counted before the cut."
     return Table(("percentile of", *PERCENTILES.values()), rows, note=note)
@@ -158,7 +197,9 @@ def _length_table(profile: Profile) -> Table:
 
 def _fit_table(profile: Profile) -> Table:
     fits = profile["fits_sequence_length"]
-    rows = tuple((number(length), *(share_cell(fit[kind]) for kind in FITS)) for length, fit in fits.items())
+    rows = tuple(
+        (number(length), *(share_cell(fit[kind]) for kind in FITS)) for length, fit in fits.items()
+    )
     return Table((label("sequence_length"), *FITS.values()), rows)
 
 
@@ -166,33 +207,57 @@ def _pictures(profile: Profile) -> dict[str, Picture]:
     """Draw the figures by title; overlap needs two services."""
     lengths, fits = profile["events_per_user_and_service"], profile["fits_sequence_length"]
     history = "A history is all events of one user in one service; a dot is the length that so many do not exceed."
-    recent = "A sequence length keeps the most recent events of each history; older ones are not read."
+    recent = (
+        "A sequence length keeps the most recent events of each history; older ones are not read."
+    )
     users = {int(services): held for services, held in profile["users_by_services"].items()}
-    titles = {f"bar-{n}": f"{_counted(held, 'user')} in {_counted(n, 'service')}" for n, held in users.items()}
+    titles = {
+        f"bar-{n}": f"{_counted(held, 'user')} in {_counted(n, 'service')}"
+        for n, held in users.items()
+    }
     drawn = {
-        "How long histories are": picture("lengths", history, partial(draw_lengths, lengths), sizes=_sizes(2.0)),
+        "How long histories are": picture(
+            "lengths", history, partial(draw_lengths, lengths), sizes=_sizes(2.0)
+        ),
         "How much of it fits": picture("fit", recent, partial(draw_fit, fits), sizes=_sizes(3.4)),
         "Users by number of services": picture(
-            "users", _paired(profile), partial(draw_users, users), sizes=_sizes(2.3, max(users)), titles=titles
+            "users",
+            _paired(profile),
+            partial(draw_users, users),
+            sizes=_sizes(2.3, max(users)),
+            titles=titles,
         ),
     }
-    return drawn | ({"Overlap of services": _overlap(profile)} if len(profile["overlap"]) > 1 else {})
+    return drawn | (
+        {"Overlap of services": _overlap(profile)} if len(profile["overlap"]) > 1 else {}
+    )
 
 
 def _overlap(profile: Profile) -> Picture:
     names, of = _largest(profile)[:MOST_SERVICES], len(profile["overlap"])
     users = [[int(profile["overlap"][row][column]) for column in names] for row in names]
     caption = "Per cent of the row service's users who are also in the column service; grey is the service itself."
-    caption += f" Shown are the {len(names)} services with most users, of {of}." if len(names) < of else ""
+    caption += (
+        f" Shown are the {len(names)} services with most users, of {of}." if len(names) < of else ""
+    )
     titles = {
-        f"cell-{row}-{column}": f"{names[row]}: {users[row][column]:,} of {_counted(users[row][row], 'user')}"
+        f"cell-{row}-{column}": f"{names[row]}: {users[row][column]:,} of "
+        f"{_counted(users[row][row], 'user')}"
         + (f" also in {names[column]}" if row != column else "")
         for row, column in np.ndindex(len(names), len(names))
     }
     draw = partial(draw_overlap, names, users)
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph")  # of a service's name: the page's fonts set it, not matplotlib's
-        return picture("overlap", caption, draw, sizes=_sizes(1.2 + 0.4 * len(names), len(names)), titles=titles)
+        warnings.filterwarnings(
+            "ignore", "Glyph"
+        )  # of a service's name: the page's fonts set it, not matplotlib's
+        return picture(
+            "overlap",
+            caption,
+            draw,
+            sizes=_sizes(1.2 + 0.4 * len(names), len(names)),
+            titles=titles,
+        )
 
 
 def _sizes(height: float, marks: int = 9) -> tuple[tuple[float, float], ...]:
@@ -210,7 +275,9 @@ def _largest(profile: Profile) -> list[str]:
 
 
 def _paired(profile: Profile) -> str:
-    paired = sum(held for services, held in profile["users_by_services"].items() if int(services) >= 2)
+    paired = sum(
+        held for services, held in profile["users_by_services"].items() if int(services) >= 2
+    )
     share = share_cell(paired / profile["users"]).text
     return f"{paired:,} of {_counted(profile['users'], 'user')} ({share}) have two or more services, so can be paired."
 

@@ -1,14 +1,14 @@
 """Read the JSON files beside a runs table: plan, corpus summary, baselines.
 
-Takes paths and documents, gives plain values. One idea: a part that is not what it should be is left out with a
-sentence for the page, and the rest is used.
+Takes paths and documents, gives plain values. One idea: a part that is not what it should be is
+left out with a sentence for the page, and the rest is used.
 
 
 Read what a study directory holds for its report.
 
-Takes a directory, gives `StudyFiles`. One idea: only the runs table is needed; everything else may be absent,
-and a file that cannot be read becomes a warning on the page, never a report that was not written.
-"""
+Takes a directory, gives `StudyFiles`. One idea: only the runs table is needed; everything else may
+be absent, and a file that cannot be read becomes a warning on the page, never a report that was not
+written."""
 
 import json
 import math
@@ -26,7 +26,15 @@ from clue_ray.spec.specs import FitSpec, StudySpec, read_study
 
 RESULT = re.compile(r"transfer/[\w.-]+\.json")
 """Name of a task's result within its run's folder: what another wrote leads nowhere else."""
-AMOUNTS = ("users", "users_in_two_services", "training_users", "held_out_users", "events", "items", "tokens")
+AMOUNTS = (
+    "users",
+    "users_in_two_services",
+    "training_users",
+    "held_out_users",
+    "events",
+    "items",
+    "tokens",
+)
 """Numbers of a corpus summary that a report shows."""
 
 
@@ -37,21 +45,32 @@ def read_mapping(path: Path, warnings: list[str]) -> dict[str, Any]:
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, OSError) as error:
-        warnings.append(f"{path.name} cannot be read ({error}); its part of the report is left out.")
+        warnings.append(
+            f"{path.name} cannot be read ({error}); its part of the report is left out."
+        )
         return {}
     if isinstance(document, dict):
         return document
-    warnings.append(f"{path.name} holds no mapping of keys to values; its part of the report is left out.")
+    warnings.append(
+        f"{path.name} holds no mapping of keys to values; its part of the report is left out."
+    )
     return {}
 
 
-def judged_runs(directory: Path, table: pd.DataFrame, warnings: list[str]) -> tuple[dict[str, Any], ...]:
-    """Read, of each task a study was last scored by, every method beside the run of lowest loss that has a score."""
+def judged_runs(
+    directory: Path, table: pd.DataFrame, warnings: list[str]
+) -> tuple[dict[str, Any], ...]:
+    """Read, of each task a study was last scored by, every method beside the run of lowest loss
+    that has a score."""
     ended = table[(table["status"] == "done") & table["loss"].notna()].sort_values("loss")["run_id"]
     found = []
     for names in read_mapping(directory / "transfer.json", warnings).values():
         asked = {run: str(names.get(run)) for run in ended} if isinstance(names, dict) else {}
-        places = (directory / "runs" / str(run) / name for run, name in asked.items() if RESULT.fullmatch(name))
+        places = (
+            directory / "runs" / str(run) / name
+            for run, name in asked.items()
+            if RESULT.fullmatch(name)
+        )
         results = (read_mapping(place, warnings) for place in places)
         found += [result for result in results if "methods" in result][:1]
     return tuple(found)
@@ -62,7 +81,9 @@ def planned_runs(plan: dict[str, Any], warnings: list[str]) -> list[dict[str, An
     runs = _mappings(plan, "runs", "plan.json", warnings)
     named = [run for run in runs if run.get("run_id") is not None]
     if len(named) < len(runs):
-        warnings.append(f"plan.json has {len(runs) - len(named)} runs without a run_id; they are left out.")
+        warnings.append(
+            f"plan.json has {len(runs) - len(named)} runs without a run_id; they are left out."
+        )
     return named
 
 
@@ -71,34 +92,56 @@ def planned(runs: list[dict[str, Any]], column: str, warnings: list[str]) -> dic
     found = {str(run["run_id"]): _number(run[column]) for run in runs if run.get(column)}
     kept = {run_id: value for run_id, value in found.items() if value is not None and value > 0}
     if len(kept) < len(found):
-        warnings.append(f"plan.json has {len(found) - len(kept)} runs whose {column} is no positive number.")
+        warnings.append(
+            f"plan.json has {len(found) - len(kept)} runs whose {column} is no positive number."
+        )
     return kept
 
 
 def usable_corpus(corpus: dict[str, Any], warnings: list[str]) -> dict[str, Any]:
-    """Keep what a report can show of a corpus summary: amounts are numbers, `rejected` counts rows by reason."""
+    """Keep what a report can show of a corpus summary: amounts are numbers, `rejected` counts rows
+    by reason."""
     rejected = corpus.get("rejected")
-    counted = isinstance(rejected, dict) and all(_number(rows) is not None for rows in rejected.values())
-    wrong = [key for key in (*AMOUNTS, "rejected_rows") if corpus.get(key) is not None and _number(corpus[key]) is None]
+    counted = isinstance(rejected, dict) and all(
+        _number(rows) is not None for rows in rejected.values()
+    )
+    wrong = [
+        key
+        for key in (*AMOUNTS, "rejected_rows")
+        if corpus.get(key) is not None and _number(corpus[key]) is None
+    ]
     wrong += ["rejected"] if rejected is not None and not counted else []
     if wrong:
-        warnings.append(f"corpus.json: {', '.join(wrong)} cannot be used as written and is left out.")
+        warnings.append(
+            f"corpus.json: {', '.join(wrong)} cannot be used as written and is left out."
+        )
     return {key: value for key, value in corpus.items() if key not in wrong}
 
 
-def floor_by_length(corpus: dict[str, Any], table: pd.DataFrame, warnings: list[str]) -> dict[int, float]:
-    """Read `bayes_loss` of a planted corpus, nats by sequence length, if it holds for the runs' candidates."""
+def floor_by_length(
+    corpus: dict[str, Any], table: pd.DataFrame, warnings: list[str]
+) -> dict[int, float]:
+    """Read `bayes_loss` of a planted corpus, nats by sequence length, if it holds for the runs'
+    candidates."""
     losses = corpus.get("bayes_loss") or {}
     read = losses.items() if isinstance(losses, dict) else ()
-    floor = {int(length): loss for length, value in read if length.isdecimal() and (loss := _number(value)) is not None}
+    floor = {
+        int(length): loss
+        for length, value in read
+        if length.isdecimal() and (loss := _number(value)) is not None
+    }
     if not isinstance(losses, dict) or len(floor) < len(losses):
-        warnings.append("corpus.json: bayes_loss is no mapping of sequence lengths to losses, so it is left out.")
+        warnings.append(
+            "corpus.json: bayes_loss is no mapping of sequence lengths to losses, so it is left "
+            "out."
+        )
         return {}
     candidates, own = _candidates(table), _number(corpus.get("bayes_loss_candidates"))
     if not floor or candidates <= {own}:
         return floor
     warnings.append(
-        f"The lowest reachable loss was computed for {corpus.get('bayes_loss_candidates')} candidates and the runs "
+        f"The lowest reachable loss was computed for {corpus.get('bayes_loss_candidates')} "
+        f"candidates and the runs "
         f"were scored at {_listed(candidates)}, so it is left out; compute it for the same number."
     )
     return {}
@@ -107,27 +150,38 @@ def floor_by_length(corpus: dict[str, Any], table: pd.DataFrame, warnings: list[
 def comparable_baselines(
     document: dict[str, Any], table: pd.DataFrame, warnings: list[str]
 ) -> tuple[dict[str, Any], ...]:
-    """Keep the baselines that were scored on as many candidates as the runs: losses compare only then."""
+    """Keep the baselines that were scored on as many candidates as the runs: losses compare only
+    then."""
     candidates, kept = _candidates(table), []
     for baseline in _mappings(document, "baselines", "baselines.json", warnings):
         name = str(baseline.get("name") or "without a name")
-        values = {key: _number(baseline.get(key)) for key in ("loss", "loss_candidates", "recall_at_10", "mrr")}
+        values = {
+            key: _number(baseline.get(key))
+            for key in ("loss", "loss_candidates", "recall_at_10", "mrr")
+        }
         missing = [key for key in ("loss", "loss_candidates") if values[key] is None]
         if missing:
-            warnings.append(f"The baseline {name} has no number as {' and '.join(missing)}, so it is left out.")
+            warnings.append(
+                f"The baseline {name} has no number as {' and '.join(missing)}, so it is left out."
+            )
         elif candidates <= {values["loss_candidates"]}:
             kept.append({**baseline, "name": name, **values})
         else:
             warnings.append(
-                f"The baseline {name} was scored at {baseline['loss_candidates']} candidates and the runs at "
+                f"The baseline {name} was scored at {baseline['loss_candidates']} candidates and "
+                f"the runs at "
                 f"{_listed(candidates)}, so it is left out; score it at the same number."
             )
     return tuple(kept)
 
 
-def _mappings(document: dict[str, Any], key: str, file: str, warnings: list[str]) -> list[dict[str, Any]]:
+def _mappings(
+    document: dict[str, Any], key: str, file: str, warnings: list[str]
+) -> list[dict[str, Any]]:
     entries = document.get(key, [])
-    kept = [entry for entry in entries if isinstance(entry, dict)] if isinstance(entries, list) else []
+    kept = (
+        [entry for entry in entries if isinstance(entry, dict)] if isinstance(entries, list) else []
+    )
     if not isinstance(entries, list) or len(kept) < len(entries):
         warnings.append(f"{file}: {key} is no list of mappings; what is none is left out.")
     return kept
@@ -160,7 +214,8 @@ class StudyFiles:
         table: every run, with all columns of the contract (empty where the table lacks one).
         expected_seconds: planned wall time by run_id; empty without a plan.
         expected_flops: planned training compute by run_id, FLOP; empty without a plan.
-        floor: lowest loss any encoder can have by sequence length, nats; empty unless the log was planted.
+        floor: lowest loss any encoder can have by sequence length, nats; empty unless the log was
+            planted.
         baselines: name, loss, recall_at_10, mrr, loss_candidates of each method beside the encoder.
         corpus: summary of the prepared corpus; empty without one.
         warnings: sentences about files that could not be used.
@@ -197,7 +252,8 @@ def read_directory(directory: Path, running: bool = False) -> StudyFiles:
     warnings: list[str] = []
     study = _study(directory / "study.yaml", warnings)
     plan, corpus, baselines = (
-        read_mapping(directory / name, warnings) for name in ("plan.json", "corpus.json", "baselines.json")
+        read_mapping(directory / name, warnings)
+        for name in ("plan.json", "corpus.json", "baselines.json")
     )
     expected = planned_runs(plan, warnings)
     return StudyFiles(
@@ -218,34 +274,47 @@ def read_directory(directory: Path, running: bool = False) -> StudyFiles:
 
 
 def read_ended(directory: Path) -> Runs:
-    """Read the runs of a plan, `missing` where one has not ended; the runs table where there is no plan."""
+    """Read the runs of a plan, `missing` where one has not ended; the runs table where there is no
+    plan."""
     expected_runs = planned_runs(read_mapping(directory / "plan.json", []), [])
     if not expected_runs:
         return read_runs(directory)
     rows = []
     for known in expected_runs:
         record = read_mapping(directory / "runs" / str(known["run_id"]) / "record.json", [])
-        expected = {column: known[column] for column in COLUMNS if column in known and column not in REACHED}
+        expected = {
+            column: known[column] for column in COLUMNS if column in known and column not in REACHED
+        }
         rows.append({**expected, "status": "missing", "error": "not ended yet", **record})
     return Runs(pd.DataFrame(rows, columns=COLUMNS))
 
 
 def _completed(table: pd.DataFrame) -> pd.DataFrame:
-    """Give a table made elsewhere all columns of the contract: its runs are done, and named by their row."""
+    """Give a table made elsewhere all columns of the contract: its runs are done, and named by
+    their row."""
     table = table.reindex(columns=list(dict.fromkeys([*COLUMNS, *table.columns])))
     rows = [f"row-{row}" for row in range(len(table))]
-    names = [row if is_absent(name) else str(name) for name, row in zip(table["run_id"], rows, strict=True)]
+    names = [
+        row if is_absent(name) else str(name)
+        for name, row in zip(table["run_id"], rows, strict=True)
+    ]
     named = table.assign(run_id=names, status=table["status"].astype(object).fillna("done"))
     return named.assign(encoder_size=sizes_by_name(named))
 
 
 def sizes_by_name(table: pd.DataFrame) -> "pd.Series[Any]":
-    """Name encoders that are no rung by their width, and by what else of their shape varies: `w24`, `w24 heads 4`."""
+    """Name encoders that are no rung by their width, and by what else of their shape varies: `w24`,
+    `w24 heads 4`."""
     names, shape = table["encoder_size"].astype(object), ["item_layers", "service_layers", "heads"]
     own = table[(names == "custom") & table["width"].notna()]
     varied = [column for column in shape if own[column].nunique() > 1]
     spelled = [
-        " ".join([f"w{run['width']:g}", *(f"{column.replace('_', ' ')} {run[column]:g}" for column in varied)])
+        " ".join(
+            [
+                f"w{run['width']:g}",
+                *(f"{column.replace('_', ' ')} {run[column]:g}" for column in varied),
+            ]
+        )
         for run in own.to_dict("records")
     ]
     return names.where(~names.index.isin(own.index), pd.Series(spelled, own.index, dtype=object))
@@ -257,7 +326,10 @@ def _study(path: Path, warnings: list[str]) -> StudySpec | None:
     try:
         return read_study(path)
     except SpecError as error:
-        warnings.append(f"The study file could not be used, so its question and choice of laws are missing: {error}")
+        warnings.append(
+            f"The study file could not be used, so its question and choice of laws are missing: "
+            f"{error}"
+        )
         return None
 
 
@@ -280,5 +352,7 @@ def _curves(path: Path, warnings: list[str]) -> pd.DataFrame | None:
         return None
     missing = {"run_id", "train_flops", "loss"} - set(curves.columns)
     if missing:
-        warnings.append(f"{path.name} lacks {', '.join(sorted(missing))}; the learning curves are left out.")
+        warnings.append(
+            f"{path.name} lacks {', '.join(sorted(missing))}; the learning curves are left out."
+        )
     return None if missing or curves.empty else curves

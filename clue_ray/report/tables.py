@@ -1,6 +1,7 @@
 """The tables of a report, as words: laws, best run beside baseline and chance, every run.
 
-Takes what `directory.py` read and what `scaling` found, gives `Table`s whose cells are text with a sort key.
+Takes what `directory.py` read and what `scaling` found, gives `Table`s whose cells are text with a
+sort key.
 One idea: HTML and Markdown are two settings of the same tables, so they cannot disagree.
 """
 
@@ -19,7 +20,8 @@ from clue_ray.scaling.answering.analysis import Analysis
 
 @dataclass(frozen=True)
 class Cell:
-    """One cell: what is read, what it is sorted by (a number, or the text itself), a smaller second line."""
+    """One cell: what is read, what it is sorted by (a number, or the text itself), a smaller second
+    line."""
 
     text: str
     order: str
@@ -61,7 +63,9 @@ class Table:
     def numeric_columns(self) -> tuple[bool, ...]:
         """Which columns hold numbers, and so are set flush right."""
         columns = zip(*self.rows, strict=True)
-        return tuple(all(cell.numeric for cell in column) for column in columns) or (False,) * len(self.heads)
+        return tuple(all(cell.numeric for cell in column) for column in columns) or (False,) * len(
+            self.heads
+        )
 
 
 FORMATS: dict[str, Callable[[Any], str]] = {
@@ -145,17 +149,30 @@ def law_table(analysis: Analysis) -> Table:
 
 def _law_row(row: dict[str, Any], preferred: bool) -> tuple[Cell, ...]:
     return (
-        Cell(law_label(row["law"]) + (" (preferred)" if preferred else ""), row["law"], detail=row["formula"]),
-        _error(numbers.significant(row["backtest_error_nats"], 2), numbers.percent(row["backtest_error"])),
+        Cell(
+            law_label(row["law"]) + (" (preferred)" if preferred else ""),
+            row["law"],
+            detail=row["formula"],
+        ),
+        _error(
+            numbers.significant(row["backtest_error_nats"], 2),
+            numbers.percent(row["backtest_error"]),
+        ),
         written(numbers.percent(row["coverage"])),
-        _error(numbers.signed(row["held_out_error_nats"]), numbers.signed_percent(row["held_out_error"])),
+        _error(
+            numbers.signed(row["held_out_error_nats"]),
+            numbers.signed_percent(row["held_out_error"]),
+        ),
         written(_exponent(row)),
-        written(numbers.interval(row["loss_at_10x"], row["loss_at_10x_low"], row["loss_at_10x_high"])),
+        written(
+            numbers.interval(row["loss_at_10x"], row["loss_at_10x_low"], row["loss_at_10x_high"])
+        ),
     )
 
 
 def _error(nats: str, share: str) -> Cell:
-    """Show an error in nats, and below it as a share of the loss, which flatters a loss near chance."""
+    """Show an error in nats, and below it as a share of the loss, which flatters a loss near
+    chance."""
     return Cell(nats, nats, numeric=True, detail="" if share == numbers.ABSENT else share)
 
 
@@ -169,8 +186,8 @@ def _exponent(row: dict[str, Any]) -> str:
 def comparison(files: StudyFiles, candidates: int) -> Table | None:
     """Set the best run beside the baselines and a guess among `candidates`; None if no run is done.
 
-    A guess has loss ln K, recall@10 of 10/K and a mean reciprocal rank of H(K)/K, H the harmonic number.
-    """
+    A guess has loss ln K, recall@10 of 10/K and a mean reciprocal rank of H(K)/K, H the harmonic
+    number."""
     if files.done.empty:
         return None
     best = files.done.sort_values("loss", kind="stable").iloc[0]
@@ -190,8 +207,11 @@ def comparison(files: StudyFiles, candidates: int) -> Table | None:
 
 
 def run_table(table: pd.DataFrame) -> Table:
-    """Lay out every run, best loss first; columns in which all runs agree become one sentence below."""
-    ordered = table.assign(_lost=table["loss"].isna()).sort_values(["_lost", "loss", "status"], kind="stable")
+    """Lay out every run, best loss first; columns in which all runs agree become one sentence
+    below."""
+    ordered = table.assign(_lost=table["loss"].isna()).sort_values(
+        ["_lost", "loss", "status"], kind="stable"
+    )
     present = [column for column in SHOWN if _has_values(table[column])]
     shared = [c for c in present if c not in ALWAYS and _all_equal(table[c])]
     columns = [column for column in present if column not in shared]
@@ -202,20 +222,26 @@ def run_table(table: pd.DataFrame) -> Table:
     note = f"The same for all runs: {same}." if same else ""
     heads = tuple("loss" if column == "loss" else short_label(column) for column in columns)
     names = tuple(ordered["run_id"].astype(str))
-    return Table(heads, rows, lost=lost, note=note, look="sortable", columns=tuple(columns), runs=names)
+    return Table(
+        heads, rows, lost=lost, note=note, look="sortable", columns=tuple(columns), runs=names
+    )
 
 
 def describe(run: Any) -> str:
-    """Name a run by what was varied: size m, length 16, 8,000 users, batch 64; unknown parts are left out."""
+    """Name a run by what was varied: size m, length 16, 8,000 users, batch 64; unknown parts are
+    left out."""
     parts = (
         ("encoder_size", "size {}"),
         ("sequence_length", "length {}"),
         ("corpus_users", "{} users"),
         ("global_batch_size", "batch {}"),
     )
-    known = [(form, run[column]) for column, form in parts if not numbers.is_absent(run.get(column))]
+    known = [
+        (form, run[column]) for column, form in parts if not numbers.is_absent(run.get(column))
+    ]
     words = ", ".join(
-        form.format(numbers.shortened(v) if isinstance(v, str) else numbers.count(v)) for form, v in known
+        form.format(numbers.shortened(v) if isinstance(v, str) else numbers.count(v))
+        for form, v in known
     )
     return words or str(run["run_id"])
 
@@ -236,7 +262,8 @@ def _has_values(values: pd.Series) -> bool:
 
 
 def _gain(best: float, chance: float, baselines: Sequence[dict[str, Any]]) -> str:
-    """Say how far the best run is from chance and from the best baseline, whichever way that goes."""
+    """Say how far the best run is from chance and from the best baseline, whichever way that
+    goes."""
     gain = f"The best run is {numbers.significant(abs(chance - best), 2)} nats " + (
         "below chance" if best < chance else "above chance: nothing is learnt"
     )

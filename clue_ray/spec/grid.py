@@ -1,7 +1,8 @@
 """Sizes for a budget: encoders spaced evenly in log parameters about the size expected to be best.
 
-Takes a budget of training FLOPs; gives encoder shapes. The one idea: all budgets draw from one row of sizes, each twice
-the one before, so that neighbouring budgets share sizes and a parabola in log size finds its points evenly spread.
+Takes a budget of training FLOPs; gives encoder shapes. The one idea: all budgets draw from one row
+of sizes, each twice the one before, so that neighbouring budgets share sizes and a parabola in log
+size finds its points evenly spread.
 
 
 Axes to runs: the product of every grid's values over the base run.
@@ -12,8 +13,8 @@ An axis names one field, or several separated by commas whose values move togeth
     encoder.size, train.learning_rate: [[xs, 0.003], [s, 0.002]]
     budgets: [1e12, 1e13]
 
-`budgets` are training FLOPs; where the grid names no encoder, each brings its own sizes (study/isoflop.py).
-"""
+`budgets` are training FLOPs; where the grid names no encoder, each brings its own sizes
+(study/isoflop.py)."""
 
 import copy
 import itertools
@@ -42,31 +43,38 @@ def read_budget(value: Any) -> float:
     except (TypeError, ValueError):
         budget = math.nan
     if not 0 < budget < math.inf:
-        raise SpecError(f"axes give budgets the value {value!r}; give training FLOPs above 0, such as 1e12.")
+        raise SpecError(
+            f"axes give budgets the value {value!r}; give training FLOPs above 0, such as 1e12."
+        )
     return budget
 
 
 def expected_params(budget: float, tokens_per_param: float) -> float:
-    """Return the size expected to be best: N = sqrt(C / 6r), from C = 6 N D and D = r N (Hoffmann et al. 2022)."""
+    """Return the size expected to be best: N = sqrt(C / 6r), from C = 6 N D and D = r N (Hoffmann
+    et al. 2022)."""
     return math.sqrt(budget / (6 * tokens_per_param))
 
 
 def sizes_about(budget: float, isoflop: IsoFlopSpec) -> list[dict[str, int]]:
-    """List `isoflop.sizes` encoder shapes, smallest first, about the size expected to be best for a budget."""
+    """List `isoflop.sizes` encoder shapes, smallest first, about the size expected to be best for a
+    budget."""
     middle = round(math.log2(expected_params(budget, isoflop.tokens_per_param)))
     first = middle - (isoflop.sizes - 1) // 2
     shapes = [shape_of(2.0**power) for power in range(first, first + isoflop.sizes)]
     if any(a == b for a, b in itertools.pairwise(shapes)):
         raise SpecError(
-            f"axes give budgets {budget:g} FLOP, whose best size is expected near {2.0**middle:,.0f} parameters; "
-            f"{isoflop.sizes} sizes about it reach below the smallest encoder, {SMALLEST_WIDTH} wide; raise it, or "
+            f"axes give budgets {budget:g} FLOP, whose best size is expected near "
+            f"{2.0**middle:,.0f} parameters; "
+            f"{isoflop.sizes} sizes about it reach below the smallest encoder, {SMALLEST_WIDTH} "
+            f"wide; raise it, or "
             "lower isoflop.tokens_per_param or isoflop.sizes."
         )
     return shapes
 
 
 def shape_of(params: float) -> dict[str, int]:
-    """Shape an encoder of about `params` non-embedding parameters, as deep as the nearest rung of the ladder."""
+    """Shape an encoder of about `params` non-embedding parameters, as deep as the nearest rung of
+    the ladder."""
     rung = LADDER[min(OURS, key=lambda name: abs(math.log(rung_params(name) / params)))]
     layers = rung.item_layers + rung.service_layers
     exact = math.sqrt(params / (12 * layers))
@@ -92,21 +100,23 @@ Point = dict[str, Any]
 
 
 def expand(study: StudySpec, added: Iterable[Point] = ()) -> list[RunSpec]:
-    """List the study's runs in grid order; a run that several grids ask for is listed once, as last asked
-    (its identity is the same, its workers may not be).
+    """List the study's runs in grid order; a run that several grids ask for is listed once, as last
+    asked (its identity is the same, its workers may not be).
 
     Args:
         added: points beyond the grids.
 
     Raises:
-        SpecError: an axis names no field of a run, has no values, or a point is no valid run or stands twice in a grid.
+        SpecError: an axis names no field of a run, has no values, or a point is no valid run or
+            stands twice in a grid.
     """
     pairs = [*list_points(study), *((point, make_run(base_of(study), point)) for point in added)]
     return list({run.run_id("", 0): run for _, run in pairs}.values())
 
 
 def list_points(study: StudySpec) -> Iterator[tuple[Point, RunSpec]]:
-    """List the points of all grids and the run that each means; refuse a run that stands twice in one grid."""
+    """List the points of all grids and the run that each means; refuse a run that stands twice in
+    one grid."""
     base = base_of(study)
     for axes in read_grids(study):
         seen: dict[tuple[str, int], Point] = {}
@@ -126,22 +136,26 @@ def base_of(study: StudySpec) -> dict[str, Any]:
 
 
 def check_size(study: StudySpec, most: int | None = MOST_POINTS) -> None:
-    """Refuse axes that multiply to more than `most` points, before any is made; None allows any number."""
+    """Refuse axes that multiply to more than `most` points, before any is made; None allows any
+    number."""
     points = count_points(study)
     if most is not None and points > most:
         grids = [" x ".join(f"{len(axis):,}" for axis in axes) for axes in read_grids(study)]
         raise SpecError(
-            f"axes multiply to {points:,} runs ({' + '.join(grids)}), more than {most:,}; shorten them, or add --yes."
+            f"axes multiply to {points:,} runs ({' + '.join(grids)}), more than {most:,}; shorten "
+            f"them, or add --yes."
         )
 
 
 def count_points(study: StudySpec) -> int:
-    """Count the points of all grids, those that several grids share as often as they stand there."""
+    """Count the points of all grids, those that several grids share as often as they stand
+    there."""
     return sum(math.prod(map(len, axes)) for axes in read_grids(study))
 
 
 def read_grids(study: StudySpec) -> list[list[list[Point]]]:
-    """Read every grid as a list of axes, each a list of partial points; a grid is the product of its axes."""
+    """Read every grid as a list of axes, each a list of partial points; a grid is the product of
+    its axes."""
     if not study.grids:
         raise SpecError("axes list no grid; give at least one mapping of dotted field to values.")
     return [read_grid(grid, study) for grid in study.grids]
@@ -156,7 +170,9 @@ def read_grid(grid: dict[str, list[Any]], study: StudySpec) -> list[list[Point]]
     refuse_rivals(named)
     chosen = not {"encoder.size", *SHAPE} & set(named)
     return [
-        budget_points(values, study, chosen) if axis == BUDGETS else zip_points(fields[axis], values)
+        budget_points(values, study, chosen)
+        if axis == BUDGETS
+        else zip_points(fields[axis], values)
         for axis, values in grid.items()
     ]
 
@@ -164,22 +180,30 @@ def read_grid(grid: dict[str, list[Any]], study: StudySpec) -> list[list[Point]]
 def check_axis(fields: list[str], axis: str, values: list[Any]) -> None:
     """Refuse an axis that names no field of a run, or has no values or ragged ones."""
     plain = sorted(dotted_fields(RunSpec))
-    allowed = [field for field in plain if not field.startswith("resources.") or field == "resources.workers"]
+    allowed = [
+        field
+        for field in plain
+        if not field.startswith("resources.") or field == "resources.workers"
+    ]
     allowed += [BUDGETS] if len(fields) == 1 else []
     for field in fields:
         if field not in allowed:
-            raise SpecError(f"axes name {field!r}, which is no field of a run; {nearest(field, allowed)}")
+            raise SpecError(
+                f"axes name {field!r}, which is no field of a run; {nearest(field, allowed)}"
+            )
     if not values:
         raise SpecError(f"axes give {axis!r} no values; list at least one.")
     ragged = [value for value in values if not isinstance(value, list) or len(value) != len(fields)]
     if len(fields) > 1 and ragged:
         raise SpecError(
-            f"axes give {axis!r} the value {ragged[0]!r}; give a list of {len(fields)}, one for each field."
+            f"axes give {axis!r} the value {ragged[0]!r}; give a list of {len(fields)}, one for "
+            f"each field."
         )
 
 
 def refuse_rivals(named: list[str]) -> None:
-    """Refuse fields of one grid of which the last would silently win: the same twice, two horizons, size and shape."""
+    """Refuse fields of one grid of which the last would silently win: the same twice, two horizons,
+    size and shape."""
     horizons = [*(f"train.{horizon}" for horizon in HORIZONS), BUDGETS]
     rivals = [field for field in dict.fromkeys(named) if named.count(field) > 1]
     if sum(field in horizons for field in named) > 1:
@@ -187,21 +211,29 @@ def refuse_rivals(named: list[str]) -> None:
     if "encoder.size" in named and set(SHAPE) & set(named):
         rivals = [field for field in named if field in {"encoder.size", *SHAPE}]
     if rivals:
-        raise SpecError(f"axes of one grid set the same thing more than once ({', '.join(rivals)}); keep one of them.")
+        raise SpecError(
+            f"axes of one grid set the same thing more than once ({', '.join(rivals)}); keep one "
+            f"of them."
+        )
 
 
 def zip_points(fields: list[str], values: list[Any]) -> list[Point]:
     """Pair an axis' fields with each of its values."""
-    return [dict(zip(fields, value if len(fields) > 1 else [value], strict=True)) for value in values]
+    return [
+        dict(zip(fields, value if len(fields) > 1 else [value], strict=True)) for value in values
+    ]
 
 
 def budget_points(budgets: list[Any], study: StudySpec, chosen: bool) -> list[Point]:
-    """Turn budgets into horizons, each with sizes chosen about its expected best where the grid names none."""
+    """Turn budgets into horizons, each with sizes chosen about its expected best where the grid
+    names none."""
     points = []
     for budget in map(read_budget, budgets):
         horizon = {"train.train_flops": budget}
         shapes = sizes_about(budget, study.isoflop) if chosen else [{}]
-        points += [horizon | {f"encoder.{key}": value for key, value in shape.items()} for shape in shapes]
+        points += [
+            horizon | {f"encoder.{key}": value for key, value in shape.items()} for shape in shapes
+        ]
     return points
 
 
@@ -214,7 +246,9 @@ def refuse_twin(point: Point, twin: Point | None) -> None:
     """Refuse a point that trains what another point of the same grid trains."""
     if twin is not None:
         also = "" if twin == point else f" and as {write_point(twin)}"
-        raise SpecError(f"axes list the point {write_point(point)}{also} twice in one grid; list it once.")
+        raise SpecError(
+            f"axes list the point {write_point(point)}{also} twice in one grid; list it once."
+        )
 
 
 def write_point(point: Point) -> str:
@@ -223,18 +257,23 @@ def write_point(point: Point) -> str:
 
 
 def parse_point(point: list[str]) -> Point:
-    """Parse FIELD=VALUE, values as a study file has them; refuse what is no such pair, and a field named twice."""
+    """Parse FIELD=VALUE, values as a study file has them; refuse what is no such pair, and a field
+    named twice."""
     fields: Point = {}
     for each in point:
         field, equals, value = (part.strip() for part in each.partition("="))
         if not (field and equals and value):
-            raise SpecError(f"--point is {each!r}; write it as FIELD=VALUE, such as encoder.size=m.")
+            raise SpecError(
+                f"--point is {each!r}; write it as FIELD=VALUE, such as encoder.size=m."
+            )
         if field in fields:
             raise SpecError(f"--point names {field!r} twice; give it one value.")
         try:
             fields[field] = yaml.safe_load(value)
         except yaml.YAMLError:
-            raise SpecError(f"--point is {each!r}, whose value is no YAML; write it as a study file would.") from None
+            raise SpecError(
+                f"--point is {each!r}, whose value is no YAML; write it as a study file would."
+            ) from None
     return fields
 
 
@@ -263,7 +302,8 @@ def make_run(base: dict[str, Any], point: Point) -> RunSpec:
 
 
 def set_field(document: dict[str, Any], axis: str, value: Any) -> None:
-    """Set one dotted field; a size replaces the shape, a shape the size, a horizon any other horizon."""
+    """Set one dotted field; a size replaces the shape, a shape the size, a horizon any other
+    horizon."""
     *parents, key = axis.split(".")
     node = document
     for parent in parents:

@@ -1,8 +1,9 @@
-"""Frozen specs: what a corpus, an encoder, a run and a study are. YAML in, JSON out, fingerprint of identity.
+"""Frozen specs: what a corpus, an encoder, a run and a study are. YAML in, JSON out, fingerprint of
+identity.
 
-A `StudySpec` is a base run and axes. `expand` in `study/grid.py` turns it into `RunSpec`s; `RunSpec.identity` holds
-what defines a run's result and nothing of how it is executed, and `run_id` is a hash of it.
-"""
+A `StudySpec` is a base run and axes. `expand` in `study/grid.py` turns it into `RunSpec`s;
+`RunSpec.identity` holds what defines a run's result and nothing of how it is executed, and `run_id`
+is a hash of it."""
 
 from datetime import UTC, datetime
 from pathlib import Path
@@ -25,7 +26,8 @@ class SplitSpec(Spec):
     test: float = Field(0.05, gt=0, lt=1)
     "share whose users form the evaluation pools"
     time: datetime | None = None
-    "cut in time: earlier events are encoded, events from here on are kept apart, to be predicted; UTC if no zone"
+    """cut in time: earlier events are encoded, events from here on are kept apart, to be predicted;
+    UTC if no zone"""
 
     @field_validator("time")
     @classmethod
@@ -46,7 +48,8 @@ class CorpusSpec(Spec):
     """How event logs become a corpus."""
 
     events: str | tuple[str, ...] | dict[str, LogSpec]
-    "files, folders, globs or URIs of Parquet, CSV or JSON Lines; or one log a service: {search: ..., shop: ...}"
+    """files, folders, globs or URIs of Parquet, CSV or JSON Lines; or one log a service: {search:
+    ..., shop: ...}"""
     columns: dict[str, str] = Field(default={})
     "names of user_id, service, timestamp, text in the log, where they differ: {user_id: author}"
     text: str = "{text}"
@@ -72,16 +75,28 @@ class CorpusSpec(Spec):
     def _logs_by_service(cls, events: Any) -> Any:
         if isinstance(events, dict) and events:
             if not all(str(name).strip() for name in events):
-                raise ValueError(f"names a service {next(n for n in events if not str(n).strip())!r}; give it a name")
-            return {name: log if isinstance(log, dict | LogSpec) else {"events": log} for name, log in events.items()}
+                raise ValueError(
+                    f"names a service {next(n for n in events if not str(n).strip())!r}; give it a "
+                    f"name"
+                )
+            return {
+                name: log if isinstance(log, dict | LogSpec) else {"events": log}
+                for name, log in events.items()
+            }
         if not events or not isinstance(events, str | list | tuple):
-            raise ValueError(f"is {events!r}; give files, folders, globs or URIs, or a mapping of service to them")
+            raise ValueError(
+                f"is {events!r}; give files, folders, globs or URIs, or a mapping of service to "
+                f"them"
+            )
         return events
 
     @model_validator(mode="after")
     def _one_tokenizer(self) -> Self:
         if self.tokenizer and "vocab_size" in self.model_fields_set:
-            raise ValueError("gives both tokenizer and vocab_size; a given tokenizer has its own, so leave one out")
+            raise ValueError(
+                "gives both tokenizer and vocab_size; a given tokenizer has its own, so leave one "
+                "out"
+            )
         return self
 
 
@@ -112,9 +127,9 @@ LADDER: dict[str, Rung] = {
 }
 """Sizes of the encoder; `size: s` in a study file means this shape.
 
-Ours from xxs to 4xl, smallest first; then shapes whose parameters, with the 50,258 tokens of the same team's next
-model, add up to the sizes that CLUE names. The paper gives no shapes: these guesses meet the totals within 5 %.
-"""
+Ours from xxs to 4xl, smallest first; then shapes whose parameters, with the 50,258 tokens of the
+same team's next model, add up to the sizes that CLUE names. The paper gives no shapes: these
+guesses meet the totals within 5 %. """
 
 
 class EncoderSpec(Spec):
@@ -143,14 +158,22 @@ class EncoderSpec(Spec):
         if size == "custom":
             missing = [key for key in Rung.model_fields if key not in shape]
             if missing:
-                raise ValueError(f"lacks {', '.join(missing)}; give all of {', '.join(Rung.model_fields)}, or a size")
+                raise ValueError(
+                    f"lacks {', '.join(missing)}; give all of {', '.join(Rung.model_fields)}, or a "
+                    f"size"
+                )
             return {**document, "size": size}
         if not isinstance(size, str) or size not in LADDER:
-            raise ValueError(f"size {size!r} is no rung of the ladder; use one of {', '.join(LADDER)}")
+            raise ValueError(
+                f"size {size!r} is no rung of the ladder; use one of {', '.join(LADDER)}"
+            )
         rung = LADDER[size].model_dump()
         changed = [key for key in shape if shape[key] != rung[key]]
         if changed:
-            raise ValueError(f"size {size!r} already fixes {', '.join(changed)}; leave size out to spell the shape")
+            raise ValueError(
+                f"size {size!r} already fixes {', '.join(changed)}; leave size out to spell the "
+                f"shape"
+            )
         return {**document, **rung, "size": size}
 
     @model_validator(mode="after")
@@ -161,10 +184,12 @@ class EncoderSpec(Spec):
 
 
 class TrainSpec(Spec):
-    """How a run trains: batch, horizon, optimiser. Exactly one of steps, users_seen and train_flops is given."""
+    """How a run trains: batch, horizon, optimiser. Exactly one of steps, users_seen and train_flops
+    is given."""
 
     global_batch_size: int = Field(128, ge=2)
-    "users a step, over all workers; each brings one positive pair and global_batch_size - 1 negatives"
+    """users a step, over all workers; each brings one positive pair and global_batch_size - 1
+    negatives"""
     steps: int | None = Field(None, ge=1)
     users_seen: int | None = Field(None, ge=1)
     train_flops: float | None = Field(None, gt=0)
@@ -176,7 +201,8 @@ class TrainSpec(Spec):
     warmup: float = Field(0.05, ge=0, lt=1)
     "share of the steps with linearly rising learning rate"
     schedule: Literal["cosine", "warmup_stable_decay"] = "cosine"
-    "after the warm-up: a cosine to a tenth of the rate, or the full rate and a linear fall to zero in the last fifth"
+    """after the warm-up: a cosine to a tenth of the rate, or the full rate and a linear fall to
+    zero in the last fifth"""
     clip_norm: float = Field(0.1, gt=0)
     objective: Literal["info_nce", "sigmoid"] = "info_nce"
     "softmax over the batch's users, as CLUE; or a yes or no for each pair of users, as SigLIP"
@@ -187,7 +213,8 @@ class TrainSpec(Spec):
     token_dropout: float = Field(0.0, ge=0, lt=1)
     "share of an item's tokens left out at random; the guide token stays"
     same_service: float = Field(0.0, ge=0, lt=1)
-    "share of the batches drawn from one service alone: the recent half of a history and the half before it agree"
+    """share of the batches drawn from one service alone: the recent half of a history and the half
+    before it agree"""
     spare_duplicates: bool = True
     "users of a batch with the same items in both services are no negatives of each other"
     precision: Literal["fp32", "bf16"] = "fp32"
@@ -197,10 +224,13 @@ class TrainSpec(Spec):
     @model_validator(mode="before")
     @classmethod
     def _one_horizon(cls, document: Any) -> Any:
-        given = [key for key in HORIZONS if isinstance(document, dict) and document.get(key) is not None]
+        given = [
+            key for key in HORIZONS if isinstance(document, dict) and document.get(key) is not None
+        ]
         if isinstance(document, dict) and len(given) != 1:
             raise ValueError(
-                f"gives {len(given)} horizons ({', '.join(given) or 'none'}); give one of {', '.join(HORIZONS)}"
+                f"gives {len(given)} horizons ({', '.join(given) or 'none'}); give one of "
+                f"{', '.join(HORIZONS)}"
             )
         return document
 
@@ -221,9 +251,11 @@ class ResourcesSpec(Spec):
     cpus_per_worker: int = Field(1, ge=1)
     gpus_per_worker: float = Field(0, ge=0)
     users_per_chunk: int | None = Field(None, ge=1)
-    "users a worker encodes at a time, by gradient caching; its whole share of the batch when omitted"
+    """users a worker encodes at a time, by gradient caching; its whole share of the batch when
+    omitted"""
     checkpoints: str | None = None
-    "folder or URI (s3://...) below which runs keep their checkpoints; each run's own folder when omitted"
+    """folder or URI (s3://...) below which runs keep their checkpoints; each run's own folder when
+    omitted"""
     concurrency: PositiveInt | Literal["auto"] = "auto"
     "runs at a time; auto fills the cluster"
 
@@ -231,7 +263,12 @@ class ResourcesSpec(Spec):
 class FitSpec(Spec):
     """Which laws are fitted to held-out loss against train_flops, and what judges them."""
 
-    laws: tuple[str, ...] = ("power_law_plus_constant", "log_linear", "power_law", "bounded_power_law")
+    laws: tuple[str, ...] = (
+        "power_law_plus_constant",
+        "log_linear",
+        "power_law",
+        "bounded_power_law",
+    )
     hold_out: Literal["largest_compute"] = "largest_compute"
 
 
@@ -239,7 +276,8 @@ class IsoFlopSpec(Spec):
     """How a grid of `budgets` chooses its sizes, where it names no encoder."""
 
     tokens_per_param: float = Field(20, ge=1e-3, le=1e9)
-    "training tokens a non-embedding parameter where the best size is expected; 20 is what text wants, guess and adjust"
+    """training tokens a non-embedding parameter where the best size is expected; 20 is what text
+    wants, guess and adjust"""
     sizes: int = Field(5, ge=2, le=40)
     "encoders a budget, each about twice the one before"
 
@@ -257,7 +295,8 @@ class RunSpec(Spec):
     "set by the study's own resources, or by an axis such as resources.workers"
 
     def identity(self, corpus_digest: str, candidates: int) -> dict[str, Any]:
-        """Return what defines the run's result (decision D8): no workers, devices, paths or logging."""
+        """Return what defines the run's result (decision D8): no workers, devices, paths or
+        logging."""
         run = self.model_dump(mode="json", exclude={"resources": True, "encoder": {"size"}})
         return {"recipe": RECIPE, "corpus_digest": corpus_digest, "candidates": candidates, **run}
 
@@ -275,7 +314,8 @@ class StudySpec(Spec):
     "how to prepare the corpus, or the folder of a prepared one"
     base: RunSpec
     axes: dict[str, list[Any]] | list[dict[str, list[Any]]]
-    "dotted field, or several to move together -> values; a grid is their product, and several grids may be listed"
+    """dotted field, or several to move together -> values; a grid is their product, and several
+    grids may be listed"""
     isoflop: IsoFlopSpec = IsoFlopSpec()
     evaluation: EvaluationSpec = EvaluationSpec()
     resources: ResourcesSpec = ResourcesSpec()
@@ -286,7 +326,9 @@ class StudySpec(Spec):
     @model_validator(mode="after")
     def _resources_once(self) -> Self:
         if "resources" in self.base.model_fields_set:
-            raise ValueError("base holds resources; put them at the top level of the study, or on an axis")
+            raise ValueError(
+                "base holds resources; put them at the top level of the study, or on an axis"
+            )
         return self
 
     @property

@@ -1,4 +1,5 @@
-"""Documents a person writes: YAML read, validated into frozen specs, and every mistake told in one sentence."""
+"""Documents a person writes: YAML read, validated into frozen specs, and every mistake told in one
+sentence."""
 
 import hashlib
 import json
@@ -20,7 +21,9 @@ class Spec(BaseModel):
     def parse(cls, document: Any, where: str) -> Self:
         """Validate a plain mapping; raise SpecError with one sentence on the first mistake."""
         if not isinstance(document, dict):
-            raise SpecError(f"{where} holds {type(document).__name__}, not a mapping of keys to values.")
+            raise SpecError(
+                f"{where} holds {type(document).__name__}, not a mapping of keys to values."
+            )
         try:
             return cls.model_validate(document)
         except ValidationError as error:
@@ -35,10 +38,14 @@ def read_yaml(path: str | Path) -> Any:
     except FileNotFoundError:
         raise SpecError(f"YAML file {file} does not exist; give the path of a YAML file.") from None
     except (OSError, UnicodeDecodeError) as error:
-        raise SpecError(f"YAML file {file} cannot be read ({error}); give a YAML text file.") from None
+        raise SpecError(
+            f"YAML file {file} cannot be read ({error}); give a YAML text file."
+        ) from None
     except yaml.YAMLError as error:
         reason = " ".join(str(error).split())
-        raise SpecError(f"File {file} is not valid YAML ({reason}); mend it at that line.") from None
+        raise SpecError(
+            f"File {file} is not valid YAML ({reason}); mend it at that line."
+        ) from None
 
 
 def fingerprint(document: Any) -> str:
@@ -48,7 +55,8 @@ def fingerprint(document: Any) -> str:
 
 
 def field_names(spec: type[Spec], path: tuple[Any, ...]) -> list[str]:
-    """List the keys allowed at `path` below a spec class; empty when the path leads to a plain value."""
+    """List the keys allowed at `path` below a spec class; empty when the path leads to a plain
+    value."""
     for step in path:
         if isinstance(step, int) or step not in spec.model_fields:
             continue  # a list index, or the branch of a union that pydantic adds to the path
@@ -78,16 +86,14 @@ def explain(error: ValidationError, spec: type[Spec], where: str) -> str:
         return f"{where} lacks the key {place!r}; add it."
     message = first["msg"].removeprefix("Value error, ")
     if branch in {"dict[str,list[any]]", "list[dict[str,list[any]]]"}:
-        return (
-            f"{where}: {steps[0]} is {first['input']!r}; give a mapping of dotted field to list of values, or several."
-        )
+        return f"{where}: {steps[0]} is {first['input']!r}; give a mapping of dotted field to list of values, or several."
     if first["type"] == "value_error":
         return f"{where}: {place} {message}." if place else f"{where} {message}."
-    return (
-        f"{where}: {place} is {first['input']!r}, but the {message[0].lower() + message[1:].replace('Input', 'input')}."
-    )
+    return f"{where}: {place} is {first['input']!r}, but the {message[0].lower() + message[1:].replace('Input', 'input')}."
 
 
 def _is_branch(step: Any) -> bool:
     """Tell whether a step of pydantic's path names a branch of a union rather than a key."""
-    return isinstance(step, str) and (step in {"CorpusSpec", "str", "int", "constrained-int"} or "[" in step)
+    return isinstance(step, str) and (
+        step in {"CorpusSpec", "str", "int", "constrained-int"} or "[" in step
+    )

@@ -1,7 +1,7 @@
 """Files to and from storage: a folder, or any URI that pyarrow.fs knows.
 
-A place is either. Takes folders and names, gives the same files elsewhere, each there whole or not at all. What storage
-lists is a stranger's word: only names that the caller expects become paths.
+A place is either. Takes folders and names, gives the same files elsewhere, each there whole or not
+at all. What storage lists is a stranger's word: only names that the caller expects become paths.
 """
 
 import json
@@ -21,8 +21,15 @@ from clue_ray.errors import RunsError, StudyError
 from clue_ray.storage.place import explain_access, open_place
 
 WAITS = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 32.0, 32.0)
-"""Seconds between tries while storage refuses, two minutes in all: longer than a study goes on without its storage."""
-LASTING = (FileExistsError, FileNotFoundError, NotADirectoryError, IsADirectoryError, PermissionError)
+"""Seconds between tries while storage refuses, two minutes in all: longer than a study goes on
+without its storage."""
+LASTING = (
+    FileExistsError,
+    FileNotFoundError,
+    NotADirectoryError,
+    IsADirectoryError,
+    PermissionError,
+)
 """What waiting does not mend."""
 COPIES = 8
 """Files under way at a time."""
@@ -57,7 +64,8 @@ def patiently(action: Callable[[], Returned], trouble: str, remedy: str = REMEDY
 
 
 def list_files(place: str) -> dict[str, tuple[int, int]]:
-    """List the files below a place by their names from there, with their bytes and time of change in nanoseconds.
+    """List the files below a place by their names from there, with their bytes and time of change
+    in nanoseconds.
 
     Raises:
         StudyError: storage refused for two minutes.
@@ -66,7 +74,11 @@ def list_files(place: str) -> dict[str, tuple[int, int]]:
     selector = pa.fs.FileSelector(base, recursive=True, allow_not_found=True)
     infos = patiently(lambda: store.get_file_info(selector), f"{place} cannot be listed")
     start = len(base.rstrip("/")) + 1
-    return {info.path[start:]: (info.size, info.mtime_ns or 0) for info in infos if info.type == pa.fs.FileType.File}
+    return {
+        info.path[start:]: (info.size, info.mtime_ns or 0)
+        for info in infos
+        if info.type == pa.fs.FileType.File
+    }
 
 
 def push_files(folder: Path, names: Iterable[str], place: str) -> None:
@@ -80,7 +92,10 @@ def push_files(folder: Path, names: Iterable[str], place: str) -> None:
     def push(name: str) -> None:
         source = str(folder / name)
         trouble = f"{name} cannot be written to {place}"
-        patiently(lambda: _replace(store, f"{base}/{name}", lambda path: _copy(source, store, path)), trouble)
+        patiently(
+            lambda: _replace(store, f"{base}/{name}", lambda path: _copy(source, store, path)),
+            trouble,
+        )
 
     _each(push, names)
 
@@ -102,11 +117,14 @@ def write_file(place: str, name: str, content: bytes) -> None:
 
 def _copy(source: str, store: pa.fs.FileSystem, target: str) -> None:
     here = pa.fs.LocalFileSystem()
-    pa.fs.copy_files(source, target, source_filesystem=here, destination_filesystem=store, use_threads=False)
+    pa.fs.copy_files(
+        source, target, source_filesystem=here, destination_filesystem=store, use_threads=False
+    )
 
 
 def _replace(store: pa.fs.FileSystem, target: str, write: Callable[[str], None]) -> None:
-    """Write a file that readers see whole or not at all: by rename on disks; elsewhere it appears only once it ends."""
+    """Write a file that readers see whole or not at all: by rename on disks; elsewhere it appears
+    only once it ends."""
     if store.type_name not in {"s3", "gcs", "abfs"}:  # whose folders are but parts of names
         store.create_dir(str(PurePosixPath(target).parent), recursive=True)
     renames = isinstance(store, pa.fs.LocalFileSystem)
@@ -129,7 +147,11 @@ def fetch_files(place: str, names: Iterable[str], folder: Path) -> None:
             with replacing(folder / name) as temporary:
                 here, source = pa.fs.LocalFileSystem(), f"{base}/{name}"
                 pa.fs.copy_files(
-                    source, str(temporary), source_filesystem=store, destination_filesystem=here, use_threads=False
+                    source,
+                    str(temporary),
+                    source_filesystem=store,
+                    destination_filesystem=here,
+                    use_threads=False,
                 )
 
         patiently(copy, f"{name} cannot be read from {place}")
@@ -185,7 +207,8 @@ def _each(action: Callable[[str], None], names: Iterable[str]) -> None:
 
 
 class replacing:
-    """Give a temporary path beside `path` and rename it into place when the block ends without error."""
+    """Give a temporary path beside `path` and rename it into place when the block ends without
+    error."""
 
     def __init__(self, path: Path):
         self.path = path
@@ -216,4 +239,6 @@ def read_json(file: Path, remedy: str = "restore it, or give another --output") 
 def write_json(path: Path, document: Any) -> None:
     """Write a JSON document by rename, so that a reader sees all of it or nothing."""
     with replacing(path) as temporary:
-        temporary.write_text(json.dumps(document, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+        temporary.write_text(
+            json.dumps(document, indent=2, allow_nan=False) + "\n", encoding="utf-8"
+        )

@@ -1,9 +1,9 @@
-"""One command at a time on a study's storage: a signed file there, signed again and again while the command lives.
+"""One command at a time on a study's storage: a signed file there, signed again and again while the
+command lives.
 
-Buckets know no lock that ends with its holder, so another's claim is watched: signed again within a minute, its holder
-lives; else it is taken over. Two that claim within the same two seconds are told apart by reading back: the last to
-write stays.
-"""
+Buckets know no lock that ends with its holder, so another's claim is watched: signed again within a
+minute, its holder lives; else it is taken over. Two that claim within the same two seconds are told
+apart by reading back: the last to write stays."""
 
 import json
 import os
@@ -30,7 +30,8 @@ DEAD_SECONDS = 45.0
 SETTLE_SECONDS = 2.0
 """Pause before reading back; longer than another takes from looking to writing."""
 LOST_SECONDS = 90.0
-"""Without a signature that storage took for so long, storage is lost; a run waits longer, and never fails first."""
+"""Without a signature that storage took for so long, storage is lost; a run waits longer, and never
+fails first."""
 REMEDY = "give --storage a folder or URI that can be written, with credentials in the environment"
 
 
@@ -56,7 +57,9 @@ class Claim:
             time.sleep(SETTLE_SECONDS)
             found = self.another()
         except OSError as error:
-            raise StudyError(f"Storage {self.place} cannot be used ({explain_access(error)}); {REMEDY}.") from None
+            raise StudyError(
+                f"Storage {self.place} cannot be used ({explain_access(error)}); {REMEDY}."
+            ) from None
         if found:
             raise self.refusal(found)
         self.thread.start()
@@ -96,17 +99,21 @@ class Claim:
     def refusal(self, found: dict[str, Any]) -> StudyError:
         """Say who holds the storage."""
         who = f"process {found.get('pid')} on {found.get('host')}, last heard of at {found.get('signed')}"
-        return StudyError(f"{self.place} is in use by {who}; wait for it to end, or choose another --storage.")
+        return StudyError(
+            f"{self.place} is in use by {who}; wait for it to end, or choose another --storage."
+        )
 
     def sign(self) -> None:
-        """Write the claim with the time of day, for people, and a number that tells signatures apart."""
+        """Write the claim with the time of day, for people, and a number that tells signatures
+        apart."""
         self.signatures += 1
         now = datetime.now(UTC).isoformat(timespec="seconds")
         signed = self.holder | {"signed": now, "signatures": self.signatures}
         write_file(self.place, CLAIM, json.dumps(signed).encode())
 
     def keep(self) -> None:
-        """Sign again and again; tell of trouble when storage has been silent too long, or another has taken over."""
+        """Sign again and again; tell of trouble when storage has been silent too long, or another
+        has taken over."""
         heard = time.monotonic()
         while not self.ended.wait(SIGN_SECONDS) and not self.trouble:
             try:
@@ -118,15 +125,21 @@ class Claim:
             except (OSError, StudyError) as error:
                 silent = time.monotonic() - heard
                 if silent > LOST_SECONDS:
-                    reason = explain_access(error) if isinstance(error, OSError) else str(error).split(";")[0]
+                    reason = (
+                        explain_access(error)
+                        if isinstance(error, OSError)
+                        else str(error).split(";")[0]
+                    )
                     self.trouble = (
-                        f"Storage {self.place} has been lost for {silent:.0f} s ({reason}); mend it and run the same "
+                        f"Storage {self.place} has been lost for {silent:.0f} s ({reason}); mend "
+                        f"it and run the same "
                         "command again: what it or --output still holds is not trained again."
                     )
 
 
 def processes() -> str:
-    """Name what numbers this process: one start of one machine, and its space of process ids; nothing where unknown.
+    """Name what numbers this process: one start of one machine, and its space of process ids;
+    nothing where unknown.
 
     Names of hosts are no such thing: two laptops may share one, as a host and its container do.
     """
@@ -138,7 +151,11 @@ def processes() -> str:
 
 def died_here(claim: dict[str, Any]) -> bool:
     """Tell whether a claim's holder was a process of this machine that is gone."""
-    if not processes() or claim.get("processes") != processes() or not isinstance(claim.get("pid"), int):
+    if (
+        not processes()
+        or claim.get("processes") != processes()
+        or not isinstance(claim.get("pid"), int)
+    ):
         return False
     try:
         os.kill(claim["pid"], 0)

@@ -1,4 +1,5 @@
-"""One command at a time on a study directory: an operating system's lock, which ends with the process that holds it."""
+"""One command at a time on a study directory: an operating system's lock, which ends with the
+process that holds it."""
 
 import json
 import os
@@ -18,20 +19,22 @@ from clue_ray.storage.files import write_json
 def locked(directory: Path) -> Iterator[None]:
     """Hold a study directory; raise StudyError, naming the holder, while another command does.
 
-    The lock and its holder's name lie beside the directory, which a refused command thus leaves untouched. A holder
-    that died holds nothing, so its name is overwritten.
-    """
+    The lock and its holder's name lie beside the directory, which a refused command thus leaves
+    untouched. A holder that died holds nothing, so its name is overwritten."""
     try:
         directory.parent.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError):
-        raise StudyError(f"{directory.parent} is or lies in a file; choose another --output.") from None
+        raise StudyError(
+            f"{directory.parent} is or lies in a file; choose another --output."
+        ) from None
     holder = directory.with_name(f".{directory.name}.holder.json")
     lock = FileLock(directory.with_name(f".{directory.name}.lock"), timeout=0)
     try:
         lock.acquire()
     except Timeout:
         raise StudyError(
-            f"{directory} is in use by {describe(holder)}; wait for it to end, or choose another --output."
+            f"{directory} is in use by {describe(holder)}; wait for it to end, or choose another "
+            f"--output."
         ) from None
     try:
         since = datetime.now(UTC).isoformat(timespec="seconds")

@@ -1,4 +1,5 @@
-"""Places: a folder, or any URI that pyarrow.fs knows; what they are called and whether they can be used."""
+"""Places: a folder, or any URI that pyarrow.fs knows; what they are called and whether they can be
+used."""
 
 import re
 import uuid
@@ -11,20 +12,28 @@ import pyarrow.fs
 from clue_ray.errors import StudyError
 
 SECRET_WORDS = ("secret", "token", "password", "signature", "key", "sig")
-"""How a name in a URI's query ends that holds one: of Azure's, which pyarrow reads, and those people take for S3's."""
+"""How a name in a URI's query ends that holds one: of Azure's, which pyarrow reads, and those
+people take for S3's."""
 SCHEMES = ("s3", "gs", "abfs", "abfss", "hdfs", "file")
 
 
 def find_secret(place: str) -> tuple[str, str] | None:
-    """Find a secret in a URI; return the URI without it, and what it is. A secret key may itself hold a slash."""
+    """Find a secret in a URI; return the URI without it, and what it is. A secret key may itself
+    hold a slash."""
     scheme, _, rest = place.partition("://")
     authority = re.split("[/?#]", rest)[0]
     user, colon, after = authority.partition(":")
     if colon and not after.isdigit():  # a port is a number
         path = rest[len(authority) :].split("?")[0]
-        return f"{scheme}://{user}:..." + (f"@{after.split('@')[-1]}{path}" if "@" in after else ""), "a password"
+        return f"{scheme}://{user}:..." + (
+            f"@{after.split('@')[-1]}{path}" if "@" in after else ""
+        ), "a password"
     query = parse_qsl(place.partition("?")[2])
-    secrets = [n for n, value in query if re.sub("[^a-z]", "", n.lower()).endswith(SECRET_WORDS) or "@" in value]
+    secrets = [
+        n
+        for n, value in query
+        if re.sub("[^a-z]", "", n.lower()).endswith(SECRET_WORDS) or "@" in value
+    ]
     return (place.split("?")[0], f"a secret ({secrets[0]})") if secrets else None
 
 
@@ -51,7 +60,8 @@ def is_uri(place: str | Path) -> bool:
 
 
 def resolve_place(place: str) -> str:
-    """Make a folder absolute, `~` the home; a URI stays. For the driver: a trial has a working folder of its own.
+    """Make a folder absolute, `~` the home; a URI stays. For the driver: a trial has a working
+    folder of its own.
 
     Raises:
         StudyError: a URI names no bucket, or has lost its slashes.
@@ -73,7 +83,8 @@ def open_place(place: str | Path) -> tuple[pa.fs.FileSystem, str]:
     """Return the filesystem of a folder or URI, and the path on it.
 
     Raises:
-        StudyError: no filesystem is known or reached at the URI, or it holds a password, which would be written down.
+        StudyError: no filesystem is known or reached at the URI, or it holds a password, which
+            would be written down.
     """
     if not is_uri(place):
         return pa.fs.LocalFileSystem(), resolve_place(str(place))
@@ -82,7 +93,8 @@ def open_place(place: str | Path) -> tuple[pa.fs.FileSystem, str]:
         store, path = pa.fs.FileSystem.from_uri(str(place))
     except (OSError, pa.ArrowException) as error:
         raise StudyError(
-            f"Storage {place} cannot be used ({explain_access(error)}); give a folder or a URI such as s3://bucket/folder."
+            f"Storage {place} cannot be used ({explain_access(error)}); give a folder or a URI "
+            f"such as s3://bucket/folder."
         ) from None
     return store, path
 
@@ -95,7 +107,9 @@ def check_uri(place: str) -> None:
     except ValueError:
         whole = False
     if not whole:
-        raise StudyError(f"Storage {place!r} names no bucket; give a folder or a URI such as s3://bucket/folder.")
+        raise StudyError(
+            f"Storage {place!r} names no bucket; give a folder or a URI such as s3://bucket/folder."
+        )
 
 
 def refuse_secrets(place: str) -> None:
@@ -107,7 +121,9 @@ def refuse_secrets(place: str) -> None:
     check_uri(place)
     if found := find_secret(place):
         start, what = found
-        raise StudyError(f"{start} holds {what}; give it by the environment, as AWS_SECRET_ACCESS_KEY is.")
+        raise StudyError(
+            f"{start} holds {what}; give it by the environment, as AWS_SECRET_ACCESS_KEY is."
+        )
 
 
 def check_writable(place: str, remedy: str) -> None:
@@ -126,4 +142,6 @@ def check_writable(place: str, remedy: str) -> None:
         store.open_output_stream(probe).close()
         store.delete_file(probe)
     except (OSError, pa.ArrowException) as error:
-        raise StudyError(f"{place} cannot be written ({explain_access(error)}); {remedy}.") from None
+        raise StudyError(
+            f"{place} cannot be written ({explain_access(error)}); {remedy}."
+        ) from None

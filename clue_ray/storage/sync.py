@@ -1,4 +1,5 @@
-"""Folders of this node alone: where a worker writes what belongs on storage, and where fetched corpora are kept."""
+"""Folders of this node alone: where a worker writes what belongs on storage, and where fetched
+corpora are kept."""
 
 import getpass
 import os
@@ -26,7 +27,9 @@ def node_folder(name: str) -> Path:
     root = Path(tempfile.gettempdir()) / f"clue-ray-{getpass.getuser()}"
     root.mkdir(mode=0o700, parents=True, exist_ok=True)
     if root.is_symlink() or root.stat().st_uid != os.getuid() or root.stat().st_mode & 0o022:
-        raise StudyError(f"{root} can be written by others; delete it, or set TMPDIR to a folder of your own.")
+        raise StudyError(
+            f"{root} can be written by others; delete it, or set TMPDIR to a folder of your own."
+        )
     folder = root / name
     folder.mkdir(exist_ok=True)
     return folder
@@ -34,9 +37,11 @@ def node_folder(name: str) -> Path:
 
 @contextmanager
 def working_folder(place: str, known: str = "", last: str = "") -> Iterator[Path]:
-    """Give a folder to write in: the place itself where it is a folder, else one whose files are copied to the URI.
+    """Give a folder to write in: the place itself where it is a folder, else one whose files are
+    copied to the URI.
 
-    They are copied while the block lasts, as far as storage allows, and when it ends, also by an error.
+    They are copied while the block lasts, as far as storage allows, and when it ends, also by an
+    error.
 
     Args:
         known: pattern of the names that are fetched from the URI first; none when left out.
@@ -51,7 +56,11 @@ def working_folder(place: str, known: str = "", last: str = "") -> Iterator[Path
     with tempfile.TemporaryDirectory(dir=node_folder("work"), ignore_cleanup_errors=True) as name:
         follower = Follower(Path(name), place, last)
         if known:
-            fetch_files(place, [file for file in list_files(place) if re.fullmatch(known, file)], follower.folder)
+            fetch_files(
+                place,
+                [file for file in list_files(place) if re.fullmatch(known, file)],
+                follower.folder,
+            )
         follower.note()
         with follower:
             yield follower.folder
@@ -80,9 +89,17 @@ class Follower:
         self.seen = self.stand()
 
     def stand(self) -> dict[str, tuple[int, int]]:
-        """List the folder's files with their bytes and time of change; hidden ones are left out, as being written."""
-        files = [file for file in self.folder.rglob("*") if file.is_file() and not file.name.startswith(".")]
-        return {str(file.relative_to(self.folder)): (file.stat().st_size, file.stat().st_mtime_ns) for file in files}
+        """List the folder's files with their bytes and time of change; hidden ones are left out, as
+        being written."""
+        files = [
+            file
+            for file in self.folder.rglob("*")
+            if file.is_file() and not file.name.startswith(".")
+        ]
+        return {
+            str(file.relative_to(self.folder)): (file.stat().st_size, file.stat().st_mtime_ns)
+            for file in files
+        }
 
     def push(self) -> None:
         """Copy what has changed, the last file last."""

@@ -1,11 +1,12 @@
-"""What `--grow` added to a study beyond its grids: kept in grown.json, part of the study like its grids.
+"""What `--grow` added to a study beyond its grids: kept in grown.json, part of the study like its
+grids.
 
-Runs beyond the grid: `--grow BUDGET` continues the study's axes where that most narrows one prediction.
+Runs beyond the grid: `--grow BUDGET` continues the study's axes where that most narrows one
+    prediction.
 
-Candidates are the points of the same grids, each axis of scale continued by two steps; those count that a joint law
-over the axes expects on the compute frontier. Which of them to train is chosen by `scaling/growth.py`, a few at a time:
-the laws are fitted anew after each round.
-"""
+Candidates are the points of the same grids, each axis of scale continued by two steps; those count
+that a joint law over the axes expects on the compute frontier. Which of them to train is chosen by
+`scaling/growth.py`, a few at a time: the laws are fitted anew after each round."""
 
 import math
 from collections.abc import Callable
@@ -60,7 +61,8 @@ class Grown:
         return float(sum(run["train_flops"] for run in self.runs))
 
     def predict(self, speaker: Fit, at: float) -> None:
-        """Note the interval of the loss at some compute; intervals at another compute are not comparable and go."""
+        """Note the interval of the loss at some compute; intervals at another compute are not
+        comparable and go."""
         if at != self.at:
             self.at, self.intervals = at, []
         prediction = speaker.predict(train_flops=at)
@@ -74,13 +76,15 @@ class Grown:
             return f"{added}."
         (low, high), (new_low, new_high) = self.intervals[0], self.intervals[-1]
         return (
-            f"{added}: the 95% interval of loss at {self.at:.2e} FLOP went from [{low:.3f}, {high:.3f}] to "
+            f"{added}: the 95% interval of loss at {self.at:.2e} FLOP went from [{low:.3f}, "
+            f"{high:.3f}] to "
             f"[{new_low:.3f}, {new_high:.3f}]."
         )
 
 
 FURTHER = 100.0
-"""How far beyond the largest run of the grid the prediction lies, as a factor on compute, where none is named."""
+"""How far beyond the largest run of the grid the prediction lies, as a factor on compute, where
+none is named."""
 STEPS_BEYOND = 2
 SCALES = (
     "sequence_length",
@@ -94,7 +98,8 @@ REAL_SCALES = ("train.train_flops", BUDGETS)
 
 
 class Growth(NamedTuple):
-    """What is asked: a budget for all added runs together, and the compute whose loss is to be predicted; FLOP."""
+    """What is asked: a budget for all added runs together, and the compute whose loss is to be
+    predicted; FLOP."""
 
     budget: float
     at: float | None = None
@@ -108,12 +113,14 @@ def grow(
     train: Callable[[bool], tuple[Runs, int]],
     retry_failed: bool = False,
 ) -> Runs:
-    """Add runs in rounds until the budget is spent or no run within it helps; return the runs table.
+    """Add runs in rounds until the budget is spent or no run within it helps; return the runs
+    table.
 
     Args:
-        train: trains what the study lacks, what failed before too where it is told so; returns the runs table and how
-            many runs go at once.
-        retry_failed: what the first round tells it; what then fails again is not tried in every round.
+        train: trains what the study lacks, what failed before too where it is told so; returns the
+            runs table and how many runs go at once.
+        retry_failed: what the first round tells it; what then fails again is not tried in every
+            round.
 
     Raises:
         StudyError: the runs so far support no prediction to narrow.
@@ -125,9 +132,15 @@ def grow(
         if analysis.silence:
             raise StudyError(f"--grow has no prediction to narrow. {analysis.silence}")
         speaker = analysis.fits[analysis.preferred]
-        grown.predict(speaker, growth.at or grown.at or FURTHER * float(analysis.points["train_flops"].max()))
-        left = candidates[~candidates["run_id"].isin(runs.table["run_id"])]  # a run that failed is not paid for again
-        chosen = next_runs(analysis.points, speaker, left, growth.budget - grown.spent, grown.at)[:at_once]
+        grown.predict(
+            speaker, growth.at or grown.at or FURTHER * float(analysis.points["train_flops"].max())
+        )
+        left = candidates[
+            ~candidates["run_id"].isin(runs.table["run_id"])
+        ]  # a run that failed is not paid for again
+        chosen = next_runs(analysis.points, speaker, left, growth.budget - grown.spent, grown.at)[
+            :at_once
+        ]
         grown.runs += chosen
         write_json(directory / "grown.json", asdict(grown))
         if not chosen:
@@ -143,7 +156,8 @@ def next_runs(
     Args:
         points: the runs that are done, as `Analysis.points`.
         speaker: the law that predicts.
-        candidates: columns run_id, point, train_flops and the study's axes, a row a run that was not tried yet.
+        candidates: columns run_id, point, train_flops and the study's axes, a row a run that was
+            not tried yet.
     """
     table = on_frontier(candidates, points)
     best = points[points["frontier"]]
@@ -154,7 +168,8 @@ def next_runs(
 
 
 def list_candidates(study: StudySpec, corpus: Corpus) -> pd.DataFrame:
-    """List the runs of the continued grids: columns known before training, point, steps and train_flops."""
+    """List the runs of the continued grids: columns known before training, point, steps and
+    train_flops."""
     workload, rows = Workload(corpus), []
     for point, run in list_points(continue_axes(study)):
         try:
@@ -162,14 +177,23 @@ def list_candidates(study: StudySpec, corpus: Corpus) -> pd.DataFrame:
             check_run(run, workload)
         except ClueRayError:  # the log ends before the axis does
             continue
-        rows.append({**describe_run(run, corpus, study.evaluation, study.name), "point": point, **count(run, workload)})
+        rows.append(
+            {
+                **describe_run(run, corpus, study.evaluation, study.name),
+                "point": point,
+                **count(run, workload),
+            }
+        )
     return pd.DataFrame(rows).drop_duplicates("run_id")
 
 
 def count(run: RunSpec, workload: Workload) -> dict[str, float]:
     """Count a run's steps and FLOPs before it is trained."""
     steps = workload.steps(run)
-    return {"steps": steps, "train_flops": float(train_flops(run.encoder, workload.step(run).asked) * steps)}
+    return {
+        "steps": steps,
+        "train_flops": float(train_flops(run.encoder, workload.step(run).asked) * steps),
+    }
 
 
 def on_frontier(candidates: pd.DataFrame, done: pd.DataFrame) -> pd.DataFrame:
@@ -180,7 +204,10 @@ def on_frontier(candidates: pd.DataFrame, done: pd.DataFrame) -> pd.DataFrame:
     """
     found = joint_fit(done)
     if found is None:
-        raise StudyError("--grow needs a law over the study's axes, and the runs support none; add runs to the grid.")
+        raise StudyError(
+            "--grow needs a law over the study's axes, and the runs support none; add runs to the "
+            "grid."
+        )
     expected = found[0].expected(candidates)
     flops = done["train_flops"].to_numpy(dtype=float)
     best = [float(done["loss"][flops <= flop].min()) for flop in candidates["train_flops"]]
@@ -189,14 +216,21 @@ def on_frontier(candidates: pd.DataFrame, done: pd.DataFrame) -> pd.DataFrame:
 
 def continue_axes(study: StudySpec) -> StudySpec:
     """Continue every axis of scale; other axes, and those that move together, stay."""
-    grids = [{axis: continue_axis(axis, values) for axis, values in grid.items()} for grid in study.grids]
+    grids = [
+        {axis: continue_axis(axis, values) for axis, values in grid.items()} for grid in study.grids
+    ]
     return study.model_copy(update={"axes": grids})
 
 
 def continue_axis(axis: str, values: list[Any]) -> list[Any]:
-    """Continue an axis of scale by two steps: the next rungs of the ladder, or the last ratio again."""
+    """Continue an axis of scale by two steps: the next rungs of the ladder, or the last ratio
+    again."""
     if axis == "encoder.size":
-        rungs = [name for name in LADDER if name.startswith("clue-") == str(values[-1]).startswith("clue-")]
+        rungs = [
+            name
+            for name in LADDER
+            if name.startswith("clue-") == str(values[-1]).startswith("clue-")
+        ]
         last = max((rungs.index(value) for value in values if value in rungs), default=len(rungs))
         return [*values, *rungs[last + 1 : last + 1 + STEPS_BEYOND]]
     if axis not in (*SCALES, *REAL_SCALES) or len(values) < 2:
@@ -207,5 +241,7 @@ def continue_axis(axis: str, values: list[Any]) -> list[Any]:
     further = [last * (last / below) ** step for step in range(1, STEPS_BEYOND + 1)]
     if axis in REAL_SCALES:
         return [*values, *further]
-    grain = math.gcd(*map(int, values)) if axis == "encoder.width" else 1  # heads divide every width
+    grain = (
+        math.gcd(*map(int, values)) if axis == "encoder.width" else 1
+    )  # heads divide every width
     return [*values, *(grain * round(value / grain) for value in further)]

@@ -1,6 +1,8 @@
-"""What runs ask of a corpus, before they start: the work of a step, steps to the horizon, the work of an evaluation.
+"""What runs ask of a corpus, before they start: the work of a step, steps to the horizon, the work
+of an evaluation.
 
-Drawing batches takes longer than counting them, so runs that draw the same batches are counted once.
+Drawing batches takes longer than counting them, so runs that draw the same batches are counted
+once.
 
 
 How fast each encoder trains here: a few real steps are timed before a study starts.
@@ -8,7 +10,8 @@ How fast each encoder trains here: a few real steps are timed before a study sta
 Gives, for each encoder (as JSON), seconds a step costs whatever its size, and seconds a FLOP.
 
 
-Where a study's encoders are timed before it starts: here, or on a node of the cluster that could train them."""
+Where a study's encoders are timed before it starts: here, or on a node of the cluster that could
+train them."""
 
 import time
 from collections.abc import Callable
@@ -58,7 +61,9 @@ class Workload:
         batches = run.model_dump_json(exclude={"encoder": True, "resources": True, "train": train})
         if batches not in self._steps:
             sampler = BatchSampler(run, self.corpus)
-            self._steps[batches] = Step(mean_work(sampler), mean_of(executed(sampler, k) for k in range(PACKED_STEPS)))
+            self._steps[batches] = Step(
+                mean_work(sampler), mean_of(executed(sampler, k) for k in range(PACKED_STEPS))
+            )
         return self._steps[batches]
 
     def steps(self, run: RunSpec) -> int:
@@ -75,7 +80,9 @@ class Workload:
         users, total = self.corpus.test_users, Work()
         for service in range(len(self.corpus.services)):
             present = users[self.corpus.counts[users, service] > 0]
-            windows = recent_windows(self.corpus, present, np.full(len(present), service), sequence_length)
+            windows = recent_windows(
+                self.corpus, present, np.full(len(present), service), sequence_length
+            )
             total += count_executed(pack(self.corpus, windows))
         return total
 
@@ -96,7 +103,8 @@ def given_rate(runs: list[RunSpec], flops_per_second: float) -> Rates:
 
 
 def calibrate(runs: list[RunSpec], corpus: Corpus, evaluation: EvaluationSpec) -> Rates:
-    """Time a few real steps of each encoder at its smallest and largest batches, counted in events."""
+    """Time a few real steps of each encoder at its smallest and largest batches, counted in
+    events."""
     rates = {}
     threads = torch.get_num_threads()
     for encoder in {run.encoder.model_dump_json(): run.encoder for run in runs}.values():
@@ -115,7 +123,8 @@ def events_a_step(run: RunSpec) -> int:
 
 
 def speed(cheap: float, short: float, dear: float, long: float) -> tuple[float, float]:
-    """Draw the line through two timings (FLOPs, seconds): its (seconds at no FLOPs, seconds a FLOP)."""
+    """Draw the line through two timings (FLOPs, seconds): its (seconds at no FLOPs, seconds a
+    FLOP)."""
     if not dear:  # diverged at once; the run will say so itself
         return 0.0, 0.0
     per_flop = max(long - short, 0.2 * long) / max(dear - cheap, 0.2 * dear)
@@ -124,7 +133,9 @@ def speed(cheap: float, short: float, dear: float, long: float) -> tuple[float, 
 
 def time_step(run: RunSpec, corpus: Corpus, evaluation: EvaluationSpec) -> tuple[float, float]:
     """Return one training step's (executed FLOPs, seconds), after a first one to warm up."""
-    train = run.train.model_copy(update={"steps": 1 + TIMED_STEPS, "users_seen": None, "train_flops": None})
+    train = run.train.model_copy(
+        update={"steps": 1 + TIMED_STEPS, "users_seen": None, "train_flops": None}
+    )
     trainer = Trainer(run.model_copy(update={"train": train}), corpus, evaluation, LocalContext())
     trainer.step(trainer.prepare(trainer.state.step))
     before, seconds = trainer.state.executed, []
@@ -152,30 +163,40 @@ def choose_timing(
     """Choose how a study's runs are timed.
 
     Args:
-        address: of a cluster, whose nodes and GPUs may differ from this machine; None where all trains here.
+        address: of a cluster, whose nodes and GPUs may differ from this machine; None where all
+            trains here.
         flops_per_second: speed of a worker, instead of timing any.
     """
     if flops_per_second:
         return partial(given_rate, flops_per_second=flops_per_second)
-    if address and worker_slots(resources, nodes):  # a cluster without room is refused in a moment, and would wait here
-        return partial(time_on_a_node, place=corpus.place, evaluation=evaluation, resources=resources)
+    if address and worker_slots(
+        resources, nodes
+    ):  # a cluster without room is refused in a moment, and would wait here
+        return partial(
+            time_on_a_node, place=corpus.place, evaluation=evaluation, resources=resources
+        )
     return partial(calibrate, corpus=corpus, evaluation=evaluation)
 
 
-def time_on_a_node(runs: list[RunSpec], place: str, evaluation: EvaluationSpec, resources: ResourcesSpec) -> Rates:
+def time_on_a_node(
+    runs: list[RunSpec], place: str, evaluation: EvaluationSpec, resources: ResourcesSpec
+) -> Rates:
     """Time runs in a task that holds what a worker would hold.
 
     Raises:
         ClusterError: others hold the cluster, or the task failed.
     """
-    task = ray.remote(num_cpus=resources.cpus_per_worker, num_gpus=resources.gpus_per_worker)(calibrate_there)
+    task = ray.remote(num_cpus=resources.cpus_per_worker, num_gpus=resources.gpus_per_worker)(
+        calibrate_there
+    )
     asked = task.remote(runs, place, evaluation)
     try:
         rates: Rates = ray.get(asked, timeout=ROOM_SECONDS)
     except GetTimeoutError:
         ray.cancel(asked)
         raise ClusterError(
-            f"No node had room to time the encoders within {ROOM_SECONDS:g} s; give the same command again when the "
+            f"No node had room to time the encoders within {ROOM_SECONDS:g} s; give the same "
+            f"command again when the "
             "cluster has less to do."
         ) from None
     except RayError as error:

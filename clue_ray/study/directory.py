@@ -1,8 +1,8 @@
 """A study's folder: which study owns it, what each run left there, and the tables made of that.
 
-study.yaml  plan.json  corpus.json  baselines.json  runs.csv  runs.parquet  curves.parquet  fits.json
-runs/<run_id>/{spec.json, curve.json, record.json, checkpoints/, log.txt, events.out.tfevents.*}    report/
-"""
+study.yaml  plan.json  corpus.json  baselines.json  runs.csv  runs.parquet  curves.parquet
+fits.json runs/<run_id>/{spec.json, curve.json, record.json, checkpoints/, log.txt,
+events.out.tfevents.*}    report/"""
 
 import json
 import math
@@ -26,11 +26,12 @@ CURVE_COLUMNS = (
     "run_id", "step", "users_seen", "train_flops", "loss", "recall_at_10", "mrr", "train_loss", "learning_rate",
     "gradient_norm", "temperature", "tokens_per_second", "memory_bytes", "spared_pairs",
 )  # fmt: skip
-"""One row an evaluation point; docs/training.md says what each holds."""
+"""One row an evaluation point; docs/guide/training.md says what each holds."""
 
 
 class StudyDirectory:
-    """Reads and writes one study's folder, which all nodes see; one whose home is storage is in study/mirror.py."""
+    """Reads and writes one study's folder, which all nodes see; one whose home is storage is in
+    study/mirror.py."""
 
     def __init__(self, path: str | Path):
         self.path = Path(path).absolute()
@@ -72,15 +73,23 @@ class StudyDirectory:
             found = read_json(file)
             if found != owner:
                 difference = ", ".join(
-                    f"{key} {found.get(key)} there, {owner[key]} here" for key in owner if found.get(key) != owner[key]
+                    f"{key} {found.get(key)} there, {owner[key]} here"
+                    for key in owner
+                    if found.get(key) != owner[key]
                 )
-                raise StudyError(f"{self.path} belongs to another study ({difference}); choose another --output.")
+                raise StudyError(
+                    f"{self.path} belongs to another study ({difference}); choose another --output."
+                )
         elif self.path.exists() and any(self.path.iterdir()):
-            raise StudyError(f"{self.path} is not empty and holds no study; choose another --output.")
+            raise StudyError(
+                f"{self.path} is not empty and holds no study; choose another --output."
+            )
         write_json(file, owner)
         with replacing(self.path / "study.yaml") as temporary:
             document = study.model_dump(mode="json", exclude_unset=True)
-            temporary.write_text(yaml.safe_dump(document, sort_keys=False, allow_unicode=True), encoding="utf-8")
+            temporary.write_text(
+                yaml.safe_dump(document, sort_keys=False, allow_unicode=True), encoding="utf-8"
+            )
 
     def run_path(self, run_id: str) -> Path:
         """Folder of one run."""
@@ -104,12 +113,18 @@ class StudyDirectory:
             return RunRecord(**read_json(file, remedy))
         except ValidationError as error:
             wrong = error.errors()[0]
-            raise StudyError(f"{file} is no record ({wrong['loc'][0]}: {wrong['msg']}); {remedy}.") from None
+            raise StudyError(
+                f"{file} is no record ({wrong['loc'][0]}: {wrong['msg']}); {remedy}."
+            ) from None
 
     def planned_seconds(self) -> dict[str, float]:
         """Read what an earlier plan expected of each run, by run id."""
         file = self.path / "plan.json"
-        return {run["run_id"]: run["expected_seconds"] for run in read_plan(file)} if file.exists() else {}
+        return (
+            {run["run_id"]: run["expected_seconds"] for run in read_plan(file)}
+            if file.exists()
+            else {}
+        )
 
     def reopen(self, run_id: str) -> None:
         """Take back a run's record, before it is trained again."""
@@ -120,13 +135,16 @@ class StudyDirectory:
         return {file.parent.name for file in self.path.glob("runs/*/record.json")}
 
     def read_records(self, planned: list[dict[str, Any]]) -> Runs:
-        """Read the runs table as it stands: a row a planned run, `missing` where no record was left.
+        """Read the runs table as it stands: a row a planned run, `missing` where no record was
+        left.
 
         Args:
             planned: the columns known before training, one mapping a run.
         """
         missing: dict[str, Any] = {"status": "missing", "error": "not run yet"}
-        return Runs.from_records([self.read_record(k["run_id"]) or RunRecord(**k, **missing) for k in planned])
+        return Runs.from_records(
+            [self.read_record(k["run_id"]) or RunRecord(**k, **missing) for k in planned]
+        )
 
     def collect(self, planned: list[dict[str, Any]]) -> Runs:
         """Write and return the runs table, and write the learning curves beside it."""
@@ -135,7 +153,10 @@ class StudyDirectory:
             run_id = known["run_id"]
             curve_file = self.run_path(run_id) / "curve.json"
             if self.read_record(run_id) and curve_file.exists():
-                curves += [{"run_id": run_id, **point} for point in json.loads(curve_file.read_text(encoding="utf-8"))]
+                curves += [
+                    {"run_id": run_id, **point}
+                    for point in json.loads(curve_file.read_text(encoding="utf-8"))
+                ]
         runs = self.read_records(planned)
         runs.write(self.path)
         with replacing(self.path / "curves.parquet") as temporary:
@@ -153,18 +174,29 @@ def read_plan(file: Path) -> list[dict[str, Any]]:
 
 
 def write_run(folder: Path, run: RunSpec, record: RunRecord, curve: list[dict[str, float]]) -> None:
-    """Write what a run left into its folder; the record last, because its presence means that the run ended."""
+    """Write what a run left into its folder; the record last, because its presence means that the
+    run ended."""
     write_json(folder / "spec.json", run.model_dump(mode="json"))
-    finite = [{name: value if math.isfinite(value) else None for name, value in point.items()} for point in curve]
+    finite = [
+        {name: value if math.isfinite(value) else None for name, value in point.items()}
+        for point in curve
+    ]
     write_json(folder / "curve.json", finite)
     write_json(folder / "record.json", record.model_dump(mode="json"))
 
 
 def current_runs(path: Path) -> Runs:
-    """Read a study's runs as they have ended so far, the others as missing; or a finished table of any origin."""
+    """Read a study's runs as they have ended so far, the others as missing; or a finished table of
+    any origin."""
     plan = path / "plan.json"
     if not plan.exists():
         return read_runs(path)
     planned = read_plan(plan)
-    required = [name for name, field in RunRecord.model_fields.items() if field.is_required() and name != "status"]
-    return StudyDirectory(path).read_records([{name: run[name] for name in required} for run in planned])
+    required = [
+        name
+        for name, field in RunRecord.model_fields.items()
+        if field.is_required() and name != "status"
+    ]
+    return StudyDirectory(path).read_records(
+        [{name: run[name] for name in required} for run in planned]
+    )

@@ -1,8 +1,9 @@
-"""A study whose home is storage, not this disk: the same files at a URI or shared folder, mirrored in a working folder.
+"""A study whose home is storage, not this disk: the same files at a URI or shared folder, mirrored
+in a working folder.
 
-Runs are pushed by the nodes that trained them and brought home here; tables and report are pushed from here. So the
-same command goes on on another machine with an empty disk. Checkpoints and exported encoders stay on storage.
-"""
+Runs are pushed by the nodes that trained them and brought home here; tables and report are pushed
+from here. So the same command goes on on another machine with an empty disk. Checkpoints and
+exported encoders stay on storage."""
 
 import json
 import re
@@ -56,7 +57,8 @@ class StoredDirectory(StudyDirectory):
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """Hold folder and storage for this command; begin with what storage has, end with what is here on storage."""
+        """Hold folder and storage for this command; begin with what storage has, end with what is
+        here on storage."""
         with locked(self.path), Claim(self.home) as self.claimed:
             self.refuse_another()
             self.fetch()
@@ -87,15 +89,25 @@ class StoredDirectory(StudyDirectory):
             fetch_files(self.home, ["owner.json"], self.path)
             if json.loads(before) != json.loads(here.read_bytes()):
                 here.write_bytes(before)
-                raise StudyError(f"{self.path} and {self.home} hold different studies; choose another --output.")
+                raise StudyError(
+                    f"{self.path} and {self.home} hold different studies; choose another --output."
+                )
 
     def fetch(self, run_id: str | None = None) -> None:
         """Bring home what changed on storage since the last time, of one run or of all."""
         below = f"runs/{run_id}/" if run_id else ""
         files = list_files(place_below(self.home, below.rstrip("/")) if below else self.home)
-        stands = {below + name: list(stand) for name, stand in files.items() if MIRRORED.fullmatch(below + name)}
+        stands = {
+            below + name: list(stand)
+            for name, stand in files.items()
+            if MIRRORED.fullmatch(below + name)
+        }
         seen = self.seen()
-        changed = [name for name, stand in stands.items() if seen.get(name) != stand or not (self.path / name).exists()]
+        changed = [
+            name
+            for name, stand in stands.items()
+            if seen.get(name) != stand or not (self.path / name).exists()
+        ]
         fetch_files(self.home, sorted(changed), self.path)
         if changed:
             write_json(self.path / SEEN, seen | stands)
@@ -106,7 +118,8 @@ class StoredDirectory(StudyDirectory):
         return dict(json.loads(file.read_text(encoding="utf-8"))) if file.exists() else {}
 
     def forget_retried(self) -> None:
-        """Forget here the failed runs whose records storage had, and has no more: they are tried again since."""
+        """Forget here the failed runs whose records storage had, and has no more: they are tried
+        again since."""
         there, seen = list_files(self.home), self.seen()
         for run_id in self.recorded():
             record, ended = f"runs/{run_id}/record.json", self.read_record(run_id)
@@ -119,7 +132,9 @@ class StoredDirectory(StudyDirectory):
         for run_id in sorted(self.recorded()):
             if f"runs/{run_id}/record.json" not in there:
                 folder = self.run_path(run_id)
-                names = [str(file.relative_to(folder)) for file in folder.rglob("*") if file.is_file()]
+                names = [
+                    str(file.relative_to(folder)) for file in folder.rglob("*") if file.is_file()
+                ]
                 self.push_run(run_id, [name for name in names if HANDED_OVER.fullmatch(name)])
 
     def push_run(self, run_id: str, names: Iterable[str]) -> None:
@@ -130,12 +145,17 @@ class StoredDirectory(StudyDirectory):
 
     def publish(self) -> None:
         """Push what lies in the study's own folder, and its report."""
-        files = [file for file in [*self.path.glob("*"), *self.path.glob("report/**/*")] if file.is_file()]
+        files = [
+            file
+            for file in [*self.path.glob("*"), *self.path.glob("report/**/*")]
+            if file.is_file()
+        ]
         names = [str(file.relative_to(self.path)) for file in files]
         push_files(self.path, [name for name in names if MIRRORED.fullmatch(name)], self.home)
 
     def claim(self, study: StudySpec, corpus_digest: str) -> None:
-        """Take the folder for a study, here and on storage, and hand over runs that ended here before."""
+        """Take the folder for a study, here and on storage, and hand over runs that ended here
+        before."""
         super().claim(study, corpus_digest)
         push_files(self.path, ["owner.json", "study.yaml"], self.home)
         self.owned = True
@@ -187,13 +207,16 @@ def open_directory(path: Path, storage: str | None) -> StudyDirectory:
 
 
 def fetch_study(storage: str, name: str, output: str | Path) -> StudyDirectory:
-    """Bring a study's tables, curves and report home from storage, also while it runs; what is done, not its weights.
+    """Bring a study's tables, curves and report home from storage, also while it runs; what is
+    done, not its weights.
 
     Raises:
         StudyError: storage holds no such study, or the folder holds another.
     """
     directory = StoredDirectory(Path(output).absolute() / name, storage)
     if "owner.json" not in list_files(directory.home):
-        raise StudyError(f"{directory.home} holds no study; look at --storage and the study's name.")
+        raise StudyError(
+            f"{directory.home} holds no study; look at --storage and the study's name."
+        )
     directory.look()
     return directory

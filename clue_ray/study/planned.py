@@ -27,7 +27,8 @@ class PlannedRun:
 
     @property
     def finished(self) -> bool:
-        """Tell whether it needs no more training: done, diverged, or failed and not to be retried."""
+        """Tell whether it needs no more training: done, diverged, or failed and not to be
+        retried."""
         return self.status in {"done", "diverged"} or (self.status == "failed" and not self.retry)
 
     @property
@@ -62,7 +63,8 @@ class Plan:
 
     @property
     def expected_minutes(self) -> float:
-        """Wall minutes of what is pending: runs of several workers, then those of one, the longest first."""
+        """Wall minutes of what is pending: runs of several workers, then those of one, the longest
+        first."""
         minutes = 0.0
         for several in (True, False):
             seconds = [r.expected_seconds for r in self.pending if (r.workers > 1) == several]
@@ -72,16 +74,36 @@ class Plan:
     @property
     def gpu_hours(self) -> float:
         """GPU-hours of what is pending."""
-        return sum(r.expected_seconds * r.workers * r.run.resources.gpus_per_worker for r in self.pending) / 3600
+        return (
+            sum(
+                r.expected_seconds * r.workers * r.run.resources.gpus_per_worker
+                for r in self.pending
+            )
+            / 3600
+        )
 
     @property
     def core_hours(self) -> float:
         """Core-hours of what is pending."""
-        return sum(r.expected_seconds * r.workers * r.run.resources.cpus_per_worker for r in self.pending) / 3600
+        return (
+            sum(
+                r.expected_seconds * r.workers * r.run.resources.cpus_per_worker
+                for r in self.pending
+            )
+            / 3600
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """Return what plan.json holds."""
         facts = ("steps", "train_tokens", "train_flops", "expected_seconds", "finished")
         runs = [{**r.known, **{fact: getattr(r, fact) for fact in facts}} for r in self.runs]
-        totals = ("study", "concurrency", "gangs", "expected_minutes", "gpu_hours", "core_hours", "disk_bytes")
+        totals = (
+            "study",
+            "concurrency",
+            "gangs",
+            "expected_minutes",
+            "gpu_hours",
+            "core_hours",
+            "disk_bytes",
+        )
         return {**{key: getattr(self, key) for key in (*totals, "notes", "warnings")}, "runs": runs}

@@ -1,4 +1,5 @@
-"""A dry run: every run of a study with its parameters, tokens, FLOPs and expected time, before anything starts.
+"""A dry run: every run of a study with its parameters, tokens, FLOPs and expected time, before
+anything starts.
 
 Arithmetic before anything starts: does the study fit the cluster and the disk?"""
 
@@ -46,14 +47,17 @@ def plan_runs(
         nodes: what each node of the cluster offers, for the runs at a time.
         added: points beyond the study's grids.
         retry_failed: whether runs that failed before are to be trained again.
-        timed: tells how fast runs train; asked for those that an earlier plan has not timed, or that are to train.
+        timed: tells how fast runs train; asked for those that an earlier plan has not timed, or
+            that are to train.
     """
     runs = expand(study, added)
     make_pools(corpus, study.evaluation.candidates)
     workload = Workload(corpus)
     for run in runs:
         check_run(run, workload)
-    planned = [replace(plan_run(run, workload, study, directory), retry=retry_failed) for run in runs]
+    planned = [
+        replace(plan_run(run, workload, study, directory), retry=retry_failed) for run in runs
+    ]
     planned = with_times(planned, workload, study, directory.planned_seconds(), timed)
     slots = worker_slots(study.resources, nodes)
     workers = max((r.workers for r in planned if not r.finished), default=1)
@@ -63,7 +67,9 @@ def plan_runs(
         study=study.name,
         runs=planned,
         concurrency=max(1, slots) if asked == "auto" else asked,
-        disk_bytes=sum(BYTES_PER_PARAM * r.known["total_params"] for r in planned if not r.finished),
+        disk_bytes=sum(
+            BYTES_PER_PARAM * r.known["total_params"] for r in planned if not r.finished
+        ),
         warnings=[*no_room(slots, study), *find_warnings(planned, corpus, study)],
         notes=find_notes(planned, count_points(study) + len(added), directory),
         gangs=gangs if asked == "auto" else min(asked, gangs),
@@ -71,7 +77,8 @@ def plan_runs(
 
 
 def check_study(study: StudySpec, most: int | None = MOST_POINTS) -> None:
-    """Refuse what can be known to fail from the study file and the log's columns alone, before anything starts.
+    """Refuse what can be known to fail from the study file and the log's columns alone, before
+    anything starts.
 
     Args:
         most: runs that the axes may multiply to; None for any number.
@@ -81,7 +88,9 @@ def check_study(study: StudySpec, most: int | None = MOST_POINTS) -> None:
     check_size(study, most)
     share = study.resources.gpus_per_worker
     if share > 1 and share % 1:
-        raise SpecError(f"resources.gpus_per_worker is {share:g}; give a share of one GPU, or whole GPUs.")
+        raise SpecError(
+            f"resources.gpus_per_worker is {share:g}; give a share of one GPU, or whole GPUs."
+        )
     for run in expand(study):
         check_batch(run)
     if isinstance(study.corpus, CorpusSpec):
@@ -93,12 +102,18 @@ def check_batch(run: RunSpec) -> None:
     batch, users = run.train.global_batch_size, run.train.users_seen
     workers = run.resources.workers
     if workers > batch:
-        raise SpecError(f"{workers} workers are more than the {batch} users of global_batch_size; use at most {batch}.")
+        raise SpecError(
+            f"{workers} workers are more than the {batch} users of global_batch_size; use at most "
+            f"{batch}."
+        )
     if batch % workers:
-        raise SpecError(f"global_batch_size {batch} does not divide over {workers} workers; use a multiple.")
+        raise SpecError(
+            f"global_batch_size {batch} does not divide over {workers} workers; use a multiple."
+        )
     if users is not None and users < batch:
         raise SpecError(
-            f"train.users_seen {users:,} is less than one batch of {batch:,} users; raise it, or use a smaller batch."
+            f"train.users_seen {users:,} is less than one batch of {batch:,} users; raise it, or "
+            f"use a smaller batch."
         )
 
 
@@ -107,30 +122,37 @@ def check_run(run: RunSpec, workload: Workload) -> None:
     most = len(workload.corpus.train_users)
     if run.corpus_users is not None and run.corpus_users > most:
         raise SpecError(
-            f"corpus_users {run.corpus_users} is more than the {most} training users of the corpus; "
+            f"corpus_users {run.corpus_users} is more than the {most} training users of the "
+            f"corpus; "
             "use fewer, or leave it out for all."
         )
     budget, step = run.train.train_flops, train_flops(run.encoder, workload.step(run).asked)
     if budget is not None and budget < step:
         raise SpecError(
-            f"train.train_flops {budget:.3g} is less than one step of encoder {run.encoder.size}, width "
-            f"{run.encoder.width}, at batch {run.train.global_batch_size:,} and {run.sequence_length} events "
+            f"train.train_flops {budget:.3g} is less than one step of encoder {run.encoder.size}, "
+            f"width "
+            f"{run.encoder.width}, at batch {run.train.global_batch_size:,} and "
+            f"{run.sequence_length} events "
             f"({step:.3g} FLOP); raise it, or use a smaller encoder, batch or history."
         )
 
 
 def no_room(slots: int, study: StudySpec) -> list[str]:
-    """Say that the nodes at hand could not train a run, so that times are those of one run at a time."""
+    """Say that the nodes at hand could not train a run, so that times are those of one run at a
+    time."""
     if slots:
         return []
     need = f"{study.resources.cpus_per_worker} CPU and {study.resources.gpus_per_worker:g} GPU"
     return [
-        f"no node here has the {need} that a worker asks for: minutes are those of one run at a time; --address "
+        f"no node here has the {need} that a worker asks for: minutes are those of one run at a "
+        f"time; --address "
         "plans for a cluster."
     ]
 
 
-def plan_run(run: RunSpec, workload: Workload, study: StudySpec, directory: StudyDirectory) -> PlannedRun:
+def plan_run(
+    run: RunSpec, workload: Workload, study: StudySpec, directory: StudyDirectory
+) -> PlannedRun:
     """Plan one run from its spec and the corpus alone, its time not yet known."""
     known = describe_run(run, workload.corpus, study.evaluation, study.name)
     steps, step = workload.steps(run), workload.step(run)
@@ -153,11 +175,14 @@ def with_times(
     earlier: dict[str, float],
     timed: Callable[[list[RunSpec]], Rates],
 ) -> list[PlannedRun]:
-    """Add the seconds that runs are expected to take; of a finished run, what was expected before it was trained."""
+    """Add the seconds that runs are expected to take; of a finished run, what was expected before
+    it was trained."""
     known = {r.run_id: earlier[r.run_id] for r in planned if r.finished and r.run_id in earlier}
     untimed = [r.run for r in planned if r.run_id not in known]
     rates = timed(untimed) if untimed else {}
-    expected = {r.run_id: seconds_of(r, workload, study, rates) for r in planned if r.run_id not in known} | known
+    expected = {
+        r.run_id: seconds_of(r, workload, study, rates) for r in planned if r.run_id not in known
+    } | known
     return [replace(r, expected_seconds=expected[r.run_id]) for r in planned]
 
 
@@ -167,8 +192,16 @@ def seconds_of(planned: PlannedRun, workload: Workload, study: StudySpec, rates:
     per_step, per_flop = rates[run.encoder.model_dump_json()]
     step_seconds = per_step + per_flop * train_flops(run.encoder, workload.step(run).executed)
     evaluations = -(-1 // study.evaluation.every)
-    score_seconds = evaluations * per_flop * forward_flops(run.encoder, workload.evaluation(run.sequence_length))
-    return planned.steps * step_seconds / planned.workers + score_seconds + STARTUP_SECONDS[planned.workers == 1]
+    score_seconds = (
+        evaluations
+        * per_flop
+        * forward_flops(run.encoder, workload.evaluation(run.sequence_length))
+    )
+    return (
+        planned.steps * step_seconds / planned.workers
+        + score_seconds
+        + STARTUP_SECONDS[planned.workers == 1]
+    )
 
 
 SPARE_BYTES = 256 * 2**20
@@ -176,7 +209,8 @@ SPARE_BYTES = 256 * 2**20
 
 
 def check_cluster(plan: Plan, study: StudySpec, nodes: list[Node]) -> None:
-    """Refuse a study that asks for more cores, GPUs or trial slots than the cluster, or any one node, holds."""
+    """Refuse a study that asks for more cores, GPUs or trial slots than the cluster, or any one
+    node, holds."""
     if not plan.pending:
         return
     workers = max(r.workers for r in plan.pending)
@@ -190,8 +224,10 @@ def check_cluster(plan: Plan, study: StudySpec, nodes: list[Node]) -> None:
         if amount > total(nodes, resource):
             asked = f"{workers} workers or {plan.concurrency} runs at a time"
             raise ClusterError(
-                f"The study needs {amount:g} {resource} ({asked}), but the cluster has {total(nodes, resource):g}; "
-                "lower resources, or start Ray with more (trial slots: --resources='{\"trial_slot\": 64}' on the head)."
+                f"The study needs {amount:g} {resource} ({asked}), but the cluster has "
+                f"{total(nodes, resource):g}; "
+                "lower resources, or start Ray with more (trial slots: "
+                "--resources='{\"trial_slot\": 64}' on the head)."
             )
     check_nodes(max(workers, plan.concurrency), per_worker, nodes)
 
@@ -201,9 +237,12 @@ def check_nodes(workers: int, resources: ResourcesSpec, nodes: list[Node]) -> No
     slots = worker_slots(resources, nodes)
     if workers > slots:
         raise ClusterError(
-            f"{workers} workers of {resources.cpus_per_worker} CPU and {resources.gpus_per_worker:g} GPU are asked for "
-            f"at a time, but the cluster's {len(nodes)} nodes (at most {largest(nodes, 'CPU'):g} CPU and "
-            f"{largest(nodes, 'GPU'):g} GPU each) hold {slots}; a worker runs on one node, so lower resources."
+            f"{workers} workers of {resources.cpus_per_worker} CPU and "
+            f"{resources.gpus_per_worker:g} GPU are asked for "
+            f"at a time, but the cluster's {len(nodes)} nodes (at most {largest(nodes, 'CPU'):g} "
+            f"CPU and "
+            f"{largest(nodes, 'GPU'):g} GPU each) hold {slots}; a worker runs on one node, so "
+            f"lower resources."
         )
 
 
@@ -215,4 +254,7 @@ def check_disk(plan: Plan, output: Path, checkpoints: str) -> None:
     for folder, need in needs.items():
         Path(folder).mkdir(parents=True, exist_ok=True)
         if (free := shutil.disk_usage(folder).free) < need:
-            raise StudyError(f"No free disk at {folder}: {free:,} bytes free, about {need:,} needed; free some space.")
+            raise StudyError(
+                f"No free disk at {folder}: {free:,} bytes free, about {need:,} needed; free some "
+                f"space."
+            )

@@ -1,4 +1,5 @@
-"""What only the cluster can tell before anything trains: does storage serve all nodes, whose are the checkpoints?"""
+"""What only the cluster can tell before anything trains: does storage serve all nodes, whose are
+the checkpoints?"""
 
 import uuid
 from collections.abc import Iterable, Iterator
@@ -77,7 +78,10 @@ def ask_nodes(nodes: list[dict[str, Any]], places: Places, home: str) -> None:
     """Have a task on each node look at the study's places; refuse what one of them finds."""
     tasks = [
         ray.remote(find_trouble)
-        .options(num_cpus=0, scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False))
+        .options(
+            num_cpus=0,
+            scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False),
+        )
         .remote(places)
         for node in nodes
     ]
@@ -93,7 +97,8 @@ def ask_nodes(nodes: list[dict[str, Any]], places: Places, home: str) -> None:
             raise node_trouble(name, error) from None
         if trouble:
             raise ClusterError(
-                f"{name} {trouble}; the study's folder is {home}: give an --output and a corpus on a disk that all "
+                f"{name} {trouble}; the study's folder is {home}: give an --output and a corpus on "
+                f"a disk that all "
                 "nodes share, or a --storage that all can write."
             )
 
@@ -102,19 +107,26 @@ def node_trouble(name: str, error: ray.exceptions.RayError) -> ClusterError:
     """Say in one sentence what a task on a node ended with."""
     cause = getattr(error, "cause", None) or error
     lines = [line.strip() for line in str(cause).splitlines() if line.strip()]
-    words = lines[-1 if isinstance(cause, ray.exceptions.RayTaskError) else 0] if lines else type(cause).__name__
+    words = (
+        lines[-1 if isinstance(cause, ray.exceptions.RayTaskError) else 0]
+        if lines
+        else type(cause).__name__
+    )
     return ClusterError(f"{name} failed at a task ({words.rstrip('.')}); mend it or take it away.")
 
 
 def find_trouble(places: Places) -> str:
-    """Say what a node lacks: the first place it does not see, or why it cannot write one; else nothing."""
+    """Say what a node lacks: the first place it does not see, or why it cannot write one; else
+    nothing."""
     try:
         for place in places.written:
             if read_now(place, places.probe) is None:
                 return f"does not see {place}"
         if places.corpus and read_file(places.corpus, "corpus.json") is None:
             return f"does not see {places.corpus}"
-        for place in places.written:  # after what it must see, so that no folder is made on a disk that is not shared
+        for place in (
+            places.written
+        ):  # after what it must see, so that no folder is made on a disk that is not shared
             check_writable(place, REMEDY)
     except (ClueRayError, OSError) as error:
         return f"cannot use storage: {str(error).split(';')[0].splitlines()[0]}"
@@ -128,7 +140,10 @@ def check_checkpoints(pending: Iterable[PlannedRun], directory: StudyDirectory) 
         StudyError: a place does.
     """
     for planned in pending:
-        check_owner(checkpoint_place(planned.run, planned.run_id, directory.run_place(planned.run_id)), planned.run_id)
+        check_owner(
+            checkpoint_place(planned.run, planned.run_id, directory.run_place(planned.run_id)),
+            planned.run_id,
+        )
 
 
 class Gatherer(tune.Callback):
@@ -140,7 +155,9 @@ class Gatherer(tune.Callback):
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
         """Fetch what the trial left on storage."""
         if self.directory and not self.directory.trouble:
-            with suppress(ClueRayError):  # Tune would train the run again; the end of the study gathers all
+            with suppress(
+                ClueRayError
+            ):  # Tune would train the run again; the end of the study gathers all
                 self.directory.gather(trial.config["run"]["run_id"])
 
     def __getstate__(self) -> dict[str, Any]:
@@ -149,7 +166,8 @@ class Gatherer(tune.Callback):
 
 
 class StorageStopper(tune.Stopper):
-    """Ends all trials once the study's storage is lost, so that nothing goes on that could not be kept."""
+    """Ends all trials once the study's storage is lost, so that nothing goes on that could not be
+    kept."""
 
     def __init__(self, directory: StudyDirectory):
         self.directory = directory

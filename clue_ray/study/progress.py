@@ -45,7 +45,8 @@ def ignore(snapshot: Snapshot) -> None:
 
 
 class StudyProgress(Callback):
-    """Follows the trials of a study and tells a listener; time left scales the plan by the speed seen so far."""
+    """Follows the trials of a study and tells a listener; time left scales the plan by the speed
+    seen so far."""
 
     def __init__(self, plan: Plan, listener: Listener):
         self.plan, self.listener = plan, listener
@@ -63,17 +64,23 @@ class StudyProgress(Callback):
     def tell(self, ended: list[str] | None = None) -> None:
         """Tell the listener where the study stands."""
         running = list(self.running.values())
-        snapshot = Snapshot(self.plan, len(self.done), running, self.seconds_left(), ended or [], len(self.failed))
+        snapshot = Snapshot(
+            self.plan, len(self.done), running, self.seconds_left(), ended or [], len(self.failed)
+        )
         self.listener(snapshot)
 
     def seconds_left(self) -> float:
         """Expected wall seconds of what is still to do, scaled by how the plan has held so far."""
         share = {run_id: progress.share for run_id, progress in self.running.items()}
-        left = sum(s * (1 - share.get(i, 0)) for i, s in self.expected.items() if i not in self.done)
+        left = sum(
+            s * (1 - share.get(i, 0)) for i, s in self.expected.items() if i not in self.done
+        )
         total = sum(r.expected_seconds for r in self.plan.pending)
         if not total:
             return 0.0
-        trusted = PLAN_WEIGHT * total  # the plan counts as much as having seen this share of the study
+        trusted = (
+            PLAN_WEIGHT * total
+        )  # the plan counts as much as having seen this share of the study
         planned = 60 * self.plan.expected_minutes / total
         pace = (time.perf_counter() - self.started + trusted * planned) / (total - left + trusted)
         return left * pace
@@ -110,7 +117,11 @@ class StudyProgress(Callback):
             self.failed.add(run_id)
         loss = trial.last_result.get("loss") if trial.last_result else None
         outcome = (
-            f"  loss {loss:.4f}" if loss else f"  {trial.last_result.get('error', '')}" if trial.last_result else ""
+            f"  loss {loss:.4f}"
+            if loss
+            else f"  {trial.last_result.get('error', '')}"
+            if trial.last_result
+            else ""
         )
         self.tell([f"{status} {progress.label}{outcome.rstrip()}"])
 
@@ -119,6 +130,7 @@ def label_run(known: dict[str, Any]) -> str:
     """Name a run by what usually varies."""
     workers = f", {known['num_workers']} workers" if known["num_workers"] > 1 else ""
     return (
-        f"{known['encoder_size']}, {known['sequence_length']} events, batch {known['global_batch_size']}, "
+        f"{known['encoder_size']}, {known['sequence_length']} events, batch "
+        f"{known['global_batch_size']}, "
         f"{known['corpus_users']:,} users{workers}"
     )

@@ -38,7 +38,8 @@ from clue_ray.transfer.tasks.spec import read_tasks
 
 
 def open_study_corpus(study: StudySpec, output: Path, storage: str | None = None) -> Corpus:
-    """Open the study's corpus, preparing it below storage, else `output`, when it is not there yet."""
+    """Open the study's corpus, preparing it below storage, else `output`, when it is not there
+    yet."""
     corpora = place_below(storage or str(output), "corpora")
     if isinstance(study.corpus, str):
         corpus = open_corpus(study.corpus)
@@ -71,12 +72,18 @@ def plan_study(
     check_study(study, most_points)
     directory = open_directory(output / study.name, storage)
     directory.look()
-    here = {"CPU": float(os.cpu_count() or 1), "GPU": float(torch.cuda.device_count()), "trial_slot": TRIAL_SLOTS}
+    here = {
+        "CPU": float(os.cpu_count() or 1),
+        "GPU": float(torch.cuda.device_count()),
+        "trial_slot": TRIAL_SLOTS,
+    }
     added = Grown.read(directory.path).points
     with connect(address) if address else nullcontext():
         corpus = open_study_corpus(study, output, storage)
         nodes = cluster_nodes() if address else [here]
-        timed = choose_timing(corpus, study.evaluation, study.resources, nodes, address, flops_per_second)
+        timed = choose_timing(
+            corpus, study.evaluation, study.resources, nodes, address, flops_per_second
+        )
         return plan_runs(study, corpus, directory, nodes, added=added, timed=timed)
 
 
@@ -92,17 +99,19 @@ def run_study(
     growth: Growth | None = None,
     callbacks: Sequence[tune.Callback] = (),
 ) -> Runs:
-    """Run what a study still lacks and return its runs table, which is also written to `<output>/<name>/`.
+    """Run what a study still lacks and return its runs table, which is also written to
+    `<output>/<name>/`.
 
     Args:
         address: HOST:PORT of a Ray cluster; this machine alone when omitted.
-        storage: folder or URI that all nodes can write, where corpora and studies then have their home; `output`
-            mirrors it.
+        storage: folder or URI that all nodes can write, where corpora and studies then have their
+            home; `output` mirrors it.
         listener: is told of the plan and of progress.
         retry_failed: train runs again that failed before.
         most_points: grid points above which the study is refused; None for any number.
         growth: runs to add beyond the grids, where they most narrow a prediction.
-        callbacks: further ones of Ray Tune's, such as `ray.air.integrations.mlflow.MLflowLoggerCallback`.
+        callbacks: further ones of Ray Tune's, such as
+            `ray.air.integrations.mlflow.MLflowLoggerCallback`.
 
     Raises:
         ClueRayError: the study cannot run; nothing was trained then.
@@ -130,7 +139,8 @@ def train_study(
     callbacks: Sequence[tune.Callback],
     retry_failed: bool,
 ) -> tuple[Runs, int]:
-    """Train what the grids and what was grown still lack; return the runs table and how many runs go at a time."""
+    """Train what the grids and what was grown still lack; return the runs table and how many runs
+    go at a time."""
     added = Grown.read(directory.path).points
     plan = plan_checked(study, corpus, directory, output, address, retry_failed, added)
     directory.claim(study, corpus.digest)
@@ -145,8 +155,11 @@ def train_study(
     return join_results(directory.path, runs), plan.concurrency
 
 
-def write_side_files(plan: Plan, corpus: Corpus, study: StudySpec, directory: StudyDirectory) -> None:
-    """Write what the report sets beside the runs: the corpus, baselines, and the lowest loss of a planted log."""
+def write_side_files(
+    plan: Plan, corpus: Corpus, study: StudySpec, directory: StudyDirectory
+) -> None:
+    """Write what the report sets beside the runs: the corpus, baselines, and the lowest loss of a
+    planted log."""
     candidates = study.evaluation.candidates
     lengths = {planned.run.sequence_length for planned in plan.runs}
     floor = planted_floor(corpus.manifest.get("planted"), lengths, candidates)
@@ -168,8 +181,8 @@ def train_point(
 ) -> tuple[RunRecord, Path]:
     """Train the base run with some fields set, on the grid or off it; return its record and folder.
 
-    It lies in the study's directory, so what is done is not trained again, here or by `run_study`; what failed is. The
-    runs table stays as it is.
+    It lies in the study's directory, so what is done is not trained again, here or by `run_study`;
+    what failed is. The runs table stays as it is.
 
     Args:
         point: dotted fields and their values.
@@ -183,7 +196,9 @@ def train_point(
     alone = study.model_copy(update={"axes": {name: [value] for name, value in point.items()}})
     check_study(alone)
     if len(expand(alone)) > 1:
-        raise SpecError(f"--point {', '.join(point)} makes {len(expand(alone))} runs; name fields of one run.")
+        raise SpecError(
+            f"--point {', '.join(point)} makes {len(expand(alone))} runs; name fields of one run."
+        )
     with directory.held(), connect(address):
         check_storage(study, directory)  # before hours of preparation
         corpus = open_study_corpus(study, output, storage)
@@ -211,7 +226,9 @@ def plan_checked(
     check_storage(study, directory, corpus.place)
     nodes = cluster_nodes()
     timed = choose_timing(corpus, study.evaluation, study.resources, nodes, address)
-    plan = plan_runs(study, corpus, directory, nodes, added=added, retry_failed=retry_failed, timed=timed)
+    plan = plan_runs(
+        study, corpus, directory, nodes, added=added, retry_failed=retry_failed, timed=timed
+    )
     check_cluster(plan, study, nodes)
     check_disk(plan, output, study.resources.checkpoints or directory.place)
     check_checkpoints(plan.pending, directory)

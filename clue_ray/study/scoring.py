@@ -1,8 +1,9 @@
-"""Finished runs put to downstream tasks: a Ray Tune trial for each run and task that has no result yet.
+"""Finished runs put to downstream tasks: a Ray Tune trial for each run and task that has no result
+yet.
 
-Takes a study's directory and tasks, leaves results in the runs' folders. One idea: a task's log is read and its users
-laid out once, here; a trial adds the encoder. What fails is a sentence in its run's row, and ends nothing else.
-"""
+Takes a study's directory and tasks, leaves results in the runs' folders. One idea: a task's log is
+read and its users laid out once, here; a trial adds the encoder. What fails is a sentence in its
+run's row, and ends nothing else."""
 
 import json
 import os
@@ -52,10 +53,12 @@ def score_runs(
     run_ids: Sequence[str],
     against: Mapping[str, str | Path] | None = None,
 ) -> list[dict[str, Any]]:
-    """Put runs to tasks, each pair once; return every result, in the order of the tasks. Needs a Ray session.
+    """Put runs to tasks, each pair once; return every result, in the order of the tasks. Needs a
+    Ray session.
 
     Args:
-        against: further encoders to set beside each: name -> folder of their run, which all nodes see.
+        against: further encoders to set beside each: name -> folder of their run, which all nodes
+            see.
 
     Returns:
         What `run_task` returns; of a pair that failed `task`, `run_id` and the sentence `error`.
@@ -66,21 +69,35 @@ def score_runs(
     others = {name: str(Path(place).absolute()) for name, place in (against or {}).items()}
     pairs = [(run_id, task.name) for task in tasks for run_id in run_ids]
     keys, laid_out, troubles = prepare(directory, tasks, pairs, others)
-    pending = {pair: key for pair, key in keys.items() if pair not in troubles and not has_result(directory, pair, key)}
+    pending = {
+        pair: key
+        for pair, key in keys.items()
+        if pair not in troubles and not has_result(directory, pair, key)
+    }
     if pending:
         troubles |= run_trials(directory, pending, laid_out, others)
     for pair in pairs:
         keep_trouble(directory, pair, troubles.get(pair))
-    names = {pair: failure_name(pair[1]) if pair in troubles else result_name(pair[1], keys[pair]) for pair in pairs}
-    by_task = {task.name: {run: name for (run, asked), name in names.items() if asked == task.name} for task in tasks}
+    names = {
+        pair: failure_name(pair[1]) if pair in troubles else result_name(pair[1], keys[pair])
+        for pair in pairs
+    }
+    by_task = {
+        task.name: {run: name for (run, asked), name in names.items() if asked == task.name}
+        for task in tasks
+    }
     note_asked(directory.path, by_task)
     return [read_result(directory.run_path(pair[0]) / name) for pair, name in names.items()]
 
 
 def score_study(
-    path: Path, tasks: Sequence[TaskSpec], against: Mapping[str, str | Path], storage: str | None = None
+    path: Path,
+    tasks: Sequence[TaskSpec],
+    against: Mapping[str, str | Path],
+    storage: str | None = None,
 ) -> list[dict[str, Any]]:
-    """Put every finished run of a study to tasks, add their columns to its runs table, return the results.
+    """Put every finished run of a study to tasks, add their columns to its runs table, return the
+    results.
 
     Args:
         storage: where the study has its home, as `run_study` takes it.
@@ -102,9 +119,13 @@ def score_study(
 
 
 def prepare(
-    directory: StudyDirectory, tasks: Sequence[TaskSpec], pairs: Sequence[Pair], others: Mapping[str, str]
+    directory: StudyDirectory,
+    tasks: Sequence[TaskSpec],
+    pairs: Sequence[Pair],
+    others: Mapping[str, str],
 ) -> tuple[dict[Pair, str], LaidOut, dict[Pair, str]]:
-    """Find each pair's key, lay out the users of tasks that lack a result, and say what cannot be done, and why."""
+    """Find each pair's key, lay out the users of tasks that lack a result, and say what cannot be
+    done, and why."""
     cards = {name: read_card(place) for name, place in others.items()}
     keys: dict[Pair, str] = {}
     laid_out: LaidOut = {}
@@ -115,8 +136,14 @@ def prepare(
             reading = plan_events(task)
             for pair in mine:
                 with told(troubles, [pair]):
-                    keys[pair] = result_key(read_card(directory.run_place(pair[0])), cards, task, reading)
-            lacking = [pair for pair in mine if pair in keys and not has_result(directory, pair, keys[pair])]
+                    keys[pair] = result_key(
+                        read_card(directory.run_place(pair[0])), cards, task, reading
+                    )
+            lacking = [
+                pair
+                for pair in mine
+                if pair in keys and not has_result(directory, pair, keys[pair])
+            ]
             with told(troubles, lacking):
                 if lacking:
                     examples = lay_out_task(task, reading)
@@ -140,7 +167,10 @@ def has_result(directory: StudyDirectory, pair: Pair, key: str) -> bool:
 
 
 def run_trials(
-    directory: StudyDirectory, pending: Mapping[Pair, str], laid_out: LaidOut, others: Mapping[str, str]
+    directory: StudyDirectory,
+    pending: Mapping[Pair, str],
+    laid_out: LaidOut,
+    others: Mapping[str, str],
 ) -> dict[Pair, str]:
     """Score pairs through one Tune experiment, a core each; return what failed, and why."""
     asked = [
@@ -161,7 +191,11 @@ def run_trials(
                 failure_config=tune.FailureConfig(max_failures=PROCESS_FAILURES),
             ),
         ).fit()
-    told_by = {(one.config["asked"]["run_id"], one.config["asked"]["task"]): one for one in results if one.config}
+    told_by = {
+        (one.config["asked"]["run_id"], one.config["asked"]["task"]): one
+        for one in results
+        if one.config
+    }
     troubles = {}
     for pair, key in pending.items():
         directory.gather(pair[0])
@@ -172,7 +206,9 @@ def run_trials(
 
 def why_failed(result: "tune.Result | None") -> str:
     """Say why a trial left no result."""
-    if result is None or not (result.error or result.metrics):  # Tune swallows Ctrl-C and returns what it has
+    if result is None or not (
+        result.error or result.metrics
+    ):  # Tune swallows Ctrl-C and returns what it has
         raise KeyboardInterrupt
     if result.error:
         return f"the trial died: {str(result.error).splitlines()[0]}"
@@ -180,7 +216,8 @@ def why_failed(result: "tune.Result | None") -> str:
 
 
 def score_trial(config: dict[str, Any], laid_out: LaidOut, others: dict[str, str]) -> None:
-    """Score one run on one task and write the result into the run's folder; what fails is reported, not raised."""
+    """Score one run on one task and write the result into the run's folder; what fails is reported,
+    not raised."""
     os.environ.setdefault(REUSE_TIMEOUT, "60")  # Tune's own 2 s end a study on a crowded machine
     torch.set_num_threads(1)
     asked, error = config["asked"], ""
@@ -190,7 +227,10 @@ def score_trial(config: dict[str, Any], laid_out: LaidOut, others: dict[str, str
         result = judge_task(load_encoder(asked["place"]), encoders, task, examples)
         content = json.dumps({"key": asked["key"], **result}, indent=2, allow_nan=False).encode()
         name = result_name(asked["task"], asked["key"])
-        patiently(lambda: write_file(asked["place"], name, content), f"{name} cannot be written to {asked['place']}")
+        patiently(
+            lambda: write_file(asked["place"], name, content),
+            f"{name} cannot be written to {asked['place']}",
+        )
     except ClueRayError as mistake:
         error = str(mistake)
     except Exception as fault:

@@ -1,8 +1,9 @@
-"""What one Tune trial does: train one run where it has been put, and leave its record. Errors become a failed row.
+"""What one Tune trial does: train one run where it has been put, and leave its record. Errors
+become a failed row.
 
-A trial that dies with its process (killed, out of memory, its node gone) is started again by Tune, a few times, and
-goes on from the run's last checkpoint; a run that raises is not tried again, as it would raise again.
-"""
+A trial that dies with its process (killed, out of memory, its node gone) is started again by Tune,
+a few times, and goes on from the run's last checkpoint; a run that raises is not tried again, as it
+would raise again."""
 
 import os
 from functools import lru_cache
@@ -34,13 +35,21 @@ def run_trial(config: dict[str, Any]) -> None:
     corpus = cached_corpus(config["corpus"])
     known = config["run"]["known"]  # the planner's: a driver of workers need not load the corpus
     place = place_below(config["directory"], f"runs/{known['run_id']}")
-    log = DRIVER_LOG if is_uri(place) and run.resources.workers > 1 else LOG_FILE  # the first worker's is log.txt
+    log = (
+        DRIVER_LOG if is_uri(place) and run.resources.workers > 1 else LOG_FILE
+    )  # the first worker's is log.txt
     with working_folder(place, known=LOG_FILE, last="record.json") as folder:
         try:
             with log_to(folder, log):
                 record, curve = train_here(run, corpus, evaluation, known, folder, place)
                 if record.status == "done":
-                    export_run(folder, checkpoint_place(run, record.run_id, place), run, record.run_id, corpus)
+                    export_run(
+                        folder,
+                        checkpoint_place(run, record.run_id, place),
+                        run,
+                        record.run_id,
+                        corpus,
+                    )
         except Exception as error:
             reason, trace = explain_failure(error)
             (folder / "error.txt").write_text(trace, encoding="utf-8")
@@ -51,7 +60,12 @@ def run_trial(config: dict[str, Any]) -> None:
 
 
 def train_here(
-    run: RunSpec, corpus: Corpus, evaluation: EvaluationSpec, known: dict[str, Any], folder: Path, place: str
+    run: RunSpec,
+    corpus: Corpus,
+    evaluation: EvaluationSpec,
+    known: dict[str, Any],
+    folder: Path,
+    place: str,
 ) -> tuple[RunRecord, list[dict[str, float]]]:
     """Train in this process, or drive the workers that do.
 
@@ -61,20 +75,24 @@ def train_here(
     """
     states = checkpoint_place(run, known["run_id"], place)
     if run.resources.workers > 1:
-        return train_on_workers(run, corpus.place, evaluation, known["study"], folder, place, states)
+        return train_on_workers(
+            run, corpus.place, evaluation, known["study"], folder, place, states
+        )
     torch.set_num_threads(run.resources.cpus_per_worker)
     with CurveEvents(folder, known) as events:
         return train_with(run, corpus, evaluation, TrialContext(states, events), known["study"])
 
 
 def checkpoint_place(run: RunSpec, run_id: str, place: str) -> str:
-    """Name the folder or URI of a run's states: below `resources.checkpoints`, else in the run's own place."""
+    """Name the folder or URI of a run's states: below `resources.checkpoints`, else in the run's
+    own place."""
     kept = run.resources.checkpoints
     return place_below(place, "checkpoints") if kept is None else place_below(kept, run_id)
 
 
 class TrialContext(LocalContext):
-    """A one-worker run inside a Tune trial: state in its place, curve to event files, progress to Tune."""
+    """A one-worker run inside a Tune trial: state in its place, curve to event files, progress to
+    Tune."""
 
     def __init__(self, place: str, events: CurveEvents):
         super().__init__(place)

@@ -1,9 +1,9 @@
 """Runs through Ray Tune.
 
-Runs with one worker train inside reused Tune actors; runs with more go through Ray Train, whose drivers hold a
-`trial_slot` and no CPU (decisions D9, D11). Numbers of workers take turns, the largest first: otherwise small runs
-would take the freed cores one by one and a gang of workers would wait for ever.
-"""
+Runs with one worker train inside reused Tune actors; runs with more go through Ray Train, whose
+drivers hold a `trial_slot` and no CPU (decisions D9, D11). Numbers of workers take turns, the
+largest first: otherwise small runs would take the freed cores one by one and a gang of workers
+would wait for ever."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -46,15 +46,25 @@ def train_pending(
 
 
 def tune_results(directory: str | Path) -> dict[str, tune.ResultGrid]:
-    """Open what Ray Tune kept on a study directory: a ResultGrid for `inline`, one for each number, `workers-2`.
+    """Open what Ray Tune kept on a study directory: a ResultGrid for `inline`, one for each number,
+    `workers-2`.
 
     Raises:
         StudyError: Ray Tune kept nothing there.
     """
-    folders = [folder for folder in sorted((Path(directory) / "tune").glob("*")) if tune.Tuner.can_restore(str(folder))]
+    folders = [
+        folder
+        for folder in sorted((Path(directory) / "tune").glob("*"))
+        if tune.Tuner.can_restore(str(folder))
+    ]
     if not folders:
-        raise StudyError(f"{directory} holds nothing of Ray Tune's (no tune/inline, no tune/workers-2); run the study.")
-    return {folder.name: tune.Tuner.restore(str(folder), run_trial).get_results() for folder in folders}
+        raise StudyError(
+            f"{directory} holds nothing of Ray Tune's (no tune/inline, no tune/workers-2); run the "
+            f"study."
+        )
+    return {
+        folder.name: tune.Tuner.restore(str(folder), run_trial).get_results() for folder in folders
+    }
 
 
 def tune_runs(
@@ -102,12 +112,15 @@ def describe_trials(
         "evaluation": study.evaluation.model_dump(mode="json"),
         "study": study.name,
         "directory": directory.place,
-        "run": tune.grid_search([{"run_id": r.run_id, "spec": spelled_out(r.run), "known": r.known} for r in pending]),
+        "run": tune.grid_search(
+            [{"run_id": r.run_id, "spec": spelled_out(r.run), "known": r.known} for r in pending]
+        ),
     }
 
 
 def spelled_out(run: RunSpec) -> dict[str, Any]:
-    """Write a run for a trial, which has a working folder of its own: its place for checkpoints is made absolute."""
+    """Write a run for a trial, which has a working folder of its own: its place for checkpoints is
+    made absolute."""
     document = run.model_dump(mode="json")
     if kept := run.resources.checkpoints:
         document["resources"]["checkpoints"] = resolve_place(kept)
@@ -115,7 +128,8 @@ def spelled_out(run: RunSpec) -> dict[str, Any]:
 
 
 def trial_resources(run: RunSpec) -> dict[str, float]:
-    """Return what a trial holds itself: a slot where it only drives workers, else the cores and GPUs it trains on."""
+    """Return what a trial holds itself: a slot where it only drives workers, else the cores and
+    GPUs it trains on."""
     resources = run.resources
     if resources.workers > 1:
         return {"trial_slot": 1.0}
@@ -123,7 +137,9 @@ def trial_resources(run: RunSpec) -> dict[str, float]:
     return {name: amount for name, amount in need.items() if amount}
 
 
-def keep_failures(results: tune.ResultGrid, pending: list[PlannedRun], directory: StudyDirectory) -> None:
+def keep_failures(
+    results: tune.ResultGrid, pending: list[PlannedRun], directory: StudyDirectory
+) -> None:
     """Write a row for each run whose trial died before it could write one itself."""
     errors = {result.config["run"]["run_id"]: result.error for result in results if result.config}
     for planned in pending:
@@ -132,11 +148,14 @@ def keep_failures(results: tune.ResultGrid, pending: list[PlannedRun], directory
             if not errors.get(planned.run_id):  # Tune swallows Ctrl-C and returns what it has
                 raise KeyboardInterrupt
             reason = f"the trial died: {str(errors[planned.run_id]).splitlines()[0]}"
-            directory.write_run(planned.run, RunRecord(**planned.known, status="failed", error=reason), [])
+            directory.write_run(
+                planned.run, RunRecord(**planned.known, status="failed", error=reason), []
+            )
 
 
 def lanes_now(workers: int, plan: Plan, resources: ResourcesSpec) -> int:
-    """Count the runs of so many workers at a time; of smaller gangs than the plan's largest, more find room."""
+    """Count the runs of so many workers at a time; of smaller gangs than the plan's largest, more
+    find room."""
     if workers == 1 or resources.concurrency != "auto":
         return plan.lanes(workers > 1)
     nodes = cluster_nodes()

@@ -1,10 +1,12 @@
-"""What a reader may expect without training: untrained TF-IDF cosine on the pool that scores the encoders.
+"""What a reader may expect without training: untrained TF-IDF cosine on the pool that scores the
+encoders.
 
-What a linear method learns from the same users: TF-IDF, truncated SVD and canonical correlation, one pair at a time.
+What a linear method learns from the same users: TF-IDF, truncated SVD and canonical correlation,
+    one pair at a time.
 
-For each pair of services, training users' histories become TF-IDF vectors, each service is reduced by its own SVD, and
-the whitened cross-covariance of the two gives the directions in which they go together (Hotelling 1936).
-"""
+For each pair of services, training users' histories become TF-IDF vectors, each service is reduced
+by its own SVD, and the whitened cross-covariance of the two gives the directions in which they go
+together (Hotelling 1936)."""
 
 from typing import Any
 
@@ -23,21 +25,28 @@ MAX_LOG_SCALE = np.log(1000.0)
 def tfidf_baseline(corpus: Corpus, candidates: int) -> dict[str, Any]:
     """Score TF-IDF cosine between a user's whole histories in two services; nothing is learnt.
 
-    Terms are token ids; weights (1 + ln tf) x (ln((1 + n) / (1 + df)) + 1), df over training users' histories. The
-    loss is at the temperature that is best on the pool itself, in the baseline's favour.
+    Terms are token ids; weights (1 + ln tf) x (ln((1 + n) / (1 + df)) + 1), df over training users'
+    histories. The loss is at the temperature that is best on the pool itself, in the baseline's
+    favour.
 
     Returns:
         name, loss, recall_at_10, mrr, loss_candidates: what baseline.json holds.
     """
     pools = make_pools(corpus, candidates)
     matrices = [torch.from_numpy(m) for m in pool_similarities(corpus, pools)]
-    return {"name": "TF-IDF cosine, untrained", **best_scores(matrices)._asdict(), "loss_candidates": candidates}
+    return {
+        "name": "TF-IDF cosine, untrained",
+        **best_scores(matrices)._asdict(),
+        "loss_candidates": candidates,
+    }
 
 
 def best_scores(cosines: list[torch.Tensor]) -> Scores:
     """Score matrices of cosines at the temperature that gives them the lowest loss."""
     best = minimize_scalar(
-        lambda log_scale: mean_scores([score_similarities(np.exp(log_scale) * m) for m in cosines]).loss,
+        lambda log_scale: (
+            mean_scores([score_similarities(np.exp(log_scale) * m) for m in cosines]).loss
+        ),
         bounds=(0.0, MAX_LOG_SCALE),
         method="bounded",
     )
@@ -57,20 +66,27 @@ def pool_similarities(corpus: Corpus, pools: Pools) -> list[NDArray[np.float64]]
 
 
 def term_counts(corpus: Corpus, users: NDArray[np.int64], service: int) -> sparse.csr_array:
-    """Count the tokens of users' histories in one service, [users, vocabulary]; guide tokens are left out."""
+    """Count the tokens of users' histories in one service, [users, vocabulary]; guide tokens are
+    left out."""
     starts = corpus.offsets[users * len(corpus.services) + service]
     lengths = corpus.counts[users, service]
     items = corpus.events[ranges(starts, lengths)]
     owner = np.repeat(np.repeat(np.arange(len(users)), lengths), corpus.item_lengths[items] - 1)
-    tokens = corpus.item_tokens[ranges(corpus.item_offsets[items] + 1, corpus.item_lengths[items] - 1)]
+    tokens = corpus.item_tokens[
+        ranges(corpus.item_offsets[items] + 1, corpus.item_lengths[items] - 1)
+    ]
     shape = (len(users), corpus.manifest["vocab_size"])
     return sparse.csr_array((np.ones(len(tokens)), (owner, tokens)), shape=shape)
 
 
 def inverse_document_frequency(corpus: Corpus) -> NDArray[np.float64]:
     """Weigh terms by how few training histories hold them, [vocabulary]."""
-    counts = [term_counts(corpus, corpus.train_users, service) for service in range(len(corpus.services))]
-    documents = sum(int((corpus.counts[corpus.train_users, s] > 0).sum()) for s in range(len(corpus.services)))
+    counts = [
+        term_counts(corpus, corpus.train_users, service) for service in range(len(corpus.services))
+    ]
+    documents = sum(
+        int((corpus.counts[corpus.train_users, s] > 0).sum()) for s in range(len(corpus.services))
+    )
     frequency = sum((matrix > 0).sum(axis=0) for matrix in counts)
     return np.log((1 + documents) / (1 + np.asarray(frequency))) + 1
 
@@ -105,15 +121,24 @@ def linear_baseline(corpus: Corpus, candidates: int) -> dict[str, Any]:
         name, loss, recall_at_10, mrr, loss_candidates.
     """
     pools = make_pools(corpus, candidates)
-    scores = best_scores([torch.from_numpy(matrix) for matrix in linear_similarities(corpus, pools)])
-    return {"name": "TF-IDF, SVD and CCA, trained", **scores._asdict(), "loss_candidates": candidates}
+    scores = best_scores(
+        [torch.from_numpy(matrix) for matrix in linear_similarities(corpus, pools)]
+    )
+    return {
+        "name": "TF-IDF, SVD and CCA, trained",
+        **scores._asdict(),
+        "loss_candidates": candidates,
+    }
 
 
 def linear_similarities(corpus: Corpus, pools: Pools) -> list[Matrix]:
     """Return each pool's matrix of cosines, [candidates, candidates], first service by second."""
     weights = inverse_document_frequency(corpus)
     everyone = np.arange(len(corpus.user_ids))
-    terms = {s: unit_rows(term_counts(corpus, everyone, s), weights) for s in {s for pair in pools for s in pair}}
+    terms = {
+        s: unit_rows(term_counts(corpus, everyone, s), weights)
+        for s in {s for pair in pools for s in pair}
+    }
     found = []
     for pair, users in pools.items():
         train = corpus.users_of_pair(corpus.train_users, pair)[:MAX_USERS]
@@ -124,7 +149,8 @@ def linear_similarities(corpus: Corpus, pools: Pools) -> list[Matrix]:
 
 
 def reduce_terms(train: sparse.csr_array, pool: sparse.csr_array) -> tuple[Matrix, Matrix]:
-    """Reduce TF-IDF vectors to the leading singular directions of the training users', centred on them."""
+    """Reduce TF-IDF vectors to the leading singular directions of the training users', centred on
+    them."""
     directions = leading_directions(train, min(COMPONENTS, *train.shape))
     reduced = unit(train @ directions)
     centre = reduced.mean(0)
@@ -132,7 +158,8 @@ def reduce_terms(train: sparse.csr_array, pool: sparse.csr_array) -> tuple[Matri
 
 
 def leading_directions(matrix: sparse.csr_array, components: int) -> Matrix:
-    """Return the leading right singular vectors, [columns, components], by power iteration on a random subspace.
+    """Return the leading right singular vectors, [columns, components], by power iteration on a
+    random subspace.
 
     Halko, Martinsson and Tropp 2011, algorithm 4.4.
     """
@@ -144,7 +171,8 @@ def leading_directions(matrix: sparse.csr_array, components: int) -> Matrix:
 
 
 def canonical_directions(a: Matrix, b: Matrix) -> tuple[Matrix, Matrix]:
-    """Return the directions of two sides, [components, directions], weighted by the root of their correlation."""
+    """Return the directions of two sides, [components, directions], weighted by the root of their
+    correlation."""
     whiten_a, whiten_b = whitening(a), whitening(b)
     left, correlation, right = np.linalg.svd(whiten_a @ (a.T @ b / len(a)) @ whiten_b)
     weight = np.sqrt(correlation[:DIRECTIONS])

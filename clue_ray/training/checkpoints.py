@@ -1,9 +1,10 @@
-"""A run's training state, in a folder here or at any URI pyarrow.fs knows: the last two states, each whole or absent.
+"""A run's training state, in a folder here or at any URI pyarrow.fs knows: the last two states,
+each whole or absent.
 
-Takes what the loop wants kept, gives it back. One store for both launchers, so that a run begun by one goes on under
-the other. Ray Train's own checkpoints are not used: they resume from the last report the controller has seen, know no
-damaged file, and refuse the run for good when their list of checkpoints is cut short.
-"""
+Takes what the loop wants kept, gives it back. One store for both launchers, so that a run begun by
+one goes on under the other. Ray Train's own checkpoints are not used: they resume from the last
+report the controller has seen, know no damaged file, and refuse the run for good when their list of
+checkpoints is cut short."""
 
 import io
 import logging
@@ -30,7 +31,8 @@ logger = logging.getLogger(__name__)
 
 
 def save_state(place: str | Path, state: dict[str, Any]) -> None:
-    """Write a state under its step's name and drop all but the last two; wait and try again while storage refuses.
+    """Write a state under its step's name and drop all but the last two; wait and try again while
+    storage refuses.
 
     Raises:
         StudyError: storage refused for two minutes, or for a reason that waiting does not mend.
@@ -63,7 +65,9 @@ def _write(store: pa.fs.FileSystem, folder: str, step: int, content: memoryview)
         store.move(written, target)
 
 
-def load_state(place: str | Path, step: int | None = None, where: str = "cpu") -> dict[str, Any] | None:
+def load_state(
+    place: str | Path, step: int | None = None, where: str = "cpu"
+) -> dict[str, Any] | None:
     """Read the last whole state, or that of `step`; None where there is none.
 
     A damaged state is passed over with a warning: the one before is used, or the run starts anew.
@@ -86,7 +90,9 @@ def load_state(place: str | Path, step: int | None = None, where: str = "cpu") -
             before = [other for other in steps if other < tried]
             instead = f"that of step {before[-1]} is used" if before else "the run starts anew"
             words = str(error).splitlines()[0] if str(error) else type(error).__name__
-            logger.warning("Checkpoint %s is damaged (%s); %s.", _path(folder, tried), words, instead)
+            logger.warning(
+                "Checkpoint %s is damaged (%s); %s.", _path(folder, tried), words, instead
+            )
         else:
             return state
     return None
@@ -119,7 +125,8 @@ def check_run_id(state: dict[str, Any], run_id: str, place: str | Path | None) -
     found = state.get("run_id")
     if found != run_id:
         raise StudyError(
-            f"The checkpoints at {place} are of run {found}, not of {run_id}; move that folder away to train {run_id} "
+            f"The checkpoints at {place} are of run {found}, not of {run_id}; move that folder "
+            f"away to train {run_id} "
             "from its start."
         )
 

@@ -14,7 +14,8 @@ from clue_ray.spec.compute import Work, count_params, forward_flops, train_flops
 from clue_ray.spec.specs import EvaluationSpec, RunSpec
 
 SMOOTHING_USERS = 1024
-"""Users over which training loss is smoothed; users, not steps, so that curves of different batch sizes compare."""
+"""Users over which training loss is smoothed; users, not steps, so that curves of different batch
+sizes compare."""
 
 
 @dataclass
@@ -61,9 +62,12 @@ class Progress:
         return cls(**{**saved, "work": Work(*saved["work"]), "executed": Work(*saved["executed"])})
 
     def executed_flops(self, run: RunSpec, world_size: int) -> int:
-        """FLOPs that one worker executed; gradient caching encodes every chunk once more, forward."""
+        """FLOPs that one worker executed; gradient caching encodes every chunk once more,
+        forward."""
         executed = train_flops(run.encoder, self.executed)
-        chunked = (run.resources.users_per_chunk or math.inf) < run.train.global_batch_size // world_size
+        chunked = (
+            run.resources.users_per_chunk or math.inf
+        ) < run.train.global_batch_size // world_size
         again = forward_flops(run.encoder, self.executed._replace(similarities=0)) if chunked else 0
         return executed + again
 
@@ -81,7 +85,9 @@ class Progress:
         }
 
 
-def describe_run(run: RunSpec, corpus: Corpus, evaluation: EvaluationSpec, study: str) -> dict[str, Any]:
+def describe_run(
+    run: RunSpec, corpus: Corpus, evaluation: EvaluationSpec, study: str
+) -> dict[str, Any]:
     """Return the columns of the runs table that are known before training."""
     params = count_params(run.encoder, corpus.vocabulary(run.sequence_length))
     users = corpus.train_users[: run.corpus_users]
@@ -108,7 +114,8 @@ def describe_run(run: RunSpec, corpus: Corpus, evaluation: EvaluationSpec, study
 
 
 def peak_memory(device: torch.device) -> int:
-    """Return the most bytes held so far: on a GPU by torch, else by this process, earlier runs in it included."""
+    """Return the most bytes held so far: on a GPU by torch, else by this process, earlier runs in
+    it included."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     unit = 1 if sys.platform == "darwin" else 1024  # getrusage counts kilobytes, on macOS bytes

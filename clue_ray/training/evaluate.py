@@ -1,8 +1,8 @@
-"""Held-out retrieval on one fixed pool (decision D2): loss, recall@10 and MRR, the same users for every run.
+"""Held-out retrieval on one fixed pool (decision D2): loss, recall@10 and MRR, the same users for
+every run.
 
-The pool depends on the corpus and the number of candidates alone. Everything is averaged over service pairs and over
-both directions.
-"""
+The pool depends on the corpus and the number of candidates alone. Everything is averaged over
+service pairs and over both directions."""
 
 import math
 from typing import NamedTuple
@@ -48,7 +48,8 @@ def make_pools(corpus: Corpus, candidates: int) -> Pools:
     if not pools:
         most = max(map(len, users.values()), default=0)
         raise CorpusError(
-            f"evaluation.candidates {candidates} is larger than the {most} held-out users of the best-filled pair of "
+            f"evaluation.candidates {candidates} is larger than the {most} held-out users of the "
+            f"best-filled pair of "
             f"services; use at most {most}, or hold out more users with corpus.split.test."
         )
     return pools
@@ -57,16 +58,27 @@ def make_pools(corpus: Corpus, candidates: int) -> Pools:
 def pool_members(pools: Pools) -> dict[int, NDArray[np.int64]]:
     """Return the users that each service's pools hold, sorted, each once."""
     services = {service for pair in pools for service in pair}
-    return {s: np.unique(np.concatenate([users for pair, users in pools.items() if s in pair])) for s in services}
+    return {
+        s: np.unique(np.concatenate([users for pair, users in pools.items() if s in pair]))
+        for s in services
+    }
 
 
 def evaluate(
-    model: Encoder, corpus: Corpus, pools: Pools, sequence_length: int, users_at_once: int = USERS_AT_ONCE
+    model: Encoder,
+    corpus: Corpus,
+    pools: Pools,
+    sequence_length: int,
+    users_at_once: int = USERS_AT_ONCE,
 ) -> Scores:
-    """Score a model on the pools, each user seen by the most recent `sequence_length` events of a service."""
+    """Score a model on the pools, each user seen by the most recent `sequence_length` events of a
+    service."""
     model.eval()
     members = pool_members(pools)
-    vectors = {s: embed(model, corpus, users, s, sequence_length, users_at_once) for s, users in members.items()}
+    vectors = {
+        s: embed(model, corpus, users, s, sequence_length, users_at_once)
+        for s, users in members.items()
+    }
     scale = model.scale.detach()
     scores = []
     for pair, users in pools.items():
@@ -85,7 +97,8 @@ def embed(
     sequence_length: int,
     users_at_once: int = USERS_AT_ONCE,
 ) -> torch.Tensor:
-    """Embed users by their most recent events in one service, [users, output_width]; zeros where they have none."""
+    """Embed users by their most recent events in one service, [users, output_width]; zeros where
+    they have none."""
     device = model.log_scale.device
     vectors = torch.zeros(len(users), model.output.out_features, device=device)
     (present,) = np.nonzero(corpus.counts[users, service])
@@ -96,7 +109,8 @@ def embed(
 
 
 def score_similarities(logits: torch.Tensor) -> Scores:
-    """Score one square matrix of logits whose diagonal holds the true pairs; a tie counts as half a place.
+    """Score one square matrix of logits whose diagonal holds the true pairs; a tie counts as half a
+    place.
 
     Logits that are no numbers have no score: NaN.
     """

@@ -1,9 +1,8 @@
 """Gradient caching: any global batch on any device, with the gradient of the whole batch.
 
-Gao et al. 2021 (arXiv 2101.06983): embed all chunks without a graph, differentiate the loss in the embeddings, then
-embed each chunk again and send its embeddings' gradient through. Plain accumulation is no substitute: it has fewer
-negatives.
-"""
+Gao et al. 2021 (arXiv 2101.06983): embed all chunks without a graph, differentiate the loss in the
+embeddings, then embed each chunk again and send its embeddings' gradient through. Plain
+accumulation is no substitute: it has fewer negatives."""
 
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
@@ -15,13 +14,16 @@ from torch.nn.parallel import DistributedDataParallel
 from clue_ray.batches.packing import Packed, Windows
 
 Loss = Callable[[Tensor, Tensor, Tensor], Tensor]
-"""First and second users' embeddings, [users, width] each, and scale and bias of the logits, [2], to a scalar."""
+"""First and second users' embeddings, [users, width] each, and scale and bias of the logits, [2],
+to a scalar."""
 
 
 def split_windows(windows: Windows, users: int) -> list[Windows]:
     """Cut windows, two a positive pair, into chunks of at most `2 * users` sequences."""
     rows = range(0, len(windows.lengths), 2 * users)
-    return [Windows(windows.starts[r : r + 2 * users], windows.lengths[r : r + 2 * users]) for r in rows]
+    return [
+        Windows(windows.starts[r : r + 2 * users], windows.lengths[r : r + 2 * users]) for r in rows
+    ]
 
 
 def cached_backward(forward: nn.Module, chunks: Iterable[Packed], loss: Loss) -> Tensor:
@@ -29,7 +31,8 @@ def cached_backward(forward: nn.Module, chunks: Iterable[Packed], loss: Loss) ->
 
     Args:
         forward: the encoder, or DDP around it.
-        chunks: packed sequences which, end to end, are first all users in one service, then all in the other.
+        chunks: packed sequences which, end to end, are first all users in one service, then all in
+            the other.
     """
     model = forward.module if isinstance(forward, DistributedDataParallel) else forward
     packed = list(chunks)
@@ -45,7 +48,8 @@ def cached_backward(forward: nn.Module, chunks: Iterable[Packed], loss: Loss) ->
         last = number == len(packed) - 1
         with nullcontext() if last else without_averaging(forward):
             embedded, logit = forward(chunk)
-            # The logits' scale and bias count once; with weight 0 they still belong to the graph, as DDP asks.
+            # The logits' scale and bias count once; with weight 0 they still belong to the graph,
+            # as DDP asks.
             torch.autograd.backward((embedded, logit), (gradient, logit_gradient * float(last)))
     return value.detach()
 

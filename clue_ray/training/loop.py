@@ -4,9 +4,8 @@ Batches prepared ahead: a thread draws and packs the next steps' batches while o
 
 The training loop: one for every launcher (decision D9). It imports no ray.
 
-A launcher hands over a `Context`: which worker this is, where state is kept, whom to tell of progress (`context`).
-`train_run` is the plain one: this process, no Ray.
-"""
+A launcher hands over a `Context`: which worker this is, where state is kept, whom to tell of
+progress (`context`). `train_run` is the plain one: this process, no Ray."""
 
 import logging
 import math
@@ -27,7 +26,14 @@ import torch
 import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
-from clue_ray.batches.packing import Packed, Windows, count_executed, count_work, pack, same_histories
+from clue_ray.batches.packing import (
+    Packed,
+    Windows,
+    count_executed,
+    count_work,
+    pack,
+    same_histories,
+)
 from clue_ray.batches.sampler import BatchSampler
 from clue_ray.corpus.store import Corpus
 from clue_ray.encoder.loss import OBJECTIVES, at_temperature, count_similarities
@@ -39,7 +45,12 @@ from clue_ray.training.checkpoints import check_run_id, load_state, save_state
 from clue_ray.training.counters import Progress, describe_run, peak_memory
 from clue_ray.training.evaluate import USERS_AT_ONCE, Pools, evaluate, make_pools
 from clue_ray.training.gradient_cache import Loss, cached_backward, split_windows
-from clue_ray.training.schedule import learning_rate_share, make_optimizer, resolve_steps, set_learning_rate
+from clue_ray.training.schedule import (
+    learning_rate_share,
+    make_optimizer,
+    resolve_steps,
+    set_learning_rate,
+)
 
 
 class Context(Protocol):
@@ -88,8 +99,8 @@ Prepared = TypeVar("Prepared")
 class Prefetch(Generic[Prepared]):
     """Calls `prepare(step)` up to `ahead` steps early; a context, as it ends its thread.
 
-    A batch is a function of its step alone (decision D7), so what was prepared needs no place in a checkpoint.
-    """
+    A batch is a function of its step alone (decision D7), so what was prepared needs no place in a
+    checkpoint."""
 
     def __init__(self, prepare: Callable[[int], Prepared], last: int, ahead: int = 2):
         self.prepare, self.last, self.ahead = prepare, last, ahead
@@ -122,7 +133,8 @@ class Batch(NamedTuple):
     work: Work
     "what the whole batch asks for"
     same: torch.Tensor | None
-    "numbers that only users with the same items share, [users of the whole batch]; none where all differ"
+    """numbers that only users with the same items share, [users of the whole batch]; none where all
+    differ"""
     spared: int
     "ordered pairs of users, the first no negative of the second for that reason"
     one_service: bool
@@ -130,10 +142,13 @@ class Batch(NamedTuple):
 
 
 def choose_device(gpus: float) -> torch.device:
-    """Return a GPU where some are asked for and torch sees one, else the CPU, and warn where it should not be so."""
+    """Return a GPU where some are asked for and torch sees one, else the CPU, and warn where it
+    should not be so."""
     found = torch.cuda.is_available()
     if gpus and not found:
-        logger.warning("%g GPUs were asked for and torch sees none: this run trains on the CPU.", gpus)
+        logger.warning(
+            "%g GPUs were asked for and torch sees none: this run trains on the CPU.", gpus
+        )
     return torch.device("cuda" if gpus and found else "cpu")
 
 
@@ -143,7 +158,8 @@ class Trainer:
     def __init__(self, run: RunSpec, corpus: Corpus, evaluation: EvaluationSpec, context: Context):
         if run.train.global_batch_size % context.world_size:
             raise ValueError(
-                f"batch of {run.train.global_batch_size} does not divide over {context.world_size} workers"
+                f"batch of {run.train.global_batch_size} does not divide over {context.world_size} "
+                f"workers"
             )
         self.run, self.corpus, self.evaluation, self.context = run, corpus, evaluation, context
         self.pools: Pools = make_pools(corpus, evaluation.candidates)
@@ -152,7 +168,9 @@ class Trainer:
         self.device = choose_device(run.resources.gpus_per_worker)
         vocabulary = corpus.vocabulary(run.sequence_length)
         train = run.train
-        self.model = Encoder(run.encoder, vocabulary, train.temperature, train.seed, train.precision).to(self.device)
+        self.model = Encoder(
+            run.encoder, vocabulary, train.temperature, train.seed, train.precision
+        ).to(self.device)
         self.optimizer = make_optimizer(self.model, run.train, run.encoder)
         self.state = Progress()
         self.curve: list[dict[str, float]] = []
@@ -207,17 +225,22 @@ class Trainer:
         return (torch.from_numpy(numbers) if spared else None), spared
 
     def step(self, batch: Batch) -> bool:
-        """Train one step; return False when loss or gradient is not finite, with the weights as they were."""
+        """Train one step; return False when loss or gradient is not finite, with the weights as
+        they were."""
         train = self.run.train
         set_learning_rate(self.optimizer, learning_rate_share(self.state.step, self.steps, train))
         self.optimizer.zero_grad(set_to_none=True)
         mean_loss = self._mean(self.backward(batch))
-        self.gradient_norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), train.clip_norm)
+        self.gradient_norm = torch.nn.utils.clip_grad_norm_(
+            self.model.parameters(), train.clip_norm
+        )
         if not (math.isfinite(mean_loss) and math.isfinite(self.gradient_norm)):
             return False
         self.optimizer.step()
         self.model.clamp_temperature()
-        similarities = count_similarities(train.objective, train.global_batch_size, self.context.world_size)
+        similarities = count_similarities(
+            train.objective, train.global_batch_size, self.context.world_size
+        )
         executed = sum(map(count_executed, batch.chunks), Work(similarities=similarities))
         self.state.add(batch.work, executed, mean_loss, batch.spared)
         return True
@@ -227,7 +250,9 @@ class Trainer:
         chunks = [chunk.to(self.device) for chunk in batch.chunks]
         same = None if batch.same is None else batch.same.to(self.device)
         objective: Loss = partial(OBJECTIVES[self.run.train.objective], same=same)
-        if batch.one_service:  # an easier task, which would spoil the temperature of the one that is scored
+        if (
+            batch.one_service
+        ):  # an easier task, which would spoil the temperature of the one that is scored
             objective = at_temperature(objective, self.run.train.temperature)
         if len(chunks) > 1:
             return cached_backward(self.forward, chunks, objective)
@@ -298,29 +323,50 @@ class Trainer:
         self.optimizer.load_state_dict(saved["optimizer"])
         self.state = Progress.from_dict(saved["progress"])
         self.curve = list(saved["curve"])
-        logger.info("Run %s goes on after step %d of %d %s.", self.run_id, self.state.step, self.steps, where)
+        logger.info(
+            "Run %s goes on after step %d of %d %s.",
+            self.run_id,
+            self.state.step,
+            self.steps,
+            where,
+        )
 
     def results(self) -> dict[str, Any]:
         """Return the columns of the runs table that only training can fill."""
-        last = {key: value for key, value in (self.curve or [{}])[-1].items() if math.isfinite(value)}
+        last = {
+            key: value for key, value in (self.curve or [{}])[-1].items() if math.isfinite(value)
+        }
         scores = {key: last.get(key) for key in ("loss", "recall_at_10", "mrr")}
-        return {**self.state.results(self.run, self.context.world_size), **scores, "device": self.device.type}
+        return {
+            **self.state.results(self.run, self.context.world_size),
+            **scores,
+            "device": self.device.type,
+        }
 
 
 @contextmanager
 def explaining_memory(run: RunSpec, workers: int) -> Iterator[None]:
-    """Say in one sentence what to lower where memory ends, of a GPU, of torch on the CPU or of numpy."""
+    """Say in one sentence what to lower where memory ends, of a GPU, of torch on the CPU or of
+    numpy."""
     try:
         yield
-    except (RuntimeError, MemoryError) as error:  # torch.OutOfMemoryError is one; on a CPU it has no class of its own
+    except (
+        RuntimeError,
+        MemoryError,
+    ) as error:  # torch.OutOfMemoryError is one; on a CPU it has no class of its own
         known = isinstance(error, torch.OutOfMemoryError | MemoryError)
         if not known and "DefaultCPUAllocator" not in str(error):
             raise
         batch = run.train.global_batch_size
         chunk = min(run.resources.users_per_chunk or batch, batch // workers)
-        smaller = f"set resources.users_per_chunk to {chunk // 2} or less (same gradient), or " if chunk > 1 else ""
+        smaller = (
+            f"set resources.users_per_chunk to {chunk // 2} or less (same gradient), or "
+            if chunk > 1
+            else ""
+        )
         raise MemoryError(
-            f"Out of memory: global_batch_size {batch} on {workers} workers, {chunk} users encoded at a time; "
+            f"Out of memory: global_batch_size {batch} on {workers} workers, {chunk} users encoded "
+            f"at a time; "
             f"{smaller}lower global_batch_size, sequence_length or the encoder's size."
         ) from error
 
@@ -336,7 +382,10 @@ def train_with(
     known, results = describe_run(run, corpus, evaluation, study), trainer.results()
     outcome: dict[str, Any] = {"status": "done"}
     if not finite:
-        outcome = {"status": "diverged", "error": f"loss or gradient was not finite at step {trainer.state.step + 1}"}
+        outcome = {
+            "status": "diverged",
+            "error": f"loss or gradient was not finite at step {trainer.state.step + 1}",
+        }
     elif context.rank == 0 and results["loss"] is None:
         outcome = {"status": "diverged", "error": "held-out loss was not finite at the end"}
     return RunRecord(**{**known, **results, **outcome, "started_at": started}), trainer.curve

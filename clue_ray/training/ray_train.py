@@ -1,9 +1,8 @@
 """One run on several workers, through Ray Train (`TorchTrainer`): the same loop, another context.
 
-Called inside a Tune trial that holds no CPU of its own, so that the workers find theirs (decision D11). A worker that
-is lost (killed, out of memory, its node gone) costs a new start from the last checkpoint, a few times; an error of the
-run itself ends it, as it would come again.
-"""
+Called inside a Tune trial that holds no CPU of its own, so that the workers find theirs (decision
+D11). A worker that is lost (killed, out of memory, its node gone) costs a new start from the last
+checkpoint, a few times; an error of the run itself ends it, as it would come again."""
 
 import itertools
 import logging
@@ -54,7 +53,8 @@ class LoopError(Exception):
     """An error of the run itself, on one worker: it would come again, so nobody tries again.
 
     Attributes:
-        reason, trace: kind and words of what was raised, and its traceback, as the error may not travel itself.
+        reason, trace: kind and words of what was raised, and its traceback, as the error may not
+            travel itself.
     """
 
     def __init__(self, reason: str, trace: str):
@@ -79,7 +79,10 @@ class RayContext:
         if self.rank and step is not None:
             state = load_state(self.directory, step)
             if state is None:
-                raise StudyError(f"Worker {self.rank} cannot read the checkpoint of step {step} at {self.directory}.")
+                raise StudyError(
+                    f"Worker {self.rank} cannot read the checkpoint of step {step} at "
+                    f"{self.directory}."
+                )
         if self.events and state:
             self.events.show(state["curve"])
         return state
@@ -96,7 +99,13 @@ class RayContext:
 
 
 def train_on_workers(
-    run: RunSpec, corpus: str, evaluation: EvaluationSpec, study: str, folder: Path, place: str, checkpoints: str
+    run: RunSpec,
+    corpus: str,
+    evaluation: EvaluationSpec,
+    study: str,
+    folder: Path,
+    place: str,
+    checkpoints: str,
 ) -> tuple[RunRecord, list[dict[str, float]]]:
     """Train a run on `run.resources.workers` workers, from its last checkpoint where there is one.
 
@@ -131,12 +140,15 @@ def train_on_workers(
             if tries > LOST_WORKERS:
                 raise
             reason = str(getattr(lost[0], "health_check_failure", lost[0])).split("\n")[0]
-            logger.warning("Workers were lost (%.200s); try %d of %d.", reason, tries + 1, LOST_WORKERS + 1)
+            logger.warning(
+                "Workers were lost (%.200s); try %d of %d.", reason, tries + 1, LOST_WORKERS + 1
+            )
     raise AssertionError("the last try returns or raises")
 
 
 def make_trainer(run: RunSpec, job: dict[str, Any]) -> TorchTrainer:
-    """Set up Ray Train for a run; what is tried again is decided in `train_on_workers`, not by Ray."""
+    """Set up Ray Train for a run; what is tried again is decided in `train_on_workers`, not by
+    Ray."""
     resources = run.resources
     return TorchTrainer(
         run_worker,
@@ -144,7 +156,10 @@ def make_trainer(run: RunSpec, job: dict[str, Any]) -> TorchTrainer:
         scaling_config=ScalingConfig(
             num_workers=resources.workers,
             use_gpu=resources.gpus_per_worker > 0,
-            resources_per_worker={"CPU": float(resources.cpus_per_worker), "GPU": resources.gpus_per_worker},
+            resources_per_worker={
+                "CPU": float(resources.cpus_per_worker),
+                "GPU": resources.gpus_per_worker,
+            },
         ),
         run_config=RunConfig(
             name="workers",
@@ -161,7 +176,8 @@ def make_trainer(run: RunSpec, job: dict[str, Any]) -> TorchTrainer:
 
 
 def run_worker(job: dict[str, Any]) -> dict[str, Any]:
-    """Train one worker's share; every worker returns the record, Ray Train keeps the first one's."""
+    """Train one worker's share; every worker returns the record, Ray Train keeps the first
+    one's."""
     try:
         return _train_share(job)
     except Exception as error:

@@ -1,4 +1,5 @@
-"""Horizon and learning rates: how many steps a run takes, and how fast each weight moves at each."""
+"""Horizon and learning rates: how many steps a run takes, and how fast each weight moves at
+each."""
 
 import math
 from collections.abc import Iterable
@@ -51,10 +52,10 @@ def learning_rate_share(step: int, steps: int, train: TrainSpec) -> float:
 def make_optimizer(model: Encoder, train: TrainSpec, encoder: EncoderSpec) -> torch.optim.AdamW:
     """Build AdamW with maximal-update rates (decision D6).
 
-    Matrices move by base width / width of the rate (Yang et al. 2022, arXiv 2203.03466), and those inside a transformer
-    of L blocks by 1 / sqrt(L) of that, as its branches are scaled too. Token embeddings move `train.token_rate` times
-    as fast. Norms, biases, embeddings and the logits' scale do not decay.
-    """
+    Matrices move by base width / width of the rate (Yang et al. 2022, arXiv 2203.03466), and those
+    inside a transformer of L blocks by 1 / sqrt(L) of that, as its branches are scaled too. Token
+    embeddings move `train.token_rate` times as fast. Norms, biases, embeddings and the logits'
+    scale do not decay."""
     groups: dict[tuple[str, float], list[torch.nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         groups.setdefault(rate_of(name, parameter, encoder, train.token_rate), []).append(parameter)
@@ -70,7 +71,9 @@ def make_optimizer(model: Encoder, train: TrainSpec, encoder: EncoderSpec) -> to
     return torch.optim.AdamW(options, betas=(0.9, 0.98), fused=True)
 
 
-def rate_of(name: str, parameter: torch.nn.Parameter, encoder: EncoderSpec, token_rate: float) -> tuple[str, float]:
+def rate_of(
+    name: str, parameter: torch.nn.Parameter, encoder: EncoderSpec, token_rate: float
+) -> tuple[str, float]:
     """Tell what kind of weight a parameter is and its share of the learning rate."""
     if name == "token_embedding.weight":
         return "tokens", token_rate

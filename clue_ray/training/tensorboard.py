@@ -1,8 +1,9 @@
-"""What a run leaves for those who watch it, in its own folder: log.txt, and TensorBoard event files of its curve.
+"""What a run leaves for those who watch it, in its own folder: log.txt, and TensorBoard event files
+of its curve.
 
-`tensorboard --logdir <study directory>` shows every run, with its hyper-parameters, over users seen. The curve in the
-checkpoint is the record; event files follow it, and are written anew when a run goes on after a kill.
-"""
+`tensorboard --logdir <study directory>` shows every run, with its hyper-parameters, over users
+seen. The curve in the checkpoint is the record; event files follow it, and are written anew when a
+run goes on after a kill."""
 
 import logging
 from collections.abc import Iterator
@@ -51,10 +52,14 @@ class CurveEvents:
         """
         for old in folder.glob("events.out.tfevents.*"):
             old.unlink()
-        writer: Any = SummaryWriter(str(folder))  # Any, as torch's annotations give it no file writer
+        writer: Any = SummaryWriter(
+            str(folder)
+        )  # Any, as torch's annotations give it no file writer
         self.writer = writer
         self.shown = 0
-        named = {column: value for column, value in known.items() if column not in NO_HYPERPARAMETERS}
+        named = {
+            column: value for column, value in known.items() if column not in NO_HYPERPARAMETERS
+        }
         for summary in hparams(named, {"loss": 0.0}):
             writer.file_writer.add_summary(summary)
 

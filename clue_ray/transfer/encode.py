@@ -1,14 +1,15 @@
-"""Rows of a log as the encoder reads them: the arrays of a corpus, in memory, of one block of users.
+"""Rows of a log as the encoder reads them: the arrays of a corpus, in memory, of one block of
+users.
 
-Takes events of any services and an encoder's tokenizer, gives `Histories`. One idea: what reads a corpus reads these,
-so there is one way to lay users out, prepared or not.
+Takes events of any services and an encoder's tokenizer, gives `Histories`. One idea: what reads a
+corpus reads these, so there is one way to lay users out, prepared or not.
 
 
 Texts of users to vectors, in this process, without ray.
 
-Takes events of any users, gives unit vectors. One idea: each distinct item of a block is encoded once, whatever the
-number of users and services that hold it, and nothing is padded. Shape suffixes as in `encoder/model.py`.
-"""
+Takes events of any users, gives unit vectors. One idea: each distinct item of a block is encoded
+once, whatever the number of users and services that hold it, and nothing is padded. Shape suffixes
+as in `encoder/model.py`."""
 
 from collections.abc import Iterator
 from contextlib import nullcontext
@@ -34,13 +35,19 @@ from clue_ray.errors import EventLogError
 from clue_ray.transfer.encoder_file import EncoderCard, Exported, read_encoder
 
 EVENTS = pa.schema(
-    [("user_id", pa.string()), ("service", pa.string()), ("timestamp", pa.float64()), ("text", pa.string())]
+    [
+        ("user_id", pa.string()),
+        ("service", pa.string()),
+        ("timestamp", pa.float64()),
+        ("text", pa.string()),
+    ]
 )
 LEFT_OUT = pa.schema([("user_id", pa.string()), ("reason", pa.string())])
 
 
 class Histories(Corpus):
-    """A block of users over the services its rows name: those of the encoder first, then the unknown, by name.
+    """A block of users over the services its rows name: those of the encoder first, then the
+    unknown, by name.
 
     Attributes:
         item_services, item_texts, item_hashes: of each distinct item, [items].
@@ -50,9 +57,15 @@ class Histories(Corpus):
         card = exported.card
         found = pc.unique(events["service"]).to_pylist()
         services = [*card.services, *sorted(set(found) - set(card.services))]
-        super().__init__(Path(), {"digest": "", "services": services, "vocab_size": card.vocab_size})
-        index = pc.index_in(events["service"], value_set=pa.array(services, pa.string())).cast(pa.int16())
-        rows = Sorted(events.select(["user_id", "timestamp", "text"]).append_column("service", index))
+        super().__init__(
+            Path(), {"digest": "", "services": services, "vocab_size": card.vocab_size}
+        )
+        index = pc.index_in(events["service"], value_set=pa.array(services, pa.string())).cast(
+            pa.int16()
+        )
+        rows = Sorted(
+            events.select(["user_id", "timestamp", "text"]).append_column("service", index)
+        )
         self.user_ids = rows.user_ids.to_numpy(zero_copy_only=False)
         kept = ~rows.repeats() if card.duplicates == "drop" else np.ones(len(rows.item), dtype=bool)
         self.events = rows.item[kept].astype(np.int32)
@@ -65,7 +78,9 @@ class Histories(Corpus):
     def _tokenise(self, exported: Exported) -> None:
         card = exported.card
         tokenize = item_tokenizer(exported.tokenizer, card.max_item_tokens)
-        guides = np.minimum(self.item_services, len(card.services))  # past the known ones lies the shared guide
+        guides = np.minimum(
+            self.item_services, len(card.services)
+        )  # past the known ones lies the shared guide
         items = tokenize(self.item_texts.to_pylist(), guides)
         self.item_hashes = items.hashes
         self.item_offsets = items.tokens.offsets.to_numpy().astype(np.int64)
@@ -77,11 +92,17 @@ class Histories(Corpus):
         return users, services, recent_windows(self, users, services, sequence_length)
 
     def fingerprints(self, sequence_length: int) -> NDArray[np.uint64]:
-        """Hash what the encoder reads of each user: services, items and their order, [users]; any change shows."""
+        """Hash what the encoder reads of each user: services, items and their order, [users]; any
+        change shows."""
         users, services, windows = self.present(sequence_length)
-        names = np.array([pd.util.hash_array(np.array([name], dtype=object))[0] for name in self.services], np.uint64)
+        names = np.array(
+            [pd.util.hash_array(np.array([name], dtype=object))[0] for name in self.services],
+            np.uint64,
+        )
         recency = ranges(np.zeros_like(windows.lengths), windows.lengths).astype(np.uint64)
-        texts = self.item_hashes[self.events[ranges(*windows)]] ^ np.repeat(names[services], windows.lengths)
+        texts = self.item_hashes[self.events[ranges(*windows)]] ^ np.repeat(
+            names[services], windows.lengths
+        )
         hashes = keyed_hash((texts + recency * np.uint64(0x9E3779B97F4A7C15)).view(np.int64), 1)
         sums = np.zeros(len(self.user_ids), np.uint64)
         np.add.at(sums, np.repeat(users, windows.lengths), hashes)
@@ -89,29 +110,45 @@ class Histories(Corpus):
 
 
 def as_events(table: pa.Table | pd.DataFrame) -> pa.Table:
-    """Bring a table of user_id, service, text and perhaps timestamp to EVENTS; without times its order counts.
+    """Bring a table of user_id, service, text and perhaps timestamp to EVENTS; without times its
+    order counts.
 
     Raises:
         EventLogError: a column is missing, cannot be read, or holds nulls.
     """
-    events = pa.Table.from_pandas(table, preserve_index=False) if isinstance(table, pd.DataFrame) else table
+    events = (
+        pa.Table.from_pandas(table, preserve_index=False)
+        if isinstance(table, pd.DataFrame)
+        else table
+    )
     if "timestamp" not in events.column_names:
-        events = events.append_column("timestamp", pa.array(np.arange(events.num_rows, dtype=np.float64)))
+        events = events.append_column(
+            "timestamp", pa.array(np.arange(events.num_rows, dtype=np.float64))
+        )
     absent = [name for name in EVENTS.names if name not in events.column_names]
     if absent:
-        raise EventLogError(f"Events have no column {absent[0]!r}; give user_id, service, text and perhaps timestamp.")
+        raise EventLogError(
+            f"Events have no column {absent[0]!r}; give user_id, service, text and perhaps "
+            f"timestamp."
+        )
     events = events.select(EVENTS.names)
     try:
         seconds = as_seconds(events["timestamp"])
-        events = events.set_column(EVENTS.get_field_index("timestamp"), "timestamp", seconds).cast(EVENTS)
+        events = events.set_column(EVENTS.get_field_index("timestamp"), "timestamp", seconds).cast(
+            EVENTS
+        )
     except (pa.ArrowException, ValueError, TypeError) as error:
         raise EventLogError(
-            f"Events cannot be read ({str(error).splitlines()[0]}); give user_id, service and text as words, timestamp "
+            f"Events cannot be read ({str(error).splitlines()[0]}); give user_id, service and text "
+            f"as words, timestamp "
             "as numbers, dates or ISO 8601."
         ) from None
     holed = [name for name in EVENTS.names if events[name].null_count]
     if holed:
-        raise EventLogError(f"Events hold {events[holed[0]].null_count} nulls in {holed[0]!r}; leave those rows out.")
+        raise EventLogError(
+            f"Events hold {events[holed[0]].null_count} nulls in {holed[0]!r}; leave those rows "
+            f"out."
+        )
     return events
 
 
@@ -145,10 +182,12 @@ class UserEncoder:
         self.model = exported.model().to(device)
 
     def encode(self, events: pa.Table | pd.DataFrame, *, per_service: bool = False) -> Vectors:
-        """Encode users by their events: columns user_id, service, text, and timestamp or the order of the rows.
+        """Encode users by their events: columns user_id, service, text, and timestamp or the order
+        of the rows.
 
-        A user's vector is the mean of the unit vectors of their services, scaled to length one again: services count
-        alike, however many events they hold. A service unknown to the encoder is read under the shared guide token.
+        A user's vector is the mean of the unit vectors of their services, scaled to length one
+        again: services count alike, however many events they hold. A service unknown to the encoder
+        is read under the shared guide token.
 
         Args:
             per_service: one vector a user and service instead.
@@ -156,7 +195,9 @@ class UserEncoder:
         Raises:
             EventLogError: a column is missing or holds nulls.
         """
-        return self.encode_histories(Histories(as_events(events), self.exported), per_service=per_service)
+        return self.encode_histories(
+            Histories(as_events(events), self.exported), per_service=per_service
+        )
 
     def encode_histories(self, histories: Histories, *, per_service: bool = False) -> Vectors:
         """Encode users laid out already."""
@@ -181,22 +222,28 @@ def load_encoder(path: str | Path, device: str = "cpu") -> UserEncoder:
 
 @torch.no_grad()
 def encode_windows(model: Encoder, corpus: Corpus, windows: Windows) -> torch.Tensor:
-    """Encode histories, [windows, output_width], of unit length; each distinct item of all of them once."""
+    """Encode histories, [windows, output_width], of unit length; each distinct item of all of them
+    once."""
     device = model.log_scale.device
     if not len(windows.lengths):
         return torch.zeros(0, model.output.out_features, device=device)
     distinct = np.unique(corpus.events[ranges(*windows)])
     vectors = torch.zeros(len(windows.lengths), model.output.out_features, device=device)
-    with torch.autocast(device.type, torch.bfloat16) if model.precision == "bf16" else nullcontext():
+    with (
+        torch.autocast(device.type, torch.bfloat16) if model.precision == "bf16" else nullcontext()
+    ):
         items_ID = encode_items(model, corpus, distinct)
         for rows in by_events(windows.lengths):
             chunk = Windows(windows.starts[rows], windows.lengths[rows])
-            vectors[torch.from_numpy(rows)] = _encode_sequences(model, corpus, chunk, distinct, items_ID).float()
+            vectors[torch.from_numpy(rows)] = _encode_sequences(
+                model, corpus, chunk, distinct, items_ID
+            ).float()
     return F.normalize(vectors, dim=-1)
 
 
 def encode_items(model: Encoder, corpus: Corpus, items: NDArray[np.int32]) -> torch.Tensor:
-    """Encode distinct items, [items, width]: each is packed as a history of one event, so they keep their order."""
+    """Encode distinct items, [items, width]: each is packed as a history of one event, so they keep
+    their order."""
     device = model.log_scale.device
     first = np.empty(len(corpus.item_lengths), dtype=np.int64)
     first[corpus.events] = np.arange(len(corpus.events))
@@ -215,15 +262,25 @@ def by_events(lengths: NDArray[np.int64]) -> Iterator[NDArray[np.int64]]:
 
 
 def _encode_sequences(
-    model: Encoder, corpus: Corpus, windows: Windows, distinct: NDArray[np.int32], items_ID: torch.Tensor
+    model: Encoder,
+    corpus: Corpus,
+    windows: Windows,
+    distinct: NDArray[np.int32],
+    items_ID: torch.Tensor,
 ) -> torch.Tensor:
-    """Run the service transformer over histories whose items are encoded, [windows, output_width]."""
+    """Run the service transformer over histories whose items are encoded, [windows,
+    output_width]."""
     device = items_ID.device
     histories, by_length = sort_lists(events_of(corpus, *windows, WHOLE))
-    groups, recency = group_lengths(histories.lengths), ranges(np.zeros_like(histories.lengths), histories.lengths)
+    groups, recency = (
+        group_lengths(histories.lengths),
+        ranges(np.zeros_like(histories.lengths), histories.lengths),
+    )
     places = torch.from_numpy(np.searchsorted(distinct, histories.values)).to(device)
     sequences = lay_out(groups, torch.zeros(0, dtype=torch.int64, device=device), None)
-    stored_UO = model.encode_sequences(items_ID[places], torch.from_numpy(recency).to(device), sequences)
+    stored_UO = model.encode_sequences(
+        items_ID[places], torch.from_numpy(recency).to(device), sequences
+    )
     vectors_UO = torch.empty_like(stored_UO)
     vectors_UO[torch.from_numpy(by_length).to(device)] = stored_UO
     return vectors_UO

@@ -1,8 +1,8 @@
-"""An encoder on its own, as a run leaves it: weights, what they belong to, and the tokenizer that spells its items.
+"""An encoder on its own, as a run leaves it: weights, what they belong to, and the tokenizer that
+spells its items.
 
-Takes a trained state, gives a folder of three files: `weights.safetensors`, `encoder.json`, `tokenizer.json`. Nothing
-in it is a pickle, and reading it needs torch but no ray.
-"""
+Takes a trained state, gives a folder of three files: `weights.safetensors`, `encoder.json`,
+`tokenizer.json`. Nothing in it is a pickle, and reading it needs torch but no ray."""
 
 import json
 import tempfile
@@ -59,19 +59,31 @@ class EncoderCard(Spec):
     @property
     def digest(self) -> str:
         """12 hex digits over all that decides what it makes of a text."""
-        return fingerprint([self.run.encoder.model_dump(mode="json"), self.run.sequence_length, self.max_item_tokens,
-                            list(self.services), self.tokenizer_sha256, self.weights_sha256])  # fmt: skip
+        return fingerprint(
+            [
+                self.run.encoder.model_dump(mode="json"),
+                self.run.sequence_length,
+                self.max_item_tokens,
+                # fmt: skip
+                list(self.services),
+                self.tokenizer_sha256,
+                self.weights_sha256,
+            ]
+        )
 
     def build(self) -> Encoder:
         """Build the model with the weights its training began with."""
         train, length = self.run.train, self.run.sequence_length
         vocabulary = Vocabulary(self.vocab_size + 1, self.max_item_tokens + 1, length)
-        return Encoder(self.run.encoder, vocabulary, train.temperature, train.seed, train.precision).eval()
+        return Encoder(
+            self.run.encoder, vocabulary, train.temperature, train.seed, train.precision
+        ).eval()
 
 
 @dataclass(frozen=True)
 class Exported:
-    """An exported encoder's contents; small enough to travel to workers that do not see its folder."""
+    """An exported encoder's contents; small enough to travel to workers that do not see its
+    folder."""
 
     card: EncoderCard
     tokenizer: str
@@ -79,24 +91,31 @@ class Exported:
     weights: dict[str, torch.Tensor]
 
     def model(self) -> Encoder:
-        """Build the trained model, ready to encode; raise StudyError where the weights are another's."""
+        """Build the trained model, ready to encode; raise StudyError where the weights are
+        another's."""
         model = self.card.build()
         try:
             model.load_state_dict(self.weights)
         except RuntimeError as error:  # of many lines, one a tensor
             first = str(error).splitlines()[1].strip() if "\n" in str(error) else str(error)
             raise StudyError(
-                f"The weights of encoder {self.card.run_id} do not fit its encoder.json ({first}); delete the folder, "
+                f"The weights of encoder {self.card.run_id} do not fit its encoder.json ({first}); "
+                f"delete the folder, "
                 "and it is exported again from the run's last checkpoint."
             ) from None
         return model
 
 
-def export_encoder(folder: Path, weights: dict[str, torch.Tensor], run: RunSpec, run_id: str, corpus: Corpus) -> None:
-    """Write a trained encoder; its card last, because its presence means that the folder is whole."""
+def export_encoder(
+    folder: Path, weights: dict[str, torch.Tensor], run: RunSpec, run_id: str, corpus: Corpus
+) -> None:
+    """Write a trained encoder; its card last, because its presence means that the folder is
+    whole."""
     spec = corpus.manifest["spec"]
     with replacing(folder / "weights.safetensors") as temporary:
-        safetensors.torch.save_file({name: tensor.contiguous() for name, tensor in weights.items()}, temporary)
+        safetensors.torch.save_file(
+            {name: tensor.contiguous() for name, tensor in weights.items()}, temporary
+        )
     with replacing(folder / "tokenizer.json") as temporary:
         temporary.write_bytes((corpus.path / "tokenizer.json").read_bytes())
     card = EncoderCard(
@@ -113,11 +132,14 @@ def export_encoder(folder: Path, weights: dict[str, torch.Tensor], run: RunSpec,
         tokenizer_sha256=sha256(folder / "tokenizer.json"),
         weights_sha256=sha256(folder / "weights.safetensors"),
     )
-    write_json(folder / "encoder.json", card.model_dump(mode="json", exclude={"run": {"resources"}}))
+    write_json(
+        folder / "encoder.json", card.model_dump(mode="json", exclude={"run": {"resources"}})
+    )
 
 
 def export_run(folder: Path, place: str | Path, run: RunSpec, run_id: str, corpus: Corpus) -> None:
-    """Export the last state of a finished run into its folder; a run whose states are gone leaves no encoder.
+    """Export the last state of a finished run into its folder; a run whose states are gone leaves
+    no encoder.
 
     Args:
         folder: the run's.
@@ -142,16 +164,22 @@ def read_encoder(path: str | Path) -> Exported:
             return read_encoder(fetched)
     folder = find_encoder(Path(path))
     card = read_card(folder)
-    for name, expected in (("weights.safetensors", card.weights_sha256), ("tokenizer.json", card.tokenizer_sha256)):
+    for name, expected in (
+        ("weights.safetensors", card.weights_sha256),
+        ("tokenizer.json", card.tokenizer_sha256),
+    ):
         found = sha256(folder / name) if (folder / name).exists() else "file missing"
         if found != expected:
             raise StudyError(
-                f"Encoder file {folder / name} is damaged (sha256 {found[:12]}, expected {expected[:12]}); delete the "
+                f"Encoder file {folder / name} is damaged (sha256 {found[:12]}, expected "
+                f"{expected[:12]}); delete the "
                 "folder, and it is exported again from the run's last checkpoint."
             )
     tokenizer = (folder / "tokenizer.json").read_text(encoding="utf-8")
     if Tokenizer.from_str(tokenizer).get_vocab_size() + len(card.services) != card.vocab_size:
-        raise StudyError(f"Encoder {folder} has another vocabulary than its tokenizer; export it again.")
+        raise StudyError(
+            f"Encoder {folder} has another vocabulary than its tokenizer; export it again."
+        )
     return Exported(card, tokenizer, safetensors.torch.load_file(folder / "weights.safetensors"))
 
 
@@ -164,11 +192,16 @@ def read_card(path: str | Path) -> EncoderCard:
     if is_uri(path):
         content = read_file(str(path), f"{FOLDER}/encoder.json")
         if content is None:
-            raise StudyError(f"{path} holds no encoder (no {FOLDER}/encoder.json); give the folder of a finished run.")
+            raise StudyError(
+                f"{path} holds no encoder (no {FOLDER}/encoder.json); give the folder of a "
+                f"finished run."
+            )
         try:
             document = json.loads(content)
         except ValueError as error:
-            raise StudyError(f"{path}/{FOLDER}/encoder.json is damaged ({error}); export the run again.") from None
+            raise StudyError(
+                f"{path}/{FOLDER}/encoder.json is damaged ({error}); export the run again."
+            ) from None
         return EncoderCard.parse(document, f"{path}/{FOLDER}/encoder.json")
     file = find_encoder(Path(path)) / "encoder.json"
     return EncoderCard.parse(read_yaml(file), str(file))
@@ -183,16 +216,21 @@ def find_encoder(path: Path) -> Path:
         raise StudyError(f"{path} is a study; give one of its runs, such as {_best_run(path)}.")
     if not (path / "record.json").is_file():
         raise StudyError(
-            f"{path} holds no encoder (no encoder.json, no record.json); give the folder of a finished run."
+            f"{path} holds no encoder (no encoder.json, no record.json); give the folder of a "
+            f"finished run."
         )
     _export_later(path)
     return path / FOLDER
 
 
 def _best_run(study: Path) -> str:
-    records = [read_yaml(file) | {"path": str(file.parent)} for file in study.glob("runs/*/record.json")]
+    records = [
+        read_yaml(file) | {"path": str(file.parent)} for file in study.glob("runs/*/record.json")
+    ]
     done = [record for record in records if record["status"] == "done"]
-    best = min(done, key=lambda record: float(record["loss"]), default={"path": f"{study}/runs/<run_id>"})
+    best = min(
+        done, key=lambda record: float(record["loss"]), default={"path": f"{study}/runs/<run_id>"}
+    )
     return str(best["path"])
 
 
@@ -204,10 +242,14 @@ def _export_later(path: Path) -> None:
     run = RunSpec.parse(read_yaml(path / "spec.json"), str(path / "spec.json"))
     corpus = open_corpus(read_yaml(path.parent.parent / "corpus.json")["path"], verify=False)
     if corpus.digest != record["corpus_digest"]:
-        raise StudyError(f"The corpus at {corpus.path} is another than {path} was trained on; prepare that one again.")
+        raise StudyError(
+            f"The corpus at {corpus.path} is another than {path} was trained on; prepare that one "
+            f"again."
+        )
     export_run(path, path / "checkpoints", run, record["run_id"], corpus)
     if not (path / FOLDER / "encoder.json").exists():
         raise StudyError(
-            f"Run {path} left neither an encoder nor a checkpoint here; copy its folder {FOLDER} from the study's "
+            f"Run {path} left neither an encoder nor a checkpoint here; copy its folder {FOLDER} "
+            f"from the study's "
             "storage where it has one, or run the study again with another output."
         )

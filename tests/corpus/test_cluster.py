@@ -1,4 +1,5 @@
-"""Preparation on other clusters: the same bytes on one core, on eight, and on two nodes; killed, it starts again."""
+"""Preparation on other clusters: the same bytes on one core, on eight, and on two nodes; killed, it
+starts again."""
 
 import json
 import os
@@ -45,8 +46,19 @@ def start(planted_log, tmp_path):
 
     def run(name: str, nodes: int = 1, cpus: int = 2) -> subprocess.Popen:
         folders.append(tempfile.mkdtemp(prefix="cr-", dir="/tmp"))
-        command = [sys.executable, "-c", PREPARE, planted_log, tmp_path / name, str(nodes), str(cpus), folders[-1]]
-        return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True)
+        command = [
+            sys.executable,
+            "-c",
+            PREPARE,
+            planted_log,
+            tmp_path / name,
+            str(nodes),
+            str(cpus),
+            folders[-1],
+        ]
+        return subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True
+        )
 
     yield run
     for folder in folders:
@@ -80,14 +92,20 @@ def test_same_bytes_on_two_nodes(start, tmp_path):
 def test_a_killed_preparation_starts_again_and_leaves_nothing(start, tmp_path):
     killed = start("corpus")
     deadline = time.monotonic() + 120
-    while not list(tmp_path.glob(".corpus.*.partial/shards/*.parquet")) and time.monotonic() < deadline:
+    while (
+        not list(tmp_path.glob(".corpus.*.partial/shards/*.parquet"))
+        and time.monotonic() < deadline
+    ):
         time.sleep(0.02)
     os.kill(killed.pid, signal.SIGKILL)
     killed.wait()
     assert not (tmp_path / "corpus").exists() and len(list(tmp_path.glob(".corpus.*.partial"))) == 1
     finish(start("corpus"))
     finish(start("undisturbed"))
-    assert read_manifest(tmp_path / "corpus")["files"] == read_manifest(tmp_path / "undisturbed")["files"]
+    assert (
+        read_manifest(tmp_path / "corpus")["files"]
+        == read_manifest(tmp_path / "undisturbed")["files"]
+    )
     assert not list(Path(tmp_path).glob(".corpus.*"))
 
 
@@ -105,7 +123,9 @@ build_corpus(CorpusSpec(events=log, vocab_size=400), output)
 
 @pytest.mark.multinode
 @pytest.mark.ray
-def test_same_bytes_on_storage_from_three_nodes_of_which_one_is_killed(start, planted_log, s3_query, tmp_path):
+def test_same_bytes_on_storage_from_three_nodes_of_which_one_is_killed(
+    start, planted_log, s3_query, tmp_path
+):
     finish(start("one"))
     store = pyarrow.fs.FileSystem.from_uri(f"s3://corpora{s3_query}&allow_bucket_creation=true")[0]
     store.create_dir("corpora")
@@ -117,7 +137,9 @@ def test_same_bytes_on_storage_from_three_nodes_of_which_one_is_killed(start, pl
         while not list_files(f"s3://corpora/c/shards{s3_query}") and time.monotonic() < deadline:
             time.sleep(0.1)
         nodes.ask("kill")
-        if disturbed.wait(timeout=400) != 0:  # Ray Data's shuffle may have lost what it held: the same command again
+        if (
+            disturbed.wait(timeout=400) != 0
+        ):  # Ray Data's shuffle may have lost what it held: the same command again
             assert not holds_corpus(place)
             nodes.ask("add")
             subprocess.run(command, check=True, timeout=400, stderr=subprocess.DEVNULL)

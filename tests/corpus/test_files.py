@@ -11,7 +11,9 @@ from clue_ray.corpus.logs.reading import plan_reading, read_part
 from clue_ray.errors import EventLogError
 from clue_ray.spec.specs import CorpusSpec
 
-FRAME = pd.DataFrame({"user_id": ["u", "v"], "service": ["s", "s"], "timestamp": [1, 2], "text": ["a b", "c"]})
+FRAME = pd.DataFrame(
+    {"user_id": ["u", "v"], "service": ["s", "s"], "timestamp": [1, 2], "text": ["a b", "c"]}
+)
 
 
 def names(found):
@@ -19,7 +21,15 @@ def names(found):
 
 
 def test_folder_and_glob(tmp_path):
-    for name in ("b.csv", "a.csv", "deep/er/c.csv", "notes.txt", "_SUCCESS", ".hidden.csv", "_temporary/d.csv"):
+    for name in (
+        "b.csv",
+        "a.csv",
+        "deep/er/c.csv",
+        "notes.txt",
+        "_SUCCESS",
+        ".hidden.csv",
+        "_temporary/d.csv",
+    ):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         FRAME.to_csv(tmp_path / name, index=False)
     assert names(find_files([str(tmp_path)])) == ["a.csv", "b.csv", "c.csv"]
@@ -27,7 +37,9 @@ def test_folder_and_glob(tmp_path):
     assert names(find_files([f"{tmp_path}/**/*.csv"])) == ["a.csv", "b.csv", "c.csv"]
     assert names(find_files([f"{tmp_path}/[b].csv", f"{tmp_path}/deep"])) == ["b.csv", "c.csv"]
     assert names(find_files([f"{tmp_path}/a.csv", f"{tmp_path}/*.csv"])) == ["a.csv", "b.csv"]
-    assert names(find_files([f"file://{tmp_path}"])) == names(find_files([f"file://{tmp_path}/**/*.csv"]))
+    assert names(find_files([f"file://{tmp_path}"])) == names(
+        find_files([f"file://{tmp_path}/**/*.csv"])
+    )
     assert names(find_files([f"file://{tmp_path}/a.csv"])) == ["a.csv"]
 
 
@@ -36,7 +48,10 @@ def test_relative_paths_and_odd_names(tmp_path, monkeypatch):
     FRAME.to_csv(tmp_path / "what[1]?.csv", index=False)
     FRAME.to_csv(tmp_path / "b c.csv.gz", index=False)
     assert names(find_files(["what[1]?.csv"])) == ["what[1]?.csv"]
-    assert names(find_files(["*.gz"])) == ["b c.csv.gz"] and find_files(["b c.csv.gz"])[0].format == "csv"
+    assert (
+        names(find_files(["*.gz"])) == ["b c.csv.gz"]
+        and find_files(["b c.csv.gz"])[0].format == "csv"
+    )
 
 
 @pytest.mark.parametrize(
@@ -49,10 +64,16 @@ def test_relative_paths_and_odd_names(tmp_path, monkeypatch):
         ("ftp://host/log.parquet", "unknown scheme 'ftp'"),
         ("s3://me:secret@bucket/log.parquet", "holds a password"),
         ("s3://me:sec/ret@bucket/log.parquet", r"^Event log s3://me:\.\.\. holds a password"),
-        ("abfs://c@a/x?client_secret=hush", r"^Event log abfs://c@a/x holds a secret .client_secret."),
+        (
+            "abfs://c@a/x?client_secret=hush",
+            r"^Event log abfs://c@a/x holds a secret .client_secret.",
+        ),
         ("s3://bucket/x?aws_secret_access_key=hush", "holds a secret"),
         ("abfs://c@a/x?SharedAccessSignature=hush", "holds a secret"),
-        ("s3://b/x?endpoint_override=http://me:hush@host", r"^Event log s3://b/x holds a secret .endpoint_override."),
+        (
+            "s3://b/x?endpoint_override=http://me:hush@host",
+            r"^Event log s3://b/x holds a secret .endpoint_override.",
+        ),
     ],
 )
 def test_places_that_give_nothing(tmp_path, place, words):
@@ -67,12 +88,19 @@ def test_places_that_give_nothing(tmp_path, place, words):
 def rows_of(spec):
     reading = plan_reading(spec)
     return [
-        row for part in reading.parts for b in read_part(part, reading.logs[part.log]) for row in b.table.to_pylist()
+        row
+        for part in reading.parts
+        for b in read_part(part, reading.logs[part.log])
+        for row in b.table.to_pylist()
     ]
 
 
 def test_folders_become_columns(tmp_path):
-    for service, day in [("search", "2020-01-01"), ("search", "2020-01-02"), ("a%20shop", "2020-01-01")]:
+    for service, day in [
+        ("search", "2020-01-01"),
+        ("search", "2020-01-02"),
+        ("a%20shop", "2020-01-01"),
+    ]:
         folder = tmp_path / f"service={service}" / f"day={day}"
         folder.mkdir(parents=True)
         FRAME.drop(columns=["service", "timestamp"]).to_parquet(folder / "part-0.parquet")
@@ -83,7 +111,10 @@ def test_folders_become_columns(tmp_path):
         ("search", "2020-01-02"),
         ("a shop", "2020-01-01"),
     }
-    assert len(rows) == 6 and rows_of(spec.model_copy(update={"events": f"{tmp_path}/*/*/*.parquet"})) == rows
+    assert (
+        len(rows) == 6
+        and rows_of(spec.model_copy(update={"events": f"{tmp_path}/*/*/*.parquet"})) == rows
+    )
 
 
 @pytest.fixture(scope="module")
@@ -108,10 +139,15 @@ def test_a_bucket_reads_like_a_folder(bucket, path):
 
 
 def test_packed_lines_in_a_bucket(bucket):
-    assert [row["text"] for row in rows_of(CorpusSpec(events=bucket("lines/a.jsonl.gz")))] == ["a b", "c"]
+    assert [row["text"] for row in rows_of(CorpusSpec(events=bucket("lines/a.jsonl.gz")))] == [
+        "a b",
+        "c",
+    ]
 
 
-@pytest.mark.parametrize(("place", "words"), [("nothing/here.parquet", "does not exist"), ("lines/*.csv", "no file")])
+@pytest.mark.parametrize(
+    ("place", "words"), [("nothing/here.parquet", "does not exist"), ("lines/*.csv", "no file")]
+)
 def test_what_a_bucket_lacks(bucket, place, words):
     with pytest.raises(EventLogError, match=words):
         find_files([bucket(place)])
@@ -127,7 +163,11 @@ def test_keys_with_odd_characters(bucket):
     store = pyarrow.fs.FileSystem.from_uri(bucket(""))[0]
     with store.open_output_stream("logs/odd keys/a #1.csv") as sink:
         sink.write(FRAME.to_csv(index=False).encode())
-    assert names(find_files([bucket("odd keys/a #1.csv")])) == names(find_files([bucket("odd%20keys")])) == ["a #1.csv"]
+    assert (
+        names(find_files([bucket("odd keys/a #1.csv")]))
+        == names(find_files([bucket("odd%20keys")]))
+        == ["a #1.csv"]
+    )
 
 
 def test_a_bucket_that_refuses():

@@ -1,4 +1,5 @@
-"""Reading logs of every format: what is in them, in order, and one sentence for what cannot be read."""
+"""Reading logs of every format: what is in them, in order, and one sentence for what cannot be
+read."""
 
 import gzip
 import json
@@ -36,7 +37,9 @@ def events_of(spec: CorpusSpec) -> list[dict]:
     for part in plan.parts:
         log = plan.logs[part.log]
         for batch in read_part(part, log):
-            rows += normalise(batch.table, log, spec, file=part.number, first_row=batch.first_row).to_pylist()
+            rows += normalise(
+                batch.table, log, spec, file=part.number, first_row=batch.first_row
+            ).to_pylist()
     return rows
 
 
@@ -49,21 +52,29 @@ def write(frame: pd.DataFrame, path) -> None:
         frame.to_json(path, orient="records", lines=True, force_ascii=False)
 
 
-@pytest.mark.parametrize("name", ["log.parquet", "log.csv", "log.csv.gz", "log.jsonl", "log.ndjson.gz"])
+@pytest.mark.parametrize(
+    "name", ["log.parquet", "log.csv", "log.csv.gz", "log.jsonl", "log.ndjson.gz"]
+)
 def test_formats_read_alike(tmp_path, monkeypatch, name):
     monkeypatch.setattr(reading, "ROWS_A_PART", 10)
     monkeypatch.setattr(jsonlines, "BLOCK", 200)
     write(FRAME, tmp_path / name)
     rows = events_of(CorpusSpec(events=str(tmp_path / name)))
     assert [row["text"] for row in rows] == FRAME["text"].tolist()
-    assert [row["row"] for row in rows] == list(range(40)) and {row["reason"] for row in rows} == {None}
-    assert [(row["user_id"], row["timestamp"]) for row in rows] == [(f"u{n}", float(n)) for n in range(40)]
+    assert [row["row"] for row in rows] == list(range(40)) and {row["reason"] for row in rows} == {
+        None
+    }
+    assert [(row["user_id"], row["timestamp"]) for row in rows] == [
+        (f"u{n}", float(n)) for n in range(40)
+    ]
 
 
 def test_formats_may_be_mixed_in_a_log(tmp_path):
     for n, name in enumerate(["a.parquet", "b.csv", "c.jsonl"]):
         write(FRAME.astype({"timestamp": str}).iloc[n * 10 : n * 10 + 10], tmp_path / name)
-    assert [row["user_id"] for row in events_of(CorpusSpec(events=str(tmp_path)))] == [f"u{n}" for n in range(30)]
+    assert [row["user_id"] for row in events_of(CorpusSpec(events=str(tmp_path)))] == [
+        f"u{n}" for n in range(30)
+    ]
 
 
 @pytest.mark.parametrize("name", ["log.parquet", "log.csv", "log.jsonl"])
@@ -84,17 +95,31 @@ def test_without_a_timestamp_order_of_appearance_counts(tmp_path, monkeypatch, n
 def test_logs_are_joined_as_services(tmp_path):
     write(FRAME.rename(columns={"text": "query"}).drop(columns="service"), tmp_path / "search.csv")
     write(FRAME.rename(columns={"user_id": "buyer", "text": "title"}), tmp_path / "shop.parquet")
-    shop = {"events": str(tmp_path / "shop.parquet"), "columns": {"user_id": "buyer"}, "text": "{title}; {unused}"}
+    shop = {
+        "events": str(tmp_path / "shop.parquet"),
+        "columns": {"user_id": "buyer"},
+        "text": "{title}; {unused}",
+    }
     spec = CorpusSpec(events={"search": str(tmp_path / "search.csv"), "shop": shop}, text="{query}")
     rows = events_of(spec)
     assert [row["service"] for row in rows] == ["search"] * 40 + ["shop"] * 40
-    assert rows[40]["text"] == f"{FRAME['text'][0]}; 1.5" and rows[40]["user_id"] == rows[0]["user_id"] == "u0"
+    assert (
+        rows[40]["text"] == f"{FRAME['text'][0]}; 1.5"
+        and rows[40]["user_id"] == rows[0]["user_id"] == "u0"
+    )
     chosen = spec.model_copy(update={"services": ("shop",)})
     assert {row["service"] for row in events_of(chosen)} == {"shop"}
 
 
 def test_ids_and_texts_keep_their_digits(tmp_path):
-    frame = pd.DataFrame({"user_id": ["007", "1e5", "NA", "2020-01-01"], "service": "s", "timestamp": "7", "text": "a"})
+    frame = pd.DataFrame(
+        {
+            "user_id": ["007", "1e5", "NA", "2020-01-01"],
+            "service": "s",
+            "timestamp": "7",
+            "text": "a",
+        }
+    )
     for name in ("log.csv", "log.jsonl", "log.parquet"):
         write(frame, tmp_path / name)
         rows = events_of(CorpusSpec(events=str(tmp_path / name)))
@@ -109,8 +134,19 @@ def test_quoted_lines_in_csv(tmp_path):
 def test_json_of_mixed_kinds(tmp_path, monkeypatch):
     monkeypatch.setattr(jsonlines, "SAMPLE", 80)
     rows = [{"user_id": 1, "service": "s", "timestamp": 5, "text": "a"}] * 4
-    rows += [{"user_id": "guest", "service": "s", "timestamp": "1970-01-01T00:00:09", "text": "b", "more": [1]}]
-    rows += [{"user_id": None, "service": "s", "timestamp": 5.5, "text": "c"}, {"user_id": True, "text": {"a": "ü"}}]
+    rows += [
+        {
+            "user_id": "guest",
+            "service": "s",
+            "timestamp": "1970-01-01T00:00:09",
+            "text": "b",
+            "more": [1],
+        }
+    ]
+    rows += [
+        {"user_id": None, "service": "s", "timestamp": 5.5, "text": "c"},
+        {"user_id": True, "text": {"a": "ü"}},
+    ]
     (tmp_path / "log.jsonl").write_text("\n\n".join(map(json.dumps, rows)))
     found = events_of(CorpusSpec(events=str(tmp_path)))
     assert [row["user_id"] for row in found] == ["1"] * 4 + ["guest", None, "true"]
@@ -122,18 +158,25 @@ def test_json_of_mixed_kinds(tmp_path, monkeypatch):
 def test_other_encodings_are_read_and_counted(tmp_path, name):
     latin = ["café".encode(), "café".encode("cp1252"), "10 €".encode("cp1252"), b"\x81"]
     if name == "log.parquet":
-        table = pa.table({"user_id": list("abcd"), "service": ["s"] * 4, "timestamp": range(4), "text": latin})
+        table = pa.table(
+            {"user_id": list("abcd"), "service": ["s"] * 4, "timestamp": range(4), "text": latin}
+        )
         pq.write_table(table, tmp_path / name)
     elif name == "log.csv":
         lines = [b"a,s,%d,%s" % (n, text) for n, text in enumerate(latin)]
         (tmp_path / name).write_bytes(b"\n".join([b"user_id,service,timestamp,text", *lines]))
     else:
-        lines = [b'{"user_id":"a","service":"s","timestamp":%d,"text":"%s"}' % (n, t) for n, t in enumerate(latin)]
+        lines = [
+            b'{"user_id":"a","service":"s","timestamp":%d,"text":"%s"}' % (n, t)
+            for n, t in enumerate(latin)
+        ]
         (tmp_path / name).write_bytes(b"\n".join(lines))
     plan = plan_reading(CorpusSpec(events=str(tmp_path)))
     batches = list(read_part(plan.parts[0], plan.logs[0]))
     texts = [text for batch in batches for text in batch.table["text"].to_pylist()]
-    assert texts == ["café", "café", "10 €", "\x81"] and sum(batch.recoded for batch in batches) == 3
+    assert (
+        texts == ["café", "café", "10 €", "\x81"] and sum(batch.recoded for batch in batches) == 3
+    )
 
 
 @given(st.binary())
@@ -194,8 +237,14 @@ def test_a_broken_line_far_into_a_file_has_its_number(tmp_path, monkeypatch):
     ("change", "words"),
     [
         (lambda f: f.drop(columns="text"), r"no column 'text'.*b\.parquet"),
-        (lambda f: f.assign(user_id=np.arange(40)), r"'user_id' holds text in .*a\.parquet but whole numbers in .*b\."),
-        (lambda f: f.drop(columns="timestamp"), r"b\.parquet has no column 'timestamp', but .*a\.parquet has"),
+        (
+            lambda f: f.assign(user_id=np.arange(40)),
+            r"'user_id' holds text in .*a\.parquet but whole numbers in .*b\.",
+        ),
+        (
+            lambda f: f.drop(columns="timestamp"),
+            r"b\.parquet has no column 'timestamp', but .*a\.parquet has",
+        ),
     ],
 )
 def test_files_of_a_log_must_agree(tmp_path, change, words):
@@ -216,7 +265,8 @@ def test_a_file_of_nothing_but_nulls_agrees_with_all(tmp_path):
     [
         (
             {"text": "{titel}"},
-            "no column 'titel'; columns found are 'user_id', 'service', 'timestamp', 'text', 'unused'",
+            "no column 'titel'; columns found are 'user_id', 'service', 'timestamp', 'text', "
+            "'unused'",
         ),
         ({"text": "{unused}"}, "'unused' holds double, not words"),
         ({"columns": {"user": "u"}}, "unknown role 'user'; did you mean 'user_id'?"),
@@ -232,10 +282,18 @@ def test_columns_are_checked(tmp_path, spec, words):
 
 def test_odd_values_of_json(tmp_path):
     base = {"service": "s", "timestamp": 1, "text": "a"}
-    rows = [{**base, "user_id": 12345678901234567890123}, {**base, "user_id": 12345678901.0}, {**base, "user_id": 1.5}]
+    rows = [
+        {**base, "user_id": 12345678901234567890123},
+        {**base, "user_id": 12345678901.0},
+        {**base, "user_id": 1.5},
+    ]
     lines = [json.dumps(row) for row in rows]
-    lines.append('{"user_id": "u", "service": "s", "timestamp": 2, "text": "half \\ud83d an emoji"}')
-    (tmp_path / "log.jsonl").write_bytes("\n".join(lines).encode() + b'\n{"user_id": "caf\xe9 \x81", "text": "b"}')
+    lines.append(
+        '{"user_id": "u", "service": "s", "timestamp": 2, "text": "half \\ud83d an emoji"}'
+    )
+    (tmp_path / "log.jsonl").write_bytes(
+        "\n".join(lines).encode() + b'\n{"user_id": "caf\xe9 \x81", "text": "b"}'
+    )
     plan = plan_reading(CorpusSpec(events=str(tmp_path)))
     batches = list(read_part(plan.parts[0], plan.logs[0]))
     users = [user for batch in batches for user in batch.table["user_id"].to_pylist()]
@@ -249,7 +307,14 @@ def test_floats_and_integers_are_the_same_ids(tmp_path):
         frame = pd.DataFrame({"user_id": ids, "timestamp": 0, "text": "word"})
         pq.write_table(pa.Table.from_pandas(frame), tmp_path / f"{name}.parquet")
     spec = CorpusSpec(events={name: str(tmp_path / f"{name}.parquet") for name in "ab"})
-    assert [row["user_id"] for row in events_of(spec)] == ["12345678901", "7", "2.5", "12345678901", "7", "3"]
+    assert [row["user_id"] for row in events_of(spec)] == [
+        "12345678901",
+        "7",
+        "2.5",
+        "12345678901",
+        "7",
+        "3",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -262,7 +327,9 @@ def test_floats_and_integers_are_the_same_ids(tmp_path):
 )
 def test_columns_of_odd_types_are_refused(tmp_path, values, words):
     for column in ("user_id", "timestamp"):
-        table = {"user_id": ["u"], "service": ["s"], "timestamp": [1], "text": ["a"]} | {column: values}
+        table = {"user_id": ["u"], "service": ["s"], "timestamp": [1], "text": ["a"]} | {
+            column: values
+        }
         pq.write_table(pa.table(table), tmp_path / "log.parquet")
         with pytest.raises(EventLogError, match=words):
             plan_reading(CorpusSpec(events=str(tmp_path)))
@@ -270,10 +337,14 @@ def test_columns_of_odd_types_are_refused(tmp_path, values, words):
 
 def test_texts_keep_their_spaces_and_control_characters(tmp_path):
     texts = [" lead", "trail\x1f ", "\t", "a"]
-    table = pa.table({"user_id": [" u "] * 4, "service": ["s"] * 4, "timestamp": [1] * 4, "text": texts})
+    table = pa.table(
+        {"user_id": [" u "] * 4, "service": ["s"] * 4, "timestamp": [1] * 4, "text": texts}
+    )
     pq.write_table(table, tmp_path / "log.parquet")
     rows = events_of(CorpusSpec(events=str(tmp_path)))
-    assert [row["text"] for row in rows] == [" lead", "trail\x1f ", None, "a"] and rows[0]["user_id"] == "u"
+    assert [row["text"] for row in rows] == [" lead", "trail\x1f ", None, "a"] and rows[0][
+        "user_id"
+    ] == "u"
 
 
 def test_a_link_to_its_own_folder_reads_no_file_twice(tmp_path):
@@ -284,6 +355,9 @@ def test_a_link_to_its_own_folder_reads_no_file_twice(tmp_path):
 
 def test_a_first_line_longer_than_the_sample(tmp_path, monkeypatch):
     monkeypatch.setattr(jsonlines, "SAMPLE", 50)
-    lines = [json.dumps({"user_id": "u", "service": "s", "timestamp": 1, "text": "word " * n}) for n in (99, 1)]
+    lines = [
+        json.dumps({"user_id": "u", "service": "s", "timestamp": 1, "text": "word " * n})
+        for n in (99, 1)
+    ]
     (tmp_path / "log.jsonl").write_text("\n".join(lines))
     assert [len(row["text"]) for row in events_of(CorpusSpec(events=str(tmp_path)))] == [495, 5]

@@ -33,7 +33,18 @@ def test_a_changed_log_or_spec_has_another_key(planted_log, tmp_path):
 
     first = key()
     assert first == key() == key(events=str(tmp_path / "*.parquet"))
-    assert len({first, key(text="{text}!"), key(vocab_size=500), key(duplicates="drop"), key(max_item_tokens=3)}) == 5
+    assert (
+        len(
+            {
+                first,
+                key(text="{text}!"),
+                key(vocab_size=500),
+                key(duplicates="drop"),
+                key(max_item_tokens=3),
+            }
+        )
+        == 5
+    )
     table = pq.read_table(log)
     pq.write_table(table.slice(1), log)
     assert key() != first
@@ -43,7 +54,10 @@ def test_debris_of_a_killed_preparation_is_removed(planted_log, tmp_path):
     ended = subprocess.Popen(["true"])
     ended.wait()
     target = tmp_path / "corpus"
-    dead, alive = (tmp_path / f".corpus.{socket.gethostname()}.{pid}.partial" for pid in (ended.pid, os.getppid()))
+    dead, alive = (
+        tmp_path / f".corpus.{socket.gethostname()}.{pid}.partial"
+        for pid in (ended.pid, os.getppid())
+    )
     elsewhere = tmp_path / f".corpus.another-host.{ended.pid}.partial"
     for folder in (dead, alive, elsewhere):
         (folder / "shards").mkdir(parents=True)
@@ -53,9 +67,13 @@ def test_debris_of_a_killed_preparation_is_removed(planted_log, tmp_path):
 
 def test_more_tokens_than_32_bits_count_are_united():
     many = 1_200_000_000
-    chunk = pa.ListArray.from_arrays(pa.array([0, many], pa.int32()), pa.nulls(many))  # nulls take no memory
+    chunk = pa.ListArray.from_arrays(
+        pa.array([0, many], pa.int32()), pa.nulls(many)
+    )  # nulls take no memory
     united = unite_lists(pa.chunked_array([chunk, chunk]))
-    assert united.offsets.to_pylist() == [0, many, 2 * many] and len(united.values) == 2 * many > 2**31
+    assert (
+        united.offsets.to_pylist() == [0, many, 2 * many] and len(united.values) == 2 * many > 2**31
+    )
 
 
 def test_split_is_by_user_and_stable():
@@ -64,12 +82,18 @@ def test_split_is_by_user_and_stable():
     shares = pd.Series(split).value_counts(normalize=True)
     assert abs(shares["test"] - 0.2) < 0.03 and abs(shares["validation"] - 0.1) < 0.03
     assert (split_of(users[::-1], SplitSpec(validation=0.1, test=0.2))[::-1] == split).all()
-    assert stable_hash(pd.Series(["u1"]), "split")[0] == 0x5523A95A69B2BF34  # frozen: it decides who is held out
+    assert (
+        stable_hash(pd.Series(["u1"]), "split")[0] == 0x5523A95A69B2BF34
+    )  # frozen: it decides who is held out
 
 
 def test_ranges_equal_the_loop():
     starts, lengths = np.array([5, 0, 9, 2]), np.array([2, 0, 3, 1])
-    expected = [value for start, length in zip(starts, lengths, strict=True) for value in range(start, start + length)]
+    expected = [
+        value
+        for start, length in zip(starts, lengths, strict=True)
+        for value in range(start, start + length)
+    ]
     assert ranges(starts, lengths).tolist() == expected
     assert ranges(starts[:0], lengths[:0]).tolist() == []
 
@@ -79,26 +103,44 @@ def test_empty_partitions_are_well_typed():
 
 
 def test_shards_grow_in_number_and_not_in_size():
-    assert [number_of_shards(events) for events in (1, 4_000_000, 5_000_001, 10**10)] == [16, 16, 21, 4096]
+    assert [number_of_shards(events) for events in (1, 4_000_000, 5_000_001, 10**10)] == [
+        16,
+        16,
+        21,
+        4096,
+    ]
 
 
 @pytest.mark.parametrize("fate", ["keep", "drop"])
 def test_repeated_rows_are_counted_and_kept_or_dropped(tmp_path, fate):
-    rows = [("u", 0, 5.0, "a"), ("u", 0, 5.0, "a"), ("u", 0, 5.0, "b"), ("u", 1, 5.0, "a"), ("u", 0, 4.0, "a")] * 2
+    rows = [
+        ("u", 0, 5.0, "a"),
+        ("u", 0, 5.0, "a"),
+        ("u", 0, 5.0, "b"),
+        ("u", 1, 5.0, "a"),
+        ("u", 0, 4.0, "a"),
+    ] * 2
     events = pa.table([*map(list, zip(*rows, strict=True)), [3] * len(rows)], schema=BUCKETED)
     tokenizer = train_tokenizer(["a", "b"], 257).to_str()
     spec = CorpusSpec(events="x", duplicates=fate)
-    counts = write_shards(events, ShardPlan(spec, tmp_path, ("s", "t"), tokenizer, 4)).to_pylist()[0]
+    counts = write_shards(events, ShardPlan(spec, tmp_path, ("s", "t"), tokenizer, 4)).to_pylist()[
+        0
+    ]
     assert (counts["rows"], counts["duplicates"]) == (10, 6)
     lengths = pq.read_table(tmp_path / "shards" / "shard-00003.parquet")["items"].to_pylist()
-    assert lengths == ([[0] * 4 + [1] * 2 + [0] * 2, [2] * 2] if fate == "keep" else [[0, 1, 0], [2]])
+    assert lengths == (
+        [[0] * 4 + [1] * 2 + [0] * 2, [2] * 2] if fate == "keep" else [[0, 1, 0], [2]]
+    )
 
 
 @pytest.mark.parametrize(
     ("rows", "words"),
     [
         ([("u", 0, 2e9, "a"), ("u", 1, 2e9, "a")], "No event lies before split.time 2020-01-01"),
-        ([("u", 0, 20240131.0, "a"), ("u", 1, 20240201.0, "a")], r"end at 2.02402e\+07 seconds, in 1970"),
+        (
+            [("u", 0, 20240131.0, "a"), ("u", 1, 20240201.0, "a")],
+            r"end at 2.02402e\+07 seconds, in 1970",
+        ),
         ([("u", 0, 1.5e9, "a"), ("u", 1, 2e9, "a")], None),
     ],
 )

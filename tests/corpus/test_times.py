@@ -36,12 +36,16 @@ def test_timestamps(values, expected, units):
     column = pa.chunked_array([pa.array(values)])
     found = as_seconds(column).to_pylist()
     assert [value is None for value in found] == [value is None for value in expected]
-    assert [v for v in found if v is not None] == pytest.approx([v for v in expected if v is not None])
+    assert [v for v in found if v is not None] == pytest.approx(
+        [v for v in expected if v is not None]
+    )
     assert units is None or dict(count_units(column)) == units
 
 
 def test_zones_are_kept():
-    column = pa.chunked_array([pa.array(pd.Series([pd.Timestamp("1970-01-01 05:00", tz="Asia/Kolkata")]))])
+    column = pa.chunked_array(
+        [pa.array(pd.Series([pd.Timestamp("1970-01-01 05:00", tz="Asia/Kolkata")]))]
+    )
     assert as_seconds(column).to_pylist() == [-1800.0]
 
 

@@ -1,4 +1,5 @@
-"""The loss over workers has the gradient of the loss in one process, and the popular wrong ways do not."""
+"""The loss over workers has the gradient of the loss in one process, and the popular wrong ways do
+not."""
 
 import numpy as np
 import pytest
@@ -33,7 +34,9 @@ def reference_gradient(objective="info_nce", same=None):
     (first, second), weight = inputs()
     weight.requires_grad_()
     logits = LOGIT[0] * encode(first, weight) @ encode(second, weight).T
-    rival = [[i == j or same is None or same[i] != same[j] for j in range(USERS)] for i in range(USERS)]
+    rival = [
+        [i == j or same is None or same[i] != same[j] for j in range(USERS)] for i in range(USERS)
+    ]
     loss = torch.zeros((), dtype=torch.float64)
     for i in range(USERS):
         if objective == "sigmoid":
@@ -42,7 +45,9 @@ def reference_gradient(objective="info_nce", same=None):
                 loss -= F.logsigmoid(sign * (logits[i, j] + LOGIT[1])) / USERS if rival[i][j] else 0
         else:
             rivals = [j for j in range(USERS) if rival[i][j]]
-            loss += (logits[i, rivals].logsumexp(0) + logits[rivals, i].logsumexp(0) - 2 * logits[i, i]) / (2 * USERS)
+            loss += (
+                logits[i, rivals].logsumexp(0) + logits[rivals, i].logsumexp(0) - 2 * logits[i, i]
+            ) / (2 * USERS)
     loss.backward()
     return loss.item(), weight.grad.numpy()
 
@@ -65,7 +70,9 @@ def wrong_no_gradient(a, b, logit, same):
 def wrong_own_negatives(a, b, logit, same):
     """Each worker scores only its own users: fewer negatives."""
     target = torch.arange(len(a))
-    return (F.cross_entropy(logit[0] * a @ b.T, target) + F.cross_entropy(logit[0] * b @ a.T, target)) / 2
+    return (
+        F.cross_entropy(logit[0] * a @ b.T, target) + F.cross_entropy(logit[0] * b @ a.T, target)
+    ) / 2
 
 
 def in_blocks(a, b, logit, same):
@@ -75,7 +82,12 @@ def in_blocks(a, b, logit, same):
         return info_nce(a, b, logit, same)
 
 
-LOSSES = {**OBJECTIVES, "in blocks": in_blocks, "no gradient": wrong_no_gradient, "own negatives": wrong_own_negatives}
+LOSSES = {
+    **OBJECTIVES,
+    "in blocks": in_blocks,
+    "no gradient": wrong_no_gradient,
+    "own negatives": wrong_own_negatives,
+}
 
 
 def shares_of(rank, world_size, cases):
@@ -121,11 +133,19 @@ def test_duplicates_would_be_negatives_of_each_other():
 
 @pytest.mark.parametrize("world_size", [2, 4])
 def test_workers_equal_one_process_and_wrong_ways_do_not(world_size):
-    cases = [("info_nce", None), ("info_nce", SAME), ("in blocks", SAME), ("sigmoid", None), ("sigmoid", SAME)]
+    cases = [
+        ("info_nce", None),
+        ("info_nce", SAME),
+        ("in blocks", SAME),
+        ("sigmoid", None),
+        ("sigmoid", SAME),
+    ]
     wrong = [("no gradient", None), ("own negatives", None)]
     found = on_workers(world_size, shares_of, cases + wrong)
     for case, (loss, gradient) in zip(cases, found, strict=False):
-        expected_loss, expected = reference_gradient(case[0].replace("in blocks", "info_nce"), case[1])
+        expected_loss, expected = reference_gradient(
+            case[0].replace("in blocks", "info_nce"), case[1]
+        )
         assert loss == pytest.approx(expected_loss, abs=1e-12), case
         assert relative_error(gradient, expected) < 1e-12, case
     for _, gradient in found[len(cases) :]:
@@ -137,7 +157,9 @@ def test_a_fixed_temperature_has_no_gradient():
     logit = torch.tensor([5.0, -2.0], dtype=torch.float64, requires_grad=True)
     found = at_temperature(info_nce, 0.5)(encode(first, weight), encode(second, weight), logit)
     found.backward()
-    assert found == info_nce(encode(first, weight), encode(second, weight), torch.tensor([2.0, 0.0]))
+    assert found == info_nce(
+        encode(first, weight), encode(second, weight), torch.tensor([2.0, 0.0])
+    )
     assert logit.grad.tolist() == [0.0, 0.0]
 
 

@@ -11,7 +11,9 @@ from tests.plain import plain_embedding
 
 
 def make_model(corpus, **shape):
-    encoder = EncoderSpec(**{"width": 16, "item_layers": 2, "service_layers": 2, "heads": 4, **shape})
+    encoder = EncoderSpec(
+        **{"width": 16, "item_layers": 2, "service_layers": 2, "heads": 4, **shape}
+    )
     model = Encoder(encoder, corpus.vocabulary(8), temperature=0.1, seed=3).double()
     with torch.no_grad():  # positions start at zero; give them a say
         for table in (model.token_position, model.event_position):
@@ -36,7 +38,10 @@ def test_gradients_equal_plain(corpus):
     weights = torch.randn(6, 64, generator=torch.Generator().manual_seed(0)).double()
     fast, slow = make_model(corpus), make_model(corpus)
     (fast(pack(corpus, windows))[0].double() * weights).sum().backward()
-    rows = [plain_embedding(slow, corpus, corpus.events[a : a + n]) for a, n in zip(*windows, strict=True)]
+    rows = [
+        plain_embedding(slow, corpus, corpus.events[a : a + n])
+        for a, n in zip(*windows, strict=True)
+    ]
     (torch.stack(rows) * weights).sum().backward()
     for (name, a), (_, b) in zip(fast.named_parameters(), slow.named_parameters(), strict=True):
         if b.grad is not None:

@@ -1,4 +1,5 @@
-"""A planted study for the tests of reports: a grid of runs whose law is known, one failed, one diverged."""
+"""A planted study for the tests of reports: a grid of runs whose law is known, one failed, one
+diverged."""
 
 import json
 import math
@@ -21,11 +22,14 @@ fit: {laws: [power_law, log_linear]}
 
 
 def planted(runs: int = 9) -> pd.DataFrame:
-    """Runs of a size by length grid whose loss falls log-linearly in compute; one failed, one diverged."""
+    """Runs of a size by length grid whose loss falls log-linearly in compute; one failed, one
+    diverged."""
     rng = np.random.default_rng(3)
     params = {"xxs": 5_000, "xs": 20_000, "s": 90_000}
     rows = []
-    for number, (size, length) in enumerate([(size, length) for size in params for length in (2, 4, 8)][:runs]):
+    for number, (size, length) in enumerate(
+        [(size, length) for size in params for length in (2, 4, 8)][:runs]
+    ):
         flops = 6.0 * params[size] * 400 * 64 * length * 24
         rows.append(
             dict.fromkeys(COLUMNS)
@@ -55,8 +59,14 @@ def planted(runs: int = 9) -> pd.DataFrame:
             }
         )
     lost = {"loss": None, "recall_at_10": None, "mrr": None, "wall_seconds": None}
-    rows.append(rows[0] | lost | {"run_id": "lost0", "status": "failed", "error": HOSTILE, "sequence_length": 16})
-    rows.append(rows[0] | lost | {"run_id": "lost1", "status": "diverged", "error": "nan at step 7"})
+    rows.append(
+        rows[0]
+        | lost
+        | {"run_id": "lost0", "status": "failed", "error": HOSTILE, "sequence_length": 16}
+    )
+    rows.append(
+        rows[0] | lost | {"run_id": "lost1", "status": "diverged", "error": "nan at step 7"}
+    )
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
@@ -65,11 +75,28 @@ def write_study(directory: Path, table: pd.DataFrame) -> Path:
     directory.mkdir(parents=True, exist_ok=True)
     Runs(table).write(directory)
     (directory / "study.yaml").write_text(STUDY)
-    curves = pd.concat([table.assign(step=s, train_flops=table["train_flops"] * s / 400) for s in (200, 400)])
+    curves = pd.concat(
+        [table.assign(step=s, train_flops=table["train_flops"] * s / 400) for s in (200, 400)]
+    )
     curves[["run_id", "step", "train_flops", "loss"]].to_parquet(directory / "curves.parquet")
     plan = {"runs": [{"run_id": run_id, "expected_seconds": 30.0} for run_id in table["run_id"]]}
-    baseline = {"name": "TF-IDF", "loss": 5.3, "recall_at_10": 0.05, "mrr": 0.04, "loss_candidates": 256}
-    corpus = {"digest": "9f8e7d6c5b4a", "users": 10_000, "rejected": {"empty text": 1234}, "licence_note": "CC0"}
-    for name, document in (("plan", plan), ("baselines", {"baselines": [baseline]}), ("corpus", corpus)):
+    baseline = {
+        "name": "TF-IDF",
+        "loss": 5.3,
+        "recall_at_10": 0.05,
+        "mrr": 0.04,
+        "loss_candidates": 256,
+    }
+    corpus = {
+        "digest": "9f8e7d6c5b4a",
+        "users": 10_000,
+        "rejected": {"empty text": 1234},
+        "licence_note": "CC0",
+    }
+    for name, document in (
+        ("plan", plan),
+        ("baselines", {"baselines": [baseline]}),
+        ("corpus", corpus),
+    ):
         (directory / f"{name}.json").write_text(json.dumps(document))
     return directory

@@ -1,4 +1,5 @@
-"""The page of a running study: it holds the runs that ended, follows the others, and nothing else can be read."""
+"""The page of a running study: it holds the runs that ended, follows the others, and nothing else
+can be read."""
 
 import http.client
 import json
@@ -31,7 +32,9 @@ def directory(tmp_path: Path) -> Path:
     reached = {"status", "loss", "recall_at_10", "mrr", "wall_seconds", "error"}
     rows = json.loads(planted(RUNS).head(RUNS).to_json(orient="records"))
     known = [{column: row[column] for column in COLUMNS if column not in reached} for row in rows]
-    (tmp_path / "plan.json").write_text(json.dumps({"runs": [{**run, "expected_seconds": 30.0} for run in known]}))
+    (tmp_path / "plan.json").write_text(
+        json.dumps({"runs": [{**run, "expected_seconds": 30.0} for run in known]})
+    )
     end_run(tmp_path, 0)
     return tmp_path
 
@@ -45,7 +48,9 @@ def server(directory: Path) -> Iterator[Server]:
         server.shutdown()
 
 
-def ask(server: Server, path: str, method: str = "GET", host: str = "localhost:1") -> tuple[int, str]:
+def ask(
+    server: Server, path: str, method: str = "GET", host: str = "localhost:1"
+) -> tuple[int, str]:
     """Send one request as it stands, dots and all."""
     connection = http.client.HTTPConnection("127.0.0.1", server.server_port, timeout=60)
     connection.putrequest(method, path, skip_host=True)
@@ -58,19 +63,33 @@ def ask(server: Server, path: str, method: str = "GET", host: str = "localhost:1
 def test_page_holds_what_has_ended_and_follows_the_rest(server: Server, directory: Path) -> None:
     before = {path: path.stat().st_mtime_ns for path in directory.rglob("*")}
     status, page = ask(server, "/")
-    assert status == 200 and "1 of 3 runs have ended" in page and "3 runs: 1 done, 2 missing." in page
+    assert (
+        status == 200 and "1 of 3 runs have ended" in page and "3 runs: 1 done, 2 missing." in page
+    )
     assert page.count(">not ended yet</td>") == 2
-    assert {path: path.stat().st_mtime_ns for path in directory.rglob("*")} == before  # nothing is written
+    assert {
+        path: path.stat().st_mtime_ns for path in directory.rglob("*")
+    } == before  # nothing is written
     old = json.loads(ask(server, "/state")[1])
     assert f'data-state="{old["state"]}"' in page
     run_id = end_run(directory, 1)
     new = json.loads(ask(server, "/state")[1])
     assert new["state"] != old["state"] and new["words"].startswith("2 of 3")
-    assert "3 runs: 2 done, 1 missing." in (page := ask(server, "/")[1]) and f">{run_id}</td>" in page
+    assert (
+        "3 runs: 2 done, 1 missing." in (page := ask(server, "/")[1]) and f">{run_id}</td>" in page
+    )
 
 
 @pytest.mark.parametrize(
-    "path", ["/plan.json", "/../plan.json", "/%2e%2e/plan.json", "//etc/passwd", "/report/index.html", "plan.json"]
+    "path",
+    [
+        "/plan.json",
+        "/../plan.json",
+        "/%2e%2e/plan.json",
+        "//etc/passwd",
+        "/report/index.html",
+        "plan.json",
+    ],
 )
 def test_no_path_leads_to_a_file(server: Server, path: str) -> None:
     assert ask(server, path)[0] == 404
@@ -92,7 +111,9 @@ def test_a_page_that_cannot_be_made_is_said_so_and_tried_again(
         during.setattr("clue_ray.report.browse.compose", broken)
         for _ in range(2):
             status, words = ask(server, "/")
-            assert status == 500 and words.startswith("The page could not be made (ValueError: no such law); it is")
+            assert status == 500 and words.startswith(
+                "The page could not be made (ValueError: no such law); it is"
+            )
     assert ask(server, "/")[0] == 200
     before = ask(server, "/state")[1]
     (directory / "baselines.json").write_text("{}")
@@ -107,11 +128,15 @@ def test_head_gives_no_body(server: Server) -> None:
     assert ask(server, "/state", method="HEAD") == (200, "")
 
 
-def test_what_cannot_be_served_is_said_in_one_sentence(server: Server, directory: Path, tmp_path: Path) -> None:
+def test_what_cannot_be_served_is_said_in_one_sentence(
+    server: Server, directory: Path, tmp_path: Path
+) -> None:
     with pytest.raises(StudyError, match=r"Port \d+ cannot be used .*choose another --port"):
         Server(directory, server.server_port)
     for port in (-1, 65536):
-        with pytest.raises(StudyError, match=f"--port is {port}; give a number from 1 to 65535, or 0"):
+        with pytest.raises(
+            StudyError, match=f"--port is {port}; give a number from 1 to 65535, or 0"
+        ):
             Server(directory, port)
     with pytest.raises(RunsError, match="is no directory"):
         Server(tmp_path / "none", 0)

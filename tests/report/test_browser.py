@@ -1,4 +1,5 @@
-"""The page in a real browser: it asks for nothing, sorts, filters, names its marks, and runs nobody's script."""
+"""The page in a real browser: it asks for nothing, sorts, filters, names its marks, and runs
+nobody's script."""
 
 import shutil
 from collections.abc import Callable, Iterator
@@ -11,16 +12,25 @@ from clue_ray.report.page import write_report
 from clue_ray.runs import Runs
 from tests.report.planted import planted, write_study
 
-playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: pip install -e '.[dev]'")
+playwright = pytest.importorskip(
+    "playwright.sync_api", reason="playwright is not installed: pip install -e '.[dev]'"
+)
 
 CHROMIUM = next(
-    (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), ""
+    (
+        path
+        for name in ("chromium", "chromium-browser", "google-chrome")
+        if (path := shutil.which(name))
+    ),
+    "",
 )
 WIDTHS = (1280, 390)
 SHOWN = "table.sortable tbody tr:not([hidden])"
 HACK = "<img src=x onerror='hacked=1'><script>hacked=1</script>\"'`${hacked=1}</style></title>"
 
-pytestmark = pytest.mark.skipif(not CHROMIUM, reason="no chromium is installed; apt-get install chromium")
+pytestmark = pytest.mark.skipif(
+    not CHROMIUM, reason="no chromium is installed; apt-get install chromium"
+)
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +43,8 @@ def browser() -> Iterator[Any]:
 
 @pytest.fixture
 def open_page(browser: Any) -> Iterator[Callable[..., Any]]:
-    """Open a file at a width; afterwards nothing was complained of and nothing else was asked for."""
+    """Open a file at a width; afterwards nothing was complained of and nothing else was asked
+    for."""
     said: list[str] = []
     asked: list[str] = []
 
@@ -55,7 +66,9 @@ def runs_of(page: Any) -> list[str]:
 
 
 @pytest.mark.parametrize("width", WIDTHS)
-def test_page_fits_its_window_and_shows_its_figures(study: Path, open_page: Any, width: int) -> None:
+def test_page_fits_its_window_and_shows_its_figures(
+    study: Path, open_page: Any, width: int
+) -> None:
     page = open_page(study / "report" / "index.html", width)
     assert page.evaluate("document.documentElement.scrollWidth") == width
     seen = [svg for svg in page.query_selector_all("figure svg") if svg.is_visible()]
@@ -64,7 +77,9 @@ def test_page_fits_its_window_and_shows_its_figures(study: Path, open_page: Any,
 
 
 @pytest.mark.parametrize("width", WIDTHS)
-def test_runs_are_sorted_and_those_without_a_loss_stay_last(study: Path, open_page: Any, width: int) -> None:
+def test_runs_are_sorted_and_those_without_a_loss_stay_last(
+    study: Path, open_page: Any, width: int
+) -> None:
     page = open_page(study / "report" / "index.html", width)
     table = planted()
     rising = table.dropna(subset=["loss"]).sort_values("loss")["run_id"].tolist()
@@ -78,7 +93,9 @@ def test_runs_are_sorted_and_those_without_a_loss_stay_last(study: Path, open_pa
 
 
 @pytest.mark.parametrize("width", WIDTHS)
-def test_filters_narrow_table_and_figures_and_the_url_keeps_them(study: Path, open_page: Any, width: int) -> None:
+def test_filters_narrow_table_and_figures_and_the_url_keeps_them(
+    study: Path, open_page: Any, width: int
+) -> None:
     page = open_page(study / "report" / "index.html", width)
     page.click(".values[aria-label='encoder size'] button:text-is('xs')")
     page.fill("input[type=search]", "done")
@@ -91,17 +108,24 @@ def test_filters_narrow_table_and_figures_and_the_url_keeps_them(study: Path, op
     assert len(runs_of(again)) == 11 and not again.query_selector_all("svg .dim")
 
 
-def test_a_link_to_a_section_keeps_the_view_and_the_url_keeps_both(study: Path, open_page: Any) -> None:
+def test_a_link_to_a_section_keeps_the_view_and_the_url_keeps_both(
+    study: Path, open_page: Any
+) -> None:
     fresh = open_page(study / "report" / "index.html", view="#runs")
     assert fresh.inner_text("[role=status]").startswith("11 of 11 runs shown")
     assert not fresh.is_visible("text=Show all") and fresh.evaluate("location.hash") == "#runs"
     fresh.click(".values[aria-label='encoder size'] button:text-is('xs')")
     picked = runs_of(fresh)
     fresh.click("nav a[href='#cost']")
-    fresh.wait_for_url("**#section=cost&encoder_size=xs")  # not wait_for_function: the page forbids eval
+    fresh.wait_for_url(
+        "**#section=cost&encoder_size=xs"
+    )  # not wait_for_function: the page forbids eval
     assert runs_of(fresh) == picked and len(picked) < 11
     again = open_page(study / "report" / "index.html", view="#section=cost&encoder_size=xs")
-    assert runs_of(again) == picked and abs(again.evaluate("document.getElementById('cost').offsetTop - scrollY")) < 60
+    assert (
+        runs_of(again) == picked
+        and abs(again.evaluate("document.getElementById('cost').offsetTop - scrollY")) < 60
+    )
 
 
 def test_paper_shows_what_the_page_folds(study: Path, open_page: Any) -> None:
@@ -115,7 +139,9 @@ def test_paper_shows_what_the_page_folds(study: Path, open_page: Any) -> None:
 
 
 @pytest.mark.parametrize("width", WIDTHS)
-def test_a_mark_says_what_run_it_is_and_a_click_picks_it(study: Path, open_page: Any, width: int) -> None:
+def test_a_mark_says_what_run_it_is_and_a_click_picks_it(
+    study: Path, open_page: Any, width: int
+) -> None:
     page = open_page(study / "report" / "index.html", width)
     run = planted()["run_id"].iloc[0]
     mark = page.locator(f"[id^='loss-against-compute'][data-run='{run}']:visible use").first
@@ -148,7 +174,9 @@ def test_names_that_are_markup_stay_words(tmp_path: Path, open_page: Any) -> Non
 
 
 @pytest.mark.parametrize("width", WIDTHS)
-def test_a_name_of_dollars_and_four_hundred_letters_fits(tmp_path: Path, open_page: Any, width: int) -> None:
+def test_a_name_of_dollars_and_four_hundred_letters_fits(
+    tmp_path: Path, open_page: Any, width: int
+) -> None:
     table = planted()
     names = {"xxs": "$x_{$", "xs": "W" * 400, "s": "$" + "w" * 399}
     write_study(tmp_path, table.assign(encoder_size=table["encoder_size"].replace(names)))

@@ -1,4 +1,5 @@
-"""Two studies on one page: the difference is the planted one, and what cannot be compared is refused."""
+"""Two studies on one page: the difference is the planted one, and what cannot be compared is
+refused."""
 
 import json
 from pathlib import Path
@@ -17,30 +18,44 @@ def compared(study: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Pat
     """The planted study against one whose losses are 0.2 nats higher."""
     table = planted()
     table["loss"] += 0.2
-    second = write_study(tmp_path_factory.mktemp("second"), table.assign(study="worse", corpus_digest="other"))
+    second = write_study(
+        tmp_path_factory.mktemp("second"), table.assign(study="worse", corpus_digest="other")
+    )
     return compare_studies([study, second])
 
 
-def test_difference_is_the_planted_one_within_its_interval(compared: tuple[Path, Comparison]) -> None:
+def test_difference_is_the_planted_one_within_its_interval(
+    compared: tuple[Path, Comparison],
+) -> None:
     page, found = compared
     gap = found.differences[-1]
     assert gap.low < -0.2 < gap.high < 0
     assert gap.value == pytest.approx(found.losses[0][-1].value - found.losses[1][-1].value)
-    assert "is lower than that of" in found.sentence() and json.loads(json.dumps(found.to_dict()))["differences"]
+    assert (
+        "is lower than that of" in found.sentence()
+        and json.loads(json.dumps(found.to_dict()))["differences"]
+    )
     html = page.read_text(encoding="utf-8")
     assert (
-        found.sentence() in html and "different corpora" in html and "http://" not in html.replace("http://www.w3", "")
+        found.sentence() in html
+        and "different corpora" in html
+        and "http://" not in html.replace("http://www.w3", "")
     )
 
 
 def test_difference_of_equal_studies_holds_zero() -> None:
     one = Prediction(5.0, 4.9, 5.3)
-    assert difference(one, one) == pytest.approx((0.0, -((0.1**2 + 0.3**2) ** 0.5), (0.1**2 + 0.3**2) ** 0.5))
+    assert difference(one, one) == pytest.approx(
+        (0.0, -((0.1**2 + 0.3**2) ** 0.5), (0.1**2 + 0.3**2) ** 0.5)
+    )
 
 
 def test_other_candidates_are_refused(study: Path, tmp_path: Path) -> None:
     Runs(planted().assign(loss_candidates=64)).write(tmp_path)
-    with pytest.raises(RunsError, match=r"among 256 candidates and those of .* among 64, so they cannot be compared"):
+    with pytest.raises(
+        RunsError,
+        match=r"among 256 candidates and those of .* among 64, so they cannot be compared",
+    ):
         compare_studies([study, tmp_path])
 
 

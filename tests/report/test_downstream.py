@@ -1,4 +1,5 @@
-"""The downstream section says that task and loss go together, that they part at scale, or that it cannot tell."""
+"""The downstream section says that task and loss go together, that they part at scale, or that it
+cannot tell."""
 
 import json
 
@@ -20,7 +21,9 @@ def with_scores(slope=SLOPE, noise=NOISE, lost=0.0):
     """Score a planted study in a straight line over loss; its two largest runs lose some of it."""
     table = planted()
     rng = np.random.default_rng(0)
-    table["transfer_kids_auc"] = 0.6 - slope * (table["loss"] - 5) + noise * rng.standard_normal(len(table))
+    table["transfer_kids_auc"] = (
+        0.6 - slope * (table["loss"] - 5) + noise * rng.standard_normal(len(table))
+    )
     largest = table["train_flops"].rank(ascending=False) <= 2
     table.loc[largest, "transfer_kids_auc"] -= lost
     return table
@@ -37,12 +40,16 @@ def with_scores(slope=SLOPE, noise=NOISE, lost=0.0):
     ],
 )
 def test_the_sentence_says_what_the_runs_allow(changes, words):
-    assert words in carries_over("transfer_kids_auc", with_scores(**changes).dropna(subset=["loss"]))
+    assert words in carries_over(
+        "transfer_kids_auc", with_scores(**changes).dropna(subset=["loss"])
+    )
 
 
 def test_a_task_that_follows_until_the_largest_runs_is_not_told_from_its_correlation():
     sentence = carries_over("transfer_kids_auc", with_scores(lost=0.04).dropna(subset=["loss"]))
-    assert "a lower loss went with a better score" in sentence and "At scale the two part" in sentence
+    assert (
+        "a lower loss went with a better score" in sentence and "At scale the two part" in sentence
+    )
 
 
 def test_largest_runs_that_lost_no_loss_show_nothing_further():
@@ -51,18 +58,26 @@ def test_largest_runs_that_lost_no_loss_show_nothing_further():
     runs.loc[largest, "loss"] = runs["loss"].median()
     runs.loc[largest, "transfer_kids_auc"] = 0.6 - SLOPE * (runs["loss"].median() - 5)
     sentence = carries_over("transfer_kids_auc", runs)
-    assert "no lower than the smaller runs' lowest" in sentence and "does not exclude" not in sentence
+    assert (
+        "no lower than the smaller runs' lowest" in sentence and "does not exclude" not in sentence
+    )
 
 
 def test_few_runs_and_scores_that_do_not_vary_are_said():
     runs = with_scores().dropna(subset=["loss"])
-    assert "3 finished runs have a score, and a correlation takes 4" in carries_over("transfer_kids_auc", runs[:3])
+    assert "3 finished runs have a score, and a correlation takes 4" in carries_over(
+        "transfer_kids_auc", runs[:3]
+    )
     assert "takes 4 smaller runs" in carries_over("transfer_kids_auc", runs[:4])
-    assert "nothing can be told" in carries_over("transfer_kids_auc", runs.assign(transfer_kids_auc=0.5))
+    assert "nothing can be told" in carries_over(
+        "transfer_kids_auc", runs.assign(transfer_kids_auc=0.5)
+    )
 
 
 def test_loss_falls_to_the_right_and_the_largest_runs_are_open():
-    ax = score_over_loss(with_scores().dropna(subset=["loss"]), Figure().add_subplot(), "transfer_kids_auc")
+    ax = score_over_loss(
+        with_scores().dropna(subset=["loss"]), Figure().add_subplot(), "transfer_kids_auc"
+    )
     left, right = ax.get_xlim()
     smaller, largest = (len(points.get_offsets()) for points in ax.collections[:2])
     assert left > right and (smaller, largest) == (7, 2)
@@ -77,12 +92,21 @@ def test_scores_in_run_folders_reach_the_table_and_the_page(tmp_path):
         folder.mkdir(parents=True)
         score = {"value": scores[run_id], "low": 0.4, "high": 0.9}
         lead = {"value": -0.1, "low": -0.2, "high": -0.05}
-        rows = [{"method": "base rate", "auc": score, "auc_lead": lead}, {"method": "encoder", "auc": score}]
-        (folder / "kids-abc.json").write_text(json.dumps({"task": "kids", "run_id": run_id, "methods": rows}))
+        rows = [
+            {"method": "base rate", "auc": score, "auc_lead": lead},
+            {"method": "encoder", "auc": score},
+        ]
+        (folder / "kids-abc.json").write_text(
+            json.dumps({"task": "kids", "run_id": run_id, "methods": rows})
+        )
         if number < 2:
-            (folder / "cars-failed.json").write_text(json.dumps({"task": "cars", "error": "No <b>cars</b> here."}))
+            (folder / "cars-failed.json").write_text(
+                json.dumps({"task": "cars", "error": "No <b>cars</b> here."})
+            )
     table = join_results(directory).table
-    assert table["transfer_kids_auc"].count() == 9 and pd.api.types.is_float_dtype(table["transfer_kids_auc"])
+    assert table["transfer_kids_auc"].count() == 9 and pd.api.types.is_float_dtype(
+        table["transfer_kids_auc"]
+    )
     assert table["transfer_cars_error"].count() == 2
     join_results(directory)  # again: nothing doubles
     (directory / "curves.parquet").unlink()  # fewer figures to draw
@@ -92,5 +116,8 @@ def test_scores_in_run_folders_reach_the_table_and_the_page(tmp_path):
     content = build_content(read_directory(directory), None, {"error": "no laws"})
     page = render("index.html.j2", content=content, live=False)
     assert "the law of the loss carries over to this task" in page and "downstream-kids-auc" in page
-    assert f"kids, run {best}, the lowest loss that has a score. By AUC the encoder is beaten by base rate" in page
+    assert (
+        f"kids, run {best}, the lowest loss that has a score. By AUC the encoder is beaten by base "
+        f"rate" in page
+    )
     assert "cars: 2 of 9 finished runs have no score. No &lt;b&gt;cars&lt;/b&gt; here." in page

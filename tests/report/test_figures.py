@@ -21,9 +21,13 @@ LENGTHS = (2, 4, 8)
 
 
 def planted(noise: float = 0.004) -> pd.DataFrame:
-    """Nine runs of a size by length grid and two over the batch, whose loss falls log-linearly in compute."""
+    """Nine runs of a size by length grid and two over the batch, whose loss falls log-linearly in
+    compute."""
     rng = np.random.default_rng(7)
-    points = [(size, length, 64) for size in SIZES for length in LENGTHS] + [("xs", 4, 32), ("xs", 4, 128)]
+    points = [(size, length, 64) for size in SIZES for length in LENGTHS] + [
+        ("xs", 4, 32),
+        ("xs", 4, 128),
+    ]
     rows = []
     for number, (size, length, batch) in enumerate(points):
         tokens = 400 * batch * length * 24
@@ -85,7 +89,9 @@ def test_held_out_runs_and_only_they_are_ringed(analysis: Analysis, ax: Axes) ->
     assert set(by_gid(ax, "ring-")) == set(held_out["run_id"]) != set()
 
 
-def test_law_line_passes_through_its_predictions_up_to_ten_times_the_compute(analysis: Analysis, ax: Axes) -> None:
+def test_law_line_passes_through_its_predictions_up_to_ten_times_the_compute(
+    analysis: Analysis, ax: Axes
+) -> None:
     figures.loss_against_compute(analysis, ax)
     lines = by_gid(ax, "law-")
     assert set(lines) == set(analysis.fits)
@@ -143,7 +149,9 @@ def test_end_labels_keep_their_distance(ax: Axes) -> None:
     figures.end_labels(ax, ends, ["a", "b", "c", "d"], ["black"] * 4)
     heights = [text.get_position()[1] for text in ax.texts]
     assert np.diff(heights).min() > 0.07 and heights[-1] <= 1.0
-    assert np.mean(heights[:3]) == pytest.approx(np.mean([0.5, 0.5, 0.51]))  # pushed both ways, not all up
+    assert np.mean(heights[:3]) == pytest.approx(
+        np.mean([0.5, 0.5, 0.51])
+    )  # pushed both ways, not all up
     assert [text.xy for text in ax.texts] == ends  # each label points at its line's end
 
 
@@ -190,7 +198,10 @@ def test_there_is_no_heat_table_without_a_grid(ax: Axes) -> None:
 def test_learning_curves_end_at_the_final_loss_and_unfinished_runs_are_dashed(ax: Axes) -> None:
     runs = planted()
     curves = pd.concat(
-        [runs.assign(train_flops=runs["train_flops"] * share, loss=runs["loss"] / share**0.02) for share in (0.5, 1.0)]
+        [
+            runs.assign(train_flops=runs["train_flops"] * share, loss=runs["loss"] / share**0.02)
+            for share in (0.5, 1.0)
+        ]
     )
     figures.learning_curves(curves, ax, runs=runs.drop(index=0))
     drawn = by_gid(ax, "run-")

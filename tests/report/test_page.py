@@ -20,7 +20,11 @@ from tests.report.planted import planted, write_study
 
 
 def files_under(directory: Path) -> dict[str, bytes]:
-    return {str(p.relative_to(directory)): p.read_bytes() for p in sorted(directory.rglob("*")) if p.is_file()}
+    return {
+        str(p.relative_to(directory)): p.read_bytes()
+        for p in sorted(directory.rglob("*"))
+        if p.is_file()
+    }
 
 
 @pytest.fixture(scope="session")
@@ -41,8 +45,15 @@ class Elements(HTMLParser):
 
 
 def test_page_loads_nothing_from_anywhere(html: str) -> None:
-    links = [v for _, a in Elements(html).found for k, v in a.items() if k in {"src", "href", "xlink:href"}]
-    assert links and all(str(link).startswith(("#", "data:text/csv;", "data:application/json;")) for link in links)
+    links = [
+        v
+        for _, a in Elements(html).found
+        for k, v in a.items()
+        if k in {"src", "href", "xlink:href"}
+    ]
+    assert links and all(
+        str(link).startswith(("#", "data:text/csv;", "data:application/json;")) for link in links
+    )
     assert "@import" not in html and not re.search(r"url\((?!#)", html)
 
 
@@ -72,8 +83,12 @@ def test_every_run_is_listed_with_status_and_error_in_words(html: str, study: Pa
 
 
 def test_points_of_the_headline_name_their_runs(html: str) -> None:
-    titles = re.findall(r'data-run="000000000004"><title>size xs, length 4, 8,000 users, batch 64: loss 5\.', html)
-    assert len(titles) == 2 * 3 + 1  # headline, curves and parallel coordinates, wide and narrow; cost
+    titles = re.findall(
+        r'data-run="000000000004"><title>size xs, length 4, 8,000 users, batch 64: loss 5\.', html
+    )
+    assert (
+        len(titles) == 2 * 3 + 1
+    )  # headline, curves and parallel coordinates, wide and narrow; cost
 
 
 def test_answer_law_table_and_comparison_are_there(html: str, study: Path) -> None:
@@ -109,8 +124,18 @@ def test_unidentified_exponent_is_called_so(tmp_path: Path) -> None:
 
 def test_corpus_is_described(tmp_path: Path) -> None:
     write_study(tmp_path, planted(runs=2))
-    summary = {"path": "logs/a.parquet", "digest": "9f8e", "services": ["shop", "search"], "users": 2469}
-    summary |= {"users_in_two_services": 2466, "training_users": 1972, "held_out_users": 494, "events": 1_400_000}
+    summary = {
+        "path": "logs/a.parquet",
+        "digest": "9f8e",
+        "services": ["shop", "search"],
+        "users": 2469,
+    }
+    summary |= {
+        "users_in_two_services": 2466,
+        "training_users": 1972,
+        "held_out_users": 494,
+        "events": 1_400_000,
+    }
     summary |= {
         "items": 30_000,
         "tokens": 17_008_983,
@@ -158,7 +183,13 @@ def test_markdown_links_and_figures_exist(study: Path) -> None:
     links = re.findall(r"!\[[^\]]*(?:\[[^\]]*\][^\]]*)*\]\(([^)]+)\)", markdown)
     names = {Path(link).stem for link in links}
     assert names == {
-        *("loss-against-compute", "doubling", "axis-non-embedding-params", "axis-sequence-length", "heat-table"),
+        *(
+            "loss-against-compute",
+            "doubling",
+            "axis-non-embedding-params",
+            "axis-sequence-length",
+            "heat-table",
+        ),
         *("backtest", "alternatives", "cost", "learning-curves", "parallel-coordinates"),
     }
     for link in links:
@@ -209,13 +240,29 @@ def test_unusable_side_files_become_warnings(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "document", "said"),
     [
-        ("baselines", {"baselines": [{"name": "b", "loss": 5.0}]}, "baseline b has no number as loss_candidates"),
-        ("baselines", {"baselines": [{"name": "b", "loss": None, "loss_candidates": 256}]}, "has no number as loss,"),
+        (
+            "baselines",
+            {"baselines": [{"name": "b", "loss": 5.0}]},
+            "baseline b has no number as loss_candidates",
+        ),
+        (
+            "baselines",
+            {"baselines": [{"name": "b", "loss": None, "loss_candidates": 256}]},
+            "has no number as loss,",
+        ),
         ("baselines", {"baselines": 3}, "baselines is no list of mappings"),
         ("corpus", {"bayes_loss": 5.0}, "bayes_loss is no mapping of sequence lengths to losses"),
-        ("corpus", {"users": [3], "rejected": {"late": "many"}}, "users, rejected cannot be used as written"),
+        (
+            "corpus",
+            {"users": [3], "rejected": {"late": "many"}},
+            "users, rejected cannot be used as written",
+        ),
         ("plan", {"runs": None}, "runs is no list of mappings"),
-        ("plan", {"runs": [{"run_id": "0", "expected_seconds": "x"}, {}]}, "expected_seconds is no positive number"),
+        (
+            "plan",
+            {"runs": [{"run_id": "0", "expected_seconds": "x"}, {}]},
+            "expected_seconds is no positive number",
+        ),
     ],
 )
 def test_a_part_of_a_side_file_that_cannot_be_used_is_left_out_in_one_sentence(
@@ -237,10 +284,14 @@ def test_report_without_a_table_is_refused_in_one_sentence(tmp_path: Path) -> No
 
 def test_what_to_double_ranks_the_axes_with_intervals_and_cost(html: str) -> None:
     words = re.search(
-        r"Doubling ([a-z -]+) alone, from \S+ to \S+, is expected to lower held-out loss by (.*?) nats", html
+        r"Doubling ([a-z -]+) alone, from \S+ to \S+, is expected to lower held-out loss by (.*?) "
+        r"nats",
+        html,
     )
     assert words and re.fullmatch(r"0\.\d{3} \[0\.\d{3}, 0\.\d{3}\]", words[2])
-    assert "nats for 2.0 times the compute" in html  # the planted compute is proportional to either axis
+    assert (
+        "nats for 2.0 times the compute" in html
+    )  # the planted compute is proportional to either axis
     assert "All of these lie beyond what was run beside the best run." in html
 
 
@@ -270,10 +321,17 @@ def test_floor_of_a_planted_log_is_drawn_if_it_holds_for_these_candidates(tmp_pa
     (tmp_path / "corpus.json").write_text(
         json.dumps({"bayes_loss": {"4": 5.0, "8": 4.9}, "bayes_loss_candidates": 256})
     )
-    assert "lowest any encoder can reach (Bayes): 4.90" in write_report(tmp_path).read_text(encoding="utf-8")
-    (tmp_path / "corpus.json").write_text(json.dumps({"bayes_loss": {"8": 4.9}, "bayes_loss_candidates": 64}))
+    assert "lowest any encoder can reach (Bayes): 4.90" in write_report(tmp_path).read_text(
+        encoding="utf-8"
+    )
+    (tmp_path / "corpus.json").write_text(
+        json.dumps({"bayes_loss": {"8": 4.9}, "bayes_loss_candidates": 64})
+    )
     html = write_report(tmp_path).read_text(encoding="utf-8")
-    assert "(Bayes)" not in html and "computed for 64 candidates and the runs were scored at 256" in html
+    assert (
+        "(Bayes)" not in html
+        and "computed for 64 candidates and the runs were scored at 256" in html
+    )
 
 
 def test_a_study_whose_loss_rises_says_first_that_there_is_no_answer(tmp_path: Path) -> None:
@@ -290,15 +348,26 @@ def test_a_study_whose_loss_rises_says_first_that_there_is_no_answer(tmp_path: P
 def test_a_report_of_five_hundred_runs_stays_below_six_megabytes(tmp_path: Path) -> None:
     table = planted(runs=1)
     base = table.iloc[0].to_dict()
-    grid = itertools.product(range(5), (4, 8, 16, 32, 64), (32, 64, 128, 256), (1000, 2000, 4000, 8000, 16000))
+    grid = itertools.product(
+        range(5), (4, 8, 16, 32, 64), (32, 64, 128, 256), (1000, 2000, 4000, 8000, 16000)
+    )
     rng, rows = np.random.default_rng(0), []
     for number, (rung, length, batch, users) in enumerate(grid):
         params = 5_000 * 4**rung
-        loss = 5.5 / (1 + 4 / (1.2 + 30 * params**-0.3 + 4 * length**-0.5 + 8 * batch**-0.6 + 60 * users**-0.5))
-        settings = {"encoder_size": "abcde"[rung], "non_embedding_params": params, "sequence_length": length}
+        loss = 5.5 / (
+            1
+            + 4 / (1.2 + 30 * params**-0.3 + 4 * length**-0.5 + 8 * batch**-0.6 + 60 * users**-0.5)
+        )
+        settings = {
+            "encoder_size": "abcde"[rung],
+            "non_embedding_params": params,
+            "sequence_length": length,
+        }
         settings |= {"global_batch_size": batch, "corpus_users": users, "run_id": f"{number:012x}"}
         flops = 6.0 * params * 400 * batch * length * 24
-        rows.append(base | settings | {"train_flops": flops, "loss": loss * rng.lognormal(0, 0.004)})
+        rows.append(
+            base | settings | {"train_flops": flops, "loss": loss * rng.lognormal(0, 0.004)}
+        )
     write_study(tmp_path, pd.concat([pd.DataFrame(rows, columns=table.columns), table.tail(2)]))
     assert write_report(tmp_path).stat().st_size < 6e6
 

@@ -19,11 +19,17 @@ from tests.report.test_page import Elements
 HOSTILE = '<script>alert("x")</script>'
 
 
-def a_profile(services: tuple[str, ...] = ("search", "shop", "maps"), **changes: Any) -> dict[str, Any]:
-    """A profile of 1,000 users: the first service has 900 of them, each next one 10 fewer, half of it shared."""
+def a_profile(
+    services: tuple[str, ...] = ("search", "shop", "maps"), **changes: Any
+) -> dict[str, Any]:
+    """A profile of 1,000 users: the first service has 900 of them, each next one 10 fewer, half of
+    it shared."""
     users = {name: 900 - 10 * place for place, name in enumerate(services)}
     overlap = {
-        row: {column: users[row] if row == column else min(users[row], users[column]) // 2 for column in services}
+        row: {
+            column: users[row] if row == column else min(users[row], users[column]) // 2
+            for column in services
+        }
         for row in services
     }
     spread = {"p10": 1, "p50": 5, "p90": 40, "p99": 300, "p100": 1200}
@@ -40,7 +46,10 @@ def a_profile(services: tuple[str, ...] = ("search", "shop", "maps"), **changes:
         "tokens_per_event": {"p10": 2, "p50": 6, "p90": 11, "p99": 18, "p100": 25},
         "events_cut_at_max_item_tokens": 0.00042,
         "events_per_user_and_service": spread,
-        "fits_sequence_length": {"4": {"events": 0.11, "histories": 0.45}, "8": {"events": 0.23, "histories": 0.998}},
+        "fits_sequence_length": {
+            "4": {"events": 0.11, "histories": 0.45},
+            "8": {"events": 0.23, "histories": 0.998},
+        },
         "users_in_service": users,
         "overlap": overlap,
         "time": [1483271606.0, 1514779280.0],
@@ -65,13 +74,20 @@ def page_of(folder: Path, profile: dict[str, Any]) -> str:
 
 def rows_of(profile: dict[str, Any], title: str) -> dict[str, list[str]]:
     """A table's rows by their first cell."""
-    return {row[0].text: [cell.text for cell in row[1:]] for row in profile_tables(profile)[title].rows}
+    return {
+        row[0].text: [cell.text for cell in row[1:]] for row in profile_tables(profile)[title].rows
+    }
 
 
 def many_services() -> dict[str, Any]:
     """A profile of 15 services, some with names to trip over, with rejected and later rows."""
     services = (HOSTILE, "$\\frac{shop}$", "검색", *(f"service-{number}" for number in range(12)))
-    return a_profile(services, events_after_cut=12, rejected={"empty text": 30, "no user_id": 4}, rejected_rows=34)
+    return a_profile(
+        services,
+        events_after_cut=12,
+        rejected={"empty text": 30, "no user_id": 4},
+        rejected_rows=34,
+    )
 
 
 @pytest.fixture(scope="module")
@@ -122,22 +138,31 @@ def test_headline_counts_and_dates() -> None:
     )
     assert "events, in order of appearance:" in profile_headline(a_profile(time=None))
     assert "events, on 1999-12-31:" in profile_headline(a_profile(time=[946684790.5, 946684799.5]))
-    assert "timestamps from 0 to 125, which read as an order rather than as dates" in profile_headline(
-        a_profile(time=[0.0, 125.0], time_reads_as_order=True)
+    assert (
+        "timestamps from 0 to 125, which read as an order rather than as dates"
+        in profile_headline(a_profile(time=[0.0, 125.0], time_reads_as_order=True))
     )
     assert ": 1 distinct item, " in profile_headline(a_profile(distinct_items=1))
 
 
 def test_rejected_rows_are_a_share_of_all_rows() -> None:
     dirty = a_profile(rejected={"empty text": 37_500, "no user_id": 12_500}, rejected_rows=50_000)
-    assert rows_of(dirty, "Rejected rows") == {"empty text": ["37,500", "19%"], "no user_id": ["12,500", "6.2%"]}
-    assert "50,000 of 200,000 rows (25%) were rejected" in profile_tables(dirty)["Rejected rows"].note
+    assert rows_of(dirty, "Rejected rows") == {
+        "empty text": ["37,500", "19%"],
+        "no user_id": ["12,500", "6.2%"],
+    }
+    assert (
+        "50,000 of 200,000 rows (25%) were rejected" in profile_tables(dirty)["Rejected rows"].note
+    )
     assert "No row was rejected" not in profile_tables(dirty)["How the log was read"].note
 
 
 def test_clean_log_says_so() -> None:
     tables = profile_tables(a_profile())
-    assert "Rejected rows" not in tables and tables["How the log was read"].note == "No row was rejected."
+    assert (
+        "Rejected rows" not in tables
+        and tables["How the log was read"].note == "No row was rejected."
+    )
 
 
 def test_how_the_log_was_read() -> None:
@@ -155,9 +180,13 @@ def test_what_lies_later_or_has_no_time_is_said() -> None:
     def note(**changes: Any) -> str:
         return profile_tables(a_profile(**changes))["How the log was read"].note
 
-    assert "1,234 events lie after the cut in time and are kept apart." in note(events_after_cut=1234)
+    assert "1,234 events lie after the cut in time and are kept apart." in note(
+        events_after_cut=1234
+    )
     assert "1 event lies after the cut in time and is kept apart." in note(events_after_cut=1)
-    assert "in order of appearance: a.csv; b.csv." in note(in_order_of_appearance=["a.csv", "b.csv"])
+    assert "in order of appearance: a.csv; b.csv." in note(
+        in_order_of_appearance=["a.csv", "b.csv"]
+    )
     assert "rows of services left out" in note(timestamps_read_as={"seconds": 150_001})
 
 
@@ -180,7 +209,9 @@ def test_overlap_of_many_services_shows_the_largest(html: str) -> None:
     assert "Shown are the 12 services with most users, of 15." in html
     assert "<title>service-8: " in html and "<title>service-9: " not in html
     assert ">service-9</td>" in html  # the table holds all
-    assert html.count("<title>검색: 440 of 880 users also in $\\frac{shop}$</title>") == 2  # wide and narrow
+    assert (
+        html.count("<title>검색: 440 of 880 users also in $\\frac{shop}$</title>") == 2
+    )  # wide and narrow
 
 
 def test_one_service_has_no_overlap(tmp_path: Path) -> None:
@@ -216,7 +247,10 @@ def test_cells_of_many_services_hold_whole_per_cents(ax: Axes) -> None:
     empty, first = [0] * 7, [1000, 0, 4, 15, 994, 999, 1000]
     draw_overlap([f"service {number}" for number in range(7)], [first, *[empty] * 6], ax)
     assert [words.get_text() for words in ax.texts[:7]] == ["", "0", "<1", "2", ">99", ">99", "100"]
-    assert {words.get_text() for words in ax.texts[7:]} == {"", "0"}  # nobody is no division by zero
+    assert {words.get_text() for words in ax.texts[7:]} == {
+        "",
+        "0",
+    }  # nobody is no division by zero
 
 
 def test_folder_without_a_profile_is_refused_in_one_sentence(tmp_path: Path) -> None:

@@ -1,4 +1,5 @@
-"""The new figures hold what their tables hold, and sentences claim no more than the intervals allow."""
+"""The new figures hold what their tables hold, and sentences claim no more than the intervals
+allow."""
 
 import json
 from pathlib import Path
@@ -14,7 +15,14 @@ from clue_ray.report.figures.laws import Alternative, alternatives, backtest_err
 from clue_ray.report.read import read_directory
 from clue_ray.report.sections.answer import against_floor
 from clue_ray.report.sections.evidence import seeds
-from clue_ray.report.sections.next_step import Doubling, gains, in_vain, in_words, larger_value, lead
+from clue_ray.report.sections.next_step import (
+    Doubling,
+    gains,
+    in_vain,
+    in_words,
+    larger_value,
+    lead,
+)
 from clue_ray.runs import Runs
 from clue_ray.scaling.answering.analysis import analyse
 from clue_ray.scaling.answering.axes import AxisEffect
@@ -47,11 +55,19 @@ def test_next_step_says_what_is_not() -> None:
 def test_gains_are_drawn_with_their_intervals(ax: Axes) -> None:
     gains([LENGTH, USERS], ax)
     bars = [line.get_xdata() for line in ax.lines]
-    assert np.allclose(bars[0], (0.04, 0.06)) and np.allclose(bars[1], 0.05) and np.allclose(bars[2], (0.01, 0.03))
+    assert (
+        np.allclose(bars[0], (0.04, 0.06))
+        and np.allclose(bars[1], 0.05)
+        and np.allclose(bars[2], (0.01, 0.03))
+    )
 
 
 def test_alternatives_stand_in_order_and_open_ends_leave_the_axes(ax: Axes) -> None:
-    choices = [Alternative("answer", [5.0], 4.9, np.inf), Alternative("other", [5.1]), Alternative("none", [np.nan])]
+    choices = [
+        Alternative("answer", [5.0], 4.9, np.inf),
+        Alternative("other", [5.1]),
+        Alternative("none", [np.nan]),
+    ]
     alternatives(choices, ax)
     assert [tick.get_text() for tick in ax.get_yticklabels()] == ["answer", "other", "none"]
     assert [words.get_text() for words in ax.texts] == ["cannot be fitted"]
@@ -87,14 +103,21 @@ def test_parallel_coordinates_draw_every_run_and_end_lost_ones_at_a_cross(ax: Ax
 def test_grid_takes_most_runs_and_then_the_lowest_loss() -> None:
     table = planted().head(9)
     worse = table.assign(corpus_users=1000, loss=table["loss"] + 1)
-    assert grid_of(pd.concat([worse, table], ignore_index=True)).to_numpy().min() == table["loss"].min()
+    assert (
+        grid_of(pd.concat([worse, table], ignore_index=True)).to_numpy().min()
+        == table["loss"].min()
+    )
     assert grid_of(table.drop(index=[1, 2, 3, 5])) is None  # five of nine cells
 
 
 def test_isoflop_curves_mark_each_minimum(ax: Axes) -> None:
     sizes = np.geomspace(1e4, 1e6, 7)
     rows = [
-        {"train_flops": flops, "non_embedding_params": size, "loss": 3 + 0.2 * np.log10(size / best) ** 2}
+        {
+            "train_flops": flops,
+            "non_embedding_params": size,
+            "loss": 3 + 0.2 * np.log10(size / best) ** 2,
+        }
         for flops, best in ((1e12, 5e4), (1e13, 2e5))
         for size in sizes
     ]
@@ -108,21 +131,29 @@ def test_seeds_are_pooled_over_repeated_configurations() -> None:
     table = planted().head(9)
     assert "no configuration was repeated" in seeds(table)
     again = table.assign(seed=1, loss=table["loss"] + 0.1)
-    assert seeds(pd.concat([table, again])).startswith("Runs that differ in seed only lie 0.071 nats apart")
+    assert seeds(pd.concat([table, again])).startswith(
+        "Runs that differ in seed only lie 0.071 nats apart"
+    )
 
 
-@pytest.mark.parametrize(("floor", "words"), [(1.0, []), (99.0, ["The best run's", "The predicted"])])
+@pytest.mark.parametrize(
+    ("floor", "words"), [(1.0, []), (99.0, ["The best run's", "The predicted"])]
+)
 def test_a_floor_above_the_runs_is_a_doubt(tmp_path: Path, floor: float, words: list[str]) -> None:
     corpus = {"bayes_loss": {"8": floor}, "bayes_loss_candidates": 256}
     write_study(tmp_path, planted())
     (tmp_path / "corpus.json").write_text(json.dumps(corpus))
     files = read_directory(tmp_path)
     said = against_floor(files, analyse(Runs(files.table), files.fit.laws))
-    assert [sentence.startswith(start) for sentence, start in zip(said, words, strict=True)] == [True] * len(words)
+    assert [sentence.startswith(start) for sentence, start in zip(said, words, strict=True)] == [
+        True
+    ] * len(words)
 
 
 def test_an_axis_past_its_best_is_not_doubled() -> None:
-    line = pd.DataFrame({"run_id": ["a", "b", "c"], "sequence_length": [4, 8, 16], "loss": [5.1, 5.0, 5.2]})
+    line = pd.DataFrame(
+        {"run_id": ["a", "b", "c"], "sequence_length": [4, 8, 16], "loss": [5.1, 5.0, 5.2]}
+    )
     effect = AxisEffect("sequence_length", "", [line], None)
     assert larger_value(effect, line.iloc[1]) == (16.0, pytest.approx(0.2))
     assert larger_value(effect, line.iloc[2]) is None
@@ -132,6 +163,8 @@ def test_an_axis_past_its_best_is_not_doubled() -> None:
 def test_a_grid_compares_runs_of_one_horizon() -> None:
     table = planted().head(9)
     longer = table.head(2).assign(steps=4000, loss=1.0, run_id=["long0", "long1"])
-    failed = table.head(1).assign(steps=None, loss=None, status="failed", run_id="lost", sequence_length=99)
+    failed = table.head(1).assign(
+        steps=None, loss=None, status="failed", run_id="lost", sequence_length=99
+    )
     grid = grid_of(pd.concat([longer, table, failed], ignore_index=True))
     assert grid.to_numpy()[:, :3].min() == table["loss"].min() and "failed" in grid[99].tolist()

@@ -23,7 +23,9 @@ def tokens_fit(noise: float = 0.003) -> Fit:
     size, tokens = np.array(list(product(np.logspace(4, 6, 4), np.logspace(6, 8, 4)))).T
     loss = 1.8 + 30 * size**-0.34 + 120 * tokens**-0.37
     loss = loss * np.exp(noise * np.random.default_rng(1).normal(size=len(loss)))
-    return fit_law("parametric_loss", {AXES[0]: size, AXES[1]: tokens, "loss": loss}, x=AXES, y="loss")
+    return fit_law(
+        "parametric_loss", {AXES[0]: size, AXES[1]: tokens, "loss": loss}, x=AXES, y="loss"
+    )
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +52,9 @@ def study_law() -> Law:
 def study_table(third: str) -> pd.DataFrame:
     """Draw a grid over size, users and a third axis; histories cost compute, batches do not."""
     columns = ["non_embedding_params", "users_seen", third]
-    table = pd.DataFrame(list(product([1e4, 1e5, 1e6], [1e4, 1e5, 1e6], [4, 16, 64])), columns=columns, dtype=float)
+    table = pd.DataFrame(
+        list(product([1e4, 1e5, 1e6], [1e4, 1e5, 1e6], [4, 16, 64])), columns=columns, dtype=float
+    )
     n, u, s = (table[column] for column in columns)
     paid = s if third == "sequence_length" else 16
     loss = 1.5 + 20 * n**-0.3 + 30 * u**-0.35 + 1.5 * s**-0.5
@@ -85,7 +89,9 @@ def test_serving_shrinks_the_encoder_to_the_brute_force_optimum(exact: Fit) -> N
         tokens = (budget - 2 * size * read) / (6 * size)
         return float(exact.predict(**{AXES[0]: size, AXES[1]: tokens}).value)
 
-    best = minimize_scalar(loss, bounds=(np.log(1e4), np.log(budget / (2 * read)) - 0.01), method="bounded")
+    best = minimize_scalar(
+        loss, bounds=(np.log(1e4), np.log(budget / (2 * read)) - 0.01), method="bounded"
+    )
     assert recipe.non_embedding_params.value == pytest.approx(np.exp(best.x), rel=2e-3)
     assert recipe.non_embedding_params.value < allocate(exact, budget).non_embedding_params.value
     spent = 6 * recipe.non_embedding_params.value * recipe.train_tokens.value
@@ -105,7 +111,10 @@ def test_intervals_of_a_recipe_hold_the_planted_optimum(fit: Fit, exact: Fit) ->
 def test_study_axes_are_spent_where_they_pay() -> None:
     found, cost = study_fit("sequence_length")
     assert found.parameters["gamma"] == pytest.approx(0.5, rel=1e-3)
-    assert cost.powers == {"users_seen": 1.0, "sequence_length": 1.0} and cost.scale == pytest.approx(144)
+    assert cost.powers == {
+        "users_seen": 1.0,
+        "sequence_length": 1.0,
+    } and cost.scale == pytest.approx(144)
     recipe = allocate(found, 1e13, cost)
     best = {column: place.value for column, place in recipe.axes.items()}
     assert 144 * np.prod(list(best.values())) == pytest.approx(1e13, rel=1e-9) and recipe.held == ()
@@ -120,7 +129,11 @@ def test_study_axes_are_spent_where_they_pay() -> None:
 def test_an_axis_that_costs_nothing_is_held_and_said() -> None:
     found, cost = study_fit("global_batch_size")
     recipe = allocate(found, 1e13, cost)
-    assert recipe.held == ("global_batch_size",) and recipe.axes["global_batch_size"] == (64, 64, 64)
+    assert recipe.held == ("global_batch_size",) and recipe.axes["global_batch_size"] == (
+        64,
+        64,
+        64,
+    )
     assert any("costs no compute" in warning for warning in recipe.warnings)
     spent = 144 * 16 * recipe.axes["users_seen"].value * recipe.non_embedding_params.value
     assert spent == pytest.approx(1e13, rel=1e-9)
@@ -131,8 +144,12 @@ def test_budget_for_loss_inverts_both_kinds_of_law(fit: Fit) -> None:
     back = budget_for_loss(fit, recipe.loss.value)
     assert back.value == pytest.approx(1e15, rel=1e-5) and back.low < 1e15 < back.high
     x = np.logspace(10, 13, 8)
-    loss = (1.8 + 3.5 * (x / 1e10) ** -0.25) * np.exp(0.004 * np.random.default_rng(0).normal(size=8))
-    one = fit_law("power_law_plus_constant", {"train_flops": x, "loss": loss}, x="train_flops", y="loss")
+    loss = (1.8 + 3.5 * (x / 1e10) ** -0.25) * np.exp(
+        0.004 * np.random.default_rng(0).normal(size=8)
+    )
+    one = fit_law(
+        "power_law_plus_constant", {"train_flops": x, "loss": loss}, x="train_flops", y="loss"
+    )
     ahead = one.predict(train_flops=1e14)
     found = budget_for_loss(one, ahead.value)
     assert found.value == pytest.approx(1e14, rel=1e-5)
@@ -155,7 +172,10 @@ def test_marginal_returns_are_equal_where_the_recipe_is_best(exact: Fit) -> None
     returns = marginal_returns(exact, **at)
     for row in returns.itertuples():
         doubled = exact.predict(**(at | {row.axis: 2 * at[row.axis]})).value
-        assert row.gain == pytest.approx(recipe.loss.value - doubled, rel=1e-6) and row.cost_factor == 2
+        assert (
+            row.gain == pytest.approx(recipe.loss.value - doubled, rel=1e-6)
+            and row.cost_factor == 2
+        )
     assert returns["gain"].max() / returns["gain"].min() < 1.05
     starved = marginal_returns(exact, **(at | {AXES[1]: at[AXES[1]] / 100}))
     assert starved["axis"][0] == AXES[1] and starved["gain"][0] > 4 * returns["gain"][0]
@@ -177,7 +197,11 @@ def test_what_cannot_be_allocated_is_refused(fit: Fit) -> None:
     with pytest.raises(FitError, match="1 axes that cost compute"):
         allocate(fit, 1e15, Cost(AXES[0], {}))
     size = np.logspace(4, 6, 8)
-    line = {AXES[0]: size, AXES[1]: 20 * size, "loss": 1.8 + 30 * size**-0.34 + 120 * (20 * size) ** -0.37}
+    line = {
+        AXES[0]: size,
+        AXES[1]: 20 * size,
+        "loss": 1.8 + 30 * size**-0.34 + 120 * (20 * size) ** -0.37,
+    }
     along = fit_law("parametric_loss", line, x=AXES, y="loss")
     with pytest.raises(FitError, match=r"rise together in all runs|exponent of .* is 0"):
         allocate(along, 1e15)
@@ -196,14 +220,17 @@ EPOCH = Path(__file__).parents[2].parent / "shared" / "fitdata" / "epoch_chinchi
 
 
 def test_five_epoch_points_move_the_optimum_as_published() -> None:
-    """At 5.76e23 FLOP the best size is 73.2B without the five outliers, 118.7B with them (reference/fitting.md)."""
+    """At 5.76e23 FLOP the best size is 73.2B without the five outliers, 118.7B with them
+    (reference/fitting.md)."""
     if not EPOCH.is_file():
         pytest.skip(f"{EPOCH} is not beside this checkout")
     points = pd.read_csv(EPOCH)
     kept = points[points["L"] < points["L"].nlargest(5).min()]
     for table, published in ((kept, 73.2e9), (points, 118.7e9)):
         found = fit_law("parametric_loss", table, x=["N", "D"], y="L")
-        assert allocate(found, 5.76e23).non_embedding_params.value == pytest.approx(published, rel=5e-3)
+        assert allocate(found, 5.76e23).non_embedding_params.value == pytest.approx(
+            published, rel=5e-3
+        )
 
 
 def test_a_joint_law_by_name_is_allocated_over_its_columns() -> None:
@@ -213,9 +240,13 @@ def test_a_joint_law_by_name_is_allocated_over_its_columns() -> None:
     table = dict(zip(columns, grid, strict=True)) | {"loss": loss}
     found = fit_law("joint_power_law", table, x=columns, y="loss")
     recipe = allocate(found, 1e13)
-    assert 6 * recipe.non_embedding_params.value * recipe.train_tokens.value == pytest.approx(1e13, rel=1e-9)
+    assert 6 * recipe.non_embedding_params.value * recipe.train_tokens.value == pytest.approx(
+        1e13, rel=1e-9
+    )
     g = (0.3 * 20 / (0.37 * 120)) ** (1 / 0.67)
-    assert recipe.non_embedding_params.value == pytest.approx(g * (1e13 / 6) ** (0.37 / 0.67), rel=1e-3)
+    assert recipe.non_embedding_params.value == pytest.approx(
+        g * (1e13 / 6) ** (0.37 / 0.67), rel=1e-3
+    )
     assert recipe.held == ("sequence_length",) and recipe.axes["sequence_length"].value == 64
 
 

@@ -1,4 +1,5 @@
-"""The analysis of a study: frontier, hold-out, axes, answer, and what happens when data run short."""
+"""The analysis of a study: frontier, hold-out, axes, answer, and what happens when data run
+short."""
 
 import json
 
@@ -34,7 +35,12 @@ def study(noise: float = 0.005) -> pd.DataFrame:
     table = pd.DataFrame(grid + lines, columns=COLUMNS)
     size, length = table["non_embedding_params"], table["sequence_length"]
     table["train_flops"] = 6e3 * size * length * table["global_batch_size"]
-    fall = 0.65 * (size / 2e3) ** -0.15 * (length / 4) ** -0.2 * (table["corpus_users"] / 2000) ** -0.05
+    fall = (
+        0.65
+        * (size / 2e3) ** -0.15
+        * (length / 4) ** -0.2
+        * (table["corpus_users"] / 2000) ** -0.05
+    )
     table["loss"] = 4.9 + fall + noise * np.random.default_rng(0).normal(size=len(table))
     return table.assign(
         learning_rate=3e-3,
@@ -70,7 +76,9 @@ def test_laws_of_the_frontier_are_asked_for_its_largest_run_where_larger_ones_di
     points = analyse(Runs(table), LAWS[:2]).points
     top = points.loc[points["frontier"], "train_flops"].max()
     assert top < table["train_flops"].max()
-    assert points.loc[points["held_out"], "train_flops"].min() == top and points["held_out"][largest]
+    assert (
+        points.loc[points["held_out"], "train_flops"].min() == top and points["held_out"][largest]
+    )
 
 
 def test_axes_hold_everything_else_equal(analysis: Analysis) -> None:
@@ -109,7 +117,9 @@ def test_short_frontier_falls_back_to_all_runs() -> None:
     assert any("so the laws were fitted to all 18 runs" in warning for warning in found.warnings)
     tiny = analyse(Runs(study().iloc[[0, 5, 10]]), ["power_law", "power_law_plus_constant"])
     assert list(tiny.fits) == ["power_law"] and not tiny.points["held_out"].any()
-    assert any(warning.startswith("Left out: power law plus constant has 3") for warning in tiny.warnings)
+    assert any(
+        warning.startswith("Left out: power law plus constant has 3") for warning in tiny.warnings
+    )
     assert any(warning.startswith("No backtest") for warning in tiny.warnings)
     assert tiny.preferred == "power_law" and tiny.answer().startswith("There is no answer yet")
     json.dumps(tiny.to_dict(), allow_nan=False)
@@ -117,14 +127,19 @@ def test_short_frontier_falls_back_to_all_runs() -> None:
 
 def test_the_plain_power_law_is_always_judged() -> None:
     found = analyse(Runs(study()), ["log_linear"])
-    assert set(found.fits) == {"log_linear", "power_law"} and "power_law" in set(found.backtest.summary["law"])
+    assert set(found.fits) == {"log_linear", "power_law"} and "power_law" in set(
+        found.backtest.summary["law"]
+    )
 
 
 def short() -> pd.DataFrame:
-    """Six frontier runs near chance, as a small first study gives them, and a worse run above chance."""
+    """Six frontier runs near chance, as a small first study gives them, and a worse run above
+    chance."""
     flops = [5.7e10, 1.0e11, 1.7e11, 2.7e11, 9.0e11, 3.3e12, 7.1e11]
     losses = [5.470, 5.438, 5.406, 5.274, 5.267, 5.225, 5.855]
-    return pd.DataFrame({"train_flops": flops, "loss": losses, "loss_candidates": 256, "status": "done"})
+    return pd.DataFrame(
+        {"train_flops": flops, "loss": losses, "loss_candidates": 256, "status": "done"}
+    )
 
 
 @pytest.fixture(scope="module")
@@ -135,30 +150,45 @@ def little() -> Analysis:
 def test_answer_says_what_was_measured_then_what_is_predicted(little: Analysis) -> None:
     measured, predicted = little.answer().split("). ")
     assert measured == (
-        "58 times more compute, 3.3e12 instead of 5.7e10 FLOP, lowered held-out loss from 5.470 to 5.225 nats "
+        "58 times more compute, 3.3e12 instead of 5.7e10 FLOP, lowered held-out loss from 5.470 to "
+        "5.225 nats "
         "(a guess among 256 costs 5.545"
     )
     row = little.law_table()[0]
     assert predicted.startswith(
         f"Ten times more, 3.3e13 FLOP, is predicted to reach {row['loss_at_10x']:.2f} nats (95 % "
     )
-    assert f"missed larger runs by {row['backtest_error_nats']:.3f} nats" in predicted and "the four laws" in predicted
+    assert (
+        f"missed larger runs by {row['backtest_error_nats']:.3f} nats" in predicted
+        and "the four laws" in predicted
+    )
     tied = [law for law in little.law_table() if law["as_good"]]
     assert {law["law"] for law in tied} == {little.preferred, *little.backtest.tied}
-    low, high = (end([law[f"loss_at_10x_{name}"] for law in tied]) for end, name in ((min, "low"), (max, "high")))
-    assert predicted.endswith(f"with their intervals, 95 % {low:.2f} to {high:.2f}.") and low < row["loss_at_10x_low"]
+    low, high = (
+        end([law[f"loss_at_10x_{name}"] for law in tied])
+        for end, name in ((min, "low"), (max, "high"))
+    )
+    assert (
+        predicted.endswith(f"with their intervals, 95 % {low:.2f} to {high:.2f}.")
+        and low < row["loss_at_10x_low"]
+    )
 
 
 def test_answer_does_not_credit_compute_that_bought_nothing() -> None:
     best_first = short().assign(loss=[5.2, 5.47, 5.44, 5.41, 5.3, 5.27, 5.9])
     answer = analyse(Runs(best_first), ["power_law"]).answer()
-    assert "reached with the least compute, 5.7e10 FLOP" in answer and "58 times more did not lower it" in answer
+    assert (
+        "reached with the least compute, 5.7e10 FLOP" in answer
+        and "58 times more did not lower it" in answer
+    )
     guesses = short().assign(loss=[5.70, 5.69, 5.68, 5.67, 5.66, 5.65, 5.9])
     assert "so nothing is learnt" in analyse(Runs(guesses), ["power_law"]).answer()
 
 
 def test_law_with_a_floor_speaks_for_tied_ones(little: Analysis) -> None:
-    assert little.preferred == "power_law_plus_constant" and {"power_law", "log_linear"} <= set(little.backtest.tied)
+    assert little.preferred == "power_law_plus_constant" and {"power_law", "log_linear"} <= set(
+        little.backtest.tied
+    )
 
 
 def test_what_the_runs_do_not_identify_has_no_interval(little: Analysis) -> None:
@@ -167,7 +197,9 @@ def test_what_the_runs_do_not_identify_has_no_interval(little: Analysis) -> None
     for end in ("exponent_low", "exponent_high"):
         assert rows["power_law_plus_constant"][end] is None and rows["power_law"][end] is not None
     floor = little.fits["power_law_plus_constant"]
-    assert not floor.identified("irreducible_loss") and floor.to_dict()["intervals"]["exponent"] == [None, None]
+    assert not floor.identified("irreducible_loss") and floor.to_dict()["intervals"][
+        "exponent"
+    ] == [None, None]
 
 
 def test_warnings_are_few_plain_and_gravest_first(little: Analysis) -> None:
@@ -179,7 +211,9 @@ def test_warnings_are_few_plain_and_gravest_first(little: Analysis) -> None:
 
 
 def test_what_cannot_be_analysed_is_refused() -> None:
-    with pytest.raises(FitError, match="No law could be fitted: power_law has 2 parameters but only 2 runs"):
+    with pytest.raises(
+        FitError, match="No law could be fitted: power_law has 2 parameters but only 2 runs"
+    ):
         analyse(Runs(study().iloc[:2]), ["power_law"])
     with pytest.raises(FitError, match="no law 'powerlaw'; did you mean 'power_law'"):
         analyse(Runs(study()), ["powerlaw"])
@@ -200,11 +234,18 @@ def test_frontier_equals_its_definition(points: list[tuple[int, int]]) -> None:
 
 
 def test_runs_of_about_one_compute_are_one_level() -> None:
-    few_users = {"train_flops": 5.6e10, "loss": 7.3}  # a shorter history: its compute is a little smaller
-    table = pd.DataFrame([few_users, {"train_flops": 5.9e10, "loss": 5.4}, {"train_flops": 2.1e11, "loss": 5.39}])
+    few_users = {
+        "train_flops": 5.6e10,
+        "loss": 7.3,
+    }  # a shorter history: its compute is a little smaller
+    table = pd.DataFrame(
+        [few_users, {"train_flops": 5.9e10, "loss": 5.4}, {"train_flops": 2.1e11, "loss": 5.39}]
+    )
     assert frontier(table).tolist() == [False, True, True]
     dense = pd.DataFrame({"train_flops": 1e10 * 1.02 ** np.arange(50)})
-    assert frontier(dense.assign(loss=5 * (dense["train_flops"] / 1e10) ** -0.2)).all()  # a law's own fall
+    assert frontier(
+        dense.assign(loss=5 * (dense["train_flops"] / 1e10) ** -0.2)
+    ).all()  # a law's own fall
 
 
 def test_settings_compete_by_their_means_over_seeds() -> None:
@@ -213,10 +254,22 @@ def test_settings_compete_by_their_means_over_seeds() -> None:
     assert settings_of(table).tolist() == [0, 0, 1, 2]
     assert settings_of(table.assign(heads=None)).tolist() == [0, 0, 1, 2]
     marked = mark(table)
-    assert marked["frontier"].tolist() == [True, True, True, True]  # 5.1 on average does not beat 5.05
-    assert marked["train_flops"].tolist()[:2] == [1.0005e10] * 2 and marked["held_out"].tolist() == [False] * 3 + [True]
+    assert marked["frontier"].tolist() == [
+        True,
+        True,
+        True,
+        True,
+    ]  # 5.1 on average does not beat 5.05
+    assert marked["train_flops"].tolist()[:2] == [1.0005e10] * 2 and marked[
+        "held_out"
+    ].tolist() == [False] * 3 + [True]
     lucky = table.drop(columns="seed")
-    assert mark(lucky)["frontier"].tolist() == [False, True, False, True]  # nothing says that they are one setting
+    assert mark(lucky)["frontier"].tolist() == [
+        False,
+        True,
+        False,
+        True,
+    ]  # nothing says that they are one setting
     assert len(set(settings_of(table.assign(seed=0)))) == 4  # what else was varied is not a column
 
 
@@ -227,22 +280,32 @@ def test_levers_seeds_and_runs_above_chance_are_said() -> None:
     said = " ".join(analyse(Runs(table), LAWS).warnings)
     assert "Along the frontier compute came from" in said
     assert "Every run has the same seed" in said
-    assert "One of the runs ended worse than a guess, after up to 10 passes over their users" in said
+    assert (
+        "One of the runs ended worse than a guess, after up to 10 passes over their users" in said
+    )
     table.loc[0, "seed"] = 1
     assert "Every run has the same seed" not in " ".join(analyse(Runs(table), LAWS).warnings)
 
 
 def overfitted(losses: list[float]) -> Analysis:
     flops = 1e10 * 2.0 ** np.arange(len(losses))
-    table = pd.DataFrame({"train_flops": flops, "loss": losses, "loss_candidates": 256, "status": "done"})
+    table = pd.DataFrame(
+        {"train_flops": flops, "loss": losses, "loss_candidates": 256, "status": "done"}
+    )
     return analyse(Runs(table), LAWS)
 
 
-@pytest.mark.parametrize("losses", [[3.0, 3.2, 3.5, 3.9, 4.1, 4.4, 4.6, 4.9], [3.6, 3.4, 3.5, 3.7, 4.1, 4.4, 4.6, 4.9]])
+@pytest.mark.parametrize(
+    "losses", [[3.0, 3.2, 3.5, 3.9, 4.1, 4.4, 4.6, 4.9], [3.6, 3.4, 3.5, 3.7, 4.1, 4.4, 4.6, 4.9]]
+)
 def test_a_law_that_rises_does_not_speak(losses: list[float]) -> None:
-    """Too few frontier runs, so all are fitted; the log-linear law, free to rise, predicts these best."""
+    """Too few frontier runs, so all are fitted; the log-linear law, free to rise, predicts these
+    best."""
     found = overfitted(losses)
-    assert found.backtest.preferred == "log_linear" and found.fits["log_linear"].parameters["slope"] < 0
+    assert (
+        found.backtest.preferred == "log_linear"
+        and found.fits["log_linear"].parameters["slope"] < 0
+    )
     assert "no answer yet" in found.answer() and "held-out loss rises" in found.answer()
     assert "Ten times" not in found.answer() and found.preferred != "log_linear"
     assert trend(found.fits[found.preferred], found.points["train_flops"]) <= 0
@@ -253,7 +316,10 @@ def test_a_law_that_rises_does_not_speak(losses: list[float]) -> None:
 def test_a_flat_study_has_no_answer_and_a_falling_one_has(analysis: Analysis) -> None:
     flat = overfitted([4.0, 4.1, 4.0, 4.1, 4.0, 4.1, 4.0, 4.1])
     assert "no answer yet" in flat.answer()
-    assert analysis.silence == "" and trend(analysis.fits[analysis.preferred], analysis.points["train_flops"]) == -1
+    assert (
+        analysis.silence == ""
+        and trend(analysis.fits[analysis.preferred], analysis.points["train_flops"]) == -1
+    )
 
 
 def test_panels_ask_about_the_headline(analysis: Analysis) -> None:
@@ -273,7 +339,9 @@ def test_bic_weights_are_posterior_odds_of_least_squares() -> None:
     fit = fit_law("power_law", table, x="train_flops", y="loss", loss="log_least_squares")
     residual = np.log(table["loss"] / fit.curve(table["train_flops"]))
     n = len(table)
-    assert found.loc["power_law", "bic"] == pytest.approx(n * np.log((residual**2).mean()) + 3 * np.log(n))
+    assert found.loc["power_law", "bic"] == pytest.approx(
+        n * np.log((residual**2).mean()) + 3 * np.log(n)
+    )
     assert found["weight"].sum() == pytest.approx(1) and found["difference"].iloc[0] == 0
     odds = found["weight"].iloc[0] / found["weight"].iloc[1]
     assert 2 * np.log(odds) == pytest.approx(found["difference"].iloc[1])
@@ -282,7 +350,9 @@ def test_bic_weights_are_posterior_odds_of_least_squares() -> None:
 
 
 def test_a_run_that_carries_the_answer_is_named() -> None:
-    moved = pd.DataFrame({"run": ["run7", "run1"], "predicted": [4.2, 4.9], "change": [-0.16, -0.02]})
+    moved = pd.DataFrame(
+        {"run": ["run7", "run1"], "predicted": [4.2, 4.9], "change": [-0.16, -0.02]}
+    )
     said = influential(moved, Prediction(5.0, 4.8, 5.1))
     assert len(said) == 1 and "hangs on run run7" in said[0]
     assert influential(moved, Prediction(5.0, 4.1, 5.1)) == [] and influential(moved, None) == []

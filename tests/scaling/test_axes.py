@@ -33,11 +33,17 @@ def test_training_length_is_an_axis_of_its_own():
 
 
 def test_sizes_at_equal_compute_are_no_line():
-    rows = [{"non_embedding_params": n, "steps": 64_000 // n, "global_batch_size": 64} for n in (1000, 2000, 4000)]
+    rows = [
+        {"non_embedding_params": n, "steps": 64_000 // n, "global_batch_size": 64}
+        for n in (1000, 2000, 4000)
+    ]
     assert "non_embedding_params" not in lines(table(rows))
 
 
 def test_batches_are_joined_at_equal_examples_where_steps_differ():
-    rows = [{"non_embedding_params": 1000, "steps": 6400 // b, "global_batch_size": b} for b in (32, 64, 128)]
+    rows = [
+        {"non_embedding_params": 1000, "steps": 6400 // b, "global_batch_size": b}
+        for b in (32, 64, 128)
+    ]
     (line,) = lines(table(rows))["global_batch_size"]
     assert line["users_seen"].nunique() == 1 and len(line) == 3

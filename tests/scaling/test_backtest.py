@@ -15,7 +15,9 @@ COMPUTE = np.logspace(10, 14, 10)
 
 def runs(loss: np.ndarray, noise: float = 0.001) -> pd.DataFrame:
     rng = np.random.default_rng(0)
-    return pd.DataFrame({"train_flops": COMPUTE, "loss": loss * np.exp(noise * rng.normal(size=len(loss)))})
+    return pd.DataFrame(
+        {"train_flops": COMPUTE, "loss": loss * np.exp(noise * rng.normal(size=len(loss)))}
+    )
 
 
 @pytest.mark.parametrize(
@@ -38,10 +40,15 @@ def test_laws_that_agree_tie() -> None:
 
 
 def test_preferred_law_never_loses_to_the_plain_power_law() -> None:
-    """On pure power laws a needless floor often errs more, within chance; it then does not speak."""
+    """On pure power laws a needless floor often errs more, within chance; it then does not
+    speak."""
     spoken = []
     for seed in range(6):
-        loss = 30 * COMPUTE**-0.08 * np.exp(0.004 * np.random.default_rng(seed).normal(size=len(COMPUTE)))
+        loss = (
+            30
+            * COMPUTE**-0.08
+            * np.exp(0.004 * np.random.default_rng(seed).normal(size=len(COMPUTE)))
+        )
         table = pd.DataFrame({"train_flops": COMPUTE, "loss": loss})
         result = backtest(LAWS, table, x="train_flops", y="loss")
         error = result.summary.set_index("law")["mean_absolute_relative_error"]
@@ -51,14 +58,26 @@ def test_preferred_law_never_loses_to_the_plain_power_law() -> None:
 
 
 def test_cautious_of_tied_laws_is_preferred_and_errors_are_in_units_of_y() -> None:
-    """The two laws err alike here, as the fitted constant is zero: the one that allows for a constant speaks."""
-    flops = [57105722688.0, 100590505248.0, 168213130656.0, 265207132128.0, 902472242112.0, 3295063832448.0]
+    """The two laws err alike here, as the fitted constant is zero: the one that allows for a
+    constant speaks."""
+    flops = [
+        57105722688.0,
+        100590505248.0,
+        168213130656.0,
+        265207132128.0,
+        902472242112.0,
+        3295063832448.0,
+    ]
     losses = [5.4698018, 5.4382663, 5.4062429, 5.2738598, 5.2665473, 5.2251193]
     table = pd.DataFrame({"train_flops": flops, "loss": losses})
     result = backtest(LAWS[:2], table, x="train_flops", y="loss")
     assert result.preferred == "power_law_plus_constant" and result.tied == ("power_law",)
-    missed = (result.rows["predicted"] - result.rows["actual"]).abs().groupby(result.rows["law"]).mean()
-    assert result.summary.set_index("law")["mean_absolute_error"].to_dict() == pytest.approx(missed.to_dict())
+    missed = (
+        (result.rows["predicted"] - result.rows["actual"]).abs().groupby(result.rows["law"]).mean()
+    )
+    assert result.summary.set_index("law")["mean_absolute_error"].to_dict() == pytest.approx(
+        missed.to_dict()
+    )
 
 
 def test_predictions_use_only_smaller_runs() -> None:
@@ -66,21 +85,33 @@ def test_predictions_use_only_smaller_runs() -> None:
     rows = backtest(LAWS, table.iloc[::-1], x="train_flops", y="loss").rows
     assert list(rows["num_fitted"].unique()) == [4, 5, 6, 7, 8, 9]
     row = rows[(rows["law"] == "power_law") & (rows["num_fitted"] == 6)].iloc[-1]
-    alone = fit_law("power_law", table.iloc[:6], x="train_flops", y="loss").predict_run(train_flops=row["x"])
+    alone = fit_law("power_law", table.iloc[:6], x="train_flops", y="loss").predict_run(
+        train_flops=row["x"]
+    )
     assert (row["predicted"], row["low"], row["high"]) == pytest.approx(alone, rel=1e-6)
-    assert row["x"] == COMPUTE[7] and row["actual"] == table["loss"].iloc[7]  # the furthest within ten times the sixth
-    assert (rows.groupby("num_fitted")["x"].max() <= 10 * COMPUTE[rows["num_fitted"].unique() - 1] * (1 + 1e-9)).all()
+    assert (
+        row["x"] == COMPUTE[7] and row["actual"] == table["loss"].iloc[7]
+    )  # the furthest within ten times the sixth
+    assert (
+        rows.groupby("num_fitted")["x"].max()
+        <= 10 * COMPUTE[rows["num_fitted"].unique() - 1] * (1 + 1e-9)
+    ).all()
     assert row["relative_error"] == pytest.approx(alone.value / row["actual"] - 1, rel=1e-6)
     assert row["covered"] == (alone.low <= row["actual"] <= alone.high)
 
 
 def test_a_law_that_goes_negative_is_scored_and_stops_no_other() -> None:
-    """The steep start of a strong floor, extended on a line in log compute, falls below 0 before the end."""
+    """The steep start of a strong floor, extended on a line in log compute, falls below 0 before
+    the end."""
     x = np.logspace(10, 14, 25)
     table = pd.DataFrame({"train_flops": x, "loss": 0.5 + 5 * (x / 1e10) ** -0.8})
     result = backtest(LAWS, table, x="train_flops", y="loss")
     below = result.rows[result.rows["predicted"] <= 0]
-    assert set(below["law"]) == {"log_linear"} and not below["covered"].any() and below["low"].isna().all()
+    assert (
+        set(below["law"]) == {"log_linear"}
+        and not below["covered"].any()
+        and below["low"].isna().all()
+    )
     assert result.preferred == "power_law_plus_constant"
 
 
@@ -145,7 +176,13 @@ def test_of_tied_laws_with_a_floor_the_one_that_erred_least_speaks() -> None:
     names = ["power_law", "power_law_plus_constant", "bounded_power_law"]
     errors = {"power_law": 0.05, "power_law_plus_constant": 0.04, "bounded_power_law": 0.03}
     shaken = [
-        {"law": law, "relative_error": size * factor, "actual": 1.0, "predicted": 1 + size * factor, "covered": True}
+        {
+            "law": law,
+            "relative_error": size * factor,
+            "actual": 1.0,
+            "predicted": 1 + size * factor,
+            "covered": True,
+        }
         for law, size in errors.items()
         for factor in ((0.1, 2.0, 0.5) if law == "power_law" else (2.0, 0.1, 0.5))
     ]

@@ -10,7 +10,12 @@ import pytest
 from clue_ray.errors import RunsError
 from clue_ray.scaling.deciding.critical_batch import steps_to_loss
 from clue_ray.scaling.fitting.fit import fit_law
-from clue_ray.scaling.laws.catalogue import batch_loss, critical_batch, loss_at_equal_examples, loss_at_equal_steps
+from clue_ray.scaling.laws.catalogue import (
+    batch_loss,
+    critical_batch,
+    loss_at_equal_examples,
+    loss_at_equal_steps,
+)
 
 BATCHES = 2.0 ** np.arange(3, 12)
 TRUTH = {"irreducible_loss": 1.8, "coefficient": 9.0, "exponent": 0.3, "critical_batch_size": 300.0}
@@ -32,7 +37,9 @@ def test_critical_batch_is_the_hyperbola_of_steps_and_examples() -> None:
     """(S / Smin - 1)(E / Emin - 1) = 1, McCandlish et al. 2018."""
     steps = critical_batch(BATCHES, 500.0, 300.0)
     np.testing.assert_allclose((steps / 500 - 1) * (steps * BATCHES / (500 * 300) - 1), 1)
-    assert critical_batch(300.0, 500.0, 300.0) == 1000  # at the critical batch: twice the least of both
+    assert (
+        critical_batch(300.0, 500.0, 300.0) == 1000
+    )  # at the critical batch: twice the least of both
 
 
 def test_slices_of_the_surface() -> None:
@@ -50,7 +57,9 @@ def test_critical_batch_is_found_from_curves() -> None:
     target = 2.5
     reached = steps_to_loss(curves(2000), target)
     found = fit_law("critical_batch", reached, x="global_batch_size", y="steps")
-    assert found.parameters["critical_batch_size"] == pytest.approx(300, rel=1e-3)  # the curves are read between points
+    assert found.parameters["critical_batch_size"] == pytest.approx(
+        300, rel=1e-3
+    )  # the curves are read between points
     least = (9.0 / (target - 1.8)) ** (1 / 0.3)
     assert found.parameters["min_steps"] == pytest.approx(least, rel=1e-3)
     low, high = found.interval("critical_batch_size")
@@ -58,7 +67,9 @@ def test_critical_batch_is_found_from_curves() -> None:
 
 
 def test_noise_is_bracketed() -> None:
-    steps = critical_batch(BATCHES, 500.0, 300.0) * np.exp(0.05 * np.random.default_rng(0).normal(size=len(BATCHES)))
+    steps = critical_batch(BATCHES, 500.0, 300.0) * np.exp(
+        0.05 * np.random.default_rng(0).normal(size=len(BATCHES))
+    )
     found = fit_law("critical_batch", {"b": BATCHES, "s": steps}, x="b", y="s")
     low, high = found.interval("critical_batch_size")
     assert low <= 300 <= high and high / low < 2 and found.identified("critical_batch_size")
@@ -77,7 +88,10 @@ def test_curves_that_never_cross_are_left_out_or_refused() -> None:
 def test_steps_that_do_not_depend_on_the_batch_leave_it_at_an_edge() -> None:
     steps = 500 * np.exp(0.01 * np.random.default_rng(0).normal(size=len(BATCHES)))
     found = fit_law("critical_batch", {"b": BATCHES, "s": steps}, x="b", y="s")
-    assert any("critical batch size is at the edge of the range searched" in warning for warning in found.noticed)
+    assert any(
+        "critical batch size is at the edge of the range searched" in warning
+        for warning in found.noticed
+    )
 
 
 @pytest.mark.parametrize(
@@ -88,7 +102,11 @@ def test_steps_that_do_not_depend_on_the_batch_leave_it_at_an_edge() -> None:
         (loss_at_equal_steps, (2.8943, 1.935, 0.61699, 85.169)),
     ],
 )
-def test_envelopes_of_exact_losses_are_the_law(law: Callable[..., Any], truth: tuple[float, ...]) -> None:
+def test_envelopes_of_exact_losses_are_the_law(
+    law: Callable[..., Any], truth: tuple[float, ...]
+) -> None:
     batches = 2.0 ** np.arange(3, 14)
-    found = fit_law(law.__name__, {"b": batches, "y": law(batches, *truth)}, x="b", y="y", loss="quantile")
+    found = fit_law(
+        law.__name__, {"b": batches, "y": law(batches, *truth)}, x="b", y="y", loss="quantile"
+    )
     assert list(found.parameters.values()) == pytest.approx(truth, rel=1e-6)

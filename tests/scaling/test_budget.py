@@ -1,4 +1,5 @@
-"""The budget of a loss: closed forms, rising laws, the end of a law's domain, and agreement with `predict`."""
+"""The budget of a loss: closed forms, rising laws, the end of a law's domain, and agreement with
+`predict`."""
 
 import numpy as np
 import pytest
@@ -11,7 +12,9 @@ from clue_ray.scaling.laws.law import Law
 X = np.logspace(0, 3, 8)
 
 
-def fitted(law: str | Law, loss: np.ndarray, noise: float = 0.0, x: np.ndarray = X, seed: int = 0) -> Fit:
+def fitted(
+    law: str | Law, loss: np.ndarray, noise: float = 0.0, x: np.ndarray = X, seed: int = 0
+) -> Fit:
     noisy = loss * np.exp(noise * np.random.default_rng(seed).normal(size=len(loss)))
     return fit_law(law, {"x": x, "loss": noisy}, x="x", y="loss")
 
@@ -19,7 +22,9 @@ def fitted(law: str | Law, loss: np.ndarray, noise: float = 0.0, x: np.ndarray =
 @pytest.mark.parametrize("loss", [4.0, 1.0, 0.05])
 def test_a_line_in_log_compute_is_inverted_up_to_the_end_of_its_domain(loss: float) -> None:
     """5 - log10 x is 0 at 1e5: a search in decades would step beyond."""
-    assert budget_for_loss(fitted("log_linear", 5 - np.log10(X)), loss) == pytest.approx((10 ** (5 - loss),) * 3)
+    assert budget_for_loss(fitted("log_linear", 5 - np.log10(X)), loss) == pytest.approx(
+        (10 ** (5 - loss),) * 3
+    )
 
 
 def test_beyond_the_domain_of_the_fitted_line_budgets_are_still_told_apart() -> None:
@@ -37,7 +42,8 @@ def test_rising_laws_are_inverted_too(slope: float) -> None:
     wanted = 2 + 4 * slope
     found = budget_for_loss(fit, wanted)
     assert fit.predict(x=found.value).value == pytest.approx(wanted, rel=1e-6)
-    # Rising, the interval of the smallest budget just reaches up to the loss, that of the largest down to it.
+    # Rising, the interval of the smallest budget just reaches up to the loss, that of the largest
+    # down to it.
     assert fit.predict(x=found.low).high == pytest.approx(wanted, rel=1e-5)
     assert fit.predict(x=found.high).low == pytest.approx(wanted, rel=1e-5)
 
@@ -51,7 +57,11 @@ def test_the_batch_of_a_loss_at_equal_examples() -> None:
 
 def test_a_law_without_inverse_is_searched_where_it_turns_nearest_to_the_runs() -> None:
     valley = Law(
-        "valley", "a + b (log10 x - m)^2", ("a", "b", "m"), 1, lambda x, a, b, m: a + b * (np.log10(x) - m) ** 2
+        "valley",
+        "a + b (log10 x - m)^2",
+        ("a", "b", "m"),
+        1,
+        lambda x, a, b, m: a + b * (np.log10(x) - m) ** 2,
     )
     fit = fitted(valley, 2 + 0.3 * (np.log10(X) - 1.2) ** 2)
     assert budget_for_loss(fit, 2.3).value == pytest.approx(10**2.2, rel=1e-4)
@@ -60,7 +70,8 @@ def test_a_law_without_inverse_is_searched_where_it_turns_nearest_to_the_runs() 
 
 
 def test_a_loss_below_the_floor_that_no_interval_excludes_has_budgets() -> None:
-    """The floor may be lower than fitted: `predict` at large budgets holds the loss, so these budgets are answered."""
+    """The floor may be lower than fitted: `predict` at large budgets holds the loss, so these
+    budgets are answered."""
     fit = fitted("power_law_plus_constant", 1.8 + 3 * X**-0.2, noise=0.004)
     floor, lowest = fit.parameters["irreducible_loss"], fit.interval("irreducible_loss")[0]
     asked = 0.8 * lowest + 0.2 * floor

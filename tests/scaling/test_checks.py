@@ -38,10 +38,18 @@ BAD = {
         "positive finite",
         {"table": {"train_flops": [-1.0, 2, 3], "loss": [1.0, 2, 3]}},
     ),
-    "infinite y": (RunsError, "positive finite", {"table": {"train_flops": [1.0, 2], "loss": [1.0, np.inf]}}),
+    "infinite y": (
+        RunsError,
+        "positive finite",
+        {"table": {"train_flops": [1.0, 2], "loss": [1.0, np.inf]}},
+    ),
     "ragged": (RunsError, "one length", {"table": {"train_flops": [1.0, 2], "loss": [1.0]}}),
     "few rows": (FitError, "it needs 3", {"table": {"train_flops": [1.0, 2], "loss": [2.0, 1.0]}}),
-    "one x": (FitError, "1 distinct", {"table": {"train_flops": [5.0] * 4, "loss": [2.0, 1, 2, 3]}}),
+    "one x": (
+        FitError,
+        "1 distinct",
+        {"table": {"train_flops": [5.0] * 4, "loss": [2.0, 1, 2, 3]}},
+    ),
     "no ceiling": (
         FitError,
         "loss_candidates",
@@ -121,11 +129,20 @@ BAD = {
         "several columns 'loss'",
         {"table": pd.DataFrame(np.ones((4, 3)), columns=["train_flops", "loss", "loss"])},
     ),
-    "run_id lists": (RunsError, "'run_id' holds a list", {"table": {**RUNS, "run_id": as_cells([1])}}),
-    "run_id arrays": (RunsError, "'run_id' holds a ndarray", {"table": {**RUNS, "run_id": as_cells(np.ones(1))}}),
+    "run_id lists": (
+        RunsError,
+        "'run_id' holds a list",
+        {"table": {**RUNS, "run_id": as_cells([1])}},
+    ),
+    "run_id arrays": (
+        RunsError,
+        "'run_id' holds a ndarray",
+        {"table": {**RUNS, "run_id": as_cells(np.ones(1))}},
+    ),
     "text candidates": (
         RunsError,
-        r"'loss_candidates' holds the text 'x' in rows 4, 5, 6, 7 and 1 more; .* 2 candidates or more",
+        r"'loss_candidates' holds the text 'x' in rows 4, 5, 6, 7 and 1 more; .* 2 candidates or "
+        r"more",
         {"table": {**RUNS, "loss_candidates": np.array(["256"] * 4 + ["x"] * 5, dtype=object)}},
     ),
     "list candidates": (
@@ -143,12 +160,32 @@ BAD = {
         "'loss_candidates' holds 1 in rows 0",
         {"law": "bounded_power_law", "table": {**RUNS, "loss_candidates": np.ones(9, dtype=int)}},
     ),
-    "dates": (RunsError, "holds dates", {"table": {**RUNS, "train_flops": pd.date_range("2024", periods=9)}}),
-    "durations": (RunsError, "holds durations", {"table": {**RUNS, "train_flops": pd.to_timedelta(range(9), "s")}}),
+    "dates": (
+        RunsError,
+        "holds dates",
+        {"table": {**RUNS, "train_flops": pd.date_range("2024", periods=9)}},
+    ),
+    "durations": (
+        RunsError,
+        "holds durations",
+        {"table": {**RUNS, "train_flops": pd.to_timedelta(range(9), "s")}},
+    ),
     "complex": (RunsError, "holds complex numbers", {"table": {**RUNS, "loss": RUNS["loss"] + 0j}}),
-    "one endless loss": (RunsError, r"holds 1e\+308 in row 8 .*1e-100 to 1e\+100", {"table": with_last("loss", 1e308)}),
-    "denormal x": (RunsError, "holds 1e-320 in row 8 ", {"table": with_last("train_flops", 1e-320)}),
-    "tiny losses": (RunsError, "or change the unit", {"table": {**RUNS, "loss": RUNS["loss"] * 1e-300}}),
+    "one endless loss": (
+        RunsError,
+        r"holds 1e\+308 in row 8 .*1e-100 to 1e\+100",
+        {"table": with_last("loss", 1e308)},
+    ),
+    "denormal x": (
+        RunsError,
+        "holds 1e-320 in row 8 ",
+        {"table": with_last("train_flops", 1e-320)},
+    ),
+    "tiny losses": (
+        RunsError,
+        "or change the unit",
+        {"table": {**RUNS, "loss": RUNS["loss"] * 1e-300}},
+    ),
     "none done": (
         RunsError,
         "None of the 1 runs",
@@ -194,4 +231,5 @@ def test_levels_and_places_of_the_wrong_kind_are_refused() -> None:
     with pytest.raises(FitError, match="level is '95'"):
         fit.interval("exponent", level="95")  # type: ignore[arg-type]
     with pytest.raises(FitError, match=r"not from 100\.0"):
-        sensitivity("power_law", RUNS, x="train_flops", y="loss", at=100.0)  # type: ignore[arg-type]
+        # type: ignore[arg-type]
+        sensitivity("power_law", RUNS, x="train_flops", y="loss", at=100.0)

@@ -1,4 +1,5 @@
-"""Predicting the largest runs' scores from their losses: right as often as it says, and it sees a task that parts."""
+"""Predicting the largest runs' scores from their losses: right as often as it says, and it sees a
+task that parts."""
 
 import numpy as np
 import pytest
@@ -8,7 +9,8 @@ from clue_ray.scaling.downstream import correlation, hold_out, predict_largest
 
 
 def studies(count, parts=0.0, noise=0.01):
-    """Nine runs a study: loss falls in compute, score in a straight line of loss, the two largest off by `parts`."""
+    """Nine runs a study: loss falls in compute, score in a straight line of loss, the two largest
+    off by `parts`."""
     rng = np.random.default_rng(0)
     for _ in range(count):
         compute = 10 ** np.sort(rng.uniform(13, 17, 9))
@@ -47,7 +49,10 @@ def test_the_interval_is_that_of_ordinary_least_squares():
 def test_largest_runs_that_gain_no_loss_tell_nothing():
     compute, loss, score = next(studies(1, noise=0.002))
     assert (
-        predict_largest(compute, np.append(loss[:7], loss[:2]), np.append(score[:7], score[:2])).verdict == "no further"
+        predict_largest(
+            compute, np.append(loss[:7], loss[:2]), np.append(score[:7], score[:2])
+        ).verdict
+        == "no further"
     )
 
 

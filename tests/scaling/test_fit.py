@@ -55,20 +55,31 @@ def test_planted_truth_is_recovered(name: str, loss: str) -> None:
 
 
 def test_breaks_are_recovered_wherever_they_lie() -> None:
-    """Steeper after the break, or flatter as with a second floor: six parameters, several basins."""
+    """Steeper after the break, or flatter as with a second floor: six parameters, several
+    basins."""
     x, rng = np.logspace(6, 14, 17), np.random.default_rng(1)
     for trial in range(16):
         slopes = [rng.uniform(0.08, 0.3), rng.uniform(0.4, 0.9)][:: 1 if trial % 2 else -1]
         place = 10 ** rng.uniform(8.5, 11.5)
-        truth = [1.5, 0.5 * place ** slopes[0], *slopes, place, rng.uniform(0.1, 0.6)]  # half a nat above the floor
+        truth = [
+            1.5,
+            0.5 * place ** slopes[0],
+            *slopes,
+            place,
+            rng.uniform(0.1, 0.6),
+        ]  # half a nat above the floor
         loss = LAWS["broken_power_law"]([x], truth)
         found = fit("broken_power_law", pd.DataFrame({"train_flops": x, "loss": loss}))
-        np.testing.assert_allclose(list(found.parameters.values()), truth, rtol=1e-6, err_msg=str(truth))
+        np.testing.assert_allclose(
+            list(found.parameters.values()), truth, rtol=1e-6, err_msg=str(truth)
+        )
 
 
 @settings(max_examples=15, deadline=None)
 @given(floor=st.floats(0.5, 4), height=st.floats(0.5, 5), exponent=st.floats(0.06, 0.6))
-def test_floor_and_exponent_are_recovered_anywhere(floor: float, height: float, exponent: float) -> None:
+def test_floor_and_exponent_are_recovered_anywhere(
+    floor: float, height: float, exponent: float
+) -> None:
     loss = floor + height * (COMPUTE / COMPUTE[0]) ** -exponent
     found = fit("power_law_plus_constant", pd.DataFrame({"train_flops": COMPUTE, "loss": loss}))
     assert found.parameters["irreducible_loss"] == pytest.approx(floor, rel=1e-4)
@@ -76,7 +87,9 @@ def test_floor_and_exponent_are_recovered_anywhere(floor: float, height: float, 
 
 
 def test_parametric_loss_is_recovered_and_allocated() -> None:
-    size, tokens = (grid.ravel() for grid in np.meshgrid(np.logspace(3, 6, 5), np.logspace(5, 8, 5)))
+    size, tokens = (
+        grid.ravel() for grid in np.meshgrid(np.logspace(3, 6, 5), np.logspace(5, 8, 5))
+    )
     loss = 1.8 + 9 * size**-0.3 + 40 * tokens**-0.35
     runs = {"non_embedding_params": size, "train_tokens": tokens, "loss": loss}
     found = fit_law("parametric_loss", runs, x=["non_embedding_params", "train_tokens"], y="loss")
@@ -99,10 +112,14 @@ def test_quantile_is_the_lower_envelope_of_a_linear_programme() -> None:
     rng = np.random.default_rng(3)
     x = np.logspace(10, 14, 60)
     log_y = np.log(30 * x**-0.08) + 0.05 * rng.exponential(size=60)
-    found = fit_law("power_law", {"x": x, "y": np.exp(log_y)}, x="x", y="y", loss="quantile", delta=1e-6)
+    found = fit_law(
+        "power_law", {"x": x, "y": np.exp(log_y)}, x="x", y="y", loss="quantile", delta=1e-6
+    )
     design = np.stack([np.ones(60), -np.log(x)], 1)
     costs = np.concatenate([np.zeros(2), np.full(60, 0.1), np.full(60, 0.9)])
-    equal = np.hstack([design, np.eye(60), -np.eye(60)])  # curve + what data lie above it - below it = data
+    equal = np.hstack(
+        [design, np.eye(60), -np.eye(60)]
+    )  # curve + what data lie above it - below it = data
     exact = linprog(costs, A_eq=equal, b_eq=log_y, bounds=[(None, None)] * 2 + [(0, None)] * 120)
     residual = np.log(found.curve(x)) - log_y
     assert found.objective == pytest.approx(pinball(residual, 0.1), rel=1e-3)
@@ -113,8 +130,14 @@ def test_quantile_is_the_lower_envelope_of_a_linear_programme() -> None:
 
 
 def test_a_quantile_fit_has_no_intervals() -> None:
-    found = fit("power_law_plus_constant", table("power_law_plus_constant", noise=0.01), loss="quantile")
-    assert found.predict(train_flops=1e15)[1:] == (0, np.inf) == found.predict_run(train_flops=1e15)[1:]
+    found = fit(
+        "power_law_plus_constant", table("power_law_plus_constant", noise=0.01), loss="quantile"
+    )
+    assert (
+        found.predict(train_flops=1e15)[1:]
+        == (0, np.inf)
+        == found.predict_run(train_flops=1e15)[1:]
+    )
     assert found.known_interval("exponent") == (None, None) == found.known_interval("coefficient")
     assert found.to_dict()["intervals"]["irreducible_loss"] == [None, None]
     with pytest.raises(FitError, match="no likelihood"):
@@ -122,14 +145,18 @@ def test_a_quantile_fit_has_no_intervals() -> None:
 
 
 def test_rival_optima_are_counted() -> None:
-    """Two runs off a power law on either side: the robust curve may follow one or the other at the same cost."""
-    law = Law("even", "a + (b^2 - 1)^2 x", ("a", "b"), 1, lambda x, a, b: a + (b * b - 1) ** 2 + 0 * x)
+    """Two runs off a power law on either side: the robust curve may follow one or the other at the
+    same cost."""
+    law = Law(
+        "even", "a + (b^2 - 1)^2 x", ("a", "b"), 1, lambda x, a, b: a + (b * b - 1) ** 2 + 0 * x
+    )
     found = fit_law(law, {"x": [1.0, 2, 3, 4], "y": [2.0, 2.1, 2.2, 2.3]}, x="x", y="y")
     assert found.rivals[0] > 1 and "distinct optima" in " ".join(found.warnings)
 
 
 def test_own_law_with_bounds_and_guesses() -> None:
-    """Any function with named parameters: places in x's unit, linear parameters, ranges and starts are hints."""
+    """Any function with named parameters: places in x's unit, linear parameters, ranges and starts
+    are hints."""
     law = Law(
         name="saturating",
         formula="E + a / (1 + (x / k)^h)",
@@ -145,7 +172,9 @@ def test_own_law_with_bounds_and_guesses() -> None:
     x, truth = np.logspace(3, 9, 13), {"E": 1.2, "a": 3.0, "k": 2e6, "h": 0.7}
     runs = {"x": x, "y": law([x], list(truth.values()))}
     for loss in LOSSES:
-        assert fit_law(law, runs, x="x", y="y", loss=loss).parameters == pytest.approx(truth, rel=1e-6)
+        assert fit_law(law, runs, x="x", y="y", loss=loss).parameters == pytest.approx(
+            truth, rel=1e-6
+        )
     noisy = runs | {"y": runs["y"] * np.exp(0.001 * np.random.default_rng(0).normal(size=13))}
     found = fit_law(law, noisy, x="x", y="y")
     for name, value in truth.items():
@@ -171,9 +200,13 @@ def test_order_of_runs_and_units_of_x_do_not_matter(name: str) -> None:
     stretched = fit(name, table(name, noise=0.01, scale=1e6))
     assert turned.parameters == pytest.approx(plain.parameters, rel=1e-5)
     at = float(COMPUTE[-1]) * 10
-    assert stretched.predict(train_flops=at * 1e6) == pytest.approx(plain.predict(train_flops=at), rel=1e-4)
+    assert stretched.predict(train_flops=at * 1e6) == pytest.approx(
+        plain.predict(train_flops=at), rel=1e-4
+    )
     kept = [p for p in plain.parameters if p not in ("coefficient", "intercept")]
-    assert [stretched.parameters[p] for p in kept] == pytest.approx([plain.parameters[p] for p in kept], rel=1e-5)
+    assert [stretched.parameters[p] for p in kept] == pytest.approx(
+        [plain.parameters[p] for p in kept], rel=1e-5
+    )
     if "exponent" in kept:
         grown = plain.parameters["coefficient"] * 1e6 ** plain.parameters["exponent"]
         assert stretched.parameters["coefficient"] == pytest.approx(grown, rel=1e-4)
@@ -183,7 +216,9 @@ def test_one_outlier_hardly_moves_a_robust_fit() -> None:
     runs = table("power_law_plus_constant", noise=0.001)
     clean = fit("power_law_plus_constant", runs).parameters["exponent"]
     runs.loc[4, "loss"] *= 1.2
-    assert fit("power_law_plus_constant", runs).parameters["exponent"] == pytest.approx(clean, rel=0.1)
+    assert fit("power_law_plus_constant", runs).parameters["exponent"] == pytest.approx(
+        clean, rel=0.1
+    )
 
 
 def test_runs_that_are_not_done_are_left_out_and_counted() -> None:
@@ -195,7 +230,9 @@ def test_runs_that_are_not_done_are_left_out_and_counted() -> None:
 
 
 def test_weak_data_raise_doubts() -> None:
-    close = pd.DataFrame({"train_flops": [1.0, 1, 2, 2, 4, 4], "loss": [3.0, 3.1, 2.5, 2.6, 2.2, 2.1]})
+    close = pd.DataFrame(
+        {"train_flops": [1.0, 1, 2, 2, 4, 4], "loss": [3.0, 3.1, 2.5, 2.6, 2.2, 2.1]}
+    )
     doubts = " ".join(fit("power_law_plus_constant", close).warnings)
     assert "only 3 distinct values" in doubts and "span 0.6 decades" in doubts
     pure = fit("power_law_plus_constant", table("power_law", noise=0.02, seed=3))
@@ -221,7 +258,8 @@ def test_bad_questions_are_refused() -> None:
 
 
 def test_delta_follows_the_noise_between_seeds() -> None:
-    """Six configurations of three seeds, noise .02: twice its estimate; without seeds, or if told, as it was."""
+    """Six configurations of three seeds, noise .02: twice its estimate; without seeds, or if told,
+    as it was."""
     x = np.repeat(np.logspace(0, 3, 6), 3)
     noise = 0.02 * np.random.default_rng(0).normal(size=18)
     runs = {"x": x, "y": 4 * x**-0.15 * np.exp(noise)}
@@ -230,7 +268,12 @@ def test_delta_follows_the_noise_between_seeds() -> None:
     assert found.delta == pytest.approx(2 * np.sqrt((apart**2).sum() / 12))
     assert found.to_dict()["delta"] == found.delta and found.to_dict()["loss"] == "log_huber"
     assert fit_law("power_law", runs, x="x", y="y", delta=1e-3).delta == 1e-3
-    assert fit_law("power_law", {name: values[::3] for name, values in runs.items()}, x="x", y="y").delta == 1e-3
+    assert (
+        fit_law(
+            "power_law", {name: values[::3] for name, values in runs.items()}, x="x", y="y"
+        ).delta
+        == 1e-3
+    )
     assert fit_law("power_law", runs, x="x", y="y", loss="quantile").delta == 1e-3
     squares = fit_law("power_law", runs, x="x", y="y", loss="log_least_squares").to_dict()
     assert squares["loss"] == "log_least_squares" and squares["delta"] is None
@@ -239,10 +282,14 @@ def test_delta_follows_the_noise_between_seeds() -> None:
 def kaplan() -> tuple[Law, dict[str, np.ndarray]]:
     """L(N, D) of Kaplan et al. 2020, equation 1.5, without a hint, and exact losses of it."""
 
-    def function(n: np.ndarray, d: np.ndarray, nc: float, an: float, dc: float, ad: float) -> np.ndarray:
+    def function(
+        n: np.ndarray, d: np.ndarray, nc: float, an: float, dc: float, ad: float
+    ) -> np.ndarray:
         return ((nc / n) ** (an / ad) + dc / d) ** ad
 
-    size, tokens = (grid.ravel() for grid in np.meshgrid(np.logspace(6, 9, 4), np.logspace(8, 11, 4)))
+    size, tokens = (
+        grid.ravel() for grid in np.meshgrid(np.logspace(6, 9, 4), np.logspace(8, 11, 4))
+    )
     law = Law("kaplan", "((Nc / N)^(aN / aD) + Dc / D)^aD", ("nc", "an", "dc", "ad"), 2, function)
     return law, {"N": size, "D": tokens, "L": function(size, tokens, 8.8e13, 0.076, 5.4e13, 0.095)}
 
@@ -250,7 +297,9 @@ def kaplan() -> tuple[Law, dict[str, np.ndarray]]:
 def test_an_own_law_without_hints_is_found_far_from_its_starts() -> None:
     law, runs = kaplan()
     found = fit_law(law, runs, x=["N", "D"], y="L")
-    assert found.parameters == pytest.approx({"nc": 8.8e13, "an": 0.076, "dc": 5.4e13, "ad": 0.095}, rel=1e-6)
+    assert found.parameters == pytest.approx(
+        {"nc": 8.8e13, "an": 0.076, "dc": 5.4e13, "ad": 0.095}, rel=1e-6
+    )
     assert found.noticed == ()
 
 
@@ -259,4 +308,6 @@ def test_an_own_law_that_a_power_law_beats_says_so() -> None:
     x = np.logspace(0, 3, 8)
     said = fit_law(law, {"x": x, "y": 3 * x**-0.1}, x="x", y="y").noticed[0]
     assert said.startswith("far: it misses the runs by") and said.endswith("places for a, b.")
-    assert not fit("log_linear", table("power_law")).noticed  # a law of ours that does not suit is no missed optimum
+    assert not fit(
+        "log_linear", table("power_law")
+    ).noticed  # a law of ours that does not suit is no missed optimum

@@ -13,19 +13,27 @@ AT = {"train_flops": 1e14}
 
 
 def runs(noise: float = 0.002) -> pd.DataFrame:
-    loss = (1.8 + 3.5 * (COMPUTE / 1e10) ** -0.25) * np.exp(noise * np.random.default_rng(4).normal(size=8))
-    return pd.DataFrame({"run_id": [f"run{i}" for i in range(8)], "train_flops": COMPUTE, "loss": loss})
+    loss = (1.8 + 3.5 * (COMPUTE / 1e10) ** -0.25) * np.exp(
+        noise * np.random.default_rng(4).normal(size=8)
+    )
+    return pd.DataFrame(
+        {"run_id": [f"run{i}" for i in range(8)], "train_flops": COMPUTE, "loss": loss}
+    )
 
 
 def test_rows_are_refits_without_a_run_the_largest_move_first() -> None:
     table = runs()
     found = influence("power_law_plus_constant", table, **PLACE, at=AT)
     whole = fit_law("power_law_plus_constant", table, **PLACE)
-    assert set(found["run"]) == set(table["run_id"]) and found["change"].abs().is_monotonic_decreasing
+    assert (
+        set(found["run"]) == set(table["run_id"]) and found["change"].abs().is_monotonic_decreasing
+    )
     for row in found.iloc[[0, 3, 7]].itertuples():
         refit = fit_law("power_law_plus_constant", table[table["run_id"] != row.run], **PLACE)
         assert row.predicted == pytest.approx(refit.predict(train_flops=1e14).value, rel=1e-6)
-        assert row.change == pytest.approx(row.predicted / whole.predict(train_flops=1e14).value - 1, abs=1e-6)
+        assert row.change == pytest.approx(
+            row.predicted / whole.predict(train_flops=1e14).value - 1, abs=1e-6
+        )
         assert row.exponent == pytest.approx(refit.parameters["exponent"], rel=1e-6)
 
 

@@ -15,14 +15,18 @@ from clue_ray.scaling.fitting.intervals import MANY_CONFIGURATIONS
 FLOOR, HEIGHT, EXPONENT = 1.8, 3.5, 0.25
 
 
-def simulate(num_runs: int, seed: int, noise: float = 0.003, decades: float = 3) -> tuple[np.ndarray, np.ndarray]:
+def simulate(
+    num_runs: int, seed: int, noise: float = 0.003, decades: float = 3
+) -> tuple[np.ndarray, np.ndarray]:
     """Draw runs equally spaced in log compute, with normal noise on log loss."""
     x = np.logspace(0, decades, num_runs)
     rng = np.random.default_rng(seed)
     return x, (FLOOR + HEIGHT * x**-EXPONENT) * np.exp(noise * rng.normal(size=num_runs))
 
 
-def fitted(num_runs: int, seed: int, law: str = "power_law_plus_constant", loss: str = "log_huber") -> Fit:
+def fitted(
+    num_runs: int, seed: int, law: str = "power_law_plus_constant", loss: str = "log_huber"
+) -> Fit:
     x, y = simulate(num_runs, seed)
     return fit_law(law, {"x": x, "y": y}, x="x", y="y", loss=loss)
 
@@ -35,7 +39,11 @@ def test_intervals_cover_the_truth() -> None:
         low, high = found.interval("exponent")
         value, run = found.predict(x=at), found.predict_run(x=at)
         outcome = truth * np.exp(0.003 * np.random.default_rng(10_000 + seed).normal())
-        hits += [low <= EXPONENT <= high, value.low <= truth <= value.high, run.low <= outcome <= run.high]
+        hits += [
+            low <= EXPONENT <= high,
+            value.low <= truth <= value.high,
+            run.low <= outcome <= run.high,
+        ]
     assert (hits / replicates >= 0.85).all(), hits / replicates
 
 
@@ -58,16 +66,24 @@ def test_straight_line_matches_textbook() -> None:
 
 
 def test_exponent_interval_matches_a_slow_profile() -> None:
-    """Least squares over floor and coefficient at each fixed exponent, bracketed by root finding."""
+    """Least squares over floor and coefficient at each fixed exponent, bracketed by root
+    finding."""
     x, y = simulate(10, seed=2)
-    found = fit_law("power_law_plus_constant", {"x": x, "y": y}, x="x", y="y", loss="log_least_squares")
+    found = fit_law(
+        "power_law_plus_constant", {"x": x, "y": y}, x="x", y="y", loss="log_least_squares"
+    )
 
     def cost(exponent: float) -> float:
         theta = np.array([2.0, 3.0])
         for _ in range(60):
             terms = np.stack([np.ones(10), x**-exponent], 1)
             values = terms @ theta
-            theta = theta - np.linalg.lstsq(terms / values[:, None], np.log(values) - np.log(y), rcond=None)[0]
+            theta = (
+                theta
+                - np.linalg.lstsq(terms / values[:, None], np.log(values) - np.log(y), rcond=None)[
+                    0
+                ]
+            )
         return float(np.sum((np.log(terms @ theta) - np.log(y)) ** 2))
 
     best = found.parameters["exponent"]
@@ -81,7 +97,9 @@ def test_intervals_respect_bounds_and_hold_the_estimate() -> None:
     y = 5 * x**-0.1 * np.exp(0.03 * np.random.default_rng(0).normal(size=8))
     found = fit_law("power_law_plus_constant", {"x": x, "y": y}, x="x", y="y")
     low, high = found.interval("irreducible_loss")
-    assert low == pytest.approx(0, abs=1e-6) and found.parameters["irreducible_loss"] <= high < y.min()
+    assert (
+        low == pytest.approx(0, abs=1e-6) and found.parameters["irreducible_loss"] <= high < y.min()
+    )
     for name, value in found.parameters.items():
         assert found.interval(name)[0] <= value <= found.interval(name)[1]
     narrow, wide = found.predict(level=0.5, x=1e4), found.predict(level=0.99, x=1e4)
@@ -94,16 +112,23 @@ def test_bootstrap_agrees_with_profile_on_good_data_and_is_seeded() -> None:
     assert found.bootstrap_interval("exponent") == fitted(20, 1).bootstrap_interval("exponent")
 
 
-FEW = {"x": np.array([5.7e10, 1.0e11, 1.7e11, 2.7e11, 9.0e11]), "y": np.array([5.470, 5.438, 5.406, 5.274, 5.267])}
+FEW = {
+    "x": np.array([5.7e10, 1.0e11, 1.7e11, 2.7e11, 9.0e11]),
+    "y": np.array([5.470, 5.438, 5.406, 5.274, 5.267]),
+}
 
 
-@pytest.mark.parametrize("law", ["power_law", "log_linear", "power_law_plus_constant", "bounded_power_law"])
+@pytest.mark.parametrize(
+    "law", ["power_law", "log_linear", "power_law_plus_constant", "bounded_power_law"]
+)
 def test_band_of_few_runs_is_smooth_finite_and_widens(law: str) -> None:
     found = fit_law(law, FEW | {"loss_candidates": np.full(5, 256)}, x="x", y="y")
     x = np.geomspace(5.7e10, 3.3e13, 41)
     low, high = found.band(x)
     curve = found.curve(x)
-    assert (np.isfinite(high) & (low > 0) & (low <= curve) & (curve <= high)).all() and high.max() < 6
+    assert (
+        np.isfinite(high) & (low > 0) & (low <= curve) & (curve <= high)
+    ).all() and high.max() < 6
     assert max(np.abs(np.diff(high, 2)).max(), np.abs(np.diff(low, 2)).max()) < 0.1  # no jumps
     beyond = (high - low)[x > 9e11]
     assert (np.diff(beyond) > 0).all()
@@ -113,18 +138,23 @@ def test_band_of_few_runs_is_smooth_finite_and_widens(law: str) -> None:
 
 
 def test_few_runs_are_judged_by_least_squares() -> None:
-    """With 3 degrees of freedom nothing is clipped: the robust fit's interval is the textbook t interval."""
+    """With 3 degrees of freedom nothing is clipped: the robust fit's interval is the textbook t
+    interval."""
     found = fit_law("power_law", FEW, x="x", y="y")
     design = np.stack([np.ones(5), -np.log(FEW["x"])], 1)
     best, *_ = np.linalg.lstsq(design, np.log(FEW["y"]), rcond=None)
     variance = np.sum((np.log(FEW["y"]) - design @ best) ** 2) / 3
-    error = t_distribution.ppf(0.975, 3) * np.sqrt((variance * np.linalg.inv(design.T @ design))[1, 1])
+    error = t_distribution.ppf(0.975, 3) * np.sqrt(
+        (variance * np.linalg.inv(design.T @ design))[1, 1]
+    )
     assert found.interval("exponent") == pytest.approx((best[1] - error, best[1] + error), rel=1e-4)
 
 
 def test_exact_data_give_a_point() -> None:
     x = np.logspace(0, 3, 8)
-    found = fit_law("power_law_plus_constant", {"x": x, "y": FLOOR + HEIGHT * x**-EXPONENT}, x="x", y="y")
+    found = fit_law(
+        "power_law_plus_constant", {"x": x, "y": FLOOR + HEIGHT * x**-EXPONENT}, x="x", y="y"
+    )
     assert found.predict(x=1e4) == pytest.approx([FLOOR + HEIGHT * 1e4**-EXPONENT] * 3, rel=1e-5)
 
 
@@ -137,7 +167,8 @@ def test_a_prediction_is_quick() -> None:
 
 @pytest.mark.parametrize("case", [CASES[1], CASES[4]], ids=lambda case: case.name)
 def test_nominal_intervals_cover_in_the_benchmark(case: Case) -> None:
-    """A small `benchmarks/coverage.py`: 60 studies, where 95 % means 52 to 60 (99.9 % of the time)."""
+    """A small `benchmarks/coverage.py`: 60 studies, where 95 % means 52 to 60 (99.9 % of the
+    time)."""
     found = coverage(case, draws=60)
     assert min(found.values()) >= 52 / 60, found
 
@@ -151,7 +182,8 @@ def seeded(seed: int, shared: float, own: float = 0.002, seeds: int = 4) -> dict
 
 
 def test_intervals_of_seeds_that_err_together_cover() -> None:
-    """Counted as 32 runs, eight configurations would cover about 70 %; profile and bootstrap know better."""
+    """Counted as 32 runs, eight configurations would cover about 70 %; profile and bootstrap know
+    better."""
     hits = np.zeros(2)
     for seed in range(40):
         found = fit_law("power_law", seeded(seed, shared=0.01), x="x", y="y")
@@ -162,16 +194,22 @@ def test_intervals_of_seeds_that_err_together_cover() -> None:
 
 
 def test_balanced_seeds_give_the_interval_of_their_means() -> None:
-    """For a straight line, equal numbers of seeds and errors shared, the F test is that of configuration means."""
+    """For a straight line, equal numbers of seeds and errors shared, the F test is that of
+    configuration means."""
     data = seeded(3, shared=0.01)
     found = fit_law("power_law", data, x="x", y="y", loss="log_least_squares")
     means = np.exp(np.log(data["y"]).reshape(8, 4).mean(axis=1))
-    alone = fit_law("power_law", {"x": data["x"][::4], "y": means}, x="x", y="y", loss="log_least_squares")
+    alone = fit_law(
+        "power_law", {"x": data["x"][::4], "y": means}, x="x", y="y", loss="log_least_squares"
+    )
     assert found.interval("exponent") == pytest.approx(alone.interval("exponent"), rel=0.02)
 
 
 def test_independent_seeds_count_as_runs_each() -> None:
-    freedoms = {fit_law("power_law", seeded(seed, shared=0), x="x", y="y").likelihood.freedom for seed in range(8)}
+    freedoms = {
+        fit_law("power_law", seeded(seed, shared=0), x="x", y="y").likelihood.freedom
+        for seed in range(8)
+    }
     assert 30 in freedoms  # where configurations differ by no more than their seeds do
 
 
@@ -184,14 +222,18 @@ def test_seeds_do_not_make_many_configurations() -> None:
 
 
 def uneven(seed: int, num_runs: int = 60) -> dict[str, np.ndarray]:
-    """Draw many runs whose noise is heavy-tailed and fifty times larger at little compute than at much."""
+    """Draw many runs whose noise is heavy-tailed and fifty times larger at little compute than at
+    much."""
     x = np.logspace(0, 3, num_runs)
-    noise = np.geomspace(0.05, 0.001, num_runs) * np.random.default_rng(seed).standard_t(3, size=num_runs)
+    noise = np.geomspace(0.05, 0.001, num_runs) * np.random.default_rng(seed).standard_t(
+        3, size=num_runs
+    )
     return {"x": x, "y": 4 * x**-0.15 * np.exp(noise)}
 
 
 def test_intervals_of_many_runs_cover_where_noise_is_uneven() -> None:
-    """Shown is the bootstrap of the fit itself; the profile, which takes noise to be alike, covers about 80 %."""
+    """Shown is the bootstrap of the fit itself; the profile, which takes noise to be alike, covers
+    about 80 %."""
     hits = np.zeros(2)
     for seed in range(40):
         found = fit_law("power_law", uneven(seed), x="x", y="y")

@@ -13,12 +13,15 @@ COMPUTE = np.array([1e12, 1e13, 1e14])
 
 
 def planted(exponent: float = 0.5, shift: float = 0.0, sizes: int = 7) -> pd.DataFrame:
-    """Draw exact parabolas about n = 0.1 C^exponent, the sizes tried moved off by `shift` decades."""
+    """Draw exact parabolas about n = 0.1 C^exponent, the sizes tried moved off by `shift`
+    decades."""
     rows = []
     for compute in COMPUTE:
         best = np.log10(0.1 * compute**exponent)
         tried = best + shift + np.linspace(-1, 1, sizes)
-        rows += [(compute, 10**n, 3 - 0.1 * np.log10(compute) + 0.2 * (n - best) ** 2) for n in tried]
+        rows += [
+            (compute, 10**n, 3 - 0.1 * np.log10(compute) + 0.2 * (n - best) ** 2) for n in tried
+        ]
     return pd.DataFrame(rows, columns=["train_flops", "n", "loss"])
 
 
@@ -55,11 +58,15 @@ def test_a_minimum_at_the_edge_is_said_and_left_out() -> None:
 
 def test_few_sizes_and_upside_down_levels_are_said() -> None:
     table = planted(sizes=4)
-    assert sum("rests on 4 runs" in warning for warning in fit_isoflop(table, size="n").warnings) == 3
+    assert (
+        sum("rests on 4 runs" in warning for warning in fit_isoflop(table, size="n").warnings) == 3
+    )
     table.loc[table["train_flops"] == 1e14, "loss"] *= -1
     table["loss"] += 4
     found = fit_isoflop(table, size="n")
-    assert "the loss has no minimum in n" in " ".join(found.warnings) and not found.levels["used"][2]
+    assert (
+        "the loss has no minimum in n" in " ".join(found.warnings) and not found.levels["used"][2]
+    )
     thin = pd.concat([table[table["train_flops"] < 1e14], table.tail(3)])
     assert "fewer than 4 sizes" in " ".join(fit_isoflop(thin, size="n").warnings)
 
@@ -72,7 +79,8 @@ def test_bad_rows_are_named() -> None:
 
 
 def test_weights_count_as_their_inverse_variance() -> None:
-    """A point of half the standard deviation is worth four of it; the textbook's matrix says the same."""
+    """A point of half the standard deviation is worth four of it; the textbook's matrix says the
+    same."""
     rng = np.random.default_rng(0)
     compute, std = np.logspace(15, 19, 8), rng.choice([0.1, 0.2], 8)
     optimum = 0.3 * compute**0.5 * np.exp(std * rng.normal(size=8))
@@ -84,7 +92,9 @@ def test_weights_count_as_their_inverse_variance() -> None:
     bread = np.linalg.inv(design.T @ (design / std[:, None] ** 2))
     height, exponent = bread @ design.T @ (np.log(optimum) / std**2)
     residual = (np.log(optimum) - design @ [height, exponent]) / std
-    assert weighted == pytest.approx((np.exp(height), exponent, np.sqrt(bread[1, 1] * residual @ residual / 6)))
+    assert weighted == pytest.approx(
+        (np.exp(height), exponent, np.sqrt(bread[1, 1] * residual @ residual / 6))
+    )
     assert weighted.exponent != pytest.approx(fit_line(compute, optimum).exponent)
 
 
@@ -98,7 +108,8 @@ def test_lines_through_too_little_are_refused() -> None:
 
 
 def noisy(levels: int, seed: int) -> pd.DataFrame:
-    """Draw runs of E + A N^-.34 + B D^-.34 about the best size of each level, which grows as C^.5."""
+    """Draw runs of E + A N^-.34 + B D^-.34 about the best size of each level, which grows as
+    C^.5."""
     rng, rows = np.random.default_rng(seed), []
     for compute in np.logspace(14, 17, levels):
         for n in (compute / 6) ** 0.5 * 1.53 * np.logspace(-0.6, 0.6, 6):
@@ -108,19 +119,27 @@ def noisy(levels: int, seed: int) -> pd.DataFrame:
 
 
 def test_interval_of_the_line_is_students_and_covers() -> None:
-    """Three levels leave one degree of freedom, whose t is 12.7; 1.96 held the truth in 66 % of such studies."""
+    """Three levels leave one degree of freedom, whose t is 12.7; 1.96 held the truth in 66 % of
+    such studies."""
     found = fit_isoflop(noisy(3, 1), size="n")
     low, high = found.interval()
     assert (high - low) / 2 == pytest.approx(12.7062 * found.line.error, rel=1e-4)
-    held = [low <= 0.5 <= high for low, high in (fit_isoflop(noisy(3, s), size="n").interval() for s in range(60))]
+    held = [
+        low <= 0.5 <= high
+        for low, high in (fit_isoflop(noisy(3, s), size="n").interval() for s in range(60))
+    ]
     assert np.mean(held) > 0.85
     assert fit_isoflop(noisy(2, 1), size="n").interval() == (-np.inf, np.inf)
 
 
 def test_parametric_exponent_stands_beside_the_line() -> None:
-    """Whatever a token costs: with data = compute / size the best size grows as C^(beta / (alpha + beta))."""
+    """Whatever a token costs: with data = compute / size the best size grows as C^(beta / (alpha +
+    beta))."""
     best = (0.3 * 400 / (0.4 * 300)) ** (1 / 0.7) * (np.array([1e14, 1e15, 1e16]) / 9) ** (4 / 7)
-    compute, size = np.repeat([1e14, 1e15, 1e16], 6), np.outer(best, np.logspace(-0.6, 0.6, 6)).ravel()
+    compute, size = (
+        np.repeat([1e14, 1e15, 1e16], 6),
+        np.outer(best, np.logspace(-0.6, 0.6, 6)).ravel(),
+    )
     loss = 1.8 + 400 * size**-0.3 + 300 * (compute / 9 / size) ** -0.4
     found = fit_isoflop({"train_flops": compute, "n": size, "loss": loss}, size="n")
     assert found.parametric == pytest.approx((4 / 7,) * 3, abs=1e-3)

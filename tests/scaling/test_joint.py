@@ -28,7 +28,9 @@ FLOOR = 1.8
 def surface(columns: list[str]) -> pd.DataFrame:
     """Plant a floor and one term a column on a full grid."""
     table = pd.DataFrame(product(*(VALUES[column] for column in columns)), columns=columns)
-    loss = FLOOR + sum(a * table[column] ** -b for column, (a, b) in TERMS.items() if column in columns)
+    loss = FLOOR + sum(
+        a * table[column] ** -b for column, (a, b) in TERMS.items() if column in columns
+    )
     return table.assign(loss=loss)
 
 
@@ -39,7 +41,9 @@ def test_planted_surface_over_any_columns_is_recovered(count: int, loss: str) ->
         found = fit_law("joint_power_law", surface(columns), x=columns, y="loss", loss=loss)
         truth = {"irreducible_loss": FLOOR}
         for column in columns:
-            truth |= dict(zip((f"coefficient_{column}", f"exponent_{column}"), TERMS[column], strict=True))
+            truth |= dict(
+                zip((f"coefficient_{column}", f"exponent_{column}"), TERMS[column], strict=True)
+            )
         assert found.parameters == pytest.approx(truth, rel=1e-6)
         assert list(found.parameters) == list(truth)
 
@@ -51,7 +55,9 @@ def test_it_is_the_parametric_loss_on_two_columns() -> None:
     joint = fit_law("joint_power_law", table, x=columns, y="loss")
     chinchilla = fit_law("parametric_loss", table, x=columns, y="loss")
     assert joint.objective == pytest.approx(chinchilla.objective, rel=1e-9)
-    assert joint.parameters["exponent_corpus_users"] == pytest.approx(chinchilla.parameters["beta"], rel=1e-5)
+    assert joint.parameters["exponent_corpus_users"] == pytest.approx(
+        chinchilla.parameters["beta"], rel=1e-5
+    )
     at = {"non_embedding_params": 1e7, "corpus_users": 1e7}
     assert joint.predict(**at) == pytest.approx(chinchilla.predict(**at), rel=1e-4)
 
@@ -64,12 +70,15 @@ def test_noisy_surface_of_four_columns_brackets_its_truth() -> None:
     for column, (_, exponent) in TERMS.items():
         low, high = found.interval(f"exponent_{column}", level=0.999)
         assert low <= exponent <= high, column
-    assert "non_embedding_params" in found.law.formula and "{" not in found.law.describe(found.parameters)
+    assert "non_embedding_params" in found.law.formula and "{" not in found.law.describe(
+        found.parameters
+    )
 
 
 def test_repeated_data_is_worth_what_was_planted() -> None:
     size, unique, seen = (
-        column.ravel() for column in np.meshgrid(np.logspace(4, 6, 3), np.logspace(3, 5, 4), np.logspace(3, 7, 6))
+        column.ravel()
+        for column in np.meshgrid(np.logspace(4, 6, 3), np.logspace(3, 5, 4), np.logspace(3, 7, 6))
     )
     truth = {"E": 1.8, "A": 9.0, "B": 40.0, "alpha": 0.3, "beta": 0.35, "useful_repeats": 5.3}
     loss = data_constrained_loss(size, unique, seen, *truth.values())
@@ -82,7 +91,8 @@ def test_repeated_data_is_worth_what_was_planted() -> None:
 
 
 def test_limits_of_repeated_data() -> None:
-    """Once is the parametric loss; a few repeats are nearly fresh data; endless repeats are worth 1 + R*."""
+    """Once is the parametric loss; a few repeats are nearly fresh data; endless repeats are worth 1
+    + R*."""
     numbers = {"E": 1.8, "A": 9.0, "B": 40.0, "alpha": 0.3, "beta": 0.35}
     fresh = LAWS["parametric_loss"].function
     once = data_constrained_loss(1e5, 1e4, 1e4, *numbers.values(), 15.0)

@@ -63,8 +63,12 @@ def test_inverses_round_trip() -> None:
     x = np.logspace(1, 6, 11)
     for name, parameters in INVERTED.items():
         law = LAWS[name].with_ceiling(CEILING) if LAWS[name].lacks_ceiling else LAWS[name]
-        np.testing.assert_allclose(law.invert(law([x], parameters), parameters), x, rtol=1e-6, err_msg=name)
-    assert np.isnan(LAWS["power_law_plus_constant"].invert(1.0, INVERTED["power_law_plus_constant"]))
+        np.testing.assert_allclose(
+            law.invert(law([x], parameters), parameters), x, rtol=1e-6, err_msg=name
+        )
+    assert np.isnan(
+        LAWS["power_law_plus_constant"].invert(1.0, INVERTED["power_law_plus_constant"])
+    )
     with pytest.raises(FitError, match="no inverse in closed form"):
         LAWS["broken_power_law"].invert(2.0, [1.5, 40, 0.15, 0.4, 1e10, 0.3])
 
@@ -83,12 +87,19 @@ def test_linear_parameters_are_linear(name: str) -> None:
 
 def test_broken_power_law_has_one_slope_on_either_side() -> None:
     law, parameters = LAWS["broken_power_law"], [0.0, 40.0, 0.15, 0.4, 1e6, 0.3]
-    early, late = law([np.array([1.0, 10.0])], parameters), law([np.array([1e12, 1e13])], parameters)
+    early, late = (
+        law([np.array([1.0, 10.0])], parameters),
+        law([np.array([1e12, 1e13])], parameters),
+    )
     assert early[1] / early[0] == pytest.approx(10**-0.15, rel=1e-3)
     assert late[1] / late[0] == pytest.approx(10**-0.4, rel=1e-3)
-    sharp = law([X], [0.0, 40.0, 0.15, 0.4, 1e6, 0.02])  # (x / break)^50 overflows if written down plainly
+    sharp = law(
+        [X], [0.0, 40.0, 0.15, 0.4, 1e6, 0.02]
+    )  # (x / break)^50 overflows if written down plainly
     np.testing.assert_allclose(
-        sharp, np.where(X < 1e6, 40 * X**-0.15, 40 * 1e6**0.25 * X**-0.4), rtol=0.25 * 0.02 * np.log(2) * 1.01
+        sharp,
+        np.where(X < 1e6, 40 * X**-0.15, 40 * 1e6**0.25 * X**-0.4),
+        rtol=0.25 * 0.02 * np.log(2) * 1.01,
     )
 
 
@@ -96,7 +107,15 @@ def test_hints_about_no_parameter_are_refused() -> None:
     with pytest.raises(FitError, match="no parameter 'c', which its hints name; it has a, b"):
         Law("mine", "a x^-b", ("a", "b"), 1, lambda x, a, b: a * x**-b, bounds={"c": (0, 1)})
     with pytest.raises(FitError, match="coefficient 'a' of a term of mine takes no bounds"):
-        Law("mine", "a x^-b", ("a", "b"), 1, lambda x, a, b: a * x**-b, terms=(("a", "b"),), bounds={"a": (0, 1)})
+        Law(
+            "mine",
+            "a x^-b",
+            ("a", "b"),
+            1,
+            lambda x, a, b: a * x**-b,
+            terms=(("a", "b"),),
+            bounds={"a": (0, 1)},
+        )
 
 
 def test_unknown_law_names_the_nearest() -> None:

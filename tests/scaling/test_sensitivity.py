@@ -14,7 +14,9 @@ AT = {"train_flops": 1e14}
 
 
 def runs(noise: float = 0.004) -> pd.DataFrame:
-    loss = (1.8 + 3.5 * (COMPUTE / 1e10) ** -0.25) * np.exp(noise * np.random.default_rng(2).normal(size=9))
+    loss = (1.8 + 3.5 * (COMPUTE / 1e10) ** -0.25) * np.exp(
+        noise * np.random.default_rng(2).normal(size=9)
+    )
     size = np.logspace(3, 5, 9)
     table = pd.DataFrame({"train_flops": COMPUTE, "loss": loss, "non_embedding_params": size})
     return table.assign(total_params=size + 2e4)
@@ -23,11 +25,14 @@ def runs(noise: float = 0.004) -> pd.DataFrame:
 @pytest.fixture(scope="module")
 def panel() -> pd.DataFrame:
     laws = ["power_law_plus_constant", "power_law", "log_linear"]
-    return sensitivity("power_law_plus_constant", runs(), **PLACE, at=AT, laws=laws).set_index(["variant", "law"])
+    return sensitivity("power_law_plus_constant", runs(), **PLACE, at=AT, laws=laws).set_index(
+        ["variant", "law"]
+    )
 
 
 def predicted(law: str, table: pd.DataFrame, at: float = 1e14, **options: object) -> float:
-    return fit_law(law, table, **PLACE, **options).predict(train_flops=at).value  # type: ignore[arg-type]
+    # type: ignore[arg-type]
+    return fit_law(law, table, **PLACE, **options).predict(train_flops=at).value
 
 
 def test_every_variant_is_the_refit_it_names(panel: pd.DataFrame) -> None:
@@ -49,7 +54,10 @@ def test_every_variant_is_the_refit_it_names(panel: pd.DataFrame) -> None:
         assert row["predicted"] == pytest.approx(value, rel=1e-6), variant
         assert row["change"] == pytest.approx(value / wanted["as fitted", name] - 1, abs=1e-6)
     assert set(panel.index) == {*wanted, ("embeddings counted", name)}
-    assert panel.loc[("without the worst run", name), "num_runs"] == 8 and (panel["reason"] == "").all()
+    assert (
+        panel.loc[("without the worst run", name), "num_runs"] == 8
+        and (panel["reason"] == "").all()
+    )
 
 
 def test_embeddings_are_counted_in_rows_and_place(panel: pd.DataFrame) -> None:
@@ -67,9 +75,13 @@ def test_a_table_that_does_not_know_its_embeddings_leaves_them_out() -> None:
 
 
 def test_exact_data_move_under_no_cost() -> None:
-    found = sensitivity("power_law_plus_constant", runs(noise=0), **PLACE, at=AT).set_index("variant")
+    found = sensitivity("power_law_plus_constant", runs(noise=0), **PLACE, at=AT).set_index(
+        "variant"
+    )
     same = found.drop(index="embeddings counted")
-    assert same["change"].abs().max() < 1e-6 and same["exponent"].to_numpy() == pytest.approx(0.25, rel=1e-5)
+    assert same["change"].abs().max() < 1e-6 and same["exponent"].to_numpy() == pytest.approx(
+        0.25, rel=1e-5
+    )
 
 
 def test_what_cannot_be_refitted_says_why() -> None:

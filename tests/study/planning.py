@@ -1,4 +1,5 @@
-"""Plans over the planted corpus without timing anything, shared by the tests of plans and designs."""
+"""Plans over the planted corpus without timing anything, shared by the tests of plans and
+designs."""
 
 from functools import partial
 

@@ -16,7 +16,8 @@ from clue_ray.spec.specs import read_study
 from clue_ray.study.run import run_study
 
 COST = ["wall_seconds", "tokens_per_second", "started_at"]
-"""Columns that tell of the machine, not of the science; any other of time and memory is found by its name."""
+"""Columns that tell of the machine, not of the science; any other of time and memory is found by
+its name."""
 KILLS = 3
 KILL_SEED = 20221122
 STUDY_SECONDS = 240
@@ -27,7 +28,13 @@ STUDY_SECONDS = 240
 def test_killed_three_times_is_the_same_study(planted_log, write_study, tmp_path):
     file = write_study(planted_log, base__train={"global_batch_size": 16, "steps": 400})
     undisturbed = run_study(read_study(file), tmp_path / "undisturbed").table
-    command = [Path(sys.executable).with_name("clue-ray"), "run", file, "--output", tmp_path / "killed"]
+    command = [
+        Path(sys.executable).with_name("clue-ray"),
+        "run",
+        file,
+        "--output",
+        tmp_path / "killed",
+    ]
     draw, seen = random.Random(KILL_SEED), []
     for _ in range(KILLS):
         seen.append(kill_while_training(command, tmp_path / "killed" / "tiny", draw.uniform(0, 4)))
@@ -40,7 +47,8 @@ def test_killed_three_times_is_the_same_study(planted_log, write_study, tmp_path
 
 
 def kill_while_training(command: list, directory: Path, delay: float) -> int:
-    """Start a study, kill its driver some seconds after its first trial began, and count what had ended."""
+    """Start a study, kill its driver some seconds after its first trial began, and count what had
+    ended."""
     before = len(list(directory.glob("tune/*/experiment_state*.json")))
     driver = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + STUDY_SECONDS

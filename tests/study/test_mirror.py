@@ -1,4 +1,5 @@
-"""A study whose home is storage: resumed from it on an empty disk, held by one command, stopped when it is lost."""
+"""A study whose home is storage: resumed from it on an empty disk, held by one command, stopped
+when it is lost."""
 
 import json
 import os
@@ -33,7 +34,13 @@ def node(tmp_path, monkeypatch):
     """This test's own node disk, and claims that change hands in tenths of seconds."""
     (tmp_path / "disk").mkdir()
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "disk"))
-    for name, seconds in {"SIGN": 0.05, "SETTLE": 0.1, "DEAD": 0.4, "LOOK": 0.1, "LOST": 0.3}.items():
+    for name, seconds in {
+        "SIGN": 0.05,
+        "SETTLE": 0.1,
+        "DEAD": 0.4,
+        "LOOK": 0.1,
+        "LOST": 0.3,
+    }.items():
         monkeypatch.setattr(claim, f"{name}_SECONDS", seconds)
     return tmp_path / "disk"
 
@@ -61,7 +68,9 @@ def wait_until(done):
 
 def test_a_living_holder_keeps_the_storage(place):
     with Claim(place) as first:
-        with pytest.raises(StudyError, match=rf"is in use by process {os.getpid()} on \S+, last heard of at 20"):
+        with pytest.raises(
+            StudyError, match=rf"is in use by process {os.getpid()} on \S+, last heard of at 20"
+        ):
             Claim(place).__enter__()
         assert not first.trouble
     assert read_file(place, CLAIM) is None
@@ -73,7 +82,12 @@ def test_a_living_holder_keeps_the_storage(place):
 def test_a_dead_holder_is_taken_over(place, tmp_path, where):
     gone = subprocess.Popen([sys.executable, "-c", ""])
     gone.wait()
-    left = {"id": "x", "pid": gone.pid, "host": claim.socket.gethostname(), "signed": "then"}  # names may be shared
+    left = {
+        "id": "x",
+        "pid": gone.pid,
+        "host": claim.socket.gethostname(),
+        "signed": "then",
+    }  # names may be shared
     left["processes"] = claim.processes() if where == "here" else "another machine's"
     (tmp_path / "lake" / CLAIM).write_text(json.dumps(left))
     start = time.monotonic()
@@ -83,20 +97,28 @@ def test_a_dead_holder_is_taken_over(place, tmp_path, where):
 
 def test_the_last_of_two_that_claim_at_once_stays(place, tmp_path, monkeypatch):
     other = {"id": "x", "pid": 1, "host": "another", "signed": "now"}
-    monkeypatch.setattr(claim.time, "sleep", lambda _: (tmp_path / "lake" / CLAIM).write_text(json.dumps(other)))
+    monkeypatch.setattr(
+        claim.time, "sleep", lambda _: (tmp_path / "lake" / CLAIM).write_text(json.dumps(other))
+    )
     with pytest.raises(StudyError, match="is in use by process 1 on another"):
         Claim(place).__enter__()
 
 
 def test_a_claim_taken_over_and_a_lost_storage_are_trouble(place, tmp_path, monkeypatch):
     with Claim(place) as held:
-        (tmp_path / "lake" / CLAIM).write_text(json.dumps({"id": "x", "pid": 1, "host": "another", "signed": "now"}))
+        (tmp_path / "lake" / CLAIM).write_text(
+            json.dumps({"id": "x", "pid": 1, "host": "another", "signed": "now"})
+        )
         wait_until(lambda: held.trouble)
         assert "is in use by process 1 on another" in held.trouble
     assert read_file(place, CLAIM)  # the other's stays
     (tmp_path / "lake" / CLAIM).unlink()
     with Claim(place) as held:
-        monkeypatch.setattr(claim, "write_file", lambda *_: (_ for _ in ()).throw(OSError("AWS Error NO_SUCH_BUCKET")))
+        monkeypatch.setattr(
+            claim,
+            "write_file",
+            lambda *_: (_ for _ in ()).throw(OSError("AWS Error NO_SUCH_BUCKET")),
+        )
         wait_until(lambda: held.trouble)
     assert "has been lost for" in held.trouble and "the bucket does not exist" in held.trouble
     assert "run the same command again" in held.trouble
@@ -114,7 +136,13 @@ def test_a_worker_s_folder_reaches_storage_meanwhile_and_the_record_last(place, 
     with working_folder(f"{place}/run", last="record.json") as folder:
         put(folder, log_dot_txt="begun")
         wait_until(lambda: "log.txt" in pushed)
-        put(folder, record_dot_json="{}", a_dot_json="{}", z_dot_json="{}", log_dot_txt="begun, ended")
+        put(
+            folder,
+            record_dot_json="{}",
+            a_dot_json="{}",
+            z_dot_json="{}",
+            log_dot_txt="begun, ended",
+        )
     assert pushed[-1] == "record.json" or pushed.index("record.json") > pushed.index("z.json")
     assert read_file(f"{place}/run", "log.txt") == b"begun, ended" and not folder.exists()
     with working_folder(f"{place}/run", known=r"log\.txt") as again:
@@ -133,9 +161,13 @@ def test_a_corpus_is_fetched_once_and_again_when_damaged(corpus, place, monkeypa
     assert shared.place == f"{place}/corpora/c" and shared.digest == corpus.digest
     store.shutil.rmtree(shared.path)
     fetched, fetch = [], store.fetch_corpus
-    monkeypatch.setattr(store, "fetch_corpus", lambda *a: (fetched.append(a), time.sleep(0.3), fetch(*a)))
+    monkeypatch.setattr(
+        store, "fetch_corpus", lambda *a: (fetched.append(a), time.sleep(0.3), fetch(*a))
+    )
     opened = []
-    threads = [threading.Thread(target=lambda: opened.append(open_corpus(shared.place))) for _ in range(4)]
+    threads = [
+        threading.Thread(target=lambda: opened.append(open_corpus(shared.place))) for _ in range(4)
+    ]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -168,12 +200,16 @@ def test_a_damaged_file_of_a_cache_or_of_storage(corpus, tmp_path, place):
 
 @pytest.fixture
 def study(write_study, planted_log, corpus):
-    return read_study(write_study(planted_log, corpus=str(corpus.path), axes={"sequence_length": [2, 4]}))
+    return read_study(
+        write_study(planted_log, corpus=str(corpus.path), axes={"sequence_length": [2, 4]})
+    )
 
 
 def leave_run(directory, study, corpus, length, status="done") -> str:
     """Write a run as if it had been trained."""
-    run = RunSpec(**{**study.base.model_dump(mode="json", exclude={"resources"}), "sequence_length": length})
+    run = RunSpec(
+        **{**study.base.model_dump(mode="json", exclude={"resources"}), "sequence_length": length}
+    )
     known = describe_run(run, corpus, study.evaluation, study.name)
     directory.write_run(run, RunRecord(**known, status=status, loss=2.0), [])
     return str(known["run_id"])
@@ -186,12 +222,18 @@ def test_storage_brings_home_what_is_expected_and_nothing_else(study, corpus, pl
         run_id = leave_run(first, study, corpus, 2)
     lake = tmp_path / "lake" / "tiny"
     put(lake, tune__inline__tuner_dot_pkl="evil", runs__0a__x_dot_pkl="evil", evil_dot_sh="evil")
-    put(lake / "runs" / run_id, checkpoints__step_00000001_dot_pt="evil", encoder__weights_dot_safetensors="large")
+    put(
+        lake / "runs" / run_id,
+        checkpoints__step_00000001_dot_pt="evil",
+        encoder__weights_dot_safetensors="large",
+    )
     second = StoredDirectory(tmp_path / "b" / "tiny", place)
     with second.held():
         assert second.recorded() == {run_id} and second.read_record(run_id).loss == 2.0
         assert "evil" not in " ".join(str(file) for file in second.path.rglob("*"))
-        names = {str(file.relative_to(second.path)) for file in second.path.rglob("*") if file.is_file()}
+        names = {
+            str(file.relative_to(second.path)) for file in second.path.rglob("*") if file.is_file()
+        }
         run = {f"runs/{run_id}/{name}.json" for name in ("spec", "curve", "record")}
         assert names == {".mirror.json", "owner.json", "study.yaml", *run}
         second.reopen(run_id)
@@ -206,14 +248,18 @@ def test_runs_from_before_there_was_storage_are_handed_over(study, corpus, place
     (alone.run_path(run_id) / "encoder" / "encoder.json").write_text("{}")
     stored = StoredDirectory(alone.path, place)
     with stored.held():
-        assert "owner.json" not in list_files(stored.home)  # nothing before the study is known to be this one
+        assert "owner.json" not in list_files(
+            stored.home
+        )  # nothing before the study is known to be this one
         stored.claim(study, corpus.digest)
     assert f"runs/{run_id}/encoder/encoder.json" in list_files(stored.home)
     assert fetch_study(place, "tiny", tmp_path / "home").recorded() == {run_id}
 
 
 @pytest.mark.parametrize(("status", "kept"), [("failed", False), ("done", True)])
-def test_a_failed_run_tried_again_elsewhere_is_forgotten_here(study, corpus, place, tmp_path, status, kept):
+def test_a_failed_run_tried_again_elsewhere_is_forgotten_here(
+    study, corpus, place, tmp_path, status, kept
+):
     one, other = (StoredDirectory(tmp_path / name / "tiny", place) for name in "ab")
     with one.held():
         one.claim(study, corpus.digest)
@@ -240,7 +286,9 @@ def test_what_is_refused_is_handed_to_nobody(study, corpus, place, tmp_path):
 
 def test_a_run_that_storage_did_not_take_has_not_ended(study, corpus, place, tmp_path, monkeypatch):
     directory = StoredDirectory(tmp_path / "a" / "tiny", place)
-    monkeypatch.setattr(mirror, "push_files", lambda *_: (_ for _ in ()).throw(StudyError("storage refused")))
+    monkeypatch.setattr(
+        mirror, "push_files", lambda *_: (_ for _ in ()).throw(StudyError("storage refused"))
+    )
     with pytest.raises(StudyError, match="storage refused"):
         leave_run(directory, study, corpus, 2)
     assert directory.recorded() == set()
@@ -252,7 +300,10 @@ def test_another_study_is_not_mixed_in(study, corpus, place, tmp_path):
     other = execute.open_directory(tmp_path / "b" / "tiny", None)
     other.claim(study, "another")
     before = (other.path / "owner.json").read_bytes()
-    with pytest.raises(StudyError, match="hold different studies"), StoredDirectory(other.path, place).held():
+    with (
+        pytest.raises(StudyError, match="hold different studies"),
+        StoredDirectory(other.path, place).held(),
+    ):
         pass
     assert (other.path / "owner.json").read_bytes() == before
     with pytest.raises(StudyError, match="holds no study; look at --storage"):
@@ -261,12 +312,16 @@ def test_another_study_is_not_mixed_in(study, corpus, place, tmp_path):
 
 @pytest.mark.ray
 @pytest.mark.usefixtures("ray_session")
-def test_a_study_goes_on_from_storage_alone_and_stops_when_it_is_lost(study, place, tmp_path, monkeypatch):
+def test_a_study_goes_on_from_storage_alone_and_stops_when_it_is_lost(
+    study, place, tmp_path, monkeypatch
+):
     first = run_study(study, tmp_path / "a", storage=place).table
     assert first["error"].tolist() == ["", ""]
     files = list_files(f"{place}/tiny")
     for run_id in first["run_id"]:
-        assert {f"runs/{run_id}/{name}" for name in ("record.json", "curve.json", "log.txt")} <= set(files)
+        assert {
+            f"runs/{run_id}/{name}" for name in ("record.json", "curve.json", "log.txt")
+        } <= set(files)
         assert any(name.startswith(f"runs/{run_id}/checkpoints/step_") for name in files)
     assert "runs.csv" in files and not any(name.startswith("tune/") for name in files)
 

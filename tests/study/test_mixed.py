@@ -1,8 +1,8 @@
-"""Reading on nodes with CPUs, runs of one, two and four workers on nodes with GPUs: placed without deadlock or idling.
+"""Reading on nodes with CPUs, runs of one, two and four workers on nodes with GPUs: placed without
+deadlock or idling.
 
-The GPUs are said, not there, so nothing trains: each run holds what it would hold, through Ray Tune and Ray Train as
-ever, and writes down where and when.
-"""
+The GPUs are said, not there, so nothing trains: each run holds what it would hold, through Ray Tune
+and Ray Train as ever, and writes down where and when."""
 
 import json
 import shutil
@@ -109,14 +109,18 @@ def session_folder():
 
 def most_at_once(held: pd.DataFrame) -> int:
     """Count the intervals that overlap most."""
-    ends = [(row.begin, 1) for row in held.itertuples()] + [(row.end, -1) for row in held.itertuples()]
+    ends = [(row.begin, 1) for row in held.itertuples()] + [
+        (row.end, -1) for row in held.itertuples()
+    ]
     counts = pd.Series([step for _, step in sorted(ends)]).cumsum()
     return int(counts.max())
 
 
 @pytest.mark.multinode
 @pytest.mark.ray
-def test_data_and_gangs_and_small_runs_find_their_nodes(planted_log, write_study, tmp_path, session_folder):
+def test_data_and_gangs_and_small_runs_find_their_nodes(
+    planted_log, write_study, tmp_path, session_folder
+):
     axes = [
         {"resources.workers": [1], "train.seed": [0, 1, 2, 3]},
         {"resources.workers": [4], "train.seed": [4]},
@@ -126,12 +130,22 @@ def test_data_and_gangs_and_small_runs_find_their_nodes(planted_log, write_study
     command = [sys.executable, "-c", STUDY, str(file), str(tmp_path), session_folder]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=500)
     assert ended.returncode == 0, ended.stderr[-2000:]
-    (told,) = (line for line in ended.stdout.splitlines() if line.startswith("["))  # Ray prints warnings too
+    (told,) = (
+        line for line in ended.stdout.splitlines() if line.startswith("[")
+    )  # Ray prints warnings too
     assert json.loads(told) == ["done"] * 7
     assert json.loads((tmp_path / "pools").read_text()) == ["data"]
 
     held = pd.DataFrame([json.loads(each.read_text()) for each in tmp_path.glob("*-*.json")])
-    assert held.groupby("run_id").size().sort_values().tolist() == [1, 1, 1, 1, 2, 2, 4]  # every worker of every run
+    assert held.groupby("run_id").size().sort_values().tolist() == [
+        1,
+        1,
+        1,
+        1,
+        2,
+        2,
+        4,
+    ]  # every worker of every run
     assert held["gpus"].str.len().eq(1).all() and held["node"].nunique() == 2
     for _, same in held.assign(gpu=held["gpus"].str[0]).groupby(["node", "gpu"]):
         assert most_at_once(same) == 1  # no GPU is held twice
@@ -139,7 +153,9 @@ def test_data_and_gangs_and_small_runs_find_their_nodes(planted_log, write_study
     assert most_at_once(spans.loc[2]) == 2  # two gangs of two, not one as for the gang of four
     assert most_at_once(spans.loc[1]) == 4  # every GPU has a run
     turns = spans.groupby("workers").agg(begin=("begin", "min"), end=("end", "max")).loc[[4, 2, 1]]
-    assert (turns["end"].to_numpy()[:-1] <= turns["begin"].to_numpy()[1:]).all()  # largest gangs first, none starved
+    assert (
+        turns["end"].to_numpy()[:-1] <= turns["begin"].to_numpy()[1:]
+    ).all()  # largest gangs first, none starved
 
 
 def test_smaller_gangs_find_room_for_more():

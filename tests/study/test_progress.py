@@ -22,7 +22,13 @@ def make_plan(finished=()):
         run = RunSpec(train=TrainSpec(steps=10))
         runs.append(
             PlannedRun(
-                run, known, 10, 100, 1e6, expected_seconds=60.0, status="done" if index in finished else "missing"
+                run,
+                known,
+                10,
+                100,
+                1e6,
+                expected_seconds=60.0,
+                status="done" if index in finished else "missing",
             )
         )
     return Plan("tiny", runs, 2, 10**6, ["a warning"])
@@ -37,7 +43,9 @@ def test_counts_and_time_left():
     progress = StudyProgress(make_plan(finished=[3]), heard.append)
     progress.tell()
     assert heard[-1].finished == 1
-    assert heard[-1].seconds_left == pytest.approx(120, rel=0.1)  # 3 runs of a minute, 2 at a time: two rounds
+    assert heard[-1].seconds_left == pytest.approx(
+        120, rel=0.1
+    )  # 3 runs of a minute, 2 at a time: two rounds
     progress.on_trial_start(0, [], trial("r0"))
     progress.on_trial_result(0, [], trial("r0"), {"step": 5, "steps": 10, "loss": 5.5})
     assert (heard[-1].running[0].share, heard[-1].running[0].loss) == (0.5, 5.5)
@@ -51,7 +59,9 @@ def test_a_resumed_run_that_dies_is_told():
     heard = []
     progress = StudyProgress(make_plan(), heard.append)
     progress.on_trial_error(0, [], trial("r1"))
-    assert heard[-1].ended[0].startswith("failed xs") and heard[-1].finished == heard[-1].failed == 1
+    assert (
+        heard[-1].ended[0].startswith("failed xs") and heard[-1].finished == heard[-1].failed == 1
+    )
     progress.on_trial_start(0, [], trial("r0"))
     console = Console(width=120)
     with console.capture() as captured:
@@ -88,5 +98,11 @@ def test_law_table_says_what_is_not_identified():
     with console.capture() as captured:
         console.print(law_table({"laws": [row], "preferred": "power_law"}))
     text = captured.get()
-    for words in ("power_law *", "0.031 nats", "-0.020 nats", "not identified", "4.5 [4, unbounded]"):
+    for words in (
+        "power_law *",
+        "0.031 nats",
+        "-0.020 nats",
+        "not identified",
+        "4.5 [4, unbounded]",
+    ):
         assert words in text

@@ -1,4 +1,5 @@
-"""Finished runs put to tasks through Ray Tune: what fails is a sentence in a row, what is known is not done again."""
+"""Finished runs put to tasks through Ray Tune: what fails is a sentence in a row, what is known is
+not done again."""
 
 import json
 import shutil
@@ -34,14 +35,17 @@ def credentials(s3_query):
 
 @pytest.fixture(scope="module")
 def study(corpus, tmp_path_factory):
-    """A study directory of two finished runs, one of which lost its encoder, and one that failed."""
+    """A study directory of two finished runs, one of which lost its encoder, and one that
+    failed."""
     folder = tmp_path_factory.mktemp("studies") / "tiny"
     records = []
     for seed in (0, 1):
         run = RunSpec.parse({**RUN, "train": RUN["train"] | {"seed": seed}}, "run")
         run_id = run.run_id(corpus.digest, 16)
         states = folder / "runs" / run_id / "checkpoints"
-        record, _ = train_with(run, corpus, EvaluationSpec(candidates=16, every=1), LocalContext(states))
+        record, _ = train_with(
+            run, corpus, EvaluationSpec(candidates=16, every=1), LocalContext(states)
+        )
         records.append(record)
         if seed == 0:
             export_run(states.parent, states, run, run_id, corpus)
@@ -61,7 +65,12 @@ def found(planted_log, corpus):
 
     def make(name="found-again", **changes):
         pair = {"query": corpus.services[1], "target": corpus.services[2], "candidates": 32}
-        document = {"name": name, "events": str(planted_log), "split": {"test": 0.25}, "retrieval": pair | changes}
+        document = {
+            "name": name,
+            "events": str(planted_log),
+            "split": {"test": 0.25},
+            "retrieval": pair | changes,
+        }
         return TaskSpec.parse(document, name)
 
     return make
@@ -82,9 +91,13 @@ def test_scores_join_the_table_and_failures_are_sentences(study, found, ray_sess
     (good_row,) = [row for row in good["methods"] if row["method"] == "encoder"]
     assert table["transfer_found_again_mrr"][0] == good_row["mrr"]["value"]
 
-    monkeypatch.setattr(scoring, "run_trials", lambda *_: pytest.fail("what is known was scored again"))
+    monkeypatch.setattr(
+        scoring, "run_trials", lambda *_: pytest.fail("what is known was scored again")
+    )
     assert score_study(study, tasks[:1], {}) == results[:2]
-    with pytest.raises(StudyError, match=r"No run of .* could be scored: Task lost names service 'nowhere'"):
+    with pytest.raises(
+        StudyError, match=r"No run of .* could be scored: Task lost names service 'nowhere'"
+    ):
         score_study(study, tasks[1:], {})
 
 
@@ -92,7 +105,9 @@ def test_a_trial_s_fault_and_its_mistake_are_told_and_mended(study, found, ray_s
     run_id = next(study.glob("runs/*/encoder")).parent.name
     weights = study / "runs" / run_id / "encoder" / "weights.safetensors"
     whole = weights.read_bytes()
-    weights.write_bytes(whole[: len(whole) // 2])  # the card is whole, so it is found out by the trial
+    weights.write_bytes(
+        whole[: len(whole) // 2]
+    )  # the card is whole, so it is found out by the trial
     task = found("damaged")
     with pytest.raises(StudyError, match=r"could be scored: Encoder file .* is damaged"):
         score_study(study, [task], {})
@@ -100,7 +115,10 @@ def test_a_trial_s_fault_and_its_mistake_are_told_and_mended(study, found, ray_s
     results = {result["run_id"]: result for result in score_study(study, [task], {})}
     assert "methods" in results[run_id]
     table = read_runs(study).table.set_index("run_id")
-    assert table["transfer_damaged_mrr"].notna()[run_id] and table["transfer_damaged_error"].isna()[run_id]
+    assert (
+        table["transfer_damaged_mrr"].notna()[run_id]
+        and table["transfer_damaged_error"].isna()[run_id]
+    )
 
 
 def test_the_table_shows_what_was_asked_last(study, found, ray_session):
@@ -118,7 +136,11 @@ def test_the_command_scores_a_study(study, found, ray_session, tmp_path):
     file = tmp_path / "task.yaml"
     file.write_text(found().model_dump_json())
     shown = CliRunner().invoke(app, ["transfer", str(study), str(file)])
-    assert shown.exit_code == 1 and "TF-IDF, cosine" in shown.output and "has no score. Run" in shown.output
+    assert (
+        shown.exit_code == 1
+        and "TF-IDF, cosine" in shown.output
+        and "has no score. Run" in shown.output
+    )
     with pytest.raises(SpecError, match="share the name 'found-again'"):
         read_tasks([file, file])
 
@@ -127,7 +149,9 @@ def test_a_study_on_storage_has_its_encoders_there(study, found, ray_session, s3
     store = pyarrow.fs.FileSystem.from_uri(f"s3://team{s3_query}&allow_bucket_creation=true")[0]
     store.create_dir("team")
     run_id = next(study.glob("runs/*/encoder")).parent.name
-    pyarrow.fs.copy_files(str(study / "runs" / run_id), f"team/tiny/runs/{run_id}", destination_filesystem=store)
+    pyarrow.fs.copy_files(
+        str(study / "runs" / run_id), f"team/tiny/runs/{run_id}", destination_filesystem=store
+    )
     directory = StoredDirectory(tmp_path / "tiny", f"s3://team/{s3_query}")
     (result,) = scoring.score_runs(directory, [found()], [run_id])
     assert result == run_task(study / "runs" / run_id, found())

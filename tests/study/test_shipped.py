@@ -1,4 +1,5 @@
-"""The shipped studies: every file expands, and those for a laptop plan on a log as large as they need."""
+"""The shipped studies: every file expands, and those for a laptop plan on a log as large as they
+need."""
 
 from functools import partial
 from pathlib import Path
@@ -25,9 +26,13 @@ LAPTOP_FLOPS = 8e12
 def crowd(tmp_path_factory):
     """A corpus of 1,350 users, few events each."""
     folder = tmp_path_factory.mktemp("crowd")
-    spec = PlantedSpec(users=1350, services=2, topics=8, concentration=2, items_per_topic=5, events=3)
+    spec = PlantedSpec(
+        users=1350, services=2, topics=8, concentration=2, items_per_topic=5, events=3
+    )
     pq.write_table(planted_events(spec), folder / "events.parquet")
-    return plain_corpus(folder / "events.parquet", folder / "corpus", {"validation": 0.0, "test": 0.22})
+    return plain_corpus(
+        folder / "events.parquet", folder / "corpus", {"validation": 0.0, "test": 0.22}
+    )
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
@@ -38,14 +43,22 @@ def test_a_shipped_study_expands_and_says_what_it_is(file):
     for run in expand(study):
         check_batch(run)
     opening = [line for line in file.read_text().splitlines() if line.startswith("#")]
-    assert any(f"studies/{file.name}" in line for line in opening) and all(len(line) <= 120 for line in opening)
+    assert any(f"studies/{file.name}" in line for line in opening) and all(
+        len(line) <= 120 for line in opening
+    )
 
 
-@pytest.mark.parametrize("file", [f for f in FILES if "laptop" in f.stem], ids=lambda file: file.stem)
+@pytest.mark.parametrize(
+    "file", [f for f in FILES if "laptop" in f.stem], ids=lambda file: file.stem
+)
 def test_a_laptop_study_plans(file, crowd, tmp_path):
     study = read_study(file)
     planned = plan_runs(
-        study, crowd, StudyDirectory(tmp_path), [NODE], timed=partial(given_rate, flops_per_second=1e10)
+        study,
+        crowd,
+        StudyDirectory(tmp_path),
+        [NODE],
+        timed=partial(given_rate, flops_per_second=1e10),
     )
     assert len(planned.runs) == len(expand(study)) and planned.concurrency == 2
     assert not any("move together" in warning for warning in planned.warnings)
@@ -54,11 +67,12 @@ def test_a_laptop_study_plans(file, crowd, tmp_path):
 
 
 def test_the_guide_s_examples_expand():
-    """Every YAML block of docs/studies.md is a study, or what replaces keys of the first, which is one."""
-    text = (Path(__file__).parents[2] / "docs" / "studies.md").read_text()
+    """Every YAML block of docs/guide/studies.md is a study, or what replaces keys of the first,
+    which is one."""
+    text = (Path(__file__).parents[2] / "docs" / "guide" / "studies.md").read_text()
     blocks = [yaml.safe_load(part.split("```")[0]) for part in text.split("```yaml")[1:]]
     assert len(blocks) >= 5
     for block in blocks:
-        study = StudySpec.parse({**blocks[0], **block}, "docs/studies.md")
+        study = StudySpec.parse({**blocks[0], **block}, "docs/guide/studies.md")
         check_size(study)
         assert len(expand(study)) > 1

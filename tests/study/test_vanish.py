@@ -1,4 +1,5 @@
-"""A bucket deleted while a study trains: the study ends with one sentence, leaves nothing behind, and goes on later."""
+"""A bucket deleted while a study trains: the study ends with one sentence, leaves nothing behind,
+and goes on later."""
 
 import time
 from contextlib import suppress
@@ -21,7 +22,9 @@ LOST = r"has been lost for \d+ s \(the bucket does not exist: check its name\); 
 @pytest.fixture
 def bucket(s3_query):
     """A new bucket and its filesystem, which may delete it."""
-    store = pyarrow.fs.FileSystem.from_uri(f"s3://lake{s3_query}&allow_bucket_creation=1&allow_bucket_deletion=1")[0]
+    store = pyarrow.fs.FileSystem.from_uri(
+        f"s3://lake{s3_query}&allow_bucket_creation=1&allow_bucket_deletion=1"
+    )[0]
     store.create_dir("lake")
     return store
 
@@ -42,7 +45,9 @@ def wait_until(done, seconds):
 
 @pytest.mark.slow
 @pytest.mark.ray
-@pytest.mark.usefixtures("s3_query", "ray_session")  # in this order: Ray's processes inherit the credentials
+@pytest.mark.usefixtures(
+    "s3_query", "ray_session"
+)  # in this order: Ray's processes inherit the credentials
 def test_a_study_whose_bucket_vanishes_ends_and_goes_on_when_it_is_back(
     write_study, planted_log, corpus, bucket, s3_query, tmp_path, monkeypatch
 ):
@@ -70,4 +75,6 @@ def test_a_study_whose_bucket_vanishes_ends_and_goes_on_when_it_is_back(
     runs = run_study(study, tmp_path / "a", storage=storage)
     assert runs.table["status"].tolist() == ["done"] * 2
     there = list_files(place_below(storage, "tiny"))
-    assert {f"runs/{run_id}/record.json" for run_id in runs.table["run_id"]} <= set(there) and CLAIM not in there
+    assert {f"runs/{run_id}/record.json" for run_id in runs.table["run_id"]} <= set(
+        there
+    ) and CLAIM not in there

@@ -1,4 +1,5 @@
-"""States: the last two, whole or absent, here or in a bucket; damaged ones passed over, moody storage waited for."""
+"""States: the last two, whole or absent, here or in a bucket; damaged ones passed over, moody
+storage waited for."""
 
 import logging
 
@@ -18,7 +19,11 @@ from clue_ray.training.tensorboard import CurveEvents, log_to
 
 def make_state(step: int, run_id: str = "me") -> dict:
     generator = torch.Generator().manual_seed(step)
-    return {"run_id": run_id, "progress": {"step": step}, "weights": torch.randn(1000, generator=generator)}
+    return {
+        "run_id": run_id,
+        "progress": {"step": step},
+        "weights": torch.randn(1000, generator=generator),
+    }
 
 
 def assert_state(state, step):
@@ -77,7 +82,9 @@ def test_a_folder_is_the_driver_s_not_the_trial_s(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     run = RunSpec(train=TrainSpec(steps=1), resources=ResourcesSpec(checkpoints="kept"))
     assert spelled_out(run)["resources"]["checkpoints"] == str(tmp_path / "kept")
-    assert resolve_place("s3://bucket/kept") == "s3://bucket/kept" and not resolve_place("~/kept").startswith("~")
+    assert resolve_place("s3://bucket/kept") == "s3://bucket/kept" and not resolve_place(
+        "~/kept"
+    ).startswith("~")
 
 
 def test_what_a_kill_leaves_half_written_is_no_state(tmp_path):
@@ -169,7 +176,9 @@ def test_old_states_that_cannot_be_deleted_are_told_of(moody, caplog):
 
 
 def test_a_bucket_keeps_states_like_a_folder(s3_query):
-    pyarrow.fs.FileSystem.from_uri(f"s3://states{s3_query}&allow_bucket_creation=true")[0].create_dir("states")
+    pyarrow.fs.FileSystem.from_uri(f"s3://states{s3_query}&allow_bucket_creation=true")[
+        0
+    ].create_dir("states")
     place = place_below(f"s3://states/mine/{s3_query}", "run")
     assert place == f"s3://states/mine/run{s3_query}"
     for step in (1, 2, 3):
@@ -205,6 +214,10 @@ def test_event_files_hold_the_curve_once(tmp_path):
             events.show(known[:1])
             events.show(known)
     found = EventAccumulator(str(tmp_path)).Reload()
-    assert [(e.step, e.value) for e in found.Scalars("loss")] == [(10, 5.0), (20, 2.5), (30, pytest.approx(5 / 3))]
+    assert [(e.step, e.value) for e in found.Scalars("loss")] == [
+        (10, 5.0),
+        (20, 2.5),
+        (30, pytest.approx(5 / 3)),
+    ]
     plugins = found.summary_metadata
     assert any(tag.startswith("_hparams_") for tag in plugins)

@@ -31,7 +31,9 @@ def naive_scores(logits: np.ndarray) -> tuple[float, float, float]:
 @given(st.integers(0, 10**6), st.sampled_from([0.0, 1.0, 5.0]))
 def test_scores_equal_the_naive_ones(seed, scale):
     logits = np.round(np.random.default_rng(seed).normal(size=(14, 14)) * scale, 1)
-    assert np.allclose(score_similarities(torch.from_numpy(logits)), naive_scores(logits), atol=1e-6)
+    assert np.allclose(
+        score_similarities(torch.from_numpy(logits)), naive_scores(logits), atol=1e-6
+    )
 
 
 def test_what_is_no_number_has_no_score():
@@ -56,7 +58,9 @@ def test_pools_hold_held_out_users_with_both_services(corpus: Corpus):
 
 
 def test_pool_larger_than_the_held_out_users_is_refused(corpus):
-    with pytest.raises(CorpusError, match=r"evaluation.candidates 1000 is larger than the \d+ held-out users"):
+    with pytest.raises(
+        CorpusError, match=r"evaluation.candidates 1000 is larger than the \d+ held-out users"
+    ):
         make_pools(corpus, 1000)
 
 
@@ -67,7 +71,8 @@ def test_evaluate_equals_plain_embeddings(corpus):
     sides = []
     for service in (0, 2):
         histories = [
-            corpus.events[corpus.offsets[u * 3 + service] :][: min(4, corpus.counts[u, service])] for u in users
+            corpus.events[corpus.offsets[u * 3 + service] :][: min(4, corpus.counts[u, service])]
+            for u in users
         ]
         sides.append(torch.stack([plain_embedding(model, corpus, h) for h in histories]))
     with torch.no_grad():

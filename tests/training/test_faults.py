@@ -49,7 +49,8 @@ def log_of(output, study):
 
 
 def undisturbed(study):
-    """Train the study's only run here, with a worker's number of threads, on which sums depend in their last bits."""
+    """Train the study's only run here, with a worker's number of threads, on which sums depend in
+    their last bits."""
     spec, threads = read_study(study), torch.get_num_threads()
     torch.set_num_threads(spec.resources.cpus_per_worker)
     record = train_run(expand(spec)[0], open_corpus(spec.corpus), spec.evaluation)
@@ -68,7 +69,8 @@ def wait_for(words, log, seconds=240):
 
 
 def kill_when_kept(log, find):
-    """In a thread: once a run has kept some states, kill the process that `find` finds in its log."""
+    """In a thread: once a run has kept some states, kill the process that `find` finds in its
+    log."""
 
     def act():
         os.kill(find(wait_for(KEPT, log)), signal.SIGKILL)
@@ -84,12 +86,16 @@ def first_process(log):
 
 def second_worker(log):
     """Find the worker that does not log, among the processes of this session."""
-    workers = [p.pid for p in psutil.Process().children(recursive=True) if "RayTrainWorker" in p.name()]
+    workers = [
+        p.pid for p in psutil.Process().children(recursive=True) if "RayTrainWorker" in p.name()
+    ]
     return next(pid for pid in workers if pid != first_process(log))
 
 
 def test_a_truncated_checkpoint_costs_no_result(corpus, tmp_path, caplog):
-    run = RunSpec(train={"global_batch_size": 16, "steps": 8}, encoder={"size": "xxs"}, sequence_length=4)
+    run = RunSpec(
+        train={"global_batch_size": 16, "steps": 8}, encoder={"size": "xxs"}, sequence_length=4
+    )
     evaluation = EvaluationSpec(candidates=16, every=0.25)
     whole, curve = train_with(run, corpus, evaluation, LocalContext(tmp_path))
     last = tmp_path / "step_00000008.pt"
@@ -131,7 +137,15 @@ def test_a_killed_worker_costs_no_result(study, tmp_path):
 @pytest.mark.ray
 def test_the_same_command_goes_on_after_its_driver_was_killed(study, tmp_path):
     log = log_of(tmp_path, study)
-    command = [sys.executable, "-c", "from clue_ray.cli import main; main()", "run", str(study), "--output", tmp_path]
+    command = [
+        sys.executable,
+        "-c",
+        "from clue_ray.cli.main import main; main()",
+        "run",
+        str(study),
+        "--output",
+        tmp_path,
+    ]
     driver = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     wait_for(KEPT, log)
     driver.kill()
@@ -155,7 +169,11 @@ def test_the_same_command_goes_on_after_its_driver_was_killed(study, tmp_path):
 def test_a_study_survives_a_worker_a_node_and_its_driver():
     root = Path(__file__).parents[2]
     played = subprocess.run(
-        [sys.executable, "-m", "benchmarks.faults"], cwd=root, capture_output=True, text=True, timeout=1500
+        [sys.executable, "-m", "benchmarks.faults"],
+        cwd=root,
+        capture_output=True,
+        text=True,
+        timeout=1500,
     )
     assert played.returncode == 0, played.stdout + played.stderr
     assert len(re.findall("goes on after step", played.stdout)) >= 3

@@ -15,7 +15,14 @@ from clue_ray.spec.specs import EncoderSpec, EvaluationSpec, ResourcesSpec, RunS
 from clue_ray.study.directory import StudyDirectory
 from clue_ray.training.checkpoints import load_state
 from clue_ray.training.evaluate import Scores
-from clue_ray.training.loop import LocalContext, Prefetch, Trainer, choose_device, train_run, train_with
+from clue_ray.training.loop import (
+    LocalContext,
+    Prefetch,
+    Trainer,
+    choose_device,
+    train_run,
+    train_with,
+)
 from clue_ray.training.schedule import learning_rate_share, make_optimizer
 
 EVALUATION = EvaluationSpec(candidates=32, every=0.25)
@@ -61,7 +68,10 @@ def test_every_choice_of_the_recipe_trains(corpus):
         "objective": "sigmoid",
         "schedule": "warmup_stable_decay",
     }
-    plain, regularised = train_run(make_run(), corpus, EVALUATION), train_run(make_run(**chosen), corpus, EVALUATION)
+    plain, regularised = (
+        train_run(make_run(), corpus, EVALUATION),
+        train_run(make_run(**chosen), corpus, EVALUATION),
+    )
     assert regularised.loss != plain.loss and regularised.train_flops < plain.train_flops
 
 
@@ -88,7 +98,10 @@ def test_under_bf16_vectors_logits_and_loss_stay_in_fp32(corpus, monkeypatch):
 
 
 def test_another_seed_another_loss(corpus):
-    assert train_run(make_run(), corpus, EVALUATION).loss != train_run(make_run(seed=1), corpus, EVALUATION).loss
+    assert (
+        train_run(make_run(), corpus, EVALUATION).loss
+        != train_run(make_run(seed=1), corpus, EVALUATION).loss
+    )
 
 
 class Killed(Exception):
@@ -107,11 +120,15 @@ class DyingContext(LocalContext):
 
 
 def test_killed_and_resumed_equals_uninterrupted(corpus, tmp_path):
-    whole, whole_curve = train_with(make_run(), corpus, EVALUATION, LocalContext(tmp_path / "whole"))
+    whole, whole_curve = train_with(
+        make_run(), corpus, EVALUATION, LocalContext(tmp_path / "whole")
+    )
     with pytest.raises(Killed):
         train_with(make_run(), corpus, EVALUATION, DyingContext(tmp_path / "killed"))
     assert 0 < load_state(tmp_path / "killed")["progress"]["step"] < 12
-    resumed, resumed_curve = train_with(make_run(), corpus, EVALUATION, LocalContext(tmp_path / "killed"))
+    resumed, resumed_curve = train_with(
+        make_run(), corpus, EVALUATION, LocalContext(tmp_path / "killed")
+    )
     assert without_clock(resumed) == without_clock(whole)
     assert points(resumed_curve) == points(whole_curve)
     ends = [load_state(tmp_path / name)["model"] for name in ("whole", "killed")]
@@ -175,7 +192,10 @@ def test_a_held_out_loss_that_is_no_number_is_divergence(corpus, monkeypatch, tm
     record, curve = train_with(make_run(), corpus, EVALUATION, LocalContext())
     assert (record.status, record.loss, record.recall_at_10) == ("diverged", None, 0.5)
     StudyDirectory(tmp_path).write_run(make_run(), record, curve)
-    assert json.loads((tmp_path / "runs" / record.run_id / "curve.json").read_text())[0]["loss"] is None
+    assert (
+        json.loads((tmp_path / "runs" / record.run_id / "curve.json").read_text())[0]["loss"]
+        is None
+    )
 
 
 @pytest.mark.parametrize(("horizon", "steps"), [({"steps": 3}, 3), ({"users_seen": 96}, 3)])
@@ -196,7 +216,9 @@ def test_dedup_executes_less_than_it_counts(corpus):
 
 
 def test_schedule_rises_then_falls():
-    shares = [learning_rate_share(step, 100, TrainSpec(steps=100, warmup=0.1)) for step in range(100)]
+    shares = [
+        learning_rate_share(step, 100, TrainSpec(steps=100, warmup=0.1)) for step in range(100)
+    ]
     assert shares[0] == pytest.approx(0.1)
     assert max(shares) == shares[9] or max(shares) == shares[10]
     assert shares[-1] == pytest.approx(0.1, abs=0.01)
@@ -212,11 +234,19 @@ def test_rate_stays_then_falls():
 
 def rates(corpus, **shape):
     """Rate and decay of each kind of weight, and how many weights there are."""
-    encoder = EncoderSpec(**{"width": 32, "item_layers": 1, "service_layers": 1, "heads": 2, **shape})
+    encoder = EncoderSpec(
+        **{"width": 32, "item_layers": 1, "service_layers": 1, "heads": 2, **shape}
+    )
     model = Encoder(encoder, corpus.vocabulary(4), 0.1, 0)
-    groups = make_optimizer(model, TrainSpec(steps=1, learning_rate=1.0, weight_decay=0.1), encoder).param_groups
-    assert sum(p.numel() for group in groups for p in group["params"]) == sum(p.numel() for p in model.parameters())
-    rate_of = {id(p): (group["lr"], group["weight_decay"]) for group in groups for p in group["params"]}
+    groups = make_optimizer(
+        model, TrainSpec(steps=1, learning_rate=1.0, weight_decay=0.1), encoder
+    ).param_groups
+    assert sum(p.numel() for group in groups for p in group["params"]) == sum(
+        p.numel() for p in model.parameters()
+    )
+    rate_of = {
+        id(p): (group["lr"], group["weight_decay"]) for group in groups for p in group["params"]
+    }
     return {name: rate_of[id(parameter)] for name, parameter in model.named_parameters()}
 
 
@@ -226,8 +256,19 @@ def test_wider_and_deeper_matrices_move_slower(corpus):
     assert base[item] == base[service] == base["output.weight"] == (1.0, pytest.approx(0.1))
     assert wide[item] == wide["output.weight"] == (0.5, pytest.approx(0.2))
     assert deep[item] == (0.5, pytest.approx(0.2)) and deep[service] == base[service]
-    for name in ("token_embedding.weight", "token_position.weight", "item_norm.weight", "output.bias", "log_scale"):
-        assert base[name] == wide[name] == deep[name] == (3.0 if name.startswith("token_emb") else 1.0, 0.0)
+    for name in (
+        "token_embedding.weight",
+        "token_position.weight",
+        "item_norm.weight",
+        "output.bias",
+        "log_scale",
+    ):
+        assert (
+            base[name]
+            == wide[name]
+            == deep[name]
+            == (3.0 if name.startswith("token_emb") else 1.0, 0.0)
+        )
 
 
 def test_batches_are_prepared_ahead_and_in_order():
@@ -240,7 +281,9 @@ def test_batches_are_prepared_ahead_and_in_order():
     with Prefetch(prepare, last=6, ahead=2) as batches:
         assert batches(1) == 10
         deadline = time.monotonic() + 30
-        while len(asked) < 3 and time.monotonic() < deadline:  # the next two, before they are asked for
+        while (
+            len(asked) < 3 and time.monotonic() < deadline
+        ):  # the next two, before they are asked for
             time.sleep(0.001)
         assert len(asked) == 3
         found = [batches(step) for step in range(2, 6)]
@@ -248,12 +291,18 @@ def test_batches_are_prepared_ahead_and_in_order():
 
 
 def test_trouble_while_preparing_reaches_the_step():
-    with Prefetch(lambda step: 1 // (2 - step), last=9) as batches, pytest.raises(ZeroDivisionError):
+    with (
+        Prefetch(lambda step: 1 // (2 - step), last=9) as batches,
+        pytest.raises(ZeroDivisionError),
+    ):
         [batches(step) for step in range(9)]
 
 
 def test_the_temperature_comes_back_from_its_bound(corpus):
-    run = RunSpec(train=TrainSpec(global_batch_size=16, steps=2, temperature=MIN_TEMPERATURE), sequence_length=4)
+    run = RunSpec(
+        train=TrainSpec(global_batch_size=16, steps=2, temperature=MIN_TEMPERATURE),
+        sequence_length=4,
+    )
     model = Trainer(run, corpus, EvaluationSpec(candidates=16), LocalContext()).model
     optimizer = torch.optim.Adam([model.log_scale], lr=0.01)
     scales = []
@@ -285,7 +334,10 @@ def test_a_gradient_that_is_not_finite_ends_a_run_with_its_weights(corpus, monke
 
 def test_a_gpu_that_is_not_there_is_told(caplog, monkeypatch):
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
-    assert choose_device(0.5).type == "cpu" and "0.5 GPUs were asked for and torch sees none" in caplog.text
+    assert (
+        choose_device(0.5).type == "cpu"
+        and "0.5 GPUs were asked for and torch sees none" in caplog.text
+    )
     caplog.clear()
     assert choose_device(0).type == "cpu" and not caplog.text
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)

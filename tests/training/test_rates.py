@@ -1,4 +1,5 @@
-"""Learning rates transfer over width and depth (decision D6): activations neither grow nor fade with either."""
+"""Learning rates transfer over width and depth (decision D6): activations neither grow nor fade
+with either."""
 
 import numpy as np
 import torch
@@ -13,14 +14,20 @@ EVALUATION = EvaluationSpec(candidates=16)
 
 def activations(corpus, **shape):
     """What each transformer hands on after ten steps, root mean square."""
-    encoder = EncoderSpec(**{"width": 32, "item_layers": 1, "service_layers": 1, "heads": 2, **shape})
+    encoder = EncoderSpec(
+        **{"width": 32, "item_layers": 1, "service_layers": 1, "heads": 2, **shape}
+    )
     train = TrainSpec(global_batch_size=16, steps=STEPS, warmup=0.0, learning_rate=3e-3)
-    trainer = Trainer(RunSpec(encoder=encoder, train=train, sequence_length=4), corpus, EVALUATION, LocalContext())
+    trainer = Trainer(
+        RunSpec(encoder=encoder, train=train, sequence_length=4), corpus, EVALUATION, LocalContext()
+    )
     for step in range(STEPS):
         assert trainer.step(trainer.prepare(step))
     handed_on = []
     for norm in (trainer.model.item_norm, trainer.model.service_norm):
-        norm.register_forward_hook(lambda _, inputs, __: handed_on.append(inputs[0].square().mean().sqrt().item()))
+        norm.register_forward_hook(
+            lambda _, inputs, __: handed_on.append(inputs[0].square().mean().sqrt().item())
+        )
     with torch.no_grad():
         trainer.model(trainer.prepare(STEPS).chunks[0])
     return handed_on
@@ -44,6 +51,8 @@ def test_activations_stay_flat_over_depth(corpus):
 
 
 def test_equal_rates_for_all_widths_would_not(corpus, monkeypatch):
-    monkeypatch.setattr(schedule, "rate_of", lambda name, parameter, encoder, token_rate: ("matrices", 1.0))
+    monkeypatch.setattr(
+        schedule, "rate_of", lambda name, parameter, encoder, token_rate: ("matrices", 1.0)
+    )
     found, activations = slopes(corpus, ["width"], [32, 128, 512])
     assert np.abs(found).max() > 0.5, activations

@@ -1,4 +1,5 @@
-"""The benchmark's rival computes what we compute, else its speed would say nothing; and the check can fail."""
+"""The benchmark's rival computes what we compute, else its speed would say nothing; and the check
+can fail."""
 
 import pytest
 import torch

@@ -15,7 +15,9 @@ SHAPE = EncoderSpec(width=16, item_layers=1, service_layers=1, heads=2, output_w
 
 @pytest.fixture(scope="session")
 def run_spec():
-    return RunSpec(encoder=SHAPE, train=TrainSpec(global_batch_size=16, steps=30, seed=3), sequence_length=6)
+    return RunSpec(
+        encoder=SHAPE, train=TrainSpec(global_batch_size=16, steps=30, seed=3), sequence_length=6
+    )
 
 
 @pytest.fixture(scope="session")
@@ -27,7 +29,9 @@ def events(planted_log):
 def encoder_folder(run_spec, corpus, events, tmp_path_factory):
     """An encoder of drawn weights, positions included, exported beside the corpus it fits."""
     texts = sorted(set(events["text"].to_pylist()))
-    train_tokenizer(texts, corpus.manifest["spec"]["vocab_size"]).save(str(corpus.path / "tokenizer.json"))
+    train_tokenizer(texts, corpus.manifest["spec"]["vocab_size"]).save(
+        str(corpus.path / "tokenizer.json")
+    )
     vocabulary: Vocabulary = corpus.vocabulary(run_spec.sequence_length)
     model = Encoder(run_spec.encoder, vocabulary, 0.1, 0)
     generator = torch.Generator().manual_seed(5)

@@ -1,4 +1,5 @@
-"""Embedding a log on real Ray Data: every user once, resumed by parts, only what is new, nobody lost."""
+"""Embedding a log on real Ray Data: every user once, resumed by parts, only what is new, nobody
+lost."""
 
 import json
 import shutil
@@ -15,13 +16,20 @@ from clue_ray.errors import ClusterError, EventLogError, StudyError
 from clue_ray.spec.specs import CorpusSpec
 from clue_ray.transfer.embed import embed
 from clue_ray.transfer.embed.embed import embed_users, make_parts
-from clue_ray.transfer.embed.writing import NOTHING_NEW, OTHER_SERVICES, USER_ROWS, rows_of_part, write_parts
+from clue_ray.transfer.embed.writing import (
+    NOTHING_NEW,
+    OTHER_SERVICES,
+    USER_ROWS,
+    rows_of_part,
+    write_parts,
+)
 from clue_ray.transfer.encode import UserEncoder, load_encoder
 
 
 @pytest.fixture(scope="module")
 def ray_session(s3_query):
-    """A session of two cores that says that it has a GPU, started when credentials are set: workers take them over."""
+    """A session of two cores that says that it has a GPU, started when credentials are set: workers
+    take them over."""
     import ray
 
     folder = tempfile.mkdtemp(prefix="cr-", dir="/tmp")
@@ -45,7 +53,8 @@ def in_this_process(monkeypatch):
 
 @pytest.fixture(scope="module")
 def log(events, tmp_path_factory):
-    """The planted log with a user of bad rows only, a nameless row, and a user of an unknown service."""
+    """The planted log with a user of bad rows only, a nameless row, and a user of an unknown
+    service."""
     path = tmp_path_factory.mktemp("embed") / "log.parquet"
     odd = {"user_id": ["broken", None, "stranger"], "service": ["shop", "shop", "elsewhere"]}
     rows = pa.table({**odd, "timestamp": [1, 2, 3], "text": [None, "x", "tea"]})
@@ -60,7 +69,9 @@ def embedded(encoder_folder, log, tmp_path_factory, ray_session):
 
 
 def read(output, kind="vectors"):
-    return pa.concat_tables([pq.read_table(file) for file in sorted((output / kind).glob("*.parquet"))])
+    return pa.concat_tables(
+        [pq.read_table(file) for file in sorted((output / kind).glob("*.parquet"))]
+    )
 
 
 @pytest.mark.ray
@@ -69,14 +80,24 @@ def test_every_user_is_in_the_output_or_listed_with_the_reason(embedded, encoder
     vectors, left_out = read(output), read(output, "left_out")
     expected = load_encoder(encoder_folder).encode(events)
     found = dict(zip(vectors["user_id"].to_pylist(), vectors["vector"].to_pylist(), strict=True))
-    assert set(found) == {*expected.user_ids, "stranger"} and vectors["vector"].type == pa.list_(pa.float32(), 8)
+    assert set(found) == {*expected.user_ids, "stranger"} and vectors["vector"].type == pa.list_(
+        pa.float32(), 8
+    )
     assert np.allclose([found[user] for user in expected.user_ids], expected.values, atol=1e-6)
     assert left_out.to_pylist() == [{"user_id": "broken", "reason": "text is null or empty"}]
-    assert manifest["users"] == manifest["vectors"] == len(found) and manifest["rows_without_user"] == 1
-    assert manifest["unknown_services"] == {"elsewhere": 1} and manifest["left_out"] == {"text is null or empty": 1}
+    assert (
+        manifest["users"] == manifest["vectors"] == len(found)
+        and manifest["rows_without_user"] == 1
+    )
+    assert manifest["unknown_services"] == {"elsewhere": 1} and manifest["left_out"] == {
+        "text is null or empty": 1
+    }
     assert json.loads((output / "manifest.json").read_text()) == manifest
     card = load_encoder(encoder_folder).card
-    assert manifest["encoder_digest"] == card.digest and manifest["corpus_digest"] == card.corpus_digest
+    assert (
+        manifest["encoder_digest"] == card.digest
+        and manifest["corpus_digest"] == card.corpus_digest
+    )
 
 
 @pytest.mark.ray
@@ -107,41 +128,70 @@ def test_another_request_does_not_mix_in(embedded, encoder_folder, log, tmp_path
 
 
 @pytest.mark.ray
-def test_only_users_with_new_events_are_embedded_again(embedded, encoder_folder, log, tmp_path, in_this_process):
+def test_only_users_with_new_events_are_embedded_again(
+    embedded, encoder_folder, log, tmp_path, in_this_process
+):
     _, output = embedded
     before = pq.read_table(log)
     user = before["user_id"][0].as_py()
-    row = {"user_id": [user, "newcomer"], "service": before["service"][:2].to_pylist(), "text": ["tea", "tea"]}
+    row = {
+        "user_id": [user, "newcomer"],
+        "service": before["service"][:2].to_pylist(),
+        "text": ["tea", "tea"],
+    }
     latest = pc.max(before["timestamp"]).as_py() + 1
-    more = pa.table({**row, "timestamp": [latest, latest]}).select(before.column_names).cast(before.schema)
+    more = (
+        pa.table({**row, "timestamp": [latest, latest]})
+        .select(before.column_names)
+        .cast(before.schema)
+    )
     later = tmp_path / "later.parquet"
     pq.write_table(pa.concat_tables([before, more]), later)
-    manifest = embed_users(encoder_folder, str(later), str(tmp_path / "new"), since=str(output / "manifest.json"))
+    manifest = embed_users(
+        encoder_folder, str(later), str(tmp_path / "new"), since=str(output / "manifest.json")
+    )
     assert sorted(read(tmp_path / "new")["user_id"].to_pylist()) == sorted([user, "newcomer"])
     assert manifest["left_out"][NOTHING_NEW] == embedded[0]["users"] - 1
-    whole = load_encoder(encoder_folder).encode(pa.concat_tables([before, more]).filter(pc.field("user_id") == user))
+    whole = load_encoder(encoder_folder).encode(
+        pa.concat_tables([before, more]).filter(pc.field("user_id") == user)
+    )
     (row,) = read(tmp_path / "new").filter(pc.field("user_id") == user).to_pylist()
     assert np.allclose(row["vector"], whole.values[0], atol=1e-6)
 
 
-def test_a_vector_a_service_and_services_asked_for(encoder_folder, log, corpus, tmp_path, in_this_process):
+def test_a_vector_a_service_and_services_asked_for(
+    encoder_folder, log, corpus, tmp_path, in_this_process
+):
     first = corpus.services[0]
     spec = CorpusSpec(events=str(log), services=(first,))
-    manifest = embed_users(encoder_folder, spec, str(tmp_path / "o"), per_service=True, precision="float16")
+    manifest = embed_users(
+        encoder_folder, spec, str(tmp_path / "o"), per_service=True, precision="float16"
+    )
     vectors = read(tmp_path / "o")
-    assert set(vectors["service"].to_pylist()) == {first} and vectors["vector"].type == pa.list_(pa.float16(), 8)
+    assert set(vectors["service"].to_pylist()) == {first} and vectors["vector"].type == pa.list_(
+        pa.float16(), 8
+    )
     assert manifest["left_out"][OTHER_SERVICES] >= 1
     named = set(pq.read_table(log)["user_id"].to_pylist()) - {None}
-    assert {*vectors["user_id"].to_pylist(), *read(tmp_path / "o", "left_out")["user_id"].to_pylist()} == named
+    assert {
+        *vectors["user_id"].to_pylist(),
+        *read(tmp_path / "o", "left_out")["user_id"].to_pylist(),
+    } == named
 
 
-def test_what_cannot_be_gone_on_from_is_told(encoder_folder, log, corpus, tmp_path, in_this_process):
+def test_what_cannot_be_gone_on_from_is_told(
+    encoder_folder, log, corpus, tmp_path, in_this_process
+):
     services = (corpus.services[0], "nowhere")
     place = tmp_path / "o"
-    manifest = embed_users(encoder_folder, CorpusSpec(events=str(log), services=services), str(place))
+    manifest = embed_users(
+        encoder_folder, CorpusSpec(events=str(log), services=services), str(place)
+    )
     assert manifest["absent_services"] == ["nowhere"]
     with pytest.raises(StudyError, match="has per_service False, this is to have True"):
-        embed_users(encoder_folder, str(log), str(tmp_path / "n"), per_service=True, since=str(place))
+        embed_users(
+            encoder_folder, str(log), str(tmp_path / "n"), per_service=True, since=str(place)
+        )
     (tmp_path / "f").mkdir()
     (tmp_path / "f" / "manifest.json").write_text("{}")
     with pytest.raises(StudyError, match="is no manifest of an embedding"):
@@ -152,31 +202,46 @@ def test_what_cannot_be_gone_on_from_is_told(encoder_folder, log, corpus, tmp_pa
         embed_users(encoder_folder, CorpusSpec(events=str(log), services=services), str(place))
 
 
-def test_an_actor_writes_packed_buckets_as_a_task_writes_rows(encoder_folder, log, tmp_path, monkeypatch):
+def test_an_actor_writes_packed_buckets_as_a_task_writes_rows(
+    encoder_folder, log, tmp_path, monkeypatch
+):
     """What actors do, one bucket a call, without Ray."""
     monkeypatch.setattr(embed.ray, "get", lambda held: held)
 
     def make_parts(reading, exported, plan, gpus_per_worker):
-        rows = pa.concat_tables([table for part in reading.parts for table in rows_of_part(part, reading, plan)])
+        rows = pa.concat_tables(
+            [table for part in reading.parts for table in rows_of_part(part, reading, plan)]
+        )
         actor, packed = embed.PartEncoder(exported, plan), embed.pack_buckets(rows)
-        assert [actor(packed.slice(row, 1)).num_rows for row in range(len(packed))] == [1] * plan.buckets
+        assert [actor(packed.slice(row, 1)).num_rows for row in range(len(packed))] == [
+            1
+        ] * plan.buckets
         assert actor(packed[:0]).num_rows == 0
 
     monkeypatch.setattr(embed, "make_parts", make_parts)
     manifest = embed_users(encoder_folder, str(log), str(tmp_path / "o"), gpus_per_worker=1)
-    expected = load_encoder(encoder_folder).encode(pq.read_table(log).filter(pc.field("user_id") == "stranger"))
+    expected = load_encoder(encoder_folder).encode(
+        pq.read_table(log).filter(pc.field("user_id") == "stranger")
+    )
     (row,) = read(tmp_path / "o").filter(pc.field("user_id") == "stranger").to_pylist()
-    assert manifest["vectors"] == manifest["users"] and np.allclose(row["vector"], expected.values[0], atol=1e-5)
+    assert manifest["vectors"] == manifest["users"] and np.allclose(
+        row["vector"], expected.values[0], atol=1e-5
+    )
 
 
 @pytest.mark.ray
 def test_gpus_that_are_nowhere_are_not_waited_for(embedded, encoder_folder, log, tmp_path):
-    with pytest.raises(ClusterError, match="is to hold 2 GPU, but the Ray cluster has 1; leave --gpus-per-worker out"):
+    with pytest.raises(
+        ClusterError,
+        match="is to hold 2 GPU, but the Ray cluster has 1; leave --gpus-per-worker out",
+    ):
         embed_users(encoder_folder, str(log), str(tmp_path / "o"), gpus_per_worker=2)
 
 
 @pytest.mark.parametrize("rows", [0, 3])
-def test_a_log_that_names_nobody_is_refused(rows, encoder_folder, events, tmp_path, in_this_process):
+def test_a_log_that_names_nobody_is_refused(
+    rows, encoder_folder, events, tmp_path, in_this_process
+):
     nameless = events[:rows].set_column(0, "user_id", pa.nulls(rows, pa.string()))
     nameless.to_pandas().to_parquet(tmp_path / "log.parquet")
     for _ in range(2):  # and is not finished the second time
@@ -185,7 +250,9 @@ def test_a_log_that_names_nobody_is_refused(rows, encoder_folder, events, tmp_pa
 
 
 @pytest.mark.ray
-def test_an_earlier_embedding_by_another_encoder_does_not_count(embedded, encoder_folder, log, tmp_path):
+def test_an_earlier_embedding_by_another_encoder_does_not_count(
+    embedded, encoder_folder, log, tmp_path
+):
     _, output = embedded
     other = tmp_path / "encoder"
     shutil.copytree(encoder_folder, other)
@@ -199,7 +266,9 @@ def test_an_earlier_embedding_by_another_encoder_does_not_count(embedded, encode
 
 @pytest.mark.slow
 @pytest.mark.ray
-def test_actors_that_hold_a_gpu_write_to_a_bucket(embedded, encoder_folder, log, s3_query, tmp_path, in_this_process):
+def test_actors_that_hold_a_gpu_write_to_a_bucket(
+    embedded, encoder_folder, log, s3_query, tmp_path, in_this_process
+):
     manifest, output = embedded
     store = pyarrow.fs.FileSystem.from_uri(f"s3://lake{s3_query}&allow_bucket_creation=true")[0]
     store.create_dir("lake")
@@ -207,7 +276,9 @@ def test_actors_that_hold_a_gpu_write_to_a_bucket(embedded, encoder_folder, log,
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(embed, "make_parts", make_parts)
         found = embed_users(encoder_folder, str(log), place, gpus_per_worker=1)
-    assert sum(found["devices"].values()) == 16 and found | {"devices": {}} == manifest | {"devices": {}}
+    assert sum(found["devices"].values()) == 16 and found | {"devices": {}} == manifest | {
+        "devices": {}
+    }
     pyarrow.fs.copy_files("lake/vectors", str(tmp_path / "b"), source_filesystem=store)
     for kind, column in (("vectors", "user_id"), ("left_out", "reason"), ("histories", "history")):
         assert read(tmp_path / "b", kind)[column].equals(read(output, kind)[column])

@@ -1,4 +1,5 @@
-"""The shipped tasks: every file says what it asks and how to run it, and those whose log is here make examples."""
+"""The shipped tasks: every file says what it asks and how to run it, and those whose log is here
+make examples."""
 
 from pathlib import Path
 
@@ -21,10 +22,14 @@ def test_a_shipped_task_says_what_it_asks(file):
     task = read_task(file)
     assert task.name == file.stem and task.question.endswith("?")
     assert f"clue-ray transfer RUN studies/transfer/{file.name}" in file.read_text()
-    (study,) = [read_study(one) for one in STUDIES if file.stem.startswith(one.stem.removesuffix("-study"))]
+    (study,) = [
+        read_study(one) for one in STUDIES if file.stem.startswith(one.stem.removesuffix("-study"))
+    ]
     assert task.events == study.corpus.events
     held_out = study.corpus.split.test
-    assert task.other_company or task.split.test <= held_out  # so that no encoder of the study has met the test users
+    assert (
+        task.other_company or task.split.test <= held_out
+    )  # so that no encoder of the study has met the test users
 
 
 @pytest.mark.parametrize("file", sorted(OPEN.glob("tasks/*.yaml")), ids=lambda file: file.stem)
@@ -41,7 +46,9 @@ def test_a_study_of_encoders_has_the_single_service_baseline(file):
 
 
 @pytest.mark.skipif(not AMAZON.exists(), reason="data/amazon-cdsr/events.parquet is not here")
-@pytest.mark.parametrize("file", [file for file in TASKS if "amazon" in file.stem], ids=lambda file: file.stem)
+@pytest.mark.parametrize(
+    "file", [file for file in TASKS if "amazon" in file.stem], ids=lambda file: file.stem
+)
 def test_an_amazon_task_makes_examples(file):
     task = read_task(file).model_copy(update={"events": str(AMAZON)})
     examples = make_examples(task, *read_events(plan_events(task)))

@@ -1,4 +1,5 @@
-"""Downstream tasks: measures against plain loops, leaks refused, planted signals found, mistakes in one sentence."""
+"""Downstream tasks: measures against plain loops, leaks refused, planted signals found, mistakes in
+one sentence."""
 
 import json
 import os
@@ -22,7 +23,14 @@ from clue_ray.transfer.tasks.evaluate import result_key, run_task
 from clue_ray.transfer.tasks.examples import Examples, make_examples, plan_events, read_events
 from clue_ray.transfer.tasks.heads import fit_head
 from clue_ray.transfer.tasks.leaks import check_inputs, check_pretraining
-from clue_ray.transfer.tasks.scores import auc, chance_measures, r2, ranking_measures, resample, retrieval_measures
+from clue_ray.transfer.tasks.scores import (
+    auc,
+    chance_measures,
+    r2,
+    ranking_measures,
+    resample,
+    retrieval_measures,
+)
 from clue_ray.transfer.tasks.scratch import train_from_scratch
 from clue_ray.transfer.tasks.spec import TaskSpec, parse_against
 
@@ -41,14 +49,20 @@ def task(planted_log, corpus):
             "next_item": {"service": corpus.services[0]},
         }
         document |= changes
-        return TaskSpec.parse({key: value for key, value in document.items() if value is not None}, "task.yaml")
+        return TaskSpec.parse(
+            {key: value for key, value in document.items() if value is not None}, "task.yaml"
+        )
 
     return make
 
 
 def test_ranking_measures_are_those_of_plain_loops():
     rng = np.random.default_rng(0)
-    scores, targets, missed = rng.random((30, 25)), rng.random((30, 25)) < 0.1, rng.integers(0, 2, 30)
+    scores, targets, missed = (
+        rng.random((30, 25)),
+        rng.random((30, 25)) < 0.1,
+        rng.integers(0, 2, 30),
+    )
     targets[:, 3] |= ~targets.any(1)
     found = ranking_measures(scores, targets, missed)
     for user in range(30):
@@ -57,7 +71,9 @@ def test_ranking_measures_are_those_of_plain_loops():
         ranks = [order.index(label) + 1 for label in np.flatnonzero(targets[user])]
         best = sum(1 / np.log2(1 + rank) for rank in range(1, min(true, 10) + 1))
         assert found["mrr"][user] == pytest.approx(1 / min(ranks))
-        assert found["recall_at_10"][user] == pytest.approx(sum(rank <= 10 for rank in ranks) / true)
+        assert found["recall_at_10"][user] == pytest.approx(
+            sum(rank <= 10 for rank in ranks) / true
+        )
         gains = sum(1 / np.log2(1 + rank) for rank in ranks if rank <= 10)
         assert found["ndcg_at_10"][user] == pytest.approx(gains / best)
 
@@ -72,7 +88,11 @@ def test_retrieval_by_chance_is_what_random_vectors_score():
 def test_auc_counts_pairs_and_r2_is_zero_for_the_mean():
     rng = np.random.default_rng(1)
     classes, scores = rng.integers(0, 2, 60), rng.integers(0, 6, (60, 2)).astype(float)
-    pairs = [(scores[i, 1], scores[j, 1]) for i in np.flatnonzero(classes) for j in np.flatnonzero(classes == 0)]
+    pairs = [
+        (scores[i, 1], scores[j, 1])
+        for i in np.flatnonzero(classes)
+        for j in np.flatnonzero(classes == 0)
+    ]
     plain = np.mean([(a > b) + (a == b) / 2 for a, b in pairs])
     scores[:, 0] = -scores[:, 1]  # of two classes, one area is the other's
     assert auc(scores, classes) == pytest.approx(plain)
@@ -92,18 +112,25 @@ def test_the_interval_covers_a_mean_as_often_as_it_says():
 
 @pytest.mark.parametrize("starts", [2, 3, 10])
 def test_an_interval_covers_the_starts_of_the_head_too(starts):
-    """Users alike, starts far apart, methods as good: the lead's interval holds zero as often as it says."""
+    """Users alike, starts far apart, methods as good: the lead's interval holds zero as often as it
+    says."""
     rng = np.random.default_rng(3)
     held = 0
     for stream in range(150):
         ours, theirs = (
-            resample([lambda rows, start=start: start for start in rng.normal(size=starts)], 5, 2 * stream + side)
+            resample(
+                [lambda rows, start=start: start for start in rng.normal(size=starts)],
+                5,
+                2 * stream + side,
+            )
             for side in range(2)
         )
         found = ours.lead(theirs).interval()
         held += found.low <= 0 <= found.high
     assert held / 150 > 0.92
-    assert found.high - found.low < 6 * stats.t.ppf(0.975, starts - 1) / starts**0.5  # and no wider than it must be
+    assert (
+        found.high - found.low < 6 * stats.t.ppf(0.975, starts - 1) / starts**0.5
+    )  # and no wider than it must be
 
 
 def test_one_start_says_nothing_of_others():
@@ -146,16 +173,28 @@ def test_labels_of_test_users_come_later_and_from_other_people(events, task, cor
     asked = task(time=pd.Timestamp(cut, unit="s").isoformat())
     examples = make_examples(asked, table)
     inputs = examples.inputs.to_pandas()
-    assert inputs["timestamp"].max() < cut + 1 and corpus.services[0] not in set(inputs["service"]) and span > 0
+    assert (
+        inputs["timestamp"].max() < cut + 1
+        and corpus.services[0] not in set(inputs["service"])
+        and span > 0
+    )
     share = stable_hash(pd.Series(examples.users), "split") / 2.0**64
     assert ((examples.part == "test") == (share < 0.25)).all()
     user = examples.users[0]
-    later = table[(table["user_id"] == user) & (table["service"] == corpus.services[0]) & (table["timestamp"] >= cut)]
+    later = table[
+        (table["user_id"] == user)
+        & (table["service"] == corpus.services[0])
+        & (table["timestamp"] >= cut)
+    ]
     found = {name for name, true in zip(examples.names, examples.targets[0], strict=True) if true}
-    assert found <= set(later["text"]) and len(found) + examples.missed[0] == later["text"].nunique()
+    assert (
+        found <= set(later["text"]) and len(found) + examples.missed[0] == later["text"].nunique()
+    )
 
 
-def test_labels_of_some_days_are_those_and_the_head_learns_from_the_days_before(events, task, corpus):
+def test_labels_of_some_days_are_those_and_the_head_learns_from_the_days_before(
+    events, task, corpus
+):
     table, first = events.to_pandas(), corpus.services[0]
     cut = float(np.floor(table["timestamp"].quantile(0.7)))
     days = int((table["timestamp"].max() - cut) / 86_400 / 2)
@@ -166,14 +205,19 @@ def test_labels_of_some_days_are_those_and_the_head_learns_from_the_days_before(
     for part, begin in (("test", cut), ("train", cut - days * 86_400)):
         users = set(examples.users[examples.rows(part)])
         rows = own[
-            own["user_id"].isin(users) & own["timestamp"].between(begin, begin + days * 86_400, inclusive="left")
+            own["user_id"].isin(users)
+            & own["timestamp"].between(begin, begin + days * 86_400, inclusive="left")
         ]
         assert set(rows["user_id"]) == users
         inputs = examples.inputs.to_pandas()
         assert inputs[inputs["user_id"].isin(users)]["timestamp"].max() < begin
         truth = rows.groupby("user_id")["text"].agg(set)
         for index in examples.rows(part):
-            found = {name for name, true in zip(examples.names, examples.targets[index], strict=True) if true}
+            found = {
+                name
+                for name, true in zip(examples.names, examples.targets[index], strict=True)
+                if true
+            }
             assert found <= truth[examples.users[index]]
             assert len(found) + examples.missed[index] == len(truth[examples.users[index]])
 
@@ -190,15 +234,21 @@ def test_what_follows_a_label_is_not_shown(events, task, corpus):
     ("ages", "positive", "names"),
     [([0, 1], None, ("0", "1")), ([0, 1, None], ("1",), ("no", "yes")), ([0, 1, 2], None, ())],
 )
-def test_two_numbers_are_classes_and_gaps_leave_them_whole(events, task, tmp_path, ages, positive, names):
+def test_two_numbers_are_classes_and_gaps_leave_them_whole(
+    events, task, tmp_path, ages, positive, names
+):
     users = sorted(set(events["user_id"].to_pylist()))
     table = tmp_path / "users.csv"
     values = [ages[number % len(ages)] for number in range(len(users))]
     pd.DataFrame({"user_id": users, "age": values}).to_csv(table, index=False)
     attribute = {"table": str(table), "column": "age", "positive": positive}
-    assert make_examples(task(next_item=None, attribute=attribute), events.to_pandas()).names == names
+    assert (
+        make_examples(task(next_item=None, attribute=attribute), events.to_pandas()).names == names
+    )
     with pytest.raises(SpecError, match=r"has no value 'x' in 'age'; its values are such as 0, 1"):
-        make_examples(task(next_item=None, attribute=attribute | {"positive": ("x",)}), events.to_pandas())
+        make_examples(
+            task(next_item=None, attribute=attribute | {"positive": ("x",)}), events.to_pandas()
+        )
 
 
 def test_leaks_are_refused(task, corpus, encoder_folder, events):
@@ -210,7 +260,8 @@ def test_leaks_are_refused(task, corpus, encoder_folder, events):
     nested, wide = task(), task(split={"validation": 0.2, "test": 0.4})
     check_pretraining(nested, make_examples(nested, table), card)
     with pytest.raises(
-        SpecError, match=f"trained on service '{first}' of its test users; set split.test to at most 0.25"
+        SpecError,
+        match=f"trained on service '{first}' of its test users; set split.test to at most 0.25",
     ):
         check_pretraining(wide, make_examples(wide, table), card)
     foreign = task(split={"validation": 0.2, "test": 0.4}, other_company=True)
@@ -221,15 +272,32 @@ def test_leaks_are_refused(task, corpus, encoder_folder, events):
     with pytest.raises(SpecError, match="among what the encoder is shown"):
         check_inputs(nested, make_examples(nested, copied), copied)
     named = copied.assign(text=[f"{row};{text}" for row, text in enumerate(copied["text"])])
-    with pytest.raises(SpecError, match="among what the encoder is shown"):  # the category, under another product
+    with pytest.raises(
+        SpecError, match="among what the encoder is shown"
+    ):  # the category, under another product
         category = task(next_item={"service": first, "part": 2})
         check_inputs(category, make_examples(category, named), named)
 
 
 LEAKS = {
-    "classes": (lambda n: np.where(n % 3, "gold", "basic"), "tier={}.", {}, "by the word '.*(gold|basic).*' in their"),
-    "among other words": (lambda n: 1 + n % 3, "kids={} pack 1 2 3", {"positive": ("1",)}, "by the word 'kids=[123]'"),
-    "values behind yes and no": (lambda n: n % 4, "tier {}", {"positive": ("0", "1")}, "of tier '[0-3]' and others"),
+    "classes": (
+        lambda n: np.where(n % 3, "gold", "basic"),
+        "tier={}.",
+        {},
+        "by the word '.*(gold|basic).*' in their",
+    ),
+    "among other words": (
+        lambda n: 1 + n % 3,
+        "kids={} pack 1 2 3",
+        {"positive": ("1",)},
+        "by the word 'kids=[123]'",
+    ),
+    "values behind yes and no": (
+        lambda n: n % 4,
+        "tier {}",
+        {"positive": ("0", "1")},
+        "of tier '[0-3]' and others",
+    ),
     "numbers": (lambda n: n % 40 + 0.5, "tier={}.", {}, "hold their value"),
     "whole numbers": (lambda n: n % 40, "tier: {}.0", {}, "hold their value"),
     "thousands": (lambda n: -12345 - 7 * (n % 40), "tier: {:,}", {}, "hold their value"),
@@ -243,15 +311,23 @@ def test_an_attribute_that_stands_in_the_texts_is_refused(kind, task, events, tm
     users = pd.Series(sorted(set(events["user_id"].to_pylist())))
     known = pd.Series(values(users.index.to_numpy()))
     pd.DataFrame({"user_id": users, "tier": known}).to_csv(tmp_path / "users.csv", index=False)
-    asked = task(next_item=None, attribute={"table": str(tmp_path / "users.csv"), "column": "tier", **more})
+    asked = task(
+        next_item=None, attribute={"table": str(tmp_path / "users.csv"), "column": "tier", **more}
+    )
     table = events.to_pandas()
 
     def shown(values):
         of_user = dict(zip(users, values, strict=True))
-        texts = [f"{text}; {written.format(of_user[user])}" for user, text in table[["user_id", "text"]].to_numpy()]
+        texts = [
+            f"{text}; {written.format(of_user[user])}"
+            for user, text in table[["user_id", "text"]].to_numpy()
+        ]
         return table.assign(text=texts)
 
-    leaking, honest = shown(known), shown(known.sample(frac=1, random_state=0))  # as many words, of somebody else
+    leaking, honest = (
+        shown(known),
+        shown(known.sample(frac=1, random_state=0)),
+    )  # as many words, of somebody else
     with pytest.raises(SpecError, match=told):
         check_inputs(asked, make_examples(asked, leaking), leaking)
     for harmless in (table, honest):
@@ -266,8 +342,12 @@ def test_who_takes_much_has_every_word_and_that_is_no_leak(task, tmp_path):
         for number, user in enumerate(users)
         for time, word in enumerate(rng.integers(0, 8, 60 if number % 2 else 1))
     ]
-    pd.DataFrame({"user_id": users, "heavy": np.arange(300) % 2 == 1}).to_csv(tmp_path / "users.csv", index=False)
-    asked = task(next_item=None, attribute={"table": str(tmp_path / "users.csv"), "column": "heavy"})
+    pd.DataFrame({"user_id": users, "heavy": np.arange(300) % 2 == 1}).to_csv(
+        tmp_path / "users.csv", index=False
+    )
+    asked = task(
+        next_item=None, attribute={"table": str(tmp_path / "users.csv"), "column": "heavy"}
+    )
     check_inputs(asked, make_examples(asked, pd.DataFrame(rows)), pd.DataFrame(rows))
 
 
@@ -276,23 +356,38 @@ def test_an_encoder_that_saw_the_test_users_later_events_is_refused(
     share, refused, task, encoder_folder, events, tmp_path
 ):
     users = sorted(set(events["user_id"].to_pylist()))
-    pd.DataFrame({"user_id": users, "age": np.arange(len(users)) % 7}).to_csv(tmp_path / "u.csv", index=False)
+    pd.DataFrame({"user_id": users, "age": np.arange(len(users)) % 7}).to_csv(
+        tmp_path / "u.csv", index=False
+    )
     cut = pd.Timestamp(events.to_pandas()["timestamp"].quantile(0.5), unit="s").isoformat()
-    attribute, card = {"table": str(tmp_path / "u.csv"), "column": "age"}, read_encoder(encoder_folder).card
-    asked = task(next_item=None, attribute=attribute, time=cut, split={"validation": 0.2, "test": share})
+    attribute, card = (
+        {"table": str(tmp_path / "u.csv"), "column": "age"},
+        read_encoder(encoder_folder).card,
+    )
+    asked = task(
+        next_item=None, attribute=attribute, time=cut, split={"validation": 0.2, "test": share}
+    )
     examples = make_examples(asked, events.to_pandas())
-    with pytest.raises(SpecError, match="was trained on events after") if refused else nullcontext():
+    with (
+        pytest.raises(SpecError, match="was trained on events after") if refused else nullcontext()
+    ):
         check_pretraining(asked, examples, card)
 
 
 def test_a_table_of_users_is_taken_as_it_is_written(task, events, tmp_path):
     table = events.to_pandas()
     users = sorted(table["user_id"].unique())
-    table["user_id"] = table["user_id"].map({user: f"{number:05}" for number, user in enumerate(users)})
+    table["user_id"] = table["user_id"].map(
+        {user: f"{number:05}" for number, user in enumerate(users)}
+    )
     names = np.array(["None", "NA", "Pro"])[np.arange(len(users)) % 3]
     file, numbers = tmp_path / "users.csv", tmp_path / "numbers.parquet"
-    pd.DataFrame({"user_id": [f"{n:05}" for n in range(len(users))], "plan": names}).to_csv(file, index=False)
-    examples = make_examples(task(next_item=None, attribute={"table": str(file), "column": "plan"}), table)
+    pd.DataFrame({"user_id": [f"{n:05}" for n in range(len(users))], "plan": names}).to_csv(
+        file, index=False
+    )
+    examples = make_examples(
+        task(next_item=None, attribute={"table": str(file), "column": "plan"}), table
+    )
     assert examples.names == ("NA", "None", "Pro") and examples.left_out.num_rows == 0
     floats = pd.DataFrame({"user_id": np.arange(len(users)) + 0.0, "x": np.arange(len(users))})
     floats.assign(x=[[1]] * len(users)).to_parquet(numbers)
@@ -311,10 +406,17 @@ def test_every_kind_of_task_runs_and_is_kept(kind, task, corpus, encoder_folder,
     pd.DataFrame({"id": users, "age": np.arange(len(users)) % 7 + 20.5}).to_csv(table, index=False)
     asked = {
         "next_item": {},
-        "attribute": {"next_item": None, "attribute": {"table": str(table), "user": "id", "column": "age"}},
+        "attribute": {
+            "next_item": None,
+            "attribute": {"table": str(table), "user": "id", "column": "age"},
+        },
         "retrieval": {
             "next_item": None,
-            "retrieval": {"query": corpus.services[0], "target": corpus.services[1], "candidates": 32},
+            "retrieval": {
+                "query": corpus.services[0],
+                "target": corpus.services[1],
+                "candidates": 32,
+            },
         },
     }[kind]
     spec = task(**asked, name=f"k-{kind}", scratch_steps=2)
@@ -322,7 +424,9 @@ def test_every_kind_of_task_runs_and_is_kept(kind, task, corpus, encoder_folder,
     methods = {row["method"]: row for row in result["methods"]}
     measure = {"attribute": "r2"}.get(kind, "mrr")
     assert methods["twin"][f"{measure}_lead"] == {"value": 0, "low": 0, "high": 0}
-    assert {"encoder", "untrained items"} < set(methods) and ("from scratch" in methods) == (kind != "retrieval")
+    assert {"encoder", "untrained items"} < set(methods) and ("from scratch" in methods) == (
+        kind != "retrieval"
+    )
     for row in methods.values():
         assert row[measure]["low"] <= row[measure]["value"] <= row[measure]["high"]
     assert sum(result["users"].values()) + sum(result["left_out"].values()) == len(users)
@@ -332,17 +436,25 @@ def test_every_kind_of_task_runs_and_is_kept(kind, task, corpus, encoder_folder,
     assert run_task(encoder_folder, spec, {"twin": encoder_folder}) == {"kept": True}
 
 
-def test_from_scratch_is_trained_three_times_at_most_and_each_read_once(task, encoder_folder, monkeypatch):
+def test_from_scratch_is_trained_three_times_at_most_and_each_read_once(
+    task, encoder_folder, monkeypatch
+):
     made, read, fit = [], [], evaluate.fit_head
-    monkeypatch.setattr(evaluate, "train_from_scratch", lambda encoder, *_, seed, **__: made.append(seed) or encoder)
     monkeypatch.setattr(
-        evaluate, "fit_head", lambda *args, seed, **more: read.append(seed) or fit(*args, seed=seed, **more)
+        evaluate, "train_from_scratch", lambda encoder, *_, seed, **__: made.append(seed) or encoder
+    )
+    monkeypatch.setattr(
+        evaluate,
+        "fit_head",
+        lambda *args, seed, **more: read.append(seed) or fit(*args, seed=seed, **more),
     )
     run_task(encoder_folder, task(name="many", seeds=[5, 6, 7, 8], scratch_steps=1))
     assert made == [5, 6, 7] and read == 3 * [5, 6, 7, 8] + made
 
 
-def test_from_scratch_learns_and_keeps_what_validation_users_liked_best(task, encoder_folder, events, monkeypatch):
+def test_from_scratch_learns_and_keeps_what_validation_users_liked_best(
+    task, encoder_folder, events, monkeypatch
+):
     spec, encoder = task(), load_encoder(encoder_folder)
     examples = make_examples(spec, events.to_pandas())
     histories = Histories(examples.inputs, encoder.exported)
@@ -357,12 +469,16 @@ def test_from_scratch_learns_and_keeps_what_validation_users_liked_best(task, en
     made = train_from_scratch(encoder, histories, examples, steps=30, seed=0)
     assert len(seen) == 3  # at 0, 25 and the end
     assert seen[-1][0] < seen[0][0]
-    assert torch.equal(made.model.output.weight, seen[-1][1]) and not torch.equal(seen[0][1], seen[-1][1])
+    assert torch.equal(made.model.output.weight, seen[-1][1]) and not torch.equal(
+        seen[0][1], seen[-1][1]
+    )
 
 
 def test_lists_of_users_left_out_are_those_of_the_task_that_names_them(task, encoder_folder):
     place = encoder_folder.parent
-    rare, common = (task(name="who", next_item={"service": "service-a", "min_users": n}) for n in (3, 1))
+    rare, common = (
+        task(name="who", next_item={"service": "service-a", "min_users": n}) for n in (3, 1)
+    )
     first, second, again = (run_task(encoder_folder, spec) for spec in (rare, common, rare))
     assert again == first and first["left_out_list"] != second["left_out_list"]
     for result in (first, second):
@@ -372,7 +488,9 @@ def test_lists_of_users_left_out_are_those_of_the_task_that_names_them(task, enc
 
 def test_users_of_a_table_that_the_log_does_not_name_are_listed(task, events, tmp_path):
     users = [*sorted(set(events["user_id"].to_pylist())), "ghost"]
-    pd.DataFrame({"user_id": users, "age": np.arange(len(users)) % 7 + 20.5}).to_csv(tmp_path / "u.csv", index=False)
+    pd.DataFrame({"user_id": users, "age": np.arange(len(users)) % 7 + 20.5}).to_csv(
+        tmp_path / "u.csv", index=False
+    )
     asked = task(next_item=None, attribute={"table": str(tmp_path / "u.csv"), "column": "age"})
     left_out = make_examples(asked, events.to_pandas()).left_out.to_pylist()
     assert {"user_id": "ghost", "reason": "no events in the log"} in left_out
@@ -386,7 +504,10 @@ def test_labels_have_the_same_features_in_every_process():
     )
     digests = {
         subprocess.run(
-            [sys.executable, "-c", code], env=os.environ | {"PYTHONHASHSEED": seed}, capture_output=True, check=True
+            [sys.executable, "-c", code],
+            env=os.environ | {"PYTHONHASHSEED": seed},
+            capture_output=True,
+            check=True,
         ).stdout
         for seed in ("1", "2")
     }
@@ -397,7 +518,10 @@ def test_several_files_without_times_have_no_last_item(task, events, tmp_path):
     table = events.drop_columns("timestamp").to_pandas()
     for service, rows in table.groupby("service"):
         rows.to_parquet(tmp_path / f"{service}.parquet")
-    with pytest.raises(EventLogError, match=r"asks for a user's last item, but its log is \d+ files without a column"):
+    with pytest.raises(
+        EventLogError,
+        match=r"asks for a user's last item, but its log is \d+ files without a column",
+    ):
         plan_events(task(events=str(tmp_path / "*.parquet")))
 
 
@@ -412,17 +536,33 @@ def test_mistakes_are_one_sentence(task, events, tmp_path):
     users = pd.DataFrame({"user_id": table["user_id"].unique(), "same": "x"})
     users.to_csv(tmp_path / "u.csv", index=False)
     with pytest.raises(SpecError, match="has one class: all train users have same 'x'"):
-        make_examples(task(next_item=None, attribute={"table": str(tmp_path / "u.csv"), "column": "same"}), table)
+        make_examples(
+            task(next_item=None, attribute={"table": str(tmp_path / "u.csv"), "column": "same"}),
+            table,
+        )
     with pytest.raises(SpecError, match="package no_such_package, which is not installed"):
-        make_examples(task(next_item=None, attribute={"table": "package:no_such_package/a", "column": "x"}), table)
+        make_examples(
+            task(next_item=None, attribute={"table": "package:no_such_package/a", "column": "x"}),
+            table,
+        )
     with pytest.raises(SpecError, match="no column 'sort'"):
-        make_examples(task(next_item=None, attribute={"table": str(tmp_path / "u.csv"), "column": "sort"}), table)
-    alone = pd.DataFrame({"user_id": table["user_id"].unique()}).assign(own=lambda rows: rows["user_id"] + "!")
+        make_examples(
+            task(next_item=None, attribute={"table": str(tmp_path / "u.csv"), "column": "sort"}),
+            table,
+        )
+    alone = pd.DataFrame({"user_id": table["user_id"].unique()}).assign(
+        own=lambda rows: rows["user_id"] + "!"
+    )
     alone.to_csv(tmp_path / "own.csv", index=False)
     with pytest.raises(SpecError, match="which no training user has, one of"):
-        make_examples(task(next_item=None, attribute={"table": str(tmp_path / "own.csv"), "column": "own"}), table)
+        make_examples(
+            task(next_item=None, attribute={"table": str(tmp_path / "own.csv"), "column": "own"}),
+            table,
+        )
     strangers = {"table": str(tmp_path / "u.csv"), "column": "same", "prefix": "x_"}
-    with pytest.raises(SpecError, match="of 'same' for no user of the log; its users are such as 'x_u"):
+    with pytest.raises(
+        SpecError, match="of 'same' for no user of the log; its users are such as 'x_u"
+    ):
         make_examples(task(next_item=None, attribute=strangers), table)
     with pytest.raises(SpecError, match="seeks service 'a' by itself"):
         task(next_item=None, retrieval={"query": "a", "target": "a"})
@@ -452,7 +592,9 @@ def test_another_encoder_cannot_take_a_method_s_name(task, encoder_folder):
 
 def test_classes_are_scored_by_their_shares():
     targets = np.random.default_rng(0).integers(0, 3, 180)
-    scores = fit_head(np.eye(3)[targets], planted_examples(targets, ("a", "b", "c")), hidden=False, seed=0)
+    scores = fit_head(
+        np.eye(3)[targets], planted_examples(targets, ("a", "b", "c")), hidden=False, seed=0
+    )
     assert scores.sum(1) == pytest.approx(np.ones(60)) and scores.min() >= 0
 
 
@@ -469,14 +611,23 @@ def test_a_result_is_known_by_what_its_table_holds(task, encoder_folder, events,
 
 def test_users_without_a_row_that_can_be_used_are_counted(task, events, tmp_path):
     whole = events.to_pandas()
-    mute = pd.DataFrame({"user_id": ["mute", "mute", whole["user_id"][0]], "service": "a", "timestamp": 1, "text": ""})
+    mute = pd.DataFrame(
+        {
+            "user_id": ["mute", "mute", whole["user_id"][0]],
+            "service": "a",
+            "timestamp": 1,
+            "text": "",
+        }
+    )
     pd.concat([whole, mute]).to_parquet(tmp_path / "log.parquet")
     found, unusable = read_events(plan_events(task(events=str(tmp_path / "log.parquet"))))
     assert len(found) == len(events) and unusable == {"mute"}
     examples = make_examples(task(), found, unusable)
     left_out = dict(zip(*examples.left_out.to_pydict().values(), strict=True))
     assert left_out["mute"] == "no row that can be used"
-    assert {*left_out, *examples.users} == {"mute", *whole["user_id"]} and not {*left_out} & {*examples.users}
+    assert {*left_out, *examples.users} == {"mute", *whole["user_id"]} and not {*left_out} & {
+        *examples.users
+    }
 
 
 @pytest.mark.parametrize("hidden", [True, False])
@@ -491,6 +642,11 @@ def test_features_without_signal_score_what_popularity_scores():
     targets = rng.random((180, 9)) < np.linspace(0.1, 0.8, 9)
     targets[:, 8] |= ~targets.any(1)
     examples = planted_examples(targets, tuple("abcdefghi"))
-    base = ranking_measures(np.tile(heads.base_scores(examples).numpy(), (60, 1)), targets[120:], np.zeros(60, int))
+    base = ranking_measures(
+        np.tile(heads.base_scores(examples).numpy(), (60, 1)), targets[120:], np.zeros(60, int)
+    )
     found = fit_head(rng.standard_normal((180, 16)), examples, hidden=True, seed=0)
-    assert ranking_measures(found, targets[120:], np.zeros(60, int))["mrr"].mean() > base["mrr"].mean() - 0.05
+    assert (
+        ranking_measures(found, targets[120:], np.zeros(60, int))["mrr"].mean()
+        > base["mrr"].mean() - 0.05
+    )

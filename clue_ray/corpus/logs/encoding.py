@@ -13,12 +13,18 @@ def kind_of(type_: pa.DataType) -> str:
         "times": (pa.types.is_timestamp, pa.types.is_date),
         "unknown": (pa.types.is_null,),
     }
-    return next((kind for kind, tests in kinds.items() if any(test(value) for test in tests)), str(value))
+    return next(
+        (kind for kind, tests in kinds.items() if any(test(value) for test in tests)), str(value)
+    )
 
 
 def is_bytes(type_: pa.DataType) -> bool:
     """Tell whether a column holds bytes, which are read as UTF-8."""
-    return pa.types.is_binary(type_) or pa.types.is_large_binary(type_) or pa.types.is_binary_view(type_)
+    return (
+        pa.types.is_binary(type_)
+        or pa.types.is_large_binary(type_)
+        or pa.types.is_binary_view(type_)
+    )
 
 
 def decode(table: pa.Table) -> tuple[pa.Table, int]:
@@ -39,14 +45,19 @@ def decode_column(column: pa.ChunkedArray) -> tuple[pa.ChunkedArray, int]:
     """Return a column of bytes or text as valid text, and how many values were not UTF-8."""
     try:
         text = column.cast(pa.string())
-        return (text if is_bytes(column.type) else text.cast(pa.binary()).cast(pa.string())), 0  # a cast back checks
+        return (
+            text if is_bytes(column.type) else text.cast(pa.binary()).cast(pa.string())
+        ), 0  # a cast back checks
     except pa.ArrowInvalid:
         values = [decode_bytes(value) for value in column.cast(pa.large_binary()).to_pylist()]
-        return pa.chunked_array([pa.array([v for v, _ in values], pa.string())]), sum(bad for _, bad in values)
+        return pa.chunked_array([pa.array([v for v, _ in values], pa.string())]), sum(
+            bad for _, bad in values
+        )
 
 
 def decode_bytes(value: bytes | None) -> tuple[str | None, bool]:
-    """Read bytes as UTF-8, else as Windows-1252, whose five gaps are taken as Latin-1; tell whether it was else."""
+    """Read bytes as UTF-8, else as Windows-1252, whose five gaps are taken as Latin-1; tell whether
+    it was else."""
     if value is None:
         return None, False
     try:
@@ -55,4 +66,8 @@ def decode_bytes(value: bytes | None) -> tuple[str | None, bool]:
         return "".join(WINDOWS.get(byte, chr(byte)) for byte in value), True
 
 
-WINDOWS = {byte: bytes([byte]).decode("cp1252") for byte in range(128, 256) if byte not in {129, 141, 143, 144, 157}}
+WINDOWS = {
+    byte: bytes([byte]).decode("cp1252")
+    for byte in range(128, 256)
+    if byte not in {129, 141, 143, 144, 157}
+}

@@ -1,4 +1,5 @@
-"""JSON Lines by Arrow's parser, block by block; where it gives up, line by line, so that a mistake has a number."""
+"""JSON Lines by Arrow's parser, block by block; where it gives up, line by line, so that a mistake
+has a number."""
 
 import json
 from collections.abc import Iterator
@@ -14,7 +15,8 @@ BLOCK, SAMPLE = 16_000_000, 200_000
 
 
 def json_schema(source: pa.NativeFile, name: str) -> pa.Schema:
-    """Read the fields of a file's first lines: text where kinds are mixed, null where only null was met."""
+    """Read the fields of a file's first lines: text where kinds are mixed, null where only null was
+    met."""
     block = next(_blocks(source), None)
     found = _find_schema(block or b"", name, 1)
     if not found.names:
@@ -38,8 +40,11 @@ def _arrow_type(kinds: set[type]) -> pa.DataType:
     return pa.string() if len(kinds) > 1 else types.get(next(iter(kinds)), pa.string())
 
 
-def read_json_lines(source: pa.NativeFile, columns: list[str], name: str) -> Iterator[tuple[pa.Table, int]]:
-    """Read the named fields of every line, as text in a block of mixed kinds; count lines that were not UTF-8."""
+def read_json_lines(
+    source: pa.NativeFile, columns: list[str], name: str
+) -> Iterator[tuple[pa.Table, int]]:
+    """Read the named fields of every line, as text in a block of mixed kinds; count lines that were
+    not UTF-8."""
     line = 1
     for block in _blocks(source):
         found = _find_schema(block, name, line)
@@ -50,8 +55,12 @@ def read_json_lines(source: pa.NativeFile, columns: list[str], name: str) -> Ite
 def _read_fast(block: bytes, columns: list[str], found: pa.Schema) -> tuple[pa.Table, int] | None:
     """Read a block by Arrow, or return None where it gives up."""
     types = [found.field(column).type if column in found.names else pa.null() for column in columns]
-    fields = [(c, pa.string() if pa.types.is_null(t) else t) for c, t in zip(columns, types, strict=True)]
-    options = pa.json.ParseOptions(explicit_schema=pa.schema(fields), unexpected_field_behavior="ignore")
+    fields = [
+        (c, pa.string() if pa.types.is_null(t) else t) for c, t in zip(columns, types, strict=True)
+    ]
+    options = pa.json.ParseOptions(
+        explicit_schema=pa.schema(fields), unexpected_field_behavior="ignore"
+    )
     reading = pa.json.ReadOptions(block_size=len(block) + 1)
     try:
         return pa.json.read_json(pa.BufferReader(block), reading, options).select(columns), 0
@@ -63,14 +72,21 @@ def _read_slowly(block: bytes, columns: list[str], name: str, first: int) -> tup
     lines = [(first + n, line) for n, line in enumerate(block.split(b"\n")) if line.strip()]
     rows = [_parse(line, name, number) for number, line in lines]
     values = {column: [_as_text(row.get(column)) for row in rows] for column in columns}
-    whole = {column: [v and _without_surrogates(v) for v in found] for column, found in values.items()}
+    whole = {
+        column: [v and _without_surrogates(v) for v in found] for column, found in values.items()
+    }
     recoded = sum(decode_bytes(line)[1] for _, line in lines)
-    recoded += sum(a != b for column in columns for a, b in zip(values[column], whole[column], strict=True))
-    return pa.table({column: pa.array(found, pa.string()) for column, found in whole.items()}), recoded
+    recoded += sum(
+        a != b for column in columns for a, b in zip(values[column], whole[column], strict=True)
+    )
+    return pa.table(
+        {column: pa.array(found, pa.string()) for column, found in whole.items()}
+    ), recoded
 
 
 def _without_surrogates(text: str) -> str:
-    """Replace halves of surrogate pairs, as JavaScript leaves them when it cuts an emoji, by U+FFFD."""
+    """Replace halves of surrogate pairs, as JavaScript leaves them when it cuts an emoji, by
+    U+FFFD."""
     return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
@@ -80,10 +96,13 @@ def _parse(line: bytes, name: str, number: int) -> dict[str, Any]:
     except ValueError as error:
         reason = str(error).splitlines()[0]
         raise EventLogError(
-            f"Event log {name}, line {number} is no JSON ({reason}); mend the line; each line is one object."
+            f"Event log {name}, line {number} is no JSON ({reason}); mend the line; each line is "
+            f"one object."
         ) from None
     if not isinstance(row, dict):
-        raise EventLogError(f"Event log {name}, line {number} holds {type(row).__name__}; each line is one object.")
+        raise EventLogError(
+            f"Event log {name}, line {number} holds {type(row).__name__}; each line is one object."
+        )
     return row
 
 

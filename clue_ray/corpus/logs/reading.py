@@ -1,9 +1,8 @@
 """Reading event files part by part, in order, with a sentence for whatever cannot be read.
 
-A part is what one task reads: some row groups of a Parquet file, or a whole CSV or JSON Lines file, streamed. Ray
-Data's own readers know neither the number of a row, which is the order of appearance and the place of a mistake, nor
-files of different formats in one log.
-"""
+A part is what one task reads: some row groups of a Parquet file, or a whole CSV or JSON Lines file,
+streamed. Ray Data's own readers know neither the number of a row, which is the order of appearance
+and the place of a mistake, nor files of different formats in one log."""
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -90,7 +89,8 @@ class Head:
 
 
 def read_head(file: EventFile) -> Head:
-    """Read a file's columns, those of its folders included; raise EventLogError when it is empty or unreadable."""
+    """Read a file's columns, those of its folders included; raise EventLogError when it is empty or
+    unreadable."""
     try:
         head = _read_head(file)
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
@@ -106,28 +106,38 @@ def _read_head(file: EventFile) -> Head:
         with file.open() as source:
             parquet = pq.ParquetFile(source)
             groups = range(parquet.metadata.num_row_groups)
-            return Head(parquet.schema_arrow, tuple(parquet.metadata.row_group(i).num_rows for i in groups))
+            return Head(
+                parquet.schema_arrow, tuple(parquet.metadata.row_group(i).num_rows for i in groups)
+            )
     with file.stream() as source:
         if source.read(2) in UTF_16_MARKS:
             raise pa.ArrowInvalid("it is UTF-16, where UTF-8 is read: convert it")
     with file.stream() as source:
         is_json = file.format == "json"
-        return Head(json_schema(source, str(file)) if is_json else pa.csv.open_csv(source, CSV_READING).schema)
+        return Head(
+            json_schema(source, str(file))
+            if is_json
+            else pa.csv.open_csv(source, CSV_READING).schema
+        )
 
 
 def unreadable(file: EventFile, error: Exception) -> EventLogError:
     """Say in one sentence that a file cannot be read, and why."""
-    return EventLogError(f"Event log {file} cannot be read ({explain_access(error)}); mend the file or leave it out.")
+    return EventLogError(
+        f"Event log {file} cannot be read ({explain_access(error)}); mend the file or leave it out."
+    )
 
 
 def _has_time(log: Log, files: list[EventFile], heads: list[Head]) -> bool:
-    """Tell whether a log carries times: a column that was named must be there, an unnamed one in all files or none."""
+    """Tell whether a log carries times: a column that was named must be there, an unnamed one in
+    all files or none."""
     if "timestamp" in log.columns:
         return True
     having = ["timestamp" in head.schema.names for head in heads]
     if any(having) and not all(having):
         raise EventLogError(
-            f"Event log file {files[having.index(False)]} has no column 'timestamp', but {files[having.index(True)]} "
+            f"Event log file {files[having.index(False)]} has no column 'timestamp', but "
+            f"{files[having.index(True)]} "
             "has; files of one log must agree."
         )
     return all(having)
@@ -136,22 +146,32 @@ def _has_time(log: Log, files: list[EventFile], heads: list[Head]) -> bool:
 def _check_order(log: Log, spec: CorpusSpec) -> None:
     if log.has_time:
         return
-    wish = "duplicates: drop" if spec.duplicates == "drop" else "split.time" if spec.split.time else None
+    wish = (
+        "duplicates: drop"
+        if spec.duplicates == "drop"
+        else "split.time"
+        if spec.split.time
+        else None
+    )
     if wish:
         raise EventLogError(
-            f"{wish} needs event times, but log {', '.join(log.places)} has no column 'timestamp'; name it with "
+            f"{wish} needs event times, but log {', '.join(log.places)} has no column 'timestamp'; "
+            f"name it with "
             "columns, or leave that setting out."
         )
 
 
 def _check_files(log: Log, files: list[EventFile], heads: list[Head]) -> None:
-    """Refuse a file that lacks a column, or holds another kind of value in it than the files before."""
+    """Refuse a file that lacks a column, or holds another kind of value in it than the files
+    before."""
     seen: dict[str, tuple[str, EventFile]] = {}
     for file, head in zip(files, heads, strict=True):
         try:
             check_columns(head.schema, log)
         except EventLogError as error:
-            raise EventLogError(f"{str(error).rstrip('.')} (in {file})." if len(files) > 1 else str(error)) from None
+            raise EventLogError(
+                f"{str(error).rstrip('.')} (in {file})." if len(files) > 1 else str(error)
+            ) from None
         for column in log.needed:
             kind = "text" if file.format == "csv" else kind_of(head.schema.field(column).type)
             before, other = seen.setdefault(column, (kind, file))
@@ -159,7 +179,8 @@ def _check_files(log: Log, files: list[EventFile], heads: list[Head]) -> None:
                 seen[column] = (kind, file)
             elif kind not in (before, "unknown"):
                 raise EventLogError(
-                    f"Column {column!r} holds {before} in {other} but {kind} in {file}; files of one log must agree."
+                    f"Column {column!r} holds {before} in {other} but {kind} in {file}; files of "
+                    f"one log must agree."
                 )
 
 
@@ -181,7 +202,8 @@ def _cut(whole: Part, head: Head) -> list[Part]:
 
 @dataclass(frozen=True)
 class Batch:
-    """Consecutive rows of a file: the number of the first, their needed columns, and how many were recoded."""
+    """Consecutive rows of a file: the number of the first, their needed columns, and how many were
+    recoded."""
 
     first_row: int
     table: pa.Table
@@ -205,7 +227,9 @@ def _read_parquet(part: Part, log: Log) -> Iterator[tuple[pa.Table, int]]:
     with part.file.open() as source:
         parquet = pq.ParquetFile(source)
         columns = [name for name in log.needed if name in parquet.schema_arrow.names]
-        for batch in parquet.iter_batches(ROWS_A_BATCH, row_groups=list(part.row_groups or ()), columns=columns):
+        for batch in parquet.iter_batches(
+            ROWS_A_BATCH, row_groups=list(part.row_groups or ()), columns=columns
+        ):
             yield pa.Table.from_batches([batch]), 0
 
 
@@ -214,7 +238,9 @@ def _read_csv(part: Part, log: Log) -> Iterator[tuple[pa.Table, int]]:
     with part.file.stream() as source:
         names = pa.csv.open_csv(source, CSV_READING).schema.names
     columns = [name for name in log.needed if name in names]
-    options = pa.csv.ConvertOptions(column_types=dict.fromkeys(columns, pa.binary()), include_columns=columns)
+    options = pa.csv.ConvertOptions(
+        column_types=dict.fromkeys(columns, pa.binary()), include_columns=columns
+    )
     with part.file.stream() as source:
         reader = pa.csv.open_csv(
             source,
@@ -229,11 +255,15 @@ def _read_csv(part: Part, log: Log) -> Iterator[tuple[pa.Table, int]]:
 def _read_json(part: Part, log: Log) -> Iterator[tuple[pa.Table, int]]:
     folders = {name for name, _ in part.file.partition}
     with part.file.stream() as source:
-        yield from read_json_lines(source, [name for name in log.needed if name not in folders], str(part.file))
+        yield from read_json_lines(
+            source, [name for name in log.needed if name not in folders], str(part.file)
+        )
 
 
 def _with_partition(table: pa.Table, file: EventFile, log: Log) -> pa.Table:
     for name, value in file.partition:
         if name in log.needed and name not in table.column_names:
-            table = table.append_column(name, pa.repeat(pa.scalar(value, pa.string()), table.num_rows))
+            table = table.append_column(
+                name, pa.repeat(pa.scalar(value, pa.string()), table.num_rows)
+            )
     return table

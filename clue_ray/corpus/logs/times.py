@@ -1,4 +1,5 @@
-"""Timestamps as logs write them: numbers of four units, dates, and ISO 8601 text, told apart by what they hold."""
+"""Timestamps as logs write them: numbers of four units, dates, and ISO 8601 text, told apart by
+what they hold."""
 
 from collections import Counter
 from typing import Any
@@ -21,7 +22,11 @@ def as_seconds(column: pa.ChunkedArray) -> pa.Array:
 
 
 def _seconds(column: pa.ChunkedArray) -> NDArray[np.float64]:
-    if pa.types.is_integer(column.type) or pa.types.is_floating(column.type) or pa.types.is_decimal(column.type):
+    if (
+        pa.types.is_integer(column.type)
+        or pa.types.is_floating(column.type)
+        or pa.types.is_decimal(column.type)
+    ):
         numbers = column.cast(pa.float64(), safe=False).to_numpy()
         return np.where(np.isfinite(numbers), numbers, np.nan) / 1000.0 ** unit_codes(numbers)
     if pa.types.is_temporal(column.type):
@@ -62,7 +67,11 @@ def _since_epoch(values: "pd.Series[Any]") -> NDArray[np.float64]:
 
 def count_units(column: pa.ChunkedArray) -> Counter[str]:
     """Count how the timestamps of a column are read: in which unit, or as dates and text."""
-    if pa.types.is_integer(column.type) or pa.types.is_floating(column.type) or pa.types.is_decimal(column.type):
+    if (
+        pa.types.is_integer(column.type)
+        or pa.types.is_floating(column.type)
+        or pa.types.is_decimal(column.type)
+    ):
         codes = unit_codes(column.drop_null().cast(pa.float64(), safe=False).to_numpy())
         names = list(UNITS)
         return Counter({names[code]: int(n) for code, n in enumerate(np.bincount(codes)) if n})
@@ -70,6 +79,10 @@ def count_units(column: pa.ChunkedArray) -> Counter[str]:
         return Counter({"dates": len(column) - column.null_count})
     text = column.cast(pa.string()).drop_null()
     numeric = pc.match_substring_regex(text, NUMBER)
-    counts = count_units(pc.utf8_trim_whitespace(text.filter(numeric)).cast(pa.float64())) if len(text) else Counter()
+    counts = (
+        count_units(pc.utf8_trim_whitespace(text.filter(numeric)).cast(pa.float64()))
+        if len(text)
+        else Counter()
+    )
     rest = len(text) - sum(counts.values())
     return counts + Counter({"ISO 8601 text": rest} if rest else {})

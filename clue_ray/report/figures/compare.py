@@ -1,7 +1,7 @@
 """Two drawings of two studies: both laws over compute, and their difference.
 
-Takes analyses, or differences, and a matplotlib axes, draws, returns the axes. One idea: a study keeps its colour.
-"""
+Takes analyses, or differences, and a matplotlib axes, draws, returns the axes. One idea: a study
+keeps its colour."""
 
 from collections.abc import Sequence
 
@@ -15,12 +15,14 @@ from clue_ray.scaling.answering.analysis import Analysis
 from clue_ray.scaling.fitting.fit import Prediction
 
 COLOURS = (LAW_COLOUR, "#0072b2")
-"""Okabe-Ito vermillion and blue: apart for every common colour vision, also as greys with their markers."""
+"""Okabe-Ito vermillion and blue: apart for every common colour vision, also as greys with their
+markers."""
 MARKERS = ("o", "s")
 
 
 def two_laws(names: Sequence[str], analyses: Sequence[Analysis], ax: Axes) -> Axes:
-    """Draw the frontier runs, the preferred law and its 95% interval of two studies over training compute."""
+    """Draw the frontier runs, the preferred law and its 95% interval of two studies over training
+    compute."""
     log_axis(ax)
     shown = []
     for name, analysis, colour, marker in zip(names, analyses, COLOURS, MARKERS, strict=True):
@@ -41,8 +43,11 @@ def two_laws(names: Sequence[str], analyses: Sequence[Analysis], ax: Axes) -> Ax
     return ax
 
 
-def difference_over_compute(train_flops: Sequence[float], gaps: Sequence[Prediction], ax: Axes) -> Axes:
-    """Draw a difference of two losses, nats, with its 95% interval, over training compute in FLOP."""
+def difference_over_compute(
+    train_flops: Sequence[float], gaps: Sequence[Prediction], ax: Axes
+) -> Axes:
+    """Draw a difference of two losses, nats, with its 95% interval, over training compute in
+    FLOP."""
     value, low, high = np.array(gaps).T
     log_axis(ax)
     ax.axhline(0, color=MUTED, linewidth=0.9)

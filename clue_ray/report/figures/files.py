@@ -1,8 +1,7 @@
 """Draw a figure into files: SVG with text as text, PNG for Markdown, and SVG to set inside a page.
 
-Takes a drawing function that fills a matplotlib axes, gives bytes. One idea: the same drawing gives the same
-bytes, so a report written twice is the same report.
-"""
+Takes a drawing function that fills a matplotlib axes, gives bytes. One idea: the same drawing gives
+the same bytes, so a report written twice is the same report."""
 
 import io
 import re
@@ -25,7 +24,8 @@ WIDE, NARROW, HALF = (6.8, 4.5), (4.0, 4.0), (3.5, 2.8)
 
 
 OF_A_RUN = ("run-", "clipped-")
-"""Beginnings of the gids of artists that stand for a run; its id follows, and a page ties the mark to its row."""
+"""Beginnings of the gids of artists that stand for a run; its id follows, and a page ties the mark
+to its row."""
 
 
 NO_METADATA: dict[str, str | None] = dict.fromkeys(("Date", "Creator", "Format", "Type"))
@@ -58,7 +58,8 @@ def picture(
     sizes: tuple[tuple[float, float], ...] = (WIDE, NARROW),
     titles: Mapping[str, str] | None = None,
 ) -> Picture:
-    """Draw a figure once for each size in inches; `titles` maps an artist's gid to what a pointer shows."""
+    """Draw a figure once for each size in inches; `titles` maps an artist's gid to what a pointer
+    shows."""
     figures = [_figure(draw, size) for size in sizes]
     drawn = [_svg(f"{name}-{index}", figure) for index, figure in enumerate(figures)]
     inline = tuple(
@@ -69,10 +70,18 @@ def picture(
 
 
 def inline_svg(svg: str, *, prefix: str, caption: str, titles: Mapping[str, str]) -> str:
-    """Make an SVG file fit inside HTML: no prologue, no fixed size, ids unique in the page, titles."""
+    """Make an SVG file fit inside HTML: no prologue, no fixed size, ids unique in the page,
+    titles."""
     body = svg[svg.index("<svg") :]
-    body = re.sub(r' width="[\d.]+pt" height="[\d.]+pt"', f' role="img" aria-label="{escape(caption)}"', body, count=1)
-    body = re.sub(r"font-family: [^;]*; ", "", body)  # the page's font, which the reader's device has
+    body = re.sub(
+        r' width="[\d.]+pt" height="[\d.]+pt"',
+        f' role="img" aria-label="{escape(caption)}"',
+        body,
+        count=1,
+    )
+    body = re.sub(
+        r"font-family: [^;]*; ", "", body
+    )  # the page's font, which the reader's device has
     body = re.sub(r'(\bid="|xlink:href="#|url\(#)', rf"\g<1>{prefix}", body)
     anchors = {f"{prefix}{escape(gid)}": (gid, title) for gid, title in titles.items()}
 
@@ -92,7 +101,10 @@ def _figure(draw: Draw, size: tuple[float, float]) -> Figure:
         figure = Figure(figsize=size, layout="constrained")
         FigureCanvasAgg(figure)
         ax = draw(figure.add_subplot())
-        for artist in (*ax.lines, *ax.collections):  # they stay inside the axes; measuring hundreds takes seconds
+        for artist in (
+            *ax.lines,
+            *ax.collections,
+        ):  # they stay inside the axes; measuring hundreds takes seconds
             artist.set_in_layout(False)
     return figure
 
@@ -101,7 +113,9 @@ def _svg(salt: str, figure: Figure) -> str:
     with mpl.rc_context(STYLE | {"svg.hashsalt": salt}):
         buffer = io.StringIO()
         figure.savefig(buffer, format="svg", metadata=NO_METADATA)
-    figure.set_layout_engine("none")  # what was laid out stays so; doing it again for a PNG costs as much as drawing
+    figure.set_layout_engine(
+        "none"
+    )  # what was laid out stays so; doing it again for a PNG costs as much as drawing
     return "\n".join(line.rstrip() for line in buffer.getvalue().splitlines()) + "\n"
 
 

@@ -1,14 +1,15 @@
-"""Drawings of a grid of runs: loss as a coloured table of two axes, and over encoder size at equal compute.
+"""Drawings of a grid of runs: loss as a coloured table of two axes, and over encoder size at equal
+compute.
 
-Takes a runs table, or an `IsoFlop`, and a matplotlib axes, draws, returns the axes. One idea: only runs that agree on
-everything else stand side by side.
+Takes a runs table, or an `IsoFlop`, and a matplotlib axes, draws, returns the axes. One idea: only
+runs that agree on everything else stand side by side.
 
 
 Every run as one line over its settings and its loss: parallel coordinates.
 
-Takes a runs table and a matplotlib axes, draws, returns the axes. One idea: lines keep the colour that their runs
-have in every figure, and a run without a loss ends before the last axis, at a cross.
-"""
+Takes a runs table and a matplotlib axes, draws, returns the axes. One idea: lines keep the colour
+that their runs have in every figure, and a run without a loss ends before the last axis, at a
+cross."""
 
 import math
 from typing import Any
@@ -44,16 +45,24 @@ FILLED = 0.6
 
 
 def heat_table(table: pd.DataFrame, ax: Axes, axis: str = LENGTH) -> Axes:
-    """Draw the loss of each encoder size and value of another axis as a coloured table; empty cells say why.
+    """Draw the loss of each encoder size and value of another axis as a coloured table; empty cells
+    say why.
 
     Raises:
         ValueError: the table holds no grid of at least two sizes by two values (see `grid_of`).
     """
     grid = grid_of(table, axis)
     if grid is None:
-        raise ValueError(f"The table holds no grid of encoder sizes by two values of {axis}; check grid_of first.")
-    losses = grid.map(lambda cell: cell if isinstance(cell, float) else np.nan).to_numpy(dtype=float)
-    cells = ax.pcolormesh(np.ma.masked_invalid(losses), cmap="viridis_r", edgecolors="white", linewidth=1.5)
+        raise ValueError(
+            f"The table holds no grid of encoder sizes by two values of {axis}; check grid_of "
+            f"first."
+        )
+    losses = grid.map(lambda cell: cell if isinstance(cell, float) else np.nan).to_numpy(
+        dtype=float
+    )
+    cells = ax.pcolormesh(
+        np.ma.masked_invalid(losses), cmap="viridis_r", edgecolors="white", linewidth=1.5
+    )
     ax.invert_yaxis()
     for row, column in np.ndindex(losses.shape):
         cell = grid.iat[row, column]
@@ -61,7 +70,9 @@ def heat_table(table: pd.DataFrame, ax: Axes, axis: str = LENGTH) -> Axes:
         ink = _ink_on(cells, float(losses[row, column]))
         ax.text(column + 0.5, row + 0.5, text, ha="center", va="center", color=ink)
     ax.set_xticks(np.arange(grid.shape[1]) + 0.5, [compact(value) for value in grid.columns])
-    ax.set_yticks(np.arange(grid.shape[0]) + 0.5, [shortened(str(value), 12) for value in grid.index])
+    ax.set_yticks(
+        np.arange(grid.shape[0]) + 0.5, [shortened(str(value), 12) for value in grid.index]
+    )
     ax.set_xlabel(label(axis))
     ax.set_ylabel(label("encoder_size"))
     ax.set_facecolor(FAINT)
@@ -71,11 +82,11 @@ def heat_table(table: pd.DataFrame, ax: Axes, axis: str = LENGTH) -> Axes:
 
 
 def grid_of(table: pd.DataFrame, axis: str = LENGTH) -> pd.DataFrame | None:
-    """Lay out loss by encoder size (rows) and another axis (columns), or None without a grid mostly measured.
+    """Lay out loss by encoder size (rows) and another axis (columns), or None without a grid mostly
+    measured.
 
-    Only runs that agree on everything else are laid side by side (see `alike`). Cells are floats, or words: the status
-    of a run without a loss, or `not run`.
-    """
+    Only runs that agree on everything else are laid side by side (see `alike`). Cells are floats,
+    or words: the status of a run without a loss, or `not run`."""
     if not {"encoder_size", axis} <= set(table.columns) or table.empty:
         return None
     chosen = alike(table, axis)
@@ -91,10 +102,11 @@ def grid_of(table: pd.DataFrame, axis: str = LENGTH) -> pd.DataFrame | None:
 
 
 def alike(table: pd.DataFrame, axis: str) -> pd.DataFrame:
-    """Choose the combination of other settings (see `EQUAL`) that fills most cells; of several, the lowest loss's.
+    """Choose the combination of other settings (see `EQUAL`) that fills most cells; of several, the
+    lowest loss's.
 
-    Runs that ended agree on their steps too, or else on the users they saw; what failed early has neither, and stays.
-    """
+    Runs that ended agree on their steps too, or else on the users they saw; what failed early has
+    neither, and stays."""
     rest = [c for c in EQUAL if c in table and c != axis]
     horizons = [c for c in HORIZONS if c in table and table[c].notna().any()]
     if not (rest or horizons):
@@ -103,19 +115,32 @@ def alike(table: pd.DataFrame, axis: str) -> pd.DataFrame:
     keys = [[*rest, horizon] for horizon in horizons] or [rest]
     groups = (group for names in keys for _, group in table.groupby(names, dropna=False))
     cells = [name for name in ("encoder_size", axis) if name in table]
-    chosen = max(groups, key=lambda group: (len(group.drop_duplicates(cells)), -float(best[group.index].min())))
-    same = (table[rest] == chosen[rest].iloc[0]) | (table[rest].isna() & chosen[rest].iloc[0].isna())
+    chosen = max(
+        groups,
+        key=lambda group: (len(group.drop_duplicates(cells)), -float(best[group.index].min())),
+    )
+    same = (table[rest] == chosen[rest].iloc[0]) | (
+        table[rest].isna() & chosen[rest].iloc[0].isna()
+    )
     early = table[horizons].isna().all(axis=1) if horizons else pd.Series(False, table.index)
     return table[table.index.isin(chosen.index) | (same.all(axis=1) & early)]
 
 
 def isoflop_curves(table: pd.DataFrame, found: IsoFlop, ax: Axes) -> Axes:
-    """Draw loss over encoder size for each level of compute that has a minimum, with its parabola and the minimum."""
+    """Draw loss over encoder size for each level of compute that has a minimum, with its parabola
+    and the minimum."""
     levels = found.levels[found.levels["used"]]
     colours = list(ordered_colours(list(range(len(levels)))).values())
     for (_, level), colour in zip(levels.iterrows(), colours, strict=True):
         own = table[(np.log(table["train_flops"] / level["compute"])).abs() < np.log(SAME_LEVEL)]
-        ax.plot(own[SIZE], own["loss"], "o", markersize=4.5, color=colour, label=f"{flop(level['compute'])} FLOP")
+        ax.plot(
+            own[SIZE],
+            own["loss"],
+            "o",
+            markersize=4.5,
+            color=colour,
+            label=f"{flop(level['compute'])} FLOP",
+        )
         sizes = np.geomspace(level["low"], level["high"], 60)
         bend = level["loss"] + level["curvature"] * np.log10(sizes / level["optimum"]) ** 2
         ax.plot(sizes, bend, color=colour, linewidth=1.2)
@@ -148,17 +173,23 @@ SETTINGS = (
 LOGARITHMIC = frozenset({*SETTINGS, "train_flops"}) - {"encoder_size", "seed"}
 MOST_TICKS = 7
 SPREAD = 0.012
-"""How far runs of equal settings are drawn apart, as a share of the axis, so that none hides another."""
+"""How far runs of equal settings are drawn apart, as a share of the axis, so that none hides
+another."""
 
 
 def coordinates(table: pd.DataFrame) -> list[str]:
-    """List the settings that differ between runs, then compute and loss, where the table has them."""
+    """List the settings that differ between runs, then compute and loss, where the table has
+    them."""
     varied = [column for column in SETTINGS if len(distinct(table, column)) > 1]
-    return [*varied, *(column for column in ("train_flops", "loss") if len(distinct(table, column)) > 1)]
+    return [
+        *varied,
+        *(column for column in ("train_flops", "loss") if len(distinct(table, column)) > 1),
+    ]
 
 
 def parallel_coordinates(table: pd.DataFrame, ax: Axes) -> Axes:
-    """Draw each run as a line over `coordinates`, each axis from its least to its largest value; lower loss is lower.
+    """Draw each run as a line over `coordinates`, each axis from its least to its largest value;
+    lower loss is lower.
 
     Each run is one artist with gid `run-<run_id>`.
     """
@@ -173,9 +204,17 @@ def parallel_coordinates(table: pd.DataFrame, ax: Axes) -> Axes:
             "color": MUTED if lost else encoding.colour(run),
             "linestyle": DASHES[0] if lost else "-",
         }
-        ends: dict[str, Any] = {"marker": "x", "markevery": [int(known.sum()) - 1], "markersize": 5} if lost else {}
+        ends: dict[str, Any] = (
+            {"marker": "x", "markevery": [int(known.sum()) - 1], "markersize": 5} if lost else {}
+        )
         ax.plot(
-            np.flatnonzero(known), heights[known], linewidth=1.3, alpha=0.85, gid=f"run-{run['run_id']}", **look, **ends
+            np.flatnonzero(known),
+            heights[known],
+            linewidth=1.3,
+            alpha=0.85,
+            gid=f"run-{run['run_id']}",
+            **look,
+            **ends,
         )
     for place, column in enumerate(columns):
         _axis(ax, table, column, place)
@@ -193,11 +232,16 @@ def _head(column: str) -> str:
 
 
 def _scaled(column: str, value: Any) -> Any:
-    return np.log(np.asarray(value, dtype=float)) if column in LOGARITHMIC else np.asarray(value, dtype=float)
+    return (
+        np.log(np.asarray(value, dtype=float))
+        if column in LOGARITHMIC
+        else np.asarray(value, dtype=float)
+    )
 
 
 def _positions(table: pd.DataFrame, column: str) -> npt.NDArray[np.float64]:
-    """Place a column's values between 0 and 1; words take places in their order, missing values nan."""
+    """Place a column's values between 0 and 1; words take places in their order, missing values
+    nan."""
     values = distinct(table, column)
     if column == "encoder_size":
         place = {value: index / max(len(values) - 1, 1) for index, value in enumerate(values)}
@@ -213,12 +257,28 @@ def _axis(ax: Axes, table: pd.DataFrame, column: str, place: int) -> None:
     if column == "encoder_size":
         heights = [index / max(len(values) - 1, 1) for index in range(len(values))]
     else:
-        values = values if len(values) <= MOST_TICKS and column in SETTINGS else _between(column, values)
-        ends = [float(_scaled(column, end)) for end in (distinct(table, column)[0], distinct(table, column)[-1])]
-        heights = [(float(_scaled(column, value)) - ends[0]) / (ends[1] - ends[0]) for value in values]
+        values = (
+            values if len(values) <= MOST_TICKS and column in SETTINGS else _between(column, values)
+        )
+        ends = [
+            float(_scaled(column, end))
+            for end in (distinct(table, column)[0], distinct(table, column)[-1])
+        ]
+        heights = [
+            (float(_scaled(column, value)) - ends[0]) / (ends[1] - ends[0]) for value in values
+        ]
     box = {"boxstyle": "square,pad=0.1", "facecolor": "white", "edgecolor": "none", "alpha": 0.8}
     for value, height in _thinned(values, heights):
-        ax.text(place + 0.03, height, _written(column, value), fontsize=8, va="center", color=INK, zorder=6, bbox=box)
+        ax.text(
+            place + 0.03,
+            height,
+            _written(column, value),
+            fontsize=8,
+            va="center",
+            color=INK,
+            zorder=6,
+            bbox=box,
+        )
 
 
 def _between(column: str, values: list[Any]) -> list[float]:

@@ -1,14 +1,15 @@
-"""Keep one bad run from squeezing a figure: where the loss axis ends, and how runs beyond it are marked.
+"""Keep one bad run from squeezing a figure: where the loss axis ends, and how runs beyond it are
+marked.
 
-Takes losses and a matplotlib axes. One idea: a run worse than a guess says nothing about a law, so it is shown by
-an arrow at the edge with its loss, not by an axis that reaches it.
+Takes losses and a matplotlib axes. One idea: a run worse than a guess says nothing about a law, so
+it is shown by an arrow at the edge with its loss, not by an axis that reaches it.
 
 
-The headline plot: every run's held-out loss over training compute, with laws, levels and a decade beyond.
+The headline plot: every run's held-out loss over training compute, with laws, levels and a decade
+    beyond.
 
-Takes an Analysis (or a bare runs table) and a matplotlib axes. One idea: the preferred law and its interval
-speak, rivals and runs off the frontier stay quiet.
-"""
+Takes an Analysis (or a bare runs table) and a matplotlib axes. One idea: the preferred law and its
+interval speak, rivals and runs off the frontier stay quiet."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
@@ -39,11 +40,13 @@ from clue_ray.report.numbers import significant
 from clue_ray.scaling.answering.analysis import Analysis
 
 MARGIN = 0.15
-"""How far above chance a loss axis may reach, as a share of the way from the lowest loss to chance."""
+"""How far above chance a loss axis may reach, as a share of the way from the lowest loss to
+chance."""
 
 
 def highest_shown(losses: Iterable[float], candidates: int | None) -> float:
-    """Give the highest loss that a figure shows in place: the highest of all, or slightly above chance."""
+    """Give the highest loss that a figure shows in place: the highest of all, or slightly above
+    chance."""
     values = np.array(list(losses), dtype=float)
     low, high = float(values.min()), float(values.max())
     chance = float(np.log(candidates)) if candidates else np.inf
@@ -51,7 +54,8 @@ def highest_shown(losses: Iterable[float], candidates: int | None) -> float:
 
 
 def mark_clipped(ax: Axes, x: float, loss: float, colour: str, gid: str | None = None) -> None:
-    """Mark a run above the axes: an arrow at the upper edge at `x` and its loss in nats beside it."""
+    """Mark a run above the axes: an arrow at the upper edge at `x` and its loss in nats beside
+    it."""
     right = ax.transAxes.inverted().transform(ax.transData.transform((x, 0)))[0] > 0.8
     ax.annotate(
         f"{loss:.2f}",
@@ -67,7 +71,8 @@ def mark_clipped(ax: Axes, x: float, loss: float, colour: str, gid: str | None =
     )
     arrow = {"arrowstyle": "-|>", "color": colour, "linewidth": 1, "shrinkA": 0, "shrinkB": 0}
     start = {"xytext": (0, -18), "textcoords": "offset points"}
-    ax.annotate("", (x, 1.0), xycoords=ax.get_xaxis_transform(), arrowprops=arrow, **start)  # type: ignore[arg-type]
+    # type: ignore[arg-type]
+    ax.annotate("", (x, 1.0), xycoords=ax.get_xaxis_transform(), arrowprops=arrow, **start)
 
 
 EXTRAPOLATION = 10.0
@@ -75,10 +80,16 @@ EXTRAPOLATION = 10.0
 
 
 HEADROOM = 0.1
-"""How far the loss axis reaches above the highest loss that it must show, as a share of what it shows."""
+"""How far the loss axis reaches above the highest loss that it must show, as a share of what it
+shows."""
 
 
-FRONTIER: dict[str, Any] = {"markersize": 7, "markeredgecolor": INK, "markeredgewidth": 0.9, "zorder": 5}
+FRONTIER: dict[str, Any] = {
+    "markersize": 7,
+    "markeredgecolor": INK,
+    "markeredgewidth": 0.9,
+    "zorder": 5,
+}
 BEHIND: dict[str, Any] = {"markersize": 5, "markeredgecolor": "none", "alpha": 0.55, "zorder": 4}
 RING: dict[str, Any] = {
     "marker": "o",
@@ -91,7 +102,8 @@ RING: dict[str, Any] = {
 
 
 class Band(NamedTuple):
-    """Ends of the preferred law's 95% interval, in nats, at each training compute in FLOP: (places,)."""
+    """Ends of the preferred law's 95% interval, in nats, at each training compute in FLOP:
+    (places,)."""
 
     train_flops: npt.NDArray[np.float64]
     low: npt.NDArray[np.float64]
@@ -105,12 +117,12 @@ def loss_against_compute(
     band: Band | None = None,
     floor: float | None = None,
 ) -> Axes:
-    """Draw every run's held-out loss over training compute, with an Analysis also laws to 10 times as far.
+    """Draw every run's held-out loss over training compute, with an Analysis also laws to 10 times
+    as far.
 
-    The preferred law has a line and its 95% interval as a band (give `band` where drawings share one); rivals
-    are thin lines; `baselines` are names and losses; `floor` is the lowest loss that any encoder can have, in nats.
-    Each run is one artist with gid `run-<run_id>`.
-    """
+    The preferred law has a line and its 95% interval as a band (give `band` where drawings share
+    one); rivals are thin lines; `baselines` are names and losses; `floor` is the lowest loss that
+    any encoder can have, in nats. Each run is one artist with gid `run-<run_id>`."""
     points = source.points if isinstance(source, Analysis) else source
     points = points[points["train_flops"].notna() & points["loss"].notna()]
     candidates, largest = candidates_of(points), float(points["train_flops"].max())
@@ -122,7 +134,13 @@ def loss_against_compute(
         _extrapolation_zone(ax, largest)
     _runs(points, ax)
     if candidates:
-        _level(ax, float(np.log(candidates)), f"chance, ln {candidates} = {np.log(candidates):.2f}", MUTED, above=True)
+        _level(
+            ax,
+            float(np.log(candidates)),
+            f"chance, ln {candidates} = {np.log(candidates):.2f}",
+            MUTED,
+            above=True,
+        )
     for name, level in baselines:
         _level(ax, level, f"{name}: {significant(level)}", BASELINE_COLOUR, above=False)
     reached = largest * (EXTRAPOLATION if isinstance(source, Analysis) else 1.6)
@@ -169,11 +187,21 @@ def _laws(analysis: Analysis, ax: Axes, band: Band) -> None:
     looks[analysis.preferred] = {"color": LAW_COLOUR, "linewidth": 2, "label": name, "zorder": 3}
     ax.fill_between(*band, color=LAW_COLOUR, alpha=0.15, linewidth=0, zorder=1, gid="band")
     for law, look in looks.items():
-        ax.plot(compute, analysis.fits[law].curve(compute), gid=f"law-{law}", **{"zorder": 2, **look})
+        ax.plot(
+            compute, analysis.fits[law].curve(compute), gid=f"law-{law}", **{"zorder": 2, **look}
+        )
 
 
 def _extrapolation_zone(ax: Axes, start: float) -> None:
-    ax.axvspan(start, start * EXTRAPOLATION, color=FAINT, alpha=0.35, linewidth=0, zorder=0, gid="extrapolation")
+    ax.axvspan(
+        start,
+        start * EXTRAPOLATION,
+        color=FAINT,
+        alpha=0.35,
+        linewidth=0,
+        zorder=0,
+        gid="extrapolation",
+    )
     ax.text(
         start * EXTRAPOLATION**0.5,
         0.015,
@@ -196,7 +224,12 @@ def _runs(points: pd.DataFrame, ax: Axes) -> None:
             "color": encoding.colour(run),
             "linestyle": "none",
         }
-        ax.plot(*where, gid=f"run-{run['run_id']}", **look, **(FRONTIER if run.get("frontier", True) else BEHIND))
+        ax.plot(
+            *where,
+            gid=f"run-{run['run_id']}",
+            **look,
+            **(FRONTIER if run.get("frontier", True) else BEHIND),
+        )
         if run.get("held_out", False):
             ax.plot(*where, linestyle="none", gid=f"ring-{run['run_id']}", **RING)
 
@@ -213,12 +246,18 @@ def _level(ax: Axes, height: float, text: str, colour: str, *, above: bool) -> N
         va="bottom" if above else "top",
         fontsize=8.5,
         color=colour,
-        bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.75, "pad": 0.5},  # laws pass behind it
+        bbox={
+            "facecolor": "white",
+            "edgecolor": "none",
+            "alpha": 0.75,
+            "pad": 0.5,
+        },  # laws pass behind it
     )
 
 
 def _floor(ax: Axes, floor: float) -> None:
-    """Draw the lowest loss any encoder can have, or say where it lies if that is far below all runs."""
+    """Draw the lowest loss any encoder can have, or say where it lies if that is far below all
+    runs."""
     text = f"lowest any encoder can reach (Bayes): {floor:.2f}"
     if floor >= ax.get_ylim()[0]:
         _level(ax, floor, text, FLOOR_COLOUR, above=False)
@@ -233,16 +272,23 @@ def _floor(ax: Axes, floor: float) -> None:
 
 
 def _limit_loss(
-    ax: Axes, points: pd.DataFrame, levels: list[float], band: Band | None, floor: float | None = None
+    ax: Axes,
+    points: pd.DataFrame,
+    levels: list[float],
+    band: Band | None,
+    floor: float | None = None,
 ) -> None:
-    """Fit the loss axis to runs, levels and laws; intervals and runs far outside are cut, these runs marked."""
+    """Fit the loss axis to runs, levels and laws; intervals and runs far outside are cut, these
+    runs marked."""
     low, height = _span(points, levels)
     top = low + height
     ends = [float(np.asarray(line.get_ydata())[-1]) for line in _law_lines(ax)]
     ends += [] if band is None else [float(band.low[-1])]
     ends += [] if floor is None else [floor]
     lowest = min([low, *(end for end in ends if end > low - height)])
-    ax.set_ylim(min(lowest - 0.1 * height, low - 0.5 * height), top + HEADROOM * height)  # leaves room for the legend
+    ax.set_ylim(
+        min(lowest - 0.1 * height, low - 0.5 * height), top + HEADROOM * height
+    )  # leaves room for the legend
     encoding = Encoding.of(points)
     for run in clipped_runs(points, levels).to_dict("records"):
         colour = darker(encoding.colour(run))
@@ -250,7 +296,8 @@ def _limit_loss(
 
 
 def clipped_runs(points: pd.DataFrame, levels: Sequence[float]) -> pd.DataFrame:
-    """List the runs whose loss lies above the loss axis; `levels` are the baselines' losses, nats."""
+    """List the runs whose loss lies above the loss axis; `levels` are the baselines' losses,
+    nats."""
     low, height = _span(points, levels)
     return points[points["loss"] > low + (1 + HEADROOM) * height]
 

@@ -1,8 +1,8 @@
-"""Two drawings of doubt: what each law missed in the backtest, and what other choices would have answered.
+"""Two drawings of doubt: what each law missed in the backtest, and what other choices would have
+answered.
 
-Takes the tables of `scaling` and a matplotlib axes, draws, returns the axes. One idea: the law that speaks is
-coloured, everything else is grey, and an end that no data bound leaves the axes.
-"""
+Takes the tables of `scaling` and a matplotlib axes, draws, returns the axes. One idea: the law that
+speaks is coloured, everything else is grey, and an end that no data bound leaves the axes."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -12,15 +12,27 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.ticker import FixedLocator, FuncFormatter
 
-from clue_ray.report.figures.style import DASHES, FAINT, INK, LAW_COLOUR, MUTED, SHAPES, label, law_label, log_axis
+from clue_ray.report.figures.style import (
+    DASHES,
+    FAINT,
+    INK,
+    LAW_COLOUR,
+    MUTED,
+    SHAPES,
+    label,
+    law_label,
+    log_axis,
+)
 from clue_ray.report.numbers import flop
 
 ROOM = 0.6
-"""How far beyond the points an axis of predictions follows an interval, as a share of their span."""
+"""How far beyond the points an axis of predictions follows an interval, as a share of their
+span."""
 
 
 class Alternative(NamedTuple):
-    """What another choice predicts: its name and one or more losses in nats; the first may have an interval."""
+    """What another choice predicts: its name and one or more losses in nats; the first may have an
+    interval."""
 
     name: str
     values: Sequence[float]
@@ -29,28 +41,47 @@ class Alternative(NamedTuple):
 
 
 def backtest_errors(rows: pd.DataFrame, ax: Axes, preferred: str) -> Axes:
-    """Draw what each law, fitted to cheaper runs, predicted too much, over the compute of the run predicted.
+    """Draw what each law, fitted to cheaper runs, predicted too much, over the compute of the run
+    predicted.
 
     `rows` are those of a `Backtest`; the preferred law's have the 95% interval of a run.
     """
     ax.axhline(0, color=INK, linewidth=0.8, zorder=1)
     missed = rows["predicted"] - rows["actual"]
     own = rows["law"] == preferred
-    reach = 1.5 * max(float(missed[own].abs().max()), float(missed.abs().groupby(rows["law"]).max().median()), 1e-3)
+    reach = 1.5 * max(
+        float(missed[own].abs().max()),
+        float(missed.abs().groupby(rows["law"]).max().median()),
+        1e-3,
+    )
     rivals = [law for law in dict.fromkeys(rows["law"]) if law != preferred]
     for place, law in enumerate(rivals):
         _errors(
-            rows[rows["law"] == law], ax, reach, color=MUTED, alpha=0.75, marker=SHAPES[1 + place % 11], markersize=4
+            rows[rows["law"] == law],
+            ax,
+            reach,
+            color=MUTED,
+            alpha=0.75,
+            marker=SHAPES[1 + place % 11],
+            markersize=4,
         )
     bars = rows[own].dropna(subset=["low", "high"])
-    ax.vlines(bars["x"], bars["low"] - bars["actual"], bars["high"] - bars["actual"], color=LAW_COLOUR, alpha=0.4)
+    ax.vlines(
+        bars["x"],
+        bars["low"] - bars["actual"],
+        bars["high"] - bars["actual"],
+        color=LAW_COLOUR,
+        alpha=0.4,
+    )
     _errors(rows[own], ax, reach, color=LAW_COLOUR, marker="o", markersize=5, zorder=4)
     ax.set_ylim(-reach, reach)
     log_axis(ax)
     _compute_ticks(ax, sorted(set(rows["x"])))
     ax.set_xlabel("compute of the run predicted, FLOP")
     ax.set_ylabel("predicted \N{MINUS SIGN} measured, nats")
-    ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.18), ncols=2, columnspacing=1, handletextpad=0.2)
+    ax.legend(
+        loc="upper center", bbox_to_anchor=(0.5, -0.18), ncols=2, columnspacing=1, handletextpad=0.2
+    )
     return ax
 
 
@@ -60,7 +91,12 @@ def _errors(rows: pd.DataFrame, ax: Axes, reach: float, **look: Any) -> None:
     ax.plot(rows["x"], missed, linestyle="none", label=law_label(str(rows["law"].iloc[0])), **look)
     for x, value in zip(rows["x"], missed, strict=True):
         if abs(value) > reach:
-            place: dict[str, Any] = {"textcoords": "offset points", "ha": "right", "va": "center", "fontsize": 8}
+            place: dict[str, Any] = {
+                "textcoords": "offset points",
+                "ha": "right",
+                "va": "center",
+                "fontsize": 8,
+            }
             edge = np.sign(value) * reach * 0.93
             ax.plot(x, edge, linestyle="none", **look)
             ax.annotate(f"{value:+.2f}", (x, edge), xytext=(-6, 0), color=look["color"], **place)
@@ -77,7 +113,8 @@ def _compute_ticks(ax: Axes, values: list[float]) -> None:
 
 
 def alternatives(choices: Sequence[Alternative], ax: Axes) -> Axes:
-    """Draw the predictions of other choices below that of the answer, which comes first, on one scale of loss."""
+    """Draw the predictions of other choices below that of the answer, which comes first, on one
+    scale of loss."""
     answer = choices[0]
     values = np.concatenate([np.asarray(choice.values, dtype=float) for choice in choices])
     values = values[np.isfinite(values)]
@@ -87,11 +124,22 @@ def alternatives(choices: Sequence[Alternative], ax: Axes) -> Axes:
     ax.axvspan(*ends, color=LAW_COLOUR, alpha=0.12, linewidth=0, gid="interval")
     ax.plot(ends, [0, 0], color=LAW_COLOUR, linewidth=2)
     for row, choice in enumerate(choices):
-        look: dict[str, Any] = {"color": LAW_COLOUR if row == 0 else INK, "markersize": 5 if row == 0 else 4}
+        look: dict[str, Any] = {
+            "color": LAW_COLOUR if row == 0 else INK,
+            "markersize": 5 if row == 0 else 4,
+        }
         alpha = 1 if len(choice.values) == 1 else 0.5
-        ax.plot(choice.values, [row] * len(choice.values), "o", alpha=alpha, gid=f"choice-{row}", **look)
+        ax.plot(
+            choice.values, [row] * len(choice.values), "o", alpha=alpha, gid=f"choice-{row}", **look
+        )
         if not np.isfinite(np.asarray(choice.values, dtype=float)).any():
-            ax.annotate("cannot be fitted", (0.02, row), xycoords=ax.get_yaxis_transform(), va="center", color=MUTED)
+            ax.annotate(
+                "cannot be fitted",
+                (0.02, row),
+                xycoords=ax.get_yaxis_transform(),
+                va="center",
+                color=MUTED,
+            )
     ax.axvline(answer.values[0], color=LAW_COLOUR, linewidth=0.8, linestyle=DASHES[1], zorder=0)
     ax.set_yticks(range(len(choices)), [choice.name for choice in choices])
     ax.set_ylim(len(choices) - 0.4, -0.6)

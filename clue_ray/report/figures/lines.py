@@ -1,8 +1,8 @@
 """The drawings every report has: loss against compute, one axis, learning curves.
 
-Each function takes a runs table or an Analysis and a matplotlib axes, draws, and returns the axes; nothing is
-fitted, read or written here. Wrap the call in `matplotlib.rc_context(STYLE)` for the look of the report.
-"""
+Each function takes a runs table or an Analysis and a matplotlib axes, draws, and returns the axes;
+nothing is fitted, read or written here. Wrap the call in `matplotlib.rc_context(STYLE)` for the
+look of the report."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -35,38 +35,45 @@ from clue_ray.report.figures.style import (
 from clue_ray.report.numbers import compact, shortened
 from clue_ray.scaling.answering.axes import AxisEffect
 
-__all__ = [
-    "EXTRAPOLATION",
-    "Band",
-    "axis_effect",
-    "candidates_of",
-    "interval_band",
-    "learning_curves",
-    "loss_against_compute",
-]
-
-
 MOST_NAMED = 10
 """Lines of a panel that have room for a name at their end."""
-LABEL_GAP = 0.08  # least distance of two labels, as a share of the axis: one line of text in a half-width panel
+# least distance of two labels, as a share of the axis: one line of text in a half-width panel
+LABEL_GAP = 0.08
 
 
-def axis_effect(effect: AxisEffect, ax: Axes, loss_limits: tuple[float, float] | None = None) -> Axes:
+def axis_effect(
+    effect: AxisEffect, ax: Axes, loss_limits: tuple[float, float] | None = None
+) -> Axes:
     """Draw loss over one axis: a line for each set of runs that differ in that axis only.
 
-    Few lines are named at their ends; many are thin, coloured by the setting that takes most values. `loss_limits`
-    puts several panels on one scale, in nats; runs above it are arrows at the edge.
-    """
+    Few lines are named at their ends; many are thin, coloured by the setting that takes most
+    values. `loss_limits` puts several panels on one scale, in nats; runs above it are arrows at the
+    edge."""
     others = _varying(effect)
-    lines = sorted(effect.lines, key=lambda line: [line.iloc[0].get(_order(column)) for column in others])
+    lines = sorted(
+        effect.lines, key=lambda line: [line.iloc[0].get(_order(column)) for column in others]
+    )
     named = len(lines) <= MOST_NAMED
-    colours = list(ordered_colours(list(range(len(lines)))).values()) if named else _colours(lines, others, ax)
+    colours = (
+        list(ordered_colours(list(range(len(lines)))).values())
+        if named
+        else _colours(lines, others, ax)
+    )
     look: dict[str, Any] = {"marker": "o", "markersize": 4.5} if named else {"alpha": 0.45}
     for line, colour in zip(lines, colours, strict=True):
-        ax.plot(line[effect.column], line["loss"], linewidth=1.4 if named else 0.8, color=colour, **look)
+        ax.plot(
+            line[effect.column], line["loss"], linewidth=1.4 if named else 0.8, color=colour, **look
+        )
     if effect.fit is not None:
         values = np.geomspace(*_range(effect), 60)
-        ax.plot(values, effect.fit.curve(values), color=LAW_COLOUR, linewidth=1, linestyle=DASHES[0], gid="law")
+        ax.plot(
+            values,
+            effect.fit.curve(values),
+            color=LAW_COLOUR,
+            linewidth=1,
+            linestyle=DASHES[0],
+            gid="law",
+        )
     ax.set_xscale("log")
     ax.set_ylim(loss_limits)
     _value_ticks(ax, effect)
@@ -78,14 +85,23 @@ def axis_effect(effect: AxisEffect, ax: Axes, loss_limits: tuple[float, float] |
 
 
 def _name_lines(
-    ax: Axes, effect: AxisEffect, lines: Sequence[pd.DataFrame], others: list[str], colours: list[str]
+    ax: Axes,
+    effect: AxisEffect,
+    lines: Sequence[pd.DataFrame],
+    others: list[str],
+    colours: list[str],
 ) -> None:
     """Say what each line holds, at its end, and mark the runs that the loss axis cuts."""
     if others:
         heading = "lines: " + ", ".join(short_label(column) for column in others)
         ax.text(0, 1.02, heading, transform=ax.transAxes, fontsize=8.5, color=MUTED)
-        texts = [shortened(" · ".join(compact(line.iloc[0].get(column)) for column in others)) for line in lines]
-        ends = [(float(line[effect.column].iloc[-1]), float(line["loss"].iloc[-1])) for line in lines]
+        texts = [
+            shortened(" · ".join(compact(line.iloc[0].get(column)) for column in others))
+            for line in lines
+        ]
+        ends = [
+            (float(line[effect.column].iloc[-1]), float(line["loss"].iloc[-1])) for line in lines
+        ]
         end_labels(ax, ends, texts, list(map(darker, colours)))
     for line, colour in zip(lines, colours, strict=True):
         _mark_above(ax, line, effect.column, darker(colour))
@@ -97,16 +113,31 @@ def _colours(lines: Sequence[pd.DataFrame], others: list[str], ax: Axes) -> list
     column = max(others, key=lambda name: len(distinct(firsts, name)))
     colours = ordered_colours(distinct(firsts, column))
     heading = Line2D([], [], linestyle="none", label=short_label(column))
-    keys = [heading, *(Line2D([], [], color=colour, label=compact(value)) for value, colour in colours.items())]
+    keys = [
+        heading,
+        *(Line2D([], [], color=colour, label=compact(value)) for value, colour in colours.items()),
+    ]
     step = -(-(len(keys) - 1) // 5)
     shown = [heading, *keys[1::step]]
-    place: dict[str, Any] = {"loc": "lower left", "bbox_to_anchor": (-0.1, 1.0), "ncols": len(shown)}
-    ax.legend(handles=shown, **place, handlelength=0.9, columnspacing=0.7, handletextpad=0.3, borderaxespad=0)
+    place: dict[str, Any] = {
+        "loc": "lower left",
+        "bbox_to_anchor": (-0.1, 1.0),
+        "ncols": len(shown),
+    }
+    ax.legend(
+        handles=shown,
+        **place,
+        handlelength=0.9,
+        columnspacing=0.7,
+        handletextpad=0.3,
+        borderaxespad=0,
+    )
     return [colours[line.iloc[0][column]] for line in lines]
 
 
 def learning_curves(curves: pd.DataFrame, ax: Axes, runs: pd.DataFrame) -> Axes:
-    """Draw held-out loss over the compute spent so far, one line a run in the run's headline colour.
+    """Draw held-out loss over the compute spent so far, one line a run in the run's headline
+    colour.
 
     Curves of runs that are not in `runs` (those without a final loss, say) are grey and dashed.
     """
@@ -115,9 +146,23 @@ def learning_curves(curves: pd.DataFrame, ax: Axes, runs: pd.DataFrame) -> Axes:
     drawn = curves[curves["train_flops"].gt(0) & curves["loss"].notna()].sort_values("train_flops")
     for run_id, curve in drawn.groupby("run_id", sort=True):
         run: Any = known.get(run_id, {})
-        end: dict[str, Any] = {"marker": encoding.shape(run), "markevery": [len(curve) - 1], "markersize": 4.5}
-        line: dict[str, Any] = {"linewidth": 1.1, "linestyle": "-" if run_id in known else DASHES[0]}
-        ax.plot(curve["train_flops"], curve["loss"], color=encoding.colour(run), gid=f"run-{run_id}", **line, **end)
+        end: dict[str, Any] = {
+            "marker": encoding.shape(run),
+            "markevery": [len(curve) - 1],
+            "markersize": 4.5,
+        }
+        line: dict[str, Any] = {
+            "linewidth": 1.1,
+            "linestyle": "-" if run_id in known else DASHES[0],
+        }
+        ax.plot(
+            curve["train_flops"],
+            curve["loss"],
+            color=encoding.colour(run),
+            gid=f"run-{run_id}",
+            **line,
+            **end,
+        )
     log_axis(ax)
     if len(drawn):
         high = highest_shown(drawn["loss"], candidates_of(runs))
@@ -130,7 +175,9 @@ def learning_curves(curves: pd.DataFrame, ax: Axes, runs: pd.DataFrame) -> Axes:
     return ax
 
 
-def end_labels(ax: Axes, ends: Sequence[tuple[float, float]], texts: Sequence[str], colours: Sequence[str]) -> None:
+def end_labels(
+    ax: Axes, ends: Sequence[tuple[float, float]], texts: Sequence[str], colours: Sequence[str]
+) -> None:
     """Write each line's label right of the axes, tied to the line's end (x, loss) by a thin leader.
 
     Labels keep the order of the ends and move as little as possible to stand a line of text apart.
@@ -143,7 +190,13 @@ def end_labels(ax: Axes, ends: Sequence[tuple[float, float]], texts: Sequence[st
     placed = isotonic_regression(heights[order] - steps).x + steps
     placed -= max(0.0, placed[-1] - high)
     for index, height in zip(order, placed, strict=True):
-        leader = {"arrowstyle": "-", "color": colours[index], "linewidth": 0.6, "alpha": 0.6, "shrinkA": 0}
+        leader = {
+            "arrowstyle": "-",
+            "color": colours[index],
+            "linewidth": 0.6,
+            "alpha": 0.6,
+            "shrinkA": 0,
+        }
         ax.annotate(
             texts[index],
             (ends[index][0], heights[index]),
@@ -160,18 +213,26 @@ def end_labels(ax: Axes, ends: Sequence[tuple[float, float]], texts: Sequence[st
 def _varying(effect: AxisEffect) -> list[str]:
     firsts = pd.DataFrame([line.iloc[0] for line in effect.lines])
     columns = ("encoder_size", *COLOUR_AXES, "learning_rate", "seed")
-    skip = {effect.column, "encoder_size" if effect.column == "non_embedding_params" else effect.column}
-    return [column for column in columns if column not in skip and len(distinct(firsts, column)) > 1]
+    skip = {
+        effect.column,
+        "encoder_size" if effect.column == "non_embedding_params" else effect.column,
+    }
+    return [
+        column for column in columns if column not in skip and len(distinct(firsts, column)) > 1
+    ]
 
 
 def _mark_above(ax: Axes, runs: pd.DataFrame, column: str, colour: str) -> None:
     """Mark the runs that the loss axis does not reach."""
-    for x, loss in runs.loc[runs["loss"] > ax.get_ylim()[1], [column, "loss"]].to_numpy(dtype=float):
+    for x, loss in runs.loc[runs["loss"] > ax.get_ylim()[1], [column, "loss"]].to_numpy(
+        dtype=float
+    ):
         mark_clipped(ax, x, loss, colour)
 
 
 def _order(column: str) -> str:
-    """Name the column that orders a column: encoder sizes go by their parameters, not by the alphabet."""
+    """Name the column that orders a column: encoder sizes go by their parameters, not by the
+    alphabet."""
     return "non_embedding_params" if column == "encoder_size" else column
 
 

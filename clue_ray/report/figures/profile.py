@@ -1,4 +1,5 @@
-"""Draw a corpus's profile: how long histories are, how much of them fits, and who is in which service.
+"""Draw a corpus's profile: how long histories are, how much of them fits, and who is in which
+service.
 
 Takes numbers of profile.json, fills a matplotlib axes each.
 """
@@ -17,7 +18,8 @@ from clue_ray.report.numbers import compact, count, percent
 from clue_ray.report.tables import Cell, written
 
 FEW_SERVICES, LABELLED_BARS, LONGEST_NAME = 6, 8, 16
-"""What has room: services in the overlap where a cell also counts users; bars with numbers; letters of a name."""
+"""What has room: services in the overlap where a cell also counts users; bars with numbers; letters
+of a name."""
 PERCENTILES = {"p10": "10%", "p50": "median", "p90": "90%", "p99": "99%", "p100": "longest"}
 FITS = {"events": "events kept", "histories": "histories whole"}
 DARK, MIDDLE, _ = ordered_colours([0, 1, 2]).values()
@@ -28,7 +30,9 @@ def draw_lengths(percentiles: Mapping[str, int], ax: Axes) -> Axes:
     values = [percentiles[name] for name in PERCENTILES]
     ax.plot(values, range(len(values)), "o", color=DARK, clip_on=False)
     for row, value in enumerate(values):
-        ax.annotate(count(value), (value, row), xytext=(8, 0), textcoords="offset points", va="center")
+        ax.annotate(
+            count(value), (value, row), xytext=(8, 0), textcoords="offset points", va="center"
+        )
     log_axis(ax)
     ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: compact(value)))
     ax.set_yticks(range(len(values)), list(PERCENTILES.values()))
@@ -70,23 +74,38 @@ def draw_users(users: Mapping[int, int], ax: Axes) -> Axes:
 
 
 def draw_overlap(names: Sequence[str], users: Sequence[Sequence[int]], ax: Axes) -> Axes:
-    """Draw the share of each row's users who are in each column; grey on the diagonal, where it is all of them."""
+    """Draw the share of each row's users who are in each column; grey on the diagonal, where it is
+    all of them."""
     few = len(names) <= FEW_SERVICES
     for row, column in np.ndindex(len(names), len(names)):
         share = users[row][column] / max(1, users[row][row])
         colour = FAINT if row == column else mpl.colormaps["viridis_r"](share)
-        cell = Rectangle((column, row), 1, 1, facecolor=colour, edgecolor="white", gid=f"cell-{row}-{column}")
+        cell = Rectangle(
+            (column, row), 1, 1, facecolor=colour, edgecolor="white", gid=f"cell-{row}-{column}"
+        )
         ax.add_patch(cell)
         words = short(users[row][column]) if few else ""
         if row != column:
             words = f"{share_cell(share).text}\n{words}" if few else whole_percent(share)
         ink = "white" if row != column and share > 0.55 else INK
-        ax.text(column + 0.5, row + 0.5, words, ha="center", va="center", fontsize=8 if few else 7, color=ink)
+        ax.text(
+            column + 0.5,
+            row + 0.5,
+            words,
+            ha="center",
+            va="center",
+            fontsize=8 if few else 7,
+            color=ink,
+        )
     middles = np.arange(len(names)) + 0.5
-    shown = [name if len(name) <= LONGEST_NAME else f"{name[: LONGEST_NAME - 1]}…" for name in names]
+    shown = [
+        name if len(name) <= LONGEST_NAME else f"{name[: LONGEST_NAME - 1]}…" for name in names
+    ]
     ax.set_xticks(middles, shown, rotation=40, ha="right", rotation_mode="anchor", parse_math=False)
     ax.set_yticks(middles, shown, parse_math=False)
-    ax.set(xlim=(0, len(names)), ylim=(len(names), 0), xlabel="… also in", ylabel="of the users of …")
+    ax.set(
+        xlim=(0, len(names)), ylim=(len(names), 0), xlabel="… also in", ylabel="of the users of …"
+    )
     ax.tick_params(length=0)
     ax.spines[:].set_visible(False)
     return ax
@@ -103,5 +122,6 @@ def share_cell(part: float) -> Cell:
 
 
 def whole_percent(part: float) -> str:
-    """Write a share in whole per cent, without the sign; only all of it is 100, and only nothing is 0."""
+    """Write a share in whole per cent, without the sign; only all of it is 100, and only nothing is
+    0."""
     return "<1" if 0 < part < 0.01 else ">99" if 0.99 < part < 1 else f"{100 * part:.0f}"

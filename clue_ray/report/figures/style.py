@@ -1,8 +1,9 @@
-"""How every figure looks and what every column is called: one palette, one rc dictionary, one set of labels.
+"""How every figure looks and what every column is called: one palette, one rc dictionary, one set
+of labels.
 
-Takes column names and values, gives labels, colours and shapes. One idea: colour and shape mean the same
-thing in all figures of a report, and never carry a meaning that a label or a legend does not also give.
-"""
+Takes column names and values, gives labels, colours and shapes. One idea: colour and shape mean the
+same thing in all figures of a report, and never carry a meaning that a label or a legend does not
+also give."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -97,7 +98,8 @@ COLOUR_AXES = ("sequence_length", "corpus_users", "global_batch_size")
 
 
 def label(column: str, candidates: int | None = None) -> str:
-    """Name a column for an axis or a table head; a held-out loss says at how many candidates, where known."""
+    """Name a column for an axis or a table head; a held-out loss says at how many candidates, where
+    known."""
     text = LABELS.get(column, column.replace("_", " "))
     return f"{text} at {candidates:,} candidates" if column == "loss" and candidates else text
 
@@ -113,9 +115,13 @@ def law_label(name: str) -> str:
 
 
 def ordered_colours(values: list[Any]) -> dict[Any, str]:
-    """Give ordered values dark-to-light viridis colours, stopping short of the yellow that white swallows."""
+    """Give ordered values dark-to-light viridis colours, stopping short of the yellow that white
+    swallows."""
     positions = np.linspace(0.0, 0.82, len(values)) if len(values) > 1 else [0.25] * len(values)
-    return {value: to_hex(mpl.colormaps["viridis"](p)) for value, p in zip(values, positions, strict=True)}
+    return {
+        value: to_hex(mpl.colormaps["viridis"](p))
+        for value, p in zip(values, positions, strict=True)
+    }
 
 
 def darker(colour: str) -> str:
@@ -125,7 +131,8 @@ def darker(colour: str) -> str:
 
 
 def distinct(table: pd.DataFrame, column: str) -> list[Any]:
-    """List a column's values in order, missing ones left out; encoder sizes go by their parameters."""
+    """List a column's values in order, missing ones left out; encoder sizes go by their
+    parameters."""
     if column not in table:
         return []
     known = table[table[column].notna()]
@@ -145,7 +152,8 @@ class Encoding:
 
     @classmethod
     def of(cls, table: pd.DataFrame) -> "Encoding":
-        """Choose colours by the axis with most values (sequence length on a tie), shapes by encoder size."""
+        """Choose colours by the axis with most values (sequence length on a tie), shapes by encoder
+        size."""
         column = max(COLOUR_AXES, key=lambda name: len(distinct(table, name)))
         sizes = distinct(table, "encoder_size")
         shapes = {size: SHAPES[index % len(SHAPES)] for index, size in enumerate(sizes)}
@@ -161,11 +169,13 @@ class Encoding:
         return SHAPES[0] if is_absent(size) else self.shapes.get(size, SHAPES[0])
 
     def colour_keys(self) -> list[Line2D]:
-        """Return legend entries for the colours, the column's name first; none when nothing varies."""
+        """Return legend entries for the colours, the column's name first; none when nothing
+        varies."""
         return _keys(self.colour_column, [(v, "o", c) for v, c in self.colours.items()])
 
     def shape_keys(self) -> list[Line2D]:
-        """Return legend entries for the shapes, the column's name first; none when nothing varies."""
+        """Return legend entries for the shapes, the column's name first; none when nothing
+        varies."""
         return _keys("encoder_size", [(size, shape, MUTED) for size, shape in self.shapes.items()])
 
 
@@ -177,20 +187,32 @@ def _keys(column: str, entries: list[tuple[Any, str, str]]) -> list[Line2D]:
     shown = entries[::step]
     room = max(ROW_LETTERS // len(shown), 10)
     marks = [
-        Line2D([], [], linestyle="none", marker=shape, color=colour, markersize=5.5, label=shortened(name, room))
-        for name, shape, colour in ((compact(value), shape, colour) for value, shape, colour in shown)
+        Line2D(
+            [],
+            [],
+            linestyle="none",
+            marker=shape,
+            color=colour,
+            markersize=5.5,
+            label=shortened(name, room),
+        )
+        for name, shape, colour in (
+            (compact(value), shape, colour) for value, shape, colour in shown
+        )
     ]
     return [heading, *marks]
 
 
 def candidates_of(table: pd.DataFrame) -> int | None:
-    """Return the one number of candidates that all runs were scored against, or None when they disagree."""
+    """Return the one number of candidates that all runs were scored against, or None when they
+    disagree."""
     values = distinct(table, "loss_candidates")
     return int(values[0]) if len(values) == 1 else None
 
 
 def log_axis(ax: Axes) -> None:
-    """Make the x axis a logarithmic one with ticks at powers of ten, and rule the y axis faintly."""
+    """Make the x axis a logarithmic one with ticks at powers of ten, and rule the y axis
+    faintly."""
     ax.set_xscale("log")
     ax.xaxis.set_major_locator(LogLocator(numticks=8))
     ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: decade(value)))

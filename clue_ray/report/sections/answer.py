@@ -1,8 +1,7 @@
 """The top of a page: the answer in words, the gravest doubt, the headline plot.
 
-Takes what was read and found, gives sentences and a picture. One idea: where the runs support no law, the first
-sentence says so, and nothing is predicted.
-"""
+Takes what was read and found, gives sentences and a picture. One idea: where the runs support no
+law, the first sentence says so, and nothing is predicted."""
 
 from functools import partial
 from typing import Any
@@ -36,12 +35,14 @@ def against_floor(files: StudyFiles, analysis: Analysis | None) -> list[str]:
     said = []
     if best < floor:
         said.append(
-            f"The best run's {best:.3f} nats lie below the lowest loss that any encoder of this planted log can reach, "
+            f"The best run's {best:.3f} nats lie below the lowest loss that any encoder of this "
+            f"planted log can reach, "
             f"{floor:.3f}: the pool is small, or the floor is another log's."
         )
     if not analysis.silence and ahead is not None and ahead < floor:
         said.append(
-            f"The predicted {ahead:.2f} nats lie below the lowest loss that any encoder of this planted log can reach, "
+            f"The predicted {ahead:.2f} nats lie below the lowest loss that any encoder of this "
+            f"planted log can reach, "
             f"{floor:.3f}, so the law does not hold that far."
         )
     return said
@@ -52,7 +53,11 @@ def caution(warnings: tuple[str, ...]) -> str:
     if not warnings:
         return ""
     more = len(warnings) - 1
-    rest = f" ({number(more).capitalize()} more reason{'s' if more > 1 else ''} for caution below.)" if more else ""
+    rest = (
+        f" ({number(more).capitalize()} more reason{'s' if more > 1 else ''} for caution below.)"
+        if more
+        else ""
+    )
     return f"{warnings[0]}{rest}"
 
 
@@ -61,7 +66,11 @@ def headline(files: StudyFiles, analysis: Analysis | None) -> Picture | None:
     points = files.done[files.done["train_flops"].notna()]
     if points.empty:
         return None
-    titles = {f"{mark}{run['run_id']}": pointed_at(run) for _, run in points.iterrows() for mark in OF_A_RUN}
+    titles = {
+        f"{mark}{run['run_id']}": pointed_at(run)
+        for _, run in points.iterrows()
+        for mark in OF_A_RUN
+    }
     band = interval_band(analysis) if analysis else None
     baselines = [(str(baseline["name"]), float(baseline["loss"])) for baseline in files.baselines]
     draw = partial(
@@ -75,12 +84,16 @@ def headline(files: StudyFiles, analysis: Analysis | None) -> Picture | None:
     return picture("loss-against-compute", caption, draw, titles=titles)
 
 
-def _caption(points: pd.DataFrame, levels: list[float], analysis: Analysis | None, band: Band | None) -> str:
+def _caption(
+    points: pd.DataFrame, levels: list[float], analysis: Analysis | None, band: Band | None
+) -> str:
     caption = "Every finished run: held-out loss against training compute."
     if analysis:
         caption += (
-            f" The thick line is the {law_label(analysis.preferred)} with its 95% interval, thin lines "
-            "its rivals. Outlined runs are on the frontier: none does better with as much compute, nor far better with "
+            f" The thick line is the {law_label(analysis.preferred)} with its 95% interval, thin "
+            f"lines "
+            "its rivals. Outlined runs are on the frontier: none does better with as much compute, "
+            "nor far better with "
             "a little more."
         )
     if len(clipped_runs(analysis.points if analysis else points, levels)):
@@ -100,6 +113,14 @@ def _reach(band: Band) -> str:
 
 def pointed_at(run: Any) -> str:
     """Say what a pointer shows of a run: its settings, loss and compute, or how it ended."""
-    compute = "" if numbers.is_absent(run["train_flops"]) else f" at {numbers.flop(run['train_flops'])} FLOP"
-    ended = str(run["status"]) if numbers.is_absent(run["loss"]) else f"loss {tables.number(run['loss'], 'loss').text}"
+    compute = (
+        ""
+        if numbers.is_absent(run["train_flops"])
+        else f" at {numbers.flop(run['train_flops'])} FLOP"
+    )
+    ended = (
+        str(run["status"])
+        if numbers.is_absent(run["loss"])
+        else f"loss {tables.number(run['loss'], 'loss').text}"
+    )
     return f"{tables.describe(run)}: {ended}{compute} (run {run['run_id']})"

@@ -11,7 +11,15 @@ from clue_ray.errors import FitError, RunsError
 from clue_ray.report import numbers
 from clue_ray.report.figures import lines as figures
 from clue_ray.report.figures.files import HALF, NARROW, Picture, picture
-from clue_ray.report.figures.grids import EQUAL, HORIZONS, SIZE, alike, grid_of, heat_table, isoflop_curves
+from clue_ray.report.figures.grids import (
+    EQUAL,
+    HORIZONS,
+    SIZE,
+    alike,
+    grid_of,
+    heat_table,
+    isoflop_curves,
+)
 from clue_ray.report.figures.headline import highest_shown
 from clue_ray.report.figures.style import law_label, short_label
 from clue_ray.report.read import StudyFiles
@@ -44,7 +52,9 @@ def _axis(effect: AxisEffect, limits: tuple[float, float]) -> Picture:
     if any((line["loss"] > limits[1]).any() for line in effect.lines):
         caption += f" {CLIPPED}"
     name = f"axis-{effect.column.replace('_', '-')}"
-    return picture(name, caption, partial(figures.axis_effect, effect, loss_limits=limits), sizes=(HALF,))
+    return picture(
+        name, caption, partial(figures.axis_effect, effect, loss_limits=limits), sizes=(HALF,)
+    )
 
 
 def _along(effect: AxisEffect) -> str:
@@ -60,11 +70,17 @@ def _along(effect: AxisEffect) -> str:
 
 def grids(files: StudyFiles) -> Section | None:
     """Set encoder size against every other axis as tables of loss, where the runs hold a grid."""
-    drawn = tuple(_grid(files.table, axis) for axis in GRIDS if grid_of(files.table, axis) is not None)
+    drawn = tuple(
+        _grid(files.table, axis) for axis in GRIDS if grid_of(files.table, axis) is not None
+    )
     if not drawn:
         return None
-    words = "Held-out loss, nats, all else equal; lower is better. Each table has its own colour scale."
-    return Section("grids", "Encoder size against the other axes", "grids", (words,), drawn, layout="panels")
+    words = (
+        "Held-out loss, nats, all else equal; lower is better. Each table has its own colour scale."
+    )
+    return Section(
+        "grids", "Encoder size against the other axes", "grids", (words,), drawn, layout="panels"
+    )
 
 
 def _grid(table: pd.DataFrame, axis: str) -> Picture:
@@ -78,23 +94,31 @@ def _grid(table: pd.DataFrame, axis: str) -> Picture:
 
 
 def isoflop(files: StudyFiles) -> Section | None:
-    """Draw loss over encoder size at equal compute, where at least two levels of compute have a minimum."""
+    """Draw loss over encoder size at equal compute, where at least two levels of compute have a
+    minimum."""
     try:
         found = fit_isoflop(files.done, size=SIZE)
     except (FitError, RunsError):  # no such levels: the study did not ask
         return None
     caption = "Loss over encoder size at equal training compute; diamonds mark the minima of the parabolas."
-    shown = picture("isoflop", caption, partial(isoflop_curves, files.done, found), sizes=((6.2, 3.6), NARROW))
+    shown = picture(
+        "isoflop", caption, partial(isoflop_curves, files.done, found), sizes=((6.2, 3.6), NARROW)
+    )
     words, points = (_best_size(found),), found.warnings
-    return Section("isoflop", "The best size at equal compute", "equal compute", words, (shown,), points=points)
+    return Section(
+        "isoflop", "The best size at equal compute", "equal compute", words, (shown,), points=points
+    )
 
 
 def _best_size(found: IsoFlop) -> str:
-    """Say how the best size grows with compute by parabolas, and what a law of size and data says beside it."""
+    """Say how the best size grows with compute by parabolas, and what a law of size and data says
+    beside it."""
     used = int(found.levels["used"].sum())
     return (
-        f"Through the minima of {used} of {len(found.levels)} levels of compute, the best size grows as compute to the "
-        f"power {numbers.interval(found.line.exponent, *found.interval())}. Parabolas lean on sizes evenly spread "
+        f"Through the minima of {used} of {len(found.levels)} levels of compute, the best size "
+        f"grows as compute to the "
+        f"power {numbers.interval(found.line.exponent, *found.interval())}. Parabolas lean on "
+        f"sizes evenly spread "
         f"about the minimum. {_parametric(found)}"
     )
 
@@ -102,6 +126,8 @@ def _best_size(found: IsoFlop) -> str:
 def _parametric(found: IsoFlop) -> str:
     """Say what exponent the parametric law implies over the same runs, or why it implies none."""
     try:
-        return f"E + A N^-a + B D^-b over the same runs implies {numbers.interval(*found.parametric)}."
+        return (
+            f"E + A N^-a + B D^-b over the same runs implies {numbers.interval(*found.parametric)}."
+        )
     except FitError as error:
         return f"No law of size and data can be set beside them: {error}"

@@ -1,8 +1,9 @@
-"""Does a lower pre-training loss make better recommendations? Downstream scores over loss, task by task.
+"""Does a lower pre-training loss make better recommendations? Downstream scores over loss, task by
+task.
 
-Takes the runs table with its transfer columns, gives a section. One idea: the smaller runs predict the largest from
-their losses, so the page can say that the law of the loss carries over, that the two part, or that nobody can tell yet.
-"""
+Takes the runs table with its transfer columns, gives a section. One idea: the smaller runs predict
+the largest from their losses, so the page can say that the law of the loss carries over, that the
+two part, or that nobody can tell yet."""
 
 from functools import partial
 from typing import Any
@@ -34,17 +35,23 @@ ERROR = "_error"
 FIRST = {"_mrr": "MRR", "_auc": "AUC", "_r2": "R2"}
 """Ends of the columns that speak for their tasks."""
 WORDS = (
-    "A point is a run: its score on a downstream task, features frozen, over its held-out loss. Loss falls to the "
-    "right, so a line that rises means that better pre-training served the task. The line is drawn through the "
-    "smaller runs; the bar is where it puts the mean of the largest, drawn open, and the diamond what they scored on "
+    "A point is a run: its score on a downstream task, features frozen, over its held-out loss. "
+    "Loss falls to the "
+    "right, so a line that rises means that better pre-training served the task. The line is drawn "
+    "through the "
+    "smaller runs; the bar is where it puts the mean of the largest, drawn open, and the diamond "
+    "what they scored on "
     "average: on the bar, the law of the loss carries over to the task; off it, the two part."
 )
 
 
 def downstream(files: StudyFiles) -> Section | None:
-    """Set each task's score over the loss of the runs that have one; without tasks there is no section."""
+    """Set each task's score over the loss of the runs that have one; without tasks there is no
+    section."""
     columns = [str(name) for name in files.done.columns if str(name).startswith(SCORES)]
-    speaking = [name for name in columns if name.endswith(tuple(FIRST)) and files.done[name].notna().any()]
+    speaking = [
+        name for name in columns if name.endswith(tuple(FIRST)) and files.done[name].notna().any()
+    ]
     failed = [name for name in columns if name.endswith(ERROR) and files.done[name].notna().any()]
     if not speaking and not failed:
         return None
@@ -70,7 +77,9 @@ def methods_table(result: dict[str, Any]) -> Table:
     name, measured = result["task"], MEASURES[measure]
     note = f"{name}, run {result['run_id']}, the lowest loss that has a score. {compare_methods(result)}"
     own = next(index for index, (method, _, _) in enumerate(rows) if method == "encoder")
-    return Table((name, f"{measured} [95 %]", "encoder's lead [95 %]"), cells, marked=own, note=note)
+    return Table(
+        (name, f"{measured} [95 %]", "encoder's lead [95 %]"), cells, marked=own, note=note
+    )
 
 
 def task_of(column: str) -> tuple[str, str]:
@@ -88,12 +97,15 @@ def _panel(column: str, runs: pd.DataFrame) -> Picture:
 
 def values_of(runs: pd.DataFrame, column: str) -> tuple[NDArray[np.float64], ...]:
     """Give compute, loss and score of runs, as numbers."""
-    compute, loss, score = (runs[name].to_numpy(dtype=float) for name in ("train_flops", "loss", column))
+    compute, loss, score = (
+        runs[name].to_numpy(dtype=float) for name in ("train_flops", "loss", column)
+    )
     return compute, loss, score
 
 
 def score_over_loss(runs: pd.DataFrame, ax: Axes, column: str) -> Axes:
-    """Draw a task's score over loss, lower losses to the right, and what the smaller runs say of the largest."""
+    """Draw a task's score over loss, lower losses to the right, and what the smaller runs say of
+    the largest."""
     compute, loss, score = values_of(runs, column)
     largest = predict_largest(compute, loss, score)
     held = hold_out(compute) if largest else np.zeros(len(loss), dtype=bool)
@@ -107,18 +119,29 @@ def score_over_loss(runs: pd.DataFrame, ax: Axes, column: str) -> Axes:
     return ax
 
 
-def _draw_line(ax: Axes, largest: LargestRuns, seen: NDArray[np.float64], new: NDArray[np.float64]) -> None:
+def _draw_line(
+    ax: Axes, largest: LargestRuns, seen: NDArray[np.float64], new: NDArray[np.float64]
+) -> None:
     inner = np.array([seen.min(), seen.max()])
     outer = np.array([new.mean(), seen.min() if new.mean() < seen.min() else seen.max()])
     for ends, style in ((inner, "-"), (outer, ":")):
         ax.plot(ends, largest.offset + largest.slope * ends, style, color=LAW_COLOUR, linewidth=1)
     bar = [[largest.expected - largest.low], [largest.high - largest.expected]]
-    ax.errorbar([new.mean()], [largest.expected], yerr=bar, color=LAW_COLOUR, capsize=3, linewidth=1.2, zorder=2)
+    ax.errorbar(
+        [new.mean()],
+        [largest.expected],
+        yerr=bar,
+        color=LAW_COLOUR,
+        capsize=3,
+        linewidth=1.2,
+        zorder=2,
+    )
     ax.scatter([new.mean()], [largest.scored], s=30, marker="D", color=INK, zorder=4)
 
 
 def carries_over(column: str, runs: pd.DataFrame) -> str:
-    """Say whether the fall of the loss goes with a better score, and whether it still does at the largest compute."""
+    """Say whether the fall of the loss goes with a better score, and whether it still does at the
+    largest compute."""
     task, measure = task_of(column)
     if len(runs) < FEWEST:
         return f"{task}: {len(runs)} finished runs have a score, and a correlation takes {FEWEST}."
@@ -128,10 +151,12 @@ def carries_over(column: str, runs: pd.DataFrame) -> str:
         return f"{task}: all runs have one {measure} or one loss, so nothing can be told."
     found = f"{task}: correlation of {measure} with the fall of the loss {numbers.interval(value, low, high)}"
     if high < 0:
-        return (
-            f"{found}; a lower loss went with a worse score: the two part, and the law of the loss does not carry over."
-        )
-    seen = "a lower loss went with a better score" if low > 0 else "whether a lower loss serves the task is open"
+        return f"{found}; a lower loss went with a worse score: the two part, and the law of the loss does not carry over."
+    seen = (
+        "a lower loss went with a better score"
+        if low > 0
+        else "whether a lower loss serves the task is open"
+    )
     return f"{found}; {seen}. {_at_scale(predict_largest(compute, loss, score))}"
 
 
@@ -139,25 +164,32 @@ def _at_scale(largest: LargestRuns | None) -> str:
     """Say how the largest runs scored beside what the smaller ones said of them."""
     if largest is None:
         return (
-            f"Whether the law of the loss carries over is not known: to predict the largest runs from the others takes "
+            f"Whether the law of the loss carries over is not known: to predict the largest runs "
+            f"from the others takes "
             f"{FEWEST} smaller runs of different loss."
         )
     runs = "The largest run" if largest.larger == 1 else f"The {largest.larger} largest runs"
     mean, whose = ("", "Its") if largest.larger == 1 else (" on average", "Their")
     put = (
-        f"{runs} scored {numbers.significant(largest.scored)}{mean}, where the line through the {largest.smaller} "
+        f"{runs} scored {numbers.significant(largest.scored)}{mean}, where the line through the "
+        f"{largest.smaller} "
         f"smaller ones says {numbers.interval(largest.expected, largest.low, largest.high)}"
     )
     stopped = numbers.significant(largest.stopped)
     return {
-        "holds": f"{put}, and {stopped} had the gain stopped: the law of the loss carries over to this task.",
-        "less": f"{put}: less than their loss promised. At scale the two part, and the law of the loss does not carry "
+        "holds": f"{put}, and {stopped} had the gain stopped: the law of the loss carries over to "
+        f"this task.",
+        "less": f"{put}: less than their loss promised. At scale the two part, and the law of the "
+        f"loss does not carry "
         "over to this task.",
-        "more": f"{put}: more than their loss promised. At scale the two part, and the law of the loss says too little "
+        "more": f"{put}: more than their loss promised. At scale the two part, and the law of the "
+        f"loss says too little "
         "of this task.",
-        "no further": f"{put}. {whose} loss is no lower than the smaller runs' lowest, so what a lower one would bring "
+        "no further": f"{put}. {whose} loss is no lower than the smaller runs' lowest, so what a "
+        f"lower one would bring "
         "is not known.",
-        "unclear": f"{put}, which does not exclude {stopped}, no gain over the smaller runs' lowest loss: whether the "
+        "unclear": f"{put}, which does not exclude {stopped}, no gain over the smaller runs' "
+        f"lowest loss: whether the "
         "law of the loss carries over cannot be told yet.",
     }[largest.verdict]
 

@@ -1,4 +1,5 @@
-"""The sections behind an answer: best run beside baseline and chance, cost, curves, every run, how it was made.
+"""The sections behind an answer: best run beside baseline and chance, cost, curves, every run, how
+it was made.
 
 Takes what was read, gives sections; each stands without any law.
 """
@@ -30,7 +31,9 @@ def learnt(files: StudyFiles) -> Section | None:
     shown = tables.comparison(files, candidates) if candidates else None
     if shown is None:
         return None
-    return Section("learnt", "Is anything learnt?", "learnt", tables=(shown,), after=(seeds(files.done),))
+    return Section(
+        "learnt", "Is anything learnt?", "learnt", tables=(shown,), after=(seeds(files.done),)
+    )
 
 
 def seeds(done: pd.DataFrame) -> str:
@@ -39,13 +42,17 @@ def seeds(done: pd.DataFrame) -> str:
     repeated = spread[spread["count"] > 1]
     if repeated.empty:
         return (
-            "Every measured loss is of one run on one held-out pool: no configuration was repeated, so how much "
+            "Every measured loss is of one run on one held-out pool: no configuration was "
+            "repeated, so how much "
             "another seed would differ is not known."
         )
     pooled = float(np.sqrt(np.average(repeated["std"] ** 2, weights=repeated["count"] - 1)))
-    low, high = (numbers.significant(end, 2) for end in (repeated["std"].min(), repeated["std"].max()))
+    low, high = (
+        numbers.significant(end, 2) for end in (repeated["std"].min(), repeated["std"].max())
+    )
     return (
-        f"Runs that differ in seed only lie {numbers.significant(pooled, 2)} nats apart (standard deviation; {low} to "
+        f"Runs that differ in seed only lie {numbers.significant(pooled, 2)} nats apart (standard "
+        f"deviation; {low} to "
         f"{high} over {len(repeated)} repeated configurations): smaller differences mean nothing."
     )
 
@@ -57,7 +64,9 @@ def cost(files: StudyFiles) -> Section | None:
         return None
     known = _timed(files)
     caption = "Wall time of each run against what the plan expected; on the line they agree."
-    drawn = picture("cost", caption, partial(planned_and_actual, known), sizes=(HALF,), titles=_titles(known))
+    drawn = picture(
+        "cost", caption, partial(planned_and_actual, known), sizes=(HALF,), titles=_titles(known)
+    )
     words = tuple(filter(None, (shown.note, _compute(files))))
     listed = replace(shown, note="")  # the section opens with it
     return Section("cost", "Planned and actual cost", "cost", words, (drawn,), (listed,))
@@ -66,11 +75,14 @@ def cost(files: StudyFiles) -> Section | None:
 def _timed(files: StudyFiles) -> pd.DataFrame:
     runs = files.table[files.table["wall_seconds"].notna()]
     planned = runs["run_id"].map(files.expected_seconds)
-    return runs.assign(planned=planned)[planned.notna()].sort_values("wall_seconds", ascending=False)
+    return runs.assign(planned=planned)[planned.notna()].sort_values(
+        "wall_seconds", ascending=False
+    )
 
 
 def cost_table(files: StudyFiles) -> Table | None:
-    """Set planned wall time against actual, largest run first; None without a plan or finished runs."""
+    """Set planned wall time against actual, largest run first; None without a plan or finished
+    runs."""
     known = _timed(files)
     if known.empty:
         return None
@@ -81,16 +93,24 @@ def cost_table(files: StudyFiles) -> Table | None:
             text(describe(run)),
             number(run["planned"], "wall_seconds"),
             number(run["wall_seconds"], "wall_seconds"),
-            written(f"{numbers.significant(run['wall_seconds'] / run['planned'], 2)}\N{MULTIPLICATION SIGN}"),
+            written(
+                f"{numbers.significant(run['wall_seconds'] / run['planned'], 2)}\N{MULTIPLICATION SIGN}"
+            ),
         )
         for _, run in known.iterrows()
     ]
-    ends = f"{numbers.significant(ratio.min(), 2)} to {numbers.significant(ratio.max(), 2)} run by run"
-    note = (
-        f"The plan expected {numbers.seconds(expected)} of training for the {len(known)} runs that finished; "
-        f"they took {numbers.seconds(actual)}, {numbers.significant(actual / expected, 2)} times as long ({ends})."
+    ends = (
+        f"{numbers.significant(ratio.min(), 2)} to {numbers.significant(ratio.max(), 2)} run by run"
     )
-    return Table(("run", "planned", "took", "took / planned"), tuple(rows), note=note, folded="Run by run")
+    note = (
+        f"The plan expected {numbers.seconds(expected)} of training for the {len(known)} runs that "
+        f"finished; "
+        f"they took {numbers.seconds(actual)}, {numbers.significant(actual / expected, 2)} times "
+        f"as long ({ends})."
+    )
+    return Table(
+        ("run", "planned", "took", "took / planned"), tuple(rows), note=note, folded="Run by run"
+    )
 
 
 def _compute(files: StudyFiles) -> str:
@@ -109,7 +129,8 @@ def _compute(files: StudyFiles) -> str:
 
 
 def planned_and_actual(runs: pd.DataFrame, ax: Axes) -> Axes:
-    """Draw wall time over planned time, both in seconds on logarithmic axes; columns `planned`, `wall_seconds`."""
+    """Draw wall time over planned time, both in seconds on logarithmic axes; columns `planned`,
+    `wall_seconds`."""
     ends = [
         min(runs["planned"].min(), runs["wall_seconds"].min()),
         max(runs["planned"].max(), runs["wall_seconds"].max()),
@@ -118,9 +139,17 @@ def planned_and_actual(runs: pd.DataFrame, ax: Axes) -> Axes:
     ax.plot(limits, limits, color=MUTED, linewidth=0.9, zorder=1)
     for run in runs.to_dict("records"):
         ax.plot(
-            run["planned"], run["wall_seconds"], "o", color=INK, markersize=4, alpha=0.7, gid=f"run-{run['run_id']}"
+            run["planned"],
+            run["wall_seconds"],
+            "o",
+            color=INK,
+            markersize=4,
+            alpha=0.7,
+            gid=f"run-{run['run_id']}",
         )
-    ax.set(xscale="log", yscale="log", xlim=limits, ylim=limits, xlabel="planned, s", ylabel="took, s")
+    ax.set(
+        xscale="log", yscale="log", xlim=limits, ylim=limits, xlabel="planned, s", ylabel="took, s"
+    )
     for axis in (ax.xaxis, ax.yaxis):
         axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axis.set_major_formatter(FuncFormatter(lambda value, _: numbers.compact(value)))
@@ -137,7 +166,9 @@ def curves(files: StudyFiles) -> Section | None:
     """Draw held-out loss while training."""
     if files.curves is None:
         return None
-    caption = "Held-out loss while training, a mark where a run ended; dashed runs have no final loss."
+    caption = (
+        "Held-out loss while training, a mark where a run ended; dashed runs have no final loss."
+    )
     draw = partial(figures.learning_curves, files.curves, runs=files.done)
     drawn = picture("learning-curves", caption, draw, titles=_titles(files.table))
     return Section("curves", "Learning curves", "curves", pictures=(drawn,))
@@ -154,13 +185,18 @@ def _parallel(table: pd.DataFrame) -> tuple[Picture, ...]:
     if len(coordinates(table)) < 3:  # two axes say no more than a plot that stands above
         return ()
     caption = (
-        "Each line is a run, from its settings to its loss; colours are those of the first plot. Dashed lines ending "
+        "Each line is a run, from its settings to its loss; colours are those of the first plot. "
+        "Dashed lines ending "
         "in a cross have no loss."
     )
     sizes = (WIDE[0], 3.6), NARROW
     return (
         picture(
-            "parallel-coordinates", caption, partial(parallel_coordinates, table), sizes=sizes, titles=_titles(table)
+            "parallel-coordinates",
+            caption,
+            partial(parallel_coordinates, table),
+            sizes=sizes,
+            titles=_titles(table),
         ),
     )
 
@@ -175,7 +211,9 @@ def runs_sentence(files: StudyFiles) -> str:
 
 def cautions(warnings: tuple[str, ...]) -> Section | None:
     """List every reason for doubt, the gravest first."""
-    return Section("warnings", "Reasons for caution", "caution", points=warnings) if warnings else None
+    return (
+        Section("warnings", "Reasons for caution", "caution", points=warnings) if warnings else None
+    )
 
 
 def made(files: StudyFiles) -> Section:
@@ -197,22 +235,34 @@ def provenance(files: StudyFiles) -> Table:
         "users seen in two or more services": _amount(corpus.get("users_in_two_services")),
         "users for training": _amount(corpus.get("training_users")),
         "users held out": _amount(corpus.get("held_out_users")),
-        "services": ", ".join(map(str, services)) if isinstance(services, list | dict) else _amount(services),
+        "services": ", ".join(map(str, services))
+        if isinstance(services, list | dict)
+        else _amount(services),
         "events": _amount(corpus.get("events")),
         "distinct items": _amount(corpus.get("items")),
         "tokens": _amount(corpus.get("tokens")),
         "rows rejected": _rejected(corpus),
         "licence of the data": str(corpus.get("licence_note") or ""),
     }
-    return Table(("", ""), tuple((text(name), text(value)) for name, value in facts.items() if value))
+    return Table(
+        ("", ""), tuple((text(name), text(value)) for name, value in facts.items() if value)
+    )
 
 
 def _distinct(values: pd.Series) -> str:
-    return ", ".join(sorted({f"{v:g}" if isinstance(v, float) else str(v) for v in values.dropna()}))
+    return ", ".join(
+        sorted({f"{v:g}" if isinstance(v, float) else str(v) for v in values.dropna()})
+    )
 
 
 def _amount(value: Any) -> str:
-    return "" if numbers.is_absent(value) else numbers.count(value) if not isinstance(value, str) else value
+    return (
+        ""
+        if numbers.is_absent(value)
+        else numbers.count(value)
+        if not isinstance(value, str)
+        else value
+    )
 
 
 def _rejected(corpus: dict[str, Any]) -> str:

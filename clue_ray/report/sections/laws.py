@@ -1,8 +1,7 @@
 """Two sections of doubt: which law and how it fared, and what would change the answer.
 
-Takes an Analysis, gives sections. One idea: the interval of the answer holds for one form and one cost; beside it
-stands what the other defensible choices answer, on the same scale.
-"""
+Takes an Analysis, gives sections. One idea: the interval of the answer holds for one form and one
+cost; beside it stands what the other defensible choices answer, on the same scale."""
 
 from functools import partial
 from typing import Any
@@ -22,11 +21,13 @@ from clue_ray.scaling.fitting.fit import Fit, Prediction
 from clue_ray.scaling.judging.backtest import FURTHER
 
 AUTHORS = (
-    "The CLUE authors\N{RIGHT SINGLE QUOTATION MARK} own pre-publication curve is log-linear in compute rather than a "
+    "The CLUE authors\N{RIGHT SINGLE QUOTATION MARK} own pre-publication curve is log-linear in "
+    "compute rather than a "
     "power law, so no form is taken for granted here."
 )
 BIC = (
-    "BIC weighs how well a law fits the same runs against the parameters it spends; the weights add up to 100%. It "
+    "BIC weighs how well a law fits the same runs against the parameters it spends; the weights "
+    "add up to 100%. It "
     "says nothing of larger runs, so the backtest decides."
 )
 FOREST = (6.8, 3.6)
@@ -48,7 +49,8 @@ def laws(analysis: Analysis) -> Section:
     drawn: tuple[Picture, ...] = ()
     if len(rows):
         caption = (
-            "Each law fitted to cheaper runs only, then asked for a more expensive one. Above zero it promised too "
+            "Each law fitted to cheaper runs only, then asked for a more expensive one. Above zero "
+            "it promised too "
             f"high a loss. Bars: 95% interval of a run, {law_label(analysis.preferred)}."
         )
         draw = partial(backtest_errors, rows, preferred=analysis.preferred)
@@ -60,7 +62,8 @@ def laws(analysis: Analysis) -> Section:
 
 
 def law_sentence(analysis: Analysis) -> str:
-    """Say which law the backtest prefers, by how much over the next best, and whether that means anything."""
+    """Say which law the backtest prefers, by how much over the next best, and whether that means
+    anything."""
     summary = analysis.backtest.summary
     errors = dict(zip(summary["law"], summary["mean_absolute_error"], strict=True))
     best, name = errors.pop(analysis.preferred, None), law_label(analysis.preferred)
@@ -95,14 +98,24 @@ def _nats(error: float) -> str:
 
 
 def doubts(analysis: Analysis) -> Section:
-    """Show what other choices, or one run less, would have answered, and what the runs do not identify."""
+    """Show what other choices, or one run less, would have answered, and what the runs do not
+    identify."""
     fit = analysis.fits[analysis.preferred]
     known = identified(fit, analysis.panels.identifiability[analysis.preferred].condition)
-    base: dict[str, Any] = {"anchor": "doubts", "title": "What would change the answer", "nav": "doubts"}
+    base: dict[str, Any] = {
+        "anchor": "doubts",
+        "title": "What would change the answer",
+        "nav": "doubts",
+    }
     ahead = reach(fit, FURTHER * float(analysis.points["train_flops"].max()))
     if analysis.silence or ahead is None:
         return Section(**base, tables=(known,))
-    drawn = picture("alternatives", _caption(), partial(alternatives, choices(analysis, ahead)), sizes=(FOREST, NARROW))
+    drawn = picture(
+        "alternatives",
+        _caption(),
+        partial(alternatives, choices(analysis, ahead)),
+        sizes=(FOREST, NARROW),
+    )
     words = (_spread(analysis, ahead), *_most_influential(analysis, ahead))
     shown = (known, _sensitivity_table(analysis), _influence_table(analysis))
     return Section(**base, words=words, pictures=(drawn,), tables=shown)
@@ -110,7 +123,8 @@ def doubts(analysis: Analysis) -> Section:
 
 def _caption() -> str:
     return (
-        f"Held-out loss predicted at {FURTHER} times the compute, by the answer with its 95% interval (top, shaded), "
+        f"Held-out loss predicted at {FURTHER} times the compute, by the answer with its 95% "
+        f"interval (top, shaded), "
         "by other ways to fit the same law, by other laws, and with each run left out in turn."
     )
 
@@ -119,7 +133,9 @@ def choices(analysis: Analysis, ahead: Prediction) -> list[Alternative]:
     """List the answer and its alternatives, as they are drawn."""
     panels = analysis.panels
     rest = panels.sensitivity.iloc[1:]
-    named = [Alternative(choice_label(row), [float(row["predicted"])]) for _, row in rest.iterrows()]
+    named = [
+        Alternative(choice_label(row), [float(row["predicted"])]) for _, row in rest.iterrows()
+    ]
     left_out = Alternative("each run left out", panels.influence["predicted"].dropna().to_list())
     return [Alternative("the answer", [ahead.value], ahead.low, ahead.high), *named, left_out]
 
@@ -155,7 +171,8 @@ def _most_influential(analysis: Analysis, ahead: Prediction) -> list[str]:
     where = analysis.points.loc[analysis.points["run_id"] == first["run"]]
     name = tables.describe(where.iloc[0]) if len(where) else str(first["run"])
     return [
-        f"The run that moves it most is {name}: without it the law says {numbers.significant(first['predicted'])} "
+        f"The run that moves it most is {name}: without it the law says "
+        f"{numbers.significant(first['predicted'])} "
         f"nats, {inside} the interval."
     ]
 
@@ -176,11 +193,14 @@ def identified(fit: Fit, condition: float) -> Table:
             else numbers.interval(fit.parameters[name], low, high)
         )
         rows.append((text(name.replace("_", " ")), text(shown)))
-    return Table((law_label(fit.law.name), "value [95%]"), tuple(rows), note=_together(fit, condition))
+    return Table(
+        (law_label(fit.law.name), "value [95%]"), tuple(rows), note=_together(fit, condition)
+    )
 
 
 def _together(fit: Fit, condition: float) -> str:
-    """Name the two parameters that move together, if their correlation leaves neither to be read alone."""
+    """Name the two parameters that move together, if their correlation leaves neither to be read
+    alone."""
     spread = fit.likelihood.spread
     deviation = np.sqrt(np.diag(spread))
     with np.errstate(invalid="ignore", divide="ignore"):
@@ -189,10 +209,14 @@ def _together(fit: Fit, condition: float) -> str:
     value = float(correlation[row, column])
     if abs(value) < TOGETHER:
         return ""
-    names = listing([fit.law.parameters[place].replace("_", " ") for place in (int(row), int(column))])
+    names = listing(
+        [fit.law.parameters[place].replace("_", " ") for place in (int(row), int(column))]
+    )
     return (
-        f"{names[0].upper()}{names[1:]} are known only together (correlation {_correlation(value)}, condition of the "
-        f"fit {numbers.significant(condition, 2)}): trust the curve within the runs, neither number alone."
+        f"{names[0].upper()}{names[1:]} are known only together (correlation "
+        f"{_correlation(value)}, condition of the "
+        f"fit {numbers.significant(condition, 2)}): trust the curve within the runs, neither "
+        f"number alone."
     )
 
 
@@ -214,7 +238,11 @@ def _influence_table(analysis: Analysis) -> Table:
     points = analysis.points.set_index("run_id", drop=False)
     shown = analysis.panels.influence.head(MOST_INFLUENTIAL)
     rows = tuple(
-        (text(_name(points, row["run"])), written(numbers.signed_percent(np.expm1(row["residual"]))), *_moved(row))
+        (
+            text(_name(points, row["run"])),
+            written(numbers.signed_percent(np.expm1(row["residual"]))),
+            *_moved(row),
+        )
         for _, row in shown.iterrows()
     )
     heads = ("run left out", "measured against law", "loss predicted without it, nats", "change")
@@ -227,4 +255,6 @@ def _name(points: pd.DataFrame, run: str) -> str:
 
 
 def _moved(row: Any) -> tuple[Cell, Cell]:
-    return written(numbers.significant(row["predicted"])), written(numbers.signed_percent(row["change"]))
+    return written(numbers.significant(row["predicted"])), written(
+        numbers.signed_percent(row["change"])
+    )

@@ -1,8 +1,9 @@
-"""What to double next: the gain of doubling each axis at the best run, its interval, and what it costs.
+"""What to double next: the gain of doubling each axis at the best run, its interval, and what it
+costs.
 
-Takes the finished runs and the Analysis, gives a section. One idea: a law over all axes that were swept tells what
-one doubling of each buys; where the intervals overlap the page says that the order is open.
-"""
+Takes the finished runs and the Analysis, gives a section. One idea: a law over all axes that were
+swept tells what one doubling of each buys; where the intervals overlap the page says that the order
+is open."""
 
 from functools import partial
 from typing import Any, NamedTuple
@@ -31,7 +32,8 @@ FARTHEST = 10.0
 
 
 class Doubling(NamedTuple):
-    """What doubling one axis from `value` gains in nats, 95% interval, and the factors on compute that it took."""
+    """What doubling one axis from `value` gains in nats, 95% interval, and the factors on compute
+    that it took."""
 
     axis: str
     value: float
@@ -42,7 +44,8 @@ class Doubling(NamedTuple):
 
 
 def next_step(analysis: Analysis) -> Section | None:
-    """Rank the axes by what doubling each would gain; None where nothing was swept or no law over the axes holds."""
+    """Rank the axes by what doubling each would gain; None where nothing was swept or no law over
+    the axes holds."""
     found = joint_fit(analysis.points)
     if found is None or analysis.silence:
         return None
@@ -53,13 +56,15 @@ def next_step(analysis: Analysis) -> Section | None:
     points = (*_omitted(left_out), *(in_vain(axis, best, *found) for axis, found in passed.items()))
     title = "What to double next"
     if not rows:
-        return Section("next", title, "what next", ("No axis is open above the best run.",), points=points)
-    caption = (
-        f"Expected fall of held-out loss when one axis alone is doubled from the best run ({tables.describe(best)})."
-    )
+        return Section(
+            "next", title, "what next", ("No axis is open above the best run.",), points=points
+        )
+    caption = f"Expected fall of held-out loss when one axis alone is doubled from the best run ({tables.describe(best)})."
     drawn = picture("doubling", caption, partial(gains, rows), sizes=(SHORT, NARROW))
     words = (f"{lead(rows)} {in_words(rows)}", *_recipe(analysis.points))
-    return Section("next", title, "what next", words, (drawn,), (_table(rows, fit),), points, lead=lead(rows))
+    return Section(
+        "next", title, "what next", words, (drawn,), (_table(rows, fit),), points, lead=lead(rows)
+    )
 
 
 def _best(points: pd.DataFrame) -> pd.Series:
@@ -67,7 +72,8 @@ def _best(points: pd.DataFrame) -> pd.Series:
 
 
 def larger_value(effect: AxisEffect, best: pd.Series) -> tuple[float, float] | None:
-    """Return the next value above the best run's that was run, all else equal, and what it lost; None without one."""
+    """Return the next value above the best run's that was run, all else equal, and what it lost;
+    None without one."""
     for line in effect.lines:
         above = line[line[effect.column] > best[effect.column]]
         if best["run_id"] in set(line["run_id"]) and len(above):
@@ -78,8 +84,10 @@ def larger_value(effect: AxisEffect, best: pd.Series) -> tuple[float, float] | N
 def in_vain(axis: str, best: pd.Series, value: float, lost: float) -> str:
     """Say that an axis is past its best among the runs."""
     return (
-        f"No gain is expected of {short_label(axis)}: {numbers.compact(value)} was run beside the best run's "
-        f"{numbers.compact(best[axis])}, all else equal, and its loss was {lost:.3f} nats higher (one run each)."
+        f"No gain is expected of {short_label(axis)}: {numbers.compact(value)} was run beside the "
+        f"best run's "
+        f"{numbers.compact(best[axis])}, all else equal, and its loss was {lost:.3f} nats higher "
+        f"(one run each)."
     )
 
 
@@ -91,14 +99,21 @@ def doublings(fit: Fit, analysis: Analysis) -> list[Doubling]:
     with np.errstate(all="ignore"):  # profiles may pass where a law overflows
         found = marginal_returns(fit, **place)
     rows = found[["axis", "value", "gain", "low", "high"]].to_numpy().tolist()
-    return [Doubling(axis, value, gain, low, high, costs.get(axis)) for axis, value, gain, low, high in rows]
+    return [
+        Doubling(axis, value, gain, low, high, costs.get(axis))
+        for axis, value, gain, low, high in rows
+    ]
 
 
 def cost_of_doubling(effect: AxisEffect) -> tuple[float, float] | None:
-    """Read off the runs what doubling an axis alone multiplied training compute by: least and most of its steps."""
+    """Read off the runs what doubling an axis alone multiplied training compute by: least and most
+    of its steps."""
     factors = []
     for line in effect.lines:
-        x, flops = np.log2(line[effect.column].astype(float)), np.log2(line["train_flops"].astype(float))
+        x, flops = (
+            np.log2(line[effect.column].astype(float)),
+            np.log2(line["train_flops"].astype(float)),
+        )
         steps = np.diff(x) > 0
         factors += list(2.0 ** (np.diff(flops)[steps] / np.diff(x)[steps]))
     return (float(min(factors)), float(max(factors))) if factors else None
@@ -109,7 +124,8 @@ def lead(rows: list[Doubling]) -> str:
     first, *others = rows
     name = short_label(first.axis)
     start = (
-        f"Doubling {name} alone, from {numbers.compact(first.value)} to {numbers.compact(2 * first.value)}, is "
+        f"Doubling {name} alone, from {numbers.compact(first.value)} to "
+        f"{numbers.compact(2 * first.value)}, is "
         f"expected to lower held-out loss by {_gain(first)} nats{_price(first)}"
     )
     return start + (", the most of the axes swept." if others else ".")
@@ -121,7 +137,9 @@ def in_words(rows: list[Doubling]) -> str:
     level = [short_label(row.axis) for row in others if row.high > first.low]
     said = []
     if level:
-        said.append(f"The order is not settled: the interval of {listing(level)} reaches into this one.")
+        said.append(
+            f"The order is not settled: the interval of {listing(level)} reaches into this one."
+        )
     if first.low < 1e-3 * max(first.gain, 1e-9):
         said.append("That it gains anything is not identified: the interval reaches zero.")
     return " ".join([*said, "All of these lie beyond what was run beside the best run."])
@@ -139,8 +157,11 @@ def _cost(row: Doubling) -> str:
 
 
 def _gain(row: Doubling) -> str:
-    """Write a gain in nats with its interval, to the thousandth: the profile's ends hold no more."""
-    value, low, high = (f"{end:.3f}" if np.isfinite(end) else "unbounded" for end in (row.gain, row.low, row.high))
+    """Write a gain in nats with its interval, to the thousandth: the profile's ends hold no
+    more."""
+    value, low, high = (
+        f"{end:.3f}" if np.isfinite(end) else "unbounded" for end in (row.gain, row.low, row.high)
+    )
     return f"{value} [{low}, {high}]"
 
 
@@ -157,7 +178,8 @@ def _table(rows: list[Doubling], fit: Fit) -> Table:
         for row in rows
     )
     note = (
-        f"A floor plus one power law an axis, fitted to {fit.num_runs} runs, the largest included. Compute is what a "
+        f"A floor plus one power law an axis, fitted to {fit.num_runs} runs, the largest included. "
+        f"Compute is what a "
         "doubling took between runs that differ in this axis only."
     )
     doubts = "; ".join(warning.partition(": ")[2].rstrip(".") for warning in fit.warnings)
@@ -169,9 +191,13 @@ def gains(rows: list[Doubling], ax: Axes) -> Axes:
     top = max(row.high if np.isfinite(row.high) else 2 * row.gain for row in rows)
     for place, row in enumerate(rows):
         colour: dict[str, Any] = {"color": LAW_COLOUR if place == 0 else INK}
-        ax.plot([row.low, min(row.high, 1.1 * top)], [place, place], linewidth=2, alpha=0.6, **colour)
+        ax.plot(
+            [row.low, min(row.high, 1.1 * top)], [place, place], linewidth=2, alpha=0.6, **colour
+        )
         ax.plot(row.gain, place, "o", markersize=6, **colour)
-    ax.set_yticks(range(len(rows)), [f"{short_label(r.axis)}\n\N{MULTIPLICATION SIGN}2" for r in rows])
+    ax.set_yticks(
+        range(len(rows)), [f"{short_label(r.axis)}\n\N{MULTIPLICATION SIGN}2" for r in rows]
+    )
     ax.set_ylim(len(rows) - 0.5, -0.5)
     ax.set_xlim(0, 1.1 * max(top, 1e-3))
     ax.set_xlabel("fall of held-out loss, nats")
@@ -181,34 +207,46 @@ def gains(rows: list[Doubling], ax: Axes) -> Axes:
 
 
 def _recipe(points: pd.DataFrame) -> list[str]:
-    """Say how ten times the largest compute is best split between size and tokens, or that the runs do not tell."""
-    if not {"non_embedding_params", "train_tokens"} <= set(points) or points["train_tokens"].isna().any():
+    """Say how ten times the largest compute is best split between size and tokens, or that the runs
+    do not tell."""
+    if (
+        not {"non_embedding_params", "train_tokens"} <= set(points)
+        or points["train_tokens"].isna().any()
+    ):
         return []
     budget = FURTHER * float(points["train_flops"].max())
     try:
-        fit = fit_law("parametric_loss", points, x=["non_embedding_params", "train_tokens"], y="loss")
+        fit = fit_law(
+            "parametric_loss", points, x=["non_embedding_params", "train_tokens"], y="loss"
+        )
         recipe = allocate(fit, budget)
     except ClueRayError:
         return []
     budget_words = f"{numbers.flop(budget)} FLOP, ten times the largest compute,"
     if not _bounded(recipe, points):
         return [
-            f"How {budget_words} should be split between encoder size and training tokens is not identified by these "
-            "runs: their best split lies far outside what was run, or has no end that the data bound."
+            f"How {budget_words} should be split between encoder size and training tokens is not "
+            f"identified by these "
+            "runs: their best split lies far outside what was run, or has no end that the data "
+            "bound."
         ]
     size, tokens = (
         f"{numbers.compact(p.value)} [{numbers.compact(p.low)}, {numbers.compact(p.high)}]"
         for p in (recipe.non_embedding_params, recipe.train_tokens)
     )
     return [
-        f"Of {budget_words} the best split by a law in size and tokens is {size} non-embedding parameters trained on "
+        f"Of {budget_words} the best split by a law in size and tokens is {size} non-embedding "
+        f"parameters trained on "
         f"{tokens} tokens (95%)."
     ]
 
 
 def _bounded(recipe: Recipe, points: pd.DataFrame) -> bool:
     """Tell whether a recipe has ends and lies within reach of the runs."""
-    for place, column in ((recipe.non_embedding_params, "non_embedding_params"), (recipe.train_tokens, "train_tokens")):
+    for place, column in (
+        (recipe.non_embedding_params, "non_embedding_params"),
+        (recipe.train_tokens, "train_tokens"),
+    ):
         least, most = float(points[column].min()) / FARTHEST, float(points[column].max()) * FARTHEST
         if not (place.low > 0 and np.isfinite(place.high) and least <= place.value <= most):
             return False

@@ -1,14 +1,14 @@
 """The panels beside an answer: BIC, sensitivity, influence, identifiability.
 
-Takes the laws fitted and the runs they were fitted to; gives `Panels`. The one idea: all panels ask about one number,
-the prediction at ten times the compute, on exactly the runs of the headline.
+Takes the laws fitted and the runs they were fitted to; gives `Panels`. The one idea: all panels ask
+about one number, the prediction at ten times the compute, on exactly the runs of the headline.
 
 
 A study's answer: laws of held-out loss in compute, their backtest, the effect of every axis.
 
-Takes a runs table and law names; gives an `Analysis`. The one idea: laws are fitted to the compute frontier
-without its largest level; the law that predicted larger runs best speaks, if it says that compute pays.
-"""
+Takes a runs table and law names; gives an `Analysis`. The one idea: laws are fitted to the compute
+frontier without its largest level; the law that predicted larger runs best speaks, if it says that
+compute pays."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -27,7 +27,14 @@ from clue_ray.scaling.answering.sentences import in_words, lowest, measured, pre
 from clue_ray.scaling.fitting.fit import Fit, Prediction, fit_law
 from clue_ray.scaling.fitting.frontier import FEWEST, SAME_LEVEL, X, Y, mark
 from clue_ray.scaling.fitting.table import candidates_of, select
-from clue_ray.scaling.judging.backtest import FURTHER, PLAIN, Backtest, backtest, choose_speaker, no_backtest
+from clue_ray.scaling.judging.backtest import (
+    FURTHER,
+    PLAIN,
+    Backtest,
+    backtest,
+    choose_speaker,
+    no_backtest,
+)
 from clue_ray.scaling.judging.identifiability import Identifiability, identifiability
 from clue_ray.scaling.judging.panels import compare_bic, influence, sensitivity
 from clue_ray.scaling.laws.catalogue import find_law
@@ -58,14 +65,21 @@ class Panels:
             "bic": records(self.bic),
             "sensitivity": records(self.sensitivity),
             "influence": records(self.influence),
-            "identifiability": {law: found.to_dict() for law, found in self.identifiability.items()},
+            "identifiability": {
+                law: found.to_dict() for law, found in self.identifiability.items()
+            },
         }
 
 
 def build_panels(
-    law: str, fits: Mapping[str, Fit], table: pd.DataFrame, laws: Sequence[str], at: dict[str, float]
+    law: str,
+    fits: Mapping[str, Fit],
+    table: pd.DataFrame,
+    laws: Sequence[str],
+    at: dict[str, float],
 ) -> Panels:
-    """Ask every panel about the prediction at `at` by a fitted law, over the runs it was fitted to."""
+    """Ask every panel about the prediction at `at` by a fitted law, over the runs it was fitted
+    to."""
     place: dict[str, Any] = {"x": fits[law].x, "y": fits[law].y}
     return Panels(
         at,
@@ -78,7 +92,9 @@ def build_panels(
 
 def records(frame: pd.DataFrame) -> list[dict[str, Any]]:
     """List a frame's rows as JSON-able mappings."""
-    rows: list[dict[str, Any]] = json.loads(frame.to_json(orient="records", double_precision=15) or "[]")
+    rows: list[dict[str, Any]] = json.loads(
+        frame.to_json(orient="records", double_precision=15) or "[]"
+    )
     return rows
 
 
@@ -115,7 +131,8 @@ class Analysis:
     warnings: list[str]
 
     def law_table(self) -> list[dict[str, Any]]:
-        """List the laws, preferred first: numbers, errors, intervals; None where one does not apply."""
+        """List the laws, preferred first: numbers, errors, intervals; None where one does not
+        apply."""
         return [dict(row) for row in self._law_rows]
 
     @cached_property
@@ -141,12 +158,14 @@ class Analysis:
             "exponent_low": ends[0],
             "exponent_high": ends[1],
             "loss_at_10x": ahead and _known(ahead.value),
-            "loss_at_10x_low": (ahead and _known(ahead.low)) or None,  # 0 is where the log of a loss has no bound
+            "loss_at_10x_low": (ahead and _known(ahead.low))
+            or None,  # 0 is where the log of a loss has no bound
             "loss_at_10x_high": ahead and _known(ahead.high),
         }
 
     def _held_out_errors(self, fit: Fit) -> dict[str, float | None]:
-        """Compare with the best held-out run: predicted over measured - 1, and predicted - measured in nats."""
+        """Compare with the best held-out run: predicted over measured - 1, and predicted - measured
+        in nats."""
         held = self.points[self.points["held_out"]]
         if held.empty:
             return {"held_out_error": None, "held_out_error_nats": None}
@@ -155,7 +174,8 @@ class Analysis:
         return {"held_out_error": gap / float(best[Y]), "held_out_error_nats": gap}
 
     def answer(self) -> str:
-        """Say what compute bought so far, and what ten times more is predicted to buy; two or three sentences."""
+        """Say what compute bought so far, and what ten times more is predicted to buy; two or three
+        sentences."""
         scored = (self.points, self.candidates, self.chance)
         if self.silence:
             return f"{self.silence} {lowest(*scored)}"
@@ -178,7 +198,11 @@ class Analysis:
             **self.panels.to_dict(),
             "points": records(self.points[[c for c in _SHOWN if c in self.points]]),
             "axes": [
-                {"column": axis.column, "lines": len(axis.lines), "fit": axis.fit and axis.fit.to_dict()}
+                {
+                    "column": axis.column,
+                    "lines": len(axis.lines),
+                    "fit": axis.fit and axis.fit.to_dict(),
+                }
                 for axis in self.axes
             ],
             "warnings": self.warnings,
@@ -193,11 +217,14 @@ def analyse(runs: Runs, laws: Sequence[str], hold_out: str = "largest_compute") 
 
     Raises:
         FitError: a law or hold-out is unknown, or no law can be fitted.
-        RunsError: the table lacks loss, train_flops or loss_candidates, or holds values no law can fit.
+        RunsError: the table lacks loss, train_flops or loss_candidates, or holds values no law can
+            fit.
     """
     if hold_out not in HOLD_OUTS:
         raise FitError(f"There is no hold-out {hold_out!r}; {nearest(hold_out, HOLD_OUTS)}")
-    laws = list(dict.fromkeys([*laws, PLAIN]))  # no law may speak that loses to it, so it is always judged
+    laws = list(
+        dict.fromkeys([*laws, PLAIN])
+    )  # no law may speak that loses to it, so it is always judged
     for law in laws:
         find_law(law)
     select(runs, [X, "loss_candidates"], Y)
@@ -227,7 +254,9 @@ def analyse(runs: Runs, laws: Sequence[str], hold_out: str = "largest_compute") 
         *_counted(runs),
     ]
     chance, axes = chance_loss(candidates), axis_effects(points)
-    return Analysis(points, candidates, chance, fits, judged, preferred, silence, axes, panels, warnings)
+    return Analysis(
+        points, candidates, chance, fits, judged, preferred, silence, axes, panels, warnings
+    )
 
 
 def reach(fit: Fit, train_flops: float) -> Prediction | None:
@@ -245,27 +274,33 @@ def _counted(runs: Runs) -> list[str]:
 
 
 def headline(points: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame, list[str]]:
-    """Choose the runs of the headline fits; give them, the points with held_out as it came to be, and why."""
+    """Choose the runs of the headline fits; give them, the points with held_out as it came to be,
+    and why."""
     top = points[X] >= SAME_LEVEL * points.loc[points["frontier"], X].max()
     best = points[points["frontier"] & ~top]
-    if len(best) >= FEWEST:  # a law of the frontier is asked for a run of the frontier: larger ones did worse
+    if (
+        len(best) >= FEWEST
+    ):  # a law of the frontier is asked for a run of the frontier: larger ones did worse
         return best, points.assign(held_out=top), []
     below = points[~points["held_out"]]
     if len(below) >= FEWEST:
         why = (
-            f"Only {len(best)} frontier runs lie below the largest compute, so the laws were fitted to all "
+            f"Only {len(best)} frontier runs lie below the largest compute, so the laws were "
+            f"fitted to all "
             f"{len(below)} runs there; they describe average, not best, use of compute."
         )
         return below, points, [why]
     why = (
-        f"Only {len(below)} runs lie below the largest compute, so all {len(points)} done runs were fitted "
+        f"Only {len(below)} runs lie below the largest compute, so all {len(points)} done runs "
+        f"were fitted "
         "and none was held out."
     )
     return points, points.assign(held_out=False), [why]
 
 
 def _fit_all(fitted: pd.DataFrame, laws: Sequence[str]) -> tuple[dict[str, Fit], list[str]]:
-    """Fit every law that the runs can identify, and say why others are left out; FitError when there is none."""
+    """Fit every law that the runs can identify, and say why others are left out; FitError when
+    there is none."""
     fits, reasons = {}, {}
     for law in laws:
         try:
@@ -273,7 +308,9 @@ def _fit_all(fitted: pd.DataFrame, laws: Sequence[str]) -> tuple[dict[str, Fit],
         except FitError as error:
             reasons[law] = str(error)
     if not fits:
-        raise FitError(f"No law could be fitted: {next(iter(reasons.values()), 'no law was named.')}")
+        raise FitError(
+            f"No law could be fitted: {next(iter(reasons.values()), 'no law was named.')}"
+        )
     said = [reason.replace(law, in_words(law)) for law, reason in reasons.items()]
     return fits, [f"Left out: {' '.join(said)}"] if said else []
 
@@ -282,7 +319,9 @@ def _judge(points: pd.DataFrame, laws: list[str]) -> tuple[Backtest, list[str]]:
     """Backtest on the frontier, or on all runs where it is too short; say what stood in the way."""
     best, doubts = points[points["frontier"]], []
     if len(best) < FEWEST_TO_BACKTEST:
-        doubts = [f"The frontier has only {len(best)} runs, so the backtest uses all {len(points)}."]
+        doubts = [
+            f"The frontier has only {len(best)} runs, so the backtest uses all {len(points)}."
+        ]
         best = points
     try:
         return backtest(laws, best, x=X, y=Y), doubts

@@ -1,8 +1,7 @@
 """What each axis of a study did to the loss, all else equal.
 
-Takes the done runs; gives an `AxisEffect` for every axis that was swept. The one idea: only runs that
-differ in one column may be joined by a line.
-"""
+Takes the done runs; gives an `AxisEffect` for every axis that was swept. The one idea: only runs
+that differ in one column may be joined by a line."""
 
 from dataclasses import dataclass
 
@@ -23,7 +22,8 @@ AXES = {
 
 HELD_EQUAL = ("learning_rate", "seed")
 HORIZONS = ("steps", "users_seen")
-"""How long a run trained: runs on a line agree in one of the two, or in neither where the axis is the steps."""
+"""How long a run trained: runs on a line agree in one of the two, or in neither where the axis is
+the steps."""
 
 
 @dataclass(frozen=True)
@@ -54,11 +54,16 @@ def axis_effects(done: pd.DataFrame) -> list[AxisEffect]:
 
 
 def joint_fit(points: pd.DataFrame) -> tuple[Fit, list[str]] | None:
-    """Fit one joint power law over the swept axes; where the runs are too few, leave out those with fewest values.
+    """Fit one joint power law over the swept axes; where the runs are too few, leave out those with
+    fewest values.
 
     Returns the fit and the axes left out; None where no law can be fitted.
     """
-    values = {axis: points[axis].nunique() for axis in AXES if axis in points and points[axis].notna().all()}
+    values = {
+        axis: points[axis].nunique()
+        for axis in AXES
+        if axis in points and points[axis].notna().all()
+    }
     swept = sorted((axis for axis in values if values[axis] > 1), key=lambda axis: -values[axis])
     for count in range(len(swept), 0, -1):
         try:
@@ -69,7 +74,8 @@ def joint_fit(points: pd.DataFrame) -> tuple[Fit, list[str]] | None:
 
 
 def _lines(done: pd.DataFrame, column: str) -> list[pd.DataFrame]:
-    """Group the runs that differ in this column only, at equal steps or else at equal examples; longest line first."""
+    """Group the runs that differ in this column only, at equal steps or else at equal examples;
+    longest line first."""
     for horizon in HORIZONS if column != "steps" else ("",):
         if lines := _lines_at(done, column, horizon):
             return lines
@@ -80,7 +86,9 @@ def _lines_at(done: pd.DataFrame, column: str, horizon: str) -> list[pd.DataFram
     settings = (*(axis for axis in AXES if axis != "steps"), *HELD_EQUAL, horizon)
     equal = [name for name in settings if name != column and name in done]
     groups = [group for _, group in done.groupby(equal, dropna=False)] if equal else [done]
-    lines = [group.sort_values(column, kind="stable") for group in groups if group[column].nunique() > 1]
+    lines = [
+        group.sort_values(column, kind="stable") for group in groups if group[column].nunique() > 1
+    ]
     return sorted(lines, key=lambda line: (-len(line), float(line["loss"].min())))
 
 

@@ -5,9 +5,9 @@ Takes values, gives short strings. The one idea: the answer and the warnings rou
 
 The answer of a study in two or three plain sentences.
 
-Takes the runs, the laws as tabulated and their backtest; gives text. The one idea: what was measured comes first,
-then what is predicted, with its interval, the spread of rival laws and the error made where it could be checked.
-"""
+Takes the runs, the laws as tabulated and their backtest; gives text. The one idea: what was
+measured comes first, then what is predicted, with its interval, the spread of rival laws and the
+error made where it could be checked."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -57,28 +57,37 @@ def measured(points: pd.DataFrame, candidates: int, chance: float) -> str:
     guess = f"a guess among {candidates} costs {chance:.3f}"
     if best["loss"] >= chance:
         guess += ", so nothing is learnt"
-    more, largest = best["train_flops"] / cheapest["train_flops"], float(points["train_flops"].max())
+    more, largest = (
+        best["train_flops"] / cheapest["train_flops"],
+        float(points["train_flops"].max()),
+    )
     if more <= 1:
         beyond = times(largest / best["train_flops"])
         return (
-            f"The lowest held-out loss, {best['loss']:.3f} nats, was reached with the least compute, "
+            f"The lowest held-out loss, {best['loss']:.3f} nats, was reached with the least "
+            f"compute, "
             f"{flop(best['train_flops'])} FLOP ({guess}); {beyond} times more did not lower it."
         )
     return (
-        f"{times(more)} times more compute, {flop(best['train_flops'])} instead of {flop(cheapest['train_flops'])} "
-        f"FLOP, lowered held-out loss from {cheapest['loss']:.3f} to {best['loss']:.3f} nats ({guess})."
+        f"{times(more)} times more compute, {flop(best['train_flops'])} instead of "
+        f"{flop(cheapest['train_flops'])} "
+        f"FLOP, lowered held-out loss from {cheapest['loss']:.3f} to {best['loss']:.3f} nats "
+        f"({guess})."
     )
 
 
 def lowest(points: pd.DataFrame, candidates: int, chance: float) -> str:
     """Say how low the runs came, and nothing of why: what is said where no law speaks."""
     best = float(points["loss"].min())
-    guess = f"a guess among {candidates} costs {chance:.3f}" + (", so nothing is learnt" if best >= chance else "")
+    guess = f"a guess among {candidates} costs {chance:.3f}" + (
+        ", so nothing is learnt" if best >= chance else ""
+    )
     return f"The lowest held-out loss of {len(points)} runs is {best:.3f} nats ({guess})."
 
 
 def predicted(rows: list[dict[str, Any]], points: pd.DataFrame) -> str:
-    """Say what the first law of the table predicts at `FURTHER` times the compute, and how it fared before."""
+    """Say what the first law of the table predicts at `FURTHER` times the compute, and how it fared
+    before."""
     row, largest = rows[0], float(points["train_flops"].max())
     best = points.sort_values(["loss", "train_flops"]).iloc[0]
     more = "Ten times more" if best["train_flops"] == largest else "Ten times the largest compute"
@@ -87,8 +96,10 @@ def predicted(rows: list[dict[str, Any]], points: pd.DataFrame) -> str:
         return f"The {law} cannot be extended to {flop(FURTHER * largest)} FLOP; fit another law to predict further."
     ends = span(row["loss_at_10x_low"], row["loss_at_10x_high"])
     return (
-        f"{more}, {flop(FURTHER * largest)} FLOP, is predicted to reach {row['loss_at_10x']:.2f} nats ({ends}) "
-        f"by the {law}, which missed larger runs by {row['backtest_error_nats']:.3f} nats on average in the backtest"
+        f"{more}, {flop(FURTHER * largest)} FLOP, is predicted to reach {row['loss_at_10x']:.2f} "
+        f"nats ({ends}) "
+        f"by the {law}, which missed larger runs by {row['backtest_error_nats']:.3f} nats on "
+        f"average in the backtest"
         f"{_rivals(rows)}."
     )
 
@@ -99,7 +110,8 @@ def in_words(law: str) -> str:
 
 
 def _rivals(rows: list[dict[str, Any]]) -> str:
-    """Give the range of all laws' predictions, and that of the intervals of those that are as good as the first.
+    """Give the range of all laws' predictions, and that of the intervals of those that are as good
+    as the first.
 
     The choice of form is often the larger doubt.
     """

@@ -1,7 +1,8 @@
-"""What a reader should know before trusting an analysis: at most one sentence a subject, the gravest first.
+"""What a reader should know before trusting an analysis: at most one sentence a subject, the
+gravest first.
 
-Takes runs, fits and backtest; gives sentences without raw names. The one idea: doubts that share a cause are one.
-"""
+Takes runs, fits and backtest; gives sentences without raw names. The one idea: doubts that share a
+cause are one."""
 
 import numpy as np
 import pandas as pd
@@ -20,7 +21,8 @@ def open_question(points: pd.DataFrame, ahead: Prediction | None) -> list[str]:
     if ahead is None or not ahead.high >= best:
         return []
     return [
-        f"The interval at {FURTHER} times the compute holds the best loss measured, {best:.3f} nats: "
+        f"The interval at {FURTHER} times the compute holds the best loss measured, {best:.3f} "
+        f"nats: "
         "the runs do not exclude that more compute buys nothing."
     ]
 
@@ -39,7 +41,8 @@ def missed_held_out(points: pd.DataFrame, speaker: Fit) -> list[str]:
         return []
     return [
         f"The largest run on the frontier, held out, measured {best['loss']:.3f} nats, outside the "
-        f"{low:.3f} to {high:.3f} that the {speaker.law.words} foretold: it may not hold further out either."
+        f"{low:.3f} to {high:.3f} that the {speaker.law.words} foretold: it may not hold further "
+        f"out either."
     ]
 
 
@@ -48,7 +51,8 @@ def few_runs(fit: Fit) -> list[str]:
     if fit.num_runs - len(fit.parameters) >= ENOUGH_FREEDOM:
         return []
     return [
-        f"Only {number(fit.num_runs)} runs lie under each law, too few to tell an outlier from noise: "
+        f"Only {number(fit.num_runs)} runs lie under each law, too few to tell an outlier from "
+        f"noise: "
         "one odd run would move every number."
     ]
 
@@ -64,20 +68,27 @@ def undecided(judged: Backtest, fits: dict[str, Fit]) -> list[str]:
     if fits[judged.preferred].law.floor:
         why = "for leaving out a floor that is there costs far more than keeping one that is not"
     return [
-        f"The backtest's {number(count)} predictions cannot tell the {name} from {rivals}; the {name} speaks, {why}."
+        f"The backtest's {number(count)} predictions cannot tell the {name} from {rivals}; the "
+        f"{name} speaks, {why}."
     ]
 
 
 def influential(table: pd.DataFrame, ahead: Prediction | None) -> list[str]:
-    """Say when one run alone carries the prediction: without it the answer leaves its own interval."""
+    """Say when one run alone carries the prediction: without it the answer leaves its own
+    interval."""
     moved = table.dropna(subset=["change"])
     if ahead is None or moved.empty:
         return []
-    name, without, change = str(moved["run"].iloc[0]), float(moved["predicted"].iloc[0]), moved["change"].iloc[0]
+    name, without, change = (
+        str(moved["run"].iloc[0]),
+        float(moved["predicted"].iloc[0]),
+        moved["change"].iloc[0],
+    )
     if ahead.low <= without <= ahead.high:
         return []
     return [
-        f"The prediction hangs on run {name[:12]}: without it {without:.2f} nats ({change:+.1%}), outside the "
+        f"The prediction hangs on run {name[:12]}: without it {without:.2f} nats ({change:+.1%}), "
+        f"outside the "
         "interval; repeat that run."
     ]
 
@@ -88,14 +99,24 @@ def at_bound(fit: Fit) -> list[str]:
 
 
 def floors(fits: dict[str, Fit], decades: float) -> list[str]:
-    """Say which laws have a floor, the loss that no compute goes below, that the runs do not show."""
-    bare = [fit.law.words for fit in fits.values() if fit.law.floor and not fit.identified(fit.law.floor)]
+    """Say which laws have a floor, the loss that no compute goes below, that the runs do not
+    show."""
+    bare = [
+        fit.law.words
+        for fit in fits.values()
+        if fit.law.floor and not fit.identified(fit.law.floor)
+    ]
     short = f"{decades:.1f} decades of compute"
     if bare:
-        return [f"Over {short} the runs do not show a floor: any floor fits in the {listing(bare)}."]
+        return [
+            f"Over {short} the runs do not show a floor: any floor fits in the {listing(bare)}."
+        ]
     held = [fit.law.words for fit in fits.values() if fit.law.floor]
     if held and decades < ENOUGH_DECADES:
-        return [f"The floor of the {listing(held)} rests on {short}; under {ENOUGH_DECADES} it means little."]
+        return [
+            f"The floor of the {listing(held)} rests on {short}; under {ENOUGH_DECADES} it means "
+            f"little."
+        ]
     return []
 
 
@@ -107,7 +128,8 @@ def other_interval(fit: Fit, ahead: float) -> list[str]:
     profile, rival = found
     side = "wider" if rival.high - rival.low > profile.high - profile.low else "narrower"
     return [
-        f"A bootstrap of the {fit.law.words} gives {rival.low:.2f} to {rival.high:.2f} nats at {FURTHER} times the "
+        f"A bootstrap of the {fit.law.words} gives {rival.low:.2f} to {rival.high:.2f} nats at "
+        f"{FURTHER} times the "
         f"compute, much {side} than the interval shown; trust the wider one."
     ]
 
@@ -122,14 +144,24 @@ LEVERS = {
 
 
 def levers(points: pd.DataFrame) -> list[str]:
-    """Say which settings the frontier's compute came from: a prediction holds where they can still grow."""
+    """Say which settings the frontier's compute came from: a prediction holds where they can still
+    grow."""
     best = points[points["frontier"]]
-    grown = {name: best[column].max() / best[column].min() for column, name in LEVERS.items() if column in best}
-    named = [f"{name} ({ratio:.3g}-fold)" for name, ratio in grown.items() if np.isfinite(ratio) and ratio > 1]
+    grown = {
+        name: best[column].max() / best[column].min()
+        for column, name in LEVERS.items()
+        if column in best
+    }
+    named = [
+        f"{name} ({ratio:.3g}-fold)"
+        for name, ratio in grown.items()
+        if np.isfinite(ratio) and ratio > 1
+    ]
     if not named:
         return []
     return [
-        f"Along the frontier compute came from {listing(named)}: the prediction holds only as far as these can grow, "
+        f"Along the frontier compute came from {listing(named)}: the prediction holds only as far "
+        f"as these can grow, "
         "and histories cannot outgrow the log."
     ]
 
@@ -138,11 +170,15 @@ def one_seed(points: pd.DataFrame) -> list[str]:
     """Say when nothing in the runs tells how much two seeds differ."""
     if "seed" not in points or points["seed"].nunique() > 1:
         return []
-    return ["Every run has the same seed, so the intervals do not hold the difference between seeds; repeat some runs."]
+    return [
+        "Every run has the same seed, so the intervals do not hold the difference between seeds; "
+        "repeat some runs."
+    ]
 
 
 def above_chance(points: pd.DataFrame, chance: float) -> list[str]:
-    """Count the runs worse than a guess: they learnt their training users by heart and are sure of it."""
+    """Count the runs worse than a guess: they learnt their training users by heart and are sure of
+    it."""
     worse = points[points["loss"] > chance]
     if worse.empty:
         return []
@@ -151,7 +187,8 @@ def above_chance(points: pd.DataFrame, chance: float) -> list[str]:
         epochs = (worse["users_seen"] / worse["corpus_users"]).max()
         passes = f", after up to {epochs:.0f} passes over their users"
     return [
-        f"{number(len(worse))} of the runs ended worse than a guess{passes}: overfitted, and sure of it.".capitalize()
+        f"{number(len(worse))} of the runs ended worse than a guess{passes}: overfitted, and sure "
+        f"of it.".capitalize()
     ]
 
 

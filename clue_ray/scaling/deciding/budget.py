@@ -1,8 +1,8 @@
 """Questions around a recipe: the budget that a loss takes, and what to double next.
 
-Takes a fit; gives a `Prediction` in FLOP, or one row an axis. The one idea: a budget's interval is where the loss asked
-for enters and leaves the interval of the loss, so the two can never contradict each other.
-"""
+Takes a fit; gives a `Prediction` in FLOP, or one row an axis. The one idea: a budget's interval is
+where the loss asked for enters and leaves the interval of the loss, so the two can never contradict
+each other."""
 
 from collections.abc import Callable
 
@@ -27,23 +27,32 @@ Along = Callable[[float], Prediction]
 
 
 def budget_for_loss(fit: Fit, loss: float, cost: Cost | None = None) -> Prediction:
-    """Find the compute at which the law expects `loss`, with a 95 % interval; infinite where nothing bounds it.
+    """Find the compute at which the law expects `loss`, with a 95 % interval; infinite where
+    nothing bounds it.
 
-    A law of one predictor is inverted along it, falling or rising (the answer is in its units, FLOP for train_flops); a
-    law of several is spent as `allocate` would. The interval holds every budget, within 12 decades of the runs, whose
-    predicted loss does not exclude `loss`. Where the law itself never takes `loss` but its interval holds it at some
-    budgets, the value is infinite (or 0, where these are the smallest budgets).
-    Raises FitError for a loss that no budget's interval holds, or a law that cannot be allocated.
-    """
+    A law of one predictor is inverted along it, falling or rising (the answer is in its units, FLOP
+    for train_flops); a law of several is spent as `allocate` would. The interval holds every
+    budget, within 12 decades of the runs, whose predicted loss does not exclude `loss`. Where the
+    law itself never takes `loss` but its interval holds it at some budgets, the value is infinite
+    (or 0, where these are the smallest budgets). Raises FitError for a loss that no budget's
+    interval holds, or a law that cannot be allocated."""
     if not (is_number(loss) and np.isfinite(loss) and loss > 0):
-        raise FitError(f"loss is {loss!r}; it must be a positive finite number in the units of {fit.y}.")
+        raise FitError(
+            f"loss is {loss!r}; it must be a positive finite number in the units of {fit.y}."
+        )
     at, centre = _loss_along(fit, cost)
     reach = centre - DECADES * DECADE, centre + DECADES * DECADE
-    value = _inverse(fit, loss, centre) if len(fit.x) == 1 else _passing(lambda log_c: at(log_c).value, loss, centre)
+    value = (
+        _inverse(fit, loss, centre)
+        if len(fit.x) == 1
+        else _passing(lambda log_c: at(log_c).value, loss, centre)
+    )
     inside = float(np.clip(value, *reach))
     if not reach[0] <= value <= reach[1] and not _margin(at, loss, inside) > 0:
         raise FitError(_unreached(fit, loss))
-    low, high = (_edge(at, loss, inside, sign, end) for sign, end in zip((-1.0, 1.0), reach, strict=True))
+    low, high = (
+        _edge(at, loss, inside, sign, end) for sign, end in zip((-1.0, 1.0), reach, strict=True)
+    )
     with np.errstate(over="ignore"):
         return Prediction(*map(float, np.exp([value, min(low, value), max(high, value)])))
 
@@ -71,7 +80,8 @@ def _loss_along(fit: Fit, cost: Cost | None) -> tuple[Along, float]:
 
 
 def _predicted(fit: Fit, x: float) -> Prediction:
-    """Predict at x, also where the fitted law is not positive: there the interval is that of the value, not its log."""
+    """Predict at x, also where the fitted law is not positive: there the interval is that of the
+    value, not its log."""
     try:
         return fit.predict(**{fit.x[0]: x})
     except FitError:
@@ -79,12 +89,15 @@ def _predicted(fit: Fit, x: float) -> Prediction:
         value = float(fit.problem.values(fit.theta, scaled)[0])
         if fit.quantile or not np.isfinite(value):
             return Prediction(value, -np.inf, np.inf)
-        low, high = fit.likelihood.interval(lambda theta: fit.problem.values(theta, scaled)[..., 0], 0.95)
+        low, high = fit.likelihood.interval(
+            lambda theta: fit.problem.values(theta, scaled)[..., 0], 0.95
+        )
         return Prediction(value, min(low, value), max(high, value))
 
 
 def _inverse(fit: Fit, loss: float, centre: float) -> float:
-    """Give the log of the predictor at which a law of one takes a loss; infinite, on the nearer side, where nowhere."""
+    """Give the log of the predictor at which a law of one takes a loss; infinite, on the nearer
+    side, where nowhere."""
     if fit.law.inverse is not None:
         x = float(fit.law.invert(loss, [fit.parameters[name] for name in fit.law.parameters]))
         if np.isfinite(x) and x > 0:
@@ -92,8 +105,11 @@ def _inverse(fit: Fit, loss: float, centre: float) -> float:
     return _passing(lambda log_x: float(fit.curve([np.exp(log_x)])[0]), loss, centre, FINE)
 
 
-def _passing(curve: Callable[[float], float], loss: float, centre: float, step: float = DECADE) -> float:
-    """Find where a curve of log compute takes a loss, nearest to `centre`; infinite, on the nearer side, where nowhere.
+def _passing(
+    curve: Callable[[float], float], loss: float, centre: float, step: float = DECADE
+) -> float:
+    """Find where a curve of log compute takes a loss, nearest to `centre`; infinite, on the nearer
+    side, where nowhere.
 
     The curve is read `step` by `step` on both sides; places where it is not finite are passed over.
     """
@@ -103,37 +119,46 @@ def _passing(curve: Callable[[float], float], loss: float, centre: float, step: 
             far = near + sign * step
             after = curve(far) - loss
             if np.isfinite([before, after]).all() and before * after <= 0:
-                return float(brentq(lambda place: curve(place) - loss, near, far, xtol=1e-12, rtol=1e-12))
+                return float(
+                    brentq(lambda place: curve(place) - loss, near, far, xtol=1e-12, rtol=1e-12)
+                )
             sides[sign] = far, after
-    return float(min(sides, key=lambda sign: np.nan_to_num(abs(sides[sign][1]), nan=np.inf)) * np.inf)
+    return float(
+        min(sides, key=lambda sign: np.nan_to_num(abs(sides[sign][1]), nan=np.inf)) * np.inf
+    )
 
 
 def _edge(at: Along, loss: float, inside: float, sign: float, end: float) -> float:
-    """Find where the predicted interval stops holding a loss, from a place inside to the end of the reach."""
+    """Find where the predicted interval stops holding a loss, from a place inside to the end of the
+    reach."""
     if _margin(at, loss, inside) <= 0:  # exact data: the interval is a point
         return inside
     near = inside
     while sign * (end - near) > 0:
         far = near + sign * min(DECADE, abs(end - near))
         if _margin(at, loss, far) < 0:
-            return float(brentq(lambda place: _margin(at, loss, place), near, far, xtol=1e-6, rtol=1e-10))
+            return float(
+                brentq(lambda place: _margin(at, loss, place), near, far, xtol=1e-6, rtol=1e-10)
+            )
         near = far
     return sign * np.inf
 
 
 def _margin(at: Along, loss: float, place: float) -> float:
-    """Tell how far a loss lies within the predicted interval; negative where outside, no more than the loss itself."""
+    """Tell how far a loss lies within the predicted interval; negative where outside, no more than
+    the loss itself."""
     found = at(place)
     return float(min(found.high - loss, loss - found.low, loss))
 
 
 def marginal_returns(fit: Fit, cost: Cost | None = None, **at: float) -> pd.DataFrame:
-    """Tell what doubling each axis alone would gain at a recipe, a keyword a predictor column; the best first.
+    """Tell what doubling each axis alone would gain at a recipe, a keyword a predictor column; the
+    best first.
 
-    Columns: axis; value (where it stands); gain (fall of the law's value, in its units) with low and high (95 %,
-    profile likelihood); cost_factor (training FLOP after over before; nan where the axes do not tell it).
-    Raises FitError where `at` is not a positive finite number for each of the law's predictors.
-    """
+    Columns: axis; value (where it stands); gain (fall of the law's value, in its units) with low
+    and high (95 %, profile likelihood); cost_factor (training FLOP after over before; nan where the
+    axes do not tell it). Raises FitError where `at` is not a positive finite number for each of the
+    law's predictors."""
     here = place_of(fit.x, at) / fit.problem.scales
     rows = []
     for place, column in enumerate(fit.x):
@@ -141,13 +166,26 @@ def marginal_returns(fit: Fit, cost: Cost | None = None, **at: float) -> pd.Data
         there[place] *= 2
 
         def gain(theta: np.ndarray, there: np.ndarray = there) -> np.ndarray:
-            fall = fit.problem.values(theta, here[:, None]) - fit.problem.values(theta, there[:, None])
+            fall = fit.problem.values(theta, here[:, None]) - fit.problem.values(
+                theta, there[:, None]
+            )
             return np.asarray(fall[..., 0])
 
         value = float(gain(fit.theta))
         low, high = fit.likelihood.interval(gain, 0.95)
-        rows.append([column, at[column], value, min(low, value), max(high, value), _cost_factor(fit, cost, column)])
-    return pd.DataFrame(rows, columns=RETURN_COLUMNS).sort_values("gain", ascending=False, ignore_index=True)
+        rows.append(
+            [
+                column,
+                at[column],
+                value,
+                min(low, value),
+                max(high, value),
+                _cost_factor(fit, cost, column),
+            ]
+        )
+    return pd.DataFrame(rows, columns=RETURN_COLUMNS).sort_values(
+        "gain", ascending=False, ignore_index=True
+    )
 
 
 def _cost_factor(fit: Fit, cost: Cost | None, column: str) -> float:

@@ -1,10 +1,11 @@
-"""The best size at each compute budget by parabola: approach 2 of Hoffmann et al. 2022 (arXiv 2203.15556).
+"""The best size at each compute budget by parabola: approach 2 of Hoffmann et al. 2022 (arXiv
+2203.15556).
 
-Takes runs at a few levels of compute; gives an `IsoFlop`: an optimum a level and the line through them. The one idea:
-at equal compute the loss is a parabola in the log of the size, near its lowest point. That leans on sizes evenly spread
-about the optimum (Czech et al. 2026, arXiv 2603.22339), so `parametric`, the exponent that a law of size and data over
-the same runs implies, belongs beside it.
-"""
+Takes runs at a few levels of compute; gives an `IsoFlop`: an optimum a level and the line through
+them. The one idea: at equal compute the loss is a parabola in the log of the size, near its lowest
+point. That leans on sizes evenly spread about the optimum (Czech et al. 2026, arXiv 2603.22339), so
+`parametric`, the exponent that a law of size and data over the same runs implies, belongs beside
+it."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -21,14 +22,17 @@ from clue_ray.scaling.fitting.fit import Prediction, fit_law
 from clue_ray.scaling.fitting.table import Sample, Table, check_once, finished, select
 from clue_ray.scaling.laws.law import Floats
 
-SAME_LEVEL = 1.1  # runs whose compute differs by less than this factor from the next belong to one level
+SAME_LEVEL = (
+    1.1  # runs whose compute differs by less than this factor from the next belong to one level
+)
 FEWEST_SIZES = 4  # a parabola takes three; the fourth tells whether it fits
 ENOUGH_SIZES = 5
 FEWEST_LEVELS = 2
 
 
 class Line(NamedTuple):
-    """The power law optimum = coefficient * compute ** exponent; the error is the exponent's standard error."""
+    """The power law optimum = coefficient * compute ** exponent; the error is the exponent's
+    standard error."""
 
     coefficient: float
     exponent: float
@@ -40,10 +44,12 @@ class IsoFlop:
     """What parabolas say of the best size.
 
     Attributes:
-        levels: one row a level of compute: compute, optimum (size of least loss; nan without one), loss (there),
-            num_runs, low and high (sizes tried), curvature (nats a squared decade), used (does the line rest on it).
+        levels: one row a level of compute: compute, optimum (size of least loss; nan without one),
+            loss (there), num_runs, low and high (sizes tried), curvature (nats a squared decade),
+            used (does the line rest on it).
         line: through the optima used; `interval` brackets its exponent.
-        warnings: a sentence for each level that is left out or thin, and for a line through too few.
+        warnings: a sentence for each level that is left out or thin, and for a line through too
+            few.
         sample: the runs, predictors compute and size.
     """
 
@@ -53,22 +59,23 @@ class IsoFlop:
     sample: Sample = field(repr=False, compare=False)
 
     def interval(self) -> tuple[float, float]:
-        """Bracket the line's exponent at 95 % by Student's t with levels used - 2 degrees of freedom; infinite for two.
+        """Bracket the line's exponent at 95 % by Student's t with levels used - 2 degrees of
+        freedom; infinite for two.
 
-        It supposes that the optima scatter about a line alike and normally; what bends every parabola alike it misses.
-        """
+        It supposes that the optima scatter about a line alike and normally; what bends every
+        parabola alike it misses."""
         freedom = int(self.levels["used"].sum()) - FEWEST_LEVELS
         reach = float(stdtrit(freedom, 0.975)) * self.line.error if freedom else np.inf
         return self.line.exponent - reach, self.line.exponent + reach
 
     @cached_property
     def parametric(self) -> Prediction:
-        """The same exponent by approach 3: beta / (alpha + beta) of `parametric_loss` over all runs, profile interval.
+        """The same exponent by approach 3: beta / (alpha + beta) of `parametric_loss` over all
+        runs, profile interval.
 
-        Data are compute / size, so that the best size of a compute C grows as C^(beta / (alpha + beta)) whatever a
-        token costs (Hoffmann et al. 2022, equation 4). Raises FitError where the law cannot be fitted to the runs, or
-        they bound neither exponent.
-        """
+        Data are compute / size, so that the best size of a compute C grows as C^(beta / (alpha +
+        beta)) whatever a token costs (Hoffmann et al. 2022, equation 4). Raises FitError where the
+        law cannot be fitted to the runs, or they bound neither exponent."""
         compute, size = self.sample.x
         table = {"size": size, "data": compute / size, "loss": self.sample.y}
         fit = fit_law("parametric_loss", table, x=["size", "data"], y="loss")
@@ -81,16 +88,21 @@ class IsoFlop:
         value = float(share(fit.theta))
         low, high = np.clip(fit.likelihood.interval(share, 0.95), 0, 1)
         if not (np.isfinite(value) and (low > 0 or high < 1)):
-            raise FitError("The runs bound neither exponent of parametric_loss; add sizes or levels of compute.")
+            raise FitError(
+                "The runs bound neither exponent of parametric_loss; add sizes or levels of "
+                "compute."
+            )
         return Prediction(value, float(min(low, value)), float(max(high, value)))
 
 
-def fit_isoflop(table: Table, *, size: str, compute: str = "train_flops", y: str = "loss") -> IsoFlop:
+def fit_isoflop(
+    table: Table, *, size: str, compute: str = "train_flops", y: str = "loss"
+) -> IsoFlop:
     """Fit a parabola of y in log10 size to each level of compute, and a line through the minima.
 
-    A minimum that does not lie between the sizes tried is no minimum found: it stays in `levels` with a warning, and
-    the line leaves it out. Raises FitError where fewer than two levels have a minimum, RunsError as `fit_law` does.
-    """
+    A minimum that does not lie between the sizes tried is no minimum found: it stays in `levels`
+    with a warning, and the line leaves it out. Raises FitError where fewer than two levels have a
+    minimum, RunsError as `fit_law` does."""
     check_once(finished(table))
     sample = select(table, (compute, size), y)
     number = _levels(sample.x[0])
@@ -101,7 +113,8 @@ def fit_isoflop(table: Table, *, size: str, compute: str = "train_flops", y: str
     used = levels[levels["used"]]
     if len(used) < FEWEST_LEVELS:
         raise FitError(
-            f"{len(used)} of {len(levels)} levels of {compute} have a minimum between the sizes tried, but a line "
+            f"{len(used)} of {len(levels)} levels of {compute} have a minimum between the sizes "
+            f"tried, but a line "
             f"takes {FEWEST_LEVELS}; add runs of other {size} at these levels, or at other levels."
         )
     if len(used) == FEWEST_LEVELS:
@@ -111,23 +124,26 @@ def fit_isoflop(table: Table, *, size: str, compute: str = "train_flops", y: str
 
 
 def fit_line(compute: Any, optimum: Any, std: Any = None) -> Line:
-    """Fit optimum = a C^b by least squares of logs, weighted by 1 / std^2 where std (n,) of the natural logs is known.
+    """Fit optimum = a C^b by least squares of logs, weighted by 1 / std^2 where std (n,) of the
+    natural logs is known.
 
-    Porian et al. 2024 (arXiv 2406.19146). The error supposes that the line holds and scales std to the scatter seen;
-    it is nan for two points.
-    """
+    Porian et al. 2024 (arXiv 2406.19146). The error supposes that the line holds and scales std to
+    the scatter seen; it is nan for two points."""
     x, y = np.log(np.asarray(compute, dtype=float)), np.log(np.asarray(optimum, dtype=float))
     weight = 1 / (np.ones_like(x) if std is None else np.asarray(std, dtype=float))
     if len(x) < 2 or not np.isfinite([x, y, weight]).all() or len(np.unique(x)) < 2:
         raise FitError(
-            f"A line through {len(x)} optima needs two or more at different compute, all positive and finite, and "
+            f"A line through {len(x)} optima needs two or more at different compute, all positive "
+            f"and finite, and "
             "positive std; mend them."
         )
     design = np.stack([np.ones_like(x), x - x.mean()], 1) * weight[:, None]
     (height, exponent), *_ = np.linalg.lstsq(design, y * weight, rcond=None)
     residual = y * weight - design @ [height, exponent]
     with np.errstate(divide="ignore", invalid="ignore"):
-        variance = np.divide(residual @ residual, len(x) - 2) * np.linalg.inv(design.T @ design)[1, 1]
+        variance = (
+            np.divide(residual @ residual, len(x) - 2) * np.linalg.inv(design.T @ design)[1, 1]
+        )
     error = float(np.sqrt(variance)) if len(x) > 2 else float("nan")
     return Line(float(np.exp(height - exponent * x.mean())), float(exponent), error)
 
@@ -178,7 +194,8 @@ def _doubts(row: dict[str, Any], size: str) -> Iterator[str]:
     elif not row["used"]:
         edge = "smallest" if row["optimum"] <= row["low"] else "largest"
         yield (
-            f"{level} the minimum lies at or beyond the {edge} {size} tried ({row['low']:.3g} to {row['high']:.3g}); "
+            f"{level} the minimum lies at or beyond the {edge} {size} tried ({row['low']:.3g} to "
+            f"{row['high']:.3g}); "
             "the level is left out."
         )
     elif row["num_runs"] < ENOUGH_SIZES:

@@ -1,8 +1,8 @@
 """Which runs speak for the best use of compute: no other setting did better with as much.
 
-Takes finished runs, gives them marked. One idea: settings compete, not runs, by their means over seeds; the luckiest of
-three seeds would else stand beside the only one of a dear setting, and every law would fall too slowly.
-"""
+Takes finished runs, gives them marked. One idea: settings compete, not runs, by their means over
+seeds; the luckiest of three seeds would else stand beside the only one of a dear setting, and every
+law would fall too slowly."""
 
 import numpy as np
 import numpy.typing as npt
@@ -10,7 +10,8 @@ import pandas as pd
 
 X, Y = "train_flops", "loss"
 LITTLE_MORE = 1.1  # times the compute of a run, for which another does not count as larger
-STEEPEST = 0.25  # exponent of compute beyond any that a loss was seen to have; published ones are .05 to .15
+# exponent of compute beyond any that a loss was seen to have; published ones are .05 to .15
+STEEPEST = 0.25
 SAME_LEVEL = 0.99  # share of the largest compute that still counts as the largest level
 SETTING = [
     "width", "item_layers", "service_layers", "heads", "encoder_size", "non_embedding_params", "total_params",
@@ -21,7 +22,8 @@ SAME_HORIZON = 1.02
 
 
 def mark(done: pd.DataFrame) -> pd.DataFrame:
-    """Add the columns `frontier` and `held_out`, and bring the compute of a setting's seeds to their mean."""
+    """Add the columns `frontier` and `held_out`, and bring the compute of a setting's seeds to
+    their mean."""
     number = settings_of(done)
     means = done[[X, Y]].astype(float).groupby(number).mean()
     spent = means[X].to_numpy()[number]
@@ -32,9 +34,9 @@ def mark(done: pd.DataFrame) -> pd.DataFrame:
 def frontier(table: pd.DataFrame, x: str = X, y: str = Y) -> npt.NDArray[np.bool_]:
     """Mark the rows that none beats in y with at most as much x, ties included: (rows,) booleans.
 
-    With up to a tenth more x a row beats another too if y falls faster than x ** -STEEPEST between them: then it is not
-    x that tells them apart, as between runs of one budget on few users and on many.
-    """
+    With up to a tenth more x a row beats another too if y falls faster than x ** -STEEPEST between
+    them: then it is not x that tells them apart, as between runs of one budget on few users and on
+    many."""
     spent, found = (table[name].to_numpy(dtype=float) for name in (x, y))
     more = spent / spent[:, None]  # [row, other]
     beaten = (more <= LITTLE_MORE) & (found < found[:, None] * np.maximum(more, 1) ** -STEEPEST)
@@ -44,8 +46,8 @@ def frontier(table: pd.DataFrame, x: str = X, y: str = Y) -> npt.NDArray[np.bool
 def settings_of(done: pd.DataFrame) -> npt.NDArray[np.int64]:
     """Number each run's setting, (rows,): runs share one that differ in their seed alone.
 
-    Where a seed comes twice in what the columns call one setting, something else was varied: its runs stand alone.
-    """
+    Where a seed comes twice in what the columns call one setting, something else was varied: its
+    runs stand alone."""
     alone = np.arange(len(done))
     keys = [name for name in SETTING if name in done]
     if "seed" not in done or not keys:
@@ -55,7 +57,12 @@ def settings_of(done: pd.DataFrame) -> npt.NDArray[np.int64]:
     other = ((order[keys] != before) & ~(order[keys].isna() & before.isna())).any(axis=1)
     larger = order[X].astype(float) > SAME_HORIZON * order[X].astype(float).shift()
     group = (other | larger).cumsum().to_numpy()
-    twice = order.assign(group=group).duplicated(["group", "seed"], keep=False).groupby(group).transform("any")
+    twice = (
+        order.assign(group=group)
+        .duplicated(["group", "seed"], keep=False)
+        .groupby(group)
+        .transform("any")
+    )
     shared = np.where(twice, len(done) + order["row"], group)
     found = np.empty(len(done), dtype=np.int64)
     found[order["row"]] = np.unique(shared, return_inverse=True)[1]

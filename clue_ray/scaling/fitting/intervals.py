@@ -1,19 +1,23 @@
 """Intervals of a fit: profile likelihood by F where runs are few, a bootstrap where they are many.
 
-Takes a `Problem` at its optimum; gives (low, high) for any smooth quantity of the parameters. The one idea:
-move a quantity away from its best value, let all parameters follow, and stop where the data object.
+Takes a `Problem` at its optimum; gives (low, high) for any smooth quantity of the parameters. The
+one idea: move a quantity away from its best value, let all parameters follow, and stop where the
+data object.
 
-The default Huber delta is far below the noise, where costs are too kinked for a likelihood. Intervals
-therefore profile a Huber cost with delta = 2 noise sd (99 % efficient on normal noise), tested as Schrader and
-Hettmansperger (1980) do; with nothing clipped this is exactly the F test of least squares. With fewer than
-`ENOUGH_FREEDOM` runs more than parameters nothing is clipped: so few residuals cannot tell an outlier from noise,
-and a clipped run would let the curve leave it at no price.
+The default Huber delta is far below the noise, where costs are too kinked for a likelihood.
+Intervals therefore profile a Huber cost with delta = 2 noise sd (99 % efficient on normal noise),
+tested as Schrader and Hettmansperger (1980) do; with nothing clipped this is exactly the F test of
+least squares. With fewer than `ENOUGH_FREEDOM` runs more than parameters nothing is clipped: so few
+residuals cannot tell an outlier from noise, and a clipped run would let the curve leave it at no
+price.
 
-F takes the noise to be alike in all runs and near normal; a few runs cannot say otherwise. With more than
-`MANY_CONFIGURATIONS` the runs themselves are drawn instead, which supposes neither, and refitted with the delta of the
-fit, so that estimate and interval belong to one estimator. The profile is then the check.
+F takes the noise to be alike in all runs and near normal; a few runs cannot say otherwise. With
+more than `MANY_CONFIGURATIONS` the runs themselves are drawn instead, which supposes neither, and
+refitted with the delta of the fit, so that estimate and interval belong to one estimator. The
+profile is then the check.
 
-Runs at equal predictors are seeds of one configuration. What the law misses there they share, so they do not
+Runs at equal predictors are seeds of one configuration. What the law misses there they share, so
+they do not
 count as so many runs: see `_between` for the profile; the bootstrap draws whole configurations.
 """
 
@@ -36,11 +40,16 @@ Quantity = Callable[[Any], Any]
 """An analytic function of points (..., p) -> (...,)."""
 
 
-CLIP = 2.0  # Huber's delta over the noise sd: 99 % efficient on normal noise; 1.345 (95 %) covered less at n = 8
+# Huber's delta over the noise sd: 99 % efficient on normal noise; 1.345 (95 %) covered less at n =
+# 8
+CLIP = 2.0
 SMALLEST_NOISE = 1e-9  # keeps exact data from dividing by zero
 ENOUGH_FREEDOM = 4  # runs more than parameters from which an outlier can be told from noise
-PULL = 10.0  # how hard a quantity is pulled to where it is wanted: a miss by step / PULL costs the whole limit
-MANY_CONFIGURATIONS = 40  # up to here, drawing whole configurations breaks the design and overstates intervals
+# how hard a quantity is pulled to where it is wanted: a miss by step / PULL costs the whole limit
+PULL = 10.0
+MANY_CONFIGURATIONS = (
+    40  # up to here, drawing whole configurations breaks the design and overstates intervals
+)
 
 
 @dataclass(frozen=True)
@@ -75,14 +84,17 @@ class Likelihood:
 
     @classmethod
     def build(cls, problem: Problem, theta: Floats, delta: float) -> "Likelihood":
-        """Find the optimum of the interval cost from a fit's theta (p,), and measure the noise there."""
+        """Find the optimum of the interval cost from a fit's theta (p,), and measure the noise
+        there."""
         residual, _ = problem.rows()(theta[None])
         runs, count = len(problem.log_y), len(theta)
         # The p smallest residuals are near 0 by construction and would understate the noise.
         sd = float(np.median(np.sort(np.abs(residual[0]))[count - 1 :])) / 0.6745
         robust = max(delta, CLIP * sd, SMALLEST_NOISE)
         deltas = np.full(runs, robust if runs - count >= ENOUGH_FREEDOM else np.inf)
-        points, costs = minimise(problem.rows(), _starts(problem, theta, deltas[0]), deltas, problem.bounds)
+        points, costs = minimise(
+            problem.rows(), _starts(problem, theta, deltas[0]), deltas, problem.bounds
+        )
         points, costs = points[[np.argmin(costs)]], costs[[np.argmin(costs)]]
         residuals, slopes = problem.rows()(points)
         pull = np.clip(residuals[0], -deltas, deltas)
@@ -107,23 +119,27 @@ class Likelihood:
         return self.configurations > MANY_CONFIGURATIONS
 
     def interval(self, quantity: Quantity, level: float) -> tuple[float, float]:
-        """Bracket a quantity: by bootstrap where configurations are many, else by profile likelihood."""
+        """Bracket a quantity: by bootstrap where configurations are many, else by profile
+        likelihood."""
         return (self.bootstrap if self.many else self.profile)(quantity, level)
 
     def profile(self, quantity: Quantity, level: float) -> tuple[float, float]:
-        """Bracket a quantity by profile likelihood; an end no data object to is its bound, or infinite."""
+        """Bracket a quantity by profile likelihood; an end no data object to is its bound, or
+        infinite."""
         low, high = self.ends(quantity, level)
         return low.value, high.value
 
     def ends(self, quantity: Quantity, level: float) -> tuple[End, End]:
-        """Find both ends of a quantity's profile interval, with the points theta at which it takes them."""
+        """Find both ends of a quantity's profile interval, with the points theta at which it takes
+        them."""
         centre, gradient = self._linear(quantity)
         direction = self.spread @ gradient
         error = float(np.sqrt(max(float(gradient @ direction), 1e-24)))
         limit = self._limit(level)
 
         def solve(wanted: Floats, steps: Floats, warm: Floats) -> Solved:
-            # Where the pull comes to rest, no other point of that quantity fits better: it is on the profile.
+            # Where the pull comes to rest, no other point of that quantity fits better: it is on
+            # the profile.
             straight = self.theta + np.outer((wanted - centre) / error**2, direction)
             weights = PULL * limit * np.sqrt(self.dispersion) / steps
             points, _ = self._refit(quantity, wanted, (warm, straight), weights)
@@ -133,10 +149,11 @@ class Likelihood:
         return walk(solve, End(centre, self.theta), error, limit)
 
     def run_interval(self, quantity: Quantity, level: float) -> tuple[float, float]:
-        """Bracket the log of what one new run measures, `quantity` being the log of what is expected of it.
+        """Bracket the log of what one new run measures, `quantity` being the log of what is
+        expected of it.
 
-        The new run joins the data as a row of its own; its outcome is bracketed where the data object to it.
-        """
+        The new run joins the data as a row of its own; its outcome is bracketed where the data
+        object to it."""
         centre, gradient = self._linear(quantity)
         direction = self.spread @ gradient
         error = float(np.sqrt(gradient @ direction + self.noise**2))
@@ -162,11 +179,16 @@ class Likelihood:
     def _refit(
         self, quantity: Quantity, wanted: Floats, starts: tuple[Floats, ...], weights: Floats
     ) -> tuple[Floats, Floats]:
-        """Refit with one more row, weight * (quantity - wanted), for each wanted value; the best of all starts."""
+        """Refit with one more row, weight * (quantity - wanted), for each wanted value; the best of
+        all starts."""
         count, tries = len(wanted), len(starts)
-        rows = _with_row(self.problem.rows(), quantity, np.tile(wanted, tries), np.tile(weights, tries))
+        rows = _with_row(
+            self.problem.rows(), quantity, np.tile(wanted, tries), np.tile(weights, tries)
+        )
         delta = np.append(self.delta, np.inf)
-        points, costs = minimise(rows, np.concatenate(starts), delta, self.problem.bounds, iterations=40)
+        points, costs = minimise(
+            rows, np.concatenate(starts), delta, self.problem.bounds, iterations=40
+        )
         best = np.argmin(costs.reshape(tries, count), axis=0) * count + np.arange(count)
         return points[best], costs[best]
 
@@ -177,34 +199,41 @@ class Likelihood:
 
     @cached_property
     def draws(self) -> Floats:
-        """Optima of seeded bootstrap refits, (draws, p): of configurations where these are many, else of residuals."""
+        """Optima of seeded bootstrap refits, (draws, p): of configurations where these are many,
+        else of residuals."""
         if self.many:
             return draw_configurations(self.problem, self.estimate, self.bend, self.configuration)
         return draw_residuals(self.problem, self.theta, self.delta, self.configuration)
 
     def bootstrap(self, quantity: Quantity, level: float) -> tuple[float, float]:
-        """Bracket a quantity by bootstrap, widened by t over normal quantiles, with configurations - p of freedom."""
+        """Bracket a quantity by bootstrap, widened by t over normal quantiles, with configurations
+        - p of freedom."""
         low, high = self.bootstrap_band(quantity, level)
         return float(low), float(high)
 
     def bootstrap_band(self, quantities: Quantity, level: float) -> tuple[Floats, Floats]:
-        """Bracket quantities by bootstrap, one by one: points (..., p) -> (..., m) gives ends (m,)."""
+        """Bracket quantities by bootstrap, one by one: points (..., p) -> (..., m) gives ends
+        (m,)."""
         centre = quantities(self.estimate if self.many else self.theta)
-        return percentiles(quantities(self.draws), centre, level, self.configurations - len(self.theta))
+        return percentiles(
+            quantities(self.draws), centre, level, self.configurations - len(self.theta)
+        )
 
 
 def _starts(problem: Problem, theta: Floats, delta: float) -> Floats:
-    """Give a fit's optimum and the starts screened for this delta: another cost may prefer another basin."""
+    """Give a fit's optimum and the starts screened for this delta: another cost may prefer another
+    basin."""
     return np.concatenate([theta[None], screen(problem, delta)])
 
 
 def _between(pull: Floats, configuration: npt.NDArray[np.int64], count: int) -> tuple[float, int]:
-    """Give what seeds that err together inflate the residual variance by, and its degrees of freedom.
+    """Give what seeds that err together inflate the residual variance by, and its degrees of
+    freedom.
 
-    With g configurations of several seeds and p parameters, the mean square between configurations, of g - p degrees,
-    is the error term of a law whose misses the seeds share; it is taken where it exceeds that of n - p. For equal
-    numbers of seeds and a law linear in its parameters this is the exact F test of the random-effects model.
-    """
+    With g configurations of several seeds and p parameters, the mean square between configurations,
+    of g - p degrees, is the error term of a law whose misses the seeds share; it is taken where it
+    exceeds that of n - p. For equal numbers of seeds and a law linear in its parameters this is the
+    exact F test of the random-effects model."""
     runs, groups = len(pull), int(configuration.max()) + 1
     total = float(pull @ pull)
     if count < groups < runs and total > 0:
@@ -223,6 +252,8 @@ def _with_row(rows: Rows, quantity: Quantity, wanted: Floats, weights: Floats) -
         residual, slope = rows(theta)
         value, gradient = differentiate(lambda t: quantity(t)[..., None], theta)
         extra = weights[:, None] * (value - wanted[:, None])
-        return np.concatenate([residual, extra], 1), np.concatenate([slope, weights[:, None, None] * gradient], 1)
+        return np.concatenate([residual, extra], 1), np.concatenate(
+            [slope, weights[:, None, None] * gradient], 1
+        )
 
     return extended

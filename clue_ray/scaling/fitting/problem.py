@@ -1,9 +1,9 @@
 """The numbers of one fit: a law on its data in scaled coordinates, and a minimiser of Huber costs.
 
-Takes a law, predictors and losses; gives log residuals with exact derivatives, and robust minima. The one
-idea: every question (start, polish, bootstrap draw, point of a profile) is a row of one batch, solved
-together.
-"""
+Takes a law, predictors and losses; gives log residuals with exact derivatives, and robust minima.
+The one
+idea: every question (start, polish, bootstrap draw, point of a profile) is a row of one batch,
+solved together."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,26 +18,33 @@ Rows = Callable[[Floats], tuple[Floats, Floats]]
 """Maps points (k, p) to residuals (k, n) and their derivatives (k, n, p)."""
 
 
-STEP = 1e-30  # of the complex step: no subtraction takes place, so it may be as small as floats allow
+STEP = (
+    1e-30  # of the complex step: no subtraction takes place, so it may be as small as floats allow
+)
 LEVEL = 1e-13  # relative change of cost that counts as none
-PATIENCE = 8  # steps in a row that find nothing lower before a start is given up; two if they find the same
+# steps in a row that find nothing lower before a start is given up; two if they find the same
+PATIENCE = 8
 PLACE_REACH = 1e3  # how far beyond the data a place on a predictor's axis may lie, as a factor
-LARGEST_EXPONENT = 5.0  # steeper than any published exponent by ten; beyond it a power is a step function
+LARGEST_EXPONENT = (
+    5.0  # steeper than any published exponent by ten; beyond it a power is a step function
+)
 
 
 @dataclass(frozen=True)
 class Problem:
     """A law on its data, in the coordinates `theta` in which it is fitted.
 
-    A coordinate is the parameter itself, except for the coefficient of a term, where it is the log of
-    coefficient * scale ** -exponent, and for a place on a predictor's axis, where it is the log of place / scale. The
-    scale is the predictor's geometric mean, which decorrelates coefficient and exponent.
+    A coordinate is the parameter itself, except for the coefficient of a term, where it is the log
+    of coefficient * scale ** -exponent, and for a place on a predictor's axis, where it is the log
+    of place / scale. The scale is the predictor's geometric mean, which decorrelates coefficient
+    and exponent.
 
     Attributes:
         law: the law.
         x: predictors over their scales, (predictors, n).
         log_y: log of the losses, (n,).
-        scales: geometric means of the predictors, (predictors,); 1 where the law declares no term or place.
+        scales: geometric means of the predictors, (predictors,); 1 where the law declares no term
+            or place.
     """
 
     law: Law
@@ -72,7 +79,10 @@ class Problem:
             floor = self.law.parameters.index(self.law.floor)
             lower[floor], upper[floor] = 0.0, np.exp(self.log_y.max())
         for name, predictor in self.law.places.items():
-            ends = np.log(self.x[predictor].min() / PLACE_REACH), np.log(self.x[predictor].max() * PLACE_REACH)
+            ends = (
+                np.log(self.x[predictor].min() / PLACE_REACH),
+                np.log(self.x[predictor].max() * PLACE_REACH),
+            )
             lower[self.law.parameters.index(name)], upper[self.law.parameters.index(name)] = ends
         for name, ends in self.law.bounds.items():
             place = self.law.parameters.index(name)
@@ -82,7 +92,9 @@ class Problem:
     def values(self, theta: Any, x: Any = None) -> Any:
         """Evaluate the law: theta (..., p), scaled x (predictors, n) -> (..., n)."""
         columns = [theta[..., place, None] for place in range(theta.shape[-1])]
-        with np.errstate(all="ignore"):  # a step may leave the law's domain; its cost is then infinite
+        with np.errstate(
+            all="ignore"
+        ):  # a step may leave the law's domain; its cost is then infinite
             for place in self.logs:
                 columns[place] = np.exp(columns[place])
             return self.law(list(self.x if x is None else x), columns)
@@ -94,7 +106,8 @@ class Problem:
             return np.log(np.where(values.real > 0, values, np.nan))
 
     def rows(self, log_y: Floats | None = None) -> Rows:
-        """Give log residuals, against other losses (k, n) when given, as the minimiser wants them."""
+        """Give log residuals, against other losses (k, n) when given, as the minimiser wants
+        them."""
         target = self.log_y if log_y is None else log_y
 
         def residuals(theta: Floats) -> tuple[Floats, Floats]:
@@ -104,7 +117,8 @@ class Problem:
         return residuals
 
     def natural(self, theta: Any, name: str) -> Any:
-        """Read a parameter in the user's units off theta (..., p); a term's coefficient and a place as their logs."""
+        """Read a parameter in the user's units off theta (..., p); a term's coefficient and a place
+        as their logs."""
         place = self.law.parameters.index(name)
         if name in self.law.places:
             return theta[..., place] + np.log(self.scales[self.law.places[name]])
@@ -114,7 +128,8 @@ class Problem:
         return theta[..., place]
 
     def coordinate(self, name: str, value: float) -> float:
-        """Give the coordinate of a value in the user's units, the inverse of `natural` (terms' coefficients aside)."""
+        """Give the coordinate of a value in the user's units, the inverse of `natural` (terms'
+        coefficients aside)."""
         if name not in self.law.places:
             return value
         with np.errstate(divide="ignore"):
@@ -127,16 +142,22 @@ class Problem:
 
     def is_log(self, name: str) -> bool:
         """Tell whether `natural` gives the log of this parameter."""
-        return name in self.law.places or any(name == coefficient for coefficient, _ in self.law.terms)
+        return name in self.law.places or any(
+            name == coefficient for coefficient, _ in self.law.terms
+        )
 
     def parameters(self, theta: Floats) -> dict[str, float]:
         """Give all parameters of one point (p,) in the user's units."""
         read = {name: float(self.natural(theta, name)) for name in self.law.parameters}
-        return {name: float(np.exp(value)) if self.is_log(name) else value for name, value in read.items()}
+        return {
+            name: float(np.exp(value)) if self.is_log(name) else value
+            for name, value in read.items()
+        }
 
 
 def differentiate(function: Callable[[Any], Any], theta: Floats) -> tuple[Floats, Floats]:
-    """Evaluate an analytic function at points (k, p) -> values (k, n) and exact derivatives (k, n, p).
+    """Evaluate an analytic function at points (k, p) -> values (k, n) and exact derivatives (k, n,
+    p).
 
     Complex step (Squire and Trapp 1998): f'(t) = Im f(t + ih) / h, without cancellation.
     """
@@ -145,7 +166,8 @@ def differentiate(function: Callable[[Any], Any], theta: Floats) -> tuple[Floats
 
 
 def huber(residual: Floats, delta: Floats) -> Floats:
-    """Sum r^2/2 within delta and delta (|r| - delta/2) beyond over the last axis; inf where undefined."""
+    """Sum r^2/2 within delta and delta (|r| - delta/2) beyond over the last axis; inf where
+    undefined."""
     size = np.abs(residual)
     with np.errstate(invalid="ignore", over="ignore"):
         cost = np.where(size <= delta, 0.5 * size**2, delta * (size - 0.5 * delta))
@@ -155,7 +177,8 @@ def huber(residual: Floats, delta: Floats) -> Floats:
 def minimise(
     rows: Rows, starts: Floats, delta: Floats, bounds: tuple[Floats, Floats], iterations: int = 200
 ) -> tuple[Floats, Floats]:
-    """Minimise the sum of Huber costs from each start (k, p) within bounds; give minima (k, p), costs (k,).
+    """Minimise the sum of Huber costs from each start (k, p) within bounds; give minima (k, p),
+    costs (k,).
 
     Levenberg-Marquardt on iteratively reweighted least squares, every start with its own damping.
     """
@@ -196,8 +219,11 @@ def _step(
     curvature = np.einsum("knp,knq->kpq", weighted, slope)
     held = ((theta <= bounds[0]) & (gradient > 0)) | ((theta >= bounds[1]) & (gradient < 0))
     diagonal = np.einsum("kpp->kp", curvature)
-    # A parameter of an own law may be 1e13, and its curvature 1e-26 of the others': it is seen in its own size.
-    least = (1e-12 * diagonal.max(axis=1, keepdims=True) + 1e-30) / np.maximum(np.abs(theta), 1) ** 2
+    # A parameter of an own law may be 1e13, and its curvature 1e-26 of the others': it is seen in
+    # its own size.
+    least = (1e-12 * diagonal.max(axis=1, keepdims=True) + 1e-30) / np.maximum(
+        np.abs(theta), 1
+    ) ** 2
     ridge = np.maximum(diagonal, least) * damping[:, None]
     curvature = np.where(held[:, :, None] | held[:, None, :], 0.0, curvature)
     curvature += np.einsum("kp,pq->kpq", np.where(held, 1.0, ridge), np.eye(theta.shape[1]))

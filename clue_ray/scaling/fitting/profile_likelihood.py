@@ -1,8 +1,9 @@
 """Walk along a profile from its centre outwards until the data object.
 
-Takes a solver of "best fit with the quantity at ..." and where to begin; gives both ends of the interval. The one
-idea: each point starts from its neighbour nearer the centre, so the profile is followed and never jumped to.
-"""
+Takes a solver of "best fit with the quantity at ..." and where to begin; gives both ends of the
+interval. The one
+idea: each point starts from its neighbour nearer the centre, so the profile is followed and never
+jumped to."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -37,21 +38,26 @@ Solve = Callable[[Floats, Floats, Floats], Solved]
 
 
 def walk(solve: Solve, centre: End, error: float, limit: float) -> tuple[End, End]:
-    """Walk out on both sides together to where the root of F crosses its limit; give the lower and upper end."""
+    """Walk out on both sides together to where the root of F crosses its limit; give the lower and
+    upper end."""
     sides = [_Side(centre, sign, STRIDE * limit * error, limit) for sign in (-1.0, 1.0)]
     for _ in range(RUNGS):
         active = [side for side in sides if side.end is None]
         if not active:
             break
         wanted = np.array([side.wanted() for side in active])
-        steps, warm = np.array([side.step for side in active]), np.array([side.theta for side in active])
+        steps, warm = (
+            np.array([side.step for side in active]),
+            np.array([side.theta for side in active]),
+        )
         for side, *found in zip(active, *solve(wanted, steps, warm), strict=True):
             side.add(float(found[0]), float(found[1]), np.asarray(found[2]))
     return sides[0].finish(), sides[1].finish()
 
 
 class _Side:
-    """One side of a profile: the outermost point the data accept, and the innermost they object to."""
+    """One side of a profile: the outermost point the data accept, and the innermost they object
+    to."""
 
     def __init__(self, centre: End, sign: float, step: float, limit: float):
         self.centre, self.sign, self.step, self.limit = centre.value, sign, step, limit
@@ -71,7 +77,10 @@ class _Side:
             slope = (root - self.near[1]) / max(away - self.near[0], 1e-300)
             self.end, self.theta = away + (self.limit - root) / slope if slope > 0 else away, theta
         elif not root < self.limit:
-            self.far = (away if np.isfinite(root) and away > self.near[0] else self.near[0] + self.step, root)
+            self.far = (
+                away if np.isfinite(root) and away > self.near[0] else self.near[0] + self.step,
+                root,
+            )
             self._close_in()
         else:
             self._advance(away, root, theta)
@@ -90,7 +99,8 @@ class _Side:
             self.step = max(min(1.02 * left, 2 * away), 0.1 * self.step)
 
     def _close_in(self) -> None:
-        """Step to where a straight root of F meets the limit; only part of the way where it is far from straight."""
+        """Step to where a straight root of F meets the limit; only part of the way where it is far
+        from straight."""
         assert self.far is not None
         (near, low), (far, high) = self.near, self.far
         share = (self.limit - low) / (high - low) if high < 4 * self.limit else 0.2
@@ -99,7 +109,8 @@ class _Side:
             self.end = near
 
     def finish(self) -> End:
-        """Give the end of this side: infinite where no data object, the last accepted point where none is closer."""
+        """Give the end of this side: infinite where no data object, the last accepted point where
+        none is closer."""
         if self.end is None:
             self.end = np.inf if self.far is None else self.near[0]
         return End(self.centre + self.sign * self.end, self.theta)

@@ -1,14 +1,14 @@
 """What the data cannot tell: doubts about a fitted law, a sentence each.
 
-Takes a problem at its optimum and its rows; gives warnings. The one idea: a number that the runs do not
-identify is shown with its reason, never dropped in silence.
+Takes a problem at its optimum and its rows; gives warnings. The one idea: a number that the runs do
+not identify is shown with its reason, never dropped in silence.
 
 
 Whether two kinds of interval agree.
 
-Takes a likelihood and quantities; gives a sentence where they do not. The one idea: profile and bootstrap suppose
-different things of the noise, so where they differ much the noise is not what one of them takes it to be.
-"""
+Takes a likelihood and quantities; gives a sentence where they do not. The one idea: profile and
+bootstrap suppose different things of the noise, so where they differ much the noise is not what one
+of them takes it to be."""
 
 from collections.abc import Iterator, Mapping
 
@@ -47,7 +47,8 @@ def _narrow(law: Law, x: Floats) -> Iterator[str]:
     decades = float(np.log10(x.max(axis=1) / x.min(axis=1)).sum())
     if law.floor and decades < ENOUGH_DECADES:
         yield (
-            f"{law.words}: the runs span {decades:.1f} decades; under {ENOUGH_DECADES} the fitted floor means little."
+            f"{law.words}: the runs span {decades:.1f} decades; under {ENOUGH_DECADES} the fitted "
+            f"floor means little."
         )
     if len(x) > 1 and scales > 1:
         pairs = np.corrcoef(np.log(x))[np.triu_indices(len(x), 1)]
@@ -70,19 +71,22 @@ def _at_bounds(law: Law, y: Floats, parameters: dict[str, float]) -> Iterator[st
 
 
 def _at_edges(problem: Problem, theta: Floats, parameters: dict[str, float]) -> Iterator[str]:
-    """Say which parameters, floor and terms' exponents aside, ended at the edge of the range searched."""
+    """Say which parameters, floor and terms' exponents aside, ended at the edge of the range
+    searched."""
     law = problem.law
     for name, value, *ends in zip(law.parameters, theta, *problem.bounds, strict=True):
         near = [abs(value - end) <= EDGE * (1 + abs(end)) for end in ends if np.isfinite(end)]
         if any(near) and name not in (law.floor, *law.exponents):
             yield (
-                f"{law.words}: {name.replace('_', ' ')} is at the edge of the range searched, {parameters[name]:.3g}; "
+                f"{law.words}: {name.replace('_', ' ')} is at the edge of the range searched, "
+                f"{parameters[name]:.3g}; "
                 "it is not identified."
             )
 
 
 def _missed(problem: Problem, theta: Floats) -> Iterator[str]:
-    """Say when a law of one's own, with parameters started blindly, lies further from the runs than a power law."""
+    """Say when a law of one's own, with parameters started blindly, lies further from the runs than
+    a power law."""
     names = unguided(problem)
     if not names or problem.law.function in [law.function for law in LAWS.values()]:
         return
@@ -92,8 +96,10 @@ def _missed(problem: Problem, theta: Floats) -> Iterator[str]:
     mine, rival = (float(np.sqrt(np.mean(np.square(missed)))) for missed in (own, plain))
     if mine > max(rival, EXACT):
         yield (
-            f"{problem.law.words}: it misses the runs by {mine:.2g} in log, a power law of the same columns by "
-            f"{rival:.2g}, so its optimum may not be found; give the Law guesses, bounds or places for "
+            f"{problem.law.words}: it misses the runs by {mine:.2g} in log, a power law of the "
+            f"same columns by "
+            f"{rival:.2g}, so its optimum may not be found; give the Law guesses, bounds or places "
+            f"for "
             f"{', '.join(names)}."
         )
 
@@ -103,13 +109,17 @@ NEGLIGIBLE = 1e-6  # relative width below which an interval is a point
 
 
 def disagree(one: tuple[float, float], other: tuple[float, float]) -> bool:
-    """Tell whether the wider of two intervals is much wider, unless both are points for any purpose."""
+    """Tell whether the wider of two intervals is much wider, unless both are points for any
+    purpose."""
     narrow, wide = sorted((one[1] - one[0], other[1] - other[0]))
     return wide > DISAGREEMENT * narrow and wide > NEGLIGIBLE * max(abs(one[1]), abs(other[1]))
 
 
-def disagreement(law: Law, likelihood: Likelihood, readers: Mapping[str, Quantity]) -> Iterator[str]:
-    """Say of which quantities, by name, the 95 % intervals by profile and by bootstrap differ much in width."""
+def disagreement(
+    law: Law, likelihood: Likelihood, readers: Mapping[str, Quantity]
+) -> Iterator[str]:
+    """Say of which quantities, by name, the 95 % intervals by profile and by bootstrap differ much
+    in width."""
     ratios = {}
     for name, reader in readers.items():
         profile, drawn = likelihood.profile(reader, 0.95), likelihood.bootstrap(reader, 0.95)
@@ -118,5 +128,9 @@ def disagreement(law: Law, likelihood: Likelihood, readers: Mapping[str, Quantit
     if not ratios:
         return
     found = ", ".join(f"{name} {ratio:.2g}" for name, ratio in ratios.items())
-    shown = "the bootstrap is what is shown" if likelihood.many else "the profile is what is shown; trust the wider one"
+    shown = (
+        "the bootstrap is what is shown"
+        if likelihood.many
+        else "the profile is what is shown; trust the wider one"
+    )
     yield f"{law.words}: bootstrap and profile intervals differ, in times the profile's width: {found}; {shown}."

@@ -1,18 +1,22 @@
 """Judge laws by what they would have predicted: fit below a compute cut, score above it.
 
-Takes laws and a runs table; gives a `Backtest`. The one idea: a law is preferred for its predictions of
-runs larger than any it saw, never for its fit; where these cannot tell laws apart, the best law with a floor
-speaks: far out, leaving out a floor that is there errs ten times more than keeping one that is not (planted
-power laws, 6 to 12 runs over 2 to 3 decades: 4 to 21 % against under 1 % at ten times the compute). It does not
-where it erred more than the plain power law: then the law with the lowest error speaks (docs/statistics.md).
+Takes laws and a runs table; gives a `Backtest`. The one idea: a law is preferred for its
+predictions of runs larger than any it saw, never for its fit; where these cannot tell laws apart,
+the best law with a floor
+speaks: far out, leaving out a floor that is there errs ten times more than keeping one that is not
+    (planted
+power laws, 6 to 12 runs over 2 to 3 decades: 4 to 21 % against under 1 % at ten times the compute).
+    It does not
+where it erred more than the plain power law: then the law with the lowest error speaks
+    (docs/statistics.md).
 
 
 Which law speaks for a study, or why none does.
 
-Takes the backtest and the fits; gives a law and a reason for silence. The one idea: the law that predicted larger runs
-best speaks only if it says that compute lowers the loss; a law that rises or stays flat describes runs that overfit
-or do not learn, and nobody should be sold ten times the compute on it.
-"""
+Takes the backtest and the fits; gives a law and a reason for silence. The one idea: the law that
+predicted larger runs best speaks only if it says that compute lowers the loss; a law that rises or
+stays flat describes runs that overfit or do not learn, and nobody should be sold ten times the
+compute on it."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -41,9 +45,18 @@ ROW = [
     "covered",
 ]
 SAME = 1e-6
-"""Relative difference up to which two mean errors are one, to the convergence of fits: 4e-8 was seen."""
-ROUNDING = 1e-9  # logs of compute that differ by less are one size, to the rounding of a product of axes
-SUMMARY = ["law", "mean_absolute_relative_error", "mean_absolute_error", "coverage", "num_predictions"]
+"""Relative difference up to which two mean errors are one, to the convergence of fits: 4e-8 was
+seen."""
+ROUNDING = (
+    1e-9  # logs of compute that differ by less are one size, to the rounding of a product of axes
+)
+SUMMARY = [
+    "law",
+    "mean_absolute_relative_error",
+    "mean_absolute_error",
+    "coverage",
+    "num_predictions",
+]
 
 
 @dataclass(frozen=True)
@@ -51,12 +64,14 @@ class Backtest:
     """What each law predicted and how wrong it was.
 
     Attributes:
-        rows: one prediction a row: law, num_fitted, x, actual, predicted, low, high (95 %, noise included),
-            relative_error (predicted over actual - 1), covered; low and high are nan where a law is not positive.
+        rows: one prediction a row: law, num_fitted, x, actual, predicted, low, high (95 %, noise
+            included), relative_error (predicted over actual - 1), covered; low and high are nan
+            where a law is not positive.
         summary: one row a law, lowest relative error first: law, mean_absolute_relative_error,
             mean_absolute_error (in units of y), coverage, num_predictions.
-        preferred: the law with the lowest mean absolute relative error; or, of the laws with a floor that cannot be
-            told from it and erred no more than `power_law`, the one that erred least; empty without predictions.
+        preferred: the law with the lowest mean absolute relative error; or, of the laws with a
+            floor that cannot be told from it and erred no more than `power_law`, the one that erred
+            least; empty without predictions.
         tied: the other laws that cannot be told from the one with the lowest error.
     """
 
@@ -66,15 +81,18 @@ class Backtest:
     tied: tuple[str, ...]
 
 
-def backtest(laws: Sequence[str | Law], table: Table, *, x: str | Sequence[str], y: str) -> Backtest:
-    """Fit every law on the runs below each cut of x and predict the next run above it and the furthest within reach.
+def backtest(
+    laws: Sequence[str | Law], table: Table, *, x: str | Sequence[str], y: str
+) -> Backtest:
+    """Fit every law on the runs below each cut of x and predict the next run above it and the
+    furthest within reach.
 
-    Within reach are runs at most `FURTHER` times the largest fitted, as far as the answer looks ahead: how a law
-    fares at hundreds of times its runs would drown how it fares where it is asked.
+    Within reach are runs at most `FURTHER` times the largest fitted, as far as the answer looks
+    ahead: how a law fares at hundreds of times its runs would drown how it fares where it is asked.
 
-    Cuts expand from the fewest runs and places that every law can be fitted to; runs are ordered by x, or by the
-    product of several. Raises FitError when no cut leaves enough runs, RunsError as `fit_law` does.
-    """
+    Cuts expand from the fewest runs and places that every law can be fitted to; runs are ordered by
+    x, or by the product of several. Raises FitError when no cut leaves enough runs, RunsError as
+    `fit_law` does."""
     columns = as_names(x)
     for law in laws:
         check_law(law)
@@ -89,11 +107,17 @@ def backtest(laws: Sequence[str | Law], table: Table, *, x: str | Sequence[str],
     cuts = [n for n in range(fewest, len(done)) if larger[n] and places[n - 1] >= fewest - 1]
     if not found or not cuts:
         raise FitError(
-            f"A backtest of {len(found)} laws needs more than {fewest} finished runs of different compute, "
+            f"A backtest of {len(found)} laws needs more than {fewest} finished runs of different "
+            f"compute, "
             f"but the table has {len(done)}; add runs or laws."
         )
     asked = [(n, _targets(size, n)) for n in cuts]
-    scored = [row for n, targets in asked for law in found for row in _score(law, done, n, targets, columns, y)]
+    scored = [
+        row
+        for n, targets in asked
+        for law in found
+        for row in _score(law, done, n, targets, columns, y)
+    ]
     rows = pd.DataFrame(scored, columns=ROW)
     return _judge(rows, {law.name for law in found if law.floor})
 
@@ -104,7 +128,8 @@ def no_backtest() -> Backtest:
 
 
 def _targets(size: Floats, cut: int) -> list[int]:
-    """List what a law of the first `cut` runs is asked for, given the logs of x (runs,), ascending."""
+    """List what a law of the first `cut` runs is asked for, given the logs of x (runs,),
+    ascending."""
     within = int(np.searchsorted(size, size[cut - 1] + np.log(FURTHER) + ROUNDING, side="right"))
     return sorted({cut, max(cut, within - 1)})
 
@@ -119,11 +144,22 @@ def _score(
         actual = float(done[y].iloc[target])
         value, low, high = _outcome(fit, place)
         size = float(np.prod(list(place.values())))
-        yield [law.name, cut, size, actual, value, low, high, value / actual - 1, low <= actual <= high]
+        yield [
+            law.name,
+            cut,
+            size,
+            actual,
+            value,
+            low,
+            high,
+            value / actual - 1,
+            low <= actual <= high,
+        ]
 
 
 def _outcome(fit: Fit, place: dict[str, float]) -> Prediction:
-    """Predict a run; a law that is not positive there is scored by the value it gives, and brackets nothing."""
+    """Predict a run; a law that is not positive there is scored by the value it gives, and brackets
+    nothing."""
     try:
         return fit.predict_run(**place)
     except FitError:
@@ -133,9 +169,12 @@ def _outcome(fit: Fit, place: dict[str, float]) -> Prediction:
 
 
 def _judge(rows: pd.DataFrame, floored: set[str]) -> Backtest:
-    """Rank laws by mean absolute relative error; prefer the best, or the best with a floor where one is as good."""
+    """Rank laws by mean absolute relative error; prefer the best, or the best with a floor where
+    one is as good."""
     missed = (rows["predicted"] - rows["actual"]).abs()
-    errors = rows.assign(error=rows["relative_error"].abs(), missed=missed).groupby("law", sort=False)
+    errors = rows.assign(error=rows["relative_error"].abs(), missed=missed).groupby(
+        "law", sort=False
+    )
     summary = pd.DataFrame(
         {
             "mean_absolute_relative_error": errors["error"].mean(),
@@ -144,7 +183,9 @@ def _judge(rows: pd.DataFrame, floored: set[str]) -> Backtest:
             "num_predictions": errors.size(),
         }
     )
-    summary = summary.sort_values("mean_absolute_relative_error", kind="stable").reset_index()[SUMMARY]
+    summary = summary.sort_values("mean_absolute_relative_error", kind="stable").reset_index()[
+        SUMMARY
+    ]
     best, *others = summary["law"]
     level = [best, *(law for law in others if not _distinct(rows, best, law))]
     cautious = [law for law in level if law in floored and not loses(summary, law)]
@@ -159,7 +200,8 @@ def loses(summary: pd.DataFrame, law: str) -> bool:
 
 
 def _distinct(rows: pd.DataFrame, best: str, other: str) -> bool:
-    """Tell whether one law errs more than the best on the same targets by over two standard errors."""
+    """Tell whether one law errs more than the best on the same targets by over two standard
+    errors."""
     size = rows["relative_error"].abs()
     gap = size[rows["law"] == other].to_numpy() - size[rows["law"] == best].to_numpy()
     return len(gap) > 2 and bool(gap.mean() > 2 * gap.std(ddof=1) / np.sqrt(len(gap)))
@@ -169,16 +211,19 @@ FALL = 1e-6  # relative fall from the least to the furthest compute under which 
 
 
 def choose_speaker(judged: Backtest, fits: dict[str, Fit], compute: pd.Series) -> tuple[str, str]:
-    """Name the law that speaks over training compute (runs,), and why it may not: an empty reason where it may.
+    """Name the law that speaks over training compute (runs,), and why it may not: an empty reason
+    where it may.
 
-    The preferred law speaks if it falls; else a falling law that the backtest cannot tell from it and that does not
-    lose to the plain power law. Otherwise the reason says what the loss does, and the law is only the one to draw.
+    The preferred law speaks if it falls; else a falling law that the backtest cannot tell from it
+    and that does not lose to the plain power law. Otherwise the reason says what the loss does, and
+    the law is only the one to draw.
     Without a backtest none speaks: nothing would be known of how it predicts.
     """
     order = _order(judged, fits)
     if not judged.preferred:
         return order[0], (
-            "There is no answer yet for more compute: the runs are too few to test any law on a larger run than it was "
+            "There is no answer yet for more compute: the runs are too few to test any law on a "
+            "larger run than it was "
             "fitted to; add runs at other computes."
         )
     level = [law for law in order if law in (order[0], *judged.tied)]
@@ -187,7 +232,9 @@ def choose_speaker(judged: Backtest, fits: dict[str, Fit], compute: pd.Series) -
     if speakers:
         return speakers[0], ""
     rising = trend(fits[order[0]], compute) > 0
-    shown = min(order, key=lambda law: trend(fits[law], compute) > 0)  # the first that does not rise
+    shown = min(
+        order, key=lambda law: trend(fits[law], compute) > 0
+    )  # the first that does not rise
     says = "rises" if rising else "does not fall"
     return shown, (
         f"There is no answer yet for more compute: the law that describes these runs best, the "
@@ -196,10 +243,11 @@ def choose_speaker(judged: Backtest, fits: dict[str, Fit], compute: pd.Series) -
 
 
 def trend(fit: Fit, compute: pd.Series) -> int:
-    """Tell where a law of compute goes from the least compute to `FURTHER` times the most: 1 up, 0 nowhere, -1 down.
+    """Tell where a law of compute goes from the least compute to `FURTHER` times the most: 1 up, 0
+    nowhere, -1 down.
 
-    A law that fell within the runs and rises beyond them goes up: it would speak of what lies beyond.
-    """
+    A law that fell within the runs and rises beyond them goes up: it would speak of what lies
+    beyond."""
     least, most = float(compute.min()), float(compute.max())
     first, last, beyond = fit.curve([least, most, FURTHER * most])
     if beyond > min(first, last) * (1 + FALL):
@@ -208,7 +256,8 @@ def trend(fit: Fit, compute: pd.Series) -> int:
 
 
 def _order(judged: Backtest, fits: dict[str, Fit]) -> list[str]:
-    """List the laws: preferred, tied, then by error; by fewest parameters and lowest cost without a backtest."""
+    """List the laws: preferred, tied, then by error; by fewest parameters and lowest cost without a
+    backtest."""
     if not judged.preferred:
         return sorted(fits, key=lambda law: (len(fits[law].parameters), fits[law].objective))
     return list(dict.fromkeys([judged.preferred, *judged.tied, *judged.summary["law"]]))

@@ -1,8 +1,9 @@
-"""What the data can tell, as numbers: condition, worst direction, tied exponents, range of the optimum.
+"""What the data can tell, as numbers: condition, worst direction, tied exponents, range of the
+optimum.
 
-Takes a `Fit`; gives an `Identifiability`. The one idea: before a parameter is quoted, ask which combination of
-parameters the runs hardly see, and how much would be lost by assuming what nobody measured.
-"""
+Takes a `Fit`; gives an `Identifiability`. The one idea: before a parameter is quoted, ask which
+combination of parameters the runs hardly see, and how much would be lost by assuming what nobody
+measured."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -42,13 +43,14 @@ class Identifiability:
     """How well the runs identify a fit.
 
     Attributes:
-        condition: largest over smallest singular value of the Jacobian of log loss, columns of unit length (Belsley,
-            Kuh and Welsch 1980); inf where a parameter has no effect.
+        condition: largest over smallest singular value of the Jacobian of log loss, columns of unit
+            length (Belsley, Kuh and Welsch 1980); inf where a parameter has no effect.
         worst_direction: the unit vector of scaled parameters that the runs see least, by name.
         correlation: of the fitted coordinates to first order, (p, p), in the law's order.
         tied: the fit with equal exponents; None for a law with fewer than two.
-        split: how the best x1 grows with C = x1 x2, the power b2 / (b1 + b2) of C (Hoffmann et al. 2022, equation 4),
-            with its range over all curves that the data accept at 95 %; None for a law of other than two power laws.
+        split: how the best x1 grows with C = x1 x2, the power b2 / (b1 + b2) of C (Hoffmann et al.
+            2022, equation 4), with its range over all curves that the data accept at 95 %; None for
+            a law of other than two power laws.
         warnings: what follows from the numbers, a sentence each.
     """
 
@@ -66,7 +68,8 @@ class Identifiability:
             "worst_direction": self.worst_direction,
             "correlation": [[_known(value) for value in row] for row in self.correlation.tolist()],
             "tied": self.tied and {name: _known(value) for name, value in vars(self.tied).items()},
-            "split": self.split and {name: _known(value) for name, value in self.split._asdict().items()},
+            "split": self.split
+            and {name: _known(value) for name, value in self.split._asdict().items()},
             "warnings": list(self.warnings),
         }
 
@@ -79,13 +82,17 @@ def identifiability(fit: Fit) -> Identifiability:
     worst = dict(zip(names, map(float, direction), strict=True))
     warnings = []
     if condition > LARGEST_CONDITION:
-        heavy = " and ".join(sorted(names, key=lambda name: -abs(worst[name]))[:2]).replace("_", " ")
+        heavy = " and ".join(sorted(names, key=lambda name: -abs(worst[name]))[:2]).replace(
+            "_", " "
+        )
         warnings.append(
-            f"{fit.law.words}: the scaled Jacobian has condition {condition:.1e}; the runs hardly tell {heavy} apart."
+            f"{fit.law.words}: the scaled Jacobian has condition {condition:.1e}; the runs hardly "
+            f"tell {heavy} apart."
         )
     if tied and tied.p_value > SAME:
         warnings.append(
-            f"{fit.law.words}: equal exponents of {tied.exponent:.3g} fit as well (p = {tied.p_value:.2f}); "
+            f"{fit.law.words}: equal exponents of {tied.exponent:.3g} fit as well (p = "
+            f"{tied.p_value:.2f}); "
             "the runs do not show that they differ, and the best split moves with them."
         )
     correlation = _correlation(fit.likelihood.spread)
@@ -93,7 +100,8 @@ def identifiability(fit: Fit) -> Identifiability:
 
 
 def best_split(fit: Fit) -> Prediction | None:
-    """Give how the best first predictor grows with the product of both, with its range; None where nothing is split."""
+    """Give how the best first predictor grows with the product of both, with its range; None where
+    nothing is split."""
     if len(fit.law.terms) != 2 or len(set(fit.law.exponents)) != 2 or len(fit.x) != 2:
         return None
     first, second = (fit.law.parameters.index(exponent) for exponent in fit.law.exponents)
@@ -110,7 +118,8 @@ def best_split(fit: Fit) -> Prediction | None:
 
 
 def tie_exponents(fit: Fit) -> Tied:
-    """Refit with all exponents equal, and test that against the fit by the cost on which its intervals rest."""
+    """Refit with all exponents equal, and test that against the fit by the cost on which its
+    intervals rest."""
     names = fit.law.parameters
     places = [names.index(exponent) for exponent in dict.fromkeys(fit.law.exponents)]
     rest = [place for place in range(len(names)) if place not in places[1:]]
@@ -126,8 +135,11 @@ def tie_exponents(fit: Fit) -> Tied:
     return Tied(exponent, objective, relative, float(fdtrc(rises, likelihood.freedom, ratio)))
 
 
-def _minimise_tied(fit: Fit, spread: Floats, rest: list[int], delta: Floats) -> tuple[Floats, float]:
-    """Minimise the cost over tied coordinates, from the fit and screened starts; give the best (q,) and its cost."""
+def _minimise_tied(
+    fit: Fit, spread: Floats, rest: list[int], delta: Floats
+) -> tuple[Floats, float]:
+    """Minimise the cost over tied coordinates, from the fit and screened starts; give the best (q,)
+    and its cost."""
     rows = fit.problem.rows()
 
     def tied_rows(theta: Floats) -> tuple[Floats, Floats]:
@@ -143,10 +155,13 @@ def _minimise_tied(fit: Fit, spread: Floats, rest: list[int], delta: Floats) -> 
 
 
 def _condition(fit: Fit) -> tuple[float, Floats]:
-    """Give the condition of the scaled Jacobian and the direction of its smallest singular value, (p,)."""
+    """Give the condition of the scaled Jacobian and the direction of its smallest singular value,
+    (p,)."""
     slope = fit.problem.rows()(fit.theta[None])[1][0]
     length = np.linalg.norm(slope, axis=0)
-    _, values, directions = np.linalg.svd(slope / np.where(length > 0, length, 1.0), full_matrices=False)
+    _, values, directions = np.linalg.svd(
+        slope / np.where(length > 0, length, 1.0), full_matrices=False
+    )
     with np.errstate(divide="ignore"):
         return float(np.divide(values[0], values[-1])), np.asarray(directions[-1])
 

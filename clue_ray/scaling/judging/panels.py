@@ -1,20 +1,22 @@
 """Weigh laws by BIC: how well each fits for the parameters it spends.
 
-Takes laws and a runs table; gives one row a law. The one idea: differences under 2 mean nothing (Raftery 1995), so
-laws get weights and none is crowned; the backtest, not BIC, chooses what speaks.
+Takes laws and a runs table; gives one row a law. The one idea: differences under 2 mean nothing
+(Raftery 1995), so laws get weights and none is crowned; the backtest, not BIC, chooses what speaks.
 
 
-How far the answer depends on choices that the data do not make: loss, delta, counting, outliers, law.
+How far the answer depends on choices that the data do not make: loss, delta, counting, outliers,
+    law.
 
-Takes a law, a runs table and a place to predict; gives one row a choice. The one idea: an interval holds only for the
-form and the cost chosen; what other defensible choices answer is shown beside it, and is often the larger doubt.
+Takes a law, a runs table and a place to predict; gives one row a choice. The one idea: an interval
+holds only for the form and the cost chosen; what other defensible choices answer is shown beside
+it, and is often the larger doubt.
 
 
 Which single run moves the answer most: the fit repeated without each run in turn.
 
-Takes a law, a runs table and a place to predict; gives one row a run. The one idea: an answer that hangs on one run is
-shown with that run's name, so that it can be repeated before money is spent on it.
-"""
+Takes a law, a runs table and a place to predict; gives one row a run. The one idea: an answer that
+hangs on one run is shown with that run's name, so that it can be repeated before money is spent on
+it."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -32,14 +34,17 @@ from clue_ray.scaling.laws.law import Law
 BIC_COLUMNS = ["law", "num_parameters", "bic", "difference", "weight"]
 
 
-def compare_bic(laws: Sequence[str | Law], table: Table, *, x: str | Sequence[str], y: str) -> pd.DataFrame:
-    """Tabulate law, num_parameters, bic, difference from the lowest and weight, the lowest BIC first.
+def compare_bic(
+    laws: Sequence[str | Law], table: Table, *, x: str | Sequence[str], y: str
+) -> pd.DataFrame:
+    """Tabulate law, num_parameters, bic, difference from the lowest and weight, the lowest BIC
+    first.
 
-    BIC = n ln(RSS / n) + (p + 1) ln n, of log residuals at their least squares, the noise being the parameter counted
-    beside the law's p (Schwarz 1978); weight = exp(-difference / 2), normalised, which is about the law's posterior
-    probability where all were equally likely before (Kass and Raftery 1995). Laws that the runs cannot identify are
-    left out. Raises RunsError as `fit_law` does.
-    """
+    BIC = n ln(RSS / n) + (p + 1) ln n, of log residuals at their least squares, the noise being the
+    parameter counted beside the law's p (Schwarz 1978); weight = exp(-difference / 2), normalised,
+    which is about the law's posterior probability where all were equally likely before (Kass and
+    Raftery 1995). Laws that the runs cannot identify are left out. Raises RunsError as `fit_law`
+    does."""
     fits = []
     for law in laws:
         try:
@@ -47,7 +52,9 @@ def compare_bic(laws: Sequence[str | Law], table: Table, *, x: str | Sequence[st
         except FitError:
             continue
     rows = [[fit.law.name, len(fit.parameters), _bic(fit)] for fit in fits]
-    frame = pd.DataFrame(rows, columns=BIC_COLUMNS[:3]).sort_values("bic", kind="stable", ignore_index=True)
+    frame = pd.DataFrame(rows, columns=BIC_COLUMNS[:3]).sort_values(
+        "bic", kind="stable", ignore_index=True
+    )
     difference = frame["bic"] - frame["bic"].min()
     weight = np.exp(-difference / 2)
     return frame.assign(difference=difference, weight=weight / weight.sum())
@@ -57,7 +64,9 @@ def _bic(fit: Fit) -> float:
     """Give a least-squares fit's BIC; exact data count as noise of `SMALLEST_NOISE`."""
     residual = fit.problem.log_values(fit.theta) - fit.problem.log_y
     variance = max(float(np.mean(residual**2)), SMALLEST_NOISE**2)
-    return len(residual) * float(np.log(variance)) + (len(fit.parameters) + 1) * float(np.log(len(residual)))
+    return len(residual) * float(np.log(variance)) + (len(fit.parameters) + 1) * float(
+        np.log(len(residual))
+    )
 
 
 SIZE, WHOLE, COMPUTE = "non_embedding_params", "total_params", "train_flops"
@@ -84,22 +93,29 @@ def sensitivity(
     at: Mapping[str, float],
     laws: Sequence[str | Law] = (),
 ) -> pd.DataFrame:
-    """Refit the prediction at `at` (a value a predictor) under other choices, the fit as it stands first.
+    """Refit the prediction at `at` (a value a predictor) under other choices, the fit as it stands
+    first.
 
-    Columns: variant; law; num_runs; exponent (of the law's first term, None without one); predicted (in units of y);
-    change (predicted over that of the fit as it stands, - 1); reason (why a variant could not be fitted, else empty).
-    Counting embeddings multiplies the size, or the compute 6 N D, of every run by total_params over
-    non_embedding_params, and the place by that ratio at the largest run; it needs both columns, filled.
-    Raises FitError or RunsError as `fit_law` does where the law itself cannot be fitted, FitError for a bad `at`.
-    """
-    base = fit_law(law, table, x=as_names(x), y=y)  # of the whole table, so that a bad row is named by its number there
+    Columns: variant; law; num_runs; exponent (of the law's first term, None without one); predicted
+    (in units of y); change (predicted over that of the fit as it stands, - 1); reason (why a
+    variant could not be fitted, else empty). Counting embeddings multiplies the size, or the
+    compute 6 N D, of every run by total_params over non_embedding_params, and the place by that
+    ratio at the largest run; it needs both columns, filled. Raises FitError or RunsError as
+    `fit_law` does where the law itself cannot be fitted, FitError for a bad `at`."""
+    base = fit_law(
+        law, table, x=as_names(x), y=y
+    )  # of the whole table, so that a bad row is named by its number there
     place_of(base.x, at)
     done = finished(table)
     question = _Question(law, done, base.x, y, dict(at))
     rows = [_row("as fitted", question, base)]
     rows += [_tried(name, question, **options) for name, options in _costs(base.delta).items()]
     rows.append(_tried("without the worst run", question._replace(done=_without_worst(base, done))))
-    if {SIZE, WHOLE} <= set(done) and done[[SIZE, WHOLE]].notna().all(axis=None) and {SIZE, COMPUTE} & set(question.x):
+    if (
+        {SIZE, WHOLE} <= set(done)
+        and done[[SIZE, WHOLE]].notna().all(axis=None)
+        and {SIZE, COMPUTE} & set(question.x)
+    ):
         rows.append(_tried("embeddings counted", _with_embeddings(question)))
     for other in laws:
         check_law(other)
@@ -110,7 +126,8 @@ def sensitivity(
 
 
 def _costs(delta: float) -> dict[str, dict[str, Any]]:
-    """Name the other costs: least squares, and Huber's with a delta ten times larger or smaller than the fit's."""
+    """Name the other costs: least squares, and Huber's with a delta ten times larger or smaller
+    than the fit's."""
     return {
         "log least squares": {"loss": "log_least_squares"},
         "delta x 10": {"delta": 10 * delta},
@@ -131,7 +148,15 @@ def _tried(variant: str, question: _Question, **options: Any) -> list[Any]:
 
 
 def _row(variant: str, question: _Question, fit: Fit) -> list[Any]:
-    return [variant, fit.law.name, fit.num_runs, first_exponent(fit), value_at(fit, question.at), np.nan, ""]
+    return [
+        variant,
+        fit.law.name,
+        fit.num_runs,
+        first_exponent(fit),
+        value_at(fit, question.at),
+        np.nan,
+        "",
+    ]
 
 
 def first_exponent(fit: Fit) -> float | None:
@@ -140,7 +165,8 @@ def first_exponent(fit: Fit) -> float | None:
 
 
 def value_at(fit: Fit, at: Mapping[str, float]) -> float:
-    """Evaluate the fitted law at a value a predictor, in the table's units; nan where it has no positive value."""
+    """Evaluate the fitted law at a value a predictor, in the table's units; nan where it has no
+    positive value."""
     x = np.array([at[column] for column in fit.x]) / fit.problem.scales
     return float(np.exp(fit.problem.log_values(fit.theta, x[:, None])[0]))
 
@@ -165,14 +191,17 @@ def _with_embeddings(question: _Question) -> _Question:
 INFLUENCE_COLUMNS = ["run", "residual", "exponent", "predicted", "change"]
 
 
-def influence(law: str | Law, table: Table, *, x: str | Sequence[str], y: str, at: Mapping[str, float]) -> pd.DataFrame:
-    """Leave each run out and refit: how the prediction at `at` (a value a predictor) moves, the largest move first.
+def influence(
+    law: str | Law, table: Table, *, x: str | Sequence[str], y: str, at: Mapping[str, float]
+) -> pd.DataFrame:
+    """Leave each run out and refit: how the prediction at `at` (a value a predictor) moves, the
+    largest move first.
 
-    Columns: run (its run_id, or its row number where the table has none); residual (log of measured over fitted, all
-    runs in); exponent (of the first term) and predicted, without the run; change (predicted over that of all runs, - 1;
-    nan where the law cannot be fitted without the run).
-    Raises FitError or RunsError as `fit_law` does where the law cannot be fitted to all runs, FitError for a bad `at`.
-    """
+    Columns: run (its run_id, or its row number where the table has none); residual (log of measured
+    over fitted, all runs in); exponent (of the first term) and predicted, without the run; change
+    (predicted over that of all runs, - 1; nan where the law cannot be fitted without the run).
+    Raises FitError or RunsError as `fit_law` does where the law cannot be fitted to all runs,
+    FitError for a bad `at`."""
     fit = fit_law(law, table, x=as_names(x), y=y)
     place_of(fit.x, at)
     done = finished(table)
@@ -180,14 +209,21 @@ def influence(law: str | Law, table: Table, *, x: str | Sequence[str], y: str, a
     names = done["run_id"] if "run_id" in done else pd.Series(done.index, index=done.index)
     rows: list[list[Any]] = []
     for place, (name, residual) in enumerate(zip(names, missed, strict=True)):
-        rows.append([name, float(residual), *_without(fit, law, done.drop(index=done.index[place]), at)])
+        rows.append(
+            [name, float(residual), *_without(fit, law, done.drop(index=done.index[place]), at)]
+        )
     frame = pd.DataFrame(rows, columns=INFLUENCE_COLUMNS[:4])
     frame = frame.assign(change=frame["predicted"] / value_at(fit, at) - 1)
-    return frame.sort_values("change", key=lambda change: -change.abs(), kind="stable", ignore_index=True)
+    return frame.sort_values(
+        "change", key=lambda change: -change.abs(), kind="stable", ignore_index=True
+    )
 
 
-def _without(fit: Fit, law: str | Law, rest: pd.DataFrame, at: Mapping[str, float]) -> tuple[float | None, float]:
-    """Refit to the other runs; give exponent and prediction, nan where they do not identify the law."""
+def _without(
+    fit: Fit, law: str | Law, rest: pd.DataFrame, at: Mapping[str, float]
+) -> tuple[float | None, float]:
+    """Refit to the other runs; give exponent and prediction, nan where they do not identify the
+    law."""
     try:
         refit = fit_law(law, rest, x=fit.x, y=fit.y)
     except FitError:

@@ -1,23 +1,23 @@
-"""Laws of several predictors: encoder size, data, sequence length and batch together, and repeated data.
+"""Laws of several predictors: encoder size, data, sequence length and batch together, and repeated
+data.
 
-Takes nothing; gives `JOINT_LAWS`, and `joint_power_law` for any columns. The one idea: what the axes leave to be
-learnt adds up, so each axis has a term of its own that vanishes as it grows.
+Takes nothing; gives `JOINT_LAWS`, and `joint_power_law` for any columns. The one idea: what the
+axes leave to be learnt adds up, so each axis has a term of its own that vanishes as it grows.
 
 
 Laws of the batch size: what a batch costs in steps and in examples.
 
-Takes nothing; gives `BATCH_LAWS`. The one idea: with a batch of B, S steps do as much as S / (1 + B* / B) steps with
-an endless batch; B* is the critical batch size.
+Takes nothing; gives `BATCH_LAWS`. The one idea: with a batch of B, S steps do as much as S / (1 +
+B* / B) steps with an endless batch; B* is the critical batch size.
 
-Batch means users a step whose losses are contrasted with each other. B* is taken as one number; where it grows as the
-loss falls (Kaplan et al. 2020, equation 5.3), fit one loss at a time.
+Batch means users a step whose losses are contrasted with each other. B* is taken as one number;
+where it grows as the loss falls (Kaplan et al. 2020, equation 5.3), fit one loss at a time.
 
 
 The laws of one predictor, and every law by name.
 
-Takes nothing; gives `LAWS`. The one idea: see `law.py`; laws of several predictors live in `joint.py`, laws of the
-batch size in `batch.py`.
-"""
+Takes nothing; gives `LAWS`. The one idea: see `law.py`; laws of several predictors live in
+`joint.py`, laws of the batch size in `batch.py`."""
 
 import math
 from typing import Any
@@ -36,15 +36,17 @@ def parametric_loss(n: Any, d: Any, E: Any, A: Any, B: Any, alpha: Any, beta: An
 def joint_power_law(columns: tuple[str, ...]) -> Law:
     """Build the law irreducible_loss + sum over columns c of coefficient_c * c ** -exponent_c.
 
-    Hoffmann et al. 2022 (approach 3) with a term for any axis: encoder size, data, sequence length, batch size. Its
-    parameters carry the columns' names, so any subset in any order can be fitted and read.
-    """
+    Hoffmann et al. 2022 (approach 3) with a term for any axis: encoder size, data, sequence length,
+    batch size. Its parameters carry the columns' names, so any subset in any order can be fitted
+    and read."""
     count = len(columns)
     terms = tuple((f"coefficient_{column}", f"exponent_{column}") for column in columns)
 
     def sum_of_powers(*arguments: Any) -> Any:
         x, floor, rest = arguments[:count], arguments[count], arguments[count + 1 :]
-        return floor + sum(a * decay(column, b) for column, a, b in zip(x, rest[::2], rest[1::2], strict=True))
+        return floor + sum(
+            a * decay(column, b) for column, a, b in zip(x, rest[::2], rest[1::2], strict=True)
+        )
 
     return Law(
         name="joint_power_law",
@@ -60,13 +62,22 @@ def joint_power_law(columns: tuple[str, ...]) -> Law:
 
 
 def data_constrained_loss(
-    n: Any, unique: Any, seen: Any, E: Any, A: Any, B: Any, alpha: Any, beta: Any, useful_repeats: Any
+    n: Any,
+    unique: Any,
+    seen: Any,
+    E: Any,
+    A: Any,
+    B: Any,
+    alpha: Any,
+    beta: Any,
+    useful_repeats: Any,
 ) -> Any:
-    """Give E + A N^-alpha + B D'^-beta with D' = U + U R* (1 - exp(-R / R*)): data seen R times more is worth less.
+    """Give E + A N^-alpha + B D'^-beta with D' = U + U R* (1 - exp(-R / R*)): data seen R times
+    more is worth less.
 
-    Muennighoff et al. 2023 (arXiv 2305.16264, equation 5), N taken as it is: U is `unique` data, R = seen / unique - 1
-    its repeats (0 where not all is seen), R* = `useful_repeats` the number after which repeating is worth little.
-    """
+    Muennighoff et al. 2023 (arXiv 2305.16264, equation 5), N taken as it is: U is `unique` data, R
+    = seen / unique - 1 its repeats (0 where not all is seen), R* = `useful_repeats` the number
+    after which repeating is worth little."""
     once = np.minimum(unique, seen)
     repeats = np.maximum(seen / unique - 1, 0)
     worth = once * (1 + useful_repeats * -np.expm1(-repeats / useful_repeats))
@@ -97,43 +108,54 @@ JOINT_LAWS = (
         function=data_constrained_loss,
         terms=(("A", "alpha"), ("B", "beta")),
         floor="E",
-        template="{E:.4g} + {A:.4g} N^-{alpha:.3g} + {B:.4g} D'^-{beta:.3g}, R* = {useful_repeats:.3g}",
+        template="{E:.4g} + {A:.4g} N^-{alpha:.3g} + {B:.4g} D'^-{beta:.3g}, R* = "
+        "{useful_repeats:.3g}",
         linear=("E", "A", "B"),
         units=(0, 1, 1),
         bounds={"useful_repeats": (0.01, 1000.0)},
         guesses={"useful_repeats": (0.3, 1.0, 3.0, 10.0, 30.0)},
     ),
 )
-"""Laws of two predictors and more; `joint_power_law` is made anew for the columns that it is fitted to."""
+"""Laws of two predictors and more; `joint_power_law` is made anew for the columns that it is fitted
+to."""
 
 
 def critical_batch(batch: Any, min_steps: Any, critical_batch_size: Any) -> Any:
     """Give the steps to a loss, min_steps * (1 + critical_batch_size / batch).
 
-    McCandlish et al. 2018 (arXiv 1812.06162, equation 2.11), (S / Smin - 1)(E / Emin - 1) = 1 with E = B S examples,
-    solved for S; critical_batch_size = Emin / Smin.
-    """
+    McCandlish et al. 2018 (arXiv 1812.06162, equation 2.11), (S / Smin - 1)(E / Emin - 1) = 1 with
+    E = B S examples, solved for S; critical_batch_size = Emin / Smin."""
     return min_steps * (1 + critical_batch_size / batch)
 
 
 def batch_loss(
-    steps: Any, batch: Any, irreducible_loss: Any, coefficient: Any, exponent: Any, critical_batch_size: Any
+    steps: Any,
+    batch: Any,
+    irreducible_loss: Any,
+    coefficient: Any,
+    exponent: Any,
+    critical_batch_size: Any,
 ) -> Any:
-    """Give E + a (S / (1 + B* / B))^-b, the loss after S steps of B (Kaplan et al. 2020, arXiv 2001.08361, eq. 5.4)."""
-    return irreducible_loss + coefficient * decay(steps / (1 + critical_batch_size / batch), exponent)
+    """Give E + a (S / (1 + B* / B))^-b, the loss after S steps of B (Kaplan et al. 2020, arXiv
+    2001.08361, eq. 5.4)."""
+    return irreducible_loss + coefficient * decay(
+        steps / (1 + critical_batch_size / batch), exponent
+    )
 
 
 def loss_at_equal_steps(
     batch: Any, irreducible_loss: Any, coefficient: Any, exponent: Any, critical_batch_size: Any
 ) -> Any:
-    """Give E + a (1 + B* / B)^b: `batch_loss` where every run takes as many steps; a larger batch sees more."""
+    """Give E + a (1 + B* / B)^b: `batch_loss` where every run takes as many steps; a larger batch
+    sees more."""
     return irreducible_loss + coefficient * decay(1 + critical_batch_size / batch, -exponent)
 
 
 def loss_at_equal_examples(
     batch: Any, irreducible_loss: Any, coefficient: Any, exponent: Any, critical_batch_size: Any
 ) -> Any:
-    """Give E + a (1 + B / B*)^b: `batch_loss` where every run sees as many users; a larger batch takes fewer steps.
+    """Give E + a (1 + B / B*)^b: `batch_loss` where every run sees as many users; a larger batch
+    takes fewer steps.
 
     This is also the law at equal compute, as long as an example costs the same in every batch.
     """
@@ -144,7 +166,9 @@ def _critical_batch_at(steps: Any, min_steps: Any, critical_batch_size: Any) -> 
     return critical_batch_size / (steps / min_steps - 1)
 
 
-def _equal_steps_at(loss: Any, irreducible_loss: Any, coefficient: Any, exponent: Any, critical_batch_size: Any) -> Any:
+def _equal_steps_at(
+    loss: Any, irreducible_loss: Any, coefficient: Any, exponent: Any, critical_batch_size: Any
+) -> Any:
     return critical_batch_size / (((loss - irreducible_loss) / coefficient) ** (1 / exponent) - 1)
 
 
@@ -178,7 +202,8 @@ BATCH_LAWS = (
         function=batch_loss,
         terms=(("coefficient", "exponent"),),
         floor="irreducible_loss",
-        template="{irreducible_loss:.4g} + {coefficient:.4g} (S / (1 + {critical_batch_size:.4g} / B))^-{exponent:.3g}",
+        template="{irreducible_loss:.4g} + {coefficient:.4g} (S / (1 + {critical_batch_size:.4g} / "
+        "B))^-{exponent:.3g}",
         linear=_LINEAR,
         places={"critical_batch_size": 1},
     ),
@@ -189,7 +214,8 @@ BATCH_LAWS = (
         num_predictors=1,
         function=loss_at_equal_steps,
         floor="irreducible_loss",
-        template="{irreducible_loss:.4g} + {coefficient:.4g} (1 + {critical_batch_size:.4g} / B)^{exponent:.3g}",
+        template="{irreducible_loss:.4g} + {coefficient:.4g} (1 + {critical_batch_size:.4g} / "
+        "B)^{exponent:.3g}",
         linear=_LINEAR,
         places={"critical_batch_size": 0},
         bounds={"exponent": (0.0, 5.0)},
@@ -203,7 +229,8 @@ BATCH_LAWS = (
         num_predictors=1,
         function=loss_at_equal_examples,
         floor="irreducible_loss",
-        template="{irreducible_loss:.4g} + {coefficient:.4g} (1 + B / {critical_batch_size:.4g})^{exponent:.3g}",
+        template="{irreducible_loss:.4g} + {coefficient:.4g} (1 + B / "
+        "{critical_batch_size:.4g})^{exponent:.3g}",
         linear=_LINEAR,
         places={"critical_batch_size": 0},
         bounds={"exponent": (0.0, 5.0)},
@@ -214,28 +241,31 @@ BATCH_LAWS = (
 """Laws of the batch size; `critical_batch` predicts steps, the others loss."""
 
 
-__all__ = ["LAWS", "Floats", "Law", "find_law"]
-
-
 def power_law(x: Any, coefficient: Any, exponent: Any) -> Any:
     """Give coefficient * x ** -exponent (Kaplan et al. 2020, arXiv 2001.08361)."""
     return coefficient * decay(x, exponent)
 
 
 def power_law_plus_constant(x: Any, irreducible_loss: Any, coefficient: Any, exponent: Any) -> Any:
-    """Give irreducible_loss + coefficient * x ** -exponent (Henighan et al. 2020, arXiv 2010.14701)."""
+    """Give irreducible_loss + coefficient * x ** -exponent (Henighan et al. 2020, arXiv
+    2010.14701)."""
     return irreducible_loss + coefficient * decay(x, exponent)
 
 
 def log_linear(x: Any, intercept: Any, slope: Any) -> Any:
-    """Give intercept - slope * log10 x; slope is nats a decade (the shape in CLUE, arXiv 2111.11294)."""
+    """Give intercept - slope * log10 x; slope is nats a decade (the shape in CLUE, arXiv
+    2111.11294)."""
     return intercept - slope * np.log10(x)
 
 
-def bounded_power_law(x: Any, irreducible_loss: Any, coefficient: Any, exponent: Any, *, ceiling: float) -> Any:
-    """Give E + (ceiling - E) u / (1 + u), u = coefficient * x ** -exponent: from a guess to a floor E.
+def bounded_power_law(
+    x: Any, irreducible_loss: Any, coefficient: Any, exponent: Any, *, ceiling: float
+) -> Any:
+    """Give E + (ceiling - E) u / (1 + u), u = coefficient * x ** -exponent: from a guess to a floor
+    E.
 
-    M4 of Alabdulmohsin et al. 2022 (arXiv 2209.06640), (L - E) / (ceiling - L)^a = u, at a = 1, where it has
+    M4 of Alabdulmohsin et al. 2022 (arXiv 2209.06640), (L - E) / (ceiling - L)^a = u, at a = 1,
+    where it has
     a closed form: a power law off the ceiling at small x and onto the floor at large x.
     """
     above = coefficient * decay(x, exponent)
@@ -243,25 +273,36 @@ def bounded_power_law(x: Any, irreducible_loss: Any, coefficient: Any, exponent:
 
 
 def broken_power_law(
-    x: Any, irreducible_loss: Any, coefficient: Any, exponent: Any, late_exponent: Any, break_at: Any, smoothness: Any
+    x: Any,
+    irreducible_loss: Any,
+    coefficient: Any,
+    exponent: Any,
+    late_exponent: Any,
+    break_at: Any,
+    smoothness: Any,
 ) -> Any:
-    """Give E + a x^-b (1 + (x / break_at)^(1/s))^(-(late_exponent - b) s): slope b before the break, another after.
+    """Give E + a x^-b (1 + (x / break_at)^(1/s))^(-(late_exponent - b) s): slope b before the
+    break, another after.
 
-    One break of Caballero et al. 2022 (arXiv 2210.14891), c1 written as the change of exponent. `smoothness` s is the
-    share of an e-fold of x that the bend takes. Falls throughout, but has no inverse in closed form.
-    """
+    One break of Caballero et al. 2022 (arXiv 2210.14891), c1 written as the change of exponent.
+    `smoothness` s is the share of an e-fold of x that the bend takes. Falls throughout, but has no
+    inverse in closed form."""
     beyond = np.log(x / break_at) / smoothness
     ahead = beyond.real > 0
     # log(1 + exp(beyond)) without overflow
     bend = np.where(ahead, beyond, 0) + np.log1p(np.exp(np.where(ahead, -beyond, beyond)))
-    return irreducible_loss + coefficient * decay(x, exponent) * np.exp((exponent - late_exponent) * smoothness * bend)
+    return irreducible_loss + coefficient * decay(x, exponent) * np.exp(
+        (exponent - late_exponent) * smoothness * bend
+    )
 
 
 def _power_law_at(loss: Any, coefficient: Any, exponent: Any) -> Any:
     return (loss / coefficient) ** (-1 / exponent)
 
 
-def _power_law_plus_constant_at(loss: Any, irreducible_loss: Any, coefficient: Any, exponent: Any) -> Any:
+def _power_law_plus_constant_at(
+    loss: Any, irreducible_loss: Any, coefficient: Any, exponent: Any
+) -> Any:
     return ((loss - irreducible_loss) / coefficient) ** (-1 / exponent)
 
 
@@ -269,7 +310,9 @@ def _log_linear_at(loss: Any, intercept: Any, slope: Any) -> Any:
     return 10 ** ((intercept - loss) / slope)
 
 
-def _bounded_power_law_at(loss: Any, irreducible_loss: Any, coefficient: Any, exponent: Any, *, ceiling: float) -> Any:
+def _bounded_power_law_at(
+    loss: Any, irreducible_loss: Any, coefficient: Any, exponent: Any, *, ceiling: float
+) -> Any:
     odds = (loss - irreducible_loss) / (ceiling - loss)
     return (odds / coefficient) ** (-1 / exponent)
 
@@ -333,7 +376,8 @@ _LAWS = (
         function=broken_power_law,
         terms=_TERM,
         floor="irreducible_loss",
-        template="{irreducible_loss:.4g} + {coefficient:.4g} x^-{exponent:.3g} (1 + (x / {break_at:.3g})"
+        template="{irreducible_loss:.4g} + {coefficient:.4g} x^-{exponent:.3g} (1 + (x / "
+        "{break_at:.3g})"
         "^(1/{smoothness:.2g}))^(({exponent:.3g} - {late_exponent:.3g}) {smoothness:.2g})",
         linear=("irreducible_loss", "coefficient"),
         places={"break_at": 0},
@@ -348,7 +392,8 @@ LAWS: dict[str, Law] = {law.name: law for law in _LAWS}
 
 
 def find_law(law: str | Law) -> Law:
-    """Look a law up by name, or pass a Law through; raise FitError naming the nearest when there is none."""
+    """Look a law up by name, or pass a Law through; raise FitError naming the nearest when there is
+    none."""
     if isinstance(law, Law):
         return law
     if law not in LAWS:

@@ -1,10 +1,12 @@
-"""What a law is: an ordinary function of predictors and named parameters, and what the fitter may know about it.
+"""What a law is: an ordinary function of predictors and named parameters, and what the fitter may
+know about it.
 
-Takes nothing; gives `Law`. The one idea: a law is an elementwise numpy function, so it can be read and tested by
-hand; the hints beside it (`terms`, `linear`, `places`, `floor`) make its fit fast and its warnings precise. A law of
-one's own needs none of them:
+Takes nothing; gives `Law`. The one idea: a law is an elementwise numpy function, so it can be read
+and tested by hand; the hints beside it (`terms`, `linear`, `places`, `floor`) make its fit fast and
+its warnings precise. A law of one's own needs none of them:
 
-    Law("stretched", "a exp(-b x)", ("a", "b"), 1, lambda x, a, b: a * np.exp(-b * x), bounds={"b": (0, 10)})
+    Law("stretched", "a exp(-b x)", ("a", "b"), 1, lambda x, a, b: a * np.exp(-b * x), bounds={"b":
+    (0, 10)})
 """
 
 import math
@@ -25,7 +27,8 @@ EXPONENTS = (0.05, 0.1, 0.2, 0.4, 0.8)
 
 
 def decay(x: Any, exponent: Any) -> Any:
-    """Give x ** -exponent for positive x; through exp, as a complex exponent then takes a third of the time."""
+    """Give x ** -exponent for positive x; through exp, as a complex exponent then takes a third of
+    the time."""
     return np.exp(-exponent * np.log(x))
 
 
@@ -34,19 +37,28 @@ class Law:
     """A formula for loss and its named parameters.
 
     Attributes:
-        function: called with the predictors, then the parameters, all positional and broadcast against each
-            other; elementwise numpy, smooth in its parameters (a complex step differentiates it, so no abs).
-        terms: pairs (coefficient, exponent), one a predictor in order, where multiplying the predictor by s does the
-            same as multiplying the coefficient by s ** -exponent; kept non-negative, fitted in scaled coordinates.
-        floor: the parameter that is the loss at endless x; kept between 0 and the largest loss seen.
-        ceiling: known loss at x = 0, passed to `function` as keyword `ceiling`; nan until the fit knows it.
+        function: called with the predictors, then the parameters, all positional and broadcast
+            against each other; elementwise numpy, smooth in its parameters (a complex step
+            differentiates it, so no abs).
+        terms: pairs (coefficient, exponent), one a predictor in order, where multiplying the
+            predictor by s does the same as multiplying the coefficient by s ** -exponent; kept
+            non-negative, fitted in scaled coordinates.
+        floor: the parameter that is the loss at endless x; kept between 0 and the largest loss
+            seen.
+        ceiling: known loss at x = 0, passed to `function` as keyword `ceiling`; nan until the fit
+            knows it.
         title: the name in words, where it is not `name` without underscores.
         template: the formula with numbers, for `str.format` with the parameters and `ceiling`.
-        linear: parameters, none negative, in which the function is linear and homogeneous; solved for, not searched.
-        places: parameters that are places on a predictor's axis, with the predictor's position; fitted as logs.
-        units: for each predictor the position of the one whose unit it shares; its own where not given.
-        bounds: lowest and highest value of a parameter; what is not named is bounded by its role, or not at all.
-        guesses: values of a parameter that are worth a start; what is not named is guessed from its role.
+        linear: parameters, none negative, in which the function is linear and homogeneous; solved
+            for, not searched.
+        places: parameters that are places on a predictor's axis, with the predictor's position;
+            fitted as logs.
+        units: for each predictor the position of the one whose unit it shares; its own where not
+            given.
+        bounds: lowest and highest value of a parameter; what is not named is bounded by its role,
+            or not at all.
+        guesses: values of a parameter that are worth a start; what is not named is guessed from its
+            role.
             Coefficients of terms take neither: they are positive, and start from the losses.
         inverse: the predictor at a loss, for laws of one: called with the loss, then as `function`.
         widen: makes this law for the columns given as x, where it takes any number of them.
@@ -72,9 +84,16 @@ class Law:
 
     def __post_init__(self) -> None:
         """Refuse hints about parameters that the law does not have, or that cannot take them."""
-        hinted = [*(name for term in self.terms for name in term), *self.linear, *self.places, *self.bounds]
+        hinted = [
+            *(name for term in self.terms for name in term),
+            *self.linear,
+            *self.places,
+            *self.bounds,
+        ]
         unknown = [
-            name for name in (*hinted, *self.guesses, *filter(None, [self.floor])) if name not in self.parameters
+            name
+            for name in (*hinted, *self.guesses, *filter(None, [self.floor]))
+            if name not in self.parameters
         ]
         if unknown:
             raise FitError(
@@ -84,21 +103,27 @@ class Law:
         bound = [name for name, _ in self.terms if name in self.bounds or name in self.guesses]
         if bound:
             raise FitError(
-                f"The coefficient {bound[0]!r} of a term of {self.name} takes no bounds or guesses; drop them."
+                f"The coefficient {bound[0]!r} of a term of {self.name} takes no bounds or "
+                f"guesses; drop them."
             )
 
     def __call__(self, x: Sequence[Any], parameters: Sequence[Any]) -> Any:
-        """Evaluate the law at predictors and parameters, in the law's order, broadcast against each other."""
+        """Evaluate the law at predictors and parameters, in the law's order, broadcast against each
+        other."""
         return self.function(*x, *parameters, **self._known)
 
     def invert(self, loss: Any, parameters: Sequence[Any]) -> Any:
-        """Give the predictor at which the law takes a loss, nan where it never does; FitError without closed form."""
+        """Give the predictor at which the law takes a loss, nan where it never does; FitError
+        without closed form."""
         if self.inverse is None:
-            raise FitError(f"{self.name} has no inverse in closed form; search it for the x of a loss.")
+            raise FitError(
+                f"{self.name} has no inverse in closed form; search it for the x of a loss."
+            )
         wanted = np.asarray(loss, dtype=float)
         with np.errstate(all="ignore"):
             x = self.inverse(wanted, *parameters, **self._known)
-            # An even power of a negative number is a number too, but no place where the law takes this loss.
+            # An even power of a negative number is a number too, but no place where the law takes
+            # this loss.
             return np.where(np.isclose(self([x], parameters), wanted, rtol=1e-6, atol=0), x, np.nan)
 
     @property
@@ -115,13 +140,16 @@ class Law:
         return replace(self, ceiling=float(ceiling))
 
     def over(self, columns: tuple[str, ...]) -> "Law":
-        """Return the law for these predictor columns: itself, unless it takes any number of them."""
+        """Return the law for these predictor columns: itself, unless it takes any number of
+        them."""
         return self.widen(columns) if self.widen else self
 
     def describe(self, parameters: dict[str, float]) -> str:
         """Write the formula with its numbers."""
         if not self.template:
-            return f"{self.formula}, " + ", ".join(f"{name} = {v:.4g}" for name, v in parameters.items())
+            return f"{self.formula}, " + ", ".join(
+                f"{name} = {v:.4g}" for name, v in parameters.items()
+            )
         return self.template.format(**parameters, ceiling=self.ceiling)
 
     @property

@@ -1,9 +1,9 @@
 """Users of a log to vectors with Ray Data: one a user, or one a user and service.
 
-Takes an exported encoder and a log of any size, gives `Parts` and a manifest. The log is read by the corpus's own
-reader, users are gathered into buckets by a hash of their id, and each bucket is one task that encodes its distinct
-items once and writes one part. A part that is there is not made again.
-"""
+Takes an exported encoder and a log of any size, gives `Parts` and a manifest. The log is read by
+the corpus's own reader, users are gathered into buckets by a hash of their id, and each bucket is
+one task that encodes its distinct items once and writes one part. A part that is there is not made
+again."""
 
 import re
 from collections import Counter
@@ -25,7 +25,13 @@ from clue_ray.errors import ClusterError, EventLogError, StudyError
 from clue_ray.spec.specs import CorpusSpec
 from clue_ray.spec.yaml import fingerprint
 from clue_ray.transfer.embed.parts import Parts
-from clue_ray.transfer.embed.writing import USER_ROWS, EmbedPlan, Precision, rows_of_part, write_parts
+from clue_ray.transfer.embed.writing import (
+    USER_ROWS,
+    EmbedPlan,
+    Precision,
+    rows_of_part,
+    write_parts,
+)
 from clue_ray.transfer.encode import UserEncoder
 from clue_ray.transfer.encoder_file import EncoderCard, Exported, read_encoder
 
@@ -44,18 +50,19 @@ def embed_users(
     since: str | None = None,
     gpus_per_worker: float = 0,
 ) -> dict[str, Any]:
-    """Embed every user of a log and return the manifest; needs a Ray session. The same call again resumes.
+    """Embed every user of a log and return the manifest; needs a Ray session. The same call again
+    resumes.
 
     Args:
         run: folder of the run, or of the encoder it left.
-        events: files, folders, globs or URIs; or a corpus section, whose events, columns, text and services count.
-            Columns and text are the encoder's own where none are given.
+        events: files, folders, globs or URIs; or a corpus section, whose events, columns, text and
+            services count. Columns and text are the encoder's own where none are given.
         output: folder or URI to fill, see `parts`.
         per_service: one vector a user and service, not their mean a user (`UserEncoder.encode`).
-        since: manifest or output of an embedding of the same log in an earlier state, by the same encoder: only users
-            whose encoded events differ from then are embedded.
-        gpus_per_worker: share of a GPU an encoding actor holds; none encodes in tasks on CPUs. Where torch sees no GPU
-            an actor encodes on its CPU, and the manifest's `devices` tells.
+        since: manifest or output of an embedding of the same log in an earlier state, by the same
+            encoder: only users whose encoded events differ from then are embedded.
+        gpus_per_worker: share of a GPU an encoding actor holds; none encodes in tasks on CPUs.
+            Where torch sees no GPU an actor encodes on its CPU, and the manifest's `devices` tells.
 
     Raises:
         StudyError: the encoder, the earlier embedding or the output cannot serve.
@@ -64,7 +71,11 @@ def embed_users(
     exported = read_encoder(run)
     spec = reading_spec(events, exported.card)
     reading = plan_log(spec)
-    settings: Settings = {"services": spec.services, "per_service": per_service, "precision": precision}
+    settings: Settings = {
+        "services": spec.services,
+        "per_service": per_service,
+        "precision": precision,
+    }
     earlier = read_manifest(since, exported.card, settings) if since else None
     request = identify(exported.card, reading, settings, earlier)
     parts = Parts(output)
@@ -76,22 +87,31 @@ def embed_users(
 
 
 def plan_log(spec: CorpusSpec) -> Reading:
-    """Plan to read a whole log, of all services: users left out must be told of. Raise EventLogError if it is empty."""
+    """Plan to read a whole log, of all services: users left out must be told of. Raise
+    EventLogError if it is empty."""
     reading = plan_reading(spec.model_copy(update={"services": None}))
     if not reading.parts:
-        raise EventLogError(f"Event log {reading.logs[0].places[0]} holds no rows; give the log of the users to embed.")
+        raise EventLogError(
+            f"Event log {reading.logs[0].places[0]} holds no rows; give the log of the users to "
+            f"embed."
+        )
     return reading
 
 
-def identify(card: EncoderCard, reading: Reading, settings: Settings, earlier: dict[str, Any] | None) -> dict[str, Any]:
+def identify(
+    card: EncoderCard, reading: Reading, settings: Settings, earlier: dict[str, Any] | None
+) -> dict[str, Any]:
     """Say what an embedding is made from, and its key: the fingerprint of all of that."""
     made_of = {"encoder_digest": card.digest, "log_digest": source_key(reading), **settings}
     since = earlier and earlier["key"]
     return {"key": fingerprint({**made_of, "since": since}), **made_of, "since": since}
 
 
-def plan_parts(parts: Parts, reading: Reading, settings: Settings, earlier: dict[str, Any] | None) -> EmbedPlan:
-    """Say into how many parts users go, as many as in the earlier embedding, and which of them are there already."""
+def plan_parts(
+    parts: Parts, reading: Reading, settings: Settings, earlier: dict[str, Any] | None
+) -> EmbedPlan:
+    """Say into how many parts users go, as many as in the earlier embedding, and which of them are
+    there already."""
     return EmbedPlan(
         parts,
         buckets=earlier["parts"] if earlier else number_of_parts(reading),
@@ -103,15 +123,22 @@ def plan_parts(parts: Parts, reading: Reading, settings: Settings, earlier: dict
 
 def reading_spec(events: CorpusSpec | str | Sequence[str], card: EncoderCard) -> CorpusSpec:
     """Say how a log is read: as the encoder's own was, where nothing else is given."""
-    spec = events if isinstance(events, CorpusSpec) else CorpusSpec.parse({"events": events}, "events")
+    spec = (
+        events if isinstance(events, CorpusSpec) else CorpusSpec.parse({"events": events}, "events")
+    )
     own = {"text": card.text, "columns": card.columns}
     update = {name: value for name, value in own.items() if name not in spec.model_fields_set}
-    reading = CorpusSpec(**{name: getattr(spec, name) for name in ("services", "max_text_length")}, events="unused")
-    return reading.model_copy(update={"events": spec.events, "text": spec.text, "columns": spec.columns, **update})
+    reading = CorpusSpec(
+        **{name: getattr(spec, name) for name in ("services", "max_text_length")}, events="unused"
+    )
+    return reading.model_copy(
+        update={"events": spec.events, "text": spec.text, "columns": spec.columns, **update}
+    )
 
 
 def read_manifest(since: str, card: EncoderCard, settings: Settings) -> dict[str, Any]:
-    """Read the manifest of a finished embedding by the same encoder, given by its file or its place.
+    """Read the manifest of a finished embedding by the same encoder, given by its file or its
+    place.
 
     Raises:
         StudyError: there is none, or its vectors are of another encoder or kind.
@@ -119,33 +146,49 @@ def read_manifest(since: str, card: EncoderCard, settings: Settings) -> dict[str
     place = re.sub(r"/?manifest\.json(?=\?|$)", "", since)  # a URI may end with a query
     manifest = Parts(place).read_json("manifest.json")
     if manifest is None:
-        raise StudyError(f"{since} is no finished embedding (no manifest.json); give the --output of one that ended.")
+        raise StudyError(
+            f"{since} is no finished embedding (no manifest.json); give the --output of one that "
+            f"ended."
+        )
     if not {"key", "encoder_digest", "parts"} <= manifest.keys():
-        raise StudyError(f"{since} is no manifest of an embedding; give the --output of one that ended.")
+        raise StudyError(
+            f"{since} is no manifest of an embedding; give the --output of one that ended."
+        )
     if manifest["encoder_digest"] != card.digest:
         raise StudyError(
-            f"The embedding at {since} is by encoder {manifest['encoder_digest']}, this is {card.digest}; leave "
+            f"The embedding at {since} is by encoder {manifest['encoder_digest']}, this is "
+            f"{card.digest}; leave "
             "--since out to embed all users anew."
         )
-    if differing := [name for name in ("per_service", "precision") if manifest[name] != settings[name]]:
+    if differing := [
+        name for name in ("per_service", "precision") if manifest[name] != settings[name]
+    ]:
         raise StudyError(
-            f"The embedding at {since} has {differing[0]} {manifest[differing[0]]}, this is to have "
-            f"{settings[differing[0]]}; ask for the same, or leave --since out to embed all users anew."
+            f"The embedding at {since} has {differing[0]} {manifest[differing[0]]}, this is to "
+            f"have "
+            f"{settings[differing[0]]}; ask for the same, or leave --since out to embed all users "
+            f"anew."
         )
     return manifest | {"place": place}
 
 
 def number_of_parts(reading: Reading) -> int:
     """Choose the parts by the log's size alone, so that a bucket fits a task whatever the log's."""
-    return min(MAX_PARTS, max(MIN_PARTS, -(-sum(file.size for file in reading.files) // BYTES_A_PART)))
+    return min(
+        MAX_PARTS, max(MIN_PARTS, -(-sum(file.size for file in reading.files) // BYTES_A_PART))
+    )
 
 
-def make_parts(reading: Reading, exported: Exported, plan: EmbedPlan, gpus_per_worker: float) -> None:
-    """Run the pipeline: read, gather users, encode and write; raise ClusterError where an actor's GPUs are nowhere."""
+def make_parts(
+    reading: Reading, exported: Exported, plan: EmbedPlan, gpus_per_worker: float
+) -> None:
+    """Run the pipeline: read, gather users, encode and write; raise ClusterError where an actor's
+    GPUs are nowhere."""
     gpus = ray.cluster_resources().get("GPU", 0)
     if gpus < gpus_per_worker:  # Ray would wait for them for ever
         raise ClusterError(
-            f"An encoding actor is to hold {gpus_per_worker:g} GPU, but the Ray cluster has {gpus:g}; leave "
+            f"An encoding actor is to hold {gpus_per_worker:g} GPU, but the Ray cluster has "
+            f"{gpus:g}; leave "
             "--gpus-per-worker out to encode on CPUs, or start nodes with GPUs."
         )
     inputs = {"reading": ray.put(reading), "plan": ray.put(plan)}
@@ -159,7 +202,10 @@ def make_parts(reading: Reading, exported: Exported, plan: EmbedPlan, gpus_per_w
     shape: dict[str, Any] = {"batch_format": "pyarrow", "batch_size": None}
     if gpus_per_worker:
         pool = ray.data.ActorPoolStrategy(min_size=1, max_size=int(gpus / gpus_per_worker))
-        one = {"batch_format": "pyarrow", "batch_size": 1}  # with GPUs Ray wants a size, which must cut no bucket
+        one = {
+            "batch_format": "pyarrow",
+            "batch_size": 1,
+        }  # with GPUs Ray wants a size, which must cut no bucket
         made = rows.map_batches(pack_buckets, **shape).map_batches(
             PartEncoder, compute=pool, num_gpus=gpus_per_worker, fn_constructor_kwargs=given, **one
         )
@@ -174,9 +220,12 @@ def make_parts(reading: Reading, exported: Exported, plan: EmbedPlan, gpus_per_w
 
 
 def explain_failure(error: RayError) -> Exception:
-    """Turn our own error on a worker, of which Ray keeps the words, into itself; others stay as they are."""
+    """Turn our own error on a worker, of which Ray keeps the words, into itself; others stay as
+    they are."""
     kinds: dict[str, type[Exception]] = {"EventLogError": EventLogError, "StudyError": StudyError}
-    said = re.findall(r"^\s*(?:[\w.]+\.)?(EventLogError|StudyError): (.+)$", str(error), re.MULTILINE)
+    said = re.findall(
+        r"^\s*(?:[\w.]+\.)?(EventLogError|StudyError): (.+)$", str(error), re.MULTILINE
+    )
     return kinds[said[-1][0]](said[-1][1]) if said else error
 
 
@@ -190,8 +239,11 @@ def user_rows(
         yield from rows_of_part(whole.parts[index], whole, asked)
 
 
-def encode_partition(rows: pa.Table, exported: "ray.ObjectRef[Exported]", plan: "ray.ObjectRef[EmbedPlan]") -> pa.Table:
-    """Write the parts of one partition of the shuffle, in a task; the encoder stays in the process for the next."""
+def encode_partition(
+    rows: pa.Table, exported: "ray.ObjectRef[Exported]", plan: "ray.ObjectRef[EmbedPlan]"
+) -> pa.Table:
+    """Write the parts of one partition of the shuffle, in a task; the encoder stays in the process
+    for the next."""
     return write_parts(rows, _loaded(exported), ray.get(plan))
 
 
@@ -216,7 +268,9 @@ class PartEncoder:
 
     def __init__(self, exported: "ray.ObjectRef[Exported]", plan: "ray.ObjectRef[EmbedPlan]"):
         self.plan: EmbedPlan = ray.get(plan)
-        self.encoder = UserEncoder(ray.get(exported), "cuda" if torch.cuda.is_available() else "cpu")
+        self.encoder = UserEncoder(
+            ray.get(exported), "cuda" if torch.cuda.is_available() else "cpu"
+        )
 
     def __call__(self, packed: pa.Table) -> pa.Table:
         """Write the parts of some buckets."""
@@ -228,15 +282,20 @@ class PartEncoder:
 
 
 def write_manifest(request: dict[str, Any], card: EncoderCard, plan: EmbedPlan) -> dict[str, Any]:
-    """Sum up the parts and write it down, which says that all are there; raise EventLogError where nobody was named."""
+    """Sum up the parts and write it down, which says that all are there; raise EventLogError where
+    nobody was named."""
     summaries = plan.parts.summaries()
     counted = ("left_out", "unknown_services", "devices")
     counts = {name: sum((Counter(part[name]) for part in summaries), Counter()) for name in counted}
     absent = set(plan.services or ()) - {name for part in summaries for name in part["services"]}
-    totals = {name: sum(part[name] for part in summaries) for name in ("rows", "rows_without_user", "users", "vectors")}
+    totals = {
+        name: sum(part[name] for part in summaries)
+        for name in ("rows", "rows_without_user", "users", "vectors")
+    }
     if not totals["users"] and not counts["left_out"]:
         raise EventLogError(
-            f"The log names no user in its {totals['rows']:,} rows; give the log of the users to embed, and as "
+            f"The log names no user in its {totals['rows']:,} rows; give the log of the users to "
+            f"embed, and as "
             "user_id the column that names them."
         )
     manifest = {

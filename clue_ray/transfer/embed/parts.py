@@ -1,11 +1,12 @@
-"""Where embeddings lie: a folder or URI of parts, each whole or absent, and a manifest that means all are there.
+"""Where embeddings lie: a folder or URI of parts, each whole or absent, and a manifest that means
+all are there.
 
 manifest.json            written last
 request.json             whose parts these are, written first
 vectors/part-*.parquet   user_id, service, vector
 left_out/part-*.parquet  user_id, reason
-histories/part-*.parquet user_id, history: a hash of what was encoded, which tells whose events are new
-"""
+histories/part-*.parquet user_id, history: a hash of what was encoded, which tells whose events are
+new"""
 
 import io
 import json
@@ -41,7 +42,8 @@ class Parts:
             write_file(self.place, name, content)
         except (OSError, pa.ArrowException) as error:
             raise StudyError(
-                f"{name} cannot be written to {self.place} ({explain_access(error)}); give --output a folder or URI "
+                f"{name} cannot be written to {self.place} ({explain_access(error)}); give "
+                f"--output a folder or URI "
                 "that can be written."
             ) from None
 
@@ -55,7 +57,9 @@ class Parts:
             content = read_file(self.place, name)
             document: dict[str, Any] | None = None if content is None else json.loads(content)
         except (OSError, ValueError) as error:
-            raise StudyError(f"{name} at {self.place} cannot be read ({explain_access(error)}).") from None
+            raise StudyError(
+                f"{name} at {self.place} cannot be read ({explain_access(error)})."
+            ) from None
         return document
 
     def read(self, kind: str, number: int) -> pa.Table | None:
@@ -66,18 +70,23 @@ class Parts:
         except pa.ArrowException as error:
             name = f"{kind}/{part_name(number)}"
             raise StudyError(
-                f"{name} at {self.place} is damaged ({explain_access(error)}); delete it and run the same command "
+                f"{name} at {self.place} is damaged ({explain_access(error)}); delete it and run "
+                f"the same command "
                 "again."
             ) from None
 
     def numbers(self) -> list[int]:
         """List the parts that are whole."""
-        found = [re.fullmatch(r"vectors/part-(\d{5})\.parquet", name) for name in list_files(self.place)]
+        found = [
+            re.fullmatch(r"vectors/part-(\d{5})\.parquet", name) for name in list_files(self.place)
+        ]
         return sorted(int(match[1]) for match in found if match)
 
     def write_part(self, number: int, tables: dict[str, pa.Table], summary: dict[str, Any]) -> None:
         """Write a part's tables, its vectors with the summary last."""
-        tables["vectors"] = tables["vectors"].replace_schema_metadata({SUMMARY: json.dumps(summary).encode()})
+        tables["vectors"] = tables["vectors"].replace_schema_metadata(
+            {SUMMARY: json.dumps(summary).encode()}
+        )
         for kind in KINDS:
             stream = io.BytesIO()
             pq.write_table(tables[kind], stream, compression="zstd")
@@ -89,7 +98,8 @@ class Parts:
         return [json.loads(table.schema.metadata[SUMMARY]) for table in tables if table is not None]
 
     def claim(self, key: str) -> dict[str, Any] | None:
-        """Take the place for one embedding; return its manifest when it is finished and every part is there.
+        """Take the place for one embedding; return its manifest when it is finished and every part
+        is there.
 
         Raises:
             StudyError: the place holds another embedding, or other files.
@@ -97,11 +107,14 @@ class Parts:
         request = self.read_json("request.json")
         if request is None:
             if list_files(self.place):
-                raise StudyError(f"{self.place} holds other files than an embedding; choose another --output.")
+                raise StudyError(
+                    f"{self.place} holds other files than an embedding; choose another --output."
+                )
             self.write_json("request.json", {"key": key})
         elif request["key"] != key:
             raise StudyError(
-                f"{self.place} holds an embedding by another encoder, of another log or with other settings; choose "
+                f"{self.place} holds an embedding by another encoder, of another log or with other "
+                f"settings; choose "
                 "another --output."
             )
         manifest = self.read_json("manifest.json")

@@ -1,8 +1,7 @@
 """One bucket of users to one part: their rows as read, their vectors, and who is left out, why.
 
-Takes tables of USER_ROWS, gives files. One idea: a user that the log names is in the vectors or in the list of those
-left out, never in neither.
-"""
+Takes tables of USER_ROWS, gives files. One idea: a user that the log names is in the vectors or in
+the list of those left out, never in neither."""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -42,16 +41,24 @@ def rows_of_part(part: Part, reading: Reading, plan: EmbedPlan) -> Iterator[pa.T
     """Read a part's rows, also those that cannot be used: their users must be told of."""
     log = reading.logs[part.log]
     for batch in read_part(part, log):
-        rows = normalise(batch.table, log, reading.spec, file=part.number, first_row=batch.first_row)
+        rows = normalise(
+            batch.table, log, reading.spec, file=part.number, first_row=batch.first_row
+        )
         reason = rows["reason"]
         if plan.services is not None:
             asked = pc.is_in(rows["service"], value_set=pa.array(plan.services, pa.string()))
-            reason = pc.if_else(pc.or_(asked, pc.is_valid(reason)), reason, pa.scalar(OTHER_SERVICES))
+            reason = pc.if_else(
+                pc.or_(asked, pc.is_valid(reason)), reason, pa.scalar(OTHER_SERVICES)
+            )
         users = pc.fill_null(rows["user_id"], "")
-        bucket = (stable_hash(users.to_pandas(), "bucket") % np.uint64(plan.buckets)).astype(np.int32)
+        bucket = (stable_hash(users.to_pandas(), "bucket") % np.uint64(plan.buckets)).astype(
+            np.int32
+        )
         columns = [users, *(rows[name] for name in EVENTS.names[1:]), reason, pa.array(bucket)]
         found = pa.table(columns, schema=USER_ROWS)
-        yield found.filter(pc.invert(pc.is_in(found["bucket"], value_set=pa.array(list(plan.done), pa.int32()))))
+        yield found.filter(
+            pc.invert(pc.is_in(found["bucket"], value_set=pa.array(list(plan.done), pa.int32())))
+        )
 
 
 def write_parts(rows: pa.Table, encoder: UserEncoder, plan: EmbedPlan) -> pa.Table:
@@ -67,12 +74,19 @@ def write_part(bucket: int, rows: pa.Table, encoder: UserEncoder, plan: EmbedPla
     good = rows.filter(pc.is_null(rows["reason"])).select(EVENTS.names)
     histories = Histories(good, encoder.exported)
     hashes = histories.fingerprints(encoder.card.run.sequence_length)
-    current = pa.table({"user_id": pa.array(histories.user_ids, pa.string()), "history": pa.array(hashes, pa.uint64())})
+    current = pa.table(
+        {
+            "user_id": pa.array(histories.user_ids, pa.string()),
+            "history": pa.array(hashes, pa.uint64()),
+        }
+    )
     left_out = unusable(rows, current["user_id"])
     summary: dict[str, Any] = {"rows": rows.num_rows, "rows_without_user": _count_nameless(rows)}
     if plan.since is not None and (stale := plan.since.read("histories", bucket)) is not None:
         unchanged = same_rows(current, stale)
-        left_out = pa.concat_tables([left_out, _with_reason(current["user_id"].filter(unchanged), NOTHING_NEW)])
+        left_out = pa.concat_tables(
+            [left_out, _with_reason(current["user_id"].filter(unchanged), NOTHING_NEW)]
+        )
         fresh = current["user_id"].filter(pc.invert(unchanged))
         good = good.filter(pc.is_in(good["user_id"], value_set=fresh.combine_chunks()))
         histories = Histories(good, encoder.exported)
@@ -118,6 +132,12 @@ def vector_table(vectors: Vectors, precision: Precision) -> pa.Table:
     """Lay vectors out as user_id, service (null where a row is a user), vector."""
     values = pa.array(vectors.values.astype(precision).ravel())
     rows = len(vectors.user_ids)
-    services = pa.nulls(rows, pa.string()) if vectors.services is None else pa.array(vectors.services, pa.string())
+    services = (
+        pa.nulls(rows, pa.string())
+        if vectors.services is None
+        else pa.array(vectors.services, pa.string())
+    )
     lists = pa.FixedSizeListArray.from_arrays(values, vectors.values.shape[1])
-    return pa.table({"user_id": pa.array(vectors.user_ids, pa.string()), "service": services, "vector": lists})
+    return pa.table(
+        {"user_id": pa.array(vectors.user_ids, pa.string()), "service": services, "vector": lists}
+    )

@@ -28,21 +28,28 @@ def user_values(asked: AttributeSpec) -> "pd.Series[Any]":
     for column in (asked.user, asked.column):
         if column not in table.column_names:
             raise SpecError(
-                f"Table {asked.table} has no column {column!r}; its columns are {', '.join(table.column_names)}."
+                f"Table {asked.table} has no column {column!r}; its columns are "
+                f"{', '.join(table.column_names)}."
             )
         if pa.types.is_nested(table.schema.field(column).type):
             kind = table.schema.field(column).type
-            raise SpecError(f"Column {column!r} of table {asked.table} holds {kind}; give one number or word a user.")
+            raise SpecError(
+                f"Column {column!r} of table {asked.table} holds {kind}; give one number or word a "
+                f"user."
+            )
     table = table.filter(table[asked.user].is_valid())
     users = [asked.prefix + user for user in as_text(table[asked.user]).to_pylist()]
-    values = pd.Series(table[asked.column].to_pandas().to_numpy(), index=pd.Index(users, dtype=object))
+    values = pd.Series(
+        table[asked.column].to_pandas().to_numpy(), index=pd.Index(users, dtype=object)
+    )
     return values.replace([np.inf, -np.inf, ""], np.nan)
 
 
 def label_attribute(
     asked: AttributeSpec, part: "pd.Series[Any]"
 ) -> tuple[list[str], tuple[str, ...], NDArray[Any], NDArray[np.int64]]:
-    """Return the users that have a value, the names of classes (none for a regression), each one's, and zeros.
+    """Return the users that have a value, the names of classes (none for a regression), each one's,
+    and zeros.
 
     Raises:
         SpecError: the table cannot be read, or has no such column or values.
@@ -51,12 +58,16 @@ def label_attribute(
     values = found.dropna()
     if values.index.has_duplicates:
         twice = values.index[values.index.duplicated()][0]
-        raise SpecError(f"Table {asked.table} has user {twice!r} more than once; give one row a user.")
+        raise SpecError(
+            f"Table {asked.table} has user {twice!r} more than once; give one row a user."
+        )
     values = values[values.index.isin(part.index)]
     if values.empty:
         raise SpecError(
-            f"Table {asked.table} has a value of {asked.column!r} for no user of the log; its users are such as "
-            f"{found.index[0] if len(found) else ''!r}, the log's such as {part.index[0]!r}: look at user and prefix."
+            f"Table {asked.table} has a value of {asked.column!r} for no user of the log; its "
+            f"users are such as "
+            f"{found.index[0] if len(found) else ''!r}, the log's such as {part.index[0]!r}: look "
+            f"at user and prefix."
         )
     nothing = np.zeros(len(values), dtype=np.int64)
     number = pd.api.types.is_numeric_dtype(values) and not pd.api.types.is_bool_dtype(values)
@@ -68,7 +79,8 @@ def label_attribute(
     if asked.positive is not None:
         if unknown := sorted(set(asked.positive) - set(words)):
             raise SpecError(
-                f"Table {asked.table} has no value {unknown[0]!r} in {asked.column!r}; its values are such as "
+                f"Table {asked.table} has no value {unknown[0]!r} in {asked.column!r}; its values "
+                f"are such as "
                 f"{', '.join(sorted(set(words))[:8])}."
             )
         words = words.isin(asked.positive).map({True: "yes", False: "no"})
@@ -77,7 +89,8 @@ def label_attribute(
 
 
 def read_table_file(place: str) -> bytes:
-    """Read a table of users as it stands: a path, a URI, or a file within an installed package; SpecError without."""
+    """Read a table of users as it stands: a path, a URI, or a file within an installed package;
+    SpecError without."""
     if place.startswith("package:"):
         package, _, name = place.removeprefix("package:").partition("/")
         try:
@@ -87,22 +100,31 @@ def read_table_file(place: str) -> bytes:
                 f"Table {place} lies in package {error.name}, which is not installed; install it."
             ) from None
         except (ValueError, TypeError):
-            raise SpecError(f"Table {place} names no package; write it as package:NAME/FILE.") from None
+            raise SpecError(
+                f"Table {place} names no package; write it as package:NAME/FILE."
+            ) from None
     try:
         return read_whole(place)
     except FileNotFoundError:
         raise SpecError(f"Table {place} does not exist; give a CSV or Parquet file.") from None
     except (OSError, StudyError) as error:
         reason = str(error).split(";")[0].splitlines()[0]
-        raise SpecError(f"Table {place} cannot be read ({reason}); give a CSV or Parquet file.") from None
+        raise SpecError(
+            f"Table {place} cannot be read ({reason}); give a CSV or Parquet file."
+        ) from None
 
 
 def read_table(place: str, user: str) -> pa.Table:
-    """Read a table of users, CSV or Parquet by its name; of a CSV, ids and words stand as they are written ("None")."""
+    """Read a table of users, CSV or Parquet by its name; of a CSV, ids and words stand as they are
+    written ("None")."""
     content = BytesIO(read_table_file(place))
     try:
         if urlsplit(place).path.endswith(".parquet"):
             return pq.read_table(content)
-        return csv.read_csv(content, convert_options=csv.ConvertOptions(column_types={user: pa.string()}))
+        return csv.read_csv(
+            content, convert_options=csv.ConvertOptions(column_types={user: pa.string()})
+        )
     except (OSError, ValueError, pa.ArrowException) as error:
-        raise SpecError(f"Table {place} cannot be read ({str(error).splitlines()[0]}); give CSV or Parquet.") from None
+        raise SpecError(
+            f"Table {place} cannot be read ({str(error).splitlines()[0]}); give CSV or Parquet."
+        ) from None

@@ -1,8 +1,8 @@
 """What tasks found of a study's runs, as columns of the runs table.
 
-A result lies in its run's own folder, so a run is scored once, whichever study file or command asks; the table's
-columns are read off those results, and come back whenever the table is written anew.
-"""
+A result lies in its run's own folder, so a run is scored once, whichever study file or command
+asks; the table's columns are read off those results, and come back whenever the table is written
+anew."""
 
 from pathlib import Path
 from typing import Any
@@ -25,11 +25,12 @@ def failure_name(task: str) -> str:
 
 
 def join_results(directory: Path, runs: Runs | None = None) -> Runs:
-    """Write what runs' encoders scored into the runs table, a column a task and measure: transfer_<task>_<measure>.
+    """Write what runs' encoders scored into the runs table, a column a task and measure:
+    transfer_<task>_<measure>.
 
-    Of several results of one task (another log, other settings) those count that the study was last scored by, for all
-    runs; of a task that no such command has ended with, the last written. A try that failed is a sentence in
-    transfer_<task>_error.
+    Of several results of one task (another log, other settings) those count that the study was last
+    scored by, for all runs; of a task that no such command has ended with, the last written. A try
+    that failed is a sentence in transfer_<task>_error.
 
     Args:
         runs: the table as it was just written; read when left out.
@@ -39,7 +40,9 @@ def join_results(directory: Path, runs: Runs | None = None) -> Runs:
     file = directory / ASKED
     asked = read_json(file) if file.exists() else {}
     found = {
-        run_id: scores_of(directory / "runs" / run_id, {task: names.get(run_id) for task, names in asked.items()})
+        run_id: scores_of(
+            directory / "runs" / run_id, {task: names.get(run_id) for task, names in asked.items()}
+        )
         for run_id in table["run_id"]
     }
     if any(found.values()):
@@ -50,7 +53,8 @@ def join_results(directory: Path, runs: Runs | None = None) -> Runs:
 
 
 def note_asked(directory: Path, names: dict[str, dict[str, str]]) -> None:
-    """Write down which file of which run, by task, a study was last scored by; other tasks stay as they were."""
+    """Write down which file of which run, by task, a study was last scored by; other tasks stay as
+    they were."""
     file = directory / ASKED
     write_json(file, (read_json(file) if file.exists() else {}) | names)
 

@@ -1,7 +1,8 @@
-"""A task put to an encoder: every method's scores beside each other, with intervals and paired differences.
+"""A task put to an encoder: every method's scores beside each other, with intervals and paired
+differences.
 
-Takes a run and a task, gives one JSON-able result. One idea: methods differ in what they know of a user (`features`);
-users, labels, what reads the features and how it is judged are the same for all.
+Takes a run and a task, gives one JSON-able result. One idea: methods differ in what they know of a
+user (`features`); users, labels, what reads the features and how it is judged are the same for all.
 """
 
 import hashlib
@@ -27,7 +28,13 @@ from clue_ray.transfer.encode import Histories, UserEncoder, load_encoder
 from clue_ray.transfer.encoder_file import EncoderCard, find_encoder, read_card
 from clue_ray.transfer.tasks import features, scores
 from clue_ray.transfer.tasks.attributes import read_table_file
-from clue_ray.transfer.tasks.examples import Examples, draw_candidates, make_examples, plan_events, read_events
+from clue_ray.transfer.tasks.examples import (
+    Examples,
+    draw_candidates,
+    make_examples,
+    plan_events,
+    read_events,
+)
 from clue_ray.transfer.tasks.heads import base_scores, fit_head
 from clue_ray.transfer.tasks.leaks import check_inputs, check_pretraining
 from clue_ray.transfer.tasks.scratch import train_from_scratch
@@ -40,15 +47,25 @@ EVALUATION = 6
 SCRATCHES = 3
 """Encoders trained from scratch on a task, at most, each read by one head."""
 BASES = {"next_item": "popularity", "attribute": "base rate", "retrieval": "guess"}
-OURS = ("encoder", "TF-IDF, SVD", "TF-IDF, cosine", "untrained items", "from scratch", *BASES.values())
+OURS = (
+    "encoder",
+    "TF-IDF, SVD",
+    "TF-IDF, cosine",
+    "untrained items",
+    "from scratch",
+    *BASES.values(),
+)
 """Names of methods, which no further encoder may take."""
 Matrix = NDArray[np.float64]
 Judged = dict[str, list[scores.Measure]]
 """Of each measure, that of each output: of every start of the head, or of the one way to rank."""
 
 
-def run_task(run: str | Path, task: TaskSpec, against: Mapping[str, str | Path] | None = None) -> dict[str, Any]:
-    """Put a task to a run's encoder, beside the baselines; return and keep the result, or return what is kept.
+def run_task(
+    run: str | Path, task: TaskSpec, against: Mapping[str, str | Path] | None = None
+) -> dict[str, Any]:
+    """Put a task to a run's encoder, beside the baselines; return and keep the result, or return
+    what is kept.
 
     It is kept in the folder of the encoder, below `transfer/`, by what it was made from.
 
@@ -62,8 +79,13 @@ def run_task(run: str | Path, task: TaskSpec, against: Mapping[str, str | Path] 
     """
     others = dict(against or {})
     reading = plan_events(task)
-    key = result_key(read_card(run), {name: read_card(place) for name, place in others.items()}, task, reading)
-    place, name = str(run) if is_uri(run) else str(find_encoder(Path(run)).parent), result_name(task.name, key)
+    key = result_key(
+        read_card(run), {name: read_card(place) for name, place in others.items()}, task, reading
+    )
+    place, name = (
+        str(run) if is_uri(run) else str(find_encoder(Path(run)).parent),
+        result_name(task.name, key),
+    )
     if (kept := read_file(place, name)) is not None:
         return dict(json.loads(kept))
     examples = lay_out_task(task, reading)
@@ -86,8 +108,11 @@ def result_name(task: str, key: str) -> str:
     return f"transfer/{task}-{key}.json"
 
 
-def result_key(card: EncoderCard, others: Mapping[str, EncoderCard], task: TaskSpec, reading: Reading) -> str:
-    """Fingerprint what a result is made from: encoders, task, log, and the table of users where there is one."""
+def result_key(
+    card: EncoderCard, others: Mapping[str, EncoderCard], task: TaskSpec, reading: Reading
+) -> str:
+    """Fingerprint what a result is made from: encoders, task, log, and the table of users where
+    there is one."""
     digests = [card.digest, {name: other.digest for name, other in others.items()}]
     return fingerprint([EVALUATION, digests, layout_key(task, reading)])
 
@@ -95,7 +120,11 @@ def result_key(card: EncoderCard, others: Mapping[str, EncoderCard], task: TaskS
 def layout_key(task: TaskSpec, reading: Reading) -> str:
     """Fingerprint what a task's users are laid out from: the task, its log and its table."""
     files = [(file.path, file.size, file.changed) for file in reading.files]
-    table = [hashlib.sha256(read_table_file(task.attribute.table)).hexdigest()] if task.attribute else []
+    table = (
+        [hashlib.sha256(read_table_file(task.attribute.table)).hexdigest()]
+        if task.attribute
+        else []
+    )
     return fingerprint([task.model_dump(mode="json"), files, *table])
 
 
@@ -113,7 +142,8 @@ def lay_out_task(task: TaskSpec, reading: Reading) -> Examples:
 
 
 def left_out_name(task: TaskSpec, examples: Examples) -> str:
-    """Name the list of users who cannot be used: of another log or version of the task, it is another file."""
+    """Name the list of users who cannot be used: of another log or version of the task, it is
+    another file."""
     return f"transfer/{task.name}-left-out-{examples.key}.parquet"
 
 
@@ -125,7 +155,10 @@ def write_left_out(place: str, task: TaskSpec, examples: Examples) -> None:
     """
     name, content = left_out_name(task, examples), pa.BufferOutputStream()
     pq.write_table(examples.left_out, content)
-    patiently(lambda: write_file(place, name, content.getvalue().to_pybytes()), f"{name} cannot be written to {place}")
+    patiently(
+        lambda: write_file(place, name, content.getvalue().to_pybytes()),
+        f"{name} cannot be written to {place}",
+    )
 
 
 def judge_task(
@@ -134,10 +167,13 @@ def judge_task(
     """Score an encoder on a task, beside the baselines; give what a result holds but its key.
 
     Raises:
-        SpecError: an encoder was trained on what is asked of the test users, or has the name of a method.
+        SpecError: an encoder was trained on what is asked of the test users, or has the name of a
+            method.
     """
     if taken := [name for name in others if name in OURS]:
-        raise SpecError(f"A further encoder is named {taken[0]!r}, as a method is; give it another name.")
+        raise SpecError(
+            f"A further encoder is named {taken[0]!r}, as a method is; give it another name."
+        )
     for one in (encoder, *others.values()):
         check_pretraining(task, examples, one.card)
     users = {part: len(examples.rows(part)) for part in ("train", "validation", "test")}
@@ -181,9 +217,13 @@ def judge_heads(
         base = np.array([examples.targets[train].mean()])
     judged = {base_name(task): judge(examples, [np.tile(base, (len(examples.rows("test")), 1))])}
     for name, matrices in known.items():
-        starts = task.seeds if len(matrices) == 1 else task.seeds[: len(matrices)]  # heads of one encoder go together
+        starts = (
+            task.seeds if len(matrices) == 1 else task.seeds[: len(matrices)]
+        )  # heads of one encoder go together
         outputs = (
-            fit_head(matrices[number % len(matrices)], examples, hidden=task.head == "mlp", seed=seed)
+            fit_head(
+                matrices[number % len(matrices)], examples, hidden=task.head == "mlp", seed=seed
+            )
             for number, seed in enumerate(starts)
         )
         judged[name] = judge(examples, outputs)
@@ -196,11 +236,14 @@ def base_name(task: TaskSpec) -> str:
 
 
 def judge(examples: Examples, outputs: Iterable[Matrix]) -> Judged:
-    """Return the measures of test users by their scores, a function an output; of rankings only the ranks are kept."""
+    """Return the measures of test users by their scores, a function an output; of rankings only the
+    ranks are kept."""
     test = examples.rows("test")
     targets = examples.targets[test]
     if targets.ndim == 2:
-        return mean_measures([scores.ranking_measures(one, targets, examples.missed[test]) for one in outputs])
+        return mean_measures(
+            [scores.ranking_measures(one, targets, examples.missed[test]) for one in outputs]
+        )
     if examples.names:
         return {"auc": [partial(_auc_of, one, targets) for one in outputs]}
     return {"r2": [partial(_r2_of, one[:, 0], targets) for one in outputs]}
@@ -226,7 +269,8 @@ def _r2_of(predictions: Matrix, values: Matrix, rows: NDArray[np.int64]) -> floa
 def judge_retrieval(
     task: TaskSpec, examples: Examples, encoder: UserEncoder, others: dict[str, UserEncoder]
 ) -> dict[str, Judged]:
-    """Judge how near a test user's vectors in two services lie, among the candidates; nothing is trained."""
+    """Judge how near a test user's vectors in two services lie, among the candidates; nothing is
+    trained."""
     asked = task.retrieval
     assert asked is not None
     histories = Histories(examples.inputs, encoder.exported)
@@ -251,9 +295,13 @@ def judge_retrieval(
 
 
 def summarise(judged: dict[str, Judged], users: int) -> list[dict[str, Any]]:
-    """Put every measure with its interval, and the encoder's lead over each other method, in a row a method."""
+    """Put every measure with its interval, and the encoder's lead over each other method, in a row
+    a method."""
     drawn = {
-        name: {measure: scores.resample(outputs, users, stream) for measure, outputs in measures.items()}
+        name: {
+            measure: scores.resample(outputs, users, stream)
+            for measure, outputs in measures.items()
+        }
         for stream, (name, measures) in enumerate(judged.items())
     }
     rows = []

@@ -1,8 +1,7 @@
 """What each method knows of a user: one frozen vector, from the same inputs.
 
-Takes a task's inputs, gives [users, columns]. One idea: the methods differ in these vectors alone; what reads them
-(`heads`) and who is judged are the same for all.
-"""
+Takes a task's inputs, gives [users, columns]. One idea: the methods differ in these vectors alone;
+what reads them (`heads`) and who is judged are the same for all."""
 
 from collections.abc import Sequence
 
@@ -24,13 +23,16 @@ Matrix = NDArray[np.float64]
 
 
 def user_terms(histories: Histories, train: NDArray[np.int64]) -> list[sparse.csr_array]:
-    """Return users' TF-IDF vectors in each service and, last, over all of them, [users, vocabulary].
+    """Return users' TF-IDF vectors in each service and, last, over all of them, [users,
+    vocabulary].
 
     Args:
         train: users whose histories say how rare a term is, by index.
     """
     everyone = np.arange(len(histories.user_ids))
-    counts = [term_counts(histories, everyone, service) for service in range(len(histories.services))]
+    counts = [
+        term_counts(histories, everyone, service) for service in range(len(histories.services))
+    ]
     whole = sparse.csr_array(sum(counts))
     frequency = np.asarray((whole[train] > 0).sum(axis=0))
     weights = np.log((1 + len(train)) / (1 + frequency)) + 1
@@ -38,7 +40,8 @@ def user_terms(histories: Histories, train: NDArray[np.int64]) -> list[sparse.cs
 
 
 def tfidf_svd(histories: Histories, train: NDArray[np.int64]) -> Matrix:
-    """Reduce users' TF-IDF vectors to the leading singular directions of the training users', of unit length."""
+    """Reduce users' TF-IDF vectors to the leading singular directions of the training users', of
+    unit length."""
     terms = user_terms(histories, train)[-1]
     directions = leading_directions(terms[train], min(COMPONENTS, len(train), terms.shape[1]))
     return unit(terms @ directions)
@@ -46,7 +49,8 @@ def tfidf_svd(histories: Histories, train: NDArray[np.int64]) -> Matrix:
 
 @torch.no_grad()
 def untrained_items(encoder: UserEncoder, histories: Histories) -> tuple[Matrix, list[Matrix]]:
-    """Average the item vectors of the encoder as it was before training, centred: over services, and in each."""
+    """Average the item vectors of the encoder as it was before training, centred: over services,
+    and in each."""
     length = encoder.card.run.sequence_length
     users, services, windows = histories.present(length)
     events = histories.events[ranges(*windows)]
@@ -54,7 +58,9 @@ def untrained_items(encoder: UserEncoder, histories: Histories) -> tuple[Matrix,
     items = encode_items(encoder.card.build(), histories, distinct).double().numpy()
     items -= items.mean(0)  # drawn weights give all items a large part in common
     rows = np.repeat(np.arange(len(users)), windows.lengths)
-    membership = sparse.csr_array((np.ones(len(rows)), (rows, places)), shape=(len(users), len(distinct)))
+    membership = sparse.csr_array(
+        (np.ones(len(rows)), (rows, places)), shape=(len(users), len(distinct))
+    )
     means = unit(membership @ items)
     each = []
     for service in range(len(histories.services)):
@@ -82,7 +88,8 @@ def encoded_services(encoder: UserEncoder, histories: Histories) -> list[Matrix]
 
 
 def label_features(names: tuple[str, ...]) -> torch.Tensor | None:
-    """Describe labels by their words where there are many, so that a rare one learns from its like, [labels, columns].
+    """Describe labels by their words where there are many, so that a rare one learns from its like,
+    [labels, columns].
 
     None where they are few enough for each to have its own weights.
     """
@@ -97,10 +104,14 @@ def label_features(names: tuple[str, ...]) -> torch.Tensor | None:
 
 def word_counts(texts: Sequence[str]) -> tuple[sparse.csr_array, NDArray[np.object_]]:
     """Say which words texts hold, once each: [texts, words], and the words."""
-    distinct = [sorted(set(text.lower().split())) for text in texts]  # a set's own order differs between processes
+    distinct = [
+        sorted(set(text.lower().split())) for text in texts
+    ]  # a set's own order differs between processes
     codes, words = pd.factorize(np.array([word for own in distinct for word in own], dtype=object))
     owners = np.repeat(np.arange(len(texts)), list(map(len, distinct)))
-    return sparse.csr_array((np.ones(len(codes)), (owners, codes)), shape=(len(texts), len(words))), words
+    return sparse.csr_array(
+        (np.ones(len(codes)), (owners, codes)), shape=(len(texts), len(words))
+    ), words
 
 
 OWN_WEIGHTS = 400

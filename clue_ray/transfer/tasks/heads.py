@@ -1,8 +1,8 @@
-"""What reads frozen features: a small network that starts from the base rate and stops where validation users say.
+"""What reads frozen features: a small network that starts from the base rate and stops where
+validation users say.
 
-Takes features and targets of training users, gives scores of any users. One idea: its last layer starts at zero, so
-features without a signal score what popularity scores, and no less.
-"""
+Takes features and targets of training users, gives scores of any users. One idea: its last layer
+starts at zero, so features without a signal score what popularity scores, and no less."""
 
 import copy
 from collections.abc import Callable
@@ -33,15 +33,23 @@ Matrix = NDArray[np.float64]
 class Head(nn.Module):
     """Scores of labels, classes or a value from features."""
 
-    def __init__(self, features: int, base: torch.Tensor, labels: torch.Tensor | None, hidden: bool):
+    def __init__(
+        self, features: int, base: torch.Tensor, labels: torch.Tensor | None, hidden: bool
+    ):
         super().__init__()
         outputs = len(base) if labels is None else labels.shape[1]
         before = HIDDEN if hidden else features
-        self.hidden = nn.Sequential(nn.Linear(features, HIDDEN), nn.ReLU(), nn.Dropout(DROPOUT)) if hidden else None
+        self.hidden = (
+            nn.Sequential(nn.Linear(features, HIDDEN), nn.ReLU(), nn.Dropout(DROPOUT))
+            if hidden
+            else None
+        )
         self.last = nn.Linear(before, outputs, bias=False)
         nn.init.zeros_(self.last.weight)
         self.base, self.labels = nn.Parameter(base.clone()), labels
-        self.base.requires_grad_(labels is None)  # of thousands of rare labels the counts are the better estimate
+        self.base.requires_grad_(
+            labels is None
+        )  # of thousands of rare labels the counts are the better estimate
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
         """Score, [users, outputs]."""
@@ -50,7 +58,8 @@ class Head(nn.Module):
 
 
 class Lowest:
-    """Keeps the weights of a module at which a loss was lowest, and says when to stop looking for a lower one."""
+    """Keeps the weights of a module at which a loss was lowest, and says when to stop looking for a
+    lower one."""
 
     def __init__(self, module: nn.Module, patience: int):
         self.module, self.patience = module, patience
@@ -58,7 +67,8 @@ class Lowest:
         self.weights: dict[str, torch.Tensor] = {}
 
     def look(self, measure: Callable[[], torch.Tensor]) -> bool:
-        """Measure the loss, without dropout and gradients; True once `patience` looks in a row found none lower."""
+        """Measure the loss, without dropout and gradients; True once `patience` looks in a row
+        found none lower."""
         self.module.eval()
         with torch.no_grad():
             loss = float(measure())
@@ -74,7 +84,8 @@ class Lowest:
 
 
 def base_scores(examples: Examples) -> torch.Tensor:
-    """Return what is best without features: log shares of labels or classes, or the mean, over training users."""
+    """Return what is best without features: log shares of labels or classes, or the mean, over
+    training users."""
     targets = examples.targets[examples.rows("train")]
     if not examples.names:
         return torch.zeros(1)  # of standardised values
@@ -88,11 +99,16 @@ def loss_of(scores: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     if targets.ndim == 2:
         shares = targets / targets.sum(1, keepdim=True)
         return -(shares * F.log_softmax(scores, dim=1)).sum(1).mean()
-    return F.mse_loss(scores[:, 0], targets) if targets.is_floating_point() else F.cross_entropy(scores, targets)
+    return (
+        F.mse_loss(scores[:, 0], targets)
+        if targets.is_floating_point()
+        else F.cross_entropy(scores, targets)
+    )
 
 
 def tensors(examples: Examples, rows: NDArray[np.int64]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return users that have something to learn from, by index, and their targets; values are standardised."""
+    """Return users that have something to learn from, by index, and their targets; values are
+    standardised."""
     targets = examples.targets
     if targets.ndim == 2:
         rows = rows[targets[rows].any(1)]
@@ -112,8 +128,8 @@ def value_scale(examples: Examples) -> tuple[float, float]:
 def fit_head(features: Matrix, examples: Examples, *, hidden: bool, seed: int) -> Matrix:
     """Fit a head to the training users and return the test users' scores, [test users, outputs].
 
-    It keeps the weights at which the validation users' loss was lowest, which may be those it began with.
-    """
+    It keeps the weights at which the validation users' loss was lowest, which may be those it began
+    with."""
     train, validation = (tensors(examples, examples.rows(part)) for part in ("train", "validation"))
     x = standardise(features, examples.rows("train"))
     with torch.random.fork_rng():
@@ -131,9 +147,12 @@ def fit_head(features: Matrix, examples: Examples, *, hidden: bool, seed: int) -
 
 
 def standardise(features: Matrix, train: NDArray[np.int64]) -> torch.Tensor:
-    """Centre by the training users and scale all columns alike: directions that hardly vary stay small."""
+    """Centre by the training users and scale all columns alike: directions that hardly vary stay
+    small."""
     centred = features - features[train].mean(0)
-    return torch.from_numpy(centred / max(float(np.sqrt((centred[train] ** 2).mean())), 1e-6)).float()
+    return torch.from_numpy(
+        centred / max(float(np.sqrt((centred[train] ** 2).mean())), 1e-6)
+    ).float()
 
 
 def _train(
@@ -146,7 +165,9 @@ def _train(
     optimizer = torch.optim.AdamW(head.parameters(), LEARNING_RATE, weight_decay=WEIGHT_DECAY)
     lowest = Lowest(head, PATIENCE)
     for step in range(STEPS + 1):
-        if step % LOOK_EVERY == 0 and lowest.look(lambda: loss_of(head(x[validation[0]]), validation[1])):
+        if step % LOOK_EVERY == 0 and lowest.look(
+            lambda: loss_of(head(x[validation[0]]), validation[1])
+        ):
             break
         some = torch.randperm(len(train[0]), generator=generator)[:BATCH]
         optimizer.zero_grad()

@@ -1,4 +1,5 @@
-"""Does a task ask for what the encoder, or its input, has already seen? Then its scores mean nothing: it is refused."""
+"""Does a task ask for what the encoder, or its input, has already seen? Then its scores mean
+nothing: it is refused."""
 
 import re
 from collections.abc import Callable
@@ -18,22 +19,25 @@ from clue_ray.transfer.tasks.features import word_counts
 from clue_ray.transfer.tasks.spec import AttributeSpec, NextItemSpec, TaskSpec
 
 COPIED = 0.5
-"""Share of test users whose labels all stand in their inputs, above which a service is a copy of another; of values,
-by how much more users' inputs hold their own than another's."""
+"""Share of test users whose labels all stand in their inputs, above which a service is a copy of
+another; of values, by how much more users' inputs hold their own than another's."""
 MOST_VALUES = 100
 """Values of an attribute that are looked at as classes, those of most users."""
 NUMBER = re.compile(r"\d+(?:\.\d+)?")
 THOUSANDS = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")
 PUNCTUATION = re.compile(r"[^\w.]+|\.(?!\d)")
 TOLD = 0.9
-"""By how much a class may have a word more, or less, often than all others, above which the word says the class."""
+"""By how much a class may have a word more, or less, often than all others, above which the word
+says the class."""
 
 
 def check_pretraining(task: TaskSpec, examples: Examples, card: EncoderCard) -> None:
     """Refuse test users that the encoder was trained on together with what is asked of them.
 
-    It has seen it where the service asked for is one of its own, or where its training went past the cut in time. Users
-    held out of its training are safe in any case: the task's split and the corpus's are prefixes of one order.
+    It has seen it where the service asked for is one of its own, or where its training went past
+    the cut in time. Users
+    held out of its training are safe in any case: the task's split and the corpus's are prefixes of
+        one order.
 
     Raises:
         SpecError: so it is.
@@ -51,8 +55,10 @@ def check_pretraining(task: TaskSpec, examples: Examples, card: EncoderCard) -> 
         share = card.split.test + card.split.validation
         what = f"service {seen[0]!r}" if seen else f"events after {task.time:%Y-%m-%d}"
         raise SpecError(
-            f"Task {task.name} leaks: encoder {card.run_id} was trained on {what} of its test users; set split.test to "
-            f"at most {share:g}, the share that its training held out, or train an encoder without them."
+            f"Task {task.name} leaks: encoder {card.run_id} was trained on {what} of its test "
+            f"users; set split.test to "
+            f"at most {share:g}, the share that its training held out, or train an encoder without "
+            f"them."
         )
 
 
@@ -62,7 +68,8 @@ def _pair(task: TaskSpec) -> tuple[str, ...]:
 
 
 def check_inputs(task: TaskSpec, examples: Examples, events: pd.DataFrame) -> None:
-    """Refuse a task whose labels stand in the inputs: of a next-item task without times, under another service's name.
+    """Refuse a task whose labels stand in the inputs: of a next-item task without times, under
+    another service's name.
 
     Raises:
         SpecError: so it is.
@@ -74,16 +81,20 @@ def check_inputs(task: TaskSpec, examples: Examples, events: pd.DataFrame) -> No
 
 
 def check_copies(task: str, asked: NextItemSpec, examples: Examples, events: pd.DataFrame) -> None:
-    """Refuse last items that mostly stand in the inputs under another service's name; raise SpecError."""
+    """Refuse last items that mostly stand in the inputs under another service's name; raise
+    SpecError."""
     test = examples.users[examples.rows("test")]
     own, rows = examples.inputs.to_pandas(), events[events["service"] == asked.service]
-    shown = own.assign(text=label_texts(own["text"], asked.part)).groupby("user_id")["text"].agg(set)
+    shown = (
+        own.assign(text=label_texts(own["text"], asked.part)).groupby("user_id")["text"].agg(set)
+    )
     last = rows.sort_values("timestamp", kind="stable").groupby("user_id")["text"].last()
     labels = label_texts(last.loc[list(test)], asked.part)
     copied = float(np.mean([label in shown[user] for user, label in labels.dropna().items()]))
     if copied > COPIED:
         raise SpecError(
-            f"Task {task} leaks: {copied:.0%} of its test users have the item asked for among what the encoder is "
+            f"Task {task} leaks: {copied:.0%} of its test users have the item asked for among what "
+            f"the encoder is "
             f"shown; leave the service that repeats {asked.service!r} out of services."
         )
 
@@ -91,51 +102,64 @@ def check_copies(task: str, asked: NextItemSpec, examples: Examples, events: pd.
 def check_words(task: str, asked: AttributeSpec, examples: Examples) -> None:
     """Refuse an attribute that stands in the inputs; raise SpecError.
 
-    A word gives a class away where its users have it so much more often than all others, or less, that the shares
-    differ by TOLD (Youden 1950), and by more than any number of words would tell: who buys all has every word. Classes
-    are those of the task and the table's own values; of few users some word tells them apart by chance. Of numbers, the
-    value itself must not stand there.
+    A word gives a class away where its users have it so much more often than all others, or less,
+    that the shares differ by TOLD (Youden 1950), and by more than any number of words would tell:
+    who buys all has every word. Classes are those of the task and the table's own values; of few
+    users some word tells them apart by chance. Of numbers, the value itself must not stand there.
     """
     own = user_values(asked).reindex(examples.users)
     present, words = user_words(examples, lambda text: f"{text} {PUNCTUATION.sub(' ', text)}")
     count = present.sum(axis=1)
     classes = {name: examples.targets == number for number, name in enumerate(examples.names)}
-    classes |= {str(value): (own == value).to_numpy() for value in own.value_counts().index[:MOST_VALUES]}
+    classes |= {
+        str(value): (own == value).to_numpy() for value in own.value_counts().index[:MOST_VALUES]
+    }
     for name, members in classes.items():
         if min(members.sum(), (~members).sum()) < FEWEST:
             continue
         told = np.abs(present[members].mean(axis=0) - present[~members].mean(axis=0))
         if told.max() > max(TOLD, ks_2samp(count[members], count[~members]).statistic):
             raise SpecError(
-                f"Task {task} leaks: users of {asked.column} {name!r} and others are told apart by the word "
-                f"{words[told.argmax()]!r} in their texts (shares differ by {told.max():.0%}); leave that part of the "
+                f"Task {task} leaks: users of {asked.column} {name!r} and others are told apart by "
+                f"the word "
+                f"{words[told.argmax()]!r} in their texts (shares differ by {told.max():.0%}); "
+                f"leave that part of the "
                 "text, or that service, out."
             )
     if not examples.names and (copied := share_copied(examples)) > COPIED:
         raise SpecError(
-            f"Task {task} leaks: the texts of {copied:.0%} of its users hold their value of {asked.column}, beyond "
+            f"Task {task} leaks: the texts of {copied:.0%} of its users hold their value of "
+            f"{asked.column}, beyond "
             "chance; leave that part of the text out."
         )
 
 
-def user_words(examples: Examples, spell: Callable[[str], str]) -> tuple[sparse.csr_array, NDArray[np.object_]]:
-    """Say which words the inputs of each user hold, as they are spelled, [users, words], and the words."""
+def user_words(
+    examples: Examples, spell: Callable[[str], str]
+) -> tuple[sparse.csr_array, NDArray[np.object_]]:
+    """Say which words the inputs of each user hold, as they are spelled, [users, words], and the
+    words."""
     codes, texts = pd.factorize(examples.inputs["text"].to_numpy(zero_copy_only=False))
     rows = pd.Index(examples.users).get_indexer(pd.Index(examples.inputs["user_id"].to_pandas()))
-    taken = sparse.csr_array((np.ones(len(rows)), (rows, codes)), shape=(len(examples.users), len(texts)))
+    taken = sparse.csr_array(
+        (np.ones(len(rows)), (rows, codes)), shape=(len(examples.users), len(texts))
+    )
     counts, words = word_counts([spell(text) for text in texts])
     return sparse.csr_array((taken @ counts > 0).astype(np.float64)), words
 
 
 def share_copied(examples: Examples) -> float:
-    """Return how many more users' inputs hold their own value, perhaps rounded, than another's, as a share."""
+    """Return how many more users' inputs hold their own value, perhaps rounded, than another's, as
+    a share."""
     present, numbers = user_words(examples, spell_numbers)
     column_of = pd.Index(numbers.astype(np.float64))
     other = np.random.default_rng(0).permutation(len(examples.users))
 
     def lead(values: NDArray[np.float64]) -> float:
         columns = column_of.get_indexer(pd.Index(values))
-        holding = [present[np.flatnonzero(of >= 0), of[of >= 0]].sum() for of in (columns, columns[other])]
+        holding = [
+            present[np.flatnonzero(of >= 0), of[of >= 0]].sum() for of in (columns, columns[other])
+        ]
         return float(holding[0] - holding[1]) / len(values)
 
     values = np.abs(examples.targets)
@@ -143,5 +167,6 @@ def share_copied(examples: Examples) -> float:
 
 
 def spell_numbers(text: str) -> str:
-    """Keep the numbers of a text alone, without signs and separators of thousands: 1,234.50 is 1234.5."""
+    """Keep the numbers of a text alone, without signs and separators of thousands: 1,234.50 is
+    1234.5."""
     return " ".join(str(float(number)) for number in NUMBER.findall(THOUSANDS.sub("", text)))

@@ -1,4 +1,5 @@
-"""The same encoder without pre-training: trained from scratch, with its head, on a task's training users alone."""
+"""The same encoder without pre-training: trained from scratch, with its head, on a task's training
+users alone."""
 
 import numpy as np
 import torch
@@ -25,9 +26,11 @@ PATIENCE = 4
 def train_from_scratch(
     encoder: UserEncoder, histories: Histories, examples: Examples, *, steps: int, seed: int
 ) -> UserEncoder:
-    """Train a new encoder of the same shape end to end, with its own learning rates; its frozen vectors are then read.
+    """Train a new encoder of the same shape end to end, with its own learning rates; its frozen
+    vectors are then read.
 
-    It keeps the weights at which the validation users' loss was lowest, as what reads the vectors does.
+    It keeps the weights at which the validation users' loss was lowest, as what reads the vectors
+    does.
 
     Args:
         histories: of the examples' users, in their order.
@@ -41,8 +44,13 @@ def train_from_scratch(
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         head = Head(width, base_scores(examples), label_features(examples.names), hidden=False)
-    optimizers = [make_optimizer(model, run.train, run.encoder), torch.optim.AdamW(head.parameters(), 1e-2)]
-    (train, targets), held = (tensors(examples, examples.rows(part)) for part in ("train", "validation"))
+    optimizers = [
+        make_optimizer(model, run.train, run.encoder),
+        torch.optim.AdamW(head.parameters(), 1e-2),
+    ]
+    (train, targets), held = (
+        tensors(examples, examples.rows(part)) for part in ("train", "validation")
+    )
 
     def loss_on(users: torch.Tensor, true: torch.Tensor) -> torch.Tensor:
         vectors = encode_some(model, histories, users.numpy(), run.sequence_length)
@@ -65,7 +73,9 @@ def train_from_scratch(
     return UserEncoder(Exported(card, encoder.exported.tokenizer, model.state_dict()))
 
 
-def encode_some(model: Encoder, histories: Histories, users: NDArray[np.int64], sequence_length: int) -> torch.Tensor:
+def encode_some(
+    model: Encoder, histories: Histories, users: NDArray[np.int64], sequence_length: int
+) -> torch.Tensor:
     """Encode some users as `UserEncoder.encode` does, with gradients, [users, output_width]."""
     counts = histories.counts[users]
     rows, services = np.nonzero(counts)

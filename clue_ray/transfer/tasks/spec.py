@@ -1,8 +1,8 @@
-"""What a downstream task is: a YAML file of a log, what the encoder may see of it, and what is to be told from that.
+"""What a downstream task is: a YAML file of a log, what the encoder may see of it, and what is to
+be told from that.
 
-Exactly one of `next_item`, `attribute` and `retrieval` says what is asked. A task names no encoder, so that any run can
-be put to it.
-"""
+Exactly one of `next_item`, `attribute` and `retrieval` says what is asked. A task names no encoder,
+so that any run can be put to it."""
 
 from collections.abc import Iterable
 from datetime import datetime
@@ -24,15 +24,18 @@ class NextItemSpec(Spec):
 
     service: str
     days: int | None = Field(None, ge=1)
-    "labels are what falls within these days from the cut on; without a cut in time, the user's most recent item"
+    """labels are what falls within these days from the cut on; without a cut in time, the user's
+    most recent item"""
     part: int | None = Field(None, ge=1)
-    "which part of the text, split at ';', is the label (a category); the whole text, so the item, when omitted"
+    """which part of the text, split at ';', is the label (a category); the whole text, so the item,
+    when omitted"""
     min_users: int = Field(2, ge=1)
     "training users a label must have to be a candidate; others cannot be found and count as missed"
 
 
 class AttributeSpec(Spec):
-    """Tell a property of users, given as a table: a regression of three or more numbers, else classes."""
+    """Tell a property of users, given as a table: a regression of three or more numbers, else
+    classes."""
 
     table: str
     "CSV or Parquet file, or package:NAME/FILE within an installed package"
@@ -67,7 +70,8 @@ class TaskSpec(Spec):
     time: datetime | None = None
     "cut in time: the encoder sees what is before it, labels come from then on; UTC if no zone"
     split: SplitSpec = SplitSpec(validation=0.1, test=0.2)
-    "by the same hash of the user id as a corpus's, so that a test share no larger than the encoder's is new to it"
+    """by the same hash of the user id as a corpus's, so that a test share no larger than the
+    encoder's is new to it"""
     other_company: bool = False
     "the log is not the one the encoder was trained on, and equal ids are other people"
     next_item: NextItemSpec | None = None
@@ -76,7 +80,8 @@ class TaskSpec(Spec):
     head: Literal["mlp", "linear"] = "mlp"
     "what reads the frozen features: one hidden layer, or none (logistic regression)"
     seeds: tuple[Annotated[int, Field(ge=0, lt=2**31)], ...] = Field((0, 1, 2), min_length=1)
-    "of the head, and the first three of the encoder trained from scratch; scores are means over them"
+    """of the head, and the first three of the encoder trained from scratch; scores are means over
+    them"""
     scratch_steps: int = Field(400, ge=0)
     "most steps of the same encoder trained from scratch on the task alone; 0 leaves it out"
 
@@ -89,16 +94,25 @@ class TaskSpec(Spec):
     def _one_question(self) -> Self:
         given = [kind for kind in KINDS if getattr(self, kind) is not None]
         if len(given) != 1:
-            raise ValueError(f"asks {len(given)} things ({', '.join(given) or 'none'}); give one of {', '.join(KINDS)}")
+            raise ValueError(
+                f"asks {len(given)} things ({', '.join(given) or 'none'}); give one of "
+                f"{', '.join(KINDS)}"
+            )
         if len(set(self.seeds)) < len(self.seeds):
-            raise ValueError(f"gives seeds {list(self.seeds)}; a seed given twice is no second start, so leave it out")
+            raise ValueError(
+                f"gives seeds {list(self.seeds)}; a seed given twice is no second start, so leave "
+                f"it out"
+            )
         if self.split.time:
             raise ValueError("gives split.time; the cut in time of a task is its own key, time")
         if self.next_item and self.next_item.days and not self.time:
-            raise ValueError("gives next_item.days without a cut in time; add time, or leave days out")
+            raise ValueError(
+                "gives next_item.days without a cut in time; add time, or leave days out"
+            )
         if self.next_item and self.next_item.service in (self.services or ()) and not self.time:
             raise ValueError(
-                f"shows the encoder the service {self.next_item.service!r} that it asks for, without a cut in time; "
+                f"shows the encoder the service {self.next_item.service!r} that it asks for, "
+                f"without a cut in time; "
                 "the labels would leak, so leave it out of services or give time"
             )
         return self
@@ -107,9 +121,17 @@ class TaskSpec(Spec):
     def _two_services(self) -> Self:
         asked = self.retrieval
         if asked and asked.query == asked.target:
-            raise ValueError(f"seeks service {asked.query!r} by itself; give another retrieval.target")
-        if asked and self.services and (hidden := sorted({asked.query, asked.target} - set(self.services))):
-            raise ValueError(f"asks for service {hidden[0]!r}, which services leaves out; add it there")
+            raise ValueError(
+                f"seeks service {asked.query!r} by itself; give another retrieval.target"
+            )
+        if (
+            asked
+            and self.services
+            and (hidden := sorted({asked.query, asked.target} - set(self.services)))
+        ):
+            raise ValueError(
+                f"asks for service {hidden[0]!r}, which services leaves out; add it there"
+            )
         return self
 
     @property
@@ -139,13 +161,17 @@ def read_task(path: str | Path) -> TaskSpec:
 
 
 def read_tasks(paths: Iterable[str | Path]) -> list[TaskSpec]:
-    """Read several task files, whose columns in a runs table must differ; raise SpecError with one sentence."""
+    """Read several task files, whose columns in a runs table must differ; raise SpecError with one
+    sentence."""
     found: dict[str, str] = {}
     tasks = []
     for path in paths:
         task = read_task(path)
         if other := found.get(task.column):
-            raise SpecError(f"Tasks {other} and {path} share the name {task.name!r}; give each a name of its own.")
+            raise SpecError(
+                f"Tasks {other} and {path} share the name {task.name!r}; give each a name of its "
+                f"own."
+            )
         found[task.column] = str(path)
         tasks.append(task)
     return tasks
@@ -154,8 +180,13 @@ def read_tasks(paths: Iterable[str | Path]) -> list[TaskSpec]:
 def parse_against(named: list[str]) -> dict[str, str]:
     """Parse NAME=RUN, further encoders to set beside the first."""
     pairs = [one.partition("=") for one in named]
-    if wrong := [one for one, (name, _, run) in zip(named, pairs, strict=True) if not name or not run]:
-        raise SpecError(f"--against is {wrong[0]!r}; write it as NAME=RUN, such as 'one service=results/a/runs/b'.")
+    if wrong := [
+        one for one, (name, _, run) in zip(named, pairs, strict=True) if not name or not run
+    ]:
+        raise SpecError(
+            f"--against is {wrong[0]!r}; write it as NAME=RUN, such as 'one "
+            f"service=results/a/runs/b'."
+        )
     names = [name for name, _, _ in pairs]
     if twice := [name for name in names if names.count(name) > 1]:
         raise SpecError(f"--against names {twice[0]!r} twice; give each encoder a name of its own.")

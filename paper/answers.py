@@ -1,0 +1,233 @@
+"""What the runs of the open CLUE study say to each claim: numbers with intervals.
+
+Takes `Points`, gives mappings and tables that the page prints. One idea: laws, intervals and
+backtests are clue-ray's own; what is added here are differences between means over seeds."""
+
+from functools import cache
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from clue_ray.errors import FitError
+from clue_ray.runs import Runs
+from clue_ray.scaling.answering.analysis import Analysis, analyse
+from clue_ray.scaling.deciding.isoflop import fit_isoflop
+from clue_ray.scaling.downstream import correlation, predict_largest
+from clue_ray.scaling.fitting.fit import Fit, fit_law
+from paper.points import VARIED, Points, seed_means
+
+SCORED = {
+    "recall_at_10": "finding users, recall@10",
+    "mrr": "finding users, MRR",
+    "transfer_open_clue_kitchen_mrr": "next item in kitchen from groceries, MRR",
+    "transfer_open_clue_kids_auc": "children in the household, AUC",
+}
+FEWEST_SIZES = 4
+"""Sizes a budget needs to have a best one inside."""
+VERDICTS = {
+    "holds": "as foretold",
+    "less": "lower",
+    "more": "higher",
+    "unclear": "cannot be told",
+    "no further": "no further gain",
+}
+LAWS = ("power_law_plus_constant", "log_linear", "power_law", "bounded_power_law")
+
+
+@cache
+def analysis_of(points: Points) -> Analysis:
+    """Analyse a corpus's runs as its report does."""
+    return analyse(Runs(points.runs), LAWS)
+
+
+def headline(points: Points) -> dict[str, Any]:
+    """Say how loss falls with compute, and how well the largest budget, held out, was predicted."""
+    found = analysis_of(points)
+    law, floored = (
+        found.fits[found.preferred],
+        [name for name in LAWS if found.fits[name].law.floor],
+    )
+    fitted = found.points[found.points["frontier"] & ~found.points["held_out"]]
+    held = found.points[found.points["held_out"]]
+    best = held.loc[held["loss"].idxmin()]
+    place = {"train_flops": float(best["train_flops"])}
+    ahead = law.predict_run(**place)
+    again = fit_law(
+        found.preferred, found.points[found.points["frontier"]], x="train_flops", y="loss"
+    )
+    wanted = float(best["train_flops"]) * 10
+    by_law = {name: fit.predict_run(**place) for name, fit in found.fits.items()}
+    tied = [by_law[name] for name in {found.preferred, *found.backtest.tied}]
+    low, high = min(one.low for one in tied), max(one.high for one in tied)
+    return {
+        "runs": len(points.runs),
+        "frontier": len(fitted),
+        "decades": float(
+            np.log10(points.runs["train_flops"].max() / points.runs["train_flops"].min())
+        ),
+        "law": found.preferred,
+        "silence": found.silence,
+        "formula": law.law.describe(law.parameters),
+        "backtest": found.backtest.summary.set_index("law")["mean_absolute_error"].to_dict(),
+        "held_out": best.to_dict(),
+        "predicted": ahead,
+        "by_law": by_law,
+        "tied": {
+            "laws": len(tied),
+            "low": low,
+            "high": high,
+            "inside": bool(low <= best["loss"] <= high),
+        },
+        "floors": {name: span_of(found.fits[name], "irreducible_loss") for name in floored},
+        "inside": bool(ahead.low <= best["loss"] <= ahead.high),
+        "relative_error": ahead.value / float(best["loss"]) - 1,
+        "before": law.predict(train_flops=wanted),
+        "after": again.predict(train_flops=wanted),
+    }
+
+
+def span_of(fit: Fit, name: str) -> tuple[float, float, float]:
+    """Return a parameter and its 95 % interval."""
+    return (fit.parameters[name], *fit.interval(name))
+
+
+def two_factors(points: Points) -> dict[str, Any]:
+    """Regress loss on log10 of the model's FLOPs a user and of the history's length, at equal
+    steps.
+
+    Ordinary least squares over seed means, Student's t intervals; nats a decade.
+    """
+    rows = points.equal_steps("length")
+    cells = seed_means(rows, "width", "sequence_length")
+    whole = rows[rows["sequence_length"] == points.base["sequence_length"]]
+    flops = (whole["train_flops"] / whole["users_seen"]).groupby(whole["width"]).mean()
+    model = np.log10(cells["width"].map(flops))
+    design = np.column_stack([np.ones(len(cells)), model, np.log10(cells["sequence_length"])])
+    loss = cells["loss"].to_numpy()
+    beta, *_ = np.linalg.lstsq(design, loss, rcond=None)
+    residual = loss - design @ beta
+    freedom = len(loss) - design.shape[1]
+    error = np.sqrt(np.diag(np.linalg.inv(design.T @ design)) * (residual @ residual) / freedom)
+    reach = stats.t.ppf(0.975, freedom) * error
+    names = ("model", "length")
+    slopes = {
+        name: (beta[i], beta[i] - reach[i], beta[i] + reach[i])
+        for i, name in enumerate(names, start=1)
+    }
+    alone = [
+        np.polyfit(np.log10(own["width"].map(flops)), own["loss"], 1)[0]
+        for _, own in cells.groupby("sequence_length")
+    ]
+    return {
+        **slopes,
+        "model_at_shortest": float(alone[0]),
+        "model_at_longest": float(alone[-1]),
+        "r2": float(1 - residual @ residual / ((loss - loss.mean()) ** 2).sum()),
+        "rmse": float(np.sqrt((residual**2).mean())),
+        "cells": len(cells),
+    }
+
+
+def by_axis(points: Points, varied: str) -> pd.DataFrame:
+    """Tabulate the mean loss by width (rows) and values of an axis (columns), at equal steps,
+    nats."""
+    column = VARIED[varied]
+    cells = seed_means(points.equal_steps(varied), "width", column)
+    return cells.pivot(index="width", columns=column, values="loss")
+
+
+def change(
+    points: Points, rows: pd.DataFrame, column: str, first: Any, last: Any
+) -> tuple[float, float, float]:
+    """Return how much the mean loss over seeds changes between two values of a column, and its 95 %
+    interval, nats.
+
+    Seeds scatter as all of the corpus's repeated runs do, normally.
+    """
+    before, after = (rows.loc[rows[column] == value, "loss"] for value in (first, last))
+    if before.empty or after.empty:
+        return (np.nan, np.nan, np.nan)
+    found = float(after.mean() - before.mean())
+    reach = 1.96 * points.noise() * np.sqrt(1 / len(before) + 1 / len(after))
+    return found, found - reach, found + reach
+
+
+def batch_effects(points: Points) -> pd.DataFrame:
+    """Tabulate what the largest batch brings over the smallest: rows regime and width, columns
+    change, low, high."""
+    regimes = {
+        "equal steps": points.equal_steps("batch"),
+        "equal examples": points.equal_examples(),
+    }
+    spent = points.equal_compute()
+    regimes |= {f"equal compute, {budget:.1e} FLOP": own for budget, own in spent.groupby("budget")}
+    found = []
+    for regime, rows in regimes.items():
+        for width, own in rows.groupby("width"):
+            sizes = sorted(own["global_batch_size"].unique())
+            effect = change(points, own, "global_batch_size", sizes[0], sizes[-1])
+            best = (
+                seed_means(own, "global_batch_size").set_index("global_batch_size")["loss"].idxmin()
+            )
+            found.append((regime, width, f"{sizes[0]} to {sizes[-1]}", *effect, best))
+    return pd.DataFrame(
+        found, columns=["regime", "width", "batches", "change", "low", "high", "best"]
+    )
+
+
+def last_step(points: Points, varied: str) -> pd.DataFrame:
+    """Tabulate what an axis's last step brought at each width: columns width, change, low, high."""
+    column, rows = VARIED[varied], points.equal_steps(varied)
+    *_, first, last = sorted(rows[column].unique())
+    found = [
+        (width, *change(points, own, column, first, last)) for width, own in rows.groupby("width")
+    ]
+    return pd.DataFrame(found, columns=["width", "change", "low", "high"])
+
+
+def best_sizes(points: Points) -> dict[str, Any]:
+    """Find the best size of each budget and how it grows with compute; an error's sentence where it
+    cannot be told."""
+    rows = points.isoflop()
+    rows = rows[rows.groupby("budget")["width"].transform("nunique") >= FEWEST_SIZES]
+    try:
+        found = fit_isoflop(rows.assign(train_flops=rows["budget"]), size="non_embedding_params")
+    except FitError as error:
+        return {"error": str(error), "levels": None}
+    return {
+        "error": "",
+        "levels": found.levels,
+        "exponent": found.line.exponent,
+        "interval": found.interval(),
+        "warnings": found.warnings,
+    }
+
+
+def follows(points: Points) -> list[dict[str, Any]]:
+    """Set each score of the runs over their loss: a row a score.
+
+    The correlation with the fall of the loss (Pearson, Fisher's interval) and the verdict on the
+    quarter with the most compute are those of clue-ray's reports, over the runs that are better
+    than a guess; ranks (Spearman) are of all."""
+    found = []
+    for column, name in SCORED.items():
+        if column not in points.runs or not (rows := points.runs.dropna(subset=[column])).size:
+            continue
+        learnt = rows[rows["loss"] < np.log(rows["loss_candidates"])]
+        compute, loss, score = (
+            learnt[key].to_numpy(dtype=float) for key in ("train_flops", "loss", column)
+        )
+        largest = predict_largest(compute, loss, score)
+        found.append(
+            {
+                "name": name,
+                "runs": len(learnt),
+                "correlation": correlation(loss, score),
+                "ranks": -float(stats.spearmanr(rows["loss"], rows[column]).statistic),
+                "best": float(rows.loc[rows["loss"].idxmin(), column]),
+                "verdict": VERDICTS[largest.verdict] if largest else "",
+            }
+        )
+    return found

@@ -1,0 +1,173 @@
+"""Batches: drawn from (seed, step) alone, shared out without loss, packed without change."""
+
+import numpy as np
+import pytest
+
+from clue_ray.batches.packing import (
+    Windows,
+    count_executed,
+    count_work,
+    pack,
+    recent_windows,
+    same_histories,
+)
+from clue_ray.batches.sampler import BatchSampler
+from clue_ray.corpus.store import ranges
+from clue_ray.errors import CorpusError
+from clue_ray.spec.compute import Work
+from clue_ray.spec.specs import RunSpec, TrainSpec
+
+
+def make_sampler(corpus, batch=16, **fields):
+    return BatchSampler(
+        RunSpec(train=TrainSpec(steps=1, global_batch_size=batch), sequence_length=5, **fields),
+        corpus,
+    )
+
+
+def owners(corpus, windows):
+    """(user, service) each window lies in."""
+    rows = np.searchsorted(corpus.offsets, windows.starts, side="right") - 1
+    return rows // len(corpus.services), rows % len(corpus.services), rows
+
+
+def test_windows_lie_inside_one_user_and_service(corpus):
+    for step in range(20):
+        windows = make_sampler(corpus).windows(step)
+        users, services, rows = owners(corpus, windows)
+        assert (windows.starts + windows.lengths <= corpus.offsets[rows + 1]).all()
+        assert (windows.lengths == np.minimum(5, np.diff(corpus.offsets)[rows])).all()
+        first, second = users[:16], users[16:]
+        assert (first == second).all() and len(set(first)) == 16
+        assert (
+            len(set(services[:16])) == len(set(services[16:])) == 1 and services[0] != services[-1]
+        )
+        assert np.isin(users, corpus.train_users).all()
+
+
+def test_a_batch_depends_on_seed_and_step_alone(corpus):
+    sampler = make_sampler(corpus)
+    later = sampler.windows(7)
+    sampler.windows(3)
+    again = make_sampler(corpus).windows(7)
+    assert np.array_equal(later.starts, again.starts)
+    assert not np.array_equal(later.starts, sampler.windows(8).starts)
+
+
+@pytest.mark.parametrize("workers", [1, 2, 4])
+def test_workers_share_the_global_batch(corpus, workers):
+    sampler = make_sampler(corpus)
+    whole = sampler.windows(3)
+    shares = [sampler.share(whole, rank, workers) for rank in range(workers)]
+    for half in (0, 1):
+        joined = np.concatenate([np.array_split(share.starts, 2)[half] for share in shares])
+        assert np.array_equal(joined, np.array_split(whole.starts, 2)[half])
+
+
+def test_one_service_alone_halves_a_history(corpus):
+    train = TrainSpec(steps=1, global_batch_size=16, same_service=0.4)
+    sampler = BatchSampler(RunSpec(train=train, sequence_length=3), corpus)
+    alone = [step for step in range(200) if sampler.is_one_service(step)]
+    assert 55 < len(alone) < 105
+    for step in alone[:10]:
+        windows = sampler.windows(step)
+        users, services, rows = owners(corpus, windows)
+        assert (
+            (users[:16] == users[16:]).all()
+            and len(set(users[:16])) == 16
+            and len(set(services)) == 1
+        )
+        recent, before = (
+            Windows(windows.starts[half], windows.lengths[half])
+            for half in (slice(16), slice(16, 32))
+        )
+        assert (recent.starts + recent.lengths == before.starts).all()
+        assert (before.starts + before.lengths <= corpus.offsets[rows[16:] + 1]).all()
+        assert (
+            (recent.lengths <= 3).all()
+            and (recent.lengths - before.lengths <= 1).all()
+            and before.lengths.all()
+        )
+    assert not any(make_sampler(corpus).is_one_service(step) for step in range(50))
+
+
+def test_smaller_corpus_is_nested(corpus):
+    few = set(np.concatenate(list(make_sampler(corpus, corpus_users=60).pools.values())).tolist())
+    more = set(np.concatenate(list(make_sampler(corpus, corpus_users=120).pools.values())).tolist())
+    assert few < more
+
+
+def test_batch_larger_than_the_corpus_is_refused(corpus):
+    with pytest.raises(
+        CorpusError,
+        match=r"global_batch_size 500 is larger than the \d+ training users.*use at most",
+    ):
+        make_sampler(corpus, batch=500)
+
+
+def test_pack_keeps_every_event(corpus):
+    windows = make_sampler(corpus).windows(0)
+    packed = pack(corpus, windows)
+    assert packed.tokens.shape == packed.token_positions.shape
+    item_lengths = np.concatenate([[length] * count for count, length in packed.item_groups])
+    item_starts = np.concatenate([[0], np.cumsum(item_lengths)])
+    user_lengths = np.concatenate([[length] * count for count, length in packed.user_groups])
+    user_starts = np.concatenate([[0], np.cumsum(user_lengths)])
+    for index, (start, length) in enumerate(zip(*windows, strict=True)):
+        place = packed.order[index]
+        assert user_lengths[place] == length
+        positions = slice(user_starts[place], user_starts[place] + length)
+        assert packed.event_positions[positions].tolist() == list(range(length))
+        for event, item in zip(
+            range(start, start + length), packed.event_items[positions].tolist(), strict=True
+        ):
+            expected = corpus.item_tokens[ranges(*item_bounds(corpus, corpus.events[event]))]
+            found = packed.tokens[item_starts[item] : item_starts[item + 1]].numpy()
+            assert np.array_equal(found, expected)
+
+
+def item_bounds(corpus, item):
+    return corpus.item_offsets[[item]], corpus.item_lengths[[item]]
+
+
+def test_distinct_items_are_encoded_once(corpus):
+    windows = make_sampler(corpus).windows(0)
+    asked, done = count_work(corpus, windows), count_executed(pack(corpus, windows))
+    distinct = np.unique(corpus.events[ranges(*windows)])
+    assert done.tokens == corpus.item_lengths[distinct].sum() < asked.tokens
+    assert (done.users, done.events, done.events_squared) == (
+        asked.users,
+        asked.events,
+        asked.events_squared,
+    )
+
+
+def test_work_by_hand(corpus):
+    windows = recent_windows(corpus, corpus.train_users[:2], np.array([0, 1]), 3)
+    lengths = [
+        [int(corpus.item_lengths[item]) for item in corpus.events[start : start + length]]
+        for start, length in zip(*windows, strict=True)
+    ]
+    flat = [n for history in lengths for n in history]
+    expected = Work(
+        2, len(flat), sum(len(h) ** 2 for h in lengths), sum(flat), sum(n * n for n in flat)
+    )
+    assert count_work(corpus, windows) == expected
+
+
+def test_empty_history_is_refused(corpus):
+    windows = Windows(np.array([0, 3]), np.array([3, 0]))
+    with pytest.raises(CorpusError, match="1 of 2 histories have no events; leave those users out"):
+        pack(corpus, windows)
+
+
+def test_users_with_the_same_items_share_a_number(corpus):
+    stretches = [(0, 4), (10, 3), (0, 4), (20, 2), (30, 3), (11, 3), (30, 3), (20, 2)]
+    starts, lengths = (np.array(side) for side in zip(*stretches, strict=True))
+    numbers = same_histories(corpus, Windows(starts, lengths))
+    items = [set(corpus.events[start : start + length].tolist()) for start, length in stretches]
+    alike = [
+        [items[i] == items[j] and items[i + 4] == items[j + 4] for j in range(4)] for i in range(4)
+    ]
+    assert (numbers[:, None] == numbers).tolist() == alike
+    assert alike[0][2] and not alike[0][1]

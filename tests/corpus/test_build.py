@@ -1,0 +1,341 @@
+"""Preparation with real Ray Data: exact, the same bytes every time, and refused in one sentence."""
+
+import errno
+import shutil
+from datetime import UTC, datetime
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from tokenizers import Tokenizer
+
+from clue_ray.corpus import build as prepare
+from clue_ray.corpus.build import build_corpus
+from clue_ray.corpus.logs.reading import plan_reading
+from clue_ray.corpus.planted import PlantedSpec
+from clue_ray.corpus.store import open_corpus
+from clue_ray.errors import CorpusError, EventLogError
+from clue_ray.spec.specs import CorpusSpec
+from clue_ray.storage.files import write_json
+from tests.conftest import SPLIT
+
+pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_session")]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def few_partitions():
+    """Shuffle into three parts: the shards do not depend on it, and each part costs time."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(prepare, "partitions_for", lambda buckets: 3)
+        yield
+
+
+def make_spec(log, **fields):
+    return CorpusSpec(events=str(log), **{"vocab_size": 400, "split": SPLIT, **fields})
+
+
+@pytest.fixture(scope="module")
+def prepared(planted_log, ray_session, tmp_path_factory):
+    return build_corpus(make_spec(planted_log), tmp_path_factory.mktemp("out") / "corpus")
+
+
+def sequences(corpus):
+    """Read a corpus's shards and items file by file: (user, service) -> texts and times, most
+    recent first."""
+    found = {}
+    for file in sorted((corpus.path / "shards").iterdir()):
+        texts = pq.read_table(corpus.path / "items" / file.name)["text"].to_pylist()
+        for row in pq.read_table(file).to_pylist():
+            found[row["user_id"], row["service"]] = (
+                [texts[item] for item in row["items"]],
+                row["timestamps"],
+            )
+    return found
+
+
+def test_every_event_is_there_in_order(prepared, planted_log):
+    log = (
+        pq.read_table(planted_log)
+        .to_pandas()
+        .sort_values(["timestamp", "text"], ascending=[False, True])
+    )
+    groups = log.groupby(["user_id", "service"])
+    expected = {key: (group["text"].tolist(), group["timestamp"].tolist()) for key, group in groups}
+    assert sequences(prepared) == expected
+    assert len(prepared.events) == len(log) == prepared.manifest["events"]
+
+
+def test_agrees_with_the_plain_preparation(prepared, corpus):
+    assert np.array_equal(prepared.user_ids, corpus.user_ids)
+    assert np.array_equal(prepared.events, corpus.events)
+    assert np.array_equal(prepared.offsets, corpus.offsets)
+
+
+def test_same_bytes_whatever_the_files_and_partitions(prepared, planted_log, tmp_path, monkeypatch):
+    table = pq.read_table(planted_log)
+    shuffled = table.take(np.random.default_rng(0).permutation(len(table)))
+    for part, rows in enumerate(np.array_split(np.arange(len(table)), 3)):
+        pq.write_table(shuffled.take(rows), tmp_path / f"{part}.parquet")
+    monkeypatch.setattr(prepare, "partitions_for", lambda cpus: 7)
+    again = build_corpus(make_spec(tmp_path), tmp_path / "corpus")
+    assert again.digest == prepared.digest
+    assert again.manifest["files"] == prepared.manifest["files"]
+
+
+def test_opened_again_not_built_again(prepared, planted_log, monkeypatch):
+    monkeypatch.setattr(prepare, "_write_corpus", lambda *_: pytest.fail("built again"))
+    assert build_corpus(make_spec(planted_log), prepared.path).digest == prepared.digest
+    with pytest.raises(CorpusError, match="another log or spec"):
+        build_corpus(make_spec(planted_log, vocab_size=500), prepared.path)
+
+
+def test_tokens_follow_the_guide(prepared):
+    tokenizer = Tokenizer.from_file(str(prepared.path / "tokenizer.json"))
+    items = pd.concat(
+        [pq.read_table(file).to_pandas() for file in sorted((prepared.path / "items").iterdir())]
+    )
+    first = prepared.manifest["vocab_size"] - len(prepared.services)
+    assert first == tokenizer.get_vocab_size()
+    for row in items.itertuples():
+        ids = tokenizer.encode(row.text).ids
+        assert row.tokens.tolist() == [first + prepared.services.index(row.service), *ids[:24]]
+        assert row.text_tokens == len(ids)
+
+
+def test_bad_rows_are_kept_aside_and_counted(planted_log, tmp_path):
+    frame = pq.read_table(planted_log).to_pandas().astype({"text": object, "user_id": object})
+    frame.loc[[3, 5], "text"] = None
+    frame.loc[8, "user_id"] = ""
+    frame.to_parquet(tmp_path / "log.parquet")
+    made = build_corpus(make_spec(tmp_path / "log.parquet"), tmp_path / "corpus")
+    assert made.manifest["rejected"] == {"text is null or empty": 2, "user_id is null or empty": 1}
+    aside = pq.read_table(made.path / "rejected").to_pandas()
+    assert aside["row"].tolist() == [3, 5, 8] and set(aside["file"]) == {
+        str(tmp_path / "log.parquet")
+    }
+    assert aside["log.user_id"].tolist() == frame.loc[[3, 5, 8], "user_id"].tolist()
+    assert aside["log.text"].tolist()[2] == frame.loc[8, "text"] and aside[
+        "log.text"
+    ].isna().tolist()[:2] == [
+        True,
+        True,
+    ]
+    assert len(made.events) == len(frame) - 3
+
+
+def test_a_dirty_log_stops_with_reasons_and_samples(planted_log, tmp_path):
+    frame = pq.read_table(planted_log).to_pandas().astype({"text": object, "timestamp": object})
+    frame["timestamp"] = frame["timestamp"].astype(str)
+    frame.loc[::10, "timestamp"] = "soon"
+    frame.loc[1::20, "text"] = "?" * 20000
+    frame.to_csv(tmp_path / "log.csv", index=False)
+    with pytest.raises(EventLogError) as error:
+        build_corpus(make_spec(tmp_path / "log.csv"), tmp_path / "out" / "corpus")
+    few, many = (f"{-(-len(frame) // 20):,}", f"{-(-len(frame) // 10):,}")
+    assert f"timestamp cannot be read: {many}; text is longer than 10,000 characters: " in str(
+        error.value
+    )
+    assert "more than the 5% allowed" in str(error.value) and few[:2] in str(error.value)
+    assert str(error.value).count("row ") == 3 and "'timestamp': 'soon'" in str(error.value)
+    assert len(str(error.value)) < 1500 and list((tmp_path / "out").iterdir()) == []
+
+
+def test_events_after_the_cut_are_kept_apart(planted_log, tmp_path):
+    log = pq.read_table(planted_log).to_pandas()
+    cut = int(log["timestamp"].quantile(0.7))
+    log.loc[log["timestamp"] >= cut, "text"] += " unseen"
+    log.loc[0, "timestamp"] = cut  # the cut itself is later
+    log.to_parquet(tmp_path / "log.parquet")
+    split = {**SPLIT, "time": datetime.fromtimestamp(cut, UTC).isoformat()}
+    made = build_corpus(make_spec(tmp_path / "log.parquet", split=split), tmp_path / "corpus")
+    before, later = log[log["timestamp"] < cut], log[log["timestamp"] >= cut]
+    assert len(made.events) == len(before) and made.profile()["events_after_cut"] == len(later)
+    order = ["user_id", "service", "timestamp", "text"]
+    found = made.later_events().to_pandas()[order].sort_values(order).reset_index(drop=True)
+    expected = later[order].sort_values(order).reset_index(drop=True).astype({"timestamp": float})
+    pd.testing.assert_frame_equal(found, expected, check_dtype=False)
+    assert "unseen" not in "".join(
+        Tokenizer.from_file(str(made.path / "tokenizer.json")).get_vocab()
+    )
+
+
+def test_users_of_one_service_are_kept_and_marked(planted_log, tmp_path):
+    log = pq.read_table(planted_log).to_pandas()
+    log = log[(log["user_id"] >= "u00000100") | (log["service"] == "service-a")]
+    log.to_parquet(tmp_path / "log.parquet")
+    made = build_corpus(make_spec(tmp_path / "log.parquet"), tmp_path / "corpus")
+    rows = pq.read_table(made.path / "shards").to_pandas()
+    expected = log.groupby("user_id")["service"].nunique()
+    assert (rows.set_index("user_id")["num_services"] == expected.loc[rows["user_id"]]).all()
+    assert (
+        made.profile()["users_by_services"]["1"]
+        == 100
+        == (made.counts > 0).sum(axis=1).tolist().count(1)
+    )
+    assert all(
+        made.user_ids[user] >= "u00000100" for user in made.users_of_pair(made.train_users, (0, 1))
+    )
+
+
+def test_a_given_tokenizer_is_used_as_it_is(prepared, planted_log, tmp_path):
+    given = CorpusSpec(
+        events=str(planted_log), split=SPLIT, tokenizer=str(prepared.path / "tokenizer.json")
+    )
+    made = build_corpus(given, tmp_path / "corpus")
+    assert made.digest == prepared.digest
+    with pytest.raises(CorpusError, match="does not exist"):
+        build_corpus(given.model_copy(update={"tokenizer": "nowhere.json"}), tmp_path / "other")
+
+
+def test_profile_equals_the_plain_calculation(prepared, planted_log):
+    log = pq.read_table(planted_log).to_pandas()
+    profile, lengths = prepared.profile(), log.groupby(["user_id", "service"]).size()
+    tokenizer = Tokenizer.from_file(str(prepared.path / "tokenizer.json"))
+    tokens = log["text"].map({text: len(tokenizer.encode(text).ids) for text in set(log["text"])})
+    items = log.drop_duplicates(["service", "text"])
+    assert (
+        profile["users"] == 240
+        and profile["events"] == len(log)
+        and profile["distinct_items"] == len(items)
+    )
+    assert profile["tokens"] == (tokens + 1).sum() == prepared.summary()["tokens"]
+    for name, values in [("events_per_user_and_service", lengths), ("tokens_per_event", tokens)]:
+        expected = {
+            f"p{p}": np.percentile(values, p, method="inverted_cdf") for p in (10, 50, 90, 99, 100)
+        }
+        assert profile[name] == expected
+    assert profile["tokens_per_item"]["p50"] == np.percentile(
+        tokens[items.index], 50, method="inverted_cdf"
+    )
+    fits = profile["fits_sequence_length"]["16"]
+    assert fits["events"] == pytest.approx(lengths.clip(upper=16).sum() / len(log))
+    assert fits["histories"] == pytest.approx((lengths <= 16).mean())
+    users = log.groupby("service")["user_id"].agg(set)
+    assert all(
+        profile["overlap"][a][b] == len(users[a] & users[b])
+        for a in users.index
+        for b in users.index
+    )
+    assert profile["users_by_split"] == {
+        "train": len(prepared.train_users),
+        "validation": 0,
+        "test": len(prepared.test_users),
+    }
+    assert profile["time"] == [log["timestamp"].min(), log["timestamp"].max()]
+    assert profile["time_reads_as_order"] is False
+    assert profile["timestamps_read_as"] == {"seconds": len(log)} and profile["rejected"] == {}
+
+
+def test_a_planted_log_is_known_as_one(prepared):
+    assert PlantedSpec.model_validate_json(prepared.manifest["planted"]).users == 240
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda f: f.iloc[:0], "is empty"),
+        (
+            lambda f: f.assign(user_id=pd.array([None] * len(f), "string")),
+            "user_id is null or empty",
+        ),
+        (lambda f: f.assign(text=[str(i) for i in range(len(f))]), "hold no words"),
+        (lambda f: f[f["service"] == "service-a"], "has events in two services"),
+        (lambda f: f.assign(timestamp="once"), "timestamp cannot be read"),
+    ],
+)
+def test_hopeless_logs_leave_nothing_behind(planted_log, tmp_path, change, words):
+    change(pq.read_table(planted_log).to_pandas()).to_parquet(tmp_path / "log.parquet")
+    out = tmp_path / "out"
+    with pytest.raises(EventLogError, match=words) as error:
+        build_corpus(make_spec(tmp_path / "log.parquet"), out / "corpus")
+    assert "\n" not in str(error.value)
+    assert list(out.iterdir()) == []
+
+
+def test_full_disk_is_said_before_anything_is_written(planted_log, tmp_path, monkeypatch):
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10, 10, 0))
+    with pytest.raises(CorpusError, match="No free disk"):
+        build_corpus(make_spec(planted_log), tmp_path / "out" / "corpus")
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("trouble", "kind", "words"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device"), CorpusError, "No free disk at"),
+        (
+            OSError(errno.EIO, "Input/output error"),
+            EventLogError,
+            "cannot be prepared .*Input/output error",
+        ),
+    ],
+)
+def test_trouble_while_a_worker_writes(planted_log, tmp_path, monkeypatch, trouble, kind, words):
+    def fail(events, plan, place):
+        raise trouble
+
+    monkeypatch.setattr(prepare, "write_partition", fail)
+    with pytest.raises(kind, match=words) as error:
+        build_corpus(make_spec(planted_log), tmp_path / "out" / "corpus")
+    assert "\n" not in str(error.value) and list((tmp_path / "out").iterdir()) == []
+
+
+def test_a_log_that_grows_meanwhile_is_refused(planted_log, tmp_path, monkeypatch):
+    survey = prepare._survey
+
+    def miscount(*arguments):
+        found = survey(*arguments)
+        found.services["service-a"] -= 1
+        return found
+
+    monkeypatch.setattr(prepare, "_survey", miscount)
+    with pytest.raises(EventLogError, match="changed while it was read"):
+        build_corpus(make_spec(planted_log), tmp_path / "corpus")
+
+
+def test_damaged_shard_is_named(prepared, tmp_path):
+    copy = tmp_path / "corpus"
+    shutil.copytree(prepared.path, copy)
+    shard = sorted((copy / "shards").iterdir())[0]
+    shard.write_bytes(shard.read_bytes()[:-9])
+    with pytest.raises(CorpusError, match=f"{shard.name} is damaged"):
+        open_corpus(copy)
+
+
+def copy_prepared(prepared, *more):
+    """Stand in for the passes over a log: copy a finished corpus, under the key asked for, to its
+    place and others."""
+
+    def write(reading, partial, key):
+        for folder in (partial, *more):
+            shutil.copytree(prepared.path, folder, dirs_exist_ok=True)
+            write_json(folder / "corpus.json", {**prepared.manifest, "key": key})
+
+    return write
+
+
+def test_without_an_output_the_key_names_the_folder(prepared, planted_log, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(prepare, "_write_corpus", copy_prepared(prepared))
+    made = [build_corpus(make_spec(planted_log, max_item_tokens=n)).path for n in (5, 6, 5)]
+    key = prepare.source_key(plan_reading(make_spec(planted_log, max_item_tokens=5)))
+    assert made[0] == made[2] == tmp_path / "corpora" / key != made[1]
+
+
+def test_another_process_may_finish_first(prepared, planted_log, tmp_path, monkeypatch):
+    monkeypatch.setattr(prepare, "_write_corpus", copy_prepared(prepared, tmp_path / "corpus"))
+    assert build_corpus(make_spec(planted_log), tmp_path / "corpus").digest == prepared.digest
+    assert [path.name for path in tmp_path.iterdir()] == ["corpus"]
+
+
+def test_repeated_rows_are_dropped_on_demand(prepared, planted_log, tmp_path):
+    table = pq.read_table(planted_log)
+    pq.write_table(
+        pa.concat_tables([table, table.slice(0, 100), table.slice(0, 20)]), tmp_path / "log.parquet"
+    )
+    dropped = build_corpus(
+        make_spec(tmp_path / "log.parquet", duplicates="drop"), tmp_path / "dropped"
+    )
+    assert dropped.profile()["duplicate_rows"] == 120 and sequences(dropped) == sequences(prepared)

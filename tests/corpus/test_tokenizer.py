@@ -1,0 +1,97 @@
+"""Tokenizers: every text comes back, the same texts give the same tokenizer, a foreign one is
+refused."""
+
+import json
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tokenizers import Tokenizer, models, pre_tokenizers
+
+from clue_ray.corpus.tokenizer import ItemTokenizer, TrainingTexts, read_tokenizer, train_tokenizer
+from clue_ray.errors import CorpusError
+
+TEXTS = [
+    f"{a} {b} {n}"
+    for a in ("green tea", "red pot", "blue jug")
+    for b in ("large", "small")
+    for n in range(9)
+]
+TOKENIZER = train_tokenizer(TEXTS, 320)
+
+
+@given(st.text(st.characters(codec="utf-8")))
+def test_every_text_comes_back(text):
+    assert TOKENIZER.decode(TOKENIZER.encode(text).ids) == text
+
+
+@pytest.mark.parametrize(
+    "text", ["naïve café ☕ \t\x07", "&amp;&lt;b&gt;", "👩‍👩‍👧 ﷽", "\x00\x1f\x7f", "Ã© Â£"]
+)
+def test_awkward_texts_come_back(text):
+    assert TOKENIZER.decode(TOKENIZER.encode(text).ids) == text
+
+
+def test_order_of_arrival_does_not_matter():
+    def sample(chunks):
+        texts = TrainingTexts(limit=40)
+        for chunk in chunks:
+            texts.add(pa.array(chunk))
+        return texts.sample()
+
+    many = [f"text {n}" for n in range(500)]
+    once = sample([many])
+    again = sample([many[n::7][::-1] for n in range(7)] + [many[:50]] * 3)
+    assert once == again and len(once) == 40 and set(once) <= set(many)
+    assert train_tokenizer(once, 300).to_str() == train_tokenizer(again, 300).to_str()
+
+
+@settings(max_examples=20)
+@given(st.lists(st.sampled_from(TEXTS), min_size=1, max_size=30), st.integers(1, 6))
+def test_remembered_items_equal_fresh_ones(texts, max_item_tokens):
+    remembering = ItemTokenizer(TOKENIZER, max_item_tokens, limit=5)
+    for chunk in (texts[: len(texts) // 2 + 1], texts, texts[::-1]):
+        guides = np.arange(len(chunk)) % 2
+        found = remembering(chunk, guides)
+        for row, text in enumerate(chunk):
+            ids = TOKENIZER.encode(text).ids
+            assert found.tokens[row].as_py() == [
+                TOKENIZER.get_vocab_size() + row % 2,
+                *ids[:max_item_tokens],
+            ]
+            assert found.text_tokens[row] == len(ids)
+        assert len(set(found.hashes.tolist())) == len(set(chunk))
+
+
+def test_given_tokenizer_is_read_and_checked(tmp_path):
+    good = tmp_path / "tokenizer.json"
+    TOKENIZER.enable_truncation(2)
+    TOKENIZER.save(str(good))
+    TOKENIZER.no_truncation()
+    assert read_tokenizer(str(good)).encode(TEXTS[0]).ids == TOKENIZER.encode(TEXTS[0]).ids
+
+
+def words_only() -> str:
+    tokenizer = Tokenizer(models.WordLevel({"tea": 0, "[UNK]": 1}, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    return tokenizer.to_str()
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (None, "does not exist"),
+        (json.dumps({"vocab": ["a", "b"]}), "cannot be read"),
+        ("PK\x03\x04", "cannot be read"),
+        (words_only(), "does not give back every text"),
+    ],
+)
+def test_foreign_tokenizers_are_refused(tmp_path, content, words):
+    path = tmp_path / "t.json"
+    if content is not None:
+        path.write_text(content)
+    with pytest.raises(CorpusError, match=words) as error:
+        read_tokenizer(str(path))
+    assert "\n" not in str(error.value)

@@ -1,0 +1,56 @@
+"""One command at a time on a study directory, and none shut out by a dead one."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from clue_ray.errors import StudyError
+from clue_ray.storage.lock import locked
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from clue_ray.study.lock import locked
+with locked(Path(sys.argv[1])):
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+@pytest.fixture
+def other_command(tmp_path):
+    process = subprocess.Popen(
+        [sys.executable, "-c", HOLD, tmp_path / "study"], stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout.readline() == "held\n"
+    yield process
+    process.kill()
+    process.wait()
+
+
+def test_the_second_is_refused_and_a_dead_owner_holds_nothing(other_command, tmp_path):
+    directory = tmp_path / "study"
+    with (
+        pytest.raises(
+            StudyError, match=rf"in use by process {other_command.pid} on \S+ since 20\S+; wait"
+        ),
+        locked(directory),
+    ):
+        pass
+    assert not directory.exists()
+    os.kill(other_command.pid, signal.SIGKILL)
+    other_command.wait()
+    with locked(directory):
+        assert json.loads((tmp_path / ".study.holder.json").read_text())["pid"] == os.getpid()
+    assert not (tmp_path / ".study.holder.json").exists()
+
+
+def test_a_command_that_fails_lets_go(tmp_path):
+    with pytest.raises(ValueError), locked(tmp_path / "study"):
+        raise ValueError
+    with locked(tmp_path / "study"):
+        pass

@@ -1,0 +1,219 @@
+"""What a plan counts, refuses and warns of, without training."""
+
+from itertools import pairwise
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from clue_ray.errors import SpecError
+from clue_ray.runs import RunRecord
+from clue_ray.spec.compute import train_flops
+from clue_ray.storage.files import write_json
+from clue_ray.study.costs import Workload, given_rate
+from clue_ray.study.directory import StudyDirectory
+from clue_ray.study.planner import BYTES_PER_PARAM, check_study, plan_runs
+from clue_ray.study.warnings import no_service_alone, untaught_pairs
+from tests.study.planning import make_study, plan
+
+WIDE = {"encoder.size": ["xxs", "xs", "s", "m"], "sequence_length": [1, 2, 4, 8]}
+
+
+def test_a_budget_is_spent_by_every_size(corpus, tmp_path):
+    planned = plan(
+        corpus, tmp_path, {"budgets": [3e8, 3e9]}, isoflop={"tokens_per_param": 5, "sizes": 3}
+    )
+    assert len(planned.runs) == 6
+    for run in planned.runs:
+        step = train_flops(run.run.encoder, Workload(corpus).step(run.run).asked)
+        assert abs(run.train_flops - run.run.train.train_flops) <= step / 2
+    params = {}
+    for run in planned.runs:
+        params.setdefault(run.run.train.train_flops, []).append(run.known["non_embedding_params"])
+    assert all(1.3 < b / a < 3 for sizes in params.values() for a, b in pairwise(sizes))
+    assert min(params[3e9]) > min(params[3e8])
+
+
+def test_an_unreachable_horizon_is_refused_with_the_arithmetic(corpus, tmp_path):
+    with pytest.raises(SpecError, match=r"train\.users_seen 15 is less than one batch of 16 users"):
+        check_study(make_study({"train.users_seen": [16, 15]}))
+    (run,) = plan(corpus, tmp_path, {"sequence_length": [4]}).runs
+    step = run.train_flops / run.steps
+    plan(corpus, tmp_path, {"budgets": [1.01 * step], "encoder.size": ["xxs"]})
+    with pytest.raises(
+        SpecError, match=r"train_flops \S+ is less than one step of encoder xxs, width 8, at batch"
+    ):
+        plan(corpus, tmp_path, {"budgets": [0.99 * step], "encoder.size": ["xxs"]})
+
+
+def test_a_broken_share_of_gpus_is_refused():
+    with pytest.raises(SpecError, match=r"gpus_per_worker is 1\.5"):
+        check_study(make_study({}, resources={"gpus_per_worker": 1.5}))
+
+
+def test_cost_is_that_of_what_is_pending(corpus, tmp_path):
+    planned = plan(corpus, tmp_path, WIDE, resources={"cpus_per_worker": 1})
+    seconds = [r.expected_seconds for r in planned.runs]
+    assert planned.core_hours == pytest.approx(sum(seconds) / 3600) and planned.gpu_hours == 0
+    assert (
+        max(seconds) <= 60 * planned.expected_minutes
+        and sum(seconds) <= 2 * 60 * planned.expected_minutes
+    )
+    assert [r.expected_seconds for r in planned.pending] == sorted(seconds, reverse=True)
+    assert planned.disk_bytes == sum(
+        BYTES_PER_PARAM * r.known["total_params"] for r in planned.runs
+    )
+
+
+def test_what_is_finished_is_neither_timed_nor_placed_again(corpus, tmp_path):
+    first = plan(corpus, tmp_path, {"sequence_length": [1, 2], "resources.workers": [2]})
+    write_json(tmp_path / "plan.json", first.to_dict())
+    leave(tmp_path, first.runs[:1], "done")
+    asked = []
+
+    def timed(runs):
+        asked.extend(run.sequence_length for run in runs)
+        return given_rate(runs, 1e3)
+
+    again = plan_runs(
+        make_study({"sequence_length": [1, 2]}),
+        corpus,
+        StudyDirectory(tmp_path),
+        [{"CPU": 1.0}],
+        timed=timed,
+    )
+    assert asked == [2] and [r.finished for r in again.runs] == [True, False]
+    assert again.runs[0].expected_seconds == first.runs[0].expected_seconds
+    assert again.runs[1].expected_seconds > 1e3 * first.runs[1].expected_seconds
+
+
+def test_runs_at_a_time_are_as_many_as_asked_for(corpus, tmp_path):
+    for workers, lanes in ((1, "concurrency"), (2, "gangs")):
+        for asked, found in (("auto", 8 // workers), (3, 3)):
+            study = make_study({"resources.workers": [workers]}, resources={"concurrency": asked})
+            node = {"CPU": 8.0, "trial_slot": 8.0}
+            planned = plan_runs(
+                study,
+                corpus,
+                StudyDirectory(tmp_path),
+                [node],
+                timed=lambda runs: given_rate(runs, 1e9),
+            )
+            assert getattr(planned, lanes) == found
+    with pytest.raises(
+        SpecError, match=r"resources\.concurrency is 0, but the input should be greater than 0"
+    ):
+        make_study({"sequence_length": [2]}, resources={"concurrency": 0})
+    without = plan(corpus, tmp_path, {"sequence_length": [2]}, resources={"gpus_per_worker": 1})
+    assert any("no node here has the 1 CPU and 1 GPU" in warning for warning in without.warnings)
+
+
+def leave(folder, planned, status):
+    for run in planned:
+        StudyDirectory(folder).write_run(
+            run.run, RunRecord(**run.known, status=status, error="why"), []
+        )
+
+
+def test_a_changed_study_says_what_stays_valid(corpus, tmp_path):
+    first = plan(corpus, tmp_path, {"sequence_length": [1, 2, 3, 4, 5]}).runs
+    leave(tmp_path, first[:2], "done")
+    leave(tmp_path, first[2:3], "failed")
+    leave(tmp_path, first[3:4], "diverged")
+    changed = plan(corpus, tmp_path, [{"sequence_length": [2, 3, 4]}, {"sequence_length": [4, 6]}])
+    assert [r.finished for r in changed.runs] == [True, True, True, False]
+    assert [r.run.sequence_length for r in changed.pending] == [6]
+    said = " ".join(changed.notes)
+    for words in (
+        "another grid's and train once: 1.",
+        "still valid: 1 of 4 runs.",
+        "would again: 1.",
+        "Failed before: 1, left as they are; clue-ray run --retry-failed",
+        f"no longer in this study file: 1, kept in {tmp_path}",
+    ):
+        assert words in said
+    again = plan(corpus, tmp_path, [{"sequence_length": [2, 3, 4, 6]}], retry_failed=True)
+    assert [r.run.sequence_length for r in again.pending] == [6, 3] and "trained again" in " ".join(
+        again.notes
+    )
+
+
+@pytest.mark.parametrize(
+    ("axes", "train", "words"),
+    [
+        (WIDE, {}, ""),
+        (
+            {**WIDE, "sequence_length": [2, 4, 8]},
+            {},
+            "sequence length takes 3 values; a law along it wants at least 4",
+        ),
+        ({"sequence_length": [3, 4, 5, 6]}, {}, "compute spans 0.3 decades"),
+        (
+            {"encoder.size, sequence_length": [["xxs", 1], ["xs", 2], ["s", 4], ["m", 8]]},
+            {},
+            "encoder size and sequence length move together (correlation of logarithms 1.00)",
+        ),
+        (
+            {"budgets": [1e9], "encoder.size": ["xxs", "xs", "s", "m"]},
+            {},
+            "encoder size and training tokens move together (correlation of logarithms -",
+        ),
+        (
+            WIDE,
+            {"steps": 200},
+            "16 of 16 runs pass over the users of a pair of services more than 4 times, up to",
+        ),
+        (
+            [WIDE, {"train.users_seen": [320, 321]}],
+            {},
+            "2 of 18 runs train the same steps on the same users as",
+        ),
+    ],
+)
+def test_a_weak_design_is_told_with_its_number(corpus, tmp_path, axes, train, words):
+    told = [w for w in plan(corpus, tmp_path, axes, train).warnings if "pool" not in w]
+    assert any(words in warning for warning in told) if words else not told
+
+
+def test_epochs_are_counted_as_batches_are_drawn(corpus, tmp_path):
+    from clue_ray.batches.sampler import BatchSampler
+
+    planned = plan(corpus, tmp_path, {"sequence_length": [4]}, {"steps": 300})
+    (warning,) = [w for w in planned.warnings if "pass over" in w]
+    pools = BatchSampler(planned.runs[0].run, corpus).pools
+    drawn = 300 * 16 / np.sum([len(pool) for pool in pools.values()])
+    assert f"up to {drawn:.1f};" in warning
+
+
+def test_a_small_pool_says_what_it_can_tell_apart(corpus, tmp_path):
+    (warning,) = [w for w in plan(corpus, tmp_path, WIDE).warnings if "pool" in w]
+    users = int(warning.split("pool holds ")[1].split()[0])
+    assert 16 <= users <= len(corpus.test_users) and f"{0.6 / users**0.5:.3f} nats" in warning
+
+
+def test_pairs_with_fewer_users_than_a_batch_are_told(corpus, tmp_path):
+    shared = {(0, 1): 60, (0, 2): 15, (1, 2): 0}
+    three = SimpleNamespace(
+        train_users=np.arange(60),
+        pairs=lambda: list(shared),
+        users_of_pair=lambda users, pair: users[: shared[pair]],
+    )
+    planned = plan(corpus, tmp_path, {"sequence_length": [4]}).runs  # batches of 16
+    (said,) = untaught_pairs(planned, three)
+    assert said.startswith(
+        "up to 1 of 3 service pairs have fewer training users than a batch and are left out"
+    )
+    shared[0, 2] = 16
+    assert untaught_pairs(planned, three) == []
+
+
+def test_runs_without_a_service_to_train_on_alone_are_told(corpus, tmp_path):
+    planned = plan(corpus, tmp_path, {"train.same_service": [0.0, 0.5]}).runs  # batches of 16
+    few = SimpleNamespace(
+        train_users=np.arange(60),
+        counts=np.where(np.arange(60)[:, None] < 15, 2, 1) * np.ones((1, 3)),
+    )
+    (said,) = no_service_alone(planned, few)
+    assert "at most 15 training users with two events" in said
+    few.counts[15] = 2
+    assert no_service_alone(planned, few) == []

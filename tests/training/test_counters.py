@@ -1,0 +1,35 @@
+"""Training loss is smoothed over users, so that curves of different batch sizes compare."""
+
+import math
+
+import pytest
+
+from clue_ray.spec.compute import Work
+from clue_ray.training.counters import SMOOTHING_USERS, Progress
+
+
+def after(batch_size, losses):
+    progress = Progress()
+    for loss in losses:
+        progress.add(Work(users=2 * batch_size, tokens=100 * batch_size), Work(), loss, 0)
+    return progress
+
+
+def test_the_same_users_the_same_smoothed_loss():
+    small, large = after(32, [5.0] * 40 + [4.0] * 8), after(128, [5.0] * 10 + [4.0] * 2)
+    assert small.train_loss == pytest.approx(large.train_loss, abs=1e-12)
+    assert 4 < small.train_loss < 5
+
+
+def test_smoothing_forgets_after_as_many_users():
+    progress = after(SMOOTHING_USERS, [9.0] * 50 + [1.0])
+    assert progress.train_loss == pytest.approx(1 + 8 * math.exp(-1), abs=1e-12)
+    assert after(8, [3.5]).train_loss == pytest.approx(
+        3.5
+    )  # the first steps are no mix with nothing
+    assert math.isnan(Progress().train_loss)
+
+
+def test_kept_and_read_back():
+    progress = after(32, [5.0, 4.0])
+    assert Progress.from_dict(progress.to_dict()) == progress

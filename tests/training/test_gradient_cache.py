@@ -1,0 +1,113 @@
+"""A batch in chunks has the gradient of the whole batch, on one worker and on two."""
+
+import pytest
+import torch
+from torch.nn.parallel import DistributedDataParallel
+
+from clue_ray.batches.packing import pack
+from clue_ray.batches.sampler import BatchSampler
+from clue_ray.corpus.store import open_corpus
+from clue_ray.encoder.loss import info_nce
+from clue_ray.encoder.model import Encoder
+from clue_ray.spec.compute import Work, forward_flops
+from clue_ray.spec.specs import EncoderSpec, EvaluationSpec, ResourcesSpec, RunSpec, TrainSpec
+from clue_ray.training.counters import Progress
+from clue_ray.training.gradient_cache import cached_backward, split_windows
+from clue_ray.training.loop import train_run
+from tests.gloo import on_workers
+
+RUN = RunSpec(
+    encoder=EncoderSpec(size="xs", output_width=16),
+    train=TrainSpec(global_batch_size=24, steps=5),
+    sequence_length=6,
+)
+
+
+def make_model(corpus) -> Encoder:
+    model = Encoder(RUN.encoder, corpus.vocabulary(6), temperature=0.1, seed=3).double()
+    with torch.no_grad():
+        model.event_position.weight.normal_(generator=torch.Generator().manual_seed(1))
+    return model
+
+
+def share(corpus, rank):
+    sampler = BatchSampler(RUN, corpus)
+    return sampler.share(sampler.windows(0), rank, 2)
+
+
+def gradients(model):
+    return {name: parameter.grad for name, parameter in model.named_parameters()}
+
+
+def assert_equal(found, expected):
+    for name, gradient in expected.items():
+        assert torch.allclose(
+            found[name], gradient, rtol=1e-12, atol=1e-12 * gradient.abs().max().item()
+        ), name
+        assert gradient.abs().max() > 0 or name == "bias", name  # a softmax does not see the bias
+
+
+@pytest.fixture(scope="module")
+def plain(corpus):
+    """Loss and gradients of one whole batch in float64."""
+    model = make_model(corpus)
+    users, scale = model(pack(corpus, BatchSampler(RUN, corpus).windows(0)))
+    loss = info_nce(*users.chunk(2), scale)
+    loss.backward()
+    return loss.item(), gradients(model)
+
+
+@pytest.mark.parametrize("users_per_chunk", [1, 5, 12, 23])
+def test_chunks_equal_the_whole(corpus, plain, users_per_chunk):
+    model = make_model(corpus)
+    chunks = split_windows(BatchSampler(RUN, corpus).windows(0), users_per_chunk)
+    loss = cached_backward(model, (pack(corpus, chunk) for chunk in chunks), info_nce)
+    assert loss.item() == pytest.approx(plain[0], abs=1e-12)
+    assert_equal(gradients(model), plain[1])
+
+
+def test_accumulation_without_the_cache_is_another_gradient(corpus, plain):
+    model = make_model(corpus)
+    for rank in range(2):  # a control: the check has power
+        users, scale = model(pack(corpus, share(corpus, rank)))
+        (info_nce(*users.chunk(2), scale) / 2).backward()
+    name = "service_blocks.0.query_key_value.weight"
+    difference = (gradients(model)[name] - plain[1][name]).norm() / plain[1][name].norm()
+    assert difference > 0.01
+
+
+def chunked_gradients(rank, world_size, path):
+    corpus = open_corpus(path, verify=False)
+    model = make_model(corpus)
+    chunks = split_windows(share(corpus, rank), 5)
+    cached_backward(
+        DistributedDataParallel(model), [pack(corpus, chunk) for chunk in chunks], info_nce
+    )
+    return {name: gradient.numpy() for name, gradient in gradients(model).items()}
+
+
+def test_chunks_on_two_workers_equal_one_process(corpus, plain):
+    found = on_workers(2, chunked_gradients, corpus.path)
+    assert_equal({name: torch.from_numpy(gradient) for name, gradient in found.items()}, plain[1])
+
+
+def test_a_run_in_chunks_ends_like_the_whole(corpus):
+    evaluation = EvaluationSpec(candidates=32)
+    whole = train_run(RUN, corpus, evaluation)
+    in_chunks = RUN.model_copy(update={"resources": ResourcesSpec(users_per_chunk=7)})
+    chunked = train_run(in_chunks, corpus, evaluation)
+    assert chunked.run_id == whole.run_id and chunked.train_flops == whole.train_flops
+    # In fp32, AdamW's first steps turn rounding of vanishing gradients into steps of full size.
+    assert chunked.loss == pytest.approx(whole.loss, abs=1e-4)
+    assert (
+        chunked.executed_flops > whole.executed_flops
+    )  # items shared by chunks are encoded once a chunk
+
+
+@pytest.mark.parametrize(("chunk", "passes"), [(None, 3), (7, 4), (64, 3)])
+def test_the_second_forward_pass_is_counted(chunk, passes):
+    run = RUN.model_copy(update={"resources": ResourcesSpec(users_per_chunk=chunk)})
+    work = Work(users=16, events=64, events_squared=256, tokens=300, tokens_squared=1500)
+    assert Progress(executed=work).executed_flops(run, 1) == passes * forward_flops(
+        run.encoder, work
+    )

@@ -1,0 +1,84 @@
+"""What a finished run leaves is what it trained; a run that ended before encoders were exported is
+exported late."""
+
+import json
+import shutil
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from clue_ray.cli.main import app
+from clue_ray.corpus.store import open_corpus
+from clue_ray.errors import StudyError
+from clue_ray.spec.specs import EvaluationSpec
+from clue_ray.training.checkpoints import load_state
+from clue_ray.training.loop import LocalContext, train_with
+from clue_ray.transfer.encoder_file import export_run, read_encoder
+
+
+@pytest.fixture(scope="module")
+def finished(run_spec, encoder_folder, corpus, tmp_path_factory):
+    """The folder of a study and that of its run, as a study of an earlier version left them."""
+    assert encoder_folder.exists()  # its fixture gives the corpus its tokenizer
+    study = tmp_path_factory.mktemp("study")
+    run = run_spec.model_copy(update={"train": run_spec.train.model_copy(update={"steps": 3})})
+    evaluation = EvaluationSpec(candidates=16, every=1)
+    run_id = run.run_id(corpus.digest, 16)
+    folder = study / "runs" / run_id
+    record, _ = train_with(run, corpus, evaluation, LocalContext(folder / "checkpoints"))
+    (folder / "spec.json").write_text(run.model_dump_json())
+    (folder / "record.json").write_text(record.model_dump_json())
+    (study / "corpus.json").write_text(json.dumps({"path": str(corpus.path)}))
+    (study / "owner.json").write_text("{}")
+    return study, folder
+
+
+def test_the_exported_weights_are_those_of_the_last_checkpoint(finished, corpus, tmp_path):
+    _, folder = finished
+    run_id = folder.name
+    run = read_encoder(folder).card.run
+    export_run(tmp_path, folder / "checkpoints", run, run_id, open_corpus(corpus.path))
+    exported, state = read_encoder(tmp_path), load_state(folder / "checkpoints")
+    assert state["run_id"] == run_id == exported.card.run_id
+    assert all(
+        torch.equal(exported.weights[name], tensor) for name, tensor in state["model"].items()
+    )
+    assert read_encoder(folder).card.digest == exported.card.digest  # exported late
+    export_run(tmp_path / "other", folder / "checkpoints", run, "another", open_corpus(corpus.path))
+    assert not (tmp_path / "other").exists()
+
+
+def test_a_study_or_an_unfinished_run_is_no_encoder(finished, tmp_path):
+    study, folder = finished
+    with pytest.raises(
+        StudyError, match=f"is a study; give one of its runs, such as .*{folder.name}"
+    ):
+        read_encoder(study)
+    failed = tmp_path / "runs" / "f"
+    shutil.copytree(folder, failed, ignore=shutil.ignore_patterns("encoder", "checkpoints"))
+    shutil.copy(study / "corpus.json", tmp_path / "corpus.json")
+    with pytest.raises(StudyError, match="neither an encoder nor a checkpoint"):
+        read_encoder(failed)
+    record = json.loads((failed / "record.json").read_text()) | {"status": "diverged"}
+    (failed / "record.json").write_text(json.dumps(record))
+    with pytest.raises(StudyError, match="is diverged; give the folder of a finished run"):
+        read_encoder(failed)
+
+
+def test_the_command_prints_methods_and_who_was_judged(finished, planted_log, corpus, tmp_path):
+    _, folder = finished
+    task = tmp_path / "task.yaml"
+    task.write_text(
+        f"name: seen\nevents: {planted_log}\nsplit: {{validation: 0.2, test: 0.25}}\nseeds: "
+        f"[0]\nscratch_steps: 0\n"
+        f"retrieval: "
+        f"{{query: {corpus.services[0]}, target: {corpus.services[1]}, candidates: 32}}\n"
+    )
+    found = CliRunner().invoke(app, ["transfer", str(folder), str(task)])
+    assert found.exit_code == 0, found.output
+    assert "TF-IDF, cosine" in found.output and "By MRR the encoder" in found.output
+    listed = json.loads(
+        CliRunner().invoke(app, ["transfer", str(folder), str(task), "--json"]).stdout
+    )
+    assert listed[0]["task"] == "seen" and listed[0]["methods"][0]["method"] == "guess"
