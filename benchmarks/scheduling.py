@@ -135,7 +135,8 @@ def run_all(study: StudySpec, output: Path) -> dict[int, float]:
     tuning.run_trial = sleep_instead
     run_study(study, output, listener=weigh, most_points=None)
     table = read_runs(output / study.name).table
-    assert (table["status"] == "done").all() and len(table) == len(expand(study))
+    assert (table["status"] == "done").all()
+    assert len(table) == len(expand(study))
     return seen
 
 

@@ -10,7 +10,8 @@
     └── ClusterError     Ray cannot be reached or lacks what the study asks for
 
 Each message is one sentence: what is wrong, the value found, what is allowed, what to do. The
-command line prints it without a traceback and exits with code 2."""
+command line prints it without a traceback and exits with code 2.
+"""
 
 import difflib
 

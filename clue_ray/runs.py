@@ -2,7 +2,8 @@
 afterwards.
 
 A table made here or elsewhere (CSV, Parquet) is read into `Runs`; failed, diverged and missing runs
-are rows too."""
+are rows too.
+"""
 
 import math
 from pathlib import Path
@@ -12,7 +13,7 @@ import pandas as pd
 from pydantic import BaseModel, ConfigDict
 
 from clue_ray.errors import RunsError
-from clue_ray.storage.files import replacing
+from clue_ray.storage.files import atomic_write
 
 Status = Literal["done", "failed", "diverged", "missing"]
 
@@ -94,9 +95,9 @@ class Runs:
 
     def write(self, directory: Path) -> None:
         """Write runs.csv and runs.parquet into a study directory, each by rename."""
-        with replacing(directory / "runs.csv") as temporary:
+        with atomic_write(directory / "runs.csv") as temporary:
             self.table.to_csv(temporary, index=False)
-        with replacing(directory / "runs.parquet") as temporary:
+        with atomic_write(directory / "runs.parquet") as temporary:
             self.table.to_parquet(temporary, index=False)
 
 

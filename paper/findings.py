@@ -20,7 +20,7 @@ from clue_ray.report.page import write_report
 from clue_ray.runs import Runs, read_runs
 from clue_ray.spec.specs import read_study
 from clue_ray.spec.yaml import read_yaml
-from clue_ray.storage.files import replacing, write_json
+from clue_ray.storage.files import atomic_write, write_json
 from paper import answers, figures
 from paper.points import ROOT, STUDIES, TITLES, Points, read_points
 
@@ -136,7 +136,7 @@ def main() -> None:
         figures.draw_all(corpora, floors, args.docs / "images" / "open-clue")
         page = render({name: describe(points, floors[name]) for name, points in corpora.items()})
     place = args.docs / "notes" / "open-clue-study.md"
-    with replacing(place) as temporary:
+    with atomic_write(place) as temporary:
         temporary.write_text(page, encoding="utf-8")
     print(*(f"Report: {path}" for path in pages), f"Page: {place}", sep="\n")
 

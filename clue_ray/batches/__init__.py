@@ -1,0 +1,1 @@
+"""Users of a corpus to the arrays of one training step."""

@@ -4,7 +4,8 @@ services, units of a layer.
 Each choice is a hash of what it concerns (an address in the corpus) and of a key (seed and step),
 never a draw from a
 stream: any number of workers and chunks then makes the same choices for the same user (decision
-D7)."""
+D7).
+"""
 
 from typing import NamedTuple
 
@@ -58,7 +59,8 @@ def events_of(
     corpus: Corpus, starts: NDArray[np.int64], lengths: NDArray[np.int64], left_out: Augmentation
 ) -> Lists:
     """Return the items of stretches of the corpus' event array; the event of the highest hash
-    always stays."""
+    always stays.
+    """
     addresses = ranges(starts, lengths)
     items = corpus.events[addresses].astype(np.int64)
     if not left_out.event_dropout:

@@ -5,7 +5,8 @@ replacement, each with a random window of history in either service. Every draw 
 step) alone, so that any number of workers sees the same batch (decision D7) and a resumed run needs
 no loader state; what is left out at random is in `augment`. Each distinct item is encoded once
 (decision D5). Nothing is padded: sequences are sorted by length and stored end to end, a `Groups`
-entry a length."""
+entry a length.
+"""
 
 from typing import Any, NamedTuple
 
@@ -89,7 +90,8 @@ def random_windows(
     rng: np.random.Generator,
 ) -> Windows:
     """Take a random stretch of consecutive events of each (user, service); a short history is taken
-    whole."""
+    whole.
+    """
     starts, lengths = recent_windows(corpus, users, services, sequence_length)
     slack = corpus.counts[users, services] - lengths
     return Windows(starts + rng.integers(0, slack + 1), lengths)
@@ -146,12 +148,12 @@ def pack(corpus: Corpus, windows: Windows, augmentation: Augmentation = WHOLE) -
         tokens=torch.from_numpy(items.values),
         token_positions=torch.from_numpy(ranges(np.zeros_like(items.lengths), items.lengths)),
         item_groups=group_lengths(items.lengths),
-        event_items=torch.from_numpy(invert(items_by_length)[event_items]),
+        event_items=torch.from_numpy(_invert(items_by_length)[event_items]),
         event_positions=torch.from_numpy(
             ranges(np.zeros_like(histories.lengths), histories.lengths)
         ),
         user_groups=group_lengths(histories.lengths),
-        order=torch.from_numpy(invert(by_length)),
+        order=torch.from_numpy(_invert(by_length)),
         item_masks=masks[0],
         user_masks=masks[1],
         mask_key=augmentation.key,
@@ -191,7 +193,7 @@ def group_lengths(lengths: NDArray[np.int64]) -> Groups:
     return list(zip(counts.tolist(), distinct.tolist(), strict=True))
 
 
-def invert(permutation: NDArray[np.int64]) -> NDArray[np.int64]:
+def _invert(permutation: NDArray[np.int64]) -> NDArray[np.int64]:
     """Return the inverse of a permutation."""
     inverse = np.empty_like(permutation)
     inverse[permutation] = np.arange(len(permutation))

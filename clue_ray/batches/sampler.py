@@ -88,7 +88,8 @@ class BatchSampler:
 
     def work(self, step: int) -> Work:
         """Count what the mathematics of global batch `step` asks for, every event's item encoded
-        anew."""
+        anew.
+        """
         return count_work(
             self.corpus, self.windows(step), self.batch_size**2, self.augmentation(step)
         )

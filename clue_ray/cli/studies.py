@@ -68,16 +68,17 @@ def run(
     as_json: Json = False,
 ) -> None:
     """Run what the study still lacks, fit the laws, write the report. The same command again
-    resumes."""
+    resumes.
+    """
     check_growth(grow, predict_at)
     spec = read_study(study)
     from clue_ray.cli.terminal import StudyView
     from clue_ray.spec.grid import MOST_POINTS
-    from clue_ray.study.add_runs import Grown, Growth
+    from clue_ray.study.add_runs import AddedRuns, AddRunsRequest
     from clue_ray.study.run import run_study
 
     ask: dict[str, Any] = {"address": address, "storage": storage, "retry_failed": retry_failed}
-    ask["growth"] = Growth(grow, predict_at) if grow else None
+    ask["growth"] = AddRunsRequest(grow, predict_at) if grow else None
     try:
         with StudyView(console, quiet=as_json) as view:
             runs = run_study(
@@ -86,14 +87,14 @@ def run(
     except KeyboardInterrupt:
         sys.stderr.write("clue-ray: Interrupted; the same command again goes on from here.\n")
         raise typer.Exit(1) from None
-    report_study(Path(output) / spec.name, storage, as_json)
+    _report_study(Path(output) / spec.name, storage, as_json)
     if grow and not as_json:
-        console.print(Grown.read(Path(output) / spec.name).sentence(), highlight=False)
+        console.print(AddedRuns.read(Path(output) / spec.name).sentence(), highlight=False)
     if (runs.table["status"].isin(["failed", "missing"])).any():
         raise typer.Exit(1)
 
 
-def report_study(directory: Path, storage: str | None, as_json: bool) -> None:
+def _report_study(directory: Path, storage: str | None, as_json: bool) -> None:
     """Write a study's report, on its storage too, and print its laws."""
     from clue_ray.report.page import write_report
 

@@ -1,7 +1,8 @@
 """Tables on the terminal: plans, runs, laws, and those of the report. Imports neither ray nor
 torch.
 
-A task's result as a person reads it: a table of methods, and the sentence below it."""
+A task's result as a person reads it: a table of methods, and the sentence below it.
+"""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,7 +26,8 @@ PLANNED = ("params", "tokens", "FLOPs", "minutes")
 
 def law_table(fits: dict[str, Any]) -> Table:
     """Lay out the fitted laws, the one that speaks for the study first; errors in nats, signed
-    where held out."""
+    where held out.
+    """
     table = Table(title="Held-out loss against training compute", title_justify="left")
     for column in (
         "law",
@@ -41,10 +43,10 @@ def law_table(fits: dict[str, Any]) -> Table:
         table.add_row(
             row["law"] + best,
             row["formula"],
-            nats(row["backtest_error_nats"], ".3f"),
-            nats(row["held_out_error_nats"], "+.3f"),
-            with_interval(row, "exponent"),
-            with_interval(row, "loss_at_10x"),
+            _nats(row["backtest_error_nats"], ".3f"),
+            _nats(row["held_out_error_nats"], "+.3f"),
+            _with_interval(row, "exponent"),
+            _with_interval(row, "loss_at_10x"),
         )
     table.caption = "* speaks for the study"
     return table
@@ -73,14 +75,15 @@ def print_laws(console: Console, fits: dict[str, Any], page: Path) -> None:
     console.print(f"Report: {page}", highlight=False, soft_wrap=True)
 
 
-def nats(value: float | None, form: str) -> str:
+def _nats(value: float | None, form: str) -> str:
     """Write an error in nats, or nothing where there is none."""
     return "" if value is None else f"{value:{form}} nats"
 
 
-def with_interval(row: dict[str, Any], name: str) -> str:
+def _with_interval(row: dict[str, Any], name: str) -> str:
     """Write a value with its interval; nothing where the law has no such number, no value where the
-    runs show none."""
+    runs show none.
+    """
     value, low, high = (row[key] for key in (name, f"{name}_low", f"{name}_high"))
     if value is None:
         return ""
@@ -115,29 +118,29 @@ def print_plan(console: Console, planned: "Plan") -> None:
     console.print(frame_table(frame.drop(columns=same), title))
     if same:
         console.print(
-            "The same for all: " + ", ".join(f"{c} {short(frame[c].iloc[0])}" for c in same),
+            "The same for all: " + ", ".join(f"{c} {_short(frame[c].iloc[0])}" for c in same),
             highlight=False,
         )
-    console.print(cost_of(planned), highlight=False)
+    console.print(_cost_of(planned), highlight=False)
     for note in planned.notes:
         console.print(note, highlight=False, markup=False, soft_wrap=True)
     for warning in planned.warnings:
         console.print(f"warning: {warning}", style="yellow", highlight=False, soft_wrap=True)
 
 
-def cost_of(planned: "Plan") -> str:
+def _cost_of(planned: "Plan") -> str:
     """Say what a plan costs and where its runs go, in two lines."""
     several = [r for r in planned.pending if r.workers > 1]
     single = len(planned.pending) - len(several)
     placed = [
-        f"{counted(single, 'run')} of one worker, {planned.concurrency} at a time, the longest "
+        f"{_counted(single, 'run')} of one worker, {planned.concurrency} at a time, the longest "
         f"first"
     ] * (single > 0)
     if several:
         most = max(r.workers for r in several)
         placed.insert(
             0,
-            f"{counted(len(several), 'run')} of up to {most} workers through Ray Train, "
+            f"{_counted(len(several), 'run')} of up to {most} workers through Ray Train, "
             f"{planned.gangs} at a time",
         )
     spent = (
@@ -152,7 +155,7 @@ def cost_of(planned: "Plan") -> str:
     )
 
 
-def counted(number: int, noun: str) -> str:
+def _counted(number: int, noun: str) -> str:
     """Write a number with its noun."""
     return f"{number:,} {noun}" + "s" * (number != 1)
 
@@ -164,23 +167,24 @@ def record_table(record: RunRecord) -> Table:
     )
     for name, value in record.model_dump(exclude={"run_id", "status", "study"}).items():
         if value not in (None, ""):
-            table.add_row(name.replace("_", " "), Text(short(value)))
+            table.add_row(name.replace("_", " "), Text(_short(value)))
     return table
 
 
 def frame_table(frame: pd.DataFrame, title: str) -> Table:
     """Set a frame as a table, numbers right-aligned and short; a narrow terminal folds cells, it
-    cuts none."""
+    cuts none.
+    """
     table = Table(title=title, title_justify="left")
     for column in frame.columns:
         numeric = frame[column].dtype.kind in "if"
         table.add_column(str(column), justify="right" if numeric else "left", overflow="fold")
     for row in frame.itertuples(index=False):
-        table.add_row(*(short(value) for value in row))
+        table.add_row(*(_short(value) for value in row))
     return table
 
 
-def short(value: Any) -> str:
+def _short(value: Any) -> str:
     """Write a cell for reading: counts with separators, the rest to four digits."""
     if isinstance(value, float):
         return (
@@ -203,7 +207,8 @@ def report_table(title: str, table: Any) -> Table:
 
 def task_table(result: dict[str, Any]) -> Table:
     """Set the methods below each other, each measure with its interval, and the encoder's lead in
-    the first measure."""
+    the first measure.
+    """
     shown = [name for name in MEASURES if name in result["methods"][0]]
     users = result["users"]
     table = Table(

@@ -1,7 +1,8 @@
 """The runs table of a study as it stands, also while the study runs: sorted, filtered, watched.
 Imports no ray.
 
-A study on the terminal: a live view where there is one, a line a change where there is not."""
+A study on the terminal: a live view where there is one, a line a change where there is not.
+"""
 
 import time
 from collections.abc import Callable
@@ -50,10 +51,10 @@ def select_runs(path: Path, where: str | None = None, sort: str | None = None) -
             f"--sort is {order!r}, which is no column of the runs table; "
             f"{nearest(order, list(map(str, table)))}"
         )
-    return filter_runs(table, where).sort_values(order, kind="stable")
+    return _filter_runs(table, where).sort_values(order, kind="stable")
 
 
-def filter_runs(table: pd.DataFrame, where: str | None) -> pd.DataFrame:
+def _filter_runs(table: pd.DataFrame, where: str | None) -> pd.DataFrame:
     """Keep the rows of which a condition over the columns holds."""
     if where is None:
         return table
@@ -74,7 +75,8 @@ def filter_runs(table: pd.DataFrame, where: str | None) -> pd.DataFrame:
 
 def render_runs(path: Path, table: pd.DataFrame) -> Group:
     """Lay out the columns that differ between runs, how many runs ended how, and why some
-    failed."""
+    failed.
+    """
     known = [column for column in COLUMNS if column in table]
     shown = [column for column in known if column in ALWAYS or table[column].nunique() > 1] or [
         str(column) for column in table
@@ -87,13 +89,13 @@ def render_runs(path: Path, table: pd.DataFrame) -> Group:
         )
         rows = zip(ended["status"], ended["run_id"], ended["error"], strict=True)
         reasons = [
-            Text(f"{status} {run_id}: {error}{log_of(path, run_id)}")
+            Text(f"{status} {run_id}: {error}{_log_of(path, run_id)}")
             for status, run_id, error in rows
         ]
     return Group(frame_table(table[shown].rename(columns=HEADS), title), *reasons)
 
 
-def log_of(path: Path, run_id: str) -> str:
+def _log_of(path: Path, run_id: str) -> str:
     """Name a run's log, where it left one: the traceback first."""
     files = [path / "runs" / run_id / name for name in ("error.txt", "log.txt")]
     return next((f" ({file})" for file in files if file.exists()), "")
@@ -178,10 +180,12 @@ class StudyView:
 def one_line(snapshot: Snapshot) -> str:
     """Say what runs now, how much is done, and what is left."""
     running = "; ".join(f"{r.label} {r.share:.0%}" for r in snapshot.running) or "starting workers"
-    return f"[{snapshot.finished}/{len(snapshot.plan.runs)}] now: {running} | {time_left(snapshot)}"
+    return (
+        f"[{snapshot.finished}/{len(snapshot.plan.runs)}] now: {running} | {_time_left(snapshot)}"
+    )
 
 
-def time_left(snapshot: Snapshot) -> str:
+def _time_left(snapshot: Snapshot) -> str:
     """Write the expected time left."""
     minutes, seconds = divmod(round(snapshot.seconds_left), 60)
     return f"{minutes}:{seconds:02d} left"
@@ -200,5 +204,5 @@ def render(snapshot: Snapshot) -> Group:
         )
     failed = f", {snapshot.failed} of them failed" if snapshot.failed else ""
     counts = f"{snapshot.finished} of {len(snapshot.plan.runs)} runs ended{failed}, {len(snapshot.running)} running"
-    head = f"{snapshot.plan.study}: {counts}, {time_left(snapshot)}"
+    head = f"{snapshot.plan.study}: {counts}, {_time_left(snapshot)}"
     return Group(Text(head, style="bold"), table)

@@ -1,0 +1,1 @@
+"""The Ray cluster: connecting to it, and what fits on its nodes."""

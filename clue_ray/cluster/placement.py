@@ -1,5 +1,6 @@
 """Where runs find room: how many fit the nodes at a time, and how long they then take. Imports no
-ray."""
+ray.
+"""
 
 import heapq
 import math
@@ -13,7 +14,8 @@ Node = dict[str, float]
 
 def worker_slots(resources: ResourcesSpec, nodes: list[Node]) -> int:
     """Count the workers that find their cores and GPUs at a time; one worker never spans two
-    nodes."""
+    nodes.
+    """
     return sum(slots_of(resources, node) for node in nodes)
 
 
@@ -44,7 +46,8 @@ def largest(nodes: list[Node], resource: str) -> float:
     return max((node.get(resource, 0.0) for node in nodes), default=0.0)
 
 
-def gangs_at_once(workers: int, slots: int, nodes: list[Node]) -> int:
+def multi_worker_runs_at_once(workers: int, slots: int, nodes: list[Node]) -> int:
     """Count the runs of several workers at a time: each waits for all its workers, and its driver
-    for a trial slot."""
+    for a trial slot.
+    """
     return max(1, min(slots // workers, math.floor(total(nodes, "trial_slot")) or 1))

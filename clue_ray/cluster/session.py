@@ -1,5 +1,6 @@
 """A Ray session for a study: join a cluster, or start one on this machine; quietly, and never for
-ever."""
+ever.
+"""
 
 import logging
 import os
@@ -46,10 +47,10 @@ def connect(address: str | None = None) -> Iterator[None]:
         return
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2" if address is None else "1")
     if address is None:
-        start_here()
+        _start_here()
     else:
         if address != "auto":
-            check_reachable(address)
+            _check_reachable(address)
         join(address)
     try:
         yield
@@ -57,9 +58,10 @@ def connect(address: str | None = None) -> Iterator[None]:
         ray.shutdown()
 
 
-def start_here() -> None:
+def _start_here() -> None:
     """Start Ray on this machine; its own wait for its processes is fixed, and a busy machine may
-    take longer."""
+    take longer.
+    """
     for attempt in range(1, START_ATTEMPTS + 1):
         try:
             ray.init(
@@ -81,7 +83,7 @@ def join(address: str) -> None:
     try:
         ray.init(address=address, **QUIET)
     except AuthenticationError:
-        raise refused_token(address) from None
+        raise _refused_token(address) from None
     except (RuntimeError, ValueError, OSError) as error:
         ray.shutdown()
         if address == "auto" and isinstance(error, ConnectionError):
@@ -98,7 +100,7 @@ def join(address: str) -> None:
         ) from None
 
 
-def refused_token(address: str) -> ClusterError:
+def _refused_token(address: str) -> ClusterError:
     """Say that a cluster takes no one without its token."""
     return ClusterError(
         f"The Ray cluster at {address} asks for a token, and ours is missing or wrong; "
@@ -108,19 +110,20 @@ def refused_token(address: str) -> ClusterError:
 
 def quieten_ray_data() -> None:
     """Leave of Ray Data's messages its warnings; what fails is raised too, and told in one
-    sentence."""
+    sentence.
+    """
     logger = logging.getLogger("ray.data")
     logger.setLevel(logging.WARNING)  # its bars on a terminal stay
     for handler in logger.handlers:
-        handler.addFilter(is_no_error)
+        handler.addFilter(_is_no_error)
 
 
-def is_no_error(record: logging.LogRecord) -> bool:
+def _is_no_error(record: logging.LogRecord) -> bool:
     """Tell whether a log record is at most a warning."""
     return record.levelno < logging.ERROR
 
 
-def check_reachable(address: str) -> None:
+def _check_reachable(address: str) -> None:
     """Refuse an address where no Ray answers, in seconds rather than Ray's minutes."""
     try:
         place = urlparse(address if "://" in address else f"ray-gcs://{address}")
@@ -139,7 +142,7 @@ def check_reachable(address: str) -> None:
             subprocess.run(check, check=True, timeout=HEALTH_SECONDS, capture_output=True)
     except (OSError, ValueError, subprocess.SubprocessError) as error:
         if b"AuthenticationError" in (getattr(error, "stderr", None) or b""):
-            raise refused_token(address) from None
+            raise _refused_token(address) from None
         reason = "no Ray answers there" if isinstance(error, subprocess.SubprocessError) else error
         raise ClusterError(
             f"Ray cannot be reached at {address!r} ({reason}); give HOST:PORT of a running head "
@@ -151,7 +154,8 @@ def check_reachable(address: str) -> None:
 @contextmanager
 def without_tune_loggers() -> Iterator[None]:
     """Keep Tune from adding loggers of its own to ours while it runs; the caller's other
-    experiments keep theirs."""
+    experiments keep theirs.
+    """
     before = os.environ.get(NO_LOGGERS)
     os.environ[NO_LOGGERS] = "1"
     try:

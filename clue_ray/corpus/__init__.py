@@ -1,0 +1,1 @@
+"""Event logs to a corpus: read, tokenize, shard, open."""

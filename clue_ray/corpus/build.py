@@ -6,7 +6,8 @@ log and the spec alone, never on the
 cluster: users go to buckets by our own hash, rows of a shard have a total order, and the digest is
     taken over contents.
 A folder appears whole or not at all: it is built under a temporary name and renamed, with
-`corpus.json` written last."""
+`corpus.json` written last.
+"""
 
 import hashlib
 import os
@@ -101,7 +102,8 @@ def _build_on_storage(reading: Reading, key: str, place: str) -> Corpus:
 
 def source_key(reading: Reading) -> str:
     """Fingerprint what a corpus is made from: spec, tokenizer, and each file's name, size and time
-    of change."""
+    of change.
+    """
     files = [
         (Path(file.path).name, file.partition, file.size, file.changed) for file in reading.files
     ]
@@ -123,7 +125,8 @@ def source_key(reading: Reading) -> str:
 
 def _explain_failure(error: Exception, folder: str | Path) -> Exception:
     """Turn what stopped a worker or the driver into one sentence; a programming error stays as it
-    is."""
+    is.
+    """
     if "No space left on device" in str(error):  # of a worker's error Ray keeps the words alone
         return CorpusError(f"No free disk at {folder}; free some space or choose another output.")
     if isinstance(error, RayError):
@@ -153,7 +156,8 @@ def _reopen(target: Path, key: str, *, verify: bool = True) -> Corpus:
 
 def _write_corpus(reading: Reading, folder: Path, key: str, place: str = "") -> None:
     """Write a corpus: the driver's files to its folder, the workers' to the place, where that is
-    another."""
+    another.
+    """
     spec, parts, place = reading.spec, ray.put(reading), place or str(folder)
     survey = _survey(reading, parts, folder, place)
     services = tuple(sorted(survey.services))
@@ -193,7 +197,7 @@ def _write_corpus(reading: Reading, folder: Path, key: str, place: str = "") -> 
 def _survey(reading: Reading, parts: "ray.ObjectRef[Reading]", folder: Path, place: str) -> Survey:
     survey = Survey()
     tallies = _each_part(reading).map_batches(
-        survey_parts, batch_size=None, fn_kwargs={"reading": parts, "place": place}
+        _survey_parts, batch_size=None, fn_kwargs={"reading": parts, "place": place}
     )
     for tally in tallies.iter_batches(batch_size=None, batch_format="pyarrow"):
         survey.add(tally)
@@ -208,11 +212,12 @@ def _each_part(reading: Reading) -> "ray.data.Dataset":
     return ray.data.range(parts, override_num_blocks=min(parts, MAX_TASKS))
 
 
-def survey_parts(
+def _survey_parts(
     batch: dict[str, Any], reading: "ray.ObjectRef[Reading]", place: str
 ) -> Iterator[pa.Table]:
     """First pass over some parts, by number; a part that cannot be read is a tally too, as Ray
-    loses errors' types."""
+    loses errors' types.
+    """
     whole = ray.get(reading)
     with working_folder(place) as folder:
         for index in batch["id"].tolist():
@@ -222,7 +227,7 @@ def survey_parts(
                 yield pa.table([["unreadable"], [str(error)], [0]], schema=TALLY)
 
 
-def bucket_parts(
+def _bucket_parts(
     batch: dict[str, Any], reading: "ray.ObjectRef[Reading]", plan: "ray.ObjectRef[ShardPlan]"
 ) -> Iterator[pa.Table]:
     """Second pass over some parts, by number."""
@@ -241,12 +246,15 @@ def _make_shards(
     reading: Reading, parts: "ray.ObjectRef[Reading]", plan: ShardPlan, place: str
 ) -> ShardTotals:
     """Second pass: gather buckets of users and write one shard each; the pipeline's output is what
-    they hold."""
+    they hold.
+    """
     totals, reference = ShardTotals(), ray.put(plan)
     written = {"plan": reference, "place": place}
     shards = (
         _each_part(reading)
-        .map_batches(bucket_parts, batch_size=None, fn_kwargs={"reading": parts, "plan": reference})
+        .map_batches(
+            _bucket_parts, batch_size=None, fn_kwargs={"reading": parts, "plan": reference}
+        )
         .repartition(partitions_for(plan.buckets), keys=["bucket"])
         .map_batches(write_partition, batch_format="pyarrow", batch_size=None, fn_kwargs=written)
     )
@@ -258,7 +266,8 @@ def _make_shards(
 @contextmanager
 def small_shuffle_tasks() -> Iterator[None]:
     """Make Ray Data's shuffle take its input in small steps: its default, 1 GB a task, leaves cores
-    idle."""
+    idle.
+    """
     context = ray.data.DataContext.get_current()
     before, context.shuffle_input_batch_bytes = context.shuffle_input_batch_bytes, SHUFFLE_BYTES
     try:
@@ -274,7 +283,8 @@ def partitions_for(buckets: int) -> int:
 
 def _check_shards(totals: ShardTotals, survey: Survey, place: str) -> None:
     """Refuse a corpus that lost an event, or whose shards other machines wrote where this one
-    cannot see them."""
+    cannot see them.
+    """
     if totals.totals["rows"] != survey.good:
         raise EventLogError(
             f"The log changed while it was read: {survey.good:,} good rows at first, "

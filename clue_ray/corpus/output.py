@@ -1,5 +1,6 @@
 """The folder in which a corpus is made: what may lie there before, room for it, and its appearing
-whole."""
+whole.
+"""
 
 import errno
 import glob
@@ -30,7 +31,8 @@ def remove_debris(target: Path) -> None:
 
 def is_empty(target: Path) -> bool:
     """Tell whether a corpus can be made in a folder; refuse one that holds something else than a
-    corpus."""
+    corpus.
+    """
     if not target.is_dir():
         raise CorpusError(f"{target} is a file; choose a folder for the corpus.")
     if not any(target.iterdir()):
@@ -42,7 +44,8 @@ def is_empty(target: Path) -> bool:
 
 def publish(partial: Path, target: Path) -> None:
     """Rename a finished folder to its place, unless another process was faster: the caller looks
-    whose it is then."""
+    whose it is then.
+    """
     try:
         os.replace(partial, target)
     except OSError as error:
@@ -52,7 +55,8 @@ def publish(partial: Path, target: Path) -> None:
 
 def check_disk(folder: Path, reading: Reading) -> None:
     """Refuse a folder that cannot be made, or whose disk is too full for a corpus of what is
-    read."""
+    read.
+    """
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

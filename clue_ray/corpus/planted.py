@@ -5,7 +5,8 @@ A user has a mixture over topics, drawn from a symmetric Dirichlet. An event dra
 mixture, then an item of that topic in the event's service by a Zipf law. An item belongs to one
 topic and has one fixed text, so a history tells of its user exactly its counts of topics, and
 p(history) is Dirichlet-multinomial: `docs/reference/planted.md` derives the floor that `bayes_loss`
-computes from it."""
+computes from it.
+"""
 
 from collections.abc import Iterable
 from functools import cached_property
@@ -47,7 +48,8 @@ class PlantedSpec(Spec):
 
 class Planted:
     """The catalogue of a planted log and draws from it; any block of users can be drawn by
-    itself."""
+    itself.
+    """
 
     def __init__(self, spec: PlantedSpec):
         self.spec = spec
@@ -55,9 +57,10 @@ class Planted:
     @cached_property
     def texts(self) -> pa.Array:
         """Item texts by (service, topic, rank): three words of the topic among common ones, and a
-        serial."""
+        serial.
+        """
         spec, rng = self.spec, np.random.default_rng([self.spec.seed, 1])
-        words = pseudo_words(spec.topics * WORDS_A_TOPIC + COMMON_WORDS, rng)
+        words = _pseudo_words(spec.topics * WORDS_A_TOPIC + COMMON_WORDS, rng)
         items = spec.services * spec.topics * spec.items_per_topic
         topic = np.arange(items) // spec.items_per_topic % spec.topics
         own = topic[:, None] * WORDS_A_TOPIC + rng.integers(0, WORDS_A_TOPIC, (items, 3))
@@ -122,7 +125,8 @@ class Topics:
         self, service: int, users: int, topics: int, sequence_length: int
     ) -> NDArray[np.int64]:
         """Count topics in the first events of each user in one service, at most `sequence_length`,
-        [users, topics]."""
+        [users, topics].
+        """
         rows = np.flatnonzero(self.service == service)
         user = self.user[rows]  # rising, as drawn
         position = np.arange(len(user)) - np.searchsorted(user, user)
@@ -136,7 +140,7 @@ def planted_events(spec: PlantedSpec) -> pa.Table:
     return Planted(spec).draw(0, 0, spec.users)
 
 
-def pseudo_words(count: int, rng: np.random.Generator) -> NDArray[Any]:
+def _pseudo_words(count: int, rng: np.random.Generator) -> NDArray[Any]:
     """Make distinct pronounceable words of two or three syllables, [count]."""
     consonants, vowels = np.array(list("bdfgklmnprstvz")), np.array(list("aeiou"))
     syllables = np.char.add(
@@ -164,7 +168,7 @@ def bayes_loss(
     """
     planted, rng = Planted(spec), np.random.default_rng([spec.seed, 3])
     pools = max(1, round(users / candidates))
-    losses = [pool_loss(planted, rng, sequence_length, candidates) for _ in range(pools)]
+    losses = [_pool_loss(planted, rng, sequence_length, candidates) for _ in range(pools)]
     return float(np.mean(losses))
 
 
@@ -186,7 +190,7 @@ def planted_floor(
     return {"bayes_loss": losses, "bayes_loss_candidates": candidates}
 
 
-def pool_loss(
+def _pool_loss(
     planted: Planted, rng: np.random.Generator, sequence_length: int, candidates: int
 ) -> float:
     """Draw one pool of users and return the Bayes score's loss on it."""
@@ -202,7 +206,8 @@ def bayes_scores(
     a: NDArray[np.int64], b: NDArray[np.int64], concentration: float
 ) -> NDArray[np.float64]:
     """Return log p(a, b) - log p(a) - log p(b) of every pair of rows of topic counts, [rows of a,
-    rows of b]."""
+    rows of b].
+    """
     alpha = concentration / a.shape[1]
     size = int(a.max(initial=0) + b.max(initial=0)) + 1
     rising = gammaln(alpha + np.arange(size)) - gammaln(

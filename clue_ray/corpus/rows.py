@@ -1,5 +1,6 @@
 """What shards and their profile share: the sorted rows of one bucket, and the columns in which a
-shard describes itself."""
+shard describes itself.
+"""
 
 import numpy as np
 import pyarrow as pa

@@ -3,7 +3,8 @@ its rows alone.
 
 A shard is two files of one name: `shards/` holds a row a user and service with its events, most
 recent first, as indices into `items/`, which holds its distinct items with their tokens. Events
-after a cut in time go to `later/`."""
+after a cut in time go to `later/`.
+"""
 
 import os
 from collections.abc import Iterator
@@ -25,7 +26,7 @@ from clue_ray.corpus.rows import SHARD_COUNTS, Sorted
 from clue_ray.corpus.store import sha256, stable_hash
 from clue_ray.corpus.tokenizer import ItemTokenizer
 from clue_ray.spec.specs import CorpusSpec
-from clue_ray.storage.files import replacing
+from clue_ray.storage.files import atomic_write
 
 EVENTS_A_SHARD, MIN_SHARDS, MAX_SHARDS = 250_000, 16, 4096
 SEQUENCES = pa.schema(
@@ -50,7 +51,8 @@ BUCKETED = pa.schema(
 
 def number_of_shards(events: int) -> int:
     """Choose how many shards a log gets, by its events alone, so that memory does not grow with the
-    log."""
+    log.
+    """
     return min(MAX_SHARDS, max(MIN_SHARDS, -(-events // EVENTS_A_SHARD)))
 
 
@@ -85,13 +87,14 @@ def bucket_part(part: Part, reading: Reading, plan: ShardPlan) -> Iterator[pa.Ta
 
 def write_shards(events: pa.Table, plan: ShardPlan) -> pa.Table:
     """Write one shard for each bucket in a table of BUCKETED rows; may be retried. Returns the
-    shards' counts."""
+    shards' counts.
+    """
     os.environ.setdefault(
         "TOKENIZERS_PARALLELISM", "false"
     )  # tasks share the machine's cores already
     buckets = sorted(pc.unique(events["bucket"]).to_pylist()) if events.num_rows else []
     rows = [
-        write_shard(bucket, Sorted(events.filter(pc.equal(events["bucket"], bucket))), plan)
+        _write_shard(bucket, Sorted(events.filter(pc.equal(events["bucket"], bucket))), plan)
         for bucket in buckets
     ]
     return pa.Table.from_pylist(rows, schema=SHARD_COUNTS)
@@ -103,7 +106,7 @@ def item_tokenizer(tokenizer: str, max_item_tokens: int) -> ItemTokenizer:
     return ItemTokenizer(Tokenizer.from_str(tokenizer), max_item_tokens)
 
 
-def write_shard(bucket: int, rows: Sorted, plan: ShardPlan) -> dict[str, object]:
+def _write_shard(bucket: int, rows: Sorted, plan: ShardPlan) -> dict[str, object]:
     """Write one shard's files and count what it holds."""
     repeats = rows.repeats()
     kept = ~repeats if plan.spec.duplicates == "drop" else np.ones(len(repeats), dtype=bool)
@@ -115,9 +118,9 @@ def write_shard(bucket: int, rows: Sorted, plan: ShardPlan) -> dict[str, object]
     items = pa.table(columns | {"tokens": tokenized.tokens, "text_tokens": tokenized.text_tokens})
     before, later = kept & (rows.time < cut), kept & (rows.time >= cut)
     name = f"shard-{bucket:05d}.parquet"
-    tables = {"items": items, "shards": to_sequences(rows, before, plan)}
+    tables = {"items": items, "shards": _to_sequences(rows, before, plan)}
     if plan.spec.split.time:
-        tables["later"] = to_sequences(rows, later, plan)
+        tables["later"] = _to_sequences(rows, later, plan)
     files = {
         f"{folder}/{name}": _write(plan.folder / folder / name, table)
         for folder, table in tables.items()
@@ -131,7 +134,7 @@ def write_shard(bucket: int, rows: Sorted, plan: ShardPlan) -> dict[str, object]
     }
 
 
-def to_sequences(rows: Sorted, kept: NDArray[np.bool_], plan: ShardPlan) -> pa.Table:
+def _to_sequences(rows: Sorted, kept: NDArray[np.bool_], plan: ShardPlan) -> pa.Table:
     """Fold sorted rows into one a (user, service), with lists of items and times."""
     user, service = rows.user[kept], rows.service[kept]
     starts = np.flatnonzero(
@@ -150,6 +153,6 @@ def to_sequences(rows: Sorted, kept: NDArray[np.bool_], plan: ShardPlan) -> pa.T
 
 
 def _write(path: Path, table: pa.Table) -> str:
-    with replacing(path) as temporary:
+    with atomic_write(path) as temporary:
         pq.write_table(table, temporary, compression="zstd", row_group_size=4096)
         return sha256(temporary)

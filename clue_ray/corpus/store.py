@@ -4,7 +4,8 @@ Folder: `corpus.json` (manifest, written last), `profile.json`, `tokenizer.json`
 and `items/*.parquet` (one of each a bucket of users), `later/*.parquet` (events after a cut in
 time) and `rejected/` (rows that cannot be used). In memory an event is one int32 item id, and the
 events of user u in service s lie at `events[offsets[u * S + s] : offsets[u * S + s + 1]]`, most
-recent first."""
+recent first.
+"""
 
 import hashlib
 import json
@@ -45,7 +46,8 @@ LATER = pa.schema(
 
 def stable_hash(users: pd.Series, salt: str) -> NDArray[np.uint64]:
     """Hash user ids to uint64, the same on every machine and version; each distinct id is hashed
-    once."""
+    once.
+    """
     codes, distinct = pd.factorize(users)
     key = salt.encode()
     digests = b"".join(
@@ -56,7 +58,8 @@ def stable_hash(users: pd.Series, salt: str) -> NDArray[np.uint64]:
 
 def split_of(users: pd.Series, split: SplitSpec) -> NDArray[np.object_]:
     """Assign each user id to train, validation or test by its hash; the same user always goes the
-    same way."""
+    same way.
+    """
     share = stable_hash(users, "split") / 2.0**64
     return np.select(
         [share < split.test, share < split.test + split.validation], ["test", "validation"], "train"
@@ -95,7 +98,8 @@ class Corpus:
 
     def __getattr__(self, name: str) -> Any:
         """Load the arrays when the first of them is asked for: who prepares a corpus need not hold
-        it."""
+        it.
+        """
         if name not in Corpus.__annotations__:
             raise AttributeError(f"a Corpus has no {name}")
         self._load_events(self._load_items())
@@ -104,7 +108,8 @@ class Corpus:
 
     def _load_items(self) -> list[NDArray[np.int32]]:
         """Unite the shards' items, sorted by service and text; return each shard's own indices as
-        common ids."""
+        common ids.
+        """
         shards = [pq.read_table(file) for file in self._files("items")]
         items = pa.concat_tables(shards)
         text = items["text"].cast(pa.large_string()).combine_chunks().dictionary_encode()
@@ -147,7 +152,8 @@ class Corpus:
 
     def later_events(self) -> pa.Table:
         """Read the events from the cut in time on, columns user_id, service, text, timestamp; none
-        without a cut."""
+        without a cut.
+        """
         return pa.concat_tables([LATER.empty_table(), *map(self._later, self._files("later"))])
 
     def _later(self, file: Path) -> pa.Table:
@@ -181,7 +187,8 @@ class Corpus:
 
     def count_tokens(self, users: NDArray[np.int64]) -> int:
         """Tokens in all events of `users`: unique data, nothing repeated or cut to a sequence
-        length."""
+        length.
+        """
         starts = self.offsets[users * len(self.services)]
         stops = self.offsets[(users + 1) * len(self.services)]
         return int(self.item_lengths[self.events[ranges(starts, stops - starts)]].sum())
@@ -210,7 +217,8 @@ class Corpus:
     @property
     def shared_guide(self) -> int:
         """Guide token of a service that the corpus does not know, one above those of its own
-        services."""
+        services.
+        """
         return int(self.manifest["vocab_size"])
 
     def vocabulary(self, sequence_length: int) -> Vocabulary:
@@ -242,7 +250,7 @@ def read_manifest(path: str | Path) -> dict[str, Any]:
     """Read a corpus folder's manifest; raise CorpusError when there is none."""
     file = Path(path) / "corpus.json"
     try:
-        return parse_manifest(file.read_bytes(), file)
+        return _parse_manifest(file.read_bytes(), file)
     except FileNotFoundError:
         raise CorpusError(
             f"{path} holds no prepared corpus (no corpus.json); run clue-ray prepare first."
@@ -253,7 +261,7 @@ def read_manifest(path: str | Path) -> dict[str, Any]:
         ) from None
 
 
-def parse_manifest(content: bytes, source: str | Path) -> dict[str, Any]:
+def _parse_manifest(content: bytes, source: str | Path) -> dict[str, Any]:
     """Read a manifest's bytes; raise CorpusError when they are damaged."""
     try:
         manifest: dict[str, Any] = json.loads(content)
@@ -272,17 +280,17 @@ def open_corpus(path: str | Path, *, verify: bool = True) -> Corpus:
             need not again.
     """
     if is_uri(path):
-        return open_fetched(str(path), verify)
+        return _open_fetched(str(path), verify)
     folder = Path(path)
     manifest = read_manifest(folder)
-    if damage := find_damage(folder, manifest) if verify else "":
+    if damage := _find_damage(folder, manifest) if verify else "":
         raise CorpusError(
             f"Corpus file {folder}/{damage}; delete the corpus folder and prepare it again."
         )
     return Corpus(folder, manifest)
 
 
-def find_damage(folder: Path, manifest: dict[str, Any]) -> str:
+def _find_damage(folder: Path, manifest: dict[str, Any]) -> str:
     """Say which file of a folder differs from its manifest, and how; nothing where none does."""
     for name, expected in manifest["files"].items():
         found = sha256(folder / name) if (folder / name).exists() else "file missing"
@@ -291,18 +299,19 @@ def find_damage(folder: Path, manifest: dict[str, Any]) -> str:
     return ""
 
 
-def open_fetched(place: str, verify: bool) -> Corpus:
+def _open_fetched(place: str, verify: bool) -> Corpus:
     """Open a corpus at a URI from this node's cache, fetching it once for all the node's
-    processes."""
+    processes.
+    """
     content = read_file(place, "corpus.json")
     if content is None:
         raise CorpusError(
             f"{place} holds no prepared corpus (no corpus.json); run clue-ray prepare first."
         )
-    manifest = parse_manifest(content, place)
+    manifest = _parse_manifest(content, place)
     folder = node_folder("corpora") / hashlib.sha256(content).hexdigest()[:16]
     with FileLock(folder.with_suffix(".lock")):
-        if folder.exists() and verify and find_damage(folder, manifest):
+        if folder.exists() and verify and _find_damage(folder, manifest):
             shutil.rmtree(folder)
         if not folder.exists():
             fetch_corpus(place, manifest, folder)
@@ -311,13 +320,14 @@ def open_fetched(place: str, verify: bool) -> Corpus:
 
 def fetch_corpus(place: str, manifest: dict[str, Any], folder: Path) -> None:
     """Fetch a corpus into a folder, which appears once it is whole; raise CorpusError where storage
-    damaged a file."""
+    damaged a file.
+    """
     partial = folder.with_suffix(".partial")
     shutil.rmtree(
         partial, ignore_errors=True
     )  # a killed process left it; who fetches holds the lock
     fetch_files(place, [name for name in list_files(place) if CORPUS_FILE.fullmatch(name)], partial)
-    if damage := find_damage(partial, manifest):
+    if damage := _find_damage(partial, manifest):
         raise CorpusError(
             f"Corpus file {damage}, as {place} holds it; delete the corpus there and prepare it "
             f"again."
@@ -332,7 +342,8 @@ def holds_corpus(place: str | Path) -> bool:
 
 def share_corpus(corpus: Corpus, place: str) -> Corpus:
     """Copy a corpus to a place, unless it is there; its manifest last, because its presence means
-    that all is there."""
+    that all is there.
+    """
     if is_uri(corpus.place):
         return corpus
     if not holds_corpus(place):

@@ -3,7 +3,8 @@ trained on.
 
 Each batch of rows becomes a small tally; tallies add up in any order to one `Survey`. Bad rows are
 written to `rejected/` with their file, row, reason and raw values, under a name made of their
-place, so that a retry overwrites."""
+place, so that a retry overwrites.
+"""
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -23,7 +24,7 @@ from clue_ray.corpus.store import split_of
 from clue_ray.corpus.tokenizer import MAX_TEXTS, TrainingTexts, lowest_hashes
 from clue_ray.errors import EventLogError
 from clue_ray.spec.specs import CorpusSpec
-from clue_ray.storage.files import replacing
+from clue_ray.storage.files import atomic_write
 
 TALLY = pa.schema([("kind", pa.string()), ("name", pa.string()), ("rows", pa.int64())])
 MAX_SERVICES = 200
@@ -39,12 +40,13 @@ def survey_part(part: Part, reading: Reading, rejected: Path) -> Iterator[pa.Tab
         bad = events.filter(pc.is_valid(events["reason"]))
         if bad.num_rows:
             _set_aside(bad, batch, part, log, rejected)
-        yield tally(events, batch, log, reading.spec)
+        yield _tally(events, batch, log, reading.spec)
 
 
-def tally(events: pa.Table, batch: Batch, log: Log, spec: CorpusSpec) -> pa.Table:
+def _tally(events: pa.Table, batch: Batch, log: Log, spec: CorpusSpec) -> pa.Table:
     """Count rows by what they are, and list the distinct texts that training users hold before the
-    cut in time."""
+    cut in time.
+    """
     good = good_rows(events)
     counts: dict[tuple[str, str | None], int] = {("recoded", None): batch.recoded}
     counts |= {("service", name): rows for name, rows in _value_counts(good["service"])}
@@ -62,7 +64,7 @@ def tally(events: pa.Table, batch: Batch, log: Log, spec: CorpusSpec) -> pa.Tabl
     tallies = pa.table([kinds, names, list(counts.values())], schema=TALLY)
     if spec.tokenizer:
         return tallies
-    texts = lowest_hashes(training_texts(good, spec), MAX_TEXTS)
+    texts = lowest_hashes(_training_texts(good, spec), MAX_TEXTS)
     return pa.concat_tables(
         [
             tallies,
@@ -79,7 +81,7 @@ def _value_counts(column: pa.ChunkedArray) -> Iterator[tuple[Any, int]]:
     return zip(counts.field("values").to_pylist(), counts.field("counts").to_pylist(), strict=True)
 
 
-def training_texts(events: pa.Table, spec: CorpusSpec) -> pa.Array:
+def _training_texts(events: pa.Table, spec: CorpusSpec) -> pa.Array:
     """List the distinct texts of training users, what lies after the cut in time left out."""
     users = events["user_id"].combine_chunks().dictionary_encode()
     training = split_of(pd.Series(users.dictionary.to_pandas()), spec.split) == "train"
@@ -99,7 +101,7 @@ def _set_aside(bad: pa.Table, batch: Batch, part: Part, log: Log, folder: Path) 
         "reason": bad["reason"],
     }
     folder.mkdir(exist_ok=True)
-    with replacing(
+    with atomic_write(
         folder / f"{part.log:03d}-{part.number:06d}-{batch.first_row:012d}.parquet"
     ) as temporary:
         pq.write_table(pa.table(place | kept), temporary)
@@ -191,7 +193,7 @@ class Survey:
 
     def _dirt(self, total: int, spec: CorpusSpec, folder: Path) -> str:
         table = "; ".join(f"{reason}: {rows:,}" for reason, rows in self.rejected.most_common())
-        samples = "; ".join(map(describe_row, first_rows(folder, 3)))
+        samples = "; ".join(map(_describe_row, _first_rows(folder, 3)))
         return (
             f"{self.rejected.total():,} of {total:,} rows cannot be used ({table}), more than the "
             f"{spec.max_rejected:.0%} allowed; mend the log or raise max_rejected; the first are "
@@ -199,7 +201,7 @@ class Survey:
         )
 
 
-def first_rows(folder: Path, count: int) -> Iterable[dict[str, Any]]:
+def _first_rows(folder: Path, count: int) -> Iterable[dict[str, Any]]:
     """Read the first rows set aside."""
     rows: list[dict[str, Any]] = []
     for file in sorted(folder.glob("*.parquet")):
@@ -209,7 +211,7 @@ def first_rows(folder: Path, count: int) -> Iterable[dict[str, Any]]:
     return rows
 
 
-def describe_row(row: dict[str, Any]) -> str:
+def _describe_row(row: dict[str, Any]) -> str:
     """Write a row set aside in one line: its place, and the values found."""
     values = {
         name.removeprefix("log."): value for name, value in row.items() if name.startswith("log.")

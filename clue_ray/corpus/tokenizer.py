@@ -1,5 +1,6 @@
 """Item texts to token ids: one deterministic byte-level BPE, with a guide token a service in front
-of every item."""
+of every item.
+"""
 
 import hashlib
 from collections.abc import Iterable
@@ -23,7 +24,8 @@ PROBE = "Naïve café &amp; \x00\t\x07\u200b 你好 🧺👩‍👩‍👧 ﷽  
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
     """Train byte-level BPE on item texts; the same texts in the same order give the same
-    tokenizer."""
+    tokenizer.
+    """
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -79,7 +81,8 @@ class TrainingTexts:
 
     def add(self, texts: pa.Array) -> None:
         """Add texts; forget repeated ones, and those with the highest hashes when there are too
-        many."""
+        many.
+        """
         self.chunks.append(texts)
         if sum(map(len, self.chunks)) > 4 * self.limit:
             self.chunks = [lowest_hashes(self.distinct(), self.limit)]
@@ -95,13 +98,14 @@ class TrainingTexts:
 
 def lowest_hashes(texts: pa.Array, limit: int) -> pa.Array:
     """Choose the `limit` texts with the lowest hashes, or all if they are fewer; `texts` are
-    distinct."""
+    distinct.
+    """
     if len(texts) <= limit:
         return texts
-    return texts.take(pa.array(np.argsort(hash_texts(texts.to_pylist()), kind="stable")[:limit]))
+    return texts.take(pa.array(np.argsort(_hash_texts(texts.to_pylist()), kind="stable")[:limit]))
 
 
-def hash_texts(texts: Iterable[str]) -> NDArray[np.uint64]:
+def _hash_texts(texts: Iterable[str]) -> NDArray[np.uint64]:
     """Hash each text to uint64, the same on every machine."""
     digests = b"".join(hashlib.blake2b(text.encode(), digest_size=8).digest() for text in texts)
     return np.frombuffer(digests, dtype="<u8").astype(np.uint64)
@@ -109,7 +113,8 @@ def hash_texts(texts: Iterable[str]) -> NDArray[np.uint64]:
 
 class ItemTokenizer:
     """Tokenises item texts and remembers them: the shards that one process writes share most of
-    their items."""
+    their items.
+    """
 
     def __init__(self, tokenizer: Tokenizer, max_item_tokens: int, limit: int = MAX_TEXTS):
         self.tokenizer = tokenizer
@@ -163,13 +168,14 @@ class ItemTokenizer:
         self.lengths = np.concatenate(
             [self.lengths, np.array([len(item) for item in ids], dtype=np.int32)]
         )
-        self.hashes = np.concatenate([self.hashes, hash_texts(texts)])
+        self.hashes = np.concatenate([self.hashes, _hash_texts(texts)])
 
 
 @dataclass(frozen=True)
 class TokenizedItems:
     """Tokens of items, [items] each: lists of ids with the guide in front, whole texts' token
-    counts, texts' hashes."""
+    counts, texts' hashes.
+    """
 
     tokens: pa.ListArray
     text_tokens: NDArray[np.int32]

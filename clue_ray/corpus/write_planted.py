@@ -1,5 +1,6 @@
 """Planted logs of any size, streamed by Ray Data: every block of users is drawn and written by
-itself."""
+itself.
+"""
 
 import shutil
 from pathlib import Path
@@ -11,7 +12,7 @@ import ray.data
 
 from clue_ray.corpus.planted import Planted, PlantedSpec
 from clue_ray.errors import EventLogError
-from clue_ray.storage.files import replacing
+from clue_ray.storage.files import atomic_write
 
 EVENTS_A_FILE = 1_000_000
 
@@ -33,7 +34,7 @@ def write_planted(spec: PlantedSpec, folder: Path) -> int:
     size = max(1, EVENTS_A_FILE // (spec.events * spec.services))
     blocks = -(-spec.users // size)
     written = ray.data.range(blocks, override_num_blocks=blocks).map_batches(
-        write_blocks,
+        _write_blocks,
         batch_size=1,
         fn_kwargs={"spec": spec, "folder": str(partial.absolute()), "size": size},
     )
@@ -42,14 +43,14 @@ def write_planted(spec: PlantedSpec, folder: Path) -> int:
     return events
 
 
-def write_blocks(
+def _write_blocks(
     batch: dict[str, np.ndarray], spec: PlantedSpec, folder: str, size: int
 ) -> pa.Table:
     """Draw blocks of `size` users and write a file each; may be retried."""
     planted, events = Planted(spec), 0
     for block in batch["id"].tolist():
         table = planted.draw(block, block * size, min(spec.users, (block + 1) * size))
-        with replacing(Path(folder) / f"events-{block:05d}.parquet") as temporary:
+        with atomic_write(Path(folder) / f"events-{block:05d}.parquet") as temporary:
             pq.write_table(table, temporary, compression="zstd", row_group_size=EVENTS_A_FILE // 4)
         events += table.num_rows
     return pa.table({"events": [events]})

@@ -1,0 +1,1 @@
+"""The user encoder and its loss."""

@@ -2,7 +2,8 @@
 
 Each worker scores its own users against everybody's; the gather carries gradients back, so that the
 mean of the workers' gradients is the gradient of the one-process loss. (Gathering without gradient
-shows the same loss and a gradient that is wrong by half.)"""
+shows the same loss and a gradient that is wrong by half.)
+"""
 
 from collections.abc import Callable
 from typing import Any
@@ -48,48 +49,50 @@ def info_nce(a_UO: Tensor, b_UO: Tensor, logit: Tensor, same: Tensor | None = No
         same: a number for each user of the global batch; users of one number are no negatives of
             each other.
     """
-    first, all_a, all_b = gather(a_UO, b_UO)
+    first, all_a, all_b = _gather(a_UO, b_UO)
     target = torch.arange(first, first + len(a_UO), device=a_UO.device)
     if all_a is a_UO and len(a_UO) <= ROWS:  # one worker's columns are its rows turned
         by_row = logit[0] * a_UO @ all_b.T
         rows, columns = (
-            F.cross_entropy(spare(x, target, same, -torch.inf), target) for x in (by_row, by_row.T)
+            F.cross_entropy(_spare(x, target, same, -torch.inf), target) for x in (by_row, by_row.T)
         )
         return (rows + columns) / 2
 
     def cost(users: Tensor, target: Tensor, others: Tensor) -> Tensor:
         return F.cross_entropy(
-            spare(logit[0] * users @ others.T, target, same, -torch.inf), target, reduction="sum"
+            _spare(logit[0] * users @ others.T, target, same, -torch.inf), target, reduction="sum"
         )
 
-    both = sum_rows(cost, a_UO, target, all_b) + sum_rows(cost, b_UO, target, all_a)
+    both = _sum_rows(cost, a_UO, target, all_b) + _sum_rows(cost, b_UO, target, all_a)
     return both / (2 * len(a_UO))
 
 
-def pairwise_sigmoid(
+def _pairwise_sigmoid(
     a_UO: Tensor, b_UO: Tensor, logit: Tensor, same: Tensor | None = None
 ) -> Tensor:
     """Return this worker's share of the sigmoid loss, nats a user: is b_j the same user as a_i, yes
     or no?
 
     L = -1/U sum_ij log sigmoid(z_ij (scale x cosine + bias)), z = 1 on the diagonal and -1
-    elsewhere (SigLIP, Zhai et al. 2023, arXiv 2303.15343). Arguments as in `info_nce`."""
-    first, _, all_b = gather(a_UO, b_UO)
+    elsewhere (SigLIP, Zhai et al. 2023, arXiv 2303.15343). Arguments as in `info_nce`.
+    """
+    first, _, all_b = _gather(a_UO, b_UO)
     target = torch.arange(first, first + len(a_UO), device=a_UO.device)
 
     def cost(users: Tensor, target: Tensor, others: Tensor) -> Tensor:
         logits = logit[0] * users @ others.T + logit[1]
         signs = torch.full_like(logits, -1.0).scatter_(1, target[:, None], 1.0)
-        return -spare(F.logsigmoid(signs * logits), target, same, 0.0).sum()
+        return -_spare(F.logsigmoid(signs * logits), target, same, 0.0).sum()
 
-    return sum_rows(cost, a_UO, target, all_b) / len(a_UO)
+    return _sum_rows(cost, a_UO, target, all_b) / len(a_UO)
 
 
-def sum_rows(
+def _sum_rows(
     cost: Callable[[Tensor, Tensor, Tensor], Tensor], users: Tensor, target: Tensor, others: Tensor
 ) -> Tensor:
     """Sum a cost over users, `ROWS` of their logits at a time; those of larger batches are computed
-    again backward."""
+    again backward.
+    """
     if len(users) <= ROWS:
         return cost(users, target, others)
     parts = zip(users.split(ROWS), target.split(ROWS), strict=True)
@@ -103,7 +106,8 @@ def sum_rows(
 
 def count_similarities(objective: str, batch: int, workers: int) -> int:
     """Count the cosines that one worker computes a step: as many as `forward_flops` is to take for
-    executed ones."""
+    executed ones.
+    """
     rows = batch // workers
     turned = (
         workers == 1 and rows <= ROWS
@@ -125,20 +129,22 @@ def at_temperature(objective: Callable[..., Tensor], temperature: float) -> Call
     return fixed
 
 
-OBJECTIVES: dict[str, Callable[..., Tensor]] = {"info_nce": info_nce, "sigmoid": pairwise_sigmoid}
+OBJECTIVES: dict[str, Callable[..., Tensor]] = {"info_nce": info_nce, "sigmoid": _pairwise_sigmoid}
 
 
-def gather(a_UO: Tensor, b_UO: Tensor) -> tuple[int, Tensor, Tensor]:
+def _gather(a_UO: Tensor, b_UO: Tensor) -> tuple[int, Tensor, Tensor]:
     """Return the place of this worker's first user in the global batch, and all workers'
-    embeddings."""
+    embeddings.
+    """
     if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
         return 0, a_UO, b_UO
     return dist.get_rank() * len(a_UO), Gather.apply(a_UO), Gather.apply(b_UO)
 
 
-def spare(values: Tensor, target: Tensor, same: Tensor | None, fill: float) -> Tensor:
+def _spare(values: Tensor, target: Tensor, same: Tensor | None, fill: float) -> Tensor:
     """Fill the entries of users that are alike, [own users, all users], the positive pairs
-    excepted."""
+    excepted.
+    """
     if same is None:
         return values
     alike = (same[target][:, None] == same).scatter_(1, target[:, None], value=False)

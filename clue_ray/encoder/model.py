@@ -5,7 +5,8 @@ Shape suffixes: T tokens of all distinct items, E events of all sequences, I dis
 sequences, D width, H heads, O output width. Sequences lie end to end by length (`batches.Packed`),
 so linear layers see every position once
 and attention runs once a length, or in one kernel for all lengths on a GPU: no padding anywhere,
-and no mask."""
+and no mask.
+"""
 
 import math
 from contextlib import nullcontext
@@ -54,7 +55,8 @@ class Block(nn.Module):
     """A pre-norm transformer block over sequences stored end to end.
 
     Its two branches are scaled by 1 / sqrt(number of blocks), so that the sum over blocks keeps its
-    size at any depth (depth-muP, Yang et al. 2023, arXiv 2310.02244)."""
+    size at any depth (depth-muP, Yang et al. 2023, arXiv 2310.02244).
+    """
 
     def __init__(self, encoder: EncoderSpec, number: int, blocks: int):
         super().__init__()
@@ -80,7 +82,8 @@ class Block(nn.Module):
 
     def attend(self, qkv: Tensor, sequences: Sequences) -> Tensor:
         """Attend within each sequence; `split` keeps the backward pass linear in the number of
-        groups."""
+        groups.
+        """
         head_width = qkv.shape[1] // 3 // self.heads
         if (
             qkv.is_cuda
@@ -95,7 +98,7 @@ class Block(nn.Module):
             return attended.reshape(len(qkv), -1)
         parts = []
         for part, (count, length) in zip(
-            qkv.split(sizes(sequences.groups)), sequences.groups, strict=True
+            qkv.split(_sizes(sequences.groups)), sequences.groups, strict=True
         ):
             q, k, v = part.view(count, length, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
             parts.append(
@@ -104,7 +107,7 @@ class Block(nn.Module):
         return torch.cat(parts)
 
 
-def make_blocks(encoder: EncoderSpec, blocks: int) -> nn.ModuleList:
+def _make_blocks(encoder: EncoderSpec, blocks: int) -> nn.ModuleList:
     """Build a transformer."""
     return nn.ModuleList(Block(encoder, number, blocks) for number in range(blocks))
 
@@ -114,7 +117,8 @@ class Encoder(nn.Module):
 
     `forward` takes packed sequences and returns unit user embeddings, [sequences, output_width], in
     the order asked for, and the inverse temperature and bias of the logits, [2] (returned so that
-    DDP sees their gradient)."""
+    DDP sees their gradient).
+    """
 
     def __init__(
         self,
@@ -131,9 +135,9 @@ class Encoder(nn.Module):
         self.token_position = nn.Embedding(vocabulary.item_positions, width)
         self.event_position = nn.Embedding(vocabulary.sequence_length, width)
         self.dropout = encoder.dropout
-        self.item_blocks = make_blocks(encoder, encoder.item_layers)
+        self.item_blocks = _make_blocks(encoder, encoder.item_layers)
         self.item_norm = nn.LayerNorm(width)
-        self.service_blocks = make_blocks(encoder, encoder.service_layers)
+        self.service_blocks = _make_blocks(encoder, encoder.service_layers)
         self.service_norm = nn.LayerNorm(width)
         self.output = nn.Linear(width, encoder.output_width)
         self.log_scale = nn.Parameter(torch.tensor([-math.log(temperature)]))
@@ -145,7 +149,8 @@ class Encoder(nn.Module):
         """Draw weights from `seed` alone.
 
         Positions start at zero: a common offset in every item is what users first collapse onto,
-        and a run then stays at chance for hundreds of steps."""
+        and a run then stays at chance for hundreds of steps.
+        """
         generator = torch.Generator().manual_seed(seed)
         for name, parameter in self.named_parameters():
             if name == "token_embedding.weight":
@@ -171,7 +176,8 @@ class Encoder(nn.Module):
 
     def encode_users(self, packed: Packed) -> Tensor:
         """Encode the sequences in storage order, [sequences, output_width], not yet of unit
-        length."""
+        length.
+        """
         masks = self.draw_masks(packed)
         sequences = lay_out(packed.user_groups, packed.user_masks, masks and masks[1])
         return self.encode_sequences(
@@ -182,11 +188,12 @@ class Encoder(nn.Module):
         self, items_ED: Tensor, event_positions: Tensor, sequences: Sequences
     ) -> Tensor:
         """Encode sequences of encoded items in storage order, [sequences, output_width], not yet of
-        unit length."""
+        unit length.
+        """
         x_ED = items_ED + self.event_position(event_positions)
         for block in self.service_blocks:
             x_ED = block(x_ED, sequences)
-        return self.output(self.service_norm(mean_over(x_ED, sequences.groups)))
+        return self.output(self.service_norm(_mean_over(x_ED, sequences.groups)))
 
     def encode_items(self, packed: Packed, masks: tuple[Tensor, Tensor] | None = None) -> Tensor:
         """Encode the distinct items, [items, width]."""
@@ -194,11 +201,12 @@ class Encoder(nn.Module):
         sequences = lay_out(packed.item_groups, packed.item_masks, masks and masks[0])
         for block in self.item_blocks:
             x_TD = block(x_TD, sequences)
-        return self.item_norm(mean_over(x_TD, packed.item_groups))
+        return self.item_norm(_mean_over(x_TD, packed.item_groups))
 
     def draw_masks(self, packed: Packed) -> tuple[Tensor, Tensor] | None:
         """Draw the step's dropout masks of the item and the service transformer; none outside
-        training."""
+        training.
+        """
         if not (self.training and self.dropout):
             return None
         places = (2 * len(self.item_blocks), 2 * len(self.service_blocks))
@@ -214,7 +222,8 @@ class Encoder(nn.Module):
     @torch.no_grad()
     def clamp_temperature(self) -> None:
         """Bring the temperature back to its bound after a step; clamped in `scale`, it would lose
-        its gradient."""
+        its gradient.
+        """
         self.log_scale.clamp_(max=-math.log(MIN_TEMPERATURE))
 
 
@@ -232,12 +241,12 @@ def lay_out(groups: Groups, sequence_masks: Tensor, masks: Tensor | None) -> Seq
     return Sequences(groups, bounds, masks, sequence_masks)
 
 
-def sizes(groups: Groups) -> list[int]:
+def _sizes(groups: Groups) -> list[int]:
     """Return the positions each group takes up."""
     return [count * length for count, length in groups]
 
 
-def mean_over(x_ED: Tensor, groups: Groups) -> Tensor:
+def _mean_over(x_ED: Tensor, groups: Groups) -> Tensor:
     """Average each sequence over its positions, [sequences, width]."""
-    parts = zip(x_ED.split(sizes(groups)), groups, strict=True)
+    parts = zip(x_ED.split(_sizes(groups)), groups, strict=True)
     return torch.cat([part.view(count, length, -1).mean(1) for part, (count, length) in parts])

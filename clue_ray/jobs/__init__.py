@@ -1,0 +1,1 @@
+"""A study as a job on a Ray cluster."""

@@ -1,5 +1,6 @@
 """Looks at a Ray cluster's job server before anything is sent there: does it answer, let us in, run
-what we run?"""
+what we run?
+"""
 
 import json
 import platform
@@ -58,18 +59,18 @@ def check_server(address: str) -> str:
     Raises:
         ClusterError: it has not.
     """
-    url = dashboard_url(address)
+    url = _dashboard_url(address)
     maybe_enable_token_auth_if_token_available(warn_if_disabled=False)  # as Ray's own commands do
     headers = get_auth_headers_if_auth_enabled({})
-    found = ask(url, "/api/version", headers).get("ray_version")
+    found = _ask(url, "/api/version", headers).get("ray_version")
     if not found:
-        raise no_dashboard(f"{url}/api/version")
-    metadata = ask(url, "/api/v0/cluster_metadata", headers).get("data") or {}
-    check_versions(str(found), str(metadata.get("pythonVersion", "")), url)
+        raise _no_dashboard(f"{url}/api/version")
+    metadata = _ask(url, "/api/v0/cluster_metadata", headers).get("data") or {}
+    _check_versions(str(found), str(metadata.get("pythonVersion", "")), url)
     return url
 
 
-def dashboard_url(address: str) -> str:
+def _dashboard_url(address: str) -> str:
     """Make an address a URL; refuse what is none of a dashboard."""
     url = (address if "://" in address else f"http://{address}").rstrip("/")
     wrong = ClusterError(
@@ -102,7 +103,7 @@ class NoRedirect(urllib.request.HTTPRedirectHandler):
         """Give no request to follow; the answer then counts as an error of its status."""
 
 
-def ask(url: str, path: str, headers: dict[str, str]) -> dict[str, Any]:
+def _ask(url: str, path: str, headers: dict[str, str]) -> dict[str, Any]:
     """Read a JSON answer of the job server."""
     request = urllib.request.Request(url + path, headers=headers)
     try:
@@ -112,10 +113,10 @@ def ask(url: str, path: str, headers: dict[str, str]) -> dict[str, Any]:
             document = json.loads(answer.read())
     except urllib.error.HTTPError as error:
         if error.code in (401, 403):
-            raise ClusterError(explain_token(url, error.code, bool(headers))) from None
-        raise no_dashboard(f"{url}{path}", f"status {error.code}") from None
+            raise ClusterError(_explain_token(url, error.code, bool(headers))) from None
+        raise _no_dashboard(f"{url}{path}", f"status {error.code}") from None
     except ValueError:
-        raise no_dashboard(f"{url}{path}", "no JSON") from None
+        raise _no_dashboard(f"{url}{path}", "no JSON") from None
     except OSError as error:
         reason = getattr(error, "reason", error) or type(error).__name__
         raise ClusterError(
@@ -127,11 +128,11 @@ def ask(url: str, path: str, headers: dict[str, str]) -> dict[str, Any]:
     except (
         Exception
     ) as error:  # http.client raises its own kinds where something else than HTTP answers
-        raise no_dashboard(f"{url}{path}", f"{type(error).__name__}") from None
+        raise _no_dashboard(f"{url}{path}", f"{type(error).__name__}") from None
     return document if isinstance(document, dict) else {}
 
 
-def no_dashboard(tried: str, reason: str = "another answer") -> ClusterError:
+def _no_dashboard(tried: str, reason: str = "another answer") -> ClusterError:
     """Say that something answers, but no job server."""
     return ClusterError(
         f"What answers at {tried} is no Ray dashboard ({reason}); give --address the dashboard's "
@@ -140,15 +141,16 @@ def no_dashboard(tried: str, reason: str = "another answer") -> ClusterError:
     )
 
 
-def explain_token(url: str, status: int, sent: bool) -> str:
+def _explain_token(url: str, status: int, sent: bool) -> str:
     """Say why a cluster did not let us in, without the token."""
     what = "refuses the token that was sent" if sent else "asks for a token, and none was found"
     return f"{url} {what} (status {status}); {TOKEN_REMEDY}."
 
 
-def check_versions(ray_version: str, python_version: str, url: str) -> None:
+def _check_versions(ray_version: str, python_version: str, url: str) -> None:
     """Refuse a cluster with another Ray, or another minor version of Python, than ours: pickles
-    travel between them."""
+    travel between them.
+    """
     ours = platform.python_version()
     same_python = python_version.split(".")[:2] == ours.split(".")[:2] or not python_version
     if ray_version != ray.__version__ or not same_python:

@@ -1,5 +1,6 @@
 """What travels to a cluster: this package as it lies here, the study and its tasks. All else must
-be there already."""
+be there already.
+"""
 
 import shutil
 from collections.abc import Iterator
@@ -49,7 +50,8 @@ def check_package(package: Path) -> None:
 
 def copy_study(file: str | Path, study: StudySpec, folder: Path) -> None:
     """Copy a study file, as study.yaml, and its tasks into a folder, where the study looks for
-    them."""
+    them.
+    """
     shutil.copyfile(file, folder / "study.yaml")
     for task in study.transfer:
         if not Path(task).is_absolute():
@@ -69,7 +71,7 @@ def check_portable(study: StudySpec, storage: str) -> None:
             raise SpecError(
                 f"transfer names {task}, which cannot travel; submit from a folder above it."
             )
-    for name, place in named_places(study, storage):
+    for name, place in _named_places(study, storage):
         scheme = place.split("://")[0] if is_uri(place) else ""
         if scheme and scheme not in SCHEMES:
             raise SpecError(f"{name} has the unknown scheme {scheme!r}; use {', '.join(SCHEMES)}.")
@@ -83,7 +85,7 @@ def check_portable(study: StudySpec, storage: str) -> None:
             )
 
 
-def named_places(study: StudySpec, storage: str) -> Iterator[tuple[str, str]]:
+def _named_places(study: StudySpec, storage: str) -> Iterator[tuple[str, str]]:
     """List the places a study reads and writes, each with what names it."""
     yield "--storage", storage
     if study.resources.checkpoints:
@@ -91,14 +93,14 @@ def named_places(study: StudySpec, storage: str) -> Iterator[tuple[str, str]]:
     if isinstance(study.corpus, str):
         yield "corpus", study.corpus
     else:
-        yield from log_places("corpus.", study.corpus)
+        yield from _log_places("corpus.", study.corpus)
     for task in read_tasks(study.transfer):
-        yield from log_places(f"task {task.name}: ", task.reading())
+        yield from _log_places(f"task {task.name}: ", task.reading())
         if task.attribute and not task.attribute.table.startswith("package:"):
             yield f"task {task.name}: attribute.table", task.attribute.table
 
 
-def log_places(owner: str, corpus: CorpusSpec) -> Iterator[tuple[str, str]]:
+def _log_places(owner: str, corpus: CorpusSpec) -> Iterator[tuple[str, str]]:
     """List the files that preparing a corpus reads, each with what names it."""
     for log in logs_of(corpus):
         yield from ((f"{owner}events {place}", place) for place in log.places)

@@ -2,7 +2,8 @@
 API.
 
 What travels is this package's code and the study file. Data and results never do: logs, corpora and
-runs lie on storage that the cluster reads and writes with its own credentials."""
+runs lie on storage that the cluster reads and writes with its own credentials.
+"""
 
 import asyncio
 import logging
@@ -85,11 +86,11 @@ def submit_study(
     check_package(PACKAGE)
     client = open_client(address)
     with asking(address):
-        attempts = find_attempts(client, study, storage)
+        attempts = _find_attempts(client, study, storage)
     if attempts and not attempts[-1].status.is_terminal():
-        check_options(attempts[-1], storage, options)
-        return describe(attempts[-1], address)
-    base = f"clue-{study.name}-{fingerprint([digest(study), storage])[:8]}"
+        _check_options(attempts[-1], storage, options)
+        return _describe(attempts[-1], address)
+    base = f"clue-{study.name}-{fingerprint([_digest(study), storage])[:8]}"
     tried = [
         int(match[1] or 1)
         for job in attempts
@@ -97,11 +98,11 @@ def submit_study(
     ]
     submission_id = f"{base}-{max(tried) + 1}" if tried else base
     job = {
-        "entrypoint": write_entrypoint(storage, options),
+        "entrypoint": _write_entrypoint(storage, options),
         "submission_id": submission_id,
         "metadata": {
             "study": study.name,
-            "study_digest": digest(study),
+            "study_digest": _digest(study),
             "storage": storage,
             "clue_ray_version": version("clue-ray"),
         },
@@ -114,12 +115,12 @@ def submit_study(
             "py_modules": code_to_ship(Path(beside)),
             "excludes": EXCLUDES,
         }
-        submit_job(client, {**job, "runtime_env": {**shipped, "env_vars": STOPPING}})
+        _submit_job(client, {**job, "runtime_env": {**shipped, "env_vars": STOPPING}})
     with asking(address):
-        return describe(client.get_job_info(submission_id), address, new=True)
+        return _describe(client.get_job_info(submission_id), address, new=True)
 
 
-def submit_job(client: JobSubmissionClient, job: dict[str, Any]) -> None:
+def _submit_job(client: JobSubmissionClient, job: dict[str, Any]) -> None:
     """Upload and submit; wait for a cluster that has just started.
 
     Raises:
@@ -139,9 +140,9 @@ def submit_job(client: JobSubmissionClient, job: dict[str, Any]) -> None:
             time.sleep(2.0)
 
 
-def check_options(job: JobDetails, storage: str, options: Sequence[str]) -> None:
+def _check_options(job: JobDetails, storage: str, options: Sequence[str]) -> None:
     """Refuse options that a job under way was not given, rather than drop them."""
-    if options and job.entrypoint != write_entrypoint(storage, options):
+    if options and job.entrypoint != _write_entrypoint(storage, options):
         raise ClusterError(
             f"{job.submission_id} is under way without {' '.join(options)}; wait for its end, or "
             f"--stop it and submit "
@@ -149,11 +150,12 @@ def check_options(job: JobDetails, storage: str, options: Sequence[str]) -> None
         )
 
 
-def write_entrypoint(storage: str, options: Sequence[str] = ()) -> str:
+def _write_entrypoint(storage: str, options: Sequence[str] = ()) -> str:
     """Write the command that the cluster's head runs.
 
     Each attempt has a working folder of its own there, outside the runtime environment's, which Ray
-    clears away, and under a name that nobody on that machine can have taken before."""
+    clears away, and under a name that nobody on that machine can have taken before.
+    """
     command = [
         "python",
         "-m",
@@ -174,14 +176,15 @@ def attempt_of(base: str, submission_id: str) -> re.Match[str] | None:
     return re.fullmatch(rf"{re.escape(base)}(?:-(\d+))?", submission_id)
 
 
-def digest(study: StudySpec) -> str:
+def _digest(study: StudySpec) -> str:
     """Fingerprint a study as its file says it."""
     return fingerprint(study.model_dump(mode="json"))
 
 
 def open_client(address: str) -> JobSubmissionClient:
     """Return a client of a cluster's job server that has answered, accepted the token and runs what
-    we run."""
+    we run.
+    """
     url = check_server(address)
     for name in (
         "dashboard.modules.dashboard_sdk",
@@ -193,7 +196,7 @@ def open_client(address: str) -> JobSubmissionClient:
         return JobSubmissionClient(url)
 
 
-def find_attempts(
+def _find_attempts(
     client: JobSubmissionClient, study: StudySpec, storage: str | None
 ) -> list[JobDetails]:
     """List the jobs that were submitted for a study, the last one last; jobs of the same file
@@ -209,12 +212,12 @@ def find_attempts(
     jobs = [job for job in jobs if job.metadata["study"] == study.name]
     if storage is not None:
         jobs = [job for job in jobs if job.metadata["storage"] == storage]
-        jobs = [job for job in jobs if job.metadata["study_digest"] == digest(study)]
-    same = digest(study)
+        jobs = [job for job in jobs if job.metadata["study_digest"] == _digest(study)]
+    same = _digest(study)
     return sorted(jobs, key=lambda job: (job.metadata["study_digest"] == same, job.start_time or 0))
 
 
-def describe(job: JobDetails, address: str, new: bool = False) -> Submission:
+def _describe(job: JobDetails, address: str, new: bool = False) -> Submission:
     """Read what the job server says of an attempt."""
     return Submission(
         submission_id=str(job.submission_id),
@@ -241,12 +244,12 @@ def find_submission(file: str | Path, address: str, storage: str | None = None) 
     study = read_study(file)
     client = open_client(address)
     with asking(address):
-        attempts = find_attempts(client, study, storage)
+        attempts = _find_attempts(client, study, storage)
     if not attempts:
         raise ClusterError(
             f"{address} knows no submission of study {study.name}; submit it, or look at --address."
         )
-    return describe(attempts[-1], address)
+    return _describe(attempts[-1], address)
 
 
 def follow_submission(submission: Submission, say: Say) -> Submission:
@@ -265,13 +268,13 @@ def follow_submission(submission: Submission, say: Say) -> Submission:
         asyncio.run(tail())
         job = client.get_job_info(submission.submission_id)
     except CODE_TROUBLES as error:
-        raise lost(submission, first_line(error)) from None
+        raise _lost(submission, first_line(error)) from None
     if not job.status.is_terminal():
-        raise lost(submission, "the log ended before the job did")
-    return describe(job, submission.address)
+        raise _lost(submission, "the log ended before the job did")
+    return _describe(job, submission.address)
 
 
-def lost(submission: Submission, reason: str) -> ClusterError:
+def _lost(submission: Submission, reason: str) -> ClusterError:
     """Say that a job is out of sight, not over."""
     return ClusterError(
         f"The connection to {submission.address} was lost ({reason}); {submission.submission_id} "
@@ -282,7 +285,8 @@ def lost(submission: Submission, reason: str) -> ClusterError:
 
 def stop_submission(submission: Submission) -> Submission:
     """Stop the job, if it runs, and wait until it has ended; the same study submitted again
-    resumes."""
+    resumes.
+    """
     client = open_client(submission.address)
     deadline = time.monotonic() + STOP_SECONDS
     with asking(submission.address):
@@ -295,12 +299,13 @@ def stop_submission(submission: Submission) -> Submission:
                     f"--status."
                 )
             time.sleep(0.5)
-    return describe(job, submission.address)
+    return _describe(job, submission.address)
 
 
 def fetch_submission(file: str | Path, storage: str, output: str | Path) -> StudyDirectory:
     """Bring a study's table as it stands, its curves and its report home from storage; the cluster
-    is not asked."""
+    is not asked.
+    """
     directory = fetch_study(storage, read_study(file).name, output)
     write_current(directory.path)
     return directory

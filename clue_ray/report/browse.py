@@ -1,7 +1,8 @@
 """Serve the page of a study, also of one that runs: it refreshes as runs end.
 
 Takes a study directory and a port. One idea: there are two addresses, `/` and `/state`, and no part
-of a request is ever made a path, so that nothing but the page can be read, and nothing written."""
+of a request is ever made a path, so that nothing but the page can be read, and nothing written.
+"""
 
 import json
 import logging
@@ -54,23 +55,24 @@ class LivePage:
     def html(self) -> bytes:
         """Return the page, made anew if anything has changed."""
         with self.lock:  # one at a time: drawing holds matplotlib's global style
-            found = state_of(self.directory)
+            found = _state_of(self.directory)
             if found != self.seen:
                 self._make(found)
             return self.page
 
     def state(self) -> bytes:
         """Say which page is the newest, whether it may be asked for, and how far the study is, as
-        JSON."""
-        found = {"state": state_of(self.directory), "ready": time.monotonic() >= self.ready}
-        return json.dumps({**found, "words": progress(read_ended(self.directory))}).encode()
+        JSON.
+        """
+        found = {"state": _state_of(self.directory), "ready": time.monotonic() >= self.ready}
+        return json.dumps({**found, "words": _progress(read_ended(self.directory))}).encode()
 
     def _make(self, state: str) -> None:
         started = time.monotonic()
         try:
             files = read_directory(self.directory, running=True)
             content, _ = compose(files)
-            live = {"state": state, "words": progress(Runs(files.table))}
+            live = {"state": state, "words": _progress(Runs(files.table))}
             self.page = render("index.html.j2", content=content, live=live).encode()
             self.seen = (
                 state  # only now: a page that could not be made is tried again at the next request
@@ -79,15 +81,16 @@ class LivePage:
             self.ready = time.monotonic() + PATIENCE * (time.monotonic() - started)
 
 
-def state_of(directory: Path) -> str:
+def _state_of(directory: Path) -> str:
     """Name what a page is made of: how many files of records and tables there are, and when one was
-    last written."""
+    last written.
+    """
     kept = (directory / name for name in FILES)
     files = [file for file in (*kept, *directory.glob("runs/*/record.json")) if file.exists()]
     return f"{len(files)}-{max((file.stat().st_mtime_ns for file in files), default=0)}"
 
 
-def progress(runs: Runs) -> str:
+def _progress(runs: Runs) -> str:
     """Say how many runs have ended."""
     ended = int((runs.table["status"] != "missing").sum()) if "status" in runs.table else len(runs)
     if ended == len(runs):

@@ -2,7 +2,8 @@
 its interval.
 
 Takes two study directories, writes one self-contained page into the first. One idea: losses compare
-only on as many candidates, and laws only where both were run."""
+only on as many candidates, and laws only where both were run.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,7 +24,7 @@ from clue_ray.report.section import Section
 from clue_ray.report.tables import Table, written
 from clue_ray.scaling.answering.analysis import Analysis
 from clue_ray.scaling.fitting.fit import Prediction
-from clue_ray.storage.files import replacing
+from clue_ray.storage.files import atomic_write
 
 PLACES = 9
 """Places along the shared compute at which the difference is sought."""
@@ -53,7 +54,8 @@ class Comparison:
 
     def sentence(self) -> str:
         """Say which study is ahead at the largest compute that both reached, and whether that can
-        be told."""
+        be told.
+        """
         if not self.differences:
             return f"No difference is stated. {self.doubts[0]}"
         gap, place = self.differences[-1], numbers.flop(self.train_flops[-1])
@@ -112,7 +114,7 @@ def compare_studies(directories: Sequence[Path]) -> tuple[Path, Comparison]:
         )
     found = _compare(_names(files, (first, second)), (a, b), _data(files))
     target = first / "report" / f"against-{second.resolve().name}.html"
-    with replacing(target) as temporary:
+    with atomic_write(target) as temporary:
         temporary.write_text(_page(found), encoding="utf-8")
     return target, found
 
@@ -126,7 +128,8 @@ def _analysed(files: StudyFiles, place: Path) -> Analysis:
 
 def _names(files: tuple[StudyFiles, ...], places: tuple[Path, Path]) -> tuple[str, str]:
     """Name two studies by their names, by their folders where these are the same, or else by their
-    paths."""
+    paths.
+    """
     tried = [
         [file.name for file in files],
         [place.resolve().name for place in places],
@@ -179,7 +182,8 @@ def difference(one: Prediction, other: Prediction) -> Prediction:
     """Subtract two independent estimates, the interval from their own ends.
 
     The distances to the ends add up in squares (MOVER: Zou and Donner 2008, Statistics in Medicine
-    27, 1693)."""
+    27, 1693).
+    """
     value = one.value - other.value
     below = np.hypot(one.value - one.low, other.high - other.value)
     above = np.hypot(one.high - one.value, other.value - other.low)

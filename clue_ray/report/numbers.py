@@ -2,7 +2,8 @@
 min.
 
 Takes numbers as they stand in tables (None and NaN included), gives short strings. One idea:
-rounding happens here, once, and nowhere else in the report."""
+rounding happens here, once, and nowhere else in the report.
+"""
 
 import math
 from typing import Any
@@ -32,7 +33,8 @@ def is_absent(value: Any) -> bool:
 
 def significant(value: Any, digits: int = 3) -> str:
     """Write a number with `digits` significant digits, keeping trailing zeros: 5.10, 0.0120,
-    1,230."""
+    1,230.
+    """
     if is_absent(value):
         return ABSENT
     number = float(value)
@@ -59,7 +61,8 @@ def count(value: Any) -> str:
 
 def compact(value: Any) -> str:
     """Write a number in as few letters as a plot allows: 32, 1.5k, 50k, 2M; text stays text,
-    shortened."""
+    shortened.
+    """
     if isinstance(value, str) or is_absent(value):
         return shortened(value, LABEL_LETTERS) if isinstance(value, str) else ABSENT
     number = float(value)
@@ -78,14 +81,15 @@ def percent(value: Any) -> str:
 
 def signed(value: Any) -> str:
     """Write a signed number with two significant digits: +0.053 or, with a true minus sign,
-    \N{MINUS SIGN}0.053."""
+    \N{MINUS SIGN}0.053.
+    """
     if is_absent(value):
         return ABSENT
     return ("+" if value >= 0 else "\N{MINUS SIGN}") + significant(abs(value), 2)
 
 
 def signed_percent(value: Any) -> str:
-    """Write a signed fraction as a percentage: +0.84% or, with a true minus sign, \N{MINUS SIGN}0.84%."""
+    """Format a signed fraction as a percentage with a true minus sign: +0.84%."""
     if is_absent(value):
         return ABSENT
     return ("+" if value >= 0 else "\N{MINUS SIGN}") + percent(abs(value))

@@ -10,7 +10,8 @@ files.
 Takes a study directory, gives the path of report/index.html and leaves fits.json beside the runs
 table. One
 idea: the page says what is known and how well, shows every run behind it, and needs no law to
-stand."""
+stand.
+"""
 
 import json
 from dataclasses import dataclass, replace
@@ -28,7 +29,7 @@ from clue_ray.report.sections import axes as effects
 from clue_ray.report.sections import laws as judgement
 from clue_ray.runs import Runs
 from clue_ray.scaling.answering.analysis import Analysis, analyse
-from clue_ray.storage.files import replacing, write_json
+from clue_ray.storage.files import atomic_write, write_json
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,8 @@ def build_content(
     files: StudyFiles, analysis: Analysis | None, document: dict[str, Any]
 ) -> Content:
     """Put into words and pictures what was read and found; without analysis, document["error"] says
-    why."""
+    why.
+    """
     doubts = (*answer.against_floor(files, analysis), *(analysis.warnings if analysis else ()))
     parts = (
         next_step.next_step(analysis) if analysis else None,
@@ -119,7 +121,8 @@ def compose(files: StudyFiles) -> tuple[Content, dict[str, Any]]:
 
 def analyse_files(files: StudyFiles) -> tuple[Analysis | None, dict[str, Any]]:
     """Analyse the runs and describe the result for fits.json, or give the reason for none as
-    `error`."""
+    `error`.
+    """
     try:
         analysis = analyse(Runs(files.table), files.fit.laws, files.fit.hold_out)
         return analysis, analysis.to_dict()
@@ -157,5 +160,5 @@ def _write_figures(folder: Path, pictures: list[Picture]) -> None:
 
 
 def _write(path: Path, contents: bytes) -> None:
-    with replacing(path) as temporary:
+    with atomic_write(path) as temporary:
         temporary.write_bytes(contents)

@@ -1,5 +1,6 @@
 """Answer one question by the law that speaks for a study: the loss of a compute, or the compute of
-a loss."""
+a loss.
+"""
 
 import math
 from dataclasses import asdict, dataclass

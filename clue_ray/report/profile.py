@@ -2,7 +2,8 @@
 it fits.
 
 Takes the profile.json that `prepare` leaves in a corpus folder, gives profile.html beside it. One
-idea: the tables are made once, as words, so that the page and the command line say the same."""
+idea: the tables are made once, as words, so that the page and the command line say the same.
+"""
 
 import json
 import math
@@ -28,7 +29,7 @@ from clue_ray.report.figures.profile import (
 )
 from clue_ray.report.figures.style import label
 from clue_ray.report.tables import Table, number, text
-from clue_ray.storage.files import replacing
+from clue_ray.storage.files import atomic_write
 
 Profile = Mapping[str, Any]
 
@@ -52,7 +53,7 @@ def write_profile(folder: Path) -> Path:
     environment = Environment(
         loader=PackageLoader("clue_ray.report"), autoescape=True, undefined=StrictUndefined
     )
-    with replacing(target) as temporary:
+    with atomic_write(target) as temporary:
         page = environment.get_template("profile.html.j2").render(
             name=folder.resolve().name,
             headline=profile_headline(profile),
@@ -99,7 +100,8 @@ def _rejected_table(profile: Profile) -> Table:
 
 def _reading_table(profile: Profile) -> Table:
     """Count what was odd; repeats were dropped where the log has more usable rows than the corpus
-    has events."""
+    has events.
+    """
     usable = sum(profile["events_in_service"].values())
     fate = "dropped" if usable > profile["events"] + profile["events_after_cut"] else "kept"
     found = {

@@ -8,7 +8,8 @@ Read what a study directory holds for its report.
 
 Takes a directory, gives `StudyFiles`. One idea: only the runs table is needed; everything else may
 be absent, and a file that cannot be read becomes a warning on the page, never a report that was not
-written."""
+written.
+"""
 
 import json
 import math
@@ -38,7 +39,7 @@ AMOUNTS = (
 """Numbers of a corpus summary that a report shows."""
 
 
-def read_mapping(path: Path, warnings: list[str]) -> dict[str, Any]:
+def _read_mapping(path: Path, warnings: list[str]) -> dict[str, Any]:
     """Read a JSON mapping; empty where there is no file, or, with a warning, no mapping in it."""
     if not path.is_file():
         return {}
@@ -57,26 +58,27 @@ def read_mapping(path: Path, warnings: list[str]) -> dict[str, Any]:
     return {}
 
 
-def judged_runs(
+def _judged_runs(
     directory: Path, table: pd.DataFrame, warnings: list[str]
 ) -> tuple[dict[str, Any], ...]:
     """Read, of each task a study was last scored by, every method beside the run of lowest loss
-    that has a score."""
+    that has a score.
+    """
     ended = table[(table["status"] == "done") & table["loss"].notna()].sort_values("loss")["run_id"]
     found = []
-    for names in read_mapping(directory / "transfer.json", warnings).values():
+    for names in _read_mapping(directory / "transfer.json", warnings).values():
         asked = {run: str(names.get(run)) for run in ended} if isinstance(names, dict) else {}
         places = (
             directory / "runs" / str(run) / name
             for run, name in asked.items()
             if RESULT.fullmatch(name)
         )
-        results = (read_mapping(place, warnings) for place in places)
+        results = (_read_mapping(place, warnings) for place in places)
         found += [result for result in results if "methods" in result][:1]
     return tuple(found)
 
 
-def planned_runs(plan: dict[str, Any], warnings: list[str]) -> list[dict[str, Any]]:
+def _planned_runs(plan: dict[str, Any], warnings: list[str]) -> list[dict[str, Any]]:
     """List the runs of a plan that have a run_id."""
     runs = _mappings(plan, "runs", "plan.json", warnings)
     named = [run for run in runs if run.get("run_id") is not None]
@@ -87,7 +89,7 @@ def planned_runs(plan: dict[str, Any], warnings: list[str]) -> list[dict[str, An
     return named
 
 
-def planned(runs: list[dict[str, Any]], column: str, warnings: list[str]) -> dict[str, float]:
+def _planned(runs: list[dict[str, Any]], column: str, warnings: list[str]) -> dict[str, float]:
     """Give what a plan expects of each run in one column, by run_id; only positive numbers."""
     found = {str(run["run_id"]): _number(run[column]) for run in runs if run.get(column)}
     kept = {run_id: value for run_id, value in found.items() if value is not None and value > 0}
@@ -98,9 +100,10 @@ def planned(runs: list[dict[str, Any]], column: str, warnings: list[str]) -> dic
     return kept
 
 
-def usable_corpus(corpus: dict[str, Any], warnings: list[str]) -> dict[str, Any]:
+def _usable_corpus(corpus: dict[str, Any], warnings: list[str]) -> dict[str, Any]:
     """Keep what a report can show of a corpus summary: amounts are numbers, `rejected` counts rows
-    by reason."""
+    by reason.
+    """
     rejected = corpus.get("rejected")
     counted = isinstance(rejected, dict) and all(
         _number(rows) is not None for rows in rejected.values()
@@ -118,11 +121,12 @@ def usable_corpus(corpus: dict[str, Any], warnings: list[str]) -> dict[str, Any]
     return {key: value for key, value in corpus.items() if key not in wrong}
 
 
-def floor_by_length(
+def _floor_by_length(
     corpus: dict[str, Any], table: pd.DataFrame, warnings: list[str]
 ) -> dict[int, float]:
     """Read `bayes_loss` of a planted corpus, nats by sequence length, if it holds for the runs'
-    candidates."""
+    candidates.
+    """
     losses = corpus.get("bayes_loss") or {}
     read = losses.items() if isinstance(losses, dict) else ()
     floor = {
@@ -147,11 +151,12 @@ def floor_by_length(
     return {}
 
 
-def comparable_baselines(
+def _comparable_baselines(
     document: dict[str, Any], table: pd.DataFrame, warnings: list[str]
 ) -> tuple[dict[str, Any], ...]:
     """Keep the baselines that were scored on as many candidates as the runs: losses compare only
-    then."""
+    then.
+    """
     candidates, kept = _candidates(table), []
     for baseline in _mappings(document, "baselines", "baselines.json", warnings):
         name = str(baseline.get("name") or "without a name")
@@ -252,10 +257,10 @@ def read_directory(directory: Path, running: bool = False) -> StudyFiles:
     warnings: list[str] = []
     study = _study(directory / "study.yaml", warnings)
     plan, corpus, baselines = (
-        read_mapping(directory / name, warnings)
+        _read_mapping(directory / name, warnings)
         for name in ("plan.json", "corpus.json", "baselines.json")
     )
-    expected = planned_runs(plan, warnings)
+    expected = _planned_runs(plan, warnings)
     return StudyFiles(
         name=study.name if study else _name_from(table, directory),
         question=study.question if study else "",
@@ -263,25 +268,26 @@ def read_directory(directory: Path, running: bool = False) -> StudyFiles:
         fit=study.fit if study else FitSpec(),
         table=table,
         curves=_curves(directory / "curves.parquet", warnings),
-        expected_seconds=planned(expected, "expected_seconds", warnings),
-        expected_flops=planned(expected, "train_flops", warnings),
-        floor=floor_by_length(corpus, table, warnings),
-        baselines=comparable_baselines(baselines, table, warnings),
-        corpus=usable_corpus(corpus, warnings),
-        judged=judged_runs(directory, table, warnings),
+        expected_seconds=_planned(expected, "expected_seconds", warnings),
+        expected_flops=_planned(expected, "train_flops", warnings),
+        floor=_floor_by_length(corpus, table, warnings),
+        baselines=_comparable_baselines(baselines, table, warnings),
+        corpus=_usable_corpus(corpus, warnings),
+        judged=_judged_runs(directory, table, warnings),
         warnings=tuple(warnings),
     )
 
 
 def read_ended(directory: Path) -> Runs:
     """Read the runs of a plan, `missing` where one has not ended; the runs table where there is no
-    plan."""
-    expected_runs = planned_runs(read_mapping(directory / "plan.json", []), [])
+    plan.
+    """
+    expected_runs = _planned_runs(_read_mapping(directory / "plan.json", []), [])
     if not expected_runs:
         return read_runs(directory)
     rows = []
     for known in expected_runs:
-        record = read_mapping(directory / "runs" / str(known["run_id"]) / "record.json", [])
+        record = _read_mapping(directory / "runs" / str(known["run_id"]) / "record.json", [])
         expected = {
             column: known[column] for column in COLUMNS if column in known and column not in REACHED
         }
@@ -291,7 +297,8 @@ def read_ended(directory: Path) -> Runs:
 
 def _completed(table: pd.DataFrame) -> pd.DataFrame:
     """Give a table made elsewhere all columns of the contract: its runs are done, and named by
-    their row."""
+    their row.
+    """
     table = table.reindex(columns=list(dict.fromkeys([*COLUMNS, *table.columns])))
     rows = [f"row-{row}" for row in range(len(table))]
     names = [
@@ -304,7 +311,8 @@ def _completed(table: pd.DataFrame) -> pd.DataFrame:
 
 def sizes_by_name(table: pd.DataFrame) -> "pd.Series[Any]":
     """Name encoders that are no rung by their width, and by what else of their shape varies: `w24`,
-    `w24 heads 4`."""
+    `w24 heads 4`.
+    """
     names, shape = table["encoder_size"].astype(object), ["item_layers", "service_layers", "heads"]
     own = table[(names == "custom") & table["width"].notna()]
     varied = [column for column in shape if own[column].nunique() > 1]

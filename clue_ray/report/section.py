@@ -1,7 +1,8 @@
 """The parts of a page: sections of words, pictures and tables, and files to download.
 
 Takes finished pieces, gives frozen records. One idea: HTML and Markdown are two settings of the
-same sections in the same order, so that neither can say what the other leaves out."""
+same sections in the same order, so that neither can say what the other leaves out.
+"""
 
 import base64
 from dataclasses import dataclass

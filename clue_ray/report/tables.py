@@ -21,7 +21,8 @@ from clue_ray.scaling.answering.analysis import Analysis
 @dataclass(frozen=True)
 class Cell:
     """One cell: what is read, what it is sorted by (a number, or the text itself), a smaller second
-    line."""
+    line.
+    """
 
     text: str
     order: str
@@ -172,7 +173,8 @@ def _law_row(row: dict[str, Any], preferred: bool) -> tuple[Cell, ...]:
 
 def _error(nats: str, share: str) -> Cell:
     """Show an error in nats, and below it as a share of the loss, which flatters a loss near
-    chance."""
+    chance.
+    """
     return Cell(nats, nats, numeric=True, detail="" if share == numbers.ABSENT else share)
 
 
@@ -187,7 +189,8 @@ def comparison(files: StudyFiles, candidates: int) -> Table | None:
     """Set the best run beside the baselines and a guess among `candidates`; None if no run is done.
 
     A guess has loss ln K, recall@10 of 10/K and a mean reciprocal rank of H(K)/K, H the harmonic
-    number."""
+    number.
+    """
     if files.done.empty:
         return None
     best = files.done.sort_values("loss", kind="stable").iloc[0]
@@ -208,7 +211,8 @@ def comparison(files: StudyFiles, candidates: int) -> Table | None:
 
 def run_table(table: pd.DataFrame) -> Table:
     """Lay out every run, best loss first; columns in which all runs agree become one sentence
-    below."""
+    below.
+    """
     ordered = table.assign(_lost=table["loss"].isna()).sort_values(
         ["_lost", "loss", "status"], kind="stable"
     )
@@ -229,7 +233,8 @@ def run_table(table: pd.DataFrame) -> Table:
 
 def describe(run: Any) -> str:
     """Name a run by what was varied: size m, length 16, 8,000 users, batch 64; unknown parts are
-    left out."""
+    left out.
+    """
     parts = (
         ("encoder_size", "size {}"),
         ("sequence_length", "length {}"),
@@ -263,7 +268,8 @@ def _has_values(values: pd.Series) -> bool:
 
 def _gain(best: float, chance: float, baselines: Sequence[dict[str, Any]]) -> str:
     """Say how far the best run is from chance and from the best baseline, whichever way that
-    goes."""
+    goes.
+    """
     gain = f"The best run is {numbers.significant(abs(chance - best), 2)} nats " + (
         "below chance" if best < chance else "above chance: nothing is learnt"
     )

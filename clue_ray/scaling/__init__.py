@@ -1,0 +1,1 @@
+"""Scaling laws: fit, judge, decide, answer. Needs neither torch nor Ray."""

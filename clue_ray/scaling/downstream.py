@@ -3,7 +3,8 @@
 Takes compute, loss and a task's score of finished runs, gives a judgement. One idea: as in a
 backtest, the straight line of score over loss is drawn through the smaller runs and asked for the
 largest; where they lie off its prediction interval, task and loss part, and where the interval also
-holds "no further gain", the runs cannot tell."""
+holds "no further gain", the runs cannot tell.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -73,7 +74,8 @@ class LargestRuns:
 
 def compare_methods(result: Mapping[str, Any]) -> str:
     """Say of a task's result whom the encoder beats beyond doubt, and whom not, by its first
-    measure."""
+    measure.
+    """
     first = next(name for name in MEASURES if name in result["methods"][0])
     leads = {
         row["method"]: row[f"{first}_lead"] for row in result["methods"] if f"{first}_lead" in row
@@ -99,7 +101,8 @@ def correlation(loss: Floats, score: Floats) -> tuple[float, float, float]:
     (Fisher 1921).
 
     A bootstrap over runs covers less than it says where they are few. All nan where loss or score
-    do not vary."""
+    do not vary.
+    """
     if np.ptp(loss) == 0 or np.ptp(score) <= SAME * np.abs(score).max():
         return np.nan, np.nan, np.nan
     value = float(np.clip(np.corrcoef(-loss, score)[0, 1], -1, 1))
@@ -120,7 +123,8 @@ def predict_largest(compute: Floats, loss: Floats, score: Floats) -> LargestRuns
     runs vary in loss.
 
     The interval is that of the mean of new observations at given places on a least-squares line
-    (Seber and Lee 2003, section 5.3): runs scatter about the line alike and independently."""
+    (Seber and Lee 2003, section 5.3): runs scatter about the line alike and independently.
+    """
     held = hold_out(compute)
     x, y, new = loss[~held], score[~held], loss[held]
     if len(x) < FEWEST or np.ptp(x) == 0:

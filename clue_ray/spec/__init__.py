@@ -1,0 +1,1 @@
+"""Studies and runs as data."""

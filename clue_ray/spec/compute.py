@@ -1,7 +1,8 @@
 """Parameters and FLOPs from a spec alone; no model is built and torch is not imported.
 
 Counted as torch's FLOP counter counts: matrix products only, two FLOPs a multiply-add, backward
-twice the forward. Embedding look-ups, norms and activations are left out on both sides."""
+twice the forward. Embedding look-ups, norms and activations are left out on both sides.
+"""
 
 from typing import NamedTuple
 
@@ -12,7 +13,8 @@ class Work(NamedTuple):
     """What passes through an encoder; adds up over batches with `+`.
 
     Squares are summed per sequence, because attention compares every position of a sequence with
-    every other."""
+    every other.
+    """
 
     users: int = 0
     "user embeddings made (two a positive pair)"
@@ -47,7 +49,8 @@ def block_params(encoder: EncoderSpec) -> tuple[int, int]:
 
 def count_params(encoder: EncoderSpec, vocabulary: Vocabulary) -> dict[str, int]:
     """Count parameters by group; `non_embedding` is Kaplan's N (decision D4), `total` is all of
-    them."""
+    them.
+    """
     d = encoder.width
     embedding = (vocabulary.tokens + vocabulary.item_positions + vocabulary.sequence_length) * d
     block = sum(block_params(encoder))
@@ -64,7 +67,8 @@ def count_params(encoder: EncoderSpec, vocabulary: Vocabulary) -> dict[str, int]
 
 def forward_flops(encoder: EncoderSpec, work: Work) -> int:
     """FLOPs of encoding `work`: 2 a matrix entry and position, 4 x width an attended pair, 2 a
-    projected number."""
+    projected number.
+    """
     d = encoder.width
     matrices, _ = block_params(encoder)
     items = encoder.item_layers * (2 * matrices * work.tokens + 4 * d * work.tokens_squared)
@@ -76,13 +80,15 @@ def forward_flops(encoder: EncoderSpec, work: Work) -> int:
 
 def users_for_budget(encoder: EncoderSpec, work: Work, budget: float) -> float:
     """Return how many positive pairs a budget of training FLOPs pays for, `work` being typical of
-    `users / 2` pairs."""
+    `users / 2` pairs.
+    """
     return budget * (work.users / 2) / train_flops(encoder, work)
 
 
 def size_for_budget(work: Work, budget: float, encoders: dict[str, EncoderSpec]) -> str | None:
     """Name the encoder that spends most of a budget of training FLOPs on `work` and stays within
-    it, if one does."""
+    it, if one does.
+    """
     costs = {name: train_flops(encoder, work) for name, encoder in encoders.items()}
     within = {name: cost for name, cost in costs.items() if cost <= budget}
     return max(within, key=lambda name: within[name], default=None)
@@ -90,5 +96,6 @@ def size_for_budget(work: Work, budget: float, encoders: dict[str, EncoderSpec])
 
 def train_flops(encoder: EncoderSpec, work: Work) -> int:
     """FLOPs of training on `work`: forward once, backward twice the forward (6N a token, plus
-    attention and logits)."""
+    attention and logits).
+    """
     return 3 * forward_flops(encoder, work)

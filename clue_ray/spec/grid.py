@@ -14,7 +14,8 @@ An axis names one field, or several separated by commas whose values move togeth
     budgets: [1e12, 1e13]
 
 `budgets` are training FLOPs; where the grid names no encoder, each brings its own sizes
-(study/isoflop.py)."""
+(study/isoflop.py).
+"""
 
 import copy
 import itertools
@@ -36,7 +37,7 @@ SMALLEST_WIDTH = 8
 HEAD_WIDTH = 32
 
 
-def read_budget(value: Any) -> float:
+def _read_budget(value: Any) -> float:
     """Read a budget in FLOP; YAML 1.1 takes 1e12 for a text."""
     try:
         budget = float(value)
@@ -49,18 +50,20 @@ def read_budget(value: Any) -> float:
     return budget
 
 
-def expected_params(budget: float, tokens_per_param: float) -> float:
+def _expected_params(budget: float, tokens_per_param: float) -> float:
     """Return the size expected to be best: N = sqrt(C / 6r), from C = 6 N D and D = r N (Hoffmann
-    et al. 2022)."""
+    et al. 2022).
+    """
     return math.sqrt(budget / (6 * tokens_per_param))
 
 
-def sizes_about(budget: float, isoflop: IsoFlopSpec) -> list[dict[str, int]]:
+def _sizes_about(budget: float, isoflop: IsoFlopSpec) -> list[dict[str, int]]:
     """List `isoflop.sizes` encoder shapes, smallest first, about the size expected to be best for a
-    budget."""
-    middle = round(math.log2(expected_params(budget, isoflop.tokens_per_param)))
+    budget.
+    """
+    middle = round(math.log2(_expected_params(budget, isoflop.tokens_per_param)))
     first = middle - (isoflop.sizes - 1) // 2
-    shapes = [shape_of(2.0**power) for power in range(first, first + isoflop.sizes)]
+    shapes = [_shape_of(2.0**power) for power in range(first, first + isoflop.sizes)]
     if any(a == b for a, b in itertools.pairwise(shapes)):
         raise SpecError(
             f"axes give budgets {budget:g} FLOP, whose best size is expected near "
@@ -72,10 +75,11 @@ def sizes_about(budget: float, isoflop: IsoFlopSpec) -> list[dict[str, int]]:
     return shapes
 
 
-def shape_of(params: float) -> dict[str, int]:
+def _shape_of(params: float) -> dict[str, int]:
     """Shape an encoder of about `params` non-embedding parameters, as deep as the nearest rung of
-    the ladder."""
-    rung = LADDER[min(OURS, key=lambda name: abs(math.log(rung_params(name) / params)))]
+    the ladder.
+    """
+    rung = LADDER[min(OURS, key=lambda name: abs(math.log(_rung_params(name) / params)))]
     layers = rung.item_layers + rung.service_layers
     exact = math.sqrt(params / (12 * layers))
     step = 4 if exact < 2 * HEAD_WIDTH else HEAD_WIDTH
@@ -86,7 +90,7 @@ def shape_of(params: float) -> dict[str, int]:
     }  # fmt: skip
 
 
-def rung_params(name: str) -> int:
+def _rung_params(name: str) -> int:
     """Count the parameters in the blocks of a rung."""
     rung = LADDER[name]
     return (rung.item_layers + rung.service_layers) * sum(block_params(EncoderSpec(size=name)))
@@ -110,26 +114,27 @@ def expand(study: StudySpec, added: Iterable[Point] = ()) -> list[RunSpec]:
         SpecError: an axis names no field of a run, has no values, or a point is no valid run or
             stands twice in a grid.
     """
-    pairs = [*list_points(study), *((point, make_run(base_of(study), point)) for point in added)]
+    pairs = [*list_points(study), *((point, _make_run(_base_of(study), point)) for point in added)]
     return list({run.run_id("", 0): run for _, run in pairs}.values())
 
 
 def list_points(study: StudySpec) -> Iterator[tuple[Point, RunSpec]]:
     """List the points of all grids and the run that each means; refuse a run that stands twice in
-    one grid."""
-    base = base_of(study)
-    for axes in read_grids(study):
+    one grid.
+    """
+    base = _base_of(study)
+    for axes in _read_grids(study):
         seen: dict[tuple[str, int], Point] = {}
         for parts in itertools.product(*axes):
-            point = merge(parts)
-            run = make_run(base, point)
+            point = _merge(parts)
+            run = _make_run(base, point)
             identity = run.run_id("", 0), run.resources.workers
-            refuse_twin(point, seen.get(identity))
+            _refuse_twin(point, seen.get(identity))
             seen[identity] = point
             yield point, run
 
 
-def base_of(study: StudySpec) -> dict[str, Any]:
+def _base_of(study: StudySpec) -> dict[str, Any]:
     """Return the document that a point's fields are set on."""
     resources = study.resources.model_dump(mode="json")
     return study.base.model_dump(mode="json", exclude_none=True) | {"resources": resources}
@@ -137,10 +142,11 @@ def base_of(study: StudySpec) -> dict[str, Any]:
 
 def check_size(study: StudySpec, most: int | None = MOST_POINTS) -> None:
     """Refuse axes that multiply to more than `most` points, before any is made; None allows any
-    number."""
+    number.
+    """
     points = count_points(study)
     if most is not None and points > most:
-        grids = [" x ".join(f"{len(axis):,}" for axis in axes) for axes in read_grids(study)]
+        grids = [" x ".join(f"{len(axis):,}" for axis in axes) for axes in _read_grids(study)]
         raise SpecError(
             f"axes multiply to {points:,} runs ({' + '.join(grids)}), more than {most:,}; shorten "
             f"them, or add --yes."
@@ -149,35 +155,37 @@ def check_size(study: StudySpec, most: int | None = MOST_POINTS) -> None:
 
 def count_points(study: StudySpec) -> int:
     """Count the points of all grids, those that several grids share as often as they stand
-    there."""
-    return sum(math.prod(map(len, axes)) for axes in read_grids(study))
+    there.
+    """
+    return sum(math.prod(map(len, axes)) for axes in _read_grids(study))
 
 
-def read_grids(study: StudySpec) -> list[list[list[Point]]]:
+def _read_grids(study: StudySpec) -> list[list[list[Point]]]:
     """Read every grid as a list of axes, each a list of partial points; a grid is the product of
-    its axes."""
+    its axes.
+    """
     if not study.grids:
         raise SpecError("axes list no grid; give at least one mapping of dotted field to values.")
-    return [read_grid(grid, study) for grid in study.grids]
+    return [_read_grid(grid, study) for grid in study.grids]
 
 
-def read_grid(grid: dict[str, list[Any]], study: StudySpec) -> list[list[Point]]:
+def _read_grid(grid: dict[str, list[Any]], study: StudySpec) -> list[list[Point]]:
     """Read one grid; refuse axes that set the same thing twice."""
     fields = {axis: [field.strip() for field in axis.split(",")] for axis in grid}
     named = [field for names in fields.values() for field in names]
     for axis, values in grid.items():
-        check_axis(fields[axis], axis, values)
-    refuse_rivals(named)
+        _check_axis(fields[axis], axis, values)
+    _refuse_rivals(named)
     chosen = not {"encoder.size", *SHAPE} & set(named)
     return [
-        budget_points(values, study, chosen)
+        _budget_points(values, study, chosen)
         if axis == BUDGETS
-        else zip_points(fields[axis], values)
+        else _zip_points(fields[axis], values)
         for axis, values in grid.items()
     ]
 
 
-def check_axis(fields: list[str], axis: str, values: list[Any]) -> None:
+def _check_axis(fields: list[str], axis: str, values: list[Any]) -> None:
     """Refuse an axis that names no field of a run, or has no values or ragged ones."""
     plain = sorted(dotted_fields(RunSpec))
     allowed = [
@@ -201,9 +209,10 @@ def check_axis(fields: list[str], axis: str, values: list[Any]) -> None:
         )
 
 
-def refuse_rivals(named: list[str]) -> None:
+def _refuse_rivals(named: list[str]) -> None:
     """Refuse fields of one grid of which the last would silently win: the same twice, two horizons,
-    size and shape."""
+    size and shape.
+    """
     horizons = [*(f"train.{horizon}" for horizon in HORIZONS), BUDGETS]
     rivals = [field for field in dict.fromkeys(named) if named.count(field) > 1]
     if sum(field in horizons for field in named) > 1:
@@ -217,48 +226,50 @@ def refuse_rivals(named: list[str]) -> None:
         )
 
 
-def zip_points(fields: list[str], values: list[Any]) -> list[Point]:
+def _zip_points(fields: list[str], values: list[Any]) -> list[Point]:
     """Pair an axis' fields with each of its values."""
     return [
         dict(zip(fields, value if len(fields) > 1 else [value], strict=True)) for value in values
     ]
 
 
-def budget_points(budgets: list[Any], study: StudySpec, chosen: bool) -> list[Point]:
+def _budget_points(budgets: list[Any], study: StudySpec, chosen: bool) -> list[Point]:
     """Turn budgets into horizons, each with sizes chosen about its expected best where the grid
-    names none."""
+    names none.
+    """
     points = []
-    for budget in map(read_budget, budgets):
+    for budget in map(_read_budget, budgets):
         horizon = {"train.train_flops": budget}
-        shapes = sizes_about(budget, study.isoflop) if chosen else [{}]
+        shapes = _sizes_about(budget, study.isoflop) if chosen else [{}]
         points += [
             horizon | {f"encoder.{key}": value for key, value in shape.items()} for shape in shapes
         ]
     return points
 
 
-def merge(parts: Iterable[Point]) -> Point:
+def _merge(parts: Iterable[Point]) -> Point:
     """Join partial points."""
     return {field: value for part in parts for field, value in part.items()}
 
 
-def refuse_twin(point: Point, twin: Point | None) -> None:
+def _refuse_twin(point: Point, twin: Point | None) -> None:
     """Refuse a point that trains what another point of the same grid trains."""
     if twin is not None:
-        also = "" if twin == point else f" and as {write_point(twin)}"
+        also = "" if twin == point else f" and as {_write_point(twin)}"
         raise SpecError(
-            f"axes list the point {write_point(point)}{also} twice in one grid; list it once."
+            f"axes list the point {_write_point(point)}{also} twice in one grid; list it once."
         )
 
 
-def write_point(point: Point) -> str:
+def _write_point(point: Point) -> str:
     """Write a point as YAML would."""
     return "{" + ", ".join(f"{field}: {value}" for field, value in point.items()) + "}"
 
 
 def parse_point(point: list[str]) -> Point:
     """Parse FIELD=VALUE, values as a study file has them; refuse what is no such pair, and a field
-    named twice."""
+    named twice.
+    """
     fields: Point = {}
     for each in point:
         field, equals, value = (part.strip() for part in each.partition("="))
@@ -290,20 +301,21 @@ def dotted_fields(spec: type[Spec], prefix: str = "") -> list[str]:
     return names
 
 
-def make_run(base: dict[str, Any], point: Point) -> RunSpec:
+def _make_run(base: dict[str, Any], point: Point) -> RunSpec:
     """Set a grid point's fields on the base run."""
     document = copy.deepcopy(base)
     for axis, value in point.items():
-        set_field(document, axis, value)
+        _set_field(document, axis, value)
     try:
         return RunSpec.model_validate(document)
     except ValidationError as error:
-        raise SpecError(explain(error, RunSpec, f"axes point {write_point(point)}")) from None
+        raise SpecError(explain(error, RunSpec, f"axes point {_write_point(point)}")) from None
 
 
-def set_field(document: dict[str, Any], axis: str, value: Any) -> None:
+def _set_field(document: dict[str, Any], axis: str, value: Any) -> None:
     """Set one dotted field; a size replaces the shape, a shape the size, a horizon any other
-    horizon."""
+    horizon.
+    """
     *parents, key = axis.split(".")
     node = document
     for parent in parents:

@@ -3,7 +3,8 @@ identity.
 
 A `StudySpec` is a base run and axes. `expand` in `study/grid.py` turns it into `RunSpec`s;
 `RunSpec.identity` holds what defines a run's result and nothing of how it is executed, and `run_id`
-is a hash of it."""
+is a hash of it.
+"""
 
 from datetime import UTC, datetime
 from pathlib import Path
@@ -185,7 +186,8 @@ class EncoderSpec(Spec):
 
 class TrainSpec(Spec):
     """How a run trains: batch, horizon, optimiser. Exactly one of steps, users_seen and train_flops
-    is given."""
+    is given.
+    """
 
     global_batch_size: int = Field(128, ge=2)
     """users a step, over all workers; each brings one positive pair and global_batch_size - 1
@@ -296,7 +298,8 @@ class RunSpec(Spec):
 
     def identity(self, corpus_digest: str, candidates: int) -> dict[str, Any]:
         """Return what defines the run's result (decision D8): no workers, devices, paths or
-        logging."""
+        logging.
+        """
         run = self.model_dump(mode="json", exclude={"resources": True, "encoder": {"size"}})
         return {"recipe": RECIPE, "corpus_digest": corpus_digest, "candidates": candidates, **run}
 

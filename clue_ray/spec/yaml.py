@@ -1,5 +1,6 @@
 """Documents a person writes: YAML read, validated into frozen specs, and every mistake told in one
-sentence."""
+sentence.
+"""
 
 import hashlib
 import json
@@ -56,7 +57,8 @@ def fingerprint(document: Any) -> str:
 
 def field_names(spec: type[Spec], path: tuple[Any, ...]) -> list[str]:
     """List the keys allowed at `path` below a spec class; empty when the path leads to a plain
-    value."""
+    value.
+    """
     for step in path:
         if isinstance(step, int) or step not in spec.model_fields:
             continue  # a list index, or the branch of a union that pydantic adds to the path

@@ -40,7 +40,7 @@ logger = logging.getLogger(__name__)
 Returned = TypeVar("Returned")
 
 
-def patiently(action: Callable[[], Returned], trouble: str, remedy: str = REMEDY) -> Returned:
+def with_retries(action: Callable[[], Returned], trouble: str, remedy: str = REMEDY) -> Returned:
     """Do something to storage, again after ever longer waits while it refuses.
 
     Args:
@@ -72,7 +72,7 @@ def list_files(place: str) -> dict[str, tuple[int, int]]:
     """
     store, base = open_place(place)
     selector = pa.fs.FileSelector(base, recursive=True, allow_not_found=True)
-    infos = patiently(lambda: store.get_file_info(selector), f"{place} cannot be listed")
+    infos = with_retries(lambda: store.get_file_info(selector), f"{place} cannot be listed")
     start = len(base.rstrip("/")) + 1
     return {
         info.path[start:]: (info.size, info.mtime_ns or 0)
@@ -92,7 +92,7 @@ def push_files(folder: Path, names: Iterable[str], place: str) -> None:
     def push(name: str) -> None:
         source = str(folder / name)
         trouble = f"{name} cannot be written to {place}"
-        patiently(
+        with_retries(
             lambda: _replace(store, f"{base}/{name}", lambda path: _copy(source, store, path)),
             trouble,
         )
@@ -124,7 +124,8 @@ def _copy(source: str, store: pa.fs.FileSystem, target: str) -> None:
 
 def _replace(store: pa.fs.FileSystem, target: str, write: Callable[[str], None]) -> None:
     """Write a file that readers see whole or not at all: by rename on disks; elsewhere it appears
-    only once it ends."""
+    only once it ends.
+    """
     if store.type_name not in {"s3", "gcs", "abfs"}:  # whose folders are but parts of names
         store.create_dir(str(PurePosixPath(target).parent), recursive=True)
     renames = isinstance(store, pa.fs.LocalFileSystem)
@@ -144,7 +145,7 @@ def fetch_files(place: str, names: Iterable[str], folder: Path) -> None:
 
     def fetch(name: str) -> None:
         def copy() -> None:
-            with replacing(folder / name) as temporary:
+            with atomic_write(folder / name) as temporary:
                 here, source = pa.fs.LocalFileSystem(), f"{base}/{name}"
                 pa.fs.copy_files(
                     source,
@@ -154,7 +155,7 @@ def fetch_files(place: str, names: Iterable[str], folder: Path) -> None:
                     use_threads=False,
                 )
 
-        patiently(copy, f"{name} cannot be read from {place}")
+        with_retries(copy, f"{name} cannot be read from {place}")
 
     _each(fetch, names)
 
@@ -165,7 +166,7 @@ def read_file(place: str, name: str) -> bytes | None:
     Raises:
         StudyError: storage refused for two minutes.
     """
-    return patiently(lambda: read_now(place, name), f"{name} cannot be read from {place}")
+    return with_retries(lambda: read_now(place, name), f"{name} cannot be read from {place}")
 
 
 def read_whole(file: str) -> bytes:
@@ -206,9 +207,10 @@ def _each(action: Callable[[str], None], names: Iterable[str]) -> None:
             pass
 
 
-class replacing:
+class atomic_write:
     """Give a temporary path beside `path` and rename it into place when the block ends without
-    error."""
+    error.
+    """
 
     def __init__(self, path: Path):
         self.path = path
@@ -238,7 +240,7 @@ def read_json(file: Path, remedy: str = "restore it, or give another --output") 
 
 def write_json(path: Path, document: Any) -> None:
     """Write a JSON document by rename, so that a reader sees all of it or nothing."""
-    with replacing(path) as temporary:
+    with atomic_write(path) as temporary:
         temporary.write_text(
             json.dumps(document, indent=2, allow_nan=False) + "\n", encoding="utf-8"
         )

@@ -3,7 +3,8 @@ command lives.
 
 Buckets know no lock that ends with its holder, so another's claim is watched: signed again within a
 minute, its holder lives; else it is taken over. Two that claim within the same two seconds are told
-apart by reading back: the last to write stays."""
+apart by reading back: the last to write stays.
+"""
 
 import json
 import os
@@ -35,7 +36,7 @@ fails first."""
 REMEDY = "give --storage a folder or URI that can be written, with credentials in the environment"
 
 
-class Claim:
+class Lease:
     """Holds a study's storage for this command, as a context.
 
     Attributes:
@@ -50,7 +51,7 @@ class Claim:
         self.ended = threading.Event()
         self.thread = threading.Thread(target=self.keep, daemon=True)
 
-    def __enter__(self) -> "Claim":
+    def __enter__(self) -> "Lease":
         try:
             self.wait_for_others()
             self.sign()
@@ -80,7 +81,7 @@ class Claim:
         """
         first = self.another()
         deadline = time.monotonic() + DEAD_SECONDS
-        while first and not died_here(first) and time.monotonic() < deadline:
+        while first and not _died_here(first) and time.monotonic() < deadline:
             time.sleep(LOOK_SECONDS)
             now = self.another()
             if now is None:
@@ -105,7 +106,8 @@ class Claim:
 
     def sign(self) -> None:
         """Write the claim with the time of day, for people, and a number that tells signatures
-        apart."""
+        apart.
+        """
         self.signatures += 1
         now = datetime.now(UTC).isoformat(timespec="seconds")
         signed = self.holder | {"signed": now, "signatures": self.signatures}
@@ -113,7 +115,8 @@ class Claim:
 
     def keep(self) -> None:
         """Sign again and again; tell of trouble when storage has been silent too long, or another
-        has taken over."""
+        has taken over.
+        """
         heard = time.monotonic()
         while not self.ended.wait(SIGN_SECONDS) and not self.trouble:
             try:
@@ -149,7 +152,7 @@ def processes() -> str:
     return ""
 
 
-def died_here(claim: dict[str, Any]) -> bool:
+def _died_here(claim: dict[str, Any]) -> bool:
     """Tell whether a claim's holder was a process of this machine that is gone."""
     if (
         not processes()

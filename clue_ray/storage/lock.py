@@ -1,5 +1,6 @@
 """One command at a time on a study directory: an operating system's lock, which ends with the
-process that holds it."""
+process that holds it.
+"""
 
 import json
 import os
@@ -20,7 +21,8 @@ def locked(directory: Path) -> Iterator[None]:
     """Hold a study directory; raise StudyError, naming the holder, while another command does.
 
     The lock and its holder's name lie beside the directory, which a refused command thus leaves
-    untouched. A holder that died holds nothing, so its name is overwritten."""
+    untouched. A holder that died holds nothing, so its name is overwritten.
+    """
     try:
         directory.parent.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError):
@@ -33,7 +35,7 @@ def locked(directory: Path) -> Iterator[None]:
         lock.acquire()
     except Timeout:
         raise StudyError(
-            f"{directory} is in use by {describe(holder)}; wait for it to end, or choose another "
+            f"{directory} is in use by {_describe(holder)}; wait for it to end, or choose another "
             f"--output."
         ) from None
     try:
@@ -45,7 +47,7 @@ def locked(directory: Path) -> Iterator[None]:
         lock.release()
 
 
-def describe(holder: Path) -> str:
+def _describe(holder: Path) -> str:
     """Name the command that holds a directory, as far as it has said who it is."""
     try:
         found = json.loads(holder.read_text(encoding="utf-8"))

@@ -1,5 +1,6 @@
 """Places: a folder, or any URI that pyarrow.fs knows; what they are called and whether they can be
-used."""
+used.
+"""
 
 import re
 import uuid
@@ -19,7 +20,8 @@ SCHEMES = ("s3", "gs", "abfs", "abfss", "hdfs", "file")
 
 def find_secret(place: str) -> tuple[str, str] | None:
     """Find a secret in a URI; return the URI without it, and what it is. A secret key may itself
-    hold a slash."""
+    hold a slash.
+    """
     scheme, _, rest = place.partition("://")
     authority = re.split("[/?#]", rest)[0]
     user, colon, after = authority.partition(":")
@@ -67,7 +69,7 @@ def resolve_place(place: str) -> str:
         StudyError: a URI names no bucket, or has lost its slashes.
     """
     if is_uri(place) or re.match(r"(s3|gs|gcs|abfs|abfss|hdfs|file):", place):
-        check_uri(place)
+        _check_uri(place)
     return place if is_uri(place) else str(Path(place).expanduser().absolute())
 
 
@@ -99,7 +101,7 @@ def open_place(place: str | Path) -> tuple[pa.fs.FileSystem, str]:
     return store, path
 
 
-def check_uri(place: str) -> None:
+def _check_uri(place: str) -> None:
     """Refuse what is no URI of a bucket, folder or host; raise StudyError."""
     try:
         parts = urlsplit(place)
@@ -118,7 +120,7 @@ def refuse_secrets(place: str) -> None:
     Raises:
         StudyError: it does; the message leaves the secret out.
     """
-    check_uri(place)
+    _check_uri(place)
     if found := find_secret(place):
         start, what = found
         raise StudyError(

@@ -1,5 +1,6 @@
 """Folders of this node alone: where a worker writes what belongs on storage, and where fetched
-corpora are kept."""
+corpora are kept.
+"""
 
 import getpass
 import os
@@ -54,7 +55,7 @@ def working_folder(place: str, known: str = "", last: str = "") -> Iterator[Path
         yield Path(place)
         return
     with tempfile.TemporaryDirectory(dir=node_folder("work"), ignore_cleanup_errors=True) as name:
-        follower = Follower(Path(name), place, last)
+        follower = BackgroundSync(Path(name), place, last)
         if known:
             fetch_files(
                 place,
@@ -66,7 +67,7 @@ def working_folder(place: str, known: str = "", last: str = "") -> Iterator[Path
             yield follower.folder
 
 
-class Follower:
+class BackgroundSync:
     """Copies what changes in a folder to a place, from a thread, until its block ends."""
 
     def __init__(self, folder: Path, place: str, last: str):
@@ -75,7 +76,7 @@ class Follower:
         self.ended = threading.Event()
         self.thread = threading.Thread(target=self.follow, daemon=True)
 
-    def __enter__(self) -> "Follower":
+    def __enter__(self) -> "BackgroundSync":
         self.thread.start()
         return self
 
@@ -90,7 +91,8 @@ class Follower:
 
     def stand(self) -> dict[str, tuple[int, int]]:
         """List the folder's files with their bytes and time of change; hidden ones are left out, as
-        being written."""
+        being written.
+        """
         files = [
             file
             for file in self.folder.rglob("*")

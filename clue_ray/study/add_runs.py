@@ -6,7 +6,8 @@ Runs beyond the grid: `--grow BUDGET` continues the study's axes where that most
 
 Candidates are the points of the same grids, each axis of scale continued by two steps; those count
 that a joint law over the axes expects on the compute frontier. Which of them to train is chosen by
-`scaling/growth.py`, a few at a time: the laws are fitted anew after each round."""
+`scaling/growth.py`, a few at a time: the laws are fitted anew after each round.
+"""
 
 import math
 from collections.abc import Callable
@@ -35,7 +36,7 @@ from clue_ray.training.counters import describe_run
 
 
 @dataclass
-class Grown:
+class AddedRuns:
     """What was added so far, as grown.json holds it."""
 
     at: float = 0.0
@@ -45,7 +46,7 @@ class Grown:
     "of the loss at `at`, before the first round and after each"
 
     @classmethod
-    def read(cls, directory: Path) -> "Grown":
+    def read(cls, directory: Path) -> "AddedRuns":
         """Read what an earlier command added; nothing where none did."""
         file = directory / "grown.json"
         return cls(**read_json(file)) if file.exists() else cls()
@@ -62,7 +63,8 @@ class Grown:
 
     def predict(self, speaker: Fit, at: float) -> None:
         """Note the interval of the loss at some compute; intervals at another compute are not
-        comparable and go."""
+        comparable and go.
+        """
         if at != self.at:
             self.at, self.intervals = at, []
         prediction = speaker.predict(train_flops=at)
@@ -97,19 +99,20 @@ SCALES = (
 REAL_SCALES = ("train.train_flops", BUDGETS)
 
 
-class Growth(NamedTuple):
+class AddRunsRequest(NamedTuple):
     """What is asked: a budget for all added runs together, and the compute whose loss is to be
-    predicted; FLOP."""
+    predicted; FLOP.
+    """
 
     budget: float
     at: float | None = None
 
 
-def grow(
+def add_runs(
     study: StudySpec,
     corpus: Corpus,
     directory: Path,
-    growth: Growth,
+    growth: AddRunsRequest,
     train: Callable[[bool], tuple[Runs, int]],
     retry_failed: bool = False,
 ) -> Runs:
@@ -128,7 +131,10 @@ def grow(
     runs, at_once = train(retry_failed)
     candidates = list_candidates(study, corpus)
     while True:
-        grown, analysis = Grown.read(directory), analyse(runs, study.fit.laws, study.fit.hold_out)
+        grown, analysis = (
+            AddedRuns.read(directory),
+            analyse(runs, study.fit.laws, study.fit.hold_out),
+        )
         if analysis.silence:
             raise StudyError(f"--grow has no prediction to narrow. {analysis.silence}")
         speaker = analysis.fits[analysis.preferred]
@@ -159,7 +165,7 @@ def next_runs(
         candidates: columns run_id, point, train_flops and the study's axes, a row a run that was
             not tried yet.
     """
-    table = on_frontier(candidates, points)
+    table = _on_frontier(candidates, points)
     best = points[points["frontier"]]
     fitted = best if (~best["held_out"]).sum() >= FEWEST else points
     x, places = (frame["train_flops"].to_numpy(dtype=float) for frame in (fitted, table))
@@ -169,9 +175,10 @@ def next_runs(
 
 def list_candidates(study: StudySpec, corpus: Corpus) -> pd.DataFrame:
     """List the runs of the continued grids: columns known before training, point, steps and
-    train_flops."""
+    train_flops.
+    """
     workload, rows = Workload(corpus), []
-    for point, run in list_points(continue_axes(study)):
+    for point, run in list_points(_continue_axes(study)):
         try:
             check_batch(run)
             check_run(run, workload)
@@ -181,13 +188,13 @@ def list_candidates(study: StudySpec, corpus: Corpus) -> pd.DataFrame:
             {
                 **describe_run(run, corpus, study.evaluation, study.name),
                 "point": point,
-                **count(run, workload),
+                **_count(run, workload),
             }
         )
     return pd.DataFrame(rows).drop_duplicates("run_id")
 
 
-def count(run: RunSpec, workload: Workload) -> dict[str, float]:
+def _count(run: RunSpec, workload: Workload) -> dict[str, float]:
     """Count a run's steps and FLOPs before it is trained."""
     steps = workload.steps(run)
     return {
@@ -196,7 +203,7 @@ def count(run: RunSpec, workload: Workload) -> dict[str, float]:
     }
 
 
-def on_frontier(candidates: pd.DataFrame, done: pd.DataFrame) -> pd.DataFrame:
+def _on_frontier(candidates: pd.DataFrame, done: pd.DataFrame) -> pd.DataFrame:
     """Keep the candidates that no run with at most as much compute is expected to beat.
 
     Raises:
@@ -214,7 +221,7 @@ def on_frontier(candidates: pd.DataFrame, done: pd.DataFrame) -> pd.DataFrame:
     return candidates[expected <= np.array(best, dtype=float)]
 
 
-def continue_axes(study: StudySpec) -> StudySpec:
+def _continue_axes(study: StudySpec) -> StudySpec:
     """Continue every axis of scale; other axes, and those that move together, stay."""
     grids = [
         {axis: continue_axis(axis, values) for axis, values in grid.items()} for grid in study.grids
@@ -224,7 +231,8 @@ def continue_axes(study: StudySpec) -> StudySpec:
 
 def continue_axis(axis: str, values: list[Any]) -> list[Any]:
     """Continue an axis of scale by two steps: the next rungs of the ladder, or the last ratio
-    again."""
+    again.
+    """
     if axis == "encoder.size":
         rungs = [
             name

@@ -11,7 +11,8 @@ Gives, for each encoder (as JSON), seconds a step costs whatever its size, and s
 
 
 Where a study's encoders are timed before it starts: here, or on a node of the cluster that could
-train them."""
+train them.
+"""
 
 import time
 from collections.abc import Callable
@@ -62,7 +63,7 @@ class Workload:
         if batches not in self._steps:
             sampler = BatchSampler(run, self.corpus)
             self._steps[batches] = Step(
-                mean_work(sampler), mean_of(executed(sampler, k) for k in range(PACKED_STEPS))
+                mean_work(sampler), mean_of(_executed(sampler, k) for k in range(PACKED_STEPS))
             )
         return self._steps[batches]
 
@@ -87,7 +88,7 @@ class Workload:
         return total
 
 
-def executed(sampler: BatchSampler, step: int) -> Work:
+def _executed(sampler: BatchSampler, step: int) -> Work:
     """Count what computing global batch `step` takes."""
     packed = pack(sampler.corpus, sampler.windows(step), sampler.augmentation(step))
     return count_executed(packed, sampler.batch_size**2)
@@ -102,36 +103,38 @@ def given_rate(runs: list[RunSpec], flops_per_second: float) -> Rates:
     return {run.encoder.model_dump_json(): (0.0, 1 / flops_per_second) for run in runs}
 
 
-def calibrate(runs: list[RunSpec], corpus: Corpus, evaluation: EvaluationSpec) -> Rates:
+def _calibrate(runs: list[RunSpec], corpus: Corpus, evaluation: EvaluationSpec) -> Rates:
     """Time a few real steps of each encoder at its smallest and largest batches, counted in
-    events."""
+    events.
+    """
     rates = {}
     threads = torch.get_num_threads()
     for encoder in {run.encoder.model_dump_json(): run.encoder for run in runs}.values():
-        same = sorted((r for r in runs if r.encoder == encoder), key=events_a_step)
+        same = sorted((r for r in runs if r.encoder == encoder), key=_events_a_step)
         torch.set_num_threads(same[0].resources.cpus_per_worker)
-        cheap, short = time_step(same[0], corpus, evaluation)
-        dear, long = (cheap, short) if len(same) == 1 else time_step(same[-1], corpus, evaluation)
-        rates[encoder.model_dump_json()] = speed(cheap, short, dear, long)
+        cheap, short = _time_step(same[0], corpus, evaluation)
+        dear, long = (cheap, short) if len(same) == 1 else _time_step(same[-1], corpus, evaluation)
+        rates[encoder.model_dump_json()] = _speed(cheap, short, dear, long)
     torch.set_num_threads(threads)
     return rates
 
 
-def events_a_step(run: RunSpec) -> int:
+def _events_a_step(run: RunSpec) -> int:
     """Bound the events of a step, for ordering."""
     return run.sequence_length * run.train.global_batch_size
 
 
-def speed(cheap: float, short: float, dear: float, long: float) -> tuple[float, float]:
+def _speed(cheap: float, short: float, dear: float, long: float) -> tuple[float, float]:
     """Draw the line through two timings (FLOPs, seconds): its (seconds at no FLOPs, seconds a
-    FLOP)."""
+    FLOP).
+    """
     if not dear:  # diverged at once; the run will say so itself
         return 0.0, 0.0
     per_flop = max(long - short, 0.2 * long) / max(dear - cheap, 0.2 * dear)
     return max(0.0, long - per_flop * dear), per_flop
 
 
-def time_step(run: RunSpec, corpus: Corpus, evaluation: EvaluationSpec) -> tuple[float, float]:
+def _time_step(run: RunSpec, corpus: Corpus, evaluation: EvaluationSpec) -> tuple[float, float]:
     """Return one training step's (executed FLOPs, seconds), after a first one to warm up."""
     train = run.train.model_copy(
         update={"steps": 1 + TIMED_STEPS, "users_seen": None, "train_flops": None}
@@ -175,7 +178,7 @@ def choose_timing(
         return partial(
             time_on_a_node, place=corpus.place, evaluation=evaluation, resources=resources
         )
-    return partial(calibrate, corpus=corpus, evaluation=evaluation)
+    return partial(_calibrate, corpus=corpus, evaluation=evaluation)
 
 
 def time_on_a_node(
@@ -187,7 +190,7 @@ def time_on_a_node(
         ClusterError: others hold the cluster, or the task failed.
     """
     task = ray.remote(num_cpus=resources.cpus_per_worker, num_gpus=resources.gpus_per_worker)(
-        calibrate_there
+        _calibrate_there
     )
     asked = task.remote(runs, place, evaluation)
     try:
@@ -204,6 +207,6 @@ def time_on_a_node(
     return rates
 
 
-def calibrate_there(runs: list[RunSpec], place: str, evaluation: EvaluationSpec) -> Rates:
+def _calibrate_there(runs: list[RunSpec], place: str, evaluation: EvaluationSpec) -> Rates:
     """Time runs in this process, on a corpus that it opens itself."""
-    return calibrate(runs, cached_corpus(place), evaluation)
+    return _calibrate(runs, cached_corpus(place), evaluation)

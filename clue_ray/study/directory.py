@@ -2,7 +2,8 @@
 
 study.yaml  plan.json  corpus.json  baselines.json  runs.csv  runs.parquet  curves.parquet
 fits.json runs/<run_id>/{spec.json, curve.json, record.json, checkpoints/, log.txt,
-events.out.tfevents.*}    report/"""
+events.out.tfevents.*}    report/
+"""
 
 import json
 import math
@@ -18,7 +19,7 @@ from pydantic import ValidationError
 from clue_ray.errors import RunsError, StudyError
 from clue_ray.runs import RunRecord, Runs, read_runs
 from clue_ray.spec.specs import RunSpec, StudySpec
-from clue_ray.storage.files import read_json, replacing, write_json
+from clue_ray.storage.files import atomic_write, read_json, write_json
 from clue_ray.storage.lock import locked
 from clue_ray.storage.place import place_below
 
@@ -31,7 +32,8 @@ CURVE_COLUMNS = (
 
 class StudyDirectory:
     """Reads and writes one study's folder, which all nodes see; one whose home is storage is in
-    study/mirror.py."""
+    study/mirror.py.
+    """
 
     def __init__(self, path: str | Path):
         self.path = Path(path).absolute()
@@ -85,7 +87,7 @@ class StudyDirectory:
                 f"{self.path} is not empty and holds no study; choose another --output."
             )
         write_json(file, owner)
-        with replacing(self.path / "study.yaml") as temporary:
+        with atomic_write(self.path / "study.yaml") as temporary:
             document = study.model_dump(mode="json", exclude_unset=True)
             temporary.write_text(
                 yaml.safe_dump(document, sort_keys=False, allow_unicode=True), encoding="utf-8"
@@ -121,7 +123,7 @@ class StudyDirectory:
         """Read what an earlier plan expected of each run, by run id."""
         file = self.path / "plan.json"
         return (
-            {run["run_id"]: run["expected_seconds"] for run in read_plan(file)}
+            {run["run_id"]: run["expected_seconds"] for run in _read_plan(file)}
             if file.exists()
             else {}
         )
@@ -159,12 +161,12 @@ class StudyDirectory:
                 ]
         runs = self.read_records(planned)
         runs.write(self.path)
-        with replacing(self.path / "curves.parquet") as temporary:
+        with atomic_write(self.path / "curves.parquet") as temporary:
             pd.DataFrame(curves, columns=list(CURVE_COLUMNS)).to_parquet(temporary, index=False)
         return runs
 
 
-def read_plan(file: Path) -> list[dict[str, Any]]:
+def _read_plan(file: Path) -> list[dict[str, Any]]:
     """Read the runs of a plan.json; raise RunsError where it is damaged."""
     remedy = "delete it, and clue-ray run writes it again"
     try:
@@ -175,7 +177,8 @@ def read_plan(file: Path) -> list[dict[str, Any]]:
 
 def write_run(folder: Path, run: RunSpec, record: RunRecord, curve: list[dict[str, float]]) -> None:
     """Write what a run left into its folder; the record last, because its presence means that the
-    run ended."""
+    run ended.
+    """
     write_json(folder / "spec.json", run.model_dump(mode="json"))
     finite = [
         {name: value if math.isfinite(value) else None for name, value in point.items()}
@@ -187,11 +190,12 @@ def write_run(folder: Path, run: RunSpec, record: RunRecord, curve: list[dict[st
 
 def current_runs(path: Path) -> Runs:
     """Read a study's runs as they have ended so far, the others as missing; or a finished table of
-    any origin."""
+    any origin.
+    """
     plan = path / "plan.json"
     if not plan.exists():
         return read_runs(path)
-    planned = read_plan(plan)
+    planned = _read_plan(plan)
     required = [
         name
         for name, field in RunRecord.model_fields.items()

@@ -3,7 +3,8 @@ in a working folder.
 
 Runs are pushed by the nodes that trained them and brought home here; tables and report are pushed
 from here. So the same command goes on on another machine with an empty disk. Checkpoints and
-exported encoders stay on storage."""
+exported encoders stay on storage.
+"""
 
 import json
 import re
@@ -17,7 +18,7 @@ from clue_ray.errors import StudyError
 from clue_ray.runs import RunRecord, Runs
 from clue_ray.spec.specs import RunSpec, StudySpec
 from clue_ray.storage.files import delete_file, fetch_files, list_files, push_files, write_json
-from clue_ray.storage.lease import Claim
+from clue_ray.storage.lease import Lease
 from clue_ray.storage.lock import locked
 from clue_ray.storage.place import place_below, resolve_place
 from clue_ray.study.directory import StudyDirectory, current_runs
@@ -41,7 +42,7 @@ class StoredDirectory(StudyDirectory):
     def __init__(self, path: str | Path, storage: str):
         super().__init__(path)
         self.home = place_below(resolve_place(storage), self.path.name)
-        self.claimed: Claim | None = None
+        self.claimed: Lease | None = None
         self.owned = False
         self.told = time.monotonic()
 
@@ -58,8 +59,9 @@ class StoredDirectory(StudyDirectory):
     @contextmanager
     def held(self) -> Iterator[None]:
         """Hold folder and storage for this command; begin with what storage has, end with what is
-        here on storage."""
-        with locked(self.path), Claim(self.home) as self.claimed:
+        here on storage.
+        """
+        with locked(self.path), Lease(self.home) as self.claimed:
             self.refuse_another()
             self.fetch()
             self.forget_retried()
@@ -119,7 +121,8 @@ class StoredDirectory(StudyDirectory):
 
     def forget_retried(self) -> None:
         """Forget here the failed runs whose records storage had, and has no more: they are tried
-        again since."""
+        again since.
+        """
         there, seen = list_files(self.home), self.seen()
         for run_id in self.recorded():
             record, ended = f"runs/{run_id}/record.json", self.read_record(run_id)
@@ -155,7 +158,8 @@ class StoredDirectory(StudyDirectory):
 
     def claim(self, study: StudySpec, corpus_digest: str) -> None:
         """Take the folder for a study, here and on storage, and hand over runs that ended here
-        before."""
+        before.
+        """
         super().claim(study, corpus_digest)
         push_files(self.path, ["owner.json", "study.yaml"], self.home)
         self.owned = True

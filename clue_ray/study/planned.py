@@ -28,7 +28,8 @@ class PlannedRun:
     @property
     def finished(self) -> bool:
         """Tell whether it needs no more training: done, diverged, or failed and not to be
-        retried."""
+        retried.
+        """
         return self.status in {"done", "diverged"} or (self.status == "failed" and not self.retry)
 
     @property
@@ -64,7 +65,8 @@ class Plan:
     @property
     def expected_minutes(self) -> float:
         """Wall minutes of what is pending: runs of several workers, then those of one, the longest
-        first."""
+        first.
+        """
         minutes = 0.0
         for several in (True, False):
             seconds = [r.expected_seconds for r in self.pending if (r.workers > 1) == several]

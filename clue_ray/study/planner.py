@@ -1,14 +1,15 @@
 """A dry run: every run of a study with its parameters, tokens, FLOPs and expected time, before
 anything starts.
 
-Arithmetic before anything starts: does the study fit the cluster and the disk?"""
+Arithmetic before anything starts: does the study fit the cluster and the disk?
+"""
 
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from clue_ray.cluster.placement import Node, gangs_at_once, largest, total, worker_slots
+from clue_ray.cluster.placement import Node, largest, multi_worker_runs_at_once, total, worker_slots
 from clue_ray.corpus.logs.reading import plan_reading
 from clue_ray.corpus.store import Corpus
 from clue_ray.errors import ClusterError, SpecError, StudyError
@@ -56,13 +57,13 @@ def plan_runs(
     for run in runs:
         check_run(run, workload)
     planned = [
-        replace(plan_run(run, workload, study, directory), retry=retry_failed) for run in runs
+        replace(_plan_run(run, workload, study, directory), retry=retry_failed) for run in runs
     ]
-    planned = with_times(planned, workload, study, directory.planned_seconds(), timed)
+    planned = _with_times(planned, workload, study, directory.planned_seconds(), timed)
     slots = worker_slots(study.resources, nodes)
     workers = max((r.workers for r in planned if not r.finished), default=1)
     asked = study.resources.concurrency
-    gangs = gangs_at_once(workers, slots, nodes)
+    gangs = multi_worker_runs_at_once(workers, slots, nodes)
     return Plan(
         study=study.name,
         runs=planned,
@@ -70,7 +71,7 @@ def plan_runs(
         disk_bytes=sum(
             BYTES_PER_PARAM * r.known["total_params"] for r in planned if not r.finished
         ),
-        warnings=[*no_room(slots, study), *find_warnings(planned, corpus, study)],
+        warnings=[*_no_room(slots, study), *find_warnings(planned, corpus, study)],
         notes=find_notes(planned, count_points(study) + len(added), directory),
         gangs=gangs if asked == "auto" else min(asked, gangs),
     )
@@ -137,9 +138,10 @@ def check_run(run: RunSpec, workload: Workload) -> None:
         )
 
 
-def no_room(slots: int, study: StudySpec) -> list[str]:
+def _no_room(slots: int, study: StudySpec) -> list[str]:
     """Say that the nodes at hand could not train a run, so that times are those of one run at a
-    time."""
+    time.
+    """
     if slots:
         return []
     need = f"{study.resources.cpus_per_worker} CPU and {study.resources.gpus_per_worker:g} GPU"
@@ -150,7 +152,7 @@ def no_room(slots: int, study: StudySpec) -> list[str]:
     ]
 
 
-def plan_run(
+def _plan_run(
     run: RunSpec, workload: Workload, study: StudySpec, directory: StudyDirectory
 ) -> PlannedRun:
     """Plan one run from its spec and the corpus alone, its time not yet known."""
@@ -168,7 +170,7 @@ def plan_run(
     )
 
 
-def with_times(
+def _with_times(
     planned: list[PlannedRun],
     workload: Workload,
     study: StudySpec,
@@ -176,17 +178,18 @@ def with_times(
     timed: Callable[[list[RunSpec]], Rates],
 ) -> list[PlannedRun]:
     """Add the seconds that runs are expected to take; of a finished run, what was expected before
-    it was trained."""
+    it was trained.
+    """
     known = {r.run_id: earlier[r.run_id] for r in planned if r.finished and r.run_id in earlier}
     untimed = [r.run for r in planned if r.run_id not in known]
     rates = timed(untimed) if untimed else {}
     expected = {
-        r.run_id: seconds_of(r, workload, study, rates) for r in planned if r.run_id not in known
+        r.run_id: _seconds_of(r, workload, study, rates) for r in planned if r.run_id not in known
     } | known
     return [replace(r, expected_seconds=expected[r.run_id]) for r in planned]
 
 
-def seconds_of(planned: PlannedRun, workload: Workload, study: StudySpec, rates: Rates) -> float:
+def _seconds_of(planned: PlannedRun, workload: Workload, study: StudySpec, rates: Rates) -> float:
     """Expect the seconds of a run: its start, its steps, its evaluations."""
     run = planned.run
     per_step, per_flop = rates[run.encoder.model_dump_json()]
@@ -210,7 +213,8 @@ SPARE_BYTES = 256 * 2**20
 
 def check_cluster(plan: Plan, study: StudySpec, nodes: list[Node]) -> None:
     """Refuse a study that asks for more cores, GPUs or trial slots than the cluster, or any one
-    node, holds."""
+    node, holds.
+    """
     if not plan.pending:
         return
     workers = max(r.workers for r in plan.pending)

@@ -1,5 +1,6 @@
 """What only the cluster can tell before anything trains: does storage serve all nodes, whose are
-the checkpoints?"""
+the checkpoints?
+"""
 
 import uuid
 from collections.abc import Iterable, Iterator
@@ -14,7 +15,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from clue_ray.errors import ClueRayError, ClusterError, StudyError
 from clue_ray.spec.specs import StudySpec
-from clue_ray.storage.files import delete_file, patiently, read_file, read_now, write_file
+from clue_ray.storage.files import delete_file, read_file, read_now, with_retries, write_file
 from clue_ray.storage.place import check_writable, is_uri, resolve_place
 from clue_ray.study.directory import StudyDirectory
 from clue_ray.study.planned import PlannedRun
@@ -47,7 +48,7 @@ def check_storage(study: StudySpec, directory: StudyDirectory, corpus: str | Non
     asked = [node for node in nodes if node["NodeID"] != here or shared]
     if asked:
         with probes(written) as name:
-            ask_nodes(asked, Places(tuple(written), name, corpus), directory.place)
+            _ask_nodes(asked, Places(tuple(written), name, corpus), directory.place)
 
 
 @contextmanager
@@ -56,7 +57,9 @@ def probes(places: Iterable[str]) -> Iterator[str]:
     name = f".probe.{uuid.uuid4().hex}"
     try:
         for place in places:
-            patiently(partial(write_file, place, name, b""), f"{name} cannot be written to {place}")
+            with_retries(
+                partial(write_file, place, name, b""), f"{name} cannot be written to {place}"
+            )
         yield name
     finally:
         for place in places:
@@ -74,7 +77,7 @@ class Places(NamedTuple):
     corpus: str | None
 
 
-def ask_nodes(nodes: list[dict[str, Any]], places: Places, home: str) -> None:
+def _ask_nodes(nodes: list[dict[str, Any]], places: Places, home: str) -> None:
     """Have a task on each node look at the study's places; refuse what one of them finds."""
     tasks = [
         ray.remote(find_trouble)
@@ -117,7 +120,8 @@ def node_trouble(name: str, error: ray.exceptions.RayError) -> ClusterError:
 
 def find_trouble(places: Places) -> str:
     """Say what a node lacks: the first place it does not see, or why it cannot write one; else
-    nothing."""
+    nothing.
+    """
     try:
         for place in places.written:
             if read_now(place, places.probe) is None:
@@ -167,7 +171,8 @@ class Gatherer(tune.Callback):
 
 class StorageStopper(tune.Stopper):
     """Ends all trials once the study's storage is lost, so that nothing goes on that could not be
-    kept."""
+    kept.
+    """
 
     def __init__(self, directory: StudyDirectory):
         self.directory = directory

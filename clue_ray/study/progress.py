@@ -46,12 +46,13 @@ def ignore(snapshot: Snapshot) -> None:
 
 class StudyProgress(Callback):
     """Follows the trials of a study and tells a listener; time left scales the plan by the speed
-    seen so far."""
+    seen so far.
+    """
 
     def __init__(self, plan: Plan, listener: Listener):
         self.plan, self.listener = plan, listener
         self.expected = {r.run_id: r.expected_seconds for r in plan.runs}
-        self.labels = {r.run_id: label_run(r.known) for r in plan.runs}
+        self.labels = {r.run_id: _label_run(r.known) for r in plan.runs}
         self.done = {r.run_id for r in plan.runs if r.finished}
         self.failed = {r.run_id for r in plan.runs if r.finished and r.status != "done"}
         self.running: dict[str, RunProgress] = {}
@@ -126,7 +127,7 @@ class StudyProgress(Callback):
         self.tell([f"{status} {progress.label}{outcome.rstrip()}"])
 
 
-def label_run(known: dict[str, Any]) -> str:
+def _label_run(known: dict[str, Any]) -> str:
     """Name a run by what usually varies."""
     workers = f", {known['num_workers']} workers" if known["num_workers"] > 1 else ""
     return (

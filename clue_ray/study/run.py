@@ -22,7 +22,7 @@ from clue_ray.spec.grid import MOST_POINTS, Point, expand
 from clue_ray.spec.specs import StudySpec
 from clue_ray.storage.files import write_json
 from clue_ray.storage.place import place_below
-from clue_ray.study.add_runs import Grown, Growth, grow
+from clue_ray.study.add_runs import AddedRuns, AddRunsRequest, add_runs
 from clue_ray.study.costs import choose_timing
 from clue_ray.study.directory import StudyDirectory
 from clue_ray.study.mirror import open_directory
@@ -37,9 +37,10 @@ from clue_ray.transfer.tasks.columns import join_results
 from clue_ray.transfer.tasks.spec import read_tasks
 
 
-def open_study_corpus(study: StudySpec, output: Path, storage: str | None = None) -> Corpus:
+def _open_study_corpus(study: StudySpec, output: Path, storage: str | None = None) -> Corpus:
     """Open the study's corpus, preparing it below storage, else `output`, when it is not there
-    yet."""
+    yet.
+    """
     corpora = place_below(storage or str(output), "corpora")
     if isinstance(study.corpus, str):
         corpus = open_corpus(study.corpus)
@@ -77,9 +78,9 @@ def plan_study(
         "GPU": float(torch.cuda.device_count()),
         "trial_slot": TRIAL_SLOTS,
     }
-    added = Grown.read(directory.path).points
+    added = AddedRuns.read(directory.path).points
     with connect(address) if address else nullcontext():
-        corpus = open_study_corpus(study, output, storage)
+        corpus = _open_study_corpus(study, output, storage)
         nodes = cluster_nodes() if address else [here]
         timed = choose_timing(
             corpus, study.evaluation, study.resources, nodes, address, flops_per_second
@@ -96,7 +97,7 @@ def run_study(
     listener: Listener = ignore,
     retry_failed: bool = False,
     most_points: int | None = MOST_POINTS,
-    growth: Growth | None = None,
+    growth: AddRunsRequest | None = None,
     callbacks: Sequence[tune.Callback] = (),
 ) -> Runs:
     """Run what a study still lacks and return its runs table, which is also written to
@@ -122,14 +123,16 @@ def run_study(
     read_tasks(study.transfer)  # a mistake is told before anything trains
     with directory.held(), connect(address):
         check_storage(study, directory)  # before hours of preparation
-        corpus = open_study_corpus(study, output, storage)
-        train = partial(train_study, study, corpus, directory, output, address, listener, callbacks)
+        corpus = _open_study_corpus(study, output, storage)
+        train = partial(
+            _train_study, study, corpus, directory, output, address, listener, callbacks
+        )
         if growth:
-            return grow(study, corpus, directory.path, growth, train, retry_failed)
+            return add_runs(study, corpus, directory.path, growth, train, retry_failed)
         return train(retry_failed)[0]
 
 
-def train_study(
+def _train_study(
     study: StudySpec,
     corpus: Corpus,
     directory: StudyDirectory,
@@ -140,12 +143,13 @@ def train_study(
     retry_failed: bool,
 ) -> tuple[Runs, int]:
     """Train what the grids and what was grown still lack; return the runs table and how many runs
-    go at a time."""
-    added = Grown.read(directory.path).points
-    plan = plan_checked(study, corpus, directory, output, address, retry_failed, added)
+    go at a time.
+    """
+    added = AddedRuns.read(directory.path).points
+    plan = _plan_checked(study, corpus, directory, output, address, retry_failed, added)
     directory.claim(study, corpus.digest)
     write_json(directory.path / "plan.json", plan.to_dict())
-    write_side_files(plan, corpus, study, directory)
+    _write_side_files(plan, corpus, study, directory)
     directory.publish()
     try:
         train_pending(plan, corpus, study, directory, listener, callbacks)
@@ -155,11 +159,12 @@ def train_study(
     return join_results(directory.path, runs), plan.concurrency
 
 
-def write_side_files(
+def _write_side_files(
     plan: Plan, corpus: Corpus, study: StudySpec, directory: StudyDirectory
 ) -> None:
     """Write what the report sets beside the runs: the corpus, baselines, and the lowest loss of a
-    planted log."""
+    planted log.
+    """
     candidates = study.evaluation.candidates
     lengths = {planned.run.sequence_length for planned in plan.runs}
     floor = planted_floor(corpus.manifest.get("planted"), lengths, candidates)
@@ -201,8 +206,8 @@ def train_point(
         )
     with directory.held(), connect(address):
         check_storage(study, directory)  # before hours of preparation
-        corpus = open_study_corpus(study, output, storage)
-        plan = plan_checked(alone, corpus, directory, output, address, retry_failed=True)
+        corpus = _open_study_corpus(study, output, storage)
+        plan = _plan_checked(alone, corpus, directory, output, address, retry_failed=True)
         plan = replace(plan, warnings=[], notes=[])  # one run shows no law
         directory.claim(study, corpus.digest)
         train_pending(plan, corpus, alone, directory, listener)
@@ -213,7 +218,7 @@ def train_point(
     return record, directory.run_path(planned.run_id)
 
 
-def plan_checked(
+def _plan_checked(
     study: StudySpec,
     corpus: Corpus,
     directory: StudyDirectory,

@@ -3,7 +3,8 @@ yet.
 
 Takes a study's directory and tasks, leaves results in the runs' folders. One idea: a task's log is
 read and its users laid out once, here; a trial adds the encoder. What fails is a sentence in its
-run's row, and ends nothing else."""
+run's row, and ends nothing else.
+"""
 
 import json
 import os
@@ -20,7 +21,7 @@ from ray import tune
 from clue_ray.cluster.session import without_tune_loggers
 from clue_ray.errors import ClueRayError, StudyError
 from clue_ray.runs import read_runs
-from clue_ray.storage.files import patiently, write_file, write_json
+from clue_ray.storage.files import with_retries, write_file, write_json
 from clue_ray.study.directory import StudyDirectory
 from clue_ray.study.mirror import open_directory
 from clue_ray.study.trial import REUSE_TIMEOUT
@@ -29,7 +30,7 @@ from clue_ray.transfer.encode import load_encoder
 from clue_ray.transfer.encoder_file import read_card
 from clue_ray.transfer.tasks.columns import failure_name, join_results, note_asked
 from clue_ray.transfer.tasks.evaluate import (
-    judge_task,
+    evaluate_task,
     lay_out_task,
     read_result,
     result_key,
@@ -68,16 +69,16 @@ def score_runs(
     """
     others = {name: str(Path(place).absolute()) for name, place in (against or {}).items()}
     pairs = [(run_id, task.name) for task in tasks for run_id in run_ids]
-    keys, laid_out, troubles = prepare(directory, tasks, pairs, others)
+    keys, laid_out, troubles = _prepare(directory, tasks, pairs, others)
     pending = {
         pair: key
         for pair, key in keys.items()
-        if pair not in troubles and not has_result(directory, pair, key)
+        if pair not in troubles and not _has_result(directory, pair, key)
     }
     if pending:
         troubles |= run_trials(directory, pending, laid_out, others)
     for pair in pairs:
-        keep_trouble(directory, pair, troubles.get(pair))
+        _keep_trouble(directory, pair, troubles.get(pair))
     names = {
         pair: failure_name(pair[1]) if pair in troubles else result_name(pair[1], keys[pair])
         for pair in pairs
@@ -118,33 +119,34 @@ def score_study(
     return results
 
 
-def prepare(
+def _prepare(
     directory: StudyDirectory,
     tasks: Sequence[TaskSpec],
     pairs: Sequence[Pair],
     others: Mapping[str, str],
 ) -> tuple[dict[Pair, str], LaidOut, dict[Pair, str]]:
     """Find each pair's key, lay out the users of tasks that lack a result, and say what cannot be
-    done, and why."""
+    done, and why.
+    """
     cards = {name: read_card(place) for name, place in others.items()}
     keys: dict[Pair, str] = {}
     laid_out: LaidOut = {}
     troubles: dict[Pair, str] = {}
     for task in tasks:
         mine = [pair for pair in pairs if pair[1] == task.name]
-        with told(troubles, mine):
+        with _told(troubles, mine):
             reading = plan_events(task)
             for pair in mine:
-                with told(troubles, [pair]):
+                with _told(troubles, [pair]):
                     keys[pair] = result_key(
                         read_card(directory.run_place(pair[0])), cards, task, reading
                     )
             lacking = [
                 pair
                 for pair in mine
-                if pair in keys and not has_result(directory, pair, keys[pair])
+                if pair in keys and not _has_result(directory, pair, keys[pair])
             ]
-            with told(troubles, lacking):
+            with _told(troubles, lacking):
                 if lacking:
                     examples = lay_out_task(task, reading)
                     write_left_out(directory.place, task, examples)
@@ -153,7 +155,7 @@ def prepare(
 
 
 @contextmanager
-def told(troubles: dict[Pair, str], pairs: Sequence[Pair]) -> Iterator[None]:
+def _told(troubles: dict[Pair, str], pairs: Sequence[Pair]) -> Iterator[None]:
     """Note a mistake met in the block as the trouble of some pairs, and go on."""
     try:
         yield
@@ -161,7 +163,7 @@ def told(troubles: dict[Pair, str], pairs: Sequence[Pair]) -> Iterator[None]:
         troubles.update(dict.fromkeys(pairs, str(error)))
 
 
-def has_result(directory: StudyDirectory, pair: Pair, key: str) -> bool:
+def _has_result(directory: StudyDirectory, pair: Pair, key: str) -> bool:
     """Tell whether a pair's result is kept."""
     return (directory.run_path(pair[0]) / result_name(pair[1], key)).is_file()
 
@@ -177,7 +179,7 @@ def run_trials(
         {"place": directory.run_place(run_id), "run_id": run_id, "task": task, "key": key}
         for (run_id, task), key in pending.items()
     ]
-    judge = tune.with_parameters(score_trial, laid_out=laid_out, others=dict(others))
+    judge = tune.with_parameters(_score_trial, laid_out=laid_out, others=dict(others))
     temporary = tempfile.TemporaryDirectory(prefix="clue-ray-transfer-", ignore_cleanup_errors=True)
     with temporary as folder, without_tune_loggers():  # the results are files already
         results = tune.Tuner(
@@ -199,12 +201,12 @@ def run_trials(
     troubles = {}
     for pair, key in pending.items():
         directory.gather(pair[0])
-        if not has_result(directory, pair, key):
-            troubles[pair] = why_failed(told_by.get(pair))
+        if not _has_result(directory, pair, key):
+            troubles[pair] = _why_failed(told_by.get(pair))
     return troubles
 
 
-def why_failed(result: "tune.Result | None") -> str:
+def _why_failed(result: "tune.Result | None") -> str:
     """Say why a trial left no result."""
     if result is None or not (
         result.error or result.metrics
@@ -215,19 +217,20 @@ def why_failed(result: "tune.Result | None") -> str:
     return str((result.metrics or {})["error"])
 
 
-def score_trial(config: dict[str, Any], laid_out: LaidOut, others: dict[str, str]) -> None:
+def _score_trial(config: dict[str, Any], laid_out: LaidOut, others: dict[str, str]) -> None:
     """Score one run on one task and write the result into the run's folder; what fails is reported,
-    not raised."""
+    not raised.
+    """
     os.environ.setdefault(REUSE_TIMEOUT, "60")  # Tune's own 2 s end a study on a crowded machine
     torch.set_num_threads(1)
     asked, error = config["asked"], ""
     try:
         task, examples = ray.get(laid_out[asked["task"]])
         encoders = {name: load_encoder(place) for name, place in others.items()}
-        result = judge_task(load_encoder(asked["place"]), encoders, task, examples)
+        result = evaluate_task(load_encoder(asked["place"]), encoders, task, examples)
         content = json.dumps({"key": asked["key"], **result}, indent=2, allow_nan=False).encode()
         name = result_name(asked["task"], asked["key"])
-        patiently(
+        with_retries(
             lambda: write_file(asked["place"], name, content),
             f"{name} cannot be written to {asked['place']}",
         )
@@ -238,7 +241,7 @@ def score_trial(config: dict[str, Any], laid_out: LaidOut, others: dict[str, str
     tune.report({"error": error})
 
 
-def keep_trouble(directory: StudyDirectory, pair: Pair, trouble: str | None) -> None:
+def _keep_trouble(directory: StudyDirectory, pair: Pair, trouble: str | None) -> None:
     """Write why a pair failed where the results lie, or take back what an earlier try left."""
     run_id, task = pair
     file = directory.run_path(run_id) / failure_name(task)

@@ -3,7 +3,8 @@ become a failed row.
 
 A trial that dies with its process (killed, out of memory, its node gone) is started again by Tune,
 a few times, and goes on from the run's last checkpoint; a run that raises is not tried again, as it
-would raise again."""
+would raise again.
+"""
 
 import os
 from functools import lru_cache
@@ -41,7 +42,7 @@ def run_trial(config: dict[str, Any]) -> None:
     with working_folder(place, known=LOG_FILE, last="record.json") as folder:
         try:
             with log_to(folder, log):
-                record, curve = train_here(run, corpus, evaluation, known, folder, place)
+                record, curve = _train_here(run, corpus, evaluation, known, folder, place)
                 if record.status == "done":
                     export_run(
                         folder,
@@ -59,7 +60,7 @@ def run_trial(config: dict[str, Any]) -> None:
     tune.report({**told, "step": record.steps, "steps": record.steps})
 
 
-def train_here(
+def _train_here(
     run: RunSpec,
     corpus: Corpus,
     evaluation: EvaluationSpec,
@@ -85,14 +86,16 @@ def train_here(
 
 def checkpoint_place(run: RunSpec, run_id: str, place: str) -> str:
     """Name the folder or URI of a run's states: below `resources.checkpoints`, else in the run's
-    own place."""
+    own place.
+    """
     kept = run.resources.checkpoints
     return place_below(place, "checkpoints") if kept is None else place_below(kept, run_id)
 
 
 class TrialContext(LocalContext):
     """A one-worker run inside a Tune trial: state in its place, curve to event files, progress to
-    Tune."""
+    Tune.
+    """
 
     def __init__(self, place: str, events: CurveEvents):
         super().__init__(place)

@@ -3,7 +3,8 @@
 Runs with one worker train inside reused Tune actors; runs with more go through Ray Train, whose
 drivers hold a `trial_slot` and no CPU (decisions D9, D11). Numbers of workers take turns, the
 largest first: otherwise small runs would take the freed cores one by one and a gang of workers
-would wait for ever."""
+would wait for ever.
+"""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Any
 from ray import tune
 from ray.tune.logger import CSVLoggerCallback, JsonLoggerCallback
 
-from clue_ray.cluster.placement import gangs_at_once, worker_slots
+from clue_ray.cluster.placement import multi_worker_runs_at_once, worker_slots
 from clue_ray.cluster.session import cluster_nodes, without_tune_loggers
 from clue_ray.corpus.store import Corpus
 from clue_ray.errors import StudyError
@@ -42,7 +43,7 @@ def train_pending(
     progress.tell()
     for workers in sorted({r.workers for r in plan.pending}, reverse=True):
         pending = [r for r in plan.pending if r.workers == workers]
-        tune_runs(pending, plan, corpus, study, directory, [progress, *callbacks])
+        _tune_runs(pending, plan, corpus, study, directory, [progress, *callbacks])
 
 
 def tune_results(directory: str | Path) -> dict[str, tune.ResultGrid]:
@@ -67,7 +68,7 @@ def tune_results(directory: str | Path) -> dict[str, tune.ResultGrid]:
     }
 
 
-def tune_runs(
+def _tune_runs(
     pending: list[PlannedRun],
     plan: Plan,
     corpus: Corpus,
@@ -81,9 +82,9 @@ def tune_runs(
     workers = pending[0].workers
     tuner = tune.Tuner(
         tune.with_resources(run_trial, trial_resources(pending[0].run)),
-        param_space=describe_trials(pending, corpus, study, directory),
+        param_space=_describe_trials(pending, corpus, study, directory),
         tune_config=tune.TuneConfig(
-            max_concurrent_trials=lanes_now(workers, plan, study.resources),
+            max_concurrent_trials=concurrency_now(workers, plan, study.resources),
             reuse_actors=True,
             trial_dirname_creator=lambda trial: trial.config["run"]["run_id"],
         ),
@@ -100,10 +101,10 @@ def tune_runs(
         results = tuner.fit()
     if directory.trouble:
         raise StudyError(directory.trouble)
-    keep_failures(results, pending, directory)
+    _keep_failures(results, pending, directory)
 
 
-def describe_trials(
+def _describe_trials(
     pending: list[PlannedRun], corpus: Corpus, study: StudySpec, directory: StudyDirectory
 ) -> dict[str, Any]:
     """Return Tune's search space: what trials share, and a grid over runs."""
@@ -120,7 +121,8 @@ def describe_trials(
 
 def spelled_out(run: RunSpec) -> dict[str, Any]:
     """Write a run for a trial, which has a working folder of its own: its place for checkpoints is
-    made absolute."""
+    made absolute.
+    """
     document = run.model_dump(mode="json")
     if kept := run.resources.checkpoints:
         document["resources"]["checkpoints"] = resolve_place(kept)
@@ -129,7 +131,8 @@ def spelled_out(run: RunSpec) -> dict[str, Any]:
 
 def trial_resources(run: RunSpec) -> dict[str, float]:
     """Return what a trial holds itself: a slot where it only drives workers, else the cores and
-    GPUs it trains on."""
+    GPUs it trains on.
+    """
     resources = run.resources
     if resources.workers > 1:
         return {"trial_slot": 1.0}
@@ -137,7 +140,7 @@ def trial_resources(run: RunSpec) -> dict[str, float]:
     return {name: amount for name, amount in need.items() if amount}
 
 
-def keep_failures(
+def _keep_failures(
     results: tune.ResultGrid, pending: list[PlannedRun], directory: StudyDirectory
 ) -> None:
     """Write a row for each run whose trial died before it could write one itself."""
@@ -153,10 +156,11 @@ def keep_failures(
             )
 
 
-def lanes_now(workers: int, plan: Plan, resources: ResourcesSpec) -> int:
+def concurrency_now(workers: int, plan: Plan, resources: ResourcesSpec) -> int:
     """Count the runs of so many workers at a time; of smaller gangs than the plan's largest, more
-    find room."""
+    find room.
+    """
     if workers == 1 or resources.concurrency != "auto":
         return plan.lanes(workers > 1)
     nodes = cluster_nodes()
-    return gangs_at_once(workers, worker_slots(resources, nodes), nodes)
+    return multi_worker_runs_at_once(workers, worker_slots(resources, nodes), nodes)

@@ -1,5 +1,6 @@
 """What a grid can and cannot show, said before it is paid for: one sentence a doubt, with the
-number found."""
+number found.
+"""
 
 import itertools
 from collections import Counter
@@ -55,21 +56,21 @@ def find_warnings(planned: list["PlannedRun"], corpus: Corpus, study: StudySpec)
     swept = [axis for axis in axes if axis.distinct > 1]
     tokens = Scales("training tokens", [float(r.train_tokens) for r in planned])
     return [
-        *few_scales(swept),
-        *collinear(
+        *_few_scales(swept),
+        *_collinear(
             [(a, b) for a, b in itertools.combinations(swept, 2)]
             + [(axes[0], tokens)] * (axes[0] in swept)
         ),
-        *narrow_compute(planned),
-        *many_epochs(planned, corpus),
+        *_narrow_compute(planned),
+        *_many_epochs(planned, corpus),
         *untaught_pairs(planned, corpus),
         *no_service_alone(planned, corpus),
-        *same_training(planned),
-        *small_pool(corpus, study.evaluation.candidates),
+        *_same_training(planned),
+        *_small_pool(corpus, study.evaluation.candidates),
     ]
 
 
-def few_scales(swept: list[Scales]) -> list[str]:
+def _few_scales(swept: list[Scales]) -> list[str]:
     """Say which axes have too few values for a law."""
     return [
         f"{axis.name} takes {axis.distinct} values; a law along it wants at least {ENOUGH_SCALES}."
@@ -78,9 +79,10 @@ def few_scales(swept: list[Scales]) -> list[str]:
     ]
 
 
-def collinear(pairs: list[tuple[Scales, Scales]]) -> list[str]:
+def _collinear(pairs: list[tuple[Scales, Scales]]) -> list[str]:
     """Say which two quantities move together over the grid, so that no fit can tell their effects
-    apart."""
+    apart.
+    """
     warnings = []
     for first, second in pairs:
         if second.distinct == 1:
@@ -95,7 +97,7 @@ def collinear(pairs: list[tuple[Scales, Scales]]) -> list[str]:
     return warnings
 
 
-def narrow_compute(planned: list["PlannedRun"]) -> list[str]:
+def _narrow_compute(planned: list["PlannedRun"]) -> list[str]:
     """Say when the runs span too little compute for a law in it."""
     compute = [r.train_flops for r in planned]
     decades = np.log10(max(compute) / min(compute))
@@ -106,7 +108,7 @@ def narrow_compute(planned: list["PlannedRun"]) -> list[str]:
     ]
 
 
-def many_epochs(planned: list["PlannedRun"], corpus: Corpus) -> list[str]:
+def _many_epochs(planned: list["PlannedRun"], corpus: Corpus) -> list[str]:
     """Say when users are repeated more than is wise: a run passes over the users of a pair
     users_seen / sum of all pairs' users times, for pairs take turns in proportion to their users.
     """
@@ -131,7 +133,8 @@ def many_epochs(planned: list["PlannedRun"], corpus: Corpus) -> list[str]:
 
 def untaught_pairs(planned: list["PlannedRun"], corpus: Corpus) -> list[str]:
     """Say when runs leave out pairs of services that have users, but fewer than a batch: they are
-    scored untaught."""
+    scored untaught.
+    """
     sizes = {(r.known["corpus_users"], r.known["global_batch_size"]) for r in planned}
     left = 0
     for users, batch in sizes:
@@ -150,7 +153,8 @@ def untaught_pairs(planned: list["PlannedRun"], corpus: Corpus) -> list[str]:
 
 def no_service_alone(planned: list["PlannedRun"], corpus: Corpus) -> list[str]:
     """Say when runs ask for batches of one service and no service has the users for one: they train
-    without."""
+    without.
+    """
     asked = {
         (r.known["corpus_users"], r.known["global_batch_size"])
         for r in planned
@@ -171,9 +175,10 @@ def no_service_alone(planned: list["PlannedRun"], corpus: Corpus) -> list[str]:
     ]
 
 
-def same_training(planned: list["PlannedRun"]) -> list[str]:
+def _same_training(planned: list["PlannedRun"]) -> list[str]:
     """Say when runs of different ids train the same thing: horizons that round to the same steps,
-    all users named."""
+    all users named.
+    """
     horizon = {"train": {"steps", "users_seen", "train_flops"}}
     alike = Counter(
         (
@@ -194,9 +199,10 @@ def same_training(planned: list["PlannedRun"]) -> list[str]:
     ]
 
 
-def small_pool(corpus: Corpus, candidates: int) -> list[str]:
+def _small_pool(corpus: Corpus, candidates: int) -> list[str]:
     """Say which pairs are not scored, and when the pool is too small to tell neighbouring runs
-    apart."""
+    apart.
+    """
     pools = make_pools(corpus, candidates)
     warnings = []
     if len(pools) < len(corpus.pairs()):

@@ -6,7 +6,8 @@ What a linear method learns from the same users: TF-IDF, truncated SVD and canon
 
 For each pair of services, training users' histories become TF-IDF vectors, each service is reduced
 by its own SVD, and the whitened cross-covariance of the two gives the directions in which they go
-together (Hotelling 1936)."""
+together (Hotelling 1936).
+"""
 
 from typing import Any
 
@@ -33,15 +34,15 @@ def tfidf_baseline(corpus: Corpus, candidates: int) -> dict[str, Any]:
         name, loss, recall_at_10, mrr, loss_candidates: what baseline.json holds.
     """
     pools = make_pools(corpus, candidates)
-    matrices = [torch.from_numpy(m) for m in pool_similarities(corpus, pools)]
+    matrices = [torch.from_numpy(m) for m in _pool_similarities(corpus, pools)]
     return {
         "name": "TF-IDF cosine, untrained",
-        **best_scores(matrices)._asdict(),
+        **_best_scores(matrices)._asdict(),
         "loss_candidates": candidates,
     }
 
 
-def best_scores(cosines: list[torch.Tensor]) -> Scores:
+def _best_scores(cosines: list[torch.Tensor]) -> Scores:
     """Score matrices of cosines at the temperature that gives them the lowest loss."""
     best = minimize_scalar(
         lambda log_scale: (
@@ -53,9 +54,9 @@ def best_scores(cosines: list[torch.Tensor]) -> Scores:
     return mean_scores([score_similarities(float(np.exp(best.x)) * m) for m in cosines])
 
 
-def pool_similarities(corpus: Corpus, pools: Pools) -> list[NDArray[np.float64]]:
+def _pool_similarities(corpus: Corpus, pools: Pools) -> list[NDArray[np.float64]]:
     """Return each pool's matrix of cosines, [candidates, candidates], first service by second."""
-    weights = inverse_document_frequency(corpus)
+    weights = _inverse_document_frequency(corpus)
     vectors = {
         service: unit_rows(term_counts(corpus, corpus.test_users, service), weights)
         for service in {service for pair in pools for service in pair}
@@ -67,7 +68,8 @@ def pool_similarities(corpus: Corpus, pools: Pools) -> list[NDArray[np.float64]]
 
 def term_counts(corpus: Corpus, users: NDArray[np.int64], service: int) -> sparse.csr_array:
     """Count the tokens of users' histories in one service, [users, vocabulary]; guide tokens are
-    left out."""
+    left out.
+    """
     starts = corpus.offsets[users * len(corpus.services) + service]
     lengths = corpus.counts[users, service]
     items = corpus.events[ranges(starts, lengths)]
@@ -79,7 +81,7 @@ def term_counts(corpus: Corpus, users: NDArray[np.int64], service: int) -> spars
     return sparse.csr_array((np.ones(len(tokens)), (owner, tokens)), shape=shape)
 
 
-def inverse_document_frequency(corpus: Corpus) -> NDArray[np.float64]:
+def _inverse_document_frequency(corpus: Corpus) -> NDArray[np.float64]:
     """Weigh terms by how few training histories hold them, [vocabulary]."""
     counts = [
         term_counts(corpus, corpus.train_users, service) for service in range(len(corpus.services))
@@ -121,8 +123,8 @@ def linear_baseline(corpus: Corpus, candidates: int) -> dict[str, Any]:
         name, loss, recall_at_10, mrr, loss_candidates.
     """
     pools = make_pools(corpus, candidates)
-    scores = best_scores(
-        [torch.from_numpy(matrix) for matrix in linear_similarities(corpus, pools)]
+    scores = _best_scores(
+        [torch.from_numpy(matrix) for matrix in _linear_similarities(corpus, pools)]
     )
     return {
         "name": "TF-IDF, SVD and CCA, trained",
@@ -131,9 +133,9 @@ def linear_baseline(corpus: Corpus, candidates: int) -> dict[str, Any]:
     }
 
 
-def linear_similarities(corpus: Corpus, pools: Pools) -> list[Matrix]:
+def _linear_similarities(corpus: Corpus, pools: Pools) -> list[Matrix]:
     """Return each pool's matrix of cosines, [candidates, candidates], first service by second."""
-    weights = inverse_document_frequency(corpus)
+    weights = _inverse_document_frequency(corpus)
     everyone = np.arange(len(corpus.user_ids))
     terms = {
         s: unit_rows(term_counts(corpus, everyone, s), weights)
@@ -142,15 +144,16 @@ def linear_similarities(corpus: Corpus, pools: Pools) -> list[Matrix]:
     found = []
     for pair, users in pools.items():
         train = corpus.users_of_pair(corpus.train_users, pair)[:MAX_USERS]
-        (a, pool_a), (b, pool_b) = (reduce_terms(terms[s][train], terms[s][users]) for s in pair)
+        (a, pool_a), (b, pool_b) = (_reduce_terms(terms[s][train], terms[s][users]) for s in pair)
         first, second = canonical_directions(a, b)
         found.append(unit(pool_a @ first) @ unit(pool_b @ second).T)
     return found
 
 
-def reduce_terms(train: sparse.csr_array, pool: sparse.csr_array) -> tuple[Matrix, Matrix]:
+def _reduce_terms(train: sparse.csr_array, pool: sparse.csr_array) -> tuple[Matrix, Matrix]:
     """Reduce TF-IDF vectors to the leading singular directions of the training users', centred on
-    them."""
+    them.
+    """
     directions = leading_directions(train, min(COMPONENTS, *train.shape))
     reduced = unit(train @ directions)
     centre = reduced.mean(0)
@@ -172,14 +175,15 @@ def leading_directions(matrix: sparse.csr_array, components: int) -> Matrix:
 
 def canonical_directions(a: Matrix, b: Matrix) -> tuple[Matrix, Matrix]:
     """Return the directions of two sides, [components, directions], weighted by the root of their
-    correlation."""
-    whiten_a, whiten_b = whitening(a), whitening(b)
+    correlation.
+    """
+    whiten_a, whiten_b = _whitening(a), _whitening(b)
     left, correlation, right = np.linalg.svd(whiten_a @ (a.T @ b / len(a)) @ whiten_b)
     weight = np.sqrt(correlation[:DIRECTIONS])
     return whiten_a @ left[:, :DIRECTIONS] * weight, whiten_b @ right[:DIRECTIONS].T * weight
 
 
-def whitening(x: Matrix) -> Matrix:
+def _whitening(x: Matrix) -> Matrix:
     """Return the inverse root of a ridged covariance."""
     values, vectors = np.linalg.eigh(x.T @ x / len(x) + RIDGE * np.eye(x.shape[1]))
     return (vectors / np.sqrt(values)) @ vectors.T

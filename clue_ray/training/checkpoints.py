@@ -4,7 +4,8 @@ each whole or absent.
 Takes what the loop wants kept, gives it back. One store for both launchers, so that a run begun by
 one goes on under the other. Ray Train's own checkpoints are not used: they resume from the last
 report the controller has seen, know no damaged file, and refuse the run for good when their list of
-checkpoints is cut short."""
+checkpoints is cut short.
+"""
 
 import io
 import logging
@@ -19,7 +20,7 @@ import pyarrow.fs
 import torch
 
 from clue_ray.errors import StudyError
-from clue_ray.storage.files import patiently
+from clue_ray.storage.files import with_retries
 from clue_ray.storage.place import explain_access, open_place
 
 KEPT = 2
@@ -42,7 +43,7 @@ def save_state(place: str | Path, state: dict[str, Any]) -> None:
     torch.save(state, packed)
     step = state["progress"]["step"]
     trouble = f"Checkpoint of step {step} cannot be written to {place}"
-    patiently(lambda: _write(store, folder, step, packed.getbuffer()), trouble, RETRY)
+    with_retries(lambda: _write(store, folder, step, packed.getbuffer()), trouble, RETRY)
     logger.info("Checkpoint of step %d is kept.", step)
     try:
         found = _steps(store, folder)
@@ -80,10 +81,10 @@ def load_state(
     """
     store, folder = open_place(place)
     trouble = f"Checkpoints at {place} cannot be read"
-    steps = patiently(lambda: _steps(store, folder), trouble, RETRY) if step is None else [step]
+    steps = with_retries(lambda: _steps(store, folder), trouble, RETRY) if step is None else [step]
     for tried in reversed(steps):
         try:
-            state = patiently(partial(_read, store, _path(folder, tried), where), trouble, RETRY)
+            state = with_retries(partial(_read, store, _path(folder, tried), where), trouble, RETRY)
         except StudyError:
             raise
         except Exception as error:  # torch raises many kinds for a damaged file

@@ -63,7 +63,8 @@ class Progress:
 
     def executed_flops(self, run: RunSpec, world_size: int) -> int:
         """FLOPs that one worker executed; gradient caching encodes every chunk once more,
-        forward."""
+        forward.
+        """
         executed = train_flops(run.encoder, self.executed)
         chunked = (
             run.resources.users_per_chunk or math.inf
@@ -115,7 +116,8 @@ def describe_run(
 
 def peak_memory(device: torch.device) -> int:
     """Return the most bytes held so far: on a GPU by torch, else by this process, earlier runs in
-    it included."""
+    it included.
+    """
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     unit = 1 if sys.platform == "darwin" else 1024  # getrusage counts kilobytes, on macOS bytes

@@ -2,7 +2,8 @@
 every run.
 
 The pool depends on the corpus and the number of candidates alone. Everything is averaged over
-service pairs and over both directions."""
+service pairs and over both directions.
+"""
 
 import math
 from typing import NamedTuple
@@ -55,7 +56,7 @@ def make_pools(corpus: Corpus, candidates: int) -> Pools:
     return pools
 
 
-def pool_members(pools: Pools) -> dict[int, NDArray[np.int64]]:
+def _pool_members(pools: Pools) -> dict[int, NDArray[np.int64]]:
     """Return the users that each service's pools hold, sorted, each once."""
     services = {service for pair in pools for service in pair}
     return {
@@ -72,9 +73,10 @@ def evaluate(
     users_at_once: int = USERS_AT_ONCE,
 ) -> Scores:
     """Score a model on the pools, each user seen by the most recent `sequence_length` events of a
-    service."""
+    service.
+    """
     model.eval()
-    members = pool_members(pools)
+    members = _pool_members(pools)
     vectors = {
         s: embed(model, corpus, users, s, sequence_length, users_at_once)
         for s, users in members.items()
@@ -98,7 +100,8 @@ def embed(
     users_at_once: int = USERS_AT_ONCE,
 ) -> torch.Tensor:
     """Embed users by their most recent events in one service, [users, output_width]; zeros where
-    they have none."""
+    they have none.
+    """
     device = model.log_scale.device
     vectors = torch.zeros(len(users), model.output.out_features, device=device)
     (present,) = np.nonzero(corpus.counts[users, service])
@@ -118,11 +121,11 @@ def score_similarities(logits: torch.Tensor) -> Scores:
         return Scores(math.nan, math.nan, math.nan)
     target = torch.arange(len(logits), device=logits.device)
     loss = (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
-    ranks = torch.cat([true_ranks(logits), true_ranks(logits.T)])
+    ranks = torch.cat([_true_ranks(logits), _true_ranks(logits.T)])
     return Scores(loss.item(), (ranks <= 10).float().mean().item(), (1 / ranks).mean().item())
 
 
-def true_ranks(logits: torch.Tensor) -> torch.Tensor:
+def _true_ranks(logits: torch.Tensor) -> torch.Tensor:
     """Rank of the diagonal entry in its row, 1 the best."""
     truth = logits.diagonal()[:, None]
     ahead = (logits > truth).sum(1)

@@ -2,7 +2,8 @@
 
 Gao et al. 2021 (arXiv 2101.06983): embed all chunks without a graph, differentiate the loss in the
 embeddings, then embed each chunk again and send its embeddings' gradient through. Plain
-accumulation is no substitute: it has fewer negatives."""
+accumulation is no substitute: it has fewer negatives.
+"""
 
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
@@ -46,7 +47,7 @@ def cached_backward(forward: nn.Module, chunks: Iterable[Packed], loss: Loss) ->
     gradients = users_gradient.split([len(part) for part, _ in parts])
     for number, (chunk, gradient) in enumerate(zip(packed, gradients, strict=True)):
         last = number == len(packed) - 1
-        with nullcontext() if last else without_averaging(forward):
+        with nullcontext() if last else _without_averaging(forward):
             embedded, logit = forward(chunk)
             # The logits' scale and bias count once; with weight 0 they still belong to the graph,
             # as DDP asks.
@@ -54,6 +55,6 @@ def cached_backward(forward: nn.Module, chunks: Iterable[Packed], loss: Loss) ->
     return value.detach()
 
 
-def without_averaging(forward: nn.Module) -> AbstractContextManager[None]:
+def _without_averaging(forward: nn.Module) -> AbstractContextManager[None]:
     """Keep DDP from averaging gradients over workers before the last chunk."""
     return forward.no_sync() if isinstance(forward, DistributedDataParallel) else nullcontext()

@@ -5,7 +5,8 @@ Batches prepared ahead: a thread draws and packs the next steps' batches while o
 The training loop: one for every launcher (decision D9). It imports no ray.
 
 A launcher hands over a `Context`: which worker this is, where state is kept, whom to tell of
-progress (`context`). `train_run` is the plain one: this process, no Ray."""
+progress (`context`). `train_run` is the plain one: this process, no Ray.
+"""
 
 import logging
 import math
@@ -100,7 +101,8 @@ class Prefetch(Generic[Prepared]):
     """Calls `prepare(step)` up to `ahead` steps early; a context, as it ends its thread.
 
     A batch is a function of its step alone (decision D7), so what was prepared needs no place in a
-    checkpoint."""
+    checkpoint.
+    """
 
     def __init__(self, prepare: Callable[[int], Prepared], last: int, ahead: int = 2):
         self.prepare, self.last, self.ahead = prepare, last, ahead
@@ -143,7 +145,8 @@ class Batch(NamedTuple):
 
 def choose_device(gpus: float) -> torch.device:
     """Return a GPU where some are asked for and torch sees one, else the CPU, and warn where it
-    should not be so."""
+    should not be so.
+    """
     found = torch.cuda.is_available()
     if gpus and not found:
         logger.warning(
@@ -226,7 +229,8 @@ class Trainer:
 
     def step(self, batch: Batch) -> bool:
         """Train one step; return False when loss or gradient is not finite, with the weights as
-        they were."""
+        they were.
+        """
         train = self.run.train
         set_learning_rate(self.optimizer, learning_rate_share(self.state.step, self.steps, train))
         self.optimizer.zero_grad(set_to_none=True)
@@ -345,9 +349,10 @@ class Trainer:
 
 
 @contextmanager
-def explaining_memory(run: RunSpec, workers: int) -> Iterator[None]:
+def _explaining_memory(run: RunSpec, workers: int) -> Iterator[None]:
     """Say in one sentence what to lower where memory ends, of a GPU, of torch on the CPU or of
-    numpy."""
+    numpy.
+    """
     try:
         yield
     except (
@@ -376,7 +381,7 @@ def train_with(
 ) -> tuple[RunRecord, list[dict[str, float]]]:
     """Train one run under a launcher's context; return its record and learning curve."""
     started = datetime.now(UTC).isoformat(timespec="seconds")
-    with explaining_memory(run, context.world_size):
+    with _explaining_memory(run, context.world_size):
         trainer = Trainer(run, corpus, evaluation, context)
         finite = trainer.train()
     known, results = describe_run(run, corpus, evaluation, study), trainer.results()

@@ -2,7 +2,8 @@
 
 Called inside a Tune trial that holds no CPU of its own, so that the workers find theirs (decision
 D11). A worker that is lost (killed, out of memory, its node gone) costs a new start from the last
-checkpoint, a few times; an error of the run itself ends it, as it would come again."""
+checkpoint, a few times; an error of the run itself ends it, as it would come again.
+"""
 
 import itertools
 import logging
@@ -148,10 +149,11 @@ def train_on_workers(
 
 def make_trainer(run: RunSpec, job: dict[str, Any]) -> TorchTrainer:
     """Set up Ray Train for a run; what is tried again is decided in `train_on_workers`, not by
-    Ray."""
+    Ray.
+    """
     resources = run.resources
     return TorchTrainer(
-        run_worker,
+        _run_worker,
         train_loop_config=job,
         scaling_config=ScalingConfig(
             num_workers=resources.workers,
@@ -175,9 +177,10 @@ def make_trainer(run: RunSpec, job: dict[str, Any]) -> TorchTrainer:
     )
 
 
-def run_worker(job: dict[str, Any]) -> dict[str, Any]:
+def _run_worker(job: dict[str, Any]) -> dict[str, Any]:
     """Train one worker's share; every worker returns the record, Ray Train keeps the first
-    one's."""
+    one's.
+    """
     try:
         return _train_share(job)
     except Exception as error:

@@ -1,5 +1,6 @@
 """Horizon and learning rates: how many steps a run takes, and how fast each weight moves at
-each."""
+each.
+"""
 
 import math
 from collections.abc import Iterable
@@ -55,7 +56,8 @@ def make_optimizer(model: Encoder, train: TrainSpec, encoder: EncoderSpec) -> to
     Matrices move by base width / width of the rate (Yang et al. 2022, arXiv 2203.03466), and those
     inside a transformer of L blocks by 1 / sqrt(L) of that, as its branches are scaled too. Token
     embeddings move `train.token_rate` times as fast. Norms, biases, embeddings and the logits'
-    scale do not decay."""
+    scale do not decay.
+    """
     groups: dict[tuple[str, float], list[torch.nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         groups.setdefault(rate_of(name, parameter, encoder, train.token_rate), []).append(parameter)

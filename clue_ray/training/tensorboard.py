@@ -3,7 +3,8 @@ of its curve.
 
 `tensorboard --logdir <study directory>` shows every run, with its hyper-parameters, over users
 seen. The curve in the checkpoint is the record; event files follow it, and are written anew when a
-run goes on after a kill."""
+run goes on after a kill.
+"""
 
 import logging
 from collections.abc import Iterator

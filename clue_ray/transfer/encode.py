@@ -9,7 +9,8 @@ Texts of users to vectors, in this process, without ray.
 
 Takes events of any users, gives unit vectors. One idea: each distinct item of a block is encoded
 once, whatever the number of users and services that hold it, and nothing is padded. Shape suffixes
-as in `encoder/model.py`."""
+as in `encoder/model.py`.
+"""
 
 from collections.abc import Iterator
 from contextlib import nullcontext
@@ -93,7 +94,8 @@ class Histories(Corpus):
 
     def fingerprints(self, sequence_length: int) -> NDArray[np.uint64]:
         """Hash what the encoder reads of each user: services, items and their order, [users]; any
-        change shows."""
+        change shows.
+        """
         users, services, windows = self.present(sequence_length)
         names = np.array(
             [pd.util.hash_array(np.array([name], dtype=object))[0] for name in self.services],
@@ -202,7 +204,7 @@ class UserEncoder:
     def encode_histories(self, histories: Histories, *, per_service: bool = False) -> Vectors:
         """Encode users laid out already."""
         users, services, windows = histories.present(self.card.run.sequence_length)
-        vectors = encode_windows(self.model, histories, windows)
+        vectors = _encode_windows(self.model, histories, windows)
         if per_service:
             names = np.array(histories.services, dtype=object)[services]
             return Vectors(histories.user_ids[users], names, vectors.cpu().numpy())
@@ -221,9 +223,10 @@ def load_encoder(path: str | Path, device: str = "cpu") -> UserEncoder:
 
 
 @torch.no_grad()
-def encode_windows(model: Encoder, corpus: Corpus, windows: Windows) -> torch.Tensor:
+def _encode_windows(model: Encoder, corpus: Corpus, windows: Windows) -> torch.Tensor:
     """Encode histories, [windows, output_width], of unit length; each distinct item of all of them
-    once."""
+    once.
+    """
     device = model.log_scale.device
     if not len(windows.lengths):
         return torch.zeros(0, model.output.out_features, device=device)
@@ -233,7 +236,7 @@ def encode_windows(model: Encoder, corpus: Corpus, windows: Windows) -> torch.Te
         torch.autocast(device.type, torch.bfloat16) if model.precision == "bf16" else nullcontext()
     ):
         items_ID = encode_items(model, corpus, distinct)
-        for rows in by_events(windows.lengths):
+        for rows in _by_events(windows.lengths):
             chunk = Windows(windows.starts[rows], windows.lengths[rows])
             vectors[torch.from_numpy(rows)] = _encode_sequences(
                 model, corpus, chunk, distinct, items_ID
@@ -243,7 +246,8 @@ def encode_windows(model: Encoder, corpus: Corpus, windows: Windows) -> torch.Te
 
 def encode_items(model: Encoder, corpus: Corpus, items: NDArray[np.int32]) -> torch.Tensor:
     """Encode distinct items, [items, width]: each is packed as a history of one event, so they keep
-    their order."""
+    their order.
+    """
     device = model.log_scale.device
     first = np.empty(len(corpus.item_lengths), dtype=np.int64)
     first[corpus.events] = np.arange(len(corpus.events))
@@ -254,7 +258,7 @@ def encode_items(model: Encoder, corpus: Corpus, items: NDArray[np.int32]) -> to
     return torch.cat(parts)
 
 
-def by_events(lengths: NDArray[np.int64]) -> Iterator[NDArray[np.int64]]:
+def _by_events(lengths: NDArray[np.int64]) -> Iterator[NDArray[np.int64]]:
     """Split histories, shortest first, into parts of about EVENTS_AT_ONCE events."""
     order = np.argsort(lengths, kind="stable")
     part = np.cumsum(lengths[order]) // EVENTS_AT_ONCE
@@ -269,7 +273,8 @@ def _encode_sequences(
     items_ID: torch.Tensor,
 ) -> torch.Tensor:
     """Run the service transformer over histories whose items are encoded, [windows,
-    output_width]."""
+    output_width].
+    """
     device = items_ID.device
     histories, by_length = sort_lists(events_of(corpus, *windows, WHOLE))
     groups, recency = (

@@ -2,7 +2,8 @@
 spells its items.
 
 Takes a trained state, gives a folder of three files: `weights.safetensors`, `encoder.json`,
-`tokenizer.json`. Nothing in it is a pickle, and reading it needs torch but no ray."""
+`tokenizer.json`. Nothing in it is a pickle, and reading it needs torch but no ray.
+"""
 
 import json
 import tempfile
@@ -21,7 +22,7 @@ from clue_ray.errors import StudyError
 from clue_ray.spec.compute import Vocabulary
 from clue_ray.spec.specs import RunSpec, SplitSpec
 from clue_ray.spec.yaml import Spec, fingerprint, read_yaml
-from clue_ray.storage.files import fetch_files, read_file, replacing, write_json
+from clue_ray.storage.files import atomic_write, fetch_files, read_file, write_json
 from clue_ray.storage.place import is_uri
 from clue_ray.storage.sync import node_folder
 from clue_ray.training.checkpoints import load_state
@@ -83,7 +84,8 @@ class EncoderCard(Spec):
 @dataclass(frozen=True)
 class Exported:
     """An exported encoder's contents; small enough to travel to workers that do not see its
-    folder."""
+    folder.
+    """
 
     card: EncoderCard
     tokenizer: str
@@ -92,7 +94,8 @@ class Exported:
 
     def model(self) -> Encoder:
         """Build the trained model, ready to encode; raise StudyError where the weights are
-        another's."""
+        another's.
+        """
         model = self.card.build()
         try:
             model.load_state_dict(self.weights)
@@ -110,13 +113,14 @@ def export_encoder(
     folder: Path, weights: dict[str, torch.Tensor], run: RunSpec, run_id: str, corpus: Corpus
 ) -> None:
     """Write a trained encoder; its card last, because its presence means that the folder is
-    whole."""
+    whole.
+    """
     spec = corpus.manifest["spec"]
-    with replacing(folder / "weights.safetensors") as temporary:
+    with atomic_write(folder / "weights.safetensors") as temporary:
         safetensors.torch.save_file(
             {name: tensor.contiguous() for name, tensor in weights.items()}, temporary
         )
-    with replacing(folder / "tokenizer.json") as temporary:
+    with atomic_write(folder / "tokenizer.json") as temporary:
         temporary.write_bytes((corpus.path / "tokenizer.json").read_bytes())
     card = EncoderCard(
         run_id=run_id,

@@ -38,10 +38,10 @@ def test_windows_lie_inside_one_user_and_service(corpus):
         assert (windows.starts + windows.lengths <= corpus.offsets[rows + 1]).all()
         assert (windows.lengths == np.minimum(5, np.diff(corpus.offsets)[rows])).all()
         first, second = users[:16], users[16:]
-        assert (first == second).all() and len(set(first)) == 16
-        assert (
-            len(set(services[:16])) == len(set(services[16:])) == 1 and services[0] != services[-1]
-        )
+        assert (first == second).all()
+        assert len(set(first)) == 16
+        assert len(set(services[:16])) == len(set(services[16:])) == 1
+        assert services[0] != services[-1]
         assert np.isin(users, corpus.train_users).all()
 
 
@@ -72,22 +72,18 @@ def test_one_service_alone_halves_a_history(corpus):
     for step in alone[:10]:
         windows = sampler.windows(step)
         users, services, rows = owners(corpus, windows)
-        assert (
-            (users[:16] == users[16:]).all()
-            and len(set(users[:16])) == 16
-            and len(set(services)) == 1
-        )
+        assert (users[:16] == users[16:]).all()
+        assert len(set(users[:16])) == 16
+        assert len(set(services)) == 1
         recent, before = (
             Windows(windows.starts[half], windows.lengths[half])
             for half in (slice(16), slice(16, 32))
         )
         assert (recent.starts + recent.lengths == before.starts).all()
         assert (before.starts + before.lengths <= corpus.offsets[rows[16:] + 1]).all()
-        assert (
-            (recent.lengths <= 3).all()
-            and (recent.lengths - before.lengths <= 1).all()
-            and before.lengths.all()
-        )
+        assert (recent.lengths <= 3).all()
+        assert (recent.lengths - before.lengths <= 1).all()
+        assert before.lengths.all()
     assert not any(make_sampler(corpus).is_one_service(step) for step in range(50))
 
 
@@ -170,4 +166,5 @@ def test_users_with_the_same_items_share_a_number(corpus):
         [items[i] == items[j] and items[i + 4] == items[j + 4] for j in range(4)] for i in range(4)
     ]
     assert (numbers[:, None] == numbers).tolist() == alike
-    assert alike[0][2] and not alike[0][1]
+    assert alike[0][2]
+    assert not alike[0][1]

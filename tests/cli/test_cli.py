@@ -43,7 +43,9 @@ def run_cli(capsys):
 def assert_mistake(result, *words):
     code, _, err = result
     assert code == 2, result
-    assert err.startswith("clue-ray: ") and err.count("\n") == 1 and "Traceback" not in err
+    assert err.startswith("clue-ray: ")
+    assert err.count("\n") == 1
+    assert "Traceback" not in err
     for word in words:
         assert word in err
 
@@ -54,12 +56,14 @@ def assert_mistake(result, *words):
 )
 def test_every_command_has_help(command):
     result = CliRunner().invoke(app, [command, "--help"])
-    assert result.exit_code == 0 and "Usage" in result.output
+    assert result.exit_code == 0
+    assert "Usage" in result.output
 
 
 def test_wrong_option_is_exit_2(run_cli):
     code, _, err = run_cli("plan", "--nope")
-    assert code == 2 and "Traceback" not in err
+    assert code == 2
+    assert "Traceback" not in err
 
 
 def test_mistakes_before_ray_starts(run_cli, planted_log, write_study, tmp_path, monkeypatch):
@@ -117,7 +121,8 @@ def test_mistakes_before_ray_starts(run_cli, planted_log, write_study, tmp_path,
         run_cli("fetch", "netflix", "--output", tmp_path / "n.parquet"),
         "known logs are completejourney",
     )
-    assert not (tmp_path / "c").exists() and not (tmp_path / "n.parquet").exists()
+    assert not (tmp_path / "c").exists()
+    assert not (tmp_path / "n.parquet").exists()
 
 
 @pytest.mark.ray
@@ -162,15 +167,14 @@ def test_prepare_prints_a_summary(run_cli, ray_session, planted_log, tmp_path):
     spec = ["--spec", tmp_path / "c.yaml", "--json"]
     code, out, _ = run_cli("prepare", planted_log, "--output", f"file://{tmp_path}/lake/c", *spec)
     summary = json.loads(out)
-    assert (
-        code == 0
-        and summary["users"] == 240
-        and summary["events"] == pq.read_metadata(planted_log).num_rows
-    )
+    assert code == 0
+    assert summary["users"] == 240
+    assert summary["events"] == pq.read_metadata(planted_log).num_rows
     assert summary["path"] == f"file://{tmp_path}/lake/c"
     assert open_corpus(summary["path"]).digest == summary["digest"]
     code, out, _ = run_cli("prepare", planted_log, "--output", tmp_path / "c", *spec)
-    assert code == 0 and json.loads(out)["digest"] == summary["digest"]
+    assert code == 0
+    assert json.loads(out)["digest"] == summary["digest"]
 
 
 @pytest.mark.ray
@@ -179,19 +183,27 @@ def test_plan_run_results_fit_report(run_cli, ray_session, planted_log, write_st
         planted_log, axes={"sequence_length": [1, 2, 4], "encoder.size": ["xxs", "xs"]}
     )
     code, out, _ = run_cli("plan", study, "--output", tmp_path, "--json")
-    assert code == 0 and len(json.loads(out)["runs"]) == 6
+    assert code == 0
+    assert len(json.loads(out)["runs"]) == 6
     code, out, _ = run_cli("run", study, "--output", tmp_path)
-    assert code == 0 and "[6/6]" in out and "index.html" in out and "log_linear" in out
+    assert code == 0
+    assert "[6/6]" in out
+    assert "index.html" in out
+    assert "log_linear" in out
     code, out, _ = run_cli("results", tmp_path / "tiny", "--json")
-    assert code == 0 and len(json.loads(out)) == 6
+    assert code == 0
+    assert len(json.loads(out)) == 6
     code, out, _ = run_cli("fit", tmp_path / "tiny" / "runs.csv", "--law", "log_linear", "--json")
-    assert code == 0 and json.loads(out)["num_runs"] == 6
+    assert code == 0
+    assert json.loads(out)["num_runs"] == 6
     code, out, _ = run_cli("fit", tmp_path / "tiny" / "runs.csv", "--law", "log_linear")
-    assert code == 0 and "slope" in out
+    assert code == 0
+    assert "slope" in out
     assert_mistake(run_cli("fit", tmp_path / "tiny", "--law", "powr_law"), "power_law")
     assert_mistake(run_cli("fit", tmp_path / "tiny", "--x", "flops"), "flops", "train_flops")
     code, out, _ = run_cli("report", tmp_path / "tiny", "--json")
-    assert code == 0 and json.loads(out)["candidates"] == 16
+    assert code == 0
+    assert json.loads(out)["candidates"] == 16
 
 
 def test_fit_needs_no_ray(run_cli, tmp_path):
@@ -200,7 +212,8 @@ def test_fit_needs_no_ray(run_cli, tmp_path):
         tmp_path / "runs.csv", index=False
     )
     code, out, _ = run_cli("fit", tmp_path / "runs.csv", "--law", "power_law", "--json")
-    assert code == 0 and json.loads(out)["parameters"]["exponent"] == pytest.approx(0.1, rel=1e-3)
+    assert code == 0
+    assert json.loads(out)["parameters"]["exponent"] == pytest.approx(0.1, rel=1e-3)
 
 
 def test_shipped_studies_are_valid():
@@ -297,11 +310,12 @@ def test_one_point_is_trained_alone_and_not_again(
     again = json.loads(run_cli(*on_grid, "--json")[1])
     assert again == record  # the same seconds: nothing was trained again
     code, printed, _ = run_cli(*on_grid)
-    assert code == 0 and f"Run {record['run_id']}: done" in printed and "recall at 10" in printed
+    assert code == 0
+    assert f"Run {record['run_id']}: done" in printed
+    assert "recall at 10" in printed
     planned = plan_study(read_study(study), out).runs
-    assert [r.finished for r in planned if r.run_id == record["run_id"]] == [True] and len(
-        planned
-    ) == 4
+    assert [r.finished for r in planned if r.run_id == record["run_id"]] == [True]
+    assert len(planned) == 4
 
 
 @pytest.mark.ray

@@ -42,8 +42,10 @@ def test_a_study_under_way_shows_what_has_ended(corpus, tmp_path):
     with console.capture() as captured:
         console.print(render_runs(tmp_path, table))
     shown = " ".join(captured.get().split())
-    assert "5 runs (2 done, 2 missing, 1 failed)" in shown and "OSError: no" in shown
-    assert " rate " in shown and "events" not in shown  # only what differs
+    assert "5 runs (2 done, 2 missing, 1 failed)" in shown
+    assert "OSError: no" in shown
+    assert " rate " in shown
+    assert "events" not in shown
 
 
 def test_rows_are_sorted_and_filtered(corpus, tmp_path):
@@ -122,4 +124,5 @@ def test_the_command_prints_csv_or_json_or_a_sentence(corpus, tmp_path, capsys, 
     monkeypatch.setattr("sys.argv", [*command, "--where", "loss >"])
     with pytest.raises(SystemExit) as ended:
         main()
-    assert ended.value.code == 2 and capsys.readouterr().err.count("\n") == 1
+    assert ended.value.code == 2
+    assert capsys.readouterr().err.count("\n") == 1

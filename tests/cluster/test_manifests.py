@@ -168,9 +168,8 @@ def nodes_of(name: str, document: dict[str, Any]) -> dict[str, dict[str, Any]]:
         document["head_start_ray_commands"]
     )  # of hosts, what they have is known on them alone
     slots = json.loads(re.search(r"--resources='(\{.*?\})'", head)[1])
-    assert "--num-cpus=0" in head and re.search(
-        r"--labels=pool=", document["worker_start_ray_commands"][-1]
-    )
+    assert "--num-cpus=0" in head
+    assert re.search(r"--labels=pool=", document["worker_start_ray_commands"][-1])
     hosts = {"CPU": 64, "GPU": 8}
     return {
         "head": {"resources": {"CPU": 0, **slots}, "labels": {}},
@@ -189,9 +188,12 @@ def check_nodes(kinds: dict[str, dict[str, Any]]) -> None:
         )
         assert sum(slots_of(resources, node) for node in offered) >= resources.workers, resources
     (head,) = (kind for kind in kinds.values() if "trial_slot" in kind["resources"])
-    assert head["resources"]["CPU"] == 0 and head["resources"]["trial_slot"] >= 8
+    assert head["resources"]["CPU"] == 0
+    assert head["resources"]["trial_slot"] >= 8
     pools = {kind["labels"].get("pool"): kind["resources"] for kind in kinds.values()}
-    assert not pools["data"].get("GPU") and pools["data"]["CPU"] and pools["train"]["GPU"]
+    assert not pools["data"].get("GPU")
+    assert pools["data"]["CPU"]
+    assert pools["train"]["GPU"]
 
 
 @pytest.mark.parametrize("name", [*LAUNCHERS, *MANIFESTS])
@@ -217,9 +219,8 @@ def check_secure(manifest: dict[str, Any]) -> None:
     assert cluster["authOptions"] == {"mode": "token"}
     containers = [cluster["autoscalerOptions"]]
     for pod in pod_specs(manifest):
-        assert (
-            pod["securityContext"]["runAsNonRoot"] and pod["securityContext"]["runAsUser"] >= 1000
-        )
+        assert pod["securityContext"]["runAsNonRoot"]
+        assert pod["securityContext"]["runAsUser"] >= 1000
         assert not {"hostNetwork", "hostPID", "hostIPC"} & set(pod)
         assert all(
             set(volume) <= {"name", "emptyDir", "configMap"} for volume in pod.get("volumes", [])
@@ -227,11 +228,9 @@ def check_secure(manifest: dict[str, Any]) -> None:
         containers += pod["containers"]
     for container in containers:
         context = container["securityContext"]
-        assert (
-            context["runAsNonRoot"]
-            and not context["allowPrivilegeEscalation"]
-            and not context.get("privileged")
-        )
+        assert context["runAsNonRoot"]
+        assert not context["allowPrivilegeEscalation"]
+        assert not context.get("privileged")
         assert context["capabilities"] == {"drop": ["ALL"]}
         assert context["seccompProfile"] == {"type": "RuntimeDefault"}
         assert {"cpu", "memory"} <= set(container["resources"]["requests"]) & set(
@@ -263,18 +262,21 @@ def check_job(manifest: dict[str, Any]) -> None:
     study file."""
     spec = manifest["spec"]
     assert spec["submissionMode"] in SUBMISSION_MODES
-    assert spec["shutdownAfterJobFinishes"] and spec["ttlSecondsAfterFinished"] <= 3600
+    assert spec["shutdownAfterJobFinishes"]
+    assert spec["ttlSecondsAfterFinished"] <= 3600
     assert spec["backoffLimit"] == 0, "a mistake would be made again, on a new cluster"
     shell, _, line = shlex.split(spec["entrypoint"])  # KubeRay's own shell would read && otherwise
     change_to, folder, _, python, _, module, name, *words = shlex.split(line)
     assert (shell, change_to, python, module) == ("sh", "cd", "python", "clue_ray")
     command = typer.main.get_command(app).commands[name]
     parsed = command.make_context(name, words).params
-    assert parsed["address"] == "auto" and parsed["storage"]
+    assert parsed["address"] == "auto"
+    assert parsed["storage"]
     mounts = cluster_of(manifest)["headGroupSpec"]["template"]["spec"]["containers"][0][
         "volumeMounts"
     ]
-    assert folder in {mount["mountPath"] for mount in mounts} and parsed["study"].parent.name == ""
+    assert folder in {mount["mountPath"] for mount in mounts}
+    assert parsed["study"].parent.name == ""
 
 
 def test_the_jobs_command_is_one_of_ours():
@@ -319,7 +321,8 @@ def check_dockerfile(text: str) -> None:
     assert base.split(".")[:2] == [str(sys.version_info.major), str(sys.version_info.minor)]
     assert re.match(r"\d+\.\d+\.\d+-", base)
     installs = re.findall(r"^RUN pip install .+$", text, re.MULTILINE)
-    assert installs and all("-c constraints.txt" in line for line in installs)
+    assert installs
+    assert all("-c constraints.txt" in line for line in installs)
     assert int(re.findall(r"^USER (\S+)$", text, re.MULTILINE)[-1]) >= 1000
     assert f"clue-ray:{VERSION} " in text
     assert {"openssh-client", "rsync", "wget"} <= set(
@@ -349,6 +352,7 @@ def test_the_image_is_pinned_and_not_root():
 @pytest.mark.parametrize("name", [*LAUNCHERS, *MANIFESTS, "Dockerfile"])
 def test_files_open_with_when_to_use_them(name):
     lines = (FOLDER / name).read_text().splitlines()
-    assert all(line.startswith("# ") for line in lines[:3]) and lines[1].startswith("# Use it ")
+    assert all(line.startswith("# ") for line in lines[:3])
+    assert lines[1].startswith("# Use it ")
     assert not lines[3].startswith("#")
     assert name in (FOLDER / "README.md").read_text()

@@ -4,7 +4,7 @@ import itertools
 
 import pytest
 
-from clue_ray.cluster.placement import gangs_at_once, makespan, worker_slots
+from clue_ray.cluster.placement import makespan, multi_worker_runs_at_once, worker_slots
 from clue_ray.errors import ClusterError
 from clue_ray.spec.specs import ResourcesSpec, StudySpec
 from clue_ray.study.planner import check_cluster, check_nodes
@@ -34,14 +34,16 @@ def test_workers_find_cores_and_gpus_on_one_node(resources, nodes, expected):
 
 
 def test_gangs_wait_for_all_their_workers_and_a_slot():
-    assert gangs_at_once(4, 9, [{"trial_slot": 64}]) == 2
-    assert gangs_at_once(2, 9, [{"trial_slot": 3}]) == 3
-    assert gangs_at_once(4, 2, [{"trial_slot": 3}]) == 1
+    assert multi_worker_runs_at_once(4, 9, [{"trial_slot": 64}]) == 2
+    assert multi_worker_runs_at_once(2, 9, [{"trial_slot": 3}]) == 3
+    assert multi_worker_runs_at_once(4, 2, [{"trial_slot": 3}]) == 1
 
 
 def test_makespan_is_that_of_the_longest_first():
-    assert makespan([1, 1, 2], 2) == 2 and makespan([3, 3, 2, 2, 2], 2) == 7
-    assert makespan([], 2) == 0 and makespan([5], 4) == 5
+    assert makespan([1, 1, 2], 2) == 2
+    assert makespan([3, 3, 2, 2, 2], 2) == 7
+    assert makespan([], 2) == 0
+    assert makespan([5], 4) == 5
     seconds = [9, 7, 6, 5, 4, 4, 2]
     best = min(
         max(sum(side), sum(seconds) - sum(side))

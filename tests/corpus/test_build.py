@@ -112,13 +112,11 @@ def test_bad_rows_are_kept_aside_and_counted(planted_log, tmp_path):
     made = build_corpus(make_spec(tmp_path / "log.parquet"), tmp_path / "corpus")
     assert made.manifest["rejected"] == {"text is null or empty": 2, "user_id is null or empty": 1}
     aside = pq.read_table(made.path / "rejected").to_pandas()
-    assert aside["row"].tolist() == [3, 5, 8] and set(aside["file"]) == {
-        str(tmp_path / "log.parquet")
-    }
+    assert aside["row"].tolist() == [3, 5, 8]
+    assert set(aside["file"]) == {str(tmp_path / "log.parquet")}
     assert aside["log.user_id"].tolist() == frame.loc[[3, 5, 8], "user_id"].tolist()
-    assert aside["log.text"].tolist()[2] == frame.loc[8, "text"] and aside[
-        "log.text"
-    ].isna().tolist()[:2] == [
+    assert aside["log.text"].tolist()[2] == frame.loc[8, "text"]
+    assert aside["log.text"].isna().tolist()[:2] == [
         True,
         True,
     ]
@@ -137,9 +135,12 @@ def test_a_dirty_log_stops_with_reasons_and_samples(planted_log, tmp_path):
     assert f"timestamp cannot be read: {many}; text is longer than 10,000 characters: " in str(
         error.value
     )
-    assert "more than the 5% allowed" in str(error.value) and few[:2] in str(error.value)
-    assert str(error.value).count("row ") == 3 and "'timestamp': 'soon'" in str(error.value)
-    assert len(str(error.value)) < 1500 and list((tmp_path / "out").iterdir()) == []
+    assert "more than the 5% allowed" in str(error.value)
+    assert few[:2] in str(error.value)
+    assert str(error.value).count("row ") == 3
+    assert "'timestamp': 'soon'" in str(error.value)
+    assert len(str(error.value)) < 1500
+    assert list((tmp_path / "out").iterdir()) == []
 
 
 def test_events_after_the_cut_are_kept_apart(planted_log, tmp_path):
@@ -151,7 +152,8 @@ def test_events_after_the_cut_are_kept_apart(planted_log, tmp_path):
     split = {**SPLIT, "time": datetime.fromtimestamp(cut, UTC).isoformat()}
     made = build_corpus(make_spec(tmp_path / "log.parquet", split=split), tmp_path / "corpus")
     before, later = log[log["timestamp"] < cut], log[log["timestamp"] >= cut]
-    assert len(made.events) == len(before) and made.profile()["events_after_cut"] == len(later)
+    assert len(made.events) == len(before)
+    assert made.profile()["events_after_cut"] == len(later)
     order = ["user_id", "service", "timestamp", "text"]
     found = made.later_events().to_pandas()[order].sort_values(order).reset_index(drop=True)
     expected = later[order].sort_values(order).reset_index(drop=True).astype({"timestamp": float})
@@ -195,11 +197,9 @@ def test_profile_equals_the_plain_calculation(prepared, planted_log):
     tokenizer = Tokenizer.from_file(str(prepared.path / "tokenizer.json"))
     tokens = log["text"].map({text: len(tokenizer.encode(text).ids) for text in set(log["text"])})
     items = log.drop_duplicates(["service", "text"])
-    assert (
-        profile["users"] == 240
-        and profile["events"] == len(log)
-        and profile["distinct_items"] == len(items)
-    )
+    assert profile["users"] == 240
+    assert profile["events"] == len(log)
+    assert profile["distinct_items"] == len(items)
     assert profile["tokens"] == (tokens + 1).sum() == prepared.summary()["tokens"]
     for name, values in [("events_per_user_and_service", lengths), ("tokens_per_event", tokens)]:
         expected = {
@@ -225,7 +225,8 @@ def test_profile_equals_the_plain_calculation(prepared, planted_log):
     }
     assert profile["time"] == [log["timestamp"].min(), log["timestamp"].max()]
     assert profile["time_reads_as_order"] is False
-    assert profile["timestamps_read_as"] == {"seconds": len(log)} and profile["rejected"] == {}
+    assert profile["timestamps_read_as"] == {"seconds": len(log)}
+    assert profile["rejected"] == {}
 
 
 def test_a_planted_log_is_known_as_one(prepared):
@@ -279,7 +280,8 @@ def test_trouble_while_a_worker_writes(planted_log, tmp_path, monkeypatch, troub
     monkeypatch.setattr(prepare, "write_partition", fail)
     with pytest.raises(kind, match=words) as error:
         build_corpus(make_spec(planted_log), tmp_path / "out" / "corpus")
-    assert "\n" not in str(error.value) and list((tmp_path / "out").iterdir()) == []
+    assert "\n" not in str(error.value)
+    assert list((tmp_path / "out").iterdir()) == []
 
 
 def test_a_log_that_grows_meanwhile_is_refused(planted_log, tmp_path, monkeypatch):
@@ -338,4 +340,5 @@ def test_repeated_rows_are_dropped_on_demand(prepared, planted_log, tmp_path):
     dropped = build_corpus(
         make_spec(tmp_path / "log.parquet", duplicates="drop"), tmp_path / "dropped"
     )
-    assert dropped.profile()["duplicate_rows"] == 120 and sequences(dropped) == sequences(prepared)
+    assert dropped.profile()["duplicate_rows"] == 120
+    assert sequences(dropped) == sequences(prepared)

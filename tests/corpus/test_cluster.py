@@ -99,7 +99,8 @@ def test_a_killed_preparation_starts_again_and_leaves_nothing(start, tmp_path):
         time.sleep(0.02)
     os.kill(killed.pid, signal.SIGKILL)
     killed.wait()
-    assert not (tmp_path / "corpus").exists() and len(list(tmp_path.glob(".corpus.*.partial"))) == 1
+    assert not (tmp_path / "corpus").exists()
+    assert len(list(tmp_path.glob(".corpus.*.partial"))) == 1
     finish(start("corpus"))
     finish(start("undisturbed"))
     assert (

@@ -48,10 +48,8 @@ def test_relative_paths_and_odd_names(tmp_path, monkeypatch):
     FRAME.to_csv(tmp_path / "what[1]?.csv", index=False)
     FRAME.to_csv(tmp_path / "b c.csv.gz", index=False)
     assert names(find_files(["what[1]?.csv"])) == ["what[1]?.csv"]
-    assert (
-        names(find_files(["*.gz"])) == ["b c.csv.gz"]
-        and find_files(["b c.csv.gz"])[0].format == "csv"
-    )
+    assert names(find_files(["*.gz"])) == ["b c.csv.gz"]
+    assert find_files(["b c.csv.gz"])[0].format == "csv"
 
 
 @pytest.mark.parametrize(
@@ -111,10 +109,8 @@ def test_folders_become_columns(tmp_path):
         ("search", "2020-01-02"),
         ("a shop", "2020-01-01"),
     }
-    assert (
-        len(rows) == 6
-        and rows_of(spec.model_copy(update={"events": f"{tmp_path}/*/*/*.parquet"})) == rows
-    )
+    assert len(rows) == 6
+    assert rows_of(spec.model_copy(update={"events": f"{tmp_path}/*/*/*.parquet"})) == rows
 
 
 @pytest.fixture(scope="module")

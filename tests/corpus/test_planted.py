@@ -75,7 +75,8 @@ def test_floor_falls_with_history_and_rises_with_candidates():
     spec = PlantedSpec()
     losses = [bayes_loss(spec, length, 256, users=1024) for length in (8, 16, 32, 64)]
     assert losses == sorted(losses, reverse=True)
-    assert losses[-1] > 0.3 and losses[0] < math.log(256)
+    assert losses[-1] > 0.3
+    assert losses[0] < math.log(256)
     assert bayes_loss(spec, 32, 64, users=1024) < losses[2]
 
 
@@ -99,7 +100,8 @@ def test_no_score_beats_the_floor():
 def test_histories_are_cut_to_the_sequence_length():
     drawn = Planted(SPEC).draw_topics(np.random.default_rng(0), 50)
     whole, cut = (drawn.counts(1, 50, 5, length).sum(axis=1) for length in (10**6, 7))
-    assert np.array_equal(cut, np.minimum(whole, 7)) and whole.max() > 7
+    assert np.array_equal(cut, np.minimum(whole, 7))
+    assert whole.max() > 7
     assert whole.sum() == (drawn.service == 1).sum()
 
 
@@ -110,10 +112,8 @@ def test_streamed_log_is_the_drawn_one(ray_session, tmp_path, monkeypatch):
     )  # in the driver: how many files are written
     rows = write_planted(SPEC, tmp_path / "log")
     table = pq.read_table(tmp_path / "log")
-    assert (
-        rows == table.num_rows
-        and table["user_id"].combine_chunks().unique().to_pylist().__len__() == SPEC.users
-    )
+    assert rows == table.num_rows
+    assert table["user_id"].combine_chunks().unique().to_pylist().__len__() == SPEC.users
     first = sorted((tmp_path / "log").iterdir())[0]
     assert PlantedSpec.model_validate_json(pq.read_schema(first).metadata[METADATA_KEY]) == SPEC
     with pytest.raises(EventLogError, match="exists already"):
@@ -126,6 +126,7 @@ def test_floor_of_a_planted_log_falls_with_history_and_no_other_log_has_one():
         users=240, services=3, topics=12, concentration=2, items_per_topic=20, events=24
     )
     floor = planted_floor(spec.model_dump_json(), {4, 16}, 16)
-    assert floor["bayes_loss_candidates"] == 16 and list(floor["bayes_loss"]) == ["4", "16"]
+    assert floor["bayes_loss_candidates"] == 16
+    assert list(floor["bayes_loss"]) == ["4", "16"]
     assert floor["bayes_loss"]["4"] == bayes_loss(spec, 4, 16) > floor["bayes_loss"]["16"] > 0
     assert planted_floor(None, {4}, 16) == {}

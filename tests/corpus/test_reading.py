@@ -61,9 +61,8 @@ def test_formats_read_alike(tmp_path, monkeypatch, name):
     write(FRAME, tmp_path / name)
     rows = events_of(CorpusSpec(events=str(tmp_path / name)))
     assert [row["text"] for row in rows] == FRAME["text"].tolist()
-    assert [row["row"] for row in rows] == list(range(40)) and {row["reason"] for row in rows} == {
-        None
-    }
+    assert [row["row"] for row in rows] == list(range(40))
+    assert {row["reason"] for row in rows} == {None}
     assert [(row["user_id"], row["timestamp"]) for row in rows] == [
         (f"u{n}", float(n)) for n in range(40)
     ]
@@ -83,7 +82,8 @@ def test_without_a_timestamp_order_of_appearance_counts(tmp_path, monkeypatch, n
     for part in ("0", "1"):
         write(FRAME.drop(columns="timestamp"), tmp_path / f"{part}-{name}")
     times = [row["timestamp"] for row in events_of(CorpusSpec(events=str(tmp_path)))]
-    assert times == sorted(times) and len(set(times)) == 80
+    assert times == sorted(times)
+    assert len(set(times)) == 80
     with pytest.raises(EventLogError, match="no column 'when'"):
         plan_reading(CorpusSpec(events=str(tmp_path), columns={"timestamp": "when"}))
     with pytest.raises(EventLogError, match=r"split\.time needs event times"):
@@ -103,10 +103,8 @@ def test_logs_are_joined_as_services(tmp_path):
     spec = CorpusSpec(events={"search": str(tmp_path / "search.csv"), "shop": shop}, text="{query}")
     rows = events_of(spec)
     assert [row["service"] for row in rows] == ["search"] * 40 + ["shop"] * 40
-    assert (
-        rows[40]["text"] == f"{FRAME['text'][0]}; 1.5"
-        and rows[40]["user_id"] == rows[0]["user_id"] == "u0"
-    )
+    assert rows[40]["text"] == f"{FRAME['text'][0]}; 1.5"
+    assert rows[40]["user_id"] == rows[0]["user_id"] == "u0"
     chosen = spec.model_copy(update={"services": ("shop",)})
     assert {row["service"] for row in events_of(chosen)} == {"shop"}
 
@@ -174,9 +172,8 @@ def test_other_encodings_are_read_and_counted(tmp_path, name):
     plan = plan_reading(CorpusSpec(events=str(tmp_path)))
     batches = list(read_part(plan.parts[0], plan.logs[0]))
     texts = [text for batch in batches for text in batch.table["text"].to_pylist()]
-    assert (
-        texts == ["café", "café", "10 €", "\x81"] and sum(batch.recoded for batch in batches) == 3
-    )
+    assert texts == ["café", "café", "10 €", "\x81"]
+    assert sum(batch.recoded for batch in batches) == 3
 
 
 @given(st.binary())
@@ -342,9 +339,8 @@ def test_texts_keep_their_spaces_and_control_characters(tmp_path):
     )
     pq.write_table(table, tmp_path / "log.parquet")
     rows = events_of(CorpusSpec(events=str(tmp_path)))
-    assert [row["text"] for row in rows] == [" lead", "trail\x1f ", None, "a"] and rows[0][
-        "user_id"
-    ] == "u"
+    assert [row["text"] for row in rows] == [" lead", "trail\x1f ", None, "a"]
+    assert rows[0]["user_id"] == "u"
 
 
 def test_a_link_to_its_own_folder_reads_no_file_twice(tmp_path):

@@ -60,7 +60,8 @@ def test_rows_keep_their_reason():
         "jug; 5",
         "mug; 6",
     ]
-    assert rows[0]["timestamp"] == 1577836800 and rows[1]["timestamp"] == 1577836801
+    assert rows[0]["timestamp"] == 1577836800
+    assert rows[1]["timestamp"] == 1577836801
 
 
 def test_services_are_chosen_and_bad_ones_kept_for_the_count():
@@ -136,4 +137,5 @@ def test_numbers_keep_their_digits_as_ids():
 def test_specs_that_cannot_be_meant(document, words):
     with pytest.raises(SpecError) as error:
         CorpusSpec.parse(document, "corpus.yaml")
-    assert words in str(error.value) and "\n" not in str(error.value)
+    assert words in str(error.value)
+    assert "\n" not in str(error.value)

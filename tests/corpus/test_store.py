@@ -62,7 +62,9 @@ def test_debris_of_a_killed_preparation_is_removed(planted_log, tmp_path):
     for folder in (dead, alive, elsewhere):
         (folder / "shards").mkdir(parents=True)
     prepare.remove_debris(target)
-    assert not dead.exists() and alive.exists() and elsewhere.exists()
+    assert not dead.exists()
+    assert alive.exists()
+    assert elsewhere.exists()
 
 
 def test_more_tokens_than_32_bits_count_are_united():
@@ -71,16 +73,16 @@ def test_more_tokens_than_32_bits_count_are_united():
         pa.array([0, many], pa.int32()), pa.nulls(many)
     )  # nulls take no memory
     united = unite_lists(pa.chunked_array([chunk, chunk]))
-    assert (
-        united.offsets.to_pylist() == [0, many, 2 * many] and len(united.values) == 2 * many > 2**31
-    )
+    assert united.offsets.to_pylist() == [0, many, 2 * many]
+    assert len(united.values) == 2 * many > 2**31
 
 
 def test_split_is_by_user_and_stable():
     users = pd.Series([f"u{i}" for i in range(4000)])
     split = split_of(users, SplitSpec(validation=0.1, test=0.2))
     shares = pd.Series(split).value_counts(normalize=True)
-    assert abs(shares["test"] - 0.2) < 0.03 and abs(shares["validation"] - 0.1) < 0.03
+    assert abs(shares["test"] - 0.2) < 0.03
+    assert abs(shares["validation"] - 0.1) < 0.03
     assert (split_of(users[::-1], SplitSpec(validation=0.1, test=0.2))[::-1] == split).all()
     assert (
         stable_hash(pd.Series(["u1"]), "split")[0] == 0x5523A95A69B2BF34

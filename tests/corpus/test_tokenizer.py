@@ -44,7 +44,9 @@ def test_order_of_arrival_does_not_matter():
     many = [f"text {n}" for n in range(500)]
     once = sample([many])
     again = sample([many[n::7][::-1] for n in range(7)] + [many[:50]] * 3)
-    assert once == again and len(once) == 40 and set(once) <= set(many)
+    assert once == again
+    assert len(once) == 40
+    assert set(once) <= set(many)
     assert train_tokenizer(once, 300).to_str() == train_tokenizer(again, 300).to_str()
 
 

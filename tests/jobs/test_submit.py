@@ -112,7 +112,8 @@ def test_a_wrong_token_is_told_and_not_shown(server, monkeypatch):
         ClusterError, match=r"refuses the token that was sent \(status 403\)"
     ) as error:
         check_server(server.url)
-    assert server.asked == [("/api/version", "Bearer me")] and "me;" not in str(error.value)
+    assert server.asked == [("/api/version", "Bearer me")]
+    assert "me;" not in str(error.value)
 
 
 def test_a_token_follows_no_redirect(server, monkeypatch):
@@ -191,7 +192,8 @@ def test_code_is_shipped_and_data_is_not(tmp_path):
     shown = subprocess.run([sys.executable, "-I", "-c", f"import sys; sys.path.insert(0, "
                                                         f"{str(tmp_path)!r}); {code}"],
                            capture_output=True, text=True, check=True)  # fmt: skip
-    assert package.endswith("clue_ray") and shown.stdout.strip() in version
+    assert package.endswith("clue_ray")
+    assert shown.stdout.strip() in version
     (tmp_path / "weights.bin").write_bytes(b"0" * (shipping.MOST_BYTES + 1))
     with pytest.raises(
         ClusterError,
@@ -255,9 +257,12 @@ def jobs(monkeypatch):
 def test_a_submission_has_a_stable_name_and_is_not_doubled(write_study, planted_log, jobs):
     file = write_study(planted_log)
     first = submit_study(file, "head", STORAGE)
-    assert re.fullmatch(r"clue-tiny-[0-9a-f]{8}", first.submission_id) and first.new
+    assert re.fullmatch(r"clue-tiny-[0-9a-f]{8}", first.submission_id)
+    assert first.new
     again = submit_study(file, "head", STORAGE)
-    assert again.submission_id == first.submission_id and not again.new and len(jobs.jobs) == 1
+    assert again.submission_id == first.submission_id
+    assert not again.new
+    assert len(jobs.jobs) == 1
     for number, status in ((2, JobStatus.FAILED), (3, JobStatus.SUCCEEDED)):
         jobs.jobs[-1].status = status
         assert (
@@ -267,7 +272,8 @@ def test_a_submission_has_a_stable_name_and_is_not_doubled(write_study, planted_
     elsewhere = submit_study(file, "head", "s3://other/studies")
     changed = submit_study(write_study(planted_log, axes={"sequence_length": [2]}), "head", STORAGE)
     assert len({s.submission_id.split("-")[2] for s in (first, elsewhere, changed)}) == 3
-    assert attempt_of("clue-a", "clue-a-12")[1] == "12" and not attempt_of("clue-a", "clue-a-b")
+    assert attempt_of("clue-a", "clue-a-12")[1] == "12"
+    assert not attempt_of("clue-a", "clue-a-b")
 
 
 def test_a_job_carries_code_study_and_no_secret(write_study, planted_log, jobs, monkeypatch):
@@ -275,12 +281,15 @@ def test_a_job_carries_code_study_and_no_secret(write_study, planted_log, jobs, 
     monkeypatch.setenv("RAY_AUTH_TOKEN", "hush")
     submitted = submit_study(write_study(planted_log), "head", f"{STORAGE}?region=r&scheme=http")
     sent = jobs.sent
-    assert sent["metadata"]["study"] == "tiny" and sent["metadata"]["storage"] == submitted.storage
+    assert sent["metadata"]["study"] == "tiny"
+    assert sent["metadata"]["storage"] == submitted.storage
     assert f"--storage '{STORAGE}?region=r&scheme=http'" in sent["entrypoint"]
     assert set(sent["runtime_env"]) == {"working_dir", "py_modules", "excludes", "env_vars"}
-    assert sent["runtime_env"]["env_vars"] == submit.STOPPING and "hush" not in json.dumps(sent)
+    assert sent["runtime_env"]["env_vars"] == submit.STOPPING
+    assert "hush" not in json.dumps(sent)
     options = sent["entrypoint"].removeprefix("python -m clue_ray ")
-    assert options.startswith("run study.yaml --address auto") and sent["entrypoint_num_cpus"] == 0
+    assert options.startswith("run study.yaml --address auto")
+    assert sent["entrypoint_num_cpus"] == 0
 
 
 def test_options_of_run_are_passed_on_and_not_dropped(write_study, planted_log, jobs, monkeypatch):
@@ -296,11 +305,11 @@ def test_options_of_run_are_passed_on_and_not_dropped(write_study, planted_log, 
         True,
         True,
     )
-    assert CliRunner().invoke(app, [*command, *asked]).exit_code == 0 and len(jobs.jobs) == 1
+    assert CliRunner().invoke(app, [*command, *asked]).exit_code == 0
+    assert len(jobs.jobs) == 1
     refused = CliRunner().invoke(app, [*command, "--grow", "4e12"]).exception
-    assert isinstance(
-        refused, ClusterError
-    ) and "is under way without --grow 4000000000000; wait for" in str(refused)
+    assert isinstance(refused, ClusterError)
+    assert "is under way without --grow 4000000000000; wait for" in str(refused)
 
 
 def test_a_refusal_of_the_job_server_is_one_sentence(write_study, planted_log, jobs, monkeypatch):
@@ -348,7 +357,8 @@ def test_a_job_is_followed_and_stopped(write_study, planted_log, jobs):
         jobs.jobs[-1].status = JobStatus.SUCCEEDED if len(said) else JobStatus.PENDING
 
     jobs.tail_job_logs = tail
-    assert submit.follow_submission(submitted, said.append).status == "SUCCEEDED" and said == [
+    assert submit.follow_submission(submitted, said.append).status == "SUCCEEDED"
+    assert said == [
         "[0/4]\n",
         "[4/4]\n",
     ]
@@ -382,7 +392,8 @@ def test_a_job_is_followed_and_stopped(write_study, planted_log, jobs):
 )
 def test_options_that_do_not_go_together(write_study, planted_log, options, words):
     result = CliRunner().invoke(app, ["submit", str(write_study(planted_log)), *options])
-    assert isinstance(result.exception, SpecError) and words in str(result.exception)
+    assert isinstance(result.exception, SpecError)
+    assert words in str(result.exception)
 
 
 @pytest.fixture
@@ -423,7 +434,8 @@ def test_a_submitted_study_survives_a_node_and_is_brought_home(write_study, buck
         first = json.loads(
             clue_ray(tmp_path, "submit", file, *where, "--storage", bucket.storage, "--json").stdout
         )
-        assert first["new"] and first["status"] in {"PENDING", "RUNNING"}
+        assert first["new"]
+        assert first["status"] in {"PENDING", "RUNNING"}
         deadline = time.monotonic() + 240
         while not kept(bucket.store) and time.monotonic() < deadline:
             time.sleep(0.2)
@@ -444,7 +456,8 @@ def test_a_submitted_study_survives_a_node_and_is_brought_home(write_study, buck
             len(caches) == 4
         )  # the head, two workers, and the one that was added: no disk was shared
     home = tmp_path / "home" / "tiny"
-    assert (home / "report" / "index.html").exists() and not (home / "tune").exists()
+    assert (home / "report" / "index.html").exists()
+    assert not (home / "tune").exists()
     assert any("goes on after step" in log.read_text() for log in home.glob("runs/*/log.txt"))
     alone = run_study(read_study(file), tmp_path / "alone").table.drop(columns=CLOCK)
     pd.testing.assert_frame_equal(
@@ -473,11 +486,9 @@ def test_a_cluster_with_a_token_lets_in_who_has_it_and_stops_what_it_runs(
         ):
             for command in (job, run):
                 refused = clue_ray(tmp_path, *command, **env)
-                assert (
-                    refused.returncode == 2
-                    and words in refused.stderr
-                    and "RAY_AUTH_TOKEN" in refused.stderr
-                )
+                assert refused.returncode == 2
+                assert words in refused.stderr
+                assert "RAY_AUTH_TOKEN" in refused.stderr
                 assert len(refused.stderr.strip().splitlines()) == 1
         first = json.loads(clue_ray(tmp_path, *job, "--json", **ours).stdout)
         deadline = time.monotonic() + 240
@@ -494,10 +505,10 @@ def test_a_cluster_with_a_token_lets_in_who_has_it_and_stops_what_it_runs(
         files = [
             file for file in nodes.folder.rglob("*") if file.is_file() and not file.is_symlink()
         ]
-        assert files and not [
-            file for file in files if ours["RAY_AUTH_TOKEN"].encode() in file.read_bytes()
-        ]
+        assert files
+        assert not [file for file in files if ours["RAY_AUTH_TOKEN"].encode() in file.read_bytes()]
     left = pyarrow.fs.FileSelector("lake/team/tiny", recursive=True)
     names = [info.base_name for info in bucket.store.get_file_info(left)]
-    assert "runs.csv" in names and ".claim.json" not in names  # tables handed over, claim given up
+    assert "runs.csv" in names
+    assert ".claim.json" not in names
     assert kept(bucket.store)

@@ -63,9 +63,9 @@ def ask(
 def test_page_holds_what_has_ended_and_follows_the_rest(server: Server, directory: Path) -> None:
     before = {path: path.stat().st_mtime_ns for path in directory.rglob("*")}
     status, page = ask(server, "/")
-    assert (
-        status == 200 and "1 of 3 runs have ended" in page and "3 runs: 1 done, 2 missing." in page
-    )
+    assert status == 200
+    assert "1 of 3 runs have ended" in page
+    assert "3 runs: 1 done, 2 missing." in page
     assert page.count(">not ended yet</td>") == 2
     assert {
         path: path.stat().st_mtime_ns for path in directory.rglob("*")
@@ -74,10 +74,10 @@ def test_page_holds_what_has_ended_and_follows_the_rest(server: Server, director
     assert f'data-state="{old["state"]}"' in page
     run_id = end_run(directory, 1)
     new = json.loads(ask(server, "/state")[1])
-    assert new["state"] != old["state"] and new["words"].startswith("2 of 3")
-    assert (
-        "3 runs: 2 done, 1 missing." in (page := ask(server, "/")[1]) and f">{run_id}</td>" in page
-    )
+    assert new["state"] != old["state"]
+    assert new["words"].startswith("2 of 3")
+    assert "3 runs: 2 done, 1 missing." in (page := ask(server, "/")[1])
+    assert f">{run_id}</td>" in page
 
 
 @pytest.mark.parametrize(
@@ -98,7 +98,8 @@ def test_no_path_leads_to_a_file(server: Server, path: str) -> None:
 def test_only_this_machine_may_read_and_nobody_write(server: Server) -> None:
     assert server.server_address[0] == "127.0.0.1"
     assert ask(server, "/state", host="evil.example:80")[0] == 403
-    assert ask(server, "/", method="POST")[0] == 501 and ask(server, "/", method="DELETE")[0] == 501
+    assert ask(server, "/", method="POST")[0] == 501
+    assert ask(server, "/", method="DELETE")[0] == 501
 
 
 def test_a_page_that_cannot_be_made_is_said_so_and_tried_again(
@@ -111,9 +112,8 @@ def test_a_page_that_cannot_be_made_is_said_so_and_tried_again(
         during.setattr("clue_ray.report.browse.compose", broken)
         for _ in range(2):
             status, words = ask(server, "/")
-            assert status == 500 and words.startswith(
-                "The page could not be made (ValueError: no such law); it is"
-            )
+            assert status == 500
+            assert words.startswith("The page could not be made (ValueError: no such law); it is")
     assert ask(server, "/")[0] == 200
     before = ask(server, "/state")[1]
     (directory / "baselines.json").write_text("{}")

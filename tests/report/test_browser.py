@@ -86,7 +86,8 @@ def test_runs_are_sorted_and_those_without_a_loss_stay_last(
     page.click("th[data-column=loss] button")
     assert runs_of(page)[:9] == rising
     page.click("th[data-column=loss] button")
-    assert runs_of(page)[:9] == rising[::-1] and set(runs_of(page)[9:]) == {"lost0", "lost1"}
+    assert runs_of(page)[:9] == rising[::-1]
+    assert set(runs_of(page)[9:]) == {"lost0", "lost1"}
     page.click("th[data-column=encoder_size] button")
     sizes = [table.set_index("run_id")["encoder_size"][run] for run in runs_of(page)]
     assert list(dict.fromkeys(sizes)) == ["xxs", "xs", "s"]  # by parameters, not by the alphabet
@@ -101,11 +102,14 @@ def test_filters_narrow_table_and_figures_and_the_url_keeps_them(
     page.fill("input[type=search]", "done")
     assert len(runs_of(page)) == 3
     dimmed = {mark.get_attribute("data-run") for mark in page.query_selector_all("svg .dim")}
-    assert dimmed and not dimmed & set(runs_of(page))
+    assert dimmed
+    assert not dimmed & set(runs_of(page))
     again = open_page(study / "report" / "index.html", width, page.evaluate("location.hash"))
-    assert runs_of(again) == runs_of(page) and again.input_value("input[type=search]") == "done"
+    assert runs_of(again) == runs_of(page)
+    assert again.input_value("input[type=search]") == "done"
     again.click("text=Show all")
-    assert len(runs_of(again)) == 11 and not again.query_selector_all("svg .dim")
+    assert len(runs_of(again)) == 11
+    assert not again.query_selector_all("svg .dim")
 
 
 def test_a_link_to_a_section_keeps_the_view_and_the_url_keeps_both(
@@ -113,19 +117,19 @@ def test_a_link_to_a_section_keeps_the_view_and_the_url_keeps_both(
 ) -> None:
     fresh = open_page(study / "report" / "index.html", view="#runs")
     assert fresh.inner_text("[role=status]").startswith("11 of 11 runs shown")
-    assert not fresh.is_visible("text=Show all") and fresh.evaluate("location.hash") == "#runs"
+    assert not fresh.is_visible("text=Show all")
+    assert fresh.evaluate("location.hash") == "#runs"
     fresh.click(".values[aria-label='encoder size'] button:text-is('xs')")
     picked = runs_of(fresh)
     fresh.click("nav a[href='#cost']")
     fresh.wait_for_url(
         "**#section=cost&encoder_size=xs"
     )  # not wait_for_function: the page forbids eval
-    assert runs_of(fresh) == picked and len(picked) < 11
+    assert runs_of(fresh) == picked
+    assert len(picked) < 11
     again = open_page(study / "report" / "index.html", view="#section=cost&encoder_size=xs")
-    assert (
-        runs_of(again) == picked
-        and abs(again.evaluate("document.getElementById('cost').offsetTop - scrollY")) < 60
-    )
+    assert runs_of(again) == picked
+    assert abs(again.evaluate("document.getElementById('cost').offsetTop - scrollY")) < 60
 
 
 def test_paper_shows_what_the_page_folds(study: Path, open_page: Any) -> None:
@@ -133,7 +137,8 @@ def test_paper_shows_what_the_page_folds(study: Path, open_page: Any) -> None:
     folded = "document.querySelectorAll('details:not([open])').length"
     before = page.evaluate(folded)
     page.evaluate("dispatchEvent(new Event('beforeprint'))")
-    assert before and page.evaluate(folded) == 0
+    assert before
+    assert page.evaluate(folded) == 0
     page.evaluate("dispatchEvent(new Event('afterprint'))")
     assert page.evaluate(folded) == before
 
@@ -146,10 +151,12 @@ def test_a_mark_says_what_run_it_is_and_a_click_picks_it(
     run = planted()["run_id"].iloc[0]
     mark = page.locator(f"[id^='loss-against-compute'][data-run='{run}']:visible use").first
     mark.hover()
-    assert page.inner_text(".tip").startswith("size xxs, length 2") and page.is_visible(".tip")
+    assert page.inner_text(".tip").startswith("size xxs, length 2")
+    assert page.is_visible(".tip")
     assert "lit" in page.get_attribute(f"tr[data-run='{run}']", "class")
     mark.click()
-    assert runs_of(page) == [run] and f"run={run}" in page.evaluate("location.hash")
+    assert runs_of(page) == [run]
+    assert f"run={run}" in page.evaluate("location.hash")
     page.mouse.move(0, 0)
     assert not page.is_visible(".tip")
 
@@ -168,9 +175,11 @@ def test_names_that_are_markup_stay_words(tmp_path: Path, open_page: Any) -> Non
     page = open_page(write_report(tmp_path))
     page.wait_for_timeout(100)
     assert page.evaluate("typeof hacked") == "undefined"
-    assert page.inner_text("h1") == HACK and len(runs_of(page)) == 5
+    assert page.inner_text("h1") == HACK
+    assert len(runs_of(page)) == 5
     page.click("tr[data-run] td")
-    assert page.evaluate("typeof hacked") == "undefined" and len(runs_of(page)) == 1
+    assert page.evaluate("typeof hacked") == "undefined"
+    assert len(runs_of(page)) == 1
 
 
 @pytest.mark.parametrize("width", WIDTHS)
@@ -191,4 +200,5 @@ def test_study_in_which_all_runs_failed_lists_them(tmp_path: Path, open_page: An
     Runs(planted().tail(2)).write(tmp_path)
     page = open_page(write_report(tmp_path), 390)
     assert page.inner_text(".answer").startswith("There is no answer yet.")
-    assert len(runs_of(page)) == 2 and page.evaluate("document.documentElement.scrollWidth") == 390
+    assert len(runs_of(page)) == 2
+    assert page.evaluate("document.documentElement.scrollWidth") == 390

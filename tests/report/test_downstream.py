@@ -47,9 +47,8 @@ def test_the_sentence_says_what_the_runs_allow(changes, words):
 
 def test_a_task_that_follows_until_the_largest_runs_is_not_told_from_its_correlation():
     sentence = carries_over("transfer_kids_auc", with_scores(lost=0.04).dropna(subset=["loss"]))
-    assert (
-        "a lower loss went with a better score" in sentence and "At scale the two part" in sentence
-    )
+    assert "a lower loss went with a better score" in sentence
+    assert "At scale the two part" in sentence
 
 
 def test_largest_runs_that_lost_no_loss_show_nothing_further():
@@ -58,9 +57,8 @@ def test_largest_runs_that_lost_no_loss_show_nothing_further():
     runs.loc[largest, "loss"] = runs["loss"].median()
     runs.loc[largest, "transfer_kids_auc"] = 0.6 - SLOPE * (runs["loss"].median() - 5)
     sentence = carries_over("transfer_kids_auc", runs)
-    assert (
-        "no lower than the smaller runs' lowest" in sentence and "does not exclude" not in sentence
-    )
+    assert "no lower than the smaller runs' lowest" in sentence
+    assert "does not exclude" not in sentence
 
 
 def test_few_runs_and_scores_that_do_not_vary_are_said():
@@ -80,7 +78,8 @@ def test_loss_falls_to_the_right_and_the_largest_runs_are_open():
     )
     left, right = ax.get_xlim()
     smaller, largest = (len(points.get_offsets()) for points in ax.collections[:2])
-    assert left > right and (smaller, largest) == (7, 2)
+    assert left > right
+    assert (smaller, largest) == (7, 2)
 
 
 def test_scores_in_run_folders_reach_the_table_and_the_page(tmp_path):
@@ -104,9 +103,8 @@ def test_scores_in_run_folders_reach_the_table_and_the_page(tmp_path):
                 json.dumps({"task": "cars", "error": "No <b>cars</b> here."})
             )
     table = join_results(directory).table
-    assert table["transfer_kids_auc"].count() == 9 and pd.api.types.is_float_dtype(
-        table["transfer_kids_auc"]
-    )
+    assert table["transfer_kids_auc"].count() == 9
+    assert pd.api.types.is_float_dtype(table["transfer_kids_auc"])
     assert table["transfer_cars_error"].count() == 2
     join_results(directory)  # again: nothing doubles
     (directory / "curves.parquet").unlink()  # fewer figures to draw
@@ -115,7 +113,8 @@ def test_scores_in_run_folders_reach_the_table_and_the_page(tmp_path):
     note_asked(directory, {"kids": names, "cars": dict.fromkeys(names, "../../etc/passwd")})
     content = build_content(read_directory(directory), None, {"error": "no laws"})
     page = render("index.html.j2", content=content, live=False)
-    assert "the law of the loss carries over to this task" in page and "downstream-kids-auc" in page
+    assert "the law of the loss carries over to this task" in page
+    assert "downstream-kids-auc" in page
     assert (
         f"kids, run {best}, the lowest loss that has a score. By AUC the encoder is beaten by base "
         f"rate" in page

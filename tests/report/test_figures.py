@@ -105,7 +105,8 @@ def test_preferred_law_alone_has_a_band_and_the_band_holds_it(analysis: Analysis
     band = figures.interval_band(analysis)
     figures.loss_against_compute(analysis, ax, band=band)
     curve = analysis.fits[analysis.preferred].curve(band.train_flops)
-    assert np.all(band.low <= curve) and np.all(curve <= band.high)
+    assert np.all(band.low <= curve)
+    assert np.all(curve <= band.high)
     assert [c.get_gid() for c in ax.collections].count("band") == 1
 
 
@@ -148,7 +149,8 @@ def test_end_labels_keep_their_distance(ax: Axes) -> None:
     ends = [(0.5, 0.5), (1.0, 0.5), (1.0, 0.51), (1.0, 1.0)]
     figures.end_labels(ax, ends, ["a", "b", "c", "d"], ["black"] * 4)
     heights = [text.get_position()[1] for text in ax.texts]
-    assert np.diff(heights).min() > 0.07 and heights[-1] <= 1.0
+    assert np.diff(heights).min() > 0.07
+    assert heights[-1] <= 1.0
     assert np.mean(heights[:3]) == pytest.approx(
         np.mean([0.5, 0.5, 0.51])
     )  # pushed both ways, not all up
@@ -159,7 +161,8 @@ def test_runs_above_chance_do_not_stretch_the_loss_axis(ax: Axes) -> None:
     table = planted()
     table.loc[10, "loss"] = 9.87
     figures.loss_against_compute(analyse(Runs(table), ("power_law", "log_linear")), ax)
-    assert np.log(256) < ax.get_ylim()[1] < 6 and "9.87" in texts(ax)
+    assert np.log(256) < ax.get_ylim()[1] < 6
+    assert "9.87" in texts(ax)
     assert [str(text.get_gid()) for text in ax.texts].count("clipped-run10") == 1
 
 
@@ -169,7 +172,8 @@ def test_panels_mark_runs_above_their_axis(ax: Axes) -> None:
     effects = analyse(Runs(table), ("power_law", "log_linear")).axes
     effect = next(effect for effect in effects if effect.column == "global_batch_size")
     figures.axis_effect(effect, ax, loss_limits=(4.5, 5.6))
-    assert ax.get_ylim() == (4.5, 5.6) and "9.87" in texts(ax)
+    assert ax.get_ylim() == (4.5, 5.6)
+    assert "9.87" in texts(ax)
 
 
 def test_loss_axis_reaches_the_worst_run_where_none_is_worse_than_a_guess() -> None:
@@ -184,7 +188,8 @@ def test_heat_table_shows_each_loss_and_why_a_cell_has_none(ax: Axes) -> None:
     table = table.drop(index=1)
     grid_figures.heat_table(table, ax)
     shown = [text.get_text() for text in ax.texts]
-    assert len(shown) == 9 and {"diverged", "not run"} <= set(shown)
+    assert len(shown) == 9
+    assert {"diverged", "not run"} <= set(shown)
     assert f"{table.loc[2, 'loss']:.3f}" in shown
     assert [tick.get_text() for tick in ax.get_yticklabels()] == list(SIZES)
 

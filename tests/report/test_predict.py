@@ -20,8 +20,10 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_two_questions_answer_each_other(study: Path) -> None:
     ahead = predict_study(study, train_flops=1e14)
     back = predict_study(study, loss=ahead.loss)
-    assert back.train_flops == pytest.approx(1e14, rel=1e-6) and back.law == ahead.law
-    assert ahead.low < ahead.loss < ahead.high and back.low < 1e14 < back.high
+    assert back.train_flops == pytest.approx(1e14, rel=1e-6)
+    assert back.law == ahead.law
+    assert ahead.low < ahead.loss < ahead.high
+    assert back.low < 1e14 < back.high
     assert ahead.beyond == pytest.approx(back.beyond)
     # One interval read both ways: a budget leaves the answer where its loss's interval leaves the
     # loss asked for.
@@ -31,8 +33,10 @@ def test_the_two_questions_answer_each_other(study: Path) -> None:
 
 def test_sentences_name_the_law_and_the_distance(study: Path) -> None:
     words = predict_study(study, train_flops=1e14).sentence()
-    assert words.startswith("1.0e14 FLOP reach ") and "times the largest run's compute" in words
-    assert "\n" not in words and "nats take" in predict_study(study, loss=5.0).sentence()
+    assert words.startswith("1.0e14 FLOP reach ")
+    assert "times the largest run's compute" in words
+    assert "\n" not in words
+    assert "nats take" in predict_study(study, loss=5.0).sentence()
 
 
 def test_an_end_without_bound_is_null(study: Path) -> None:
@@ -79,8 +83,10 @@ def test_a_loss_below_the_fitted_floor_is_answered_where_predictions_do_not_excl
     ahead = predict_study(study, train_flops=1e18)
     answer = predict_study(study, loss=ahead.low)
     assert ahead.law == answer.law == "power_law_plus_constant"
-    assert answer.train_flops == math.inf and answer.low == pytest.approx(1e18, rel=1e-2)
-    assert answer.to_dict()["train_flops"] is None and "nats take" not in answer.sentence()
+    assert answer.train_flops == math.inf
+    assert answer.low == pytest.approx(1e18, rel=1e-2)
+    assert answer.to_dict()["train_flops"] is None
+    assert "nats take" not in answer.sentence()
     assert "no training compute takes the loss to" in answer.sentence()
     assert answer.sentence().endswith("not exclude them from 1.0e18 FLOP on.")
 

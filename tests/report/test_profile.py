@@ -112,7 +112,9 @@ def ax() -> Axes:
 def test_page_is_self_contained_and_safe(html: str) -> None:
     elements = Elements(html).found
     links = [v for _, a in elements for k, v in a.items() if k in {"src", "href", "xlink:href"}]
-    assert links and all(str(link).startswith("#") for link in links) and "@import" not in html
+    assert links
+    assert all(str(link).startswith("#") for link in links)
+    assert "@import" not in html
     assert [tag for tag, _ in elements].count("script") == 1  # the page's own
     ids = [a["id"] for _, a in elements if "id" in a]
     assert len(ids) == len(set(ids))
@@ -122,7 +124,8 @@ def test_page_says_what_the_tables_say(html: str) -> None:
     shown = unescape(html)
     assert profile_headline(many_services()) in shown
     for title, table in profile_tables(many_services()).items():
-        assert f"<h2>{title}</h2>" in shown and table.note in shown
+        assert f"<h2>{title}</h2>" in shown
+        assert table.note in shown
         assert all(f">{cell.text}</td>" in shown for row in table.rows for cell in row)
 
 
@@ -159,10 +162,8 @@ def test_rejected_rows_are_a_share_of_all_rows() -> None:
 
 def test_clean_log_says_so() -> None:
     tables = profile_tables(a_profile())
-    assert (
-        "Rejected rows" not in tables
-        and tables["How the log was read"].note == "No row was rejected."
-    )
+    assert "Rejected rows" not in tables
+    assert tables["How the log was read"].note == "No row was rejected."
 
 
 def test_how_the_log_was_read() -> None:
@@ -207,7 +208,8 @@ def test_lengths_and_cut_texts() -> None:
 
 def test_overlap_of_many_services_shows_the_largest(html: str) -> None:
     assert "Shown are the 12 services with most users, of 15." in html
-    assert "<title>service-8: " in html and "<title>service-9: " not in html
+    assert "<title>service-8: " in html
+    assert "<title>service-9: " not in html
     assert ">service-9</td>" in html  # the table holds all
     assert (
         html.count("<title>검색: 440 of 880 users also in $\\frac{shop}$</title>") == 2

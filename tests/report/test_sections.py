@@ -40,9 +40,11 @@ def ax() -> Axes:
 
 def test_next_step_says_what_is_settled() -> None:
     words = lead([LENGTH, USERS]) + in_words([LENGTH, USERS])
-    assert "sequence length alone, from 64 to 128" in words and "0.050 [0.040, 0.060] nats" in words
+    assert "sequence length alone, from 64 to 128" in words
+    assert "0.050 [0.040, 0.060] nats" in words
     assert "for 1.4 to 1.8 times the compute, the most of the axes swept" in words
-    assert "not settled" not in words and "not identified" not in words
+    assert "not settled" not in words
+    assert "not identified" not in words
 
 
 def test_next_step_says_what_is_not() -> None:
@@ -55,11 +57,9 @@ def test_next_step_says_what_is_not() -> None:
 def test_gains_are_drawn_with_their_intervals(ax: Axes) -> None:
     gains([LENGTH, USERS], ax)
     bars = [line.get_xdata() for line in ax.lines]
-    assert (
-        np.allclose(bars[0], (0.04, 0.06))
-        and np.allclose(bars[1], 0.05)
-        and np.allclose(bars[2], (0.01, 0.03))
-    )
+    assert np.allclose(bars[0], (0.04, 0.06))
+    assert np.allclose(bars[1], 0.05)
+    assert np.allclose(bars[2], (0.01, 0.03))
 
 
 def test_alternatives_stand_in_order_and_open_ends_leave_the_axes(ax: Axes) -> None:
@@ -71,7 +71,8 @@ def test_alternatives_stand_in_order_and_open_ends_leave_the_axes(ax: Axes) -> N
     alternatives(choices, ax)
     assert [tick.get_text() for tick in ax.get_yticklabels()] == ["answer", "other", "none"]
     assert [words.get_text() for words in ax.texts] == ["cannot be fitted"]
-    assert np.isfinite(ax.get_xlim()).all() and ax.get_ylim()[0] > ax.get_ylim()[1]
+    assert np.isfinite(ax.get_xlim()).all()
+    assert ax.get_ylim()[0] > ax.get_ylim()[1]
 
 
 def test_backtest_keeps_the_preferred_law_in_sight(ax: Axes) -> None:
@@ -86,7 +87,8 @@ def test_backtest_keeps_the_preferred_law_in_sight(ax: Axes) -> None:
         }
     )
     backtest_errors(rows, ax, "power_law")
-    assert ax.get_ylim()[1] < 4 and [words.get_text() for words in ax.texts] == ["-4.00"]
+    assert ax.get_ylim()[1] < 4
+    assert [words.get_text() for words in ax.texts] == ["-4.00"]
 
 
 def test_parallel_coordinates_draw_every_run_and_end_lost_ones_at_a_cross(ax: Axes) -> None:
@@ -95,9 +97,11 @@ def test_parallel_coordinates_draw_every_run_and_end_lost_ones_at_a_cross(ax: Ax
     parallel_coordinates(table, ax)
     runs = {line.get_gid(): line for line in ax.lines if line.get_gid()}
     assert set(runs) == {f"run-{name}" for name in table["run_id"]}
-    assert runs["run-lost0"].get_marker() == "x" and runs["run-lost0"].is_dashed()
+    assert runs["run-lost0"].get_marker() == "x"
+    assert runs["run-lost0"].is_dashed()
     best = table.loc[table["loss"].idxmin(), "run_id"]
-    assert runs[f"run-{best}"].get_ydata()[-1] == 0.0 and len(runs["run-lost0"].get_ydata()) == 3
+    assert runs[f"run-{best}"].get_ydata()[-1] == 0.0
+    assert len(runs["run-lost0"].get_ydata()) == 3
 
 
 def test_grid_takes_most_runs_and_then_the_lowest_loss() -> None:
@@ -167,4 +171,5 @@ def test_a_grid_compares_runs_of_one_horizon() -> None:
         steps=None, loss=None, status="failed", run_id="lost", sequence_length=99
     )
     grid = grid_of(pd.concat([longer, table, failed], ignore_index=True))
-    assert grid.to_numpy()[:, :3].min() == table["loss"].min() and "failed" in grid[99].tolist()
+    assert grid.to_numpy()[:, :3].min() == table["loss"].min()
+    assert "failed" in grid[99].tolist()

@@ -103,7 +103,8 @@ def test_intervals_of_a_recipe_hold_the_planted_optimum(fit: Fit, exact: Fit) ->
     found = allocate(fit, 1e13)
     for name in ("non_embedding_params", "train_tokens", "loss"):
         value, low, high = getattr(found, name)
-        assert low < value < high and low < getattr(truth, name).value < high
+        assert low < value < high
+        assert low < getattr(truth, name).value < high
     assert found.warnings == ()
     assert any("above any run" in warning for warning in allocate(fit, 1e20).warnings)
 
@@ -114,10 +115,12 @@ def test_study_axes_are_spent_where_they_pay() -> None:
     assert cost.powers == {
         "users_seen": 1.0,
         "sequence_length": 1.0,
-    } and cost.scale == pytest.approx(144)
+    }
+    assert cost.scale == pytest.approx(144)
     recipe = allocate(found, 1e13, cost)
     best = {column: place.value for column, place in recipe.axes.items()}
-    assert 144 * np.prod(list(best.values())) == pytest.approx(1e13, rel=1e-9) and recipe.held == ()
+    assert 144 * np.prod(list(best.values())) == pytest.approx(1e13, rel=1e-9)
+    assert recipe.held == ()
     for one, other in (("non_embedding_params", "users_seen"), ("users_seen", "sequence_length")):
         for factor in (0.9, 1.1):
             moved = best | {one: best[one] * factor, other: best[other] / factor}
@@ -129,7 +132,8 @@ def test_study_axes_are_spent_where_they_pay() -> None:
 def test_an_axis_that_costs_nothing_is_held_and_said() -> None:
     found, cost = study_fit("global_batch_size")
     recipe = allocate(found, 1e13, cost)
-    assert recipe.held == ("global_batch_size",) and recipe.axes["global_batch_size"] == (
+    assert recipe.held == ("global_batch_size",)
+    assert recipe.axes["global_batch_size"] == (
         64,
         64,
         64,
@@ -142,7 +146,8 @@ def test_an_axis_that_costs_nothing_is_held_and_said() -> None:
 def test_budget_for_loss_inverts_both_kinds_of_law(fit: Fit) -> None:
     recipe = allocate(fit, 1e15)
     back = budget_for_loss(fit, recipe.loss.value)
-    assert back.value == pytest.approx(1e15, rel=1e-5) and back.low < 1e15 < back.high
+    assert back.value == pytest.approx(1e15, rel=1e-5)
+    assert back.low < 1e15 < back.high
     x = np.logspace(10, 13, 8)
     loss = (1.8 + 3.5 * (x / 1e10) ** -0.25) * np.exp(
         0.004 * np.random.default_rng(0).normal(size=8)
@@ -172,13 +177,12 @@ def test_marginal_returns_are_equal_where_the_recipe_is_best(exact: Fit) -> None
     returns = marginal_returns(exact, **at)
     for row in returns.itertuples():
         doubled = exact.predict(**(at | {row.axis: 2 * at[row.axis]})).value
-        assert (
-            row.gain == pytest.approx(recipe.loss.value - doubled, rel=1e-6)
-            and row.cost_factor == 2
-        )
+        assert row.gain == pytest.approx(recipe.loss.value - doubled, rel=1e-6)
+        assert row.cost_factor == 2
     assert returns["gain"].max() / returns["gain"].min() < 1.05
     starved = marginal_returns(exact, **(at | {AXES[1]: at[AXES[1]] / 100}))
-    assert starved["axis"][0] == AXES[1] and starved["gain"][0] > 4 * returns["gain"][0]
+    assert starved["axis"][0] == AXES[1]
+    assert starved["gain"][0] > 4 * returns["gain"][0]
     with pytest.raises(FitError, match="predicts from"):
         marginal_returns(exact, tokens=1.0)
 
@@ -247,7 +251,8 @@ def test_a_joint_law_by_name_is_allocated_over_its_columns() -> None:
     assert recipe.non_embedding_params.value == pytest.approx(
         g * (1e13 / 6) ** (0.37 / 0.67), rel=1e-3
     )
-    assert recipe.held == ("sequence_length",) and recipe.axes["sequence_length"].value == 64
+    assert recipe.held == ("sequence_length",)
+    assert recipe.axes["sequence_length"].value == 64
 
 
 def test_the_best_loss_alone_is_that_of_the_recipe(exact: Fit) -> None:

@@ -60,12 +60,14 @@ def analysis() -> Analysis:
 
 def test_points_and_hold_out(analysis: Analysis) -> None:
     points = analysis.points
-    assert len(points) == 18 and analysis.candidates == 256
+    assert len(points) == 18
+    assert analysis.candidates == 256
     assert analysis.chance == pytest.approx(np.log(256))
     assert points.loc[points["held_out"], "train_flops"].tolist() == [points["train_flops"].max()]
     used = points["frontier"] & ~points["held_out"]
     assert {fit.num_runs for fit in analysis.fits.values()} == {int(used.sum())}
-    assert list(analysis.fits) == LAWS and analysis.preferred == analysis.backtest.preferred
+    assert list(analysis.fits) == LAWS
+    assert analysis.preferred == analysis.backtest.preferred
     assert "1 of 19 runs are not done and were left out." in analysis.warnings
 
 
@@ -76,9 +78,8 @@ def test_laws_of_the_frontier_are_asked_for_its_largest_run_where_larger_ones_di
     points = analyse(Runs(table), LAWS[:2]).points
     top = points.loc[points["frontier"], "train_flops"].max()
     assert top < table["train_flops"].max()
-    assert (
-        points.loc[points["held_out"], "train_flops"].min() == top and points["held_out"][largest]
-    )
+    assert points.loc[points["held_out"], "train_flops"].min() == top
+    assert points["held_out"][largest]
 
 
 def test_axes_hold_everything_else_equal(analysis: Analysis) -> None:
@@ -86,17 +87,22 @@ def test_axes_hold_everything_else_equal(analysis: Analysis) -> None:
     for axis in analysis.axes:
         others = [name for name in (*COLUMNS, "learning_rate", "seed") if name != axis.column]
         for line in axis.lines:
-            assert len(line) >= 2 and line[axis.column].is_monotonic_increasing
+            assert len(line) >= 2
+            assert line[axis.column].is_monotonic_increasing
             assert (line[others].nunique() == 1).all()
-    assert len(analysis.axes[0].lines) == 4 and analysis.axes[0].fit is not None
-    assert len(analysis.axes[3].lines[0]) == 2 and analysis.axes[3].fit is None
+    assert len(analysis.axes[0].lines) == 4
+    assert analysis.axes[0].fit is not None
+    assert len(analysis.axes[3].lines[0]) == 2
+    assert analysis.axes[3].fit is None
 
 
 def test_answer_table_and_document(analysis: Analysis) -> None:
     answer, rows = analysis.answer(), analysis.law_table()
-    assert answer.count("95 %") == 2 and "Ten times more" in answer
+    assert answer.count("95 %") == 2
+    assert "Ten times more" in answer
     assert f"by the {LAW_WORDS[analysis.preferred]}, which missed larger runs by" in answer
-    assert rows[0]["law"] == analysis.preferred and {row["law"] for row in rows} == set(LAWS)
+    assert rows[0]["law"] == analysis.preferred
+    assert {row["law"] for row in rows} == set(LAWS)
     for row in rows:
         assert row["loss_at_10x_low"] <= row["loss_at_10x"] <= row["loss_at_10x_high"]
         assert (row["exponent"] is None) == (row["law"] == "log_linear")
@@ -106,7 +112,8 @@ def test_answer_table_and_document(analysis: Analysis) -> None:
         judged = analysis.backtest.summary.set_index("law").loc[row["law"]]
         assert row["backtest_error_nats"] == judged["mean_absolute_error"]
     document = json.loads(json.dumps(analysis.to_dict(), allow_nan=False))
-    assert document["answer"] == answer and document["preferred"] == analysis.preferred
+    assert document["answer"] == answer
+    assert document["preferred"] == analysis.preferred
     assert len(document["backtest"]["rows"]) == len(analysis.backtest.rows)
 
 
@@ -116,20 +123,21 @@ def test_short_frontier_falls_back_to_all_runs() -> None:
     found = analyse(Runs(table), LAWS[:2])
     assert any("so the laws were fitted to all 18 runs" in warning for warning in found.warnings)
     tiny = analyse(Runs(study().iloc[[0, 5, 10]]), ["power_law", "power_law_plus_constant"])
-    assert list(tiny.fits) == ["power_law"] and not tiny.points["held_out"].any()
+    assert list(tiny.fits) == ["power_law"]
+    assert not tiny.points["held_out"].any()
     assert any(
         warning.startswith("Left out: power law plus constant has 3") for warning in tiny.warnings
     )
     assert any(warning.startswith("No backtest") for warning in tiny.warnings)
-    assert tiny.preferred == "power_law" and tiny.answer().startswith("There is no answer yet")
+    assert tiny.preferred == "power_law"
+    assert tiny.answer().startswith("There is no answer yet")
     json.dumps(tiny.to_dict(), allow_nan=False)
 
 
 def test_the_plain_power_law_is_always_judged() -> None:
     found = analyse(Runs(study()), ["log_linear"])
-    assert set(found.fits) == {"log_linear", "power_law"} and "power_law" in set(
-        found.backtest.summary["law"]
-    )
+    assert set(found.fits) == {"log_linear", "power_law"}
+    assert "power_law" in set(found.backtest.summary["law"])
 
 
 def short() -> pd.DataFrame:
@@ -158,53 +166,47 @@ def test_answer_says_what_was_measured_then_what_is_predicted(little: Analysis) 
     assert predicted.startswith(
         f"Ten times more, 3.3e13 FLOP, is predicted to reach {row['loss_at_10x']:.2f} nats (95 % "
     )
-    assert (
-        f"missed larger runs by {row['backtest_error_nats']:.3f} nats" in predicted
-        and "the four laws" in predicted
-    )
+    assert f"missed larger runs by {row['backtest_error_nats']:.3f} nats" in predicted
+    assert "the four laws" in predicted
     tied = [law for law in little.law_table() if law["as_good"]]
     assert {law["law"] for law in tied} == {little.preferred, *little.backtest.tied}
     low, high = (
         end([law[f"loss_at_10x_{name}"] for law in tied])
         for end, name in ((min, "low"), (max, "high"))
     )
-    assert (
-        predicted.endswith(f"with their intervals, 95 % {low:.2f} to {high:.2f}.")
-        and low < row["loss_at_10x_low"]
-    )
+    assert predicted.endswith(f"with their intervals, 95 % {low:.2f} to {high:.2f}.")
+    assert low < row["loss_at_10x_low"]
 
 
 def test_answer_does_not_credit_compute_that_bought_nothing() -> None:
     best_first = short().assign(loss=[5.2, 5.47, 5.44, 5.41, 5.3, 5.27, 5.9])
     answer = analyse(Runs(best_first), ["power_law"]).answer()
-    assert (
-        "reached with the least compute, 5.7e10 FLOP" in answer
-        and "58 times more did not lower it" in answer
-    )
+    assert "reached with the least compute, 5.7e10 FLOP" in answer
+    assert "58 times more did not lower it" in answer
     guesses = short().assign(loss=[5.70, 5.69, 5.68, 5.67, 5.66, 5.65, 5.9])
     assert "so nothing is learnt" in analyse(Runs(guesses), ["power_law"]).answer()
 
 
 def test_law_with_a_floor_speaks_for_tied_ones(little: Analysis) -> None:
-    assert little.preferred == "power_law_plus_constant" and {"power_law", "log_linear"} <= set(
-        little.backtest.tied
-    )
+    assert little.preferred == "power_law_plus_constant"
+    assert {"power_law", "log_linear"} <= set(little.backtest.tied)
 
 
 def test_what_the_runs_do_not_identify_has_no_interval(little: Analysis) -> None:
     rows = {row["law"]: row for row in little.law_table()}
     assert rows["power_law_plus_constant"]["exponent"] is not None
     for end in ("exponent_low", "exponent_high"):
-        assert rows["power_law_plus_constant"][end] is None and rows["power_law"][end] is not None
+        assert rows["power_law_plus_constant"][end] is None
+        assert rows["power_law"][end] is not None
     floor = little.fits["power_law_plus_constant"]
-    assert not floor.identified("irreducible_loss") and floor.to_dict()["intervals"][
-        "exponent"
-    ] == [None, None]
+    assert not floor.identified("irreducible_loss")
+    assert floor.to_dict()["intervals"]["exponent"] == [None, None]
 
 
 def test_warnings_are_few_plain_and_gravest_first(little: Analysis) -> None:
     warnings = little.warnings
-    assert len(warnings) <= 8 and not any("_" in warning for warning in warnings)
+    assert len(warnings) <= 8
+    assert not any("_" in warning for warning in warnings)
     assert "do not exclude that more compute buys nothing" in warnings[0]
     assert sum("do not show a floor" in warning for warning in warnings) == 1
     assert "Only five runs lie under each law" in warnings[1]
@@ -260,9 +262,8 @@ def test_settings_compete_by_their_means_over_seeds() -> None:
         True,
         True,
     ]  # 5.1 on average does not beat 5.05
-    assert marked["train_flops"].tolist()[:2] == [1.0005e10] * 2 and marked[
-        "held_out"
-    ].tolist() == [False] * 3 + [True]
+    assert marked["train_flops"].tolist()[:2] == [1.0005e10] * 2
+    assert marked["held_out"].tolist() == [False] * 3 + [True]
     lucky = table.drop(columns="seed")
     assert mark(lucky)["frontier"].tolist() == [
         False,
@@ -302,12 +303,12 @@ def test_a_law_that_rises_does_not_speak(losses: list[float]) -> None:
     """Too few frontier runs, so all are fitted; the log-linear law, free to rise, predicts these
     best."""
     found = overfitted(losses)
-    assert (
-        found.backtest.preferred == "log_linear"
-        and found.fits["log_linear"].parameters["slope"] < 0
-    )
-    assert "no answer yet" in found.answer() and "held-out loss rises" in found.answer()
-    assert "Ten times" not in found.answer() and found.preferred != "log_linear"
+    assert found.backtest.preferred == "log_linear"
+    assert found.fits["log_linear"].parameters["slope"] < 0
+    assert "no answer yet" in found.answer()
+    assert "held-out loss rises" in found.answer()
+    assert "Ten times" not in found.answer()
+    assert found.preferred != "log_linear"
     assert trend(found.fits[found.preferred], found.points["train_flops"]) <= 0
     assert not any("10 times the compute" in warning for warning in found.warnings)
     assert found.to_dict()["silence"] in found.answer()
@@ -316,10 +317,8 @@ def test_a_law_that_rises_does_not_speak(losses: list[float]) -> None:
 def test_a_flat_study_has_no_answer_and_a_falling_one_has(analysis: Analysis) -> None:
     flat = overfitted([4.0, 4.1, 4.0, 4.1, 4.0, 4.1, 4.0, 4.1])
     assert "no answer yet" in flat.answer()
-    assert (
-        analysis.silence == ""
-        and trend(analysis.fits[analysis.preferred], analysis.points["train_flops"]) == -1
-    )
+    assert analysis.silence == ""
+    assert trend(analysis.fits[analysis.preferred], analysis.points["train_flops"]) == -1
 
 
 def test_panels_ask_about_the_headline(analysis: Analysis) -> None:
@@ -328,7 +327,8 @@ def test_panels_ask_about_the_headline(analysis: Analysis) -> None:
     assert panels.at == {"train_flops": pytest.approx(10 * analysis.points["train_flops"].max())}
     used = analysis.points["frontier"] & ~analysis.points["held_out"]
     assert set(panels.influence["run"]) == set(analysis.points.loc[used, "run_id"])
-    assert set(panels.identifiability) == set(LAWS) and set(panels.bic["law"]) == set(LAWS)
+    assert set(panels.identifiability) == set(LAWS)
+    assert set(panels.bic["law"]) == set(LAWS)
     document = analysis.to_dict()
     assert {"bic", "sensitivity", "influence", "identifiability"} <= set(document)
 
@@ -342,7 +342,8 @@ def test_bic_weights_are_posterior_odds_of_least_squares() -> None:
     assert found.loc["power_law", "bic"] == pytest.approx(
         n * np.log((residual**2).mean()) + 3 * np.log(n)
     )
-    assert found["weight"].sum() == pytest.approx(1) and found["difference"].iloc[0] == 0
+    assert found["weight"].sum() == pytest.approx(1)
+    assert found["difference"].iloc[0] == 0
     odds = found["weight"].iloc[0] / found["weight"].iloc[1]
     assert 2 * np.log(odds) == pytest.approx(found["difference"].iloc[1])
     few = compare_bic(LAWS, table.iloc[[0, 7, 14]], x="train_flops", y="loss")
@@ -354,8 +355,10 @@ def test_a_run_that_carries_the_answer_is_named() -> None:
         {"run": ["run7", "run1"], "predicted": [4.2, 4.9], "change": [-0.16, -0.02]}
     )
     said = influential(moved, Prediction(5.0, 4.8, 5.1))
-    assert len(said) == 1 and "hangs on run run7" in said[0]
-    assert influential(moved, Prediction(5.0, 4.1, 5.1)) == [] and influential(moved, None) == []
+    assert len(said) == 1
+    assert "hangs on run run7" in said[0]
+    assert influential(moved, Prediction(5.0, 4.1, 5.1)) == []
+    assert influential(moved, None) == []
 
 
 def test_a_held_out_run_outside_the_law_is_said_first() -> None:

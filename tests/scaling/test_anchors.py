@@ -22,28 +22,27 @@ def test_every_anchor_is_met() -> None:
         for anchor in found
         if not anchor.met
     ]
-    assert not missed and len(found) == 24 + 1 + 15 + 2
+    assert not missed
+    assert len(found) == 24 + 1 + 15 + 2
 
 
 def test_an_anchor_can_be_missed() -> None:
     one = Anchor("one", published=1.8, ours=1.8001, tolerance=1e-3)
-    assert one.met and not one._replace(ours=one.published + 2 * one.tolerance).met
+    assert one.met
+    assert not one._replace(ours=one.published + 2 * one.tolerance).met
     assert not one._replace(ours=one.published - 2 * one.tolerance).met
     low = one._replace(at_most=True)
-    assert (
-        low._replace(ours=0.0).met and not low._replace(ours=one.published + 2 * one.tolerance).met
-    )
+    assert low._replace(ours=0.0).met
+    assert not low._replace(ours=one.published + 2 * one.tolerance).met
 
 
 def test_epoch_is_quick_and_allocates() -> None:
     began = time.perf_counter()
     found = fit_law("parametric_loss", epoch_points(), x=["N", "D"], y="L")
     assert time.perf_counter() - began < 2  # about 0.05 s on an idle core
-    assert (
-        found.num_runs == 240
-        and found.objective == epoch_fit().objective
-        and found.rivals == (1, 1)
-    )
+    assert found.num_runs == 240
+    assert found.objective == epoch_fit().objective
+    assert found.rivals == (1, 1)
     assert allocate(found, 5.76e23).non_embedding_params.value == pytest.approx(73.2e9, rel=2e-3)
 
 
@@ -57,11 +56,7 @@ def test_epoch_intervals_are_the_published_ones_and_a_warning_says_that_the_prof
         assert found.interval(name) == pytest.approx(ends, abs=0.01)
         assert found.known_interval(name) == found.interval(name) == found.bootstrap_interval(name)
     place = {"N": 1e11, "D": 1e12}
-    assert (
-        found.predict(**place) == found.bootstrap_predict(**place)
-        and found.cross_check(**place) is None
-    )
-    assert (
-        "bootstrap and profile intervals differ" in found.warnings[-1]
-        and found.to_dict()["warnings"]
-    )
+    assert found.predict(**place) == found.bootstrap_predict(**place)
+    assert found.cross_check(**place) is None
+    assert "bootstrap and profile intervals differ" in found.warnings[-1]
+    assert found.to_dict()["warnings"]

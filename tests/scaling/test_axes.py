@@ -46,4 +46,5 @@ def test_batches_are_joined_at_equal_examples_where_steps_differ():
         for b in (32, 64, 128)
     ]
     (line,) = lines(table(rows))["global_batch_size"]
-    assert line["users_seen"].nunique() == 1 and len(line) == 3
+    assert line["users_seen"].nunique() == 1
+    assert len(line) == 3

@@ -71,7 +71,8 @@ def test_cautious_of_tied_laws_is_preferred_and_errors_are_in_units_of_y() -> No
     losses = [5.4698018, 5.4382663, 5.4062429, 5.2738598, 5.2665473, 5.2251193]
     table = pd.DataFrame({"train_flops": flops, "loss": losses})
     result = backtest(LAWS[:2], table, x="train_flops", y="loss")
-    assert result.preferred == "power_law_plus_constant" and result.tied == ("power_law",)
+    assert result.preferred == "power_law_plus_constant"
+    assert result.tied == ("power_law",)
     missed = (
         (result.rows["predicted"] - result.rows["actual"]).abs().groupby(result.rows["law"]).mean()
     )
@@ -89,9 +90,8 @@ def test_predictions_use_only_smaller_runs() -> None:
         train_flops=row["x"]
     )
     assert (row["predicted"], row["low"], row["high"]) == pytest.approx(alone, rel=1e-6)
-    assert (
-        row["x"] == COMPUTE[7] and row["actual"] == table["loss"].iloc[7]
-    )  # the furthest within ten times the sixth
+    assert row["x"] == COMPUTE[7]
+    assert row["actual"] == table["loss"].iloc[7]
     assert (
         rows.groupby("num_fitted")["x"].max()
         <= 10 * COMPUTE[rows["num_fitted"].unique() - 1] * (1 + 1e-9)
@@ -107,11 +107,9 @@ def test_a_law_that_goes_negative_is_scored_and_stops_no_other() -> None:
     table = pd.DataFrame({"train_flops": x, "loss": 0.5 + 5 * (x / 1e10) ** -0.8})
     result = backtest(LAWS, table, x="train_flops", y="loss")
     below = result.rows[result.rows["predicted"] <= 0]
-    assert (
-        set(below["law"]) == {"log_linear"}
-        and not below["covered"].any()
-        and below["low"].isna().all()
-    )
+    assert set(below["law"]) == {"log_linear"}
+    assert not below["covered"].any()
+    assert below["low"].isna().all()
     assert result.preferred == "power_law_plus_constant"
 
 
@@ -187,4 +185,5 @@ def test_of_tied_laws_with_a_floor_the_one_that_erred_least_speaks() -> None:
         for factor in ((0.1, 2.0, 0.5) if law == "power_law" else (2.0, 0.1, 0.5))
     ]
     judged = _judge(pd.DataFrame(shaken), {*names[1:]})
-    assert judged.preferred == "bounded_power_law" and "power_law_plus_constant" in judged.tied
+    assert judged.preferred == "bounded_power_law"
+    assert "power_law_plus_constant" in judged.tied

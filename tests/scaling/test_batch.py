@@ -50,7 +50,8 @@ def test_slices_of_the_surface() -> None:
     height = coefficient * (examples / critical) ** -exponent
     spent = loss_at_equal_examples(BATCHES, floor, height, exponent, critical)
     np.testing.assert_allclose(spent, batch_loss(examples / BATCHES, BATCHES, *TRUTH.values()))
-    assert (np.diff(equal) < 0).all() and (np.diff(spent) > 0).all()
+    assert (np.diff(equal) < 0).all()
+    assert (np.diff(spent) > 0).all()
 
 
 def test_critical_batch_is_found_from_curves() -> None:
@@ -63,7 +64,8 @@ def test_critical_batch_is_found_from_curves() -> None:
     least = (9.0 / (target - 1.8)) ** (1 / 0.3)
     assert found.parameters["min_steps"] == pytest.approx(least, rel=1e-3)
     low, high = found.interval("critical_batch_size")
-    assert low <= found.parameters["critical_batch_size"] <= high and high / low < 1.01
+    assert low <= found.parameters["critical_batch_size"] <= high
+    assert high / low < 1.01
 
 
 def test_noise_is_bracketed() -> None:
@@ -72,13 +74,16 @@ def test_noise_is_bracketed() -> None:
     )
     found = fit_law("critical_batch", {"b": BATCHES, "s": steps}, x="b", y="s")
     low, high = found.interval("critical_batch_size")
-    assert low <= 300 <= high and high / low < 2 and found.identified("critical_batch_size")
+    assert low <= 300 <= high
+    assert high / low < 2
+    assert found.identified("critical_batch_size")
 
 
 def test_curves_that_never_cross_are_left_out_or_refused() -> None:
     table = curves().query("steps < 3000")
     reached = steps_to_loss(table, 2.9)
-    assert 2 <= len(reached) < len(BATCHES) and reached["global_batch_size"].is_monotonic_increasing
+    assert 2 <= len(reached) < len(BATCHES)
+    assert reached["global_batch_size"].is_monotonic_increasing
     with pytest.raises(RunsError, match=r"0 of 9 batch sizes cross a loss of 0\.5"):
         steps_to_loss(table, 0.5)
     with pytest.raises(RunsError, match="no column 'steps'"):

@@ -76,7 +76,8 @@ def test_a_loss_below_the_floor_that_no_interval_excludes_has_budgets() -> None:
     floor, lowest = fit.parameters["irreducible_loss"], fit.interval("irreducible_loss")[0]
     asked = 0.8 * lowest + 0.2 * floor
     found = budget_for_loss(fit, asked)
-    assert found.value == found.high == np.inf and X[-1] < found.low < np.inf
+    assert found.value == found.high == np.inf
+    assert X[-1] < found.low < np.inf
     assert fit.predict(x=2 * found.low).low < asked < fit.predict(x=found.low / 2).low
     with pytest.raises(FitError, match="the floor of the law is"):
         budget_for_loss(fit, 0.99 * lowest)

@@ -200,7 +200,8 @@ def test_bad_input_is_refused_in_one_sentence(case: str) -> None:
     arguments = {"law": "power_law", "table": RUNS, "x": "train_flops", "y": "loss"} | changes
     with pytest.raises(kind, match=message) as caught:
         fit_law(arguments.pop("law"), arguments.pop("table"), **arguments)  # type: ignore[arg-type]
-    assert "\n" not in str(caught.value) and len(str(caught.value)) < 250
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 250
 
 
 PLACES = {

@@ -32,22 +32,20 @@ def test_condition_and_worst_direction_match_finite_differences() -> None:
     assert np.linalg.norm(scaled @ direction) == pytest.approx(
         np.linalg.svd(scaled)[1][-1], rel=1e-4
     )
-    assert (
-        np.diag(found.correlation) == pytest.approx(1)
-        and np.abs(found.correlation).max() <= 1 + 1e-9
-    )
+    assert np.diag(found.correlation) == pytest.approx(1)
+    assert np.abs(found.correlation).max() <= 1 + 1e-9
 
 
 def test_tied_exponents_are_told_apart_where_they_differ() -> None:
     apart = identifiability(surface(0.25, 0.7)).tied
-    assert (
-        apart is not None
-        and apart.p_value < 1e-3
-        and apart.ratio > 1.2
-        and 0.25 < apart.exponent < 0.7
-    )
+    assert apart is not None
+    assert apart.p_value < 1e-3
+    assert apart.ratio > 1.2
+    assert 0.25 < apart.exponent < 0.7
     same = identifiability(surface(0.4, 0.4))
-    assert same.tied is not None and same.tied.p_value > 0.05 and 1 <= same.tied.ratio < 1.3
+    assert same.tied is not None
+    assert same.tied.p_value > 0.05
+    assert 1 <= same.tied.ratio < 1.3
     assert same.tied.exponent == pytest.approx(0.4, abs=0.05)
     assert any("equal exponents" in warning for warning in same.warnings)
 
@@ -55,7 +53,8 @@ def test_tied_exponents_are_told_apart_where_they_differ() -> None:
 def test_tied_test_rejects_about_as_often_as_it_says() -> None:
     # type: ignore[union-attr]
     values = [identifiability(surface(0.4, 0.4, seed=seed)).tied.p_value for seed in range(30)]
-    assert np.mean(np.array(values) < 0.05) <= 0.2 and np.mean(np.array(values) < 0.5) > 0.2
+    assert np.mean(np.array(values) < 0.05) <= 0.2
+    assert np.mean(np.array(values) < 0.5) > 0.2
 
 
 def test_laws_of_one_predictor_have_nothing_to_tie() -> None:
@@ -64,8 +63,11 @@ def test_laws_of_one_predictor_have_nothing_to_tie() -> None:
         "power_law_plus_constant", {"x": x, "y": 1.8 + 3.5 * (x / 1e10) ** -0.25}, x="x", y="y"
     )
     found = identifiability(fit)
-    assert found.tied is None and found.warnings == () and 1 < found.condition < 1e3
-    assert found.to_dict()["tied"] is None and found.to_dict()["split"] is None
+    assert found.tied is None
+    assert found.warnings == ()
+    assert 1 < found.condition < 1e3
+    assert found.to_dict()["tied"] is None
+    assert found.to_dict()["split"] is None
 
 
 def test_a_parameter_without_effect_has_no_finite_condition() -> None:
@@ -75,15 +77,16 @@ def test_a_parameter_without_effect_has_no_finite_condition() -> None:
         "power_law_plus_constant", {"x": x, "y": 2 + 0.1 * np.log10(x / 1e10)}, x="x", y="y"
     )
     found = identifiability(rising)
-    assert found.condition > LARGEST_CONDITION and "hardly tell" in found.warnings[0]
+    assert found.condition > LARGEST_CONDITION
+    assert "hardly tell" in found.warnings[0]
 
 
 def test_the_range_of_the_best_split_holds_its_truth() -> None:
     found = surface(0.25, 0.7)
     split = identifiability(found).split
-    assert (
-        split is not None and split.low < 0.7 / 0.95 < split.high and split.high - split.low < 0.2
-    )
+    assert split is not None
+    assert split.low < 0.7 / 0.95 < split.high
+    assert split.high - split.low < 0.2
     alpha, beta = found.parameters["alpha"], found.parameters["beta"]
     assert split.value == pytest.approx(beta / (alpha + beta))
     sizes = [allocate(found, budget).non_embedding_params.value for budget in (1e12, 1e14)]

@@ -25,9 +25,8 @@ def test_rows_are_refits_without_a_run_the_largest_move_first() -> None:
     table = runs()
     found = influence("power_law_plus_constant", table, **PLACE, at=AT)
     whole = fit_law("power_law_plus_constant", table, **PLACE)
-    assert (
-        set(found["run"]) == set(table["run_id"]) and found["change"].abs().is_monotonic_decreasing
-    )
+    assert set(found["run"]) == set(table["run_id"])
+    assert found["change"].abs().is_monotonic_decreasing
     for row in found.iloc[[0, 3, 7]].itertuples():
         refit = fit_law("power_law_plus_constant", table[table["run_id"] != row.run], **PLACE)
         assert row.predicted == pytest.approx(refit.predict(train_flops=1e14).value, rel=1e-6)
@@ -42,9 +41,11 @@ def test_a_lone_run_far_out_is_named() -> None:
     x = np.append(np.logspace(10, 10.7, 9), 1e13)
     loss = 30 * x**-0.08 * np.exp(0.01 * np.random.default_rng(1).normal(size=10))
     found = influence("power_law", {"train_flops": x, "loss": loss}, **PLACE, at=AT)
-    assert found["run"][0] == 9 and abs(found["change"][0]) > 3 * abs(found["change"][1])
+    assert found["run"][0] == 9
+    assert abs(found["change"][0]) > 3 * abs(found["change"][1])
 
 
 def test_a_run_without_which_nothing_can_be_fitted_has_no_number() -> None:
     found = influence("power_law", runs().iloc[[0, 3, 7]].drop(columns="run_id"), **PLACE, at=AT)
-    assert found["predicted"].isna().all() and set(found["run"]) == {0, 1, 2}
+    assert found["predicted"].isna().all()
+    assert set(found["run"]) == {0, 1, 2}

@@ -97,9 +97,8 @@ def test_intervals_respect_bounds_and_hold_the_estimate() -> None:
     y = 5 * x**-0.1 * np.exp(0.03 * np.random.default_rng(0).normal(size=8))
     found = fit_law("power_law_plus_constant", {"x": x, "y": y}, x="x", y="y")
     low, high = found.interval("irreducible_loss")
-    assert (
-        low == pytest.approx(0, abs=1e-6) and found.parameters["irreducible_loss"] <= high < y.min()
-    )
+    assert low == pytest.approx(0, abs=1e-6)
+    assert found.parameters["irreducible_loss"] <= high < y.min()
     for name, value in found.parameters.items():
         assert found.interval(name)[0] <= value <= found.interval(name)[1]
     narrow, wide = found.predict(level=0.5, x=1e4), found.predict(level=0.99, x=1e4)
@@ -126,9 +125,8 @@ def test_band_of_few_runs_is_smooth_finite_and_widens(law: str) -> None:
     x = np.geomspace(5.7e10, 3.3e13, 41)
     low, high = found.band(x)
     curve = found.curve(x)
-    assert (
-        np.isfinite(high) & (low > 0) & (low <= curve) & (curve <= high)
-    ).all() and high.max() < 6
+    assert (np.isfinite(high) & (low > 0) & (low <= curve) & (curve <= high)).all()
+    assert high.max() < 6
     assert max(np.abs(np.diff(high, 2)).max(), np.abs(np.diff(low, 2)).max()) < 0.1  # no jumps
     beyond = (high - low)[x > 9e11]
     assert (np.diff(beyond) > 0).all()
@@ -187,7 +185,8 @@ def test_intervals_of_seeds_that_err_together_cover() -> None:
     hits = np.zeros(2)
     for seed in range(40):
         found = fit_law("power_law", seeded(seed, shared=0.01), x="x", y="y")
-        assert found.likelihood.configurations == 8 and found.likelihood.freedom == 6
+        assert found.likelihood.configurations == 8
+        assert found.likelihood.freedom == 6
         ends = (found.interval("exponent"), found.bootstrap_interval("exponent"))
         hits += [low <= 0.15 <= high for low, high in ends]
     assert (hits / 40 >= 0.85).all(), hits / 40
@@ -215,7 +214,8 @@ def test_independent_seeds_count_as_runs_each() -> None:
 
 def test_seeds_do_not_make_many_configurations() -> None:
     found = fit_law("power_law", seeded(0, shared=0.01, seeds=8), x="x", y="y")
-    assert found.num_runs > MANY_CONFIGURATIONS and not found.likelihood.many
+    assert found.num_runs > MANY_CONFIGURATIONS
+    assert not found.likelihood.many
     few = fit_law("power_law", seeded(0, shared=0.01), x="x", y="y")
     widths = [np.diff(fit.bootstrap_interval("exponent"))[0] for fit in (few, found)]
     assert 0.5 < widths[0] / widths[1] < 2  # more seeds of the same configurations tell little more
@@ -245,7 +245,8 @@ def test_intervals_of_many_runs_cover_where_noise_is_uneven() -> None:
 
 def test_what_is_shown_of_many_runs_is_one_interval() -> None:
     found = fit_law("power_law", uneven(0), x="x", y="y")
-    assert found.likelihood.many and not fitted(20, 1).likelihood.many
+    assert found.likelihood.many
+    assert not fitted(20, 1).likelihood.many
     for name in found.parameters:
         assert found.interval(name) == found.known_interval(name) == found.bootstrap_interval(name)
     places = np.array([1.0, 30.0, 1e4])
@@ -262,4 +263,5 @@ def test_two_kinds_of_interval_that_differ_are_named_on_the_fit() -> None:
     told = [fit_law("power_law", uneven(seed), x="x", y="y").warnings for seed in range(6)]
     assert any("bootstrap and profile intervals differ" in " ".join(warnings) for warnings in told)
     alike = fitted(60, 0, "power_law_plus_constant", "log_least_squares")
-    assert alike.warnings == () and alike.to_dict()["warnings"] == []
+    assert alike.warnings == ()
+    assert alike.to_dict()["warnings"] == []

@@ -31,7 +31,8 @@ def test_planted_line_is_recovered(exponent: float, shift: float) -> None:
     found = fit_isoflop(planted(exponent, shift), size="n")
     assert found.line.exponent == pytest.approx(exponent, rel=1e-6)
     assert found.line.coefficient == pytest.approx(0.1, rel=1e-5)
-    assert not found.warnings and found.levels["used"].all()
+    assert not found.warnings
+    assert found.levels["used"].all()
     np.testing.assert_allclose(found.levels["optimum"], 0.1 * COMPUTE**exponent, rtol=1e-6)
     np.testing.assert_allclose(found.levels["loss"], 3 - 0.1 * np.log10(COMPUTE), rtol=1e-9)
     np.testing.assert_allclose(found.levels["curvature"], 0.2, rtol=1e-6)
@@ -52,7 +53,8 @@ def test_a_minimum_at_the_edge_is_said_and_left_out() -> None:
     found = fit_isoflop(mixed, size="n")
     assert found.levels["used"].tolist() == [True, True, False]
     assert "At 1e+14 FLOP the minimum lies at or beyond the smallest n tried" in found.warnings[0]
-    assert "Only two levels" in found.warnings[1] and np.isnan(found.line.error)
+    assert "Only two levels" in found.warnings[1]
+    assert np.isnan(found.line.error)
     assert found.line.exponent == pytest.approx(0.5, rel=1e-6)
 
 
@@ -64,9 +66,8 @@ def test_few_sizes_and_upside_down_levels_are_said() -> None:
     table.loc[table["train_flops"] == 1e14, "loss"] *= -1
     table["loss"] += 4
     found = fit_isoflop(table, size="n")
-    assert (
-        "the loss has no minimum in n" in " ".join(found.warnings) and not found.levels["used"][2]
-    )
+    assert "the loss has no minimum in n" in " ".join(found.warnings)
+    assert not found.levels["used"][2]
     thin = pd.concat([table[table["train_flops"] < 1e14], table.tail(3)])
     assert "fewer than 4 sizes" in " ".join(fit_isoflop(thin, size="n").warnings)
 
@@ -144,7 +145,9 @@ def test_parametric_exponent_stands_beside_the_line() -> None:
     found = fit_isoflop({"train_flops": compute, "n": size, "loss": loss}, size="n")
     assert found.parametric == pytest.approx((4 / 7,) * 3, abs=1e-3)
     value, low, high = fit_isoflop(noisy(4, 0), size="n").parametric
-    assert low < 0.5 < high and low < value < high and high - low < 0.1
+    assert low < 0.5 < high
+    assert low < value < high
+    assert high - low < 0.1
 
 
 def test_where_no_parametric_law_can_be_fitted_it_says_so() -> None:

@@ -18,8 +18,10 @@ def test_every_law_takes_its_predictors_and_parameters_and_describes_itself() ->
         known = law.with_ceiling(CEILING) if law.lacks_ceiling else law
         numbers = {name: 1.0 + 0.1 * place for place, name in enumerate(law.parameters)}
         values = known([X] * law.num_predictors, list(numbers.values()))
-        assert values.shape == X.shape and np.isfinite(values).all()
-        assert "1" in known.describe(numbers) and "{" not in known.describe(numbers)
+        assert values.shape == X.shape
+        assert np.isfinite(values).all()
+        assert "1" in known.describe(numbers)
+        assert "{" not in known.describe(numbers)
 
 
 @settings(max_examples=30, deadline=None)
@@ -30,7 +32,8 @@ def test_bounded_power_law_falls_from_ceiling_to_floor_and_inverts(
     law = LAWS["bounded_power_law"].with_ceiling(CEILING)
     values = law([X], [floor, 10 ** (centre * exponent), exponent])
     assert (np.diff(values) <= 1e-12).all()
-    assert (values >= floor - 1e-9).all() and (values <= CEILING + 1e-9).all()
+    assert (values >= floor - 1e-9).all()
+    assert (values <= CEILING + 1e-9).all()
     inside = (values > floor + 1e-3) & (values < CEILING - 1e-3)
     odds = (values[inside] - floor) / (CEILING - values[inside])
     found = 10**centre * odds ** (-1 / exponent)

@@ -61,7 +61,9 @@ def test_mistake_is_one_sentence(path, value, words):
     with pytest.raises(SpecError) as error:
         StudySpec.parse(changed(path, value), "s.yaml")
     message = str(error.value)
-    assert words in message and message.startswith("s.yaml") and "\n" not in message
+    assert words in message
+    assert message.startswith("s.yaml")
+    assert "\n" not in message
 
 
 def test_missing_key_is_named():

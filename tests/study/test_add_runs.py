@@ -7,7 +7,13 @@ import pytest
 from clue_ray.errors import StudyError
 from clue_ray.runs import Runs
 from clue_ray.spec.specs import StudySpec
-from clue_ray.study.add_runs import Grown, Growth, continue_axis, grow, list_candidates
+from clue_ray.study.add_runs import (
+    AddedRuns,
+    AddRunsRequest,
+    add_runs,
+    continue_axis,
+    list_candidates,
+)
 
 AXES = {"encoder.size": ["xxs", "xs", "s", "m"], "sequence_length": [2, 4, 8]}
 
@@ -44,7 +50,7 @@ def trainer(directory, candidates, rise=0.0, fails=lambda row: False, asked=None
         grid = candidates["encoder_size"].isin(AXES["encoder.size"]) & candidates[
             "sequence_length"
         ].isin([2, 4, 8])
-        added = candidates["point"].isin(Grown.read(directory).points)
+        added = candidates["point"].isin(AddedRuns.read(directory).points)
         table = candidates[grid | added].drop(columns="point")
         loss = table.apply(loss_of, axis=1) + rise * pd.Series(range(len(table)), table.index)
         failed = table.apply(fails, axis=1)
@@ -75,7 +81,8 @@ def test_axes_of_scale_go_on_by_their_last_ratio():
 
 def test_candidates_are_the_continued_grid(candidates):
     assert len(candidates) == 6 * 5
-    assert candidates["train_flops"].gt(0).all() and candidates["run_id"].is_unique
+    assert candidates["train_flops"].gt(0).all()
+    assert candidates["run_id"].is_unique
 
 
 def test_an_axis_ends_where_the_log_does(study, corpus):
@@ -86,22 +93,22 @@ def test_an_axis_ends_where_the_log_does(study, corpus):
 
 def test_growth_stays_within_its_budget_and_narrows(study, corpus, candidates, tmp_path):
     budget = 0.7 * float(candidates["train_flops"].max())
-    runs = grow(study, corpus, tmp_path, Growth(budget), trainer(tmp_path, candidates))
-    grown = Grown.read(tmp_path)
+    runs = add_runs(study, corpus, tmp_path, AddRunsRequest(budget), trainer(tmp_path, candidates))
+    grown = AddedRuns.read(tmp_path)
     assert 0 < grown.spent <= budget
     assert len(runs) == 12 + len(grown.runs)
     (low, high), (new_low, new_high) = grown.intervals[0], grown.intervals[-1]
     assert new_high - new_low < high - low
     assert f"Grown by {len(grown.runs)} runs" in grown.sentence()
-    again = grow(study, corpus, tmp_path, Growth(budget), trainer(tmp_path, candidates))
+    again = add_runs(study, corpus, tmp_path, AddRunsRequest(budget), trainer(tmp_path, candidates))
     assert len(again) == len(runs)  # the budget is for all commands together
 
 
 def test_a_run_that_fails_is_paid_for_once(study, corpus, candidates, tmp_path):
     largest = candidates["train_flops"].max()
     asked, fails = [], lambda row: row["encoder_size"] == "l"
-    budget = Growth(3 * float(largest))
-    grow(
+    budget = AddRunsRequest(3 * float(largest))
+    add_runs(
         study,
         corpus,
         tmp_path,
@@ -109,17 +116,23 @@ def test_a_run_that_fails_is_paid_for_once(study, corpus, candidates, tmp_path):
         trainer(tmp_path, candidates, fails=fails, asked=asked),
         retry_failed=True,
     )
-    points = [str(point) for point in Grown.read(tmp_path).points]
-    assert any("'l'" in point for point in points) and len(points) == len(set(points))
-    assert asked[0] and len(asked) > 1 and not any(asked[1:])
+    points = [str(point) for point in AddedRuns.read(tmp_path).points]
+    assert any("'l'" in point for point in points)
+    assert len(points) == len(set(points))
+    assert asked[0]
+    assert len(asked) > 1
+    assert not any(asked[1:])
 
 
 def test_intervals_at_another_compute_are_not_compared(study, corpus, candidates, tmp_path):
     for at in (1e12, 1e13, 1e13):
-        grow(study, corpus, tmp_path, Growth(1.0, at), trainer(tmp_path, candidates))
-        assert Grown.read(tmp_path).at == at and len(Grown.read(tmp_path).intervals) == 1
+        add_runs(study, corpus, tmp_path, AddRunsRequest(1.0, at), trainer(tmp_path, candidates))
+        assert AddedRuns.read(tmp_path).at == at
+        assert len(AddedRuns.read(tmp_path).intervals) == 1
 
 
 def test_growth_needs_a_prediction(study, corpus, candidates, tmp_path):
     with pytest.raises(StudyError, match="no prediction to narrow"):
-        grow(study, corpus, tmp_path, Growth(1e12), trainer(tmp_path, candidates, rise=0.2))
+        add_runs(
+            study, corpus, tmp_path, AddRunsRequest(1e12), trainer(tmp_path, candidates, rise=0.2)
+        )

@@ -21,7 +21,8 @@ def test_a_cluster_of_another_ray_is_named_with_ours(monkeypatch):
         ClusterError, match=r"10\.0\.0\.1:6379 cannot be joined \(Version mismatch.*Ray: 1\.0\.0"
     ) as told:
         join("10.0.0.1:6379")
-    assert f"Ray {ray.__version__}" in str(told.value) and "\n" not in str(told.value)
+    assert f"Ray {ray.__version__}" in str(told.value)
+    assert "\n" not in str(told.value)
 
 
 @pytest.mark.usefixtures("ray_session")

@@ -20,7 +20,7 @@ from clue_ray.spec.specs import RunSpec, read_study
 from clue_ray.storage import lease as claim
 from clue_ray.storage import sync as working
 from clue_ray.storage.files import list_files, push_files, read_file
-from clue_ray.storage.lease import CLAIM, Claim
+from clue_ray.storage.lease import CLAIM, Lease
 from clue_ray.storage.sync import node_folder, working_folder
 from clue_ray.study import mirror
 from clue_ray.study import run as execute
@@ -67,14 +67,14 @@ def wait_until(done):
 
 
 def test_a_living_holder_keeps_the_storage(place):
-    with Claim(place) as first:
+    with Lease(place) as first:
         with pytest.raises(
             StudyError, match=rf"is in use by process {os.getpid()} on \S+, last heard of at 20"
         ):
-            Claim(place).__enter__()
+            Lease(place).__enter__()
         assert not first.trouble
     assert read_file(place, CLAIM) is None
-    with Claim(place):
+    with Lease(place):
         pass
 
 
@@ -91,7 +91,7 @@ def test_a_dead_holder_is_taken_over(place, tmp_path, where):
     left["processes"] = claim.processes() if where == "here" else "another machine's"
     (tmp_path / "lake" / CLAIM).write_text(json.dumps(left))
     start = time.monotonic()
-    with Claim(place):
+    with Lease(place):
         assert (time.monotonic() - start > claim.DEAD_SECONDS) == (where == "elsewhere")
 
 
@@ -101,11 +101,11 @@ def test_the_last_of_two_that_claim_at_once_stays(place, tmp_path, monkeypatch):
         claim.time, "sleep", lambda _: (tmp_path / "lake" / CLAIM).write_text(json.dumps(other))
     )
     with pytest.raises(StudyError, match="is in use by process 1 on another"):
-        Claim(place).__enter__()
+        Lease(place).__enter__()
 
 
 def test_a_claim_taken_over_and_a_lost_storage_are_trouble(place, tmp_path, monkeypatch):
-    with Claim(place) as held:
+    with Lease(place) as held:
         (tmp_path / "lake" / CLAIM).write_text(
             json.dumps({"id": "x", "pid": 1, "host": "another", "signed": "now"})
         )
@@ -113,14 +113,15 @@ def test_a_claim_taken_over_and_a_lost_storage_are_trouble(place, tmp_path, monk
         assert "is in use by process 1 on another" in held.trouble
     assert read_file(place, CLAIM)  # the other's stays
     (tmp_path / "lake" / CLAIM).unlink()
-    with Claim(place) as held:
+    with Lease(place) as held:
         monkeypatch.setattr(
             claim,
             "write_file",
             lambda *_: (_ for _ in ()).throw(OSError("AWS Error NO_SUCH_BUCKET")),
         )
         wait_until(lambda: held.trouble)
-    assert "has been lost for" in held.trouble and "the bucket does not exist" in held.trouble
+    assert "has been lost for" in held.trouble
+    assert "the bucket does not exist" in held.trouble
     assert "run the same command again" in held.trouble
 
 
@@ -144,7 +145,8 @@ def test_a_worker_s_folder_reaches_storage_meanwhile_and_the_record_last(place, 
             log_dot_txt="begun, ended",
         )
     assert pushed[-1] == "record.json" or pushed.index("record.json") > pushed.index("z.json")
-    assert read_file(f"{place}/run", "log.txt") == b"begun, ended" and not folder.exists()
+    assert read_file(f"{place}/run", "log.txt") == b"begun, ended"
+    assert not folder.exists()
     with working_folder(f"{place}/run", known=r"log\.txt") as again:
         assert [file.name for file in again.iterdir()] == ["log.txt"]
 
@@ -158,7 +160,8 @@ def test_a_folder_that_others_may_write_is_not_used(node):
 
 def test_a_corpus_is_fetched_once_and_again_when_damaged(corpus, place, monkeypatch):
     shared = share_corpus(corpus, f"{place}/corpora/c")
-    assert shared.place == f"{place}/corpora/c" and shared.digest == corpus.digest
+    assert shared.place == f"{place}/corpora/c"
+    assert shared.digest == corpus.digest
     store.shutil.rmtree(shared.path)
     fetched, fetch = [], store.fetch_corpus
     monkeypatch.setattr(
@@ -172,7 +175,8 @@ def test_a_corpus_is_fetched_once_and_again_when_damaged(corpus, place, monkeypa
         thread.start()
     for thread in threads:
         thread.join()
-    assert len(opened) == 4 and len(fetched) == 1
+    assert len(opened) == 4
+    assert len(fetched) == 1
     assert (opened[0].events == corpus.events).all()
     assert opened[0].summary()["path"] == shared.place
     with pytest.raises(CorpusError, match="holds no prepared corpus"):
@@ -229,7 +233,8 @@ def test_storage_brings_home_what_is_expected_and_nothing_else(study, corpus, pl
     )
     second = StoredDirectory(tmp_path / "b" / "tiny", place)
     with second.held():
-        assert second.recorded() == {run_id} and second.read_record(run_id).loss == 2.0
+        assert second.recorded() == {run_id}
+        assert second.read_record(run_id).loss == 2.0
         assert "evil" not in " ".join(str(file) for file in second.path.rglob("*"))
         names = {
             str(file.relative_to(second.path)) for file in second.path.rglob("*") if file.is_file()
@@ -323,7 +328,8 @@ def test_a_study_goes_on_from_storage_alone_and_stops_when_it_is_lost(
             f"runs/{run_id}/{name}" for name in ("record.json", "curve.json", "log.txt")
         } <= set(files)
         assert any(name.startswith(f"runs/{run_id}/checkpoints/step_") for name in files)
-    assert "runs.csv" in files and not any(name.startswith("tune/") for name in files)
+    assert "runs.csv" in files
+    assert not any(name.startswith("tune/") for name in files)
 
     grown = study.model_copy(update={"axes": {"sequence_length": [2, 4, 8]}})
     monkeypatch.setattr(StoredDirectory, "trouble", "Storage is lost; run the same command again.")
@@ -335,5 +341,6 @@ def test_a_study_goes_on_from_storage_alone_and_stops_when_it_is_lost(
     pd.testing.assert_frame_equal(again, first)  # the same seconds: nothing was trained again
     assert not plan_study(study, tmp_path / "d", storage=place).pending
     record, folder = train_point(study, {"sequence_length": 8}, tmp_path / "d", storage=place)
-    assert record.status == "done" and (folder / "record.json").exists()
+    assert record.status == "done"
+    assert (folder / "record.json").exists()
     assert f"runs/{record.run_id}/record.json" in list_files(f"{place}/tiny")

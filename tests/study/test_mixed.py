@@ -13,7 +13,7 @@ import tempfile
 import pandas as pd
 import pytest
 
-from clue_ray.cluster.placement import gangs_at_once, worker_slots
+from clue_ray.cluster.placement import multi_worker_runs_at_once, worker_slots
 from clue_ray.spec.specs import ResourcesSpec
 
 STUDY = """
@@ -146,7 +146,8 @@ def test_data_and_gangs_and_small_runs_find_their_nodes(
         2,
         4,
     ]  # every worker of every run
-    assert held["gpus"].str.len().eq(1).all() and held["node"].nunique() == 2
+    assert held["gpus"].str.len().eq(1).all()
+    assert held["node"].nunique() == 2
     for _, same in held.assign(gpu=held["gpus"].str[0]).groupby(["node", "gpu"]):
         assert most_at_once(same) == 1  # no GPU is held twice
     spans = held.groupby(["workers", "run_id"]).agg(begin=("begin", "min"), end=("end", "max"))
@@ -161,4 +162,8 @@ def test_data_and_gangs_and_small_runs_find_their_nodes(
 def test_smaller_gangs_find_room_for_more():
     nodes = [{"trial_slot": 64.0}, *[{"CPU": 64.0, "GPU": 8.0}] * 8]
     slots = worker_slots(ResourcesSpec(gpus_per_worker=1), nodes)
-    assert [gangs_at_once(workers, slots, nodes) for workers in (64, 8, 2)] == [1, 8, 32]
+    assert [multi_worker_runs_at_once(workers, slots, nodes) for workers in (64, 8, 2)] == [
+        1,
+        8,
+        32,
+    ]

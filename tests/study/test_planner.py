@@ -54,11 +54,10 @@ def test_a_broken_share_of_gpus_is_refused():
 def test_cost_is_that_of_what_is_pending(corpus, tmp_path):
     planned = plan(corpus, tmp_path, WIDE, resources={"cpus_per_worker": 1})
     seconds = [r.expected_seconds for r in planned.runs]
-    assert planned.core_hours == pytest.approx(sum(seconds) / 3600) and planned.gpu_hours == 0
-    assert (
-        max(seconds) <= 60 * planned.expected_minutes
-        and sum(seconds) <= 2 * 60 * planned.expected_minutes
-    )
+    assert planned.core_hours == pytest.approx(sum(seconds) / 3600)
+    assert planned.gpu_hours == 0
+    assert max(seconds) <= 60 * planned.expected_minutes
+    assert sum(seconds) <= 2 * 60 * planned.expected_minutes
     assert [r.expected_seconds for r in planned.pending] == sorted(seconds, reverse=True)
     assert planned.disk_bytes == sum(
         BYTES_PER_PARAM * r.known["total_params"] for r in planned.runs
@@ -82,7 +81,8 @@ def test_what_is_finished_is_neither_timed_nor_placed_again(corpus, tmp_path):
         [{"CPU": 1.0}],
         timed=timed,
     )
-    assert asked == [2] and [r.finished for r in again.runs] == [True, False]
+    assert asked == [2]
+    assert [r.finished for r in again.runs] == [True, False]
     assert again.runs[0].expected_seconds == first.runs[0].expected_seconds
     assert again.runs[1].expected_seconds > 1e3 * first.runs[1].expected_seconds
 
@@ -133,9 +133,8 @@ def test_a_changed_study_says_what_stays_valid(corpus, tmp_path):
     ):
         assert words in said
     again = plan(corpus, tmp_path, [{"sequence_length": [2, 3, 4, 6]}], retry_failed=True)
-    assert [r.run.sequence_length for r in again.pending] == [6, 3] and "trained again" in " ".join(
-        again.notes
-    )
+    assert [r.run.sequence_length for r in again.pending] == [6, 3]
+    assert "trained again" in " ".join(again.notes)
 
 
 @pytest.mark.parametrize(
@@ -188,7 +187,8 @@ def test_epochs_are_counted_as_batches_are_drawn(corpus, tmp_path):
 def test_a_small_pool_says_what_it_can_tell_apart(corpus, tmp_path):
     (warning,) = [w for w in plan(corpus, tmp_path, WIDE).warnings if "pool" in w]
     users = int(warning.split("pool holds ")[1].split()[0])
-    assert 16 <= users <= len(corpus.test_users) and f"{0.6 / users**0.5:.3f} nats" in warning
+    assert 16 <= users <= len(corpus.test_users)
+    assert f"{0.6 / users**0.5:.3f} nats" in warning
 
 
 def test_pairs_with_fewer_users_than_a_batch_are_told(corpus, tmp_path):

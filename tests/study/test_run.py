@@ -38,16 +38,20 @@ def finished(study, output):
 
 def test_study_runs_reports_and_resumes(finished, study, output, planted_log, write_study):
     runs, snapshots = finished
-    assert list(runs.table.columns) == COLUMNS and len(runs) == 4
-    assert (runs.table["status"] == "done").all() and runs.table["run_id"].is_unique
-    assert snapshots[-1].finished == 4 and sum(len(s.ended) for s in snapshots) == 4
+    assert list(runs.table.columns) == COLUMNS
+    assert len(runs) == 4
+    assert (runs.table["status"] == "done").all()
+    assert runs.table["run_id"].is_unique
+    assert snapshots[-1].finished == 4
+    assert sum(len(s.ended) for s in snapshots) == 4
     directory = output / "tiny"
     assert pd.read_csv(directory / "runs.csv")["loss"].tolist() == pytest.approx(
         runs.table["loss"].tolist()
     )
     curves = pd.read_parquet(directory / "curves.parquet")
     assert (curves.groupby("run_id").size() == 2).all()
-    assert list(curves.columns) == list(CURVE_COLUMNS) and curves.notna().all(axis=None)
+    assert list(curves.columns) == list(CURVE_COLUMNS)
+    assert curves.notna().all(axis=None)
     events = [file.parent.name for file in directory.rglob("events.out.tfevents.*")]
     assert sorted(events) == sorted(runs.table["run_id"])  # one a run, and none of Tune's
     for run_id in runs.table["run_id"]:
@@ -55,11 +59,9 @@ def test_study_runs_reports_and_resumes(finished, study, output, planted_log, wr
         assert {"spec.json", "record.json", "checkpoints", "log.txt"} <= left
 
     page = write_report(directory)
-    assert (
-        page.exists()
-        and (directory / "report" / "report.md").exists()
-        and (directory / "fits.json").exists()
-    )
+    assert page.exists()
+    assert (directory / "report" / "report.md").exists()
+    assert (directory / "fits.json").exists()
 
     again = run_study(study, output)
     pd.testing.assert_frame_equal(
@@ -71,14 +73,18 @@ def test_study_runs_reports_and_resumes(finished, study, output, planted_log, wr
     )
     grown = run_study(wider, output)
     kept = grown.table.set_index("run_id").loc[runs.table["run_id"]]
-    assert len(grown) == 6 and kept["started_at"].tolist() == runs.table["started_at"].tolist()
+    assert len(grown) == 6
+    assert kept["started_at"].tolist() == runs.table["started_at"].tolist()
 
 
 def test_plan_before_and_after(study, output, finished):
     plan = plan_study(study, output)
-    assert len(plan.runs) == 4 and not plan.pending and plan.expected_minutes == 0
+    assert len(plan.runs) == 4
+    assert not plan.pending
+    assert plan.expected_minutes == 0
     for planned, (_, row) in zip(plan.runs, finished[0].table.iterrows(), strict=True):
-        assert planned.run_id == row["run_id"] and planned.steps == row["steps"]
+        assert planned.run_id == row["run_id"]
+        assert planned.steps == row["steps"]
         assert planned.train_flops == pytest.approx(row["train_flops"], rel=0.15)
         assert planned.known["non_embedding_params"] == row["non_embedding_params"]
     assert (
@@ -130,7 +136,8 @@ def test_failed_run_is_a_row_and_tried_again_when_asked(planted_log, write_study
 
     runs = run_study(study, output)
     assert runs.table["status"].tolist() == ["done", "failed"]
-    assert runs.table["error"][0] == "" and runs.table["error"][1].startswith("IsADirectoryError")
+    assert runs.table["error"][0] == ""
+    assert runs.table["error"][1].startswith("IsADirectoryError")
     assert "Traceback" in (in_the_way.parent / "error.txt").read_text()
     assert len(runs.done) == 1
 
@@ -165,7 +172,8 @@ def test_tune_results_are_reachable_and_callbacks_heard(
     run_study(one_more, output, callbacks=[Ends()])
     ended = list(Ends.trials)  # restoring below sets the class back to what Tune pickled
     (grid,) = tune_results(output / "tiny").values()
-    assert [result.config["run"]["run_id"] for result in grid] == ended and len(ended) == 1
+    assert [result.config["run"]["run_id"] for result in grid] == ended
+    assert len(ended) == 1
     assert grid[0].metrics["status"] == "done"
     with pytest.raises(StudyError, match="nothing of Ray Tune's"):
         tune_results(output)

@@ -83,7 +83,8 @@ def test_scores_join_the_table_and_failures_are_sentences(study, found, ray_sess
     alone = run_task(study / "runs" / good["run_id"], tasks[0])
     assert alone == good  # the same whether in a trial or here; kept, not made again
     assert "neither an encoder nor a checkpoint" in lost["error"]
-    assert "names service 'nowhere'" in results[2]["error"] and results[3]["error"] == lost["error"]
+    assert "names service 'nowhere'" in results[2]["error"]
+    assert results[3]["error"] == lost["error"]
     table = read_runs(study).table
     assert table["transfer_found_again_mrr"].notna().tolist() == [True, False, False]
     assert table["transfer_found_again_error"].notna().tolist() == [False, True, False]
@@ -115,10 +116,8 @@ def test_a_trial_s_fault_and_its_mistake_are_told_and_mended(study, found, ray_s
     results = {result["run_id"]: result for result in score_study(study, [task], {})}
     assert "methods" in results[run_id]
     table = read_runs(study).table.set_index("run_id")
-    assert (
-        table["transfer_damaged_mrr"].notna()[run_id]
-        and table["transfer_damaged_error"].isna()[run_id]
-    )
+    assert table["transfer_damaged_mrr"].notna()[run_id]
+    assert table["transfer_damaged_error"].isna()[run_id]
 
 
 def test_the_table_shows_what_was_asked_last(study, found, ray_session):
@@ -136,11 +135,9 @@ def test_the_command_scores_a_study(study, found, ray_session, tmp_path):
     file = tmp_path / "task.yaml"
     file.write_text(found().model_dump_json())
     shown = CliRunner().invoke(app, ["transfer", str(study), str(file)])
-    assert (
-        shown.exit_code == 1
-        and "TF-IDF, cosine" in shown.output
-        and "has no score. Run" in shown.output
-    )
+    assert shown.exit_code == 1
+    assert "TF-IDF, cosine" in shown.output
+    assert "has no score. Run" in shown.output
     with pytest.raises(SpecError, match="share the name 'found-again'"):
         read_tasks([file, file])
 

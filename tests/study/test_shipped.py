@@ -39,13 +39,14 @@ def crowd(tmp_path_factory):
 def test_a_shipped_study_expands_and_says_what_it_is(file):
     study = read_study(file)
     check_size(study)
-    assert expand(study) and study.name == file.stem and study.question.endswith("?")
+    assert expand(study)
+    assert study.name == file.stem
+    assert study.question.endswith("?")
     for run in expand(study):
         check_batch(run)
     opening = [line for line in file.read_text().splitlines() if line.startswith("#")]
-    assert any(f"studies/{file.name}" in line for line in opening) and all(
-        len(line) <= 120 for line in opening
-    )
+    assert any(f"studies/{file.name}" in line for line in opening)
+    assert all(len(line) <= 120 for line in opening)
 
 
 @pytest.mark.parametrize(
@@ -60,7 +61,8 @@ def test_a_laptop_study_plans(file, crowd, tmp_path):
         [NODE],
         timed=partial(given_rate, flops_per_second=1e10),
     )
-    assert len(planned.runs) == len(expand(study)) and planned.concurrency == 2
+    assert len(planned.runs) == len(expand(study))
+    assert planned.concurrency == 2
     assert not any("move together" in warning for warning in planned.warnings)
     assert max(run.train_flops for run in planned.runs) < LAPTOP_FLOPS
     assert (file.with_name(file.name.replace("-laptop", ""))).exists()

@@ -32,14 +32,16 @@ def test_canonical_directions_find_what_two_sides_share():
     a = np.hstack([noise[0, :, :4], 0.5 * shared, 3 * noise[0, :, 4:]])
     b = np.hstack([0.5 * shared + 0.1 * noise[1, :, :1], 2 * noise[1]])
     first, second = canonical_directions(a, b)
-    assert np.argmax(np.abs(first[:, 0])) == 4 and np.argmax(np.abs(second[:, 0])) == 0
+    assert np.argmax(np.abs(first[:, 0])) == 4
+    assert np.argmax(np.abs(second[:, 0])) == 0
     assert np.corrcoef(a @ first[:, 0], b @ second[:, 0])[0, 1] > 0.95
     assert np.abs(np.corrcoef(a @ first[:, 1], b @ second[:, 1])[0, 1]) < 0.2
 
 
 def test_the_trained_baseline_beats_the_untrained(corpus):
     trained, untrained = linear_baseline(corpus, 32), tfidf_baseline(corpus, 32)
-    assert trained["loss_candidates"] == 32 and trained["name"] != untrained["name"]
+    assert trained["loss_candidates"] == 32
+    assert trained["name"] != untrained["name"]
     assert trained["loss"] < untrained["loss"] - 0.3
     assert trained["recall_at_10"] > untrained["recall_at_10"] + 0.05
     assert linear_baseline(corpus, 32) == trained

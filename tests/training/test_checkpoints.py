@@ -51,7 +51,8 @@ def test_a_truncated_state_gives_way_to_the_one_before(tmp_path, caplog, size):
     last, before = tmp_path / "step_00000009.pt", tmp_path / "step_00000003.pt"
     last.write_bytes(last.read_bytes()[:size])
     assert_state(load_state(tmp_path), 3)
-    assert "step_00000009.pt is damaged" in caplog.text and "that of step 3 is used" in caplog.text
+    assert "step_00000009.pt is damaged" in caplog.text
+    assert "that of step 3 is used" in caplog.text
     before.write_bytes(b"junk")
     assert load_state(tmp_path) is None
     assert "the run starts anew" in caplog.text
@@ -82,9 +83,8 @@ def test_a_folder_is_the_driver_s_not_the_trial_s(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     run = RunSpec(train=TrainSpec(steps=1), resources=ResourcesSpec(checkpoints="kept"))
     assert spelled_out(run)["resources"]["checkpoints"] == str(tmp_path / "kept")
-    assert resolve_place("s3://bucket/kept") == "s3://bucket/kept" and not resolve_place(
-        "~/kept"
-    ).startswith("~")
+    assert resolve_place("s3://bucket/kept") == "s3://bucket/kept"
+    assert not resolve_place("~/kept").startswith("~")
 
 
 def test_what_a_kill_leaves_half_written_is_no_state(tmp_path):
@@ -148,7 +148,8 @@ def moody(monkeypatch, tmp_path):
 def test_storage_that_refuses_for_a_while_is_waited_for(moody, tmp_path, caplog):
     waits = moody(3)
     save_state("bucket", make_state(3))
-    assert waits == [1, 2, 4] and "503 Slow Down" in caplog.text
+    assert waits == [1, 2, 4]
+    assert "503 Slow Down" in caplog.text
     assert_state(load_state("bucket"), 3)
 
 
@@ -157,7 +158,8 @@ def test_storage_that_refuses_for_good_is_a_clear_failure(moody):
     words = r"^Checkpoint of step 3 cannot be written to bucket after 9 tries \(503 Slow Down\); mend the storage"
     with pytest.raises(StudyError, match=words):
         save_state("bucket", make_state(3))
-    assert len(waits) == 8 and sum(waits) > 120
+    assert len(waits) == 8
+    assert sum(waits) > 120
 
 
 def test_what_waiting_does_not_mend_fails_at_once(moody):
@@ -204,7 +206,8 @@ def test_the_log_holds_what_the_package_says_meanwhile(tmp_path):
         logger.info("within")
     logger.warning("after")
     text = (tmp_path / "log.txt").read_text()
-    assert "INFO within" in text and "after" not in text
+    assert "INFO within" in text
+    assert "after" not in text
 
 
 def test_event_files_hold_the_curve_once(tmp_path):

@@ -51,8 +51,10 @@ def test_pools_hold_held_out_users_with_both_services(corpus: Corpus):
     pools = make_pools(corpus, 16)
     assert len(pools) == 3
     for (a, b), users in pools.items():
-        assert len(set(users)) == 16 and np.isin(users, corpus.test_users).all()
-        assert (corpus.counts[users, a] > 0).all() and (corpus.counts[users, b] > 0).all()
+        assert len(set(users)) == 16
+        assert np.isin(users, corpus.test_users).all()
+        assert (corpus.counts[users, a] > 0).all()
+        assert (corpus.counts[users, b] > 0).all()
     again = make_pools(corpus, 16)
     assert all(np.array_equal(pools[pair], again[pair]) for pair in pools)
 
@@ -90,7 +92,8 @@ def test_users_without_events_embed_to_zero(corpus):
     finally:
         corpus.__dict__["counts"] = kept
     norms = vectors.norm(dim=1)
-    assert norms[3] == 0 and torch.allclose(norms[norms > 0], torch.ones(len(norms) - 1), atol=1e-5)
+    assert norms[3] == 0
+    assert torch.allclose(norms[norms > 0], torch.ones(len(norms) - 1), atol=1e-5)
 
 
 def test_baseline_scores_words(corpus):

@@ -96,7 +96,8 @@ def test_a_run_in_chunks_ends_like_the_whole(corpus):
     whole = train_run(RUN, corpus, evaluation)
     in_chunks = RUN.model_copy(update={"resources": ResourcesSpec(users_per_chunk=7)})
     chunked = train_run(in_chunks, corpus, evaluation)
-    assert chunked.run_id == whole.run_id and chunked.train_flops == whole.train_flops
+    assert chunked.run_id == whole.run_id
+    assert chunked.train_flops == whole.train_flops
     # In fp32, AdamW's first steps turn rounding of vanishing gradients into steps of full size.
     assert chunked.loss == pytest.approx(whole.loss, abs=1e-4)
     assert (

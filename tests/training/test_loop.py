@@ -72,13 +72,15 @@ def test_every_choice_of_the_recipe_trains(corpus):
         train_run(make_run(), corpus, EVALUATION),
         train_run(make_run(**chosen), corpus, EVALUATION),
     )
-    assert regularised.loss != plain.loss and regularised.train_flops < plain.train_flops
+    assert regularised.loss != plain.loss
+    assert regularised.train_flops < plain.train_flops
 
 
 def test_bf16_stays_near_fp32(corpus):
     rough = train_run(make_run(precision="bf16"), corpus, EVALUATION)
     exact = train_run(make_run(), corpus, EVALUATION)
-    assert rough.loss == pytest.approx(exact.loss, abs=0.02) and rough.loss != exact.loss
+    assert rough.loss == pytest.approx(exact.loss, abs=0.02)
+    assert rough.loss != exact.loss
 
 
 def test_under_bf16_vectors_logits_and_loss_stay_in_fp32(corpus, monkeypatch):
@@ -154,11 +156,9 @@ def test_divergence_is_a_result(corpus, monkeypatch):
 
     monkeypatch.setitem(loop.OBJECTIVES, "info_nce", broken)
     record = train_run(make_run(), corpus, EVALUATION)
-    assert (
-        record.status == "diverged"
-        and record.error == "loss or gradient was not finite at step 5"
-        and record.steps == 4
-    )
+    assert record.status == "diverged"
+    assert record.error == "loss or gradient was not finite at step 5"
+    assert record.steps == 4
 
 
 @pytest.mark.parametrize("place", ["OBJECTIVES", "Encoder", "pack", "evaluate"])
@@ -228,8 +228,10 @@ def test_schedule_rises_then_falls():
 def test_rate_stays_then_falls():
     train = TrainSpec(steps=100, warmup=0.1, schedule="warmup_stable_decay")
     shares = [learning_rate_share(step, 100, train) for step in range(100)]
-    assert shares[0] == pytest.approx(0.1) and shares[9:81] == pytest.approx([1.0] * 72)
-    assert shares[90] == pytest.approx(0.5) and shares[99] == pytest.approx(0.05)
+    assert shares[0] == pytest.approx(0.1)
+    assert shares[9:81] == pytest.approx([1.0] * 72)
+    assert shares[90] == pytest.approx(0.5)
+    assert shares[99] == pytest.approx(0.05)
 
 
 def rates(corpus, **shape):
@@ -255,7 +257,8 @@ def test_wider_and_deeper_matrices_move_slower(corpus):
     item, service = "item_blocks.0.ffn_up.weight", "service_blocks.0.ffn_up.weight"
     assert base[item] == base[service] == base["output.weight"] == (1.0, pytest.approx(0.1))
     assert wide[item] == wide["output.weight"] == (0.5, pytest.approx(0.2))
-    assert deep[item] == (0.5, pytest.approx(0.2)) and deep[service] == base[service]
+    assert deep[item] == (0.5, pytest.approx(0.2))
+    assert deep[service] == base[service]
     for name in (
         "token_embedding.weight",
         "token_position.weight",
@@ -287,7 +290,8 @@ def test_batches_are_prepared_ahead_and_in_order():
             time.sleep(0.001)
         assert len(asked) == 3
         found = [batches(step) for step in range(2, 6)]
-    assert found == [20, 30, 40, 50] and asked == [1, 2, 3, 4, 5]
+    assert found == [20, 30, 40, 50]
+    assert asked == [1, 2, 3, 4, 5]
 
 
 def test_trouble_while_preparing_reaches_the_step():
@@ -312,7 +316,8 @@ def test_the_temperature_comes_back_from_its_bound(corpus):
         optimizer.step()
         model.clamp_temperature()
         scales.append(float(model.scale.detach()))
-    assert max(scales) == pytest.approx(100, rel=1e-5) and scales[-1] < 99
+    assert max(scales) == pytest.approx(100, rel=1e-5)
+    assert scales[-1] < 99
 
 
 def test_a_step_ends_with_the_temperature_in_its_bound(corpus):
@@ -334,11 +339,12 @@ def test_a_gradient_that_is_not_finite_ends_a_run_with_its_weights(corpus, monke
 
 def test_a_gpu_that_is_not_there_is_told(caplog, monkeypatch):
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
-    assert (
-        choose_device(0.5).type == "cpu"
-        and "0.5 GPUs were asked for and torch sees none" in caplog.text
-    )
+    assert choose_device(0.5).type == "cpu"
+    assert "0.5 GPUs were asked for and torch sees none" in caplog.text
     caplog.clear()
-    assert choose_device(0).type == "cpu" and not caplog.text
+    assert choose_device(0).type == "cpu"
+    assert not caplog.text
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
-    assert choose_device(1).type == "cuda" and choose_device(0).type == "cpu" and not caplog.text
+    assert choose_device(1).type == "cuda"
+    assert choose_device(0).type == "cpu"
+    assert not caplog.text

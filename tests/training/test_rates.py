@@ -35,7 +35,7 @@ def activations(corpus, **shape):
 
 def slopes(corpus, axis, scales):
     """Exponent of each activation as a power of width or depth, and the activations."""
-    shapes = [{name: scale for name in axis} for scale in scales]
+    shapes = [dict.fromkeys(axis, scale) for scale in scales]
     found = [activations(corpus, **shape) for shape in shapes]
     return np.polyfit(np.log(scales), np.log(found), 1)[0], found
 

@@ -85,9 +85,7 @@ def test_one_worker_under_ray_train_equals_none(corpus, run, tmp_path):
 @pytest.mark.slow
 def test_a_user_s_error_is_not_tried_again(corpus, run, tmp_path):
     found = under_ray_train(run, tmp_path / "no corpus", tmp_path / "run")
-    assert (
-        found.metrics["reason"].startswith("CorpusError: ")
-        and "open_corpus" in found.metrics["trace"]
-    )
+    assert found.metrics["reason"].startswith("CorpusError: ")
+    assert "open_corpus" in found.metrics["trace"]
     assert not (tmp_path / "run" / "checkpoints").exists()
     assert found.metrics["tries"] == 1

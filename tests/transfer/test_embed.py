@@ -80,24 +80,18 @@ def test_every_user_is_in_the_output_or_listed_with_the_reason(embedded, encoder
     vectors, left_out = read(output), read(output, "left_out")
     expected = load_encoder(encoder_folder).encode(events)
     found = dict(zip(vectors["user_id"].to_pylist(), vectors["vector"].to_pylist(), strict=True))
-    assert set(found) == {*expected.user_ids, "stranger"} and vectors["vector"].type == pa.list_(
-        pa.float32(), 8
-    )
+    assert set(found) == {*expected.user_ids, "stranger"}
+    assert vectors["vector"].type == pa.list_(pa.float32(), 8)
     assert np.allclose([found[user] for user in expected.user_ids], expected.values, atol=1e-6)
     assert left_out.to_pylist() == [{"user_id": "broken", "reason": "text is null or empty"}]
-    assert (
-        manifest["users"] == manifest["vectors"] == len(found)
-        and manifest["rows_without_user"] == 1
-    )
-    assert manifest["unknown_services"] == {"elsewhere": 1} and manifest["left_out"] == {
-        "text is null or empty": 1
-    }
+    assert manifest["users"] == manifest["vectors"] == len(found)
+    assert manifest["rows_without_user"] == 1
+    assert manifest["unknown_services"] == {"elsewhere": 1}
+    assert manifest["left_out"] == {"text is null or empty": 1}
     assert json.loads((output / "manifest.json").read_text()) == manifest
     card = load_encoder(encoder_folder).card
-    assert (
-        manifest["encoder_digest"] == card.digest
-        and manifest["corpus_digest"] == card.corpus_digest
-    )
+    assert manifest["encoder_digest"] == card.digest
+    assert manifest["corpus_digest"] == card.corpus_digest
 
 
 @pytest.mark.ray
@@ -109,12 +103,14 @@ def test_an_interrupted_embedding_goes_on_by_parts(embedded, encoder_folder, log
     lost, kept = files[0], files[1:]
     (output / "vectors" / "copy.parquet").write_text("a person's")
     lost.unlink()
-    assert embed_users(encoder_folder, str(log), str(output)) == manifest and lost.exists()
+    assert embed_users(encoder_folder, str(log), str(output)) == manifest
+    assert lost.exists()
     (output / "vectors" / "copy.parquet").unlink()
     lost.unlink()
     (output / "manifest.json").unlink()
     assert embed_users(encoder_folder, str(log), str(output)) == manifest
-    assert all(file.stat().st_mtime_ns == times[file] for file in kept) and lost.exists()
+    assert all(file.stat().st_mtime_ns == times[file] for file in kept)
+    assert lost.exists()
 
 
 @pytest.mark.ray
@@ -168,9 +164,8 @@ def test_a_vector_a_service_and_services_asked_for(
         encoder_folder, spec, str(tmp_path / "o"), per_service=True, precision="float16"
     )
     vectors = read(tmp_path / "o")
-    assert set(vectors["service"].to_pylist()) == {first} and vectors["vector"].type == pa.list_(
-        pa.float16(), 8
-    )
+    assert set(vectors["service"].to_pylist()) == {first}
+    assert vectors["vector"].type == pa.list_(pa.float16(), 8)
     assert manifest["left_out"][OTHER_SERVICES] >= 1
     named = set(pq.read_table(log)["user_id"].to_pylist()) - {None}
     assert {
@@ -224,9 +219,8 @@ def test_an_actor_writes_packed_buckets_as_a_task_writes_rows(
         pq.read_table(log).filter(pc.field("user_id") == "stranger")
     )
     (row,) = read(tmp_path / "o").filter(pc.field("user_id") == "stranger").to_pylist()
-    assert manifest["vectors"] == manifest["users"] and np.allclose(
-        row["vector"], expected.values[0], atol=1e-5
-    )
+    assert manifest["vectors"] == manifest["users"]
+    assert np.allclose(row["vector"], expected.values[0], atol=1e-5)
 
 
 @pytest.mark.ray
@@ -276,9 +270,8 @@ def test_actors_that_hold_a_gpu_write_to_a_bucket(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(embed, "make_parts", make_parts)
         found = embed_users(encoder_folder, str(log), place, gpus_per_worker=1)
-    assert sum(found["devices"].values()) == 16 and found | {"devices": {}} == manifest | {
-        "devices": {}
-    }
+    assert sum(found["devices"].values()) == 16
+    assert found | {"devices": {}} == manifest | {"devices": {}}
     pyarrow.fs.copy_files("lake/vectors", str(tmp_path / "b"), source_filesystem=store)
     for kind, column in (("vectors", "user_id"), ("left_out", "reason"), ("histories", "history")):
         assert read(tmp_path / "b", kind)[column].equals(read(output, kind)[column])
@@ -286,6 +279,7 @@ def test_actors_that_hold_a_gpu_write_to_a_bucket(
     assert np.allclose(*vectors, atol=1e-5)
     since = f"s3://lake/vectors/manifest.json{s3_query}"
     again = embed_users(encoder_folder, str(log), f"s3://lake/later{s3_query}", since=since)
-    assert again["vectors"] == 0 and again["left_out"][NOTHING_NEW] == manifest["users"]
+    assert again["vectors"] == 0
+    assert again["left_out"][NOTHING_NEW] == manifest["users"]
     with pytest.raises(StudyError, match="vanished"):
         embed_users(encoder_folder, str(log), f"s3://vanished/vectors{s3_query}")

@@ -38,7 +38,8 @@ def test_vectors_of_a_log_are_those_of_the_corpus(encoder_folder, corpus, events
 def test_a_user_is_the_mean_of_his_services_whatever_their_sizes(encoder_folder, events):
     encoder = load_encoder(encoder_folder)
     each, one = encoder.encode(events, per_service=True), encoder.encode(events)
-    assert one.services is None and list(one.user_ids) == sorted(set(events["user_id"].to_pylist()))
+    assert one.services is None
+    assert list(one.user_ids) == sorted(set(events["user_id"].to_pylist()))
     for index, user in enumerate(one.user_ids[:20]):
         mean = each.values[each.user_ids == user].mean(0)
         assert np.allclose(one.values[index], mean / np.linalg.norm(mean), atol=1e-6)
@@ -80,7 +81,8 @@ def test_order_of_rows_counts_where_there_are_no_times(encoder_folder, events):
     user = by_time.filter(pc.equal(by_time["user_id"], by_time["user_id"][0]))
     timed, ordered = encoder.encode(user), encoder.encode(user.drop_columns(["timestamp"]))
     ties = user["timestamp"].to_pylist()
-    assert len(set(ties)) == len(ties) and np.allclose(timed.values, ordered.values, atol=1e-6)
+    assert len(set(ties)) == len(ties)
+    assert np.allclose(timed.values, ordered.values, atol=1e-6)
     backwards = user.drop_columns(["timestamp"]).take(pa.array(range(len(user) - 1, -1, -1)))
     assert not np.allclose(encoder.encode(backwards).values, ordered.values, atol=1e-3)
 
@@ -99,14 +101,12 @@ def test_times_are_read_as_a_log_s_are(encoder_folder, events):
 
 def test_the_encoder_comes_back_as_it_was(encoder_folder, run_spec, corpus):
     exported = read_encoder(encoder_folder.parent)  # the run's folder stands for the one in it
-    assert (
-        exported.card.run.encoder == run_spec.encoder and exported.card.services == corpus.services
-    )
+    assert exported.card.run.encoder == run_spec.encoder
+    assert exported.card.services == corpus.services
     assert exported.card.digest == read_encoder(encoder_folder).card.digest
     untrained = exported.card.build().state_dict()
-    assert set(untrained) == set(exported.weights) and not torch.equal(
-        untrained["output.weight"], exported.weights["output.weight"]
-    )
+    assert set(untrained) == set(exported.weights)
+    assert not torch.equal(untrained["output.weight"], exported.weights["output.weight"])
 
 
 def test_loading_needs_no_ray(encoder_folder):

@@ -77,8 +77,10 @@ def test_the_command_prints_methods_and_who_was_judged(finished, planted_log, co
     )
     found = CliRunner().invoke(app, ["transfer", str(folder), str(task)])
     assert found.exit_code == 0, found.output
-    assert "TF-IDF, cosine" in found.output and "By MRR the encoder" in found.output
+    assert "TF-IDF, cosine" in found.output
+    assert "By MRR the encoder" in found.output
     listed = json.loads(
         CliRunner().invoke(app, ["transfer", str(folder), str(task), "--json"]).stdout
     )
-    assert listed[0]["task"] == "seen" and listed[0]["methods"][0]["method"] == "guess"
+    assert listed[0]["task"] == "seen"
+    assert listed[0]["methods"][0]["method"] == "guess"

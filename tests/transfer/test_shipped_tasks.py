@@ -20,7 +20,8 @@ AMAZON = FOLDER.parents[1] / "data" / "amazon-cdsr" / "events.parquet"
 @pytest.mark.parametrize("file", TASKS, ids=lambda file: file.stem)
 def test_a_shipped_task_says_what_it_asks(file):
     task = read_task(file)
-    assert task.name == file.stem and task.question.endswith("?")
+    assert task.name == file.stem
+    assert task.question.endswith("?")
     assert f"clue-ray transfer RUN studies/transfer/{file.name}" in file.read_text()
     (study,) = [
         read_study(one) for one in STUDIES if file.stem.startswith(one.stem.removesuffix("-study"))
@@ -35,14 +36,16 @@ def test_a_shipped_task_says_what_it_asks(file):
 @pytest.mark.parametrize("file", sorted(OPEN.glob("tasks/*.yaml")), ids=lambda file: file.stem)
 def test_a_task_of_the_open_study_asks_for_users_it_held_out(file):
     task, corpus = read_task(file), read_study(OPEN / f"{file.stem.split('-')[0]}.yaml").corpus
-    assert task.events == corpus.events and task.split.test <= corpus.split.test
+    assert task.events == corpus.events
+    assert task.split.test <= corpus.split.test
     assert f"clue-ray transfer results/open-clue-{file.stem.split('-')[0]} " in file.read_text()
 
 
 @pytest.mark.parametrize("file", STUDIES, ids=lambda file: file.stem)
 def test_a_study_of_encoders_has_the_single_service_baseline(file):
     shares = {run.train.same_service for run in expand(read_study(file))}
-    assert min(shares) < 0.5 and max(shares) == 0.99
+    assert min(shares) < 0.5
+    assert max(shares) == 0.99
 
 
 @pytest.mark.skipif(not AMAZON.exists(), reason="data/amazon-cdsr/events.parquet is not here")
@@ -52,5 +55,6 @@ def test_a_study_of_encoders_has_the_single_service_baseline(file):
 def test_an_amazon_task_makes_examples(file):
     task = read_task(file).model_copy(update={"events": str(AMAZON)})
     examples = make_examples(task, *read_events(plan_events(task)))
-    assert len(examples.rows("test")) > 200 and len(examples.names) > 100
+    assert len(examples.rows("test")) > 200
+    assert len(examples.names) > 100
     assert set(examples.inputs["service"].to_pylist()) == set(task.services)

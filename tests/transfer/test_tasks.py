@@ -97,7 +97,8 @@ def test_auc_counts_pairs_and_r2_is_zero_for_the_mean():
     scores[:, 0] = -scores[:, 1]  # of two classes, one area is the other's
     assert auc(scores, classes) == pytest.approx(plain)
     values = rng.random(50)
-    assert r2(np.full(50, values.mean()), values) == pytest.approx(0) and r2(values, values) == 1
+    assert r2(np.full(50, values.mean()), values) == pytest.approx(0)
+    assert r2(values, values) == 1
 
 
 def test_the_interval_covers_a_mean_as_often_as_it_says():
@@ -173,11 +174,9 @@ def test_labels_of_test_users_come_later_and_from_other_people(events, task, cor
     asked = task(time=pd.Timestamp(cut, unit="s").isoformat())
     examples = make_examples(asked, table)
     inputs = examples.inputs.to_pandas()
-    assert (
-        inputs["timestamp"].max() < cut + 1
-        and corpus.services[0] not in set(inputs["service"])
-        and span > 0
-    )
+    assert inputs["timestamp"].max() < cut + 1
+    assert corpus.services[0] not in set(inputs["service"])
+    assert span > 0
     share = stable_hash(pd.Series(examples.users), "split") / 2.0**64
     assert ((examples.part == "test") == (share < 0.25)).all()
     user = examples.users[0]
@@ -187,9 +186,8 @@ def test_labels_of_test_users_come_later_and_from_other_people(events, task, cor
         & (table["timestamp"] >= cut)
     ]
     found = {name for name, true in zip(examples.names, examples.targets[0], strict=True) if true}
-    assert (
-        found <= set(later["text"]) and len(found) + examples.missed[0] == later["text"].nunique()
-    )
+    assert found <= set(later["text"])
+    assert len(found) + examples.missed[0] == later["text"].nunique()
 
 
 def test_labels_of_some_days_are_those_and_the_head_learns_from_the_days_before(
@@ -388,7 +386,8 @@ def test_a_table_of_users_is_taken_as_it_is_written(task, events, tmp_path):
     examples = make_examples(
         task(next_item=None, attribute={"table": str(file), "column": "plan"}), table
     )
-    assert examples.names == ("NA", "None", "Pro") and examples.left_out.num_rows == 0
+    assert examples.names == ("NA", "None", "Pro")
+    assert examples.left_out.num_rows == 0
     floats = pd.DataFrame({"user_id": np.arange(len(users)) + 0.0, "x": np.arange(len(users))})
     floats.assign(x=[[1]] * len(users)).to_parquet(numbers)
     asked = task(next_item=None, attribute={"table": str(numbers), "column": "x"})
@@ -424,13 +423,13 @@ def test_every_kind_of_task_runs_and_is_kept(kind, task, corpus, encoder_folder,
     methods = {row["method"]: row for row in result["methods"]}
     measure = {"attribute": "r2"}.get(kind, "mrr")
     assert methods["twin"][f"{measure}_lead"] == {"value": 0, "low": 0, "high": 0}
-    assert {"encoder", "untrained items"} < set(methods) and ("from scratch" in methods) == (
-        kind != "retrieval"
-    )
+    assert {"encoder", "untrained items"} < set(methods)
+    assert ("from scratch" in methods) == (kind != "retrieval")
     for row in methods.values():
         assert row[measure]["low"] <= row[measure]["value"] <= row[measure]["high"]
     assert sum(result["users"].values()) + sum(result["left_out"].values()) == len(users)
-    assert result["users"]["test"] > 20 and json.loads(json.dumps(result)) == result
+    assert result["users"]["test"] > 20
+    assert json.loads(json.dumps(result)) == result
     file = encoder_folder.parent / "transfer" / f"k-{kind}-{result['key']}.json"
     file.write_text(json.dumps({"kept": True}))
     assert run_task(encoder_folder, spec, {"twin": encoder_folder}) == {"kept": True}
@@ -449,7 +448,8 @@ def test_from_scratch_is_trained_three_times_at_most_and_each_read_once(
         lambda *args, seed, **more: read.append(seed) or fit(*args, seed=seed, **more),
     )
     run_task(encoder_folder, task(name="many", seeds=[5, 6, 7, 8], scratch_steps=1))
-    assert made == [5, 6, 7] and read == 3 * [5, 6, 7, 8] + made
+    assert made == [5, 6, 7]
+    assert read == 3 * [5, 6, 7, 8] + made
 
 
 def test_from_scratch_learns_and_keeps_what_validation_users_liked_best(
@@ -458,20 +458,19 @@ def test_from_scratch_learns_and_keeps_what_validation_users_liked_best(
     spec, encoder = task(), load_encoder(encoder_folder)
     examples = make_examples(spec, events.to_pandas())
     histories = Histories(examples.inputs, encoder.exported)
-    seen, look = [], heads.Lowest.look
+    seen, look = [], heads.EarlyStopping.look
 
     def watched(self, measure):
         stop = look(self, measure)
         seen.append((self.loss, self.weights["0.output.weight"].clone()))
         return stop
 
-    monkeypatch.setattr(heads.Lowest, "look", watched)
+    monkeypatch.setattr(heads.EarlyStopping, "look", watched)
     made = train_from_scratch(encoder, histories, examples, steps=30, seed=0)
     assert len(seen) == 3  # at 0, 25 and the end
     assert seen[-1][0] < seen[0][0]
-    assert torch.equal(made.model.output.weight, seen[-1][1]) and not torch.equal(
-        seen[0][1], seen[-1][1]
-    )
+    assert torch.equal(made.model.output.weight, seen[-1][1])
+    assert not torch.equal(seen[0][1], seen[-1][1])
 
 
 def test_lists_of_users_left_out_are_those_of_the_task_that_names_them(task, encoder_folder):
@@ -480,7 +479,8 @@ def test_lists_of_users_left_out_are_those_of_the_task_that_names_them(task, enc
         task(name="who", next_item={"service": "service-a", "min_users": n}) for n in (3, 1)
     )
     first, second, again = (run_task(encoder_folder, spec) for spec in (rare, common, rare))
-    assert again == first and first["left_out_list"] != second["left_out_list"]
+    assert again == first
+    assert first["left_out_list"] != second["left_out_list"]
     for result in (first, second):
         listed = pq.read_table(place / result["left_out_list"])["reason"].to_pylist()
         assert {reason: listed.count(reason) for reason in set(listed)} == result["left_out"]
@@ -595,7 +595,8 @@ def test_classes_are_scored_by_their_shares():
     scores = fit_head(
         np.eye(3)[targets], planted_examples(targets, ("a", "b", "c")), hidden=False, seed=0
     )
-    assert scores.sum(1) == pytest.approx(np.ones(60)) and scores.min() >= 0
+    assert scores.sum(1) == pytest.approx(np.ones(60))
+    assert scores.min() >= 0
 
 
 def test_a_result_is_known_by_what_its_table_holds(task, encoder_folder, events, tmp_path):
@@ -621,13 +622,13 @@ def test_users_without_a_row_that_can_be_used_are_counted(task, events, tmp_path
     )
     pd.concat([whole, mute]).to_parquet(tmp_path / "log.parquet")
     found, unusable = read_events(plan_events(task(events=str(tmp_path / "log.parquet"))))
-    assert len(found) == len(events) and unusable == {"mute"}
+    assert len(found) == len(events)
+    assert unusable == {"mute"}
     examples = make_examples(task(), found, unusable)
     left_out = dict(zip(*examples.left_out.to_pydict().values(), strict=True))
     assert left_out["mute"] == "no row that can be used"
-    assert {*left_out, *examples.users} == {"mute", *whole["user_id"]} and not {*left_out} & {
-        *examples.users
-    }
+    assert {*left_out, *examples.users} == {"mute", *whole["user_id"]}
+    assert not {*left_out} & {*examples.users}
 
 
 @pytest.mark.parametrize("hidden", [True, False])

@@ -1,0 +1,1 @@
+"""Reading event logs: files, formats, schemas and times."""

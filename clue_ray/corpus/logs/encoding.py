@@ -7,7 +7,7 @@ def kind_of(type_: pa.DataType) -> str:
     """Name what a column holds: two files of one log must agree in it."""
     value = type_.value_type if pa.types.is_dictionary(type_) else type_
     kinds = {
-        "text": (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view, is_bytes),
+        "text": (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view, _is_bytes),
         "whole numbers": (pa.types.is_integer,),
         "numbers": (pa.types.is_floating, pa.types.is_decimal),
         "times": (pa.types.is_timestamp, pa.types.is_date),
@@ -18,7 +18,7 @@ def kind_of(type_: pa.DataType) -> str:
     )
 
 
-def is_bytes(type_: pa.DataType) -> bool:
+def _is_bytes(type_: pa.DataType) -> bool:
     """Tell whether a column holds bytes, which are read as UTF-8."""
     return (
         pa.types.is_binary(type_)
@@ -35,18 +35,18 @@ def decode(table: pa.Table) -> tuple[pa.Table, int]:
         if pa.types.is_dictionary(column.type):
             column = column.cast(column.type.value_type)
         if kind_of(column.type) == "text":
-            column, count = decode_column(column)
+            column, count = _decode_column(column)
             recoded += count
         table = table.set_column(index, name, column)
     return table, recoded
 
 
-def decode_column(column: pa.ChunkedArray) -> tuple[pa.ChunkedArray, int]:
+def _decode_column(column: pa.ChunkedArray) -> tuple[pa.ChunkedArray, int]:
     """Return a column of bytes or text as valid text, and how many values were not UTF-8."""
     try:
         text = column.cast(pa.string())
         return (
-            text if is_bytes(column.type) else text.cast(pa.binary()).cast(pa.string())
+            text if _is_bytes(column.type) else text.cast(pa.binary()).cast(pa.string())
         ), 0  # a cast back checks
     except pa.ArrowInvalid:
         values = [decode_bytes(value) for value in column.cast(pa.large_binary()).to_pylist()]
@@ -57,7 +57,8 @@ def decode_column(column: pa.ChunkedArray) -> tuple[pa.ChunkedArray, int]:
 
 def decode_bytes(value: bytes | None) -> tuple[str | None, bool]:
     """Read bytes as UTF-8, else as Windows-1252, whose five gaps are taken as Latin-1; tell whether
-    it was else."""
+    it was else.
+    """
     if value is None:
         return None, False
     try:

@@ -3,7 +3,8 @@ pyarrow.fs knows.
 
 Takes what a user writes, gives `EventFile`s in order of name. Folders named `key=value` become
 columns, as Hive writes them; names that begin with `_` or `.` are left out, as Spark and others
-expect."""
+expect.
+"""
 
 import os
 from collections.abc import Iterable
@@ -57,19 +58,20 @@ class EventFile:
     @property
     def format(self) -> str:
         """`parquet`, `csv` or `json`, by the name's ending."""
-        return FORMATS[ending(self.path)]
+        return FORMATS[_ending(self.path)]
 
     def open(self) -> pa.NativeFile:
         """Open for reading from any position."""
-        return filesystem(self.root).open_input_file(self.path)
+        return _filesystem(self.root).open_input_file(self.path)
 
     def stream(self) -> pa.NativeFile:
         """Open for reading from start to end, unpacked if the name ends in .gz or another known
-        compression."""
-        return filesystem(self.root).open_input_stream(self.path, compression="detect")
+        compression.
+        """
+        return _filesystem(self.root).open_input_stream(self.path, compression="detect")
 
 
-def ending(path: str) -> str:
+def _ending(path: str) -> str:
     """Return a file name's ending in lower case, a compression's left out."""
     suffixes = [suffix.lower() for suffix in PurePosixPath(path).suffixes]
     if len(suffixes) > 1 and suffixes[-1] in COMPRESSIONS and suffixes[-2] != ".parquet":
@@ -78,7 +80,7 @@ def ending(path: str) -> str:
 
 
 @lru_cache(maxsize=64)
-def filesystem(root: str) -> pa.fs.FileSystem:
+def _filesystem(root: str) -> pa.fs.FileSystem:
     """Return the filesystem at a URI; this machine's for an empty one."""
     return pa.fs.FileSystem.from_uri(root)[0] if root else pa.fs.LocalFileSystem()
 
@@ -119,12 +121,12 @@ def _expand(place: str) -> list[EventFile]:
         )
         for info in infos
         if info.type == pa.fs.FileType.File
-        and ending(info.path) in FORMATS
+        and _ending(info.path) in FORMATS
         and _is_visible(info.path[len(base) :])
     ]
     if not files and len(infos) == 1 and infos[0].type == pa.fs.FileType.File:
         raise EventLogError(
-            f"Event log {place} ends in {ending(place) or 'nothing'!r}; allowed are {known}."
+            f"Event log {place} ends in {_ending(place) or 'nothing'!r}; allowed are {known}."
         )
     if not files:
         raise EventLogError(
@@ -135,7 +137,8 @@ def _expand(place: str) -> list[EventFile]:
 
 def _locate(place: str) -> tuple[str, str, str]:
     """Split a place into its filesystem's URI, the path up to the first wildcard, and the pattern
-    after it."""
+    after it.
+    """
     if "://" not in place:
         path = os.path.abspath(place)
         fixed, pattern = (
@@ -176,7 +179,7 @@ def _split_pattern(path: str) -> tuple[str, str]:
 
 
 def _list(root: str, base: str, pattern: str) -> list[pa.fs.FileInfo]:
-    store = filesystem(root)
+    store = _filesystem(root)
     bucket = base.split("/")[0]  # empty where paths begin with a slash, as in file: and hdfs:
     if root and bucket and store.get_file_info(bucket).type == pa.fs.FileType.NotFound:
         raise FileNotFoundError("NO_SUCH_BUCKET")

@@ -1,5 +1,6 @@
 """JSON Lines by Arrow's parser, block by block; where it gives up, line by line, so that a mistake
-has a number."""
+has a number.
+"""
 
 import json
 from collections.abc import Iterator
@@ -16,7 +17,8 @@ BLOCK, SAMPLE = 16_000_000, 200_000
 
 def json_schema(source: pa.NativeFile, name: str) -> pa.Schema:
     """Read the fields of a file's first lines: text where kinds are mixed, null where only null was
-    met."""
+    met.
+    """
     block = next(_blocks(source), None)
     found = _find_schema(block or b"", name, 1)
     if not found.names:
@@ -44,7 +46,8 @@ def read_json_lines(
     source: pa.NativeFile, columns: list[str], name: str
 ) -> Iterator[tuple[pa.Table, int]]:
     """Read the named fields of every line, as text in a block of mixed kinds; count lines that were
-    not UTF-8."""
+    not UTF-8.
+    """
     line = 1
     for block in _blocks(source):
         found = _find_schema(block, name, line)
@@ -86,7 +89,8 @@ def _read_slowly(block: bytes, columns: list[str], name: str, first: int) -> tup
 
 def _without_surrogates(text: str) -> str:
     """Replace halves of surrogate pairs, as JavaScript leaves them when it cuts an emoji, by
-    U+FFFD."""
+    U+FFFD.
+    """
     return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 

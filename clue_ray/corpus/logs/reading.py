@@ -2,7 +2,8 @@
 
 A part is what one task reads: some row groups of a Parquet file, or a whole CSV or JSON Lines file,
 streamed. Ray Data's own readers know neither the number of a row, which is the order of appearance
-and the place of a mistake, nor files of different formats in one log."""
+and the place of a mistake, nor files of different formats in one log.
+"""
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -70,7 +71,7 @@ def plan_reading(spec: CorpusSpec) -> Reading:
     for index, log in enumerate(logs_of(spec)):
         files = find_files(log.places)
         with ThreadPoolExecutor(SCHEMA_READERS) as pool:
-            heads = list(pool.map(read_head, files))
+            heads = list(pool.map(_read_schemas, files))
         log = replace(log, has_time=_has_time(log, files, heads))
         _check_files(log, files, heads)
         _check_order(log, spec)
@@ -88,13 +89,14 @@ class Head:
     group_rows: tuple[int, ...] = ()
 
 
-def read_head(file: EventFile) -> Head:
+def _read_schemas(file: EventFile) -> Head:
     """Read a file's columns, those of its folders included; raise EventLogError when it is empty or
-    unreadable."""
+    unreadable.
+    """
     try:
         head = _read_head(file)
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-        raise unreadable(file, error) from None
+        raise _unreadable(file, error) from None
     for name, _ in file.partition:
         if name not in head.schema.names:
             head = replace(head, schema=head.schema.append(pa.field(name, pa.string())))
@@ -121,7 +123,7 @@ def _read_head(file: EventFile) -> Head:
         )
 
 
-def unreadable(file: EventFile, error: Exception) -> EventLogError:
+def _unreadable(file: EventFile, error: Exception) -> EventLogError:
     """Say in one sentence that a file cannot be read, and why."""
     return EventLogError(
         f"Event log {file} cannot be read ({explain_access(error)}); mend the file or leave it out."
@@ -130,7 +132,8 @@ def unreadable(file: EventFile, error: Exception) -> EventLogError:
 
 def _has_time(log: Log, files: list[EventFile], heads: list[Head]) -> bool:
     """Tell whether a log carries times: a column that was named must be there, an unnamed one in
-    all files or none."""
+    all files or none.
+    """
     if "timestamp" in log.columns:
         return True
     having = ["timestamp" in head.schema.names for head in heads]
@@ -163,7 +166,8 @@ def _check_order(log: Log, spec: CorpusSpec) -> None:
 
 def _check_files(log: Log, files: list[EventFile], heads: list[Head]) -> None:
     """Refuse a file that lacks a column, or holds another kind of value in it than the files
-    before."""
+    before.
+    """
     seen: dict[str, tuple[str, EventFile]] = {}
     for file, head in zip(files, heads, strict=True):
         try:
@@ -203,7 +207,8 @@ def _cut(whole: Part, head: Head) -> list[Part]:
 @dataclass(frozen=True)
 class Batch:
     """Consecutive rows of a file: the number of the first, their needed columns, and how many were
-    recoded."""
+    recoded.
+    """
 
     first_row: int
     table: pa.Table
@@ -220,7 +225,7 @@ def read_part(part: Part, log: Log) -> Iterator[Batch]:
             yield Batch(row, table, before + recoded)
             row += table.num_rows
     except (pa.ArrowException, OSError) as error:
-        raise unreadable(part.file, error) from None
+        raise _unreadable(part.file, error) from None
 
 
 def _read_parquet(part: Part, log: Log) -> Iterator[tuple[pa.Table, int]]:

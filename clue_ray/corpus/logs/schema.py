@@ -1,7 +1,8 @@
 """Event logs: what their columns mean, and how rows of any shape become rows of one schema.
 
 Takes tables as read; gives tables of EVENTS_SCHEMA, where `reason` names what is wrong with a row,
-or is null for a good one. Bad rows are never dropped here: the caller keeps them aside."""
+or is null for a good one. Bad rows are never dropped here: the caller keeps them aside.
+"""
 
 import string
 from collections.abc import Sequence
@@ -63,7 +64,8 @@ class Log:
 
     def source(self, field: str) -> str:
         """Return the log's own name of a template's field: `text` may be renamed, other fields are
-        the log's."""
+        the log's.
+        """
         return self.column(field) if field == "text" else field
 
     @property
@@ -112,7 +114,8 @@ def _check_role(role: str) -> None:
 
 def template_fields(template: str) -> list[str]:
     """List the columns a text template names; raise EventLogError when it names none or is
-    malformed."""
+    malformed.
+    """
     try:
         fields = [
             field for _, field, _, _ in string.Formatter().parse(template) if field is not None
@@ -192,7 +195,7 @@ def normalise(
         "text": build_text(table, log),
         "row": row,
     }
-    rows["reason"] = find_reasons(rows, spec, log)
+    rows["reason"] = _find_reasons(rows, spec, log)
     events = pa.table(rows, schema=EVENTS_SCHEMA)
     if spec.services is None:
         return events
@@ -211,7 +214,8 @@ def good_rows(events: pa.Table) -> pa.Table:
 
 def as_text(column: pa.ChunkedArray) -> pa.ChunkedArray:
     """Cast ids and names to text without surrounding space; numbers keep their digits, and 7.0 is
-    7."""
+    7.
+    """
     text = column.cast(pa.string())
     if pa.types.is_floating(column.type):
         whole = column.cast(pa.int64(), safe=False)
@@ -222,7 +226,8 @@ def as_text(column: pa.ChunkedArray) -> pa.ChunkedArray:
 
 def build_text(table: pa.Table, log: Log) -> pa.ChunkedArray | pa.Array:
     """Fill the text template row by row; an empty field reads as nothing, a row of only empty
-    fields as null."""
+    fields as null.
+    """
     if log.text == "{text}":
         return _untrimmed(table[log.column("text")].cast(pa.string()))
     parts: list[Any] = []
@@ -245,7 +250,7 @@ def _untrimmed(text: pa.ChunkedArray) -> pa.ChunkedArray:
     return pc.if_else(empty, pa.scalar(None, pa.string()), text)
 
 
-def find_reasons(rows: dict[str, Any], spec: CorpusSpec, log: Log) -> Any:
+def _find_reasons(rows: dict[str, Any], spec: CorpusSpec, log: Log) -> Any:
     """Name what is wrong with each row (first fault found), null for a good one."""
     lengths = {role: pc.utf8_length(rows[role]) for role in ("user_id", "service", "text")}
     faults = {

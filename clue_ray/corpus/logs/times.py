@@ -1,5 +1,6 @@
 """Timestamps as logs write them: numbers of four units, dates, and ISO 8601 text, told apart by
-what they hold."""
+what they hold.
+"""
 
 from collections import Counter
 from typing import Any
@@ -28,7 +29,7 @@ def _seconds(column: pa.ChunkedArray) -> NDArray[np.float64]:
         or pa.types.is_decimal(column.type)
     ):
         numbers = column.cast(pa.float64(), safe=False).to_numpy()
-        return np.where(np.isfinite(numbers), numbers, np.nan) / 1000.0 ** unit_codes(numbers)
+        return np.where(np.isfinite(numbers), numbers, np.nan) / 1000.0 ** _unit_codes(numbers)
     if pa.types.is_temporal(column.type):
         return _read_times(column)
     return _read_text(column.cast(pa.string()))
@@ -43,7 +44,7 @@ def _read_times(column: pa.ChunkedArray) -> NDArray[np.float64]:
     return column.cast(pa.int64()).cast(pa.float64(), safe=False).to_numpy() / steps[unit]
 
 
-def unit_codes(numbers: NDArray[np.float64]) -> NDArray[np.int64]:
+def _unit_codes(numbers: NDArray[np.float64]) -> NDArray[np.int64]:
     """Return which of UNITS each number is in, as an index; one that is no number is 0."""
     return np.searchsorted(list(UNITS.values())[1:], np.nan_to_num(np.abs(numbers)), side="right")
 
@@ -72,7 +73,7 @@ def count_units(column: pa.ChunkedArray) -> Counter[str]:
         or pa.types.is_floating(column.type)
         or pa.types.is_decimal(column.type)
     ):
-        codes = unit_codes(column.drop_null().cast(pa.float64(), safe=False).to_numpy())
+        codes = _unit_codes(column.drop_null().cast(pa.float64(), safe=False).to_numpy())
         names = list(UNITS)
         return Counter({names[code]: int(n) for code, n in enumerate(np.bincount(codes)) if n})
     if pa.types.is_temporal(column.type):

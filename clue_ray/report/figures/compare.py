@@ -1,7 +1,8 @@
 """Two drawings of two studies: both laws over compute, and their difference.
 
 Takes analyses, or differences, and a matplotlib axes, draws, returns the axes. One idea: a study
-keeps its colour."""
+keeps its colour.
+"""
 
 from collections.abc import Sequence
 
@@ -22,7 +23,8 @@ MARKERS = ("o", "s")
 
 def two_laws(names: Sequence[str], analyses: Sequence[Analysis], ax: Axes) -> Axes:
     """Draw the frontier runs, the preferred law and its 95% interval of two studies over training
-    compute."""
+    compute.
+    """
     log_axis(ax)
     shown = []
     for name, analysis, colour, marker in zip(names, analyses, COLOURS, MARKERS, strict=True):
@@ -47,7 +49,8 @@ def difference_over_compute(
     train_flops: Sequence[float], gaps: Sequence[Prediction], ax: Axes
 ) -> Axes:
     """Draw a difference of two losses, nats, with its 95% interval, over training compute in
-    FLOP."""
+    FLOP.
+    """
     value, low, high = np.array(gaps).T
     log_axis(ax)
     ax.axhline(0, color=MUTED, linewidth=0.9)

@@ -1,7 +1,8 @@
 """Draw a figure into files: SVG with text as text, PNG for Markdown, and SVG to set inside a page.
 
 Takes a drawing function that fills a matplotlib axes, gives bytes. One idea: the same drawing gives
-the same bytes, so a report written twice is the same report."""
+the same bytes, so a report written twice is the same report.
+"""
 
 import io
 import re
@@ -59,19 +60,21 @@ def picture(
     titles: Mapping[str, str] | None = None,
 ) -> Picture:
     """Draw a figure once for each size in inches; `titles` maps an artist's gid to what a pointer
-    shows."""
+    shows.
+    """
     figures = [_figure(draw, size) for size in sizes]
     drawn = [_svg(f"{name}-{index}", figure) for index, figure in enumerate(figures)]
     inline = tuple(
-        inline_svg(svg, prefix=f"{name}-{index}-", caption=caption, titles=titles or {})
+        _inline_svg(svg, prefix=f"{name}-{index}-", caption=caption, titles=titles or {})
         for index, svg in enumerate(drawn)
     )
     return Picture(name, caption, drawn[0], _png(figures[0]), inline, sizes[0][0])
 
 
-def inline_svg(svg: str, *, prefix: str, caption: str, titles: Mapping[str, str]) -> str:
+def _inline_svg(svg: str, *, prefix: str, caption: str, titles: Mapping[str, str]) -> str:
     """Make an SVG file fit inside HTML: no prologue, no fixed size, ids unique in the page,
-    titles."""
+    titles.
+    """
     body = svg[svg.index("<svg") :]
     body = re.sub(
         r' width="[\d.]+pt" height="[\d.]+pt"',

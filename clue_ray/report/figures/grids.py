@@ -9,7 +9,8 @@ Every run as one line over its settings and its loss: parallel coordinates.
 
 Takes a runs table and a matplotlib axes, draws, returns the axes. One idea: lines keep the colour
 that their runs have in every figure, and a run without a loss ends before the last axis, at a
-cross."""
+cross.
+"""
 
 import math
 from typing import Any
@@ -86,7 +87,8 @@ def grid_of(table: pd.DataFrame, axis: str = LENGTH) -> pd.DataFrame | None:
     measured.
 
     Only runs that agree on everything else are laid side by side (see `alike`). Cells are floats,
-    or words: the status of a run without a loss, or `not run`."""
+    or words: the status of a run without a loss, or `not run`.
+    """
     if not {"encoder_size", axis} <= set(table.columns) or table.empty:
         return None
     chosen = alike(table, axis)
@@ -106,7 +108,8 @@ def alike(table: pd.DataFrame, axis: str) -> pd.DataFrame:
     lowest loss's.
 
     Runs that ended agree on their steps too, or else on the users they saw; what failed early has
-    neither, and stays."""
+    neither, and stays.
+    """
     rest = [c for c in EQUAL if c in table and c != axis]
     horizons = [c for c in HORIZONS if c in table and table[c].notna().any()]
     if not (rest or horizons):
@@ -128,7 +131,8 @@ def alike(table: pd.DataFrame, axis: str) -> pd.DataFrame:
 
 def isoflop_curves(table: pd.DataFrame, found: IsoFlop, ax: Axes) -> Axes:
     """Draw loss over encoder size for each level of compute that has a minimum, with its parabola
-    and the minimum."""
+    and the minimum.
+    """
     levels = found.levels[found.levels["used"]]
     colours = list(ordered_colours(list(range(len(levels)))).values())
     for (_, level), colour in zip(levels.iterrows(), colours, strict=True):
@@ -179,7 +183,8 @@ another."""
 
 def coordinates(table: pd.DataFrame) -> list[str]:
     """List the settings that differ between runs, then compute and loss, where the table has
-    them."""
+    them.
+    """
     varied = [column for column in SETTINGS if len(distinct(table, column)) > 1]
     return [
         *varied,
@@ -241,7 +246,8 @@ def _scaled(column: str, value: Any) -> Any:
 
 def _positions(table: pd.DataFrame, column: str) -> npt.NDArray[np.float64]:
     """Place a column's values between 0 and 1; words take places in their order, missing values
-    nan."""
+    nan.
+    """
     values = distinct(table, column)
     if column == "encoder_size":
         place = {value: index / max(len(values) - 1, 1) for index, value in enumerate(values)}

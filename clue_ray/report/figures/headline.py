@@ -9,7 +9,8 @@ The headline plot: every run's held-out loss over training compute, with laws, l
     beyond.
 
 Takes an Analysis (or a bare runs table) and a matplotlib axes. One idea: the preferred law and its
-interval speak, rivals and runs off the frontier stay quiet."""
+interval speak, rivals and runs off the frontier stay quiet.
+"""
 
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
@@ -46,7 +47,8 @@ chance."""
 
 def highest_shown(losses: Iterable[float], candidates: int | None) -> float:
     """Give the highest loss that a figure shows in place: the highest of all, or slightly above
-    chance."""
+    chance.
+    """
     values = np.array(list(losses), dtype=float)
     low, high = float(values.min()), float(values.max())
     chance = float(np.log(candidates)) if candidates else np.inf
@@ -55,7 +57,8 @@ def highest_shown(losses: Iterable[float], candidates: int | None) -> float:
 
 def mark_clipped(ax: Axes, x: float, loss: float, colour: str, gid: str | None = None) -> None:
     """Mark a run above the axes: an arrow at the upper edge at `x` and its loss in nats beside
-    it."""
+    it.
+    """
     right = ax.transAxes.inverted().transform(ax.transData.transform((x, 0)))[0] > 0.8
     ax.annotate(
         f"{loss:.2f}",
@@ -103,7 +106,8 @@ RING: dict[str, Any] = {
 
 class Band(NamedTuple):
     """Ends of the preferred law's 95% interval, in nats, at each training compute in FLOP:
-    (places,)."""
+    (places,).
+    """
 
     train_flops: npt.NDArray[np.float64]
     low: npt.NDArray[np.float64]
@@ -122,7 +126,8 @@ def loss_against_compute(
 
     The preferred law has a line and its 95% interval as a band (give `band` where drawings share
     one); rivals are thin lines; `baselines` are names and losses; `floor` is the lowest loss that
-    any encoder can have, in nats. Each run is one artist with gid `run-<run_id>`."""
+    any encoder can have, in nats. Each run is one artist with gid `run-<run_id>`.
+    """
     points = source.points if isinstance(source, Analysis) else source
     points = points[points["train_flops"].notna() & points["loss"].notna()]
     candidates, largest = candidates_of(points), float(points["train_flops"].max())
@@ -257,7 +262,8 @@ def _level(ax: Axes, height: float, text: str, colour: str, *, above: bool) -> N
 
 def _floor(ax: Axes, floor: float) -> None:
     """Draw the lowest loss any encoder can have, or say where it lies if that is far below all
-    runs."""
+    runs.
+    """
     text = f"lowest any encoder can reach (Bayes): {floor:.2f}"
     if floor >= ax.get_ylim()[0]:
         _level(ax, floor, text, FLOOR_COLOUR, above=False)
@@ -279,7 +285,8 @@ def _limit_loss(
     floor: float | None = None,
 ) -> None:
     """Fit the loss axis to runs, levels and laws; intervals and runs far outside are cut, these
-    runs marked."""
+    runs marked.
+    """
     low, height = _span(points, levels)
     top = low + height
     ends = [float(np.asarray(line.get_ydata())[-1]) for line in _law_lines(ax)]
@@ -297,7 +304,8 @@ def _limit_loss(
 
 def clipped_runs(points: pd.DataFrame, levels: Sequence[float]) -> pd.DataFrame:
     """List the runs whose loss lies above the loss axis; `levels` are the baselines' losses,
-    nats."""
+    nats.
+    """
     low, height = _span(points, levels)
     return points[points["loss"] > low + (1 + HEADROOM) * height]
 

@@ -2,7 +2,8 @@
 answered.
 
 Takes the tables of `scaling` and a matplotlib axes, draws, returns the axes. One idea: the law that
-speaks is coloured, everything else is grey, and an end that no data bound leaves the axes."""
+speaks is coloured, everything else is grey, and an end that no data bound leaves the axes.
+"""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -32,7 +33,8 @@ span."""
 
 class Alternative(NamedTuple):
     """What another choice predicts: its name and one or more losses in nats; the first may have an
-    interval."""
+    interval.
+    """
 
     name: str
     values: Sequence[float]
@@ -114,7 +116,8 @@ def _compute_ticks(ax: Axes, values: list[float]) -> None:
 
 def alternatives(choices: Sequence[Alternative], ax: Axes) -> Axes:
     """Draw the predictions of other choices below that of the answer, which comes first, on one
-    scale of loss."""
+    scale of loss.
+    """
     answer = choices[0]
     values = np.concatenate([np.asarray(choice.values, dtype=float) for choice in choices])
     values = values[np.isfinite(values)]

@@ -2,7 +2,8 @@
 
 Each function takes a runs table or an Analysis and a matplotlib axes, draws, and returns the axes;
 nothing is fitted, read or written here. Wrap the call in `matplotlib.rc_context(STYLE)` for the
-look of the report."""
+look of the report.
+"""
 
 from collections.abc import Sequence
 from typing import Any
@@ -48,7 +49,8 @@ def axis_effect(
 
     Few lines are named at their ends; many are thin, coloured by the setting that takes most
     values. `loss_limits` puts several panels on one scale, in nats; runs above it are arrows at the
-    edge."""
+    edge.
+    """
     others = _varying(effect)
     lines = sorted(
         effect.lines, key=lambda line: [line.iloc[0].get(_order(column)) for column in others]
@@ -232,7 +234,8 @@ def _mark_above(ax: Axes, runs: pd.DataFrame, column: str, colour: str) -> None:
 
 def _order(column: str) -> str:
     """Name the column that orders a column: encoder sizes go by their parameters, not by the
-    alphabet."""
+    alphabet.
+    """
     return "non_embedding_params" if column == "encoder_size" else column
 
 

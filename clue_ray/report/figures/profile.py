@@ -64,7 +64,7 @@ def draw_users(users: Mapping[int, int], ax: Axes) -> Axes:
     for n, bar in zip(numbered, bars, strict=True):
         bar.set_gid(f"bar-{n}")
     if len(numbered) <= LABELLED_BARS:
-        ax.bar_label(bars, [short(users.get(n, 0)) for n in numbered], padding=2)
+        ax.bar_label(bars, [_short(users.get(n, 0)) for n in numbered], padding=2)
         ax.set_yticks([])
         ax.spines["left"].set_visible(False)
     ax.xaxis.set_major_locator(MaxNLocator(12, integer=True))
@@ -75,7 +75,8 @@ def draw_users(users: Mapping[int, int], ax: Axes) -> Axes:
 
 def draw_overlap(names: Sequence[str], users: Sequence[Sequence[int]], ax: Axes) -> Axes:
     """Draw the share of each row's users who are in each column; grey on the diagonal, where it is
-    all of them."""
+    all of them.
+    """
     few = len(names) <= FEW_SERVICES
     for row, column in np.ndindex(len(names), len(names)):
         share = users[row][column] / max(1, users[row][row])
@@ -84,9 +85,9 @@ def draw_overlap(names: Sequence[str], users: Sequence[Sequence[int]], ax: Axes)
             (column, row), 1, 1, facecolor=colour, edgecolor="white", gid=f"cell-{row}-{column}"
         )
         ax.add_patch(cell)
-        words = short(users[row][column]) if few else ""
+        words = _short(users[row][column]) if few else ""
         if row != column:
-            words = f"{share_cell(share).text}\n{words}" if few else whole_percent(share)
+            words = f"{share_cell(share).text}\n{words}" if few else _whole_percent(share)
         ink = "white" if row != column and share > 0.55 else INK
         ax.text(
             column + 0.5,
@@ -111,7 +112,7 @@ def draw_overlap(names: Sequence[str], users: Sequence[Sequence[int]], ax: Axes)
     return ax
 
 
-def short(amount: int) -> str:
+def _short(amount: int) -> str:
     """Write a count as short as a bar or cell allows."""
     return count(amount) if amount < 100_000 else compact(amount)
 
@@ -121,7 +122,8 @@ def share_cell(part: float) -> Cell:
     return written(">99%" if 0.995 <= part < 1 else "<0.01%" if 0 < part < 1e-4 else percent(part))
 
 
-def whole_percent(part: float) -> str:
+def _whole_percent(part: float) -> str:
     """Write a share in whole per cent, without the sign; only all of it is 100, and only nothing is
-    0."""
+    0.
+    """
     return "<1" if 0 < part < 0.01 else ">99" if 0.99 < part < 1 else f"{100 * part:.0f}"

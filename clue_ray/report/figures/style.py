@@ -3,7 +3,8 @@ of labels.
 
 Takes column names and values, gives labels, colours and shapes. One idea: colour and shape mean the
 same thing in all figures of a report, and never carry a meaning that a label or a legend does not
-also give."""
+also give.
+"""
 
 from dataclasses import dataclass
 from typing import Any
@@ -99,7 +100,8 @@ COLOUR_AXES = ("sequence_length", "corpus_users", "global_batch_size")
 
 def label(column: str, candidates: int | None = None) -> str:
     """Name a column for an axis or a table head; a held-out loss says at how many candidates, where
-    known."""
+    known.
+    """
     text = LABELS.get(column, column.replace("_", " "))
     return f"{text} at {candidates:,} candidates" if column == "loss" and candidates else text
 
@@ -116,7 +118,8 @@ def law_label(name: str) -> str:
 
 def ordered_colours(values: list[Any]) -> dict[Any, str]:
     """Give ordered values dark-to-light viridis colours, stopping short of the yellow that white
-    swallows."""
+    swallows.
+    """
     positions = np.linspace(0.0, 0.82, len(values)) if len(values) > 1 else [0.25] * len(values)
     return {
         value: to_hex(mpl.colormaps["viridis"](p))
@@ -132,7 +135,8 @@ def darker(colour: str) -> str:
 
 def distinct(table: pd.DataFrame, column: str) -> list[Any]:
     """List a column's values in order, missing ones left out; encoder sizes go by their
-    parameters."""
+    parameters.
+    """
     if column not in table:
         return []
     known = table[table[column].notna()]
@@ -153,7 +157,8 @@ class Encoding:
     @classmethod
     def of(cls, table: pd.DataFrame) -> "Encoding":
         """Choose colours by the axis with most values (sequence length on a tie), shapes by encoder
-        size."""
+        size.
+        """
         column = max(COLOUR_AXES, key=lambda name: len(distinct(table, name)))
         sizes = distinct(table, "encoder_size")
         shapes = {size: SHAPES[index % len(SHAPES)] for index, size in enumerate(sizes)}
@@ -170,12 +175,14 @@ class Encoding:
 
     def colour_keys(self) -> list[Line2D]:
         """Return legend entries for the colours, the column's name first; none when nothing
-        varies."""
+        varies.
+        """
         return _keys(self.colour_column, [(v, "o", c) for v, c in self.colours.items()])
 
     def shape_keys(self) -> list[Line2D]:
         """Return legend entries for the shapes, the column's name first; none when nothing
-        varies."""
+        varies.
+        """
         return _keys("encoder_size", [(size, shape, MUTED) for size, shape in self.shapes.items()])
 
 
@@ -205,14 +212,16 @@ def _keys(column: str, entries: list[tuple[Any, str, str]]) -> list[Line2D]:
 
 def candidates_of(table: pd.DataFrame) -> int | None:
     """Return the one number of candidates that all runs were scored against, or None when they
-    disagree."""
+    disagree.
+    """
     values = distinct(table, "loss_candidates")
     return int(values[0]) if len(values) == 1 else None
 
 
 def log_axis(ax: Axes) -> None:
     """Make the x axis a logarithmic one with ticks at powers of ten, and rule the y axis
-    faintly."""
+    faintly.
+    """
     ax.set_xscale("log")
     ax.xaxis.set_major_locator(LogLocator(numticks=8))
     ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: decade(value)))

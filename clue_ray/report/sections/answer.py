@@ -1,7 +1,8 @@
 """The top of a page: the answer in words, the gravest doubt, the headline plot.
 
 Takes what was read and found, gives sentences and a picture. One idea: where the runs support no
-law, the first sentence says so, and nothing is predicted."""
+law, the first sentence says so, and nothing is predicted.
+"""
 
 from functools import partial
 from typing import Any

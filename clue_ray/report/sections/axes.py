@@ -95,7 +95,8 @@ def _grid(table: pd.DataFrame, axis: str) -> Picture:
 
 def isoflop(files: StudyFiles) -> Section | None:
     """Draw loss over encoder size at equal compute, where at least two levels of compute have a
-    minimum."""
+    minimum.
+    """
     try:
         found = fit_isoflop(files.done, size=SIZE)
     except (FitError, RunsError):  # no such levels: the study did not ask
@@ -112,7 +113,8 @@ def isoflop(files: StudyFiles) -> Section | None:
 
 def _best_size(found: IsoFlop) -> str:
     """Say how the best size grows with compute by parabolas, and what a law of size and data says
-    beside it."""
+    beside it.
+    """
     used = int(found.levels["used"].sum())
     return (
         f"Through the minima of {used} of {len(found.levels)} levels of compute, the best size "

@@ -3,7 +3,8 @@ task.
 
 Takes the runs table with its transfer columns, gives a section. One idea: the smaller runs predict
 the largest from their losses, so the page can say that the law of the loss carries over, that the
-two part, or that nobody can tell yet."""
+two part, or that nobody can tell yet.
+"""
 
 from functools import partial
 from typing import Any
@@ -47,7 +48,8 @@ WORDS = (
 
 def downstream(files: StudyFiles) -> Section | None:
     """Set each task's score over the loss of the runs that have one; without tasks there is no
-    section."""
+    section.
+    """
     columns = [str(name) for name in files.done.columns if str(name).startswith(SCORES)]
     speaking = [
         name for name in columns if name.endswith(tuple(FIRST)) and files.done[name].notna().any()
@@ -59,14 +61,14 @@ def downstream(files: StudyFiles) -> Section | None:
     panels = tuple(_panel(column, runs) for column, runs in scored.items() if len(runs) >= FEWEST)
     points = (
         *(carries_over(column, runs) for column, runs in scored.items()),
-        *(without_score(column, files.done[column]) for column in failed),
+        *(_without_score(column, files.done[column]) for column in failed),
     )
-    tables = tuple(methods_table(result) for result in files.judged)
+    tables = tuple(_methods_table(result) for result in files.judged)
     return Section("downstream", "Downstream tasks against loss", "downstream", (WORDS,) if panels else (), panels,
                    tables, points, layout="panels")  # fmt: skip
 
 
-def methods_table(result: dict[str, Any]) -> Table:
+def _methods_table(result: dict[str, Any]) -> Table:
     """Set the encoder of lowest loss beside the other methods, with its lead over each."""
     measure = next(name for name in MEASURES if name in result["methods"][0])
     rows = [(row["method"], row[measure], row.get(f"{measure}_lead")) for row in result["methods"]]
@@ -82,20 +84,20 @@ def methods_table(result: dict[str, Any]) -> Table:
     )
 
 
-def task_of(column: str) -> tuple[str, str]:
+def _task_of(column: str) -> tuple[str, str]:
     """Split a column's name into task and measure, as words."""
     task, _, measure = column.removeprefix(SCORES).rpartition("_")
     return task.replace("_", " "), FIRST.get(f"_{measure}", measure)
 
 
 def _panel(column: str, runs: pd.DataFrame) -> Picture:
-    task, measure = task_of(column)
+    task, measure = _task_of(column)
     caption = f"{task}: {measure} over held-out loss, {len(runs)} runs."
     name = f"downstream-{column.removeprefix(SCORES).replace('_', '-')}"
     return picture(name, caption, partial(score_over_loss, runs, column=column), sizes=(HALF,))
 
 
-def values_of(runs: pd.DataFrame, column: str) -> tuple[NDArray[np.float64], ...]:
+def _values_of(runs: pd.DataFrame, column: str) -> tuple[NDArray[np.float64], ...]:
     """Give compute, loss and score of runs, as numbers."""
     compute, loss, score = (
         runs[name].to_numpy(dtype=float) for name in ("train_flops", "loss", column)
@@ -105,8 +107,9 @@ def values_of(runs: pd.DataFrame, column: str) -> tuple[NDArray[np.float64], ...
 
 def score_over_loss(runs: pd.DataFrame, ax: Axes, column: str) -> Axes:
     """Draw a task's score over loss, lower losses to the right, and what the smaller runs say of
-    the largest."""
-    compute, loss, score = values_of(runs, column)
+    the largest.
+    """
+    compute, loss, score = _values_of(runs, column)
     largest = predict_largest(compute, loss, score)
     held = hold_out(compute) if largest else np.zeros(len(loss), dtype=bool)
     ax.scatter(loss[~held], score[~held], s=22, color=INK, zorder=3)
@@ -115,7 +118,7 @@ def score_over_loss(runs: pd.DataFrame, ax: Axes, column: str) -> Axes:
         _draw_line(ax, largest, loss[~held], loss[held])
     ax.invert_xaxis()
     ax.set_xlabel(label("loss"))
-    ax.set_ylabel(task_of(column)[1])
+    ax.set_ylabel(_task_of(column)[1])
     return ax
 
 
@@ -141,11 +144,12 @@ def _draw_line(
 
 def carries_over(column: str, runs: pd.DataFrame) -> str:
     """Say whether the fall of the loss goes with a better score, and whether it still does at the
-    largest compute."""
-    task, measure = task_of(column)
+    largest compute.
+    """
+    task, measure = _task_of(column)
     if len(runs) < FEWEST:
         return f"{task}: {len(runs)} finished runs have a score, and a correlation takes {FEWEST}."
-    compute, loss, score = values_of(runs, column)
+    compute, loss, score = _values_of(runs, column)
     value, low, high = correlation(loss, score)
     if not np.isfinite(value):
         return f"{task}: all runs have one {measure} or one loss, so nothing can be told."
@@ -194,10 +198,10 @@ def _at_scale(largest: LargestRuns | None) -> str:
     }[largest.verdict]
 
 
-def without_score(column: str, errors: pd.Series) -> str:
+def _without_score(column: str, errors: pd.Series) -> str:
     """Count the runs a task could not be put to, with the reason met most often."""
     reasons = errors.dropna().astype(str)
     return (
-        f"{task_of(column)[0]}: {len(reasons)} of {len(errors)} finished runs have no score. "
+        f"{_task_of(column)[0]}: {len(reasons)} of {len(errors)} finished runs have no score. "
         f"{reasons.value_counts().index[0]}"
     )

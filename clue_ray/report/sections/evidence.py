@@ -59,13 +59,13 @@ def seeds(done: pd.DataFrame) -> str:
 
 def cost(files: StudyFiles) -> Section | None:
     """Set what the plan expected against what the runs took."""
-    shown = cost_table(files)
+    shown = _cost_table(files)
     if shown is None:
         return None
     known = _timed(files)
     caption = "Wall time of each run against what the plan expected; on the line they agree."
     drawn = picture(
-        "cost", caption, partial(planned_and_actual, known), sizes=(HALF,), titles=_titles(known)
+        "cost", caption, partial(_planned_and_actual, known), sizes=(HALF,), titles=_titles(known)
     )
     words = tuple(filter(None, (shown.note, _compute(files))))
     listed = replace(shown, note="")  # the section opens with it
@@ -80,9 +80,10 @@ def _timed(files: StudyFiles) -> pd.DataFrame:
     )
 
 
-def cost_table(files: StudyFiles) -> Table | None:
+def _cost_table(files: StudyFiles) -> Table | None:
     """Set planned wall time against actual, largest run first; None without a plan or finished
-    runs."""
+    runs.
+    """
     known = _timed(files)
     if known.empty:
         return None
@@ -128,9 +129,10 @@ def _compute(files: StudyFiles) -> str:
     )
 
 
-def planned_and_actual(runs: pd.DataFrame, ax: Axes) -> Axes:
+def _planned_and_actual(runs: pd.DataFrame, ax: Axes) -> Axes:
     """Draw wall time over planned time, both in seconds on logarithmic axes; columns `planned`,
-    `wall_seconds`."""
+    `wall_seconds`.
+    """
     ends = [
         min(runs["planned"].min(), runs["wall_seconds"].min()),
         max(runs["planned"].max(), runs["wall_seconds"].max()),
@@ -177,7 +179,7 @@ def curves(files: StudyFiles) -> Section | None:
 def every_run(files: StudyFiles) -> Section:
     """List every run, and draw each as a line over its settings."""
     shown = tables.run_table(files.table)
-    words = (f"{runs_sentence(files)} {shown.note}".strip(),)
+    words = (f"{_runs_sentence(files)} {shown.note}".strip(),)
     return Section("runs", "Every run", "runs", words, _parallel(files.table), (shown,))
 
 
@@ -201,7 +203,7 @@ def _parallel(table: pd.DataFrame) -> tuple[Picture, ...]:
     )
 
 
-def runs_sentence(files: StudyFiles) -> str:
+def _runs_sentence(files: StudyFiles) -> str:
     """Count the runs by status, so that none is dropped in silence."""
     counts = files.table["status"].value_counts()
     order = [status for status in ("done", "failed", "diverged", "missing") if status in counts]
@@ -218,10 +220,10 @@ def cautions(warnings: tuple[str, ...]) -> Section | None:
 
 def made(files: StudyFiles) -> Section:
     """Say how the report came to be."""
-    return Section("made", "How it was made", "how it was made", tables=(provenance(files),))
+    return Section("made", "How it was made", "how it was made", tables=(_provenance(files),))
 
 
-def provenance(files: StudyFiles) -> Table:
+def _provenance(files: StudyFiles) -> Table:
     """Say how the report came to be: versions, corpus, rows rejected, licence, devices."""
     table, corpus = files.table, files.corpus
     services = corpus.get("services")

@@ -1,7 +1,8 @@
 """Two sections of doubt: which law and how it fared, and what would change the answer.
 
 Takes an Analysis, gives sections. One idea: the interval of the answer holds for one form and one
-cost; beside it stands what the other defensible choices answer, on the same scale."""
+cost; beside it stands what the other defensible choices answer, on the same scale.
+"""
 
 from functools import partial
 from typing import Any
@@ -55,15 +56,16 @@ def laws(analysis: Analysis) -> Section:
         )
         draw = partial(backtest_errors, rows, preferred=analysis.preferred)
         drawn = (picture("backtest", caption, draw, sizes=((5.2, 3.6), NARROW)),)
-    words = (f"{law_sentence(analysis)} {AUTHORS}",)
+    words = (f"{_law_sentence(analysis)} {AUTHORS}",)
     after = (BIC,) if len(analysis.panels.bic) > 1 else ()
     table = tables.law_table(analysis)
     return Section("laws", "Which law", "laws", words, drawn, (table,), after=after)
 
 
-def law_sentence(analysis: Analysis) -> str:
+def _law_sentence(analysis: Analysis) -> str:
     """Say which law the backtest prefers, by how much over the next best, and whether that means
-    anything."""
+    anything.
+    """
     summary = analysis.backtest.summary
     errors = dict(zip(summary["law"], summary["mean_absolute_error"], strict=True))
     best, name = errors.pop(analysis.preferred, None), law_label(analysis.preferred)
@@ -99,9 +101,10 @@ def _nats(error: float) -> str:
 
 def doubts(analysis: Analysis) -> Section:
     """Show what other choices, or one run less, would have answered, and what the runs do not
-    identify."""
+    identify.
+    """
     fit = analysis.fits[analysis.preferred]
-    known = identified(fit, analysis.panels.identifiability[analysis.preferred].condition)
+    known = _identified(fit, analysis.panels.identifiability[analysis.preferred].condition)
     base: dict[str, Any] = {
         "anchor": "doubts",
         "title": "What would change the answer",
@@ -113,7 +116,7 @@ def doubts(analysis: Analysis) -> Section:
     drawn = picture(
         "alternatives",
         _caption(),
-        partial(alternatives, choices(analysis, ahead)),
+        partial(alternatives, _choices(analysis, ahead)),
         sizes=(FOREST, NARROW),
     )
     words = (_spread(analysis, ahead), *_most_influential(analysis, ahead))
@@ -129,18 +132,18 @@ def _caption() -> str:
     )
 
 
-def choices(analysis: Analysis, ahead: Prediction) -> list[Alternative]:
+def _choices(analysis: Analysis, ahead: Prediction) -> list[Alternative]:
     """List the answer and its alternatives, as they are drawn."""
     panels = analysis.panels
     rest = panels.sensitivity.iloc[1:]
     named = [
-        Alternative(choice_label(row), [float(row["predicted"])]) for _, row in rest.iterrows()
+        Alternative(_choice_label(row), [float(row["predicted"])]) for _, row in rest.iterrows()
     ]
     left_out = Alternative("each run left out", panels.influence["predicted"].dropna().to_list())
     return [Alternative("the answer", [ahead.value], ahead.low, ahead.high), *named, left_out]
 
 
-def choice_label(row: Any) -> str:
+def _choice_label(row: Any) -> str:
     """Name a row of the sensitivity table."""
     if row["variant"] == "another law":
         return law_label(row["law"])
@@ -158,7 +161,7 @@ def _spread(analysis: Analysis, ahead: Prediction) -> str:
     start = f"The answer is {ends} nats; {number(len(rest))} other choices give {_two(low, high)}"
     if outside.empty:
         return f"{start}, all within that interval."
-    names = listing([choice_label(row) for _, row in outside.iterrows()])
+    names = listing([_choice_label(row) for _, row in outside.iterrows()])
     return f"{start}, beyond that interval for {names}: the form of the law is a doubt that no interval holds."
 
 
@@ -181,7 +184,7 @@ def _two(low: float, high: float) -> str:
     return f"{numbers.significant(low)} to {numbers.significant(high)}"
 
 
-def identified(fit: Fit, condition: float) -> Table:
+def _identified(fit: Fit, condition: float) -> Table:
     """Say parameter by parameter what the runs identify, and which two are only known together."""
     rows = []
     for name in fit.law.parameters:
@@ -200,7 +203,8 @@ def identified(fit: Fit, condition: float) -> Table:
 
 def _together(fit: Fit, condition: float) -> str:
     """Name the two parameters that move together, if their correlation leaves neither to be read
-    alone."""
+    alone.
+    """
     spread = fit.likelihood.spread
     deviation = np.sqrt(np.diag(spread))
     with np.errstate(invalid="ignore", divide="ignore"):
@@ -227,7 +231,7 @@ def _correlation(value: float) -> str:
 def _sensitivity_table(analysis: Analysis) -> Table:
     rows = []
     for _, row in analysis.panels.sensitivity.iterrows():
-        name = "the answer" if row["variant"] == "as fitted" else choice_label(row)
+        name = "the answer" if row["variant"] == "as fitted" else _choice_label(row)
         exponent = written(numbers.significant(row["exponent"]))
         rows.append((Cell(name, name, detail=str(row["reason"])), exponent, *_moved(row)))
     heads = ("choice", "exponent", "loss predicted, nats", "change")

@@ -3,7 +3,8 @@ costs.
 
 Takes the finished runs and the Analysis, gives a section. One idea: a law over all axes that were
 swept tells what one doubling of each buys; where the intervals overlap the page says that the order
-is open."""
+is open.
+"""
 
 from functools import partial
 from typing import Any, NamedTuple
@@ -33,7 +34,8 @@ FARTHEST = 10.0
 
 class Doubling(NamedTuple):
     """What doubling one axis from `value` gains in nats, 95% interval, and the factors on compute
-    that it took."""
+    that it took.
+    """
 
     axis: str
     value: float
@@ -45,14 +47,15 @@ class Doubling(NamedTuple):
 
 def next_step(analysis: Analysis) -> Section | None:
     """Rank the axes by what doubling each would gain; None where nothing was swept or no law over
-    the axes holds."""
+    the axes holds.
+    """
     found = joint_fit(analysis.points)
     if found is None or analysis.silence:
         return None
     fit, left_out = found
     best = _best(analysis.points)
     passed = {effect.column: at for effect in analysis.axes if (at := larger_value(effect, best))}
-    rows = [row for row in doublings(fit, analysis) if row.axis not in passed]
+    rows = [row for row in _doublings(fit, analysis) if row.axis not in passed]
     points = (*_omitted(left_out), *(in_vain(axis, best, *found) for axis, found in passed.items()))
     title = "What to double next"
     if not rows:
@@ -73,7 +76,8 @@ def _best(points: pd.DataFrame) -> pd.Series:
 
 def larger_value(effect: AxisEffect, best: pd.Series) -> tuple[float, float] | None:
     """Return the next value above the best run's that was run, all else equal, and what it lost;
-    None without one."""
+    None without one.
+    """
     for line in effect.lines:
         above = line[line[effect.column] > best[effect.column]]
         if best["run_id"] in set(line["run_id"]) and len(above):
@@ -91,10 +95,10 @@ def in_vain(axis: str, best: pd.Series, value: float, lost: float) -> str:
     )
 
 
-def doublings(fit: Fit, analysis: Analysis) -> list[Doubling]:
+def _doublings(fit: Fit, analysis: Analysis) -> list[Doubling]:
     """Give what doubling each axis of the law gains at the best run, the most first."""
     best = _best(analysis.points)
-    costs = {effect.column: cost_of_doubling(effect) for effect in analysis.axes}
+    costs = {effect.column: _cost_of_doubling(effect) for effect in analysis.axes}
     place: dict[str, Any] = {axis: float(best[axis]) for axis in fit.x}
     with np.errstate(all="ignore"):  # profiles may pass where a law overflows
         found = marginal_returns(fit, **place)
@@ -105,9 +109,10 @@ def doublings(fit: Fit, analysis: Analysis) -> list[Doubling]:
     ]
 
 
-def cost_of_doubling(effect: AxisEffect) -> tuple[float, float] | None:
+def _cost_of_doubling(effect: AxisEffect) -> tuple[float, float] | None:
     """Read off the runs what doubling an axis alone multiplied training compute by: least and most
-    of its steps."""
+    of its steps.
+    """
     factors = []
     for line in effect.lines:
         x, flops = (
@@ -158,7 +163,8 @@ def _cost(row: Doubling) -> str:
 
 def _gain(row: Doubling) -> str:
     """Write a gain in nats with its interval, to the thousandth: the profile's ends hold no
-    more."""
+    more.
+    """
     value, low, high = (
         f"{end:.3f}" if np.isfinite(end) else "unbounded" for end in (row.gain, row.low, row.high)
     )
@@ -208,7 +214,8 @@ def gains(rows: list[Doubling], ax: Axes) -> Axes:
 
 def _recipe(points: pd.DataFrame) -> list[str]:
     """Say how ten times the largest compute is best split between size and tokens, or that the runs
-    do not tell."""
+    do not tell.
+    """
     if (
         not {"non_embedding_params", "train_tokens"} <= set(points)
         or points["train_tokens"].isna().any()

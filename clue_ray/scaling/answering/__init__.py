@@ -1,0 +1,1 @@
+"""One study's analysis and its answer in sentences."""

@@ -8,7 +8,8 @@ A study's answer: laws of held-out loss in compute, their backtest, the effect o
 
 Takes a runs table and law names; gives an `Analysis`. The one idea: laws are fitted to the compute
 frontier without its largest level; the law that predicted larger runs best speaks, if it says that
-compute pays."""
+compute pays.
+"""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -32,8 +33,8 @@ from clue_ray.scaling.judging.backtest import (
     PLAIN,
     Backtest,
     backtest,
-    choose_speaker,
     no_backtest,
+    select_law,
 )
 from clue_ray.scaling.judging.identifiability import Identifiability, identifiability
 from clue_ray.scaling.judging.panels import compare_bic, influence, sensitivity
@@ -62,16 +63,16 @@ class Panels:
         """Describe the panels in JSON-able values."""
         return {
             "at": self.at,
-            "bic": records(self.bic),
-            "sensitivity": records(self.sensitivity),
-            "influence": records(self.influence),
+            "bic": _records(self.bic),
+            "sensitivity": _records(self.sensitivity),
+            "influence": _records(self.influence),
             "identifiability": {
                 law: found.to_dict() for law, found in self.identifiability.items()
             },
         }
 
 
-def build_panels(
+def _build_panels(
     law: str,
     fits: Mapping[str, Fit],
     table: pd.DataFrame,
@@ -79,7 +80,8 @@ def build_panels(
     at: dict[str, float],
 ) -> Panels:
     """Ask every panel about the prediction at `at` by a fitted law, over the runs it was fitted
-    to."""
+    to.
+    """
     place: dict[str, Any] = {"x": fits[law].x, "y": fits[law].y}
     return Panels(
         at,
@@ -90,7 +92,7 @@ def build_panels(
     )
 
 
-def records(frame: pd.DataFrame) -> list[dict[str, Any]]:
+def _records(frame: pd.DataFrame) -> list[dict[str, Any]]:
     """List a frame's rows as JSON-able mappings."""
     rows: list[dict[str, Any]] = json.loads(
         frame.to_json(orient="records", double_precision=15) or "[]"
@@ -132,7 +134,8 @@ class Analysis:
 
     def law_table(self) -> list[dict[str, Any]]:
         """List the laws, preferred first: numbers, errors, intervals; None where one does not
-        apply."""
+        apply.
+        """
         return [dict(row) for row in self._law_rows]
 
     @cached_property
@@ -165,7 +168,8 @@ class Analysis:
 
     def _held_out_errors(self, fit: Fit) -> dict[str, float | None]:
         """Compare with the best held-out run: predicted over measured - 1, and predicted - measured
-        in nats."""
+        in nats.
+        """
         held = self.points[self.points["held_out"]]
         if held.empty:
             return {"held_out_error": None, "held_out_error_nats": None}
@@ -175,7 +179,8 @@ class Analysis:
 
     def answer(self) -> str:
         """Say what compute bought so far, and what ten times more is predicted to buy; two or three
-        sentences."""
+        sentences.
+        """
         scored = (self.points, self.candidates, self.chance)
         if self.silence:
             return f"{self.silence} {lowest(*scored)}"
@@ -192,11 +197,11 @@ class Analysis:
             "laws": self.law_table(),
             "fits": {name: fit.to_dict() for name, fit in self.fits.items()},
             "backtest": {
-                "rows": records(self.backtest.rows),
-                "summary": records(self.backtest.summary),
+                "rows": _records(self.backtest.rows),
+                "summary": _records(self.backtest.summary),
             },
             **self.panels.to_dict(),
-            "points": records(self.points[[c for c in _SHOWN if c in self.points]]),
+            "points": _records(self.points[[c for c in _SHOWN if c in self.points]]),
             "axes": [
                 {
                     "column": axis.column,
@@ -232,10 +237,10 @@ def analyse(runs: Runs, laws: Sequence[str], hold_out: str = "largest_compute") 
     fitted, points, basis = headline(points)
     fits, left_out = _fit_all(fitted, laws)
     judged, doubts = _judge(points, list(fits))
-    preferred, silence = choose_speaker(judged, fits, points[X])
+    preferred, silence = select_law(judged, fits, points[X])
     speaker, far = fits[preferred], FURTHER * float(points[X].max())
     ahead = None if silence else reach(speaker, far)
-    panels = build_panels(preferred, fits, fitted, list(fits), {X: far})
+    panels = _build_panels(preferred, fits, fitted, list(fits), {X: far})
     candidates = candidates_of(points) or 0
     warnings = [
         *([] if silence else cautions.missed_held_out(points, speaker)),
@@ -275,7 +280,8 @@ def _counted(runs: Runs) -> list[str]:
 
 def headline(points: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame, list[str]]:
     """Choose the runs of the headline fits; give them, the points with held_out as it came to be,
-    and why."""
+    and why.
+    """
     top = points[X] >= SAME_LEVEL * points.loc[points["frontier"], X].max()
     best = points[points["frontier"] & ~top]
     if (
@@ -300,7 +306,8 @@ def headline(points: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame, list[str
 
 def _fit_all(fitted: pd.DataFrame, laws: Sequence[str]) -> tuple[dict[str, Fit], list[str]]:
     """Fit every law that the runs can identify, and say why others are left out; FitError when
-    there is none."""
+    there is none.
+    """
     fits, reasons = {}, {}
     for law in laws:
         try:

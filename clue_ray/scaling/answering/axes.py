@@ -1,7 +1,8 @@
 """What each axis of a study did to the loss, all else equal.
 
 Takes the done runs; gives an `AxisEffect` for every axis that was swept. The one idea: only runs
-that differ in one column may be joined by a line."""
+that differ in one column may be joined by a line.
+"""
 
 from dataclasses import dataclass
 
@@ -75,7 +76,8 @@ def joint_fit(points: pd.DataFrame) -> tuple[Fit, list[str]] | None:
 
 def _lines(done: pd.DataFrame, column: str) -> list[pd.DataFrame]:
     """Group the runs that differ in this column only, at equal steps or else at equal examples;
-    longest line first."""
+    longest line first.
+    """
     for horizon in HORIZONS if column != "steps" else ("",):
         if lines := _lines_at(done, column, horizon):
             return lines

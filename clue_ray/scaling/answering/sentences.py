@@ -7,7 +7,8 @@ The answer of a study in two or three plain sentences.
 
 Takes the runs, the laws as tabulated and their backtest; gives text. The one idea: what was
 measured comes first, then what is predicted, with its interval, the spread of rival laws and the
-error made where it could be checked."""
+error made where it could be checked.
+"""
 
 from collections.abc import Sequence
 from typing import Any
@@ -26,7 +27,7 @@ def flop(value: float) -> str:
     return f"{mantissa}e{int(exponent)}"
 
 
-def times(ratio: float) -> str:
+def _times(ratio: float) -> str:
     """Write a ratio for `... times more`: 58, 5.8, 1,200."""
     return f"{ratio:.2g}" if ratio < 10 else f"{float(f'{ratio:.2g}'):,.0f}"
 
@@ -41,7 +42,7 @@ def listing(parts: Sequence[str]) -> str:
     return " and ".join([", ".join(parts[:-1]), parts[-1]]) if len(parts) > 1 else "".join(parts)
 
 
-def span(low: float | None, high: float | None) -> str:
+def _span(low: float | None, high: float | None) -> str:
     """Write a 95 % interval of a loss in nats; ends that no data bound are named."""
     if low is None and high is None:
         return "95 % unbounded"
@@ -62,14 +63,14 @@ def measured(points: pd.DataFrame, candidates: int, chance: float) -> str:
         float(points["train_flops"].max()),
     )
     if more <= 1:
-        beyond = times(largest / best["train_flops"])
+        beyond = _times(largest / best["train_flops"])
         return (
             f"The lowest held-out loss, {best['loss']:.3f} nats, was reached with the least "
             f"compute, "
             f"{flop(best['train_flops'])} FLOP ({guess}); {beyond} times more did not lower it."
         )
     return (
-        f"{times(more)} times more compute, {flop(best['train_flops'])} instead of "
+        f"{_times(more)} times more compute, {flop(best['train_flops'])} instead of "
         f"{flop(cheapest['train_flops'])} "
         f"FLOP, lowered held-out loss from {cheapest['loss']:.3f} to {best['loss']:.3f} nats "
         f"({guess})."
@@ -87,14 +88,15 @@ def lowest(points: pd.DataFrame, candidates: int, chance: float) -> str:
 
 def predicted(rows: list[dict[str, Any]], points: pd.DataFrame) -> str:
     """Say what the first law of the table predicts at `FURTHER` times the compute, and how it fared
-    before."""
+    before.
+    """
     row, largest = rows[0], float(points["train_flops"].max())
     best = points.sort_values(["loss", "train_flops"]).iloc[0]
     more = "Ten times more" if best["train_flops"] == largest else "Ten times the largest compute"
     law = in_words(row["law"])
     if row["loss_at_10x"] is None:
         return f"The {law} cannot be extended to {flop(FURTHER * largest)} FLOP; fit another law to predict further."
-    ends = span(row["loss_at_10x_low"], row["loss_at_10x_high"])
+    ends = _span(row["loss_at_10x_low"], row["loss_at_10x_high"])
     return (
         f"{more}, {flop(FURTHER * largest)} FLOP, is predicted to reach {row['loss_at_10x']:.2f} "
         f"nats ({ends}) "
@@ -124,5 +126,5 @@ def _rivals(rows: list[dict[str, Any]]) -> str:
     if len(level) < 2:
         return said
     lows, highs = ([row[f"loss_at_10x_{end}"] for row in level] for end in ("low", "high"))
-    ends = span(None if None in lows else min(lows), None if None in highs else max(highs))
+    ends = _span(None if None in lows else min(lows), None if None in highs else max(highs))
     return f"{said}, those that the backtest cannot tell apart, with their intervals, {ends}"

@@ -2,7 +2,8 @@
 gravest first.
 
 Takes runs, fits and backtest; gives sentences without raw names. The one idea: doubts that share a
-cause are one."""
+cause are one.
+"""
 
 import numpy as np
 import pandas as pd
@@ -75,7 +76,8 @@ def undecided(judged: Backtest, fits: dict[str, Fit]) -> list[str]:
 
 def influential(table: pd.DataFrame, ahead: Prediction | None) -> list[str]:
     """Say when one run alone carries the prediction: without it the answer leaves its own
-    interval."""
+    interval.
+    """
     moved = table.dropna(subset=["change"])
     if ahead is None or moved.empty:
         return []
@@ -100,7 +102,8 @@ def at_bound(fit: Fit) -> list[str]:
 
 def floors(fits: dict[str, Fit], decades: float) -> list[str]:
     """Say which laws have a floor, the loss that no compute goes below, that the runs do not
-    show."""
+    show.
+    """
     bare = [
         fit.law.words
         for fit in fits.values()
@@ -145,7 +148,8 @@ LEVERS = {
 
 def levers(points: pd.DataFrame) -> list[str]:
     """Say which settings the frontier's compute came from: a prediction holds where they can still
-    grow."""
+    grow.
+    """
     best = points[points["frontier"]]
     grown = {
         name: best[column].max() / best[column].min()
@@ -178,7 +182,8 @@ def one_seed(points: pd.DataFrame) -> list[str]:
 
 def above_chance(points: pd.DataFrame, chance: float) -> list[str]:
     """Count the runs worse than a guess: they learnt their training users by heart and are sure of
-    it."""
+    it.
+    """
     worse = points[points["loss"] > chance]
     if worse.empty:
         return []

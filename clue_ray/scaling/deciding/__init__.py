@@ -1,0 +1,1 @@
+"""What to train next: allocation, budgets, isoFLOP, added runs."""

@@ -4,7 +4,8 @@ Takes the fit that speaks for a study, the computes of its runs and of runs that
 gives a choice. The one
 idea: to first order a run's place along x, not its outcome, decides what it will tell (optimal
 design for one prediction, c-optimality: Elfving 1952; Atkinson, Donev and Tobias 2007, chapter 10),
-so designs can be compared before anything is trained."""
+so designs can be compared before anything is trained.
+"""
 
 from itertools import combinations
 from typing import NamedTuple
@@ -50,7 +51,8 @@ class Design(NamedTuple):
         order.
 
         The largest level is held out, as the analysis of a study does. Infinite where too few runs
-        remain."""
+        remain.
+        """
         below = runs[self.x[runs] < SAME_LEVEL * self.x[runs].max()]
         fitted = self.slopes[below if len(below) >= FEWEST else runs]
         freedom = len(fitted) - len(self.gradient)
@@ -72,7 +74,8 @@ def choose_runs(
 
     Returns the places of the chosen among the candidates, in the order in which they joined, and
     the factor by which the interval at `at` is expected to shrink; nothing and 1 where no choice
-    narrows it by `LEAST_GAIN`."""
+    narrows it by `LEAST_GAIN`.
+    """
     design = Design.build(fit, np.concatenate([x, candidates]), at)
     before = design.half_width(np.arange(len(x)))
     attempts = [_add_greedily(design, len(x), budget, by_cost) for by_cost in (True, False)]
@@ -116,6 +119,7 @@ def _add_greedily(
 
 def _fall(before: float, after: float) -> float:
     """Give the fall of the log of a width, infinite ones taken as very wide; none where it is too
-    small to pay."""
+    small to pay.
+    """
     fall = float(np.log(min(before, WIDEST)) - np.log(min(after, WIDEST)))
     return fall if fall > LEAST_GAIN else 0.0

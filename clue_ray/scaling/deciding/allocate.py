@@ -8,7 +8,8 @@ Split a compute budget between encoder size and the axes of data.
 
 Takes a fit of a sum of power laws and a budget; gives a `Recipe`. The one idea: at the best recipe
 the last FLOP buys as much along every axis; that is one equation with one root, analytic in the
-fitted parameters, so every optimum has a profile-likelihood interval like any other quantity."""
+fitted parameters, so every optimum has a profile-likelihood interval like any other quantity.
+"""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -63,7 +64,8 @@ class Cost:
 
     def with_inference(self, inference_tokens: float) -> "Cost":
         """Return the cost with serving; FitError unless the number of tokens is finite and not
-        negative."""
+        negative.
+        """
         if not (np.isfinite(inference_tokens) and inference_tokens >= 0):
             raise FitError(
                 f"inference_tokens is {inference_tokens!r}; give the tokens to be read, 0 or more."
@@ -76,7 +78,8 @@ def token_cost(fit: Fit) -> Cost:
     so.
 
     `parametric_loss` has them by its form, whatever its columns are called; other laws by column
-    names."""
+    names.
+    """
     if fit.law.name == "parametric_loss":
         return Cost(fit.x[0], {fit.x[1]: 1.0})
     size = [column for column in fit.x if column in SIZES]
@@ -95,7 +98,8 @@ def calibrate_cost(table: Table, columns: Sequence[str]) -> Cost:
 
     Powers of log train_flops are fitted by least squares and rounded to whole numbers; the scale is
     the geometric mean of what is left. Raises FitError where that does not describe the runs,
-    RunsError where a column is missing."""
+    RunsError where a column is missing.
+    """
     sizes = [column for column in columns if column in SIZES]
     if len(sizes) != 1:
         raise FitError(
@@ -171,7 +175,8 @@ def allocate(fit: Fit, train_flops: float, cost: Cost | None = None) -> Recipe:
     For E + A N^-alpha + B D^-beta and no serving this is N = G (C / 6)^(beta / (alpha + beta)), D =
     C / (6 N), G = (alpha A / (beta B))^(1 / (alpha + beta)): Hoffmann et al. 2022 (arXiv
     2203.15556), equation 4. Raises FitError for a law that is no sum of power laws of two axes that
-    cost compute, a bad budget, or runs that hold no split."""
+    cost compute, a bad budget, or runs that hold no split.
+    """
     cost = _allowed(fit, cost or token_cost(fit))
     if not (np.isfinite(train_flops) and train_flops > 0):
         raise FitError(
@@ -199,7 +204,8 @@ def allocate(fit: Fit, train_flops: float, cost: Cost | None = None) -> Recipe:
 
 def best_loss(fit: Fit, train_flops: float, cost: Cost) -> Prediction:
     """Give the loss of the best recipe as `allocate` does, without the recipe's own intervals and
-    doubts."""
+    doubts.
+    """
     places, cost = {}, _allowed(fit, cost)
     for column, largest in zip(
         fit.x, (fit.problem.x * fit.problem.scales[:, None]).max(axis=1), strict=True
@@ -219,7 +225,8 @@ def _log_best(fit: Fit, cost: Cost, budget: float, theta: Any, *, column: str) -
     With v = log of the multiplier of the data axes: log x_j = (log(a_j b_j / p_j) - v) / b_j for
     each data axis j of power p_j, the budget gives the size N, and N's own condition log(a b) - b
     log N = v + log(1 + serving / training) is the equation in v; its left side minus its right
-    falls everywhere."""
+    falls everywhere.
+    """
     terms = {name: _term(fit, theta, name) for name in fit.x if cost.power(name)}
     log_a, b = terms.pop(cost.size)
     with np.errstate(all="ignore"):  # an exponent of 0 has no best split; no interval reaches there
@@ -243,7 +250,8 @@ def _log_best(fit: Fit, cost: Cost, budget: float, theta: Any, *, column: str) -
 
 def _spent(log_training: Any, served: float, budget: float) -> tuple[Any, Any]:
     """Give the logs of training's share of the budget and of the size, from training FLOP a
-    parameter."""
+    parameter.
+    """
     log_share = -np.log1p(served * np.exp(-log_training))
     return log_share, np.log(budget) - log_training + log_share
 
@@ -256,7 +264,8 @@ def _term(fit: Fit, theta: Any, column: str) -> tuple[Any, Any]:
 
 def _bracket(fit: Fit, log_value: Any) -> Prediction:
     """Give the exponential of a quantity with its interval; an end that no data bound is 0 or
-    infinite."""
+    infinite.
+    """
     value = float(log_value(fit.theta))
     low, high = fit.likelihood.interval(log_value, 0.95)
     with np.errstate(over="ignore"):

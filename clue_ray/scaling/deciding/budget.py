@@ -2,7 +2,8 @@
 
 Takes a fit; gives a `Prediction` in FLOP, or one row an axis. The one idea: a budget's interval is
 where the loss asked for enters and leaves the interval of the loss, so the two can never contradict
-each other."""
+each other.
+"""
 
 from collections.abc import Callable
 
@@ -35,7 +36,8 @@ def budget_for_loss(fit: Fit, loss: float, cost: Cost | None = None) -> Predicti
     budget, within 12 decades of the runs, whose predicted loss does not exclude `loss`. Where the
     law itself never takes `loss` but its interval holds it at some budgets, the value is infinite
     (or 0, where these are the smallest budgets). Raises FitError for a loss that no budget's
-    interval holds, or a law that cannot be allocated."""
+    interval holds, or a law that cannot be allocated.
+    """
     if not (is_number(loss) and np.isfinite(loss) and loss > 0):
         raise FitError(
             f"loss is {loss!r}; it must be a positive finite number in the units of {fit.y}."
@@ -81,7 +83,8 @@ def _loss_along(fit: Fit, cost: Cost | None) -> tuple[Along, float]:
 
 def _predicted(fit: Fit, x: float) -> Prediction:
     """Predict at x, also where the fitted law is not positive: there the interval is that of the
-    value, not its log."""
+    value, not its log.
+    """
     try:
         return fit.predict(**{fit.x[0]: x})
     except FitError:
@@ -97,7 +100,8 @@ def _predicted(fit: Fit, x: float) -> Prediction:
 
 def _inverse(fit: Fit, loss: float, centre: float) -> float:
     """Give the log of the predictor at which a law of one takes a loss; infinite, on the nearer
-    side, where nowhere."""
+    side, where nowhere.
+    """
     if fit.law.inverse is not None:
         x = float(fit.law.invert(loss, [fit.parameters[name] for name in fit.law.parameters]))
         if np.isfinite(x) and x > 0:
@@ -130,7 +134,8 @@ def _passing(
 
 def _edge(at: Along, loss: float, inside: float, sign: float, end: float) -> float:
     """Find where the predicted interval stops holding a loss, from a place inside to the end of the
-    reach."""
+    reach.
+    """
     if _margin(at, loss, inside) <= 0:  # exact data: the interval is a point
         return inside
     near = inside
@@ -146,7 +151,8 @@ def _edge(at: Along, loss: float, inside: float, sign: float, end: float) -> flo
 
 def _margin(at: Along, loss: float, place: float) -> float:
     """Tell how far a loss lies within the predicted interval; negative where outside, no more than
-    the loss itself."""
+    the loss itself.
+    """
     found = at(place)
     return float(min(found.high - loss, loss - found.low, loss))
 
@@ -158,7 +164,8 @@ def marginal_returns(fit: Fit, cost: Cost | None = None, **at: float) -> pd.Data
     Columns: axis; value (where it stands); gain (fall of the law's value, in its units) with low
     and high (95 %, profile likelihood); cost_factor (training FLOP after over before; nan where the
     axes do not tell it). Raises FitError where `at` is not a positive finite number for each of the
-    law's predictors."""
+    law's predictors.
+    """
     here = place_of(fit.x, at) / fit.problem.scales
     rows = []
     for place, column in enumerate(fit.x):

@@ -1,7 +1,8 @@
 """The steps that each batch size takes to a loss, from which the critical batch size follows.
 
 Takes curves of loss over steps; gives a table to which the law `critical_batch` is fitted. The one
-idea: read every curve at one height."""
+idea: read every curve at one height.
+"""
 
 from collections.abc import Iterator
 
@@ -27,7 +28,8 @@ def steps_to_loss(
     Rows are points of curves, or runs of several lengths. Between points, log steps run straight in
     loss. Fit `critical_batch` to the result. Raises RunsError where fewer than two batch sizes
     reach the loss, and for what `fit_law` refuses; batch sizes that never reach it, or are below it
-    from their first row on, have no row."""
+    from their first row on, have no row.
+    """
     select(table, (batch, steps), y)
     rows = Runs(as_frame(table)).done
     reached = pd.DataFrame(_crossings(rows, target, batch, steps, y), columns=[batch, steps])
@@ -45,7 +47,8 @@ def _crossings(
     rows: pd.DataFrame, target: float, batch: str, steps: str, y: str
 ) -> Iterator[tuple[float, float]]:
     """Yield each batch size with the steps, interpolated, at which its curve first falls to the
-    target."""
+    target.
+    """
     for _, curve in rows.groupby(batch):
         ordered = curve.sort_values(steps)
         taken, loss = ordered[steps].to_numpy(dtype=float), ordered[y].to_numpy(dtype=float)

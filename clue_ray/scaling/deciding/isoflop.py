@@ -5,7 +5,8 @@ Takes runs at a few levels of compute; gives an `IsoFlop`: an optimum a level an
 them. The one idea: at equal compute the loss is a parabola in the log of the size, near its lowest
 point. That leans on sizes evenly spread about the optimum (Czech et al. 2026, arXiv 2603.22339), so
 `parametric`, the exponent that a law of size and data over the same runs implies, belongs beside
-it."""
+it.
+"""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -32,7 +33,8 @@ FEWEST_LEVELS = 2
 
 class Line(NamedTuple):
     """The power law optimum = coefficient * compute ** exponent; the error is the exponent's
-    standard error."""
+    standard error.
+    """
 
     coefficient: float
     exponent: float
@@ -63,7 +65,8 @@ class IsoFlop:
         freedom; infinite for two.
 
         It supposes that the optima scatter about a line alike and normally; what bends every
-        parabola alike it misses."""
+        parabola alike it misses.
+        """
         freedom = int(self.levels["used"].sum()) - FEWEST_LEVELS
         reach = float(stdtrit(freedom, 0.975)) * self.line.error if freedom else np.inf
         return self.line.exponent - reach, self.line.exponent + reach
@@ -75,7 +78,8 @@ class IsoFlop:
 
         Data are compute / size, so that the best size of a compute C grows as C^(beta / (alpha +
         beta)) whatever a token costs (Hoffmann et al. 2022, equation 4). Raises FitError where the
-        law cannot be fitted to the runs, or they bound neither exponent."""
+        law cannot be fitted to the runs, or they bound neither exponent.
+        """
         compute, size = self.sample.x
         table = {"size": size, "data": compute / size, "loss": self.sample.y}
         fit = fit_law("parametric_loss", table, x=["size", "data"], y="loss")
@@ -102,7 +106,8 @@ def fit_isoflop(
 
     A minimum that does not lie between the sizes tried is no minimum found: it stays in `levels`
     with a warning, and the line leaves it out. Raises FitError where fewer than two levels have a
-    minimum, RunsError as `fit_law` does."""
+    minimum, RunsError as `fit_law` does.
+    """
     check_once(finished(table))
     sample = select(table, (compute, size), y)
     number = _levels(sample.x[0])
@@ -128,7 +133,8 @@ def fit_line(compute: Any, optimum: Any, std: Any = None) -> Line:
     natural logs is known.
 
     Porian et al. 2024 (arXiv 2406.19146). The error supposes that the line holds and scales std to
-    the scatter seen; it is nan for two points."""
+    the scatter seen; it is nan for two points.
+    """
     x, y = np.log(np.asarray(compute, dtype=float)), np.log(np.asarray(optimum, dtype=float))
     weight = 1 / (np.ones_like(x) if std is None else np.asarray(std, dtype=float))
     if len(x) < 2 or not np.isfinite([x, y, weight]).all() or len(np.unique(x)) < 2:

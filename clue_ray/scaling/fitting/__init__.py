@@ -1,0 +1,1 @@
+"""Fit one law to a runs table, with intervals."""

@@ -2,7 +2,8 @@
 
 Takes a `Problem`, the optimum and which runs share a configuration; gives draws (draws, p). The one
 idea: seeds of one configuration err together, so what is drawn is always a whole configuration, or
-its miss."""
+its miss.
+"""
 
 import numpy as np
 import numpy.typing as npt
@@ -24,7 +25,8 @@ def draw_residuals(problem: Problem, theta: Floats, delta: Floats, configuration
 
     What a configuration misses the law by on average is drawn from all configurations, centred; its
     seeds share it and keep how they differ. Where every run has its own configuration this draws
-    residuals."""
+    residuals.
+    """
     residual, slope = problem.rows()(theta[None])
     sizes, place = np.bincount(configuration), configuration
     leverage = np.einsum("np,pq,nq->n", slope[0], np.linalg.pinv(slope[0].T @ slope[0]), slope[0])
@@ -41,7 +43,8 @@ def draw_configurations(
     problem: Problem, theta: Floats, delta: float, configuration: Places
 ) -> Floats:
     """Refit to configurations drawn with replacement, from theta (p,) and with its Huber delta ->
-    optima (draws, p)."""
+    optima (draws, p).
+    """
     count = int(configuration.max()) + 1
     picks = np.random.default_rng(0).integers(count, size=(DRAWS, count))
     # A run drawn k times counts k times: k huber(r, delta) = huber(r sqrt k, delta sqrt k).

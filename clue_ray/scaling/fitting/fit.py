@@ -7,7 +7,8 @@ one object, each computed when it is first asked for.
 Fit a law to runs: robust and deterministic.
 
 Takes a law, a runs table and column names; gives a `Fit`. The one idea: the sum of Huber costs of
-log residuals, minimised from many screened starts at once (decision D12)."""
+log residuals, minimised from many screened starts at once (decision D12).
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -89,7 +90,8 @@ class Fit:
     @cached_property
     def likelihood(self) -> Likelihood:
         """The neighbourhood of the optimum, on which all intervals rest; FitError for a quantile,
-        which has none."""
+        which has none.
+        """
         if self.quantile is not None:
             raise FitError(
                 "A quantile fit has no likelihood and so no intervals; fit with loss='log_huber' "
@@ -107,7 +109,8 @@ class Fit:
     @cached_property
     def warnings(self) -> tuple[str, ...]:
         """What a reader should know before trusting the numbers, a sentence each; asking takes both
-        intervals."""
+        intervals.
+        """
         if self.quantile is not None:
             return self.noticed
         known = [name for name in self.parameters if self.identified(name)]
@@ -126,19 +129,22 @@ class Fit:
 
     def bootstrap_interval(self, name: str, level: float = 0.95) -> tuple[float, float]:
         """Bracket a parameter by bootstrap: the check of `interval`, or its source where
-        configurations are many."""
+        configurations are many.
+        """
         low, high = self.likelihood.bootstrap(self._reader(name), _checked(level))
         return self._unlogged(name, low, high)
 
     def predict(self, level: float = 0.95, **x: float) -> Prediction:
         """Predict the law's value at x, a keyword a predictor column, with its interval: as
-        `interval` finds it."""
+        `interval` finds it.
+        """
         quantity = self._log_value(x)
         return self._prediction(quantity, self._ends(quantity, level))
 
     def predict_run(self, level: float = 0.95, **x: float) -> Prediction:
         """Predict what one new run at x will measure: by profile likelihood, with the run's noise
-        in the interval."""
+        in the interval.
+        """
         quantity = self._log_value(x)
         ends = (
             (-np.inf, np.inf)
@@ -165,7 +171,8 @@ class Fit:
 
     def curve(self, x_values: Any) -> Floats:
         """Evaluate the fitted law of one predictor at x_values (n,), in the table's units ->
-        (n,)."""
+        (n,).
+        """
         check_width(f"A curve of {self.law.name}", self.law.num_predictors, (self.x[0],))
         scaled = np.asarray(x_values, dtype=float) / self.problem.scales[0]
         return np.asarray(self.problem.values(self.theta, scaled[None]), dtype=float)
@@ -182,7 +189,8 @@ class Fit:
 
         The band is the envelope of the curves on which intervals along x end: each is a curve that
         the data accept, so the band is continuous in x. It is infinite beside a place where no data
-        bound the law."""
+        bound the law.
+        """
         x = np.asarray(x_values, dtype=float)
         places = x[np.unique(np.linspace(0, len(x) - 1, BAND_PLACES).astype(int))]
         if self.likelihood.many:
@@ -209,7 +217,8 @@ class Fit:
 
     def identified(self, name: str) -> bool:
         """Tell whether the data bound a parameter: whether its interval is narrower than the range
-        searched."""
+        searched.
+        """
         lower, upper = self._bounds(name)
         low, high = self.interval(name)
         partner = dict(self.law.terms).get(name)
@@ -221,7 +230,8 @@ class Fit:
 
     def known_interval(self, name: str) -> tuple[float | None, float | None]:
         """Give `interval` with None for an end that only the range searched bounds; both None if
-        not identified."""
+        not identified.
+        """
         low, high = self.interval(name)
         if not self.identified(name):
             return None, None
@@ -230,7 +240,8 @@ class Fit:
 
     def _reach(self, name: str, upper: float) -> float:
         """Give the value from which a parameter counts as unbounded above: a floor cannot pass the
-        losses seen."""
+        losses seen.
+        """
         if name == self.law.floor:
             return (1 - AT_BOUND) * float(np.exp(self.problem.log_y.min()))
         return (1 - AT_BOUND) * upper
@@ -271,7 +282,8 @@ class Fit:
 
     def _bounds(self, name: str) -> tuple[float, float]:
         """Give the range searched for a parameter, in the units of the table; a term's coefficient
-        may be anything."""
+        may be anything.
+        """
         if any(name == coefficient for coefficient, _ in self.law.terms):
             return 0.0, np.inf
         lower, upper = (self.problem.natural(bound, name) for bound in self.problem.bounds)
@@ -354,12 +366,12 @@ def fit_law(
     sample = select(table, columns, y)
     if found.lacks_ceiling:
         found = found.with_ceiling(_ceiling(found, sample))
-    return fit_sample(
+    return _fit_sample(
         found, sample, columns, y, ResidualCost.named(loss, _delta(sample, loss, delta))
     )
 
 
-def fit_sample(law: Law, sample: Sample, x: tuple[str, ...], y: str, cost: ResidualCost) -> Fit:
+def _fit_sample(law: Law, sample: Sample, x: tuple[str, ...], y: str, cost: ResidualCost) -> Fit:
     """Fit a law whose ceiling is known to rows already checked; FitError where they are too few."""
     check_design(law, sample, x)
     problem = Problem.build(law, sample.x, sample.y)

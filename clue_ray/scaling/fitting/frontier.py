@@ -2,7 +2,8 @@
 
 Takes finished runs, gives them marked. One idea: settings compete, not runs, by their means over
 seeds; the luckiest of three seeds would else stand beside the only one of a dear setting, and every
-law would fall too slowly."""
+law would fall too slowly.
+"""
 
 import numpy as np
 import numpy.typing as npt
@@ -23,7 +24,8 @@ SAME_HORIZON = 1.02
 
 def mark(done: pd.DataFrame) -> pd.DataFrame:
     """Add the columns `frontier` and `held_out`, and bring the compute of a setting's seeds to
-    their mean."""
+    their mean.
+    """
     number = settings_of(done)
     means = done[[X, Y]].astype(float).groupby(number).mean()
     spent = means[X].to_numpy()[number]
@@ -36,7 +38,8 @@ def frontier(table: pd.DataFrame, x: str = X, y: str = Y) -> npt.NDArray[np.bool
 
     With up to a tenth more x a row beats another too if y falls faster than x ** -STEEPEST between
     them: then it is not x that tells them apart, as between runs of one budget on few users and on
-    many."""
+    many.
+    """
     spent, found = (table[name].to_numpy(dtype=float) for name in (x, y))
     more = spent / spent[:, None]  # [row, other]
     beaten = (more <= LITTLE_MORE) & (found < found[:, None] * np.maximum(more, 1) ** -STEEPEST)
@@ -47,7 +50,8 @@ def settings_of(done: pd.DataFrame) -> npt.NDArray[np.int64]:
     """Number each run's setting, (rows,): runs share one that differ in their seed alone.
 
     Where a seed comes twice in what the columns call one setting, something else was varied: its
-    runs stand alone."""
+    runs stand alone.
+    """
     alone = np.arange(len(done))
     keys = [name for name in SETTING if name in done]
     if "seed" not in done or not keys:

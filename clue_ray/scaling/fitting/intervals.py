@@ -32,7 +32,7 @@ from scipy.special import fdtri
 
 from clue_ray.scaling.fitting.bootstrap import draw_configurations, draw_residuals, percentiles
 from clue_ray.scaling.fitting.problem import Problem, Rows, differentiate, huber, minimise
-from clue_ray.scaling.fitting.profile_likelihood import End, Solved, walk
+from clue_ray.scaling.fitting.profile_likelihood import End, Solved, profile_likelihood
 from clue_ray.scaling.fitting.search import screen
 from clue_ray.scaling.laws.law import Floats
 
@@ -85,7 +85,8 @@ class Likelihood:
     @classmethod
     def build(cls, problem: Problem, theta: Floats, delta: float) -> "Likelihood":
         """Find the optimum of the interval cost from a fit's theta (p,), and measure the noise
-        there."""
+        there.
+        """
         residual, _ = problem.rows()(theta[None])
         runs, count = len(problem.log_y), len(theta)
         # The p smallest residuals are near 0 by construction and would understate the noise.
@@ -120,18 +121,21 @@ class Likelihood:
 
     def interval(self, quantity: Quantity, level: float) -> tuple[float, float]:
         """Bracket a quantity: by bootstrap where configurations are many, else by profile
-        likelihood."""
+        likelihood.
+        """
         return (self.bootstrap if self.many else self.profile)(quantity, level)
 
     def profile(self, quantity: Quantity, level: float) -> tuple[float, float]:
         """Bracket a quantity by profile likelihood; an end no data object to is its bound, or
-        infinite."""
+        infinite.
+        """
         low, high = self.ends(quantity, level)
         return low.value, high.value
 
     def ends(self, quantity: Quantity, level: float) -> tuple[End, End]:
         """Find both ends of a quantity's profile interval, with the points theta at which it takes
-        them."""
+        them.
+        """
         centre, gradient = self._linear(quantity)
         direction = self.spread @ gradient
         error = float(np.sqrt(max(float(gradient @ direction), 1e-24)))
@@ -146,14 +150,15 @@ class Likelihood:
             costs = huber(self.problem.log_values(points) - self.problem.log_y, self.delta)
             return Solved(np.real(quantity(points)), self._root(costs), points)
 
-        return walk(solve, End(centre, self.theta), error, limit)
+        return profile_likelihood(solve, End(centre, self.theta), error, limit)
 
     def run_interval(self, quantity: Quantity, level: float) -> tuple[float, float]:
         """Bracket the log of what one new run measures, `quantity` being the log of what is
         expected of it.
 
         The new run joins the data as a row of its own; its outcome is bracketed where the data
-        object to it."""
+        object to it.
+        """
         centre, gradient = self._linear(quantity)
         direction = self.spread @ gradient
         error = float(np.sqrt(gradient @ direction + self.noise**2))
@@ -164,7 +169,7 @@ class Likelihood:
             points, costs = self._refit(quantity, wanted, (warm, straight), weights)
             return Solved(wanted, self._root(costs), points)
 
-        low, high = walk(solve, End(centre, self.theta), error, self._limit(level))
+        low, high = profile_likelihood(solve, End(centre, self.theta), error, self._limit(level))
         return low.value, high.value
 
     def _limit(self, level: float) -> float:
@@ -180,7 +185,8 @@ class Likelihood:
         self, quantity: Quantity, wanted: Floats, starts: tuple[Floats, ...], weights: Floats
     ) -> tuple[Floats, Floats]:
         """Refit with one more row, weight * (quantity - wanted), for each wanted value; the best of
-        all starts."""
+        all starts.
+        """
         count, tries = len(wanted), len(starts)
         rows = _with_row(
             self.problem.rows(), quantity, np.tile(wanted, tries), np.tile(weights, tries)
@@ -200,20 +206,23 @@ class Likelihood:
     @cached_property
     def draws(self) -> Floats:
         """Optima of seeded bootstrap refits, (draws, p): of configurations where these are many,
-        else of residuals."""
+        else of residuals.
+        """
         if self.many:
             return draw_configurations(self.problem, self.estimate, self.bend, self.configuration)
         return draw_residuals(self.problem, self.theta, self.delta, self.configuration)
 
     def bootstrap(self, quantity: Quantity, level: float) -> tuple[float, float]:
         """Bracket a quantity by bootstrap, widened by t over normal quantiles, with configurations
-        - p of freedom."""
+        - p of freedom.
+        """
         low, high = self.bootstrap_band(quantity, level)
         return float(low), float(high)
 
     def bootstrap_band(self, quantities: Quantity, level: float) -> tuple[Floats, Floats]:
         """Bracket quantities by bootstrap, one by one: points (..., p) -> (..., m) gives ends
-        (m,)."""
+        (m,).
+        """
         centre = quantities(self.estimate if self.many else self.theta)
         return percentiles(
             quantities(self.draws), centre, level, self.configurations - len(self.theta)
@@ -222,7 +231,8 @@ class Likelihood:
 
 def _starts(problem: Problem, theta: Floats, delta: float) -> Floats:
     """Give a fit's optimum and the starts screened for this delta: another cost may prefer another
-    basin."""
+    basin.
+    """
     return np.concatenate([theta[None], screen(problem, delta)])
 
 
@@ -233,7 +243,8 @@ def _between(pull: Floats, configuration: npt.NDArray[np.int64], count: int) -> 
     With g configurations of several seeds and p parameters, the mean square between configurations,
     of g - p degrees, is the error term of a law whose misses the seeds share; it is taken where it
     exceeds that of n - p. For equal numbers of seeds and a law linear in its parameters this is the
-    exact F test of the random-effects model."""
+    exact F test of the random-effects model.
+    """
     runs, groups = len(pull), int(configuration.max()) + 1
     total = float(pull @ pull)
     if count < groups < runs and total > 0:

@@ -3,7 +3,8 @@
 Takes a law, predictors and losses; gives log residuals with exact derivatives, and robust minima.
 The one
 idea: every question (start, polish, bootstrap draw, point of a profile) is a row of one batch,
-solved together."""
+solved together.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -107,7 +108,8 @@ class Problem:
 
     def rows(self, log_y: Floats | None = None) -> Rows:
         """Give log residuals, against other losses (k, n) when given, as the minimiser wants
-        them."""
+        them.
+        """
         target = self.log_y if log_y is None else log_y
 
         def residuals(theta: Floats) -> tuple[Floats, Floats]:
@@ -118,7 +120,8 @@ class Problem:
 
     def natural(self, theta: Any, name: str) -> Any:
         """Read a parameter in the user's units off theta (..., p); a term's coefficient and a place
-        as their logs."""
+        as their logs.
+        """
         place = self.law.parameters.index(name)
         if name in self.law.places:
             return theta[..., place] + np.log(self.scales[self.law.places[name]])
@@ -129,7 +132,8 @@ class Problem:
 
     def coordinate(self, name: str, value: float) -> float:
         """Give the coordinate of a value in the user's units, the inverse of `natural` (terms'
-        coefficients aside)."""
+        coefficients aside).
+        """
         if name not in self.law.places:
             return value
         with np.errstate(divide="ignore"):
@@ -167,7 +171,8 @@ def differentiate(function: Callable[[Any], Any], theta: Floats) -> tuple[Floats
 
 def huber(residual: Floats, delta: Floats) -> Floats:
     """Sum r^2/2 within delta and delta (|r| - delta/2) beyond over the last axis; inf where
-    undefined."""
+    undefined.
+    """
     size = np.abs(residual)
     with np.errstate(invalid="ignore", over="ignore"):
         cost = np.where(size <= delta, 0.5 * size**2, delta * (size - 0.5 * delta))

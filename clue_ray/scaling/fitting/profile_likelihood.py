@@ -3,7 +3,8 @@
 Takes a solver of "best fit with the quantity at ..." and where to begin; gives both ends of the
 interval. The one
 idea: each point starts from its neighbour nearer the centre, so the profile is followed and never
-jumped to."""
+jumped to.
+"""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -37,9 +38,10 @@ Solve = Callable[[Floats, Floats, Floats], Solved]
 """Maps wanted values (k,), step widths (k,) and warm starts (k, p) to points of the profile."""
 
 
-def walk(solve: Solve, centre: End, error: float, limit: float) -> tuple[End, End]:
+def profile_likelihood(solve: Solve, centre: End, error: float, limit: float) -> tuple[End, End]:
     """Walk out on both sides together to where the root of F crosses its limit; give the lower and
-    upper end."""
+    upper end.
+    """
     sides = [_Side(centre, sign, STRIDE * limit * error, limit) for sign in (-1.0, 1.0)]
     for _ in range(RUNGS):
         active = [side for side in sides if side.end is None]
@@ -57,7 +59,8 @@ def walk(solve: Solve, centre: End, error: float, limit: float) -> tuple[End, En
 
 class _Side:
     """One side of a profile: the outermost point the data accept, and the innermost they object
-    to."""
+    to.
+    """
 
     def __init__(self, centre: End, sign: float, step: float, limit: float):
         self.centre, self.sign, self.step, self.limit = centre.value, sign, step, limit
@@ -100,7 +103,8 @@ class _Side:
 
     def _close_in(self) -> None:
         """Step to where a straight root of F meets the limit; only part of the way where it is far
-        from straight."""
+        from straight.
+        """
         assert self.far is not None
         (near, low), (far, high) = self.near, self.far
         share = (self.limit - low) / (high - low) if high < 4 * self.limit else 0.2
@@ -110,7 +114,8 @@ class _Side:
 
     def finish(self) -> End:
         """Give the end of this side: infinite where no data object, the last accepted point where
-        none is closer."""
+        none is closer.
+        """
         if self.end is None:
             self.end = np.inf if self.far is None else self.near[0]
         return End(self.centre + self.sign * self.end, self.theta)

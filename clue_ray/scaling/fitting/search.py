@@ -9,7 +9,8 @@ costs have several basins; none is chosen by luck.
 The best fit of a law: many starts, a few basins, one bottom.
 
 Takes a `Problem` and a `ResidualCost`; gives an `Optimum`. The one idea: a fit that other basins
-match within a percent is not one answer, so the rivals are counted, not only beaten."""
+match within a percent is not one answer, so the rivals are counted, not only beaten.
+"""
 
 from dataclasses import replace
 from itertools import product
@@ -48,7 +49,8 @@ SCREENED_ROWS = 240  # enough to tell good starts from bad
 
 def screen(problem: Problem, delta: float) -> Floats:
     """Return the grid points with the lowest Huber cost, best first: (k, p), more where more is
-    searched."""
+    searched.
+    """
     rows = np.unique(np.linspace(0, len(problem.log_y) - 1, SCREENED_ROWS).astype(int))
     thin = replace(problem, x=problem.x[:, rows], log_y=problem.log_y[rows])
     grid = _grid(thin)
@@ -70,7 +72,8 @@ def _grid(problem: Problem) -> Floats:
 
 def unguided(problem: Problem) -> list[str]:
     """Name the parameters whose starts neither a hint nor a role tells: they begin at
-    `MAGNITUDES`."""
+    `MAGNITUDES`.
+    """
     law = problem.law
     told = {*law.guesses, *law.places, *law.exponents, *(name for name, _ in law.terms), law.floor}
     bounded = {
@@ -119,7 +122,8 @@ def _values(problem: Problem, name: str, count: int) -> Floats:
 
 def _project(problem: Problem, grid: Floats) -> Floats:
     """Solve for the linear parameters of every grid point: non-negative least squares of relative
-    residuals."""
+    residuals.
+    """
     law = problem.law
     places = [law.parameters.index(name) for name in law.linear]
     logs = np.array([problem.is_log(name) for name in law.linear])
@@ -139,7 +143,8 @@ def _project(problem: Problem, grid: Floats) -> Floats:
 
 def _solve(basis: Floats, target: Floats) -> Floats:
     """Solve one non-negative least squares (n, q) -> (q,); nan, and so screened out, where the law
-    is undefined."""
+    is undefined.
+    """
     if not np.isfinite(basis).all():
         return np.full(basis.shape[1], np.nan)
     return np.asarray(nnls(basis, target)[0])
@@ -161,7 +166,8 @@ class ResidualCost(NamedTuple):
     is given.
 
     With a quantile q, runs below the curve weigh 1 - q and runs above it q, which in the limit of a
-    small delta is the quantile regression of Koenker and Bassett (1978)."""
+    small delta is the quantile regression of Koenker and Bassett (1978).
+    """
 
     delta: float
     quantile: float | None = None
@@ -169,7 +175,8 @@ class ResidualCost(NamedTuple):
     @classmethod
     def named(cls, loss: str, delta: float) -> "ResidualCost":
         """Make the cost of a loss by name; FitError for another name or a delta that is no positive
-        number."""
+        number.
+        """
         if loss not in LOSSES:
             raise FitError(f"There is no loss {loss!r} to fit with; {nearest(loss, list(LOSSES))}")
         if not 0 < delta < np.inf:
@@ -193,7 +200,8 @@ class ResidualCost(NamedTuple):
 
     def rows(self, problem: Problem) -> Rows:
         """Give log residuals as the minimiser wants them: stretched by q above the curve, by 1 - q
-        below it."""
+        below it.
+        """
         plain = problem.rows()
         if self.quantile is None:
             return plain
@@ -225,7 +233,8 @@ def find_optimum(problem: Problem, cost: ResidualCost) -> Optimum | None:
     """Follow the best basins to the bottom; None where the law is positive at no start.
 
     With few runs a small delta can leave a flat bottom; the point reached from least squares is
-    then taken, which does not depend on the order of the runs or on rounding."""
+    then taken, which does not depend on the order of the runs or on rounding.
+    """
     starts = screen(problem, cost.delta)
     if not len(starts):
         return None

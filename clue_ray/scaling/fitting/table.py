@@ -17,7 +17,8 @@ What keeps a law from being fitted: arguments that cannot be meant, too few runs
 
 Takes a law and its data; raises FitError or returns. The one idea: what would end in a traceback,
 or in numbers that mean nothing, is refused in one sentence before it is tried. What is wrong with
-rows, `rows.py` says."""
+rows, `rows.py` says.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -62,9 +63,10 @@ def check_once(done: pd.DataFrame) -> None:
         )
 
 
-def read_numbers(done: pd.DataFrame, column: str) -> Floats:
+def _read_numbers(done: pd.DataFrame, column: str) -> Floats:
     """Read a column as positive finite numbers (n,) that floats can square; RunsError names the
-    other rows."""
+    other rows.
+    """
     kind = NO_NUMBERS.get(getattr(done[column].dtype, "kind", ""))
     if kind:
         raise RunsError(
@@ -86,7 +88,8 @@ def read_numbers(done: pd.DataFrame, column: str) -> Floats:
 
 def candidates_of(done: pd.DataFrame) -> int | None:
     """Return the one pool size of the rows, None when they do not say; RunsError where they
-    disagree or hold none."""
+    disagree or hold none.
+    """
     if "loss_candidates" not in done:
         return None
     filled = done[done["loss_candidates"].notna()]
@@ -166,13 +169,14 @@ def select(table: Table, x: Sequence[str], y: str) -> Sample:
     if done.empty:
         raise RunsError(f"None of the {len(frame)} runs is done; a law needs finished runs.")
     candidates = candidates_of(done)
-    columns = [read_numbers(done, column) for column in (*x, y)]
+    columns = [_read_numbers(done, column) for column in (*x, y)]
     return Sample(np.array(columns[:-1]), columns[-1], candidates, len(frame) - len(done))
 
 
 def as_frame(table: Table) -> pd.DataFrame:
     """View any accepted table as a DataFrame; RunsError where it is none, or its columns differ in
-    length or repeat."""
+    length or repeat.
+    """
     if not isinstance(table, Runs | pd.DataFrame | Mapping):
         raise RunsError(
             f"A table is a DataFrame, Runs or a mapping of columns, not {_brief(table)}; read a "
@@ -199,7 +203,8 @@ def finished(table: Table) -> pd.DataFrame:
 
 def place_of(columns: Sequence[str], at: Any) -> Floats:
     """Read a place, a value a predictor column -> (predictors,); FitError unless each has a
-    positive finite number."""
+    positive finite number.
+    """
     if not isinstance(at, Mapping) or set(columns) != set(at):
         named = ", ".join(map(str, at)) if isinstance(at, Mapping) else _brief(at)
         raise FitError(
@@ -259,7 +264,8 @@ def check_delta(delta: object) -> None:
 
 def check_design(law: Law, sample: Sample, x: tuple[str, ...]) -> None:
     """Raise FitError where runs, or distinct values of a predictor, are fewer than the law's
-    parameters need."""
+    parameters need.
+    """
     runs, count = len(sample.y), len(law.parameters)
     if runs <= count:
         raise FitError(
@@ -280,7 +286,8 @@ def check_design(law: Law, sample: Sample, x: tuple[str, ...]) -> None:
 
 def check_callable(problem: Problem) -> None:
     """Raise FitError unless a law's function takes arrays of its predictors and parameters and
-    works elementwise."""
+    works elementwise.
+    """
     law, points = problem.law, np.ones((2, len(problem.law.parameters)), dtype=complex)
     wanted = (2, len(problem.log_y))
     try:
@@ -302,7 +309,8 @@ def check_callable(problem: Problem) -> None:
 
 def check_smooth(problem: Problem, theta: Floats) -> None:
     """Raise FitError where a law's derivatives by complex step are wrong at theta (p,): its
-    function is not smooth."""
+    function is not smooth.
+    """
     moves = STEP * (1 + np.abs(theta)) * np.eye(len(theta))
     ahead, behind = problem.values(theta + moves), problem.values(theta - moves)
     rough = (ahead - behind) / (2 * np.diag(moves)[:, None])

@@ -8,7 +8,8 @@ Whether two kinds of interval agree.
 
 Takes a likelihood and quantities; gives a sentence where they do not. The one idea: profile and
 bootstrap suppose different things of the noise, so where they differ much the noise is not what one
-of them takes it to be."""
+of them takes it to be.
+"""
 
 from collections.abc import Iterator, Mapping
 
@@ -72,7 +73,8 @@ def _at_bounds(law: Law, y: Floats, parameters: dict[str, float]) -> Iterator[st
 
 def _at_edges(problem: Problem, theta: Floats, parameters: dict[str, float]) -> Iterator[str]:
     """Say which parameters, floor and terms' exponents aside, ended at the edge of the range
-    searched."""
+    searched.
+    """
     law = problem.law
     for name, value, *ends in zip(law.parameters, theta, *problem.bounds, strict=True):
         near = [abs(value - end) <= EDGE * (1 + abs(end)) for end in ends if np.isfinite(end)]
@@ -86,7 +88,8 @@ def _at_edges(problem: Problem, theta: Floats, parameters: dict[str, float]) -> 
 
 def _missed(problem: Problem, theta: Floats) -> Iterator[str]:
     """Say when a law of one's own, with parameters started blindly, lies further from the runs than
-    a power law."""
+    a power law.
+    """
     names = unguided(problem)
     if not names or problem.law.function in [law.function for law in LAWS.values()]:
         return
@@ -110,7 +113,8 @@ NEGLIGIBLE = 1e-6  # relative width below which an interval is a point
 
 def disagree(one: tuple[float, float], other: tuple[float, float]) -> bool:
     """Tell whether the wider of two intervals is much wider, unless both are points for any
-    purpose."""
+    purpose.
+    """
     narrow, wide = sorted((one[1] - one[0], other[1] - other[0]))
     return wide > DISAGREEMENT * narrow and wide > NEGLIGIBLE * max(abs(one[1]), abs(other[1]))
 
@@ -119,7 +123,8 @@ def disagreement(
     law: Law, likelihood: Likelihood, readers: Mapping[str, Quantity]
 ) -> Iterator[str]:
     """Say of which quantities, by name, the 95 % intervals by profile and by bootstrap differ much
-    in width."""
+    in width.
+    """
     ratios = {}
     for name, reader in readers.items():
         profile, drawn = likelihood.profile(reader, 0.95), likelihood.bootstrap(reader, 0.95)

@@ -1,0 +1,1 @@
+"""How far a fitted law can be trusted."""

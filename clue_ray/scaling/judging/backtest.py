@@ -16,7 +16,8 @@ Which law speaks for a study, or why none does.
 Takes the backtest and the fits; gives a law and a reason for silence. The one idea: the law that
 predicted larger runs best speaks only if it says that compute lowers the loss; a law that rises or
 stays flat describes runs that overfit or do not learn, and nobody should be sold ten times the
-compute on it."""
+compute on it.
+"""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -92,7 +93,8 @@ def backtest(
 
     Cuts expand from the fewest runs and places that every law can be fitted to; runs are ordered by
     x, or by the product of several. Raises FitError when no cut leaves enough runs, RunsError as
-    `fit_law` does."""
+    `fit_law` does.
+    """
     columns = as_names(x)
     for law in laws:
         check_law(law)
@@ -129,7 +131,8 @@ def no_backtest() -> Backtest:
 
 def _targets(size: Floats, cut: int) -> list[int]:
     """List what a law of the first `cut` runs is asked for, given the logs of x (runs,),
-    ascending."""
+    ascending.
+    """
     within = int(np.searchsorted(size, size[cut - 1] + np.log(FURTHER) + ROUNDING, side="right"))
     return sorted({cut, max(cut, within - 1)})
 
@@ -159,7 +162,8 @@ def _score(
 
 def _outcome(fit: Fit, place: dict[str, float]) -> Prediction:
     """Predict a run; a law that is not positive there is scored by the value it gives, and brackets
-    nothing."""
+    nothing.
+    """
     try:
         return fit.predict_run(**place)
     except FitError:
@@ -170,7 +174,8 @@ def _outcome(fit: Fit, place: dict[str, float]) -> Prediction:
 
 def _judge(rows: pd.DataFrame, floored: set[str]) -> Backtest:
     """Rank laws by mean absolute relative error; prefer the best, or the best with a floor where
-    one is as good."""
+    one is as good.
+    """
     missed = (rows["predicted"] - rows["actual"]).abs()
     errors = rows.assign(error=rows["relative_error"].abs(), missed=missed).groupby(
         "law", sort=False
@@ -188,12 +193,12 @@ def _judge(rows: pd.DataFrame, floored: set[str]) -> Backtest:
     ]
     best, *others = summary["law"]
     level = [best, *(law for law in others if not _distinct(rows, best, law))]
-    cautious = [law for law in level if law in floored and not loses(summary, law)]
+    cautious = [law for law in level if law in floored and not _loses(summary, law)]
     preferred = next(iter(cautious), best)
     return Backtest(rows, summary, preferred, tuple(law for law in level if law != preferred))
 
 
-def loses(summary: pd.DataFrame, law: str) -> bool:
+def _loses(summary: pd.DataFrame, law: str) -> bool:
     """Tell whether a law erred more on average than the plain power law on the same predictions."""
     error = summary.set_index("law")["mean_absolute_relative_error"]
     return PLAIN in error and bool(error[law] > error[PLAIN] * (1 + SAME))
@@ -201,7 +206,8 @@ def loses(summary: pd.DataFrame, law: str) -> bool:
 
 def _distinct(rows: pd.DataFrame, best: str, other: str) -> bool:
     """Tell whether one law errs more than the best on the same targets by over two standard
-    errors."""
+    errors.
+    """
     size = rows["relative_error"].abs()
     gap = size[rows["law"] == other].to_numpy() - size[rows["law"] == best].to_numpy()
     return len(gap) > 2 and bool(gap.mean() > 2 * gap.std(ddof=1) / np.sqrt(len(gap)))
@@ -210,7 +216,7 @@ def _distinct(rows: pd.DataFrame, best: str, other: str) -> bool:
 FALL = 1e-6  # relative fall from the least to the furthest compute under which a law is flat
 
 
-def choose_speaker(judged: Backtest, fits: dict[str, Fit], compute: pd.Series) -> tuple[str, str]:
+def select_law(judged: Backtest, fits: dict[str, Fit], compute: pd.Series) -> tuple[str, str]:
     """Name the law that speaks over training compute (runs,), and why it may not: an empty reason
     where it may.
 
@@ -227,7 +233,7 @@ def choose_speaker(judged: Backtest, fits: dict[str, Fit], compute: pd.Series) -
             "fitted to; add runs at other computes."
         )
     level = [law for law in order if law in (order[0], *judged.tied)]
-    heirs = [law for law in level[1:] if not loses(judged.summary, law)]
+    heirs = [law for law in level[1:] if not _loses(judged.summary, law)]
     speakers = [law for law in (order[0], *heirs) if trend(fits[law], compute) < 0]
     if speakers:
         return speakers[0], ""
@@ -247,7 +253,8 @@ def trend(fit: Fit, compute: pd.Series) -> int:
     nowhere, -1 down.
 
     A law that fell within the runs and rises beyond them goes up: it would speak of what lies
-    beyond."""
+    beyond.
+    """
     least, most = float(compute.min()), float(compute.max())
     first, last, beyond = fit.curve([least, most, FURTHER * most])
     if beyond > min(first, last) * (1 + FALL):
@@ -257,7 +264,8 @@ def trend(fit: Fit, compute: pd.Series) -> int:
 
 def _order(judged: Backtest, fits: dict[str, Fit]) -> list[str]:
     """List the laws: preferred, tied, then by error; by fewest parameters and lowest cost without a
-    backtest."""
+    backtest.
+    """
     if not judged.preferred:
         return sorted(fits, key=lambda law: (len(fits[law].parameters), fits[law].objective))
     return list(dict.fromkeys([judged.preferred, *judged.tied, *judged.summary["law"]]))

@@ -3,7 +3,8 @@ optimum.
 
 Takes a `Fit`; gives an `Identifiability`. The one idea: before a parameter is quoted, ask which
 combination of parameters the runs hardly see, and how much would be lost by assuming what nobody
-measured."""
+measured.
+"""
 
 from dataclasses import dataclass
 from typing import Any
@@ -77,7 +78,7 @@ class Identifiability:
 def identifiability(fit: Fit) -> Identifiability:
     """Measure how well the runs identify the fit's parameters."""
     condition, direction = _condition(fit)
-    tied = tie_exponents(fit) if len(set(fit.law.exponents)) > 1 else None
+    tied = _tie_exponents(fit) if len(set(fit.law.exponents)) > 1 else None
     names = fit.law.parameters
     worst = dict(zip(names, map(float, direction), strict=True))
     warnings = []
@@ -96,12 +97,13 @@ def identifiability(fit: Fit) -> Identifiability:
             "the runs do not show that they differ, and the best split moves with them."
         )
     correlation = _correlation(fit.likelihood.spread)
-    return Identifiability(condition, worst, correlation, tied, best_split(fit), tuple(warnings))
+    return Identifiability(condition, worst, correlation, tied, _best_split(fit), tuple(warnings))
 
 
-def best_split(fit: Fit) -> Prediction | None:
+def _best_split(fit: Fit) -> Prediction | None:
     """Give how the best first predictor grows with the product of both, with its range; None where
-    nothing is split."""
+    nothing is split.
+    """
     if len(fit.law.terms) != 2 or len(set(fit.law.exponents)) != 2 or len(fit.x) != 2:
         return None
     first, second = (fit.law.parameters.index(exponent) for exponent in fit.law.exponents)
@@ -117,9 +119,10 @@ def best_split(fit: Fit) -> Prediction | None:
     return Prediction(value, min(float(low), value), max(float(high), value))
 
 
-def tie_exponents(fit: Fit) -> Tied:
+def _tie_exponents(fit: Fit) -> Tied:
     """Refit with all exponents equal, and test that against the fit by the cost on which its
-    intervals rest."""
+    intervals rest.
+    """
     names = fit.law.parameters
     places = [names.index(exponent) for exponent in dict.fromkeys(fit.law.exponents)]
     rest = [place for place in range(len(names)) if place not in places[1:]]
@@ -139,7 +142,8 @@ def _minimise_tied(
     fit: Fit, spread: Floats, rest: list[int], delta: Floats
 ) -> tuple[Floats, float]:
     """Minimise the cost over tied coordinates, from the fit and screened starts; give the best (q,)
-    and its cost."""
+    and its cost.
+    """
     rows = fit.problem.rows()
 
     def tied_rows(theta: Floats) -> tuple[Floats, Floats]:
@@ -156,7 +160,8 @@ def _minimise_tied(
 
 def _condition(fit: Fit) -> tuple[float, Floats]:
     """Give the condition of the scaled Jacobian and the direction of its smallest singular value,
-    (p,)."""
+    (p,).
+    """
     slope = fit.problem.rows()(fit.theta[None])[1][0]
     length = np.linalg.norm(slope, axis=0)
     _, values, directions = np.linalg.svd(

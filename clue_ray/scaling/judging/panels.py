@@ -16,7 +16,8 @@ Which single run moves the answer most: the fit repeated without each run in tur
 
 Takes a law, a runs table and a place to predict; gives one row a run. The one idea: an answer that
 hangs on one run is shown with that run's name, so that it can be repeated before money is spent on
-it."""
+it.
+"""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -44,7 +45,8 @@ def compare_bic(
     parameter counted beside the law's p (Schwarz 1978); weight = exp(-difference / 2), normalised,
     which is about the law's posterior probability where all were equally likely before (Kass and
     Raftery 1995). Laws that the runs cannot identify are left out. Raises RunsError as `fit_law`
-    does."""
+    does.
+    """
     fits = []
     for law in laws:
         try:
@@ -101,7 +103,8 @@ def sensitivity(
     variant could not be fitted, else empty). Counting embeddings multiplies the size, or the
     compute 6 N D, of every run by total_params over non_embedding_params, and the place by that
     ratio at the largest run; it needs both columns, filled. Raises FitError or RunsError as
-    `fit_law` does where the law itself cannot be fitted, FitError for a bad `at`."""
+    `fit_law` does where the law itself cannot be fitted, FitError for a bad `at`.
+    """
     base = fit_law(
         law, table, x=as_names(x), y=y
     )  # of the whole table, so that a bad row is named by its number there
@@ -127,7 +130,8 @@ def sensitivity(
 
 def _costs(delta: float) -> dict[str, dict[str, Any]]:
     """Name the other costs: least squares, and Huber's with a delta ten times larger or smaller
-    than the fit's."""
+    than the fit's.
+    """
     return {
         "log least squares": {"loss": "log_least_squares"},
         "delta x 10": {"delta": 10 * delta},
@@ -152,21 +156,22 @@ def _row(variant: str, question: _Question, fit: Fit) -> list[Any]:
         variant,
         fit.law.name,
         fit.num_runs,
-        first_exponent(fit),
-        value_at(fit, question.at),
+        _first_exponent(fit),
+        _value_at(fit, question.at),
         np.nan,
         "",
     ]
 
 
-def first_exponent(fit: Fit) -> float | None:
+def _first_exponent(fit: Fit) -> float | None:
     """Give the exponent of the law's first term; None for a law without terms."""
     return fit.parameters[fit.law.exponents[0]] if fit.law.exponents else None
 
 
-def value_at(fit: Fit, at: Mapping[str, float]) -> float:
+def _value_at(fit: Fit, at: Mapping[str, float]) -> float:
     """Evaluate the fitted law at a value a predictor, in the table's units; nan where it has no
-    positive value."""
+    positive value.
+    """
     x = np.array([at[column] for column in fit.x]) / fit.problem.scales
     return float(np.exp(fit.problem.log_values(fit.theta, x[:, None])[0]))
 
@@ -201,7 +206,8 @@ def influence(
     over fitted, all runs in); exponent (of the first term) and predicted, without the run; change
     (predicted over that of all runs, - 1; nan where the law cannot be fitted without the run).
     Raises FitError or RunsError as `fit_law` does where the law cannot be fitted to all runs,
-    FitError for a bad `at`."""
+    FitError for a bad `at`.
+    """
     fit = fit_law(law, table, x=as_names(x), y=y)
     place_of(fit.x, at)
     done = finished(table)
@@ -213,7 +219,7 @@ def influence(
             [name, float(residual), *_without(fit, law, done.drop(index=done.index[place]), at)]
         )
     frame = pd.DataFrame(rows, columns=INFLUENCE_COLUMNS[:4])
-    frame = frame.assign(change=frame["predicted"] / value_at(fit, at) - 1)
+    frame = frame.assign(change=frame["predicted"] / _value_at(fit, at) - 1)
     return frame.sort_values(
         "change", key=lambda change: -change.abs(), kind="stable", ignore_index=True
     )
@@ -223,9 +229,10 @@ def _without(
     fit: Fit, law: str | Law, rest: pd.DataFrame, at: Mapping[str, float]
 ) -> tuple[float | None, float]:
     """Refit to the other runs; give exponent and prediction, nan where they do not identify the
-    law."""
+    law.
+    """
     try:
         refit = fit_law(law, rest, x=fit.x, y=fit.y)
     except FitError:
         return np.nan, np.nan
-    return first_exponent(refit), value_at(refit, at)
+    return _first_exponent(refit), _value_at(refit, at)

@@ -1,7 +1,7 @@
 """Laws of several predictors: encoder size, data, sequence length and batch together, and repeated
 data.
 
-Takes nothing; gives `JOINT_LAWS`, and `joint_power_law` for any columns. The one idea: what the
+Takes nothing; gives `JOINT_LAWS`, and `_joint_power_law` for any columns. The one idea: what the
 axes leave to be learnt adds up, so each axis has a term of its own that vanishes as it grows.
 
 
@@ -17,7 +17,8 @@ where it grows as the loss falls (Kaplan et al. 2020, equation 5.3), fit one los
 The laws of one predictor, and every law by name.
 
 Takes nothing; gives `LAWS`. The one idea: see `law.py`; laws of several predictors live in
-`joint.py`, laws of the batch size in `batch.py`."""
+`joint.py`, laws of the batch size in `batch.py`.
+"""
 
 import math
 from typing import Any
@@ -28,17 +29,18 @@ from clue_ray.errors import FitError, nearest
 from clue_ray.scaling.laws.law import EXPONENTS, Law, decay
 
 
-def parametric_loss(n: Any, d: Any, E: Any, A: Any, B: Any, alpha: Any, beta: Any) -> Any:
+def _parametric_loss(n: Any, d: Any, E: Any, A: Any, B: Any, alpha: Any, beta: Any) -> Any:
     """Give E + A N^-alpha + B D^-beta (Hoffmann et al. 2022, arXiv 2203.15556, approach 3)."""
     return E + A * decay(n, alpha) + B * decay(d, beta)
 
 
-def joint_power_law(columns: tuple[str, ...]) -> Law:
+def _joint_power_law(columns: tuple[str, ...]) -> Law:
     """Build the law irreducible_loss + sum over columns c of coefficient_c * c ** -exponent_c.
 
     Hoffmann et al. 2022 (approach 3) with a term for any axis: encoder size, data, sequence length,
     batch size. Its parameters carry the columns' names, so any subset in any order can be fitted
-    and read."""
+    and read.
+    """
     count = len(columns)
     terms = tuple((f"coefficient_{column}", f"exponent_{column}") for column in columns)
 
@@ -57,7 +59,7 @@ def joint_power_law(columns: tuple[str, ...]) -> Law:
         terms=terms,
         floor="irreducible_loss",
         linear=("irreducible_loss", *(coefficient for coefficient, _ in terms)),
-        widen=joint_power_law,
+        widen=_joint_power_law,
     )
 
 
@@ -77,7 +79,8 @@ def data_constrained_loss(
 
     Muennighoff et al. 2023 (arXiv 2305.16264, equation 5), N taken as it is: U is `unique` data, R
     = seen / unique - 1 its repeats (0 where not all is seen), R* = `useful_repeats` the number
-    after which repeating is worth little."""
+    after which repeating is worth little.
+    """
     once = np.minimum(unique, seen)
     repeats = np.maximum(seen / unique - 1, 0)
     worth = once * (1 + useful_repeats * -np.expm1(-repeats / useful_repeats))
@@ -93,13 +96,13 @@ JOINT_LAWS = (
         formula="E + A N^-alpha + B D^-beta",
         parameters=_CHINCHILLA,
         num_predictors=2,
-        function=parametric_loss,
+        function=_parametric_loss,
         terms=(("A", "alpha"), ("B", "beta")),
         floor="E",
         template="{E:.4g} + {A:.4g} N^-{alpha:.3g} + {B:.4g} D^-{beta:.3g}",
         linear=("E", "A", "B"),
     ),
-    joint_power_law(("x",)),
+    _joint_power_law(("x",)),
     Law(
         name="data_constrained_loss",
         formula="E + A N^-alpha + B (U (1 + R* (1 - exp(-R / R*))))^-beta",
@@ -116,7 +119,7 @@ JOINT_LAWS = (
         guesses={"useful_repeats": (0.3, 1.0, 3.0, 10.0, 30.0)},
     ),
 )
-"""Laws of two predictors and more; `joint_power_law` is made anew for the columns that it is fitted
+"""Laws of two predictors and more; `_joint_power_law` is made anew for the columns that it is fitted
 to."""
 
 
@@ -124,7 +127,8 @@ def critical_batch(batch: Any, min_steps: Any, critical_batch_size: Any) -> Any:
     """Give the steps to a loss, min_steps * (1 + critical_batch_size / batch).
 
     McCandlish et al. 2018 (arXiv 1812.06162, equation 2.11), (S / Smin - 1)(E / Emin - 1) = 1 with
-    E = B S examples, solved for S; critical_batch_size = Emin / Smin."""
+    E = B S examples, solved for S; critical_batch_size = Emin / Smin.
+    """
     return min_steps * (1 + critical_batch_size / batch)
 
 
@@ -137,7 +141,8 @@ def batch_loss(
     critical_batch_size: Any,
 ) -> Any:
     """Give E + a (S / (1 + B* / B))^-b, the loss after S steps of B (Kaplan et al. 2020, arXiv
-    2001.08361, eq. 5.4)."""
+    2001.08361, eq. 5.4).
+    """
     return irreducible_loss + coefficient * decay(
         steps / (1 + critical_batch_size / batch), exponent
     )
@@ -147,7 +152,8 @@ def loss_at_equal_steps(
     batch: Any, irreducible_loss: Any, coefficient: Any, exponent: Any, critical_batch_size: Any
 ) -> Any:
     """Give E + a (1 + B* / B)^b: `batch_loss` where every run takes as many steps; a larger batch
-    sees more."""
+    sees more.
+    """
     return irreducible_loss + coefficient * decay(1 + critical_batch_size / batch, -exponent)
 
 
@@ -241,24 +247,26 @@ BATCH_LAWS = (
 """Laws of the batch size; `critical_batch` predicts steps, the others loss."""
 
 
-def power_law(x: Any, coefficient: Any, exponent: Any) -> Any:
+def _power_law(x: Any, coefficient: Any, exponent: Any) -> Any:
     """Give coefficient * x ** -exponent (Kaplan et al. 2020, arXiv 2001.08361)."""
     return coefficient * decay(x, exponent)
 
 
-def power_law_plus_constant(x: Any, irreducible_loss: Any, coefficient: Any, exponent: Any) -> Any:
+def _power_law_plus_constant(x: Any, irreducible_loss: Any, coefficient: Any, exponent: Any) -> Any:
     """Give irreducible_loss + coefficient * x ** -exponent (Henighan et al. 2020, arXiv
-    2010.14701)."""
+    2010.14701).
+    """
     return irreducible_loss + coefficient * decay(x, exponent)
 
 
-def log_linear(x: Any, intercept: Any, slope: Any) -> Any:
+def _log_linear(x: Any, intercept: Any, slope: Any) -> Any:
     """Give intercept - slope * log10 x; slope is nats a decade (the shape in CLUE, arXiv
-    2111.11294)."""
+    2111.11294).
+    """
     return intercept - slope * np.log10(x)
 
 
-def bounded_power_law(
+def _bounded_power_law(
     x: Any, irreducible_loss: Any, coefficient: Any, exponent: Any, *, ceiling: float
 ) -> Any:
     """Give E + (ceiling - E) u / (1 + u), u = coefficient * x ** -exponent: from a guess to a floor
@@ -272,7 +280,7 @@ def bounded_power_law(
     return irreducible_loss + (ceiling - irreducible_loss) * above / (1 + above)
 
 
-def broken_power_law(
+def _broken_power_law(
     x: Any,
     irreducible_loss: Any,
     coefficient: Any,
@@ -286,7 +294,8 @@ def broken_power_law(
 
     One break of Caballero et al. 2022 (arXiv 2210.14891), c1 written as the change of exponent.
     `smoothness` s is the share of an e-fold of x that the bend takes. Falls throughout, but has no
-    inverse in closed form."""
+    inverse in closed form.
+    """
     beyond = np.log(x / break_at) / smoothness
     ahead = beyond.real > 0
     # log(1 + exp(beyond)) without overflow
@@ -327,7 +336,7 @@ _LAWS = (
         formula="a x^-b",
         parameters=("coefficient", "exponent"),
         num_predictors=1,
-        function=power_law,
+        function=_power_law,
         terms=_TERM,
         template="{coefficient:.4g} x^-{exponent:.3g}",
         linear=("coefficient",),
@@ -338,7 +347,7 @@ _LAWS = (
         formula="E + a x^-b",
         parameters=_FLOORED,
         num_predictors=1,
-        function=power_law_plus_constant,
+        function=_power_law_plus_constant,
         terms=_TERM,
         floor="irreducible_loss",
         template="{irreducible_loss:.4g} + {coefficient:.4g} x^-{exponent:.3g}",
@@ -350,7 +359,7 @@ _LAWS = (
         formula="a - b log10 x",
         parameters=("intercept", "slope"),
         num_predictors=1,
-        function=log_linear,
+        function=_log_linear,
         template="{intercept:.4g} - {slope:.3g} log10 x",
         title="log-linear law",
         inverse=_log_linear_at,
@@ -360,7 +369,7 @@ _LAWS = (
         formula="E + (ln K - E) / (1 + x^b / a)",
         parameters=_FLOORED,
         num_predictors=1,
-        function=bounded_power_law,
+        function=_bounded_power_law,
         terms=_TERM,
         floor="irreducible_loss",
         ceiling=math.nan,
@@ -373,7 +382,7 @@ _LAWS = (
         formula="E + a x^-b (1 + (x / c)^(1/s))^((b - b2) s)",
         parameters=(*_FLOORED, "late_exponent", "break_at", "smoothness"),
         num_predictors=1,
-        function=broken_power_law,
+        function=_broken_power_law,
         terms=_TERM,
         floor="irreducible_loss",
         template="{irreducible_loss:.4g} + {coefficient:.4g} x^-{exponent:.3g} (1 + (x / "
@@ -393,7 +402,8 @@ LAWS: dict[str, Law] = {law.name: law for law in _LAWS}
 
 def find_law(law: str | Law) -> Law:
     """Look a law up by name, or pass a Law through; raise FitError naming the nearest when there is
-    none."""
+    none.
+    """
     if isinstance(law, Law):
         return law
     if law not in LAWS:

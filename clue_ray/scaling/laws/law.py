@@ -28,7 +28,8 @@ EXPONENTS = (0.05, 0.1, 0.2, 0.4, 0.8)
 
 def decay(x: Any, exponent: Any) -> Any:
     """Give x ** -exponent for positive x; through exp, as a complex exponent then takes a third of
-    the time."""
+    the time.
+    """
     return np.exp(-exponent * np.log(x))
 
 
@@ -109,12 +110,14 @@ class Law:
 
     def __call__(self, x: Sequence[Any], parameters: Sequence[Any]) -> Any:
         """Evaluate the law at predictors and parameters, in the law's order, broadcast against each
-        other."""
+        other.
+        """
         return self.function(*x, *parameters, **self._known)
 
     def invert(self, loss: Any, parameters: Sequence[Any]) -> Any:
         """Give the predictor at which the law takes a loss, nan where it never does; FitError
-        without closed form."""
+        without closed form.
+        """
         if self.inverse is None:
             raise FitError(
                 f"{self.name} has no inverse in closed form; search it for the x of a loss."
@@ -141,7 +144,8 @@ class Law:
 
     def over(self, columns: tuple[str, ...]) -> "Law":
         """Return the law for these predictor columns: itself, unless it takes any number of
-        them."""
+        them.
+        """
         return self.widen(columns) if self.widen else self
 
     def describe(self, parameters: dict[str, float]) -> str:

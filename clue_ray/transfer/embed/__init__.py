@@ -1,0 +1,1 @@
+"""Embed all users of a log with Ray Data."""

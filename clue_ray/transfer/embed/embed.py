@@ -3,7 +3,8 @@
 Takes an exported encoder and a log of any size, gives `Parts` and a manifest. The log is read by
 the corpus's own reader, users are gathered into buckets by a hash of their id, and each bucket is
 one task that encodes its distinct items once and writes one part. A part that is there is not made
-again."""
+again.
+"""
 
 import re
 from collections import Counter
@@ -69,26 +70,27 @@ def embed_users(
         EventLogError: the log cannot be read.
     """
     exported = read_encoder(run)
-    spec = reading_spec(events, exported.card)
-    reading = plan_log(spec)
+    spec = _reading_spec(events, exported.card)
+    reading = _plan_log(spec)
     settings: Settings = {
         "services": spec.services,
         "per_service": per_service,
         "precision": precision,
     }
-    earlier = read_manifest(since, exported.card, settings) if since else None
-    request = identify(exported.card, reading, settings, earlier)
+    earlier = _read_manifest(since, exported.card, settings) if since else None
+    request = _identify(exported.card, reading, settings, earlier)
     parts = Parts(output)
     if manifest := parts.claim(request["key"]):
         return manifest
-    plan = plan_parts(parts, reading, settings, earlier)
+    plan = _plan_parts(parts, reading, settings, earlier)
     make_parts(reading, exported, plan, gpus_per_worker)
-    return write_manifest(request, exported.card, plan)
+    return _write_manifest(request, exported.card, plan)
 
 
-def plan_log(spec: CorpusSpec) -> Reading:
+def _plan_log(spec: CorpusSpec) -> Reading:
     """Plan to read a whole log, of all services: users left out must be told of. Raise
-    EventLogError if it is empty."""
+    EventLogError if it is empty.
+    """
     reading = plan_reading(spec.model_copy(update={"services": None}))
     if not reading.parts:
         raise EventLogError(
@@ -98,7 +100,7 @@ def plan_log(spec: CorpusSpec) -> Reading:
     return reading
 
 
-def identify(
+def _identify(
     card: EncoderCard, reading: Reading, settings: Settings, earlier: dict[str, Any] | None
 ) -> dict[str, Any]:
     """Say what an embedding is made from, and its key: the fingerprint of all of that."""
@@ -107,21 +109,22 @@ def identify(
     return {"key": fingerprint({**made_of, "since": since}), **made_of, "since": since}
 
 
-def plan_parts(
+def _plan_parts(
     parts: Parts, reading: Reading, settings: Settings, earlier: dict[str, Any] | None
 ) -> EmbedPlan:
     """Say into how many parts users go, as many as in the earlier embedding, and which of them are
-    there already."""
+    there already.
+    """
     return EmbedPlan(
         parts,
-        buckets=earlier["parts"] if earlier else number_of_parts(reading),
+        buckets=earlier["parts"] if earlier else _number_of_parts(reading),
         since=Parts(earlier["place"]) if earlier else None,
         done=frozenset(parts.numbers()),
         **settings,
     )
 
 
-def reading_spec(events: CorpusSpec | str | Sequence[str], card: EncoderCard) -> CorpusSpec:
+def _reading_spec(events: CorpusSpec | str | Sequence[str], card: EncoderCard) -> CorpusSpec:
     """Say how a log is read: as the encoder's own was, where nothing else is given."""
     spec = (
         events if isinstance(events, CorpusSpec) else CorpusSpec.parse({"events": events}, "events")
@@ -136,7 +139,7 @@ def reading_spec(events: CorpusSpec | str | Sequence[str], card: EncoderCard) ->
     )
 
 
-def read_manifest(since: str, card: EncoderCard, settings: Settings) -> dict[str, Any]:
+def _read_manifest(since: str, card: EncoderCard, settings: Settings) -> dict[str, Any]:
     """Read the manifest of a finished embedding by the same encoder, given by its file or its
     place.
 
@@ -172,7 +175,7 @@ def read_manifest(since: str, card: EncoderCard, settings: Settings) -> dict[str
     return manifest | {"place": place}
 
 
-def number_of_parts(reading: Reading) -> int:
+def _number_of_parts(reading: Reading) -> int:
     """Choose the parts by the log's size alone, so that a bucket fits a task whatever the log's."""
     return min(
         MAX_PARTS, max(MIN_PARTS, -(-sum(file.size for file in reading.files) // BYTES_A_PART))
@@ -183,7 +186,8 @@ def make_parts(
     reading: Reading, exported: Exported, plan: EmbedPlan, gpus_per_worker: float
 ) -> None:
     """Run the pipeline: read, gather users, encode and write; raise ClusterError where an actor's
-    GPUs are nowhere."""
+    GPUs are nowhere.
+    """
     gpus = ray.cluster_resources().get("GPU", 0)
     if gpus < gpus_per_worker:  # Ray would wait for them for ever
         raise ClusterError(
@@ -195,7 +199,7 @@ def make_parts(
     parts = len(reading.parts)
     rows = (
         ray.data.range(parts, override_num_blocks=min(parts, MAX_TASKS))
-        .map_batches(user_rows, batch_size=None, fn_kwargs=inputs)
+        .map_batches(_user_rows, batch_size=None, fn_kwargs=inputs)
         .repartition(plan.buckets, keys=["bucket"])
     )
     given = {"exported": ray.put(exported), "plan": inputs["plan"]}
@@ -210,18 +214,19 @@ def make_parts(
             PartEncoder, compute=pool, num_gpus=gpus_per_worker, fn_constructor_kwargs=given, **one
         )
     else:
-        made = rows.map_batches(encode_partition, fn_kwargs=given, **shape)
+        made = rows.map_batches(_encode_partition, fn_kwargs=given, **shape)
     try:
         with small_shuffle_tasks():
             for _ in made.iter_batches(batch_size=None, batch_format="pyarrow"):
                 pass
     except RayError as error:
-        raise explain_failure(error) from error
+        raise _explain_failure(error) from error
 
 
-def explain_failure(error: RayError) -> Exception:
+def _explain_failure(error: RayError) -> Exception:
     """Turn our own error on a worker, of which Ray keeps the words, into itself; others stay as
-    they are."""
+    they are.
+    """
     kinds: dict[str, type[Exception]] = {"EventLogError": EventLogError, "StudyError": StudyError}
     said = re.findall(
         r"^\s*(?:[\w.]+\.)?(EventLogError|StudyError): (.+)$", str(error), re.MULTILINE
@@ -229,7 +234,7 @@ def explain_failure(error: RayError) -> Exception:
     return kinds[said[-1][0]](said[-1][1]) if said else error
 
 
-def user_rows(
+def _user_rows(
     batch: dict[str, Any], reading: "ray.ObjectRef[Reading]", plan: "ray.ObjectRef[EmbedPlan]"
 ) -> Iterator[pa.Table]:
     """Read some parts of the log, by number, to USER_ROWS."""
@@ -239,11 +244,12 @@ def user_rows(
         yield from rows_of_part(whole.parts[index], whole, asked)
 
 
-def encode_partition(
+def _encode_partition(
     rows: pa.Table, exported: "ray.ObjectRef[Exported]", plan: "ray.ObjectRef[EmbedPlan]"
 ) -> pa.Table:
     """Write the parts of one partition of the shuffle, in a task; the encoder stays in the process
-    for the next."""
+    for the next.
+    """
     return write_parts(rows, _loaded(exported), ray.get(plan))
 
 
@@ -281,9 +287,10 @@ class PartEncoder:
         return pa.concat_tables(made) if made else pa.table({"bucket": pa.array([], pa.int32())})
 
 
-def write_manifest(request: dict[str, Any], card: EncoderCard, plan: EmbedPlan) -> dict[str, Any]:
+def _write_manifest(request: dict[str, Any], card: EncoderCard, plan: EmbedPlan) -> dict[str, Any]:
     """Sum up the parts and write it down, which says that all are there; raise EventLogError where
-    nobody was named."""
+    nobody was named.
+    """
     summaries = plan.parts.summaries()
     counted = ("left_out", "unknown_services", "devices")
     counts = {name: sum((Counter(part[name]) for part in summaries), Counter()) for name in counted}

@@ -6,7 +6,8 @@ request.json             whose parts these are, written first
 vectors/part-*.parquet   user_id, service, vector
 left_out/part-*.parquet  user_id, reason
 histories/part-*.parquet user_id, history: a hash of what was encoded, which tells whose events are
-new"""
+new
+"""
 
 import io
 import json
@@ -64,11 +65,11 @@ class Parts:
 
     def read(self, kind: str, number: int) -> pa.Table | None:
         """Read one part's table, or None where there is none."""
-        content = read_file(self.place, f"{kind}/{part_name(number)}")
+        content = read_file(self.place, f"{kind}/{_part_name(number)}")
         try:
             return None if content is None else pq.read_table(pa.BufferReader(content))
         except pa.ArrowException as error:
-            name = f"{kind}/{part_name(number)}"
+            name = f"{kind}/{_part_name(number)}"
             raise StudyError(
                 f"{name} at {self.place} is damaged ({explain_access(error)}); delete it and run "
                 f"the same command "
@@ -90,7 +91,7 @@ class Parts:
         for kind in KINDS:
             stream = io.BytesIO()
             pq.write_table(tables[kind], stream, compression="zstd")
-            self.write(f"{kind}/{part_name(number)}", stream.getvalue())
+            self.write(f"{kind}/{_part_name(number)}", stream.getvalue())
 
     def summaries(self) -> list[dict[str, Any]]:
         """Read what each whole part says of itself."""
@@ -122,6 +123,6 @@ class Parts:
         return manifest if manifest and manifest.get("parts_written", whole) == whole else None
 
 
-def part_name(number: int) -> str:
+def _part_name(number: int) -> str:
     """Name a part's file."""
     return f"part-{number:05d}.parquet"

@@ -1,7 +1,8 @@
 """One bucket of users to one part: their rows as read, their vectors, and who is left out, why.
 
 Takes tables of USER_ROWS, gives files. One idea: a user that the log names is in the vectors or in
-the list of those left out, never in neither."""
+the list of those left out, never in neither.
+"""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -65,11 +66,11 @@ def write_parts(rows: pa.Table, encoder: UserEncoder, plan: EmbedPlan) -> pa.Tab
     """Encode each bucket in a table of USER_ROWS and write its part; may be retried."""
     buckets = pc.unique(rows["bucket"]).to_pylist() if rows.num_rows else []
     for bucket in buckets:
-        write_part(bucket, rows.filter(pc.equal(rows["bucket"], bucket)), encoder, plan)
+        _write_part(bucket, rows.filter(pc.equal(rows["bucket"], bucket)), encoder, plan)
     return pa.table({"bucket": pa.array(buckets, pa.int32())})
 
 
-def write_part(bucket: int, rows: pa.Table, encoder: UserEncoder, plan: EmbedPlan) -> None:
+def _write_part(bucket: int, rows: pa.Table, encoder: UserEncoder, plan: EmbedPlan) -> None:
     """Encode one bucket's users, list those left out, and write both."""
     good = rows.filter(pc.is_null(rows["reason"])).select(EVENTS.names)
     histories = Histories(good, encoder.exported)
@@ -80,10 +81,10 @@ def write_part(bucket: int, rows: pa.Table, encoder: UserEncoder, plan: EmbedPla
             "history": pa.array(hashes, pa.uint64()),
         }
     )
-    left_out = unusable(rows, current["user_id"])
+    left_out = _unusable(rows, current["user_id"])
     summary: dict[str, Any] = {"rows": rows.num_rows, "rows_without_user": _count_nameless(rows)}
     if plan.since is not None and (stale := plan.since.read("histories", bucket)) is not None:
-        unchanged = same_rows(current, stale)
+        unchanged = _same_rows(current, stale)
         left_out = pa.concat_tables(
             [left_out, _with_reason(current["user_id"].filter(unchanged), NOTHING_NEW)]
         )
@@ -91,7 +92,7 @@ def write_part(bucket: int, rows: pa.Table, encoder: UserEncoder, plan: EmbedPla
         good = good.filter(pc.is_in(good["user_id"], value_set=fresh.combine_chunks()))
         histories = Histories(good, encoder.exported)
     vectors = encoder.encode_histories(histories, per_service=plan.per_service)
-    table = vector_table(vectors, plan.precision)
+    table = _vector_table(vectors, plan.precision)
     unknown = set(histories.services) - set(encoder.card.services)
     services = Counter(good["service"].to_pylist())
     summary |= {
@@ -110,7 +111,7 @@ def _count_nameless(rows: pa.Table) -> int:
     return int(pc.sum(pc.equal(rows["user_id"], "")).as_py() or 0)
 
 
-def unusable(rows: pa.Table, encoded: pa.ChunkedArray) -> pa.Table:
+def _unusable(rows: pa.Table, encoded: pa.ChunkedArray) -> pa.Table:
     """List the users none of whose rows can be used, each with the first reason met, by name."""
     out = pc.invert(pc.is_in(rows["user_id"], value_set=encoded.combine_chunks()))
     bad = rows.filter(pc.and_(out, pc.not_equal(rows["user_id"], ""))).select(LEFT_OUT.names)
@@ -122,13 +123,13 @@ def _with_reason(users: pa.ChunkedArray, reason: str) -> pa.Table:
     return pa.table([users, pa.repeat(reason, len(users))], schema=LEFT_OUT)
 
 
-def same_rows(current: pa.Table, stale: pa.Table) -> pa.Array:
+def _same_rows(current: pa.Table, stale: pa.Table) -> pa.Array:
     """Tell which users' histories are as they were, [current rows]."""
     places = pc.index_in(current["user_id"], value_set=stale["user_id"].combine_chunks())
     return pc.fill_null(pc.equal(stale["history"].take(places), current["history"]), False)
 
 
-def vector_table(vectors: Vectors, precision: Precision) -> pa.Table:
+def _vector_table(vectors: Vectors, precision: Precision) -> pa.Table:
     """Lay vectors out as user_id, service (null where a row is a user), vector."""
     values = pa.array(vectors.values.astype(precision).ravel())
     rows = len(vectors.user_ids)

@@ -1,0 +1,1 @@
+"""Downstream tasks: examples, features, heads, scores."""

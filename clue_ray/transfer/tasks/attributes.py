@@ -24,7 +24,7 @@ def user_values(asked: AttributeSpec) -> "pd.Series[Any]":
     Raises:
         SpecError: the table cannot be read, has no such column, or one that holds lists.
     """
-    table = read_table(asked.table, asked.user)
+    table = _read_table(asked.table, asked.user)
     for column in (asked.user, asked.column):
         if column not in table.column_names:
             raise SpecError(
@@ -90,7 +90,8 @@ def label_attribute(
 
 def read_table_file(place: str) -> bytes:
     """Read a table of users as it stands: a path, a URI, or a file within an installed package;
-    SpecError without."""
+    SpecError without.
+    """
     if place.startswith("package:"):
         package, _, name = place.removeprefix("package:").partition("/")
         try:
@@ -114,9 +115,10 @@ def read_table_file(place: str) -> bytes:
         ) from None
 
 
-def read_table(place: str, user: str) -> pa.Table:
+def _read_table(place: str, user: str) -> pa.Table:
     """Read a table of users, CSV or Parquet by its name; of a CSV, ids and words stand as they are
-    written ("None")."""
+    written ("None").
+    """
     content = BytesIO(read_table_file(place))
     try:
         if urlsplit(place).path.endswith(".parquet"):

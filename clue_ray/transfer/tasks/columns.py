@@ -2,7 +2,8 @@
 
 A result lies in its run's own folder, so a run is scored once, whichever study file or command
 asks; the table's columns are read off those results, and come back whenever the table is written
-anew."""
+anew.
+"""
 
 from pathlib import Path
 from typing import Any
@@ -40,7 +41,7 @@ def join_results(directory: Path, runs: Runs | None = None) -> Runs:
     file = directory / ASKED
     asked = read_json(file) if file.exists() else {}
     found = {
-        run_id: scores_of(
+        run_id: _scores_of(
             directory / "runs" / run_id, {task: names.get(run_id) for task, names in asked.items()}
         )
         for run_id in table["run_id"]
@@ -54,12 +55,13 @@ def join_results(directory: Path, runs: Runs | None = None) -> Runs:
 
 def note_asked(directory: Path, names: dict[str, dict[str, str]]) -> None:
     """Write down which file of which run, by task, a study was last scored by; other tasks stay as
-    they were."""
+    they were.
+    """
     file = directory / ASKED
     write_json(file, (read_json(file) if file.exists() else {}) | names)
 
 
-def scores_of(run: Path, asked: dict[str, str | None]) -> dict[str, Any]:
+def _scores_of(run: Path, asked: dict[str, str | None]) -> dict[str, Any]:
     """Read the encoder's scores off the results in a run's folder.
 
     Args:

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from clue_ray.corpus.logs.reading import Reading
 from clue_ray.errors import SpecError
 from clue_ray.spec.yaml import fingerprint
-from clue_ray.storage.files import patiently, read_file, write_file
+from clue_ray.storage.files import read_file, with_retries, write_file
 from clue_ray.storage.place import is_uri
 from clue_ray.transfer.encode import Histories, UserEncoder, load_encoder
 from clue_ray.transfer.encoder_file import EncoderCard, find_encoder, read_card
@@ -91,9 +91,9 @@ def run_task(
     examples = lay_out_task(task, reading)
     write_left_out(place, task, examples)
     others_loaded = {other: load_encoder(folder) for other, folder in others.items()}
-    result = {"key": key, **judge_task(load_encoder(run), others_loaded, task, examples)}
+    result = {"key": key, **evaluate_task(load_encoder(run), others_loaded, task, examples)}
     content = json.dumps(result, indent=2, allow_nan=False).encode()
-    patiently(lambda: write_file(place, name, content), f"{name} cannot be written to {place}")
+    with_retries(lambda: write_file(place, name, content), f"{name} cannot be written to {place}")
     return result
 
 
@@ -112,12 +112,13 @@ def result_key(
     card: EncoderCard, others: Mapping[str, EncoderCard], task: TaskSpec, reading: Reading
 ) -> str:
     """Fingerprint what a result is made from: encoders, task, log, and the table of users where
-    there is one."""
+    there is one.
+    """
     digests = [card.digest, {name: other.digest for name, other in others.items()}]
-    return fingerprint([EVALUATION, digests, layout_key(task, reading)])
+    return fingerprint([EVALUATION, digests, _layout_key(task, reading)])
 
 
-def layout_key(task: TaskSpec, reading: Reading) -> str:
+def _layout_key(task: TaskSpec, reading: Reading) -> str:
     """Fingerprint what a task's users are laid out from: the task, its log and its table."""
     files = [(file.path, file.size, file.changed) for file in reading.files]
     table = (
@@ -138,12 +139,13 @@ def lay_out_task(task: TaskSpec, reading: Reading) -> Examples:
     events, unusable = read_events(reading)
     examples = make_examples(task, events, unusable)
     check_inputs(task, examples, events)
-    return replace(examples, key=layout_key(task, reading))
+    return replace(examples, key=_layout_key(task, reading))
 
 
-def left_out_name(task: TaskSpec, examples: Examples) -> str:
+def _left_out_name(task: TaskSpec, examples: Examples) -> str:
     """Name the list of users who cannot be used: of another log or version of the task, it is
-    another file."""
+    another file.
+    """
     return f"transfer/{task.name}-left-out-{examples.key}.parquet"
 
 
@@ -153,15 +155,15 @@ def write_left_out(place: str, task: TaskSpec, examples: Examples) -> None:
     Raises:
         StudyError: storage refuses.
     """
-    name, content = left_out_name(task, examples), pa.BufferOutputStream()
+    name, content = _left_out_name(task, examples), pa.BufferOutputStream()
     pq.write_table(examples.left_out, content)
-    patiently(
+    with_retries(
         lambda: write_file(place, name, content.getvalue().to_pybytes()),
         f"{name} cannot be written to {place}",
     )
 
 
-def judge_task(
+def evaluate_task(
     encoder: UserEncoder, others: dict[str, UserEncoder], task: TaskSpec, examples: Examples
 ) -> dict[str, Any]:
     """Score an encoder on a task, beside the baselines; give what a result holds but its key.
@@ -179,7 +181,7 @@ def judge_task(
     users = {part: len(examples.rows(part)) for part in ("train", "validation", "test")}
     if task.retrieval:  # nothing is trained
         users = {"test": min(users["test"], task.retrieval.candidates)}
-    judged = (judge_retrieval if task.retrieval else judge_heads)(task, examples, encoder, others)
+    judged = (_judge_retrieval if task.retrieval else _judge_heads)(task, examples, encoder, others)
     return {
         "task": task.name,
         "kind": task.kind,
@@ -187,13 +189,13 @@ def judge_task(
         "encoder_digest": encoder.card.digest,
         "users": users,
         "labels": len(examples.names),
-        "left_out_list": left_out_name(task, examples),
+        "left_out_list": _left_out_name(task, examples),
         "left_out": dict(Counter(examples.left_out["reason"].to_pylist())),
-        "methods": summarise(judged, users["test"]),
+        "methods": _summarise(judged, users["test"]),
     }
 
 
-def judge_heads(
+def _judge_heads(
     task: TaskSpec, examples: Examples, encoder: UserEncoder, others: dict[str, UserEncoder]
 ) -> dict[str, Judged]:
     """Judge what heads read from each method's features, and what is best without any."""
@@ -215,7 +217,7 @@ def judge_heads(
     base = base_scores(examples).double().numpy()
     if not examples.names:
         base = np.array([examples.targets[train].mean()])
-    judged = {base_name(task): judge(examples, [np.tile(base, (len(examples.rows("test")), 1))])}
+    judged = {_base_name(task): _judge(examples, [np.tile(base, (len(examples.rows("test")), 1))])}
     for name, matrices in known.items():
         starts = (
             task.seeds if len(matrices) == 1 else task.seeds[: len(matrices)]
@@ -226,22 +228,23 @@ def judge_heads(
             )
             for number, seed in enumerate(starts)
         )
-        judged[name] = judge(examples, outputs)
+        judged[name] = _judge(examples, outputs)
     return judged
 
 
-def base_name(task: TaskSpec) -> str:
+def _base_name(task: TaskSpec) -> str:
     """Name what knows nothing of a user."""
     return BASES[task.kind]
 
 
-def judge(examples: Examples, outputs: Iterable[Matrix]) -> Judged:
+def _judge(examples: Examples, outputs: Iterable[Matrix]) -> Judged:
     """Return the measures of test users by their scores, a function an output; of rankings only the
-    ranks are kept."""
+    ranks are kept.
+    """
     test = examples.rows("test")
     targets = examples.targets[test]
     if targets.ndim == 2:
-        return mean_measures(
+        return _mean_measures(
             [scores.ranking_measures(one, targets, examples.missed[test]) for one in outputs]
         )
     if examples.names:
@@ -249,7 +252,7 @@ def judge(examples: Examples, outputs: Iterable[Matrix]) -> Judged:
     return {"r2": [partial(_r2_of, one[:, 0], targets) for one in outputs]}
 
 
-def mean_measures(outputs: Sequence[dict[str, Matrix]]) -> Judged:
+def _mean_measures(outputs: Sequence[dict[str, Matrix]]) -> Judged:
     """Turn measures a user into their means over users."""
     return {name: [partial(_mean_of, output[name]) for output in outputs] for name in outputs[0]}
 
@@ -266,11 +269,12 @@ def _r2_of(predictions: Matrix, values: Matrix, rows: NDArray[np.int64]) -> floa
     return scores.r2(predictions[rows], values[rows])
 
 
-def judge_retrieval(
+def _judge_retrieval(
     task: TaskSpec, examples: Examples, encoder: UserEncoder, others: dict[str, UserEncoder]
 ) -> dict[str, Judged]:
     """Judge how near a test user's vectors in two services lie, among the candidates; nothing is
-    trained."""
+    trained.
+    """
     asked = task.retrieval
     assert asked is not None
     histories = Histories(examples.inputs, encoder.exported)
@@ -282,21 +286,22 @@ def judge_retrieval(
         "TF-IDF, cosine": [matrix.toarray() for matrix in (terms[place][pool] for place in places)],
         "untrained items": features.untrained_items(encoder, histories)[1],
     }
-    judged = {"guess": mean_measures([scores.chance_measures(len(pool))])}
+    judged = {"guess": _mean_measures([scores.chance_measures(len(pool))])}
     for name, matrices in pairs.items():
         a, b = matrices if name == "TF-IDF, cosine" else (matrices[place][pool] for place in places)
-        judged[name] = mean_measures([scores.retrieval_measures(a @ b.T)])
+        judged[name] = _mean_measures([scores.retrieval_measures(a @ b.T)])
     for name, other in others.items():
         own = Histories(examples.inputs, other.exported)
         each = features.encoded_services(other, own)
         a, b = (each[own.services.index(service)][pool] for service in (asked.query, asked.target))
-        judged[name] = mean_measures([scores.retrieval_measures(a @ b.T)])
+        judged[name] = _mean_measures([scores.retrieval_measures(a @ b.T)])
     return judged
 
 
-def summarise(judged: dict[str, Judged], users: int) -> list[dict[str, Any]]:
+def _summarise(judged: dict[str, Judged], users: int) -> list[dict[str, Any]]:
     """Put every measure with its interval, and the encoder's lead over each other method, in a row
-    a method."""
+    a method.
+    """
     drawn = {
         name: {
             measure: scores.resample(outputs, users, stream)

@@ -2,7 +2,8 @@
 used and why.
 
 Takes a task, gives `Examples`. One idea: a training user's labels lie before the test users' (where
-there are times), so that the head is judged on other people and on a later time."""
+there are times), so that the head is judged on other people and on a later time.
+"""
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
@@ -74,7 +75,8 @@ def plan_events(task: TaskSpec) -> Reading:
 
 def read_events(reading: Reading) -> tuple[pd.DataFrame, set[str]]:
     """Read a task's whole log into memory, in the order of the log, and name users none of whose
-    rows can be used."""
+    rows can be used.
+    """
     tables: list[pa.Table] = []
     met: set[str] = set()
     for part in reading.parts:
@@ -112,7 +114,7 @@ def make_examples(task: TaskSpec, events: pd.DataFrame, unusable: Collection[str
             f"Task {task.name} names service {unknown[0]!r}, which its log lacks; its services are "
             f"{', '.join(sorted(found))}."
         )
-    check_cut(task, events)
+    _check_cut(task, events)
     part = pd.Series(
         split_of(pd.Series(events["user_id"].unique()), task.split),
         index=events["user_id"].unique(),
@@ -135,7 +137,7 @@ def make_examples(task: TaskSpec, events: pd.DataFrame, unusable: Collection[str
         "not in both services" if task.retrieval else "no label": set(part.index) - set(labelled),
         "no events that the encoder may see": set(labelled) - set(users),
         **(
-            not_sought(task.retrieval, users, part[users].to_numpy(dtype=object))
+            _not_sought(task.retrieval, users, part[users].to_numpy(dtype=object))
             if task.retrieval
             else {}
         ),
@@ -149,9 +151,9 @@ def make_examples(task: TaskSpec, events: pd.DataFrame, unusable: Collection[str
         names=names,
         targets=targets[index],
         missed=missed[index],
-        left_out=list_left_out(reasons),
+        left_out=_list_left_out(reasons),
     )
-    check_parts(task, examples)
+    _check_parts(task, examples)
     return examples
 
 
@@ -161,11 +163,12 @@ def draw_candidates(asked: RetrievalSpec, part: NDArray[np.object_]) -> NDArray[
     return np.sort(np.random.default_rng(0).permutation(test)[: asked.candidates])
 
 
-def not_sought(
+def _not_sought(
     asked: RetrievalSpec, users: NDArray[np.object_], part: NDArray[np.object_]
 ) -> dict[str, set[str]]:
     """List users of both services who are not scored, by reason; they still say how rare a word
-    is."""
+    is.
+    """
     others = np.ones(len(users), dtype=bool)
     others[draw_candidates(asked, part)] = False
     return {
@@ -174,7 +177,7 @@ def not_sought(
     }
 
 
-def list_left_out(reasons: Mapping[str, Collection[str]]) -> pa.Table:
+def _list_left_out(reasons: Mapping[str, Collection[str]]) -> pa.Table:
     """Lay out users by reason as rows of LEFT_OUT, sorted by user."""
     rows = sorted((user, reason) for reason, users in reasons.items() for user in users)
     return pa.table(
@@ -182,9 +185,10 @@ def list_left_out(reasons: Mapping[str, Collection[str]]) -> pa.Table:
     )
 
 
-def check_cut(task: TaskSpec, events: pd.DataFrame) -> None:
+def _check_cut(task: TaskSpec, events: pd.DataFrame) -> None:
     """Refuse a cut in time with no events before it, or of a next-item task none from it on; raise
-    SpecError."""
+    SpecError.
+    """
     if task.time is None:
         return
     cut, first, last = (
@@ -216,7 +220,8 @@ def _cuts(task: TaskSpec, events: pd.DataFrame, part: "pd.Series[Any]") -> "pd.S
     others'.
 
     Without a cut in time they end before the item that is the label: what came after it may tell of
-    it."""
+    it.
+    """
     if task.next_item and not task.time:
         asked = events[events["service"] == task.next_item.service]
         return asked.groupby("user_id")["timestamp"].max().reindex(part.index).fillna(np.inf)
@@ -230,7 +235,8 @@ def _label(
     task: TaskSpec, events: pd.DataFrame, cut: "pd.Series[float]", part: "pd.Series[Any]"
 ) -> tuple[list[str], tuple[str, ...], NDArray[Any], NDArray[np.int64]]:
     """Return the users that have a label, the names of labels, the targets, and how many labels are
-    no candidates."""
+    no candidates.
+    """
     if task.attribute:
         return label_attribute(task.attribute, part)
     if task.retrieval:
@@ -283,7 +289,7 @@ def label_texts(text: "pd.Series[str]", part: int | None) -> "pd.Series[str]":
     return parts.where(parts != "")
 
 
-def check_parts(task: TaskSpec, examples: Examples) -> None:
+def _check_parts(task: TaskSpec, examples: Examples) -> None:
     """Refuse a task with too few users in a part of the split, or with nothing to tell apart.
 
     Raises:
@@ -299,7 +305,7 @@ def check_parts(task: TaskSpec, examples: Examples) -> None:
                 f"{remedy} split.{'test' if part == 'train' else part}, or give a larger log."
             )
     if task.attribute:
-        check_classes(task.name, task.attribute.column, examples)
+        _check_classes(task.name, task.attribute.column, examples)
     if task.next_item and len(examples.names) < 2:
         raise SpecError(
             f"Task {task.name} has {len(examples.names)} labels that {task.next_item.min_users} "
@@ -314,9 +320,10 @@ def check_parts(task: TaskSpec, examples: Examples) -> None:
         )
 
 
-def check_classes(task: str, column: str, examples: Examples) -> None:
+def _check_classes(task: str, column: str, examples: Examples) -> None:
     """Refuse an attribute that is the same for all users of a part of the split; raise
-    SpecError."""
+    SpecError.
+    """
     for part in ("train", "test"):
         values = examples.targets[examples.rows(part)]
         if len(np.unique(values)) < 2:

@@ -1,7 +1,8 @@
 """What each method knows of a user: one frozen vector, from the same inputs.
 
 Takes a task's inputs, gives [users, columns]. One idea: the methods differ in these vectors alone;
-what reads them (`heads`) and who is judged are the same for all."""
+what reads them (`heads`) and who is judged are the same for all.
+"""
 
 from collections.abc import Sequence
 
@@ -41,7 +42,8 @@ def user_terms(histories: Histories, train: NDArray[np.int64]) -> list[sparse.cs
 
 def tfidf_svd(histories: Histories, train: NDArray[np.int64]) -> Matrix:
     """Reduce users' TF-IDF vectors to the leading singular directions of the training users', of
-    unit length."""
+    unit length.
+    """
     terms = user_terms(histories, train)[-1]
     directions = leading_directions(terms[train], min(COMPONENTS, len(train), terms.shape[1]))
     return unit(terms @ directions)
@@ -50,7 +52,8 @@ def tfidf_svd(histories: Histories, train: NDArray[np.int64]) -> Matrix:
 @torch.no_grad()
 def untrained_items(encoder: UserEncoder, histories: Histories) -> tuple[Matrix, list[Matrix]]:
     """Average the item vectors of the encoder as it was before training, centred: over services,
-    and in each."""
+    and in each.
+    """
     length = encoder.card.run.sequence_length
     users, services, windows = histories.present(length)
     events = histories.events[ranges(*windows)]

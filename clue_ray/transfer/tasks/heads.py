@@ -2,7 +2,8 @@
 validation users say.
 
 Takes features and targets of training users, gives scores of any users. One idea: its last layer
-starts at zero, so features without a signal score what popularity scores, and no less."""
+starts at zero, so features without a signal score what popularity scores, and no less.
+"""
 
 import copy
 from collections.abc import Callable
@@ -57,9 +58,10 @@ class Head(nn.Module):
         return self.base + (x if self.labels is None else x @ self.labels.T)
 
 
-class Lowest:
+class EarlyStopping:
     """Keeps the weights of a module at which a loss was lowest, and says when to stop looking for a
-    lower one."""
+    lower one.
+    """
 
     def __init__(self, module: nn.Module, patience: int):
         self.module, self.patience = module, patience
@@ -68,7 +70,8 @@ class Lowest:
 
     def look(self, measure: Callable[[], torch.Tensor]) -> bool:
         """Measure the loss, without dropout and gradients; True once `patience` looks in a row
-        found none lower."""
+        found none lower.
+        """
         self.module.eval()
         with torch.no_grad():
             loss = float(measure())
@@ -85,7 +88,8 @@ class Lowest:
 
 def base_scores(examples: Examples) -> torch.Tensor:
     """Return what is best without features: log shares of labels or classes, or the mean, over
-    training users."""
+    training users.
+    """
     targets = examples.targets[examples.rows("train")]
     if not examples.names:
         return torch.zeros(1)  # of standardised values
@@ -108,18 +112,19 @@ def loss_of(scores: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
 
 def tensors(examples: Examples, rows: NDArray[np.int64]) -> tuple[torch.Tensor, torch.Tensor]:
     """Return users that have something to learn from, by index, and their targets; values are
-    standardised."""
+    standardised.
+    """
     targets = examples.targets
     if targets.ndim == 2:
         rows = rows[targets[rows].any(1)]
         return torch.from_numpy(rows), torch.from_numpy(targets[rows]).float()
     if examples.names:
         return torch.from_numpy(rows), torch.from_numpy(targets[rows])
-    mean, spread = value_scale(examples)
+    mean, spread = _value_scale(examples)
     return torch.from_numpy(rows), torch.from_numpy((targets[rows] - mean) / spread).float()
 
 
-def value_scale(examples: Examples) -> tuple[float, float]:
+def _value_scale(examples: Examples) -> tuple[float, float]:
     """Return mean and standard deviation of the training users' values."""
     values = examples.targets[examples.rows("train")]
     return float(values.mean()), float(values.std())
@@ -129,9 +134,10 @@ def fit_head(features: Matrix, examples: Examples, *, hidden: bool, seed: int) -
     """Fit a head to the training users and return the test users' scores, [test users, outputs].
 
     It keeps the weights at which the validation users' loss was lowest, which may be those it began
-    with."""
+    with.
+    """
     train, validation = (tensors(examples, examples.rows(part)) for part in ("train", "validation"))
-    x = standardise(features, examples.rows("train"))
+    x = _standardise(features, examples.rows("train"))
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         head = Head(x.shape[1], base_scores(examples), label_features(examples.names), hidden)
@@ -142,13 +148,14 @@ def fit_head(features: Matrix, examples: Examples, *, hidden: bool, seed: int) -
         return scores.numpy()
     if examples.names:  # users are compared, and a user's logits may all be off by one number
         return scores.softmax(1).numpy()
-    mean, spread = value_scale(examples)
+    mean, spread = _value_scale(examples)
     return mean + spread * scores.numpy()
 
 
-def standardise(features: Matrix, train: NDArray[np.int64]) -> torch.Tensor:
+def _standardise(features: Matrix, train: NDArray[np.int64]) -> torch.Tensor:
     """Centre by the training users and scale all columns alike: directions that hardly vary stay
-    small."""
+    small.
+    """
     centred = features - features[train].mean(0)
     return torch.from_numpy(
         centred / max(float(np.sqrt((centred[train] ** 2).mean())), 1e-6)
@@ -163,7 +170,7 @@ def _train(
     generator: torch.Generator,
 ) -> None:
     optimizer = torch.optim.AdamW(head.parameters(), LEARNING_RATE, weight_decay=WEIGHT_DECAY)
-    lowest = Lowest(head, PATIENCE)
+    lowest = EarlyStopping(head, PATIENCE)
     for step in range(STEPS + 1):
         if step % LOOK_EVERY == 0 and lowest.look(
             lambda: loss_of(head(x[validation[0]]), validation[1])

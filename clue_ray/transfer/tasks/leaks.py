@@ -1,5 +1,6 @@
 """Does a task ask for what the encoder, or its input, has already seen? Then its scores mean
-nothing: it is refused."""
+nothing: it is refused.
+"""
 
 import re
 from collections.abc import Callable
@@ -75,14 +76,15 @@ def check_inputs(task: TaskSpec, examples: Examples, events: pd.DataFrame) -> No
         SpecError: so it is.
     """
     if task.attribute:
-        check_words(task.name, task.attribute, examples)
+        _check_words(task.name, task.attribute, examples)
     if task.next_item and task.time is None:
-        check_copies(task.name, task.next_item, examples, events)
+        _check_copies(task.name, task.next_item, examples, events)
 
 
-def check_copies(task: str, asked: NextItemSpec, examples: Examples, events: pd.DataFrame) -> None:
+def _check_copies(task: str, asked: NextItemSpec, examples: Examples, events: pd.DataFrame) -> None:
     """Refuse last items that mostly stand in the inputs under another service's name; raise
-    SpecError."""
+    SpecError.
+    """
     test = examples.users[examples.rows("test")]
     own, rows = examples.inputs.to_pandas(), events[events["service"] == asked.service]
     shown = (
@@ -99,7 +101,7 @@ def check_copies(task: str, asked: NextItemSpec, examples: Examples, events: pd.
         )
 
 
-def check_words(task: str, asked: AttributeSpec, examples: Examples) -> None:
+def _check_words(task: str, asked: AttributeSpec, examples: Examples) -> None:
     """Refuse an attribute that stands in the inputs; raise SpecError.
 
     A word gives a class away where its users have it so much more often than all others, or less,
@@ -108,7 +110,7 @@ def check_words(task: str, asked: AttributeSpec, examples: Examples) -> None:
     users some word tells them apart by chance. Of numbers, the value itself must not stand there.
     """
     own = user_values(asked).reindex(examples.users)
-    present, words = user_words(examples, lambda text: f"{text} {PUNCTUATION.sub(' ', text)}")
+    present, words = _user_words(examples, lambda text: f"{text} {PUNCTUATION.sub(' ', text)}")
     count = present.sum(axis=1)
     classes = {name: examples.targets == number for number, name in enumerate(examples.names)}
     classes |= {
@@ -126,7 +128,7 @@ def check_words(task: str, asked: AttributeSpec, examples: Examples) -> None:
                 f"leave that part of the "
                 "text, or that service, out."
             )
-    if not examples.names and (copied := share_copied(examples)) > COPIED:
+    if not examples.names and (copied := _share_copied(examples)) > COPIED:
         raise SpecError(
             f"Task {task} leaks: the texts of {copied:.0%} of its users hold their value of "
             f"{asked.column}, beyond "
@@ -134,11 +136,12 @@ def check_words(task: str, asked: AttributeSpec, examples: Examples) -> None:
         )
 
 
-def user_words(
+def _user_words(
     examples: Examples, spell: Callable[[str], str]
 ) -> tuple[sparse.csr_array, NDArray[np.object_]]:
     """Say which words the inputs of each user hold, as they are spelled, [users, words], and the
-    words."""
+    words.
+    """
     codes, texts = pd.factorize(examples.inputs["text"].to_numpy(zero_copy_only=False))
     rows = pd.Index(examples.users).get_indexer(pd.Index(examples.inputs["user_id"].to_pandas()))
     taken = sparse.csr_array(
@@ -148,10 +151,11 @@ def user_words(
     return sparse.csr_array((taken @ counts > 0).astype(np.float64)), words
 
 
-def share_copied(examples: Examples) -> float:
+def _share_copied(examples: Examples) -> float:
     """Return how many more users' inputs hold their own value, perhaps rounded, than another's, as
-    a share."""
-    present, numbers = user_words(examples, spell_numbers)
+    a share.
+    """
+    present, numbers = _user_words(examples, _spell_numbers)
     column_of = pd.Index(numbers.astype(np.float64))
     other = np.random.default_rng(0).permutation(len(examples.users))
 
@@ -166,7 +170,8 @@ def share_copied(examples: Examples) -> float:
     return max(lead(values), *(lead(values.round(digits)) for digits in range(3)))
 
 
-def spell_numbers(text: str) -> str:
+def _spell_numbers(text: str) -> str:
     """Keep the numbers of a text alone, without signs and separators of thousands: 1,234.50 is
-    1234.5."""
+    1234.5.
+    """
     return " ".join(str(float(number)) for number in NUMBER.findall(THOUSANDS.sub("", text)))

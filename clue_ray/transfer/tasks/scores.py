@@ -3,7 +3,8 @@ features.
 
 Takes scores and truths of test users, gives one number a user and measure where a measure is a mean
 over users, else a function of all of them. One idea: intervals resample what another draw would
-change, users and starts of the head."""
+change, users and starts of the head.
+"""
 
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -60,7 +61,8 @@ def ranking_measures(
 
 def retrieval_measures(cosines: Matrix) -> dict[str, Matrix]:
     """Score a square matrix whose diagonal holds the true pairs, both ways; a tie counts as half a
-    place."""
+    place.
+    """
     ranks = np.stack([_true_ranks(cosines), _true_ranks(cosines.T)])
     found = ranks <= TOP
     gains = np.where(found, 1 / np.log2(1 + ranks), 0)
@@ -107,14 +109,16 @@ def r2(predictions: Matrix, values: Matrix) -> float:
 
 class Resampled(NamedTuple):
     """A measure of all users, the mean over the outputs judged, and of each resample,
-    [RESAMPLES]."""
+    [RESAMPLES].
+    """
 
     value: float
     draws: Matrix
 
     def interval(self) -> Interval:
         """Return the measure with its percentile bootstrap interval; a resample that has no value
-        is left out."""
+        is left out.
+        """
         low, high = np.quantile(
             self.draws[np.isfinite(self.draws)], [(1 - LEVEL) / 2, (1 + LEVEL) / 2]
         )

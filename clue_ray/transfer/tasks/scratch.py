@@ -1,5 +1,6 @@
 """The same encoder without pre-training: trained from scratch, with its head, on a task's training
-users alone."""
+users alone.
+"""
 
 import numpy as np
 import torch
@@ -14,7 +15,7 @@ from clue_ray.transfer.encode import Histories, UserEncoder
 from clue_ray.transfer.encoder_file import Exported
 from clue_ray.transfer.tasks.examples import Examples
 from clue_ray.transfer.tasks.features import label_features
-from clue_ray.transfer.tasks.heads import Head, Lowest, base_scores, loss_of, tensors
+from clue_ray.transfer.tasks.heads import EarlyStopping, Head, base_scores, loss_of, tensors
 
 BATCH = 32
 LOOK_EVERY = 25
@@ -53,11 +54,11 @@ def train_from_scratch(
     )
 
     def loss_on(users: torch.Tensor, true: torch.Tensor) -> torch.Tensor:
-        vectors = encode_some(model, histories, users.numpy(), run.sequence_length)
+        vectors = _encode_some(model, histories, users.numpy(), run.sequence_length)
         return loss_of(head(vectors * width**0.5), true)
 
     looked_at = [part[:LOOKED_AT] for part in held]
-    lowest = Lowest(nn.ModuleList([model, head]), PATIENCE)
+    lowest = EarlyStopping(nn.ModuleList([model, head]), PATIENCE)
     generator = torch.Generator().manual_seed(seed)
     for step in range(steps + 1):
         if (step % LOOK_EVERY == 0 or step == steps) and lowest.look(lambda: loss_on(*looked_at)):
@@ -73,7 +74,7 @@ def train_from_scratch(
     return UserEncoder(Exported(card, encoder.exported.tokenizer, model.state_dict()))
 
 
-def encode_some(
+def _encode_some(
     model: Encoder, histories: Histories, users: NDArray[np.int64], sequence_length: int
 ) -> torch.Tensor:
     """Encode some users as `UserEncoder.encode` does, with gradients, [users, output_width]."""

@@ -2,7 +2,8 @@
 be told from that.
 
 Exactly one of `next_item`, `attribute` and `retrieval` says what is asked. A task names no encoder,
-so that any run can be put to it."""
+so that any run can be put to it.
+"""
 
 from collections.abc import Iterable
 from datetime import datetime
@@ -35,7 +36,8 @@ class NextItemSpec(Spec):
 
 class AttributeSpec(Spec):
     """Tell a property of users, given as a table: a regression of three or more numbers, else
-    classes."""
+    classes.
+    """
 
     table: str
     "CSV or Parquet file, or package:NAME/FILE within an installed package"
@@ -162,7 +164,8 @@ def read_task(path: str | Path) -> TaskSpec:
 
 def read_tasks(paths: Iterable[str | Path]) -> list[TaskSpec]:
     """Read several task files, whose columns in a runs table must differ; raise SpecError with one
-    sentence."""
+    sentence.
+    """
     found: dict[str, str] = {}
     tasks = []
     for path in paths:
