@@ -31,7 +31,7 @@ def packed(study: StudySpec, output: Path) -> tuple[float, float, float]:
     at_once = []
     started = time.perf_counter()
     runs = run_study(
-        study, output, listener=lambda snapshot: at_once.append(snapshot.plan.concurrency)
+        study, output, on_progress=lambda snapshot: at_once.append(snapshot.plan.concurrency)
     )
     wall = time.perf_counter() - started
     loops = runs.done["wall_seconds"]
@@ -46,7 +46,7 @@ def held(study: StudySpec, output: Path) -> tuple[float, float, float]:
     def weigh(snapshot: Snapshot) -> None:
         seen[snapshot.finished] = driver.memory_info().rss / 1e6
 
-    run_study(study, output, listener=weigh)
+    run_study(study, output, on_progress=weigh)
     started = time.perf_counter()
     read_current_runs(output / study.name)
     return (

@@ -82,7 +82,7 @@ def run(
     try:
         with StudyView(console, quiet=as_json) as view:
             runs = run_study(
-                spec, output, listener=view.update, most_points=None if yes else MOST_POINTS, **ask
+                spec, output, on_progress=view.update, most_points=None if yes else MOST_POINTS, **ask
             )
     except KeyboardInterrupt:
         sys.stderr.write("clue-ray: Interrupted; the same command again goes on from here.\n")
@@ -131,7 +131,7 @@ def train(
 
     with StudyView(console, quiet=as_json) as view:
         where: dict[str, Any] = {"address": address, "storage": storage}
-        record, folder = train_point(spec, fields, output, listener=view.update, **where)
+        record, folder = train_point(spec, fields, output, on_progress=view.update, **where)
     if as_json:
         print(json.dumps({**record.model_dump(mode="json"), "directory": str(folder)}))
     else:

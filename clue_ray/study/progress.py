@@ -37,10 +37,10 @@ class Snapshot:
     "of the finished, those that failed or diverged"
 
 
-Listener = Callable[[Snapshot], None]
+OnProgress = Callable[[Snapshot], None]
 
 
-def ignore(snapshot: Snapshot) -> None:
+def ignore_progress(snapshot: Snapshot) -> None:
     """Listen to nothing."""
 
 
@@ -49,8 +49,8 @@ class StudyProgress(Callback):
     seen so far.
     """
 
-    def __init__(self, plan: Plan, listener: Listener):
-        self.plan, self.listener = plan, listener
+    def __init__(self, plan: Plan, on_progress: OnProgress):
+        self.plan, self.on_progress = plan, on_progress
         self.expected = {r.run_id: r.expected_seconds for r in plan.runs}
         self.labels = {r.run_id: _label_run(r.known) for r in plan.runs}
         self.done = {r.run_id for r in plan.runs if r.finished}
@@ -60,7 +60,7 @@ class StudyProgress(Callback):
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave the listener behind: Tune pickles its callbacks, and a terminal does not pickle."""
-        return {**vars(self), "listener": ignore}
+        return {**vars(self), "on_progress": ignore_progress}
 
     def tell(self, ended: list[str] | None = None) -> None:
         """Tell the listener where the study stands."""
@@ -68,7 +68,7 @@ class StudyProgress(Callback):
         snapshot = Snapshot(
             self.plan, len(self.done), running, self.seconds_left(), ended or [], len(self.failed)
         )
-        self.listener(snapshot)
+        self.on_progress(snapshot)
 
     def seconds_left(self) -> float:
         """Expected wall seconds of what is still to do, scaled by how the plan has held so far."""

@@ -32,7 +32,7 @@ def study(planted_log, write_study):
 @pytest.fixture
 def finished(study, output):
     snapshots = []
-    runs = run_study(study, output, listener=snapshots.append)
+    runs = run_study(study, output, on_progress=snapshots.append)
     return runs, snapshots
 
 
@@ -143,7 +143,7 @@ def test_failed_run_is_a_row_and_tried_again_when_asked(planted_log, write_study
 
     in_the_way.rmdir()
     snapshots = []
-    assert run_study(study, output, listener=snapshots.append).table["status"].tolist() == [
+    assert run_study(study, output, on_progress=snapshots.append).table["status"].tolist() == [
         "done",
         "failed",
     ]
