@@ -17,7 +17,6 @@ from clue_ray.report.figures.style import (
     label,
     log_axis,
     ordered_colours,
-    short_label,
 )
 from clue_ray.report.numbers import compact, flop, is_absent, shortened
 from clue_ray.scaling.deciding.isoflop import SAME_LEVEL, IsoFlop
