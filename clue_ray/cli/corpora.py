@@ -1,4 +1,4 @@
-"""Commands that make event logs and corpora."""
+"""Commands that build event logs and corpora."""
 
 import json
 from pathlib import Path
@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from clue_ray.cli.options import Address, Json, console
+from clue_ray.cli.options import Address, Columns, Json, console, make_corpus_spec
 from clue_ray.spec.yaml import read_yaml
 
 
@@ -14,21 +14,22 @@ def fetch(
     name: Annotated[
         str,
         typer.Argument(
-            help="A known public log, completejourney, or planted: one with a known law."
+            help="Name of a public log (completejourney), or `planted` for one with a known law."
         ),
     ],
     output: Annotated[
-        Path, typer.Option(help="Parquet file to write; a folder of them for a planted log.")
+        Path, typer.Option(help="Parquet file to write; for a planted log, a folder of them.")
     ],
     spec: Annotated[
-        Path | None, typer.Option(help="YAML file: users, services, topics ... of a planted log.")
+        Path | None,
+        typer.Option(help="YAML file of a planted log: users, services, topics and so on."),
     ] = None,
 ) -> None:
     """Build a public event log from its installed package, or a planted one from a spec."""
     if name == "planted":
         rows, note = (
             _fetch_planted(output, spec),
-            "planted: users with known tastes; docs/reference/planted.md says how.",
+            "planted: users with known interests, described in docs/reference/planted.md.",
         )
     else:
         from clue_ray.corpus.public import LICENCE_NOTE, fetch_source
@@ -38,7 +39,7 @@ def fetch(
 
 
 def _fetch_planted(output: Path, spec: Path | None) -> int:
-    """Write a planted log and return its events."""
+    """Write a planted log and return its number of events."""
     from clue_ray.cluster.session import connect
     from clue_ray.corpus.planted import PlantedSpec, write_planted
 
@@ -51,25 +52,23 @@ def prepare(
     events: Annotated[
         list[str] | None,
         typer.Argument(
-            help="Files, folders, globs or URIs; or NAME=FILES, a log for each service."
+            help="Files, folders, globs or URIs of logs; NAME=FILES for one log per service."
         ),
     ] = None,
     output: Annotated[
-        str | None, typer.Option(help="Folder or URI to make; corpora/<key> when left out.")
+        str | None, typer.Option(help="Folder or URI to write. [default: corpora/<key>]")
     ] = None,
-    columns: Annotated[str | None, typer.Option(help="Renames: user_id=author,text=title")] = None,
+    columns: Columns = None,
     text: Annotated[
-        str | None, typer.Option(help='Template of the item text: "{brand}; {title}"')
+        str | None, typer.Option(help='Template of the item text, such as "{brand}; {title}".')
     ] = None,
     spec: Annotated[
-        Path | None, typer.Option(help="YAML file with more of a study's corpus section.")
+        Path | None, typer.Option(help="YAML file with further keys of a study's corpus section.")
     ] = None,
     address: Address = None,
     as_json: Json = False,
 ) -> None:
-    """Turn event logs into a corpus of training shards, with Ray Data, and tell what is in them."""
-    from clue_ray.cli.options import make_corpus_spec
-
+    """Prepare event logs as a corpus of training shards with Ray Data, and show its profile."""
     corpus_spec = make_corpus_spec(events or [], columns, text, spec)
     from clue_ray.cli.tables import report_table
     from clue_ray.cluster.session import connect, data_pool
@@ -77,7 +76,7 @@ def prepare(
     from clue_ray.report.profile import profile_headline, profile_tables, write_profile
     from clue_ray.storage.place import check_writable, is_uri
 
-    if output and is_uri(output):
+    if output and is_uri(output):  # before the logs are read, which can take hours
         check_writable(
             output,
             "give --output a folder or URI that can be written, with credentials in the "

@@ -3,13 +3,13 @@
 The checks form four stages, because each stage needs what the one before it has opened:
 
 1. `check_study`: the study file alone, and the columns of its log. Nothing has been opened.
-2. `probes.check_storage`: the places that the nodes must see and write. Ray is connected; the corpus
-   is not prepared yet, which can take hours.
+2. `probes.check_storage`: the places that the nodes must see and write to. Ray is connected; the
+   corpus is not prepared yet, which can take hours.
 3. `check_corpus`: the runs against the prepared corpus.
 4. `check_resources`: the plan against the nodes, the disk and the checkpoints that exist.
 
-Each stage raises the first mistake that it finds, so a file with three mistakes reports one of them.
-Later checks rely on earlier ones: a batch is only divided over workers once the axes are valid.
+Each stage raises the first mistake that it finds, so a file with three mistakes reports only one.
+Later checks rely on earlier ones: batches are divided over workers only once the axes are valid.
 `plan` runs stages 1 and 3; `run` and `train` run all four. Contradictions between command line
 options are checked in the cli folder.
 """

@@ -23,13 +23,19 @@ from clue_ray.storage.place import place_below, resolve_place
 from clue_ray.study.directory import StudyDirectory
 from clue_ray.transfer.tasks.columns import join_results
 
-TABLES = r"(owner|plan|corpus|baselines|fits|grown|transfer)\.json|study\.yaml|runs\.(csv|parquet)|curves\.parquet"
-RUN_FILES = r"(spec|curve|record)\.json|(log|driver|error)\.txt|events\.out\.tfevents\.[\w.-]+|transfer/[\w.-]+\.json"
+TABLES = (
+    r"(owner|plan|corpus|baselines|fits|grown|transfer)\.json|study\.yaml"
+    r"|runs\.(csv|parquet)|curves\.parquet"
+)
+RUN_FILES = (
+    r"(spec|curve|record)\.json|(log|driver|error)\.txt|events\.out\.tfevents\.[\w.-]+"
+    r"|transfer/[\w.-]+\.json"
+)
 MIRRORED = re.compile(rf"{TABLES}|runs/[0-9a-f]+/({RUN_FILES})|report/(\w[\w-]*/)*\w[\w.-]*")
 """What is fetched. Storage may be writable by others, so this admits no pickle and no path that
 leads out of the folder."""
 HANDED_OVER = re.compile(rf"{RUN_FILES}|encoder/[\w.-]+")
-"""What is pushed of a run that ended before the study had storage; its checkpoints are not needed."""
+"""What is pushed of a run that ended before the study had storage; it needs no checkpoints."""
 SEEN = ".mirror.json"
 """Sizes and times of the fetched files as they were on storage."""
 TABLE_SECONDS = 60.0
@@ -214,8 +220,6 @@ def fetch_study(storage: str, name: str, output: str | Path) -> StudyDirectory:
     """
     directory = StoredDirectory(Path(output).absolute() / name, storage)
     if "owner.json" not in list_files(directory.home):
-        raise StudyError(
-            f"{directory.home} holds no study; check --storage and the study's name."
-        )
+        raise StudyError(f"{directory.home} holds no study; check --storage and the study's name.")
     directory.look()
     return directory

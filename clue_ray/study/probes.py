@@ -163,7 +163,7 @@ class Gatherer(tune.Callback):
                 self.directory.gather(trial.config["run"]["run_id"])
 
     def __getstate__(self) -> dict[str, Any]:
-        """Return a state without the directory: Tune pickles callbacks, and threads do not pickle."""
+        """Return a state without the directory, which may hold a thread and cannot be pickled."""
         return {"directory": None}
 
 
@@ -182,5 +182,5 @@ class StorageStopper(tune.Stopper):
         return bool(self.directory.failure)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Pickle as a stopper that does nothing: Tune pickles stoppers, and threads do not pickle."""
+        """Pickle as a stopper that does nothing, because the directory holds a thread."""
         return NoopStopper, ()

@@ -1,7 +1,8 @@
 """Plan, run and report a study on Ray: the functions behind `clue-ray plan`, `run` and `train`.
 
-Each checks the study (study/checks.py), opens its corpus, and plans what is missing. `run_study`
-then trains it (study/tune.py), writes the tables, scores the downstream tasks and writes the report.
+Each checks the study (study/checks.py), opens its corpus and plans what is missing. `run_study`
+then trains the missing runs (study/tune.py), writes the tables, evaluates the downstream tasks and
+writes the report.
 """
 
 import os
@@ -10,7 +11,6 @@ from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 from ray import tune
@@ -111,7 +111,7 @@ def run_study(
             `ray.air.integrations.mlflow.MLflowLoggerCallback`.
 
     Raises:
-        ClueRayError: The study cannot be run. Nothing was trained unless storage was lost meanwhile.
+        ClueRayError: The study cannot be run. Nothing was trained, unless storage was lost.
     """
     output = Path(output).absolute()
     directory = open_directory(output / study.name, storage)

@@ -25,7 +25,7 @@ from clue_ray.training.tensorboard import DRIVER_LOG, LOG_FILE, CurveEvents, log
 from clue_ray.transfer.encoder_file import export_run
 
 REUSE_TIMEOUT = "TUNE_FUNCTION_THREAD_TIMEOUT_S"
-"""Environment variable: how long Tune waits for a run's thread to end before it reuses the actor."""
+"""Environment variable: how long Tune waits for a thread to end before it reuses the actor."""
 LONG_TIMEOUT = "60"
 """Seconds; Tune's default of 2 s ends studies on busy machines."""
 

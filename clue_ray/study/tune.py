@@ -138,7 +138,7 @@ def spelled_out(run: RunSpec) -> dict[str, Any]:
 
 
 def trial_resources(run: RunSpec) -> dict[str, float]:
-    """Return the Ray resources of a trial: a slot if it only drives workers, else cores and GPUs."""
+    """Return the resources of a trial: a slot if it only drives workers, else cores and GPUs."""
     resources = run.resources
     if resources.workers > 1:
         return {"trial_slot": 1.0}

@@ -385,7 +385,7 @@ def test_a_job_is_followed_and_stopped(write_study, planted_log, jobs):
         (["--stop"], "--stop needs --address"),
         (
             ["--fetch", "--grow", "1e12"],
-            "--grow is for a study to be submitted; leave it out beside --fetch",
+            "--grow applies to a new submission; leave it out with --fetch",
         ),
         (["--predict-at", "1e12"], "give --grow FLOPS too"),
     ],
@@ -444,7 +444,7 @@ def test_a_submitted_study_survives_a_node_and_is_brought_home(write_study, buck
         followed = clue_ray(
             tmp_path, "submit", file, *where, "--storage", bucket.storage, "--follow"
         )
-        assert followed.returncode == 0 and "under way" in followed.stdout, followed.stdout
+        assert followed.returncode == 0 and "already running" in followed.stdout, followed.stdout
         status = json.loads(clue_ray(tmp_path, "submit", file, *where, "--status", "--json").stdout)
         assert (status["submission_id"], status["status"]) == (first["submission_id"], "SUCCEEDED")
         fetched = clue_ray(tmp_path, "submit", file, *where, "--fetch", "--output", "home")

@@ -43,11 +43,10 @@ def test_an_error_of_a_node_is_one_sentence():
     trouble = node_failure(
         "Node 1.2.3.4", RayTaskError("f", "a\nb\n", MemoryError("no room\nfor it"))
     )
-    assert str(trouble) == "Node 1.2.3.4 failed at a task (no room); mend it or take it away."
+    assert str(trouble) == "Node 1.2.3.4 failed a task (no room); repair or remove it."
     unplaced = str(node_failure("Node", TaskUnschedulableError("gone.")))
     assert (
-        unplaced
-        == "Node failed at a task (The task is not schedulable: gone); mend it or take it away."
+        unplaced == "Node failed a task (The task is not schedulable: gone); repair or remove it."
     )
 
 

@@ -63,7 +63,7 @@ def test_a_laptop_study_plans(file, crowd, tmp_path):
     )
     assert len(planned.runs) == len(expand(study))
     assert planned.concurrency == 2
-    assert not any("move together" in warning for warning in planned.warnings)
+    assert not any("vary together" in warning for warning in planned.warnings)
     assert max(run.train_flops for run in planned.runs) < LAPTOP_FLOPS
     assert (file.with_name(file.name.replace("-laptop", ""))).exists()
 
