@@ -13,6 +13,7 @@ import pandas as pd
 from pydantic import BaseModel, ConfigDict
 
 from clue_ray.errors import RunsError
+from clue_ray.spec.columns import COLUMNS
 from clue_ray.storage.files import atomic_write
 
 Status = Literal["done", "failed", "diverged", "missing"]
@@ -59,7 +60,8 @@ class RunRecord(BaseModel):
     clue_ray_version: str
 
 
-COLUMNS = list(RunRecord.model_fields)
+RUN_COLUMNS = [name for name in COLUMNS if name in RunRecord.model_fields]
+"""The columns of the runs table, in order."""
 SCORES = "transfer_"
 """How further columns begin that hold runs' scores on downstream tasks."""
 
@@ -82,7 +84,7 @@ class Runs:
     @classmethod
     def from_records(cls, records: list[RunRecord]) -> "Runs":
         """Build the table from records, in the contract's column order."""
-        return cls(pd.DataFrame([record.model_dump() for record in records], columns=COLUMNS))
+        return cls(pd.DataFrame([record.model_dump() for record in records], columns=RUN_COLUMNS))
 
     @property
     def done(self) -> pd.DataFrame:

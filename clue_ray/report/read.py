@@ -22,7 +22,7 @@ import pandas as pd
 
 from clue_ray.errors import SpecError
 from clue_ray.report.numbers import is_absent
-from clue_ray.runs import COLUMNS, Runs, read_runs
+from clue_ray.runs import RUN_COLUMNS, Runs, read_runs
 from clue_ray.spec.specs import FitSpec, StudySpec, read_study
 
 RESULT = re.compile(r"transfer/[\w.-]+\.json")
@@ -289,17 +289,19 @@ def read_ended(directory: Path) -> Runs:
     for known in expected_runs:
         record = _read_mapping(directory / "runs" / str(known["run_id"]) / "record.json", [])
         expected = {
-            column: known[column] for column in COLUMNS if column in known and column not in REACHED
+            column: known[column]
+            for column in RUN_COLUMNS
+            if column in known and column not in REACHED
         }
         rows.append({**expected, "status": "missing", "error": "not ended yet", **record})
-    return Runs(pd.DataFrame(rows, columns=COLUMNS))
+    return Runs(pd.DataFrame(rows, columns=RUN_COLUMNS))
 
 
 def _completed(table: pd.DataFrame) -> pd.DataFrame:
     """Give a table made elsewhere all columns of the contract: its runs are done, and named by
     their row.
     """
-    table = table.reindex(columns=list(dict.fromkeys([*COLUMNS, *table.columns])))
+    table = table.reindex(columns=list(dict.fromkeys([*RUN_COLUMNS, *table.columns])))
     rows = [f"row-{row}" for row in range(len(table))]
     names = [
         row if is_absent(name) else str(name)

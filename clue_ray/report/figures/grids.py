@@ -32,15 +32,21 @@ from clue_ray.report.figures.style import (
     label,
     log_axis,
     ordered_colours,
-    short_label,
 )
 from clue_ray.report.numbers import compact, flop, is_absent, shortened
 from clue_ray.scaling.deciding.isoflop import SAME_LEVEL, IsoFlop
+from clue_ray.spec.columns import (
+    LENGTHS,
+    SIZE,
+    format_of,
+    held_equal,
+    is_log,
+    run_axes,
+    settings,
+    short_label,
+)
 
-LENGTH, SIZE = "sequence_length", "non_embedding_params"
-EQUAL = ("corpus_users", LENGTH, "global_batch_size", "learning_rate", "seed")
-"""What the runs of one table agree on, the table's own axis aside."""
-HORIZONS = ("steps", "users_seen")
+LENGTH = "sequence_length"
 FILLED = 0.6
 """Share of its cells from which runs are a grid, and not a few runs off one."""
 
@@ -103,15 +109,20 @@ def grid_of(table: pd.DataFrame, axis: str = LENGTH) -> pd.DataFrame | None:
     return grid if measured.mean() >= FILLED else None
 
 
+def equal_columns(axis: str) -> list[str]:
+    """List the columns in which the runs of one table agree, besides encoder size and its axis."""
+    return [column for column in (*run_axes(), *held_equal()) if column != axis]
+
+
 def alike(table: pd.DataFrame, axis: str) -> pd.DataFrame:
-    """Choose the combination of other settings (see `EQUAL`) that fills most cells; of several, the
-    lowest loss's.
+    """Choose the combination of other settings that fills most cells; of several, the lowest
+    loss's.
 
     Runs that ended agree on their steps too, or else on the users they saw; what failed early has
     neither, and stays.
     """
-    rest = [c for c in EQUAL if c in table and c != axis]
-    horizons = [c for c in HORIZONS if c in table and table[c].notna().any()]
+    rest = [c for c in equal_columns(axis) if c in table]
+    horizons = [c for c in LENGTHS if c in table and table[c].notna().any()]
     if not (rest or horizons):
         return table
     best = table["loss"].fillna(np.inf)
@@ -164,17 +175,6 @@ def _ink_on(cells: QuadMesh, value: float) -> str:
     return "white" if 0.2126 * red + 0.7152 * green + 0.0722 * blue < 0.5 else INK
 
 
-SETTINGS = (
-    "encoder_size",
-    "sequence_length",
-    "corpus_users",
-    "global_batch_size",
-    "learning_rate",
-    "seed",
-    "num_workers",
-    "steps",
-)
-LOGARITHMIC = frozenset({*SETTINGS, "train_flops"}) - {"encoder_size", "seed"}
 MOST_TICKS = 7
 SPREAD = 0.012
 """How far runs of equal settings are drawn apart, as a share of the axis, so that none hides
@@ -185,11 +185,16 @@ def coordinates(table: pd.DataFrame) -> list[str]:
     """List the settings that differ between runs, then compute and loss, where the table has
     them.
     """
-    varied = [column for column in SETTINGS if len(distinct(table, column)) > 1]
+    varied = [column for column in _shown_settings() if len(distinct(table, column)) > 1]
     return [
         *varied,
         *(column for column in ("train_flops", "loss") if len(distinct(table, column)) > 1),
     ]
+
+
+def _shown_settings() -> list[str]:
+    """List the settings that have an axis; the encoder's name stands for its size."""
+    return [*(column for column in settings() if column != SIZE), "steps"]
 
 
 def parallel_coordinates(table: pd.DataFrame, ax: Axes) -> Axes:
@@ -201,7 +206,7 @@ def parallel_coordinates(table: pd.DataFrame, ax: Axes) -> Axes:
     columns, encoding = coordinates(table), Encoding.of(table)
     places = np.stack([_positions(table, column) for column in columns], axis=1)
     shift = SPREAD * np.linspace(-1, 1, len(table))[:, None] if len(table) > 1 else np.zeros((1, 1))
-    settled = np.array([column in SETTINGS for column in columns])
+    settled = np.array([column in _shown_settings() for column in columns])
     for run, heights in zip(table.to_dict("records"), places + shift * settled, strict=True):
         known = np.isfinite(heights)
         lost = not known[-1] or run.get("status") != "done"
@@ -238,9 +243,7 @@ def _head(column: str) -> str:
 
 def _scaled(column: str, value: Any) -> Any:
     return (
-        np.log(np.asarray(value, dtype=float))
-        if column in LOGARITHMIC
-        else np.asarray(value, dtype=float)
+        np.log(np.asarray(value, dtype=float)) if is_log(column) else np.asarray(value, dtype=float)
     )
 
 
@@ -264,7 +267,9 @@ def _axis(ax: Axes, table: pd.DataFrame, column: str, place: int) -> None:
         heights = [index / max(len(values) - 1, 1) for index in range(len(values))]
     else:
         values = (
-            values if len(values) <= MOST_TICKS and column in SETTINGS else _between(column, values)
+            values
+            if len(values) <= MOST_TICKS and column in _shown_settings()
+            else _between(column, values)
         )
         ends = [
             float(_scaled(column, end))
@@ -290,7 +295,7 @@ def _axis(ax: Axes, table: pd.DataFrame, column: str, place: int) -> None:
 def _between(column: str, values: list[Any]) -> list[float]:
     low, high = (float(_scaled(column, end)) for end in (values[0], values[-1]))
     steps = np.linspace(low, high, 5)
-    return [float(value) for value in (np.exp(steps) if column in LOGARITHMIC else steps)]
+    return [float(value) for value in (np.exp(steps) if is_log(column) else steps)]
 
 
 def _thinned(values: list[Any], heights: list[float]) -> list[tuple[Any, float]]:
@@ -300,6 +305,6 @@ def _thinned(values: list[Any], heights: list[float]) -> list[tuple[Any, float]]
 
 
 def _written(column: str, value: Any) -> str:
-    if column == "loss":
+    if format_of(column) == "loss":
         return f"{value:.2f}"
-    return flop(value) if column == "train_flops" else compact(value)
+    return flop(value) if format_of(column) == "flop" else compact(value)
