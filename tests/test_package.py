@@ -13,7 +13,7 @@ ROOT = Path(clue_ray.__file__).parent
 MODULES = sorted(ROOT.rglob("*.py"))
 RAY_HOMES = {
     "corpus/build.py",
-    "corpus/write_planted.py",
+    "corpus/planted.py",
     "training/ray_train.py",
     "cluster/session.py",
     "study/run.py",

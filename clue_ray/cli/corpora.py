@@ -40,8 +40,7 @@ def fetch(
 def _fetch_planted(output: Path, spec: Path | None) -> int:
     """Write a planted log and return its events."""
     from clue_ray.cluster.session import connect
-    from clue_ray.corpus.planted import PlantedSpec
-    from clue_ray.corpus.write_planted import write_planted
+    from clue_ray.corpus.planted import PlantedSpec, write_planted
 
     planted = PlantedSpec.parse({} if spec is None else read_yaml(spec), str(spec))
     with connect():

@@ -8,24 +8,30 @@ p(history) is Dirichlet-multinomial: `docs/reference/planted.md` derives the flo
 computes from it.
 """
 
+import shutil
 from collections.abc import Iterable
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from pydantic import Field
 from scipy.special import gammaln, logsumexp
 
+from clue_ray.errors import EventLogError
 from clue_ray.spec.yaml import Spec
+from clue_ray.storage.files import atomic_write
 
 METADATA_KEY = b"clue_ray.planted"
 """Parquet metadata that carries the spec of a planted log, so that a corpus made of it knows its
 floor."""
 START, YEAR = 1_600_000_000, 31_536_000
-COMMON_WORDS, WORDS_A_TOPIC = 200, 12
+COMMON_WORDS, WORDS_PER_TOPIC = 200, 12
 SYLLABLE_PAIRS = 70 * 70
+EVENTS_PER_FILE = 1_000_000
 
 
 class PlantedSpec(Spec):
@@ -60,11 +66,11 @@ class Planted:
         serial.
         """
         spec, rng = self.spec, np.random.default_rng([self.spec.seed, 1])
-        words = _pseudo_words(spec.topics * WORDS_A_TOPIC + COMMON_WORDS, rng)
+        words = _pseudo_words(spec.topics * WORDS_PER_TOPIC + COMMON_WORDS, rng)
         items = spec.services * spec.topics * spec.items_per_topic
         topic = np.arange(items) // spec.items_per_topic % spec.topics
-        own = topic[:, None] * WORDS_A_TOPIC + rng.integers(0, WORDS_A_TOPIC, (items, 3))
-        common = spec.topics * WORDS_A_TOPIC + rng.integers(0, COMMON_WORDS, (items, 2))
+        own = topic[:, None] * WORDS_PER_TOPIC + rng.integers(0, WORDS_PER_TOPIC, (items, 3))
+        common = spec.topics * WORDS_PER_TOPIC + rng.integers(0, COMMON_WORDS, (items, 2))
         order = words[np.column_stack([common[:, :1], own, common[:, 1:]])]
         return pa.array([f"{' '.join(row)} {serial}" for serial, row in enumerate(order.tolist())])
 
@@ -138,6 +144,49 @@ class Topics:
 def planted_events(spec: PlantedSpec) -> pa.Table:
     """Draw a whole planted log in memory; `write_planted` streams one of any size."""
     return Planted(spec).draw(0, 0, spec.users)
+
+
+def write_planted(spec: PlantedSpec, folder: Path) -> int:
+    """Draw a planted log into a new folder of Parquet files and return its events; needs a Ray
+    session.
+
+    The files depend on the spec alone, not on the cluster. The folder appears whole or not at all.
+
+    Raises:
+        EventLogError: `folder` is there already.
+    """
+    import ray.data  # here, so that the report and the fits import planted logs without Ray
+
+    if folder.exists():
+        raise EventLogError(f"{folder} exists already; choose another output, or delete it first.")
+    partial = folder.with_name(f".{folder.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    size = max(1, EVENTS_PER_FILE // (spec.events * spec.services))
+    blocks = -(-spec.users // size)
+    written = ray.data.range(blocks, override_num_blocks=blocks).map_batches(
+        _write_blocks,
+        batch_size=1,
+        fn_kwargs={"spec": spec, "folder": str(partial.absolute()), "size": size},
+    )
+    events = sum(int(batch["events"].sum()) for batch in written.iter_batches(batch_size=None))
+    partial.rename(folder)
+    return events
+
+
+def _write_blocks(
+    batch: dict[str, np.ndarray], spec: PlantedSpec, folder: str, size: int
+) -> pa.Table:
+    """Draw blocks of `size` users and write a file each; may be retried."""
+    planted, events = Planted(spec), 0
+    for block in batch["id"].tolist():
+        table = planted.draw(block, block * size, min(spec.users, (block + 1) * size))
+        with atomic_write(Path(folder) / f"events-{block:05d}.parquet") as temporary:
+            pq.write_table(
+                table, temporary, compression="zstd", row_group_size=EVENTS_PER_FILE // 4
+            )
+        events += table.num_rows
+    return pa.table({"events": [events]})
 
 
 def _pseudo_words(count: int, rng: np.random.Generator) -> NDArray[Any]:

@@ -18,7 +18,7 @@ from clue_ray.corpus.tokenizer import TokenizedItems
 from clue_ray.spec.specs import CorpusSpec
 
 if TYPE_CHECKING:
-    from clue_ray.corpus.rows import Sorted
+    from clue_ray.corpus.rows import SortedRows
 
 
 EARLIEST_DATE = 315_532_800
@@ -31,7 +31,11 @@ PERCENTILES = (10, 50, 90, 99, 100)
 
 
 def count_shard(
-    rows: "Sorted", kept: NDArray[np.bool_], items: TokenizedItems, spec: CorpusSpec, services: int
+    rows: "SortedRows",
+    kept: NDArray[np.bool_],
+    items: TokenizedItems,
+    spec: CorpusSpec,
+    services: int,
 ) -> dict[str, Any]:
     """Count users, histories and items of a shard's kept rows."""
     user, service, time = rows.user[kept], rows.service[kept], rows.time[kept]

@@ -30,7 +30,7 @@ SHARD_COUNTS = pa.schema(
 `history_counts`."""
 
 
-class Sorted:
+class SortedRows:
     """Rows of one bucket in total order: user, service, most recent first, then text; all as
     integers.
 
@@ -56,7 +56,7 @@ class Sorted:
             time[order],
         )
 
-    def repeats(self) -> NDArray[np.bool_]:
+    def duplicates(self) -> NDArray[np.bool_]:
         """Mark every row that agrees with the one before in user, service, time and item."""
         same = np.zeros(len(self.user), dtype=bool)
         columns = (self.user, self.service, self.time, self.item)

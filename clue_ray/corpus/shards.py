@@ -22,13 +22,13 @@ from tokenizers import Tokenizer
 from clue_ray.corpus.logs.reading import Part, Reading, read_part
 from clue_ray.corpus.logs.schema import good_rows, normalise
 from clue_ray.corpus.profile import count_shard
-from clue_ray.corpus.rows import SHARD_COUNTS, Sorted
+from clue_ray.corpus.rows import SHARD_COUNTS, SortedRows
 from clue_ray.corpus.store import sha256, stable_hash
 from clue_ray.corpus.tokenizer import ItemTokenizer
 from clue_ray.spec.specs import CorpusSpec
 from clue_ray.storage.files import atomic_write
 
-EVENTS_A_SHARD, MIN_SHARDS, MAX_SHARDS = 250_000, 16, 4096
+EVENTS_PER_SHARD, MIN_SHARDS, MAX_SHARDS = 250_000, 16, 4096
 SEQUENCES = pa.schema(
     [
         ("user_id", pa.string()),
@@ -53,7 +53,7 @@ def number_of_shards(events: int) -> int:
     """Choose how many shards a log gets, by its events alone, so that memory does not grow with the
     log.
     """
-    return min(MAX_SHARDS, max(MIN_SHARDS, -(-events // EVENTS_A_SHARD)))
+    return min(MAX_SHARDS, max(MIN_SHARDS, -(-events // EVENTS_PER_SHARD)))
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ def write_shards(events: pa.Table, plan: ShardPlan) -> pa.Table:
     )  # tasks share the machine's cores already
     buckets = sorted(pc.unique(events["bucket"]).to_pylist()) if events.num_rows else []
     rows = [
-        _write_shard(bucket, Sorted(events.filter(pc.equal(events["bucket"], bucket))), plan)
+        _write_shard(bucket, SortedRows(events.filter(pc.equal(events["bucket"], bucket))), plan)
         for bucket in buckets
     ]
     return pa.Table.from_pylist(rows, schema=SHARD_COUNTS)
@@ -106,9 +106,9 @@ def item_tokenizer(tokenizer: str, max_item_tokens: int) -> ItemTokenizer:
     return ItemTokenizer(Tokenizer.from_str(tokenizer), max_item_tokens)
 
 
-def _write_shard(bucket: int, rows: Sorted, plan: ShardPlan) -> dict[str, object]:
+def _write_shard(bucket: int, rows: SortedRows, plan: ShardPlan) -> dict[str, object]:
     """Write one shard's files and count what it holds."""
-    repeats = rows.repeats()
+    repeats = rows.duplicates()
     kept = ~repeats if plan.spec.duplicates == "drop" else np.ones(len(repeats), dtype=bool)
     cut = plan.spec.split.time.timestamp() if plan.spec.split.time else np.inf
     tokenize = item_tokenizer(plan.tokenizer, plan.spec.max_item_tokens)
@@ -134,7 +134,7 @@ def _write_shard(bucket: int, rows: Sorted, plan: ShardPlan) -> dict[str, object
     }
 
 
-def _to_sequences(rows: Sorted, kept: NDArray[np.bool_], plan: ShardPlan) -> pa.Table:
+def _to_sequences(rows: SortedRows, kept: NDArray[np.bool_], plan: ShardPlan) -> pa.Table:
     """Fold sorted rows into one a (user, service), with lists of items and times."""
     user, service = rows.user[kept], rows.service[kept]
     starts = np.flatnonzero(

@@ -22,8 +22,8 @@ PREPARE = """
 import json, sys
 import ray
 from ray.cluster_utils import Cluster
-from clue_ray.corpus.prepare import build_corpus
-from clue_ray.spec import CorpusSpec
+from clue_ray.corpus.build import build_corpus
+from clue_ray.spec.specs import CorpusSpec
 
 log, output, nodes, cpus, temporary = sys.argv[1:]
 node = {"num_cpus": int(cpus), "object_store_memory": 120_000_000, "include_dashboard": False}
@@ -113,8 +113,8 @@ def test_a_killed_preparation_starts_again_and_leaves_nothing(start, tmp_path):
 STORE = """
 import sys
 import ray
-from clue_ray.corpus.prepare import build_corpus
-from clue_ray.spec import CorpusSpec
+from clue_ray.corpus.build import build_corpus
+from clue_ray.spec.specs import CorpusSpec
 
 log, output, address = sys.argv[1:]
 ray.init(address=address, log_to_driver=False)

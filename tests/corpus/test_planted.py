@@ -15,8 +15,8 @@ from clue_ray.corpus.planted import (
     bayes_scores,
     planted_events,
     planted_floor,
+    write_planted,
 )
-from clue_ray.corpus.write_planted import write_planted
 from clue_ray.errors import EventLogError
 
 SPEC = PlantedSpec(users=400, services=2, topics=5, concentration=1.0, items_per_topic=6, events=10)
@@ -108,7 +108,7 @@ def test_histories_are_cut_to_the_sequence_length():
 @pytest.mark.ray
 def test_streamed_log_is_the_drawn_one(ray_session, tmp_path, monkeypatch):
     monkeypatch.setattr(
-        "clue_ray.corpus.write_planted.EVENTS_A_FILE", 2000
+        "clue_ray.corpus.planted.EVENTS_PER_FILE", 2000
     )  # in the driver: how many files are written
     rows = write_planted(SPEC, tmp_path / "log")
     table = pq.read_table(tmp_path / "log")

@@ -56,7 +56,7 @@ def write(frame: pd.DataFrame, path) -> None:
     "name", ["log.parquet", "log.csv", "log.csv.gz", "log.jsonl", "log.ndjson.gz"]
 )
 def test_formats_read_alike(tmp_path, monkeypatch, name):
-    monkeypatch.setattr(reading, "ROWS_A_PART", 10)
+    monkeypatch.setattr(reading, "ROWS_PER_PART", 10)
     monkeypatch.setattr(jsonlines, "BLOCK", 200)
     write(FRAME, tmp_path / name)
     rows = events_of(CorpusSpec(events=str(tmp_path / name)))
@@ -78,7 +78,7 @@ def test_formats_may_be_mixed_in_a_log(tmp_path):
 
 @pytest.mark.parametrize("name", ["log.parquet", "log.csv", "log.jsonl"])
 def test_without_a_timestamp_order_of_appearance_counts(tmp_path, monkeypatch, name):
-    monkeypatch.setattr(reading, "ROWS_A_PART", 10)
+    monkeypatch.setattr(reading, "ROWS_PER_PART", 10)
     for part in ("0", "1"):
         write(FRAME.drop(columns="timestamp"), tmp_path / f"{part}-{name}")
     times = [row["timestamp"] for row in events_of(CorpusSpec(events=str(tmp_path)))]

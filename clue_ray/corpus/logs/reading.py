@@ -21,8 +21,8 @@ from clue_ray.errors import EventLogError
 from clue_ray.spec.specs import CorpusSpec
 from clue_ray.storage.place import explain_access
 
-ROWS_A_PART = 500_000
-ROWS_A_BATCH = 250_000
+ROWS_PER_PART = 500_000
+ROWS_PER_BATCH = 250_000
 CSV_READING = pa.csv.ReadOptions(block_size=16_000_000, use_threads=False)
 """One thread a task; with more, Arrow does not number the rows of its complaints."""
 SCHEMA_READERS = 16
@@ -189,7 +189,7 @@ def _check_files(log: Log, files: list[EventFile], heads: list[Head]) -> None:
 
 
 def _cut(whole: Part, head: Head) -> list[Part]:
-    """Cut a Parquet file between row groups into parts of about ROWS_A_PART rows."""
+    """Cut a Parquet file between row groups into parts of about ROWS_PER_PART rows."""
     if whole.file.format != "parquet":
         return [whole]
     parts: list[Part] = []
@@ -198,7 +198,7 @@ def _cut(whole: Part, head: Head) -> list[Part]:
     for group, rows in enumerate(head.group_rows):
         groups.append(group)
         row += rows
-        if row - start >= ROWS_A_PART or group == len(head.group_rows) - 1:
+        if row - start >= ROWS_PER_PART or group == len(head.group_rows) - 1:
             parts.append(replace(whole, row_groups=tuple(groups), first_row=start))
             groups, start = [], row
     return parts
@@ -233,7 +233,7 @@ def _read_parquet(part: Part, log: Log) -> Iterator[tuple[pa.Table, int]]:
         parquet = pq.ParquetFile(source)
         columns = [name for name in log.needed if name in parquet.schema_arrow.names]
         for batch in parquet.iter_batches(
-            ROWS_A_BATCH, row_groups=list(part.row_groups or ()), columns=columns
+            ROWS_PER_BATCH, row_groups=list(part.row_groups or ()), columns=columns
         ):
             yield pa.Table.from_batches([batch]), 0
 

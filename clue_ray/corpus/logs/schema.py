@@ -21,7 +21,7 @@ from clue_ray.spec.specs import CorpusSpec
 ROLES = ("user_id", "service", "timestamp")
 LATEST = 4_102_444_800.0
 """The year 2100: a later time is a unit or a date misread."""
-ROWS_A_FILE = 2**32
+ROWS_PER_FILE = 2**32
 """Order of appearance is file number times this plus row number: exact in float64 for two million
 files."""
 
@@ -186,7 +186,7 @@ def normalise(
     timestamp = (
         as_seconds(table[log.column("timestamp")])
         if log.has_time
-        else pa.array(file * float(ROWS_A_FILE) + row)
+        else pa.array(file * float(ROWS_PER_FILE) + row)
     )
     rows = {
         "user_id": as_text(table[log.column("user_id")]),
