@@ -17,8 +17,10 @@ FINAL_RATE = 0.1
 STABLE_DECAY = 0.2
 """Share of the steps in which a warmup-stable-decay schedule falls."""
 BETAS = (0.9, 0.98)
-"""AdamW's, as for CLIP's transformers: variances are averaged over about 50 steps, which suits short
-runs (the usual 0.999 averages over 1,000)."""
+"""Betas of AdamW, as for CLIP's transformers.
+
+Variances are averaged over about 50 steps, which suits short runs; 0.999 averages over 1,000.
+"""
 PROBED_STEPS = 128
 """Steps whose mean stands for the work of a step: batches differ in the length of histories."""
 

@@ -177,7 +177,10 @@ def test_out_of_memory_says_what_to_lower(corpus, monkeypatch, error, place):
         raise error
 
     monkeypatch.setattr(loop, place, {"info_nce": full} if place == "OBJECTIVES" else full)
-    words = r"^Out of memory: global_batch_size 32.*32 users encoded at a time.*resources.users_per_chunk to 16 or less"
+    words = (
+        r"^Out of memory: global_batch_size 32.*32 users encoded at a time"
+        r".*resources.users_per_chunk to 16 or less"
+    )
     with pytest.raises(MemoryError, match=words):
         train_run(make_run(), corpus, EVALUATION)
     one_by_one = make_run().model_copy(update={"resources": ResourcesSpec(users_per_chunk=1)})
