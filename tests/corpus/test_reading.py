@@ -210,7 +210,7 @@ def spoil(path, name):
         ("nothing.csv", r"nothing\.csv cannot be read \(Empty CSV file\)"),
         ("nothing.jsonl", r"nothing\.jsonl cannot be read \(it is empty\)"),
         ("ragged.csv", r"ragged\.csv cannot be read .*Row #10: Expected 5 columns, got 2"),
-        ("broken.jsonl", r"broken\.jsonl, line 8 is no JSON"),
+        ("broken.jsonl", r"broken\.jsonl, line 8 is not JSON"),
         ("list.json", r"list\.json, line 1 holds list"),
         ("half.csv.gz", r"half\.csv\.gz cannot be read"),
     ],
@@ -226,7 +226,7 @@ def test_a_broken_line_far_into_a_file_has_its_number(tmp_path, monkeypatch):
     monkeypatch.setattr(jsonlines, "BLOCK", 300)
     lines = [json.dumps(row) for row in FRAME.to_dict("records")]
     (tmp_path / "log.jsonl").write_text("\n".join([*lines[:33], "oops", *lines[33:]]))
-    with pytest.raises(EventLogError, match=r"line 34 is no JSON"):
+    with pytest.raises(EventLogError, match=r"line 34 is not JSON"):
         events_of(CorpusSpec(events=str(tmp_path)))
 
 
