@@ -17,8 +17,8 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.overhead import make_study, planted_corpus
+from clue_ray.runs import read_current_runs
 from clue_ray.spec.specs import StudySpec
-from clue_ray.study.directory import current_runs
 from clue_ray.study.progress import Snapshot
 from clue_ray.study.run import run_study
 
@@ -48,7 +48,7 @@ def held(study: StudySpec, output: Path) -> tuple[float, float, float]:
 
     run_study(study, output, listener=weigh)
     started = time.perf_counter()
-    current_runs(output / study.name)
+    read_current_runs(output / study.name)
     return (
         seen[min(count for count in seen if count >= FEW)],
         seen[max(seen)],

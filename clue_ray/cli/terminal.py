@@ -19,7 +19,7 @@ from rich.text import Text
 
 from clue_ray.cli.tables import frame_table
 from clue_ray.errors import RunsError, nearest
-from clue_ray.study.directory import current_runs
+from clue_ray.runs import read_current_runs
 from clue_ray.study.planned import Plan
 from clue_ray.study.progress import Snapshot
 
@@ -44,7 +44,7 @@ def select_runs(path: Path, where: str | None = None, sort: str | None = None) -
     Raises:
         RunsError: there is no table, or it has no such column, or the condition is none.
     """
-    table = current_runs(path).table
+    table = read_current_runs(path).table
     order = sort or ("train_flops" if "train_flops" in table else table.columns[0])
     if order not in table:
         raise RunsError(

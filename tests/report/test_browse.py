@@ -66,7 +66,7 @@ def test_page_holds_what_has_ended_and_follows_the_rest(server: Server, director
     assert status == 200
     assert "1 of 3 runs have ended" in page
     assert "3 runs: 1 done, 2 missing." in page
-    assert page.count(">not ended yet</td>") == 2
+    assert page.count(">not finished yet</td>") == 2
     assert {
         path: path.stat().st_mtime_ns for path in directory.rglob("*")
     } == before  # nothing is written
