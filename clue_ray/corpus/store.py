@@ -54,8 +54,7 @@ def stable_hash(users: pd.Series, salt: str) -> NDArray[np.uint64]:
     every process, and pandas does not promise to keep its hash.
 
     Args:
-        salt: makes independent hashes for independent purposes: otherwise a bucket would contain
-            users of one split only.
+        salt: names the purpose, so that splits, buckets and orders are independent of each other.
     """
     codes, distinct = pd.factorize(users)
     key = salt.encode()

@@ -1,4 +1,4 @@
-"""Build corpora on other clusters: the same bytes on one core, eight cores, two nodes; and kills."""
+"""Build corpora on one core, eight cores and two nodes: the same bytes, also after kills."""
 
 import json
 import os
