@@ -15,7 +15,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from clue_ray.corpus.store import ranges
 from clue_ray.errors import CorpusError
-from clue_ray.storage.files import read_whole
+from clue_ray.storage.files import read_bytes
 
 MAX_TEXTS = 500_000
 """Distinct texts that a tokenizer is trained on, chosen by the lowest hashes."""
@@ -44,7 +44,7 @@ def read_tokenizer(path: str) -> Tokenizer:
         CorpusError: it cannot be read, or it does not preserve every text.
     """
     try:
-        tokenizer = Tokenizer.from_str(read_whole(path).decode())
+        tokenizer = Tokenizer.from_str(read_bytes(path).decode())
     except FileNotFoundError:
         raise CorpusError(
             f"Tokenizer {path} does not exist; give the tokenizer.json of a corpus."
