@@ -181,7 +181,7 @@ def test_a_corpus_is_fetched_once_and_again_when_damaged(corpus, place, monkeypa
     assert len(fetched) == 1
     assert (opened[0].events == corpus.events).all()
     assert opened[0].summary()["path"] == shared.place
-    with pytest.raises(CorpusError, match="holds no prepared corpus"):
+    with pytest.raises(CorpusError, match="is not a prepared corpus"):
         open_corpus(f"{place}/corpora/none")
 
 
