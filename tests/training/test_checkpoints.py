@@ -1,4 +1,4 @@
-"""Checkpoints: the last two states, on a disk or in a bucket, despite damage and failing storage."""
+"""Checkpoints: the last two states, on a disk or in a bucket, despite damage and bad storage."""
 
 import logging
 

@@ -22,7 +22,7 @@ from ray.exceptions import RayError
 
 from clue_ray.corpus.build import MAX_TASKS, small_shuffle_tasks, source_key
 from clue_ray.corpus.logs.reading import Reading, plan_reading
-from clue_ray.errors import ClusterError, EventLogError, StudyError
+from clue_ray.errors import ClusterError, EventLogError, StudyError, find_worker_error
 from clue_ray.spec.specs import CorpusSpec
 from clue_ray.spec.yaml import fingerprint
 from clue_ray.transfer.embed.parts import Parts
@@ -220,18 +220,14 @@ def make_parts(
             for _ in made.iter_batches(batch_size=None, batch_format="pyarrow"):
                 pass
     except RayError as error:
-        raise _explain_failure(error) from error
+        raise _own_error(error) from error
 
 
-def _explain_failure(error: RayError) -> Exception:
-    """Turn our own error on a worker, of which Ray keeps the words, into itself; others stay as
-    they are.
-    """
+def _own_error(error: RayError) -> Exception:
+    """Return the error of ours that a worker raised, or Ray's unchanged."""
     kinds: dict[str, type[Exception]] = {"EventLogError": EventLogError, "StudyError": StudyError}
-    said = re.findall(
-        r"^\s*(?:[\w.]+\.)?(EventLogError|StudyError): (.+)$", str(error), re.MULTILINE
-    )
-    return kinds[said[-1][0]](said[-1][1]) if said else error
+    found = find_worker_error(error, "|".join(kinds))
+    return kinds[found[0]](found[1]) if found else error
 
 
 def _user_rows(
