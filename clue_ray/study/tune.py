@@ -13,7 +13,7 @@ from typing import Any
 from ray import tune
 from ray.tune.logger import CSVLoggerCallback, JsonLoggerCallback
 
-from clue_ray.cluster.placement import multi_worker_runs_at_once, worker_slots
+from clue_ray.cluster.placement import count_workers, multi_worker_concurrency
 from clue_ray.cluster.session import cluster_nodes, without_tune_loggers
 from clue_ray.corpus.store import Corpus
 from clue_ray.errors import StudyError
@@ -163,4 +163,4 @@ def concurrency_now(workers: int, plan: Plan, resources: ResourcesSpec) -> int:
     if workers == 1 or resources.concurrency != "auto":
         return plan.lanes(workers > 1)
     nodes = cluster_nodes()
-    return multi_worker_runs_at_once(workers, worker_slots(resources, nodes), nodes)
+    return multi_worker_concurrency(workers, count_workers(resources, nodes), nodes)

@@ -13,7 +13,7 @@ import tempfile
 import pandas as pd
 import pytest
 
-from clue_ray.cluster.placement import multi_worker_runs_at_once, worker_slots
+from clue_ray.cluster.placement import count_workers, multi_worker_concurrency
 from clue_ray.spec.specs import ResourcesSpec
 
 STUDY = """
@@ -161,8 +161,8 @@ def test_data_and_gangs_and_small_runs_find_their_nodes(
 
 def test_smaller_gangs_find_room_for_more():
     nodes = [{"trial_slot": 64.0}, *[{"CPU": 64.0, "GPU": 8.0}] * 8]
-    slots = worker_slots(ResourcesSpec(gpus_per_worker=1), nodes)
-    assert [multi_worker_runs_at_once(workers, slots, nodes) for workers in (64, 8, 2)] == [
+    slots = count_workers(ResourcesSpec(gpus_per_worker=1), nodes)
+    assert [multi_worker_concurrency(workers, slots, nodes) for workers in (64, 8, 2)] == [
         1,
         8,
         32,
