@@ -1,4 +1,4 @@
-"""How many workers and runs fit on a cluster's nodes, and how long the runs take. Imports no ray."""
+"""How many workers and runs fit on a cluster's nodes, and how long runs take. Imports no ray."""
 
 import heapq
 import math

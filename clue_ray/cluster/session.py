@@ -25,7 +25,7 @@ from clue_ray.errors import TOKEN_REMEDY, ClusterError
 TRIAL_SLOTS = 64
 """Trial slots of a session on this machine; each driver of a run of several workers holds one."""
 DATA_POOL = {"pool": "data"}
-"""Label of nodes for Ray Data, set by `ray start --labels=pool=data` and the files in `cluster/`."""
+"""Label of nodes for Ray Data: `ray start --labels=pool=data`, or the files in `cluster/`."""
 CONNECT_SECONDS = 5.0
 HEALTH_SECONDS = 20.0
 START_ATTEMPTS = 3
@@ -68,7 +68,7 @@ def connect(address: str | None = None) -> Iterator[None]:
 
 
 def _start_local() -> None:
-    """Start Ray on this machine, and try again if a busy machine exceeds Ray's own start timeout."""
+    """Start Ray on this machine; retry, because a busy machine may exceed Ray's start timeout."""
     resources = {"trial_slot": TRIAL_SLOTS}
     for attempt in range(1, START_ATTEMPTS + 1):
         try:

@@ -300,7 +300,7 @@ def test_the_jobs_command_is_one_of_ours():
 def check_versions(document: dict[str, Any]) -> None:
     """Refuse another version of Ray or of the package than this one."""
     found = list(images(document))
-    assert found and {image.rpartition(":")[2] for image in found} == {VERSION}, found
+    assert {image.rpartition(":")[2] for image in found} == {VERSION}, found
     if "kind" in document:
         assert cluster_of(document)["rayVersion"] == ray.__version__
 
