@@ -31,12 +31,12 @@ from clue_ray.corpus.tokenizer import train_tokenizer
 from clue_ray.encoder.model import Block
 from clue_ray.spec.specs import EncoderSpec, RunSpec, TrainSpec
 from clue_ray.transfer.encode import Histories, UserEncoder, as_events
-from clue_ray.transfer.encoder_file import EncoderCard, Exported, read_encoder
+from clue_ray.transfer.encoder_file import EncoderCard, ExportedEncoder, read_encoder
 
 BATCH = 32
 
 
-def drawn_encoder(events: pa.Table, size: str = "s", length: int = 96) -> Exported:
+def drawn_encoder(events: pa.Table, size: str = "s", length: int = 96) -> ExportedEncoder:
     """Draw an encoder for a log: its tokenizer, and weights as before training."""
     tokenizer = train_tokenizer(sorted(pc.unique(events["text"]).to_pylist()), 4096)
     services = tuple(sorted(pc.unique(events["service"]).to_pylist()))
@@ -46,7 +46,7 @@ def drawn_encoder(events: pa.Table, size: str = "s", length: int = 96) -> Export
         vocab_size=tokenizer.get_vocab_size() + len(services), duplicates="keep", split={},
         tokenizer_sha256="", weights_sha256="",
     )  # fmt: skip
-    return Exported(card, tokenizer.to_str(), card.build().state_dict())
+    return ExportedEncoder(card, tokenizer.to_str(), card.build().state_dict())
 
 
 def plain_layer(block: Block) -> nn.TransformerEncoderLayer:
@@ -123,7 +123,7 @@ class PlainLoop:
         return x.masked_fill(padding[:, :, None], 0).sum(1) / (~padding).sum(1, keepdim=True)
 
 
-def compare(exported: Exported, events: pa.Table, users: int) -> None:
+def compare(exported: ExportedEncoder, events: pa.Table, users: int) -> None:
     """Time both on the first users of a log, laid out and tokenised before: the same for both, and
     not counted."""
     ids = sorted(pc.unique(events["user_id"]).to_pylist())[:users]
@@ -189,7 +189,7 @@ def drawn_log(folder: Path, users: int) -> Path:
     return path
 
 
-def saved_encoder(exported: Exported, folder: Path) -> Path:
+def saved_encoder(exported: ExportedEncoder, folder: Path) -> Path:
     """Write a drawn encoder as a run would leave it."""
     folder.mkdir()
     safetensors.torch.save_file(exported.weights, folder / "weights.safetensors")
