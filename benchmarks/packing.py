@@ -29,8 +29,8 @@ from clue_ray.cluster.session import connect
 from clue_ray.corpus.build import build_corpus
 from clue_ray.corpus.planted import PlantedSpec, planted_events
 from clue_ray.corpus.store import Corpus
+from clue_ray.runs import read_current_runs
 from clue_ray.spec.specs import CorpusSpec, StudySpec
-from clue_ray.study.directory import current_runs
 from clue_ray.study.progress import Snapshot
 from clue_ray.study.run import run_study
 
@@ -89,7 +89,7 @@ def run_short(study: StudySpec, output: Path) -> tuple[float, float, float]:
 
     run_study(study, output, listener=record)
     started = time.perf_counter()
-    current_runs(output / study.name)
+    read_current_runs(output / study.name)
     return (
         seen[min((count for count in seen if count >= FEW), default=max(seen))],
         seen[max(seen)],

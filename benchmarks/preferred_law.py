@@ -75,7 +75,7 @@ def errors(case: str, seed: int) -> list[float]:
     missed = {name: abs(found.value / truth - 1) for name, found in ahead.items()}
     evaluated = backtest.backtest(LAWS, table, x="train_flops", y="loss")
     preferred, tied = evaluated.preferred, {evaluated.preferred, *evaluated.tied}
-    with mock.patch.object(backtest, "FURTHER", 1e9):
+    with mock.patch.object(backtest, "LOOK_AHEAD", 1e9):
         at_any_distance = backtest.backtest(LAWS, table, x="train_flops", y="loss").preferred
     low, high = min(ahead[name].low for name in tied), max(ahead[name].high for name in tied)
     covered = [ahead[preferred].low <= truth <= ahead[preferred].high, low <= truth <= high]

@@ -138,7 +138,7 @@ def make_log(events: int, folder: Path) -> Path:
     if not log.exists():
         code = (
             "from pathlib import Path; from benchmarks.prepare import planted, ray_session\n"
-            "from clue_ray.corpus.write_planted import write_planted\n"
+            "from clue_ray.corpus.planted import write_planted\n"
             f"with ray_session(): write_planted(planted({events}), Path({str(log)!r}))"
         )
         subprocess.run([sys.executable, "-c", code], check=True, stderr=subprocess.DEVNULL)

@@ -37,6 +37,7 @@ _HOMES = {
     "run_study": "clue_ray.study.run",
     "run_task": "clue_ray.transfer.tasks.evaluate",
     "sensitivity": "clue_ray.scaling.judging.panels",
+    "steps_to_loss": "clue_ray.scaling.deciding.critical_batch",
     "train_point": "clue_ray.study.run",
     "train_run": "clue_ray.training.loop",
     "tune_results": "clue_ray.study.tune",

@@ -5,15 +5,18 @@ A table made here or elsewhere (CSV, Parquet) is read into `Runs`; failed, diver
 are rows too.
 """
 
+import json
 import math
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import pandas as pd
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
 
-from clue_ray.errors import RunsError
-from clue_ray.storage.files import atomic_write
+from clue_ray.errors import RunsError, StudyError
+from clue_ray.spec.columns import COLUMNS
+from clue_ray.storage.files import atomic_write, read_json
 
 Status = Literal["done", "failed", "diverged", "missing"]
 
@@ -59,7 +62,8 @@ class RunRecord(BaseModel):
     clue_ray_version: str
 
 
-COLUMNS = list(RunRecord.model_fields)
+RUN_COLUMNS = [name for name in COLUMNS if name in RunRecord.model_fields]
+"""The columns of the runs table, in order."""
 SCORES = "transfer_"
 """How further columns begin that hold runs' scores on downstream tasks."""
 
@@ -82,7 +86,7 @@ class Runs:
     @classmethod
     def from_records(cls, records: list[RunRecord]) -> "Runs":
         """Build the table from records, in the contract's column order."""
-        return cls(pd.DataFrame([record.model_dump() for record in records], columns=COLUMNS))
+        return cls(pd.DataFrame([record.model_dump() for record in records], columns=RUN_COLUMNS))
 
     @property
     def done(self) -> pd.DataFrame:
@@ -119,3 +123,114 @@ def read_runs(path: str | Path) -> Runs:
     if table.empty:
         raise RunsError(f"{source} holds no runs; run the study first.")
     return Runs(table)
+
+
+REACHED = ("steps", "users_seen", "train_tokens", "train_flops")
+"""Columns that plan.json predicts; only a record states them as facts."""
+OPTIONAL = {
+    name: field.default for name, field in RunRecord.model_fields.items() if not field.is_required()
+}
+
+
+def read_current_runs(path: str | Path, *, skip_damaged: bool = False) -> Runs:
+    """Read the runs of a study as they stand, also while it runs.
+
+    This is the only reader of plan.json and the runs' record.json files as a table; the terminal,
+    the live page, the mirror of a study and the final table all use it.
+
+    Args:
+        path: A study directory; or any runs table, which is read as it is.
+        skip_damaged: Treat files that cannot be read as absent, for a page that is drawn in any
+            case. Otherwise a damaged file raises an error that names it.
+
+    Returns:
+        One row per planned run, with status `missing` until its record is written. The runs table
+        where there is no plan.
+
+    Raises:
+        RunsError: There is neither a plan nor a runs table, or a file is damaged.
+        StudyError: A record does not have the columns of `RunRecord`.
+    """
+    planned = _read_plan_or_nothing(Path(path)) if skip_damaged else read_plan(Path(path))
+    if not planned:
+        return read_runs(path)
+    return join_records(Path(path), planned, skip_damaged=skip_damaged)
+
+
+def join_records(
+    directory: Path, planned: Iterable[Mapping[str, Any]], *, skip_damaged: bool = False
+) -> Runs:
+    """Join planned runs with the records that have been written for them.
+
+    Args:
+        directory: The study directory.
+        planned: The columns known before training, one mapping per run.
+        skip_damaged: As in `read_current_runs`.
+    """
+    rows = []
+    for known in planned:
+        file = directory / "runs" / str(known["run_id"]) / "record.json"
+        expected = {
+            name: known[name] for name in RUN_COLUMNS if name in known and name not in REACHED
+        }
+        missing = {"status": "missing", "error": "not finished yet"}
+        rows.append({**OPTIONAL, **expected, **missing, **_record_row(file, skip_damaged)})
+    return Runs(pd.DataFrame(rows, columns=RUN_COLUMNS))
+
+
+def read_plan(directory: Path) -> list[dict[str, Any]]:
+    """Read the runs listed in plan.json; none where there is no such file.
+
+    Raises:
+        RunsError: The file is damaged.
+    """
+    file, remedy = directory / "plan.json", "delete it, and clue-ray run writes it again"
+    if not file.exists():
+        return []
+    try:
+        return list(read_json(file, remedy)["runs"])
+    except KeyError:
+        raise RunsError(f"{file} is damaged (it has no runs); {remedy}.") from None
+
+
+def read_record(file: Path) -> RunRecord | None:
+    """Read a run's record; None where it has not been written.
+
+    Raises:
+        RunsError: The file is not JSON.
+        StudyError: It does not have the columns of `RunRecord`.
+    """
+    if not file.exists():
+        return None
+    remedy = "delete it, and the same command resumes from the run's last checkpoint"
+    try:
+        return RunRecord(**read_json(file, remedy))
+    except ValidationError as error:
+        wrong = error.errors()[0]
+        raise StudyError(
+            f"{file} is not a record ({wrong['loc'][0]}: {wrong['msg']}); {remedy}."
+        ) from None
+
+
+def _record_row(file: Path, skip_damaged: bool) -> dict[str, Any]:
+    """Read a record as a row; empty where there is none."""
+    if skip_damaged:  # unvalidated: a page also shows records of other versions
+        return _mapping_or_nothing(file)
+    record = read_record(file)
+    return record.model_dump() if record else {}
+
+
+def _read_plan_or_nothing(directory: Path) -> list[dict[str, Any]]:
+    """Read those runs of plan.json that have a run id."""
+    runs = _mapping_or_nothing(directory / "plan.json").get("runs")
+    listed = runs if isinstance(runs, list) else []
+    return [run for run in listed if isinstance(run, dict) and run.get("run_id") is not None]
+
+
+def _mapping_or_nothing(file: Path) -> dict[str, Any]:
+    """Read a JSON mapping; empty where there is none or it cannot be read."""
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}

@@ -18,7 +18,7 @@ MODULES = sorted(ROOT.rglob("*.py"))
 MOST_LINES = 400
 RAY_HOMES = {
     "corpus/build.py",
-    "corpus/write_planted.py",
+    "corpus/planted.py",
     "training/ray_train.py",
     "cluster/session.py",
     "study/run.py",
@@ -175,7 +175,9 @@ def test_public_functions_are_used_elsewhere_or_exported(path):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.name[0] != "_"
     ]
     alone = sorted(set(public) - used()[_dotted(path)])
-    assert not alone, f"used only in {path.relative_to(ROOT)}, so name it with an underscore: {alone}"
+    assert not alone, (
+        f"used only in {path.relative_to(ROOT)}, so name it with an underscore: {alone}"
+    )
 
 
 @pytest.mark.parametrize("path", MODULES, ids=IDS)

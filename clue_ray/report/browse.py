@@ -16,8 +16,8 @@ from urllib.parse import urlsplit
 
 from clue_ray.errors import RunsError, StudyError
 from clue_ray.report.page import compose, render
-from clue_ray.report.read import read_directory, read_ended
-from clue_ray.runs import Runs
+from clue_ray.report.read import read_directory
+from clue_ray.runs import Runs, read_current_runs
 
 LOOPBACK = "127.0.0.1"
 HIGHEST_PORT = 65535
@@ -50,7 +50,7 @@ class LivePage:
         self.lock = threading.Lock()
         self.page, self.seen = b"", ""
         self.ready = 0.0
-        read_ended(directory)
+        read_current_runs(directory, skip_damaged=True)
 
     def html(self) -> bytes:
         """Return the page, made anew if anything has changed."""
@@ -65,7 +65,8 @@ class LivePage:
         JSON.
         """
         found = {"state": _state_of(self.directory), "ready": time.monotonic() >= self.ready}
-        return json.dumps({**found, "words": _progress(read_ended(self.directory))}).encode()
+        runs = read_current_runs(self.directory, skip_damaged=True)
+        return json.dumps({**found, "words": _progress(runs)}).encode()
 
     def _make(self, state: str) -> None:
         started = time.monotonic()

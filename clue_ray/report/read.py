@@ -22,7 +22,7 @@ import pandas as pd
 
 from clue_ray.errors import SpecError
 from clue_ray.report.numbers import is_absent
-from clue_ray.runs import COLUMNS, Runs, read_runs
+from clue_ray.runs import RUN_COLUMNS, read_current_runs, read_runs
 from clue_ray.spec.specs import FitSpec, StudySpec, read_study
 
 RESULT = re.compile(r"transfer/[\w.-]+\.json")
@@ -207,10 +207,6 @@ def _listed(candidates: set[float]) -> str:
     return ", ".join(map(str, sorted(candidates)))
 
 
-REACHED = ("steps", "users_seen", "train_tokens", "train_flops")
-"""What a plan expects of a run and only its end makes true."""
-
-
 @dataclass(frozen=True)
 class StudyFiles:
     """Everything a report is made from.
@@ -252,7 +248,7 @@ def read_directory(directory: Path, running: bool = False) -> StudyFiles:
 
     Of a `running` study the table is made of its plan and of what each run that ended has left.
     """
-    runs = read_ended(directory) if running else read_runs(directory)
+    runs = read_current_runs(directory, skip_damaged=True) if running else read_runs(directory)
     table = _completed(runs.table)
     warnings: list[str] = []
     study = _study(directory / "study.yaml", warnings)
@@ -278,28 +274,11 @@ def read_directory(directory: Path, running: bool = False) -> StudyFiles:
     )
 
 
-def read_ended(directory: Path) -> Runs:
-    """Read the runs of a plan, `missing` where one has not ended; the runs table where there is no
-    plan.
-    """
-    expected_runs = _planned_runs(_read_mapping(directory / "plan.json", []), [])
-    if not expected_runs:
-        return read_runs(directory)
-    rows = []
-    for known in expected_runs:
-        record = _read_mapping(directory / "runs" / str(known["run_id"]) / "record.json", [])
-        expected = {
-            column: known[column] for column in COLUMNS if column in known and column not in REACHED
-        }
-        rows.append({**expected, "status": "missing", "error": "not ended yet", **record})
-    return Runs(pd.DataFrame(rows, columns=COLUMNS))
-
-
 def _completed(table: pd.DataFrame) -> pd.DataFrame:
     """Give a table made elsewhere all columns of the contract: its runs are done, and named by
     their row.
     """
-    table = table.reindex(columns=list(dict.fromkeys([*COLUMNS, *table.columns])))
+    table = table.reindex(columns=list(dict.fromkeys([*RUN_COLUMNS, *table.columns])))
     rows = [f"row-{row}" for row in range(len(table))]
     names = [
         row if is_absent(name) else str(name)

@@ -14,10 +14,9 @@ from typing import Any
 
 import pandas as pd
 import yaml
-from pydantic import ValidationError
 
-from clue_ray.errors import RunsError, StudyError
-from clue_ray.runs import RunRecord, Runs, read_runs
+from clue_ray.errors import StudyError
+from clue_ray.runs import RunRecord, Runs, join_records, read_plan, read_record
 from clue_ray.spec.specs import RunSpec, StudySpec
 from clue_ray.storage.files import atomic_write, read_json, write_json
 from clue_ray.storage.lock import locked
@@ -106,27 +105,12 @@ class StudyDirectory:
         write_run(self.run_path(record.run_id), run, record, curve)
 
     def read_record(self, run_id: str) -> RunRecord | None:
-        """Read a run's record, or None when it has not ended."""
-        file = self.run_path(run_id) / "record.json"
-        if not file.exists():
-            return None
-        remedy = "delete it, and the same command goes on from the run's last checkpoint"
-        try:
-            return RunRecord(**read_json(file, remedy))
-        except ValidationError as error:
-            wrong = error.errors()[0]
-            raise StudyError(
-                f"{file} is no record ({wrong['loc'][0]}: {wrong['msg']}); {remedy}."
-            ) from None
+        """Read a run's record; None until the run has ended."""
+        return read_record(self.run_path(run_id) / "record.json")
 
     def planned_seconds(self) -> dict[str, float]:
-        """Read what an earlier plan expected of each run, by run id."""
-        file = self.path / "plan.json"
-        return (
-            {run["run_id"]: run["expected_seconds"] for run in _read_plan(file)}
-            if file.exists()
-            else {}
-        )
+        """Read the seconds that an earlier plan expected of each run, by run id."""
+        return {run["run_id"]: run["expected_seconds"] for run in read_plan(self.path)}
 
     def reopen(self, run_id: str) -> None:
         """Take back a run's record, before it is trained again."""
@@ -135,18 +119,6 @@ class StudyDirectory:
     def recorded(self) -> set[str]:
         """List the ids of all runs that ended here, whichever study file asked for them."""
         return {file.parent.name for file in self.path.glob("runs/*/record.json")}
-
-    def read_records(self, planned: list[dict[str, Any]]) -> Runs:
-        """Read the runs table as it stands: a row a planned run, `missing` where no record was
-        left.
-
-        Args:
-            planned: the columns known before training, one mapping a run.
-        """
-        missing: dict[str, Any] = {"status": "missing", "error": "not run yet"}
-        return Runs.from_records(
-            [self.read_record(k["run_id"]) or RunRecord(**k, **missing) for k in planned]
-        )
 
     def collect(self, planned: list[dict[str, Any]]) -> Runs:
         """Write and return the runs table, and write the learning curves beside it."""
@@ -159,25 +131,17 @@ class StudyDirectory:
                     {"run_id": run_id, **point}
                     for point in json.loads(curve_file.read_text(encoding="utf-8"))
                 ]
-        runs = self.read_records(planned)
+        runs = join_records(self.path, planned)
         runs.write(self.path)
         with atomic_write(self.path / "curves.parquet") as temporary:
             pd.DataFrame(curves, columns=list(CURVE_COLUMNS)).to_parquet(temporary, index=False)
         return runs
 
 
-def _read_plan(file: Path) -> list[dict[str, Any]]:
-    """Read the runs of a plan.json; raise RunsError where it is damaged."""
-    remedy = "delete it, and clue-ray run writes it again"
-    try:
-        return list(read_json(file, remedy)["runs"])
-    except KeyError:
-        raise RunsError(f"{file} is damaged (it has no runs); {remedy}.") from None
-
-
 def write_run(folder: Path, run: RunSpec, record: RunRecord, curve: list[dict[str, float]]) -> None:
-    """Write what a run left into its folder; the record last, because its presence means that the
-    run ended.
+    """Write what a run left into its folder.
+
+    The record is written last, because its presence means that the run has ended.
     """
     write_json(folder / "spec.json", run.model_dump(mode="json"))
     finite = [
@@ -186,21 +150,3 @@ def write_run(folder: Path, run: RunSpec, record: RunRecord, curve: list[dict[st
     ]
     write_json(folder / "curve.json", finite)
     write_json(folder / "record.json", record.model_dump(mode="json"))
-
-
-def current_runs(path: Path) -> Runs:
-    """Read a study's runs as they have ended so far, the others as missing; or a finished table of
-    any origin.
-    """
-    plan = path / "plan.json"
-    if not plan.exists():
-        return read_runs(path)
-    planned = _read_plan(plan)
-    required = [
-        name
-        for name, field in RunRecord.model_fields.items()
-        if field.is_required() and name != "status"
-    ]
-    return StudyDirectory(path).read_records(
-        [{name: run[name] for name in required} for run in planned]
-    )

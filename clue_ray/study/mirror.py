@@ -15,13 +15,13 @@ from pathlib import Path
 from typing import Any
 
 from clue_ray.errors import StudyError
-from clue_ray.runs import RunRecord, Runs
+from clue_ray.runs import RunRecord, Runs, read_current_runs
 from clue_ray.spec.specs import RunSpec, StudySpec
 from clue_ray.storage.files import delete_file, fetch_files, list_files, push_files, write_json
 from clue_ray.storage.lease import Lease
 from clue_ray.storage.lock import locked
 from clue_ray.storage.place import place_below, resolve_place
-from clue_ray.study.directory import StudyDirectory, current_runs
+from clue_ray.study.directory import StudyDirectory
 from clue_ray.transfer.tasks.columns import join_results
 
 TABLES = r"(owner|plan|corpus|baselines|fits|grown|transfer)\.json|study\.yaml|runs\.(csv|parquet)|curves\.parquet"
@@ -54,7 +54,7 @@ class StoredDirectory(StudyDirectory):
     @property
     def trouble(self) -> str:
         """Say why storage is lost."""
-        return self.claimed.trouble if self.claimed else ""
+        return self.claimed.failure if self.claimed else ""
 
     @contextmanager
     def held(self) -> Iterator[None]:
@@ -200,7 +200,7 @@ class StoredDirectory(StudyDirectory):
 
 def write_current(path: Path) -> None:
     """Write a study's runs table as it stands, scores of tasks included."""
-    runs = current_runs(path)
+    runs = read_current_runs(path)
     runs.write(path)
     join_results(path, runs)
 

@@ -25,10 +25,17 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 
-from clue_ray.batches.dropout import WHOLE, events_of, keyed_hash
-from clue_ray.batches.packing import Windows, group_lengths, pack, recent_windows, sort_lists
+from clue_ray.batches.dropout import keyed_hash
+from clue_ray.batches.packing import (
+    Windows,
+    gather_events,
+    group_lengths,
+    pack,
+    recent_windows,
+    sort_lists,
+)
 from clue_ray.corpus.logs.times import as_seconds
-from clue_ray.corpus.rows import Sorted
+from clue_ray.corpus.rows import SortedRows
 from clue_ray.corpus.shards import item_tokenizer
 from clue_ray.corpus.store import Corpus, ranges
 from clue_ray.encoder.model import Encoder, lay_out
@@ -64,11 +71,13 @@ class Histories(Corpus):
         index = pc.index_in(events["service"], value_set=pa.array(services, pa.string())).cast(
             pa.int16()
         )
-        rows = Sorted(
+        rows = SortedRows(
             events.select(["user_id", "timestamp", "text"]).append_column("service", index)
         )
         self.user_ids = rows.user_ids.to_numpy(zero_copy_only=False)
-        kept = ~rows.repeats() if card.duplicates == "drop" else np.ones(len(rows.item), dtype=bool)
+        kept = (
+            ~rows.duplicates() if card.duplicates == "drop" else np.ones(len(rows.item), dtype=bool)
+        )
         self.events = rows.item[kept].astype(np.int32)
         owners = (rows.user * len(services) + rows.service)[kept]
         counts = np.bincount(owners, minlength=len(self.user_ids) * len(services))
@@ -276,7 +285,7 @@ def _encode_sequences(
     output_width].
     """
     device = items_ID.device
-    histories, by_length = sort_lists(events_of(corpus, *windows, WHOLE))
+    histories, by_length = sort_lists(gather_events(corpus, windows))
     groups, recency = (
         group_lengths(histories.lengths),
         ranges(np.zeros_like(histories.lengths), histories.lengths),

@@ -10,9 +10,9 @@ from rich.console import Console
 from clue_ray.cli.main import main
 from clue_ray.cli.terminal import render_runs, select_runs
 from clue_ray.errors import ClueRayError, RunsError
-from clue_ray.runs import RunRecord
+from clue_ray.runs import RunRecord, read_current_runs
 from clue_ray.storage.files import write_json
-from clue_ray.study.directory import StudyDirectory, current_runs
+from clue_ray.study.directory import StudyDirectory
 from tests.study.planning import plan
 
 
@@ -72,9 +72,9 @@ def test_rows_are_sorted_and_filtered(corpus, tmp_path):
         (
             "record.json",
             '{"run_id": ',
-            "is damaged .*; delete it, and the same command goes on from the run's last",
+            "is damaged .*; delete it, and the same command resumes from the run's last",
         ),
-        ("record.json", '{"run_id": "a", "new_column": 1}', "record.json is no record"),
+        ("record.json", '{"run_id": "a", "new_column": 1}', "record.json is not a record"),
         ("plan.json", "", "plan.json is damaged"),
         ("plan.json", "{}", "plan.json is damaged .it has no runs.; delete it"),
     ],
@@ -84,7 +84,7 @@ def test_a_damaged_file_is_named(corpus, tmp_path, name, content, words):
     folder = tmp_path if name == "plan.json" else tmp_path / "runs" / planned.runs[0].run_id
     (folder / name).write_text(content)
     with pytest.raises(ClueRayError, match=words):
-        current_runs(tmp_path)
+        read_current_runs(tmp_path)
 
 
 def test_a_table_of_other_origin_is_shown_too(tmp_path):
@@ -99,7 +99,9 @@ def test_a_table_of_other_origin_is_shown_too(tmp_path):
 def test_runs_under_way_read_as_the_table_written_at_the_end(corpus, tmp_path):
     planned = write_under_way(corpus, tmp_path, 5, 5)
     written = StudyDirectory(tmp_path).collect([r.known for r in planned.runs])
-    assert json.loads(written.table.to_json()) == json.loads(current_runs(tmp_path).table.to_json())
+    assert json.loads(written.table.to_json()) == json.loads(
+        read_current_runs(tmp_path).table.to_json()
+    )
 
 
 def test_the_command_prints_csv_or_json_or_a_sentence(corpus, tmp_path, capsys, monkeypatch):

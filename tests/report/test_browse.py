@@ -11,7 +11,7 @@ import pytest
 
 from clue_ray.errors import RunsError, StudyError
 from clue_ray.report.browse import Server
-from clue_ray.runs import COLUMNS
+from clue_ray.runs import RUN_COLUMNS
 from tests.report.planted import planted
 
 RUNS = 3
@@ -31,7 +31,9 @@ def directory(tmp_path: Path) -> Path:
     """A study of three planned runs, one of which has ended."""
     reached = {"status", "loss", "recall_at_10", "mrr", "wall_seconds", "error"}
     rows = json.loads(planted(RUNS).head(RUNS).to_json(orient="records"))
-    known = [{column: row[column] for column in COLUMNS if column not in reached} for row in rows]
+    known = [
+        {column: row[column] for column in RUN_COLUMNS if column not in reached} for row in rows
+    ]
     (tmp_path / "plan.json").write_text(
         json.dumps({"runs": [{**run, "expected_seconds": 30.0} for run in known]})
     )
@@ -66,7 +68,7 @@ def test_page_holds_what_has_ended_and_follows_the_rest(server: Server, director
     assert status == 200
     assert "1 of 3 runs have ended" in page
     assert "3 runs: 1 done, 2 missing." in page
-    assert page.count(">not ended yet</td>") == 2
+    assert page.count(">not finished yet</td>") == 2
     assert {
         path: path.stat().st_mtime_ns for path in directory.rglob("*")
     } == before  # nothing is written

@@ -10,8 +10,9 @@ import pytest
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from clue_ray.report.figures.grids import coordinates, grid_of, isoflop_curves, parallel_coordinates
+from clue_ray.report.figures.grids import grid_of, isoflop_curves
 from clue_ray.report.figures.laws import Alternative, alternatives, backtest_errors
+from clue_ray.report.figures.parallel import coordinates, parallel_coordinates
 from clue_ray.report.read import read_directory
 from clue_ray.report.sections.answer import against_floor
 from clue_ray.report.sections.evidence import seeds

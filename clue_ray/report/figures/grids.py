@@ -1,46 +1,33 @@
-"""Drawings of a grid of runs: loss as a coloured table of two axes, and over encoder size at equal
-compute.
+"""Draw a grid of runs: loss as a coloured table of two axes, and loss over encoder size.
 
-Takes a runs table, or an `IsoFlop`, and a matplotlib axes, draws, returns the axes. One idea: only
-runs that agree on everything else stand side by side.
-
-
-Every run as one line over its settings and its loss: parallel coordinates.
-
-Takes a runs table and a matplotlib axes, draws, returns the axes. One idea: lines keep the colour
-that their runs have in every figure, and a run without a loss ends before the last axis, at a
-cross.
+Only runs that agree on everything else are compared.
 """
 
-import math
-from typing import Any
-
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.collections import QuadMesh
 
 from clue_ray.report.figures.style import (
-    DASHES,
     FAINT,
     INK,
     LAW_COLOUR,
     MUTED,
-    Encoding,
     distinct,
     label,
     log_axis,
     ordered_colours,
-    short_label,
 )
 from clue_ray.report.numbers import compact, flop, is_absent, shortened
 from clue_ray.scaling.deciding.isoflop import SAME_LEVEL, IsoFlop
+from clue_ray.spec.columns import (
+    LENGTHS,
+    SIZE,
+    held_equal,
+    run_axes,
+)
 
-LENGTH, SIZE = "sequence_length", "non_embedding_params"
-EQUAL = ("corpus_users", LENGTH, "global_batch_size", "learning_rate", "seed")
-"""What the runs of one table agree on, the table's own axis aside."""
-HORIZONS = ("steps", "users_seen")
+LENGTH = "sequence_length"
 FILLED = 0.6
 """Share of its cells from which runs are a grid, and not a few runs off one."""
 
@@ -103,15 +90,20 @@ def grid_of(table: pd.DataFrame, axis: str = LENGTH) -> pd.DataFrame | None:
     return grid if measured.mean() >= FILLED else None
 
 
+def equal_columns(axis: str) -> list[str]:
+    """List the columns in which the runs of one table agree, besides encoder size and its axis."""
+    return [column for column in (*run_axes(), *held_equal()) if column != axis]
+
+
 def alike(table: pd.DataFrame, axis: str) -> pd.DataFrame:
-    """Choose the combination of other settings (see `EQUAL`) that fills most cells; of several, the
-    lowest loss's.
+    """Choose the combination of other settings that fills most cells; of several, the lowest
+    loss's.
 
     Runs that ended agree on their steps too, or else on the users they saw; what failed early has
     neither, and stays.
     """
-    rest = [c for c in EQUAL if c in table and c != axis]
-    horizons = [c for c in HORIZONS if c in table and table[c].notna().any()]
+    rest = [c for c in equal_columns(axis) if c in table]
+    horizons = [c for c in LENGTHS if c in table and table[c].notna().any()]
     if not (rest or horizons):
         return table
     best = table["loss"].fillna(np.inf)
@@ -162,144 +154,3 @@ def _ink_on(cells: QuadMesh, value: float) -> str:
         return MUTED
     red, green, blue, _ = np.ravel(cells.cmap(cells.norm(np.array([value]))))
     return "white" if 0.2126 * red + 0.7152 * green + 0.0722 * blue < 0.5 else INK
-
-
-SETTINGS = (
-    "encoder_size",
-    "sequence_length",
-    "corpus_users",
-    "global_batch_size",
-    "learning_rate",
-    "seed",
-    "num_workers",
-    "steps",
-)
-LOGARITHMIC = frozenset({*SETTINGS, "train_flops"}) - {"encoder_size", "seed"}
-MOST_TICKS = 7
-SPREAD = 0.012
-"""How far runs of equal settings are drawn apart, as a share of the axis, so that none hides
-another."""
-
-
-def coordinates(table: pd.DataFrame) -> list[str]:
-    """List the settings that differ between runs, then compute and loss, where the table has
-    them.
-    """
-    varied = [column for column in SETTINGS if len(distinct(table, column)) > 1]
-    return [
-        *varied,
-        *(column for column in ("train_flops", "loss") if len(distinct(table, column)) > 1),
-    ]
-
-
-def parallel_coordinates(table: pd.DataFrame, ax: Axes) -> Axes:
-    """Draw each run as a line over `coordinates`, each axis from its least to its largest value;
-    lower loss is lower.
-
-    Each run is one artist with gid `run-<run_id>`.
-    """
-    columns, encoding = coordinates(table), Encoding.of(table)
-    places = np.stack([_positions(table, column) for column in columns], axis=1)
-    shift = SPREAD * np.linspace(-1, 1, len(table))[:, None] if len(table) > 1 else np.zeros((1, 1))
-    settled = np.array([column in SETTINGS for column in columns])
-    for run, heights in zip(table.to_dict("records"), places + shift * settled, strict=True):
-        known = np.isfinite(heights)
-        lost = not known[-1] or run.get("status") != "done"
-        look: dict[str, Any] = {
-            "color": MUTED if lost else encoding.colour(run),
-            "linestyle": DASHES[0] if lost else "-",
-        }
-        ends: dict[str, Any] = (
-            {"marker": "x", "markevery": [int(known.sum()) - 1], "markersize": 5} if lost else {}
-        )
-        ax.plot(
-            np.flatnonzero(known),
-            heights[known],
-            linewidth=1.3,
-            alpha=0.85,
-            gid=f"run-{run['run_id']}",
-            **look,
-            **ends,
-        )
-    for place, column in enumerate(columns):
-        _axis(ax, table, column, place)
-    ax.set_xticks(range(len(columns)), [_head(column) for column in columns])
-    ax.set_xlim(-0.25, len(columns) - 0.5)
-    ax.set_ylim(-0.06, 1.06)
-    ax.set_yticks([])
-    ax.spines[:].set_visible(False)
-    ax.tick_params(axis="x", length=0, pad=4)
-    return ax
-
-
-def _head(column: str) -> str:
-    return "\n".join(short_label(column).split(" ", 1))
-
-
-def _scaled(column: str, value: Any) -> Any:
-    return (
-        np.log(np.asarray(value, dtype=float))
-        if column in LOGARITHMIC
-        else np.asarray(value, dtype=float)
-    )
-
-
-def _positions(table: pd.DataFrame, column: str) -> npt.NDArray[np.float64]:
-    """Place a column's values between 0 and 1; words take places in their order, missing values
-    nan.
-    """
-    values = distinct(table, column)
-    if column == "encoder_size":
-        place = {value: index / max(len(values) - 1, 1) for index, value in enumerate(values)}
-        return np.array([place.get(value, np.nan) for value in table[column]], dtype=float)
-    low, high = (float(_scaled(column, end)) for end in (values[0], values[-1]))
-    return np.asarray((_scaled(column, table[column]) - low) / (high - low), dtype=float)
-
-
-def _axis(ax: Axes, table: pd.DataFrame, column: str, place: int) -> None:
-    """Draw one upright axis with the values that were run, or round numbers between its ends."""
-    ax.axvline(place, color=INK, linewidth=0.6, zorder=1)
-    values = distinct(table, column)
-    if column == "encoder_size":
-        heights = [index / max(len(values) - 1, 1) for index in range(len(values))]
-    else:
-        values = (
-            values if len(values) <= MOST_TICKS and column in SETTINGS else _between(column, values)
-        )
-        ends = [
-            float(_scaled(column, end))
-            for end in (distinct(table, column)[0], distinct(table, column)[-1])
-        ]
-        heights = [
-            (float(_scaled(column, value)) - ends[0]) / (ends[1] - ends[0]) for value in values
-        ]
-    box = {"boxstyle": "square,pad=0.1", "facecolor": "white", "edgecolor": "none", "alpha": 0.8}
-    for value, height in _thinned(values, heights):
-        ax.text(
-            place + 0.03,
-            height,
-            _written(column, value),
-            fontsize=8,
-            va="center",
-            color=INK,
-            zorder=6,
-            bbox=box,
-        )
-
-
-def _between(column: str, values: list[Any]) -> list[float]:
-    low, high = (float(_scaled(column, end)) for end in (values[0], values[-1]))
-    steps = np.linspace(low, high, 5)
-    return [float(value) for value in (np.exp(steps) if column in LOGARITHMIC else steps)]
-
-
-def _thinned(values: list[Any], heights: list[float]) -> list[tuple[Any, float]]:
-    """Keep as many ticks as there is room for."""
-    step = math.ceil(len(values) / MOST_TICKS)
-    return list(zip(values, heights, strict=True))[::step]
-
-
-def _written(column: str, value: Any) -> str:
-    if column == "loss":
-        return f"{value:.2f}"
-    return flop(value) if column == "train_flops" else compact(value)

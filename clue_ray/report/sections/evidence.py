@@ -16,7 +16,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from clue_ray.report import numbers, tables
 from clue_ray.report.figures import lines as figures
 from clue_ray.report.figures.files import HALF, NARROW, WIDE, Picture, picture
-from clue_ray.report.figures.grids import coordinates, parallel_coordinates
+from clue_ray.report.figures.parallel import coordinates, parallel_coordinates
 from clue_ray.report.figures.style import FAINT, INK, MUTED, candidates_of
 from clue_ray.report.read import StudyFiles
 from clue_ray.report.section import Section
