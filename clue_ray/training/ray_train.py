@@ -202,7 +202,7 @@ def _train_share(job: dict[str, Any]) -> dict[str, Any]:
     with ExitStack() as stack:
         events = None
         if ray.train.get_context().get_world_rank() == 0:
-            folder = stack.enter_context(working_folder(job["place"], known=LOG_FILE))
+            folder = stack.enter_context(working_folder(job["place"], fetch=LOG_FILE))
             stack.enter_context(log_to(folder))
             description = describe_run(run, corpus, evaluation)
             events = stack.enter_context(CurveEvents(folder, description))
