@@ -69,7 +69,7 @@ def plan_runs(
         runs=planned,
         concurrency=max(1, slots) if asked == "auto" else asked,
         disk_bytes=sum(
-            BYTES_PER_PARAM * r.known["total_params"] for r in planned if not r.finished
+            BYTES_PER_PARAM * r.description.total_params for r in planned if not r.finished
         ),
         warnings=[*_no_room(slots, study), *find_warnings(planned, corpus, study)],
         notes=find_notes(planned, count_points(study) + len(added), directory),
@@ -156,12 +156,12 @@ def _plan_run(
     run: RunSpec, workload: Workload, study: StudySpec, directory: StudyDirectory
 ) -> PlannedRun:
     """Plan one run from its spec and the corpus alone, its time not yet known."""
-    known = describe_run(run, workload.corpus, study.evaluation, study.name)
+    description = describe_run(run, workload.corpus, study.evaluation, study.name)
     steps, step = workload.steps(run), workload.step(run)
-    record = directory.read_record(str(known["run_id"]))
+    record = directory.read_record(description.run_id)
     return PlannedRun(
         run=run,
-        known=known,
+        description=description,
         steps=steps,
         train_tokens=step.asked.tokens * steps,
         train_flops=float(train_flops(run.encoder, step.asked) * steps),

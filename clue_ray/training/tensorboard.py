@@ -15,13 +15,15 @@ from typing import Any
 from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
 
+from clue_ray.runs import RunDescription
+
 LOG_FILE = "log.txt"
 DRIVER_LOG = "driver.txt"
 """Log of who started a run's workers, where storage cannot append to theirs."""
 FORMAT = "%(asctime)s %(levelname)s %(message)s"
 POSITION = ("step", "users_seen")
 """Columns of a curve that say where, not what."""
-NO_HYPERPARAMETERS = ("run_id", "study", "corpus_digest", "clue_ray_version")
+NO_HYPERPARAMETERS = {"run_id", "study", "corpus_digest", "clue_ray_version"}
 
 
 @contextmanager
@@ -45,11 +47,11 @@ def log_to(folder: Path, name: str = LOG_FILE) -> Iterator[None]:
 class CurveEvents:
     """Event files of one run's learning curve; a context, as it closes them."""
 
-    def __init__(self, folder: Path, known: dict[str, Any]):
+    def __init__(self, folder: Path, description: RunDescription):
         """Start anew in a folder.
 
         Args:
-            known: the columns of the runs table known before training; the run's hyper-parameters.
+            description: The run's hyper-parameters, among others.
         """
         for old in folder.glob("events.out.tfevents.*"):
             old.unlink()
@@ -58,9 +60,7 @@ class CurveEvents:
         )  # Any, as torch's annotations give it no file writer
         self.writer = writer
         self.shown = 0
-        named = {
-            column: value for column, value in known.items() if column not in NO_HYPERPARAMETERS
-        }
+        named = description.model_dump(exclude=NO_HYPERPARAMETERS)
         for summary in hparams(named, {"loss": 0.0}):
             writer.file_writer.add_summary(summary)
 

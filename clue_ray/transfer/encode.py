@@ -18,8 +18,15 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 
-from clue_ray.batches.dropout import WHOLE, events_of, keyed_hash
-from clue_ray.batches.packing import Windows, group_lengths, pack, recent_windows, sort_lists
+from clue_ray.batches.dropout import keyed_hash
+from clue_ray.batches.packing import (
+    Windows,
+    gather_events,
+    group_lengths,
+    pack,
+    recent_windows,
+    sort_lists,
+)
 from clue_ray.corpus.logs.times import as_seconds
 from clue_ray.corpus.rows import SortedRows
 from clue_ray.corpus.shards import item_tokenizer
@@ -261,7 +268,7 @@ def _encode_sequences(
     """
     device = items_ID.device
     # The model takes sequences grouped by length; `by_length` restores the order of the windows.
-    histories, by_length = sort_lists(events_of(corpus, *windows, WHOLE))
+    histories, by_length = sort_lists(gather_events(corpus, windows))
     groups = group_lengths(histories.lengths)
     recency = ranges(np.zeros_like(histories.lengths), histories.lengths)
     places = torch.from_numpy(np.searchsorted(items, histories.values)).to(device)

@@ -56,7 +56,7 @@ def place(config):
     from clue_ray.corpus.store import open_corpus
     from clue_ray.study.directory import write_run
     from clue_ray.training.distributed import make_trainer
-    from clue_ray.training.progress import describe_run
+    from clue_ray.training.counters import describe_run
 
     run, run_id = RunSpec(**config["run"]["spec"]), config["run"]["run_id"]
     folder = Path(config["directory"]) / "runs" / run_id
@@ -73,8 +73,8 @@ def place(config):
             scaling_config=real.scaling_config,
             run_config=train.RunConfig(name="workers", storage_path=str(folder)),
         ).fit()
-    known = describe_run(run, open_corpus(config["corpus"]), EvaluationSpec(**config["evaluation"]), config["study"])
-    record = RunRecord(**known, status="done", loss=1.0)
+    description = describe_run(run, open_corpus(config["corpus"]), EvaluationSpec(**config["evaluation"]), config["study"])
+    record = description.to_record("done", loss=1.0)
     write_run(folder, run, record, [])
     tune.report({"status": "done", "error": "", "loss": 1.0, "step": 1, "steps": 1})
 
