@@ -107,7 +107,6 @@ def train_on_workers(
     run: RunSpec,
     corpus: str,
     evaluation: EvaluationSpec,
-    study: str,
     folder: Path,
     place: str,
     checkpoints: str,
@@ -129,7 +128,6 @@ def train_on_workers(
         "run": run.model_dump(mode="json"),
         "corpus": corpus,
         "evaluation": evaluation.model_dump(mode="json"),
-        "study": study,
         "folder": str(folder),
         "place": place,
         "checkpoints": checkpoints,
@@ -202,8 +200,8 @@ def _train_share(job: dict[str, Any]) -> dict[str, Any]:
         if ray.train.get_context().get_world_rank() == 0:
             folder = stack.enter_context(working_folder(job["place"], fetch=LOG_FILE))
             stack.enter_context(log_to(folder))
-            known = describe_run(run, corpus, evaluation, job["study"])
-            events = stack.enter_context(CurveEvents(folder, known))
+            description = describe_run(run, corpus, evaluation)
+            events = stack.enter_context(CurveEvents(folder, description))
         context = RayContext(job["checkpoints"], events)
-        record, curve = train_with(run, corpus, evaluation, context, job["study"])
+        record, curve = train_with(run, corpus, evaluation, context)
     return {"record": record.model_dump(mode="json"), "curve": curve}

@@ -14,13 +14,15 @@ from typing import Any
 from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
 
+from clue_ray.runs import RunDescription
+
 LOG_FILE = "log.txt"
 DRIVER_LOG = "driver.txt"
 """Log of the process that starts a run's workers, if it cannot append to the first worker's."""
 FORMAT = "%(asctime)s %(levelname)s %(message)s"
 POSITION = ("step", "users_seen")
 """Columns of a curve that are not values but positions."""
-NO_HYPERPARAMETERS = ("run_id", "study", "corpus_digest", "clue_ray_version")
+NO_HYPERPARAMETERS = {"run_id", "study", "corpus_digest", "clue_ray_version"}
 
 
 @contextmanager
@@ -44,20 +46,19 @@ def log_to(folder: Path, name: str = LOG_FILE) -> Iterator[None]:
 class CurveEvents:
     """Event files of one run's learning curve; a context that closes them."""
 
-    def __init__(self, folder: Path, known: dict[str, Any]):
+    def __init__(self, folder: Path, description: RunDescription):
         """Start again in a folder: delete its event files.
 
+
         Args:
-            known: the columns of the runs table known before training; the run's hyper-parameters.
+            description: The run's hyper-parameters, among others.
         """
         for old in folder.glob("events.out.tfevents.*"):
             old.unlink()
         writer: Any = SummaryWriter(str(folder))  # its annotations lack `file_writer`
         self.writer = writer
         self.shown = 0
-        named = {
-            column: value for column, value in known.items() if column not in NO_HYPERPARAMETERS
-        }
+        named = description.model_dump(exclude=NO_HYPERPARAMETERS)
         for summary in hparams(named, {"loss": 0.0}):
             writer.file_writer.add_summary(summary)
 

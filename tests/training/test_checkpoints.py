@@ -15,6 +15,7 @@ from clue_ray.study.tune import spelled_out
 from clue_ray.training import checkpoints
 from clue_ray.training.checkpoints import check_owner, load_state, save_state
 from clue_ray.training.tensorboard import CurveEvents, log_to
+from tests.described import make_description
 
 
 def make_state(step: int, run_id: str = "me") -> dict:
@@ -219,7 +220,7 @@ def test_the_log_holds_what_the_package_says_meanwhile(tmp_path):
 def test_event_files_hold_the_curve_once(tmp_path):
     curve = [{"step": s, "users_seen": 10 * s, "loss": 5.0 / s} for s in (1, 2, 3)]
     for known in (curve[:2], curve):  # killed after two points, then whole
-        with CurveEvents(tmp_path, {"width": 16, "encoder_size": "xs"}) as events:
+        with CurveEvents(tmp_path, make_description()) as events:
             events.show(known[:1])
             events.show(known)
     found = EventAccumulator(str(tmp_path)).Reload()
