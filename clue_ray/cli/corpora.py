@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from clue_ray.cli.options import Address, Columns, Json, console, make_corpus_spec
+from clue_ray.cli.options import Address, Json, console, make_corpus_spec
 from clue_ray.spec.yaml import read_yaml
 
 
@@ -14,7 +14,7 @@ def fetch(
     name: Annotated[
         str,
         typer.Argument(
-            help="Name of a public log (completejourney), or `planted` for one with a known law."
+            help="completejourney, a public log; or planted, a log drawn from a known model."
         ),
     ],
     output: Annotated[
@@ -22,15 +22,13 @@ def fetch(
     ],
     spec: Annotated[
         Path | None,
-        typer.Option(help="YAML file of a planted log: users, services, topics and so on."),
+        typer.Option(help="YAML file with the parameters of a planted log: users, services, ..."),
     ] = None,
 ) -> None:
-    """Build a public event log from its installed package, or a planted one from a spec."""
+    """Build a public event log from its installed package, or draw a planted one."""
     if name == "planted":
-        rows, note = (
-            _fetch_planted(output, spec),
-            "planted: users with known interests, described in docs/reference/planted.md.",
-        )
+        rows = _fetch_planted(output, spec)
+        note = "planted: drawn from a known model, see docs/reference/planted.md."
     else:
         from clue_ray.corpus.public import LICENCE_NOTE, fetch_source
 
@@ -52,23 +50,26 @@ def prepare(
     events: Annotated[
         list[str] | None,
         typer.Argument(
-            help="Files, folders, globs or URIs of logs; NAME=FILES for one log per service."
+            help="Files, folders, globs or URIs of one log; or SERVICE=FILES for each service."
         ),
     ] = None,
     output: Annotated[
-        str | None, typer.Option(help="Folder or URI to write. [default: corpora/<key>]")
+        str | None, typer.Option(help="Folder or URI of the corpus; by default corpora/<key>.")
     ] = None,
-    columns: Columns = None,
+    columns: Annotated[
+        str | None, typer.Option(help="Names of columns in the log: user_id=author,text=title")
+    ] = None,
     text: Annotated[
         str | None, typer.Option(help='Template of the item text, such as "{brand}; {title}".')
     ] = None,
     spec: Annotated[
-        Path | None, typer.Option(help="YAML file with further keys of a study's corpus section.")
+        Path | None,
+        typer.Option(help="YAML file with further fields of a study's corpus section."),
     ] = None,
     address: Address = None,
     as_json: Json = False,
 ) -> None:
-    """Prepare event logs as a corpus of training shards with Ray Data, and show its profile."""
+    """Build a corpus of training shards from event logs with Ray Data, and print its profile."""
     corpus_spec = make_corpus_spec(events or [], columns, text, spec)
     from clue_ray.cli.tables import report_table
     from clue_ray.cluster.session import connect, data_pool
@@ -79,7 +80,7 @@ def prepare(
     if output and is_uri(output):  # before the logs are read, which can take hours
         check_writable(
             output,
-            "give --output a folder or URI that can be written, with credentials in the "
+            "set --output to a folder or URI that can be written, with credentials in the "
             "environment",
         )
     with connect(address), data_pool():

@@ -22,7 +22,8 @@ from clue_ray.scaling.answering.analysis import analyse
 from clue_ray.scaling.answering.axes import joint_fit
 from clue_ray.scaling.deciding.add_runs import choose_runs
 from clue_ray.scaling.fitting.fit import Fit
-from clue_ray.scaling.fitting.frontier import FEWEST
+from clue_ray.scaling.fitting.frontier import MIN_FITTED_RUNS
+from clue_ray.spec.columns import scale_fields
 from clue_ray.spec.compute import train_flops
 from clue_ray.spec.grid import BUDGETS, Point, list_points
 from clue_ray.spec.specs import LADDER, RunSpec, StudySpec
@@ -31,19 +32,10 @@ from clue_ray.study.checks import check_batch, check_run
 from clue_ray.study.costs import Workload
 from clue_ray.training.counters import describe_run
 
-FURTHER = 100.0
+DEFAULT_LOOK_AHEAD = 100.0
 """Compute of the default prediction, as a multiple of the largest run's."""
 STEPS_BEYOND = 2
 """Values by which each axis of scale is continued."""
-SCALES = (
-    "sequence_length",
-    "corpus_users",
-    "train.global_batch_size",
-    "train.steps",
-    "train.users_seen",
-    "encoder.width",
-)
-REAL_SCALES = ("train.train_flops", BUDGETS)
 
 
 @dataclass
@@ -162,11 +154,11 @@ def _choose_round(
 ) -> list[dict[str, Any]]:
     """Fit the laws again, append the interval to `added`, and choose what to add next."""
     analysis = analyse(runs, study.fit.laws, study.fit.hold_out)
-    if analysis.silence:
-        raise StudyError(f"--grow has no prediction to narrow. {analysis.silence}")
+    if analysis.no_answer_reason:
+        raise StudyError(f"--grow has no prediction to narrow. {analysis.no_answer_reason}")
     law = analysis.fits[analysis.preferred]
     furthest = float(analysis.points["train_flops"].max())
-    added.add_interval(law, request.predict_at or added.predict_at or FURTHER * furthest)
+    added.add_interval(law, request.predict_at or added.predict_at or DEFAULT_LOOK_AHEAD * furthest)
     # A run that failed is in the table, so it is neither chosen nor paid for again.
     left = candidates[~candidates["run_id"].isin(runs.table["run_id"])]
     return next_runs(analysis.points, law, left, request.budget - added.spent, added.predict_at)
@@ -189,7 +181,7 @@ def next_runs(
     """
     table = _on_frontier(candidates, points)
     best = points[points["frontier"]]
-    fitted = best if (~best["held_out"]).sum() >= FEWEST else points
+    fitted = best if (~best["held_out"]).sum() >= MIN_FITTED_RUNS else points
     x, places = (frame["train_flops"].to_numpy(dtype=float) for frame in (fitted, table))
     chosen, _ = choose_runs(law, x, places, budget, predict_at)
     rows = table.iloc[chosen]
@@ -213,7 +205,7 @@ def list_candidates(study: StudySpec, corpus: Corpus) -> pd.DataFrame:
         except ClueRayError:  # the corpus is too small for this value of an axis
             continue
         known = describe_run(run, corpus, study.evaluation, study.name)
-        rows.append({**known, "point": point, **_count(run, workload)})
+        rows.append({**known.model_dump(), "point": point, **_count(run, workload)})
     return pd.DataFrame(rows).drop_duplicates("run_id")
 
 
@@ -265,13 +257,14 @@ def continue_axis(axis: str, values: list[Any]) -> list[Any]:
         ]
         top = max((rungs.index(value) for value in values if value in rungs), default=len(rungs))
         return [*values, *rungs[top + 1 : top + 1 + STEPS_BEYOND]]
-    if axis not in (*SCALES, *REAL_SCALES) or len(values) < 2:
+    scales = {**scale_fields(), BUDGETS: False}
+    if axis not in scales or len(values) < 2:
         return values
     if None in values:  # all users of the corpus: there are no more
         return values
     *_, below, last = sorted(map(float, values))
     further = [last * (last / below) ** step for step in range(1, STEPS_BEYOND + 1)]
-    if axis in REAL_SCALES:
+    if not scales[axis]:
         return [*values, *further]
     # The number of heads divides each of these widths, so it divides multiples of their divisor.
     grain = math.gcd(*map(int, values)) if axis == "encoder.width" else 1

@@ -18,7 +18,7 @@ import shutil
 from collections.abc import Iterable
 from pathlib import Path
 
-from clue_ray.cluster.placement import Node, largest, total, worker_slots
+from clue_ray.cluster.placement import Node, count_workers, largest, total
 from clue_ray.corpus.logs.reading import plan_reading
 from clue_ray.errors import ClusterError, SpecError, StudyError
 from clue_ray.scaling.laws.catalogue import find_law
@@ -154,7 +154,7 @@ def check_cluster(plan: Plan, study: StudySpec, nodes: list[Node]) -> None:
 
 def check_nodes(workers: int, resources: ResourcesSpec, nodes: list[Node]) -> None:
     """Raise for workers that fit the cluster's total resources but not its single nodes."""
-    fitting = worker_slots(resources, nodes)
+    fitting = count_workers(resources, nodes)
     if workers > fitting:
         raise ClusterError(
             f"{workers} concurrent workers of {resources.cpus_per_worker} CPU and "

@@ -16,7 +16,7 @@ from ray.exceptions import GetTimeoutError, RayError
 
 from clue_ray.batches.packing import count_executed, pack, recent_windows
 from clue_ray.batches.sampler import BatchSampler
-from clue_ray.cluster.placement import Node, worker_slots
+from clue_ray.cluster.placement import Node, count_workers
 from clue_ray.corpus.store import Corpus
 from clue_ray.errors import ClusterError
 from clue_ray.spec.compute import Work, train_flops
@@ -101,7 +101,8 @@ class Workload:
 
 def _executed(sampler: BatchSampler, step: int) -> Work:
     """Count the executed work of global batch `step`."""
-    packed = pack(sampler.corpus, sampler.windows(step), sampler.augmentation(step))
+    batch = sampler.batch(step)
+    packed = batch.pack(batch.rows_of(rank=0, world_size=1))
     return count_executed(packed, sampler.batch_size**2)
 
 
@@ -123,7 +124,7 @@ def choose_timing(
     if flops_per_second:
         return partial(given_rate, flops_per_second=flops_per_second)
     # A cluster without room for one worker is refused after planning; a task would wait there.
-    if address and worker_slots(resources, nodes):
+    if address and count_workers(resources, nodes):
         return partial(
             time_on_a_node, place=corpus.place, evaluation=evaluation, resources=resources
         )

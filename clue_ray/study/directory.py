@@ -19,7 +19,7 @@ import pandas as pd
 import yaml
 
 from clue_ray.errors import StudyError
-from clue_ray.runs import RunRecord, Runs, join_records, read_plan, read_record
+from clue_ray.runs import RunDescription, RunRecord, Runs, join_records, read_plan, read_record
 from clue_ray.spec.specs import RunSpec, StudySpec
 from clue_ray.storage.files import atomic_write, read_json, write_json
 from clue_ray.storage.lock import locked
@@ -137,15 +137,15 @@ class StudyDirectory:
         """Return the ids of all runs that ended here, whichever study file they came from."""
         return {file.parent.name for file in self.path.glob("runs/*/record.json")}
 
-    def collect(self, planned: list[dict[str, Any]]) -> Runs:
+    def collect(self, planned: list[RunDescription]) -> Runs:
         """Write the runs table and the learning curves; return the table.
 
         Args:
-            planned: The columns known before training, one mapping per run.
+            planned: The columns known before training, for each run.
         """
-        runs = join_records(self.path, planned)
+        runs = join_records(self.path, [run.model_dump() for run in planned])
         runs.write(self.path)
-        curves = [row for known in planned for row in self._read_curve(known["run_id"])]
+        curves = [row for run in planned for row in self._read_curve(run.run_id)]
         with atomic_write(self.path / "curves.parquet") as temporary:
             pd.DataFrame(curves, columns=list(CURVE_COLUMNS)).to_parquet(temporary, index=False)
         return runs

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from clue_ray.errors import StudyError
-from clue_ray.runs import RunRecord, Runs, read_current_runs
+from clue_ray.runs import RunDescription, RunRecord, Runs, read_current_runs
 from clue_ray.spec.specs import RunSpec, StudySpec
 from clue_ray.storage.files import delete_file, fetch_files, list_files, push_files, write_json
 from clue_ray.storage.lease import Lease
@@ -60,7 +60,7 @@ class StoredDirectory(StudyDirectory):
     @property
     def failure(self) -> str:
         """Why storage is lost; empty while it is not."""
-        return self.lease.trouble if self.lease else ""
+        return self.lease.failure if self.lease else ""
 
     @contextmanager
     def held(self) -> Iterator[None]:
@@ -190,7 +190,7 @@ class StoredDirectory(StudyDirectory):
             push_files(self.path, ["runs.csv", "runs.parquet"], self.home)
             self.table_pushed = time.monotonic()
 
-    def collect(self, planned: list[dict[str, Any]]) -> Runs:
+    def collect(self, planned: list[RunDescription]) -> Runs:
         """Fetch the runs, write the tables, push them and return the runs table."""
         if not self.failure:
             self._fetch()

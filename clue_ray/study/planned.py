@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from clue_ray.cluster.placement import makespan
+from clue_ray.runs import RunDescription
 from clue_ray.spec.specs import RunSpec
 
 
@@ -16,7 +17,7 @@ class PlannedRun:
     """One run before it starts.
 
     Attributes:
-        known: The columns of the runs table that are known before training.
+        description: The columns of the runs table that are known before training.
         train_tokens: Expected tokens over all steps.
         train_flops: Expected training compute, FLOP.
         status: Status in the record that an earlier command left, else `missing`.
@@ -24,7 +25,7 @@ class PlannedRun:
     """
 
     run: RunSpec
-    known: dict[str, Any]
+    description: RunDescription
     steps: int
     train_tokens: int
     train_flops: float
@@ -35,7 +36,7 @@ class PlannedRun:
     @property
     def run_id(self) -> str:
         """The run's identity, a hash of its spec and corpus."""
-        return str(self.known["run_id"])
+        return self.description.run_id
 
     @property
     def finished(self) -> bool:
@@ -116,4 +117,4 @@ def _worker_hours(planned: PlannedRun) -> float:
 def _run_to_dict(planned: PlannedRun) -> dict[str, Any]:
     """Return one entry of plan.json's `runs`."""
     facts = ("steps", "train_tokens", "train_flops", "expected_seconds", "finished")
-    return {**planned.known, **{fact: getattr(planned, fact) for fact in facts}}
+    return {**planned.description.model_dump(), **{fact: getattr(planned, fact) for fact in facts}}

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from clue_ray.cluster.placement import Node, multi_worker_runs_at_once, worker_slots
+from clue_ray.cluster.placement import Node, count_workers, multi_worker_concurrency
 from clue_ray.corpus.store import Corpus
 from clue_ray.spec.compute import forward_flops, train_flops
 from clue_ray.spec.grid import Point, count_points, expand
@@ -54,15 +54,15 @@ def plan_runs(
     planned = _with_times(planned, workload, study, directory.planned_seconds(), timed)
     pending = [run for run in planned if not run.finished]
     workers = max((run.workers for run in pending), default=1)
-    fitting = worker_slots(study.resources, nodes)
-    multi_worker_runs = multi_worker_runs_at_once(workers, fitting, nodes)
+    fitting = count_workers(study.resources, nodes)
+    multi_worker_runs = multi_worker_concurrency(workers, fitting, nodes)
     asked = study.resources.concurrency
     return Plan(
         study=study.name,
         runs=planned,
         concurrency=max(1, fitting) if asked == "auto" else asked,
         multi_worker_runs=multi_worker_runs if asked == "auto" else min(asked, multi_worker_runs),
-        disk_bytes=sum(BYTES_PER_PARAM * run.known["total_params"] for run in pending),
+        disk_bytes=sum(BYTES_PER_PARAM * run.description.total_params for run in pending),
         warnings=[*_no_room(fitting, study), *find_warnings(planned, corpus, study)],
         notes=find_notes(planned, count_points(study) + len(added), directory),
     )
@@ -83,12 +83,12 @@ def _plan_run(
     run: RunSpec, workload: Workload, study: StudySpec, directory: StudyDirectory
 ) -> PlannedRun:
     """Plan one run from its spec and the corpus; its time is not known yet."""
-    known = describe_run(run, workload.corpus, study.evaluation, study.name)
+    description = describe_run(run, workload.corpus, study.evaluation, study.name)
     steps, step = workload.steps(run), workload.step(run)
-    record = directory.read_record(str(known["run_id"]))
+    record = directory.read_record(description.run_id)
     return PlannedRun(
         run=run,
-        known=known,
+        description=description,
         steps=steps,
         train_tokens=step.required.tokens * steps,
         train_flops=float(train_flops(run.encoder, step.required) * steps),

@@ -207,7 +207,7 @@ def _train_study(
     try:
         train_pending(plan, corpus, study, directory, on_progress, callbacks)
     finally:  # an interrupted study leaves its tables too
-        runs = directory.collect([r.known for r in plan.runs])
+        runs = directory.collect([r.description for r in plan.runs])
     score_runs(directory, read_tasks(study.transfer), list(runs.done["run_id"]))
     return join_results(directory.path, runs), plan.concurrency
 

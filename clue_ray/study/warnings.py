@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from clue_ray.corpus.store import Corpus
+from clue_ray.spec.columns import SIZE, run_axes, short_label
 from clue_ray.spec.specs import StudySpec
 from clue_ray.study.directory import StudyDirectory
 from clue_ray.training.evaluate import make_pools
@@ -31,14 +32,6 @@ FINE_DIFFERENCE = 0.03
 """Difference in loss between neighbouring values of an axis in a small study, nats."""
 
 
-AXES = {
-    "non_embedding_params": "encoder size",
-    "corpus_users": "corpus users",
-    "sequence_length": "sequence length",
-    "global_batch_size": "global batch size",
-}
-
-
 class Scales(NamedTuple):
     """The values of one quantity over the runs of a study."""
 
@@ -53,14 +46,15 @@ class Scales(NamedTuple):
 
 def find_warnings(planned: list["PlannedRun"], corpus: Corpus, study: StudySpec) -> list[str]:
     """List what would weaken the study's answer."""
-    axes = [Scales(name, [r.known[column] for r in planned]) for column, name in AXES.items()]
-    swept = [axis for axis in axes if axis.distinct > 1]
-    tokens = Scales("training tokens", [float(r.train_tokens) for r in planned])
+    columns = [SIZE, *run_axes()]
+    scales = [Scales(short_label(c), [getattr(r.description, c) for r in planned]) for c in columns]
+    swept = [each for each in scales if each.distinct > 1]
+    tokens = Scales(short_label("train_tokens"), [float(r.train_tokens) for r in planned])
     return [
         *_few_scales(swept),
         *_collinear(
             [(a, b) for a, b in itertools.combinations(swept, 2)]
-            + [(axes[0], tokens)] * (axes[0] in swept)
+            + [(scales[0], tokens)] * (scales[0] in swept)
         ),
         *_narrow_compute(planned),
         *_many_epochs(planned, corpus),
@@ -74,7 +68,8 @@ def find_warnings(planned: list["PlannedRun"], corpus: Corpus, study: StudySpec)
 def _few_scales(swept: list[Scales]) -> list[str]:
     """Warn of axes with too few values for a law."""
     return [
-        f"{axis.name} takes {axis.distinct} values; a law along it needs at least {ENOUGH_SCALES}."
+        f"the runs have {axis.distinct} values of {axis.name}; a law along them needs at least "
+        f"{ENOUGH_SCALES}."
         for axis in swept
         if axis.distinct < ENOUGH_SCALES
     ]
@@ -114,11 +109,11 @@ def _many_epochs(planned: list["PlannedRun"], corpus: Corpus) -> list[str]:
     users (users seen / sum of all pairs' users) times.
     """
     pairs: dict[int, int] = {}
-    for users in {r.known["corpus_users"] for r in planned}:
+    for users in {r.description.corpus_users for r in planned}:
         subset = corpus.train_users[:users]
         pairs[users] = sum(len(corpus.users_of_pair(subset, pair)) for pair in corpus.pairs())
     epochs = [
-        r.steps * r.known["global_batch_size"] / max(1, pairs[r.known["corpus_users"]])
+        r.steps * r.description.global_batch_size / max(1, pairs[r.description.corpus_users])
         for r in planned
     ]
     many = [each for each in epochs if each > WISE_EPOCHS]
@@ -133,7 +128,7 @@ def _many_epochs(planned: list["PlannedRun"], corpus: Corpus) -> list[str]:
 
 def untaught_pairs(planned: list["PlannedRun"], corpus: Corpus) -> list[str]:
     """Warn of pairs of services with fewer users than a batch: evaluated, but never trained."""
-    sizes = {(r.known["corpus_users"], r.known["global_batch_size"]) for r in planned}
+    sizes = {(r.description.corpus_users, r.description.global_batch_size) for r in planned}
     left = 0
     for users, batch in sizes:
         counts = [
@@ -152,7 +147,7 @@ def untaught_pairs(planned: list["PlannedRun"], corpus: Corpus) -> list[str]:
 def no_service_alone(planned: list["PlannedRun"], corpus: Corpus) -> list[str]:
     """Warn where runs ask for batches of one service and no service has enough users for one."""
     asked = {
-        (r.known["corpus_users"], r.known["global_batch_size"])
+        (r.description.corpus_users, r.description.global_batch_size)
         for r in planned
         if r.run.train.same_service
     }
@@ -181,7 +176,7 @@ def _same_training(planned: list["PlannedRun"]) -> list[str]:
                 exclude={"resources": True, "corpus_users": True, "encoder": {"size"}, **horizon}
             ),
             r.steps,
-            r.known["corpus_users"],
+            r.description.corpus_users,
         )
         for r in planned
     )

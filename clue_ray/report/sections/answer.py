@@ -40,7 +40,7 @@ def against_floor(files: StudyFiles, analysis: Analysis | None) -> list[str]:
             f"planted log can reach, "
             f"{floor:.3f}: the pool is small, or the floor is another log's."
         )
-    if not analysis.silence and ahead is not None and ahead < floor:
+    if not analysis.no_answer_reason and ahead is not None and ahead < floor:
         said.append(
             f"The predicted {ahead:.2f} nats lie below the lowest loss that any encoder of this "
             f"planted log can reach, "

@@ -19,7 +19,7 @@ from clue_ray.report.tables import Cell, Table, text, written
 from clue_ray.scaling.answering.analysis import Analysis, reach
 from clue_ray.scaling.answering.sentences import listing, number
 from clue_ray.scaling.fitting.fit import Fit, Prediction
-from clue_ray.scaling.judging.backtest import FURTHER
+from clue_ray.scaling.judging.backtest import LOOK_AHEAD
 
 AUTHORS = (
     "The CLUE authors\N{RIGHT SINGLE QUOTATION MARK} own pre-publication curve is log-linear in "
@@ -71,7 +71,7 @@ def _law_sentence(analysis: Analysis) -> str:
     best, name = errors.pop(analysis.preferred, None), law_label(analysis.preferred)
     if best is None:
         return f"There were too few runs for a backtest; the {name} is shown: the simplest, then the closest fit."
-    if analysis.silence:
+    if analysis.no_answer_reason:
         return f"No law speaks: the {name} is drawn, and missed more expensive runs by {_missed(analysis, best)}."
     prefers = all(best <= error for error in errors.values())
     start = f"The backtest prefers the {name}" if prefers else f"The {name} speaks"
@@ -110,8 +110,8 @@ def doubts(analysis: Analysis) -> Section:
         "title": "What would change the answer",
         "nav": "doubts",
     }
-    ahead = reach(fit, FURTHER * float(analysis.points["train_flops"].max()))
-    if analysis.silence or ahead is None:
+    ahead = reach(fit, LOOK_AHEAD * float(analysis.points["train_flops"].max()))
+    if analysis.no_answer_reason or ahead is None:
         return Section(**base, tables=(known,))
     drawn = picture(
         "alternatives",
@@ -126,7 +126,7 @@ def doubts(analysis: Analysis) -> Section:
 
 def _caption() -> str:
     return (
-        f"Held-out loss predicted at {FURTHER} times the compute, by the answer with its 95% "
+        f"Held-out loss predicted at {LOOK_AHEAD} times the compute, by the answer with its 95% "
         f"interval (top, shaded), "
         "by other ways to fit the same law, by other laws, and with each run left out in turn."
     )

@@ -16,7 +16,7 @@ from matplotlib.axes import Axes
 from clue_ray.errors import ClueRayError
 from clue_ray.report import numbers, tables
 from clue_ray.report.figures.files import NARROW, picture
-from clue_ray.report.figures.style import FAINT, INK, LAW_COLOUR, short_label
+from clue_ray.report.figures.style import FAINT, INK, LAW_COLOUR
 from clue_ray.report.section import Section
 from clue_ray.report.tables import Cell, Table, text, written
 from clue_ray.scaling.answering.analysis import Analysis
@@ -25,7 +25,8 @@ from clue_ray.scaling.answering.sentences import listing
 from clue_ray.scaling.deciding.allocate import Recipe, allocate
 from clue_ray.scaling.deciding.budget import marginal_returns
 from clue_ray.scaling.fitting.fit import Fit, fit_law
-from clue_ray.scaling.judging.backtest import FURTHER
+from clue_ray.scaling.judging.backtest import LOOK_AHEAD
+from clue_ray.spec.columns import short_label
 
 SHORT = (6.8, 2.3)
 FARTHEST = 10.0
@@ -50,7 +51,7 @@ def next_step(analysis: Analysis) -> Section | None:
     the axes holds.
     """
     found = joint_fit(analysis.points)
-    if found is None or analysis.silence:
+    if found is None or analysis.no_answer_reason:
         return None
     fit, left_out = found
     best = _best(analysis.points)
@@ -221,7 +222,7 @@ def _recipe(points: pd.DataFrame) -> list[str]:
         or points["train_tokens"].isna().any()
     ):
         return []
-    budget = FURTHER * float(points["train_flops"].max())
+    budget = LOOK_AHEAD * float(points["train_flops"].max())
     try:
         fit = fit_law(
             "parametric_loss", points, x=["non_embedding_params", "train_tokens"], y="loss"

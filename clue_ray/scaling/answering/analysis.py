@@ -26,10 +26,10 @@ from clue_ray.scaling.answering import warnings as cautions
 from clue_ray.scaling.answering.axes import AxisEffect, axis_effects
 from clue_ray.scaling.answering.sentences import in_words, lowest, measured, predicted
 from clue_ray.scaling.fitting.fit import Fit, Prediction, fit_law
-from clue_ray.scaling.fitting.frontier import FEWEST, SAME_LEVEL, X, Y, mark
+from clue_ray.scaling.fitting.frontier import LARGEST_LEVEL_SHARE, MIN_FITTED_RUNS, X, Y, mark
 from clue_ray.scaling.fitting.table import candidates_of, select
 from clue_ray.scaling.judging.backtest import (
-    FURTHER,
+    LOOK_AHEAD,
     PLAIN,
     Backtest,
     backtest,
@@ -114,8 +114,8 @@ class Analysis:
         chance: loss of a guess, ln(candidates).
         fits: by law name, loss against train_flops without the held-out runs.
         backtest: how well each law predicted larger runs.
-        preferred: the law that speaks, by `choose_speaker`; where none may, the one to draw.
-        silence: why no law speaks; empty where one does.
+        preferred: the law that speaks, by `select_law`; where none may, the one to draw.
+        no_answer_reason: why no law speaks; empty where one does.
         axes: what each swept axis did.
         panels: BIC, sensitivity, influence, identifiability of the preferred law's prediction.
         warnings: what a reader should know, at most one sentence a subject, the gravest first.
@@ -127,7 +127,7 @@ class Analysis:
     fits: dict[str, Fit]
     backtest: Backtest
     preferred: str
-    silence: str
+    no_answer_reason: str
     axes: list[AxisEffect]
     panels: Panels
     warnings: list[str]
@@ -148,7 +148,7 @@ class Analysis:
         judged = self.backtest.summary.set_index("law")
         exponent = fit.law.exponents[0] if fit.law.exponents else None
         ends = fit.known_interval(exponent) if exponent else (None, None)
-        ahead = reach(fit, FURTHER * float(self.points[X].max()))
+        ahead = reach(fit, LOOK_AHEAD * float(self.points[X].max()))
         return {
             "law": name,
             "formula": fit.law.describe(fit.parameters),
@@ -182,8 +182,8 @@ class Analysis:
         sentences.
         """
         scored = (self.points, self.candidates, self.chance)
-        if self.silence:
-            return f"{self.silence} {lowest(*scored)}"
+        if self.no_answer_reason:
+            return f"{self.no_answer_reason} {lowest(*scored)}"
         return f"{measured(*scored)} {predicted(self._law_rows, self.points)}"
 
     def to_dict(self) -> dict[str, Any]:
@@ -191,7 +191,7 @@ class Analysis:
         return {
             "answer": self.answer(),
             "preferred": self.preferred,
-            "silence": self.silence,
+            "no_answer_reason": self.no_answer_reason,
             "candidates": self.candidates,
             "chance": self.chance,
             "laws": self.law_table(),
@@ -237,30 +237,39 @@ def analyse(runs: Runs, laws: Sequence[str], hold_out: str = "largest_compute") 
     fitted, points, basis = headline(points)
     fits, left_out = _fit_all(fitted, laws)
     judged, doubts = _judge(points, list(fits))
-    preferred, silence = select_law(judged, fits, points[X])
-    speaker, far = fits[preferred], FURTHER * float(points[X].max())
-    ahead = None if silence else reach(speaker, far)
+    preferred, no_answer_reason = select_law(judged, fits, points[X])
+    preferred_fit, far = fits[preferred], LOOK_AHEAD * float(points[X].max())
+    ahead = None if no_answer_reason else reach(preferred_fit, far)
     panels = _build_panels(preferred, fits, fitted, list(fits), {X: far})
     candidates = candidates_of(points) or 0
     warnings = [
-        *([] if silence else cautions.missed_held_out(points, speaker)),
+        *([] if no_answer_reason else cautions.missed_held_out(points, preferred_fit)),
         *cautions.open_question(points, ahead),
-        *(basis or cautions.few_runs(speaker)),
+        *(basis or cautions.few_runs(preferred_fit)),
         *(doubts or cautions.undecided(judged, fits)),
         *cautions.influential(panels.influence, ahead),
         *cautions.levers(points),
         *cautions.one_seed(points),
         *cautions.above_chance(points, chance_loss(candidates)),
         *cautions.floors(fits, cautions.decades_of(fitted[X])),
-        *cautions.at_bound(speaker),
+        *cautions.at_bound(preferred_fit),
         *panels.identifiability[preferred].warnings,
-        *(cautions.other_interval(speaker, far) if ahead else []),
+        *(cautions.other_interval(preferred_fit, far) if ahead else []),
         *left_out,
         *_counted(runs),
     ]
     chance, axes = chance_loss(candidates), axis_effects(points)
     return Analysis(
-        points, candidates, chance, fits, judged, preferred, silence, axes, panels, warnings
+        points,
+        candidates,
+        chance,
+        fits,
+        judged,
+        preferred,
+        no_answer_reason,
+        axes,
+        panels,
+        warnings,
     )
 
 
@@ -282,14 +291,14 @@ def headline(points: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame, list[str
     """Choose the runs of the headline fits; give them, the points with held_out as it came to be,
     and why.
     """
-    top = points[X] >= SAME_LEVEL * points.loc[points["frontier"], X].max()
+    top = points[X] >= LARGEST_LEVEL_SHARE * points.loc[points["frontier"], X].max()
     best = points[points["frontier"] & ~top]
     if (
-        len(best) >= FEWEST
+        len(best) >= MIN_FITTED_RUNS
     ):  # a law of the frontier is asked for a run of the frontier: larger ones did worse
         return best, points.assign(held_out=top), []
     below = points[~points["held_out"]]
-    if len(below) >= FEWEST:
+    if len(below) >= MIN_FITTED_RUNS:
         why = (
             f"Only {len(best)} frontier runs lie below the largest compute, so the laws were "
             f"fitted to all "

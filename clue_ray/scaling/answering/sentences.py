@@ -15,7 +15,7 @@ from typing import Any
 
 import pandas as pd
 
-from clue_ray.scaling.judging.backtest import FURTHER
+from clue_ray.scaling.judging.backtest import LOOK_AHEAD
 from clue_ray.scaling.laws.catalogue import LAWS
 
 NUMBERS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
@@ -87,7 +87,7 @@ def lowest(points: pd.DataFrame, candidates: int, chance: float) -> str:
 
 
 def predicted(rows: list[dict[str, Any]], points: pd.DataFrame) -> str:
-    """Say what the first law of the table predicts at `FURTHER` times the compute, and how it fared
+    """Say what the first law of the table predicts at `LOOK_AHEAD` times the compute, and how it fared
     before.
     """
     row, largest = rows[0], float(points["train_flops"].max())
@@ -95,10 +95,10 @@ def predicted(rows: list[dict[str, Any]], points: pd.DataFrame) -> str:
     more = "Ten times more" if best["train_flops"] == largest else "Ten times the largest compute"
     law = in_words(row["law"])
     if row["loss_at_10x"] is None:
-        return f"The {law} cannot be extended to {flop(FURTHER * largest)} FLOP; fit another law to predict further."
+        return f"The {law} cannot be extended to {flop(LOOK_AHEAD * largest)} FLOP; fit another law to predict further."
     ends = _span(row["loss_at_10x_low"], row["loss_at_10x_high"])
     return (
-        f"{more}, {flop(FURTHER * largest)} FLOP, is predicted to reach {row['loss_at_10x']:.2f} "
+        f"{more}, {flop(LOOK_AHEAD * largest)} FLOP, is predicted to reach {row['loss_at_10x']:.2f} "
         f"nats ({ends}) "
         f"by the {law}, which missed larger runs by {row['backtest_error_nats']:.3f} nats on "
         f"average in the backtest"

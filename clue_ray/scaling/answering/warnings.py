@@ -13,7 +13,8 @@ from clue_ray.scaling.answering.sentences import listing, number
 from clue_ray.scaling.fitting.fit import Fit, Prediction
 from clue_ray.scaling.fitting.intervals import ENOUGH_FREEDOM
 from clue_ray.scaling.fitting.warnings import ENOUGH_DECADES
-from clue_ray.scaling.judging.backtest import FURTHER, Backtest
+from clue_ray.scaling.judging.backtest import LOOK_AHEAD, Backtest
+from clue_ray.spec.columns import axes, short_label
 
 
 def open_question(points: pd.DataFrame, ahead: Prediction | None) -> list[str]:
@@ -22,27 +23,29 @@ def open_question(points: pd.DataFrame, ahead: Prediction | None) -> list[str]:
     if ahead is None or not ahead.high >= best:
         return []
     return [
-        f"The interval at {FURTHER} times the compute holds the best loss measured, {best:.3f} "
+        f"The interval at {LOOK_AHEAD} times the compute holds the best loss measured, {best:.3f} "
         f"nats: "
         "the runs do not exclude that more compute buys nothing."
     ]
 
 
-def missed_held_out(points: pd.DataFrame, speaker: Fit) -> list[str]:
+def missed_held_out(points: pd.DataFrame, preferred_fit: Fit) -> list[str]:
     """Say when the best held-out run lies outside what the law that speaks foretold of it."""
     held = points[points["held_out"]]
     if held.empty:
         return []
     best = held.sort_values("loss").iloc[0]
     try:
-        _, low, high = speaker.predict_run(**{speaker.x[0]: float(best[speaker.x[0]])})
+        _, low, high = preferred_fit.predict_run(
+            **{preferred_fit.x[0]: float(best[preferred_fit.x[0]])}
+        )
     except FitError:  # a law that is not positive there
         return []
     if low <= best["loss"] <= high:
         return []
     return [
         f"The largest run on the frontier, held out, measured {best['loss']:.3f} nats, outside the "
-        f"{low:.3f} to {high:.3f} that the {speaker.law.words} foretold: it may not hold further "
+        f"{low:.3f} to {high:.3f} that the {preferred_fit.law.words} foretold: it may not hold further "
         f"out either."
     ]
 
@@ -97,7 +100,7 @@ def influential(table: pd.DataFrame, ahead: Prediction | None) -> list[str]:
 
 def at_bound(fit: Fit) -> list[str]:
     """Say when the exponent of the law that speaks ended at the edge of the range searched."""
-    return [warning for warning in fit.noticed if "exponent is at its bound" in warning]
+    return [warning for warning in fit.fit_warnings if "exponent is at its bound" in warning]
 
 
 def floors(fits: dict[str, Fit], decades: float) -> list[str]:
@@ -132,18 +135,9 @@ def other_interval(fit: Fit, ahead: float) -> list[str]:
     side = "wider" if rival.high - rival.low > profile.high - profile.low else "narrower"
     return [
         f"A bootstrap of the {fit.law.words} gives {rival.low:.2f} to {rival.high:.2f} nats at "
-        f"{FURTHER} times the "
+        f"{LOOK_AHEAD} times the "
         f"compute, much {side} than the interval shown; trust the wider one."
     ]
-
-
-LEVERS = {
-    "non_embedding_params": "encoder parameters",
-    "sequence_length": "history length",
-    "corpus_users": "corpus users",
-    "global_batch_size": "batch size",
-    "steps": "steps",
-}
 
 
 def levers(points: pd.DataFrame) -> list[str]:
@@ -152,8 +146,8 @@ def levers(points: pd.DataFrame) -> list[str]:
     """
     best = points[points["frontier"]]
     grown = {
-        name: best[column].max() / best[column].min()
-        for column, name in LEVERS.items()
+        short_label(column): best[column].max() / best[column].min()
+        for column in axes()
         if column in best
     }
     named = [
