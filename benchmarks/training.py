@@ -21,7 +21,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 
-from clue_ray.batches.packing import Windows, count_executed, count_work, pack
+from clue_ray.batches.packing import Windows, count_executed, pack
 from clue_ray.batches.sampler import BatchSampler
 from clue_ray.corpus.store import Corpus, open_corpus
 from clue_ray.encoder.loss import info_nce
@@ -171,7 +171,7 @@ class Contest:
 
         The last is for float64: vectors of an untrained encoder are nearly alike, which magnifies
         fp32's rounding."""
-        windows = self.sampler.windows(0)
+        windows = self.sampler.batch(0).windows
         losses, gradients = [], []
         for name in self.optimizers:
             self.rival.zero_grad(set_to_none=True)
@@ -283,8 +283,9 @@ def compare(contest: Contest, repeats: int) -> None:
     rates: dict[str, list[float]] = {name: [] for name in contest.optimizers}
     executed = []
     for step in range(1, repeats + 1):
-        windows = contest.sampler.windows(step)
-        tokens, padded = count_work(contest.corpus, windows).tokens, pad(contest.corpus, windows)
+        batch = contest.sampler.batch(step)
+        windows, tokens = batch.windows, batch.work.tokens
+        padded = pad(contest.corpus, windows)
         for name, found in rates.items():
             seconds = contest.step(name, windows, padded)
             found.append(tokens / seconds)

@@ -90,7 +90,8 @@ class Workload:
 
 def _executed(sampler: BatchSampler, step: int) -> Work:
     """Count what computing global batch `step` takes."""
-    packed = pack(sampler.corpus, sampler.windows(step), sampler.augmentation(step))
+    batch = sampler.batch(step)
+    packed = batch.pack(batch.rows_of(rank=0, world_size=1))
     return count_executed(packed, sampler.batch_size**2)
 
 

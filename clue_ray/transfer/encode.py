@@ -25,8 +25,15 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 
-from clue_ray.batches.dropout import WHOLE, events_of, keyed_hash
-from clue_ray.batches.packing import Windows, group_lengths, pack, recent_windows, sort_lists
+from clue_ray.batches.dropout import keyed_hash
+from clue_ray.batches.packing import (
+    Windows,
+    gather_events,
+    group_lengths,
+    pack,
+    recent_windows,
+    sort_lists,
+)
 from clue_ray.corpus.logs.times import as_seconds
 from clue_ray.corpus.rows import SortedRows
 from clue_ray.corpus.shards import item_tokenizer
@@ -278,7 +285,7 @@ def _encode_sequences(
     output_width].
     """
     device = items_ID.device
-    histories, by_length = sort_lists(events_of(corpus, *windows, WHOLE))
+    histories, by_length = sort_lists(gather_events(corpus, windows))
     groups, recency = (
         group_lengths(histories.lengths),
         ranges(np.zeros_like(histories.lengths), histories.lengths),

@@ -458,7 +458,7 @@ def test_a_submitted_study_survives_a_node_and_is_brought_home(write_study, buck
     home = tmp_path / "home" / "tiny"
     assert (home / "report" / "index.html").exists()
     assert not (home / "tune").exists()
-    assert any("goes on after step" in log.read_text() for log in home.glob("runs/*/log.txt"))
+    assert any("resumes after step" in log.read_text() for log in home.glob("runs/*/log.txt"))
     alone = run_study(read_study(file), tmp_path / "alone").table.drop(columns=CLOCK)
     pd.testing.assert_frame_equal(
         read_runs(home).table.drop(columns=CLOCK), alone, check_dtype=False

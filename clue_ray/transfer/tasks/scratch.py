@@ -46,7 +46,7 @@ def train_from_scratch(
         torch.manual_seed(seed)
         head = Head(width, base_scores(examples), label_features(examples.names), hidden=False)
     optimizers = [
-        make_optimizer(model, run.train, run.encoder),
+        make_optimizer(model, run.train),
         torch.optim.AdamW(head.parameters(), 1e-2),
     ]
     (train, targets), held = (
