@@ -151,7 +151,9 @@ def certainty(rows: list[Doubling]) -> str:
         )
     if first.low < 1e-3 * max(first.gain, 1e-9):
         sentences.append("A gain is not identified: the interval reaches zero.")
-    sentences.append("Each doubled value is larger than any run at the best run's other settings.")
+    sentences.append(
+        "These are extrapolations: no run with the other settings of the best run has a larger value."
+    )
     return " ".join(sentences)
 
 
