@@ -68,7 +68,7 @@ def headline(points: Points) -> dict[str, Any]:
             np.log10(points.runs["train_flops"].max() / points.runs["train_flops"].min())
         ),
         "law": found.preferred,
-        "silence": found.silence,
+        "no_answer_reason": found.no_answer_reason,
         "formula": law.law.describe(law.parameters),
         "backtest": found.backtest.summary.set_index("law")["mean_absolute_error"].to_dict(),
         "held_out": best.to_dict(),

@@ -13,7 +13,7 @@ from clue_ray.spec.specs import CorpusSpec, StudySpec
 from clue_ray.storage.place import SCHEMES, is_uri, refuse_secrets
 from clue_ray.transfer.tasks.spec import read_tasks
 
-PACKAGE = Path(__file__).parent
+PACKAGE = Path(__file__).parents[1]
 MOST_BYTES = 10_000_000
 """Code and study take a few hundred kilobytes; whatever takes more is data by mistake."""
 

@@ -162,7 +162,7 @@ def _compare(
     silent = [
         f"No law speaks for {name}."
         for name, one in zip(names, analyses, strict=True)
-        if one.silence
+        if one.no_answer_reason
     ]
     if low > high:
         silent.append(

@@ -102,8 +102,8 @@ def predict_study(
             "add them, or fit other columns with `clue-ray fit`."
         )
     analysis = analyse(Runs(files.table), files.fit.laws, files.fit.hold_out)
-    if analysis.silence:
-        raise FitError(analysis.silence)
+    if analysis.no_answer_reason:
+        raise FitError(analysis.no_answer_reason)
     fit, largest = analysis.fits[analysis.preferred], float(analysis.points["train_flops"].max())
     if loss is not None:
         found = budget_for_loss(fit, loss)

@@ -25,7 +25,7 @@ from clue_ray.scaling.answering.analysis import analyse
 from clue_ray.scaling.answering.axes import joint_fit
 from clue_ray.scaling.deciding.add_runs import choose_runs
 from clue_ray.scaling.fitting.fit import Fit
-from clue_ray.scaling.fitting.frontier import FEWEST
+from clue_ray.scaling.fitting.frontier import MIN_FITTED_RUNS
 from clue_ray.spec.compute import train_flops
 from clue_ray.spec.grid import BUDGETS, Point, list_points
 from clue_ray.spec.specs import LADDER, RunSpec, StudySpec
@@ -61,13 +61,13 @@ class AddedRuns:
         """FLOP of the added runs."""
         return float(sum(run["train_flops"] for run in self.runs))
 
-    def predict(self, speaker: Fit, at: float) -> None:
+    def predict(self, preferred_fit: Fit, at: float) -> None:
         """Note the interval of the loss at some compute; intervals at another compute are not
         comparable and go.
         """
         if at != self.at:
             self.at, self.intervals = at, []
-        prediction = speaker.predict(train_flops=at)
+        prediction = preferred_fit.predict(train_flops=at)
         if [prediction.low, prediction.high] not in self.intervals[-1:]:
             self.intervals.append([prediction.low, prediction.high])
 
@@ -84,7 +84,7 @@ class AddedRuns:
         )
 
 
-FURTHER = 100.0
+DEFAULT_LOOK_AHEAD = 100.0
 """How far beyond the largest run of the grid the prediction lies, as a factor on compute, where
 none is named."""
 STEPS_BEYOND = 2
@@ -135,18 +135,21 @@ def add_runs(
             AddedRuns.read(directory),
             analyse(runs, study.fit.laws, study.fit.hold_out),
         )
-        if analysis.silence:
-            raise StudyError(f"--grow has no prediction to narrow. {analysis.silence}")
-        speaker = analysis.fits[analysis.preferred]
+        if analysis.no_answer_reason:
+            raise StudyError(f"--grow has no prediction to narrow. {analysis.no_answer_reason}")
+        preferred_fit = analysis.fits[analysis.preferred]
         grown.predict(
-            speaker, growth.at or grown.at or FURTHER * float(analysis.points["train_flops"].max())
+            preferred_fit,
+            growth.at
+            or grown.at
+            or DEFAULT_LOOK_AHEAD * float(analysis.points["train_flops"].max()),
         )
         left = candidates[
             ~candidates["run_id"].isin(runs.table["run_id"])
         ]  # a run that failed is not paid for again
-        chosen = next_runs(analysis.points, speaker, left, growth.budget - grown.spent, grown.at)[
-            :at_once
-        ]
+        chosen = next_runs(
+            analysis.points, preferred_fit, left, growth.budget - grown.spent, grown.at
+        )[:at_once]
         grown.runs += chosen
         write_json(directory / "grown.json", asdict(grown))
         if not chosen:
@@ -155,21 +158,21 @@ def add_runs(
 
 
 def next_runs(
-    points: pd.DataFrame, speaker: Fit, candidates: pd.DataFrame, budget: float, at: float
+    points: pd.DataFrame, preferred_fit: Fit, candidates: pd.DataFrame, budget: float, at: float
 ) -> list[dict[str, Any]]:
     """Choose runs to add within a budget, the most telling first: point and train_flops of each.
 
     Args:
         points: the runs that are done, as `Analysis.points`.
-        speaker: the law that predicts.
+        preferred_fit: the law that predicts.
         candidates: columns run_id, point, train_flops and the study's axes, a row a run that was
             not tried yet.
     """
     table = _on_frontier(candidates, points)
     best = points[points["frontier"]]
-    fitted = best if (~best["held_out"]).sum() >= FEWEST else points
+    fitted = best if (~best["held_out"]).sum() >= MIN_FITTED_RUNS else points
     x, places = (frame["train_flops"].to_numpy(dtype=float) for frame in (fitted, table))
-    chosen, _ = choose_runs(speaker, x, places, budget, at)
+    chosen, _ = choose_runs(preferred_fit, x, places, budget, at)
     return [dict(row) for row in table.iloc[chosen][["point", "train_flops"]].to_dict("records")]
 
 

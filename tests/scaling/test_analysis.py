@@ -311,13 +311,13 @@ def test_a_law_that_rises_does_not_speak(losses: list[float]) -> None:
     assert found.preferred != "log_linear"
     assert trend(found.fits[found.preferred], found.points["train_flops"]) <= 0
     assert not any("10 times the compute" in warning for warning in found.warnings)
-    assert found.to_dict()["silence"] in found.answer()
+    assert found.to_dict()["no_answer_reason"] in found.answer()
 
 
 def test_a_flat_study_has_no_answer_and_a_falling_one_has(analysis: Analysis) -> None:
     flat = overfitted([4.0, 4.1, 4.0, 4.1, 4.0, 4.1, 4.0, 4.1])
     assert "no answer yet" in flat.answer()
-    assert analysis.silence == ""
+    assert analysis.no_answer_reason == ""
     assert trend(analysis.fits[analysis.preferred], analysis.points["train_flops"]) == -1
 
 

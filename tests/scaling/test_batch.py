@@ -95,7 +95,7 @@ def test_steps_that_do_not_depend_on_the_batch_leave_it_at_an_edge() -> None:
     found = fit_law("critical_batch", {"b": BATCHES, "s": steps}, x="b", y="s")
     assert any(
         "critical batch size is at the edge of the range searched" in warning
-        for warning in found.noticed
+        for warning in found.fit_warnings
     )
 
 

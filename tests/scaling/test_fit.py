@@ -305,15 +305,15 @@ def test_an_own_law_without_hints_is_found_far_from_its_starts() -> None:
     assert found.parameters == pytest.approx(
         {"nc": 8.8e13, "an": 0.076, "dc": 5.4e13, "ad": 0.095}, rel=1e-6
     )
-    assert found.noticed == ()
+    assert found.fit_warnings == ()
 
 
 def test_an_own_law_that_a_power_law_beats_says_so() -> None:
     law = Law("far", "a + log(b x)", ("a", "b"), 1, lambda x, a, b: a + np.log(b * x))
     x = np.logspace(0, 3, 8)
-    said = fit_law(law, {"x": x, "y": 3 * x**-0.1}, x="x", y="y").noticed[0]
+    said = fit_law(law, {"x": x, "y": 3 * x**-0.1}, x="x", y="y").fit_warnings[0]
     assert said.startswith("far: it misses the runs by")
     assert said.endswith("places for a, b.")
     assert not fit(
         "log_linear", table("power_law")
-    ).noticed  # a law of ours that does not suit is no missed optimum
+    ).fit_warnings  # a law of ours that does not suit is no missed optimum

@@ -14,7 +14,7 @@ from clue_ray.storage.lock import locked
 HOLD = """
 import sys, time
 from pathlib import Path
-from clue_ray.study.lock import locked
+from clue_ray.storage.lock import locked
 with locked(Path(sys.argv[1])):
     print("held", flush=True)
     time.sleep(60)

@@ -39,7 +39,7 @@ def against_floor(files: StudyFiles, analysis: Analysis | None) -> list[str]:
             f"of this planted log can reach, {floor:.3f} nats: the evaluation pool is small, or "
             "the bound belongs to another log."
         )
-    if not analysis.silence and ahead is not None and ahead < floor:
+    if not analysis.no_answer_reason and ahead is not None and ahead < floor:
         warnings.append(
             f"The predicted loss, {ahead:.2f} nats, is below the lowest loss that an encoder of "
             f"this planted log can reach, {floor:.3f} nats, so the law does not hold that far."

@@ -19,7 +19,7 @@ from clue_ray.report.tables import Cell, Table, text, written
 from clue_ray.scaling.answering.analysis import Analysis, reach
 from clue_ray.scaling.answering.sentences import listing, number
 from clue_ray.scaling.fitting.fit import Fit, Prediction
-from clue_ray.scaling.judging.backtest import FURTHER
+from clue_ray.scaling.judging.backtest import LOOK_AHEAD
 
 AUTHORS = (
     "The CLUE authors\N{RIGHT SINGLE QUOTATION MARK} own pre-publication curve is log-linear in "
@@ -71,7 +71,7 @@ def _law_sentence(analysis: Analysis) -> str:
             "parameters, and among those the closest fit."
         )
     error = f"its error on more expensive runs was {_mean_error(analysis, best)}"
-    if analysis.silence:
+    if analysis.no_answer_reason:
         return f"No law is preferred. The {name} is drawn; {error}."
     lowest = all(best <= error for error in errors.values())
     start = f"The {name} is preferred{': it has the lowest backtest error' if lowest else ''}"
@@ -111,8 +111,8 @@ def alternatives(analysis: Analysis) -> Section:
         "title": "What would change the answer",
         "nav": "alternatives",
     }
-    ahead = reach(fit, FURTHER * float(analysis.points["train_flops"].max()))
-    if analysis.silence or ahead is None:
+    ahead = reach(fit, LOOK_AHEAD * float(analysis.points["train_flops"].max()))
+    if analysis.no_answer_reason or ahead is None:
         return Section(**base, tables=(known,))
     drawn = picture(
         "alternatives",
@@ -127,7 +127,7 @@ def alternatives(analysis: Analysis) -> Section:
 
 def _caption() -> str:
     return (
-        f"Held-out loss predicted at {FURTHER} times the compute: the answer with its 95% interval "
+        f"Held-out loss predicted at {LOOK_AHEAD} times the compute: the answer with its 95% interval "
         "(top, shaded), other ways to fit the same law, other laws, and the same law with each run "
         "left out in turn."
     )

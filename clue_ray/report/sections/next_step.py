@@ -23,7 +23,7 @@ from clue_ray.scaling.answering.sentences import listing
 from clue_ray.scaling.deciding.allocate import Recipe, allocate
 from clue_ray.scaling.deciding.budget import marginal_returns
 from clue_ray.scaling.fitting.fit import Fit, fit_law
-from clue_ray.scaling.judging.backtest import FURTHER
+from clue_ray.scaling.judging.backtest import LOOK_AHEAD
 
 SHORT = (6.8, 2.3)
 FARTHEST = 10.0
@@ -51,7 +51,7 @@ class Doubling(NamedTuple):
 def next_step(analysis: Analysis) -> Section | None:
     """Rank the axes by the gain of doubling each; None without swept axes or a law over them."""
     found = joint_fit(analysis.points)
-    if found is None or analysis.silence:
+    if found is None or analysis.no_answer_reason:
         return None
     fit, left_out = found
     best = _best(analysis.points)
@@ -193,7 +193,9 @@ def _table(rows: list[Doubling], fit: Fit) -> Table:
         "largest. Compute is the factor per doubling between runs that differ in this axis only."
     )
     warnings = "; ".join(warning.partition(": ")[2].rstrip(".") for warning in fit.warnings)
-    return Table(heads, cells, note=f"{note} Warnings of this fit: {warnings}." if warnings else note)
+    return Table(
+        heads, cells, note=f"{note} Warnings of this fit: {warnings}." if warnings else note
+    )
 
 
 def gains(rows: list[Doubling], ax: Axes) -> Axes:
@@ -223,7 +225,7 @@ def _recipe(points: pd.DataFrame) -> list[str]:
         or points["train_tokens"].isna().any()
     ):
         return []
-    budget = FURTHER * float(points["train_flops"].max())
+    budget = LOOK_AHEAD * float(points["train_flops"].max())
     try:
         fit = fit_law(
             "parametric_loss", points, x=["non_embedding_params", "train_tokens"], y="loss"

@@ -21,10 +21,10 @@ from clue_ray.scaling.answering import warnings as checks
 from clue_ray.scaling.answering.axes import AxisEffect, axis_effects
 from clue_ray.scaling.answering.sentences import law_words, lowest, measured, predicted
 from clue_ray.scaling.fitting.fit import Fit, Prediction, fit_law
-from clue_ray.scaling.fitting.frontier import FEWEST, SAME_LEVEL, X, Y, mark
+from clue_ray.scaling.fitting.frontier import MIN_FITTED_RUNS, LARGEST_LEVEL_SHARE, X, Y, mark
 from clue_ray.scaling.fitting.table import candidates_of, select
 from clue_ray.scaling.judging.backtest import (
-    FURTHER,
+    LOOK_AHEAD,
     PLAIN,
     Backtest,
     backtest,
@@ -82,7 +82,7 @@ class Analysis:
         fits: laws of the loss in train_flops by name, fitted without the held-out runs.
         backtest: how well each law predicted larger runs.
         preferred: the law selected by `select_law`; without an answer, the law to draw.
-        silence: why no law is preferred; empty where one is.
+        no_answer_reason: why no law is preferred; empty where one is.
         axes: the effect of each swept axis.
         panels: BIC, sensitivity, influence, identifiability of the preferred law's prediction.
         warnings: at most one sentence per subject, the most serious first.
@@ -94,7 +94,7 @@ class Analysis:
     fits: dict[str, Fit]
     backtest: Backtest
     preferred: str
-    silence: str
+    no_answer_reason: str
     axes: list[AxisEffect]
     panels: Panels
     warnings: list[str]
@@ -113,7 +113,7 @@ class Analysis:
         judged = self.backtest.summary.set_index("law")
         exponent = fit.law.exponents[0] if fit.law.exponents else None
         ends = fit.known_interval(exponent) if exponent else (None, None)
-        ahead = reach(fit, FURTHER * float(self.points[X].max()))
+        ahead = reach(fit, LOOK_AHEAD * float(self.points[X].max()))
         return {
             "law": name,
             "formula": fit.law.describe(fit.parameters),
@@ -143,8 +143,8 @@ class Analysis:
     def answer(self) -> str:
         """Describe the gain from compute so far and the prediction at ten times the compute."""
         scored = (self.points, self.candidates, self.chance)
-        if self.silence:
-            return f"{self.silence} {lowest(*scored)}"
+        if self.no_answer_reason:
+            return f"{self.no_answer_reason} {lowest(*scored)}"
         return f"{measured(*scored)} {predicted(self._law_rows, self.points)}"
 
     def to_dict(self) -> dict[str, Any]:
@@ -152,7 +152,7 @@ class Analysis:
         return {
             "answer": self.answer(),
             "preferred": self.preferred,
-            "silence": self.silence,
+            "no_answer_reason": self.no_answer_reason,
             "candidates": self.candidates,
             "chance": self.chance,
             "laws": self.law_table(),
@@ -194,13 +194,13 @@ def analyse(runs: Runs, laws: Sequence[str], hold_out: str = "largest_compute") 
     fitted, points, basis = headline(points)
     fits, left_out = _fit_all(fitted, laws)
     judged, limits = _judge(points, list(fits))
-    preferred, silence = select_law(judged, fits, points[X])
-    fit, far = fits[preferred], FURTHER * float(points[X].max())
-    ahead = None if silence else reach(fit, far)
+    preferred, no_answer_reason = select_law(judged, fits, points[X])
+    fit, far = fits[preferred], LOOK_AHEAD * float(points[X].max())
+    ahead = None if no_answer_reason else reach(fit, far)
     panels = _build_panels(preferred, fits, fitted, list(fits), {X: far})
     candidates = candidates_of(points) or 0
     warnings = [
-        *([] if silence else checks.missed_held_out(points, fit)),
+        *([] if no_answer_reason else checks.missed_held_out(points, fit)),
         *checks.open_question(points, ahead),
         *(basis or checks.few_runs(fit)),
         *(limits or checks.undecided(judged, fits)),
@@ -217,7 +217,16 @@ def analyse(runs: Runs, laws: Sequence[str], hold_out: str = "largest_compute") 
     ]
     chance, axes = chance_loss(candidates), axis_effects(points)
     return Analysis(
-        points, candidates, chance, fits, judged, preferred, silence, axes, panels, warnings
+        points,
+        candidates,
+        chance,
+        fits,
+        judged,
+        preferred,
+        no_answer_reason,
+        axes,
+        panels,
+        warnings,
     )
 
 
@@ -243,12 +252,12 @@ def headline(points: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame, list[str
     """
     # Runs above the frontier's largest compute did worse, so a law of the frontier is tested on the
     # largest run of the frontier.
-    top = points[X] >= SAME_LEVEL * points.loc[points["frontier"], X].max()
+    top = points[X] >= LARGEST_LEVEL_SHARE * points.loc[points["frontier"], X].max()
     best = points[points["frontier"] & ~top]
-    if len(best) >= FEWEST:
+    if len(best) >= MIN_FITTED_RUNS:
         return best, points.assign(held_out=top), []
     below = points[~points["held_out"]]
-    if len(below) >= FEWEST:
+    if len(below) >= MIN_FITTED_RUNS:
         why = (
             f"Only {len(best)} frontier runs lie below the largest compute, so the laws were "
             f"fitted to all {len(below)} runs there; they describe average, not best, use of "

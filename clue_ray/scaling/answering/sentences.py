@@ -10,7 +10,7 @@ from typing import Any
 
 import pandas as pd
 
-from clue_ray.scaling.judging.backtest import FURTHER
+from clue_ray.scaling.judging.backtest import LOOK_AHEAD
 from clue_ray.scaling.laws.catalogue import LAWS
 
 NUMBERS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
@@ -44,10 +44,10 @@ def lowest(points: pd.DataFrame, candidates: int, chance: float) -> str:
 
 
 def predicted(rows: list[dict[str, Any]], points: pd.DataFrame) -> str:
-    """Describe the prediction of the first law at `FURTHER` times the compute and its past error."""
+    """Describe the prediction of the first law at `LOOK_AHEAD` times the compute and its past error."""
     row, largest = rows[0], float(points["train_flops"].max())
     best = points.sort_values(["loss", "train_flops"]).iloc[0]
-    law, budget = law_words(row["law"]), flop(FURTHER * largest)
+    law, budget = law_words(row["law"]), flop(LOOK_AHEAD * largest)
     if row["loss_at_10x"] is None:
         return (
             f"The {law} is not positive at {budget} FLOP, so it predicts no loss there; fit "
@@ -112,7 +112,9 @@ def _rivals(rows: list[dict[str, Any]]) -> str:
     if len(ahead) < 2:
         return ""
     values = [row["loss_at_10x"] for row in ahead]
-    spread = f" The {number(len(values))} fitted laws predict {min(values):.2f} to {max(values):.2f}"
+    spread = (
+        f" The {number(len(values))} fitted laws predict {min(values):.2f} to {max(values):.2f}"
+    )
     level = [row for row in ahead if row["as_good"]]
     if len(level) < 2:
         return f"{spread}."

@@ -11,7 +11,7 @@ from clue_ray.scaling.answering.sentences import listing, number
 from clue_ray.scaling.fitting.fit import Fit, Prediction
 from clue_ray.scaling.fitting.intervals import ENOUGH_FREEDOM
 from clue_ray.scaling.fitting.warnings import ENOUGH_DECADES
-from clue_ray.scaling.judging.backtest import FURTHER, Backtest
+from clue_ray.scaling.judging.backtest import LOOK_AHEAD, Backtest
 
 
 def open_question(points: pd.DataFrame, ahead: Prediction | None) -> list[str]:
@@ -20,7 +20,7 @@ def open_question(points: pd.DataFrame, ahead: Prediction | None) -> list[str]:
     if ahead is None or not ahead.high >= best:
         return []
     return [
-        f"The interval at {FURTHER} times the compute contains the best measured loss, {best:.3f} "
+        f"The interval at {LOOK_AHEAD} times the compute contains the best measured loss, {best:.3f} "
         "nats: these runs do not exclude that more compute brings no gain."
     ]
 
@@ -90,7 +90,7 @@ def influential(table: pd.DataFrame, ahead: Prediction | None) -> list[str]:
 
 def at_bound(fit: Fit) -> list[str]:
     """Warn where the exponent of the preferred law is at the edge of the searched range."""
-    return [warning for warning in fit.noticed if "exponent is at its bound" in warning]
+    return [warning for warning in fit.fit_warnings if "exponent is at its bound" in warning]
 
 
 def floors(fits: dict[str, Fit], decades: float) -> list[str]:
@@ -103,8 +103,7 @@ def floors(fits: dict[str, Fit], decades: float) -> list[str]:
     short = f"{decades:.1f} decades of compute"
     if bare:
         return [
-            f"Over {short} the runs do not identify a floor: any floor fits in the "
-            f"{listing(bare)}."
+            f"Over {short} the runs do not identify a floor: any floor fits in the {listing(bare)}."
         ]
     held = [fit.law.words for fit in fits.values() if fit.law.floor]
     if held and decades < ENOUGH_DECADES:
@@ -124,7 +123,7 @@ def other_interval(fit: Fit, ahead: float) -> list[str]:
     side = "wider" if rival.high - rival.low > profile.high - profile.low else "narrower"
     return [
         f"A bootstrap of the {fit.law.words} gives {rival.low:.2f} to {rival.high:.2f} nats at "
-        f"{FURTHER} times the compute, an interval much {side} than the one shown; trust the "
+        f"{LOOK_AHEAD} times the compute, an interval much {side} than the one shown; trust the "
         "wider one."
     ]
 

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from scipy.special import stdtrit
 
 from clue_ray.scaling.fitting.fit import Fit
-from clue_ray.scaling.fitting.frontier import FEWEST, SAME_LEVEL
+from clue_ray.scaling.fitting.frontier import LARGEST_LEVEL_SHARE, MIN_FITTED_RUNS
 from clue_ray.scaling.fitting.problem import differentiate
 from clue_ray.scaling.laws.law import Floats
 
@@ -56,8 +56,8 @@ class Design(NamedTuple):
         The largest level is held out, as in the analysis of a study. The half-width is infinite
         where too few runs remain.
         """
-        below = runs[self.x[runs] < SAME_LEVEL * self.x[runs].max()]
-        fitted = self.slopes[below if len(below) >= FEWEST else runs]
+        below = runs[self.x[runs] < LARGEST_LEVEL_SHARE * self.x[runs].max()]
+        fitted = self.slopes[below if len(below) >= MIN_FITTED_RUNS else runs]
         freedom = len(fitted) - len(self.gradient)
         if freedom < 1:
             return np.inf

@@ -95,7 +95,7 @@ def _predicted(fit: Fit, x: float) -> Prediction:
     except FitError:
         scaled = np.array([[x]]) / fit.problem.scales[:, None]
         value = float(fit.problem.values(fit.theta, scaled)[0])
-        if fit.quantile or not np.isfinite(value):
+        if not np.isfinite(value):
             return Prediction(value, -np.inf, np.inf)
         low, high = fit.likelihood.interval(
             lambda theta: fit.problem.values(theta, scaled)[..., 0], 0.95

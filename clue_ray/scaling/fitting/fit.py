@@ -67,7 +67,7 @@ class Fit:
         objective: the minimised sum of costs; for a quantile, of |r| q above the curve and |r| (1 -
             q) below.
         num_runs: runs used.
-        noticed: what the fit itself found for a reader to know, a sentence each; see `warnings`.
+        fit_warnings: what the fit itself found for a reader to know, a sentence each; see `warnings`.
         delta: where Huber's cost turned linear, in log units; infinite for least squares.
         quantile: the share of runs below the curve, where it was fitted as an envelope; such a fit
             has no intervals, so that every end is the widest possible.
@@ -80,7 +80,7 @@ class Fit:
     parameters: dict[str, float]
     objective: float
     num_runs: int
-    noticed: tuple[str, ...]
+    fit_warnings: tuple[str, ...]
     problem: Problem = field(repr=False, compare=False)
     theta: Floats = field(repr=False, compare=False)
     delta: float
@@ -112,10 +112,10 @@ class Fit:
         intervals.
         """
         if self.quantile is not None:
-            return self.noticed
+            return self.fit_warnings
         known = [name for name in self.parameters if self.identified(name)]
         readers = {name.replace("_", " "): self._reader(name) for name in known}
-        return (*self.noticed, *disagreement(self.law, self.likelihood, readers))
+        return (*self.fit_warnings, *disagreement(self.law, self.likelihood, readers))
 
     def interval(self, name: str, level: float = 0.95) -> tuple[float, float]:
         """Bracket a parameter: by profile likelihood with F(1, n - p), by bootstrap for over 40
@@ -383,15 +383,15 @@ def _fit_sample(law: Law, sample: Sample, x: tuple[str, ...], y: str, cost: Resi
         )
     check_smooth(problem, best.theta)
     parameters = problem.parameters(best.theta)
-    noticed = [*doubts(problem, best.theta, sample)]
+    fit_warnings = [*doubts(problem, best.theta, sample)]
     if best.rivals[0] > 1:
-        noticed.append(
+        fit_warnings.append(
             f"{law.words}: {best.rivals[0]} distinct optima cost within 1 % of each other; none is "
             f"settled."
         )
     objective = best.cost if cost.quantile is None else best.cost / cost.bend
     rest = (problem, best.theta, cost.delta, cost.quantile, best.rivals)
-    return Fit(law, x, y, parameters, objective, len(sample.y), tuple(noticed), *rest)
+    return Fit(law, x, y, parameters, objective, len(sample.y), tuple(fit_warnings), *rest)
 
 
 def _delta(sample: Sample, loss: str, delta: float | None) -> float:

@@ -13,7 +13,7 @@ X, Y = "train_flops", "loss"
 LITTLE_MORE = 1.1  # times the compute of a run, for which another does not count as larger
 # exponent of compute beyond any that a loss was seen to have; published ones are .05 to .15
 STEEPEST = 0.25
-SAME_LEVEL = 0.99  # share of the largest compute that still counts as the largest level
+LARGEST_LEVEL_SHARE = 0.99  # share of the largest compute that still counts as the largest level
 SETTING = [
     "width", "item_layers", "service_layers", "heads", "encoder_size", "non_embedding_params", "total_params",
     "corpus_users", "sequence_length", "global_batch_size", "learning_rate", "num_workers",
@@ -29,7 +29,7 @@ def mark(done: pd.DataFrame) -> pd.DataFrame:
     number = settings_of(done)
     means = done[[X, Y]].astype(float).groupby(number).mean()
     spent = means[X].to_numpy()[number]
-    held_out = spent >= SAME_LEVEL * spent.max()
+    held_out = spent >= LARGEST_LEVEL_SHARE * spent.max()
     return done.assign(**{X: spent}, frontier=frontier(means)[number], held_out=held_out)
 
 
@@ -73,4 +73,4 @@ def settings_of(done: pd.DataFrame) -> npt.NDArray[np.int64]:
     return found
 
 
-FEWEST = 4  # runs under a headline fit
+MIN_FITTED_RUNS = 4  # runs under a headline fit

@@ -88,7 +88,7 @@ def backtest(
     """Fit every law on the runs below each cut of x and predict the next run above it and the
     furthest within reach.
 
-    Within reach are runs at most `FURTHER` times the largest fitted, as far as the answer looks
+    Within reach are runs at most `LOOK_AHEAD` times the largest fitted, as far as the answer looks
     ahead: how a law fares at hundreds of times its runs would drown how it fares where it is asked.
 
     Cuts expand from the fewest runs and places that every law can be fitted to; runs are ordered by
@@ -133,7 +133,7 @@ def _targets(size: Floats, cut: int) -> list[int]:
     """List what a law of the first `cut` runs is asked for, given the logs of x (runs,),
     ascending.
     """
-    within = int(np.searchsorted(size, size[cut - 1] + np.log(FURTHER) + ROUNDING, side="right"))
+    within = int(np.searchsorted(size, size[cut - 1] + np.log(LOOK_AHEAD) + ROUNDING, side="right"))
     return sorted({cut, max(cut, within - 1)})
 
 
@@ -249,14 +249,14 @@ def select_law(judged: Backtest, fits: dict[str, Fit], compute: pd.Series) -> tu
 
 
 def trend(fit: Fit, compute: pd.Series) -> int:
-    """Tell where a law of compute goes from the least compute to `FURTHER` times the most: 1 up, 0
+    """Tell where a law of compute goes from the least compute to `LOOK_AHEAD` times the most: 1 up, 0
     nowhere, -1 down.
 
     A law that fell within the runs and rises beyond them goes up: it would speak of what lies
     beyond.
     """
     least, most = float(compute.min()), float(compute.max())
-    first, last, beyond = fit.curve([least, most, FURTHER * most])
+    first, last, beyond = fit.curve([least, most, LOOK_AHEAD * most])
     if beyond > min(first, last) * (1 + FALL):
         return 1
     return -1 if beyond < first * (1 - FALL) else 0
@@ -271,4 +271,4 @@ def _order(judged: Backtest, fits: dict[str, Fit]) -> list[str]:
     return list(dict.fromkeys([judged.preferred, *judged.tied, *judged.summary["law"]]))
 
 
-FURTHER = 10  # how many times more compute the answer looks ahead
+LOOK_AHEAD = 10  # how many times more compute the answer looks ahead

@@ -1,10 +1,12 @@
-"""Which law should speak: what rules err at ten times the compute, on planted laws without and with
-a floor.
+"""Compare rules that select the preferred law, by their error at ten times the compute.
 
-    python benchmarks/speaker.py             # 30 studies a row, about six minutes on 2 cores
+The planted laws have no floor, a floor, or a floor and a ceiling.
 
-Rules: one law always; the package's; and the package's if laws were judged at any distance instead
-of at most ten times what they were fitted to."""
+    python benchmarks/preferred_law.py             # 30 studies a row, about six minutes on 2 cores
+
+The rules: always the same law; the rule of the package; and the same rule with a backtest that
+looks any distance ahead instead of at most ten times the fitted compute.
+"""
 
 import argparse
 import os
@@ -30,23 +32,22 @@ GUESS = np.log(CANDIDATES)
 
 
 def pure(x: Floats) -> Floats:
-    """Give a power law without a floor."""
+    """Return a power law without a floor."""
     return np.asarray(3.5 * x**-0.08)
 
 
 def floored(x: Floats) -> Floats:
-    """Give a power law with a weak floor."""
+    """Return a power law with a weak floor."""
     return np.asarray(1.8 + 1.0 * x**-0.15)
 
 
 def between(x: Floats) -> Floats:
-    """Give a loss that starts near a guess and bends towards a floor, not by the package's own
-    formula."""
+    """Return a loss from near chance level to a floor, by a formula that the package lacks."""
     return np.asarray(3.0 + (GUESS - 3.0) / (1 + (x / 30) ** 0.8))
 
 
 def shallow(x: Floats) -> Floats:
-    """Give the same with little between guess and floor, as few users do."""
+    """Return the same with little between chance level and floor, as with few users."""
     return np.asarray(5.2 + (GUESS - 5.2) / (1 + (x / 20) ** 0.8))
 
 
@@ -61,8 +62,7 @@ CASES = {
 
 
 def errors(case: str, seed: int) -> list[float]:
-    """Draw a study; give the relative error at ten times the compute by rule, and whether the
-    intervals held it."""
+    """Draw a study; return the relative error by rule and whether the intervals hold the truth."""
     law, decades, runs = CASES[case]
     x = np.logspace(0, decades, runs)
     loss = law(x) * np.exp(NOISE * np.random.default_rng(seed).normal(size=runs))
@@ -75,20 +75,20 @@ def errors(case: str, seed: int) -> list[float]:
     }
     missed = {name: abs(found.value / truth - 1) for name, found in ahead.items()}
     judged = backtest.backtest(LAWS, table, x="train_flops", y="loss")
-    spoke, as_good = judged.preferred, {judged.preferred, *judged.tied}
-    with mock.patch.object(backtest, "FURTHER", 1e9):
-        spoke_before = backtest.backtest(LAWS, table, x="train_flops", y="loss").preferred
+    preferred, as_good = judged.preferred, {judged.preferred, *judged.tied}
+    with mock.patch.object(backtest, "LOOK_AHEAD", 1e9):
+        unlimited = backtest.backtest(LAWS, table, x="train_flops", y="loss").preferred
     low, high = min(ahead[name].low for name in as_good), max(ahead[name].high for name in as_good)
-    held = [ahead[spoke].low <= truth <= ahead[spoke].high, low <= truth <= high]
-    return [*missed.values(), missed[spoke_before], missed[spoke], *map(float, held)]
+    held = [ahead[preferred].low <= truth <= ahead[preferred].high, low <= truth <= high]
+    return [*missed.values(), missed[unlimited], missed[preferred], *map(float, held)]
 
 
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(
-        description="Mean error at ten times the compute by the rule of who speaks."
+        description="Mean error at ten times the compute, by the rule that selects the preferred law."
     )
-    parser.add_argument("--draws", type=int, default=30, help="studies a row")
+    parser.add_argument("--draws", type=int, default=30, help="studies per row")
     options = parser.parse_args()
     heads = (
         "power law",
