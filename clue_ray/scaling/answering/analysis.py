@@ -21,7 +21,7 @@ from clue_ray.scaling.answering import warnings as checks
 from clue_ray.scaling.answering.axes import AxisEffect, axis_effects
 from clue_ray.scaling.answering.sentences import law_words, lowest, measured, predicted
 from clue_ray.scaling.fitting.fit import Fit, Prediction, fit_law
-from clue_ray.scaling.fitting.frontier import MIN_FITTED_RUNS, LARGEST_LEVEL_SHARE, X, Y, mark
+from clue_ray.scaling.fitting.frontier import LARGEST_LEVEL_SHARE, MIN_FITTED_RUNS, X, Y, mark
 from clue_ray.scaling.fitting.table import candidates_of, select
 from clue_ray.scaling.judging.backtest import (
     LOOK_AHEAD,
