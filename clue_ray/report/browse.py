@@ -139,9 +139,7 @@ class Handler(BaseHTTPRequestHandler):
         except Exception as error:  # a half-written file must not stop the server
             logger.exception("%s could not be rendered", path)
             reason = f"{type(error).__name__}: {error}"
-            sentence = (
-                f"The page could not be rendered ({reason}); the next request tries again.\n"
-            )
+            sentence = f"The page could not be rendered ({reason}); the next request tries again.\n"
             return HTTPStatus.INTERNAL_SERVER_ERROR, sentence.encode(), "text/plain; charset=utf-8"
 
     def log_message(self, format: str, *args: Any) -> None:

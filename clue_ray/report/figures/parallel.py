@@ -28,14 +28,11 @@ SETTINGS = (
 LOGARITHMIC = frozenset({*SETTINGS, "train_flops"}) - {"encoder_size", "seed"}
 MOST_TICKS = 7
 SPREAD = 0.012
-"""How far runs of equal settings are drawn apart, as a share of the axis, so that none hides
-another."""
+"""Offset between runs of equal settings, as a share of the axis, so that none hides another."""
 
 
 def coordinates(table: pd.DataFrame) -> list[str]:
-    """List the settings that differ between runs, then compute and loss, where the table has
-    them.
-    """
+    """List the settings that differ between runs, then compute and loss where they differ."""
     varied = [column for column in SETTINGS if len(distinct(table, column)) > 1]
     return [
         *varied,
@@ -44,8 +41,7 @@ def coordinates(table: pd.DataFrame) -> list[str]:
 
 
 def parallel_coordinates(table: pd.DataFrame, ax: Axes) -> Axes:
-    """Draw each run as a line over `coordinates`, each axis from its least to its largest value;
-    lower loss is lower.
+    """Draw each run as a line over `coordinates`, each axis from its smallest to its largest value.
 
     Each run is one artist with gid `run-<run_id>`.
     """
@@ -96,9 +92,7 @@ def _scaled(column: str, value: Any) -> Any:
 
 
 def _positions(table: pd.DataFrame, column: str) -> npt.NDArray[np.float64]:
-    """Place a column's values between 0 and 1; words take places in their order, missing values
-    nan.
-    """
+    """Map the values of a column to 0 to 1; encoder sizes by rank, missing values to nan."""
     values = distinct(table, column)
     if column == "encoder_size":
         place = {value: index / max(len(values) - 1, 1) for index, value in enumerate(values)}
@@ -108,7 +102,7 @@ def _positions(table: pd.DataFrame, column: str) -> npt.NDArray[np.float64]:
 
 
 def _axis(ax: Axes, table: pd.DataFrame, column: str, place: int) -> None:
-    """Draw one upright axis with the values that were run, or round numbers between its ends."""
+    """Draw one vertical axis with the values of the runs, or values spaced between its ends."""
     ax.axvline(place, color=INK, linewidth=0.6, zorder=1)
     values = distinct(table, column)
     if column == "encoder_size":
@@ -145,7 +139,7 @@ def _between(column: str, values: list[Any]) -> list[float]:
 
 
 def _thinned(values: list[Any], heights: list[float]) -> list[tuple[Any, float]]:
-    """Keep as many ticks as there is room for."""
+    """Keep every n-th tick, so that at most `MOST_TICKS` remain."""
     step = math.ceil(len(values) / MOST_TICKS)
     return list(zip(values, heights, strict=True))[::step]
 
