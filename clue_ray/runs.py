@@ -15,6 +15,7 @@ import pandas as pd
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from clue_ray.errors import RunsError, StudyError
+from clue_ray.spec.columns import COLUMNS
 from clue_ray.storage.files import atomic_write, read_json
 
 Status = Literal["done", "failed", "diverged", "missing"]
@@ -61,7 +62,8 @@ class RunRecord(BaseModel):
     clue_ray_version: str
 
 
-COLUMNS = list(RunRecord.model_fields)
+RUN_COLUMNS = [name for name in COLUMNS if name in RunRecord.model_fields]
+"""The columns of the runs table, in order."""
 SCORES = "transfer_"
 """How further columns begin that hold runs' scores on downstream tasks."""
 
@@ -84,7 +86,7 @@ class Runs:
     @classmethod
     def from_records(cls, records: list[RunRecord]) -> "Runs":
         """Build the table from records, in the contract's column order."""
-        return cls(pd.DataFrame([record.model_dump() for record in records], columns=COLUMNS))
+        return cls(pd.DataFrame([record.model_dump() for record in records], columns=RUN_COLUMNS))
 
     @property
     def done(self) -> pd.DataFrame:
@@ -168,10 +170,12 @@ def join_records(
     rows = []
     for known in planned:
         file = directory / "runs" / str(known["run_id"]) / "record.json"
-        expected = {name: known[name] for name in COLUMNS if name in known and name not in REACHED}
+        expected = {
+            name: known[name] for name in RUN_COLUMNS if name in known and name not in REACHED
+        }
         missing = {"status": "missing", "error": "not finished yet"}
         rows.append({**OPTIONAL, **expected, **missing, **_record_row(file, skip_damaged)})
-    return Runs(pd.DataFrame(rows, columns=COLUMNS))
+    return Runs(pd.DataFrame(rows, columns=RUN_COLUMNS))
 
 
 def read_plan(directory: Path) -> list[dict[str, Any]]:

@@ -14,7 +14,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from clue_ray.corpus.store import ranges
 from clue_ray.errors import CorpusError
-from clue_ray.storage.files import read_whole
+from clue_ray.storage.files import read_bytes
 
 MAX_TEXTS = 500_000
 """Distinct texts a tokenizer is trained on; of more, those with the lowest hashes, a sample any
@@ -46,7 +46,7 @@ def read_tokenizer(path: str) -> Tokenizer:
         CorpusError: it is none, or does not spell every text so that it can be read back.
     """
     try:
-        tokenizer = Tokenizer.from_str(read_whole(path).decode())
+        tokenizer = Tokenizer.from_str(read_bytes(path).decode())
     except FileNotFoundError:
         raise CorpusError(
             f"Tokenizer {path} does not exist; give the tokenizer.json of a corpus."

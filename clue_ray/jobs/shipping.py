@@ -10,7 +10,7 @@ from pathlib import Path
 from clue_ray.corpus.logs.schema import logs_of
 from clue_ray.errors import ClusterError, SpecError
 from clue_ray.spec.specs import CorpusSpec, StudySpec
-from clue_ray.storage.place import SCHEMES, is_uri, refuse_secrets
+from clue_ray.storage.place import SCHEMES, check_no_secret, is_uri
 from clue_ray.transfer.tasks.spec import read_tasks
 
 PACKAGE = Path(__file__).parents[1]
@@ -76,7 +76,7 @@ def check_portable(study: StudySpec, storage: str) -> None:
         if scheme and scheme not in SCHEMES:
             raise SpecError(f"{name} has the unknown scheme {scheme!r}; use {', '.join(SCHEMES)}.")
         if scheme:
-            refuse_secrets(place)
+            check_no_secret(place)
         if not scheme and not Path(place).is_absolute():
             raise SpecError(
                 f"{name} is {place!r}, a path of this machine's working folder, which no cluster "

@@ -22,7 +22,7 @@ from clue_ray.runs import Runs, read_current_runs
 LOOPBACK = "127.0.0.1"
 HIGHEST_PORT = 65535
 PATIENCE = 10
-"""Pause before the next page, in multiples of the time of the last one: training needs the cores."""
+"""Pause between pages, in multiples of the rendering time: training needs the cores."""
 
 FILES = (
     "plan.json",

@@ -54,7 +54,7 @@ class StoredDirectory(StudyDirectory):
     @property
     def trouble(self) -> str:
         """Say why storage is lost."""
-        return self.claimed.trouble if self.claimed else ""
+        return self.claimed.failure if self.claimed else ""
 
     @contextmanager
     def held(self) -> Iterator[None]:

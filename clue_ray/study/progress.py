@@ -7,6 +7,7 @@ from typing import Any
 
 from ray.tune import Callback
 
+from clue_ray.spec.columns import head_of, name_columns
 from clue_ray.study.planned import Plan
 
 PLAN_WEIGHT = 0.25
@@ -129,9 +130,9 @@ class StudyProgress(Callback):
 
 def _label_run(known: dict[str, Any]) -> str:
     """Name a run by what usually varies."""
-    workers = f", {known['num_workers']} workers" if known["num_workers"] > 1 else ""
-    return (
-        f"{known['encoder_size']}, {known['sequence_length']} events, batch "
-        f"{known['global_batch_size']}, "
-        f"{known['corpus_users']:,} users{workers}"
+    columns = [*name_columns(), *["num_workers"] * (known["num_workers"] > 1)]
+    values = {column: known[column] for column in columns}
+    return ", ".join(
+        f"{head_of(column)} {value if isinstance(value, str) else f'{value:,}'}"
+        for column, value in values.items()
     )

@@ -39,7 +39,7 @@ def run_trial(config: dict[str, Any]) -> None:
     log = (
         DRIVER_LOG if is_uri(place) and run.resources.workers > 1 else LOG_FILE
     )  # the first worker's is log.txt
-    with working_folder(place, known=LOG_FILE, last="record.json") as folder:
+    with working_folder(place, fetch=LOG_FILE, last="record.json") as folder:
         try:
             with log_to(folder, log):
                 record, curve = _train_here(run, corpus, evaluation, known, folder, place)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from clue_ray.corpus.store import Corpus
+from clue_ray.spec.columns import SIZE, run_axes, short_label
 from clue_ray.spec.specs import StudySpec
 from clue_ray.study.directory import StudyDirectory
 from clue_ray.training.evaluate import make_pools
@@ -30,14 +31,6 @@ FINE_DIFFERENCE = 0.03
 """Nats: what a step along an axis of a small study often changes."""
 
 
-AXES = {
-    "non_embedding_params": "encoder size",
-    "corpus_users": "corpus users",
-    "sequence_length": "sequence length",
-    "global_batch_size": "global batch size",
-}
-
-
 class Scales(NamedTuple):
     """One quantity over the runs of a study."""
 
@@ -52,14 +45,15 @@ class Scales(NamedTuple):
 
 def find_warnings(planned: list["PlannedRun"], corpus: Corpus, study: StudySpec) -> list[str]:
     """Say what would weaken the study's answer."""
-    axes = [Scales(name, [r.known[column] for r in planned]) for column, name in AXES.items()]
-    swept = [axis for axis in axes if axis.distinct > 1]
-    tokens = Scales("training tokens", [float(r.train_tokens) for r in planned])
+    columns = [SIZE, *run_axes()]
+    scales = [Scales(short_label(c), [r.known[c] for r in planned]) for c in columns]
+    swept = [each for each in scales if each.distinct > 1]
+    tokens = Scales(short_label("train_tokens"), [float(r.train_tokens) for r in planned])
     return [
         *_few_scales(swept),
         *_collinear(
             [(a, b) for a, b in itertools.combinations(swept, 2)]
-            + [(axes[0], tokens)] * (axes[0] in swept)
+            + [(scales[0], tokens)] * (scales[0] in swept)
         ),
         *_narrow_compute(planned),
         *_many_epochs(planned, corpus),
@@ -73,7 +67,8 @@ def find_warnings(planned: list["PlannedRun"], corpus: Corpus, study: StudySpec)
 def _few_scales(swept: list[Scales]) -> list[str]:
     """Say which axes have too few values for a law."""
     return [
-        f"{axis.name} takes {axis.distinct} values; a law along it wants at least {ENOUGH_SCALES}."
+        f"the runs have {axis.distinct} values of {axis.name}; a law along them needs at least "
+        f"{ENOUGH_SCALES}."
         for axis in swept
         if axis.distinct < ENOUGH_SCALES
     ]

@@ -204,7 +204,7 @@ def _train_share(job: dict[str, Any]) -> dict[str, Any]:
     with ExitStack() as stack:
         events = None
         if ray.train.get_context().get_world_rank() == 0:
-            folder = stack.enter_context(working_folder(job["place"], known=LOG_FILE))
+            folder = stack.enter_context(working_folder(job["place"], fetch=LOG_FILE))
             stack.enter_context(log_to(folder))
             known = describe_run(run, corpus, evaluation, job["study"])
             events = stack.enter_context(CurveEvents(folder, known))

@@ -510,5 +510,5 @@ def test_a_cluster_with_a_token_lets_in_who_has_it_and_stops_what_it_runs(
     left = pyarrow.fs.FileSelector("lake/team/tiny", recursive=True)
     names = [info.base_name for info in bucket.store.get_file_info(left)]
     assert "runs.csv" in names
-    assert ".claim.json" not in names
+    assert ".lease.json" not in names
     assert kept(bucket.store)

@@ -144,18 +144,18 @@ def test_a_changed_study_says_what_stays_valid(corpus, tmp_path):
         (
             {**WIDE, "sequence_length": [2, 4, 8]},
             {},
-            "sequence length takes 3 values; a law along it wants at least 4",
+            "the runs have 3 values of sequence length; a law along them needs at least 4",
         ),
         ({"sequence_length": [3, 4, 5, 6]}, {}, "compute spans 0.3 decades"),
         (
             {"encoder.size, sequence_length": [["xxs", 1], ["xs", 2], ["s", 4], ["m", 8]]},
             {},
-            "encoder size and sequence length move together (correlation of logarithms 1.00)",
+            "non-embedding parameters and sequence length move together (correlation of logarithms 1.00)",
         ),
         (
             {"budgets": [1e9], "encoder.size": ["xxs", "xs", "s", "m"]},
             {},
-            "encoder size and training tokens move together (correlation of logarithms -",
+            "non-embedding parameters and training tokens move together (correlation of logarithms -",
         ),
         (
             WIDE,

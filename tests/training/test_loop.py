@@ -10,7 +10,7 @@ import torch
 
 from clue_ray.encoder.loss import OBJECTIVES, info_nce
 from clue_ray.encoder.model import MIN_TEMPERATURE, Encoder
-from clue_ray.runs import COLUMNS
+from clue_ray.runs import RUN_COLUMNS
 from clue_ray.spec.specs import EncoderSpec, EvaluationSpec, ResourcesSpec, RunSpec, TrainSpec
 from clue_ray.study.directory import StudyDirectory
 from clue_ray.training.checkpoints import load_state
@@ -51,7 +51,7 @@ def test_learns_what_was_planted(corpus):
     assert record.status == "done"
     assert record.loss < math.log(32) - 0.4
     assert record.recall_at_10 > 1.3 * 10 / 32
-    assert list(record.model_dump()) == COLUMNS
+    assert list(record.model_dump()) == RUN_COLUMNS
 
 
 def test_same_spec_same_record(corpus):

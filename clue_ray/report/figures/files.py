@@ -53,7 +53,7 @@ def picture(
     sizes: tuple[tuple[float, float], ...] = (WIDE, NARROW),
     titles: Mapping[str, str] | None = None,
 ) -> Picture:
-    """Draw a figure once for each size in inches; `titles` maps the gid of an artist to a tooltip."""
+    """Draw a figure once for each size in inches; `titles` are tooltips by the gid of an artist."""
     figures = [_figure(draw, size) for size in sizes]
     drawn = [_svg(f"{name}-{index}", figure) for index, figure in enumerate(figures)]
     inline = tuple(
@@ -64,7 +64,7 @@ def picture(
 
 
 def _inline_svg(svg: str, *, prefix: str, caption: str, titles: Mapping[str, str]) -> str:
-    """Convert an SVG file for HTML: no prologue, no fixed size, ids unique in the page, tooltips."""
+    """Convert an SVG file for HTML: no prologue, no fixed size, unique ids, tooltips."""
     body = svg[svg.index("<svg") :]
     body = re.sub(
         r' width="[\d.]+pt" height="[\d.]+pt"',

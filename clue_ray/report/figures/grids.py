@@ -20,11 +20,14 @@ from clue_ray.report.figures.style import (
 )
 from clue_ray.report.numbers import compact, flop, is_absent, shortened
 from clue_ray.scaling.deciding.isoflop import SAME_LEVEL, IsoFlop
+from clue_ray.spec.columns import (
+    LENGTHS,
+    SIZE,
+    held_equal,
+    run_axes,
+)
 
-LENGTH, SIZE = "sequence_length", "non_embedding_params"
-EQUAL = ("corpus_users", LENGTH, "global_batch_size", "learning_rate", "seed")
-"""Settings that are equal for the runs of one table, except for its own axis."""
-HORIZONS = ("steps", "users_seen")
+LENGTH = "sequence_length"
 FILLED = 0.6
 """Smallest share of measured cells of a grid; with fewer, the runs are not a grid."""
 
@@ -86,14 +89,19 @@ def grid_of(table: pd.DataFrame, axis: str = LENGTH) -> pd.DataFrame | None:
     return grid if measured.mean() >= FILLED else None
 
 
+def equal_columns(axis: str) -> list[str]:
+    """List the columns that are equal for all runs of a table, besides encoder size and axis."""
+    return [column for column in (*run_axes(), *held_equal()) if column != axis]
+
+
 def alike(table: pd.DataFrame, axis: str) -> pd.DataFrame:
-    """Select the runs with the combination of other settings (see `EQUAL`) that fills most cells.
+    """Select the runs with the combination of other settings that fills most cells.
 
     Among several, the combination with the lowest loss is taken. Finished runs also agree on their
     steps, or on the users they saw. Runs that failed early have neither and are kept.
     """
-    rest = [c for c in EQUAL if c in table and c != axis]
-    horizons = [c for c in HORIZONS if c in table and table[c].notna().any()]
+    rest = [c for c in equal_columns(axis) if c in table]
+    horizons = [c for c in LENGTHS if c in table and table[c].notna().any()]
     if not (rest or horizons):
         return table
     best = table["loss"].fillna(np.inf)
@@ -112,7 +120,7 @@ def alike(table: pd.DataFrame, axis: str) -> pd.DataFrame:
 
 
 def isoflop_curves(table: pd.DataFrame, found: IsoFlop, ax: Axes) -> Axes:
-    """Draw loss over encoder size for each level of compute that has a minimum, with its parabola."""
+    """Draw loss over encoder size with a parabola, for each level of compute with a minimum."""
     levels = found.levels[found.levels["used"]]
     colours = list(ordered_colours(list(range(len(levels)))).values())
     for (_, level), colour in zip(levels.iterrows(), colours, strict=True):

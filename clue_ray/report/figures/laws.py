@@ -25,7 +25,7 @@ from clue_ray.report.figures.style import (
 from clue_ray.report.numbers import flop
 
 ROOM = 0.6
-"""How far the axis of predictions follows an interval beyond the points, as a share of their span."""
+"""Reach of the axis of predictions beyond the points, as a share of their range."""
 
 
 class Alternative(NamedTuple):

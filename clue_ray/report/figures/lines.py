@@ -16,7 +16,6 @@ from scipy.optimize import isotonic_regression
 
 from clue_ray.report.figures.headline import highest_shown, mark_clipped
 from clue_ray.report.figures.style import (
-    COLOUR_AXES,
     DASHES,
     FAINT,
     INK,
@@ -30,15 +29,15 @@ from clue_ray.report.figures.style import (
     label,
     log_axis,
     ordered_colours,
-    short_label,
 )
 from clue_ray.report.numbers import compact, shortened
 from clue_ray.scaling.answering.axes import AxisEffect
+from clue_ray.spec.columns import SIZE, held_equal, name_columns, short_label
 
 MOST_NAMED = 10
 """Largest number of lines of a panel that are named at their ends."""
 LABEL_GAP = 0.08
-"""Smallest distance of two labels, as a share of the axis: one line of text in a half-width panel."""
+"""Smallest distance of two labels, as a share of the axis: one line of text in a small panel."""
 
 
 def axis_effect(
@@ -215,10 +214,10 @@ def end_labels(
 
 def _varying(effect: AxisEffect) -> list[str]:
     firsts = pd.DataFrame([line.iloc[0] for line in effect.lines])
-    columns = ("encoder_size", *COLOUR_AXES, "learning_rate", "seed")
+    columns = (*name_columns(), *held_equal())
     skip = {
         effect.column,
-        "encoder_size" if effect.column == "non_embedding_params" else effect.column,
+        "encoder_size" if effect.column == SIZE else effect.column,
     }
     return [
         column for column in columns if column not in skip and len(distinct(firsts, column)) > 1
@@ -235,7 +234,7 @@ def _mark_above(ax: Axes, runs: pd.DataFrame, column: str, colour: str) -> None:
 
 def _order(column: str) -> str:
     """Return the column that a column is sorted by: encoder sizes are sorted by parameters."""
-    return "non_embedding_params" if column == "encoder_size" else column
+    return SIZE if column == "encoder_size" else column
 
 
 def _range(effect: AxisEffect) -> tuple[float, float]:

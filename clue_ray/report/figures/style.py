@@ -18,6 +18,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from clue_ray.report.numbers import compact, decade, is_absent, shortened
 from clue_ray.scaling.laws.catalogue import LAWS
+from clue_ray.spec import columns
 
 INK, MUTED, FAINT = "#1a1a1a", "#5f6368", "#d5d8dc"
 LAW_COLOUR = "#d55e00"  # Okabe-Ito vermillion: distinct from viridis in colour vision deficiencies
@@ -56,55 +57,15 @@ STYLE: Any = {  # rc parameters, which matplotlib types by a list of all their n
 }
 
 
-LABELS: dict[str, str] = {
-    "run_id": "run",
-    "status": "status",
-    "error": "error",
-    "encoder_size": "encoder size",
-    "width": "width",
-    "item_layers": "item layers",
-    "service_layers": "service layers",
-    "heads": "heads",
-    "non_embedding_params": "non-embedding parameters",
-    "total_params": "parameters, all",
-    "corpus_users": "corpus users",
-    "corpus_tokens": "corpus tokens",
-    "sequence_length": "sequence length, events",
-    "global_batch_size": "global batch size, users",
-    "learning_rate": "learning rate",
-    "seed": "seed",
-    "steps": "steps",
-    "users_seen": "users seen",
-    "train_tokens": "training tokens",
-    "train_flops": "training compute, FLOP",
-    "executed_flops": "executed compute, FLOP",
-    "loss": "held-out loss, nats",
-    "recall_at_10": "recall@10",
-    "mrr": "MRR",
-    "train_loss": "training loss, nats",
-    "wall_seconds": "wall time",
-    "tokens_per_second": "tokens/s",
-    "num_workers": "workers",
-    "device": "device",
-    "step": "step",
-}
-
-
 SHAPES = ("o", "s", "^", "D", "v", "P", "X", "p", "<", ">", "h", "*")
 ROW_LETTERS = 54
 """Number of characters that fit in a row of keys."""
-COLOUR_AXES = ("sequence_length", "corpus_users", "global_batch_size")
 
 
 def label(column: str, candidates: int | None = None) -> str:
     """Return the name of a column for an axis; a held-out loss states its number of candidates."""
-    text = LABELS.get(column, column.replace("_", " "))
+    text = columns.label(column)
     return f"{text} at {candidates:,} candidates" if column == "loss" and candidates else text
-
-
-def short_label(column: str) -> str:
-    """Return the name of a column without its unit, for legends and sentences."""
-    return LABELS.get(column, column.replace("_", " ")).split(",")[0]
 
 
 def law_label(name: str) -> str:
@@ -155,7 +116,7 @@ class Encoding:
 
         On a tie the colours are those of the sequence length.
         """
-        column = max(COLOUR_AXES, key=lambda name: len(distinct(table, name)))
+        column = max(columns.run_axes(), key=lambda name: len(distinct(table, name)))
         sizes = distinct(table, "encoder_size")
         shapes = {size: SHAPES[index % len(SHAPES)] for index, size in enumerate(sizes)}
         return cls(column, ordered_colours(distinct(table, column)), shapes)
@@ -182,7 +143,7 @@ def _keys(column: str, entries: list[tuple[Any, str, str]]) -> list[Line2D]:
     if len(entries) < 2:
         return []
     step = -(-len(entries) // 7)  # a long scale shows every second, third ... value
-    heading = Line2D([], [], linestyle="none", label=short_label(column))
+    heading = Line2D([], [], linestyle="none", label=columns.short_label(column))
     shown = entries[::step]
     room = max(ROW_LETTERS // len(shown), 10)
     marks = [

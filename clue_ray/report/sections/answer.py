@@ -57,7 +57,7 @@ def main_warning(warnings: tuple[str, ...]) -> str:
 
 
 def headline(files: StudyFiles, analysis: Analysis | None) -> Picture | None:
-    """Draw the loss of every finished run against its compute, with the laws where there are any."""
+    """Draw the loss of every finished run against its compute, with the laws of the analysis."""
     points = files.done[files.done["train_flops"].notna()]
     if points.empty:
         return None

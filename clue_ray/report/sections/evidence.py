@@ -82,14 +82,13 @@ def _cost_table(files: StudyFiles) -> Table | None:
         return None
     expected, actual = float(known["planned"].sum()), float(known["wall_seconds"].sum())
     ratio = known["wall_seconds"] / known["planned"]
+    times = "\N{MULTIPLICATION SIGN}"
     rows = [
         (
             text(describe(run)),
             number(run["planned"], "wall_seconds"),
             number(run["wall_seconds"], "wall_seconds"),
-            written(
-                f"{numbers.significant(run['wall_seconds'] / run['planned'], 2)}\N{MULTIPLICATION SIGN}"
-            ),
+            written(numbers.significant(run["wall_seconds"] / run["planned"], 2) + times),
         )
         for _, run in known.iterrows()
     ]

@@ -127,9 +127,9 @@ def alternatives(analysis: Analysis) -> Section:
 
 def _caption() -> str:
     return (
-        f"Held-out loss predicted at {LOOK_AHEAD} times the compute: the answer with its 95% interval "
-        "(top, shaded), other ways to fit the same law, other laws, and the same law with each run "
-        "left out in turn."
+        f"Held-out loss predicted at {LOOK_AHEAD} times the compute: the answer with its 95% "
+        "interval (top, shaded), other ways to fit the same law, other laws, and the same law with "
+        "each run left out in turn."
     )
 
 
@@ -252,8 +252,8 @@ def _influence_table(analysis: Analysis) -> Table:
     )
     heads = ("run left out", "residual", "predicted loss without it, nats", "change")
     note = (
-        f"Of the {len(analysis.panels.influence)} runs of the fit, those with the largest influence "
-        "on the prediction. Residuals are relative to the law."
+        f"Of the {len(analysis.panels.influence)} runs of the fit, those with the largest "
+        "influence on the prediction. Residuals are relative to the law."
     )
     return Table(heads, rows, folded="Run by run", note=note)
 

@@ -100,7 +100,7 @@ class Analysis:
     warnings: list[str]
 
     def law_table(self) -> list[dict[str, Any]]:
-        """List the laws, the preferred one first: numbers, errors, intervals; None where unknown."""
+        """List the laws, the preferred one first, with errors and intervals; None where unknown."""
         return [dict(row) for row in self._law_rows]
 
     @cached_property

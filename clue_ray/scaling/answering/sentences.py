@@ -44,7 +44,7 @@ def lowest(points: pd.DataFrame, candidates: int, chance: float) -> str:
 
 
 def predicted(rows: list[dict[str, Any]], points: pd.DataFrame) -> str:
-    """Describe the prediction of the first law at `LOOK_AHEAD` times the compute and its past error."""
+    """Describe the prediction at `LOOK_AHEAD` times the compute, and the error in the backtest."""
     row, largest = rows[0], float(points["train_flops"].max())
     best = points.sort_values(["loss", "train_flops"]).iloc[0]
     law, budget = law_words(row["law"]), flop(LOOK_AHEAD * largest)

@@ -12,6 +12,7 @@ from clue_ray.scaling.fitting.fit import Fit, Prediction
 from clue_ray.scaling.fitting.intervals import ENOUGH_FREEDOM
 from clue_ray.scaling.fitting.warnings import ENOUGH_DECADES
 from clue_ray.scaling.judging.backtest import LOOK_AHEAD, Backtest
+from clue_ray.spec.columns import axes, short_label
 
 
 def open_question(points: pd.DataFrame, ahead: Prediction | None) -> list[str]:
@@ -20,8 +21,8 @@ def open_question(points: pd.DataFrame, ahead: Prediction | None) -> list[str]:
     if ahead is None or not ahead.high >= best:
         return []
     return [
-        f"The interval at {LOOK_AHEAD} times the compute contains the best measured loss, {best:.3f} "
-        "nats: these runs do not exclude that more compute brings no gain."
+        f"The interval at {LOOK_AHEAD} times the compute contains the best measured loss, "
+        f"{best:.3f} nats: these runs do not exclude that more compute brings no gain."
     ]
 
 
@@ -128,15 +129,6 @@ def other_interval(fit: Fit, ahead: float) -> list[str]:
     ]
 
 
-LEVERS = {
-    "non_embedding_params": "encoder parameters",
-    "sequence_length": "history length",
-    "corpus_users": "corpus users",
-    "global_batch_size": "batch size",
-    "steps": "steps",
-}
-
-
 def levers(points: pd.DataFrame) -> list[str]:
     """State which settings raised the compute along the frontier.
 
@@ -144,8 +136,8 @@ def levers(points: pd.DataFrame) -> list[str]:
     """
     best = points[points["frontier"]]
     grown = {
-        name: best[column].max() / best[column].min()
-        for column, name in LEVERS.items()
+        short_label(column): best[column].max() / best[column].min()
+        for column in axes()
         if column in best
     }
     named = [

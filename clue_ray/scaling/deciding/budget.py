@@ -78,7 +78,7 @@ def _unreached(fit: Fit, loss: float) -> str:
 
 
 def _loss_along(fit: Fit, cost: Cost | None) -> tuple[Along, float]:
-    """Return the predicted loss as a function of the log budget, and the log of a central budget."""
+    """Return the predicted loss along the log budget, and the log of a central budget."""
     x = fit.problem.x * fit.problem.scales[:, None]
     if len(fit.x) == 1:
         return lambda log_c: _predicted(fit, float(np.exp(log_c))), float(np.log(x).mean())
