@@ -11,9 +11,10 @@ import yaml
 from clue_ray.corpus.planted import PlantedSpec, planted_events
 from clue_ray.spec.grid import check_size, expand
 from clue_ray.spec.specs import StudySpec, read_study
+from clue_ray.study.checks import check_batch
 from clue_ray.study.costs import given_rate
 from clue_ray.study.directory import StudyDirectory
-from clue_ray.study.checks import check_batch, plan_runs
+from clue_ray.study.planner import plan_runs
 from tests.plain import plain_corpus
 from tests.study.planning import NODE
 
