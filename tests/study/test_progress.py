@@ -81,7 +81,7 @@ def test_plain_terminal_says_what_runs_and_what_is_left(capsys):
     with StudyView(Console(width=120)) as view:
         view.update(heard[-1])
     out = capsys.readouterr().out
-    assert "tiny: 4 runs, 0 finished before, 4 to train, 2 at a time, about 2.0 minutes." in out
+    assert "tiny: 4 runs, 0 finished before, 4 to train, 2 concurrently, about 2.0 minutes." in out
     assert "warning: a warning" in out
     assert "[0/4] now: size xs, length 8" in out
     assert "left" in out
