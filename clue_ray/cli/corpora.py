@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from clue_ray.cli.options import Address, Json, console, make_corpus_spec
+from clue_ray.cli.options import Address, Columns, Json, console, make_corpus_spec
 from clue_ray.spec.yaml import read_yaml
 
 

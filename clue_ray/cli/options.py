@@ -95,8 +95,8 @@ def _parse_events(events: list[str]) -> list[str] | dict[str, list[str]]:
         return list(events)
     if not all(name for name, _ in named):
         raise SpecError(
-            f"EVENTS are {' '.join(events)!r}; name a service before each, SERVICE=FILES, or before "
-            f"none of them."
+            f"EVENTS are {' '.join(events)!r}; name a service before each, SERVICE=FILES, or "
+            f"before none of them."
         )
     names = dict.fromkeys(name for name, _ in named)
     return {name: [place for other, place in named if other == name] for name in names}

@@ -90,7 +90,8 @@ def test_plain_terminal_says_what_runs_and_what_is_left(capsys):
 
 def test_law_table_says_what_is_not_identified():
     row = {
-        "law": "power_law", "formula": "2 x^-0.1", "backtest_error_nats": 0.0312, "held_out_error_nats": -0.02,
+        "law": "power_law", "formula": "2 x^-0.1",
+        "backtest_error_nats": 0.0312, "held_out_error_nats": -0.02,
         "exponent": 0.1, "exponent_low": None, "exponent_high": None,
         "loss_at_10x": 4.5, "loss_at_10x_low": 4.0, "loss_at_10x_high": None,
     }  # fmt: skip
