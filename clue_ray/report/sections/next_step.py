@@ -64,7 +64,10 @@ def next_step(analysis: Analysis) -> Section | None:
     points = (*_omitted(left_out), *(no_gain(axis, best, *found) for axis, found in passed.items()))
     title = "What to double next"
     if not rows:
-        none = "For every axis of the law, a run with a larger value than the best run had a higher loss."
+        none = (
+            "For every axis of the law, a run with a larger value than the best run had a higher "
+            "loss."
+        )
         return Section("next", title, "what next", (none,), points=points)
     caption = (
         "Predicted decrease of held-out loss when one axis alone is doubled from the best run "
