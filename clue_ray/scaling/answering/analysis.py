@@ -200,7 +200,7 @@ def analyse(runs: Runs, laws: Sequence[str], hold_out: str = "largest_compute") 
     panels = _build_panels(preferred, fits, fitted, list(fits), {X: far})
     candidates = candidates_of(points) or 0
     warnings = [
-        *([] if no_answer_reason else checks.missed_held_out(points, fit)),
+        *([] if no_answer_reason else checks.held_out_outside(points, fit)),
         *checks.open_question(points, ahead),
         *(basis or checks.few_runs(fit)),
         *(limits or checks.undecided(judged, fits)),

@@ -26,7 +26,7 @@ def open_question(points: pd.DataFrame, ahead: Prediction | None) -> list[str]:
     ]
 
 
-def missed_held_out(points: pd.DataFrame, preferred: Fit) -> list[str]:
+def held_out_outside(points: pd.DataFrame, preferred: Fit) -> list[str]:
     """Warn where the best held-out run lies outside the interval of the preferred law."""
     held = points[points["held_out"]]
     if held.empty:
