@@ -86,7 +86,7 @@ def errors(case: str, seed: int) -> list[float]:
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(
-        description="Mean error at ten times the compute, by the rule that selects the preferred law."
+        description="Mean error at ten times the compute, by rule that selects the law."
     )
     parser.add_argument("--draws", type=int, default=30, help="studies per row")
     options = parser.parse_args()

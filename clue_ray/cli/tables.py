@@ -16,7 +16,7 @@ from clue_ray.runs import RunRecord
 from clue_ray.scaling.downstream import MEASURES, compare_methods, spell
 
 if TYPE_CHECKING:
-    from clue_ray.scaling.fitting.fit import Fit
+    from clue_ray.scaling.fitting.result import Fit
     from clue_ray.study.planned import Plan
 
 

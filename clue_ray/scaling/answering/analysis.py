@@ -25,12 +25,13 @@ from clue_ray.runs import Runs, chance_loss
 from clue_ray.scaling.answering import warnings as cautions
 from clue_ray.scaling.answering.axes import AxisEffect, axis_effects
 from clue_ray.scaling.answering.sentences import in_words, lowest, measured, predicted
-from clue_ray.scaling.fitting.fit import Fit, Prediction, fit_law
+from clue_ray.scaling.fitting.fit import fit_law
 from clue_ray.scaling.fitting.frontier import LARGEST_LEVEL_SHARE, MIN_FITTED_RUNS, X, Y, mark
+from clue_ray.scaling.fitting.result import Fit, Prediction
 from clue_ray.scaling.fitting.table import candidates_of, select
 from clue_ray.scaling.judging.backtest import (
+    BASELINE_LAW,
     LOOK_AHEAD,
-    PLAIN,
     Backtest,
     backtest,
     no_backtest,
@@ -228,7 +229,7 @@ def analyse(runs: Runs, laws: Sequence[str], hold_out: str = "largest_compute") 
     if hold_out not in HOLD_OUTS:
         raise FitError(f"There is no hold-out {hold_out!r}; {nearest(hold_out, HOLD_OUTS)}")
     laws = list(
-        dict.fromkeys([*laws, PLAIN])
+        dict.fromkeys([*laws, BASELINE_LAW])
     )  # no law may speak that loses to it, so it is always judged
     for law in laws:
         find_law(law)

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 import pandas as pd
 
 from clue_ray.errors import ClueRayError, FitError
-from clue_ray.scaling.fitting.fit import Fit, fit_law
+from clue_ray.scaling.fitting.fit import fit_law
+from clue_ray.scaling.fitting.result import Fit
 
 AXES = {
     "non_embedding_params": "Encoder size (non-embedding parameters)",

@@ -10,9 +10,9 @@ import pandas as pd
 
 from clue_ray.errors import FitError
 from clue_ray.scaling.answering.sentences import listing, number
-from clue_ray.scaling.fitting.fit import Fit, Prediction
-from clue_ray.scaling.fitting.intervals import ENOUGH_FREEDOM
-from clue_ray.scaling.fitting.warnings import ENOUGH_DECADES
+from clue_ray.scaling.fitting.intervals import MIN_FREEDOM_TO_CLIP
+from clue_ray.scaling.fitting.result import Fit, Prediction
+from clue_ray.scaling.fitting.warnings import MIN_DECADES
 from clue_ray.scaling.judging.backtest import LOOK_AHEAD, Backtest
 
 
@@ -51,7 +51,7 @@ def missed_held_out(points: pd.DataFrame, preferred_fit: Fit) -> list[str]:
 
 def few_runs(fit: Fit) -> list[str]:
     """Say when the runs under the preferred law are too few to tell an outlier from noise."""
-    if fit.num_runs - len(fit.parameters) >= ENOUGH_FREEDOM:
+    if fit.num_runs - len(fit.parameters) >= MIN_FREEDOM_TO_CLIP:
         return []
     return [
         f"Only {number(fit.num_runs)} runs lie under each law, too few to tell an outlier from "
@@ -117,9 +117,9 @@ def floors(fits: dict[str, Fit], decades: float) -> list[str]:
             f"Over {short} the runs do not show a floor: any floor fits in the {listing(bare)}."
         ]
     held = [fit.law.words for fit in fits.values() if fit.law.floor]
-    if held and decades < ENOUGH_DECADES:
+    if held and decades < MIN_DECADES:
         return [
-            f"The floor of the {listing(held)} rests on {short}; under {ENOUGH_DECADES} it means "
+            f"The floor of the {listing(held)} rests on {short}; under {MIN_DECADES} it means "
             f"little."
         ]
     return []
