@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 
 from clue_ray.report import numbers
 from clue_ray.report.figures import grids as grid_figures
+from clue_ray.report.figures import headline
 from clue_ray.report.figures import lines as figures
 from clue_ray.report.figures.headline import highest_shown
 from clue_ray.report.figures.style import Encoding
@@ -76,7 +77,7 @@ def texts(ax: Axes) -> str:
 
 
 def test_every_run_is_a_point_at_its_compute_and_loss(analysis: Analysis, ax: Axes) -> None:
-    figures.loss_against_compute(analysis, ax)
+    headline.loss_against_compute(analysis, ax)
     drawn = by_gid(ax, "run-")
     assert set(drawn) == set(analysis.points["run_id"])
     for run in analysis.points.to_dict("records"):
@@ -84,7 +85,7 @@ def test_every_run_is_a_point_at_its_compute_and_loss(analysis: Analysis, ax: Ax
 
 
 def test_held_out_runs_and_only_they_are_ringed(analysis: Analysis, ax: Axes) -> None:
-    figures.loss_against_compute(analysis, ax)
+    headline.loss_against_compute(analysis, ax)
     held_out = analysis.points[analysis.points["held_out"]]
     assert set(by_gid(ax, "ring-")) == set(held_out["run_id"]) != set()
 
@@ -92,7 +93,7 @@ def test_held_out_runs_and_only_they_are_ringed(analysis: Analysis, ax: Axes) ->
 def test_law_line_passes_through_its_predictions_up_to_ten_times_the_compute(
     analysis: Analysis, ax: Axes
 ) -> None:
-    figures.loss_against_compute(analysis, ax)
+    headline.loss_against_compute(analysis, ax)
     lines = by_gid(ax, "law-")
     assert set(lines) == set(analysis.fits)
     for row in analysis.law_table():
@@ -102,8 +103,8 @@ def test_law_line_passes_through_its_predictions_up_to_ten_times_the_compute(
 
 
 def test_preferred_law_alone_has_a_band_and_the_band_holds_it(analysis: Analysis, ax: Axes) -> None:
-    band = figures.interval_band(analysis)
-    figures.loss_against_compute(analysis, ax, band=band)
+    band = headline.interval_band(analysis)
+    headline.loss_against_compute(analysis, ax, band=band)
     curve = analysis.fits[analysis.preferred].curve(band.train_flops)
     assert np.all(band.low <= curve)
     assert np.all(curve <= band.high)
@@ -111,7 +112,7 @@ def test_preferred_law_alone_has_a_band_and_the_band_holds_it(analysis: Analysis
 
 
 def test_levels_and_axes_are_labelled_with_units(analysis: Analysis, ax: Axes) -> None:
-    figures.loss_against_compute(analysis, ax, baselines=[("TF-IDF", 5.3)])
+    headline.loss_against_compute(analysis, ax, baselines=[("TF-IDF", 5.3)])
     assert "chance, ln 256 = 5.55" in texts(ax)
     assert "TF-IDF: 5.30" in texts(ax)
     assert "extrapolated" in texts(ax)
@@ -121,7 +122,7 @@ def test_levels_and_axes_are_labelled_with_units(analysis: Analysis, ax: Axes) -
 
 
 def test_a_bare_table_is_drawn_without_laws(ax: Axes) -> None:
-    figures.loss_against_compute(planted(), ax)
+    headline.loss_against_compute(planted(), ax)
     assert len(by_gid(ax, "run-")) == 11
     assert not by_gid(ax, "law-")
 
@@ -160,7 +161,7 @@ def test_end_labels_keep_their_distance(ax: Axes) -> None:
 def test_runs_above_chance_do_not_stretch_the_loss_axis(ax: Axes) -> None:
     table = planted()
     table.loc[10, "loss"] = 9.87
-    figures.loss_against_compute(analyse(Runs(table), ("power_law", "log_linear")), ax)
+    headline.loss_against_compute(analyse(Runs(table), ("power_law", "log_linear")), ax)
     assert np.log(256) < ax.get_ylim()[1] < 6
     assert "9.87" in texts(ax)
     assert [str(text.get_gid()) for text in ax.texts].count("clipped-run10") == 1

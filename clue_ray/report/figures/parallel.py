@@ -12,47 +12,38 @@ import numpy.typing as npt
 import pandas as pd
 from matplotlib.axes import Axes
 
-from clue_ray.report.figures.style import DASHES, INK, MUTED, Encoding, distinct, short_label
+from clue_ray.report.figures.style import DASHES, INK, MUTED, Encoding, distinct
 from clue_ray.report.numbers import compact, flop
+from clue_ray.spec.columns import SIZE, format_of, is_log, settings, short_label
 
-SETTINGS = (
-    "encoder_size",
-    "sequence_length",
-    "corpus_users",
-    "global_batch_size",
-    "learning_rate",
-    "seed",
-    "num_workers",
-    "steps",
-)
-LOGARITHMIC = frozenset({*SETTINGS, "train_flops"}) - {"encoder_size", "seed"}
 MOST_TICKS = 7
 SPREAD = 0.012
-"""How far runs of equal settings are drawn apart, as a share of the axis, so that none hides
-another."""
+"""Offset between runs of equal settings, as a share of the axis, so that none hides another."""
 
 
 def coordinates(table: pd.DataFrame) -> list[str]:
-    """List the settings that differ between runs, then compute and loss, where the table has
-    them.
-    """
-    varied = [column for column in SETTINGS if len(distinct(table, column)) > 1]
+    """List the settings that differ between runs, then compute and loss where they differ."""
+    varied = [column for column in _shown_settings() if len(distinct(table, column)) > 1]
     return [
         *varied,
         *(column for column in ("train_flops", "loss") if len(distinct(table, column)) > 1),
     ]
 
 
+def _shown_settings() -> list[str]:
+    """List the settings that have an axis; the name of an encoder represents its size."""
+    return [*(column for column in settings() if column != SIZE), "steps"]
+
+
 def parallel_coordinates(table: pd.DataFrame, ax: Axes) -> Axes:
-    """Draw each run as a line over `coordinates`, each axis from its least to its largest value;
-    lower loss is lower.
+    """Draw each run as a line over `coordinates`, each axis from its smallest to its largest value.
 
     Each run is one artist with gid `run-<run_id>`.
     """
     columns, encoding = coordinates(table), Encoding.of(table)
     places = np.stack([_positions(table, column) for column in columns], axis=1)
     shift = SPREAD * np.linspace(-1, 1, len(table))[:, None] if len(table) > 1 else np.zeros((1, 1))
-    settled = np.array([column in SETTINGS for column in columns])
+    settled = np.array([column in _shown_settings() for column in columns])
     for run, heights in zip(table.to_dict("records"), places + shift * settled, strict=True):
         known = np.isfinite(heights)
         lost = not known[-1] or run.get("status") != "done"
@@ -89,16 +80,12 @@ def _head(column: str) -> str:
 
 def _scaled(column: str, value: Any) -> Any:
     return (
-        np.log(np.asarray(value, dtype=float))
-        if column in LOGARITHMIC
-        else np.asarray(value, dtype=float)
+        np.log(np.asarray(value, dtype=float)) if is_log(column) else np.asarray(value, dtype=float)
     )
 
 
 def _positions(table: pd.DataFrame, column: str) -> npt.NDArray[np.float64]:
-    """Place a column's values between 0 and 1; words take places in their order, missing values
-    nan.
-    """
+    """Map the values of a column to 0 to 1; encoder sizes by rank, missing values to nan."""
     values = distinct(table, column)
     if column == "encoder_size":
         place = {value: index / max(len(values) - 1, 1) for index, value in enumerate(values)}
@@ -108,14 +95,16 @@ def _positions(table: pd.DataFrame, column: str) -> npt.NDArray[np.float64]:
 
 
 def _axis(ax: Axes, table: pd.DataFrame, column: str, place: int) -> None:
-    """Draw one upright axis with the values that were run, or round numbers between its ends."""
+    """Draw one vertical axis with the values of the runs, or values spaced between its ends."""
     ax.axvline(place, color=INK, linewidth=0.6, zorder=1)
     values = distinct(table, column)
     if column == "encoder_size":
         heights = [index / max(len(values) - 1, 1) for index in range(len(values))]
     else:
         values = (
-            values if len(values) <= MOST_TICKS and column in SETTINGS else _between(column, values)
+            values
+            if len(values) <= MOST_TICKS and column in _shown_settings()
+            else _between(column, values)
         )
         ends = [
             float(_scaled(column, end))
@@ -141,16 +130,16 @@ def _axis(ax: Axes, table: pd.DataFrame, column: str, place: int) -> None:
 def _between(column: str, values: list[Any]) -> list[float]:
     low, high = (float(_scaled(column, end)) for end in (values[0], values[-1]))
     steps = np.linspace(low, high, 5)
-    return [float(value) for value in (np.exp(steps) if column in LOGARITHMIC else steps)]
+    return [float(value) for value in (np.exp(steps) if is_log(column) else steps)]
 
 
 def _thinned(values: list[Any], heights: list[float]) -> list[tuple[Any, float]]:
-    """Keep as many ticks as there is room for."""
+    """Keep every n-th tick, so that at most `MOST_TICKS` remain."""
     step = math.ceil(len(values) / MOST_TICKS)
     return list(zip(values, heights, strict=True))[::step]
 
 
 def _written(column: str, value: Any) -> str:
-    if column == "loss":
+    if format_of(column) == "loss":
         return f"{value:.2f}"
-    return flop(value) if column == "train_flops" else compact(value)
+    return flop(value) if format_of(column) == "flop" else compact(value)

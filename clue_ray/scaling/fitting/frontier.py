@@ -9,6 +9,8 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from clue_ray.spec.columns import fixed_columns
+
 X, Y = "train_flops", "loss"
 MIN_FITTED_RUNS = 4
 """Runs under a headline fit."""
@@ -20,12 +22,6 @@ MAX_LOSS_EXPONENT = 0.25
 """Exponent of compute beyond any that a loss was seen to have; published ones are .05 to .15."""
 SEED_COMPUTE_TOLERANCE = 1.02
 """Seeds of one setting draw different users, so their computes differ by up to this ratio."""
-SETTING_COLUMNS = [
-    "width", "item_layers", "service_layers", "heads", "encoder_size",
-    "non_embedding_params", "total_params", "corpus_users", "sequence_length",
-    "global_batch_size", "learning_rate", "num_workers",
-]  # fmt: skip
-"""Columns of the runs table that make a setting; runs with equal values are seeds of one."""
 
 
 def mark(done: pd.DataFrame) -> pd.DataFrame:
@@ -58,7 +54,7 @@ def settings_of(done: pd.DataFrame) -> npt.NDArray[np.int64]:
     each of its runs is a setting of its own.
     """
     alone = np.arange(len(done))
-    keys = [name for name in SETTING_COLUMNS if name in done]
+    keys = [name for name in fixed_columns() if name in done]
     if "seed" not in done or not keys:
         return alone
     order = done.reset_index(drop=True).assign(row=alone).sort_values([*keys, X], kind="stable")
