@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from clue_ray.report.page import build_content, render
 from clue_ray.report.read import read_directory
-from clue_ray.report.sections.downstream import follows_loss, downstream, score_over_loss
+from clue_ray.report.sections.downstream import downstream, follows_loss, score_over_loss
 from clue_ray.transfer.tasks.columns import join_results, note_asked
 from tests.report.planted import planted, write_study
 

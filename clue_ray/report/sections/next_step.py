@@ -22,7 +22,8 @@ from clue_ray.scaling.answering.axes import AxisEffect, joint_fit
 from clue_ray.scaling.answering.sentences import listing
 from clue_ray.scaling.deciding.allocate import Recipe, allocate
 from clue_ray.scaling.deciding.budget import marginal_returns
-from clue_ray.scaling.fitting.fit import Fit, fit_law
+from clue_ray.scaling.fitting.fit import fit_law
+from clue_ray.scaling.fitting.result import Fit
 from clue_ray.scaling.judging.backtest import LOOK_AHEAD
 from clue_ray.spec.columns import short_label
 
