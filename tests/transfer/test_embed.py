@@ -1,5 +1,4 @@
-"""Embedding a log on real Ray Data: every user once, resumed by parts, only what is new, nobody
-lost."""
+"""Embeddings of a log: every user once, resumed by parts, only new events, nobody lost."""
 
 import json
 import shutil
@@ -20,7 +19,7 @@ from clue_ray.transfer.embed.writing import (
     NOTHING_NEW,
     OTHER_SERVICES,
     USER_ROWS,
-    rows_of_part,
+    read_user_rows,
     write_parts,
 )
 from clue_ray.transfer.encode import UserEncoder, load_encoder
@@ -28,8 +27,8 @@ from clue_ray.transfer.encode import UserEncoder, load_encoder
 
 @pytest.fixture(scope="module")
 def ray_session(s3_query):
-    """A session of two cores that says that it has a GPU, started when credentials are set: workers
-    take them over."""
+    """A session of two cores that claims a GPU, started after S3 credentials are set, because
+    workers inherit them."""
     import ray
 
     folder = tempfile.mkdtemp(prefix="cr-", dir="/tmp")
@@ -42,10 +41,10 @@ def ray_session(s3_query):
 
 @pytest.fixture
 def in_this_process(monkeypatch):
-    """Do what Ray Data's tasks do one after the other, for tests of what they do."""
+    """Do the work of the Ray Data tasks sequentially in this process."""
 
     def make_parts(reading, exported, plan, gpus_per_worker):
-        rows = [table for part in reading.parts for table in rows_of_part(part, reading, plan)]
+        rows = [table for part in reading.parts for table in read_user_rows(part, reading, plan)]
         write_parts(pa.concat_tables([USER_ROWS.empty_table(), *rows]), UserEncoder(exported), plan)
 
     monkeypatch.setattr(embed, "make_parts", make_parts)
@@ -119,7 +118,7 @@ def test_another_request_does_not_mix_in(embedded, encoder_folder, log, tmp_path
     with pytest.raises(StudyError, match="other settings"):
         embed_users(encoder_folder, str(log), str(output), per_service=True)
     (tmp_path / "file").write_text("x")
-    with pytest.raises(StudyError, match="other files than an embedding"):
+    with pytest.raises(StudyError, match="files other than an embedding"):
         embed_users(encoder_folder, str(log), str(tmp_path))
 
 
@@ -183,13 +182,13 @@ def test_what_cannot_be_gone_on_from_is_told(
         encoder_folder, CorpusSpec(events=str(log), services=services), str(place)
     )
     assert manifest["absent_services"] == ["nowhere"]
-    with pytest.raises(StudyError, match="has per_service False, this is to have True"):
+    with pytest.raises(StudyError, match="has per_service False, not True"):
         embed_users(
             encoder_folder, str(log), str(tmp_path / "n"), per_service=True, since=str(place)
         )
     (tmp_path / "f").mkdir()
     (tmp_path / "f" / "manifest.json").write_text("{}")
-    with pytest.raises(StudyError, match="is no manifest of an embedding"):
+    with pytest.raises(StudyError, match="is not a manifest of an embedding"):
         embed_users(encoder_folder, str(log), str(tmp_path / "n"), since=str(tmp_path / "f"))
     (place / "manifest.json").unlink()
     next((place / "vectors").glob("*")).write_bytes(b"cut short")
@@ -205,7 +204,7 @@ def test_an_actor_writes_packed_buckets_as_a_task_writes_rows(
 
     def make_parts(reading, exported, plan, gpus_per_worker):
         rows = pa.concat_tables(
-            [table for part in reading.parts for table in rows_of_part(part, reading, plan)]
+            [table for part in reading.parts for table in read_user_rows(part, reading, plan)]
         )
         actor, packed = embed.PartEncoder(exported, plan), embed.pack_buckets(rows)
         assert [actor(packed.slice(row, 1)).num_rows for row in range(len(packed))] == [
@@ -227,7 +226,7 @@ def test_an_actor_writes_packed_buckets_as_a_task_writes_rows(
 def test_gpus_that_are_nowhere_are_not_waited_for(embedded, encoder_folder, log, tmp_path):
     with pytest.raises(
         ClusterError,
-        match="is to hold 2 GPU, but the Ray cluster has 1; leave --gpus-per-worker out",
+        match="needs 2 GPU, but the Ray cluster has 1; leave --gpus-per-worker out",
     ):
         embed_users(encoder_folder, str(log), str(tmp_path / "o"), gpus_per_worker=2)
 
@@ -254,7 +253,7 @@ def test_an_earlier_embedding_by_another_encoder_does_not_count(
     (other / "encoder.json").write_text(json.dumps(card | {"max_item_tokens": 3}))
     with pytest.raises(StudyError, match="leave --since out"):
         embed_users(other, str(log), str(tmp_path / "o"), since=str(output))
-    with pytest.raises(StudyError, match="is no finished embedding"):
+    with pytest.raises(StudyError, match="is not a finished embedding"):
         embed_users(other, str(log), str(tmp_path / "o"), since=str(tmp_path))
 
 
