@@ -28,7 +28,7 @@ from clue_ray.study.trial import REUSE_TIMEOUT
 from clue_ray.training.ray_train import explain_failure
 from clue_ray.transfer.encode import load_encoder
 from clue_ray.transfer.encoder_file import read_card
-from clue_ray.transfer.tasks.columns import failure_name, join_results, note_asked
+from clue_ray.transfer.tasks.columns import failure_name, join_results, select_results
 from clue_ray.transfer.tasks.evaluate import (
     evaluate_task,
     lay_out_task,
@@ -87,7 +87,7 @@ def score_runs(
         task.name: {run: name for (run, asked), name in names.items() if asked == task.name}
         for task in tasks
     }
-    note_asked(directory.path, by_task)
+    select_results(directory.path, by_task)
     return [read_result(directory.run_path(pair[0]) / name) for pair, name in names.items()]
 
 

@@ -6,7 +6,7 @@ Every user in the log is either in the vectors or in the list of users left out,
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import pyarrow as pa
