@@ -15,13 +15,14 @@ import torch
 from ray import tune
 
 from clue_ray.corpus.store import Corpus, open_corpus
+from clue_ray.errors import describe_error
 from clue_ray.runs import RunDescription, RunRecord
 from clue_ray.spec.specs import EvaluationSpec, RunSpec
 from clue_ray.storage.place import is_uri, place_below
 from clue_ray.storage.sync import working_folder
 from clue_ray.study.directory import write_run
 from clue_ray.training.loop import LocalContext, train_with
-from clue_ray.training.ray_train import explain_failure, train_on_workers
+from clue_ray.training.ray_train import LoopError, train_on_workers
 from clue_ray.training.tensorboard import DRIVER_LOG, LOG_FILE, CurveEvents, log_to
 from clue_ray.transfer.encoder_file import export_run
 
@@ -53,7 +54,7 @@ def run_trial(config: dict[str, Any]) -> None:
                         corpus,
                     )
         except Exception as error:
-            reason, trace = explain_failure(error)
+            reason, trace = error.args if isinstance(error, LoopError) else describe_error(error)
             (folder / "error.txt").write_text(trace, encoding="utf-8")
             record, curve = description.to_record("failed", error=reason), []
         # Training knows no study; the record gets its name where it joins one.

@@ -21,7 +21,7 @@ from ray.exceptions import RayError
 
 from clue_ray.corpus.build import MAX_TASKS, small_shuffle_tasks, source_key
 from clue_ray.corpus.logs.reading import Reading, plan_reading
-from clue_ray.errors import ClusterError, EventLogError, StudyError
+from clue_ray.errors import ClusterError, EventLogError, StudyError, find_worker_error
 from clue_ray.spec.specs import CorpusSpec
 from clue_ray.spec.yaml import fingerprint
 from clue_ray.transfer.embed.parts import Parts
@@ -226,15 +226,10 @@ def make_parts(
 
 
 def _original_error(error: RayError) -> Exception:
-    """Return the error of ours that was raised on a worker, or Ray's own error if there is none.
-
-    Ray Data keeps the original error only as text, in the traceback of its own.
-    """
+    """Return the error of ours that a worker raised, or Ray's own error if there is none."""
     kinds: dict[str, type[Exception]] = {"EventLogError": EventLogError, "StudyError": StudyError}
-    found = re.findall(
-        r"^\s*(?:[\w.]+\.)?(EventLogError|StudyError): (.+)$", str(error), re.MULTILINE
-    )
-    return kinds[found[-1][0]](found[-1][1]) if found else error
+    found = find_worker_error(error, "|".join(kinds))
+    return kinds[found[0]](found[1]) if found else error
 
 
 def _user_rows(
