@@ -30,7 +30,7 @@ from clue_ray.transfer.encoder_file import read_card
 from clue_ray.transfer.tasks.columns import failure_name, join_results, select_results
 from clue_ray.transfer.tasks.evaluate import (
     evaluate_task,
-    lay_out_task,
+    prepare_examples,
     read_result,
     result_key,
     result_name,
@@ -147,7 +147,7 @@ def _prepare(
             ]
             with _told(troubles, lacking):
                 if lacking:
-                    examples = lay_out_task(task, reading)
+                    examples = prepare_examples(task, reading)
                     write_left_out(directory.place, task, examples)
                     laid_out[task.name] = ray.put((task, examples))
     return keys, laid_out, troubles

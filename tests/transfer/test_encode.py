@@ -1,5 +1,4 @@
-"""An exported encoder alone: the same vectors as the model it came from, without ray, for any
-service."""
+"""An exported encoder gives the vectors of its model, without ray and for any service."""
 
 import json
 import subprocess
@@ -110,11 +109,10 @@ def test_the_encoder_comes_back_as_it_was(encoder_folder, run_spec, corpus):
 
 
 def test_loading_needs_no_ray(encoder_folder):
-    code = f"import sys, clue_ray; clue_ray.load_encoder({str(encoder_folder)!r}); print('ray' in sys.modules)"
-    assert (
-        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip()
-        == "False"
-    )
+    load = f"clue_ray.load_encoder({str(encoder_folder)!r})"
+    code = f"import sys, clue_ray; {load}; print('ray' in sys.modules)"
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert shown.stdout.strip() == "False"
 
 
 def test_what_is_no_encoder_is_refused(encoder_folder, events, tmp_path):

@@ -1,5 +1,4 @@
-"""Downstream tasks: measures against plain loops, leaks refused, planted signals found, mistakes in
-one sentence."""
+"""Downstream tasks: measures against plain loops, leaks refused, planted signals found."""
 
 import json
 import os
@@ -243,7 +242,9 @@ def test_two_numbers_are_classes_and_gaps_leave_them_whole(
     assert (
         make_examples(task(next_item=None, attribute=attribute), events.to_pandas()).names == names
     )
-    with pytest.raises(SpecError, match=r"has no value 'x' in 'age'; its values are such as 0, 1"):
+    with pytest.raises(
+        SpecError, match=r"has no value 'x' in 'age'; its values are for example 0, 1"
+    ):
         make_examples(
             task(next_item=None, attribute=attribute | {"positive": ("x",)}), events.to_pandas()
         )
@@ -267,13 +268,11 @@ def test_leaks_are_refused(task, corpus, encoder_folder, events):
     copy = table[table["service"] == first]
     copy = copy.assign(service="copy", timestamp=copy["timestamp"] - 1)
     copied = pd.concat([table, copy], ignore_index=True)
-    with pytest.raises(SpecError, match="among what the encoder is shown"):
+    with pytest.raises(SpecError, match="of its test users contain their label; leave"):
         check_inputs(nested, make_examples(nested, copied), copied)
     named = copied.assign(text=[f"{row};{text}" for row, text in enumerate(copied["text"])])
-    with pytest.raises(
-        SpecError, match="among what the encoder is shown"
-    ):  # the category, under another product
-        category = task(next_item={"service": first, "part": 2})
+    category = task(next_item={"service": first, "part": 2})  # the same, of another product
+    with pytest.raises(SpecError, match="of its test users contain their label; leave"):
         check_inputs(category, make_examples(category, named), named)
 
 
@@ -282,24 +281,24 @@ LEAKS = {
         lambda n: np.where(n % 3, "gold", "basic"),
         "tier={}.",
         {},
-        "by the word '.*(gold|basic).*' in their",
+        "the word '.*(gold|basic).*' in the texts",
     ),
     "among other words": (
         lambda n: 1 + n % 3,
         "kids={} pack 1 2 3",
         {"positive": ("1",)},
-        "by the word 'kids=[123]'",
+        "the word 'kids=[123]' in the texts",
     ),
     "values behind yes and no": (
         lambda n: n % 4,
         "tier {}",
         {"positive": ("0", "1")},
-        "of tier '[0-3]' and others",
+        "of tier '[0-3]' from all others",
     ),
-    "numbers": (lambda n: n % 40 + 0.5, "tier={}.", {}, "hold their value"),
-    "whole numbers": (lambda n: n % 40, "tier: {}.0", {}, "hold their value"),
-    "thousands": (lambda n: -12345 - 7 * (n % 40), "tier: {:,}", {}, "hold their value"),
-    "rounded": (lambda n: 20 + n % 40 * 1.234, "tier {:.1f}", {}, "hold their value"),
+    "numbers": (lambda n: n % 40 + 0.5, "tier={}.", {}, "contain their value"),
+    "whole numbers": (lambda n: n % 40, "tier: {}.0", {}, "contain their value"),
+    "thousands": (lambda n: -12345 - 7 * (n % 40), "tier: {:,}", {}, "contain their value"),
+    "rounded": (lambda n: 20 + n % 40 * 1.234, "tier {:.1f}", {}, "contain their value"),
 }
 
 
@@ -458,14 +457,14 @@ def test_from_scratch_learns_and_keeps_what_validation_users_liked_best(
     spec, encoder = task(), load_encoder(encoder_folder)
     examples = make_examples(spec, events.to_pandas())
     histories = Histories(examples.inputs, encoder.exported)
-    seen, look = [], heads.EarlyStopping.look
+    seen, update = [], heads.EarlyStopping.update
 
-    def watched(self, measure):
-        stop = look(self, measure)
+    def watched(self, compute_loss):
+        stop = update(self, compute_loss)
         seen.append((self.loss, self.weights["0.output.weight"].clone()))
         return stop
 
-    monkeypatch.setattr(heads.EarlyStopping, "look", watched)
+    monkeypatch.setattr(heads.EarlyStopping, "update", watched)
     made = train_from_scratch(encoder, histories, examples, steps=30, seed=0)
     assert len(seen) == 3  # at 0, 25 and the end
     assert seen[-1][0] < seen[0][0]
@@ -527,7 +526,7 @@ def test_several_files_without_times_have_no_last_item(task, events, tmp_path):
 
 def test_mistakes_are_one_sentence(task, events, tmp_path):
     table = events.to_pandas()
-    with pytest.raises(SpecError, match="asks 0 things"):
+    with pytest.raises(SpecError, match="has 0 targets"):
         task(next_item=None)
     with pytest.raises(SpecError, match="days without a cut in time"):
         task(next_item={"service": "a", "days": 7})
@@ -561,19 +560,19 @@ def test_mistakes_are_one_sentence(task, events, tmp_path):
         )
     strangers = {"table": str(tmp_path / "u.csv"), "column": "same", "prefix": "x_"}
     with pytest.raises(
-        SpecError, match="of 'same' for no user of the log; its users are such as 'x_u"
+        SpecError, match="of 'same' for no user of the log; it has users such as 'x_u"
     ):
         make_examples(task(next_item=None, attribute=strangers), table)
-    with pytest.raises(SpecError, match="seeks service 'a' by itself"):
+    with pytest.raises(SpecError, match="retrieves service 'a' by itself"):
         task(next_item=None, retrieval={"query": "a", "target": "a"})
-    with pytest.raises(SpecError, match="asks for service 'b', which services leaves out"):
+    with pytest.raises(SpecError, match="retrieves with service 'b', which services lacks"):
         task(next_item=None, retrieval={"query": "a", "target": "b"}, services=["a"])
     with pytest.raises(SpecError, match="asks for part 9 of the text"):
         make_examples(task(next_item={"service": table["service"][0], "part": 9}), table)
     for time in ("1980-01-01", "2090-01-01"):
-        with pytest.raises(SpecError, match=f"cuts at {time}, but its log goes from 20"):
+        with pytest.raises(SpecError, match=f"cut in time at {time}, but its log is from 20"):
             make_examples(task(time=time), table)
-    with pytest.raises(EventLogError, match="without a row that can be used"):
+    with pytest.raises(EventLogError, match="without a usable row"):
         make_examples(task(), table[:0])
     with pytest.raises(SpecError, match="fewer than 20; raise"):
         make_examples(task(split={"validation": 0.2, "test": 0.01}), table)
@@ -586,7 +585,7 @@ def test_mistakes_are_one_sentence(task, events, tmp_path):
 
 
 def test_another_encoder_cannot_take_a_method_s_name(task, encoder_folder):
-    with pytest.raises(SpecError, match="named 'encoder', as a method is"):
+    with pytest.raises(SpecError, match="has the name 'encoder' of a method"):
         run_task(encoder_folder, task(scratch_steps=0), {"encoder": encoder_folder})
 
 
@@ -626,7 +625,7 @@ def test_users_without_a_row_that_can_be_used_are_counted(task, events, tmp_path
     assert unusable == {"mute"}
     examples = make_examples(task(), found, unusable)
     left_out = dict(zip(*examples.left_out.to_pydict().values(), strict=True))
-    assert left_out["mute"] == "no row that can be used"
+    assert left_out["mute"] == "no usable row"
     assert {*left_out, *examples.users} == {"mute", *whole["user_id"]}
     assert not {*left_out} & {*examples.users}
 
