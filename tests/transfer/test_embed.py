@@ -52,8 +52,7 @@ def in_this_process(monkeypatch):
 
 @pytest.fixture(scope="module")
 def log(events, tmp_path_factory):
-    """The planted log with a user of bad rows only, a nameless row, and a user of an unknown
-    service."""
+    """The planted log with a user of bad rows only, a row without user, and an unknown service."""
     path = tmp_path_factory.mktemp("embed") / "log.parquet"
     odd = {"user_id": ["broken", None, "stranger"], "service": ["shop", "shop", "elsewhere"]}
     rows = pa.table({**odd, "timestamp": [1, 2, 3], "text": [None, "x", "tea"]})
@@ -94,7 +93,7 @@ def test_every_user_is_in_the_output_or_listed_with_the_reason(embedded, encoder
 
 
 @pytest.mark.ray
-def test_an_interrupted_embedding_goes_on_by_parts(embedded, encoder_folder, log, in_this_process):
+def test_an_interrupted_embedding_resumes_by_parts(embedded, encoder_folder, log, in_this_process):
     manifest, output = embedded
     assert embed_users(encoder_folder, str(log), str(output)) == manifest  # finished: nothing runs
     files = sorted((output / "vectors").glob("*.parquet"))
@@ -154,7 +153,7 @@ def test_only_users_with_new_events_are_embedded_again(
     assert np.allclose(row["vector"], whole.values[0], atol=1e-6)
 
 
-def test_a_vector_a_service_and_services_asked_for(
+def test_vectors_per_service_and_requested_services(
     encoder_folder, log, corpus, tmp_path, in_this_process
 ):
     first = corpus.services[0]
@@ -173,7 +172,7 @@ def test_a_vector_a_service_and_services_asked_for(
     } == named
 
 
-def test_what_cannot_be_gone_on_from_is_told(
+def test_an_embedding_that_cannot_be_resumed_is_refused(
     encoder_folder, log, corpus, tmp_path, in_this_process
 ):
     services = (corpus.services[0], "nowhere")
@@ -199,7 +198,7 @@ def test_what_cannot_be_gone_on_from_is_told(
 def test_an_actor_writes_packed_buckets_as_a_task_writes_rows(
     encoder_folder, log, tmp_path, monkeypatch
 ):
-    """What actors do, one bucket a call, without Ray."""
+    """The calls that actors receive, one bucket per call, without Ray."""
     monkeypatch.setattr(embed.ray, "get", lambda held: held)
 
     def make_parts(reading, exported, plan, gpus_per_worker):
@@ -223,7 +222,7 @@ def test_an_actor_writes_packed_buckets_as_a_task_writes_rows(
 
 
 @pytest.mark.ray
-def test_gpus_that_are_nowhere_are_not_waited_for(embedded, encoder_folder, log, tmp_path):
+def test_missing_gpus_are_an_error_at_once(embedded, encoder_folder, log, tmp_path):
     with pytest.raises(
         ClusterError,
         match="needs 2 GPU, but the Ray cluster has 1; leave --gpus-per-worker out",

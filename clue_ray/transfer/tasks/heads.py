@@ -118,7 +118,7 @@ def head_loss(scores: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
 def to_tensors(examples: Examples, rows: NDArray[np.int64]) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the indices of users with a target, and their targets, with values standardised.
 
-    A user whose labels are all no candidates has no target.
+    A user without a label among the candidates has no target.
     """
     targets = examples.targets
     if targets.ndim == 2:
