@@ -161,7 +161,7 @@ def _group_left_out(
     part: "pd.Series[Any]",
     unusable: Collection[str],
     labelled: Collection[str],
-    used: NDArray[np.object_],
+    used: NDArray[Any],
 ) -> dict[str, Collection[str]]:
     """Group the users that are left out by reason.
 
