@@ -138,7 +138,7 @@ def _cost_of(planned: "Plan") -> str:
         placed.insert(
             0,
             f"{_counted(len(several), 'run')} of up to {most} workers through Ray Train, "
-            f"{planned.gangs} at a time",
+            f"{planned.multi_worker_runs} at a time",
         )
     spent = (
         f"{planned.gpu_hours:.3g} GPU-hours"

@@ -99,7 +99,7 @@ def test_answer_law_table_and_comparison_are_there(html: str, study: Path) -> No
     fits = json.loads((study / "fits.json").read_text())
     assert set(fits["fits"]) == {"power_law", "log_linear"}
     assert "(preferred)" in html
-    assert "The backtest prefers the" in html
+    assert "is preferred: it has the lowest backtest error" in html
     assert "log-linear in compute rather than a power law" in html
     assert "TF-IDF" in html
     assert "chance among 256" in html
@@ -302,7 +302,7 @@ def test_report_without_a_table_is_refused_in_one_sentence(tmp_path: Path) -> No
 
 def test_what_to_double_ranks_the_axes_with_intervals_and_cost(html: str) -> None:
     words = re.search(
-        r"Doubling ([a-z -]+) alone, from \S+ to \S+, is expected to lower held-out loss by (.*?) "
+        r"Doubling ([a-z -]+) alone, from \S+ to \S+, is predicted to lower held-out loss by (.*?) "
         r"nats",
         html,
     )
@@ -311,7 +311,7 @@ def test_what_to_double_ranks_the_axes_with_intervals_and_cost(html: str) -> Non
     assert (
         "nats for 2.0 times the compute" in html
     )  # the planted compute is proportional to either axis
-    assert "All of these lie beyond what was run beside the best run." in html
+    assert "These are extrapolations: at the other settings of the best run" in html
 
 
 def test_downloads_are_the_files_themselves(html: str, study: Path) -> None:
@@ -342,7 +342,7 @@ def test_floor_of_a_planted_log_is_drawn_if_it_holds_for_these_candidates(tmp_pa
     (tmp_path / "corpus.json").write_text(
         json.dumps({"bayes_loss": {"4": 5.0, "8": 4.9}, "bayes_loss_candidates": 256})
     )
-    assert "lowest any encoder can reach (Bayes): 4.90" in write_report(tmp_path).read_text(
+    assert "lowest possible loss (Bayes): 4.90" in write_report(tmp_path).read_text(
         encoding="utf-8"
     )
     (tmp_path / "corpus.json").write_text(
@@ -361,7 +361,7 @@ def test_a_study_whose_loss_rises_says_first_that_there_is_no_answer(tmp_path: P
     answer = html[html.index('<div class="answer">') :]
     assert re.match(r'<div class="answer">\s*<p>There is no answer yet for more compute', answer)
     assert "What to double next" not in html
-    assert "is predicted to reach" not in html
+    assert "At ten times the" not in html
 
 
 @pytest.mark.slow

@@ -164,7 +164,7 @@ def test_budget_for_loss_inverts_both_kinds_of_law(fit: Fit) -> None:
         assert one.predict(train_flops=found.high).high == pytest.approx(ahead.value, rel=1e-5)
     with pytest.raises(FitError, match="the floor of the law is"):
         budget_for_loss(one, 0.9 * one.parameters["irreducible_loss"])
-    with pytest.raises(FitError, match="does not pass"):
+    with pytest.raises(FitError, match="does not reach"):
         budget_for_loss(one, 1e9)
     with pytest.raises(FitError, match="positive finite"):
         budget_for_loss(one, float("nan"))
