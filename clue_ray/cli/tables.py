@@ -17,7 +17,7 @@ from clue_ray.scaling.downstream import MEASURES, compare_methods, spell
 from clue_ray.spec.columns import SIZE, head_of, settings
 
 if TYPE_CHECKING:
-    from clue_ray.scaling.fitting.fit import Fit
+    from clue_ray.scaling.fitting.result import Fit
     from clue_ray.study.planned import Plan, PlannedRun
 
 
