@@ -3,7 +3,6 @@
 Imports neither ray nor torch, so that commands about finished studies start at once.
 """
 
-import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,12 +11,13 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from clue_ray.report.numbers import plain
 from clue_ray.runs import RunRecord
 from clue_ray.scaling.downstream import MEASURES, compare_methods, spell
 from clue_ray.spec.columns import SIZE, head_of, settings
 
 if TYPE_CHECKING:
-    from clue_ray.scaling.fitting.fit import Fit
+    from clue_ray.scaling.fitting.result import Fit
     from clue_ray.study.planned import Plan, PlannedRun
 
 
@@ -97,7 +97,7 @@ def print_plan(console: Console, planned: "Plan") -> None:
     title = f"{planned.study}: {len(planned.runs)} runs, {len(planned.pending)} to train"
     console.print(frame_table(frame.drop(columns=same).rename(columns=head_of), title))
     if same:
-        values = ", ".join(f"{head_of(str(c))} {_short(frame[c].iloc[0])}" for c in same)
+        values = ", ".join(f"{head_of(str(c))} {plain(frame[c].iloc[0])}" for c in same)
         console.print(f"The same for all runs: {values}", highlight=False)
     console.print(_cost_of(planned), highlight=False)
     for note in planned.notes:
@@ -155,7 +155,7 @@ def record_table(record: RunRecord) -> Table:
     )
     for name, value in record.model_dump(exclude={"run_id", "status", "study"}).items():
         if value not in (None, ""):
-            table.add_row(name.replace("_", " "), Text(_short(value)))
+            table.add_row(name.replace("_", " "), Text(plain(value)))
     return table
 
 
@@ -169,19 +169,8 @@ def frame_table(frame: pd.DataFrame, title: str) -> Table:
         numeric = frame[column].dtype.kind in "if"
         table.add_column(str(column), justify="right" if numeric else "left", overflow="fold")
     for row in frame.itertuples(index=False):
-        table.add_row(*(_short(value) for value in row))
+        table.add_row(*(plain(value) for value in row))
     return table
-
-
-def _short(value: Any) -> str:
-    """Format a cell: integers with separators, other numbers to three or four digits."""
-    if isinstance(value, int):
-        return f"{value:,}"
-    if not isinstance(value, float):
-        return str(value)
-    if math.isnan(value):
-        return ""
-    return f"{value:.3g}" if value >= 1e5 or value < 0.01 else f"{value:.4g}"
 
 
 def report_table(title: str, table: Any) -> Table:

@@ -21,8 +21,8 @@ from clue_ray.runs import Runs
 from clue_ray.scaling.answering.analysis import analyse
 from clue_ray.scaling.answering.axes import joint_fit
 from clue_ray.scaling.deciding.add_runs import choose_runs
-from clue_ray.scaling.fitting.fit import Fit
 from clue_ray.scaling.fitting.frontier import MIN_FITTED_RUNS
+from clue_ray.scaling.fitting.result import Fit
 from clue_ray.spec.columns import scale_fields
 from clue_ray.spec.compute import train_flops
 from clue_ray.spec.grid import BUDGETS, Point, list_points

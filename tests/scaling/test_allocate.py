@@ -13,7 +13,8 @@ from scipy.optimize import minimize_scalar
 from clue_ray.errors import FitError
 from clue_ray.scaling.deciding.allocate import Cost, allocate, best_loss, calibrate_cost, token_cost
 from clue_ray.scaling.deciding.budget import budget_for_loss, marginal_returns
-from clue_ray.scaling.fitting.fit import Fit, fit_law
+from clue_ray.scaling.fitting.fit import fit_law
+from clue_ray.scaling.fitting.result import Fit
 from clue_ray.scaling.laws.law import Law
 
 AXES = ["non_embedding_params", "train_tokens"]

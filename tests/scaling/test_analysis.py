@@ -13,8 +13,9 @@ from clue_ray.errors import FitError, RunsError
 from clue_ray.runs import Runs
 from clue_ray.scaling.answering.analysis import Analysis, analyse
 from clue_ray.scaling.answering.warnings import influential
-from clue_ray.scaling.fitting.fit import Prediction, fit_law
+from clue_ray.scaling.fitting.fit import fit_law
 from clue_ray.scaling.fitting.frontier import frontier, mark, settings_of
+from clue_ray.scaling.fitting.result import Prediction
 from clue_ray.scaling.judging.backtest import trend
 from clue_ray.scaling.judging.panels import compare_bic
 
