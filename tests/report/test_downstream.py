@@ -1,4 +1,4 @@
-"""The downstream section: a task follows the loss, does not follow it, or the runs do not decide."""
+"""The downstream section: a task follows the loss, or it does not, or the runs do not decide."""
 
 import json
 
