@@ -109,7 +109,7 @@ def test_mistakes_before_ray_starts(run_cli, planted_log, write_study, tmp_path,
         assert_mistake(run_cli("run", study, "--address", taken), "no Ray answers there")
     assert_mistake(
         run_cli("run", study, "--output", tmp_path / "list.yaml"),
-        "list.yaml is or lies in a file; choose",
+        "list.yaml is a file or lies in one; choose",
     )
     sizes = write_study(planted_log, axes={"encoder.size": [["xs", 0.003]]})
     assert_mistake(run_cli("plan", sizes), "encoder size ['xs', 0.003] is not on the ladder")
@@ -145,7 +145,7 @@ def test_mistakes_of_the_study(run_cli, ray_session, planted_log, write_study, t
         ({"axes": {"resources.workers": [16]}}, "needs 16 CPU", "the cluster has 2"),
         (
             {"axes": {"resources.workers": [17]}},
-            "17 workers are more than the 16 users of global_batch_size",
+            "resources.workers is 17, more than the 16 users of global_batch_size",
         ),
         ({"resources": {"gpus_per_worker": 1}}, "needs 1 GPU", "the cluster has 0"),
         ({"resources": {"checkpoints": "ftp://x/y"}}, "Storage ftp://x/y cannot be used"),

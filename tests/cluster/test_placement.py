@@ -1,13 +1,13 @@
-"""Where runs find room, and how long they then take."""
+"""How many workers and runs fit on nodes, and how long the runs take."""
 
 import itertools
 
 import pytest
 
-from clue_ray.cluster.placement import makespan, multi_worker_runs_at_once, worker_slots
+from clue_ray.cluster.placement import count_workers, makespan, multi_worker_concurrency
 from clue_ray.errors import ClusterError
 from clue_ray.spec.specs import ResourcesSpec, StudySpec
-from clue_ray.study.planner import check_cluster, check_nodes
+from clue_ray.study.checks import check_cluster, check_nodes
 from tests.study.test_progress import make_plan
 
 
@@ -29,14 +29,14 @@ from tests.study.test_progress import make_plan
         ({"gpus_per_worker": 1}, [{"CPU": 64}, {"CPU": 1, "GPU": 8}], 1),
     ],
 )
-def test_workers_find_cores_and_gpus_on_one_node(resources, nodes, expected):
-    assert worker_slots(ResourcesSpec(**resources), nodes) == expected
+def test_a_worker_runs_on_one_node(resources, nodes, expected):
+    assert count_workers(ResourcesSpec(**resources), nodes) == expected
 
 
-def test_gangs_wait_for_all_their_workers_and_a_slot():
-    assert multi_worker_runs_at_once(4, 9, [{"trial_slot": 64}]) == 2
-    assert multi_worker_runs_at_once(2, 9, [{"trial_slot": 3}]) == 3
-    assert multi_worker_runs_at_once(4, 2, [{"trial_slot": 3}]) == 1
+def test_runs_of_several_workers_wait_for_all_their_workers_and_a_slot():
+    assert multi_worker_concurrency(4, 9, [{"trial_slot": 64}]) == 2
+    assert multi_worker_concurrency(2, 9, [{"trial_slot": 3}]) == 3
+    assert multi_worker_concurrency(4, 2, [{"trial_slot": 3}]) == 1
 
 
 def test_makespan_is_that_of_the_longest_first():
@@ -50,14 +50,14 @@ def test_makespan_is_that_of_the_longest_first():
         for n in range(8)
         for side in itertools.combinations(seconds, n)
     )
-    assert best <= makespan(seconds, 2) <= best * 7 / 6  # Graham's bound for two lanes
+    assert best <= makespan(seconds, 2) <= best * 7 / 6  # Graham's bound for two concurrent runs
 
 
 def test_what_no_node_holds_is_refused_with_the_arithmetic():
     nodes = [{"CPU": 3.0}, {"CPU": 3.0, "GPU": 1.0}]
     with pytest.raises(
         ClusterError,
-        match=r"2 workers of 4 CPU and 0 GPU .* 2 nodes \(at most 3 CPU .* hold 0; a worker",
+        match=r"2 concurrent workers of 4 CPU and 0 GPU .* 2 nodes \(at most 3 CPU .* hold 0; a worker",
     ):
         check_nodes(2, ResourcesSpec(cpus_per_worker=4), nodes)
     check_nodes(2, ResourcesSpec(cpus_per_worker=3), nodes)
@@ -71,6 +71,7 @@ def test_what_no_node_holds_is_refused_with_the_arithmetic():
     study = StudySpec.parse(document, "s.yaml")
     check_cluster(make_plan(), study, nodes)
     with pytest.raises(
-        ClusterError, match=r"needs 2 CPU \(1 workers or 2 runs at a time\), but the cluster has 1;"
+        ClusterError,
+        match=r"needs 2 CPU \(1 workers or 2 concurrent runs\), but the cluster has 1;",
     ):
         check_cluster(make_plan(), study, [{"CPU": 1.0}])

@@ -13,7 +13,7 @@ import tempfile
 import pandas as pd
 import pytest
 
-from clue_ray.cluster.placement import multi_worker_runs_at_once, worker_slots
+from clue_ray.cluster.placement import count_workers, multi_worker_concurrency
 from clue_ray.spec.specs import ResourcesSpec
 
 STUDY = """
@@ -156,13 +156,13 @@ def test_data_and_gangs_and_small_runs_find_their_nodes(
     turns = spans.groupby("workers").agg(begin=("begin", "min"), end=("end", "max")).loc[[4, 2, 1]]
     assert (
         turns["end"].to_numpy()[:-1] <= turns["begin"].to_numpy()[1:]
-    ).all()  # largest gangs first, none starved
+    ).all()  # largest multi_worker_runs first, none starved
 
 
 def test_smaller_gangs_find_room_for_more():
     nodes = [{"trial_slot": 64.0}, *[{"CPU": 64.0, "GPU": 8.0}] * 8]
-    slots = worker_slots(ResourcesSpec(gpus_per_worker=1), nodes)
-    assert [multi_worker_runs_at_once(workers, slots, nodes) for workers in (64, 8, 2)] == [
+    slots = count_workers(ResourcesSpec(gpus_per_worker=1), nodes)
+    assert [multi_worker_concurrency(workers, slots, nodes) for workers in (64, 8, 2)] == [
         1,
         8,
         32,

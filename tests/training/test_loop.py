@@ -137,7 +137,7 @@ def test_killed_and_resumed_equals_uninterrupted(corpus, tmp_path):
     assert all(torch.equal(ends[0][key], ends[1][key]) for key in ends[0])
 
 
-def test_damaged_checkpoint_starts_anew(corpus, tmp_path):
+def test_damaged_checkpoint_starts_again(corpus, tmp_path):
     whole, _ = train_with(make_run(), corpus, EVALUATION, LocalContext(tmp_path))
     for state in tmp_path.glob("step_*.pt"):
         state.write_bytes(b"junk")
