@@ -57,7 +57,7 @@ def expand(study: StudySpec, added: Iterable[Point] = ()) -> list[RunSpec]:
 
 
 def list_points(study: StudySpec) -> Iterator[tuple[Point, RunSpec]]:
-    """Yield every point of every grid with its run; raise SpecError for a repeated run in a grid."""
+    """Yield each point of each grid with its run; raise SpecError for a run twice in a grid."""
     base = _base_document(study)
     for axes in _read_grids(study):
         seen: dict[tuple[str, int], Point] = {}
@@ -108,8 +108,7 @@ def parse_point(point: list[str]) -> Point:
             fields[field] = yaml.safe_load(value)
         except yaml.YAMLError:
             raise SpecError(
-                f"--point is {each!r}, whose value is not valid YAML; "
-                "write it as in a study file."
+                f"--point is {each!r}, whose value is not valid YAML; write it as in a study file."
             ) from None
     return fields
 

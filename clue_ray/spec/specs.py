@@ -14,7 +14,7 @@ from pydantic import Field, PositiveInt, field_validator, model_validator
 from clue_ray.spec.yaml import Spec, fingerprint, read_yaml
 
 RECIPE = 2
-"""Version of training, part of every run id. Increase it when a spec trains to other weights."""
+"""Training version, part of every run id; increase it when a spec trains to other weights."""
 HORIZONS = ("steps", "users_seen", "train_flops")
 """Fields of `TrainSpec` that say how long a run trains; a run has exactly one of them."""
 
@@ -27,8 +27,8 @@ class SplitSpec(Spec):
     test: float = Field(0.05, gt=0, lt=1)
     "share whose users form the evaluation pools"
     time: datetime | None = None
-    """cut-off time: earlier events are encoded, later ones are kept apart as prediction targets; UTC
-    where no time zone is given"""
+    """cut-off time, in UTC without a time zone: earlier events are encoded, later ones are kept
+    apart as prediction targets"""
 
     @field_validator("time")
     @classmethod
@@ -212,7 +212,8 @@ class TrainSpec(Spec):
     """share of the batches drawn from a single service; the positive pair is then the recent half
     of a history and the half before it"""
     spare_duplicates: bool = True
-    "mask false negatives: users of a batch who saw the same items are not negatives of each other"
+    """mask false negatives: users of a batch with the same items in both services are not negatives
+    of each other"""
     precision: Literal["fp32", "bf16"] = "fp32"
     "precision of matrix products; normalisation, logits and loss are always fp32"
     seed: int = Field(0, ge=0)

@@ -83,8 +83,8 @@ def _spec_within(annotation: Any) -> type[Spec] | None:
 
 
 def explain(error: ValidationError, spec: type[Spec], where: str) -> str:
-    """Return the first error of a validation as one sentence: place, value found, what is allowed."""
-    # An unknown key often is a misspelt one, and then also the cause of a missing key: report it first.
+    """Format the first error of a validation: the place, the value found, what is allowed."""
+    # Unknown keys first: a misspelt key is unknown, and the key that was meant is then missing.
     first = min(error.errors(), key=lambda e: e["type"] != "extra_forbidden")
     branch = str(first["loc"][-1]) if first["loc"] else ""
     steps = tuple(s for s in first["loc"] if not _is_branch(s) or s in spec.model_fields)
