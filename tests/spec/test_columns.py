@@ -68,13 +68,42 @@ def printed(what) -> str:
 
 def test_the_runs_table_keeps_its_columns():
     assert set(RUN_COLUMNS) == RunRecord.model_fields.keys()
-    assert RUN_COLUMNS == (
-        "run_id status error study corpus_digest encoder_size width item_layers service_layers heads "
-        "non_embedding_params total_params corpus_users corpus_tokens sequence_length "
-        "global_batch_size learning_rate seed steps users_seen train_tokens train_flops "
-        "executed_flops loss loss_candidates recall_at_10 mrr train_loss wall_seconds "
-        "tokens_per_second num_workers device started_at clue_ray_version"
-    ).split()
+    assert RUN_COLUMNS == [
+        "run_id",
+        "status",
+        "error",
+        "study",
+        "corpus_digest",
+        "encoder_size",
+        "width",
+        "item_layers",
+        "service_layers",
+        "heads",
+        "non_embedding_params",
+        "total_params",
+        "corpus_users",
+        "corpus_tokens",
+        "sequence_length",
+        "global_batch_size",
+        "learning_rate",
+        "seed",
+        "steps",
+        "users_seen",
+        "train_tokens",
+        "train_flops",
+        "executed_flops",
+        "loss",
+        "loss_candidates",
+        "recall_at_10",
+        "mrr",
+        "train_loss",
+        "wall_seconds",
+        "tokens_per_second",
+        "num_workers",
+        "device",
+        "started_at",
+        "clue_ray_version",
+    ]
 
 
 def test_what_the_registry_says_exists():

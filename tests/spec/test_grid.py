@@ -112,7 +112,10 @@ def test_shape_and_size_replace_each_other():
         ({"train": [1]}, "'train', which is not a field"),
         ({"sequence_length": []}, "no values"),
         ([], "list no grid"),
-        ({"resources.concurrency": [1, 2]}, "'resources.concurrency', which is not a field of a run"),
+        (
+            {"resources.concurrency": [1, 2]},
+            "'resources.concurrency', which is not a field of a run",
+        ),
         (
             {"train.global_batch_size": [-4]},
             "axes point {train.global_batch_size: -4}: train.global_batch_size is -4",
