@@ -33,12 +33,12 @@ from clue_ray.corpus.tokenizer import train_tokenizer
 from clue_ray.encoder.model import Block
 from clue_ray.spec.specs import EncoderSpec, RunSpec, TrainSpec
 from clue_ray.transfer.encode import Histories, UserEncoder, as_events
-from clue_ray.transfer.encoder_file import EncoderCard, Exported, read_encoder
+from clue_ray.transfer.encoder_file import EncoderCard, ExportedEncoder, read_encoder
 
 BATCH = 32
 
 
-def drawn_encoder(events: pa.Table, size: str = "s", length: int = 96) -> Exported:
+def drawn_encoder(events: pa.Table, size: str = "s", length: int = 96) -> ExportedEncoder:
     """Build an untrained encoder with a tokenizer for a log."""
     tokenizer = train_tokenizer(sorted(pc.unique(events["text"]).to_pylist()), 4096)
     services = tuple(sorted(pc.unique(events["service"]).to_pylist()))
@@ -57,7 +57,7 @@ def drawn_encoder(events: pa.Table, size: str = "s", length: int = 96) -> Export
         tokenizer_sha256="",
         weights_sha256="",
     )
-    return Exported(card, tokenizer.to_str(), card.build().state_dict())
+    return ExportedEncoder(card, tokenizer.to_str(), card.build().state_dict())
 
 
 def plain_layer(block: Block) -> nn.TransformerEncoderLayer:
@@ -135,7 +135,7 @@ class PlainLoop:
         return x.masked_fill(padding[:, :, None], 0).sum(1) / (~padding).sum(1, keepdim=True)
 
 
-def compare(exported: Exported, events: pa.Table, users: int) -> None:
+def compare(exported: ExportedEncoder, events: pa.Table, users: int) -> None:
     """Time both on the first users of a log. Layout and tokenisation are shared and not timed."""
     ids = sorted(pc.unique(events["user_id"]).to_pylist())[:users]
     rows = as_events(events.filter(pc.is_in(events["user_id"], value_set=pa.array(ids))))
@@ -199,7 +199,7 @@ def drawn_log(folder: Path, users: int) -> Path:
     return path
 
 
-def saved_encoder(exported: Exported, folder: Path) -> Path:
+def saved_encoder(exported: ExportedEncoder, folder: Path) -> Path:
     """Write an untrained encoder to a folder as a finished run would."""
     folder.mkdir()
     safetensors.torch.save_file(exported.weights, folder / "weights.safetensors")

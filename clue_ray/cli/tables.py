@@ -103,7 +103,7 @@ def print_plan(console: Console, planned: "Plan") -> None:
     if same:
         console.print(
             "The same for all: "
-            + ", ".join(f"{head_of(c)} {_short(frame[c].iloc[0])}" for c in same),
+            + ", ".join(f"{head_of(str(c))} {_short(frame[c].iloc[0])}" for c in same),
             highlight=False,
         )
     console.print(_cost_of(planned), highlight=False)
@@ -116,7 +116,7 @@ def print_plan(console: Console, planned: "Plan") -> None:
 def _plan_row(planned: "PlannedRun") -> dict[str, Any]:
     """Return one row of the table of a plan, by column."""
     return {
-        **{column: planned.known[column] for column in settings()},
+        **{column: getattr(planned.description, column) for column in settings()},
         "steps": planned.steps,
         "train_tokens": float(planned.train_tokens),
         "train_flops": planned.train_flops,

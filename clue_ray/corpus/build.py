@@ -39,7 +39,7 @@ from clue_ray.corpus.shards import ShardPlan, bucket_part, number_of_shards, wri
 from clue_ray.corpus.store import Corpus, holds_corpus, open_corpus, read_manifest, sha256
 from clue_ray.corpus.survey import TALLY, Survey, survey_part
 from clue_ray.corpus.tokenizer import read_tokenizer, train_tokenizer
-from clue_ray.errors import CorpusError, EventLogError
+from clue_ray.errors import CorpusError, EventLogError, find_worker_error
 from clue_ray.spec.specs import CorpusSpec
 from clue_ray.spec.yaml import fingerprint
 from clue_ray.storage.files import fetch_files, list_files, write_json
@@ -154,12 +154,10 @@ def _explain_failure(error: Exception, folder: str | Path) -> Exception:
         return EventLogError(
             f"The corpus cannot be prepared ({message.splitlines()[-1].rstrip('.')})."
         )
-    # Ray keeps the type of a worker's error only in the text of the traceback.
-    known = r"^\s*(?:[\w.]+\.)?(?:OSError|\w*ArrowInvalid|EventLogError|StudyError): (.+)$"
-    reasons = re.findall(known, message, re.MULTILINE)
-    if not reasons:
+    found = find_worker_error(error, r"OSError|\w*ArrowInvalid|EventLogError|StudyError")
+    if found is None:
         return error
-    return EventLogError(f"The corpus cannot be prepared ({reasons[-1].rstrip('.')}).")
+    return EventLogError(f"The corpus cannot be prepared ({found[1].rstrip('.')}).")
 
 
 def _write_corpus(reading: Reading, folder: Path, key: str, place: str = "") -> None:
@@ -179,8 +177,8 @@ def _write_corpus(reading: Reading, folder: Path, key: str, place: str = "") -> 
         totals = _make_shards(reading, parts, plan, place)
     _check_shards(totals, survey, place)
     _check_cut(totals, spec)
-    profile = totals.profile(services, spec, timed=all(log.has_time for log in reading.logs))
-    profile |= survey.profile(reading)
+    timed = all(log.has_time for log in reading.logs)
+    profile = totals.profile(services, spec, timed) | survey.profile(reading)
     _check_pairs(profile, services)
     manifest = {
         "key": key,
@@ -286,7 +284,10 @@ def _make_shards(
 
 @contextmanager
 def small_shuffle_tasks() -> Iterator[None]:
-    """Shuffle with small tasks: Ray Data's default of 1 GB per task leaves cores idle."""
+    """Shuffle with small tasks: Ray Data's default of 1 GB per task leaves cores idle.
+
+    A dataset copies the context when it is created, so create it in the block.
+    """
     context = ray.data.DataContext.get_current()
     before, context.shuffle_input_batch_bytes = context.shuffle_input_batch_bytes, SHUFFLE_BYTES
     try:

@@ -181,7 +181,7 @@ def list_candidates(study: StudySpec, corpus: Corpus) -> pd.DataFrame:
             continue
         rows.append(
             {
-                **describe_run(run, corpus, study.evaluation, study.name),
+                **describe_run(run, corpus, study.evaluation, study.name).model_dump(),
                 "point": point,
                 **_count(run, workload),
             }

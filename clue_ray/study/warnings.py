@@ -46,7 +46,7 @@ class Scales(NamedTuple):
 def find_warnings(planned: list["PlannedRun"], corpus: Corpus, study: StudySpec) -> list[str]:
     """Say what would weaken the study's answer."""
     columns = [SIZE, *run_axes()]
-    scales = [Scales(short_label(c), [r.known[c] for r in planned]) for c in columns]
+    scales = [Scales(short_label(c), [getattr(r.description, c) for r in planned]) for c in columns]
     swept = [each for each in scales if each.distinct > 1]
     tokens = Scales(short_label("train_tokens"), [float(r.train_tokens) for r in planned])
     return [
@@ -108,11 +108,11 @@ def _many_epochs(planned: list["PlannedRun"], corpus: Corpus) -> list[str]:
     users_seen / sum of all pairs' users times, for pairs take turns in proportion to their users.
     """
     pairs: dict[int, int] = {}
-    for users in {r.known["corpus_users"] for r in planned}:
+    for users in {r.description.corpus_users for r in planned}:
         subset = corpus.train_users[:users]
         pairs[users] = sum(len(corpus.users_of_pair(subset, pair)) for pair in corpus.pairs())
     epochs = [
-        r.steps * r.known["global_batch_size"] / max(1, pairs[r.known["corpus_users"]])
+        r.steps * r.description.global_batch_size / max(1, pairs[r.description.corpus_users])
         for r in planned
     ]
     many = [each for each in epochs if each > WISE_EPOCHS]
@@ -130,7 +130,7 @@ def untaught_pairs(planned: list["PlannedRun"], corpus: Corpus) -> list[str]:
     """Say when runs leave out pairs of services that have users, but fewer than a batch: they are
     scored untaught.
     """
-    sizes = {(r.known["corpus_users"], r.known["global_batch_size"]) for r in planned}
+    sizes = {(r.description.corpus_users, r.description.global_batch_size) for r in planned}
     left = 0
     for users, batch in sizes:
         counts = [
@@ -151,7 +151,7 @@ def no_service_alone(planned: list["PlannedRun"], corpus: Corpus) -> list[str]:
     without.
     """
     asked = {
-        (r.known["corpus_users"], r.known["global_batch_size"])
+        (r.description.corpus_users, r.description.global_batch_size)
         for r in planned
         if r.run.train.same_service
     }
@@ -181,7 +181,7 @@ def _same_training(planned: list["PlannedRun"]) -> list[str]:
                 exclude={"resources": True, "corpus_users": True, "encoder": {"size"}, **horizon}
             ),
             r.steps,
-            r.known["corpus_users"],
+            r.description.corpus_users,
         )
         for r in planned
     )

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from clue_ray.corpus.store import Corpus
+from clue_ray.runs import RunDescription
 from clue_ray.spec.compute import Work, count_params, forward_flops, train_flops
 from clue_ray.spec.specs import EvaluationSpec, RunSpec
 
@@ -92,31 +93,31 @@ class Counters:
 
 
 def describe_run(
-    run: RunSpec, corpus: Corpus, evaluation: EvaluationSpec, study: str
-) -> dict[str, Any]:
+    run: RunSpec, corpus: Corpus, evaluation: EvaluationSpec, study: str = ""
+) -> RunDescription:
     """Return the columns of the runs table that are known before training."""
     params = count_params(run.encoder, corpus.vocabulary(run.sequence_length))
     users = corpus.train_users[: run.corpus_users]
     shape = run.encoder.model_dump(include={"width", "item_layers", "service_layers", "heads"})
-    return {
-        "run_id": run.run_id(corpus.digest, evaluation.candidates),
-        "study": study,
-        "corpus_digest": corpus.digest,
-        "encoder_size": run.encoder.size,
+    return RunDescription(
+        run_id=run.run_id(corpus.digest, evaluation.candidates),
+        study=study,
+        corpus_digest=corpus.digest,
+        encoder_size=run.encoder.size,
         **shape,
-        "non_embedding_params": params["non_embedding"],
-        "total_params": params["total"],
-        "corpus_users": len(users),
-        "corpus_tokens": corpus.count_tokens(users),
-        "sequence_length": run.sequence_length,
-        "global_batch_size": run.train.global_batch_size,
-        "learning_rate": run.train.learning_rate,
-        "seed": run.train.seed,
-        "loss_candidates": evaluation.candidates,
-        "num_workers": run.resources.workers,
-        "device": "cuda" if run.resources.gpus_per_worker else "cpu",
-        "clue_ray_version": version("clue-ray"),
-    }
+        non_embedding_params=params["non_embedding"],
+        total_params=params["total"],
+        corpus_users=len(users),
+        corpus_tokens=corpus.count_tokens(users),
+        sequence_length=run.sequence_length,
+        global_batch_size=run.train.global_batch_size,
+        learning_rate=run.train.learning_rate,
+        seed=run.train.seed,
+        loss_candidates=evaluation.candidates,
+        num_workers=run.resources.workers,
+        device="cuda" if run.resources.gpus_per_worker else "cpu",
+        clue_ray_version=version("clue-ray"),
+    )
 
 
 def peak_memory(device: torch.device) -> int:

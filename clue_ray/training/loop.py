@@ -329,14 +329,14 @@ def choose_device(gpus: float) -> torch.device:
 
 
 def train_with(
-    run: RunSpec, corpus: Corpus, evaluation: EvaluationSpec, context: Context, study: str = ""
+    run: RunSpec, corpus: Corpus, evaluation: EvaluationSpec, context: Context
 ) -> tuple[RunRecord, list[dict[str, float]]]:
     """Train one run under a launcher's context; return its record and learning curve."""
     started = datetime.now(UTC).isoformat(timespec="seconds")
     with _explaining_memory(run, context.world_size):
         trainer = Trainer(run, corpus, evaluation, context)
         finite = trainer.train()
-    known, results = describe_run(run, corpus, evaluation, study), trainer.results()
+    results = trainer.results()
     outcome: dict[str, Any] = {"status": "done"}
     if not finite:
         outcome = {
@@ -345,7 +345,8 @@ def train_with(
         }
     elif context.rank == 0 and results["loss"] is None:
         outcome = {"status": "diverged", "error": "held-out loss was not finite at the end"}
-    return RunRecord(**{**known, **results, **outcome, "started_at": started}), trainer.curve
+    description = describe_run(run, corpus, evaluation)
+    return description.to_record(**outcome, **results, started_at=started), trainer.curve
 
 
 def train_run(run: RunSpec, corpus: Corpus, evaluation: EvaluationSpec | None = None) -> RunRecord:

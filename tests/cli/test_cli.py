@@ -109,7 +109,7 @@ def test_mistakes_before_ray_starts(run_cli, planted_log, write_study, tmp_path,
         assert_mistake(run_cli("run", study, "--address", taken), "no Ray answers there")
     assert_mistake(
         run_cli("run", study, "--output", tmp_path / "list.yaml"),
-        "list.yaml is or lies in a file; choose",
+        "list.yaml is a file or lies in one; choose",
     )
     sizes = write_study(planted_log, axes={"encoder.size": [["xs", 0.003]]})
     assert_mistake(run_cli("plan", sizes), "encoder size ['xs', 0.003] is no rung of the ladder")

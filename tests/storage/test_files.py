@@ -5,13 +5,18 @@ import pytest
 from clue_ray.storage.files import atomic_write, read_file, write_file
 
 
+def write_and_fail(path):
+    with atomic_write(path) as temporary:
+        temporary.write_text("new")
+        raise ValueError("fails")
+
+
 def test_a_local_file_is_replaced_only_if_the_block_succeeds(tmp_path):
     path = tmp_path / "folder" / "file"
     with atomic_write(path) as temporary:
         temporary.write_text("old")
-    with pytest.raises(ValueError, match="fails"), atomic_write(path) as temporary:
-        temporary.write_text("new")
-        raise ValueError("fails")
+    with pytest.raises(ValueError, match="fails"):
+        write_and_fail(path)
     assert path.read_text() == "old"
     assert list(path.parent.iterdir()) == [path]
 

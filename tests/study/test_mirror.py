@@ -15,7 +15,6 @@ import pytest
 from clue_ray.corpus import store
 from clue_ray.corpus.store import open_corpus, share_corpus
 from clue_ray.errors import CorpusError, StudyError
-from clue_ray.runs import RunRecord
 from clue_ray.spec.specs import RunSpec, read_study
 from clue_ray.storage import lease, sync
 from clue_ray.storage.files import list_files, push_files, read_file
@@ -200,7 +199,7 @@ def test_a_damaged_file_of_a_cache_or_of_storage(corpus, tmp_path, place):
     assert store.sha256(open_corpus(f"{place}/c").path / shard) == manifest["files"][shard]
     (lake / shard).write_bytes(b"junk")
     (cached.path / shard).write_bytes(b"junk")
-    with pytest.raises(CorpusError, match=r"shard-00000\.parquet is damaged .* as file:"):
+    with pytest.raises(CorpusError, match=r"shard-00000\.parquet is damaged .* at file:"):
         open_corpus(f"{place}/c")
 
 
@@ -216,9 +215,9 @@ def leave_run(directory, study, corpus, length, status="done") -> str:
     run = RunSpec(
         **{**study.base.model_dump(mode="json", exclude={"resources"}), "sequence_length": length}
     )
-    known = describe_run(run, corpus, study.evaluation, study.name)
-    directory.write_run(run, RunRecord(**known, status=status, loss=2.0), [])
-    return str(known["run_id"])
+    description = describe_run(run, corpus, study.evaluation, study.name)
+    directory.write_run(run, description.to_record(status, loss=2.0), [])
+    return description.run_id
 
 
 def test_storage_brings_home_what_is_expected_and_nothing_else(study, corpus, place, tmp_path):

@@ -10,20 +10,18 @@ from clue_ray.cli.terminal import StudyView, one_line, render
 from clue_ray.spec.specs import RunSpec, TrainSpec
 from clue_ray.study.planned import Plan, PlannedRun
 from clue_ray.study.progress import StudyProgress
+from tests.described import make_description
 
 
 def make_plan(finished=()):
     runs = []
     for index in range(4):
-        known = {
-            "run_id": f"r{index}", "encoder_size": "xs", "sequence_length": 8, "global_batch_size": 16,
-            "corpus_users": 1200, "num_workers": 1, "total_params": 10,
-        }  # fmt: skip
+        description = make_description(run_id=f"r{index}")
         run = RunSpec(train=TrainSpec(steps=10))
         runs.append(
             PlannedRun(
                 run,
-                known,
+                description,
                 10,
                 100,
                 1e6,

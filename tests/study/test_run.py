@@ -86,7 +86,7 @@ def test_plan_before_and_after(study, output, finished):
         assert planned.run_id == row["run_id"]
         assert planned.steps == row["steps"]
         assert planned.train_flops == pytest.approx(row["train_flops"], rel=0.15)
-        assert planned.known["non_embedding_params"] == row["non_embedding_params"]
+        assert planned.description.non_embedding_params == row["non_embedding_params"]
     assert (
         json.loads((output / "tiny" / "plan.json").read_text())["runs"][0]["expected_seconds"] > 0
     )

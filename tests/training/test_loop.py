@@ -51,7 +51,7 @@ def test_learns_what_was_planted(corpus):
     assert record.status == "done"
     assert record.loss < math.log(32) - 0.4
     assert record.recall_at_10 > 1.3 * 10 / 32
-    assert list(record.model_dump()) == RUN_COLUMNS
+    assert record.model_dump().keys() == set(RUN_COLUMNS)
 
 
 def test_same_spec_same_record(corpus):
@@ -137,7 +137,7 @@ def test_killed_and_resumed_equals_uninterrupted(corpus, tmp_path):
     assert all(torch.equal(ends[0][key], ends[1][key]) for key in ends[0])
 
 
-def test_damaged_checkpoint_starts_anew(corpus, tmp_path):
+def test_damaged_checkpoint_starts_again(corpus, tmp_path):
     whole, _ = train_with(make_run(), corpus, EVALUATION, LocalContext(tmp_path))
     for state in tmp_path.glob("step_*.pt"):
         state.write_bytes(b"junk")
