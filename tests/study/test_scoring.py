@@ -93,7 +93,7 @@ def test_scores_join_the_table_and_failures_are_sentences(study, found, ray_sess
     assert table["transfer_found_again_mrr"][0] == good_row["mrr"]["value"]
 
     monkeypatch.setattr(
-        scoring, "run_trials", lambda *_: pytest.fail("what is known was scored again")
+        scoring, "_run_trials", lambda *_: pytest.fail("what is known was scored again")
     )
     assert score_study(study, tasks[:1], {}) == results[:2]
     with pytest.raises(
@@ -138,7 +138,7 @@ def test_the_command_scores_a_study(study, found, ray_session, tmp_path):
     assert shown.exit_code == 1
     assert "TF-IDF, cosine" in shown.output
     assert "has no score. Run" in shown.output
-    with pytest.raises(SpecError, match="share the name 'found-again'"):
+    with pytest.raises(SpecError, match="have the same name 'found-again'"):
         read_tasks([file, file])
 
 
