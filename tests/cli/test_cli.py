@@ -101,7 +101,7 @@ def test_mistakes_before_ray_starts(run_cli, planted_log, write_study, tmp_path,
     listed = run_cli(
         "prepare", planted_log, "--output", tmp_path / "c", "--spec", tmp_path / "list.yaml"
     )
-    assert_mistake(listed, "holds list")
+    assert_mistake(listed, "holds a list")
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
         other.listen()
