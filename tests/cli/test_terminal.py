@@ -45,7 +45,7 @@ def test_a_study_under_way_shows_what_has_ended(corpus, tmp_path):
     assert "5 runs (2 done, 2 missing, 1 failed)" in shown
     assert "OSError: no" in shown
     assert " rate " in shown
-    assert "events" not in shown
+    assert "length" not in shown
 
 
 def test_rows_are_sorted_and_filtered(corpus, tmp_path):
