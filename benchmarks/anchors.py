@@ -1,11 +1,12 @@
-"""Published scaling-law fits against ours: a table of anchor, published value, our value,
-tolerance.
+"""Refit published scaling laws and compare the parameters with the published ones.
 
     python -m benchmarks.anchors         # about half a minute; exit status 1 if an anchor is missed
 
-The points lie in `../shared/fitdata` beside this checkout, with their sources, licences and
-recipes; they are not part of the package. Rows of `anchors.csv` come first, then what the folders'
-READMEs publish beyond it."""
+The table lists anchor, published value, our value and tolerance. The points are read from
+`../shared/fitdata` next to this checkout, with their sources, licences and recipes; they are not
+part of the package. Rows of `anchors.csv` come first, then further values that the READMEs of the
+folders publish.
+"""
 
 import re
 import sys
@@ -32,7 +33,8 @@ SEEN = {
     "3B": 80_000_415 * 32,
     "13B": 407_332_084 * 32,
     "34B": 407_332_084 * 84,
-}  # samples of a class, as published
+}
+"""Samples seen per class of models, as published."""
 EPOCH = ("E", "A", "B", "alpha", "beta")
 OPENATHENA = {
     "vpnls_chinchilla_huber": "ml_scalefit__massivetext__chinchilla",
@@ -51,7 +53,7 @@ PORIAN = {
 
 
 class Anchor(NamedTuple):
-    """A published number, ours, and how far apart they may be; `at_most` where lower is better."""
+    """A published value, our value and the tolerance; with `at_most`, a lower value also passes."""
 
     name: str
     published: float
@@ -61,13 +63,13 @@ class Anchor(NamedTuple):
 
     @property
     def met(self) -> bool:
-        """Whether ours is close enough, or low enough."""
+        """Whether our value is within the tolerance."""
         above = self.ours - self.published
         return above <= self.tolerance and (self.at_most or -above <= self.tolerance)
 
 
 def anchors() -> Iterator[Anchor]:
-    """Yield every anchor that the folder publishes, rows of anchors.csv first."""
+    """Yield every published anchor, rows of anchors.csv first."""
     listed = pd.read_csv(FITDATA / "anchors.csv", dtype=str).set_index("id")
     ours = {**epoch(), **gadre(), **openclip(), **porian_named(), **linear_objectives(), **llama()}
     for name, row in listed.iterrows():
@@ -102,7 +104,7 @@ def epoch_fit() -> Fit:
 
 
 def epoch() -> dict[str, list[float]]:
-    """Give parameters, objective and intervals of the 240 points, as the package shows them."""
+    """Return parameters, objective and intervals of the 240 points, as the package reports them."""
     fit = epoch_fit()
     ends = {f"epoch240_ci_{name}": list(fit.interval(name)) for name in ("E", "beta")}
     return (
@@ -113,8 +115,7 @@ def epoch() -> dict[str, list[float]]:
 
 
 def gadre() -> dict[str, list[float]]:
-    """Give relative errors, in percent, of the two largest runs of Gadre et al. 2024 from a fit of
-    five small ones."""
+    """Predict the two largest runs of Gadre et al. 2024 from five small ones: errors in percent."""
     models = pd.read_csv(FITDATA / "gadre_overtraining" / "models.csv").query("dataset == 'rpj'")
     small = ["d=96_l=8_h=4", "d=512_l=8_h=4", "d=576_l=24_h=8", "d=1024_l=24_h=8"]
     five = models[
@@ -126,7 +127,9 @@ def gadre() -> dict[str, list[float]]:
         formula="E + a N^-e + b 6^(-e/2) D^-e",
         parameters=("E", "a", "b", "e"),
         num_predictors=2,
-        function=lambda n, d, E, a, b, e: E + a * decay(n, e) + b * decay(6.0, e / 2) * decay(d, e),
+        function=lambda n, d, floor, a, b, e: (
+            floor + a * decay(n, e) + b * decay(6.0, e / 2) * decay(d, e)
+        ),
         terms=(("a", "e"), ("b", "e")),
         floor="E",
         linear=("E", "a", "b"),
@@ -145,8 +148,9 @@ def _missed(law: Law, parameters: dict[str, float], models: pd.DataFrame, name: 
 
 
 def linear_refit(fit: Fit, delta: float) -> tuple[Floats, float]:
-    """Fit again with Huber's cost on the loss itself, not its log: theta (p,) and the sum of
-    costs."""
+    """Refit with Huber's cost on the loss instead of its log.
+
+    Returns theta, shape (p,), and the sum of costs."""
     problem, deltas = fit.problem, np.full(fit.num_runs, delta)
     losses = np.exp(problem.log_y)
 
@@ -160,13 +164,12 @@ def linear_refit(fit: Fit, delta: float) -> tuple[Floats, float]:
 
 
 def linear_objectives() -> dict[str, list[float]]:
-    """Give the objectives of the isoFLOP sets that anchors.csv names."""
+    """Return the objectives of the isoFLOP sets that anchors.csv lists."""
     return {name: [linear_objective(experiment)] for name, experiment in OPENATHENA.items()}
 
 
 def linear_objective(experiment: str) -> float:
-    """Give a million times the mean Huber(1e-3) of linear residuals of a three-term fit to an
-    isoFLOP set."""
+    """Return 1e6 times the mean Huber(1e-3) cost of linear residuals of a three-term fit."""
     fit = fit_law("parametric_loss", isoflops(experiment), x=["params", "tokens"], y="loss")
     return 1e6 * linear_refit(fit, 1e-3)[1] / fit.num_runs
 
@@ -179,13 +182,13 @@ def isoflops(experiment: str) -> pd.DataFrame:
 
 
 def llama() -> dict[str, list[float]]:
-    """Give the exponent of the best number of tokens in Llama 3's isoFLOP curves by parabola."""
+    """Return the exponent of the optimal token count in Llama 3's isoFLOP curves, by parabola."""
     found = fit_isoflop(isoflops("llama_3__raw_loss"), size="tokens", compute="budget")
     return {"llama3_approach2": [found.line.exponent]}
 
 
 def openclip() -> dict[str, list[float]]:
-    """Give slopes, mean errors and a prediction of Cherti et al. 2023's contrastive models."""
+    """Return slopes, mean errors and a prediction for the models of Cherti et al. 2023."""
     imagenet, coco, flickr = (
         cherti_fit(name) for name in ("imagenet1k", "mscoco_captions", "flickr30k")
     )
@@ -209,8 +212,7 @@ def cherti_points(benchmark: str) -> pd.DataFrame:
 
 
 def cherti_fit(benchmark: str) -> Fit:
-    """Fit a power law to the lowest error in each of five bins of log compute, at the bins'
-    centres."""
+    """Fit a power law to the lowest error in each of five bins of log compute, at their centres."""
     points = cherti_points(benchmark)
     compute = np.log10(points["gmacs_total"].to_numpy())
     edges = np.linspace(compute.min(), compute.max() + 0.1, 6)
@@ -222,8 +224,9 @@ def cherti_fit(benchmark: str) -> Fit:
 
 
 def cherti_missed(fit: Fit, benchmark: str) -> float:
-    """Give the mean distance, in percentage points, of the line from the best of each architecture
-    and class."""
+    """Return the mean distance of the line from the best models, in percentage points.
+
+    The best models are those with the lowest error per architecture and class."""
     best = (
         cherti_points(benchmark)
         .groupby(["arch", "samples_seen_pretty"])[["gmacs", "err"]]
@@ -235,8 +238,7 @@ def cherti_missed(fit: Fit, benchmark: str) -> float:
 
 
 def porian_lines() -> dict[tuple[Any, ...], float]:
-    """Fit the exponent of the best size in each of Porian et al. 2024's configurations, optima that
-    exist."""
+    """Fit the exponent of the optimal size for each configuration of Porian et al. 2024."""
     pairs = pd.read_csv(FITDATA / "rsld_porian" / "optimal_pairs.csv").dropna(
         subset=["n", "n_star_std"]
     )
@@ -248,7 +250,7 @@ def porian_lines() -> dict[tuple[Any, ...], float]:
 
 
 def porian() -> Iterator[Anchor]:
-    """Yield all fifteen exponents against their published weighted fits."""
+    """Yield all fifteen exponents with their published weighted fits."""
     published = pd.read_csv(FITDATA / "rsld_porian" / "published_fits.csv").query(
         "kind == 'weighted'"
     )
@@ -258,16 +260,16 @@ def porian() -> Iterator[Anchor]:
 
 
 def porian_named() -> dict[str, list[float]]:
-    """Give the exponents that anchors.csv names."""
+    """Return the exponents that anchors.csv lists."""
     lines = porian_lines()
     return {name: [lines[key]] for name, key in PORIAN.items()}
 
 
 def main() -> None:
-    """Print the table; fail if an anchor is missed."""
+    """Print the table and exit with status 1 if an anchor is missed."""
     if not FITDATA.is_dir():
         raise SystemExit(
-            f"{FITDATA} is not beside this checkout; the published points cannot be read."
+            f"{FITDATA} does not exist; put the published points there to compare with them."
         )
     found = list(anchors())
     table = Table(title="Published fits and ours")

@@ -1,16 +1,17 @@
-"""Coverage of nominal 95 % intervals: how often they hold the truth in studies drawn from planted
-laws.
+"""Measure the coverage of nominal 95 % intervals on studies drawn from known laws.
 
-    python -m benchmarks.coverage            # 400 studies a row, some ten minutes on 2 cores
+    python -m benchmarks.coverage            # 400 studies per row, about ten minutes on 2 cores
     python -m benchmarks.coverage --draws 100
 
-Each row draws studies from one law with normal noise, fits each with the package's defaults and
-counts how often the interval shown holds the truth of exponent, floor and loss at ten times the
-compute of the largest run (for the joint
-law: both axes grown by the root of ten). The noise is constant in log loss, as the fit takes it to
-be, except in the rows marked "in nats", which are there to show what a wrong guess about the noise
-costs, and in the last: it takes the places, the fit and the residuals of real runs, where they lie
-beside the checkout. The standard error of a coverage near 95 % is 1.1 points at 400 draws."""
+Each row draws studies from one law with normal noise and fits each with the package's defaults. It
+counts how often the reported interval covers the true exponent, floor and loss at ten times the
+compute of the largest run. (For the joint law both axes grow by the square root of ten.)
+
+The noise is constant in log loss, as the fit assumes, with two exceptions. Rows marked "in nats"
+show the cost of a wrong noise model. The last row uses the design, the fit and the residuals of
+real runs; it is printed only if these data are next to the checkout. The standard error of a
+coverage near 95 % is 1.1 points at 400 draws.
+"""
 
 import argparse
 import os
@@ -39,15 +40,16 @@ ALLOWED = (0.93, 0.98)
 
 @dataclass(frozen=True)
 class Case:
-    """A planted law and the studies drawn from it.
+    """A known law and the studies drawn from it.
 
     Attributes:
-        x: predictors of the runs, (predictors, n).
-        truth: parameters in the law's order.
-        noise: standard deviation of log loss, or of loss where `additive`.
-        residuals: log residuals of real runs, (n,), which each study takes with signs of its own
-            instead of noise.
-        exponents, floor: names of the parameters whose intervals are counted.
+        x: Predictors of the runs, shape (predictors, n).
+        truth: Parameters in the law's order.
+        noise: Standard deviation of log loss, or of the loss if `additive`.
+        residuals: Log residuals of real runs, shape (n,). Each study uses them with random signs
+            instead of normal noise.
+        exponents: Names of the exponents to check.
+        floor: Name of the irreducible loss to check.
     """
 
     name: str
@@ -62,11 +64,11 @@ class Case:
 
     @property
     def further(self) -> Floats:
-        """Where the loss is predicted: ten times the compute of the largest run, (predictors,)."""
+        """Predictors at ten times the compute of the largest run, shape (predictors,)."""
         return np.asarray(self.x.max(axis=1) * 10 ** (1 / len(self.x)))
 
     def loss(self, x: Floats) -> Floats:
-        """Evaluate the planted law at predictors (predictors, n)."""
+        """Evaluate the true law at predictors of shape (predictors, n)."""
         return np.asarray(LAWS[self.law](list(x), self.truth))
 
     def draw(self, seed: int) -> dict[str, Floats]:
@@ -83,7 +85,7 @@ class Case:
 def one_axis(
     runs: int, name: str = "", decades: float = 3, b: float = 0.25, additive: bool = False
 ) -> Case:
-    """Plant E + a x^-b on runs equally spaced in log x."""
+    """Build a case of E + a x^-b with runs equally spaced in log x."""
     height = 3.5 if b > 0.2 else 1.0
     label = f"power_law_plus_constant, n = {runs}{name}"
     names = ("exponent",)
@@ -102,7 +104,7 @@ def one_axis(
 
 
 def two_axes(side: int) -> Case:
-    """Plant E + A N^-alpha + B D^-beta on a square grid over two decades of each."""
+    """Build a case of E + A N^-alpha + B D^-beta on a square grid over two decades of each."""
     grid = np.array(list(product(np.logspace(4, 6, side), np.logspace(6, 8, side)))).T
     truth = (1.8, 30.0, 120.0, 0.34, 0.37)
     return Case(
@@ -124,8 +126,7 @@ CASES = (
 
 
 def epoch_case() -> Case:
-    """Plant the fit of Epoch AI's 240 points on their own places, with their own uneven,
-    heavy-tailed residuals."""
+    """Build a case from Epoch AI's 240 points: their design, fit and heavy-tailed residuals."""
     fit, points = epoch_fit(), epoch_points()
     residuals = np.log(points["L"].to_numpy()) - np.log(fit.expected(points))
     x, truth = points[["N", "D"]].to_numpy(dtype=float).T, tuple(fit.parameters.values())
@@ -141,8 +142,9 @@ def epoch_case() -> Case:
 
 
 def hits(case: Case, seed: int) -> list[bool]:
-    """Fit one study; tell for each exponent, the floor and the loss further out whether its
-    interval holds it."""
+    """Fit one study and return whether each interval covers the truth.
+
+    Order: the exponents, the floor, the loss at ten times the compute."""
     columns = [f"x{i}" for i in range(len(case.x))]
     fit = fit_law(case.law, case.draw(seed), x=columns, y="y")
     planted = dict(zip(LAWS[case.law].parameters, case.truth, strict=True))
@@ -152,7 +154,7 @@ def hits(case: Case, seed: int) -> list[bool]:
 
 
 def coverage(case: Case, draws: int, workers: int = 1) -> dict[str, float]:
-    """Give the share of studies whose interval holds the truth, by name of what was bracketed."""
+    """Return the share of studies with an interval that covers the truth, by quantity."""
     names = [*case.exponents, "floor", "loss at 10x"]
     work = partial(hits, case)
     if workers == 1:
@@ -170,7 +172,7 @@ def _holds(ends: Sequence[float], truth: float) -> bool:
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description="Coverage of nominal 95 % intervals.")
-    parser.add_argument("--draws", type=int, default=400, help="studies a row")
+    parser.add_argument("--draws", type=int, default=400, help="studies per row")
     parser.add_argument("--workers", type=int, default=2, help="processes")
     options = parser.parse_args()
     table = Table(

@@ -1,14 +1,16 @@
-"""Users a second of `UserEncoder` against the obvious loop, and whether memory stays flat over ten
-times the users.
+"""Measure the speed and the memory of embedding users.
 
     python -m benchmarks.embed [RUN] [--events data/completejourney.parquet] [--users 600]
-    [--memory]
+    python -m benchmarks.embed --memory
 
-The obvious loop is PyTorch's own `nn.TransformerEncoder`, with the same weights, in batches of
-padded histories whose items are padded too and encoded anew wherever they stand. Both give the same
-vectors, which is checked. With --memory logs of 5,000 and 50,000 users are drawn and embedded by
-`embed_users`, and the largest process's growth compared. Without a RUN the encoder is drawn (size
-s, 96 events), which takes as long."""
+The first form compares users per second of `UserEncoder` with a plain loop. The plain loop uses
+PyTorch's `nn.TransformerEncoderLayer` with the same weights, in batches of padded histories of
+padded items, and encodes an item again at every event. Both must produce the same vectors. Without
+RUN the encoder is untrained (size s, 96 events), which takes the same time.
+
+`--memory` embeds generated logs of 5,000 and 50,000 users with `embed_users` and compares the peak
+memory of the largest process.
+"""
 
 import argparse
 import tempfile
@@ -31,37 +33,47 @@ from clue_ray.corpus.tokenizer import train_tokenizer
 from clue_ray.encoder.model import Block
 from clue_ray.spec.specs import EncoderSpec, RunSpec, TrainSpec
 from clue_ray.transfer.encode import Histories, UserEncoder, as_events
-from clue_ray.transfer.encoder_file import EncoderCard, Exported, read_encoder
+from clue_ray.transfer.encoder_file import EncoderCard, ExportedEncoder, read_encoder
 
 BATCH = 32
 
 
-def drawn_encoder(events: pa.Table, size: str = "s", length: int = 96) -> Exported:
-    """Draw an encoder for a log: its tokenizer, and weights as before training."""
+def drawn_encoder(events: pa.Table, size: str = "s", length: int = 96) -> ExportedEncoder:
+    """Build an untrained encoder with a tokenizer for a log."""
     tokenizer = train_tokenizer(sorted(pc.unique(events["text"]).to_pylist()), 4096)
     services = tuple(sorted(pc.unique(events["service"]).to_pylist()))
     run = RunSpec(encoder=EncoderSpec(size=size), train=TrainSpec(steps=1), sequence_length=length)
     card = EncoderCard(
-        run_id="drawn", run=run, corpus_digest="", services=services, max_item_tokens=24, text="{text}", columns={},
-        vocab_size=tokenizer.get_vocab_size() + len(services), duplicates="keep", split={},
-        tokenizer_sha256="", weights_sha256="",
-    )  # fmt: skip
-    return Exported(card, tokenizer.to_str(), card.build().state_dict())
+        run_id="drawn",
+        run=run,
+        corpus_digest="",
+        services=services,
+        max_item_tokens=24,
+        text="{text}",
+        columns={},
+        vocab_size=tokenizer.get_vocab_size() + len(services),
+        duplicates="keep",
+        split={},
+        tokenizer_sha256="",
+        weights_sha256="",
+    )
+    return ExportedEncoder(card, tokenizer.to_str(), card.build().state_dict())
 
 
 def plain_layer(block: Block) -> nn.TransformerEncoderLayer:
-    """Copy a block into PyTorch's own layer; the branches' scale goes into their last matrices."""
+    """Copy a block into PyTorch's layer, with the branch scale folded into the output matrices."""
     width = block.attention_out.in_features
     layer = nn.TransformerEncoderLayer(
         width, block.heads, block.ffn_up.out_features, dropout=0, batch_first=True, norm_first=True
     )
     scale = block.branch_scale
-    layer.self_attn.in_proj_weight.data, layer.self_attn.in_proj_bias.data = (
-        block.query_key_value.weight.data, block.query_key_value.bias.data
-    )  # fmt: skip
+    layer.self_attn.in_proj_weight.data = block.query_key_value.weight.data
+    layer.self_attn.in_proj_bias.data = block.query_key_value.bias.data
     for own, theirs in (
-        (layer.self_attn.out_proj, block.attention_out), (layer.linear1, block.ffn_up), (layer.linear2, block.ffn_down)
-    ):  # fmt: skip
+        (layer.self_attn.out_proj, block.attention_out),
+        (layer.linear1, block.ffn_up),
+        (layer.linear2, block.ffn_down),
+    ):
         factor = 1.0 if theirs is block.ffn_up else scale
         own.weight.data, own.bias.data = factor * theirs.weight.data, factor * theirs.bias.data
     layer.norm1.load_state_dict(block.attention_norm.state_dict())
@@ -70,7 +82,7 @@ def plain_layer(block: Block) -> nn.TransformerEncoderLayer:
 
 
 class PlainLoop:
-    """Padded batches through `nn.TransformerEncoder`'s layers, every event's item encoded anew."""
+    """Encode padded batches with PyTorch's layers, and each item again at every event."""
 
     def __init__(self, encoder: UserEncoder):
         self.model, self.length = encoder.model, encoder.card.run.sequence_length
@@ -79,7 +91,7 @@ class PlainLoop:
 
     @torch.no_grad()
     def encode(self, histories: Histories) -> np.ndarray:
-        """Encode users, [users, output_width]."""
+        """Encode users to vectors of shape (users, output_width)."""
         users, _, windows = histories.present(self.length)
         vectors = torch.cat(
             [self._batch(histories, windows, start) for start in range(0, len(users), BATCH)]
@@ -123,9 +135,8 @@ class PlainLoop:
         return x.masked_fill(padding[:, :, None], 0).sum(1) / (~padding).sum(1, keepdim=True)
 
 
-def compare(exported: Exported, events: pa.Table, users: int) -> None:
-    """Time both on the first users of a log, laid out and tokenised before: the same for both, and
-    not counted."""
+def compare(exported: ExportedEncoder, events: pa.Table, users: int) -> None:
+    """Time both on the first users of a log. Layout and tokenisation are shared and not timed."""
     ids = sorted(pc.unique(events["user_id"]).to_pylist())[:users]
     rows = as_events(events.filter(pc.is_in(events["user_id"], value_set=pa.array(ids))))
     encoder = UserEncoder(exported)
@@ -139,26 +150,26 @@ def compare(exported: Exported, events: pa.Table, users: int) -> None:
         start = time.perf_counter()
         vectors[name] = encode(histories)
         seconds[name] = time.perf_counter() - start
-    furthest = np.abs(vectors["clue-ray"] - vectors["padded loop"]).max()
-    assert furthest < 1e-4, f"the vectors differ by {furthest}"
+    difference = np.abs(vectors["clue-ray"] - vectors["padded loop"]).max()
+    assert difference < 1e-4, f"the vectors differ by {difference}"
     for name, taken in seconds.items():
         ratio = seconds["padded loop"] / taken
         print(
             f"{name:12} {taken:7.1f} s {len(ids) / taken:8.0f} users/s {ratio:6.1f}x  "
             f"({len(ids):,} users)"
         )
-    print(f"largest difference of a vector's number: {furthest:.1e}")
+    print(f"largest difference of an element: {difference:.1e}")
 
 
 class Watch(threading.Thread):
-    """Watches this process's children and keeps the largest private memory of one, bytes."""
+    """Sample this process's children and keep the largest private memory of one, in bytes."""
 
     def __init__(self):
         super().__init__(daemon=True)
         self.peak, self.done = 0, threading.Event()
 
     def run(self):
-        """Look four times a second."""
+        """Sample four times per second."""
         while not self.done.wait(0.25):
             for child in psutil.Process().children(recursive=True):
                 try:
@@ -169,8 +180,7 @@ class Watch(threading.Thread):
 
 
 def drawn_log(folder: Path, users: int) -> Path:
-    """Draw a log of 20 events a user over 5,000 texts in two services, a row group every 100,000
-    rows."""
+    """Write a log of 20 events per user over 5,000 texts in two services."""
     rng, path = np.random.default_rng(0), folder / f"{users}.parquet"
     texts = np.array(
         [f"item {a} of kind {a % 97}; colour {a % 13}" for a in range(5000)], dtype=object
@@ -189,8 +199,8 @@ def drawn_log(folder: Path, users: int) -> Path:
     return path
 
 
-def saved_encoder(exported: Exported, folder: Path) -> Path:
-    """Write a drawn encoder as a run would leave it."""
+def saved_encoder(exported: ExportedEncoder, folder: Path) -> Path:
+    """Write an untrained encoder to a folder as a finished run would."""
     folder.mkdir()
     safetensors.torch.save_file(exported.weights, folder / "weights.safetensors")
     (folder / "tokenizer.json").write_text(exported.tokenizer)
@@ -204,7 +214,7 @@ def saved_encoder(exported: Exported, folder: Path) -> Path:
 
 
 def compare_memory(folder: Path, sizes: tuple[int, int] = (5_000, 50_000)) -> None:
-    """Embed a log and one of ten times the users, and print the largest process of each."""
+    """Embed a log and one with ten times the users, and print the peak memory of each."""
     import ray
 
     from clue_ray.cluster.session import quieten_ray_data
@@ -218,8 +228,14 @@ def compare_memory(folder: Path, sizes: tuple[int, int] = (5_000, 50_000)) -> No
     for users in sizes:
         log = drawn_log(folder, users)
         temporary = tempfile.mkdtemp(prefix="eb-", dir="/tmp")
-        ray.init(num_cpus=2, object_store_memory=200_000_000, include_dashboard=False, log_to_driver=False,
-                 logging_level="error", _temp_dir=temporary)  # fmt: skip
+        ray.init(
+            num_cpus=2,
+            object_store_memory=200_000_000,
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level="error",
+            _temp_dir=temporary,
+        )
         watch = Watch()
         watch.start()
         start = time.perf_counter()
@@ -233,12 +249,14 @@ def compare_memory(folder: Path, sizes: tuple[int, int] = (5_000, 50_000)) -> No
             f"{watch.peak / 1e6:.0f} MB"
         )
         ray.shutdown()
-    print(f"memory over ten times the users: {peaks[1] / peaks[0]:.2f}x")
+    print(f"memory at ten times the users: {peaks[1] / peaks[0]:.2f}x")
 
 
 def main() -> None:
-    """Parse and run."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    """Parse the arguments and run."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("run", nargs="?")
     parser.add_argument("--events", default="data/completejourney.parquet")
     parser.add_argument("--users", type=int, default=600)

@@ -1,11 +1,10 @@
-"""One small study during which a worker, a node and the driver are killed, against the same study
-left in peace.
+"""Run a small study twice: undisturbed, and while a worker, a node and the driver are killed.
 
-    python -m benchmarks.faults             # three nodes on this machine, five to ten minutes on 2
-    cores
+    python -m benchmarks.faults     # three nodes on this machine, five to ten minutes on 2 cores
 
-Prints what was done to the study between the lines of its runs' logs, then the tables of both. Exit
-code 1 if they differ in anything but clocks."""
+Prints the faults between the lines of the runs' logs, then the runs tables of both studies. The
+exit status is 1 if they differ in any column other than times.
+"""
 
 import os
 import re
@@ -31,7 +30,7 @@ from clue_ray.cli.tables import frame_table
 from clue_ray.corpus.planted import PlantedSpec, planted_events
 from clue_ray.runs import read_runs
 
-CLOCK = ["started_at", "wall_seconds", "tokens_per_second"]
+TIMES = ["started_at", "wall_seconds", "tokens_per_second"]
 SHOWN = [
     "run_id",
     "status",
@@ -43,7 +42,7 @@ SHOWN = [
     "recall_at_10",
 ]
 NODE = {"num_cpus": 1, "object_store_memory": 100_000_000}
-PATIENCE = 300.0
+MAX_WAIT = 300.0
 STUDY = {
     "name": "faults",
     "corpus": {"vocab_size": 400, "split": {"validation": 0.0, "test": 0.25}},
@@ -60,28 +59,28 @@ STUDY = {
 
 
 class Scene:
-    """A study under way on a cluster, and what is done to it."""
+    """A running study on a cluster, and the faults injected into it."""
 
     def __init__(self, folder: Path, cluster: Cluster):
         self.folder, self.cluster, self.done = folder, cluster, []
 
     def start(self, output: str) -> subprocess.Popen:
-        """Start the command of the study."""
+        """Start the study in a process."""
         command = ["run", str(self.folder / "study.yaml"), "--output", str(self.folder / output)]
         code = "from clue_ray.cli.main import main; main()"
-        with open(self.folder / f"{output}.out", "a") as told:
+        with open(self.folder / f"{output}.out", "a") as log:
             return subprocess.Popen(
                 [sys.executable, "-c", code, *command, "--address", self.cluster.address],
-                stdout=told,
-                stderr=told,
+                stdout=log,
+                stderr=log,
             )
 
-    def say(self, words: str) -> None:
-        """Note what is done, and when."""
+    def note(self, words: str) -> None:
+        """Record a fault and its time."""
         self.done.append((datetime.now().strftime("%Y-%m-%d %H:%M:%S,%f")[:-3], f"*** {words}"))
 
     def lines(self, output: str) -> list[tuple[str, str]]:
-        """Return when and what the study's runs logged."""
+        """Return (time, message) of every line that the study's runs logged."""
         found = []
         for log in (self.folder / output).glob("faults/runs/*/log.txt"):
             found += [
@@ -90,67 +89,67 @@ class Scene:
         return sorted(found)
 
     def wait_for(self, words: str, times: int) -> None:
-        """Wait until the disturbed study has logged some words so often."""
-        deadline = time.monotonic() + PATIENCE
+        """Wait until the disturbed study has logged the words a number of times."""
+        deadline = time.monotonic() + MAX_WAIT
         while sum(words in line for _, line in self.lines("disturbed")) < times:
             if time.monotonic() > deadline:
-                raise TimeoutError(f"{words!r} was not logged {times} times within {PATIENCE:g} s")
+                raise TimeoutError(f"{words!r} was not logged {times} times within {MAX_WAIT:g} s")
             time.sleep(0.02)
 
     def kept(self) -> int:
-        """Count the checkpoints that the disturbed study has kept."""
+        """Count the checkpoints that the disturbed study has written."""
         return sum("is kept" in line for _, line in self.lines("disturbed"))
 
 
 def disturb(scene: Scene) -> None:
-    """Run the study while a worker, a node and the driver are killed; then give its command
-    again."""
+    """Run the study, kill a worker, a node and the driver, then run the command again."""
     driver = scene.start("disturbed")
     scene.wait_for("is kept", 3)
     worker = next(
         p for p in psutil.Process().children(recursive=True) if "RayTrainWorker" in p.name()
     )
-    scene.say(f"worker process {worker.pid} is killed")
+    scene.note(f"worker process {worker.pid} is killed")
     worker.kill()
-    scene.wait_for("goes on after", 1)
+    scene.wait_for("resumes after", 1)
     scene.wait_for("is kept", scene.kept() + 3)
-    scene.say("a node is killed")
+    scene.note("a node is killed")
     scene.cluster.remove_node(sorted(scene.cluster.worker_nodes, key=str)[0], allow_graceful=False)
     time.sleep(3)
     scene.cluster.add_node(**NODE)
-    scene.say("a node is added in its place")
-    scene.wait_for("goes on after", 2)
+    scene.note("a node is added in its place")
+    scene.wait_for("resumes after", 2)
     scene.wait_for("is kept", scene.kept() + 3)
-    scene.say(f"the driver, process {driver.pid}, is killed")
+    scene.note(f"the driver, process {driver.pid}, is killed")
     driver.kill()
     driver.wait()
     time.sleep(5)
-    scene.say("the same command is given again")
-    assert scene.start("disturbed").wait(PATIENCE * 2) == 0
-    scene.say("it ends")
+    scene.note("the same command is given again")
+    assert scene.start("disturbed").wait(MAX_WAIT * 2) == 0
+    scene.note("it ends")
 
 
 def compare(folder: Path, console: Console) -> bool:
-    """Print both tables; tell whether they agree in all but clocks."""
+    """Print both tables and return whether they agree in all columns other than times."""
     tables = {
         name: read_runs(folder / name / "faults").table for name in ("undisturbed", "disturbed")
     }
     for name, table in tables.items():
         console.print(frame_table(table[SHOWN], name))
-    peace, trouble = (table.drop(columns=CLOCK) for table in tables.values())
+    undisturbed, disturbed = (table.drop(columns=TIMES) for table in tables.values())
     try:
-        pd.testing.assert_frame_equal(trouble, peace, check_exact=True)
+        pd.testing.assert_frame_equal(disturbed, undisturbed, check_exact=True)
     except AssertionError as difference:
         console.print(f"The tables differ: {difference}")
         return False
     console.print(
-        f"All {len(peace)} rows agree in all {peace.shape[1]} columns beside {', '.join(CLOCK)}."
+        f"All {len(undisturbed)} rows agree in all {undisturbed.shape[1]} columns other than "
+        f"{', '.join(TIMES)}."
     )
     return True
 
 
 def main() -> None:
-    """Play the scene."""
+    """Run both studies and compare them."""
     console = Console(width=120, highlight=False)
     folder = Path(tempfile.mkdtemp(prefix="cr-", dir="/tmp"))
     spec = PlantedSpec(
@@ -168,7 +167,7 @@ def main() -> None:
             cluster.add_node(**NODE)
         cluster.wait_for_nodes()
         scene = Scene(folder, cluster)
-        assert scene.start("undisturbed").wait(PATIENCE * 2) == 0
+        assert scene.start("undisturbed").wait(MAX_WAIT * 2) == 0
         disturb(scene)
         for when, line in sorted(scene.done + scene.lines("disturbed")):
             if not re.search("is kept", line):

@@ -1,12 +1,13 @@
-"""What `clue-ray run --grow` saves: FLOPs that narrow the loss at 100 times the compute as much as
-a larger grid does.
+"""Measure the FLOPs that `clue-ray run --grow` saves compared with a larger grid.
 
-    python benchmarks/growth.py              # 24 studies a planted law, a few minutes on 2 cores
+    python -m benchmarks.growth     # 24 studies per planted law, a few minutes on 2 cores
 
-A planted study has a grid of 4 encoder sizes by 4 history lengths at equal steps. The rival
-continues it to 5 x 5 and 6 x 6. `--grow` gets shares of the rival's extra FLOPs and picks by the
-package's own rule, two runs a round; the law, its interval and the held-out run are those of the
-report."""
+A planted study has a grid of 4 encoder sizes by 4 history lengths at equal steps. The baseline
+extends the grid to 5 x 5 and 6 x 6. `--grow` gets shares of the extra FLOPs of the larger grid and
+selects runs by the package's own rule, two per round. Both are compared by the width of the
+interval of the loss at 100 times the compute. The law, its interval and the held-out run are those
+of the report.
+"""
 
 import argparse
 import os
@@ -33,7 +34,7 @@ LENGTHS = [8 * 2**power for power in range(8)]
 NOISE = 0.002
 SHARES = (0.125, 0.25, 0.375, 0.5, 0.75, 1.0)
 SAME = 1.02
-"""Widths that differ by less count as equal."""
+"""Interval widths within this ratio count as equal."""
 AT_ONCE = 2
 PLANTED = {
     "4.6 + 6 N^-.28 + 1.2 S^-.5": (4.6, 6.0, 0.28, 1.2, 0.5),
@@ -57,7 +58,7 @@ def points(rows: int) -> pd.DataFrame:
 
 
 def train(table: pd.DataFrame, law: tuple[float, ...], seed: int) -> pd.DataFrame:
-    """Give every point its loss: the planted law and the noise that belongs to the point."""
+    """Add the loss of every point: the planted law with noise that depends on the point alone."""
     floor, a, alpha, b, beta = law
     loss = (
         floor + a * table["non_embedding_params"] ** -alpha + b * table["sequence_length"] ** -beta
@@ -76,15 +77,15 @@ def train(table: pd.DataFrame, law: tuple[float, ...], seed: int) -> pd.DataFram
     return table.assign(loss=loss * np.exp(NOISE * np.array(drawn)), **settings)
 
 
-def judge(table: pd.DataFrame) -> tuple[pd.DataFrame, Fit]:
+def fit_headline(table: pd.DataFrame) -> tuple[pd.DataFrame, Fit]:
     """Mark the frontier and the held-out run and fit the headline law, as the report does."""
     fitted, marked, _ = headline(mark(table))
     return marked, fit_law("power_law_plus_constant", fitted, x="train_flops", y="loss")
 
 
 def width(table: pd.DataFrame, at: float) -> float:
-    """Give the width of the interval of the loss at `at`, in nats."""
-    _, low, high = judge(table)[1].predict(train_flops=at)
+    """Return the width of the interval of the loss at `at` FLOPs, in nats."""
+    _, low, high = fit_headline(table)[1].predict(train_flops=at)
     return high - low
 
 
@@ -96,9 +97,9 @@ def grow(
     at: float,
     seed: int,
 ) -> pd.DataFrame:
-    """Add runs in rounds within a budget, by the package's rule."""
+    """Add runs in rounds within a budget of FLOPs, by the package's rule."""
     spent = 0.0
-    while chosen := next_runs(*judge(table), candidates, budget - spent, at)[:AT_ONCE]:
+    while chosen := next_runs(*fit_headline(table), candidates, budget - spent, at)[:AT_ONCE]:
         added = candidates[candidates["run_id"].isin([run["point"] for run in chosen])]
         table = pd.concat([table, train(added, law, seed)], ignore_index=True)
         spent += float(added["train_flops"].sum())
@@ -106,8 +107,9 @@ def grow(
 
 
 def draw(law: tuple[float, ...], larger: int, seed: int) -> list[float]:
-    """Draw one study: widths of the grid, of the larger grid, and of growth by each share of its
-    extra FLOPs."""
+    """Draw one study and return interval widths.
+
+    Order: the grid, the larger grid, and runs added for each share of its extra FLOPs."""
     start, rival, candidates = (
         train(points(4), law, seed),
         train(points(larger), law, seed),
@@ -124,7 +126,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description="Width of the interval of loss at 100 times the compute, nats, median."
     )
-    parser.add_argument("--draws", type=int, default=24, help="studies a row")
+    parser.add_argument("--draws", type=int, default=24, help="studies per row")
     options = parser.parse_args()
     table = Table(
         "planted law",

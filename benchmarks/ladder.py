@@ -1,7 +1,8 @@
-"""Print the ladder of encoder sizes with parameters by group, as the Markdown table of
-docs/reference/encoder.md.
+"""Print the ladder of encoder sizes with their parameters by group.
 
-python -m benchmarks.ladder [--tokens 50258] [--item-positions 32] [--sequence-length 128]
+    python -m benchmarks.ladder [--tokens 50258] [--item-positions 32] [--sequence-length 128]
+
+The output is the Markdown table of docs/reference/encoder.md.
 """
 
 import argparse
@@ -20,7 +21,7 @@ GROUPS = (
 
 
 def ladder_table(vocabulary: Vocabulary) -> str:
-    """Return the table, a row a rung."""
+    """Return the table as Markdown, one row per rung."""
     heads = [
         "size",
         "width",

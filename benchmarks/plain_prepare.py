@@ -1,9 +1,9 @@
-"""The straightforward ways to prepare a log that fits in memory, in one process: the rivals of
-`benchmarks/prepare.py`.
+"""Prepare a log that fits in memory, in one process: the baselines of benchmarks/prepare.py.
 
-Both do the work of `clue_ray.corpus.build`: check rows, count repeated ones, hold out users, train
-the tokenizer on training users' texts, sort each user's events, and write items and sequences to
-one shard a bucket of users."""
+Both do the work of `clue_ray.corpus.build`: check rows, hold out users, train the tokenizer on the
+texts of training users, sort the events of each user, and write items and sequences to one shard
+per bucket of users.
+"""
 
 import hashlib
 from pathlib import Path
@@ -40,7 +40,7 @@ def digest(folder: Path) -> str:
 
 
 def tokenize(tokenizer: Tokenizer, texts: list[str]) -> Tokens:
-    """Tokenise every distinct text once."""
+    """Tokenize every distinct text once."""
     encoded = tokenizer.encode_batch(texts, add_special_tokens=False)
     return {text: item.ids for text, item in zip(texts, encoded, strict=True)}
 

@@ -1,14 +1,15 @@
-"""Preparation against scripts that do the same work in one process: time, memory, and the same
-bytes on two nodes.
+"""Compare corpus preparation with scripts that do the same work in one process.
 
-    python benchmarks/prepare.py            # 5 million planted events, three contenders; memory at
-    5 and 20 million
+    python -m benchmarks.prepare            # about nine minutes on 2 cores
 
-Each contender runs in a process of its own and writes the same shards, byte for byte, which is
-checked. Times leave out imports and the start of Ray (3 to 5 s, once a session), which the table
-shows beside them. Memory is the largest any process of the session held for itself, sampled five
-times a second; the object store, whose size is a setting (here 600 MB) and which spills to disk
-beyond it, is left out."""
+Prepares 5 million planted events with clue-ray, pyarrow and pandas, then with clue-ray on two
+nodes, then 20 million events with clue-ray. Each contender runs in its own process and must write
+the same shards, byte for byte.
+
+Times exclude imports and the start of Ray (3 to 5 s per session), which has its own column. Memory
+is the peak private memory of the largest process, sampled five times per second. It excludes the
+object store, which has a fixed size (600 MB here) and spills to disk.
+"""
 
 import argparse
 import json
@@ -40,14 +41,13 @@ CONTENDERS = ("clue-ray", "pyarrow", "pandas")
 
 
 def planted(events: int) -> PlantedSpec:
-    """Plan a log of about so many events over 51,200 items in two services."""
+    """Return the spec of a log of about `events` events over 51,200 items in two services."""
     return PlantedSpec(users=events // 96, items_per_topic=400)
 
 
 @contextmanager
 def ray_session(nodes: int = 1, cpus: int = 2) -> Iterator[float]:
-    """Start a session of one or more nodes on this machine, give the seconds it took, and end
-    it."""
+    """Run a session of one or more nodes on this machine; yield the seconds that its start took."""
     import ray
     from ray.cluster_utils import Cluster
 
@@ -68,7 +68,7 @@ def ray_session(nodes: int = 1, cpus: int = 2) -> Iterator[float]:
 
 
 def contend(name: str, log: Path, folder: Path, nodes: int, cpus: int) -> dict[str, object]:
-    """Prepare a log by one contender, watched."""
+    """Prepare a log with one contender; measure time and memory."""
     spec = CorpusSpec(events=str(log))
     work: dict[str, Callable[[], object]] = {
         "clue-ray": lambda: _build(spec, folder),
@@ -96,7 +96,7 @@ def _build(spec: CorpusSpec, folder: Path) -> None:
 
 
 class Watch:
-    """Samples the memory that this process and each of its descendants hold for themselves."""
+    """Sample the private memory of this process and of each of its descendants."""
 
     def __init__(self) -> None:
         self.peak = 0
@@ -121,7 +121,7 @@ class Watch:
 
 
 def run(name: str, log: Path, *, nodes: int = 1, cpus: int = 2) -> dict[str, float]:
-    """Run a contender in a process of its own."""
+    """Run a contender in its own process."""
     folder = Path(tempfile.mkdtemp(prefix="prepare-")) / "corpus"
     command = [sys.executable, "-m", "benchmarks.prepare", "--contender", name, "--log", str(log)]
     command += ["--folder", str(folder), "--nodes", str(nodes), "--cpus", str(cpus)]
@@ -133,7 +133,7 @@ def run(name: str, log: Path, *, nodes: int = 1, cpus: int = 2) -> dict[str, flo
 
 
 def make_log(events: int, folder: Path) -> Path:
-    """Write a planted log, in a process of its own, unless it is there."""
+    """Write a planted log in its own process, unless it exists."""
     log = folder / f"planted-{events}"
     if not log.exists():
         code = (
@@ -152,10 +152,10 @@ def main() -> None:
     )
     parser.add_argument("--events", type=float, default=5e6)
     parser.add_argument(
-        "--repeats", type=int, default=3, help="alternating runs; the median counts"
+        "--repeats", type=int, default=3, help="alternating runs, of which the median counts"
     )
     parser.add_argument(
-        "--logs", type=Path, default=Path(tempfile.gettempdir()), help="folder for planted logs"
+        "--logs", type=Path, default=Path(tempfile.gettempdir()), help="folder of the planted logs"
     )
     parser.add_argument("--contender", choices=CONTENDERS, help=argparse.SUPPRESS)
     parser.add_argument("--log", type=Path, help=argparse.SUPPRESS)
@@ -187,7 +187,7 @@ def compare(events: int, repeats: int, folder: Path) -> None:
         "events",
         "seconds",
         "events/s",
-        "time against clue-ray",
+        "time relative to clue-ray",
         "memory, MB",
         "Ray start, s",
     )
@@ -210,8 +210,8 @@ def compare(events: int, repeats: int, folder: Path) -> None:
     digests = {result["digest"] for _, count, result in entries if count == rows}
     growth = entries[-1][2]["memory"] / ours["memory"] - 1
     print(
-        f"Shards at {rows:,} events are "
-        f"{'the same bytes for all' if len(digests) == 1 else 'NOT THE SAME'}."
+        f"The shards of {rows:,} events are "
+        f"{'identical for all contenders' if len(digests) == 1 else 'NOT IDENTICAL'}."
     )
     print(f"The largest process grew by {growth:.0%} from {rows:,} to {large_rows:,} events.")
 

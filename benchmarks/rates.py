@@ -1,10 +1,11 @@
-"""Does the best learning rate at a small width stay the best at a large one (decision D6)?
+"""Check whether the best learning rate transfers over width (decision D6).
 
     python -m benchmarks.rates CORPUS [--widths 64 256] [--steps 200] [--batch 64] [--seeds 2]
 
-Trains every width at every rate of a grid of factors of two and prints the training loss, smoothed
-over the last steps and averaged over seeds. Rates are those of the study file, at width 32; what
-the matrices move by follows from the width."""
+Trains every width at every rate of a grid of factors of two. Prints the training loss, smoothed
+over the last steps and averaged over seeds. Rates are those of the study file, which hold at width
+32; the rate of the matrices follows from the width.
+"""
 
 import argparse
 
@@ -22,7 +23,7 @@ RATES = [0.003 * 2**power for power in range(-3, 3)]
 def final_loss(
     corpus: Corpus, width: int, rate: float, seed: int, args: argparse.Namespace
 ) -> float:
-    """Train one run and return its smoothed training loss, nats."""
+    """Train one run and return its smoothed training loss in nats."""
     encoder = EncoderSpec(width=width, item_layers=1, service_layers=1, heads=max(1, width // 32))
     train = TrainSpec(global_batch_size=args.batch, steps=args.steps, learning_rate=rate, seed=seed)
     run = RunSpec(encoder=encoder, train=train, sequence_length=args.sequence_length)
@@ -34,7 +35,7 @@ def final_loss(
 
 
 def main() -> None:
-    """Print the table and the best rate of each width."""
+    """Print the table and the best rate per width."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -63,9 +64,9 @@ def main() -> None:
     Console(width=100).print(table)
     best = {width: found.index(min(found)) for width, found in losses.items()}
     print(", ".join(f"width {width}: best at {RATES[place]:.2e}" for width, place in best.items()))
-    print(f"Apart by {max(best.values()) - min(best.values())} of the grid's factors of two.")
+    print(f"They differ by {max(best.values()) - min(best.values())} factors of two.")
     if edges := [f"width {width}" for width, place in best.items() if place in (0, len(RATES) - 1)]:
-        print(f"At the edge of the grid, where the best may lie beyond: {', '.join(edges)}.")
+        print(f"At the edge of the grid, so the optimum may lie outside: {', '.join(edges)}.")
 
 
 if __name__ == "__main__":

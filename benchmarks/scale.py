@@ -1,11 +1,11 @@
-"""A study at CLUE's size on paper: work, time, memory and traffic, by the formulas that
-docs/notes/scale.md shows.
+"""Estimate a study of CLUE's size: work, time, memory and traffic.
 
-    python -m benchmarks.scale              # half a minute; --measure also loads a corpus and
-    writes a checkpoint here
+    python -m benchmarks.scale              # a few seconds
+    python -m benchmarks.scale --measure    # also loads a corpus and writes a checkpoint, a minute
 
-FLOPs come from `clue_ray.spec.compute`. What is assumed stands in `Assumed` and in the printed
-table; nothing of it has been measured by us on GPUs."""
+The formulas are those of docs/notes/scale.md. FLOPs come from `clue_ray.spec.compute`, assumptions
+from `Assumed`. None of the estimates has been measured on GPUs by us.
+"""
 
 import argparse
 import json
@@ -32,27 +32,27 @@ LENGTHS = (16, 32, 64, 128)
 
 @dataclass(frozen=True)
 class Assumed:
-    """What the paper arithmetic takes for granted."""
+    """Assumptions of the estimates."""
 
     users: float = 11e6
     tokens: float = 50e9
-    "of all events, guide tokens included"
+    "in total, guide tokens included"
     services: int = 4
     tokens_per_event: int = 17
-    "16 of text and the guide token"
+    "16 text tokens and the guide token"
     batch: int = 4096
     gpus: int = 64
     gpus_per_node: int = 8
     peak_flops: float = 989e12
-    "a GPU's, dense bf16"
+    "per GPU, dense bf16"
     utilisation: float = 0.40
     "share of the peak that training reaches (MFU)"
     dollars: float = 3.0
-    "a GPU-hour"
+    "per GPU-hour"
     network: float = 50e9
-    "bytes a second in and out of a node"
+    "bytes per second in and out of a node"
     storage: float = 0.5e9
-    "bytes a second that one process writes to object storage"
+    "bytes per second that one process writes to object storage"
 
     @property
     def events(self) -> float:
@@ -61,8 +61,7 @@ class Assumed:
 
 
 def pair_work(assumed: Assumed, length: int) -> Work:
-    """Return the work of one positive pair: a user's `length` events in each of two services,
-    nothing spared."""
+    """Return the work of one positive pair: `length` events of a user in each of two services."""
     events, tokens = 2 * length, 2 * length * assumed.tokens_per_event
     return Work(
         users=2,
@@ -75,13 +74,12 @@ def pair_work(assumed: Assumed, length: int) -> Work:
 
 
 def run_flops(assumed: Assumed, size: str, length: int) -> float:
-    """Return the FLOPs of a run that sees as many pairs as one pass over all tokens at 128 events
-    has."""
+    """Return the FLOPs of a run that sees as many pairs as one pass at 128 events."""
     return train_flops(EncoderSpec(size=size), pair_work(assumed, length)) * pairs(assumed)
 
 
 def pairs(assumed: Assumed) -> float:
-    """Return the positive pairs of one pass over all tokens at 128 events."""
+    """Return the number of positive pairs in one pass over all tokens at 128 events."""
     return assumed.tokens / pair_work(assumed, 128).tokens
 
 
@@ -91,7 +89,7 @@ def gpu_hours(assumed: Assumed, flops: float) -> float:
 
 
 def paper(assumed: Assumed) -> list[tuple[str, str]]:
-    """Work out the figures of docs/notes/scale.md."""
+    """Compute the figures of docs/notes/scale.md."""
     encoder, steps = EncoderSpec(size="clue-725m"), pairs(assumed) / assumed.batch
     total = count_params(encoder, Vocabulary(50_258, 32, 128))["total"]
     large = run_flops(assumed, "clue-725m", 128)
@@ -112,28 +110,28 @@ def paper(assumed: Assumed) -> list[tuple[str, str]]:
         ("725 M, eight passes", cost(assumed, 8 * hours[0])),
         ("grid of 16 smaller runs: FLOP", f"{grid:.3g}"),
         ("grid of 16 smaller runs: GPU-hours; hours on 64; cost", cost(assumed, hours[1])),
-        ("a step of 725 M on 64 GPUs, seconds", f"{step:.2f}"),
+        ("725 M on 64 GPUs: seconds per step", f"{step:.2f}"),
         (
-            "gathered a step and GPU, forward; with gradients",
+            "embeddings gathered per step and GPU, forward; with gradients",
             f"{gathered / 1e6:.2f}; {3 * gathered / 1e6:.2f} MB",
         ),
-        ("all-reduced gradients a step and GPU", f"{gradients / 1e9:.2f} GB"),
-        ("seconds of it, if every GPU's crossed the node's network", f"{slowest:.2f}"),
-        ("weights, gradients, moments on each GPU", f"{16 * total / 1e9:.1f} GB"),
-        ("a checkpoint; kept; written in a run of ten", traffic(checkpoint)),
-        ("seconds to write one", f"{checkpoint / assumed.storage:.0f}"),
-        ("event and offset arrays of a process", f"{arrays / 1e9:.1f} GB"),
-        ("the same in 8 processes of a node", f"{8 * arrays / 1e9:.0f} GB"),
+        ("gradients all-reduced per step and GPU", f"{gradients / 1e9:.2f} GB"),
+        ("seconds for it, if all GPUs of a node share its network", f"{slowest:.2f}"),
+        ("weights, gradients, moments per GPU", f"{16 * total / 1e9:.1f} GB"),
+        ("one checkpoint; kept; written by a run that saves ten", traffic(checkpoint)),
+        ("seconds to write a checkpoint", f"{checkpoint / assumed.storage:.0f}"),
+        ("event and offset arrays per process", f"{arrays / 1e9:.1f} GB"),
+        ("the same per node of 8 processes", f"{8 * arrays / 1e9:.0f} GB"),
     ]
 
 
 def cost(assumed: Assumed, hours: float) -> str:
-    """Say what GPU-hours come to."""
+    """Format GPU-hours as hours, hours on all GPUs and dollars."""
     return f"{hours:,.0f}; {hours / assumed.gpus:.1f}; ${hours * assumed.dollars:,.0f}"
 
 
 def traffic(checkpoint: float) -> str:
-    """Say what checkpoints take."""
+    """Format the bytes of one checkpoint, of those kept and of those written."""
     return f"{checkpoint / 1e9:.1f}; {2 * checkpoint / 1e9:.1f}; {10 * checkpoint / 1e9:.0f} GB"
 
 
@@ -151,8 +149,7 @@ print(json.dumps({"events": events, "peak": peak, "seconds": time.perf_counter()
 
 
 def measure(users: int) -> list[tuple[str, str]]:
-    """Load a planted corpus in a process of its own, and write a checkpoint of 100 million numbers
-    to this disk."""
+    """Load a planted corpus in its own process and write a checkpoint of 100 million numbers."""
     import pyarrow.parquet as pq
     import torch
 
@@ -183,10 +180,10 @@ def measure(users: int) -> list[tuple[str, str]]:
         shutil.rmtree(folder, ignore_errors=True)
     return [
         ("events loaded", f"{found['events']:,}"),
-        ("bytes an event in shards", f"{size / found['events']:.1f}"),
-        ("peak bytes an event while loading", f"{found['peak'] / found['events']:.0f}"),
-        ("events a second while loading", f"{found['events'] / found['seconds']:,.0f}"),
-        ("checkpoint to this disk, GB/s", f"{0.4 / seconds:.2f}"),
+        ("bytes per event in shards", f"{size / found['events']:.1f}"),
+        ("peak bytes per event while loading", f"{found['peak'] / found['events']:.0f}"),
+        ("events loaded per second", f"{found['events'] / found['seconds']:,.0f}"),
+        ("checkpoint to local disk, GB/s", f"{0.4 / seconds:.2f}"),
     ]
 
 
@@ -196,17 +193,17 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     options.add_argument(
-        "--measure", action="store_true", help="load a corpus and write a checkpoint here too"
+        "--measure", action="store_true", help="also load a corpus and write a checkpoint"
     )
-    options.add_argument("--users", type=int, default=20_000, help="users of that corpus")
+    options.add_argument("--users", type=int, default=20_000, help="users of the loaded corpus")
     chosen = options.parse_args()
     console = Console(width=110, highlight=False)
-    table = Table("on paper", "value")
+    table = Table("estimate", "value")
     for row in paper(Assumed()):
         table.add_row(*row)
     console.print(table)
     if chosen.measure:
-        table = Table("measured here", "value")
+        table = Table("measured", "value")
         for row in measure(chosen.users):
             table.add_row(*row)
         console.print(table)

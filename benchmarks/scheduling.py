@@ -1,15 +1,14 @@
-"""What it costs to hand out runs: a study of many trivial runs on a cluster whose GPUs are said,
-not there.
+"""Measure the cost of scheduling runs: a study of many trivial runs on declared GPUs.
 
-    python -m benchmarks.scheduling --runs 1000 --gpus 64      # a process a GPU: some 15 GB, and
-    many cores to be fair
+    python -m benchmarks.scheduling --runs 1000 --gpus 64   # one process per GPU, about 15 GB
 
-Preparation, plan, Ray Tune, records and the runs table are the product's own; only training is
-replaced, by a sleep.
-Every process of the cluster is on this machine, so its cores bound the rate: the line below the
-table says how many there were. Idle is the share of GPU seconds, from the first run's start to the
-last one's end, in which no run slept; seconds between runs are those that a GPU waits from one
-run's end to the next one's start."""
+The GPUs are declared to Ray, not present. Preparation, plan, Ray Tune, records and the runs table
+are the product's own; only training is replaced, by a sleep. All processes of the cluster are on
+this machine, so its cores, printed below the table, bound the rate.
+
+The idle share is the share of GPU seconds without a run, from the start of the first run to the end
+of the last. Seconds between runs are those from the end of a run to the next start on its GPU.
+"""
 
 import argparse
 import itertools
@@ -48,8 +47,9 @@ STORE = 80_000_000
 
 
 def sleep_instead(config: dict[str, Any]) -> None:
-    """Be a trial that holds its GPU for a while and leaves a record; loads no torch, as 64 of them
-    share a machine."""
+    """Run a trial that holds its GPU, sleeps and writes a record.
+
+    It imports no torch, because 64 of these processes share a machine."""
     from clue_ray.corpus.store import open_corpus
     from clue_ray.runs import RunRecord
     from clue_ray.spec.specs import RunSpec
@@ -82,14 +82,12 @@ def sleep_instead(config: dict[str, Any]) -> None:
 
 
 @contextmanager
-def said_gpus(gpus: int, per_node: int, seconds: float) -> Iterator[None]:
-    """Start a head without cores and nodes of GPUs that are not there; connect."""
+def declared_gpus(gpus: int, per_node: int, seconds: float) -> Iterator[None]:
+    """Start a head without cores and nodes with declared GPUs, and connect to the cluster."""
     temporary = tempfile.mkdtemp(prefix="cr-", dir="/tmp")
     node = {"object_store_memory": STORE, "include_dashboard": False}
-    os.environ["SLEEP_SECONDS"] = str(seconds)  # nodes and their workers inherit it
-    os.environ["TUNE_FUNCTION_THREAD_TIMEOUT_S"] = (
-        "60"  # 2 s, Tune's default, are too few for crowded cores
-    )
+    os.environ["SLEEP_SECONDS"] = str(seconds)  # inherited by nodes and their workers
+    os.environ["TUNE_FUNCTION_THREAD_TIMEOUT_S"] = "60"  # the default of 2 s fails on busy cores
     head = {"num_cpus": 0, "resources": {"trial_slot": 64}, "temp_dir": temporary, **node}
     cluster = Cluster(initialize_head=True, head_node_args=head)
     cluster.add_node(num_cpus=1, labels={"pool": "data"}, **node)
@@ -107,10 +105,10 @@ def said_gpus(gpus: int, per_node: int, seconds: float) -> Iterator[None]:
 
 
 def make_study(corpus: Path, runs: int) -> StudySpec:
-    """Plan runs that each ask for one GPU and differ in their seeds."""
+    """Plan runs that need one GPU each and differ in their seeds."""
     return StudySpec.parse(
         {
-            "name": "said",
+            "name": "scheduling",
             "corpus": str(corpus),
             "base": {
                 "encoder": {"size": "xs"},
@@ -121,19 +119,19 @@ def make_study(corpus: Path, runs: int) -> StudySpec:
             "evaluation": {"candidates": 32, "every": 1},
             "resources": {"gpus_per_worker": 1},
         },
-        "said",
+        "scheduling",
     )
 
 
 def run_all(study: StudySpec, output: Path) -> dict[int, float]:
-    """Run a study without training; return the driver's MB by runs that had ended."""
+    """Run a study without training; return the driver's MB by number of finished runs."""
     driver, seen = psutil.Process(), {}
 
-    def weigh(snapshot: Snapshot) -> None:
+    def record(snapshot: Snapshot) -> None:
         seen[snapshot.finished] = driver.memory_info().rss / 1e6
 
     tuning.run_trial = sleep_instead
-    run_study(study, output, listener=weigh, most_points=None)
+    run_study(study, output, listener=record, most_points=None)
     table = read_runs(output / study.name).table
     assert (table["status"] == "done").all()
     assert len(table) == len(expand(study))
@@ -141,8 +139,7 @@ def run_all(study: StudySpec, output: Path) -> dict[int, float]:
 
 
 def read_held(directory: Path) -> tuple[dict[str, list[tuple[float, float]]], int]:
-    """Return when each GPU was held, from when to when, in order; and how many processes held
-    them."""
+    """Return the ordered (start, end) times of the runs per GPU, and the number of processes."""
     held: dict[str, list[tuple[float, float]]] = {}
     processes = set()
     for file in directory.glob("runs/*/held.txt"):
@@ -160,14 +157,14 @@ def main() -> None:
     options.add_argument("--runs", type=int, default=1000)
     options.add_argument("--gpus", type=int, default=64)
     options.add_argument(
-        "--gpus-per-node", type=int, default=8, help="each node is three more processes"
+        "--gpus-per-node", type=int, default=8, help="each node adds three processes"
     )
     options.add_argument("--seconds", type=float, default=10.0, help="how long a run holds its GPU")
     chosen = options.parse_args()
     folder = Path(tempfile.mkdtemp(prefix="cr-", dir="/tmp"))
     try:
         pq.write_table(planted_events(PlantedSpec(users=1000)), folder / "events.parquet")
-        with said_gpus(chosen.gpus, chosen.gpus_per_node, chosen.seconds):
+        with declared_gpus(chosen.gpus, chosen.gpus_per_node, chosen.seconds):
             corpus = build_corpus(
                 CorpusSpec(events=str(folder / "events.parquet"), vocab_size=512), folder / "corpus"
             )
@@ -187,7 +184,7 @@ def report(
     processes: int,
     chosen: argparse.Namespace,
 ) -> None:
-    """Print what was measured."""
+    """Print the measurements."""
     spans = [span for each in held.values() for span in each]
     began, ended = min(begin for begin, _ in spans), max(end for _, end in spans)
     slept = sum(end - begin for begin, end in spans)
@@ -200,20 +197,20 @@ def report(
         "value",
         title=f"{chosen.runs} runs of {chosen.seconds:g} s on {chosen.gpus} GPUs",
     )
-    table.add_row("command, with plan, baselines and tables", f"{spent[0]:.0f} s")
+    table.add_row("whole command, with plan, baselines and tables", f"{spent[0]:.0f} s")
     table.add_row(
-        "the driver's own work, milliseconds of a core a run",
-        f"{1000 * spent[1] / chosen.runs:.0f}",
+        "CPU time of the driver per run, milliseconds", f"{1000 * spent[1] / chosen.runs:.0f}"
     )
-    table.add_row("from the first run's start to the last one's end", f"{ended - began:.0f} s")
-    table.add_row("runs a second in that time", f"{chosen.runs / (ended - began):.2f}")
-    table.add_row("the same without any overhead", f"{chosen.gpus / chosen.seconds:.2f}")
-    table.add_row("GPUs that had a run, and processes that held them", f"{len(held)}, {processes}")
+    table.add_row("from the first run's start to the last run's end", f"{ended - began:.0f} s")
+    table.add_row("runs per second in that time", f"{chosen.runs / (ended - began):.2f}")
+    table.add_row("the same without overhead", f"{chosen.gpus / chosen.seconds:.2f}")
+    table.add_row("GPUs that had a run; processes that held them", f"{len(held)}, {processes}")
     table.add_row("idle share of GPU seconds", f"{1 - slept / chosen.gpus / (ended - began):.3f}")
     if between:
-        table.add_row("seconds between runs of a GPU, median", f"{statistics.median(between):.2f}")
+        seconds = statistics.median(between)
+        table.add_row("seconds between runs on a GPU, median", f"{seconds:.2f}")
     table.add_row(
-        f"driver's memory after {few} and {max(seen)} runs",
+        f"memory of the driver after {few} and {max(seen)} runs",
         f"{seen[few]:.0f} and {seen[max(seen)]:.0f} MB",
     )
     console = Console(width=100, highlight=False)

@@ -1,14 +1,15 @@
-"""A training step of clue-ray against the obvious implementation: same parameters, same batch, same
-loss and gradients.
+"""Compare a training step of clue-ray with a plain padded implementation.
 
     python -m benchmarks.training CORPUS [--width 128] [--batch 256] [--sequence-length 32]
-    [--threads 2]
+                                         [--threads 2]
 
-The rival is `nn.TransformerEncoder`, every event's item encoded anew and everything padded to the
-longest. Steps alternate (ours, rival, ours, ...) over the same batches; rates are medians of
-tokens/s, counted without padding for both. Laying out the batch is part of our time and not of the
-rival's. The last line but one compares executed FLOP/s with this machine's rate at multiplying
-square fp32 matrices, measured in the same run."""
+The baseline is `nn.TransformerEncoder`. It encodes the item of every event again and pads
+everything to the longest. Both have the same parameters, batch, loss and gradients, which is
+checked. Steps alternate over the same batches. Rates are medians of tokens/s, counted without
+padding for both. Batch layout is included in our time and excluded from the baseline's. The
+executed FLOP/s are compared with this machine's rate for square fp32 matrix products, measured in
+the same run.
+"""
 
 import argparse
 import statistics
@@ -21,7 +22,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 
-from clue_ray.batches.packing import Windows, count_executed, count_work, pack
+from clue_ray.batches.packing import Windows, count_executed, pack
 from clue_ray.batches.sampler import BatchSampler
 from clue_ray.corpus.store import Corpus, open_corpus
 from clue_ray.encoder.loss import info_nce
@@ -37,16 +38,16 @@ COPIES = {
     "norm1": "attention_norm",
     "norm2": "ffn_norm",
 }
-"""Parts of torch's transformer layer, and of ours."""
+"""Parts of torch's transformer layer, and the corresponding parts of ours."""
 SCALED = {"attention_out", "ffn_down"}
 SAME_LOSS, SAME_GRADIENT = 1e-5, 1e-4
-"""Largest differences that count as none: of losses, nats; of gradients, shares of the largest."""
+"""Tolerances: losses in nats, gradients relative to the largest."""
 CANDIDATES, EVALUATIONS, SHARE = 1024, 4, 0.03
-"""Users of an evaluation, evaluations of a run, and the share of its time that they may take."""
+"""Users per evaluation, evaluations per run, and the share of its time that they may take."""
 
 
 class Rival(nn.Module):
-    """CLUE's encoder as one writes it first: padded, nothing shared between events."""
+    """CLUE's encoder in its plain form: padded, nothing shared between events."""
 
     def __init__(self, ours: Encoder, encoder: EncoderSpec):
         super().__init__()
@@ -56,8 +57,9 @@ class Rival(nn.Module):
         self.service = transformer(ours.service_blocks, encoder)
 
     def forward(self, tokens: Tensor, token_mask: Tensor, event_mask: Tensor) -> Tensor:
-        """Encode [users, events, tokens] with masks of what is no padding; return [users,
-        output_width]."""
+        """Encode tokens of shape (users, events, tokens) to (users, output_width).
+
+        The masks are true where there is no padding."""
         users, events, length = tokens.shape
         x = self.ours.token_embedding(tokens) + self.ours.token_position(torch.arange(length))
         x, mask = x.view(users * events, length, -1), token_mask.view(users * events, length)
@@ -83,17 +85,15 @@ def transformer(blocks: nn.ModuleList, encoder: EncoderSpec) -> nn.TransformerEn
         theirs.self_attn.in_proj_bias.data = block.query_key_value.bias.data.clone()
         for name, ours in COPIES.items():
             theirs.get_submodule(name).load_state_dict(block.get_submodule(ours).state_dict())
-        for last in (
-            theirs.self_attn.out_proj,
-            theirs.linear2,
-        ):  # the rival knows no scaled branches
+        # The baseline has no branch scale, so it is folded into the output matrices.
+        for last in (theirs.self_attn.out_proj, theirs.linear2):
             last.weight.data *= block.branch_scale
             last.bias.data *= block.branch_scale
     return rival
 
 
 def hand_back(theirs: nn.TransformerEncoderLayer, block: nn.Module) -> None:
-    """Set a block's gradients to those of its copy."""
+    """Copy the gradients of a copied layer back to its block."""
     block.query_key_value.weight.grad = theirs.self_attn.in_proj_weight.grad
     block.query_key_value.bias.grad = theirs.self_attn.in_proj_bias.grad
     for name, ours in COPIES.items():
@@ -104,14 +104,15 @@ def hand_back(theirs: nn.TransformerEncoderLayer, block: nn.Module) -> None:
 
 
 def masked_mean(x: Tensor, mask: Tensor) -> Tensor:
-    """Average over what is no padding."""
+    """Average over positions that are not padding."""
     weight = mask.unsqueeze(-1).float()
     return (x * weight).sum(1) / weight.sum(1).clamp(min=1)
 
 
 def pad(corpus: Corpus, windows: Windows) -> tuple[Tensor, Tensor, Tensor]:
-    """Lay windows out as [users, events, tokens] with masks; an absent event keeps one token: no
-    row is empty."""
+    """Pad windows to (users, events, tokens), with masks.
+
+    An absent event keeps one token, because attention over an empty row is undefined."""
     rows = [
         [
             corpus.item_tokens[corpus.item_offsets[i] : corpus.item_offsets[i + 1]]
@@ -147,7 +148,7 @@ class Contest:
         }
 
     def loss(self, name: str, windows: Windows, padded: tuple[Tensor, Tensor, Tensor]) -> Tensor:
-        """Return the loss of a batch, given as drawn and as padded."""
+        """Return the loss of a batch, given as windows and padded."""
         if name == "clue-ray":
             users, logit = self.ours(pack(self.corpus, windows))
         else:
@@ -166,12 +167,14 @@ class Contest:
         return time.perf_counter() - start
 
     def check(self) -> tuple[float, float, float]:
-        """Return how far losses and gradients differ on a batch: nats, shares of the largest and of
-        a parameter's own.
+        """Return the differences of losses and gradients on a batch.
 
-        The last is for float64: vectors of an untrained encoder are nearly alike, which magnifies
-        fp32's rounding."""
-        windows = self.sampler.windows(0)
+        Returns:
+            The difference of the losses in nats, and of the gradients relative to the largest
+            gradient of all and of the same parameter. Use the last in float64 only: vectors of an
+            untrained encoder are nearly equal, which amplifies fp32 rounding.
+        """
+        windows = self.sampler.batch(0).windows
         losses, gradients = [], []
         for name in self.optimizers:
             self.rival.zero_grad(set_to_none=True)
@@ -192,7 +195,7 @@ class Contest:
         )
 
     def _gradients(self, name: str) -> dict[str, Tensor]:
-        """Copy all gradients of ours, as one implementation left them, and clear them."""
+        """Copy and clear our gradients after the backward pass of one implementation."""
         if name != "clue-ray":
             for rival, blocks in (
                 (self.rival.items, self.ours.item_blocks),
@@ -208,7 +211,7 @@ class Contest:
 
 
 def matmul_rate(size: int = 2048) -> float:
-    """Measure FLOP/s of square fp32 matrix products, the best of several."""
+    """Measure the FLOP/s of square fp32 matrix products, best of eight."""
     a, b = torch.randn(size, size), torch.randn(size, size)
     return 2 * size**3 / min(timed(lambda: a @ b) for _ in range(8))
 
@@ -220,8 +223,8 @@ def timed(work: Callable[[], object]) -> float:
     return time.perf_counter() - start
 
 
-def tell_evaluation(contest: Contest, step: float) -> None:
-    """Print what evaluating costs beside training, given the seconds of a step."""
+def print_evaluation(contest: Contest, step: float) -> None:
+    """Print the cost of an evaluation relative to training, given the seconds per step."""
     users = (
         contest.corpus.users_of_pair(contest.corpus.test_users, pair)
         for pair in contest.corpus.pairs()
@@ -232,11 +235,9 @@ def tell_evaluation(contest: Contest, step: float) -> None:
     )
     candidates = len(next(iter(pools.values())))
     print(
-        f"An evaluation ({candidates:,} candidates, {len(pools)} pairs of services) takes as long "
-        f"as "
-        f"{seconds / step:.1f} steps: under {SHARE:.0%} of a run that evaluates {EVALUATIONS} "
-        f"times from "
-        f"{EVALUATIONS * seconds / step * (1 - SHARE) / SHARE:,.0f} steps on."
+        f"An evaluation ({candidates:,} candidates, {len(pools)} pairs of services) takes "
+        f"{seconds / step:.1f} steps. {EVALUATIONS} evaluations take less than {SHARE:.0%} of "
+        f"runs longer than {EVALUATIONS * seconds / step * (1 - SHARE) / SHARE:,.0f} steps."
     )
 
 
@@ -270,21 +271,21 @@ def main() -> None:
     *_, exact = Contest(contest.corpus, run, torch.float64).check()
     compare(contest, args.repeats)
     print(
-        f"Same batch: losses differ by {loss:.1e}, gradients of all parameters by {gradient:.1e} "
-        f"of the largest; in "
-        f"float64 by {exact:.1e} of each parameter's own largest."
+        f"Same batch: losses differ by {loss:.1e} nats, gradients by {gradient:.1e} of the "
+        f"largest; in float64 by {exact:.1e} of the largest of the same parameter."
     )
     if loss > SAME_LOSS or max(gradient, exact) > SAME_GRADIENT:
-        raise SystemExit("The two do not compute the same, so their speeds do not compare.")
+        raise SystemExit("The results differ, so the speeds are not comparable.")
 
 
 def compare(contest: Contest, repeats: int) -> None:
-    """Time both in alternation and print rates, ratio and share of the machine's matrix rate."""
+    """Time both in alternation and print rates, their ratio and the share of the matrix rate."""
     rates: dict[str, list[float]] = {name: [] for name in contest.optimizers}
     executed = []
     for step in range(1, repeats + 1):
-        windows = contest.sampler.windows(step)
-        tokens, padded = count_work(contest.corpus, windows).tokens, pad(contest.corpus, windows)
+        batch = contest.sampler.batch(step)
+        windows, tokens = batch.windows, batch.work.tokens
+        padded = pad(contest.corpus, windows)
         for name, found in rates.items():
             seconds = contest.step(name, windows, padded)
             found.append(tokens / seconds)
@@ -294,7 +295,7 @@ def compare(contest: Contest, repeats: int) -> None:
                 )
                 executed.append(train_flops(contest.run.encoder, work) / seconds)
     middle = {name: statistics.median(found) for name, found in rates.items()}
-    tell_evaluation(contest, tokens / middle["clue-ray"])
+    print_evaluation(contest, tokens / middle["clue-ray"])
     table = Table("implementation", "tokens/s, median of steps", "ratio")
     for name, rate in middle.items():
         table.add_row(name, f"{rate:,.0f}", f"{rate / middle['nn.TransformerEncoder']:.1f}x")

@@ -1,11 +1,12 @@
-"""The table of docs/guide/transfer.md: every task put to the runs of a study, and users beside
-those nearest to them.
+"""Evaluate the runs of a study on downstream tasks and print the table of docs/guide/transfer.md.
 
     python -m benchmarks.transfer STUDY_DIR TASK.yaml ... [--neighbours EVENTS]
 
-A study's runs of the lowest `train.same_service` are the encoders, those of the highest the
-single-service baseline, matched by seed. Values are means over the encoders, with the least and the
-greatest interval end among them."""
+The runs with the lowest `train.same_service` are the encoders; those with the highest are the
+single-service baseline, matched by seed. Values are means over the encoders. The interval spans the
+lowest and the highest interval end among them. `--neighbours` prints sample users with their
+nearest neighbours.
+"""
 
 import argparse
 import json
@@ -25,11 +26,10 @@ FIRST = {"next_item": "mrr", "attribute": "auc", "retrieval": "mrr"}
 
 
 def pair_runs(study: Path) -> list[tuple[Path, Path]]:
-    """Match each encoder of a study with the single-service one of the same seed."""
+    """Match each encoder of a study with the single-service encoder of the same seed."""
     runs: dict[float, dict[int, Path]] = {}
-    for run_id in read_runs(study).done[
-        "run_id"
-    ]:  # runs of an earlier study file may lie in the folder too
+    # The folder may also hold runs of an earlier study file, so the table decides.
+    for run_id in read_runs(study).done["run_id"]:
         run = study / "runs" / run_id
         train = json.loads((run / "spec.json").read_text())["train"]
         runs.setdefault(train["same_service"], {})[train["seed"]] = run
@@ -38,7 +38,7 @@ def pair_runs(study: Path) -> list[tuple[Path, Path]]:
 
 
 def table(results: list[dict]) -> str:
-    """Write one task's methods as Markdown."""
+    """Format the methods of one task as Markdown."""
     measure = FIRST[results[0]["kind"]]
     users = " and ".join(
         f"{count:,} {part}" for part, count in results[0]["users"].items() if part != "validation"
@@ -52,14 +52,15 @@ def table(results: list[dict]) -> str:
     ]
     for rows in zip(*(result["methods"] for result in results), strict=True):
         value, lead = (
-            spell([row[key] for row in rows if key in row]) for key in (measure, f"{measure}_lead")
+            format_mean([row[key] for row in rows if key in row])
+            for key in (measure, f"{measure}_lead")
         )
         lines.append(f"| {rows[0]['method']} | {value} | {lead} |")
     return "\n".join(lines)
 
 
-def spell(found: list[dict[str, float]]) -> str:
-    """Write the mean of several values and how far their intervals reach."""
+def format_mean(found: list[dict[str, float]]) -> str:
+    """Format the mean of several values and the span of their intervals."""
     if not found:
         return ""
     low, high = min(one["low"] for one in found), max(one["high"] for one in found)
@@ -67,15 +68,14 @@ def spell(found: list[dict[str, float]]) -> str:
 
 
 def encode_log(run: Path, events: Path) -> tuple[pd.DataFrame, Vectors]:
-    """Read the events of an encoder's services, and encode their users."""
+    """Read the events of an encoder's services and encode their users."""
     log, encoder = pq.read_table(events), load_encoder(run)
     log = log.filter(np.isin(log["service"].to_numpy(zero_copy_only=False), encoder.card.services))
     return log.to_pandas(), encoder.encode(log)
 
 
 def directions(log: pd.DataFrame, vectors: Vectors, count: int = 4) -> str:
-    """Write how much of the vectors' variance lies in each leading direction, and how it goes with
-    activity."""
+    """Describe the leading directions of the vectors: variance, and correlation with activity."""
     left, spread, _ = np.linalg.svd(vectors.values - vectors.values.mean(0), full_matrices=False)
     shares = spread**2 / (spread**2).sum()
     activity = np.log(log["user_id"].value_counts()[vectors.user_ids].to_numpy())
@@ -84,14 +84,13 @@ def directions(log: pd.DataFrame, vectors: Vectors, count: int = 4) -> str:
     return (
         f"variance in the first {count} directions "
         f"{', '.join(f'{share:.2f}' for share in shares[:count])} "
-        f"(as good as {effective:.1f} equal ones); their correlation with the log of a user's "
-        f"events "
-        f"{', '.join(f'{one:.2f}' for one in held)}\n"
+        f"(equivalent to {effective:.1f} equal directions); their correlation with the log of a "
+        f"user's events {', '.join(f'{one:.2f}' for one in held)}\n"
     )
 
 
 def neighbours(log: pd.DataFrame, vectors: Vectors, count: int = 3) -> str:
-    """Write three users, and the user nearest to each, with their most frequent texts."""
+    """Describe sample users and the nearest neighbour of each by their most frequent texts."""
     centred = vectors.values - vectors.values.mean(0)
     centred /= np.linalg.norm(centred, axis=1, keepdims=True)
     lines = []
@@ -107,8 +106,10 @@ def neighbours(log: pd.DataFrame, vectors: Vectors, count: int = 3) -> str:
 
 
 def main() -> None:
-    """Parse and run."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    """Parse the arguments and run."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("study", type=Path)
     parser.add_argument("tasks", type=Path, nargs="*")
     parser.add_argument("--neighbours", type=Path)

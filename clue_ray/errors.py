@@ -14,6 +14,8 @@ command line prints it without a traceback and exits with code 2.
 """
 
 import difflib
+import re
+import traceback
 
 TOKEN_REMEDY = (
     "set RAY_AUTH_TOKEN, or RAY_AUTH_TOKEN_PATH to a file with it, or write it to "
@@ -61,3 +63,24 @@ def nearest(name: str, allowed: list[str]) -> str:
         name, allowed, n=1, cutoff=0.5
     )
     return f"did you mean {close[0]!r}?" if close else f"allowed are {', '.join(allowed)}."
+
+
+def describe_error(error: BaseException) -> tuple[str, str]:
+    """Return an error's type with the first line of its message, and its traceback."""
+    first_line = str(error).splitlines()[0] if str(error) else ""
+    reason = f"{type(error).__name__}: {first_line}"
+    return reason, "".join(traceback.format_exception(error))
+
+
+def find_worker_error(error: BaseException, kinds: str) -> tuple[str, str] | None:
+    """Find the last error of some kinds in the text of a Ray error; return its type and message.
+
+    Ray keeps the type of a worker's error only in the text of the traceback.
+
+    Args:
+        error: raised by Ray on the driver.
+        kinds: a regular expression of the types' names.
+    """
+    pattern = rf"^\s*(?:[\w.]+\.)?({kinds}): (.+)$"
+    found: list[tuple[str, str]] = re.findall(pattern, str(error), re.MULTILINE)
+    return found[-1] if found else None

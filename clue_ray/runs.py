@@ -15,20 +15,19 @@ import pandas as pd
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from clue_ray.errors import RunsError, StudyError
+from clue_ray.spec.columns import COLUMNS
 from clue_ray.storage.files import atomic_write, read_json
 
 Status = Literal["done", "failed", "diverged", "missing"]
 
 
-class RunRecord(BaseModel):
-    """One row of the runs table; numbers a run never reached are None."""
+class RunDescription(BaseModel):
+    """The columns of the runs table that are known before a run is trained."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     run_id: str
-    status: Status
-    error: str = ""
-    study: str
+    study: str = ""
     corpus_digest: str
     encoder_size: str
     width: int
@@ -43,25 +42,37 @@ class RunRecord(BaseModel):
     global_batch_size: int
     learning_rate: float
     seed: int
+    loss_candidates: int
+    num_workers: int
+    device: str
+    clue_ray_version: str
+
+    def to_record(self, status: Status, **results: Any) -> "RunRecord":
+        """Return the row of a run with this status; `results` may replace what was planned."""
+        return RunRecord(**{**self.model_dump(), "status": status, **results})
+
+
+class RunRecord(RunDescription):
+    """One row of the runs table; a number that a run never reached is None."""
+
+    status: Status
+    error: str = ""
     steps: int | None = None
     users_seen: int | None = None
     train_tokens: int | None = None
     train_flops: float | None = None
     executed_flops: float | None = None
     loss: float | None = None
-    loss_candidates: int
     recall_at_10: float | None = None
     mrr: float | None = None
     train_loss: float | None = None
     wall_seconds: float | None = None
     tokens_per_second: float | None = None
-    num_workers: int
-    device: str
     started_at: str = ""
-    clue_ray_version: str
 
 
-COLUMNS = list(RunRecord.model_fields)
+RUN_COLUMNS = [name for name in COLUMNS if name in RunRecord.model_fields]
+"""The columns of the runs table, in order."""
 SCORES = "transfer_"
 """How further columns begin that hold runs' scores on downstream tasks."""
 
@@ -84,7 +95,7 @@ class Runs:
     @classmethod
     def from_records(cls, records: list[RunRecord]) -> "Runs":
         """Build the table from records, in the contract's column order."""
-        return cls(pd.DataFrame([record.model_dump() for record in records], columns=COLUMNS))
+        return cls(pd.DataFrame([record.model_dump() for record in records], columns=RUN_COLUMNS))
 
     @property
     def done(self) -> pd.DataFrame:
@@ -123,8 +134,6 @@ def read_runs(path: str | Path) -> Runs:
     return Runs(table)
 
 
-REACHED = ("steps", "users_seen", "train_tokens", "train_flops")
-"""Columns that plan.json predicts; only a record states them as facts."""
 OPTIONAL = {
     name: field.default for name, field in RunRecord.model_fields.items() if not field.is_required()
 }
@@ -162,16 +171,17 @@ def join_records(
 
     Args:
         directory: The study directory.
-        planned: The columns known before training, one mapping per run.
+        planned: The columns of `RunDescription`, one mapping per run; others are ignored.
         skip_damaged: As in `read_current_runs`.
     """
     rows = []
-    for known in planned:
-        file = directory / "runs" / str(known["run_id"]) / "record.json"
-        expected = {name: known[name] for name in COLUMNS if name in known and name not in REACHED}
+    for run in planned:
+        file = directory / "runs" / str(run["run_id"]) / "record.json"
+        # A plan also predicts steps and compute; only a record states them as facts.
+        expected = {name: run[name] for name in RunDescription.model_fields if name in run}
         missing = {"status": "missing", "error": "not finished yet"}
         rows.append({**OPTIONAL, **expected, **missing, **_record_row(file, skip_damaged)})
-    return Runs(pd.DataFrame(rows, columns=COLUMNS))
+    return Runs(pd.DataFrame(rows, columns=RUN_COLUMNS))
 
 
 def read_plan(directory: Path) -> list[dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""Slow, obvious stand-ins for fast paths, shared by several test modules."""
+"""Slow, obvious versions of fast code, to compare with, shared by several test modules."""
 
 import json
 from pathlib import Path
@@ -15,7 +15,7 @@ from clue_ray.spec.specs import CorpusSpec
 
 
 def plain_corpus(log: Path, folder: Path, split: dict) -> Corpus:
-    """Prepare a corpus in pandas, one shard, no Ray."""
+    """Prepare a corpus of one shard with pandas and without Ray."""
     spec = CorpusSpec(events=str(log), vocab_size=400, split=split)
     events = pq.read_table(log).to_pandas()
     items = (
@@ -70,8 +70,7 @@ def plain_corpus(log: Path, folder: Path, split: dict) -> Corpus:
 
 
 def plain_embedding(model: Encoder, corpus: Corpus, events: np.ndarray) -> torch.Tensor:
-    """Embed one history with plain loops: every item by itself, no packing, attention written
-    out."""
+    """Embed one history with plain loops: item by item, without packing."""
     items = []
     for item in events:
         tokens = corpus.item_tokens[corpus.item_offsets[item] : corpus.item_offsets[item + 1]]
@@ -89,8 +88,7 @@ def plain_embedding(model: Encoder, corpus: Corpus, events: np.ndarray) -> torch
 
 
 def plain_block(block, x: torch.Tensor, depth: int) -> torch.Tensor:
-    """One of `depth` transformer blocks on [positions, width], softmax attention written out head
-    by head."""
+    """Apply one of `depth` transformer blocks to x, [positions, width], head by head."""
     q, k, v = block.query_key_value(block.attention_norm(x)).chunk(3, dim=-1)
     heads = []
     for a, b, c in zip(

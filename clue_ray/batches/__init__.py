@@ -1,1 +1,1 @@
-"""Users of a corpus to the arrays of one training step."""
+"""Global batches: from users of a corpus to the arrays of one training step."""

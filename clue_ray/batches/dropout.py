@@ -1,10 +1,8 @@
-"""What training leaves out at random: events of a history, tokens of an item, the names of
-services, units of a layer.
+"""Random omissions in training: events, tokens, names of services and units of a layer.
 
-Each choice is a hash of what it concerns (an address in the corpus) and of a key (seed and step),
-never a draw from a
-stream: any number of workers and chunks then makes the same choices for the same user (decision
-D7).
+Each choice is a hash of a key (drawn from seed and step) and of an address in the corpus. A stream
+of random numbers would give a user other numbers on each number of workers and chunks; a hash gives
+the same ones everywhere (decision D7), and resuming needs no generator state.
 """
 
 from typing import NamedTuple
@@ -13,83 +11,78 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from clue_ray.corpus.store import Corpus, ranges
-
 MASKS = 256
-"""Dropout masks a layer and step; a sequence takes one of them, for all its positions (Gal and
-Ghahramani 2016)."""
+"""Unit-dropout masks per layer and step.
+
+A sequence uses one of them at all of its positions (Gal and Ghahramani 2016). So a mask depends on
+the sequence and not on where it is stored, and a fixed number of masks is cheap to draw.
+"""
 HIDDEN_SHARE = 0.1
-"""Share of the batches whose items all carry the shared guide token, so that it learns to stand for
-any service."""
+"""Share of the batches in which every item carries the shared guide token.
+
+They teach that token to stand for any service, one unknown to the corpus included.
+"""
 
 
-class Augmentation(NamedTuple):
-    """What one global batch leaves out; the default leaves out nothing."""
+class Dropout(NamedTuple):
+    """What one global batch leaves out; by default nothing."""
 
     key: int = 0
+    "seed of all choices below"
     event_dropout: float = 0.0
     token_dropout: float = 0.0
     hide_services: bool = False
 
 
-WHOLE = Augmentation()
-
-
-class Lists(NamedTuple):
-    """Lists stored end to end."""
-
-    values: NDArray[np.int64]
-    lengths: NDArray[np.int64]
+NO_DROPOUT = Dropout()
 
 
 def keyed_hash(addresses: NDArray[np.int64], key: int) -> NDArray[np.uint64]:
-    """Hash addresses under a key to uint64, by splitmix64 (Steele, Lea and Flood 2014)."""
+    """Hash addresses under a key to uniform uint64, by splitmix64 (Steele, Lea and Flood 2014)."""
     z = addresses.astype(np.uint64) + np.uint64(key * 0x9E3779B97F4A7C15 % 2**64)
     for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
         z = (z ^ (z >> np.uint64(shift))) * np.uint64(factor)
     return z ^ (z >> np.uint64(31))
 
 
-def kept(hashes: NDArray[np.uint64], dropout: float) -> NDArray[np.bool_]:
-    """Tell which of uniform hashes stay when a share is left out."""
-    return hashes >= np.uint64(dropout * 2.0**64)
+def kept(hashes: NDArray[np.uint64], rate: float) -> NDArray[np.bool_]:
+    """Return which uniform hashes are kept when a share of `rate` is dropped."""
+    return hashes >= np.uint64(rate * 2.0**64)
 
 
-def events_of(
-    corpus: Corpus, starts: NDArray[np.int64], lengths: NDArray[np.int64], left_out: Augmentation
-) -> Lists:
-    """Return the items of stretches of the corpus' event array; the event of the highest hash
-    always stays.
+def keep_events(
+    addresses: NDArray[np.int64], lengths: NDArray[np.int64], dropout: Dropout
+) -> NDArray[np.bool_]:
+    """Return which events are kept, [events]; at least one per history.
+
+    Args:
+        addresses: indices of the events in the corpus, histories end to end, [events].
+        lengths: events of each history, none of them 0, [histories].
     """
-    addresses = ranges(starts, lengths)
-    items = corpus.events[addresses].astype(np.int64)
-    if not left_out.event_dropout:
-        return Lists(items, lengths)
-    hashes = keyed_hash(addresses, left_out.key)
-    bounds = np.cumsum(lengths) - lengths
-    highest = np.repeat(np.maximum.reduceat(hashes, bounds), lengths)
-    keep = kept(hashes, left_out.event_dropout) | (hashes == highest)
-    return Lists(items[keep], np.add.reduceat(keep, bounds, dtype=np.int64))
+    hashes = keyed_hash(addresses, dropout.key)
+    # The event with the highest hash would be the last to go, so it is the natural one to keep.
+    highest = np.maximum.reduceat(hashes, np.cumsum(lengths) - lengths)
+    return kept(hashes, dropout.event_dropout) | (hashes == np.repeat(highest, lengths))
 
 
-def tokens_of(corpus: Corpus, items: NDArray[np.int64], left_out: Augmentation) -> Lists:
-    """Return the tokens of items; the guide token, an item's first, always stays."""
-    lengths = corpus.item_lengths[items]
-    addresses = ranges(corpus.item_offsets[items], lengths)
-    tokens = corpus.item_tokens[addresses].astype(np.int64)
-    guides = np.cumsum(lengths) - lengths
-    if left_out.hide_services:
-        tokens[guides] = corpus.shared_guide
-    if not left_out.token_dropout:
-        return Lists(tokens, lengths)
-    keep = kept(keyed_hash(addresses, left_out.key), left_out.token_dropout)
+def keep_tokens(
+    addresses: NDArray[np.int64], guides: NDArray[np.int64], dropout: Dropout
+) -> NDArray[np.bool_]:
+    """Return which tokens are kept, [tokens]; the guide token of each item always is.
+
+    Args:
+        addresses: indices of the tokens in the corpus, items end to end, [tokens].
+        guides: positions of the items' guide tokens in `addresses`, [items].
+    """
+    keep = kept(keyed_hash(addresses, dropout.key), dropout.token_dropout)
     keep[guides] = True
-    return Lists(tokens[keep], np.add.reduceat(keep, guides, dtype=np.int64))
+    return keep
 
 
-def draw_masks(sites: int, width: int, dropout: float, key: int) -> torch.Tensor:
-    """Draw dropout masks, [sites, MASKS, width]: 0, or 1 / (1 - dropout)."""
+def draw_masks(sites: int, width: int, rate: float, key: int) -> torch.Tensor:
+    """Draw unit-dropout masks, [sites, MASKS, width], with entries 0 or 1 / (1 - rate).
+
+    They are drawn on the CPU, so that the numbers do not depend on the device that trains.
+    """
     generator = torch.Generator().manual_seed(key)
-    return torch.empty(sites, MASKS, width).bernoulli_(1 - dropout, generator=generator) / (
-        1 - dropout
-    )
+    return torch.empty(sites, MASKS, width).bernoulli_(1 - rate, generator=generator) / (1 - rate)

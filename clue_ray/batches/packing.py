@@ -1,11 +1,10 @@
-"""Global batches as a pure function of (corpus, run, step), and the packed form the encoder reads.
+"""The packed form of histories that the encoder reads: distinct items only, and no padding.
 
-A batch holds users that all have events in one pair of services (decision D1), drawn without
-replacement, each with a random window of history in either service. Every draw is seeded by (seed,
-step) alone, so that any number of workers sees the same batch (decision D7) and a resumed run needs
-no loader state; what is left out at random is in `augment`. Each distinct item is encoded once
-(decision D5). Nothing is padded: sequences are sorted by length and stored end to end, a `Groups`
-entry a length.
+Most users of a batch share items, so each distinct item is encoded once (decision D5). Sequences
+are sorted by length and stored end to end. The sort makes equally long sequences neighbours: a
+`Groups` entry then describes all of them, and a plain view of their positions as
+[sequences, length, ...] is what attention and means need. Without the sort each sequence would be
+its own group, with its own kernel launch.
 """
 
 from typing import Any, NamedTuple
@@ -16,12 +15,11 @@ from numpy.typing import NDArray
 
 from clue_ray.batches.dropout import (
     MASKS,
-    WHOLE,
-    Augmentation,
-    Lists,
-    events_of,
+    NO_DROPOUT,
+    Dropout,
+    keep_events,
+    keep_tokens,
     keyed_hash,
-    tokens_of,
 )
 from clue_ray.corpus.store import Corpus, ranges
 from clue_ray.errors import CorpusError
@@ -31,8 +29,32 @@ Groups = list[tuple[int, int]]
 """Runs of equally long sequences: (number of sequences, their length), in storage order."""
 
 
+class Windows(NamedTuple):
+    """Stretches of the corpus' event array, one per sequence."""
+
+    starts: NDArray[np.int64]
+    "index of each first (most recent) event, [sequences]"
+    lengths: NDArray[np.int64]
+    "number of events, [sequences]"
+
+
+class Lists(NamedTuple):
+    """Lists of different lengths, stored end to end."""
+
+    values: NDArray[np.int64]
+    "[sum of lengths]"
+    lengths: NDArray[np.int64]
+    "[lists]"
+
+    def take(self, rows: NDArray[np.int64]) -> "Lists":
+        """Return the lists of some rows, in their order."""
+        lengths = self.lengths[rows]
+        starts = (np.cumsum(self.lengths) - self.lengths)[rows]
+        return Lists(self.values[ranges(starts, lengths)], lengths)
+
+
 class Packed(NamedTuple):
-    """Sequences of items ready to encode, all on one device; nothing in it is padding."""
+    """Sequences of items ready to encode, all on one device, without padding."""
 
     tokens: torch.Tensor
     "token ids of the distinct items, end to end, [tokens]"
@@ -45,11 +67,11 @@ class Packed(NamedTuple):
     "recency of each event in its history, 0 the most recent, [events]"
     user_groups: Groups
     order: torch.Tensor
-    "where each sequence asked for lies among the encoded ones, [sequences]"
+    "storage index of each requested sequence, [sequences]"
     item_masks: torch.Tensor
-    "which dropout mask each distinct item takes, [items]"
+    "index of the dropout mask of each distinct item, in storage order, [items]"
     user_masks: torch.Tensor
-    "which dropout mask each sequence takes, in storage order, [sequences]"
+    "index of the dropout mask of each sequence, in storage order, [sequences]"
     mask_key: int
     "seed of the dropout masks"
 
@@ -61,49 +83,51 @@ class Packed(NamedTuple):
         return Packed(*parts)
 
 
-class Windows(NamedTuple):
-    """Stretches of the corpus' event array, one a sequence."""
-
-    starts: NDArray[np.int64]
-    lengths: NDArray[np.int64]
-
-
-def proportions(pools: dict[tuple[int, int], NDArray[np.int64]]) -> NDArray[np.float64]:
-    """Return each pool's share of all pools' users."""
-    sizes = np.array([len(pool) for pool in pools.values()], dtype=np.float64)
-    return sizes / sizes.sum()
-
-
 def recent_windows(
     corpus: Corpus, users: NDArray[np.int64], services: NDArray[np.int64], sequence_length: int
 ) -> Windows:
-    """Take the most recent events of each (user, service)."""
+    """Select the most recent events of each (user, service); users and services are [sequences]."""
     starts = corpus.offsets[users * len(corpus.services) + services]
     return Windows(starts, np.minimum(corpus.counts[users, services], sequence_length))
 
 
-def random_windows(
-    corpus: Corpus,
-    users: NDArray[np.int64],
-    services: NDArray[np.int64],
-    sequence_length: int,
-    rng: np.random.Generator,
-) -> Windows:
-    """Take a random stretch of consecutive events of each (user, service); a short history is taken
-    whole.
-    """
-    starts, lengths = recent_windows(corpus, users, services, sequence_length)
-    slack = corpus.counts[users, services] - lengths
-    return Windows(starts + rng.integers(0, slack + 1), lengths)
+def gather_events(corpus: Corpus, windows: Windows) -> Lists:
+    """Read the items of windows."""
+    return Lists(corpus.events[ranges(*windows)].astype(np.int64), windows.lengths)
+
+
+def drop_events(events: Lists, windows: Windows, dropout: Dropout) -> Lists:
+    """Drop some of the gathered events of windows; at least one per window stays."""
+    if not dropout.event_dropout:
+        return events
+    keep = keep_events(ranges(*windows), windows.lengths, dropout)
+    return Lists(events.values[keep], _count_kept(keep, windows.lengths))
+
+
+def gather_tokens(corpus: Corpus, items: NDArray[np.int64], dropout: Dropout) -> Lists:
+    """Read the tokens of items, guide token first, and drop some of the others."""
+    lengths = corpus.item_lengths[items]
+    addresses = ranges(corpus.item_offsets[items], lengths)
+    tokens = corpus.item_tokens[addresses].astype(np.int64)
+    guides = np.cumsum(lengths) - lengths
+    if dropout.hide_services:
+        tokens[guides] = corpus.shared_guide
+    if not dropout.token_dropout:
+        return Lists(tokens, lengths)
+    keep = keep_tokens(addresses, guides, dropout)
+    return Lists(tokens[keep], _count_kept(keep, lengths))
+
+
+def _count_kept(keep: NDArray[np.bool_], lengths: NDArray[np.int64]) -> NDArray[np.int64]:
+    return np.add.reduceat(keep, np.cumsum(lengths) - lengths, dtype=np.int64)
 
 
 def count_work(
-    corpus: Corpus, windows: Windows, similarities: int = 0, augmentation: Augmentation = WHOLE
+    corpus: Corpus, histories: Lists, similarities: int = 0, dropout: Dropout = NO_DROPOUT
 ) -> Work:
-    """Count users, events, tokens and their squares of windows, duplicates included."""
-    histories = events_of(corpus, *windows, augmentation)
+    """Count users, events, tokens and their squares, every event's item counted as encoded."""
     items, places = np.unique(histories.values, return_inverse=True)
-    tokens = tokens_of(corpus, items, augmentation).lengths[places]
+    tokens = gather_tokens(corpus, items, dropout).lengths[places]
     return Work(
         users=len(histories.lengths),
         events=int(histories.lengths.sum()),
@@ -115,7 +139,7 @@ def count_work(
 
 
 def count_executed(packed: Packed, similarities: int = 0) -> Work:
-    """Count what encoding `packed` computes: distinct items once."""
+    """Count what encoding `packed` computes: each distinct item once."""
     return Work(
         users=sum(count for count, _ in packed.user_groups),
         events=sum(count * length for count, length in packed.user_groups),
@@ -126,8 +150,8 @@ def count_executed(packed: Packed, similarities: int = 0) -> Work:
     )
 
 
-def pack(corpus: Corpus, windows: Windows, augmentation: Augmentation = WHOLE) -> Packed:
-    """Lay windows out for the encoder: sequences by length, distinct items by length, end to end.
+def pack(corpus: Corpus, windows: Windows, dropout: Dropout = NO_DROPOUT) -> Packed:
+    """Pack windows for the encoder.
 
     Raises:
         CorpusError: a window has no events.
@@ -137,60 +161,57 @@ def pack(corpus: Corpus, windows: Windows, augmentation: Augmentation = WHOLE) -
         raise CorpusError(
             f"{empty} of {len(windows.lengths)} histories have no events; leave those users out."
         )
-    histories, by_length = sort_lists(events_of(corpus, *windows, augmentation))
+    histories = drop_events(gather_events(corpus, windows), windows, dropout)
+    return pack_histories(corpus, histories, windows.starts, dropout)
+
+
+def pack_histories(
+    corpus: Corpus, histories: Lists, starts: NDArray[np.int64], dropout: Dropout
+) -> Packed:
+    """Pack histories: sequences by length, their distinct items by length, each end to end.
+
+    Args:
+        histories: items of each sequence, after event dropout; none is empty.
+        starts: of the sequences' windows, which name the sequences to dropout, [sequences].
+        dropout: what else to leave out of them.
+    """
+    histories, by_length = sort_lists(histories)
     distinct, event_items = np.unique(histories.values, return_inverse=True)
-    items, items_by_length = sort_lists(tokens_of(corpus, distinct, augmentation))
-    masks = [
-        torch.from_numpy((keyed_hash(names, augmentation.key) % np.uint64(MASKS)).astype(np.int64))
-        for names in (distinct[items_by_length], windows.starts[by_length])
-    ]
+    items, items_by_length = sort_lists(gather_tokens(corpus, distinct, dropout))
     return Packed(
         tokens=torch.from_numpy(items.values),
-        token_positions=torch.from_numpy(ranges(np.zeros_like(items.lengths), items.lengths)),
+        token_positions=torch.from_numpy(_positions(items)),
         item_groups=group_lengths(items.lengths),
         event_items=torch.from_numpy(_invert(items_by_length)[event_items]),
-        event_positions=torch.from_numpy(
-            ranges(np.zeros_like(histories.lengths), histories.lengths)
-        ),
+        event_positions=torch.from_numpy(_positions(histories)),
         user_groups=group_lengths(histories.lengths),
         order=torch.from_numpy(_invert(by_length)),
-        item_masks=masks[0],
-        user_masks=masks[1],
-        mask_key=augmentation.key,
+        item_masks=_choose_masks(distinct[items_by_length], dropout.key),
+        user_masks=_choose_masks(starts[by_length], dropout.key),
+        mask_key=dropout.key,
     )
 
 
 def sort_lists(lists: Lists) -> tuple[Lists, NDArray[np.int64]]:
-    """Sort lists by length, stably; return them and the order."""
+    """Sort lists by length, stably; return them and their order, [lists]."""
     order = np.argsort(lists.lengths, kind="stable")
-    lengths = lists.lengths[order]
-    starts = (np.cumsum(lists.lengths) - lists.lengths)[order]
-    return Lists(lists.values[ranges(starts, lengths)], lengths), order
-
-
-def same_histories(corpus: Corpus, windows: Windows) -> NDArray[np.int64]:
-    """Number the users of a global batch such that two have one number if they saw the same items
-    in both services.
-
-    Order and repetition do not count. Returns [users].
-    """
-    items, rows = (
-        corpus.events[ranges(*windows)].astype(np.int64),
-        np.repeat(np.arange(len(windows.lengths)), windows.lengths),
-    )
-    distinct = np.unique(rows * len(corpus.item_lengths) + items)
-    rows, items = np.divmod(distinct, len(corpus.item_lengths))
-    sums = np.zeros(len(windows.lengths), np.uint64)
-    np.add.at(sums, rows, keyed_hash(items, 1))
-    first, second = np.split(sums, 2)
-    _, numbers = np.unique(np.stack([first, second], axis=1), axis=0, return_inverse=True)
-    return numbers
+    return lists.take(order), order
 
 
 def group_lengths(lengths: NDArray[np.int64]) -> Groups:
     """Run-length encode sorted lengths."""
     distinct, counts = np.unique(lengths, return_counts=True)
     return list(zip(counts.tolist(), distinct.tolist(), strict=True))
+
+
+def _choose_masks(names: NDArray[np.int64], key: int) -> torch.Tensor:
+    """Choose a dropout mask by the hash of each name, so that any chunk chooses the same."""
+    return torch.from_numpy((keyed_hash(names, key) % np.uint64(MASKS)).astype(np.int64))
+
+
+def _positions(lists: Lists) -> NDArray[np.int64]:
+    """Return the position of each value in its list, [values]."""
+    return ranges(np.zeros_like(lists.lengths), lists.lengths)
 
 
 def _invert(permutation: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -1,12 +1,103 @@
+"""Global batches as a pure function of (corpus, run, step).
+
+A batch holds users that all have events in one pair of services (decision D1): every negative is
+then a user of the same two services, and telling services apart does not help. Users are drawn
+without replacement, each with a random window of history in either service.
+
+Every draw is seeded by (seed, step) alone. Any number of workers therefore draws the same batch
+(decision D7), and a resumed run needs no loader state.
+"""
+
+from dataclasses import dataclass, field
+from functools import cached_property
+
 import numpy as np
 from numpy.typing import NDArray
 
-from clue_ray.batches.dropout import HIDDEN_SHARE, Augmentation
-from clue_ray.batches.packing import Windows, count_work, proportions, random_windows
+from clue_ray.batches.dropout import HIDDEN_SHARE, Dropout, keyed_hash
+from clue_ray.batches.packing import (
+    Lists,
+    Packed,
+    Windows,
+    count_work,
+    drop_events,
+    gather_events,
+    pack_histories,
+    recent_windows,
+)
 from clue_ray.corpus.store import Corpus
 from clue_ray.errors import CorpusError
 from clue_ray.spec.compute import Work
 from clue_ray.spec.specs import RunSpec
+
+Pair = tuple[int, int]
+Pools = dict[Pair, NDArray[np.int64]]
+
+
+@dataclass(frozen=True)
+class GlobalBatch:
+    """The users of one step, over all workers; what follows from the draws is computed once."""
+
+    corpus: Corpus = field(repr=False)
+    pair: Pair
+    "services of the first and the second view; the same one twice for a one-service batch"
+    windows: Windows
+    "histories: all users' in the first service, then theirs in the second, [2 * users]"
+    dropout: Dropout
+    mask_false_negatives: bool
+    "whether users with the same items in both services are not negatives of each other"
+
+    @property
+    def is_one_service(self) -> bool:
+        """Whether both views come from one service."""
+        return self.pair[0] == self.pair[1]
+
+    @cached_property
+    def events(self) -> Lists:
+        """Items of the windows, before dropout."""
+        return gather_events(self.corpus, self.windows)
+
+    @cached_property
+    def histories(self) -> Lists:
+        """Items of the windows, after dropout of events."""
+        return drop_events(self.events, self.windows, self.dropout)
+
+    @cached_property
+    def work(self) -> Work:
+        """What the mathematics of the batch requires, every event's item counted as encoded."""
+        users = len(self.windows.lengths) // 2
+        return count_work(self.corpus, self.histories, users**2, self.dropout)
+
+    @cached_property
+    def duplicate_ids(self) -> NDArray[np.int64] | None:
+        """A number per user, equal for users with the same items in both services, [users].
+
+        None if all users differ, as then there is nothing to mask, or if nothing is to be masked.
+        """
+        if not self.mask_false_negatives:
+            return None
+        ids = number_histories(self.events, len(self.corpus.item_lengths))
+        return ids if ids.max() + 1 < len(ids) else None
+
+    @property
+    def masked_pairs(self) -> int:
+        """Number of ordered pairs of users that are not negatives of each other."""
+        if self.duplicate_ids is None:
+            return 0
+        counts = np.bincount(self.duplicate_ids)
+        return int((counts * (counts - 1)).sum())
+
+    def rows_of(self, rank: int, world_size: int) -> NDArray[np.int64]:
+        """Return the rows of one worker: the same users in both services."""
+        users = len(self.windows.lengths) // 2
+        per_worker = users // world_size
+        mine = np.arange(rank * per_worker, (rank + 1) * per_worker)
+        return np.concatenate([mine, mine + users])
+
+    def pack(self, rows: NDArray[np.int64]) -> Packed:
+        """Pack the histories of some rows for the encoder."""
+        histories, starts = self.histories.take(rows), self.windows.starts[rows]
+        return pack_histories(self.corpus, histories, starts, self.dropout)
 
 
 class BatchSampler:
@@ -19,77 +110,104 @@ class BatchSampler:
     def __init__(self, run: RunSpec, corpus: Corpus):
         self.corpus = corpus
         self.train = run.train
-        self.seed = run.train.seed
         self.batch_size = run.train.global_batch_size
         self.sequence_length = run.sequence_length
         users = corpus.train_users[: run.corpus_users]
         pools = {pair: corpus.users_of_pair(users, pair) for pair in corpus.pairs()}
-        self.pools = {pair: pool for pair, pool in pools.items() if len(pool) >= self.batch_size}
+        self.pools = self._large_enough(pools)
         if not self.pools:
             most = max(map(len, pools.values()))
             raise CorpusError(
                 f"global_batch_size {self.batch_size} is larger than the {most} training users of "
-                f"the best-filled pair "
-                f"of services ({len(users)} training users in all); use at most {most}."
+                f"the best-filled pair of services ({len(users)} training users in total); "
+                f"use at most {most}."
             )
-        self.shares = proportions(self.pools)
+        self.shares = _proportions(self.pools)
         if self.train.same_service:
-            self._add_services_alone(users)
+            self._add_one_service_pools(users)
 
-    def _add_services_alone(self, users: NDArray[np.int64]) -> None:
-        """Let a share of the batches be of one service, with any user of two events or more."""
-        counts = self.corpus.counts[users]
-        alone = {(s, s): users[counts[:, s] >= 2] for s in range(len(self.corpus.services))}
-        alone = {pair: pool for pair, pool in alone.items() if len(pool) >= self.batch_size}
-        if alone:
-            share = self.train.same_service
-            self.shares = np.concatenate([(1 - share) * self.shares, share * proportions(alone)])
-            self.pools |= alone
-
-    def windows(self, step: int) -> Windows:
-        """Draw the histories of global batch `step`: users in the first service, then the same
-        users in the second.
-
-        Of one service alone, the second is what came before the first.
-        """
-        rng = np.random.default_rng([self.seed, step])
-        pair = self._draw_pair(rng)
+    def batch(self, step: int) -> GlobalBatch:
+        """Draw global batch `step`."""
+        # Pair, users and windows come from one stream; their order defines every published run.
+        rng = np.random.default_rng([self.train.seed, step])
+        pair = list(self.pools)[rng.choice(len(self.pools), p=self.shares)]
         users = rng.choice(self.pools[pair], self.batch_size, replace=False)
+        draw = self._draw_halves if pair[0] == pair[1] else self._draw_pair
+        windows, dropout = draw(users, pair, rng), self._draw_dropout(step)
+        return GlobalBatch(self.corpus, pair, windows, dropout, self.train.spare_duplicates)
+
+    def _draw_pair(self, users: NDArray[np.int64], pair: Pair, rng: np.random.Generator) -> Windows:
+        """Draw a window per user in the first service, then one per user in the second."""
         services = np.repeat(pair, self.batch_size)
-        if pair[0] == pair[1]:
-            whole = random_windows(
-                self.corpus, users, services[: len(users)], 2 * self.sequence_length, rng
-            )
-            recent = (whole.lengths + 1) // 2
-            starts = np.concatenate([whole.starts, whole.starts + recent])
-            return Windows(starts, np.concatenate([recent, whole.lengths - recent]))
-        return random_windows(self.corpus, np.tile(users, 2), services, self.sequence_length, rng)
+        return _random_windows(self.corpus, np.tile(users, 2), services, self.sequence_length, rng)
 
-    def _draw_pair(self, rng: np.random.Generator) -> tuple[int, int]:
-        return list(self.pools)[rng.choice(len(self.pools), p=self.shares)]
+    def _draw_halves(
+        self, users: NDArray[np.int64], pair: Pair, rng: np.random.Generator
+    ) -> Windows:
+        """Draw one window per user; its recent half is the first view, the rest the second."""
+        services = np.repeat(pair[0], self.batch_size)
+        whole = _random_windows(self.corpus, users, services, 2 * self.sequence_length, rng)
+        recent = (whole.lengths + 1) // 2
+        starts = np.concatenate([whole.starts, whole.starts + recent])
+        return Windows(starts, np.concatenate([recent, whole.lengths - recent]))
 
-    def is_one_service(self, step: int) -> bool:
-        """Tell whether global batch `step` is of one service alone."""
-        first, second = self._draw_pair(np.random.default_rng([self.seed, step]))
-        return first == second
-
-    def augmentation(self, step: int) -> Augmentation:
-        """Draw what global batch `step` leaves out."""
-        rng = np.random.default_rng([self.seed, step, 1])
+    def _draw_dropout(self, step: int) -> Dropout:
+        """Draw what global batch `step` leaves out, from a stream of its own."""
+        rng = np.random.default_rng([self.train.seed, step, 1])
         key, hide = int(rng.integers(2**62)), bool(rng.random() < HIDDEN_SHARE)
-        return Augmentation(key, self.train.event_dropout, self.train.token_dropout, hide)
+        return Dropout(key, self.train.event_dropout, self.train.token_dropout, hide)
 
-    def share(self, windows: Windows, rank: int, world_size: int) -> Windows:
-        """Return one worker's share of a global batch: the same users in both services."""
-        per_worker = self.batch_size // world_size
-        users = np.arange(rank * per_worker, (rank + 1) * per_worker)
-        mine = np.concatenate([users, users + self.batch_size])
-        return Windows(windows.starts[mine], windows.lengths[mine])
+    def _add_one_service_pools(self, users: NDArray[np.int64]) -> None:
+        """Draw a share of the batches from one service, among users with two or more events."""
+        counts = self.corpus.counts[users]
+        pools = {(s, s): users[counts[:, s] >= 2] for s in range(len(self.corpus.services))}
+        if pools := self._large_enough(pools):
+            share = self.train.same_service
+            self.shares = np.concatenate([(1 - share) * self.shares, share * _proportions(pools)])
+            self.pools |= pools
 
-    def work(self, step: int) -> Work:
-        """Count what the mathematics of global batch `step` asks for, every event's item encoded
-        anew.
-        """
-        return count_work(
-            self.corpus, self.windows(step), self.batch_size**2, self.augmentation(step)
-        )
+    def _large_enough(self, pools: Pools) -> Pools:
+        """Select the pools that can fill a batch without drawing a user twice."""
+        return {pair: pool for pair, pool in pools.items() if len(pool) >= self.batch_size}
+
+
+def number_histories(events: Lists, items: int) -> NDArray[np.int64]:
+    """Number users so that two share a number if they have the same items in both services.
+
+    Order and repetition do not count: the two would be false negatives of each other, as nothing in
+    the data tells them apart. Sets are compared by the sums of their items' hashes, which takes no
+    loop over users; two different sets have equal sums with a probability of about 2^-64.
+
+    Args:
+        events: items of all users in the first service, then in the second, [2 * users] lists.
+        items: number of items in the corpus.
+
+    Returns:
+        Numbers from 0 to the number of different users - 1, [users].
+    """
+    rows = np.repeat(np.arange(len(events.lengths)), events.lengths)
+    rows, distinct = np.divmod(np.unique(rows * items + events.values), items)
+    sums = np.zeros(len(events.lengths), np.uint64)
+    np.add.at(sums, rows, keyed_hash(distinct, 1))
+    first, second = np.split(sums, 2)
+    _, numbers = np.unique(np.stack([first, second], axis=1), axis=0, return_inverse=True)
+    return numbers
+
+
+def _random_windows(
+    corpus: Corpus,
+    users: NDArray[np.int64],
+    services: NDArray[np.int64],
+    sequence_length: int,
+    rng: np.random.Generator,
+) -> Windows:
+    """Draw consecutive events of each (user, service); a short history is taken whole."""
+    starts, lengths = recent_windows(corpus, users, services, sequence_length)
+    slack = corpus.counts[users, services] - lengths
+    return Windows(starts + rng.integers(0, slack + 1), lengths)
+
+
+def _proportions(pools: Pools) -> NDArray[np.float64]:
+    """Return each pool's share of the users of all pools."""
+    sizes = np.array([len(pool) for pool in pools.values()], dtype=np.float64)
+    return sizes / sizes.sum()

@@ -1,4 +1,4 @@
-"""Commands that make event logs and corpora."""
+"""Commands that build event logs and corpora."""
 
 import json
 from pathlib import Path
@@ -14,22 +14,21 @@ def fetch(
     name: Annotated[
         str,
         typer.Argument(
-            help="A known public log, completejourney, or planted: one with a known law."
+            help="completejourney, a public log; or planted, a log drawn from a known model."
         ),
     ],
     output: Annotated[
-        Path, typer.Option(help="Parquet file to write; a folder of them for a planted log.")
+        Path, typer.Option(help="Parquet file to write; for a planted log, a folder of them.")
     ],
     spec: Annotated[
-        Path | None, typer.Option(help="YAML file: users, services, topics ... of a planted log.")
+        Path | None,
+        typer.Option(help="YAML file with the parameters of a planted log: users, services, ..."),
     ] = None,
 ) -> None:
-    """Build a public event log from its installed package, or a planted one from a spec."""
+    """Build a public event log from its installed package, or draw a planted one."""
     if name == "planted":
-        rows, note = (
-            _fetch_planted(output, spec),
-            "planted: users with known tastes; docs/reference/planted.md says how.",
-        )
+        rows = _fetch_planted(output, spec)
+        note = "planted: drawn from a known model, see docs/reference/planted.md."
     else:
         from clue_ray.corpus.public import LICENCE_NOTE, fetch_source
 
@@ -38,7 +37,7 @@ def fetch(
 
 
 def _fetch_planted(output: Path, spec: Path | None) -> int:
-    """Write a planted log and return its events."""
+    """Write a planted log and return its number of events."""
     from clue_ray.cluster.session import connect
     from clue_ray.corpus.planted import PlantedSpec, write_planted
 
@@ -51,23 +50,26 @@ def prepare(
     events: Annotated[
         list[str] | None,
         typer.Argument(
-            help="Files, folders, globs or URIs; or NAME=FILES, a log for each service."
+            help="Files, folders, globs or URIs of one log; or SERVICE=FILES for each service."
         ),
     ] = None,
     output: Annotated[
-        str | None, typer.Option(help="Folder or URI to make; corpora/<key> when left out.")
+        str | None, typer.Option(help="Folder or URI of the corpus; by default corpora/<key>.")
     ] = None,
-    columns: Annotated[str | None, typer.Option(help="Renames: user_id=author,text=title")] = None,
+    columns: Annotated[
+        str | None, typer.Option(help="Names of columns in the log: user_id=author,text=title")
+    ] = None,
     text: Annotated[
         str | None, typer.Option(help='Template of the item text: "{brand}; {title}"')
     ] = None,
     spec: Annotated[
-        Path | None, typer.Option(help="YAML file with more of a study's corpus section.")
+        Path | None,
+        typer.Option(help="YAML file with further fields of a study's corpus section."),
     ] = None,
     address: Address = None,
     as_json: Json = False,
 ) -> None:
-    """Turn event logs into a corpus of training shards, with Ray Data, and tell what is in them."""
+    """Build a corpus of training shards from event logs with Ray Data, and print its profile."""
     from clue_ray.cli.options import make_corpus_spec
 
     corpus_spec = make_corpus_spec(events or [], columns, text, spec)
@@ -80,7 +82,7 @@ def prepare(
     if output and is_uri(output):
         check_writable(
             output,
-            "give --output a folder or URI that can be written, with credentials in the "
+            "set --output to a folder or URI that can be written, with credentials in the "
             "environment",
         )
     with connect(address), data_pool():

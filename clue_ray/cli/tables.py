@@ -14,13 +14,14 @@ from rich.text import Text
 
 from clue_ray.runs import RunRecord
 from clue_ray.scaling.downstream import MEASURES, compare_methods, spell
+from clue_ray.spec.columns import SIZE, head_of, settings
 
 if TYPE_CHECKING:
     from clue_ray.scaling.fitting.fit import Fit
-    from clue_ray.study.planned import Plan
+    from clue_ray.study.planned import Plan, PlannedRun
 
 
-PLANNED = ("params", "tokens", "FLOPs", "minutes")
+PLANNED = (SIZE, "train_tokens", "train_flops", "minutes")
 """Columns that a plan always shows."""
 
 
@@ -95,30 +96,14 @@ def _with_interval(row: dict[str, Any], name: str) -> str:
 
 def print_plan(console: Console, planned: "Plan") -> None:
     """Print a plan as a table, with what it costs and its warnings."""
-    rows = [
-        {
-            "encoder": r.known["encoder_size"],
-            "params": r.known["non_embedding_params"],
-            "events": r.known["sequence_length"],
-            "batch": r.known["global_batch_size"],
-            "users": r.known["corpus_users"],
-            "workers": r.known["num_workers"],
-            "seed": r.known["seed"],
-            "steps": r.steps,
-            "tokens": float(r.train_tokens),
-            "FLOPs": r.train_flops,
-            "minutes": r.expected_seconds / 60,
-            "state": r.status if r.finished else "to run",
-        }
-        for r in planned.runs
-    ]
-    frame = pd.DataFrame(rows)
+    frame = pd.DataFrame([_plan_row(r) for r in planned.runs])
     same = [column for column in frame if frame[column].nunique() == 1 and column not in PLANNED]
     title = f"{planned.study}: {len(planned.runs)} runs, {len(planned.pending)} to train"
-    console.print(frame_table(frame.drop(columns=same), title))
+    console.print(frame_table(frame.drop(columns=same).rename(columns=head_of), title))
     if same:
         console.print(
-            "The same for all: " + ", ".join(f"{c} {_short(frame[c].iloc[0])}" for c in same),
+            "The same for all: "
+            + ", ".join(f"{head_of(str(c))} {_short(frame[c].iloc[0])}" for c in same),
             highlight=False,
         )
     console.print(_cost_of(planned), highlight=False)
@@ -126,6 +111,18 @@ def print_plan(console: Console, planned: "Plan") -> None:
         console.print(note, highlight=False, markup=False, soft_wrap=True)
     for warning in planned.warnings:
         console.print(f"warning: {warning}", style="yellow", highlight=False, soft_wrap=True)
+
+
+def _plan_row(planned: "PlannedRun") -> dict[str, Any]:
+    """Return one row of the table of a plan, by column."""
+    return {
+        **{column: getattr(planned.description, column) for column in settings()},
+        "steps": planned.steps,
+        "train_tokens": float(planned.train_tokens),
+        "train_flops": planned.train_flops,
+        "minutes": planned.expected_seconds / 60,
+        "state": planned.status if planned.finished else "to run",
+    }
 
 
 def _cost_of(planned: "Plan") -> str:

@@ -20,19 +20,12 @@ from rich.text import Text
 from clue_ray.cli.tables import frame_table
 from clue_ray.errors import RunsError, nearest
 from clue_ray.runs import read_current_runs
+from clue_ray.spec.columns import head_of, settings
 from clue_ray.study.planned import Plan
 from clue_ray.study.progress import Snapshot
 
-COLUMNS = (
-    "run_id", "status", "encoder_size", "non_embedding_params", "sequence_length", "global_batch_size", "corpus_users",
-    "learning_rate", "seed", "num_workers", "train_flops", "loss", "recall_at_10", "mrr", "wall_seconds",
-)  # fmt: skip
-HEADS = {
-    "run_id": "run", "encoder_size": "encoder", "non_embedding_params": "params", "sequence_length": "events",
-    "global_batch_size": "batch", "corpus_users": "users", "learning_rate": "rate", "num_workers": "workers",
-    "train_flops": "FLOPs", "recall_at_10": "recall@10", "mrr": "MRR", "wall_seconds": "seconds",
-}  # fmt: skip
-"""What the terminal calls them, as a plan does; full names would not fit it."""
+MEASURED = ("train_flops", "loss", "recall_at_10", "mrr", "wall_seconds")
+"""Columns that follow the settings of a run."""
 ALWAYS = ("run_id", "status", "encoder_size", "train_flops", "loss")
 WATCH_SECONDS = 2.0
 
@@ -77,7 +70,7 @@ def render_runs(path: Path, table: pd.DataFrame) -> Group:
     """Lay out the columns that differ between runs, how many runs ended how, and why some
     failed.
     """
-    known = [column for column in COLUMNS if column in table]
+    known = [c for c in ("run_id", "status", *settings(), *MEASURED) if c in table]
     shown = [column for column in known if column in ALWAYS or table[column].nunique() > 1] or [
         str(column) for column in table
     ]
@@ -92,7 +85,7 @@ def render_runs(path: Path, table: pd.DataFrame) -> Group:
             Text(f"{status} {run_id}: {error}{_log_of(path, run_id)}")
             for status, run_id, error in rows
         ]
-    return Group(frame_table(table[shown].rename(columns=HEADS), title), *reasons)
+    return Group(frame_table(table[shown].rename(columns=head_of), title), *reasons)
 
 
 def _log_of(path: Path, run_id: str) -> str:

@@ -1,6 +1,4 @@
-"""Where runs find room: how many fit the nodes at a time, and how long they then take. Imports no
-ray.
-"""
+"""How many workers and runs fit on a cluster's nodes, and how long runs take. Imports no ray."""
 
 import heapq
 import math
@@ -9,45 +7,52 @@ from collections.abc import Iterable
 from clue_ray.spec.specs import ResourcesSpec
 
 Node = dict[str, float]
-"""What one node of the cluster offers: CPU, GPU, trial_slot."""
+"""Resources of one node of the cluster: CPU, GPU, trial_slot."""
 
 
-def worker_slots(resources: ResourcesSpec, nodes: list[Node]) -> int:
-    """Count the workers that find their cores and GPUs at a time; one worker never spans two
-    nodes.
-    """
-    return sum(slots_of(resources, node) for node in nodes)
+def count_workers(resources: ResourcesSpec, nodes: list[Node]) -> int:
+    """Count the workers that fit on the nodes concurrently; a worker runs on one node."""
+    return sum(count_workers_on(node, resources) for node in nodes)
 
 
-def slots_of(resources: ResourcesSpec, node: Node) -> int:
-    """Count the workers one node holds; a share of a GPU never spans two GPUs."""
-    slots = int(node.get("CPU", 0) // resources.cpus_per_worker)
+def count_workers_on(node: Node, resources: ResourcesSpec) -> int:
+    """Count the workers that fit on one node."""
+    by_cpu = int(node.get("CPU", 0) // resources.cpus_per_worker)
     gpus, share = node.get("GPU", 0.0), resources.gpus_per_worker
     if not share:
-        return slots
-    return min(slots, int(gpus // share) if share >= 1 else int(gpus) * int(1 / share + 1e-9))
+        return by_cpu
+    if share >= 1:
+        return min(by_cpu, int(gpus // share))
+    # Ray places a fraction of a GPU on a single GPU, so what is left of two does not add up.
+    # 1e-9 keeps 1 / 0.1 from being rounded down to 9.
+    return min(by_cpu, int(gpus) * int(1 / share + 1e-9))
 
 
 def total(nodes: list[Node], resource: str) -> float:
-    """Add up a resource over the cluster."""
+    """Return the amount of a resource on all nodes together."""
     return sum(node.get(resource, 0.0) for node in nodes)
 
 
-def makespan(seconds: Iterable[float], lanes: int) -> float:
-    """Return when the last run ends if each takes the first free lane, the longest first."""
-    free = [0.0] * max(1, lanes)
-    for each in sorted(seconds, reverse=True):
-        heapq.heapreplace(free, free[0] + each)
-    return max(free)
-
-
 def largest(nodes: list[Node], resource: str) -> float:
-    """Return what the best-equipped node has of a resource."""
+    """Return the largest amount of a resource on any one node."""
     return max((node.get(resource, 0.0) for node in nodes), default=0.0)
 
 
-def multi_worker_runs_at_once(workers: int, slots: int, nodes: list[Node]) -> int:
-    """Count the runs of several workers at a time: each waits for all its workers, and its driver
-    for a trial slot.
+def multi_worker_concurrency(workers: int, fitting: int, nodes: list[Node]) -> int:
+    """Return how many runs of several workers can run concurrently, at least 1.
+
+    A run starts when all its workers fit, and its driver occupies a trial slot.
+
+    Args:
+        workers: number of workers per run.
+        fitting: number of workers that fit on the nodes.
     """
-    return max(1, min(slots // workers, math.floor(total(nodes, "trial_slot")) or 1))
+    return max(1, min(fitting // workers, math.floor(total(nodes, "trial_slot")) or 1))
+
+
+def makespan(seconds: Iterable[float], concurrency: int) -> float:
+    """Return when the last run ends if runs start longest first, each as soon as one has ended."""
+    ends = [0.0] * max(1, concurrency)
+    for duration in sorted(seconds, reverse=True):
+        heapq.heapreplace(ends, ends[0] + duration)
+    return max(ends)

@@ -1,12 +1,16 @@
-"""Event logs to a corpus of training shards with Ray Data, once, before any run.
+"""Build a corpus from event logs with Ray Data, once, before any run.
 
-Two passes over the log: the first (`survey`) counts, keeps bad rows aside and finds the tokenizer's
-texts; the second (`shards`) gathers each bucket of users and writes its shard. Shards depend on the
-log and the spec alone, never on the
-cluster: users go to buckets by our own hash, rows of a shard have a total order, and the digest is
-    taken over contents.
-A folder appears whole or not at all: it is built under a temporary name and renamed, with
-`corpus.json` written last.
+Two passes read the log. The first one (`survey`) counts rows, writes those that cannot be used to
+`rejected/`, and samples texts for the tokenizer. The second one (`shards`) gathers each bucket of
+users and writes its shard.
+
+The corpus is byte-identical on every cluster. Its digest is part of the identity of every run, so a
+corpus that is prepared again elsewhere must not invalidate the runs of a study. Therefore users are
+assigned to buckets by our own hash, the rows of a shard have a total order, and no result depends
+on the order in which tasks end.
+
+A corpus appears complete or not at all. A local folder is built under a temporary name and renamed;
+at a URI, where nothing can be renamed, `corpus.json` is written last.
 """
 
 import hashlib
@@ -25,6 +29,7 @@ import pyarrow.parquet as pq
 import ray
 import ray.data
 from ray.exceptions import RayError
+from tokenizers import Tokenizer
 
 from clue_ray.corpus.logs.reading import Reading, plan_reading
 from clue_ray.corpus.output import check_disk, is_empty, publish, remove_debris
@@ -34,7 +39,7 @@ from clue_ray.corpus.shards import ShardPlan, bucket_part, number_of_shards, wri
 from clue_ray.corpus.store import Corpus, holds_corpus, open_corpus, read_manifest, sha256
 from clue_ray.corpus.survey import TALLY, Survey, survey_part
 from clue_ray.corpus.tokenizer import read_tokenizer, train_tokenizer
-from clue_ray.errors import CorpusError, EventLogError
+from clue_ray.errors import CorpusError, EventLogError, find_worker_error
 from clue_ray.spec.specs import CorpusSpec
 from clue_ray.spec.yaml import fingerprint
 from clue_ray.storage.files import fetch_files, list_files, write_json
@@ -42,25 +47,24 @@ from clue_ray.storage.place import is_uri
 from clue_ray.storage.sync import working_folder
 
 PREPARATION = 2
-"""Bump when the same log and spec would make another corpus."""
+"""Increase when the code builds a different corpus from the same log and spec."""
 REJECTED = re.compile(r"rejected/[\d-]+\.parquet")
 MAX_TASKS = 2000
+"""Tasks per pass: a log of more parts than this has several parts per task."""
 SHUFFLE_BYTES = 64_000_000
 
 
 def build_corpus(spec: CorpusSpec, output: str | Path | None = None) -> Corpus:
-    """Prepare the corpus of `spec` in folder `output`, or open the one already there; needs a Ray
-    session.
+    """Build the corpus of `spec`, or open it if it exists already; needs a Ray session.
 
     Args:
-        output: folder or URI to make; when left out, `corpora/<key>`, where the key tells of the
-            log's files and the spec, so that a changed log or spec makes another corpus beside the
-            first.
+        output: folder or URI of the corpus. The default is `corpora/<key>`. The key depends on the
+            files of the log and on the spec, so a changed log or spec gives another folder.
 
     Raises:
-        EventLogError: the log cannot be read or trusted.
-        CorpusError: `output` holds something else, the tokenizer cannot serve, or the disk is too
-            full.
+        EventLogError: the log cannot be read, or too many of its rows cannot be used.
+        CorpusError: `output` contains something else, the given tokenizer cannot be used, or the
+            disk is too full.
     """
     reading = plan_reading(spec)
     key = source_key(reading)
@@ -70,7 +74,8 @@ def build_corpus(spec: CorpusSpec, output: str | Path | None = None) -> Corpus:
     remove_debris(target)
     if target.exists() and not is_empty(target):
         return _reopen(target, key)
-    check_disk(target.parent, reading)
+    check_disk(target.parent, sum(file.size for file in reading.files))
+    # Host and process id are in the name, so that concurrent preparations do not share a folder.
     partial = target.with_name(f".{target.name}.{socket.gethostname()}.{os.getpid()}.partial")
     partial.mkdir(parents=True)
     try:
@@ -84,7 +89,7 @@ def build_corpus(spec: CorpusSpec, output: str | Path | None = None) -> Corpus:
 
 
 def _build_on_storage(reading: Reading, key: str, place: str) -> Corpus:
-    """Prepare a corpus at a URI: each worker hands over what it wrote; the manifest comes last."""
+    """Build or open a corpus at a URI: each worker uploads its files, the driver the manifest."""
     if not holds_corpus(place):
         try:
             with working_folder(place, last="corpus.json") as folder:
@@ -92,22 +97,36 @@ def _build_on_storage(reading: Reading, key: str, place: str) -> Corpus:
         except (OSError, RayError, pa.ArrowException) as error:
             raise _explain_failure(error, place) from error
     corpus = open_corpus(place)
-    if corpus.manifest["key"] != key:
-        raise CorpusError(
-            f"{place} holds a corpus of another log or spec; choose another output, or delete it "
-            f"first."
-        )
+    _check_key(corpus.manifest, key, place)
     return corpus
 
 
+def _reopen(target: Path, key: str, *, verify: bool = True) -> Corpus:
+    """Open a corpus that exists in a local folder."""
+    _check_key(read_manifest(target), key, target)
+    return open_corpus(target, verify=verify)
+
+
+def _check_key(manifest: dict[str, Any], key: str, place: str | Path) -> None:
+    if manifest["key"] != key:
+        raise CorpusError(
+            f"{place} is a corpus of another log or spec; choose another output, or delete it "
+            "first."
+        )
+
+
 def source_key(reading: Reading) -> str:
-    """Fingerprint what a corpus is made from: spec, tokenizer, and each file's name, size and time
-    of change.
+    """Return a fingerprint of everything that a corpus is built from.
+
+    It covers the spec, the tokenizer, and the name, size and modification time of each file. Where
+    the files lie does not matter, so that a log may be moved; nor is their content read, because
+    reading a large log takes as long as the first pass.
     """
     files = [
         (Path(file.path).name, file.partition, file.size, file.changed) for file in reading.files
     ]
     spec = reading.spec.model_dump(mode="json")
+    # Paths are left out: of several logs, it matters only which part belongs to which.
     if isinstance(reading.spec.events, dict):
         logs = {
             name: {k: v for k, v in log.items() if k != "events"}
@@ -124,48 +143,34 @@ def source_key(reading: Reading) -> str:
 
 
 def _explain_failure(error: Exception, folder: str | Path) -> Exception:
-    """Turn what stopped a worker or the driver into one sentence; a programming error stays as it
-    is.
+    """Return a one-sentence error for what stopped a worker or the driver.
+
+    A programming error is returned unchanged, with its traceback.
     """
-    if "No space left on device" in str(error):  # of a worker's error Ray keeps the words alone
+    message = str(error)
+    if "No space left on device" in message:
         return CorpusError(f"No free disk at {folder}; free some space or choose another output.")
-    if isinstance(error, RayError):
-        said = re.findall(
-            r"^\s*(?:[\w.]+\.)?(?:OSError|\w*ArrowInvalid|EventLogError|StudyError): (.+)$",
-            str(error),
-            re.MULTILINE,
+    if not isinstance(error, RayError):
+        return EventLogError(
+            f"The corpus cannot be prepared ({message.splitlines()[-1].rstrip('.')})."
         )
-        return (
-            EventLogError(f"The corpus cannot be prepared ({said[-1].rstrip('.')}).")
-            if said
-            else error
-        )
-    return EventLogError(
-        f"The corpus cannot be prepared ({str(error).splitlines()[-1].rstrip('.')})."
-    )
-
-
-def _reopen(target: Path, key: str, *, verify: bool = True) -> Corpus:
-    if read_manifest(target)["key"] != key:
-        raise CorpusError(
-            f"{target} holds a corpus of another log or spec; choose another output, or delete it "
-            f"first."
-        )
-    return open_corpus(target, verify=verify)
+    found = find_worker_error(error, r"OSError|\w*ArrowInvalid|EventLogError|StudyError")
+    if found is None:
+        return error
+    return EventLogError(f"The corpus cannot be prepared ({found[1].rstrip('.')}).")
 
 
 def _write_corpus(reading: Reading, folder: Path, key: str, place: str = "") -> None:
-    """Write a corpus: the driver's files to its folder, the workers' to the place, where that is
-    another.
+    """Write all files of a corpus.
+
+    Args:
+        folder: local folder for the files of the driver.
+        place: where workers write theirs; the same folder when left out.
     """
     spec, parts, place = reading.spec, ray.put(reading), place or str(folder)
     survey = _survey(reading, parts, folder, place)
     services = tuple(sorted(survey.services))
-    tokenizer = (
-        read_tokenizer(spec.tokenizer)
-        if spec.tokenizer
-        else train_tokenizer(survey.texts.sample(), spec.vocab_size)
-    )
+    tokenizer = _make_tokenizer(spec, survey)
     tokenizer.save(str(folder / "tokenizer.json"))
     plan = ShardPlan(spec, folder, services, tokenizer.to_str(), number_of_shards(survey.good))
     with small_shuffle_tasks():
@@ -179,14 +184,15 @@ def _write_corpus(reading: Reading, folder: Path, key: str, place: str = "") -> 
         "key": key,
         "spec": spec.model_dump(mode="json"),
         "services": list(services),
-        "vocab_size": tokenizer.get_vocab_size() + len(services),
-        "max_item_tokens": spec.max_item_tokens + 1,
+        "vocab_size": tokenizer.get_vocab_size() + len(services),  # a guide token per service
+        "max_item_tokens": spec.max_item_tokens + 1,  # with the guide token
         "events": profile["events"],
         "rejected": dict(survey.rejected),
         "planted": _planted(reading),
         "files": dict(sorted(totals.files.items())),
         "tokenizer_sha256": sha256(folder / "tokenizer.json"),
     }
+    # The digest identifies what training sees: neither the log's path nor the time of preparation.
     manifest["digest"] = fingerprint(
         [manifest["files"], manifest["tokenizer_sha256"], manifest["spec"]["split"]]
     )
@@ -194,7 +200,14 @@ def _write_corpus(reading: Reading, folder: Path, key: str, place: str = "") -> 
     write_json(folder / "corpus.json", manifest)
 
 
+def _make_tokenizer(spec: CorpusSpec, survey: Survey) -> Tokenizer:
+    if spec.tokenizer:
+        return read_tokenizer(spec.tokenizer)
+    return train_tokenizer(survey.texts.sample(), spec.vocab_size)
+
+
 def _survey(reading: Reading, parts: "ray.ObjectRef[Reading]", folder: Path, place: str) -> Survey:
+    """Run the first pass, and check what it found."""
     survey = Survey()
     tallies = _each_part(reading).map_batches(
         _survey_parts, batch_size=None, fn_kwargs={"reading": parts, "place": place}
@@ -208,6 +221,7 @@ def _survey(reading: Reading, parts: "ray.ObjectRef[Reading]", folder: Path, pla
 
 
 def _each_part(reading: Reading) -> "ray.data.Dataset":
+    """Return a dataset of the numbers of all parts, in as many blocks as tasks."""
     parts = len(reading.parts)
     return ray.data.range(parts, override_num_blocks=min(parts, MAX_TASKS))
 
@@ -215,8 +229,10 @@ def _each_part(reading: Reading) -> "ray.data.Dataset":
 def _survey_parts(
     batch: dict[str, Any], reading: "ray.ObjectRef[Reading]", place: str
 ) -> Iterator[pa.Table]:
-    """First pass over some parts, by number; a part that cannot be read is a tally too, as Ray
-    loses errors' types.
+    """Yield the tallies of some parts, given by number.
+
+    A part that cannot be read gives a tally too, because an error would lose its type on the way to
+    the driver.
     """
     whole = ray.get(reading)
     with working_folder(place) as folder:
@@ -230,7 +246,7 @@ def _survey_parts(
 def _bucket_parts(
     batch: dict[str, Any], reading: "ray.ObjectRef[Reading]", plan: "ray.ObjectRef[ShardPlan]"
 ) -> Iterator[pa.Table]:
-    """Second pass over some parts, by number."""
+    """Yield the rows of some parts, given by number, with their buckets."""
     whole, shard_plan = ray.get(reading), ray.get(plan)
     for index in batch["id"].tolist():
         yield from bucket_part(whole.parts[index], whole, shard_plan)
@@ -245,8 +261,11 @@ def write_partition(events: pa.Table, plan: "ray.ObjectRef[ShardPlan]", place: s
 def _make_shards(
     reading: Reading, parts: "ray.ObjectRef[Reading]", plan: ShardPlan, place: str
 ) -> ShardTotals:
-    """Second pass: gather buckets of users and write one shard each; the pipeline's output is what
-    they hold.
+    """Run the second pass: gather the buckets of users and write a shard for each.
+
+    The output of the pipeline is the counts of the shards, not their rows, so that the driver needs
+    little memory. The shuffle is by bucket, not a sort by user: it needs no sample of the keys, and
+    each shard is sorted by its own worker.
     """
     totals, reference = ShardTotals(), ray.put(plan)
     written = {"plan": reference, "place": place}
@@ -265,9 +284,7 @@ def _make_shards(
 
 @contextmanager
 def small_shuffle_tasks() -> Iterator[None]:
-    """Make Ray Data's shuffle take its input in small steps: its default, 1 GB a task, leaves cores
-    idle.
-    """
+    """Shuffle with small tasks: Ray Data's default of 1 GB per task leaves cores idle."""
     context = ray.data.DataContext.get_current()
     before, context.shuffle_input_batch_bytes = context.shuffle_input_batch_bytes, SHUFFLE_BYTES
     try:
@@ -277,31 +294,28 @@ def small_shuffle_tasks() -> Iterator[None]:
 
 
 def partitions_for(buckets: int) -> int:
-    """Choose how many parts the shuffle has; the shards do not depend on it."""
+    """Return the number of partitions of the shuffle; the shards do not depend on it."""
     return buckets
 
 
 def _check_shards(totals: ShardTotals, survey: Survey, place: str) -> None:
-    """Refuse a corpus that lost an event, or whose shards other machines wrote where this one
-    cannot see them.
-    """
+    """Check that both passes saw the same rows and that the driver can see all shards."""
     if totals.totals["rows"] != survey.good:
         raise EventLogError(
-            f"The log changed while it was read: {survey.good:,} good rows at first, "
-            f"{totals.totals['rows']:,} then; "
-            "prepare it again when nothing writes to it."
+            f"The log changed while it was read: {survey.good:,} usable rows in the first pass, "
+            f"{totals.totals['rows']:,} in the second; prepare it again when nothing writes to it."
         )
-    there = list_files(place)
-    missing = next((name for name in totals.files if name not in there), None)
+    present = list_files(place)
+    missing = next((name for name in totals.files if name not in present), None)
     if missing:
         raise CorpusError(
-            f"Workers wrote {missing} where this machine cannot see it; choose an output on "
-            f"storage all nodes share."
+            f"Workers wrote {missing} to a disk that this machine cannot see; choose an output on "
+            "storage that all nodes share."
         )
 
 
 def _check_cut(totals: ShardTotals, spec: CorpusSpec) -> None:
-    """Refuse a cut in time with nothing before it, or over numbers that are no dates."""
+    """Check that a cut in time has events before it and that timestamps are dates."""
     cut = spec.split.time
     if cut is None:
         return
@@ -310,24 +324,23 @@ def _check_cut(totals: ShardTotals, spec: CorpusSpec) -> None:
     if not totals.totals["later"] and totals.is_order():
         raise EventLogError(
             f"Timestamps end at {max(totals.times):g} seconds, in "
-            f"{1970 + int(max(totals.times) // 31_556_952)}: they "
-            "look like an order or like dates without dashes, so split.time cannot cut them; leave "
-            "it out."
+            f"{1970 + int(max(totals.times) // 31_556_952)}: they look like positions or like "
+            "dates without dashes, so split.time cannot divide them; leave it out."
         )
 
 
 def _check_pairs(profile: dict[str, Any], services: tuple[str, ...]) -> None:
-    """Refuse a log in which nobody can be a positive pair."""
+    """Check that at least one user has events in two services, as a positive pair needs."""
     if not any(int(number) >= 2 for number in profile["users_by_services"]):
         raise EventLogError(
             f"None of the {profile['users']:,} users has events in two services (services found: "
-            f"{', '.join(services[:10])}); contrastive training pairs a user's services, "
-            "so give logs of at least two with shared user ids."
+            f"{', '.join(services[:10])}); contrastive training pairs the services of a user, "
+            "so give logs of at least two services with shared user ids."
         )
 
 
 def _planted(reading: Reading) -> str | None:
-    """Return the spec of a planted log, as its Parquet files carry it."""
+    """Return the spec of a planted log as JSON, from the metadata of its Parquet files."""
     file = reading.files[0]
     if file.format != "parquet":
         return None

@@ -1,6 +1,4 @@
-"""The folder in which a corpus is made: what may lie there before, room for it, and its appearing
-whole.
-"""
+"""The folder of a corpus: check that it can be written, clean it up, and publish it in one step."""
 
 import errno
 import glob
@@ -9,15 +7,17 @@ import shutil
 import socket
 from pathlib import Path
 
-from clue_ray.corpus.logs.reading import Reading
 from clue_ray.errors import CorpusError
 
 DISK_FACTOR = 2
-"""Bytes of free disk for a byte of log."""
+"""Bytes of free disk per byte of log."""
 
 
 def remove_debris(target: Path) -> None:
-    """Delete what a killed preparation of this folder left on this machine."""
+    """Delete what a killed preparation of this folder left behind.
+
+    Only partial folders of this machine are checked: a process id means nothing on another one.
+    """
     for partial in target.parent.glob(
         f".{glob.escape(target.name)}.{socket.gethostname()}.*.partial"
     ):
@@ -30,21 +30,24 @@ def remove_debris(target: Path) -> None:
 
 
 def is_empty(target: Path) -> bool:
-    """Tell whether a corpus can be made in a folder; refuse one that holds something else than a
-    corpus.
+    """Return whether a folder is empty, as opposed to being a corpus.
+
+    Raises:
+        CorpusError: it is a file, or has other files than a corpus.
     """
     if not target.is_dir():
         raise CorpusError(f"{target} is a file; choose a folder for the corpus.")
     if not any(target.iterdir()):
         return True
     if not (target / "corpus.json").exists():
-        raise CorpusError(f"{target} holds other files than a corpus; choose another output.")
+        raise CorpusError(f"{target} has files but is not a corpus; choose another output.")
     return False
 
 
 def publish(partial: Path, target: Path) -> None:
-    """Rename a finished folder to its place, unless another process was faster: the caller looks
-    whose it is then.
+    """Rename a finished folder to its final name.
+
+    If another process has published first, nothing happens: the caller opens whatever is there.
     """
     try:
         os.replace(partial, target)
@@ -53,20 +56,25 @@ def publish(partial: Path, target: Path) -> None:
             raise
 
 
-def check_disk(folder: Path, reading: Reading) -> None:
-    """Refuse a folder that cannot be made, or whose disk is too full for a corpus of what is
-    read.
+def check_disk(folder: Path, log_bytes: int) -> None:
+    """Create a folder and check that its disk has room for a corpus.
+
+    Args:
+        log_bytes: size of the event log.
+
+    Raises:
+        CorpusError: the folder cannot be created, or its disk is too full.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise CorpusError(
-            f"{folder} cannot be made ({error.strerror}); choose another output."
+            f"{folder} cannot be created ({error.strerror}); choose another output."
         ) from None
-    need = sum(file.size for file in reading.files) * DISK_FACTOR
+    need = log_bytes * DISK_FACTOR
     free = shutil.disk_usage(folder).free
     if free < need:
         raise CorpusError(
-            f"No free disk at {folder}: {free:,} bytes free, about {need:,} needed; free some "
-            f"space."
+            f"Not enough free disk at {folder}: {free:,} bytes free, about {need:,} needed; free "
+            "some space or choose another output."
         )

@@ -1,11 +1,10 @@
-"""Planted event logs: what ties a user's services together is known, and so is the lowest loss any
-encoder can have.
+"""Planted event logs, drawn from a known model, so that the lowest possible loss is known too.
 
-A user has a mixture over topics, drawn from a symmetric Dirichlet. An event draws a topic from the
-mixture, then an item of that topic in the event's service by a Zipf law. An item belongs to one
-topic and has one fixed text, so a history tells of its user exactly its counts of topics, and
-p(history) is Dirichlet-multinomial: `docs/reference/planted.md` derives the floor that `bayes_loss`
-computes from it.
+Each user has a mixture over topics, drawn from a symmetric Dirichlet distribution. Each event draws
+a topic from the mixture, and then an item of that topic in the event's service by Zipf's law. An
+item belongs to one topic and has one fixed text. So all that a history reveals about its user is
+its counts of topics, and p(history) is Dirichlet-multinomial. `docs/reference/planted.md` derives
+from this the floor that `bayes_loss` computes.
 """
 
 import shutil
@@ -26,35 +25,37 @@ from clue_ray.spec.yaml import Spec
 from clue_ray.storage.files import atomic_write
 
 METADATA_KEY = b"clue_ray.planted"
-"""Parquet metadata that carries the spec of a planted log, so that a corpus made of it knows its
-floor."""
+"""Parquet metadata with the spec of a planted log, from which a corpus knows its floor."""
 START, YEAR = 1_600_000_000, 31_536_000
+"""First timestamp, and the range of timestamps, in seconds."""
 COMMON_WORDS, WORDS_PER_TOPIC = 200, 12
-SYLLABLE_PAIRS = 70 * 70
+SYLLABLES = 70
+"""14 consonants times 5 vowels."""
 EVENTS_PER_FILE = 1_000_000
 
 
 class PlantedSpec(Spec):
-    """What a planted log is drawn from."""
+    """Parameters of a planted log."""
 
     users: int = Field(1000, ge=2)
     services: int = Field(2, ge=2, le=26)
     topics: int = Field(64, ge=2, le=20_000)
     concentration: float = Field(11.0, gt=0)
-    """sum of the Dirichlet's parameters: the smaller, the fewer topics a user has, the easier to
-    recognise"""
+    """sum of the Dirichlet's parameters: with a smaller value, users have fewer topics each and are
+    easier to recognise"""
     items_per_topic: int = Field(50, ge=1)
     "in each service"
     zipf: float = Field(1.0, ge=0)
-    "within a topic, the item of rank r is drawn in proportion to r ** -zipf"
+    "within a topic, the item of rank r is drawn with probability proportional to r ** -zipf"
     events: int = Field(48, ge=1)
-    "mean events of a user in a service; numbers are uniform from 1 to twice as many less one"
+    "mean number of events per user and service; the number is uniform from 1 to 2 * events - 1"
     seed: int = Field(0, ge=0)
 
 
-class Planted:
-    """The catalogue of a planted log and draws from it; any block of users can be drawn by
-    itself.
+class PlantedLog:
+    """The item catalogue of a planted log, and draws of its events.
+
+    Each block of users has a random generator of its own, so blocks can be drawn in parallel.
     """
 
     def __init__(self, spec: PlantedSpec):
@@ -62,8 +63,10 @@ class Planted:
 
     @cached_property
     def texts(self) -> pa.Array:
-        """Item texts by (service, topic, rank): three words of the topic among common ones, and a
-        serial.
+        """Item texts, sorted by (service, topic, rank), [items].
+
+        A text is three words of the topic between two common words, and a serial number, which
+        makes it unique.
         """
         spec, rng = self.spec, np.random.default_rng([self.spec.seed, 1])
         words = _pseudo_words(spec.topics * WORDS_PER_TOPIC + COMMON_WORDS, rng)
@@ -76,16 +79,17 @@ class Planted:
 
     @cached_property
     def ranks(self) -> NDArray[np.float64]:
-        """Cumulative probabilities of an item's rank within its topic."""
+        """Cumulative probabilities of the rank of an item within its topic, [items_per_topic]."""
         weights = np.arange(1, self.spec.items_per_topic + 1) ** -self.spec.zipf
         return np.cumsum(weights / weights.sum())
 
     def draw(self, block: int, start: int, stop: int) -> pa.Table:
-        """Draw the events of users start to stop, in no order; a function of the spec and these
-        numbers alone.
+        """Draw the events of users start to stop - 1, in random order.
+
+        The result depends on the spec and the arguments alone.
 
         Returns:
-            columns user_id, service, timestamp (epoch seconds, within a year), text.
+            columns user_id, service, timestamp (seconds since the epoch) and text.
         """
         spec, rng = self.spec, np.random.default_rng([self.spec.seed, 2, block])
         topics = self.draw_topics(rng, stop - start)
@@ -104,7 +108,7 @@ class Planted:
         return pa.table(columns).replace_schema_metadata({METADATA_KEY: spec.model_dump_json()})
 
     def draw_topics(self, rng: np.random.Generator, users: int) -> "Topics":
-        """Draw every event's user, service and topic."""
+        """Draw the user, service and topic of every event of a number of users."""
         spec = self.spec
         mixture = np.cumsum(
             rng.dirichlet([spec.concentration / spec.topics] * spec.topics, users), axis=1
@@ -113,6 +117,7 @@ class Planted:
         user, service = (
             np.repeat(index.ravel(), counts.ravel()) for index in np.indices(counts.shape)
         )
+        # One search over all users: the cumulative mixture of user u is shifted to [u, u + 1].
         drawn = np.searchsorted(
             (mixture + np.arange(users)[:, None]).ravel(), rng.random(len(user)) + user
         )
@@ -120,7 +125,7 @@ class Planted:
 
 
 class Topics:
-    """User, service and topic of each event, as three arrays."""
+    """User, service and topic of each event, sorted by user, as three arrays of [events]."""
 
     def __init__(
         self, user: NDArray[np.int64], service: NDArray[np.int64], topic: NDArray[np.int64]
@@ -130,11 +135,13 @@ class Topics:
     def counts(
         self, service: int, users: int, topics: int, sequence_length: int
     ) -> NDArray[np.int64]:
-        """Count topics in the first events of each user in one service, at most `sequence_length`,
-        [users, topics].
+        """Count the topics in each user's first `sequence_length` events of one service.
+
+        Returns:
+            counts, [users, topics].
         """
         rows = np.flatnonzero(self.service == service)
-        user = self.user[rows]  # rising, as drawn
+        user = self.user[rows]
         position = np.arange(len(user)) - np.searchsorted(user, user)
         kept = position < sequence_length
         cell = user[kept] * topics + self.topic[rows][kept]
@@ -142,20 +149,22 @@ class Topics:
 
 
 def planted_events(spec: PlantedSpec) -> pa.Table:
-    """Draw a whole planted log in memory; `write_planted` streams one of any size."""
-    return Planted(spec).draw(0, 0, spec.users)
+    """Draw a whole planted log in memory; `write_planted` writes one of any size."""
+    return PlantedLog(spec).draw(0, 0, spec.users)
 
 
 def write_planted(spec: PlantedSpec, folder: Path) -> int:
-    """Draw a planted log into a new folder of Parquet files and return its events; needs a Ray
-    session.
+    """Draw a planted log into a new folder of Parquet files; needs a Ray session.
 
-    The files depend on the spec alone, not on the cluster. The folder appears whole or not at all.
+    The files depend on the spec alone, not on the cluster. The folder appears when it is complete.
+
+    Returns:
+        number of events.
 
     Raises:
-        EventLogError: `folder` is there already.
+        EventLogError: `folder` exists already.
     """
-    import ray.data  # here, so that the report and the fits import planted logs without Ray
+    import ray.data  # here, because the floor of a planted log is also needed where Ray is not
 
     if folder.exists():
         raise EventLogError(f"{folder} exists already; choose another output, or delete it first.")
@@ -177,10 +186,13 @@ def write_planted(spec: PlantedSpec, folder: Path) -> int:
 def _write_blocks(
     batch: dict[str, np.ndarray], spec: PlantedSpec, folder: str, size: int
 ) -> pa.Table:
-    """Draw blocks of `size` users and write a file each; may be retried."""
-    planted, events = Planted(spec), 0
+    """Draw some blocks of `size` users, given by number, and write a file for each.
+
+    A retry replaces the files by the same bytes.
+    """
+    log, events = PlantedLog(spec), 0
     for block in batch["id"].tolist():
-        table = planted.draw(block, block * size, min(spec.users, (block + 1) * size))
+        table = log.draw(block, block * size, min(spec.users, (block + 1) * size))
         with atomic_write(Path(folder) / f"events-{block:05d}.parquet") as temporary:
             pq.write_table(
                 table, temporary, compression="zstd", row_group_size=EVENTS_PER_FILE // 4
@@ -189,46 +201,34 @@ def _write_blocks(
     return pa.table({"events": [events]})
 
 
-def _pseudo_words(count: int, rng: np.random.Generator) -> NDArray[Any]:
-    """Make distinct pronounceable words of two or three syllables, [count]."""
-    consonants, vowels = np.array(list("bdfgklmnprstvz")), np.array(list("aeiou"))
-    syllables = np.char.add(
-        *(part.ravel() for part in np.meshgrid(consonants, vowels, indexing="ij"))
-    )
-    endings = np.array(["", *syllables.tolist()])[: 2 + count // SYLLABLE_PAIRS]
-    number = rng.permutation(SYLLABLE_PAIRS * len(endings))[:count]
-    first, second, third = number // 70 % 70, number % 70, number // SYLLABLE_PAIRS
-    return np.char.add(np.char.add(syllables[first], syllables[second]), endings[third])
-
-
 def bayes_loss(
     spec: PlantedSpec, sequence_length: int, candidates: int, *, users: int = 8192
 ) -> float:
-    """Return the lowest held-out loss that any encoder of a planted log can reach, in nats.
+    """Return the lowest held-out loss that any encoder can reach on a planted log, in nats.
 
-    The Bayes score of histories a and b is log p(a, b) - log p(a) - log p(b), each
-    Dirichlet-multinomial; the loss is its cross-entropy among `candidates` users, both directions
-    averaged, as evaluation measures it (docs/planted.md).
+    The Bayes score of histories a and b is log p(a, b) - log p(a) - log p(b), where each p is
+    Dirichlet-multinomial. The loss is its cross-entropy among `candidates` users, averaged over
+    both directions, as in the evaluation of an encoder (docs/reference/planted.md).
 
     Args:
-        sequence_length: most recent events kept of a history.
-        users: users drawn; a Monte Carlo mean whose standard error is below 0.01 nats at the
-            default.
+        sequence_length: events kept of each history.
+        users: users drawn for the Monte Carlo mean; with the default, its standard error is below
+            0.01 nats.
     """
-    planted, rng = Planted(spec), np.random.default_rng([spec.seed, 3])
+    log, rng = PlantedLog(spec), np.random.default_rng([spec.seed, 3])
     pools = max(1, round(users / candidates))
-    losses = [_pool_loss(planted, rng, sequence_length, candidates) for _ in range(pools)]
+    losses = [_pool_loss(log, rng, sequence_length, candidates) for _ in range(pools)]
     return float(np.mean(losses))
 
 
 def planted_floor(
     planted: str | None, sequence_lengths: Iterable[int], candidates: int
 ) -> dict[str, Any]:
-    """Return what corpus.json says of the lowest loss at each history length; nothing for a log
-    that is not planted.
+    """Return the lowest loss of a planted log at each sequence length, as entries of corpus.json.
 
     Args:
-        planted: the log's PlantedSpec as JSON.
+        planted: the PlantedSpec of the log as JSON; None for a log that is not planted, which has
+            no entries.
     """
     if planted is None:
         return {}
@@ -240,11 +240,11 @@ def planted_floor(
 
 
 def _pool_loss(
-    planted: Planted, rng: np.random.Generator, sequence_length: int, candidates: int
+    log: PlantedLog, rng: np.random.Generator, sequence_length: int, candidates: int
 ) -> float:
-    """Draw one pool of users and return the Bayes score's loss on it."""
-    spec = planted.spec
-    drawn = planted.draw_topics(rng, candidates)
+    """Draw one pool of users and return the loss of the Bayes score on it."""
+    spec = log.spec
+    drawn = log.draw_topics(rng, candidates)
     a, b = (drawn.counts(service, candidates, spec.topics, sequence_length) for service in (0, 1))
     score = bayes_scores(a, b, spec.concentration)
     right = np.diagonal(score)
@@ -254,14 +254,20 @@ def _pool_loss(
 def bayes_scores(
     a: NDArray[np.int64], b: NDArray[np.int64], concentration: float
 ) -> NDArray[np.float64]:
-    """Return log p(a, b) - log p(a) - log p(b) of every pair of rows of topic counts, [rows of a,
-    rows of b].
+    """Return log p(a, b) - log p(a) - log p(b) for all pairs of rows of two tables of topic counts.
+
+    Args:
+        a: topic counts, [histories, topics].
+        b: topic counts, [other histories, topics].
+
+    Returns:
+        scores, [histories, other histories].
     """
     alpha = concentration / a.shape[1]
     size = int(a.max(initial=0) + b.max(initial=0)) + 1
-    rising = gammaln(alpha + np.arange(size)) - gammaln(
-        alpha
-    )  # log of alpha (alpha + 1) ... (alpha + n - 1)
+    # rising[n] = log of alpha (alpha + 1) ... (alpha + n - 1). A table, because the counts are
+    # small integers and gammaln of every pair and topic would dominate the run time.
+    rising = gammaln(alpha + np.arange(size)) - gammaln(alpha)
     joint = np.stack([rising[row + b].sum(axis=1) for row in a])
     joint -= rising[a].sum(axis=1)[:, None] + rising[b].sum(axis=1)[None, :]
     n, m = a.sum(axis=1)[:, None], b.sum(axis=1)[None, :]
@@ -273,3 +279,16 @@ def bayes_scores(
         + gammaln(concentration + m)
         - total
     )
+
+
+def _pseudo_words(count: int, rng: np.random.Generator) -> NDArray[Any]:
+    """Draw distinct pronounceable words of two or three syllables, [count]."""
+    consonants, vowels = np.array(list("bdfgklmnprstvz")), np.array(list("aeiou"))
+    syllables = np.char.add(
+        *(part.ravel() for part in np.meshgrid(consonants, vowels, indexing="ij"))
+    )
+    endings = np.array(["", *syllables.tolist()])[: 2 + count // SYLLABLES**2]
+    number = rng.permutation(SYLLABLES**2 * len(endings))[:count]
+    rest, second = np.divmod(number, SYLLABLES)
+    third, first = np.divmod(rest, SYLLABLES)
+    return np.char.add(np.char.add(syllables[first], syllables[second]), endings[third])

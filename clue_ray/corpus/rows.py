@@ -1,5 +1,6 @@
-"""What shards and their profile share: the sorted rows of one bucket, and the columns in which a
-shard describes itself.
+"""The rows of one bucket of users in a total order, and the counts that describe its shard.
+
+Shards and their profile are both computed from these rows.
 """
 
 import numpy as np
@@ -7,57 +8,65 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-HISTOGRAM = pa.list_(pa.int64())
+COUNTS = pa.list_(pa.int64())
 SHARD_COUNTS = pa.schema(
     [
         ("files", pa.list_(pa.list_(pa.string()))),
         ("rows", pa.int64()),
         ("later", pa.int64()),
         ("duplicates", pa.int64()),
-        ("split", HISTOGRAM),
-        ("overlap", HISTOGRAM),
-        ("users_by_services", HISTOGRAM),
-        ("history_lengths", HISTOGRAM),
-        ("history_counts", HISTOGRAM),
+        ("split", COUNTS),
+        ("overlap", COUNTS),
+        ("users_by_services", COUNTS),
+        ("history_lengths", COUNTS),
+        ("history_counts", COUNTS),
         ("first_time", pa.float64()),
         ("last_time", pa.float64()),
         ("item_hashes", pa.list_(pa.uint64())),
         ("item_tokens", pa.list_(pa.int32())),
-        ("item_events", HISTOGRAM),
+        ("item_events", COUNTS),
     ]
 )
-"""What a shard tells of itself; histograms are lists of counts, `history_lengths` the values of
-`history_counts`."""
+"""What a worker returns for each shard: its files as (name, sha256), and its counts.
+
+`overlap` is a matrix [services, services], flattened. `history_lengths` are the distinct lengths of
+histories, and `history_counts` how often each occurs. The three `item_` columns have one value per
+item: they let the driver merge items that occur in several shards.
+"""
 
 
 class SortedRows:
-    """Rows of one bucket in total order: user, service, most recent first, then text; all as
-    integers.
+    """Rows of one bucket, sorted by user, service, time (most recent first) and text.
+
+    The order is total: rows that are equal in it are equal in all columns. Therefore a shard does
+    not depend on the order in which the shuffle delivers its rows.
+
+    Args:
+        events: columns user_id, service (an index), timestamp and text.
 
     Attributes:
-        user_ids, item_texts: distinct values, sorted; `items` are the distinct (service, text),
-            sorted.
-        user, service, item: index of each row's.
+        user_ids: distinct user ids, sorted, [users].
+        item_services, item_texts: distinct items, sorted by service and text, [items].
+        user, service, item: indices of each row's user, service and item, [rows].
+        time: timestamp of each row in seconds, [rows].
     """
 
     def __init__(self, events: pa.Table):
         self.user_ids, user = _codes(events["user_id"])
         texts, text = _codes(events["text"])
         service = events["service"].to_numpy().astype(np.int64)
+        # One integer per (service, text): its order is that of the pair.
         keys, item = np.unique(service * len(texts) + text, return_inverse=True)
         time = events["timestamp"].to_numpy()
         order = np.lexsort((item, -time, service, user))
         self.item_services = (keys // len(texts)).astype(np.int32)
         self.item_texts = texts.take(pa.array(keys % len(texts)))
         self.user, self.service, self.item, self.time = (
-            user[order],
-            service[order],
-            item[order],
-            time[order],
+            column[order] for column in (user, service, item, time)
         )
 
     def duplicates(self) -> NDArray[np.bool_]:
-        """Mark every row that agrees with the one before in user, service, time and item."""
+        """Mark every row that equals the previous one in user, service, time and item, [rows]."""
         same = np.zeros(len(self.user), dtype=bool)
         columns = (self.user, self.service, self.time, self.item)
         same[1:] = np.logical_and.reduce([column[1:] == column[:-1] for column in columns])
@@ -65,7 +74,7 @@ class SortedRows:
 
 
 def _codes(column: pa.ChunkedArray) -> tuple[pa.Array, NDArray[np.int64]]:
-    """Return a text column's distinct values, sorted, and the index of each row's."""
+    """Return the distinct values of a text column, sorted, and the index of each row's value."""
     encoded = column.combine_chunks().dictionary_encode()
     order = pc.sort_indices(encoded.dictionary)
     rank = np.empty(len(order), dtype=np.int64)

@@ -1,9 +1,11 @@
-"""Second pass over a log: rows to buckets of users, and a bucket to a shard whose bytes depend on
-its rows alone.
+"""The second pass over a log: assign rows to buckets of users, and write one shard per bucket.
 
-A shard is two files of one name: `shards/` holds a row a user and service with its events, most
-recent first, as indices into `items/`, which holds its distinct items with their tokens. Events
-after a cut in time go to `later/`.
+A shard is two files of the same name. The one in `shards/` has a row per user and service with its
+events, most recent first, as indices into the one in `items/`, which has the distinct items of the
+shard with their tokens. Events from the cut in time on go to a third file, in `later/`.
+
+The bytes of a shard depend on the rows of its bucket alone. So two corpora can be compared by their
+digests, and a task that Ray retries after a lost node writes the same files again.
 """
 
 import os
@@ -29,6 +31,7 @@ from clue_ray.spec.specs import CorpusSpec
 from clue_ray.storage.files import atomic_write
 
 EVENTS_PER_SHARD, MIN_SHARDS, MAX_SHARDS = 250_000, 16, 4096
+"""The first bounds the memory of a worker, the last the number of files."""
 SEQUENCES = pa.schema(
     [
         ("user_id", pa.string()),
@@ -38,6 +41,7 @@ SEQUENCES = pa.schema(
         ("timestamps", pa.list_(pa.float64())),
     ]
 )
+"""Rows of `shards/` and `later/`; `num_services` counts the services of the user in this file."""
 BUCKETED = pa.schema(
     [
         ("user_id", pa.string()),
@@ -47,29 +51,42 @@ BUCKETED = pa.schema(
         ("bucket", pa.int32()),
     ]
 )
+"""Rows of the shuffle; `service` is an index, which takes less of the object store than a name."""
 
 
 def number_of_shards(events: int) -> int:
-    """Choose how many shards a log gets, by its events alone, so that memory does not grow with the
-    log.
+    """Return the number of shards for a number of events.
+
+    It depends on nothing else, in particular not on the cluster: it decides which users share a
+    shard, and thereby the bytes of the corpus.
     """
     return min(MAX_SHARDS, max(MIN_SHARDS, -(-events // EVENTS_PER_SHARD)))
 
 
 @dataclass(frozen=True)
 class ShardPlan:
-    """What turns a bucket of rows into a shard."""
+    """What a worker needs to write the rows of a bucket as a shard.
+
+    Attributes:
+        folder: root of the corpus.
+        services: names, in the order of their indices.
+        tokenizer: the tokenizer as JSON, which can be a cache key.
+        buckets: number of shards.
+    """
 
     spec: CorpusSpec
     folder: Path
     services: tuple[str, ...]
     tokenizer: str
-    "the tokenizer as JSON"
     buckets: int
 
 
 def bucket_part(part: Part, reading: Reading, plan: ShardPlan) -> Iterator[pa.Table]:
-    """Read a part's good rows and add each user's bucket."""
+    """Yield the usable rows of a part, each with the bucket of its user.
+
+    The bucket comes from our own hash of the user id. Ray's hash partitioning only gathers the rows
+    of a bucket: its hash may change between versions.
+    """
     log = reading.logs[part.log]
     names = pa.array(plan.services)
     for batch in read_part(part, log):
@@ -86,12 +103,12 @@ def bucket_part(part: Part, reading: Reading, plan: ShardPlan) -> Iterator[pa.Ta
 
 
 def write_shards(events: pa.Table, plan: ShardPlan) -> pa.Table:
-    """Write one shard for each bucket in a table of BUCKETED rows; may be retried. Returns the
-    shards' counts.
+    """Write one shard for each bucket in a table of BUCKETED rows, and return their SHARD_COUNTS.
+
+    A retry replaces the files by the same bytes.
     """
-    os.environ.setdefault(
-        "TOKENIZERS_PARALLELISM", "false"
-    )  # tasks share the machine's cores already
+    # Ray runs a task per core already; threads of the tokenizer would compete with them.
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     buckets = sorted(pc.unique(events["bucket"]).to_pylist()) if events.num_rows else []
     rows = [
         _write_shard(bucket, SortedRows(events.filter(pc.equal(events["bucket"], bucket))), plan)
@@ -102,14 +119,14 @@ def write_shards(events: pa.Table, plan: ShardPlan) -> pa.Table:
 
 @lru_cache(maxsize=1)
 def item_tokenizer(tokenizer: str, max_item_tokens: int) -> ItemTokenizer:
-    """Return this process's own, which remembers the items of the shards before."""
+    """Return this process's tokenizer, which remembers the items of earlier shards."""
     return ItemTokenizer(Tokenizer.from_str(tokenizer), max_item_tokens)
 
 
 def _write_shard(bucket: int, rows: SortedRows, plan: ShardPlan) -> dict[str, object]:
-    """Write one shard's files and count what it holds."""
-    repeats = rows.duplicates()
-    kept = ~repeats if plan.spec.duplicates == "drop" else np.ones(len(repeats), dtype=bool)
+    """Write the files of one shard and return its counts."""
+    duplicates = rows.duplicates()
+    kept = ~duplicates if plan.spec.duplicates == "drop" else np.ones(len(duplicates), dtype=bool)
     cut = plan.spec.split.time.timestamp() if plan.spec.split.time else np.inf
     tokenize = item_tokenizer(plan.tokenizer, plan.spec.max_item_tokens)
     tokenized = tokenize(rows.item_texts.to_pylist(), rows.item_services)
@@ -127,16 +144,17 @@ def _write_shard(bucket: int, rows: SortedRows, plan: ShardPlan) -> dict[str, ob
     }
     return {
         "files": list(files.items()),
-        "rows": len(repeats),
+        "rows": len(duplicates),
         "later": int(later.sum()),
-        "duplicates": int(repeats.sum()),
+        "duplicates": int(duplicates.sum()),
         **count_shard(rows, before, tokenized, plan.spec, len(plan.services)),
     }
 
 
 def _to_sequences(rows: SortedRows, kept: NDArray[np.bool_], plan: ShardPlan) -> pa.Table:
-    """Fold sorted rows into one a (user, service), with lists of items and times."""
+    """Group sorted rows by user and service, with lists of items and times, as in SEQUENCES."""
     user, service = rows.user[kept], rows.service[kept]
+    # A group starts where the user or the service changes; the slice is for a table without rows.
     starts = np.flatnonzero(
         np.r_[True, (user[1:] != user[:-1]) | (service[1:] != service[:-1])][: len(user)]
     )
@@ -153,6 +171,7 @@ def _to_sequences(rows: SortedRows, kept: NDArray[np.bool_], plan: ShardPlan) ->
 
 
 def _write(path: Path, table: pa.Table) -> str:
+    """Write a table and return the sha256 of its file."""
     with atomic_write(path) as temporary:
         pq.write_table(table, temporary, compression="zstd", row_group_size=4096)
         return sha256(temporary)

@@ -1,10 +1,12 @@
 """A prepared corpus on disk and in memory.
 
-Folder: `corpus.json` (manifest, written last), `profile.json`, `tokenizer.json`, `shards/*.parquet`
-and `items/*.parquet` (one of each a bucket of users), `later/*.parquet` (events after a cut in
-time) and `rejected/` (rows that cannot be used). In memory an event is one int32 item id, and the
-events of user u in service s lie at `events[offsets[u * S + s] : offsets[u * S + s + 1]]`, most
-recent first.
+A corpus folder contains `corpus.json` (the manifest, written last), `profile.json`,
+`tokenizer.json`, `shards/*.parquet` and `items/*.parquet` (one file of each per bucket of users),
+`later/*.parquet` (events from a cut in time on) and `rejected/` (rows that cannot be used).
+
+In memory an event is one int32 item id, so that a hundred million events take 400 MB and every
+window of events is a slice. With S services, the events of user u in service s are
+`events[offsets[u * S + s] : offsets[u * S + s + 1]]`, most recent first.
 """
 
 import hashlib
@@ -33,7 +35,7 @@ from clue_ray.storage.sync import node_folder
 CORPUS_FILE = re.compile(
     r"(corpus|profile|tokenizer)\.json|(shards|items|later)/shard-\d+\.parquet"
 )
-"""What is fetched of a corpus: no path of a stranger's."""
+"""Names that are fetched or copied; other names on storage are not trusted as local paths."""
 LATER = pa.schema(
     [
         ("user_id", pa.string()),
@@ -42,11 +44,17 @@ LATER = pa.schema(
         ("timestamp", pa.float64()),
     ]
 )
+"""Rows of `Corpus.later_events`."""
 
 
 def stable_hash(users: pd.Series, salt: str) -> NDArray[np.uint64]:
-    """Hash user ids to uint64, the same on every machine and version; each distinct id is hashed
-    once.
+    """Hash user ids to uint64, the same on every machine and in every version of every library.
+
+    Splits, buckets and the order of training users depend on it. Python's own hash changes with
+    every process, and pandas does not promise to keep its hash.
+
+    Args:
+        salt: names the purpose, so that splits, buckets and orders are independent of each other.
     """
     codes, distinct = pd.factorize(users)
     key = salt.encode()
@@ -57,8 +65,10 @@ def stable_hash(users: pd.Series, salt: str) -> NDArray[np.uint64]:
 
 
 def split_of(users: pd.Series, split: SplitSpec) -> NDArray[np.object_]:
-    """Assign each user id to train, validation or test by its hash; the same user always goes the
-    same way.
+    """Return `train`, `validation` or `test` for each user id.
+
+    The split of a user depends on the id alone, so a user who is held out in one corpus is held out
+    in every corpus with the same shares.
     """
     share = stable_hash(users, "split") / 2.0**64
     return np.select(
@@ -67,18 +77,22 @@ def split_of(users: pd.Series, split: SplitSpec) -> NDArray[np.object_]:
 
 
 class Corpus:
-    """A corpus opened for reading; its arrays are loaded when first used.
+    """A corpus opened for reading. Its arrays are loaded when the first of them is used.
 
     Attributes:
-        path: folder on this machine.
-        place: folder or URI that other machines open it from.
-        digest: 12 hex digits over the contents; part of every run's identity.
-        services: names, in the order of the arrays' service axis.
-        events: item ids of all events, [num_events], most recent first within a user and service.
+        path: local folder.
+        place: folder or URI from which other machines open it.
+        manifest: content of corpus.json.
+        digest: 12 hexadecimal digits that identify the contents; part of every run's identity.
+        services: names, in the order of the service axis of the arrays.
+        user_ids: user ids, sorted, [users].
+        events: item ids of all events, [events], most recent first per user and service.
         offsets: bounds of each (user, service) in `events`, [users * services + 1].
-        train_users, test_users: user indices; training users in one fixed random order, so that
-            every prefix is a nested subset.
-        item_tokens, item_offsets: token ids of all items end to end, and their bounds.
+        train_users: indices of training users in one fixed random order, so that a prefix is a
+            random subset and smaller subsets are nested in larger ones.
+        test_users: indices of held-out users, sorted.
+        item_tokens: token ids of all items, concatenated.
+        item_offsets: bounds of each item in `item_tokens`, [items + 1].
     """
 
     def __init__(self, path: Path, manifest: dict[str, Any], place: str | None = None):
@@ -97,18 +111,20 @@ class Corpus:
     item_offsets: NDArray[np.int64]
 
     def __getattr__(self, name: str) -> Any:
-        """Load the arrays when the first of them is asked for: who prepares a corpus need not hold
-        it.
+        """Load all arrays; Python calls this only for an attribute that is not set yet.
+
+        The driver of a study opens the corpus too, but needs only its manifest.
         """
         if name not in Corpus.__annotations__:
-            raise AttributeError(f"a Corpus has no {name}")
+            raise AttributeError(f"Corpus has no attribute {name!r}")
         self._load_events(self._load_items())
         self._split_users()
         return self.__dict__[name]
 
     def _load_items(self) -> list[NDArray[np.int32]]:
-        """Unite the shards' items, sorted by service and text; return each shard's own indices as
-        common ids.
+        """Merge the items of all shards, and return the corpus-wide id of each shard's items.
+
+        Ids are in the order of service and text, so they do not depend on the number of shards.
         """
         shards = [pq.read_table(file) for file in self._files("items")]
         items = pa.concat_tables(shards)
@@ -117,18 +133,18 @@ class Corpus:
         service = pc.index_in(items["service"], value_set=pa.array(self.services)).to_numpy()
         keys = service.astype(np.int64) * (len(rank) + 1) + rank[text.indices.to_numpy()]
         _, first, common = np.unique(keys, return_index=True, return_inverse=True)
-        tokens = unite_lists(items["tokens"]).take(pa.array(first))
+        tokens = unite_lists(items["tokens"]).take(pa.array(first))  # of one copy of each item
         self.item_offsets = tokens.offsets.to_numpy().astype(np.int64)
         self.item_tokens = tokens.values.to_numpy()
         if len(self.item_tokens) and self.item_tokens.max() >= self.shared_guide:
             raise CorpusError(
-                f"{self.path} holds token {self.item_tokens.max()}, but its vocabulary has "
-                f"{self.shared_guide} tokens; "
-                "delete the folder and prepare the corpus again."
+                f"{self.path} contains token {self.item_tokens.max()}, but its vocabulary has "
+                f"{self.shared_guide} tokens; delete the folder and prepare the corpus again."
             )
         return np.split(common.astype(np.int32), np.cumsum([len(shard) for shard in shards])[:-1])
 
     def _load_events(self, common: list[NDArray[np.int32]]) -> None:
+        """Load the events of all shards, given the corpus-wide ids of each shard's items."""
         tables = [
             pq.read_table(file, columns=["user_id", "service", "items"])
             for file in self._files("shards")
@@ -144,6 +160,7 @@ class Corpus:
         counts[rows] = lengths
         self.offsets = np.concatenate([[0], np.cumsum(counts)])
         self.events = np.empty(self.offsets[-1], dtype=np.int32)
+        # Shards are in order of bucket, but `events` in order of user: scatter the histories.
         flat = [ids[column.flatten().to_numpy()] for ids, column in zip(common, lists, strict=True)]
         self.events[ranges(self.offsets[rows], lengths)] = np.concatenate(flat)
 
@@ -151,16 +168,13 @@ class Corpus:
         return sorted((self.path / folder).glob("*.parquet"))
 
     def later_events(self) -> pa.Table:
-        """Read the events from the cut in time on, columns user_id, service, text, timestamp; none
-        without a cut.
-        """
+        """Read the events from the cut in time on, as LATER; there are none without a cut."""
         return pa.concat_tables([LATER.empty_table(), *map(self._later, self._files("later"))])
 
     def _later(self, file: Path) -> pa.Table:
-        table, items = (
-            pq.read_table(file),
-            pq.read_table(self.path / "items" / file.name, columns=["text"]),
-        )
+        """Read one file of later events, one row per event."""
+        table = pq.read_table(file)
+        items = pq.read_table(self.path / "items" / file.name, columns=["text"])
         owner = table.select(["user_id", "service"]).take(
             pc.list_parent_indices(table["items"].combine_chunks())
         )
@@ -182,23 +196,21 @@ class Corpus:
 
     @cached_property
     def item_lengths(self) -> NDArray[np.int64]:
-        """Tokens of each item, guide token included, [items]."""
+        """Tokens of each item, including its guide token, [items]."""
         return np.diff(self.item_offsets)
 
     def count_tokens(self, users: NDArray[np.int64]) -> int:
-        """Tokens in all events of `users`: unique data, nothing repeated or cut to a sequence
-        length.
-        """
+        """Count the tokens in all events of `users`, each event once and in full."""
         starts = self.offsets[users * len(self.services)]
         stops = self.offsets[(users + 1) * len(self.services)]
         return int(self.item_lengths[self.events[ranges(starts, stops - starts)]].sum())
 
     def profile(self) -> dict[str, Any]:
-        """Read what preparation found: profile.json."""
+        """Read the profile that preparation wrote to profile.json."""
         return dict(json.loads((self.path / "profile.json").read_text(encoding="utf-8")))
 
     def summary(self) -> dict[str, Any]:
-        """Return what a reader wants to know of the corpus, as flat JSON-able values."""
+        """Return the corpus's size and origin as JSON values."""
         return {
             "path": self.place,
             "digest": self.digest,
@@ -216,44 +228,46 @@ class Corpus:
 
     @property
     def shared_guide(self) -> int:
-        """Guide token of a service that the corpus does not know, one above those of its own
-        services.
-        """
+        """Guide token of every service that is not in the corpus; the id after its own services."""
         return int(self.manifest["vocab_size"])
 
     def vocabulary(self, sequence_length: int) -> Vocabulary:
-        """Rows of an encoder's tables on this corpus."""
+        """Return the number of rows of an encoder's embedding tables on this corpus."""
         return Vocabulary(self.shared_guide + 1, self.manifest["max_item_tokens"], sequence_length)
 
     def pairs(self) -> list[tuple[int, int]]:
-        """Every pair of services, by index."""
+        """List all pairs of services, by index."""
         return [(a, b) for a in range(len(self.services)) for b in range(a + 1, len(self.services))]
 
     def users_of_pair(self, users: NDArray[np.int64], pair: tuple[int, int]) -> NDArray[np.int64]:
-        """Those of `users`, in order, that have events in both services of a pair."""
+        """Return those of `users`, in order, who have events in both services of a pair."""
         a, b = pair
         return users[(self.counts[users, a] > 0) & (self.counts[users, b] > 0)]
 
 
 def unite_lists(column: pa.ChunkedArray) -> pa.LargeListArray:
-    """Join a column's chunks with offsets of 64 bits: those of 32 end at 2^31 tokens."""
+    """Join the chunks of a list column, with 64-bit offsets: 32 bits end at 2^31 tokens."""
     return column.cast(pa.large_list(column.type.value_type)).combine_chunks()
 
 
 def ranges(starts: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Concatenate start, start + 1, ... of the given lengths without a Python loop."""
+    """Concatenate the ranges [start, start + length) without a Python loop, [sum of lengths]."""
     ends = np.cumsum(lengths)
     return np.arange(ends[-1] if len(ends) else 0) + np.repeat(starts - ends + lengths, lengths)
 
 
 def read_manifest(path: str | Path) -> dict[str, Any]:
-    """Read a corpus folder's manifest; raise CorpusError when there is none."""
+    """Read the manifest of a corpus folder.
+
+    Raises:
+        CorpusError: there is none, or it is damaged.
+    """
     file = Path(path) / "corpus.json"
     try:
         return _parse_manifest(file.read_bytes(), file)
     except FileNotFoundError:
         raise CorpusError(
-            f"{path} holds no prepared corpus (no corpus.json); run clue-ray prepare first."
+            f"{path} is not a prepared corpus (no corpus.json); run clue-ray prepare first."
         ) from None
     except OSError as error:
         raise CorpusError(
@@ -262,7 +276,7 @@ def read_manifest(path: str | Path) -> dict[str, Any]:
 
 
 def _parse_manifest(content: bytes, source: str | Path) -> dict[str, Any]:
-    """Read a manifest's bytes; raise CorpusError when they are damaged."""
+    """Parse a manifest, or raise CorpusError if it is damaged."""
     try:
         manifest: dict[str, Any] = json.loads(content)
     except ValueError as error:
@@ -273,11 +287,16 @@ def _parse_manifest(content: bytes, source: str | Path) -> dict[str, Any]:
 
 
 def open_corpus(path: str | Path, *, verify: bool = True) -> Corpus:
-    """Open a prepared corpus: in a folder, or at a URI, from where this node fetches it once.
+    """Open a prepared corpus in a folder or at a URI.
+
+    A corpus at a URI is fetched once per node.
 
     Args:
-        verify: compare every file with the manifest's sha256 first; a study does so once, its runs
-            need not again.
+        verify: compare the sha256 of every file with the manifest first. A study verifies its
+            corpus once; its runs need not verify it again.
+
+    Raises:
+        CorpusError: there is no corpus, or it is damaged.
     """
     if is_uri(path):
         return _open_fetched(str(path), verify)
@@ -291,7 +310,7 @@ def open_corpus(path: str | Path, *, verify: bool = True) -> Corpus:
 
 
 def _find_damage(folder: Path, manifest: dict[str, Any]) -> str:
-    """Say which file of a folder differs from its manifest, and how; nothing where none does."""
+    """Describe the first file that differs from the manifest; empty if none does."""
     for name, expected in manifest["files"].items():
         found = sha256(folder / name) if (folder / name).exists() else "file missing"
         if found != expected:
@@ -300,15 +319,14 @@ def _find_damage(folder: Path, manifest: dict[str, Any]) -> str:
 
 
 def _open_fetched(place: str, verify: bool) -> Corpus:
-    """Open a corpus at a URI from this node's cache, fetching it once for all the node's
-    processes.
-    """
+    """Open a corpus at a URI from this node's cache; the first process of the node fetches it."""
     content = read_file(place, "corpus.json")
     if content is None:
         raise CorpusError(
-            f"{place} holds no prepared corpus (no corpus.json); run clue-ray prepare first."
+            f"{place} is not a prepared corpus (no corpus.json); run clue-ray prepare first."
         )
     manifest = _parse_manifest(content, place)
+    # The cache is keyed by content, not by place: a corpus that is prepared again is fetched again.
     folder = node_folder("corpora") / hashlib.sha256(content).hexdigest()[:16]
     with FileLock(folder.with_suffix(".lock")):
         if folder.exists() and verify and _find_damage(folder, manifest):
@@ -319,47 +337,41 @@ def _open_fetched(place: str, verify: bool) -> Corpus:
 
 
 def fetch_corpus(place: str, manifest: dict[str, Any], folder: Path) -> None:
-    """Fetch a corpus into a folder, which appears once it is whole; raise CorpusError where storage
-    damaged a file.
+    """Fetch a corpus into a folder, which appears once it is complete.
+
+    Raises:
+        CorpusError: a file differs from the manifest.
     """
     partial = folder.with_suffix(".partial")
-    shutil.rmtree(
-        partial, ignore_errors=True
-    )  # a killed process left it; who fetches holds the lock
+    shutil.rmtree(partial, ignore_errors=True)  # left by a killed process; the caller has the lock
     fetch_files(place, [name for name in list_files(place) if CORPUS_FILE.fullmatch(name)], partial)
     if damage := _find_damage(partial, manifest):
         raise CorpusError(
-            f"Corpus file {damage}, as {place} holds it; delete the corpus there and prepare it "
-            f"again."
+            f"Corpus file {damage} at {place}; delete the corpus there and prepare it again."
         )
     partial.rename(folder)
 
 
 def holds_corpus(place: str | Path) -> bool:
-    """Tell whether a folder or URI holds a whole corpus."""
+    """Return whether a folder or URI contains a complete corpus."""
     return read_file(str(place), "corpus.json") is not None
 
 
 def share_corpus(corpus: Corpus, place: str) -> Corpus:
-    """Copy a corpus to a place, unless it is there; its manifest last, because its presence means
-    that all is there.
-    """
+    """Copy a local corpus to a place where other nodes can open it, unless it is there already."""
     if is_uri(corpus.place):
         return corpus
     if not holds_corpus(place):
-        names = [
-            str(file.relative_to(corpus.path)) for file in corpus.path.rglob("*") if file.is_file()
-        ]
+        files = [file for file in corpus.path.rglob("*") if file.is_file()]
+        names = {str(file.relative_to(corpus.path)) for file in files} - {"corpus.json"}
+        push_files(corpus.path, sorted(filter(CORPUS_FILE.fullmatch, names)), place)
         push_files(
-            corpus.path,
-            [n for n in names if CORPUS_FILE.fullmatch(n) and n != "corpus.json"],
-            place,
-        )
-        push_files(corpus.path, ["corpus.json"], place)
+            corpus.path, ["corpus.json"], place
+        )  # last: its presence means that all is there
     return open_corpus(place, verify=False)
 
 
 def sha256(path: Path) -> str:
-    """Hash a file's bytes."""
+    """Return the sha256 of a file as hexadecimal digits."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

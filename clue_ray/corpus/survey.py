@@ -1,9 +1,8 @@
-"""First pass over a log: what it holds, which rows cannot be used, and the texts a tokenizer is
-trained on.
+"""The first pass over a log: count its rows, reject those that cannot be used, sample its texts.
 
-Each batch of rows becomes a small tally; tallies add up in any order to one `Survey`. Bad rows are
-written to `rejected/` with their file, row, reason and raw values, under a name made of their
-place, so that a retry overwrites.
+Each batch of rows becomes a small tally. Tallies add up to one `Survey`, in any order, because
+tasks end in any order. Rejected rows are written to `rejected/` with their file, row, reason and
+raw values. The name of that file comes from the position of the batch, so that a retry replaces it.
 """
 
 from collections import Counter
@@ -27,11 +26,13 @@ from clue_ray.spec.specs import CorpusSpec
 from clue_ray.storage.files import atomic_write
 
 TALLY = pa.schema([("kind", pa.string()), ("name", pa.string()), ("rows", pa.int64())])
+"""Kinds are service, rejected, time, recoded, text and unreadable; see `Survey.add`."""
 MAX_SERVICES = 200
+"""More services usually mean that another column was read as the service."""
 
 
 def survey_part(part: Part, reading: Reading, rejected: Path) -> Iterator[pa.Table]:
-    """Tally each batch of a part; write its bad rows below `rejected`."""
+    """Yield the tally of each batch of a part, and write its unusable rows to `rejected`."""
     log = reading.logs[part.log]
     for batch in read_part(part, log):
         events = normalise(
@@ -39,14 +40,12 @@ def survey_part(part: Part, reading: Reading, rejected: Path) -> Iterator[pa.Tab
         )
         bad = events.filter(pc.is_valid(events["reason"]))
         if bad.num_rows:
-            _set_aside(bad, batch, part, log, rejected)
+            _write_rejected(bad, batch, part, log, rejected)
         yield _tally(events, batch, log, reading.spec)
 
 
 def _tally(events: pa.Table, batch: Batch, log: Log, spec: CorpusSpec) -> pa.Table:
-    """Count rows by what they are, and list the distinct texts that training users hold before the
-    cut in time.
-    """
+    """Count the rows of a batch by kind, and list its texts for the tokenizer's training."""
     good = good_rows(events)
     counts: dict[tuple[str, str | None], int] = {("recoded", None): batch.recoded}
     counts |= {("service", name): rows for name, rows in _value_counts(good["service"])}
@@ -65,15 +64,8 @@ def _tally(events: pa.Table, batch: Batch, log: Log, spec: CorpusSpec) -> pa.Tab
     if spec.tokenizer:
         return tallies
     texts = lowest_hashes(_training_texts(good, spec), MAX_TEXTS)
-    return pa.concat_tables(
-        [
-            tallies,
-            pa.table(
-                [pa.repeat("text", len(texts)), texts, pa.nulls(len(texts), pa.int64())],
-                schema=TALLY,
-            ),
-        ]
-    )
+    columns = [pa.repeat("text", len(texts)), texts, pa.nulls(len(texts), pa.int64())]
+    return pa.concat_tables([tallies, pa.table(columns, schema=TALLY)])
 
 
 def _value_counts(column: pa.ChunkedArray) -> Iterator[tuple[Any, int]]:
@@ -82,7 +74,10 @@ def _value_counts(column: pa.ChunkedArray) -> Iterator[tuple[Any, int]]:
 
 
 def _training_texts(events: pa.Table, spec: CorpusSpec) -> pa.Array:
-    """List the distinct texts of training users, what lies after the cut in time left out."""
+    """Return the distinct texts of training users before the cut in time.
+
+    Held-out users and later events must not influence the tokenizer.
+    """
     users = events["user_id"].combine_chunks().dictionary_encode()
     training = split_of(pd.Series(users.dictionary.to_pandas()), spec.split) == "train"
     mask = training[users.indices.to_numpy()] if len(users) else np.zeros(0, bool)
@@ -91,8 +86,8 @@ def _training_texts(events: pa.Table, spec: CorpusSpec) -> pa.Array:
     return pc.unique(events["text"].filter(pa.array(mask)))
 
 
-def _set_aside(bad: pa.Table, batch: Batch, part: Part, log: Log, folder: Path) -> None:
-    """Write bad rows with the values the log holds."""
+def _write_rejected(bad: pa.Table, batch: Batch, part: Part, log: Log, folder: Path) -> None:
+    """Write the unusable rows of a batch, with their raw values."""
     raw = batch.table.take(pc.subtract(bad["row"], batch.first_row))
     kept = {f"log.{name}": raw[name].cast(pa.string()) for name in log.needed}
     place = {
@@ -100,23 +95,21 @@ def _set_aside(bad: pa.Table, batch: Batch, part: Part, log: Log, folder: Path) 
         "row": bad["row"],
         "reason": bad["reason"],
     }
-    folder.mkdir(exist_ok=True)
-    with atomic_write(
-        folder / f"{part.log:03d}-{part.number:06d}-{batch.first_row:012d}.parquet"
-    ) as temporary:
+    name = f"{part.log:03d}-{part.number:06d}-{batch.first_row:012d}.parquet"
+    with atomic_write(folder / name) as temporary:
         pq.write_table(pa.table(place | kept), temporary)
 
 
 class Survey:
-    """What the first pass found, summed up.
+    """The sum of all tallies.
 
     Attributes:
-        services: good rows of each service.
-        rejected: bad rows of each reason.
+        services: usable rows of each service.
+        rejected: unusable rows by reason.
         times: rows by how their timestamp was read; empty without timestamps.
-        recoded: values that were not UTF-8.
-        unreadable: what stopped the reading of a part.
-        texts: what a tokenizer is trained on.
+        recoded: number of values that were not UTF-8.
+        unreadable: messages for the parts that could not be read.
+        texts: sample on which a tokenizer is trained.
     """
 
     def __init__(self) -> None:
@@ -128,7 +121,7 @@ class Survey:
         self.texts = TrainingTexts()
 
     def add(self, tally: pa.Table) -> None:
-        """Add a tally."""
+        """Add the tally of a batch."""
         is_text = pc.equal(tally["kind"], "text")
         self.texts.add(tally["name"].filter(is_text).combine_chunks())
         for row in tally.filter(pc.invert(is_text)).to_pylist():
@@ -144,11 +137,11 @@ class Survey:
 
     @property
     def good(self) -> int:
-        """Count the rows that can be used."""
+        """The number of usable rows."""
         return self.services.total()
 
     def profile(self, reading: Reading) -> dict[str, Any]:
-        """Return what the first pass adds to a corpus's profile."""
+        """Return the part of a corpus's profile that comes from the first pass."""
         untimed = [", ".join(log.places) for log in reading.logs if not log.has_time]
         return {
             "files": len(reading.files),
@@ -161,48 +154,57 @@ class Survey:
         }
 
     def check(self, spec: CorpusSpec, rejected: Path) -> None:
-        """Refuse a log that is empty, too dirty, or has columns that cannot be meant."""
+        """Check that a log can become a corpus.
+
+        Raises:
+            EventLogError: the log cannot be read, is empty, has too many unusable rows, or a column
+                that is probably not the intended one.
+        """
         if self.unreadable:
-            raise EventLogError(min(self.unreadable))
+            raise EventLogError(min(self.unreadable))  # one of them, the same one every time
         total = self.good + self.rejected.total()
         if not total:
             raise EventLogError(
-                "The event log is empty; give a log with at least one row of the wanted services."
+                "The event log is empty; give a log with at least one row of the chosen services."
             )
         if self.rejected.total() > spec.max_rejected * total:
-            raise EventLogError(self._dirt(total, spec, rejected))
+            raise EventLogError(self._describe_rejected(total, spec, rejected))
+        self._check_texts()
+        self._check_services(spec)
+
+    def _check_texts(self) -> None:
         texts = self.texts.distinct()
         if len(texts) and not pc.any(pc.match_substring_regex(texts, r"\pL")).as_py():
             raise EventLogError(
-                f"Texts hold no words, only {pc.min(texts).as_py()!r} and the like; build them "
-                f"from worded columns."
+                f"Texts hold no words, only values like {pc.min(texts).as_py()!r}; build the text "
+                "from columns with words."
             )
+
+    def _check_services(self, spec: CorpusSpec) -> None:
         if missing := sorted(set(spec.services or ()) - set(self.services)):
             raise EventLogError(
-                f"Service {missing[0]!r} of services has no usable event in the log; found are "
-                f"{', '.join(sorted(self.services)[:10]) or 'none'}: is it spelled as the log has "
-                f"it?"
+                f"Service {missing[0]!r} in services has no usable event; services found are "
+                f"{', '.join(sorted(self.services)[:10]) or 'none'}; spell it as in the log."
             )
         if len(self.services) > MAX_SERVICES:
             some = ", ".join(sorted(self.services)[:3])
             raise EventLogError(
-                f"The log names {len(self.services):,} services ({some} ...); at most "
-                f"{MAX_SERVICES:,} are allowed: "
-                "is it the right column?"
+                f"The log has {len(self.services):,} services ({some} ...); at most "
+                f"{MAX_SERVICES:,} are allowed; check the column that is read as service."
             )
 
-    def _dirt(self, total: int, spec: CorpusSpec, folder: Path) -> str:
+    def _describe_rejected(self, total: int, spec: CorpusSpec, folder: Path) -> str:
         table = "; ".join(f"{reason}: {rows:,}" for reason, rows in self.rejected.most_common())
         samples = "; ".join(map(_describe_row, _first_rows(folder, 3)))
         return (
             f"{self.rejected.total():,} of {total:,} rows cannot be used ({table}), more than the "
-            f"{spec.max_rejected:.0%} allowed; mend the log or raise max_rejected; the first are "
+            f"{spec.max_rejected:.0%} allowed; fix the log or raise max_rejected; the first are "
             f"{samples}."
         )
 
 
 def _first_rows(folder: Path, count: int) -> Iterable[dict[str, Any]]:
-    """Read the first rows set aside."""
+    """Read the first rejected rows."""
     rows: list[dict[str, Any]] = []
     for file in sorted(folder.glob("*.parquet")):
         rows += pq.read_table(file).slice(0, count - len(rows)).to_pylist()
@@ -212,7 +214,7 @@ def _first_rows(folder: Path, count: int) -> Iterable[dict[str, Any]]:
 
 
 def _describe_row(row: dict[str, Any]) -> str:
-    """Write a row set aside in one line: its place, and the values found."""
+    """Describe a rejected row in one line: its row and file, and the start of its values."""
     values = {
         name.removeprefix("log."): value for name, value in row.items() if name.startswith("log.")
     }

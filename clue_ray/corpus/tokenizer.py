@@ -1,5 +1,6 @@
-"""Item texts to token ids: one deterministic byte-level BPE, with a guide token a service in front
-of every item.
+"""Tokenize item texts with byte-level BPE, and put the guide token of its service before each item.
+
+The same texts give the same tokenizer on every cluster, and the same tokenizer gives the same ids.
 """
 
 import hashlib
@@ -14,18 +15,15 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from clue_ray.corpus.store import ranges
 from clue_ray.errors import CorpusError
-from clue_ray.storage.files import read_whole
+from clue_ray.storage.files import read_bytes
 
 MAX_TEXTS = 500_000
-"""Distinct texts a tokenizer is trained on; of more, those with the lowest hashes, a sample any
-cluster agrees on."""
+"""Distinct texts that a tokenizer is trained on, chosen by the lowest hashes."""
 PROBE = "Naïve café &amp; \x00\t\x07\u200b 你好 🧺👩‍👩‍👧 ﷽  "
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
-    """Train byte-level BPE on item texts; the same texts in the same order give the same
-    tokenizer.
-    """
+    """Train byte-level BPE; the same texts in the same order give the same tokenizer."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -40,65 +38,65 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
 
 
 def read_tokenizer(path: str) -> Tokenizer:
-    """Read a given tokenizer, a path or URI.
+    """Read the tokenizer in a file or at a URI.
 
     Raises:
-        CorpusError: it is none, or does not spell every text so that it can be read back.
+        CorpusError: it cannot be read, or it does not preserve every text.
     """
     try:
-        tokenizer = Tokenizer.from_str(read_whole(path).decode())
+        tokenizer = Tokenizer.from_str(read_bytes(path).decode())
     except FileNotFoundError:
         raise CorpusError(
             f"Tokenizer {path} does not exist; give the tokenizer.json of a corpus."
         ) from None
-    except Exception as error:  # tokenizers raises plain Exception for a file it does not know
+    except Exception as error:  # tokenizers raises a plain Exception for an unknown format
         reason = str(error).splitlines()[0]
         raise CorpusError(
             f"Tokenizer {path} cannot be read ({reason}); give the tokenizer.json of a corpus."
         ) from None
     tokenizer.no_truncation()
     tokenizer.no_padding()
-    if (
-        tokenizer.decode(
-            tokenizer.encode(PROBE, add_special_tokens=False).ids, skip_special_tokens=False
-        )
-        != PROBE
-    ):
+    ids = tokenizer.encode(PROBE, add_special_tokens=False).ids
+    if tokenizer.decode(ids, skip_special_tokens=False) != PROBE:
         raise CorpusError(
-            f"Tokenizer {path} does not give back every text it reads; use byte-level BPE, such as "
-            f"the tokenizer.json "
-            "of a corpus."
+            f"Tokenizer {path} loses part of some texts; use byte-level BPE, such as the "
+            "tokenizer.json of a corpus."
         )
     return tokenizer
 
 
 class TrainingTexts:
-    """Distinct texts met so far; at most a few times MAX_TEXTS of them are in memory."""
+    """The texts with the lowest hashes among all that are added, each once.
+
+    Sampling by hash needs no random state and no order: a text is chosen or not whatever the batch
+    or the node it comes from, and merging samples of parts gives the sample of the whole. Memory
+    holds at most a few times `limit` texts.
+    """
 
     def __init__(self, limit: int = MAX_TEXTS):
         self.limit = limit
         self.chunks: list[pa.Array] = []
 
     def add(self, texts: pa.Array) -> None:
-        """Add texts; forget repeated ones, and those with the highest hashes when there are too
-        many.
-        """
+        """Add texts, and drop duplicates and the highest hashes if there are too many."""
         self.chunks.append(texts)
         if sum(map(len, self.chunks)) > 4 * self.limit:
             self.chunks = [lowest_hashes(self.distinct(), self.limit)]
 
     def distinct(self) -> pa.Array:
-        """Return the texts kept, each once."""
+        """Return the texts in memory, each once."""
         return pc.unique(pa.chunked_array(self.chunks, pa.string()))
 
     def sample(self) -> list[str]:
-        """Return the texts to train on, sorted: the same whatever the order in which they came."""
+        """Return the texts to train on, sorted, because BPE depends on the order of its input."""
         return sorted(lowest_hashes(self.distinct(), self.limit).to_pylist())
 
 
 def lowest_hashes(texts: pa.Array, limit: int) -> pa.Array:
-    """Choose the `limit` texts with the lowest hashes, or all if they are fewer; `texts` are
-    distinct.
+    """Return the `limit` texts with the lowest hashes, or all if they are fewer.
+
+    Args:
+        texts: distinct texts.
     """
     if len(texts) <= limit:
         return texts
@@ -112,8 +110,13 @@ def _hash_texts(texts: Iterable[str]) -> NDArray[np.uint64]:
 
 
 class ItemTokenizer:
-    """Tokenises item texts and remembers them: the shards that one process writes share most of
-    their items.
+    """A tokenizer with a cache of texts: the shards of one process share most of their items.
+
+    The cache is a few concatenated arrays, because a list per text would take far more memory.
+
+    Args:
+        max_item_tokens: tokens kept of each text.
+        limit: texts in the cache above which it is emptied.
     """
 
     def __init__(self, tokenizer: Tokenizer, max_item_tokens: int, limit: int = MAX_TEXTS):
@@ -121,26 +124,26 @@ class ItemTokenizer:
         self.max_item_tokens = max_item_tokens
         self.first_guide: int = tokenizer.get_vocab_size()
         self.limit = limit
-        self._forget()
+        self._clear()
 
-    def _forget(self) -> None:
-        self.known: dict[str, int] = {}
+    def _clear(self) -> None:
+        self.cached: dict[str, int] = {}
         self.tokens = np.zeros(0, np.int32)
         self.offsets = np.zeros(1, np.int64)
         self.lengths = np.zeros(0, np.int32)
         self.hashes = np.zeros(0, np.uint64)
 
     def __call__(self, texts: list[str], guides: NDArray[np.integer]) -> "TokenizedItems":
-        """Tokenise items: each its guide token (ids above the vocabulary), then the first tokens of
-        its text.
+        """Tokenize items: each is a guide token followed by the first tokens of its text.
 
         Args:
-            guides: index of each item's service, [items].
+            guides: index of each item's service, [items]. Guide tokens are the ids after those of
+                the vocabulary.
         """
-        if len(self.known) > self.limit:
-            self._forget()
-        self._learn(list(dict.fromkeys(text for text in texts if text not in self.known)))
-        index = np.array([self.known[text] for text in texts], dtype=np.int64)
+        if len(self.cached) > self.limit:
+            self._clear()
+        self._add(list(dict.fromkeys(text for text in texts if text not in self.cached)))
+        index = np.array([self.cached[text] for text in texts], dtype=np.int64)
         kept = np.diff(self.offsets)[index]
         starts = np.cumsum(kept + 1) - kept - 1
         tokens = np.empty(len(texts) + kept.sum(), dtype=np.int32)
@@ -150,31 +153,28 @@ class ItemTokenizer:
         lists = pa.ListArray.from_arrays(offsets, pa.array(tokens))
         return TokenizedItems(lists, self.lengths[index], self.hashes[index])
 
-    def _learn(self, texts: list[str]) -> None:
-        self.known.update(
-            zip(texts, range(len(self.known), len(self.known) + len(texts)), strict=True)
-        )
-        ids = [
-            item.ids for item in self.tokenizer.encode_batch_fast(texts, add_special_tokens=False)
-        ]
+    def _add(self, texts: list[str]) -> None:
+        """Tokenize texts that are not in the cache, and add them to it."""
+        self.cached |= {text: number for number, text in enumerate(texts, len(self.cached))}
+        encoded = self.tokenizer.encode_batch_fast(texts, add_special_tokens=False)
+        ids = [item.ids for item in encoded]
         cut = [np.array(item[: self.max_item_tokens], dtype=np.int32) for item in ids]
+        ends = self.offsets[-1] + np.cumsum([len(item) for item in cut], dtype=np.int64)
+        lengths = np.array([len(item) for item in ids], dtype=np.int32)
         self.tokens = np.concatenate([self.tokens, *cut])
-        self.offsets = np.concatenate(
-            [
-                self.offsets,
-                self.offsets[-1] + np.cumsum([len(item) for item in cut], dtype=np.int64),
-            ]
-        )
-        self.lengths = np.concatenate(
-            [self.lengths, np.array([len(item) for item in ids], dtype=np.int32)]
-        )
+        self.offsets = np.concatenate([self.offsets, ends])
+        self.lengths = np.concatenate([self.lengths, lengths])
         self.hashes = np.concatenate([self.hashes, _hash_texts(texts)])
 
 
 @dataclass(frozen=True)
 class TokenizedItems:
-    """Tokens of items, [items] each: lists of ids with the guide in front, whole texts' token
-    counts, texts' hashes.
+    """Tokenized items.
+
+    Attributes:
+        tokens: ids of each item, guide token first, [items].
+        text_tokens: number of tokens of each whole text, before the cut, [items].
+        hashes: hash of each text, [items].
     """
 
     tokens: pa.ListArray

@@ -22,7 +22,7 @@ import pandas as pd
 
 from clue_ray.errors import SpecError
 from clue_ray.report.numbers import is_absent
-from clue_ray.runs import COLUMNS, read_current_runs, read_runs
+from clue_ray.runs import RUN_COLUMNS, read_current_runs, read_runs
 from clue_ray.spec.specs import FitSpec, StudySpec, read_study
 
 RESULT = re.compile(r"transfer/[\w.-]+\.json")
@@ -278,7 +278,7 @@ def _completed(table: pd.DataFrame) -> pd.DataFrame:
     """Give a table made elsewhere all columns of the contract: its runs are done, and named by
     their row.
     """
-    table = table.reindex(columns=list(dict.fromkeys([*COLUMNS, *table.columns])))
+    table = table.reindex(columns=list(dict.fromkeys([*RUN_COLUMNS, *table.columns])))
     rows = [f"row-{row}" for row in range(len(table))]
     names = [
         row if is_absent(name) else str(name)

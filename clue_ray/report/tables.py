@@ -12,10 +12,11 @@ from typing import Any
 import pandas as pd
 
 from clue_ray.report import numbers
-from clue_ray.report.figures.style import distinct, law_label, short_label
+from clue_ray.report.figures.style import distinct, law_label
 from clue_ray.report.read import StudyFiles
 from clue_ray.runs import chance_loss
 from clue_ray.scaling.answering.analysis import Analysis
+from clue_ray.spec.columns import Format, format_of, head_of, name_columns, settings, short_label
 
 
 @dataclass(frozen=True)
@@ -69,46 +70,35 @@ class Table:
         )
 
 
-FORMATS: dict[str, Callable[[Any], str]] = {
+FORMATS: dict[Format, Callable[[Any], str]] = {
+    "text": str,
+    "count": numbers.count,
+    "general": "{:g}".format,
+    "significant": numbers.significant,
     "loss": lambda value: f"{value:.3f}",
-    "train_loss": numbers.significant,
-    "recall_at_10": numbers.significant,
-    "mrr": numbers.significant,
-    "learning_rate": "{:g}".format,
-    "train_flops": numbers.flop,
-    "executed_flops": numbers.flop,
-    "wall_seconds": numbers.seconds,
-    "tokens_per_second": lambda value: numbers.count(float(f"{value:.2e}")),
+    "flop": numbers.flop,
+    "seconds": numbers.seconds,
+    "rate": lambda value: numbers.count(float(f"{value:.2e}")),
 }
-"""How a column's numbers are written; other numbers are whole and take thousands separators."""
+"""How the values of a column are written, by the name of its format."""
 
 ALWAYS = ("status", "encoder_size", "sequence_length", "train_flops", "loss", "recall_at_10", "mrr")
 """Columns shown even where all runs agree."""
 
-SHOWN = (
-    "status",
-    "loss",
-    "encoder_size",
-    "sequence_length",
-    "corpus_users",
-    "global_batch_size",
-    "learning_rate",
-    "seed",
+MEASURED = (
     "train_flops",
     "recall_at_10",
     "mrr",
     "train_loss",
     "steps",
     "train_tokens",
-    "non_embedding_params",
     "wall_seconds",
     "tokens_per_second",
-    "num_workers",
     "device",
     "run_id",
     "error",
 )
-"""Columns of the table of runs, in order, where they hold anything."""
+"""Columns of the table of runs that follow the settings, where they hold anything."""
 
 
 def text(value: str) -> Cell:
@@ -120,7 +110,7 @@ def number(value: Any, column: str = "") -> Cell:
     """Make a cell of a number, written as its column is; an absent one sorts last."""
     if numbers.is_absent(value):
         return Cell(numbers.ABSENT, "inf", numeric=True)
-    return Cell(FORMATS.get(column, numbers.count)(value), repr(float(value)), numeric=True)
+    return Cell(FORMATS[format_of(column)](value), repr(float(value)), numeric=True)
 
 
 def written(shown: str) -> Cell:
@@ -216,7 +206,8 @@ def run_table(table: pd.DataFrame) -> Table:
     ordered = table.assign(_lost=table["loss"].isna()).sort_values(
         ["_lost", "loss", "status"], kind="stable"
     )
-    present = [column for column in SHOWN if _has_values(table[column])]
+    shown = ("status", "loss", *settings(), *MEASURED)
+    present = [column for column in shown if _has_values(table[column])]
     shared = [c for c in present if c not in ALWAYS and _all_equal(table[c])]
     columns = [column for column in present if column not in shared]
     rank = {size: f"{place:06d}" for place, size in enumerate(distinct(table, "encoder_size"))}
@@ -232,23 +223,17 @@ def run_table(table: pd.DataFrame) -> Table:
 
 
 def describe(run: Any) -> str:
-    """Name a run by what was varied: size m, length 16, 8,000 users, batch 64; unknown parts are
-    left out.
+    """Name a run by its settings: size m, length 16, users 8,000, batch 64.
+
+    Settings that are not known are left out; a run without any is named by its id.
     """
-    parts = (
-        ("encoder_size", "size {}"),
-        ("sequence_length", "length {}"),
-        ("corpus_users", "{} users"),
-        ("global_batch_size", "batch {}"),
-    )
-    known = [
-        (form, run[column]) for column, form in parts if not numbers.is_absent(run.get(column))
-    ]
-    words = ", ".join(
-        form.format(numbers.shortened(v) if isinstance(v, str) else numbers.count(v))
-        for form, v in known
-    )
+    known = [column for column in name_columns() if not numbers.is_absent(run.get(column))]
+    words = ", ".join(f"{head_of(column)} {_setting(run[column], column)}" for column in known)
     return words or str(run["run_id"])
+
+
+def _setting(value: Any, column: str) -> str:
+    return numbers.shortened(FORMATS[format_of(column)](value))
 
 
 def _cell(value: Any, column: str, rank: dict[Any, str]) -> Cell:

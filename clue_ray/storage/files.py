@@ -1,7 +1,7 @@
-"""Files to and from storage: a folder, or any URI that pyarrow.fs knows.
+"""Read, write and copy files, on a local disk or at any URI of pyarrow.fs.
 
-A place is either. Takes folders and names, gives the same files elsewhere, each there whole or not
-at all. What storage lists is a stranger's word: only names that the caller expects become paths.
+Every write is atomic: a reader sees the whole file or none. Names that storage lists are untrusted
+input, so callers turn only names that they expect into local paths.
 """
 
 import json
@@ -9,8 +9,9 @@ import logging
 import os
 import time
 import uuid
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
 
@@ -20,55 +21,149 @@ import pyarrow.fs
 from clue_ray.errors import RunsError, StudyError
 from clue_ray.storage.place import explain_access, open_place
 
-WAITS = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 32.0, 32.0)
-"""Seconds between tries while storage refuses, two minutes in all: longer than a study goes on
-without its storage."""
-LASTING = (
+RETRY_SECONDS = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 32.0, 32.0)
+"""Pauses between attempts while storage fails, about two minutes in total.
+
+This is longer than a study continues without its storage (`lease.LOST_SECONDS`), so a study aborts
+before one of its runs fails.
+"""
+PERMANENT_ERRORS = (
     FileExistsError,
     FileNotFoundError,
     NotADirectoryError,
     IsADirectoryError,
     PermissionError,
 )
-"""What waiting does not mend."""
-COPIES = 8
-"""Files under way at a time."""
-REMEDY = "mend the storage and run the same command again"
-
+"""Errors that a retry does not fix."""
+OBJECT_STORES = {"s3", "gcs", "abfs"}
+"""Filesystems in which a folder is only a prefix of names and needs no creation."""
+PARALLEL_COPIES = 8
+REMEDY = "fix the storage and run the same command again"
 
 logger = logging.getLogger(__name__)
 Returned = TypeVar("Returned")
 
 
-def with_retries(action: Callable[[], Returned], trouble: str, remedy: str = REMEDY) -> Returned:
-    """Do something to storage, again after ever longer waits while it refuses.
+def with_retries(action: Callable[[], Returned], failure: str, remedy: str = REMEDY) -> Returned:
+    """Call an action on storage, and retry with growing pauses while it raises OSError.
 
     Args:
-        trouble: what is wrong when it keeps refusing, the beginning of a sentence.
-        remedy: what to do then, its end.
+        failure: what fails, the beginning of the error message.
+        remedy: what to do about it, the end of the error message.
 
     Raises:
-        StudyError: it refused for two minutes, or for a reason that waiting does not mend.
+        StudyError: the action failed for two minutes, or with an error that is permanent.
     """
-    for tries, wait in enumerate((*WAITS, None), start=1):
+    for attempt, pause in enumerate((*RETRY_SECONDS, None), start=1):
         try:
             return action()
         except OSError as error:
             reason = explain_access(error)
-            if wait is None or isinstance(error, LASTING):
-                times = "1 try" if tries == 1 else f"{tries} tries"
-                raise StudyError(f"{trouble} after {times} ({reason}); {remedy}.") from error
-            logger.warning("%s (%s); trying again in %g s.", trouble, reason, wait)
-            time.sleep(wait)
-    raise AssertionError("the last try returns or raises")
+            if pause is None or isinstance(error, PERMANENT_ERRORS):
+                tries = "1 try" if attempt == 1 else f"{attempt} tries"
+                raise StudyError(f"{failure} after {tries} ({reason}); {remedy}.") from error
+            logger.warning("%s (%s); retrying in %g s.", failure, reason, pause)
+            time.sleep(pause)
+    raise AssertionError("the last attempt returns or raises")
+
+
+@contextmanager
+def atomic_write(path: Path) -> Iterator[Path]:
+    """Yield a temporary path next to `path`, and rename it to `path` if the block succeeds."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        yield temporary
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    os.replace(temporary, path)
+
+
+def write_json(path: Path, document: Any) -> None:
+    """Write a JSON document to a local file, atomically."""
+    text = json.dumps(document, indent=2, allow_nan=False) + "\n"
+    with atomic_write(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def read_json(file: Path, remedy: str = "restore it, or give another --output") -> dict[str, Any]:
+    """Read a JSON mapping from a local file.
+
+    Raises:
+        RunsError: the file is damaged.
+    """
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+        if not isinstance(found, dict):
+            raise ValueError("not a mapping")
+    except (OSError, ValueError) as error:
+        raise RunsError(f"{file} is damaged ({error}); {remedy}.") from None
+    return found
+
+
+def write_file(place: str, name: str, content: bytes | memoryview) -> None:
+    """Write a file below a place atomically, without retries.
+
+    Raises:
+        OSError: storage failed.
+    """
+    store, base = open_place(place)
+
+    def write(path: str) -> None:
+        with store.open_output_stream(path) as stream:
+            stream.write(content)
+
+    _replace(store, f"{base}/{name}", write)
+
+
+def read_file(place: str, name: str) -> bytes | None:
+    """Read a small file below a place; return None if it does not exist.
+
+    Raises:
+        StudyError: storage failed for two minutes.
+    """
+    return with_retries(lambda: read_file_once(place, name), f"{name} cannot be read from {place}")
+
+
+def read_file_once(place: str, name: str) -> bytes | None:
+    """Read a small file below a place without retries; return None if it does not exist.
+
+    Raises:
+        OSError: storage failed.
+    """
+    store, base = open_place(place)
+    if store.get_file_info(f"{base}/{name}").type != pa.fs.FileType.File:
+        return None
+    with store.open_input_stream(f"{base}/{name}") as stream:
+        return bytes(stream.read())
+
+
+def read_bytes(file: str) -> bytes:
+    """Read a small file, given as a path or URI, without retries.
+
+    Raises:
+        OSError: the file does not exist, or storage failed.
+        StudyError: the filesystem of the URI is unknown or cannot be reached.
+    """
+    store, path = open_place(file)
+    # pyarrow would otherwise decompress a file whose name ends in .gz.
+    with store.open_input_stream(path, compression=None) as stream:
+        return bytes(stream.read())
+
+
+def delete_file(place: str, name: str) -> None:
+    """Delete a file below a place, if it exists."""
+    store, base = open_place(place)
+    if store.get_file_info(f"{base}/{name}").type == pa.fs.FileType.File:
+        store.delete_file(f"{base}/{name}")
 
 
 def list_files(place: str) -> dict[str, tuple[int, int]]:
-    """List the files below a place by their names from there, with their bytes and time of change
-    in nanoseconds.
+    """List the files below a place: relative name -> (bytes, modification time in ns).
 
     Raises:
-        StudyError: storage refused for two minutes.
+        StudyError: storage failed for two minutes.
     """
     store, base = open_place(place)
     selector = pa.fs.FileSelector(base, recursive=True, allow_not_found=True)
@@ -82,165 +177,78 @@ def list_files(place: str) -> dict[str, tuple[int, int]]:
 
 
 def push_files(folder: Path, names: Iterable[str], place: str) -> None:
-    """Copy files of a folder to the same names below a place, replacing what is there.
+    """Copy files of a local folder to the same names below a place, replacing existing files.
 
     Raises:
-        StudyError: storage refused for two minutes.
+        StudyError: storage failed for two minutes.
     """
     store, base = open_place(place)
 
     def push(name: str) -> None:
-        source = str(folder / name)
-        trouble = f"{name} cannot be written to {place}"
+        def write(path: str) -> None:
+            _copy(pa.fs.LocalFileSystem(), str(folder / name), store, path)
+
         with_retries(
-            lambda: _replace(store, f"{base}/{name}", lambda path: _copy(source, store, path)),
-            trouble,
+            lambda: _replace(store, f"{base}/{name}", write),
+            f"{name} cannot be written to {place}",
         )
 
-    _each(push, names)
-
-
-def write_file(place: str, name: str, content: bytes) -> None:
-    """Write a small file below a place, replacing what is there.
-
-    Raises:
-        OSError: storage refused; nobody has waited.
-    """
-    store, base = open_place(place)
-
-    def write(path: str) -> None:
-        with store.open_output_stream(path) as stream:
-            stream.write(content)
-
-    _replace(store, f"{base}/{name}", write)
-
-
-def _copy(source: str, store: pa.fs.FileSystem, target: str) -> None:
-    here = pa.fs.LocalFileSystem()
-    pa.fs.copy_files(
-        source, target, source_filesystem=here, destination_filesystem=store, use_threads=False
-    )
-
-
-def _replace(store: pa.fs.FileSystem, target: str, write: Callable[[str], None]) -> None:
-    """Write a file that readers see whole or not at all: by rename on disks; elsewhere it appears
-    only once it ends.
-    """
-    if store.type_name not in {"s3", "gcs", "abfs"}:  # whose folders are but parts of names
-        store.create_dir(str(PurePosixPath(target).parent), recursive=True)
-    renames = isinstance(store, pa.fs.LocalFileSystem)
-    written = f"{target}.{uuid.uuid4().hex}.tmp" if renames else target
-    write(written)
-    if renames:
-        store.move(written, target)
+    _in_parallel(push, names)
 
 
 def fetch_files(place: str, names: Iterable[str], folder: Path) -> None:
-    """Copy files below a place to the same names below a folder, replacing what is there.
+    """Copy files below a place to the same names in a local folder, replacing existing files.
 
     Raises:
-        StudyError: storage refused for two minutes, or a file is gone.
+        StudyError: a file does not exist, or storage failed for two minutes.
     """
     store, base = open_place(place)
 
     def fetch(name: str) -> None:
         def copy() -> None:
             with atomic_write(folder / name) as temporary:
-                here, source = pa.fs.LocalFileSystem(), f"{base}/{name}"
-                pa.fs.copy_files(
-                    source,
-                    str(temporary),
-                    source_filesystem=store,
-                    destination_filesystem=here,
-                    use_threads=False,
-                )
+                _copy(store, f"{base}/{name}", pa.fs.LocalFileSystem(), str(temporary))
 
         with_retries(copy, f"{name} cannot be read from {place}")
 
-    _each(fetch, names)
+    _in_parallel(fetch, names)
 
 
-def read_file(place: str, name: str) -> bytes | None:
-    """Read a small file below a place; None where there is none.
+def _copy(
+    source_store: pa.fs.FileSystem, source: str, target_store: pa.fs.FileSystem, target: str
+) -> None:
+    pa.fs.copy_files(
+        source,
+        target,
+        source_filesystem=source_store,
+        destination_filesystem=target_store,
+        use_threads=False,
+    )
 
-    Raises:
-        StudyError: storage refused for two minutes.
+
+def _replace(store: pa.fs.FileSystem, target: str, write: Callable[[str], None]) -> None:
+    """Write a file atomically on any filesystem.
+
+    On a disk the file is written under a temporary name and renamed. On an object store a file
+    becomes visible only when its upload is complete, and a rename would be a copy.
     """
-    return with_retries(lambda: read_now(place, name), f"{name} cannot be read from {place}")
+    if store.type_name not in OBJECT_STORES:
+        store.create_dir(str(PurePosixPath(target).parent), recursive=True)
+    if not isinstance(store, pa.fs.LocalFileSystem):
+        write(target)
+        return
+    temporary = f"{target}.{uuid.uuid4().hex}.tmp"
+    try:
+        write(temporary)
+        store.move(temporary, target)
+    except BaseException:
+        with suppress(OSError):  # it may not have been created
+            store.delete_file(temporary)
+        raise
 
 
-def read_whole(file: str) -> bytes:
-    """Read a small file, a path or URI.
-
-    Raises:
-        OSError: there is none, or storage refused; nobody has waited.
-        StudyError: no filesystem is known or reached at the URI.
-    """
-    store, path = open_place(file)
-    with store.open_input_stream(path, compression=None) as stream:
-        return bytes(stream.read())
-
-
-def read_now(place: str, name: str) -> bytes | None:
-    """Read a small file below a place; None where there is none.
-
-    Raises:
-        OSError: storage refused; nobody has waited.
-    """
-    store, base = open_place(place)
-    if store.get_file_info(f"{base}/{name}").type != pa.fs.FileType.File:
-        return None
-    with store.open_input_stream(f"{base}/{name}") as stream:
-        return bytes(stream.read())
-
-
-def delete_file(place: str, name: str) -> None:
-    """Delete a file below a place, where there is one."""
-    store, base = open_place(place)
-    if store.get_file_info(f"{base}/{name}").type == pa.fs.FileType.File:
-        store.delete_file(f"{base}/{name}")
-
-
-def _each(action: Callable[[str], None], names: Iterable[str]) -> None:
-    with ThreadPoolExecutor(COPIES) as pool:
+def _in_parallel(action: Callable[[str], None], names: Iterable[str]) -> None:
+    """Call an action for each name, in threads; raise the first error."""
+    with ThreadPoolExecutor(PARALLEL_COPIES) as pool:
         for _ in pool.map(action, names):
             pass
-
-
-class atomic_write:
-    """Give a temporary path beside `path` and rename it into place when the block ends without
-    error.
-    """
-
-    def __init__(self, path: Path):
-        self.path = path
-        self.temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-
-    def __enter__(self) -> Path:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        return self.temporary
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if kind is None:
-            os.replace(self.temporary, self.path)
-        else:
-            self.temporary.unlink(missing_ok=True)
-
-
-def read_json(file: Path, remedy: str = "restore it, or give another --output") -> dict[str, Any]:
-    """Read a file of a study's; raise RunsError, with what to do, where it is damaged."""
-    try:
-        found = json.loads(file.read_text(encoding="utf-8"))
-        if not isinstance(found, dict):
-            raise ValueError("no mapping")
-    except (OSError, ValueError) as error:
-        raise RunsError(f"{file} is damaged ({error}); {remedy}.") from None
-    return found
-
-
-def write_json(path: Path, document: Any) -> None:
-    """Write a JSON document by rename, so that a reader sees all of it or nothing."""
-    with atomic_write(path) as temporary:
-        temporary.write_text(
-            json.dumps(document, indent=2, allow_nan=False) + "\n", encoding="utf-8"
-        )

@@ -1,9 +1,9 @@
-"""One command at a time on a study's storage: a signed file there, signed again and again while the
-command lives.
+"""A lease on a study's storage, so that one command at a time writes to it.
 
-Buckets know no lock that ends with its holder, so another's claim is watched: signed again within a
-minute, its holder lives; else it is taken over. Two that claim within the same two seconds are told
-apart by reading back: the last to write stays.
+Buckets have no lock that ends with its holder. Instead, the holder renews a lease file every 10
+seconds. Another command watches the file: if it is renewed, the storage is in use; if it is not
+renewed for 45 seconds, the lease has expired and is taken over. When two commands write the lease
+at the same time, each reads it back after 2 seconds, and the one whose lease is found continues.
 """
 
 import json
@@ -18,133 +18,137 @@ from pathlib import Path
 from typing import Any
 
 from clue_ray.errors import StudyError
-from clue_ray.storage.files import delete_file, read_now, write_file
+from clue_ray.storage.files import delete_file, read_file_once, write_file
 from clue_ray.storage.place import explain_access
 
-CLAIM = ".claim.json"
-SIGN_SECONDS = 10.0
-"""Pause between signatures."""
-LOOK_SECONDS = 1.0
-"""Pause between looks at another's claim."""
-DEAD_SECONDS = 45.0
-"""Without a signature for so long, a holder is dead."""
+LEASE_FILE = ".lease.json"
+RENEW_SECONDS = 10.0
+"""Pause between renewals."""
+POLL_SECONDS = 1.0
+"""Pause between reads of another command's lease."""
+EXPIRE_SECONDS = 45.0
+"""Time without a renewal after which a lease has expired."""
 SETTLE_SECONDS = 2.0
-"""Pause before reading back; longer than another takes from looking to writing."""
+"""Pause before reading the lease back; longer than another command takes from read to write."""
 LOST_SECONDS = 90.0
-"""Without a signature that storage took for so long, storage is lost; a run waits longer, and never
-fails first."""
+"""Time without a successful renewal after which storage counts as lost.
+
+Runs retry for longer (`files.RETRY_SECONDS`), so the study aborts before one of its runs fails.
+"""
 REMEDY = "give --storage a folder or URI that can be written, with credentials in the environment"
 
 
 class Lease:
-    """Holds a study's storage for this command, as a context.
+    """A context manager that holds a study's storage for this command.
 
     Attributes:
-        trouble: why it is no longer held, a sentence; empty while it is.
+        failure: why the lease is no longer held, a sentence; empty while it is held.
     """
 
     def __init__(self, place: str):
-        self.place, self.trouble = place, ""
-        where = {"host": socket.gethostname(), "processes": processes(), "pid": os.getpid()}
-        self.holder = {"id": uuid.uuid4().hex, **where}
-        self.signatures = 0
-        self.ended = threading.Event()
-        self.thread = threading.Thread(target=self.keep, daemon=True)
+        self.place, self.failure = place, ""
+        process = {"host": socket.gethostname(), "pid_scope": pid_scope(), "pid": os.getpid()}
+        self.holder = {"id": uuid.uuid4().hex, **process}
+        self._renewals = 0
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._renew_until_ended, daemon=True)
 
     def __enter__(self) -> "Lease":
         try:
-            self.wait_for_others()
-            self.sign()
+            self._wait_for_others()
+            self.renew()
             time.sleep(SETTLE_SECONDS)
-            found = self.another()
+            other = self._read_other()
         except OSError as error:
             raise StudyError(
                 f"Storage {self.place} cannot be used ({explain_access(error)}); {REMEDY}."
             ) from None
-        if found:
-            raise self.refusal(found)
-        self.thread.start()
+        if other:
+            raise self._in_use(other)
+        self._thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.ended.set()
-        self.thread.join()
-        with suppress(OSError, StudyError):  # the next command finds it dead
-            if not self.trouble and not self.another():
-                delete_file(self.place, CLAIM)
+        self._ended.set()
+        self._thread.join()
+        # If the deletion fails, the lease expires by itself.
+        with suppress(OSError, StudyError):
+            if not self.failure and not self._read_other():
+                delete_file(self.place, LEASE_FILE)
 
-    def wait_for_others(self) -> None:
-        """Wait until another's claim is given up or proves dead; refuse while its holder lives.
+    def renew(self) -> None:
+        """Write the lease with the current time and the number of renewals.
+
+        The time is for people. The number makes every renewal a change of the file, whatever the
+        clocks of the machines say.
+        """
+        self._renewals += 1
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        lease = self.holder | {"renewed_at": now, "renewals": self._renewals}
+        write_file(self.place, LEASE_FILE, json.dumps(lease).encode())
+
+    def _wait_for_others(self) -> None:
+        """Wait until another command's lease is released or has expired.
 
         Raises:
-            StudyError: another command signed its claim meanwhile.
+            StudyError: the other command renewed its lease.
         """
-        first = self.another()
-        deadline = time.monotonic() + DEAD_SECONDS
-        while first and not _died_here(first) and time.monotonic() < deadline:
-            time.sleep(LOOK_SECONDS)
-            now = self.another()
+        first = self._read_other()
+        deadline = time.monotonic() + EXPIRE_SECONDS
+        while first and not _holder_is_gone(first) and time.monotonic() < deadline:
+            time.sleep(POLL_SECONDS)
+            now = self._read_other()
             if now is None:
                 return
             if now != first:
-                raise self.refusal(now)
+                raise self._in_use(now)
 
-    def another(self) -> dict[str, Any] | None:
-        """Return another command's claim; None where there is none that can be read."""
+    def _read_other(self) -> dict[str, Any] | None:
+        """Return another command's lease, or None if there is none or it cannot be parsed."""
         try:
-            found = json.loads(read_now(self.place, CLAIM) or b"null")
+            found = json.loads(read_file_once(self.place, LEASE_FILE) or b"null")
         except ValueError:
             return None
         return found if isinstance(found, dict) and found.get("id") != self.holder["id"] else None
 
-    def refusal(self, found: dict[str, Any]) -> StudyError:
-        """Say who holds the storage."""
-        who = f"process {found.get('pid')} on {found.get('host')}, last heard of at {found.get('signed')}"
+    def _in_use(self, other: dict[str, Any]) -> StudyError:
+        """Build the error that names the holder of another lease."""
+        holder = f"process {other.get('pid')} on {other.get('host')}"
         return StudyError(
-            f"{self.place} is in use by {who}; wait for it to end, or choose another --storage."
+            f"{self.place} is in use by {holder}, lease last renewed at {other.get('renewed_at')}; "
+            "wait for it to end, or choose another --storage."
         )
 
-    def sign(self) -> None:
-        """Write the claim with the time of day, for people, and a number that tells signatures
-        apart.
-        """
-        self.signatures += 1
-        now = datetime.now(UTC).isoformat(timespec="seconds")
-        signed = self.holder | {"signed": now, "signatures": self.signatures}
-        write_file(self.place, CLAIM, json.dumps(signed).encode())
-
-    def keep(self) -> None:
-        """Sign again and again; tell of trouble when storage has been silent too long, or another
-        has taken over.
-        """
-        heard = time.monotonic()
-        while not self.ended.wait(SIGN_SECONDS) and not self.trouble:
+    def _renew_until_ended(self) -> None:
+        """Renew the lease; set `failure` when another command took it or storage is lost."""
+        renewed = time.monotonic()
+        while not self._ended.wait(RENEW_SECONDS):
             try:
-                if found := self.another():
-                    self.trouble = str(self.refusal(found))
+                if other := self._read_other():
+                    self.failure = str(self._in_use(other))
                     return
-                self.sign()
-                heard = time.monotonic()
+                self.renew()
+                renewed = time.monotonic()
             except (OSError, StudyError) as error:
-                silent = time.monotonic() - heard
-                if silent > LOST_SECONDS:
-                    reason = (
-                        explain_access(error)
-                        if isinstance(error, OSError)
-                        else str(error).split(";")[0]
-                    )
-                    self.trouble = (
-                        f"Storage {self.place} has been lost for {silent:.0f} s ({reason}); mend "
-                        f"it and run the same "
-                        "command again: what it or --output still holds is not trained again."
-                    )
+                seconds = time.monotonic() - renewed
+                if seconds > LOST_SECONDS:
+                    self.failure = self._describe_loss(error, seconds)
+                    return
+
+    def _describe_loss(self, error: OSError | StudyError, seconds: float) -> str:
+        reason = explain_access(error) if isinstance(error, OSError) else str(error).split(";")[0]
+        return (
+            f"Storage {self.place} has been unavailable for {seconds:.0f} s ({reason}); fix it and "
+            "run the same command again: runs that it or --output still holds are not trained "
+            "again."
+        )
 
 
-def processes() -> str:
-    """Name what numbers this process: one start of one machine, and its space of process ids;
-    nothing where unknown.
+def pid_scope() -> str:
+    """Return the boot id and PID namespace, within which a PID identifies a process.
 
-    Names of hosts are no such thing: two laptops may share one, as a host and its container do.
+    A host name does not: two laptops may share one, and so do a host and its container. The result
+    is empty where the operating system has no such ids.
     """
     with suppress(OSError):
         boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
@@ -152,18 +156,15 @@ def processes() -> str:
     return ""
 
 
-def _died_here(claim: dict[str, Any]) -> bool:
-    """Tell whether a claim's holder was a process of this machine that is gone."""
-    if (
-        not processes()
-        or claim.get("processes") != processes()
-        or not isinstance(claim.get("pid"), int)
-    ):
+def _holder_is_gone(lease: dict[str, Any]) -> bool:
+    """Return whether a lease's holder was a process of this machine that has ended."""
+    scope, pid = pid_scope(), lease.get("pid")
+    if not scope or lease.get("pid_scope") != scope or not isinstance(pid, int):
         return False
     try:
-        os.kill(claim["pid"], 0)
+        os.kill(pid, 0)  # signal 0 only checks that the process exists
     except ProcessLookupError:
         return True
-    except PermissionError:
+    except PermissionError:  # it exists and belongs to another user
         return False
     return False

@@ -1,6 +1,4 @@
-"""One command at a time on a study directory: an operating system's lock, which ends with the
-process that holds it.
-"""
+"""An operating system lock on a study directory, so that one command at a time writes to it."""
 
 import json
 import os
@@ -18,16 +16,19 @@ from clue_ray.storage.files import write_json
 
 @contextmanager
 def locked(directory: Path) -> Iterator[None]:
-    """Hold a study directory; raise StudyError, naming the holder, while another command does.
+    """Hold the lock of a study directory within the block.
 
-    The lock and its holder's name lie beside the directory, which a refused command thus leaves
-    untouched. A holder that died holds nothing, so its name is overwritten.
+    The lock file and the holder's name lie next to the directory, so a command that fails to get
+    the lock changes nothing in it. The operating system releases the lock when its process ends.
+
+    Raises:
+        StudyError: another command holds the lock.
     """
     try:
         directory.parent.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError):
         raise StudyError(
-            f"{directory.parent} is or lies in a file; choose another --output."
+            f"{directory.parent} is a file or lies in one; choose another --output."
         ) from None
     holder = directory.with_name(f".{directory.name}.holder.json")
     lock = FileLock(directory.with_name(f".{directory.name}.lock"), timeout=0)
@@ -35,8 +36,8 @@ def locked(directory: Path) -> Iterator[None]:
         lock.acquire()
     except Timeout:
         raise StudyError(
-            f"{directory} is in use by {_describe(holder)}; wait for it to end, or choose another "
-            f"--output."
+            f"{directory} is in use by {_describe(holder)}; "
+            "wait for it to end, or choose another --output."
         ) from None
     try:
         since = datetime.now(UTC).isoformat(timespec="seconds")
@@ -48,9 +49,9 @@ def locked(directory: Path) -> Iterator[None]:
 
 
 def _describe(holder: Path) -> str:
-    """Name the command that holds a directory, as far as it has said who it is."""
+    """Describe the command that holds a directory."""
     try:
         found = json.loads(holder.read_text(encoding="utf-8"))
         return f"process {found['pid']} on {found['host']} since {found['since']}"
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError, KeyError):  # locked, but the holder file is not written yet
         return "a command that has just started"

@@ -1,6 +1,4 @@
-"""Folders of this node alone: where a worker writes what belongs on storage, and where fetched
-corpora are kept.
-"""
+"""Node-local folders: working folders synchronised to storage, and the cache of fetched corpora."""
 
 import getpass
 import os
@@ -15,18 +13,19 @@ from clue_ray.errors import StudyError
 from clue_ray.storage.files import fetch_files, list_files, push_files
 from clue_ray.storage.place import is_uri
 
-FOLLOW_SECONDS = 10.0
-"""Pause between copies of what a working folder holds."""
+SYNC_SECONDS = 10.0
+"""Pause between copies of a working folder to storage."""
 
 
 def node_folder(name: str) -> Path:
-    """Return a folder below this node's temporary one (TMPDIR) that nobody else may write.
+    """Return a folder below this node's temporary folder (TMPDIR) that only this user can write.
 
     Raises:
-        StudyError: it belongs to somebody else.
+        StudyError: others can write the folder.
     """
     root = Path(tempfile.gettempdir()) / f"clue-ray-{getpass.getuser()}"
     root.mkdir(mode=0o700, parents=True, exist_ok=True)
+    # On a shared machine, anyone could have created this predictable name first, also as a link.
     if root.is_symlink() or root.stat().st_uid != os.getuid() or root.stat().st_mode & 0o022:
         raise StudyError(
             f"{root} can be written by others; delete it, or set TMPDIR to a folder of your own."
@@ -37,61 +36,56 @@ def node_folder(name: str) -> Path:
 
 
 @contextmanager
-def working_folder(place: str, known: str = "", last: str = "") -> Iterator[Path]:
-    """Give a folder to write in: the place itself where it is a folder, else one whose files are
-    copied to the URI.
+def working_folder(place: str, fetch: str = "", last: str = "") -> Iterator[Path]:
+    """Yield a local folder to write in: the place itself, or one that is copied to the URI.
 
-    They are copied while the block lasts, as far as storage allows, and when it ends, also by an
-    error.
+    The copies are made while the block runs, as far as storage allows, and when the block ends,
+    also if it raises an error.
 
     Args:
-        known: pattern of the names that are fetched from the URI first; none when left out.
-        last: name of the file that tells that all others are there.
+        fetch: pattern of the names that are first fetched from the URI; none if empty.
+        last: name of the file that is copied last, because it marks the others as complete.
 
     Raises:
-        StudyError: storage refused for a minute.
+        StudyError: storage failed for two minutes.
     """
     if not is_uri(place):
         yield Path(place)
         return
     with tempfile.TemporaryDirectory(dir=node_folder("work"), ignore_cleanup_errors=True) as name:
-        follower = BackgroundSync(Path(name), place, last)
-        if known:
-            fetch_files(
-                place,
-                [file for file in list_files(place) if re.fullmatch(known, file)],
-                follower.folder,
-            )
-        follower.note()
-        with follower:
-            yield follower.folder
+        folder = Path(name)
+        if fetch:
+            fetched = [file for file in list_files(place) if re.fullmatch(fetch, file)]
+            fetch_files(place, fetched, folder)
+        with BackgroundSync(folder, place, last):
+            yield folder
 
 
 class BackgroundSync:
-    """Copies what changes in a folder to a place, from a thread, until its block ends."""
+    """A context manager that copies a folder's new and changed files to a place, in a thread.
+
+    Files that are in the folder when it is created count as copied.
+    """
 
     def __init__(self, folder: Path, place: str, last: str):
         self.folder, self.place, self.last = folder, place, last
-        self.seen: dict[str, tuple[int, int]] = {}
-        self.ended = threading.Event()
-        self.thread = threading.Thread(target=self.follow, daemon=True)
+        self._copied = self._list_files()
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._push_until_ended, daemon=True)
 
     def __enter__(self) -> "BackgroundSync":
-        self.thread.start()
+        self._thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.ended.set()
-        self.thread.join()
-        self.push()
+        self._ended.set()
+        self._thread.join()
+        self._push()
 
-    def note(self) -> None:
-        """Take what is there now for copied."""
-        self.seen = self.stand()
+    def _list_files(self) -> dict[str, tuple[int, int]]:
+        """List the folder's files: relative name -> (bytes, modification time in ns).
 
-    def stand(self) -> dict[str, tuple[int, int]]:
-        """List the folder's files with their bytes and time of change; hidden ones are left out, as
-        being written.
+        Hidden files are left out: they are temporary files of atomic writes.
         """
         files = [
             file
@@ -103,16 +97,16 @@ class BackgroundSync:
             for file in files
         }
 
-    def push(self) -> None:
-        """Copy what has changed, the last file last."""
-        now = self.stand()
-        changed = [name for name, stand in now.items() if self.seen.get(name) != stand]
+    def _push(self) -> None:
+        """Copy the files that have changed since the last copy."""
+        now = self._list_files()
+        changed = [name for name, state in now.items() if self._copied.get(name) != state]
         push_files(self.folder, [name for name in changed if name != self.last], self.place)
         push_files(self.folder, [name for name in changed if name == self.last], self.place)
-        self.seen = now
+        self._copied = now
 
-    def follow(self) -> None:
-        """Copy again and again; what storage refuses is left to the end."""
-        while not self.ended.wait(FOLLOW_SECONDS):
+    def _push_until_ended(self) -> None:
+        """Copy repeatedly; files that cannot be copied now are copied when the block ends."""
+        while not self._ended.wait(SYNC_SECONDS):
             with suppress(StudyError, OSError):
-                self.push()
+                self._push()

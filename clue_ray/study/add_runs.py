@@ -26,6 +26,7 @@ from clue_ray.scaling.answering.axes import joint_fit
 from clue_ray.scaling.deciding.add_runs import choose_runs
 from clue_ray.scaling.fitting.fit import Fit
 from clue_ray.scaling.fitting.frontier import MIN_FITTED_RUNS
+from clue_ray.spec.columns import scale_fields
 from clue_ray.spec.compute import train_flops
 from clue_ray.spec.grid import BUDGETS, Point, list_points
 from clue_ray.spec.specs import LADDER, RunSpec, StudySpec
@@ -88,15 +89,6 @@ DEFAULT_LOOK_AHEAD = 100.0
 """How far beyond the largest run of the grid the prediction lies, as a factor on compute, where
 none is named."""
 STEPS_BEYOND = 2
-SCALES = (
-    "sequence_length",
-    "corpus_users",
-    "train.global_batch_size",
-    "train.steps",
-    "train.users_seen",
-    "encoder.width",
-)
-REAL_SCALES = ("train.train_flops", BUDGETS)
 
 
 class AddRunsRequest(NamedTuple):
@@ -189,7 +181,7 @@ def list_candidates(study: StudySpec, corpus: Corpus) -> pd.DataFrame:
             continue
         rows.append(
             {
-                **describe_run(run, corpus, study.evaluation, study.name),
+                **describe_run(run, corpus, study.evaluation, study.name).model_dump(),
                 "point": point,
                 **_count(run, workload),
             }
@@ -244,13 +236,14 @@ def continue_axis(axis: str, values: list[Any]) -> list[Any]:
         ]
         last = max((rungs.index(value) for value in values if value in rungs), default=len(rungs))
         return [*values, *rungs[last + 1 : last + 1 + STEPS_BEYOND]]
-    if axis not in (*SCALES, *REAL_SCALES) or len(values) < 2:
+    scales = {**scale_fields(), BUDGETS: False}
+    if axis not in scales or len(values) < 2:
         return values
     if None in values:  # all users of the corpus: there are no more
         return values
     *_, below, last = sorted(map(float, values))
     further = [last * (last / below) ** step for step in range(1, STEPS_BEYOND + 1)]
-    if axis in REAL_SCALES:
+    if not scales[axis]:
         return [*values, *further]
     grain = (
         math.gcd(*map(int, values)) if axis == "encoder.width" else 1

@@ -26,7 +26,7 @@ from ray.exceptions import GetTimeoutError, RayError
 
 from clue_ray.batches.packing import count_executed, pack, recent_windows
 from clue_ray.batches.sampler import BatchSampler
-from clue_ray.cluster.placement import Node, worker_slots
+from clue_ray.cluster.placement import Node, count_workers
 from clue_ray.corpus.store import Corpus
 from clue_ray.errors import ClusterError
 from clue_ray.spec.compute import Work, train_flops
@@ -90,7 +90,8 @@ class Workload:
 
 def _executed(sampler: BatchSampler, step: int) -> Work:
     """Count what computing global batch `step` takes."""
-    packed = pack(sampler.corpus, sampler.windows(step), sampler.augmentation(step))
+    batch = sampler.batch(step)
+    packed = batch.pack(batch.rows_of(rank=0, world_size=1))
     return count_executed(packed, sampler.batch_size**2)
 
 
@@ -172,7 +173,7 @@ def choose_timing(
     """
     if flops_per_second:
         return partial(given_rate, flops_per_second=flops_per_second)
-    if address and worker_slots(
+    if address and count_workers(
         resources, nodes
     ):  # a cluster without room is refused in a moment, and would wait here
         return partial(

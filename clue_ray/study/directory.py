@@ -10,13 +10,12 @@ import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 import yaml
 
 from clue_ray.errors import StudyError
-from clue_ray.runs import RunRecord, Runs, join_records, read_plan, read_record
+from clue_ray.runs import RunDescription, RunRecord, Runs, join_records, read_plan, read_record
 from clue_ray.spec.specs import RunSpec, StudySpec
 from clue_ray.storage.files import atomic_write, read_json, write_json
 from clue_ray.storage.lock import locked
@@ -120,18 +119,17 @@ class StudyDirectory:
         """List the ids of all runs that ended here, whichever study file asked for them."""
         return {file.parent.name for file in self.path.glob("runs/*/record.json")}
 
-    def collect(self, planned: list[dict[str, Any]]) -> Runs:
+    def collect(self, planned: list[RunDescription]) -> Runs:
         """Write and return the runs table, and write the learning curves beside it."""
         curves = []
-        for known in planned:
-            run_id = known["run_id"]
+        for run_id in (run.run_id for run in planned):
             curve_file = self.run_path(run_id) / "curve.json"
             if self.read_record(run_id) and curve_file.exists():
                 curves += [
                     {"run_id": run_id, **point}
                     for point in json.loads(curve_file.read_text(encoding="utf-8"))
                 ]
-        runs = join_records(self.path, planned)
+        runs = join_records(self.path, [run.model_dump() for run in planned])
         runs.write(self.path)
         with atomic_write(self.path / "curves.parquet") as temporary:
             pd.DataFrame(curves, columns=list(CURVE_COLUMNS)).to_parquet(temporary, index=False)

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from clue_ray.errors import StudyError
-from clue_ray.runs import RunRecord, Runs, read_current_runs
+from clue_ray.runs import RunDescription, RunRecord, Runs, read_current_runs
 from clue_ray.spec.specs import RunSpec, StudySpec
 from clue_ray.storage.files import delete_file, fetch_files, list_files, push_files, write_json
 from clue_ray.storage.lease import Lease
@@ -54,7 +54,7 @@ class StoredDirectory(StudyDirectory):
     @property
     def trouble(self) -> str:
         """Say why storage is lost."""
-        return self.claimed.trouble if self.claimed else ""
+        return self.claimed.failure if self.claimed else ""
 
     @contextmanager
     def held(self) -> Iterator[None]:
@@ -188,7 +188,7 @@ class StoredDirectory(StudyDirectory):
             push_files(self.path, ["runs.csv", "runs.parquet"], self.home)
             self.told = time.monotonic()
 
-    def collect(self, planned: list[dict[str, Any]]) -> Runs:
+    def collect(self, planned: list[RunDescription]) -> Runs:
         """Bring runs home, write and return the tables, and push them."""
         if not self.trouble:
             self.fetch()

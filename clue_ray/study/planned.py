@@ -2,6 +2,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from clue_ray.cluster.placement import makespan
+from clue_ray.runs import RunDescription
 from clue_ray.spec.specs import RunSpec
 
 
@@ -10,7 +11,7 @@ class PlannedRun:
     """One run before it starts."""
 
     run: RunSpec
-    known: dict[str, Any]
+    description: RunDescription
     steps: int
     train_tokens: int
     train_flops: float
@@ -23,7 +24,7 @@ class PlannedRun:
     @property
     def run_id(self) -> str:
         """The run's identity."""
-        return str(self.known["run_id"])
+        return self.description.run_id
 
     @property
     def finished(self) -> bool:
@@ -98,7 +99,10 @@ class Plan:
     def to_dict(self) -> dict[str, Any]:
         """Return what plan.json holds."""
         facts = ("steps", "train_tokens", "train_flops", "expected_seconds", "finished")
-        runs = [{**r.known, **{fact: getattr(r, fact) for fact in facts}} for r in self.runs]
+        runs = [
+            {**r.description.model_dump(), **{fact: getattr(r, fact) for fact in facts}}
+            for r in self.runs
+        ]
         totals = (
             "study",
             "concurrency",

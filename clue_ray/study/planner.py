@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from clue_ray.cluster.placement import Node, largest, multi_worker_runs_at_once, total, worker_slots
+from clue_ray.cluster.placement import Node, count_workers, largest, multi_worker_concurrency, total
 from clue_ray.corpus.logs.reading import plan_reading
 from clue_ray.corpus.store import Corpus
 from clue_ray.errors import ClusterError, SpecError, StudyError
@@ -60,16 +60,16 @@ def plan_runs(
         replace(_plan_run(run, workload, study, directory), retry=retry_failed) for run in runs
     ]
     planned = _with_times(planned, workload, study, directory.planned_seconds(), timed)
-    slots = worker_slots(study.resources, nodes)
+    slots = count_workers(study.resources, nodes)
     workers = max((r.workers for r in planned if not r.finished), default=1)
     asked = study.resources.concurrency
-    gangs = multi_worker_runs_at_once(workers, slots, nodes)
+    gangs = multi_worker_concurrency(workers, slots, nodes)
     return Plan(
         study=study.name,
         runs=planned,
         concurrency=max(1, slots) if asked == "auto" else asked,
         disk_bytes=sum(
-            BYTES_PER_PARAM * r.known["total_params"] for r in planned if not r.finished
+            BYTES_PER_PARAM * r.description.total_params for r in planned if not r.finished
         ),
         warnings=[*_no_room(slots, study), *find_warnings(planned, corpus, study)],
         notes=find_notes(planned, count_points(study) + len(added), directory),
@@ -156,12 +156,12 @@ def _plan_run(
     run: RunSpec, workload: Workload, study: StudySpec, directory: StudyDirectory
 ) -> PlannedRun:
     """Plan one run from its spec and the corpus alone, its time not yet known."""
-    known = describe_run(run, workload.corpus, study.evaluation, study.name)
+    description = describe_run(run, workload.corpus, study.evaluation, study.name)
     steps, step = workload.steps(run), workload.step(run)
-    record = directory.read_record(str(known["run_id"]))
+    record = directory.read_record(description.run_id)
     return PlannedRun(
         run=run,
-        known=known,
+        description=description,
         steps=steps,
         train_tokens=step.asked.tokens * steps,
         train_flops=float(train_flops(run.encoder, step.asked) * steps),
@@ -238,7 +238,7 @@ def check_cluster(plan: Plan, study: StudySpec, nodes: list[Node]) -> None:
 
 def check_nodes(workers: int, resources: ResourcesSpec, nodes: list[Node]) -> None:
     """Refuse workers that the cluster as a whole could hold but its nodes, one by one, cannot."""
-    slots = worker_slots(resources, nodes)
+    slots = count_workers(resources, nodes)
     if workers > slots:
         raise ClusterError(
             f"{workers} workers of {resources.cpus_per_worker} CPU and "

@@ -15,7 +15,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from clue_ray.errors import ClueRayError, ClusterError, StudyError
 from clue_ray.spec.specs import StudySpec
-from clue_ray.storage.files import delete_file, read_file, read_now, with_retries, write_file
+from clue_ray.storage.files import delete_file, read_file, read_file_once, with_retries, write_file
 from clue_ray.storage.place import check_writable, is_uri, resolve_place
 from clue_ray.study.directory import StudyDirectory
 from clue_ray.study.planned import PlannedRun
@@ -124,7 +124,7 @@ def find_trouble(places: Places) -> str:
     """
     try:
         for place in places.written:
-            if read_now(place, places.probe) is None:
+            if read_file_once(place, places.probe) is None:
                 return f"does not see {place}"
         if places.corpus and read_file(places.corpus, "corpus.json") is None:
             return f"does not see {places.corpus}"

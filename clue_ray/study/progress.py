@@ -7,6 +7,8 @@ from typing import Any
 
 from ray.tune import Callback
 
+from clue_ray.runs import RunDescription
+from clue_ray.spec.columns import head_of, name_columns
 from clue_ray.study.planned import Plan
 
 PLAN_WEIGHT = 0.25
@@ -52,7 +54,7 @@ class StudyProgress(Callback):
     def __init__(self, plan: Plan, listener: Listener):
         self.plan, self.listener = plan, listener
         self.expected = {r.run_id: r.expected_seconds for r in plan.runs}
-        self.labels = {r.run_id: _label_run(r.known) for r in plan.runs}
+        self.labels = {r.run_id: _label_run(r.description) for r in plan.runs}
         self.done = {r.run_id for r in plan.runs if r.finished}
         self.failed = {r.run_id for r in plan.runs if r.finished and r.status != "done"}
         self.running: dict[str, RunProgress] = {}
@@ -127,11 +129,11 @@ class StudyProgress(Callback):
         self.tell([f"{status} {progress.label}{outcome.rstrip()}"])
 
 
-def _label_run(known: dict[str, Any]) -> str:
+def _label_run(run: RunDescription) -> str:
     """Name a run by what usually varies."""
-    workers = f", {known['num_workers']} workers" if known["num_workers"] > 1 else ""
-    return (
-        f"{known['encoder_size']}, {known['sequence_length']} events, batch "
-        f"{known['global_batch_size']}, "
-        f"{known['corpus_users']:,} users{workers}"
+    columns = [*name_columns(), *["num_workers"] * (run.num_workers > 1)]
+    values = {column: getattr(run, column) for column in columns}
+    return ", ".join(
+        f"{head_of(column)} {value if isinstance(value, str) else f'{value:,}'}"
+        for column, value in values.items()
     )

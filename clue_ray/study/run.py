@@ -154,7 +154,7 @@ def _train_study(
     try:
         train_pending(plan, corpus, study, directory, listener, callbacks)
     finally:
-        runs = directory.collect([r.known for r in plan.runs])
+        runs = directory.collect([r.description for r in plan.runs])
     score_runs(directory, read_tasks(study.transfer), list(runs.done["run_id"]))
     return join_results(directory.path, runs), plan.concurrency
 

@@ -19,13 +19,12 @@ import torch
 from ray import tune
 
 from clue_ray.cluster.session import without_tune_loggers
-from clue_ray.errors import ClueRayError, StudyError
+from clue_ray.errors import ClueRayError, StudyError, describe_error
 from clue_ray.runs import read_runs
 from clue_ray.storage.files import with_retries, write_file, write_json
 from clue_ray.study.directory import StudyDirectory
 from clue_ray.study.mirror import open_directory
 from clue_ray.study.trial import REUSE_TIMEOUT
-from clue_ray.training.ray_train import explain_failure
 from clue_ray.transfer.encode import load_encoder
 from clue_ray.transfer.encoder_file import read_card
 from clue_ray.transfer.tasks.columns import failure_name, join_results, note_asked
@@ -237,7 +236,7 @@ def _score_trial(config: dict[str, Any], laid_out: LaidOut, others: dict[str, st
     except ClueRayError as mistake:
         error = str(mistake)
     except Exception as fault:
-        error = explain_failure(fault)[0]
+        error = describe_error(fault)[0]
     tune.report({"error": error})
 
 

@@ -15,13 +15,14 @@ import torch
 from ray import tune
 
 from clue_ray.corpus.store import Corpus, open_corpus
-from clue_ray.runs import RunRecord
+from clue_ray.errors import describe_error
+from clue_ray.runs import RunDescription, RunRecord
 from clue_ray.spec.specs import EvaluationSpec, RunSpec
 from clue_ray.storage.place import is_uri, place_below
 from clue_ray.storage.sync import working_folder
 from clue_ray.study.directory import write_run
 from clue_ray.training.loop import LocalContext, train_with
-from clue_ray.training.ray_train import explain_failure, train_on_workers
+from clue_ray.training.ray_train import LoopError, train_on_workers
 from clue_ray.training.tensorboard import DRIVER_LOG, LOG_FILE, CurveEvents, log_to
 from clue_ray.transfer.encoder_file import export_run
 
@@ -34,15 +35,16 @@ def run_trial(config: dict[str, Any]) -> None:
     os.environ.setdefault(REUSE_TIMEOUT, "60")  # Tune's own 2 s end a study on a crowded machine
     run, evaluation = RunSpec(**config["run"]["spec"]), EvaluationSpec(**config["evaluation"])
     corpus = cached_corpus(config["corpus"])
-    known = config["run"]["known"]  # the planner's: a driver of workers need not load the corpus
-    place = place_below(config["directory"], f"runs/{known['run_id']}")
+    # The planner's description: a trial that only drives workers need not read the corpus for it.
+    description = RunDescription(**config["run"]["description"])
+    place = place_below(config["directory"], f"runs/{description.run_id}")
     log = (
         DRIVER_LOG if is_uri(place) and run.resources.workers > 1 else LOG_FILE
     )  # the first worker's is log.txt
-    with working_folder(place, known=LOG_FILE, last="record.json") as folder:
+    with working_folder(place, fetch=LOG_FILE, last="record.json") as folder:
         try:
             with log_to(folder, log):
-                record, curve = _train_here(run, corpus, evaluation, known, folder, place)
+                record, curve = _train_here(run, corpus, evaluation, description, folder, place)
                 if record.status == "done":
                     export_run(
                         folder,
@@ -52,9 +54,11 @@ def run_trial(config: dict[str, Any]) -> None:
                         corpus,
                     )
         except Exception as error:
-            reason, trace = explain_failure(error)
+            reason, trace = error.args if isinstance(error, LoopError) else describe_error(error)
             (folder / "error.txt").write_text(trace, encoding="utf-8")
-            record, curve = RunRecord(**known, status="failed", error=reason), []
+            record, curve = description.to_record("failed", error=reason), []
+        # Training knows no study; the record gets its name where it joins one.
+        record = record.model_copy(update={"study": description.study})
         write_run(folder, run, record, curve)
     told = {"status": record.status, "error": record.error, "loss": record.loss}
     tune.report({**told, "step": record.steps, "steps": record.steps})
@@ -64,7 +68,7 @@ def _train_here(
     run: RunSpec,
     corpus: Corpus,
     evaluation: EvaluationSpec,
-    known: dict[str, Any],
+    description: RunDescription,
     folder: Path,
     place: str,
 ) -> tuple[RunRecord, list[dict[str, float]]]:
@@ -74,14 +78,12 @@ def _train_here(
         folder: this node's for the run.
         place: folder or URI of the run that all nodes can write.
     """
-    states = checkpoint_place(run, known["run_id"], place)
+    states = checkpoint_place(run, description.run_id, place)
     if run.resources.workers > 1:
-        return train_on_workers(
-            run, corpus.place, evaluation, known["study"], folder, place, states
-        )
+        return train_on_workers(run, corpus.place, evaluation, folder, place, states)
     torch.set_num_threads(run.resources.cpus_per_worker)
-    with CurveEvents(folder, known) as events:
-        return train_with(run, corpus, evaluation, TrialContext(states, events), known["study"])
+    with CurveEvents(folder, description) as events:
+        return train_with(run, corpus, evaluation, TrialContext(states, events))
 
 
 def checkpoint_place(run: RunSpec, run_id: str, place: str) -> str:

@@ -13,11 +13,10 @@ from typing import Any
 from ray import tune
 from ray.tune.logger import CSVLoggerCallback, JsonLoggerCallback
 
-from clue_ray.cluster.placement import multi_worker_runs_at_once, worker_slots
+from clue_ray.cluster.placement import count_workers, multi_worker_concurrency
 from clue_ray.cluster.session import cluster_nodes, without_tune_loggers
 from clue_ray.corpus.store import Corpus
 from clue_ray.errors import StudyError
-from clue_ray.runs import RunRecord
 from clue_ray.spec.specs import ResourcesSpec, RunSpec, StudySpec
 from clue_ray.storage.place import resolve_place
 from clue_ray.study.directory import StudyDirectory
@@ -114,7 +113,14 @@ def _describe_trials(
         "study": study.name,
         "directory": directory.place,
         "run": tune.grid_search(
-            [{"run_id": r.run_id, "spec": spelled_out(r.run), "known": r.known} for r in pending]
+            [
+                {
+                    "run_id": r.run_id,
+                    "spec": spelled_out(r.run),
+                    "description": r.description.model_dump(),
+                }
+                for r in pending
+            ]
         ),
     }
 
@@ -152,7 +158,7 @@ def _keep_failures(
                 raise KeyboardInterrupt
             reason = f"the trial died: {str(errors[planned.run_id]).splitlines()[0]}"
             directory.write_run(
-                planned.run, RunRecord(**planned.known, status="failed", error=reason), []
+                planned.run, planned.description.to_record("failed", error=reason), []
             )
 
 
@@ -163,4 +169,4 @@ def concurrency_now(workers: int, plan: Plan, resources: ResourcesSpec) -> int:
     if workers == 1 or resources.concurrency != "auto":
         return plan.lanes(workers > 1)
     nodes = cluster_nodes()
-    return multi_worker_runs_at_once(workers, worker_slots(resources, nodes), nodes)
+    return multi_worker_concurrency(workers, count_workers(resources, nodes), nodes)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from clue_ray.corpus.store import Corpus
+from clue_ray.spec.columns import SIZE, run_axes, short_label
 from clue_ray.spec.specs import StudySpec
 from clue_ray.study.directory import StudyDirectory
 from clue_ray.training.evaluate import make_pools
@@ -30,14 +31,6 @@ FINE_DIFFERENCE = 0.03
 """Nats: what a step along an axis of a small study often changes."""
 
 
-AXES = {
-    "non_embedding_params": "encoder size",
-    "corpus_users": "corpus users",
-    "sequence_length": "sequence length",
-    "global_batch_size": "global batch size",
-}
-
-
 class Scales(NamedTuple):
     """One quantity over the runs of a study."""
 
@@ -52,14 +45,15 @@ class Scales(NamedTuple):
 
 def find_warnings(planned: list["PlannedRun"], corpus: Corpus, study: StudySpec) -> list[str]:
     """Say what would weaken the study's answer."""
-    axes = [Scales(name, [r.known[column] for r in planned]) for column, name in AXES.items()]
-    swept = [axis for axis in axes if axis.distinct > 1]
-    tokens = Scales("training tokens", [float(r.train_tokens) for r in planned])
+    columns = [SIZE, *run_axes()]
+    scales = [Scales(short_label(c), [getattr(r.description, c) for r in planned]) for c in columns]
+    swept = [each for each in scales if each.distinct > 1]
+    tokens = Scales(short_label("train_tokens"), [float(r.train_tokens) for r in planned])
     return [
         *_few_scales(swept),
         *_collinear(
             [(a, b) for a, b in itertools.combinations(swept, 2)]
-            + [(axes[0], tokens)] * (axes[0] in swept)
+            + [(scales[0], tokens)] * (scales[0] in swept)
         ),
         *_narrow_compute(planned),
         *_many_epochs(planned, corpus),
@@ -73,7 +67,8 @@ def find_warnings(planned: list["PlannedRun"], corpus: Corpus, study: StudySpec)
 def _few_scales(swept: list[Scales]) -> list[str]:
     """Say which axes have too few values for a law."""
     return [
-        f"{axis.name} takes {axis.distinct} values; a law along it wants at least {ENOUGH_SCALES}."
+        f"the runs have {axis.distinct} values of {axis.name}; a law along them needs at least "
+        f"{ENOUGH_SCALES}."
         for axis in swept
         if axis.distinct < ENOUGH_SCALES
     ]
@@ -113,11 +108,11 @@ def _many_epochs(planned: list["PlannedRun"], corpus: Corpus) -> list[str]:
     users_seen / sum of all pairs' users times, for pairs take turns in proportion to their users.
     """
     pairs: dict[int, int] = {}
-    for users in {r.known["corpus_users"] for r in planned}:
+    for users in {r.description.corpus_users for r in planned}:
         subset = corpus.train_users[:users]
         pairs[users] = sum(len(corpus.users_of_pair(subset, pair)) for pair in corpus.pairs())
     epochs = [
-        r.steps * r.known["global_batch_size"] / max(1, pairs[r.known["corpus_users"]])
+        r.steps * r.description.global_batch_size / max(1, pairs[r.description.corpus_users])
         for r in planned
     ]
     many = [each for each in epochs if each > WISE_EPOCHS]
@@ -135,7 +130,7 @@ def untaught_pairs(planned: list["PlannedRun"], corpus: Corpus) -> list[str]:
     """Say when runs leave out pairs of services that have users, but fewer than a batch: they are
     scored untaught.
     """
-    sizes = {(r.known["corpus_users"], r.known["global_batch_size"]) for r in planned}
+    sizes = {(r.description.corpus_users, r.description.global_batch_size) for r in planned}
     left = 0
     for users, batch in sizes:
         counts = [
@@ -156,7 +151,7 @@ def no_service_alone(planned: list["PlannedRun"], corpus: Corpus) -> list[str]:
     without.
     """
     asked = {
-        (r.known["corpus_users"], r.known["global_batch_size"])
+        (r.description.corpus_users, r.description.global_batch_size)
         for r in planned
         if r.run.train.same_service
     }
@@ -186,7 +181,7 @@ def _same_training(planned: list["PlannedRun"]) -> list[str]:
                 exclude={"resources": True, "corpus_users": True, "encoder": {"size"}, **horizon}
             ),
             r.steps,
-            r.known["corpus_users"],
+            r.description.corpus_users,
         )
         for r in planned
     )

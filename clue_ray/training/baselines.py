@@ -1,14 +1,12 @@
-"""What a reader may expect without training: untrained TF-IDF cosine on the pool that scores the
-encoders.
+"""Baselines on the pool that scores the encoders: one without training, one linear method.
 
-What a linear method learns from the same users: TF-IDF, truncated SVD and canonical correlation,
-    one pair at a time.
-
-For each pair of services, training users' histories become TF-IDF vectors, each service is reduced
-by its own SVD, and the whitened cross-covariance of the two gives the directions in which they go
-together (Hotelling 1936).
+Both start from TF-IDF vectors of a user's whole history in each service. The untrained baseline is
+the cosine of the two vectors. The linear one learns, for each pair of services, the directions in
+which the two go together: truncated SVD of each service, then canonical correlation analysis
+(Hotelling 1936) over the training users.
 """
 
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -21,41 +19,61 @@ from clue_ray.corpus.store import Corpus, ranges
 from clue_ray.training.evaluate import Pools, Scores, make_pools, mean_scores, score_similarities
 
 MAX_LOG_SCALE = np.log(1000.0)
+"""Upper end of the search for the best inverse temperature."""
+COMPONENTS = 128
+"""Singular directions kept per service."""
+DIRECTIONS = 64
+"""Canonical directions kept per pair, as many as an encoder's default output width."""
+RIDGE = 1e-3
+"""Added to variances before whitening, so that noise in weak directions is not magnified."""
+OVERSAMPLED = 16
+"""Extra random directions of the SVD, which make its last components exact."""
+POWER_ITERATIONS = 4
+MAX_USERS = 50_000
+"""Training users per pair; more change little and cost memory."""
+
+Matrix = NDArray[np.float64]
 
 
 def tfidf_baseline(corpus: Corpus, candidates: int) -> dict[str, Any]:
-    """Score TF-IDF cosine between a user's whole histories in two services; nothing is learnt.
-
-    Terms are token ids; weights (1 + ln tf) x (ln((1 + n) / (1 + df)) + 1), df over training users'
-    histories. The loss is at the temperature that is best on the pool itself, in the baseline's
-    favour.
+    """Score the TF-IDF cosine between a user's whole histories in two services.
 
     Returns:
-        name, loss, recall_at_10, mrr, loss_candidates: what baseline.json holds.
+        name, loss, recall_at_10, mrr, loss_candidates: the content of baseline.json.
     """
     pools = make_pools(corpus, candidates)
-    matrices = [torch.from_numpy(m) for m in _pool_similarities(corpus, pools)]
-    return {
-        "name": "TF-IDF cosine, untrained",
-        **_best_scores(matrices)._asdict(),
-        "loss_candidates": candidates,
-    }
+    return _score("TF-IDF cosine, untrained", _tfidf_similarities(corpus, pools), candidates)
 
 
-def _best_scores(cosines: list[torch.Tensor]) -> Scores:
-    """Score matrices of cosines at the temperature that gives them the lowest loss."""
+def linear_baseline(corpus: Corpus, candidates: int) -> dict[str, Any]:
+    """Train the linear method on the training users and score it.
+
+    Returns:
+        name, loss, recall_at_10, mrr, loss_candidates.
+    """
+    pools = make_pools(corpus, candidates)
+    return _score("TF-IDF, SVD and CCA, trained", _linear_similarities(corpus, pools), candidates)
+
+
+def _score(name: str, cosines: Iterable[Matrix], candidates: int) -> dict[str, Any]:
+    """Score the cosines of each pool, [candidates, candidates].
+
+    The loss is at the temperature that is best on the pool itself, which favours the baseline.
+    """
+    matrices = [torch.from_numpy(matrix) for matrix in cosines]
+
+    def score(log_scale: float) -> Scores:
+        scale = float(np.exp(log_scale))
+        return mean_scores([score_similarities(scale * matrix) for matrix in matrices])
+
     best = minimize_scalar(
-        lambda log_scale: (
-            mean_scores([score_similarities(np.exp(log_scale) * m) for m in cosines]).loss
-        ),
-        bounds=(0.0, MAX_LOG_SCALE),
-        method="bounded",
+        lambda log_scale: score(log_scale).loss, bounds=(0.0, MAX_LOG_SCALE), method="bounded"
     )
-    return mean_scores([score_similarities(float(np.exp(best.x)) * m) for m in cosines])
+    return {"name": name, **score(best.x)._asdict(), "loss_candidates": candidates}
 
 
-def _pool_similarities(corpus: Corpus, pools: Pools) -> list[NDArray[np.float64]]:
-    """Return each pool's matrix of cosines, [candidates, candidates], first service by second."""
+def _tfidf_similarities(corpus: Corpus, pools: Pools) -> list[Matrix]:
+    """Return the cosines of each pool, first service by second."""
     weights = _inverse_document_frequency(corpus)
     vectors = {
         service: unit_rows(term_counts(corpus, corpus.test_users, service), weights)
@@ -66,75 +84,8 @@ def _pool_similarities(corpus: Corpus, pools: Pools) -> list[NDArray[np.float64]
     return [(vectors[a][rows[a, b]] @ vectors[b][rows[a, b]].T).toarray() for a, b in pools]
 
 
-def term_counts(corpus: Corpus, users: NDArray[np.int64], service: int) -> sparse.csr_array:
-    """Count the tokens of users' histories in one service, [users, vocabulary]; guide tokens are
-    left out.
-    """
-    starts = corpus.offsets[users * len(corpus.services) + service]
-    lengths = corpus.counts[users, service]
-    items = corpus.events[ranges(starts, lengths)]
-    owner = np.repeat(np.repeat(np.arange(len(users)), lengths), corpus.item_lengths[items] - 1)
-    tokens = corpus.item_tokens[
-        ranges(corpus.item_offsets[items] + 1, corpus.item_lengths[items] - 1)
-    ]
-    shape = (len(users), corpus.manifest["vocab_size"])
-    return sparse.csr_array((np.ones(len(tokens)), (owner, tokens)), shape=shape)
-
-
-def _inverse_document_frequency(corpus: Corpus) -> NDArray[np.float64]:
-    """Weigh terms by how few training histories hold them, [vocabulary]."""
-    counts = [
-        term_counts(corpus, corpus.train_users, service) for service in range(len(corpus.services))
-    ]
-    documents = sum(
-        int((corpus.counts[corpus.train_users, s] > 0).sum()) for s in range(len(corpus.services))
-    )
-    frequency = sum((matrix > 0).sum(axis=0) for matrix in counts)
-    return np.log((1 + documents) / (1 + np.asarray(frequency))) + 1
-
-
-def unit_rows(counts: sparse.csr_array, weights: NDArray[np.float64]) -> sparse.csr_array:
-    """Weigh counts and scale rows to length one; an empty row stays zero."""
-    weighted = counts.copy()
-    weighted.sum_duplicates()
-    weighted.data = (1 + np.log(weighted.data)) * weights[weighted.indices]
-    norms = np.sqrt(weighted.multiply(weighted).sum(axis=1))
-    return sparse.diags_array(1 / np.maximum(norms, 1e-12)) @ weighted
-
-
-COMPONENTS = 128
-DIRECTIONS = 64
-RIDGE = 1e-3
-OVERSAMPLED = 16
-POWER_ITERATIONS = 4
-MAX_USERS = 50_000
-"""Training users the baseline learns from; more change little and cost memory."""
-
-
-Matrix = NDArray[np.float64]
-
-
-def linear_baseline(corpus: Corpus, candidates: int) -> dict[str, Any]:
-    """Score the linear method, trained on the training users, on the pool that scores the encoders.
-
-    The loss is at the temperature that is best on the pool itself, in the baseline's favour.
-
-    Returns:
-        name, loss, recall_at_10, mrr, loss_candidates.
-    """
-    pools = make_pools(corpus, candidates)
-    scores = _best_scores(
-        [torch.from_numpy(matrix) for matrix in _linear_similarities(corpus, pools)]
-    )
-    return {
-        "name": "TF-IDF, SVD and CCA, trained",
-        **scores._asdict(),
-        "loss_candidates": candidates,
-    }
-
-
 def _linear_similarities(corpus: Corpus, pools: Pools) -> list[Matrix]:
-    """Return each pool's matrix of cosines, [candidates, candidates], first service by second."""
+    """Return the cosines of each pool, first service by second."""
     weights = _inverse_document_frequency(corpus)
     everyone = np.arange(len(corpus.user_ids))
     terms = {
@@ -150,9 +101,50 @@ def _linear_similarities(corpus: Corpus, pools: Pools) -> list[Matrix]:
     return found
 
 
+def term_counts(corpus: Corpus, users: NDArray[np.int64], service: int) -> sparse.csr_array:
+    """Count the tokens of users' histories in one service, [users, vocabulary].
+
+    Guide tokens are left out: they name the service, which all users share.
+    """
+    starts = corpus.offsets[users * len(corpus.services) + service]
+    lengths = corpus.counts[users, service]
+    items = corpus.events[ranges(starts, lengths)]
+    owner = np.repeat(np.repeat(np.arange(len(users)), lengths), corpus.item_lengths[items] - 1)
+    tokens = corpus.item_tokens[
+        ranges(corpus.item_offsets[items] + 1, corpus.item_lengths[items] - 1)
+    ]
+    shape = (len(users), corpus.manifest["vocab_size"])
+    return sparse.csr_array((np.ones(len(tokens)), (owner, tokens)), shape=shape)
+
+
+def _inverse_document_frequency(corpus: Corpus) -> Matrix:
+    """Compute ln((1 + n) / (1 + df)) + 1 over training users' histories, [vocabulary]."""
+    counts = [
+        term_counts(corpus, corpus.train_users, service) for service in range(len(corpus.services))
+    ]
+    documents = sum(
+        int((corpus.counts[corpus.train_users, s] > 0).sum()) for s in range(len(corpus.services))
+    )
+    frequency = sum((matrix > 0).sum(axis=0) for matrix in counts)
+    return np.log((1 + documents) / (1 + np.asarray(frequency))) + 1
+
+
+def unit_rows(counts: sparse.csr_array, weights: Matrix) -> sparse.csr_array:
+    """Weight counts by (1 + ln count) * weight and scale rows to unit length.
+
+    An empty row stays zero.
+    """
+    weighted = counts.copy()
+    weighted.sum_duplicates()
+    weighted.data = (1 + np.log(weighted.data)) * weights[weighted.indices]
+    norms = np.sqrt(weighted.multiply(weighted).sum(axis=1))
+    return sparse.diags_array(1 / np.maximum(norms, 1e-12)) @ weighted
+
+
 def _reduce_terms(train: sparse.csr_array, pool: sparse.csr_array) -> tuple[Matrix, Matrix]:
-    """Reduce TF-IDF vectors to the leading singular directions of the training users', centred on
-    them.
+    """Reduce TF-IDF vectors to the leading singular directions of the training users'.
+
+    Both are centred on the training users, as covariances below assume.
     """
     directions = leading_directions(train, min(COMPONENTS, *train.shape))
     reduced = unit(train @ directions)
@@ -161,10 +153,10 @@ def _reduce_terms(train: sparse.csr_array, pool: sparse.csr_array) -> tuple[Matr
 
 
 def leading_directions(matrix: sparse.csr_array, components: int) -> Matrix:
-    """Return the leading right singular vectors, [columns, components], by power iteration on a
-    random subspace.
+    """Compute the leading right singular vectors, [columns, components].
 
-    Halko, Martinsson and Tropp 2011, algorithm 4.4.
+    By power iteration on a random subspace (Halko, Martinsson and Tropp 2011, algorithm 4.4); an
+    exact SVD of a sparse matrix with a column per token would need it dense.
     """
     found = np.random.default_rng(0).standard_normal((matrix.shape[1], components + OVERSAMPLED))
     for _ in range(POWER_ITERATIONS):
@@ -174,8 +166,12 @@ def leading_directions(matrix: sparse.csr_array, components: int) -> Matrix:
 
 
 def canonical_directions(a: Matrix, b: Matrix) -> tuple[Matrix, Matrix]:
-    """Return the directions of two sides, [components, directions], weighted by the root of their
-    correlation.
+    """Compute the canonical directions of two views, [components, directions] each.
+
+    Each is weighted by the root of its correlation, so that weak ones count less in a cosine.
+
+    Args:
+        a, b: centred vectors of the same users, [users, components].
     """
     whiten_a, whiten_b = _whitening(a), _whitening(b)
     left, correlation, right = np.linalg.svd(whiten_a @ (a.T @ b / len(a)) @ whiten_b)
@@ -184,11 +180,11 @@ def canonical_directions(a: Matrix, b: Matrix) -> tuple[Matrix, Matrix]:
 
 
 def _whitening(x: Matrix) -> Matrix:
-    """Return the inverse root of a ridged covariance."""
+    """Compute the inverse root of a ridged covariance."""
     values, vectors = np.linalg.eigh(x.T @ x / len(x) + RIDGE * np.eye(x.shape[1]))
     return (vectors / np.sqrt(values)) @ vectors.T
 
 
 def unit(rows: Matrix) -> Matrix:
-    """Scale rows to length one; a row of zeros stays."""
+    """Scale rows to unit length; a row of zeros stays zero."""
     return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)

@@ -1,4 +1,4 @@
-"""What a run has counted while it trained, and the columns of the runs table that come of it."""
+"""What a run counts while it trains, and the columns of the runs table that follow from it."""
 
 import math
 import resource
@@ -10,46 +10,52 @@ from typing import Any
 import torch
 
 from clue_ray.corpus.store import Corpus
+from clue_ray.runs import RunDescription
 from clue_ray.spec.compute import Work, count_params, forward_flops, train_flops
 from clue_ray.spec.specs import EvaluationSpec, RunSpec
 
 SMOOTHING_USERS = 1024
-"""Users over which training loss is smoothed; users, not steps, so that curves of different batch
-sizes compare."""
+"""Users over which the training loss is smoothed.
+
+Users, not steps: curves of different batch sizes then compare.
+"""
 
 
 @dataclass
-class Progress:
-    """What a run has accumulated; saved and restored with the weights."""
+class Counters:
+    """Totals of a run so far, saved and restored with the weights."""
 
     step: int = 0
     work: Work = field(default_factory=Work)
+    "what the mathematics required"
     executed: Work = field(default_factory=Work)
+    "what this worker computed"
     wall_seconds: float = 0.0
     loss_sum: float = 0.0
+    "sum of training losses, with weights that fade by exp(-users / SMOOTHING_USERS)"
     loss_weight: float = 0.0
-    "training loss, and 1, each averaged with weights that fade by exp(-users / SMOOTHING_USERS)"
+    "sum of those weights"
     spared_pairs: int = 0
-    "ordered pairs of users with the same items, which were no negatives of each other"
+    "ordered pairs of users with the same items, which were not negatives of each other"
 
-    def add(self, work: Work, executed: Work, loss: float, spared: int) -> None:
+    def add(self, work: Work, executed: Work, loss: float, masked_pairs: int) -> None:
         """Count one more step."""
         self.step += 1
         self.work += work
         self.executed += executed
-        self.spared_pairs += spared
+        self.spared_pairs += masked_pairs
         kept = math.exp(-(work.users / 2) / SMOOTHING_USERS)
         self.loss_sum = kept * self.loss_sum + (1 - kept) * loss
         self.loss_weight = kept * self.loss_weight + (1 - kept)
 
     @property
     def train_loss(self) -> float:
-        """Training loss smoothed over users; no number before the first step."""
+        """Training loss smoothed over users; NaN before the first step."""
         return self.loss_sum / self.loss_weight if self.loss_weight else math.nan
 
     @property
     def tokens_per_second(self) -> float:
-        """Tokens of all workers a second of training and evaluation, so far."""
+        """Tokens of all workers per second of training and evaluation so far."""
         return self.work.tokens / max(self.wall_seconds, 1e-9)
 
     def to_dict(self) -> dict[str, Any]:
@@ -57,23 +63,23 @@ class Progress:
         return {**vars(self), "work": tuple(self.work), "executed": tuple(self.executed)}
 
     @classmethod
-    def from_dict(cls, saved: dict[str, Any]) -> "Progress":
+    def from_dict(cls, saved: dict[str, Any]) -> "Counters":
         """Read what `to_dict` returned."""
         return cls(**{**saved, "work": Work(*saved["work"]), "executed": Work(*saved["executed"])})
 
     def executed_flops(self, run: RunSpec, world_size: int) -> int:
-        """FLOPs that one worker executed; gradient caching encodes every chunk once more,
-        forward.
+        """Count the FLOPs that one worker executed.
+
+        Gradient caching adds a forward pass of the encoder per chunk.
         """
         executed = train_flops(run.encoder, self.executed)
-        chunked = (
-            run.resources.users_per_chunk or math.inf
-        ) < run.train.global_batch_size // world_size
-        again = forward_flops(run.encoder, self.executed._replace(similarities=0)) if chunked else 0
-        return executed + again
+        per_worker = run.train.global_batch_size // world_size
+        if (run.resources.users_per_chunk or math.inf) >= per_worker:
+            return executed
+        return executed + forward_flops(run.encoder, self.executed._replace(similarities=0))
 
     def results(self, run: RunSpec, world_size: int) -> dict[str, Any]:
-        """Return the columns of the runs table that counting fills."""
+        """Return the columns of the runs table that follow from the counters."""
         return {
             "steps": self.step,
             "users_seen": self.step * run.train.global_batch_size,
@@ -87,36 +93,37 @@ class Progress:
 
 
 def describe_run(
-    run: RunSpec, corpus: Corpus, evaluation: EvaluationSpec, study: str
-) -> dict[str, Any]:
+    run: RunSpec, corpus: Corpus, evaluation: EvaluationSpec, study: str = ""
+) -> RunDescription:
     """Return the columns of the runs table that are known before training."""
     params = count_params(run.encoder, corpus.vocabulary(run.sequence_length))
     users = corpus.train_users[: run.corpus_users]
     shape = run.encoder.model_dump(include={"width", "item_layers", "service_layers", "heads"})
-    return {
-        "run_id": run.run_id(corpus.digest, evaluation.candidates),
-        "study": study,
-        "corpus_digest": corpus.digest,
-        "encoder_size": run.encoder.size,
+    return RunDescription(
+        run_id=run.run_id(corpus.digest, evaluation.candidates),
+        study=study,
+        corpus_digest=corpus.digest,
+        encoder_size=run.encoder.size,
         **shape,
-        "non_embedding_params": params["non_embedding"],
-        "total_params": params["total"],
-        "corpus_users": len(users),
-        "corpus_tokens": corpus.count_tokens(users),
-        "sequence_length": run.sequence_length,
-        "global_batch_size": run.train.global_batch_size,
-        "learning_rate": run.train.learning_rate,
-        "seed": run.train.seed,
-        "loss_candidates": evaluation.candidates,
-        "num_workers": run.resources.workers,
-        "device": "cuda" if run.resources.gpus_per_worker else "cpu",
-        "clue_ray_version": version("clue-ray"),
-    }
+        non_embedding_params=params["non_embedding"],
+        total_params=params["total"],
+        corpus_users=len(users),
+        corpus_tokens=corpus.count_tokens(users),
+        sequence_length=run.sequence_length,
+        global_batch_size=run.train.global_batch_size,
+        learning_rate=run.train.learning_rate,
+        seed=run.train.seed,
+        loss_candidates=evaluation.candidates,
+        num_workers=run.resources.workers,
+        device="cuda" if run.resources.gpus_per_worker else "cpu",
+        clue_ray_version=version("clue-ray"),
+    )
 
 
 def peak_memory(device: torch.device) -> int:
-    """Return the most bytes held so far: on a GPU by torch, else by this process, earlier runs in
-    it included.
+    """Return the largest number of bytes held so far.
+
+    On a GPU torch counts them; on the CPU it is the process's peak, earlier runs in it included.
     """
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)

@@ -1,8 +1,7 @@
-"""Held-out retrieval on one fixed pool (decision D2): loss, recall@10 and MRR, the same users for
-every run.
+"""Held-out retrieval on one fixed pool (decision D2): loss, recall@10 and MRR.
 
-The pool depends on the corpus and the number of candidates alone. Everything is averaged over
-service pairs and over both directions.
+The pool depends on the corpus and the number of candidates alone, so every run is scored on the
+same users. Scores are averaged over service pairs and over both directions.
 """
 
 import math
@@ -20,6 +19,10 @@ from clue_ray.errors import CorpusError
 
 POOL_SEED = 20211115
 USERS_AT_ONCE = 256
+"""Users encoded together, which bounds memory."""
+
+Pools = dict[tuple[int, int], NDArray[np.int64]]
+"""Users of each service pair's pool, [candidates]."""
 
 
 class Scores(NamedTuple):
@@ -31,11 +34,8 @@ class Scores(NamedTuple):
     mrr: float
 
 
-Pools = dict[tuple[int, int], NDArray[np.int64]]
-
-
 def make_pools(corpus: Corpus, candidates: int) -> Pools:
-    """Draw `candidates` held-out users for each pair of services that has as many.
+    """Draw `candidates` held-out users for each pair of services that has enough.
 
     Raises:
         CorpusError: no pair has enough held-out users.
@@ -50,14 +50,17 @@ def make_pools(corpus: Corpus, candidates: int) -> Pools:
         most = max(map(len, users.values()), default=0)
         raise CorpusError(
             f"evaluation.candidates {candidates} is larger than the {most} held-out users of the "
-            f"best-filled pair of "
-            f"services; use at most {most}, or hold out more users with corpus.split.test."
+            f"best-filled pair of services; use at most {most}, or hold out more users with "
+            "corpus.split.test."
         )
     return pools
 
 
 def _pool_members(pools: Pools) -> dict[int, NDArray[np.int64]]:
-    """Return the users that each service's pools hold, sorted, each once."""
+    """Return the users of each service's pools, sorted and without repeats.
+
+    A user of several pools is then encoded once per service.
+    """
     services = {service for pair in pools for service in pair}
     return {
         s: np.unique(np.concatenate([users for pair, users in pools.items() if s in pair]))
@@ -72,9 +75,7 @@ def evaluate(
     sequence_length: int,
     users_at_once: int = USERS_AT_ONCE,
 ) -> Scores:
-    """Score a model on the pools, each user seen by the most recent `sequence_length` events of a
-    service.
-    """
+    """Score a model on the pools, by each user's most recent `sequence_length` events."""
     model.eval()
     members = _pool_members(pools)
     vectors = {
@@ -99,8 +100,9 @@ def embed(
     sequence_length: int,
     users_at_once: int = USERS_AT_ONCE,
 ) -> torch.Tensor:
-    """Embed users by their most recent events in one service, [users, output_width]; zeros where
-    they have none.
+    """Embed users by their most recent events in one service, [users, output_width].
+
+    Users without events there get zeros.
     """
     device = model.log_scale.device
     vectors = torch.zeros(len(users), model.output.out_features, device=device)
@@ -112,10 +114,9 @@ def embed(
 
 
 def score_similarities(logits: torch.Tensor) -> Scores:
-    """Score one square matrix of logits whose diagonal holds the true pairs; a tie counts as half a
-    place.
+    """Score one square matrix of logits with the true pairs on the diagonal.
 
-    Logits that are no numbers have no score: NaN.
+    A tie counts as half a rank. If a logit is not finite, all scores are NaN.
     """
     if not logits.isfinite().all():
         return Scores(math.nan, math.nan, math.nan)
@@ -126,7 +127,7 @@ def score_similarities(logits: torch.Tensor) -> Scores:
 
 
 def _true_ranks(logits: torch.Tensor) -> torch.Tensor:
-    """Rank of the diagonal entry in its row, 1 the best."""
+    """Return the rank of the diagonal entry in its row, 1 for the best, [rows]."""
     truth = logits.diagonal()[:, None]
     ahead = (logits > truth).sum(1)
     tied = (logits == truth).sum(1) - 1

@@ -1,39 +1,42 @@
 """Gradient caching: any global batch on any device, with the gradient of the whole batch.
 
-Gao et al. 2021 (arXiv 2101.06983): embed all chunks without a graph, differentiate the loss in the
-embeddings, then embed each chunk again and send its embeddings' gradient through. Plain
-accumulation is no substitute: it has fewer negatives.
+A contrastive loss needs the embeddings of all users of the batch at once, but a device can hold the
+activations of a few only. Gao et al. 2021 (arXiv 2101.06983) use two passes. The first embeds all
+chunks without keeping activations, which yields the loss and its gradient in the embeddings. The
+second embeds each chunk again, with activations, and propagates its part of that gradient to the
+weights. Plain gradient accumulation is no substitute: each chunk would see its own users as the
+only negatives.
 """
 
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from clue_ray.batches.packing import Packed, Windows
+from clue_ray.batches.packing import Packed
 
 Loss = Callable[[Tensor, Tensor, Tensor], Tensor]
-"""First and second users' embeddings, [users, width] each, and scale and bias of the logits, [2],
-to a scalar."""
+"""Embeddings of the first and the second views, [users, width] each, and inverse temperature and
+bias of the logits, [2], to a scalar."""
 
 
-def split_windows(windows: Windows, users: int) -> list[Windows]:
-    """Cut windows, two a positive pair, into chunks of at most `2 * users` sequences."""
-    rows = range(0, len(windows.lengths), 2 * users)
-    return [
-        Windows(windows.starts[r : r + 2 * users], windows.lengths[r : r + 2 * users]) for r in rows
-    ]
+def split_rows(rows: NDArray[np.int64], users: int) -> list[NDArray[np.int64]]:
+    """Split a worker's rows, two per user, into chunks of at most `2 * users` rows."""
+    return [rows[start : start + 2 * users] for start in range(0, len(rows), 2 * users)]
 
 
 def cached_backward(forward: nn.Module, chunks: Iterable[Packed], loss: Loss) -> Tensor:
-    """Accumulate the gradient of a batch given in chunks and return its loss, detached.
+    """Accumulate the gradient of a batch given in chunks; return its loss, detached.
 
     Args:
         forward: the encoder, or DDP around it.
         chunks: packed sequences which, end to end, are first all users in one service, then all in
             the other.
+        loss: of the whole batch.
     """
     model = forward.module if isinstance(forward, DistributedDataParallel) else forward
     packed = list(chunks)
@@ -49,12 +52,12 @@ def cached_backward(forward: nn.Module, chunks: Iterable[Packed], loss: Loss) ->
         last = number == len(packed) - 1
         with nullcontext() if last else _without_averaging(forward):
             embedded, logit = forward(chunk)
-            # The logits' scale and bias count once; with weight 0 they still belong to the graph,
-            # as DDP asks.
+            # Every chunk returns the same scale and bias, so their gradient counts once. With
+            # weight 0 they still belong to the graph, as DDP requires.
             torch.autograd.backward((embedded, logit), (gradient, logit_gradient * float(last)))
     return value.detach()
 
 
 def _without_averaging(forward: nn.Module) -> AbstractContextManager[None]:
-    """Keep DDP from averaging gradients over workers before the last chunk."""
+    """Return a context in which DDP does not average gradients; once per batch is enough."""
     return forward.no_sync() if isinstance(forward, DistributedDataParallel) else nullcontext()

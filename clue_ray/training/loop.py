@@ -1,11 +1,8 @@
-"""What the training loop asks of whoever launches it, and the plain answer: this process, a folder.
+"""The training loop: one for every launcher (decision D9). It imports no ray.
 
-Batches prepared ahead: a thread draws and packs the next steps' batches while one trains.
-
-The training loop: one for every launcher (decision D9). It imports no ray.
-
-A launcher hands over a `Context`: which worker this is, where state is kept, whom to tell of
-progress (`context`). `train_run` is the plain one: this process, no Ray.
+A launcher passes a `Context`: which worker this is, where state is kept, who hears of progress.
+`train_run` uses the simplest one: this process, without Ray. Batches are drawn and packed ahead, by
+a thread, while the model trains.
 """
 
 import logging
@@ -25,16 +22,10 @@ from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 import numpy as np
 import torch
 import torch.distributed as dist
+from numpy.typing import NDArray
 from torch.nn.parallel import DistributedDataParallel
 
-from clue_ray.batches.packing import (
-    Packed,
-    Windows,
-    count_executed,
-    count_work,
-    pack,
-    same_histories,
-)
+from clue_ray.batches.packing import Packed, count_executed
 from clue_ray.batches.sampler import BatchSampler
 from clue_ray.corpus.store import Corpus
 from clue_ray.encoder.loss import OBJECTIVES, at_temperature, count_similarities
@@ -43,9 +34,9 @@ from clue_ray.runs import RunRecord
 from clue_ray.spec.compute import Work, train_flops
 from clue_ray.spec.specs import EvaluationSpec, RunSpec
 from clue_ray.training.checkpoints import check_run_id, load_state, save_state
-from clue_ray.training.counters import Progress, describe_run, peak_memory
+from clue_ray.training.counters import Counters, describe_run, peak_memory
 from clue_ray.training.evaluate import USERS_AT_ONCE, Pools, evaluate, make_pools
-from clue_ray.training.gradient_cache import Loss, cached_backward, split_windows
+from clue_ray.training.gradient_cache import Loss, cached_backward, split_rows
 from clue_ray.training.schedule import (
     learning_rate_share,
     make_optimizer,
@@ -53,14 +44,22 @@ from clue_ray.training.schedule import (
     set_learning_rate,
 )
 
+PROGRESS_REPORTS = 20
+"""Reports of progress per run, besides those of the evaluations."""
+
+Prepared = TypeVar("Prepared")
+logger = logging.getLogger(__name__)
+
 
 class Context(Protocol):
     """What a launcher offers the loop."""
 
     rank: int
     world_size: int
-    directory: str | Path | None
-    "folder or URI where states are kept"
+
+    @property
+    def directory(self) -> str | Path | None:
+        """Folder or URI where states are kept."""
 
     def restore(self) -> dict[str, Any] | None:
         """Return the last saved state, or None at a fresh start."""
@@ -69,7 +68,7 @@ class Context(Protocol):
         """Keep a state; every worker calls it at the same steps."""
 
     def progress(self, metrics: dict[str, Any]) -> None:
-        """Hear that the run is alive."""
+        """Report that the run is alive."""
 
 
 @dataclass
@@ -94,14 +93,11 @@ class LocalContext:
         """Do nothing; a launcher that shows progress overrides it."""
 
 
-Prepared = TypeVar("Prepared")
-
-
 class Prefetch(Generic[Prepared]):
-    """Calls `prepare(step)` up to `ahead` steps early; a context, as it ends its thread.
+    """Calls `prepare(step)` up to `ahead` steps early; a context that ends its thread.
 
-    A batch is a function of its step alone (decision D7), so what was prepared needs no place in a
-    checkpoint.
+    A batch is a function of its step alone (decision D7), so a checkpoint need not hold what was
+    prepared.
     """
 
     def __init__(self, prepare: Callable[[int], Prepared], last: int, ahead: int = 2):
@@ -116,15 +112,11 @@ class Prefetch(Generic[Prepared]):
         self.pool.shutdown(cancel_futures=True)
 
     def __call__(self, step: int) -> Prepared:
-        """Return the batch of a step, and set the next ones going."""
+        """Return the batch of a step, and start preparing the next ones."""
         for coming in range(step, min(step + self.ahead, self.last - 1) + 1):
             if coming not in self.waiting:
                 self.waiting[coming] = self.pool.submit(self.prepare, coming)
         return self.waiting.pop(step).result()
-
-
-PROGRESS_REPORTS = 20
-logger = logging.getLogger(__name__)
 
 
 class Batch(NamedTuple):
@@ -133,57 +125,41 @@ class Batch(NamedTuple):
     chunks: list[Packed]
     "its sequences, packed in one chunk or several"
     work: Work
-    "what the whole batch asks for"
-    same: torch.Tensor | None
-    """numbers that only users with the same items share, [users of the whole batch]; none where all
-    differ"""
-    spared: int
-    "ordered pairs of users, the first no negative of the second for that reason"
-    one_service: bool
-    "whether it is of one service alone"
-
-
-def choose_device(gpus: float) -> torch.device:
-    """Return a GPU where some are asked for and torch sees one, else the CPU, and warn where it
-    should not be so.
-    """
-    found = torch.cuda.is_available()
-    if gpus and not found:
-        logger.warning(
-            "%g GPUs were asked for and torch sees none: this run trains on the CPU.", gpus
-        )
-    return torch.device("cuda" if gpus and found else "cpu")
+    "of the whole batch"
+    duplicate_ids: NDArray[np.int64] | None
+    masked_pairs: int
+    is_one_service: bool
+    "these three as in `GlobalBatch`"
 
 
 class Trainer:
-    """One run on one worker: model, optimiser, batches and what has been counted so far."""
+    """One run on one worker: model, optimizer, batches and counters."""
 
     def __init__(self, run: RunSpec, corpus: Corpus, evaluation: EvaluationSpec, context: Context):
         if run.train.global_batch_size % context.world_size:
             raise ValueError(
-                f"batch of {run.train.global_batch_size} does not divide over {context.world_size} "
-                f"workers"
+                f"a global batch of {run.train.global_batch_size} users does not divide over "
+                f"{context.world_size} workers"
             )
         self.run, self.corpus, self.evaluation, self.context = run, corpus, evaluation, context
         self.pools: Pools = make_pools(corpus, evaluation.candidates)
         self.sampler = BatchSampler(run, corpus)
         self.steps = resolve_steps(run, self.sampler)
         self.device = choose_device(run.resources.gpus_per_worker)
-        vocabulary = corpus.vocabulary(run.sequence_length)
-        train = run.train
+        vocabulary, train = corpus.vocabulary(run.sequence_length), run.train
         self.model = Encoder(
             run.encoder, vocabulary, train.temperature, train.seed, train.precision
         ).to(self.device)
-        self.optimizer = make_optimizer(self.model, run.train, run.encoder)
-        self.state = Progress()
+        self.optimizer = make_optimizer(self.model, train)
+        self.state = Counters()
         self.curve: list[dict[str, float]] = []
-        self.gradient_norm = torch.tensor(math.nan)
+        self.gradient_norm = math.nan
         self.run_id = run.run_id(corpus.digest, evaluation.candidates)
         self._restore()
 
     @cached_property
     def forward(self) -> torch.nn.Module:
-        """The model, wrapped for gradient averaging where there are several workers."""
+        """The model, wrapped to average gradients if there are several workers."""
         return DistributedDataParallel(self.model) if self.context.world_size > 1 else self.model
 
     @property
@@ -192,7 +168,7 @@ class Trainer:
         return max(1, math.ceil(self.steps * self.evaluation.every))
 
     def train(self) -> bool:
-        """Train to the horizon; return False when the loss stopped being finite."""
+        """Train to the horizon; return False if the loss stopped being finite."""
         with Prefetch(self.prepare, self.steps) as batches:
             return self._train(batches)
 
@@ -211,53 +187,34 @@ class Trainer:
 
     def prepare(self, step: int) -> Batch:
         """Draw and pack this worker's share of a global batch."""
-        windows, augmentation = self.sampler.windows(step), self.sampler.augmentation(step)
-        share = self.sampler.share(windows, self.context.rank, self.context.world_size)
-        users = self.run.resources.users_per_chunk or len(share.lengths)
-        chunks = [pack(self.corpus, chunk, augmentation) for chunk in split_windows(share, users)]
-        work = count_work(self.corpus, windows, self.run.train.global_batch_size**2, augmentation)
-        same, spared = self._find_duplicates(windows)
-        return Batch(chunks, work, same, spared, self.sampler.is_one_service(step))
-
-    def _find_duplicates(self, windows: Windows) -> tuple[torch.Tensor | None, int]:
-        if not self.run.train.spare_duplicates:
-            return None, 0
-        numbers = same_histories(self.corpus, windows)
-        counts = np.bincount(numbers)
-        spared = int((counts * (counts - 1)).sum())
-        return (torch.from_numpy(numbers) if spared else None), spared
+        batch = self.sampler.batch(step)
+        rows = batch.rows_of(self.context.rank, self.context.world_size)
+        users = self.run.resources.users_per_chunk or len(rows)
+        chunks = [batch.pack(chunk) for chunk in split_rows(rows, users)]
+        return Batch(
+            chunks, batch.work, batch.duplicate_ids, batch.masked_pairs, batch.is_one_service
+        )
 
     def step(self, batch: Batch) -> bool:
-        """Train one step; return False when loss or gradient is not finite, with the weights as
-        they were.
-        """
+        """Train one step; if loss or gradient is not finite, keep the weights and return False."""
         train = self.run.train
         set_learning_rate(self.optimizer, learning_rate_share(self.state.step, self.steps, train))
         self.optimizer.zero_grad(set_to_none=True)
-        mean_loss = self._mean(self.backward(batch))
-        self.gradient_norm = torch.nn.utils.clip_grad_norm_(
-            self.model.parameters(), train.clip_norm
-        )
+        loss = self._mean_over_workers(self._backward(batch))
+        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), train.clip_norm)
+        # Both numbers cross to the host together: the step's only wait for the device.
+        mean_loss, self.gradient_norm = torch.stack([loss, norm]).tolist()
         if not (math.isfinite(mean_loss) and math.isfinite(self.gradient_norm)):
             return False
         self.optimizer.step()
         self.model.clamp_temperature()
-        similarities = count_similarities(
-            train.objective, train.global_batch_size, self.context.world_size
-        )
-        executed = sum(map(count_executed, batch.chunks), Work(similarities=similarities))
-        self.state.add(batch.work, executed, mean_loss, batch.spared)
+        self.state.add(batch.work, self._count_executed(batch), mean_loss, batch.masked_pairs)
         return True
 
-    def backward(self, batch: Batch) -> torch.Tensor:
-        """Accumulate the gradient of a worker's share of a batch and return its loss."""
+    def _backward(self, batch: Batch) -> torch.Tensor:
+        """Accumulate the gradient of a worker's share of a batch; return its loss, detached."""
         chunks = [chunk.to(self.device) for chunk in batch.chunks]
-        same = None if batch.same is None else batch.same.to(self.device)
-        objective: Loss = partial(OBJECTIVES[self.run.train.objective], same=same)
-        if (
-            batch.one_service
-        ):  # an easier task, which would spoil the temperature of the one that is scored
-            objective = at_temperature(objective, self.run.train.temperature)
+        objective = self._objective(batch)
         if len(chunks) > 1:
             return cached_backward(self.forward, chunks, objective)
         users, logit = self.forward(chunks[0])
@@ -266,11 +223,26 @@ class Trainer:
         loss.backward()
         return loss.detach()
 
-    def _mean(self, loss: torch.Tensor) -> float:
+    def _objective(self, batch: Batch) -> Loss:
+        numbers = batch.duplicate_ids
+        ids = None if numbers is None else torch.from_numpy(numbers).to(self.device)
+        objective: Loss = partial(OBJECTIVES[self.run.train.objective], duplicate_ids=ids)
+        # Two halves of one history are easier to match than two services. The learned temperature
+        # belongs to the harder task, on which the encoder is scored.
+        if batch.is_one_service:
+            return at_temperature(objective, self.run.train.temperature)
+        return objective
+
+    def _mean_over_workers(self, loss: torch.Tensor) -> torch.Tensor:
         if self.context.world_size > 1:
             dist.all_reduce(loss)
             loss /= self.context.world_size
-        return loss.item()
+        return loss
+
+    def _count_executed(self, batch: Batch) -> Work:
+        train, workers = self.run.train, self.context.world_size
+        similarities = count_similarities(train.objective, train.global_batch_size, workers)
+        return sum(map(count_executed, batch.chunks), Work(similarities=similarities))
 
     def _evaluate(self) -> None:
         """Add a point to the learning curve; the time it takes counts as the run's."""
@@ -289,7 +261,7 @@ class Trainer:
                 **scores._asdict(),
                 "train_loss": self.state.train_loss,
                 "learning_rate": train.learning_rate * group["lr"] / group["peak_lr"],
-                "gradient_norm": self.gradient_norm.item(),
+                "gradient_norm": self.gradient_norm,
                 "temperature": (1 / self.model.scale).item(),
                 "tokens_per_second": self.state.tokens_per_second,
                 "memory_bytes": peak_memory(self.device),
@@ -325,15 +297,10 @@ class Trainer:
         check_run_id(saved, self.run_id, self.context.directory)
         self.model.load_state_dict(saved["model"])
         self.optimizer.load_state_dict(saved["optimizer"])
-        self.state = Progress.from_dict(saved["progress"])
+        self.state = Counters.from_dict(saved["progress"])
         self.curve = list(saved["curve"])
-        logger.info(
-            "Run %s goes on after step %d of %d %s.",
-            self.run_id,
-            self.state.step,
-            self.steps,
-            where,
-        )
+        done = self.state.step
+        logger.info("Run %s resumes after step %d of %d %s.", self.run_id, done, self.steps, where)
 
     def results(self) -> dict[str, Any]:
         """Return the columns of the runs table that only training can fill."""
@@ -348,17 +315,52 @@ class Trainer:
         }
 
 
+def choose_device(gpus: float) -> torch.device:
+    """Return a GPU if some are requested and torch sees one, otherwise the CPU.
+
+    A requested GPU that torch does not see is a warning.
+    """
+    found = torch.cuda.is_available()
+    if gpus and not found:
+        logger.warning(
+            "%g GPUs were requested and torch sees none: this run trains on the CPU.", gpus
+        )
+    return torch.device("cuda" if gpus and found else "cpu")
+
+
+def train_with(
+    run: RunSpec, corpus: Corpus, evaluation: EvaluationSpec, context: Context
+) -> tuple[RunRecord, list[dict[str, float]]]:
+    """Train one run under a launcher's context; return its record and learning curve."""
+    started = datetime.now(UTC).isoformat(timespec="seconds")
+    with _explaining_memory(run, context.world_size):
+        trainer = Trainer(run, corpus, evaluation, context)
+        finite = trainer.train()
+    results = trainer.results()
+    outcome: dict[str, Any] = {"status": "done"}
+    if not finite:
+        outcome = {
+            "status": "diverged",
+            "error": f"loss or gradient was not finite at step {trainer.state.step + 1}",
+        }
+    elif context.rank == 0 and results["loss"] is None:
+        outcome = {"status": "diverged", "error": "held-out loss was not finite at the end"}
+    description = describe_run(run, corpus, evaluation)
+    return description.to_record(**outcome, **results, started_at=started), trainer.curve
+
+
+def train_run(run: RunSpec, corpus: Corpus, evaluation: EvaluationSpec | None = None) -> RunRecord:
+    """Train one run in this process, without Ray, and return its record."""
+    return train_with(run, corpus, evaluation or EvaluationSpec(), LocalContext())[0]
+
+
 @contextmanager
 def _explaining_memory(run: RunSpec, workers: int) -> Iterator[None]:
-    """Say in one sentence what to lower where memory ends, of a GPU, of torch on the CPU or of
-    numpy.
-    """
+    """Turn an out-of-memory error of a GPU, of torch on the CPU or of numpy into one sentence."""
     try:
         yield
-    except (
-        RuntimeError,
-        MemoryError,
-    ) as error:  # torch.OutOfMemoryError is one; on a CPU it has no class of its own
+    except (RuntimeError, MemoryError) as error:
+        # On a GPU torch raises its OutOfMemoryError, on the CPU a plain RuntimeError.
         known = isinstance(error, torch.OutOfMemoryError | MemoryError)
         if not known and "DefaultCPUAllocator" not in str(error):
             raise
@@ -371,31 +373,5 @@ def _explaining_memory(run: RunSpec, workers: int) -> Iterator[None]:
         )
         raise MemoryError(
             f"Out of memory: global_batch_size {batch} on {workers} workers, {chunk} users encoded "
-            f"at a time; "
-            f"{smaller}lower global_batch_size, sequence_length or the encoder's size."
+            f"at a time; {smaller}lower global_batch_size, sequence_length or the encoder's size."
         ) from error
-
-
-def train_with(
-    run: RunSpec, corpus: Corpus, evaluation: EvaluationSpec, context: Context, study: str = ""
-) -> tuple[RunRecord, list[dict[str, float]]]:
-    """Train one run under a launcher's context; return its record and learning curve."""
-    started = datetime.now(UTC).isoformat(timespec="seconds")
-    with _explaining_memory(run, context.world_size):
-        trainer = Trainer(run, corpus, evaluation, context)
-        finite = trainer.train()
-    known, results = describe_run(run, corpus, evaluation, study), trainer.results()
-    outcome: dict[str, Any] = {"status": "done"}
-    if not finite:
-        outcome = {
-            "status": "diverged",
-            "error": f"loss or gradient was not finite at step {trainer.state.step + 1}",
-        }
-    elif context.rank == 0 and results["loss"] is None:
-        outcome = {"status": "diverged", "error": "held-out loss was not finite at the end"}
-    return RunRecord(**{**known, **results, **outcome, "started_at": started}), trainer.curve
-
-
-def train_run(run: RunSpec, corpus: Corpus, evaluation: EvaluationSpec | None = None) -> RunRecord:
-    """Train one run in this process, without Ray, and return its record."""
-    return train_with(run, corpus, evaluation or EvaluationSpec(), LocalContext())[0]

@@ -1,13 +1,12 @@
 """One run on several workers, through Ray Train (`TorchTrainer`): the same loop, another context.
 
-Called inside a Tune trial that holds no CPU of its own, so that the workers find theirs (decision
-D11). A worker that is lost (killed, out of memory, its node gone) costs a new start from the last
-checkpoint, a few times; an error of the run itself ends it, as it would come again.
+It is called inside a Tune trial that holds no CPU itself, so that the workers find theirs (decision
+D11). If a worker is lost (killed, out of memory, its node gone), the run starts again from its last
+checkpoint, a few times. An error of the run itself ends it, as a retry would raise it again.
 """
 
 import itertools
 import logging
-import traceback
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,7 +21,7 @@ from ray.train.torch import TorchTrainer
 from ray.tune.integration.ray_train import TuneReportCallback
 
 from clue_ray.corpus.store import open_corpus
-from clue_ray.errors import StudyError
+from clue_ray.errors import StudyError, describe_error
 from clue_ray.runs import RunRecord
 from clue_ray.spec.specs import EvaluationSpec, RunSpec
 from clue_ray.storage.sync import working_folder
@@ -32,11 +31,11 @@ from clue_ray.training.loop import train_with
 from clue_ray.training.tensorboard import LOG_FILE, CurveEvents, log_to
 
 LOST_WORKERS = 3
-"""Times that a run goes on after losing workers."""
+"""Times that a run resumes after losing workers."""
 PREEMPTIONS = 20
-"""Times that it goes on after a cloud took a node back, which is nobody's fault."""
+"""Times that it resumes after a cloud took a node back, which is not a sign of a broken run."""
 CONTROLLER_FAILURES = 5
-"""Tries to place the workers, a minute each; Ray's default is to try for ever."""
+"""Attempts to place the workers, a minute each; Ray's default has no limit."""
 LOST_CONTACT = (
     "gloo/transport",
     "NCCL error",
@@ -44,18 +43,20 @@ LOST_CONTACT = (
     "Connection closed by peer",
     "Connection reset by peer",
 )
-"""Words of the errors that a lost worker leaves in the others."""
+"""Fragments of the errors that the loss of a worker causes in the others."""
 
 
 logger = logging.getLogger(__name__)
 
 
 class LoopError(Exception):
-    """An error of the run itself, on one worker: it would come again, so nobody tries again.
+    """An error of the run itself, raised on one worker; a retry would raise it again.
 
-    Attributes:
-        reason, trace: kind and words of what was raised, and its traceback, as the error may not
-            travel itself.
+    It carries text, because the original error may not be picklable.
+
+    Args:
+        reason: type and first line of the original error.
+        trace: its traceback.
     """
 
     def __init__(self, reason: str, trace: str):
@@ -65,16 +66,19 @@ class LoopError(Exception):
 
 @dataclass
 class RayContext:
-    """A Ray Train worker as the loop sees it; the first worker keeps state and curve for all."""
+    """A Ray Train worker's context; the first worker keeps state and curve for all."""
 
     directory: str
     events: CurveEvents | None
-    "the first worker's"
+    "on the first worker only"
     rank: int = field(default_factory=lambda: ray.train.get_context().get_world_rank())
     world_size: int = field(default_factory=lambda: ray.train.get_context().get_world_size())
 
     def restore(self) -> dict[str, Any] | None:
-        """Read the state that the first worker chose; a barrier."""
+        """Read the state that the first worker chose; a barrier.
+
+        Only one worker chooses: storage may list a new state to some workers and not to others.
+        """
         state = load_state(self.directory) if self.rank == 0 else None
         step = broadcast_from_rank_zero(state and state["progress"]["step"])
         if self.rank and step is not None:
@@ -89,26 +93,25 @@ class RayContext:
         return state
 
     def save(self, state: dict[str, Any], metrics: dict[str, Any]) -> None:
-        """Keep the state and report; a barrier, so every worker calls it."""
+        """Keep the state and report it; a barrier, so every worker must call it."""
         if self.events:
             save_state(self.directory, state)
             self.events.show(state["curve"])
         ray.train.report(metrics)
 
     def progress(self, metrics: dict[str, Any]) -> None:
-        """Do nothing: every report of Ray Train is a barrier over the workers."""
+        """Do nothing, as every report of Ray Train is a barrier over the workers."""
 
 
 def train_on_workers(
     run: RunSpec,
     corpus: str,
     evaluation: EvaluationSpec,
-    study: str,
     folder: Path,
     place: str,
     checkpoints: str,
 ) -> tuple[RunRecord, list[dict[str, float]]]:
-    """Train a run on `run.resources.workers` workers, from its last checkpoint where there is one.
+    """Train a run on `run.resources.workers` workers, from its last checkpoint if there is one.
 
     Args:
         corpus: folder or URI.
@@ -118,13 +121,13 @@ def train_on_workers(
 
     Raises:
         LoopError: the run itself failed.
-        TrainingFailedError, RayActorError: workers, or what watches over them, were lost too often.
+        WorkerGroupError: workers were lost too often.
+        RayActorError: the controller of the workers was lost too often.
     """
     job = {
         "run": run.model_dump(mode="json"),
         "corpus": corpus,
         "evaluation": evaluation.model_dump(mode="json"),
-        "study": study,
         "folder": str(folder),
         "place": place,
         "checkpoints": checkpoints,
@@ -148,8 +151,9 @@ def train_on_workers(
 
 
 def make_trainer(run: RunSpec, job: dict[str, Any]) -> TorchTrainer:
-    """Set up Ray Train for a run; what is tried again is decided in `train_on_workers`, not by
-    Ray.
+    """Build the Ray Train trainer of a run, without Ray's own retries.
+
+    `train_on_workers` decides what to retry: Ray does not distinguish a lost worker from an error.
     """
     resources = run.resources
     return TorchTrainer(
@@ -178,23 +182,13 @@ def make_trainer(run: RunSpec, job: dict[str, Any]) -> TorchTrainer:
 
 
 def _run_worker(job: dict[str, Any]) -> dict[str, Any]:
-    """Train one worker's share; every worker returns the record, Ray Train keeps the first
-    one's.
-    """
+    """Train one worker's share; every worker returns the record, and Ray Train keeps the first."""
     try:
         return _train_share(job)
     except Exception as error:
         if any(sign in str(error) for sign in LOST_CONTACT):
             raise
-        raise LoopError(*explain_failure(error)) from None
-
-
-def explain_failure(error: Exception) -> tuple[str, str]:
-    """Return the kind and first line of an error, and its traceback."""
-    if isinstance(error, LoopError):
-        return error.reason, error.trace
-    words = str(error).splitlines()[0] if str(error) else ""
-    return f"{type(error).__name__}: {words}", "".join(traceback.format_exception(error))
+        raise LoopError(*describe_error(error)) from None
 
 
 def _train_share(job: dict[str, Any]) -> dict[str, Any]:
@@ -204,10 +198,10 @@ def _train_share(job: dict[str, Any]) -> dict[str, Any]:
     with ExitStack() as stack:
         events = None
         if ray.train.get_context().get_world_rank() == 0:
-            folder = stack.enter_context(working_folder(job["place"], known=LOG_FILE))
+            folder = stack.enter_context(working_folder(job["place"], fetch=LOG_FILE))
             stack.enter_context(log_to(folder))
-            known = describe_run(run, corpus, evaluation, job["study"])
-            events = stack.enter_context(CurveEvents(folder, known))
+            description = describe_run(run, corpus, evaluation)
+            events = stack.enter_context(CurveEvents(folder, description))
         context = RayContext(job["checkpoints"], events)
-        record, curve = train_with(run, corpus, evaluation, context, job["study"])
+        record, curve = train_with(run, corpus, evaluation, context)
     return {"record": record.model_dump(mode="json"), "curve": curve}

@@ -1,6 +1,4 @@
-"""Horizon and learning rates: how many steps a run takes, and how fast each weight moves at
-each.
-"""
+"""Steps of a run, the learning rate at each step, and the optimizer that applies it."""
 
 import math
 from collections.abc import Iterable
@@ -12,26 +10,33 @@ import torch
 from clue_ray.batches.sampler import BatchSampler
 from clue_ray.encoder.model import Encoder
 from clue_ray.spec.compute import Work, users_for_budget
-from clue_ray.spec.specs import EncoderSpec, RunSpec, TrainSpec
+from clue_ray.spec.specs import RunSpec, TrainSpec
 
-BASE_WIDTH = 32
 FINAL_RATE = 0.1
+"""Share of the peak rate at which a cosine ends; at zero, the last steps would teach nothing."""
 STABLE_DECAY = 0.2
+"""Share of the steps in which a warmup-stable-decay schedule falls."""
+BETAS = (0.9, 0.98)
+"""Betas of AdamW, as for CLIP's transformers.
+
+Variances are averaged over about 50 steps, which suits short runs; 0.999 averages over 1,000.
+"""
 PROBED_STEPS = 128
+"""Steps whose mean stands for the work of a step: batches differ in the length of histories."""
 
 
 def mean_work(sampler: BatchSampler) -> Work:
     """Estimate the work of one step from the run's first batches."""
-    return mean_of(sampler.work(step) for step in range(PROBED_STEPS))
+    return mean_of(sampler.batch(step).work for step in range(PROBED_STEPS))
 
 
 def mean_of(works: Iterable[Work]) -> Work:
-    """Average works."""
+    """Average works, rounded to whole counts."""
     return Work(*(round(mean) for mean in np.array(list(works)).mean(0)))
 
 
 def resolve_steps(run: RunSpec, sampler: BatchSampler) -> int:
-    """Turn the horizon (steps, users_seen or train_flops) into steps, at least one."""
+    """Convert the horizon (steps, users_seen or train_flops) to steps, at least one."""
     train = run.train
     if train.steps is not None:
         return train.steps
@@ -50,42 +55,31 @@ def learning_rate_share(step: int, steps: int, train: TrainSpec) -> float:
     return rise * (FINAL_RATE + (1 - FINAL_RATE) * 0.5 * (1 + math.cos(math.pi * step / steps)))
 
 
-def make_optimizer(model: Encoder, train: TrainSpec, encoder: EncoderSpec) -> torch.optim.AdamW:
-    """Build AdamW with maximal-update rates (decision D6).
+def make_optimizer(model: Encoder, train: TrainSpec) -> torch.optim.AdamW:
+    """Build AdamW with the rates of the parameters' roles (decision D6).
 
-    Matrices move by base width / width of the rate (Yang et al. 2022, arXiv 2203.03466), and those
-    inside a transformer of L blocks by 1 / sqrt(L) of that, as its branches are scaled too. Token
-    embeddings move `train.token_rate` times as fast. Norms, biases, embeddings and the logits'
-    scale do not decay.
+    Token embeddings move `train.token_rate` times as fast: most tokens are in few batches, so most
+    of their gradients are zero. Matrices decay by the same share per step at every rate: AdamW
+    multiplies rate and decay, so the decay is divided by the rate. Nothing else decays: a rare
+    token would decay at every step and learn at few of them.
     """
-    groups: dict[tuple[str, float], list[torch.nn.Parameter]] = {}
-    for name, parameter in model.named_parameters():
-        groups.setdefault(rate_of(name, parameter, encoder, train.token_rate), []).append(parameter)
+    groups: dict[tuple[str, float], list[torch.Tensor]] = {}
+    for parameter, role in model.roles().items():
+        rate = role.rate * (train.token_rate if role.kind == "token_table" else 1.0)
+        groups.setdefault((role.kind, rate), []).append(parameter)
     options: list[dict[str, Any]] = [
         {
             "params": parameters,
             "lr": train.learning_rate * rate,
             "peak_lr": train.learning_rate * rate,
-            "weight_decay": train.weight_decay / rate if kind == "matrices" else 0.0,
+            "weight_decay": train.weight_decay / rate if kind == "matrix" else 0.0,
         }
         for (kind, rate), parameters in groups.items()
     ]
-    return torch.optim.AdamW(options, betas=(0.9, 0.98), fused=True)
-
-
-def rate_of(
-    name: str, parameter: torch.nn.Parameter, encoder: EncoderSpec, token_rate: float
-) -> tuple[str, float]:
-    """Tell what kind of weight a parameter is and its share of the learning rate."""
-    if name == "token_embedding.weight":
-        return "tokens", token_rate
-    if parameter.dim() < 2 or "position" in name:
-        return "others", 1.0
-    layers = {"item_blocks": encoder.item_layers, "service_blocks": encoder.service_layers}
-    return "matrices", BASE_WIDTH / encoder.width * layers.get(name.split(".")[0], 1) ** -0.5
+    return torch.optim.AdamW(options, betas=BETAS, fused=True)
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, share: float) -> None:
-    """Set every group to a share of its peak rate."""
+    """Set every group's rate to a share of its peak."""
     for group in optimizer.param_groups:
         group["lr"] = group["peak_lr"] * share

@@ -1,9 +1,8 @@
-"""What a run leaves for those who watch it, in its own folder: log.txt, and TensorBoard event files
-of its curve.
+"""What a run leaves for people who watch it: a log file, and TensorBoard events of its curve.
 
 `tensorboard --logdir <study directory>` shows every run, with its hyper-parameters, over users
-seen. The curve in the checkpoint is the record; event files follow it, and are written anew when a
-run goes on after a kill.
+seen. The curve in the checkpoint is the record. The event files are derived from it, so a run that
+resumes after a kill writes them again from the start.
 """
 
 import logging
@@ -15,18 +14,20 @@ from typing import Any
 from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
 
+from clue_ray.runs import RunDescription
+
 LOG_FILE = "log.txt"
 DRIVER_LOG = "driver.txt"
-"""Log of who started a run's workers, where storage cannot append to theirs."""
+"""Log of the process that starts a run's workers, if it cannot append to the first worker's."""
 FORMAT = "%(asctime)s %(levelname)s %(message)s"
 POSITION = ("step", "users_seen")
-"""Columns of a curve that say where, not what."""
-NO_HYPERPARAMETERS = ("run_id", "study", "corpus_digest", "clue_ray_version")
+"""Columns of a curve that are not values but positions."""
+NO_HYPERPARAMETERS = {"run_id", "study", "corpus_digest", "clue_ray_version"}
 
 
 @contextmanager
 def log_to(folder: Path, name: str = LOG_FILE) -> Iterator[None]:
-    """Append what the package logs meanwhile to a file of the folder."""
+    """Append what the package logs inside the block to a file of the folder."""
     folder.mkdir(parents=True, exist_ok=True)
     handler = logging.FileHandler(folder / name, encoding="utf-8")
     handler.setFormatter(logging.Formatter(FORMAT))
@@ -43,24 +44,21 @@ def log_to(folder: Path, name: str = LOG_FILE) -> Iterator[None]:
 
 
 class CurveEvents:
-    """Event files of one run's learning curve; a context, as it closes them."""
+    """Event files of one run's learning curve; a context that closes them."""
 
-    def __init__(self, folder: Path, known: dict[str, Any]):
-        """Start anew in a folder.
+    def __init__(self, folder: Path, description: RunDescription):
+        """Start again in a folder: delete its event files.
+
 
         Args:
-            known: the columns of the runs table known before training; the run's hyper-parameters.
+            description: The run's hyper-parameters, among others.
         """
         for old in folder.glob("events.out.tfevents.*"):
             old.unlink()
-        writer: Any = SummaryWriter(
-            str(folder)
-        )  # Any, as torch's annotations give it no file writer
+        writer: Any = SummaryWriter(str(folder))  # its annotations lack `file_writer`
         self.writer = writer
         self.shown = 0
-        named = {
-            column: value for column, value in known.items() if column not in NO_HYPERPARAMETERS
-        }
+        named = description.model_dump(exclude=NO_HYPERPARAMETERS)
         for summary in hparams(named, {"loss": 0.0}):
             writer.file_writer.add_summary(summary)
 
@@ -71,7 +69,7 @@ class CurveEvents:
         self.writer.close()
 
     def show(self, curve: list[dict[str, float]]) -> None:
-        """Write the points of a curve that are not written yet."""
+        """Write the points of a curve that are new."""
         for point in curve[self.shown :]:
             for column in point.keys() - POSITION:
                 self.writer.add_scalar(column, point[column], int(point["users_seen"]))

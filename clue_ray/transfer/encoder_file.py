@@ -1,8 +1,7 @@
-"""An encoder on its own, as a run leaves it: weights, what they belong to, and the tokenizer that
-spells its items.
+"""Export a trained encoder to files, and read it back.
 
-Takes a trained state, gives a folder of three files: `weights.safetensors`, `encoder.json`,
-`tokenizer.json`. Nothing in it is a pickle, and reading it needs torch but no ray.
+An exported encoder is a folder of three files: `weights.safetensors`, `encoder.json` (the card) and
+`tokenizer.json`. None of them is a pickle, and reading them needs torch but not ray.
 """
 
 import json
@@ -27,45 +26,44 @@ from clue_ray.storage.place import is_uri
 from clue_ray.storage.sync import node_folder
 from clue_ray.training.checkpoints import load_state
 
-FOLDER = "encoder"
-"""Name of the exported encoder's folder within its run's."""
-FILES = ("weights.safetensors", "tokenizer.json", "encoder.json")
+ENCODER_FOLDER = "encoder"
+"""Name of the folder of an exported encoder, within the folder of its run."""
+ENCODER_FILES = ("weights.safetensors", "tokenizer.json", "encoder.json")
 
 
 class EncoderCard(Spec):
-    """What an exported encoder is: encoder.json."""
+    """The description of an exported encoder, stored as encoder.json."""
 
     format: int = Field(1, ge=1, le=1)
     run_id: str
     run: RunSpec
-    "the run that trained it, shape and history length included"
+    "the run that trained it, with the model's shape and the sequence length"
     corpus_digest: str
     services: tuple[str, ...]
-    "those it was trained on; any other is read under the shared guide token"
+    "services that it was trained on; any other is encoded with the shared guide token"
     vocab_size: int
-    "guide tokens of the services counted, the shared one not"
+    "number of tokens, including the services' guide tokens but not the shared one"
     max_item_tokens: int
-    "tokens of an item's text, guide token not counted"
+    "maximum tokens of an item's text, without the guide token"
     text: str
     "template over the log's columns that made the item text"
     columns: dict[str, str]
-    "the log's names of user_id, service, timestamp, text, where they differed"
+    "the log's names of user_id, service, timestamp and text, where they differ"
     duplicates: Literal["keep", "drop"]
-    "what became of rows that agree in user, service, time and text"
+    "what was done with rows that agree in user, service, time and text"
     split: SplitSpec
-    "which users, and from when on which events, it never saw"
+    "users, and the time from which on events, were held out of its training"
     tokenizer_sha256: str
     weights_sha256: str
 
     @property
     def digest(self) -> str:
-        """12 hex digits over all that decides what it makes of a text."""
+        """Hash of everything that determines the vector of a text, 12 hex digits."""
         return fingerprint(
             [
                 self.run.encoder.model_dump(mode="json"),
                 self.run.sequence_length,
                 self.max_item_tokens,
-                # fmt: skip
                 list(self.services),
                 self.tokenizer_sha256,
                 self.weights_sha256,
@@ -73,8 +71,9 @@ class EncoderCard(Spec):
         )
 
     def build(self) -> Encoder:
-        """Build the model with the weights its training began with."""
+        """Build the model with its initial weights, as before training."""
         train, length = self.run.train, self.run.sequence_length
+        # One more token for the shared guide, and one more per item for its guide token.
         vocabulary = Vocabulary(self.vocab_size + 1, self.max_item_tokens + 1, length)
         return Encoder(
             self.run.encoder, vocabulary, train.temperature, train.seed, train.precision
@@ -82,10 +81,8 @@ class EncoderCard(Spec):
 
 
 @dataclass(frozen=True)
-class Exported:
-    """An exported encoder's contents; small enough to travel to workers that do not see its
-    folder.
-    """
+class ExportedEncoder:
+    """The contents of an exported encoder, to send to workers that cannot read its folder."""
 
     card: EncoderCard
     tokenizer: str
@@ -93,18 +90,19 @@ class Exported:
     weights: dict[str, torch.Tensor]
 
     def model(self) -> Encoder:
-        """Build the trained model, ready to encode; raise StudyError where the weights are
-        another's.
+        """Build the trained model, in evaluation mode.
+
+        Raises:
+            StudyError: the weights do not fit the card.
         """
         model = self.card.build()
         try:
             model.load_state_dict(self.weights)
-        except RuntimeError as error:  # of many lines, one a tensor
+        except RuntimeError as error:  # a heading, then one line per tensor
             first = str(error).splitlines()[1].strip() if "\n" in str(error) else str(error)
             raise StudyError(
                 f"The weights of encoder {self.card.run_id} do not fit its encoder.json ({first}); "
-                f"delete the folder, "
-                "and it is exported again from the run's last checkpoint."
+                "delete the folder to export it again from the run's last checkpoint."
             ) from None
         return model
 
@@ -112,9 +110,7 @@ class Exported:
 def export_encoder(
     folder: Path, weights: dict[str, torch.Tensor], run: RunSpec, run_id: str, corpus: Corpus
 ) -> None:
-    """Write a trained encoder; its card last, because its presence means that the folder is
-    whole.
-    """
+    """Write a trained encoder; the card is last, because it marks the folder as complete."""
     spec = corpus.manifest["spec"]
     with atomic_write(folder / "weights.safetensors") as temporary:
         safetensors.torch.save_file(
@@ -142,29 +138,30 @@ def export_encoder(
 
 
 def export_run(folder: Path, place: str | Path, run: RunSpec, run_id: str, corpus: Corpus) -> None:
-    """Export the last state of a finished run into its folder; a run whose states are gone leaves
-    no encoder.
+    """Export the last checkpoint of a finished run into the run's folder, if it still has one.
 
     Args:
-        folder: the run's.
-        place: folder or URI of the run's states.
+        folder: folder of the run.
+        place: folder or URI of the run's checkpoints.
     """
     state = load_state(place)
     if state is not None and state.get("run_id") == run_id:
-        export_encoder(folder / FOLDER, state["model"], run, run_id, corpus)
+        export_encoder(folder / ENCODER_FOLDER, state["model"], run, run_id, corpus)
 
 
-def read_encoder(path: str | Path) -> Exported:
-    """Read an exported encoder: its own folder, or folder or URI of the run that left it.
+def read_encoder(path: str | Path) -> ExportedEncoder:
+    """Read an exported encoder from its own folder, or from the folder or URI of its run.
 
-    A finished run that left none is exported first, from its last checkpoint.
+    A finished run on disk without an exported encoder is exported first, from its last checkpoint.
 
     Raises:
-        StudyError: there is none, or a file of it is damaged.
+        StudyError: there is no encoder, or one of its files is damaged.
     """
     if is_uri(path):
         with tempfile.TemporaryDirectory(dir=node_folder("work")) as fetched:
-            fetch_files(str(path), [f"{FOLDER}/{name}" for name in FILES], Path(fetched))
+            fetch_files(
+                str(path), [f"{ENCODER_FOLDER}/{name}" for name in ENCODER_FILES], Path(fetched)
+            )
             return read_encoder(fetched)
     folder = find_encoder(Path(path))
     card = read_card(folder)
@@ -176,44 +173,50 @@ def read_encoder(path: str | Path) -> Exported:
         if found != expected:
             raise StudyError(
                 f"Encoder file {folder / name} is damaged (sha256 {found[:12]}, expected "
-                f"{expected[:12]}); delete the "
-                "folder, and it is exported again from the run's last checkpoint."
+                f"{expected[:12]}); delete the folder to export it again from the run's last "
+                "checkpoint."
             )
     tokenizer = (folder / "tokenizer.json").read_text(encoding="utf-8")
     if Tokenizer.from_str(tokenizer).get_vocab_size() + len(card.services) != card.vocab_size:
         raise StudyError(
             f"Encoder {folder} has another vocabulary than its tokenizer; export it again."
         )
-    return Exported(card, tokenizer, safetensors.torch.load_file(folder / "weights.safetensors"))
+    return ExportedEncoder(
+        card, tokenizer, safetensors.torch.load_file(folder / "weights.safetensors")
+    )
 
 
 def read_card(path: str | Path) -> EncoderCard:
-    """Read what an exported encoder is, not its weights; from where `read_encoder` finds it.
+    """Read the card of an exported encoder, without its weights; `path` as in `read_encoder`.
 
     Raises:
-        StudyError: there is none.
+        StudyError: there is no encoder, or its card is damaged.
     """
     if is_uri(path):
-        content = read_file(str(path), f"{FOLDER}/encoder.json")
+        content = read_file(str(path), f"{ENCODER_FOLDER}/encoder.json")
         if content is None:
             raise StudyError(
-                f"{path} holds no encoder (no {FOLDER}/encoder.json); give the folder of a "
-                f"finished run."
+                f"{path} holds no encoder (no {ENCODER_FOLDER}/encoder.json); give the folder of a "
+                "finished run."
             )
         try:
             document = json.loads(content)
         except ValueError as error:
             raise StudyError(
-                f"{path}/{FOLDER}/encoder.json is damaged ({error}); export the run again."
+                f"{path}/{ENCODER_FOLDER}/encoder.json is damaged ({error}); export the run again."
             ) from None
-        return EncoderCard.parse(document, f"{path}/{FOLDER}/encoder.json")
+        return EncoderCard.parse(document, f"{path}/{ENCODER_FOLDER}/encoder.json")
     file = find_encoder(Path(path)) / "encoder.json"
     return EncoderCard.parse(read_yaml(file), str(file))
 
 
 def find_encoder(path: Path) -> Path:
-    """Return the folder of an exported encoder, exporting a finished run that has none."""
-    for folder in (path, path / FOLDER):
+    """Return the folder of an exported encoder; export a finished run that has none yet.
+
+    Raises:
+        StudyError: the path holds neither an encoder nor a finished run.
+    """
+    for folder in (path, path / ENCODER_FOLDER):
         if (folder / "encoder.json").is_file():
             return folder
     if (path / "owner.json").is_file():
@@ -221,13 +224,14 @@ def find_encoder(path: Path) -> Path:
     if not (path / "record.json").is_file():
         raise StudyError(
             f"{path} holds no encoder (no encoder.json, no record.json); give the folder of a "
-            f"finished run."
+            "finished run."
         )
-    _export_later(path)
-    return path / FOLDER
+    _export_finished(path)
+    return path / ENCODER_FOLDER
 
 
 def _best_run(study: Path) -> str:
+    """Return the folder of a study's run with the lowest loss, as an example for a message."""
     records = [
         read_yaml(file) | {"path": str(file.parent)} for file in study.glob("runs/*/record.json")
     ]
@@ -238,8 +242,8 @@ def _best_run(study: Path) -> str:
     return str(best["path"])
 
 
-def _export_later(path: Path) -> None:
-    """Export a run that ended without, from its last checkpoint and its study's corpus."""
+def _export_finished(path: Path) -> None:
+    """Export the encoder of a finished run from its last checkpoint and its study's corpus."""
     record: dict[str, Any] = read_yaml(path / "record.json")
     if record["status"] != "done":
         raise StudyError(f"Run {path} is {record['status']}; give the folder of a finished run.")
@@ -247,13 +251,13 @@ def _export_later(path: Path) -> None:
     corpus = open_corpus(read_yaml(path.parent.parent / "corpus.json")["path"], verify=False)
     if corpus.digest != record["corpus_digest"]:
         raise StudyError(
-            f"The corpus at {corpus.path} is another than {path} was trained on; prepare that one "
-            f"again."
+            f"The corpus at {corpus.path} is not the one that {path} was trained on; prepare that "
+            "one again."
         )
     export_run(path, path / "checkpoints", run, record["run_id"], corpus)
-    if not (path / FOLDER / "encoder.json").exists():
+    if not (path / ENCODER_FOLDER / "encoder.json").exists():
         raise StudyError(
-            f"Run {path} left neither an encoder nor a checkpoint here; copy its folder {FOLDER} "
-            f"from the study's "
-            "storage where it has one, or run the study again with another output."
+            f"Run {path} has neither an encoder nor a checkpoint here; copy its folder "
+            f"{ENCODER_FOLDER} from the study's storage if it is there, or run the study again "
+            "with another output."
         )

@@ -8,20 +8,27 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from clue_ray.batches.dropout import (
-    Augmentation,
+    Dropout,
     draw_masks,
-    events_of,
     kept,
     keyed_hash,
-    tokens_of,
 )
-from clue_ray.batches.packing import Windows, count_executed, count_work, pack, recent_windows
+from clue_ray.batches.packing import (
+    Windows,
+    count_executed,
+    count_work,
+    drop_events,
+    gather_events,
+    gather_tokens,
+    pack,
+    recent_windows,
+)
 from clue_ray.batches.sampler import BatchSampler
 from clue_ray.corpus.store import ranges
 from clue_ray.encoder.model import Encoder
 from clue_ray.spec.specs import EncoderSpec, RunSpec, TrainSpec
 
-LEFT_OUT = Augmentation(key=123456789, event_dropout=0.4, token_dropout=0.3)
+LEFT_OUT = Dropout(key=123456789, event_dropout=0.4, token_dropout=0.3)
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +58,7 @@ def test_hash_leaves_out_the_share_asked_for(dropout):
 
 
 def test_events_left_out_equal_a_plain_loop(corpus, windows):
-    found = events_of(corpus, *windows, LEFT_OUT)
+    found = drop_events(gather_events(corpus, windows), windows, LEFT_OUT)
     expected = []
     for start, length in zip(*windows, strict=True):
         hashes = keyed_hash(np.arange(start, start + length), LEFT_OUT.key)
@@ -67,7 +74,7 @@ def test_events_left_out_equal_a_plain_loop(corpus, windows):
 
 def test_tokens_left_out_keep_order_and_guide(corpus):
     items = np.arange(len(corpus.item_lengths))
-    found = tokens_of(corpus, items, LEFT_OUT)
+    found = gather_tokens(corpus, items, LEFT_OUT)
     starts = np.cumsum(found.lengths) - found.lengths
     for item, start, length in zip(items, starts, found.lengths, strict=True):
         whole = corpus.item_tokens[
@@ -82,7 +89,7 @@ def test_tokens_left_out_keep_order_and_guide(corpus):
 
 
 def test_hidden_services_carry_the_shared_guide(corpus, windows):
-    shown, hidden = pack(corpus, windows), pack(corpus, windows, Augmentation(hide_services=True))
+    shown, hidden = pack(corpus, windows), pack(corpus, windows, Dropout(hide_services=True))
     guides = hidden.token_positions == 0
     assert (hidden.tokens[guides] == corpus.shared_guide).all()
     assert torch.equal(hidden.tokens[~guides], shown.tokens[~guides])
@@ -90,21 +97,22 @@ def test_hidden_services_carry_the_shared_guide(corpus, windows):
 
 def test_some_batches_hide_services(corpus):
     sampler = BatchSampler(RunSpec(train=TrainSpec(steps=1, global_batch_size=8)), corpus)
-    hidden = [sampler.augmentation(step).hide_services for step in range(400)]
+    hidden = [sampler.batch(step).dropout.hide_services for step in range(400)]
     assert 20 < sum(hidden) < 65
-    assert len({sampler.augmentation(step).key for step in range(400)}) == 400
+    assert len({sampler.batch(step).dropout.key for step in range(400)}) == 400
 
 
 def test_work_counts_what_stays(corpus, windows):
-    asked, whole = count_work(corpus, windows, 0, LEFT_OUT), count_work(corpus, windows)
+    events = gather_events(corpus, windows)
+    histories = drop_events(events, windows, LEFT_OUT)
+    asked, whole = count_work(corpus, histories, 0, LEFT_OUT), count_work(corpus, events)
     done = count_executed(pack(corpus, windows, LEFT_OUT))
     assert (asked.users, asked.events, asked.events_squared) == (
         done.users,
         done.events,
         done.events_squared,
     )
-    histories = events_of(corpus, *windows, LEFT_OUT)
-    lengths = tokens_of(corpus, histories.values, LEFT_OUT).lengths
+    lengths = gather_tokens(corpus, histories.values, LEFT_OUT).lengths
     assert (asked.tokens, asked.tokens_squared) == (lengths.sum(), (lengths**2).sum())
     assert done.tokens <= asked.tokens < whole.tokens
 

@@ -7,11 +7,11 @@ from clue_ray.batches.packing import (
     Windows,
     count_executed,
     count_work,
+    gather_events,
     pack,
     recent_windows,
-    same_histories,
 )
-from clue_ray.batches.sampler import BatchSampler
+from clue_ray.batches.sampler import BatchSampler, number_histories
 from clue_ray.corpus.store import ranges
 from clue_ray.errors import CorpusError
 from clue_ray.spec.compute import Work
@@ -33,7 +33,7 @@ def owners(corpus, windows):
 
 def test_windows_lie_inside_one_user_and_service(corpus):
     for step in range(20):
-        windows = make_sampler(corpus).windows(step)
+        windows = make_sampler(corpus).batch(step).windows
         users, services, rows = owners(corpus, windows)
         assert (windows.starts + windows.lengths <= corpus.offsets[rows + 1]).all()
         assert (windows.lengths == np.minimum(5, np.diff(corpus.offsets)[rows])).all()
@@ -47,30 +47,30 @@ def test_windows_lie_inside_one_user_and_service(corpus):
 
 def test_a_batch_depends_on_seed_and_step_alone(corpus):
     sampler = make_sampler(corpus)
-    later = sampler.windows(7)
-    sampler.windows(3)
-    again = make_sampler(corpus).windows(7)
+    later = sampler.batch(7).windows
+    assert sampler.batch(3).windows.starts.any()
+    again = make_sampler(corpus).batch(7).windows
     assert np.array_equal(later.starts, again.starts)
-    assert not np.array_equal(later.starts, sampler.windows(8).starts)
+    assert not np.array_equal(later.starts, sampler.batch(8).windows.starts)
 
 
 @pytest.mark.parametrize("workers", [1, 2, 4])
 def test_workers_share_the_global_batch(corpus, workers):
     sampler = make_sampler(corpus)
-    whole = sampler.windows(3)
-    shares = [sampler.share(whole, rank, workers) for rank in range(workers)]
+    batch = sampler.batch(3)
+    shares = [batch.rows_of(rank, workers) for rank in range(workers)]
     for half in (0, 1):
-        joined = np.concatenate([np.array_split(share.starts, 2)[half] for share in shares])
-        assert np.array_equal(joined, np.array_split(whole.starts, 2)[half])
+        joined = np.concatenate([np.array_split(share, 2)[half] for share in shares])
+        assert joined.tolist() == list(range(16 * half, 16 * (half + 1)))
 
 
 def test_one_service_alone_halves_a_history(corpus):
     train = TrainSpec(steps=1, global_batch_size=16, same_service=0.4)
     sampler = BatchSampler(RunSpec(train=train, sequence_length=3), corpus)
-    alone = [step for step in range(200) if sampler.is_one_service(step)]
+    alone = [step for step in range(200) if sampler.batch(step).is_one_service]
     assert 55 < len(alone) < 105
     for step in alone[:10]:
-        windows = sampler.windows(step)
+        windows = sampler.batch(step).windows
         users, services, rows = owners(corpus, windows)
         assert (users[:16] == users[16:]).all()
         assert len(set(users[:16])) == 16
@@ -84,7 +84,7 @@ def test_one_service_alone_halves_a_history(corpus):
         assert (recent.lengths <= 3).all()
         assert (recent.lengths - before.lengths <= 1).all()
         assert before.lengths.all()
-    assert not any(make_sampler(corpus).is_one_service(step) for step in range(50))
+    assert not any(make_sampler(corpus).batch(step).is_one_service for step in range(50))
 
 
 def test_smaller_corpus_is_nested(corpus):
@@ -102,7 +102,7 @@ def test_batch_larger_than_the_corpus_is_refused(corpus):
 
 
 def test_pack_keeps_every_event(corpus):
-    windows = make_sampler(corpus).windows(0)
+    windows = make_sampler(corpus).batch(0).windows
     packed = pack(corpus, windows)
     assert packed.tokens.shape == packed.token_positions.shape
     item_lengths = np.concatenate([[length] * count for count, length in packed.item_groups])
@@ -127,8 +127,9 @@ def item_bounds(corpus, item):
 
 
 def test_distinct_items_are_encoded_once(corpus):
-    windows = make_sampler(corpus).windows(0)
-    asked, done = count_work(corpus, windows), count_executed(pack(corpus, windows))
+    windows = make_sampler(corpus).batch(0).windows
+    asked = count_work(corpus, gather_events(corpus, windows))
+    done = count_executed(pack(corpus, windows))
     distinct = np.unique(corpus.events[ranges(*windows)])
     assert done.tokens == corpus.item_lengths[distinct].sum() < asked.tokens
     assert (done.users, done.events, done.events_squared) == (
@@ -148,7 +149,7 @@ def test_work_by_hand(corpus):
     expected = Work(
         2, len(flat), sum(len(h) ** 2 for h in lengths), sum(flat), sum(n * n for n in flat)
     )
-    assert count_work(corpus, windows) == expected
+    assert count_work(corpus, gather_events(corpus, windows)) == expected
 
 
 def test_empty_history_is_refused(corpus):
@@ -160,7 +161,8 @@ def test_empty_history_is_refused(corpus):
 def test_users_with_the_same_items_share_a_number(corpus):
     stretches = [(0, 4), (10, 3), (0, 4), (20, 2), (30, 3), (11, 3), (30, 3), (20, 2)]
     starts, lengths = (np.array(side) for side in zip(*stretches, strict=True))
-    numbers = same_histories(corpus, Windows(starts, lengths))
+    events = gather_events(corpus, Windows(starts, lengths))
+    numbers = number_histories(events, len(corpus.item_lengths))
     items = [set(corpus.events[start : start + length].tolist()) for start, length in stretches]
     alike = [
         [items[i] == items[j] and items[i + 4] == items[j + 4] for j in range(4)] for i in range(4)

@@ -109,7 +109,7 @@ def test_mistakes_before_ray_starts(run_cli, planted_log, write_study, tmp_path,
         assert_mistake(run_cli("run", study, "--address", taken), "no Ray answers there")
     assert_mistake(
         run_cli("run", study, "--output", tmp_path / "list.yaml"),
-        "list.yaml is or lies in a file; choose",
+        "list.yaml is a file or lies in one; choose",
     )
     sizes = write_study(planted_log, axes={"encoder.size": [["xs", 0.003]]})
     assert_mistake(run_cli("plan", sizes), "encoder size ['xs', 0.003] is no rung of the ladder")
@@ -154,7 +154,7 @@ def test_mistakes_of_the_study(run_cli, ray_session, planted_log, write_study, t
             {"corpus": {"events": str(planted_log), "text": "{name}"}},
             "no column 'name'; columns found are 'user_id'",
         ),
-        ({"corpus": str(tmp_path / "nothing")}, "holds no prepared corpus"),
+        ({"corpus": str(tmp_path / "nothing")}, "is not a prepared corpus"),
     ]:
         assert_mistake(run_cli("run", write_study(planted_log, **changes), "--output", out), *words)
     assert not (out / "tiny").exists()
@@ -243,10 +243,10 @@ def test_module_runs_as_a_program():
         (["log.csv", "--spec", "spec.yaml"], "both as arguments and in spec.yaml"),
         (["a=log.csv", "log.csv"], "name a service before each"),
         (["log.csv", "--output", "file"], "file is a file"),
-        (["log.csv", "--output", "file/sub"], "cannot be made"),
-        (["log.csv", "--output", "full"], "holds other files than a corpus"),
+        (["log.csv", "--output", "file/sub"], "cannot be created"),
+        (["log.csv", "--output", "full"], "has files but is not a corpus"),
         (["log.csv", "--spec", "none.yaml"], "YAML file none.yaml does not exist"),
-        (["semicolons.csv"], "separated by commas"),
+        (["semicolons.csv"], "by commas"),
         (["twice.csv"], "2 columns 'text'"),
         (["utf16.csv"], "UTF-16"),
     ],

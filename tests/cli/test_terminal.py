@@ -10,7 +10,7 @@ from rich.console import Console
 from clue_ray.cli.main import main
 from clue_ray.cli.terminal import render_runs, select_runs
 from clue_ray.errors import ClueRayError, RunsError
-from clue_ray.runs import RunRecord, read_current_runs
+from clue_ray.runs import read_current_runs
 from clue_ray.storage.files import write_json
 from clue_ray.study.directory import StudyDirectory
 from tests.study.planning import plan
@@ -29,7 +29,7 @@ def write_under_way(corpus, folder, count, ended):
             else {"status": "done", "loss": 9.0 - index}
         )
         StudyDirectory(folder).write_run(
-            run.run, RunRecord(**run.known, **status, train_flops=float(index)), []
+            run.run, run.description.to_record(**status, train_flops=float(index)), []
         )
     return planned
 
@@ -98,7 +98,7 @@ def test_a_table_of_other_origin_is_shown_too(tmp_path):
 
 def test_runs_under_way_read_as_the_table_written_at_the_end(corpus, tmp_path):
     planned = write_under_way(corpus, tmp_path, 5, 5)
-    written = StudyDirectory(tmp_path).collect([r.known for r in planned.runs])
+    written = StudyDirectory(tmp_path).collect([r.description for r in planned.runs])
     assert json.loads(written.table.to_json()) == json.loads(
         read_current_runs(tmp_path).table.to_json()
     )

@@ -25,7 +25,7 @@ from ray.autoscaler._private.kuberay.autoscaling_config import (
 from ray.autoscaler._private.util import prepare_config, validate_config
 
 from clue_ray.cli.main import app
-from clue_ray.cluster.placement import slots_of
+from clue_ray.cluster.placement import count_workers_on
 from clue_ray.spec.specs import ResourcesSpec, RunSpec, TrainSpec
 from clue_ray.study.tune import trial_resources
 from tests.manifests import (
@@ -52,7 +52,7 @@ ASKED = [
     ResourcesSpec(gpus_per_worker=1, cpus_per_worker=8),
     ResourcesSpec(gpus_per_worker=1, cpus_per_worker=8, workers=8),
 ]
-"""What studies ask for: cores, shares of GPUs, GPUs; alone and in gangs."""
+"""What studies ask for: cores, shares of GPUs, GPUs; for runs of one worker and of several."""
 
 
 @pytest.fixture(scope="module", params=MANIFESTS)
@@ -186,7 +186,9 @@ def check_nodes(kinds: dict[str, dict[str, Any]]) -> None:
         assert any(all(node.get(name, 0) >= n for name, n in holds.items()) for node in offered), (
             holds
         )
-        assert sum(slots_of(resources, node) for node in offered) >= resources.workers, resources
+        assert sum(count_workers_on(node, resources) for node in offered) >= resources.workers, (
+            resources
+        )
     (head,) = (kind for kind in kinds.values() if "trial_slot" in kind["resources"])
     assert head["resources"]["CPU"] == 0
     assert head["resources"]["trial_slot"] >= 8
@@ -298,7 +300,7 @@ def test_the_jobs_command_is_one_of_ours():
 def check_versions(document: dict[str, Any]) -> None:
     """Refuse another version of Ray or of the package than this one."""
     found = list(images(document))
-    assert found and {image.rpartition(":")[2] for image in found} == {VERSION}, found
+    assert {image.rpartition(":")[2] for image in found} == {VERSION}, found
     if "kind" in document:
         assert cluster_of(document)["rayVersion"] == ray.__version__
 

@@ -1,10 +1,10 @@
-"""Where runs find room, and how long they then take."""
+"""How many workers and runs fit on nodes, and how long the runs take."""
 
 import itertools
 
 import pytest
 
-from clue_ray.cluster.placement import makespan, multi_worker_runs_at_once, worker_slots
+from clue_ray.cluster.placement import count_workers, makespan, multi_worker_concurrency
 from clue_ray.errors import ClusterError
 from clue_ray.spec.specs import ResourcesSpec, StudySpec
 from clue_ray.study.planner import check_cluster, check_nodes
@@ -29,14 +29,14 @@ from tests.study.test_progress import make_plan
         ({"gpus_per_worker": 1}, [{"CPU": 64}, {"CPU": 1, "GPU": 8}], 1),
     ],
 )
-def test_workers_find_cores_and_gpus_on_one_node(resources, nodes, expected):
-    assert worker_slots(ResourcesSpec(**resources), nodes) == expected
+def test_a_worker_runs_on_one_node(resources, nodes, expected):
+    assert count_workers(ResourcesSpec(**resources), nodes) == expected
 
 
-def test_gangs_wait_for_all_their_workers_and_a_slot():
-    assert multi_worker_runs_at_once(4, 9, [{"trial_slot": 64}]) == 2
-    assert multi_worker_runs_at_once(2, 9, [{"trial_slot": 3}]) == 3
-    assert multi_worker_runs_at_once(4, 2, [{"trial_slot": 3}]) == 1
+def test_runs_of_several_workers_wait_for_all_their_workers_and_a_slot():
+    assert multi_worker_concurrency(4, 9, [{"trial_slot": 64}]) == 2
+    assert multi_worker_concurrency(2, 9, [{"trial_slot": 3}]) == 3
+    assert multi_worker_concurrency(4, 2, [{"trial_slot": 3}]) == 1
 
 
 def test_makespan_is_that_of_the_longest_first():
@@ -50,7 +50,7 @@ def test_makespan_is_that_of_the_longest_first():
         for n in range(8)
         for side in itertools.combinations(seconds, n)
     )
-    assert best <= makespan(seconds, 2) <= best * 7 / 6  # Graham's bound for two lanes
+    assert best <= makespan(seconds, 2) <= best * 7 / 6  # Graham's bound for two concurrent runs
 
 
 def test_what_no_node_holds_is_refused_with_the_arithmetic():

@@ -1,4 +1,4 @@
-"""Preparation with real Ray Data: exact, the same bytes every time, and refused in one sentence."""
+"""Build corpora with Ray Data: exact, byte-identical, and with one-sentence errors."""
 
 import errno
 import shutil
@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 from tokenizers import Tokenizer
 
-from clue_ray.corpus import build as prepare
+from clue_ray.corpus import build
 from clue_ray.corpus.build import build_corpus
 from clue_ray.corpus.logs.reading import plan_reading
 from clue_ray.corpus.planted import PlantedSpec
@@ -26,9 +26,9 @@ pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_session")]
 
 @pytest.fixture(scope="module", autouse=True)
 def few_partitions():
-    """Shuffle into three parts: the shards do not depend on it, and each part costs time."""
+    """Shuffle into three partitions: shards do not depend on it, and each one takes time."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(prepare, "partitions_for", lambda buckets: 3)
+        patch.setattr(build, "partitions_for", lambda buckets: 3)
         yield
 
 
@@ -42,8 +42,7 @@ def prepared(planted_log, ray_session, tmp_path_factory):
 
 
 def sequences(corpus):
-    """Read a corpus's shards and items file by file: (user, service) -> texts and times, most
-    recent first."""
+    """Read the shards of a corpus as (user, service) -> texts and times, most recent first."""
     found = {}
     for file in sorted((corpus.path / "shards").iterdir()):
         texts = pq.read_table(corpus.path / "items" / file.name)["text"].to_pylist()
@@ -78,14 +77,14 @@ def test_same_bytes_whatever_the_files_and_partitions(prepared, planted_log, tmp
     shuffled = table.take(np.random.default_rng(0).permutation(len(table)))
     for part, rows in enumerate(np.array_split(np.arange(len(table)), 3)):
         pq.write_table(shuffled.take(rows), tmp_path / f"{part}.parquet")
-    monkeypatch.setattr(prepare, "partitions_for", lambda cpus: 7)
+    monkeypatch.setattr(build, "partitions_for", lambda cpus: 7)
     again = build_corpus(make_spec(tmp_path), tmp_path / "corpus")
     assert again.digest == prepared.digest
     assert again.manifest["files"] == prepared.manifest["files"]
 
 
 def test_opened_again_not_built_again(prepared, planted_log, monkeypatch):
-    monkeypatch.setattr(prepare, "_write_corpus", lambda *_: pytest.fail("built again"))
+    monkeypatch.setattr(build, "_write_corpus", lambda *_: pytest.fail("built again"))
     assert build_corpus(make_spec(planted_log), prepared.path).digest == prepared.digest
     with pytest.raises(CorpusError, match="another log or spec"):
         build_corpus(make_spec(planted_log, vocab_size=500), prepared.path)
@@ -104,7 +103,7 @@ def test_tokens_follow_the_guide(prepared):
         assert row.text_tokens == len(ids)
 
 
-def test_bad_rows_are_kept_aside_and_counted(planted_log, tmp_path):
+def test_unusable_rows_are_written_and_counted(planted_log, tmp_path):
     frame = pq.read_table(planted_log).to_pandas().astype({"text": object, "user_id": object})
     frame.loc[[3, 5], "text"] = None
     frame.loc[8, "user_id"] = ""
@@ -181,7 +180,7 @@ def test_users_of_one_service_are_kept_and_marked(planted_log, tmp_path):
     )
 
 
-def test_a_given_tokenizer_is_used_as_it_is(prepared, planted_log, tmp_path):
+def test_a_given_tokenizer_is_used(prepared, planted_log, tmp_path):
     given = CorpusSpec(
         events=str(planted_log), split=SPLIT, tokenizer=str(prepared.path / "tokenizer.json")
     )
@@ -229,7 +228,7 @@ def test_profile_equals_the_plain_calculation(prepared, planted_log):
     assert profile["rejected"] == {}
 
 
-def test_a_planted_log_is_known_as_one(prepared):
+def test_a_planted_log_is_recognised(prepared):
     assert PlantedSpec.model_validate_json(prepared.manifest["planted"]).users == 240
 
 
@@ -246,7 +245,7 @@ def test_a_planted_log_is_known_as_one(prepared):
         (lambda f: f.assign(timestamp="once"), "timestamp cannot be read"),
     ],
 )
-def test_hopeless_logs_leave_nothing_behind(planted_log, tmp_path, change, words):
+def test_unusable_logs_leave_nothing_behind(planted_log, tmp_path, change, words):
     change(pq.read_table(planted_log).to_pandas()).to_parquet(tmp_path / "log.parquet")
     out = tmp_path / "out"
     with pytest.raises(EventLogError, match=words) as error:
@@ -255,15 +254,15 @@ def test_hopeless_logs_leave_nothing_behind(planted_log, tmp_path, change, words
     assert list(out.iterdir()) == []
 
 
-def test_full_disk_is_said_before_anything_is_written(planted_log, tmp_path, monkeypatch):
+def test_a_full_disk_is_reported_before_anything_is_written(planted_log, tmp_path, monkeypatch):
     monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10, 10, 0))
-    with pytest.raises(CorpusError, match="No free disk"):
+    with pytest.raises(CorpusError, match="Not enough free disk"):
         build_corpus(make_spec(planted_log), tmp_path / "out" / "corpus")
     assert list((tmp_path / "out").iterdir()) == []
 
 
 @pytest.mark.parametrize(
-    ("trouble", "kind", "words"),
+    ("error", "kind", "words"),
     [
         (OSError(errno.ENOSPC, "No space left on device"), CorpusError, "No free disk at"),
         (
@@ -273,26 +272,26 @@ def test_full_disk_is_said_before_anything_is_written(planted_log, tmp_path, mon
         ),
     ],
 )
-def test_trouble_while_a_worker_writes(planted_log, tmp_path, monkeypatch, trouble, kind, words):
+def test_errors_while_a_worker_writes(planted_log, tmp_path, monkeypatch, error, kind, words):
     def fail(events, plan, place):
-        raise trouble
+        raise error
 
-    monkeypatch.setattr(prepare, "write_partition", fail)
-    with pytest.raises(kind, match=words) as error:
+    monkeypatch.setattr(build, "write_partition", fail)
+    with pytest.raises(kind, match=words) as raised:
         build_corpus(make_spec(planted_log), tmp_path / "out" / "corpus")
-    assert "\n" not in str(error.value)
+    assert "\n" not in str(raised.value)
     assert list((tmp_path / "out").iterdir()) == []
 
 
-def test_a_log_that_grows_meanwhile_is_refused(planted_log, tmp_path, monkeypatch):
-    survey = prepare._survey
+def test_a_log_that_changes_meanwhile_is_an_error(planted_log, tmp_path, monkeypatch):
+    survey = build._survey
 
     def miscount(*arguments):
         found = survey(*arguments)
         found.services["service-a"] -= 1
         return found
 
-    monkeypatch.setattr(prepare, "_survey", miscount)
+    monkeypatch.setattr(build, "_survey", miscount)
     with pytest.raises(EventLogError, match="changed while it was read"):
         build_corpus(make_spec(planted_log), tmp_path / "corpus")
 
@@ -307,8 +306,7 @@ def test_damaged_shard_is_named(prepared, tmp_path):
 
 
 def copy_prepared(prepared, *more):
-    """Stand in for the passes over a log: copy a finished corpus, under the key asked for, to its
-    place and others."""
+    """Replace the passes over a log: copy a finished corpus, with the right key, to some places."""
 
     def write(reading, partial, key):
         for folder in (partial, *more):
@@ -320,14 +318,14 @@ def copy_prepared(prepared, *more):
 
 def test_without_an_output_the_key_names_the_folder(prepared, planted_log, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(prepare, "_write_corpus", copy_prepared(prepared))
+    monkeypatch.setattr(build, "_write_corpus", copy_prepared(prepared))
     made = [build_corpus(make_spec(planted_log, max_item_tokens=n)).path for n in (5, 6, 5)]
-    key = prepare.source_key(plan_reading(make_spec(planted_log, max_item_tokens=5)))
+    key = build.source_key(plan_reading(make_spec(planted_log, max_item_tokens=5)))
     assert made[0] == made[2] == tmp_path / "corpora" / key != made[1]
 
 
 def test_another_process_may_finish_first(prepared, planted_log, tmp_path, monkeypatch):
-    monkeypatch.setattr(prepare, "_write_corpus", copy_prepared(prepared, tmp_path / "corpus"))
+    monkeypatch.setattr(build, "_write_corpus", copy_prepared(prepared, tmp_path / "corpus"))
     assert build_corpus(make_spec(planted_log), tmp_path / "corpus").digest == prepared.digest
     assert [path.name for path in tmp_path.iterdir()] == ["corpus"]
 

@@ -1,5 +1,4 @@
-"""Preparation on other clusters: the same bytes on one core, on eight, and on two nodes; killed, it
-starts again."""
+"""Build corpora on one core, eight cores and two nodes: the same bytes, also after kills."""
 
 import json
 import os
@@ -41,7 +40,7 @@ cluster.shutdown()
 
 @pytest.fixture
 def start(planted_log, tmp_path):
-    """Start a preparation in a process group of its own."""
+    """Start a preparation in its own process group."""
     folders = []
 
     def run(name: str, nodes: int = 1, cpus: int = 2) -> subprocess.Popen:
@@ -138,9 +137,8 @@ def test_same_bytes_on_storage_from_three_nodes_of_which_one_is_killed(
         while not list_files(f"s3://corpora/c/shards{s3_query}") and time.monotonic() < deadline:
             time.sleep(0.1)
         nodes.ask("kill")
-        if (
-            disturbed.wait(timeout=400) != 0
-        ):  # Ray Data's shuffle may have lost what it held: the same command again
+        # Ray Data's shuffle may have lost blocks with the node: run the same command again.
+        if disturbed.wait(timeout=400) != 0:
             assert not holds_corpus(place)
             nodes.ask("add")
             subprocess.run(command, check=True, timeout=400, stderr=subprocess.DEVNULL)

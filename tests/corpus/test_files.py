@@ -1,4 +1,4 @@
-"""Finding a log's files: paths, folders, globs, Hive folders, and a bucket behind a real S3 API."""
+"""Find the files of a log: paths, folders, globs, Hive folders, and a bucket with an S3 API."""
 
 import os
 
@@ -58,23 +58,23 @@ def test_relative_paths_and_odd_names(tmp_path, monkeypatch):
         ("none.parquet", "does not exist"),
         ("*.parquet", "matches no file"),
         ("log.xlsx", "ends in '.xlsx'"),
-        ("empty", "holds no event files"),
+        ("empty", "has no event files"),
         ("ftp://host/log.parquet", "unknown scheme 'ftp'"),
-        ("s3://me:secret@bucket/log.parquet", "holds a password"),
-        ("s3://me:sec/ret@bucket/log.parquet", r"^Event log s3://me:\.\.\. holds a password"),
+        ("s3://me:secret@bucket/log.parquet", "contains a password"),
+        ("s3://me:sec/ret@bucket/log.parquet", r"^Event log s3://me:\.\.\. contains a password"),
         (
             "abfs://c@a/x?client_secret=hush",
-            r"^Event log abfs://c@a/x holds a secret .client_secret.",
+            r"^Event log abfs://c@a/x contains a secret .client_secret.",
         ),
-        ("s3://bucket/x?aws_secret_access_key=hush", "holds a secret"),
-        ("abfs://c@a/x?SharedAccessSignature=hush", "holds a secret"),
+        ("s3://bucket/x?aws_secret_access_key=hush", "contains a secret"),
+        ("abfs://c@a/x?SharedAccessSignature=hush", "contains a secret"),
         (
             "s3://b/x?endpoint_override=http://me:hush@host",
-            r"^Event log s3://b/x holds a secret .endpoint_override.",
+            r"^Event log s3://b/x contains a secret .endpoint_override.",
         ),
     ],
 )
-def test_places_that_give_nothing(tmp_path, place, words):
+def test_places_without_event_files(tmp_path, place, words):
     (tmp_path / "log.xlsx").write_bytes(b"x")
     (tmp_path / "empty").mkdir()
     with pytest.raises(EventLogError, match=words) as error:
@@ -115,7 +115,7 @@ def test_folders_become_columns(tmp_path):
 
 @pytest.fixture(scope="module")
 def bucket(s3_query):
-    """A bucket of a few logs: a path in it to its URI."""
+    """A bucket with a few logs, as a function from a path in it to a URI."""
     store, _ = pyarrow.fs.FileSystem.from_uri(f"s3://logs{s3_query}&allow_bucket_creation=true")
     store.create_dir("logs")
     for n, service in enumerate(("search", "shop")):
@@ -144,13 +144,13 @@ def test_packed_lines_in_a_bucket(bucket):
 @pytest.mark.parametrize(
     ("place", "words"), [("nothing/here.parquet", "does not exist"), ("lines/*.csv", "no file")]
 )
-def test_what_a_bucket_lacks(bucket, place, words):
+def test_missing_keys_of_a_bucket(bucket, place, words):
     with pytest.raises(EventLogError, match=words):
         find_files([bucket(place)])
 
 
 @pytest.mark.parametrize("path", ["x.parquet", "events/", "*.parquet"])
-def test_a_bucket_that_is_not_there(bucket, path):
+def test_a_missing_bucket(bucket, path):
     with pytest.raises(EventLogError, match="the bucket does not exist"):
         find_files([bucket(path).replace("s3://logs", "s3://nologs")])
 
@@ -166,23 +166,23 @@ def test_keys_with_odd_characters(bucket):
     )
 
 
-def test_a_bucket_that_refuses():
-    """A server that answers every request with 403, as S3 does to a stranger."""
+def test_a_bucket_that_denies_access():
+    """A server that answers every request with 403, as S3 does without credentials."""
     import threading
     from http.server import BaseHTTPRequestHandler, HTTPServer
 
-    class Refuse(BaseHTTPRequestHandler):
+    class Deny(BaseHTTPRequestHandler):
         def do_GET(self):
             self.send_response(403)
             self.send_header("Content-Length", "0")
             self.end_headers()
 
-        do_HEAD = do_GET
+        do_HEAD = do_GET  # noqa: N815  (the name that http.server calls)
 
         def log_message(self, *_):
             pass
 
-    server = HTTPServer(("127.0.0.1", 0), Refuse)
+    server = HTTPServer(("127.0.0.1", 0), Deny)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     uri = f"s3://logs/PATH?endpoint_override=127.0.0.1:{server.server_port}&scheme=http&region=us-east-1"
     for path in ("x.parquet", "x/*.csv"):

@@ -1,4 +1,4 @@
-"""Planted logs: drawn as described, and with a floor that a slow calculation confirms."""
+"""Planted logs are drawn as described, and their floor equals a slow calculation."""
 
 import itertools
 import math
@@ -9,7 +9,7 @@ import pytest
 
 from clue_ray.corpus.planted import (
     METADATA_KEY,
-    Planted,
+    PlantedLog,
     PlantedSpec,
     bayes_loss,
     bayes_scores,
@@ -23,7 +23,7 @@ SPEC = PlantedSpec(users=400, services=2, topics=5, concentration=1.0, items_per
 
 
 def test_one_text_belongs_to_one_topic_and_one_service():
-    texts = Planted(SPEC).texts.to_pylist()
+    texts = PlantedLog(SPEC).texts.to_pylist()
     assert len(set(texts)) == 2 * 5 * 6
     events = planted_events(SPEC).to_pandas()
     assert events.groupby("text")["service"].nunique().max() == 1
@@ -37,7 +37,7 @@ def test_one_text_belongs_to_one_topic_and_one_service():
 
 def test_popular_items_follow_zipf():
     events = planted_events(SPEC.model_copy(update={"users": 4000})).to_pandas()
-    index = {text: i for i, text in enumerate(Planted(SPEC).texts.to_pylist())}
+    index = {text: i for i, text in enumerate(PlantedLog(SPEC).texts.to_pylist())}
     rank = events["text"].map(index) % 6
     expected = 1 / np.arange(1, 7)
     assert np.allclose(
@@ -46,8 +46,7 @@ def test_popular_items_follow_zipf():
 
 
 def test_scores_equal_the_definition():
-    """Integrate over a grid of mixtures of two topics: p(a, b) / (p(a) p(b)) for histories of topic
-    sequences."""
+    """Integrate p(a, b) / (p(a) p(b)) over a grid of mixtures of two topics."""
     alpha = 0.7
     grid = (np.arange(200_000) + 0.5) / 200_000
     prior = grid ** (alpha - 1) * (1 - grid) ** (alpha - 1)
@@ -64,8 +63,7 @@ def test_scores_equal_the_definition():
 
 
 def test_floor_of_the_published_setting():
-    """64 topics, concentration 2, 256 candidates: 2.1, 0.57 and 0.07 nats at 4, 8 and 16 events,
-    all histories full."""
+    """64 topics, concentration 2, 256 candidates, full histories: the values in planted.md."""
     spec = PlantedSpec(topics=64, concentration=2.0, events=2000)
     for length, expected in [(4, 2.1), (8, 0.57), (16, 0.07)]:
         assert bayes_loss(spec, length, 256, users=4096) == pytest.approx(expected, abs=0.06)
@@ -81,8 +79,8 @@ def test_floor_falls_with_history_and_rises_with_candidates():
 
 
 def test_no_score_beats_the_floor():
-    """Cosine of topic counts, tempered as well as can be, on the same draws."""
-    planted, rng = Planted(SPEC), np.random.default_rng(0)
+    """Compare with the cosine of topic counts at its best temperature, on the same draws."""
+    planted, rng = PlantedLog(SPEC), np.random.default_rng(0)
     drawn = planted.draw_topics(rng, 400)
     a, b = (drawn.counts(service, 400, 5, 16).astype(float) for service in (0, 1))
     cosine = (a / np.linalg.norm(a, axis=1, keepdims=True)) @ (
@@ -98,7 +96,7 @@ def test_no_score_beats_the_floor():
 
 
 def test_histories_are_cut_to_the_sequence_length():
-    drawn = Planted(SPEC).draw_topics(np.random.default_rng(0), 50)
+    drawn = PlantedLog(SPEC).draw_topics(np.random.default_rng(0), 50)
     whole, cut = (drawn.counts(1, 50, 5, length).sum(axis=1) for length in (10**6, 7))
     assert np.array_equal(cut, np.minimum(whole, 7))
     assert whole.max() > 7

@@ -1,5 +1,4 @@
-"""Reading logs of every format: what is in them, in order, and one sentence for what cannot be
-read."""
+"""Read logs of every format in order, with a one-sentence error for what cannot be read."""
 
 import gzip
 import json
@@ -182,8 +181,8 @@ def test_any_bytes_are_read(value):
     assert len(text) == len(value) if recoded else text.encode() == value
 
 
-def spoil(path, name):
-    """Write a log with one mistake in it."""
+def write_damaged(path, name):
+    """Write a log with one error in it."""
     write(FRAME, path / "log.parquet")
     whole = (path / "log.parquet").read_bytes()
     (path / "log.parquet").unlink()
@@ -210,13 +209,13 @@ def spoil(path, name):
         ("nothing.csv", r"nothing\.csv cannot be read \(Empty CSV file\)"),
         ("nothing.jsonl", r"nothing\.jsonl cannot be read \(it is empty\)"),
         ("ragged.csv", r"ragged\.csv cannot be read .*Row #10: Expected 5 columns, got 2"),
-        ("broken.jsonl", r"broken\.jsonl, line 8 is no JSON"),
+        ("broken.jsonl", r"broken\.jsonl, line 8 is not JSON"),
         ("list.json", r"list\.json, line 1 holds list"),
         ("half.csv.gz", r"half\.csv\.gz cannot be read"),
     ],
 )
-def test_mistakes_are_named(tmp_path, name, words):
-    spoil(tmp_path, name)
+def test_errors_are_located(tmp_path, name, words):
+    write_damaged(tmp_path, name)
     with pytest.raises(EventLogError, match=words) as error:
         events_of(CorpusSpec(events=str(tmp_path)))
     assert "\n" not in str(error.value)
@@ -226,7 +225,7 @@ def test_a_broken_line_far_into_a_file_has_its_number(tmp_path, monkeypatch):
     monkeypatch.setattr(jsonlines, "BLOCK", 300)
     lines = [json.dumps(row) for row in FRAME.to_dict("records")]
     (tmp_path / "log.jsonl").write_text("\n".join([*lines[:33], "oops", *lines[33:]]))
-    with pytest.raises(EventLogError, match=r"line 34 is no JSON"):
+    with pytest.raises(EventLogError, match=r"line 34 is not JSON"):
         events_of(CorpusSpec(events=str(tmp_path)))
 
 
@@ -322,7 +321,7 @@ def test_floats_and_integers_are_the_same_ids(tmp_path):
         (pa.array([5], pa.duration("s")), "holds dur"),
     ],
 )
-def test_columns_of_odd_types_are_refused(tmp_path, values, words):
+def test_columns_of_unsupported_types_are_errors(tmp_path, values, words):
     for column in ("user_id", "timestamp"):
         table = {"user_id": ["u"], "service": ["s"], "timestamp": [1], "text": ["a"]} | {
             column: values

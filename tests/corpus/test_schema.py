@@ -1,4 +1,4 @@
-"""Rows of a log to one schema; every bad row keeps its reason."""
+"""Normalise rows of a log to one schema; every unusable row has a reason."""
 
 import numpy as np
 import pyarrow as pa
@@ -64,13 +64,13 @@ def test_rows_keep_their_reason():
     assert rows[1]["timestamp"] == 1577836801
 
 
-def test_services_are_chosen_and_bad_ones_kept_for_the_count():
+def test_services_are_selected_and_rows_without_one_are_kept():
     rows = normal(LOG, SPEC.model_copy(update={"services": ("x",)})).to_pylist()
     assert [row["service"] for row in rows] == ["x", "x", "x", None, "x", "x"]
     assert [row["row"] for row in rows] == [0, 2, 3, 5, 6, 7]
 
 
-def test_numbers_that_are_dates_and_no_times_are_refused():
+def test_dates_written_as_numbers_are_rejected():
     table = pa.table(
         {"user_id": ["a"], "service": ["s"], "timestamp": [20240131123000], "text": ["t"]}
     )
@@ -134,7 +134,7 @@ def test_numbers_keep_their_digits_as_ids():
         ({"events": 5}, "events"),
     ],
 )
-def test_specs_that_cannot_be_meant(document, words):
+def test_invalid_specs(document, words):
     with pytest.raises(SpecError) as error:
         CorpusSpec.parse(document, "corpus.yaml")
     assert words in str(error.value)

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from clue_ray.corpus import build as prepare
+from clue_ray.corpus import build
 from clue_ray.corpus.logs.reading import plan_reading
 from clue_ray.corpus.profile import ShardTotals
 from clue_ray.corpus.rows import SHARD_COUNTS
@@ -29,7 +29,7 @@ def test_a_changed_log_or_spec_has_another_key(planted_log, tmp_path):
     spec = CorpusSpec(events=str(log))
 
     def key(**changes):
-        return prepare.source_key(plan_reading(spec.model_copy(update=changes)))
+        return build.source_key(plan_reading(spec.model_copy(update=changes)))
 
     first = key()
     assert first == key() == key(events=str(tmp_path / "*.parquet"))
@@ -61,7 +61,7 @@ def test_debris_of_a_killed_preparation_is_removed(planted_log, tmp_path):
     elsewhere = tmp_path / f".corpus.another-host.{ended.pid}.partial"
     for folder in (dead, alive, elsewhere):
         (folder / "shards").mkdir(parents=True)
-    prepare.remove_debris(target)
+    build.remove_debris(target)
     assert not dead.exists()
     assert alive.exists()
     assert elsewhere.exists()
@@ -113,8 +113,8 @@ def test_shards_grow_in_number_and_not_in_size():
     ]
 
 
-@pytest.mark.parametrize("fate", ["keep", "drop"])
-def test_repeated_rows_are_counted_and_kept_or_dropped(tmp_path, fate):
+@pytest.mark.parametrize("duplicates", ["keep", "drop"])
+def test_repeated_rows_are_counted_and_kept_or_dropped(tmp_path, duplicates):
     rows = [
         ("u", 0, 5.0, "a"),
         ("u", 0, 5.0, "a"),
@@ -124,14 +124,14 @@ def test_repeated_rows_are_counted_and_kept_or_dropped(tmp_path, fate):
     ] * 2
     events = pa.table([*map(list, zip(*rows, strict=True)), [3] * len(rows)], schema=BUCKETED)
     tokenizer = train_tokenizer(["a", "b"], 257).to_str()
-    spec = CorpusSpec(events="x", duplicates=fate)
+    spec = CorpusSpec(events="x", duplicates=duplicates)
     counts = write_shards(events, ShardPlan(spec, tmp_path, ("s", "t"), tokenizer, 4)).to_pylist()[
         0
     ]
     assert (counts["rows"], counts["duplicates"]) == (10, 6)
     lengths = pq.read_table(tmp_path / "shards" / "shard-00003.parquet")["items"].to_pylist()
     assert lengths == (
-        [[0] * 4 + [1] * 2 + [0] * 2, [2] * 2] if fate == "keep" else [[0, 1, 0], [2]]
+        [[0] * 4 + [1] * 2 + [0] * 2, [2] * 2] if duplicates == "keep" else [[0, 1, 0], [2]]
     )
 
 
@@ -153,5 +153,5 @@ def test_a_cut_in_time_must_cut(tmp_path, rows, words):
     plan = ShardPlan(spec, tmp_path, ("s", "t"), train_tokenizer(["a"], 257).to_str(), 4)
     totals.add(write_shards(events, plan).to_pylist())
     with pytest.raises(EventLogError, match=words) if words else nullcontext():
-        prepare._check_cut(totals, spec)
+        build._check_cut(totals, spec)
     assert totals.totals["later"] == sum(time >= 1_577_836_800 for _, _, time, _ in rows)

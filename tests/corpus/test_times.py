@@ -1,4 +1,4 @@
-"""Timestamps of every kind, told apart and checked."""
+"""Timestamps of every kind are recognised and converted."""
 
 from datetime import date, datetime
 

@@ -1,5 +1,4 @@
-"""Tokenizers: every text comes back, the same texts give the same tokenizer, a foreign one is
-refused."""
+"""Tokenizers preserve every text and are deterministic; unsuitable ones are errors."""
 
 import json
 
@@ -52,11 +51,11 @@ def test_order_of_arrival_does_not_matter():
 
 @settings(max_examples=20)
 @given(st.lists(st.sampled_from(TEXTS), min_size=1, max_size=30), st.integers(1, 6))
-def test_remembered_items_equal_fresh_ones(texts, max_item_tokens):
-    remembering = ItemTokenizer(TOKENIZER, max_item_tokens, limit=5)
+def test_cached_items_equal_fresh_ones(texts, max_item_tokens):
+    caching = ItemTokenizer(TOKENIZER, max_item_tokens, limit=5)
     for chunk in (texts[: len(texts) // 2 + 1], texts, texts[::-1]):
         guides = np.arange(len(chunk)) % 2
-        found = remembering(chunk, guides)
+        found = caching(chunk, guides)
         for row, text in enumerate(chunk):
             ids = TOKENIZER.encode(text).ids
             assert found.tokens[row].as_py() == [
@@ -87,10 +86,10 @@ def words_only() -> str:
         (None, "does not exist"),
         (json.dumps({"vocab": ["a", "b"]}), "cannot be read"),
         ("PK\x03\x04", "cannot be read"),
-        (words_only(), "does not give back every text"),
+        (words_only(), "loses part of some texts"),
     ],
 )
-def test_foreign_tokenizers_are_refused(tmp_path, content, words):
+def test_unsuitable_tokenizers_are_errors(tmp_path, content, words):
     path = tmp_path / "t.json"
     if content is not None:
         path.write_text(content)

@@ -14,7 +14,7 @@ from tests.gloo import on_workers
 
 USERS, WIDTH = 16, 6
 LOGIT = torch.tensor([5.0, -2.0], dtype=torch.float64)
-SAME = torch.tensor([0, 1, 2, 3, 1, 5, 6, 7, 8, 9, 10, 1, 12, 13, 14, 8])
+DUPLICATE_IDS = torch.tensor([0, 1, 2, 3, 1, 5, 6, 7, 8, 9, 10, 1, 12, 13, 14, 8])
 """Users 1, 4 and 11 saw the same items, and so did 8 and 15."""
 
 
@@ -29,13 +29,17 @@ def encode(features, weight):
     return F.normalize(features @ weight, dim=-1)
 
 
-def reference_gradient(objective="info_nce", same=None):
+def reference_gradient(objective="info_nce", duplicate_ids=None):
     """The loss in one process, written out pair by pair."""
     (first, second), weight = inputs()
     weight.requires_grad_()
     logits = LOGIT[0] * encode(first, weight) @ encode(second, weight).T
     rival = [
-        [i == j or same is None or same[i] != same[j] for j in range(USERS)] for i in range(USERS)
+        [
+            i == j or duplicate_ids is None or duplicate_ids[i] != duplicate_ids[j]
+            for j in range(USERS)
+        ]
+        for i in range(USERS)
     ]
     loss = torch.zeros((), dtype=torch.float64)
     for i in range(USERS):
@@ -52,7 +56,7 @@ def reference_gradient(objective="info_nce", same=None):
     return loss.item(), weight.grad.numpy()
 
 
-def wrong_no_gradient(a, b, logit, same):
+def wrong_no_gradient(a, b, logit, duplicate_ids):
     """Gather without gradient: the loss is right, the gradient is not."""
     parts = (
         [torch.empty_like(a) for _ in range(dist.get_world_size())],
@@ -67,7 +71,7 @@ def wrong_no_gradient(a, b, logit, same):
     ) / 2
 
 
-def wrong_own_negatives(a, b, logit, same):
+def wrong_own_negatives(a, b, logit, duplicate_ids):
     """Each worker scores only its own users: fewer negatives."""
     target = torch.arange(len(a))
     return (
@@ -75,11 +79,11 @@ def wrong_own_negatives(a, b, logit, same):
     ) / 2
 
 
-def in_blocks(a, b, logit, same):
+def in_blocks(a, b, logit, duplicate_ids):
     """The loss with three rows of logits at a time."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(losses, "ROWS", 3)
-        return info_nce(a, b, logit, same)
+        return info_nce(a, b, logit, duplicate_ids)
 
 
 LOSSES = {
@@ -94,12 +98,14 @@ def shares_of(rank, world_size, cases):
     return [share_of(rank, world_size, *case) for case in cases]
 
 
-def share_of(rank, world_size, name, same):
+def share_of(rank, world_size, name, duplicate_ids):
     """Mean loss and gradient over workers, as DDP makes them."""
     (first, second), weight = inputs()
     weight.requires_grad_()
     mine = slice(rank * USERS // world_size, (rank + 1) * USERS // world_size)
-    loss = LOSSES[name](encode(first[mine], weight), encode(second[mine], weight), LOGIT, same)
+    loss = LOSSES[name](
+        encode(first[mine], weight), encode(second[mine], weight), LOGIT, duplicate_ids
+    )
     loss.backward()
     mean = loss.detach()
     dist.all_reduce(weight.grad)
@@ -113,13 +119,15 @@ def relative_error(found, expected):
 
 @pytest.mark.parametrize("rows", [4096, 5])
 @pytest.mark.parametrize("objective", OBJECTIVES)
-@pytest.mark.parametrize("same", [None, SAME], ids=["all differ", "duplicates"])
-def test_one_process_equals_the_formula_in_blocks_too(objective, same, rows, monkeypatch):
+@pytest.mark.parametrize("duplicate_ids", [None, DUPLICATE_IDS], ids=["all differ", "duplicates"])
+def test_one_process_equals_the_formula_in_blocks_too(objective, duplicate_ids, rows, monkeypatch):
     monkeypatch.setattr(losses, "ROWS", rows)
-    loss, gradient = reference_gradient(objective, same)
+    loss, gradient = reference_gradient(objective, duplicate_ids)
     (first, second), weight = inputs()
     weight.requires_grad_()
-    ours = OBJECTIVES[objective](encode(first, weight), encode(second, weight), LOGIT, same)
+    ours = OBJECTIVES[objective](
+        encode(first, weight), encode(second, weight), LOGIT, duplicate_ids
+    )
     ours.backward()
     assert ours.item() == pytest.approx(loss, abs=1e-12)
     assert relative_error(weight.grad.numpy(), gradient) < 1e-12
@@ -128,17 +136,17 @@ def test_one_process_equals_the_formula_in_blocks_too(objective, same, rows, mon
 def test_duplicates_would_be_negatives_of_each_other():
     (first, second), weight = inputs()
     vectors = encode(first, weight), encode(second, weight)
-    assert info_nce(*vectors, LOGIT) > info_nce(*vectors, LOGIT, SAME) + 1e-3
+    assert info_nce(*vectors, LOGIT) > info_nce(*vectors, LOGIT, DUPLICATE_IDS) + 1e-3
 
 
 @pytest.mark.parametrize("world_size", [2, 4])
 def test_workers_equal_one_process_and_wrong_ways_do_not(world_size):
     cases = [
         ("info_nce", None),
-        ("info_nce", SAME),
-        ("in blocks", SAME),
+        ("info_nce", DUPLICATE_IDS),
+        ("in blocks", DUPLICATE_IDS),
         ("sigmoid", None),
-        ("sigmoid", SAME),
+        ("sigmoid", DUPLICATE_IDS),
     ]
     wrong = [("no gradient", None), ("own negatives", None)]
     found = on_workers(world_size, shares_of, cases + wrong)

@@ -1,5 +1,4 @@
-"""Studies as jobs: what is refused before anything is uploaded, and a real submission to a real job
-server."""
+"""Studies as jobs: checks before anything is uploaded, and a real submission to a job server."""
 
 import json
 import os
@@ -27,7 +26,7 @@ from clue_ray.errors import ClusterError, SpecError, StudyError
 from clue_ray.jobs import shipping, submit
 from clue_ray.jobs.server import check_server
 from clue_ray.jobs.shipping import check_package, check_portable, code_to_ship, copy_study
-from clue_ray.jobs.submit import attempt_of, submit_study
+from clue_ray.jobs.submit import match_attempt, submit_study
 from clue_ray.runs import read_runs
 from clue_ray.spec.specs import read_study
 from clue_ray.study.run import run_study
@@ -86,9 +85,9 @@ def test_a_server_that_runs_what_we_run_is_good(server):
             r"runs Ray 2\.9\.3 on Python \S+, this machine Ray 2\.\S+ on Python 3",
         ),
         (versions(python="3.9.1"), r"on Python 3\.9\.1, this machine"),
-        ({}, r"What answers at \S+/api/version is no Ray dashboard \(status 404\)"),
-        ({"/api/version": (200, "<html>")}, r"is no Ray dashboard \(no JSON\)"),
-        ({"/api/version": (200, {"name": "other"})}, "is no Ray dashboard"),
+        ({}, r"The server at \S+/api/version is not a Ray dashboard \(status 404\)"),
+        ({"/api/version": (200, "<html>")}, r"is not a Ray dashboard \(no JSON\)"),
+        ({"/api/version": (200, {"name": "other"})}, "is not a Ray dashboard"),
         (
             {"/api/version": (401, "no")},
             r"asks for a token, and none was found \(status 401\); set RAY_AUTH_TOKEN",
@@ -123,7 +122,7 @@ def test_a_token_follows_no_redirect(server, monkeypatch):
     )
     other = server.url.replace("127.0.0.1", "localhost")
     server.answers["/api/version"] = (302, "", {"Location": f"{other}/stolen"})
-    with pytest.raises(ClusterError, match=r"is no Ray dashboard \(status 302\)"):
+    with pytest.raises(ClusterError, match=r"is not a Ray dashboard \(status 302\)"):
         check_server(server.url)
     assert [path for path, _ in server.asked] == ["/api/version"]
 
@@ -135,7 +134,7 @@ def test_a_token_follows_no_redirect(server, monkeypatch):
             "http://127.0.0.1:1",
             r"can be reached: tried http://127\.0\.0\.1:1/api/version \(.*refused",
         ),
-        ("ray://head:10001", "is 'ray://head:10001'; give the dashboard's"),
+        ("ray://head:10001", "is 'ray://head:10001'; give the URL of the dashboard"),
         ("http://me:secret@head:8265", "holds a password"),
     ],
 )
@@ -173,7 +172,7 @@ def test_an_address_of_nothing_is_refused(address, words):
             {},
             "abfs://c@a/x?client_secret=hush",
             StudyError,
-            r"^abfs://c@a/x holds a secret \(client_secret\); give it by",
+            r"^abfs://c@a/x holds a secret \(client_secret\); give it through",
         ),
     ],
 )
@@ -189,12 +188,13 @@ def test_code_is_shipped_and_data_is_not(tmp_path):
     package, version = code_to_ship(tmp_path)
     check_package(shipping.PACKAGE)
     code = "import importlib.metadata as m; print(m.version('clue-ray'))"
-    shown = subprocess.run([sys.executable, "-I", "-c", f"import sys; sys.path.insert(0, "
-                                                        f"{str(tmp_path)!r}); {code}"],
-                           capture_output=True, text=True, check=True)  # fmt: skip
+    code = f"import sys; sys.path.insert(0, {str(tmp_path)!r}); {code}"
+    shown = subprocess.run(
+        [sys.executable, "-I", "-c", code], capture_output=True, text=True, check=True
+    )
     assert package.endswith("clue_ray")
     assert shown.stdout.strip() in version
-    (tmp_path / "weights.bin").write_bytes(b"0" * (shipping.MOST_BYTES + 1))
+    (tmp_path / "weights.bin").write_bytes(b"0" * (shipping.MAX_BYTES + 1))
     with pytest.raises(
         ClusterError,
         match=r"holds 10,000,\d+ bytes, more than 10,000,000; move data such as .*weights",
@@ -202,7 +202,7 @@ def test_code_is_shipped_and_data_is_not(tmp_path):
         check_package(tmp_path)
 
 
-def test_tasks_travel_with_their_study_and_their_logs_must_be_found(
+def test_tasks_are_shipped_with_their_study_and_their_logs_must_be_found(
     write_study, planted_log, tmp_path, monkeypatch
 ):
     monkeypatch.chdir(tmp_path)
@@ -221,7 +221,7 @@ def test_tasks_travel_with_their_study_and_their_logs_must_be_found(
         match=r"task next: events log\.parquet is 'log.parquet', a path of this machine's",
     ):
         check_portable(read_study(file), STORAGE)
-    with pytest.raises(SpecError, match=r"transfer names \.\./next.yaml, which cannot travel"):
+    with pytest.raises(SpecError, match=r"transfer names \.\./next.yaml, which cannot be shipped"):
         check_portable(read_study(write_study(planted_log, transfer=["../next.yaml"])), STORAGE)
 
 
@@ -238,10 +238,16 @@ class Jobs:
         self.sent = job
         self.jobs.append(
             SimpleNamespace(
-                submission_id=job["submission_id"], metadata=job["metadata"], status=JobStatus.PENDING, message=None,
-                entrypoint=job["entrypoint"], start_time=len(self.jobs), end_time=None, driver_exit_code=None,
+                submission_id=job["submission_id"],
+                metadata=job["metadata"],
+                status=JobStatus.PENDING,
+                message=None,
+                entrypoint=job["entrypoint"],
+                start_time=len(self.jobs),
+                end_time=None,
+                driver_exit_code=None,
             )
-        )  # fmt: skip
+        )
 
     def get_job_info(self, submission_id):
         return next(job for job in self.jobs if job.submission_id == submission_id)
@@ -272,8 +278,8 @@ def test_a_submission_has_a_stable_name_and_is_not_doubled(write_study, planted_
     elsewhere = submit_study(file, "head", "s3://other/studies")
     changed = submit_study(write_study(planted_log, axes={"sequence_length": [2]}), "head", STORAGE)
     assert len({s.submission_id.split("-")[2] for s in (first, elsewhere, changed)}) == 3
-    assert attempt_of("clue-a", "clue-a-12")[1] == "12"
-    assert not attempt_of("clue-a", "clue-a-b")
+    assert match_attempt("clue-a", "clue-a-12")[1] == "12"
+    assert not match_attempt("clue-a", "clue-a-b")
 
 
 def test_a_job_carries_code_study_and_no_secret(write_study, planted_log, jobs, monkeypatch):
@@ -285,7 +291,7 @@ def test_a_job_carries_code_study_and_no_secret(write_study, planted_log, jobs, 
     assert sent["metadata"]["storage"] == submitted.storage
     assert f"--storage '{STORAGE}?region=r&scheme=http'" in sent["entrypoint"]
     assert set(sent["runtime_env"]) == {"working_dir", "py_modules", "excludes", "env_vars"}
-    assert sent["runtime_env"]["env_vars"] == submit.STOPPING
+    assert sent["runtime_env"]["env_vars"] == submit.STOP_ENVIRONMENT
     assert "hush" not in json.dumps(sent)
     options = sent["entrypoint"].removeprefix("python -m clue_ray ")
     assert options.startswith("run study.yaml --address auto")
@@ -309,7 +315,7 @@ def test_options_of_run_are_passed_on_and_not_dropped(write_study, planted_log, 
     assert len(jobs.jobs) == 1
     refused = CliRunner().invoke(app, [*command, "--grow", "4e12"]).exception
     assert isinstance(refused, ClusterError)
-    assert "is under way without --grow 4000000000000; wait for" in str(refused)
+    assert "is running without --grow 4000000000000; wait for" in str(refused)
 
 
 def test_a_refusal_of_the_job_server_is_one_sentence(write_study, planted_log, jobs, monkeypatch):
@@ -325,7 +331,7 @@ def test_a_refusal_of_the_job_server_is_one_sentence(write_study, planted_log, j
     jobs.jobs.append(
         SimpleNamespace(submission_id="x", metadata={"study": "tiny"})
     )  # another tool's job
-    with pytest.raises(ClusterError, match="head knows no submission of study tiny"):
+    with pytest.raises(ClusterError, match="head has no submission of study tiny"):
         submit.find_submission(write_study(planted_log), "head")
 
 
@@ -343,7 +349,7 @@ def test_a_job_server_that_fails_is_one_sentence(
     monkeypatch.setattr(jobs, asked, fail)
     with pytest.raises(
         ClusterError,
-        match=r"The job server at head did not answer as asked \(ConnectionError\); look",
+        match=r"The job server at head did not answer as expected \(ConnectionError\); look",
     ):
         submit.stop_submission(submit.find_submission(file, "head"))
 
@@ -366,7 +372,7 @@ def test_a_job_is_followed_and_stopped(write_study, planted_log, jobs):
     said.clear()
     with pytest.raises(
         ClusterError,
-        match=r"was lost \(the log ended before the job did\); clue-tiny-\w+ may go on",
+        match=r"was lost \(the log ended before the job did\); clue-tiny-\w+ may still be running",
     ):
         submit.follow_submission(submitted, lambda _: None)
     jobs.stop_job = lambda _: setattr(jobs.jobs[-1], "status", JobStatus.STOPPED)
@@ -444,11 +450,13 @@ def test_a_submitted_study_survives_a_node_and_is_brought_home(write_study, buck
         followed = clue_ray(
             tmp_path, "submit", file, *where, "--storage", bucket.storage, "--follow"
         )
-        assert followed.returncode == 0 and "under way" in followed.stdout, followed.stdout
+        assert followed.returncode == 0, followed.stderr
+        assert "under way" in followed.stdout
         status = json.loads(clue_ray(tmp_path, "submit", file, *where, "--status", "--json").stdout)
         assert (status["submission_id"], status["status"]) == (first["submission_id"], "SUCCEEDED")
         fetched = clue_ray(tmp_path, "submit", file, *where, "--fetch", "--output", "home")
-        assert fetched.returncode == 0 and "Report: " in fetched.stdout, fetched.stderr
+        assert fetched.returncode == 0, fetched.stderr
+        assert "Report: " in fetched.stdout
         caches = [
             disk for disk in nodes.disks() if list(disk.glob("clue-ray-*/corpora/*/corpus.json"))
         ]
@@ -458,7 +466,7 @@ def test_a_submitted_study_survives_a_node_and_is_brought_home(write_study, buck
     home = tmp_path / "home" / "tiny"
     assert (home / "report" / "index.html").exists()
     assert not (home / "tune").exists()
-    assert any("goes on after step" in log.read_text() for log in home.glob("runs/*/log.txt"))
+    assert any("resumes after step" in log.read_text() for log in home.glob("runs/*/log.txt"))
     alone = run_study(read_study(file), tmp_path / "alone").table.drop(columns=CLOCK)
     pd.testing.assert_frame_equal(
         read_runs(home).table.drop(columns=CLOCK), alone, check_dtype=False
@@ -496,7 +504,10 @@ def test_a_cluster_with_a_token_lets_in_who_has_it_and_stops_what_it_runs(
             time.sleep(0.2)
         stopped = json.loads(clue_ray(tmp_path, *job[:4], "--stop", "--json", **ours).stdout)
         assert (stopped["submission_id"], stopped["status"]) == (first["submission_id"], "STOPPED")
-        ask = "import sys, ray.util.state as s; print({g.state for g in s.list_placement_groups(sys.argv[1])})"
+        ask = (
+            "import sys, ray.util.state as s;"
+            "print({g.state for g in s.list_placement_groups(sys.argv[1])})"
+        )
         asked = [sys.executable, "-c", ask, nodes.dashboard]
         groups = subprocess.run(
             asked, env={**os.environ, **ours}, capture_output=True, text=True, timeout=120
@@ -510,5 +521,5 @@ def test_a_cluster_with_a_token_lets_in_who_has_it_and_stops_what_it_runs(
     left = pyarrow.fs.FileSelector("lake/team/tiny", recursive=True)
     names = [info.base_name for info in bucket.store.get_file_info(left)]
     assert "runs.csv" in names
-    assert ".claim.json" not in names
+    assert ".lease.json" not in names
     assert kept(bucket.store)

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from clue_ray.runs import COLUMNS, Runs
+from clue_ray.runs import RUN_COLUMNS, Runs
 
 HOSTILE = '<script>alert("x")</script> | `"'
 STUDY = """\
@@ -32,7 +32,7 @@ def planted(runs: int = 9) -> pd.DataFrame:
     ):
         flops = 6.0 * params[size] * 400 * 64 * length * 24
         rows.append(
-            dict.fromkeys(COLUMNS)
+            dict.fromkeys(RUN_COLUMNS)
             | {
                 "run_id": f"{number:012x}",
                 "status": "done",
@@ -67,7 +67,7 @@ def planted(runs: int = 9) -> pd.DataFrame:
     rows.append(
         rows[0] | lost | {"run_id": "lost1", "status": "diverged", "error": "nan at step 7"}
     )
-    return pd.DataFrame(rows, columns=COLUMNS)
+    return pd.DataFrame(rows, columns=RUN_COLUMNS)
 
 
 def write_study(directory: Path, table: pd.DataFrame) -> Path:

@@ -11,7 +11,7 @@ import pytest
 
 from clue_ray.errors import RunsError, StudyError
 from clue_ray.report.browse import Server
-from clue_ray.runs import COLUMNS
+from clue_ray.runs import RUN_COLUMNS
 from tests.report.planted import planted
 
 RUNS = 3
@@ -31,7 +31,9 @@ def directory(tmp_path: Path) -> Path:
     """A study of three planned runs, one of which has ended."""
     reached = {"status", "loss", "recall_at_10", "mrr", "wall_seconds", "error"}
     rows = json.loads(planted(RUNS).head(RUNS).to_json(orient="records"))
-    known = [{column: row[column] for column in COLUMNS if column not in reached} for row in rows]
+    known = [
+        {column: row[column] for column in RUN_COLUMNS if column not in reached} for row in rows
+    ]
     (tmp_path / "plan.json").write_text(
         json.dumps({"runs": [{**run, "expected_seconds": 30.0} for run in known]})
     )

@@ -88,7 +88,7 @@ def test_every_run_is_listed_with_status_and_error_in_words(html: str, study: Pa
 
 def test_points_of_the_headline_name_their_runs(html: str) -> None:
     titles = re.findall(
-        r'data-run="000000000004"><title>size xs, length 4, 8,000 users, batch 64: loss 5\.', html
+        r'data-run="000000000004"><title>size xs, length 4, users 8,000, batch 64: loss 5\.', html
     )
     assert (
         len(titles) == 2 * 3 + 1

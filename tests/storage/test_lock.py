@@ -1,4 +1,4 @@
-"""One command at a time on a study directory, and none shut out by a dead one."""
+"""The lock of a study directory: one command at a time, and a dead one holds nothing."""
 
 import json
 import os
@@ -32,14 +32,10 @@ def other_command(tmp_path):
     process.wait()
 
 
-def test_the_second_is_refused_and_a_dead_owner_holds_nothing(other_command, tmp_path):
+def test_a_second_command_is_refused_and_a_dead_holder_holds_nothing(other_command, tmp_path):
     directory = tmp_path / "study"
-    with (
-        pytest.raises(
-            StudyError, match=rf"in use by process {other_command.pid} on \S+ since 20\S+; wait"
-        ),
-        locked(directory),
-    ):
+    words = rf"in use by process {other_command.pid} on \S+ since 20\S+; wait"
+    with pytest.raises(StudyError, match=words), locked(directory):
         pass
     assert not directory.exists()
     os.kill(other_command.pid, signal.SIGKILL)
@@ -49,8 +45,8 @@ def test_the_second_is_refused_and_a_dead_owner_holds_nothing(other_command, tmp
     assert not (tmp_path / ".study.holder.json").exists()
 
 
-def test_a_command_that_fails_lets_go(tmp_path):
-    with pytest.raises(ValueError), locked(tmp_path / "study"):
-        raise ValueError
+def test_a_command_that_fails_releases_the_lock(tmp_path):
+    with pytest.raises(ValueError, match="fails"), locked(tmp_path / "study"):
+        raise ValueError("fails")
     with locked(tmp_path / "study"):
         pass

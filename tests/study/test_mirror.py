@@ -15,12 +15,10 @@ import pytest
 from clue_ray.corpus import store
 from clue_ray.corpus.store import open_corpus, share_corpus
 from clue_ray.errors import CorpusError, StudyError
-from clue_ray.runs import RunRecord
 from clue_ray.spec.specs import RunSpec, read_study
-from clue_ray.storage import lease as claim
-from clue_ray.storage import sync as working
+from clue_ray.storage import lease, sync
 from clue_ray.storage.files import list_files, push_files, read_file
-from clue_ray.storage.lease import CLAIM, Lease
+from clue_ray.storage.lease import LEASE_FILE, Lease
 from clue_ray.storage.sync import node_folder, working_folder
 from clue_ray.study import mirror
 from clue_ray.study import run as execute
@@ -31,17 +29,17 @@ from clue_ray.training.counters import describe_run
 
 @pytest.fixture(autouse=True)
 def node(tmp_path, monkeypatch):
-    """This test's own node disk, and claims that change hands in tenths of seconds."""
+    """This test's own node disk, and leases that change hands in tenths of seconds."""
     (tmp_path / "disk").mkdir()
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "disk"))
     for name, seconds in {
-        "SIGN": 0.05,
+        "RENEW": 0.05,
         "SETTLE": 0.1,
-        "DEAD": 0.4,
-        "LOOK": 0.1,
+        "EXPIRE": 0.4,
+        "POLL": 0.1,
         "LOST": 0.3,
     }.items():
-        monkeypatch.setattr(claim, f"{name}_SECONDS", seconds)
+        monkeypatch.setattr(lease, f"{name}_SECONDS", seconds)
     return tmp_path / "disk"
 
 
@@ -69,11 +67,12 @@ def wait_until(done):
 def test_a_living_holder_keeps_the_storage(place):
     with Lease(place) as first:
         with pytest.raises(
-            StudyError, match=rf"is in use by process {os.getpid()} on \S+, last heard of at 20"
+            StudyError,
+            match=rf"is in use by process {os.getpid()} on \S+, lease last renewed at 20",
         ):
             Lease(place).__enter__()
-        assert not first.trouble
-    assert read_file(place, CLAIM) is None
+        assert not first.failure
+    assert read_file(place, LEASE_FILE) is None
     with Lease(place):
         pass
 
@@ -85,44 +84,46 @@ def test_a_dead_holder_is_taken_over(place, tmp_path, where):
     left = {
         "id": "x",
         "pid": gone.pid,
-        "host": claim.socket.gethostname(),
-        "signed": "then",
+        "host": lease.socket.gethostname(),
+        "renewed_at": "then",
     }  # names may be shared
-    left["processes"] = claim.processes() if where == "here" else "another machine's"
-    (tmp_path / "lake" / CLAIM).write_text(json.dumps(left))
+    left["pid_scope"] = lease.pid_scope() if where == "here" else "another machine's"
+    (tmp_path / "lake" / LEASE_FILE).write_text(json.dumps(left))
     start = time.monotonic()
     with Lease(place):
-        assert (time.monotonic() - start > claim.DEAD_SECONDS) == (where == "elsewhere")
+        assert (time.monotonic() - start > lease.EXPIRE_SECONDS) == (where == "elsewhere")
 
 
-def test_the_last_of_two_that_claim_at_once_stays(place, tmp_path, monkeypatch):
-    other = {"id": "x", "pid": 1, "host": "another", "signed": "now"}
+def test_the_last_of_two_simultaneous_leases_holds(place, tmp_path, monkeypatch):
+    other = {"id": "x", "pid": 1, "host": "another", "renewed_at": "now"}
     monkeypatch.setattr(
-        claim.time, "sleep", lambda _: (tmp_path / "lake" / CLAIM).write_text(json.dumps(other))
+        lease.time,
+        "sleep",
+        lambda _: (tmp_path / "lake" / LEASE_FILE).write_text(json.dumps(other)),
     )
     with pytest.raises(StudyError, match="is in use by process 1 on another"):
         Lease(place).__enter__()
 
 
-def test_a_claim_taken_over_and_a_lost_storage_are_trouble(place, tmp_path, monkeypatch):
+def test_a_lease_taken_over_and_a_lost_storage_are_failures(place, tmp_path, monkeypatch):
     with Lease(place) as held:
-        (tmp_path / "lake" / CLAIM).write_text(
-            json.dumps({"id": "x", "pid": 1, "host": "another", "signed": "now"})
+        (tmp_path / "lake" / LEASE_FILE).write_text(
+            json.dumps({"id": "x", "pid": 1, "host": "another", "renewed_at": "now"})
         )
-        wait_until(lambda: held.trouble)
-        assert "is in use by process 1 on another" in held.trouble
-    assert read_file(place, CLAIM)  # the other's stays
-    (tmp_path / "lake" / CLAIM).unlink()
+        wait_until(lambda: held.failure)
+        assert "is in use by process 1 on another" in held.failure
+    assert read_file(place, LEASE_FILE)  # the other's stays
+    (tmp_path / "lake" / LEASE_FILE).unlink()
     with Lease(place) as held:
         monkeypatch.setattr(
-            claim,
+            lease,
             "write_file",
             lambda *_: (_ for _ in ()).throw(OSError("AWS Error NO_SUCH_BUCKET")),
         )
-        wait_until(lambda: held.trouble)
-    assert "has been lost for" in held.trouble
-    assert "the bucket does not exist" in held.trouble
-    assert "run the same command again" in held.trouble
+        wait_until(lambda: held.failure)
+    assert "has been unavailable for" in held.failure
+    assert "the bucket does not exist" in held.failure
+    assert "run the same command again" in held.failure
 
 
 def test_a_worker_s_folder_reaches_storage_meanwhile_and_the_record_last(place, monkeypatch):
@@ -132,8 +133,8 @@ def test_a_worker_s_folder_reaches_storage_meanwhile_and_the_record_last(place, 
         pushed.extend(names)
         push_files(folder, pushed[-1:] and names, where)
 
-    monkeypatch.setattr(working, "push_files", push)
-    monkeypatch.setattr(working, "FOLLOW_SECONDS", 0.05)
+    monkeypatch.setattr(sync, "push_files", push)
+    monkeypatch.setattr(sync, "SYNC_SECONDS", 0.05)
     with working_folder(f"{place}/run", last="record.json") as folder:
         put(folder, log_dot_txt="begun")
         wait_until(lambda: "log.txt" in pushed)
@@ -147,7 +148,7 @@ def test_a_worker_s_folder_reaches_storage_meanwhile_and_the_record_last(place, 
     assert pushed[-1] == "record.json" or pushed.index("record.json") > pushed.index("z.json")
     assert read_file(f"{place}/run", "log.txt") == b"begun, ended"
     assert not folder.exists()
-    with working_folder(f"{place}/run", known=r"log\.txt") as again:
+    with working_folder(f"{place}/run", fetch=r"log\.txt") as again:
         assert [file.name for file in again.iterdir()] == ["log.txt"]
 
 
@@ -179,7 +180,7 @@ def test_a_corpus_is_fetched_once_and_again_when_damaged(corpus, place, monkeypa
     assert len(fetched) == 1
     assert (opened[0].events == corpus.events).all()
     assert opened[0].summary()["path"] == shared.place
-    with pytest.raises(CorpusError, match="holds no prepared corpus"):
+    with pytest.raises(CorpusError, match="is not a prepared corpus"):
         open_corpus(f"{place}/corpora/none")
 
 
@@ -214,9 +215,9 @@ def leave_run(directory, study, corpus, length, status="done") -> str:
     run = RunSpec(
         **{**study.base.model_dump(mode="json", exclude={"resources"}), "sequence_length": length}
     )
-    known = describe_run(run, corpus, study.evaluation, study.name)
-    directory.write_run(run, RunRecord(**known, status=status, loss=2.0), [])
-    return str(known["run_id"])
+    description = describe_run(run, corpus, study.evaluation, study.name)
+    directory.write_run(run, description.to_record(status, loss=2.0), [])
+    return description.run_id
 
 
 def test_storage_brings_home_what_is_expected_and_nothing_else(study, corpus, place, tmp_path):

@@ -13,7 +13,7 @@ import tempfile
 import pandas as pd
 import pytest
 
-from clue_ray.cluster.placement import multi_worker_runs_at_once, worker_slots
+from clue_ray.cluster.placement import count_workers, multi_worker_concurrency
 from clue_ray.spec.specs import ResourcesSpec
 
 STUDY = """
@@ -56,7 +56,7 @@ def place(config):
     from clue_ray.corpus.store import open_corpus
     from clue_ray.study.directory import write_run
     from clue_ray.training.distributed import make_trainer
-    from clue_ray.training.progress import describe_run
+    from clue_ray.training.counters import describe_run
 
     run, run_id = RunSpec(**config["run"]["spec"]), config["run"]["run_id"]
     folder = Path(config["directory"]) / "runs" / run_id
@@ -73,8 +73,8 @@ def place(config):
             scaling_config=real.scaling_config,
             run_config=train.RunConfig(name="workers", storage_path=str(folder)),
         ).fit()
-    known = describe_run(run, open_corpus(config["corpus"]), EvaluationSpec(**config["evaluation"]), config["study"])
-    record = RunRecord(**known, status="done", loss=1.0)
+    description = describe_run(run, open_corpus(config["corpus"]), EvaluationSpec(**config["evaluation"]), config["study"])
+    record = description.to_record("done", loss=1.0)
     write_run(folder, run, record, [])
     tune.report({"status": "done", "error": "", "loss": 1.0, "step": 1, "steps": 1})
 
@@ -161,8 +161,8 @@ def test_data_and_gangs_and_small_runs_find_their_nodes(
 
 def test_smaller_gangs_find_room_for_more():
     nodes = [{"trial_slot": 64.0}, *[{"CPU": 64.0, "GPU": 8.0}] * 8]
-    slots = worker_slots(ResourcesSpec(gpus_per_worker=1), nodes)
-    assert [multi_worker_runs_at_once(workers, slots, nodes) for workers in (64, 8, 2)] == [
+    slots = count_workers(ResourcesSpec(gpus_per_worker=1), nodes)
+    assert [multi_worker_concurrency(workers, slots, nodes) for workers in (64, 8, 2)] == [
         1,
         8,
         32,

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 
 from clue_ray.errors import SpecError
-from clue_ray.runs import RunRecord
 from clue_ray.spec.compute import train_flops
 from clue_ray.storage.files import write_json
 from clue_ray.study.costs import Workload, given_rate
@@ -29,7 +28,9 @@ def test_a_budget_is_spent_by_every_size(corpus, tmp_path):
         assert abs(run.train_flops - run.run.train.train_flops) <= step / 2
     params = {}
     for run in planned.runs:
-        params.setdefault(run.run.train.train_flops, []).append(run.known["non_embedding_params"])
+        params.setdefault(run.run.train.train_flops, []).append(
+            run.description.non_embedding_params
+        )
     assert all(1.3 < b / a < 3 for sizes in params.values() for a, b in pairwise(sizes))
     assert min(params[3e9]) > min(params[3e8])
 
@@ -60,7 +61,7 @@ def test_cost_is_that_of_what_is_pending(corpus, tmp_path):
     assert sum(seconds) <= 2 * 60 * planned.expected_minutes
     assert [r.expected_seconds for r in planned.pending] == sorted(seconds, reverse=True)
     assert planned.disk_bytes == sum(
-        BYTES_PER_PARAM * r.known["total_params"] for r in planned.runs
+        BYTES_PER_PARAM * r.description.total_params for r in planned.runs
     )
 
 
@@ -111,7 +112,7 @@ def test_runs_at_a_time_are_as_many_as_asked_for(corpus, tmp_path):
 def leave(folder, planned, status):
     for run in planned:
         StudyDirectory(folder).write_run(
-            run.run, RunRecord(**run.known, status=status, error="why"), []
+            run.run, run.description.to_record(status, error="why"), []
         )
 
 
@@ -144,18 +145,18 @@ def test_a_changed_study_says_what_stays_valid(corpus, tmp_path):
         (
             {**WIDE, "sequence_length": [2, 4, 8]},
             {},
-            "sequence length takes 3 values; a law along it wants at least 4",
+            "the runs have 3 values of sequence length; a law along them needs at least 4",
         ),
         ({"sequence_length": [3, 4, 5, 6]}, {}, "compute spans 0.3 decades"),
         (
             {"encoder.size, sequence_length": [["xxs", 1], ["xs", 2], ["s", 4], ["m", 8]]},
             {},
-            "encoder size and sequence length move together (correlation of logarithms 1.00)",
+            "non-embedding parameters and sequence length move together (correlation of logarithms 1.00)",
         ),
         (
             {"budgets": [1e9], "encoder.size": ["xxs", "xs", "s", "m"]},
             {},
-            "encoder size and training tokens move together (correlation of logarithms -",
+            "non-embedding parameters and training tokens move together (correlation of logarithms -",
         ),
         (
             WIDE,

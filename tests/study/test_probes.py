@@ -9,8 +9,8 @@ from ray.exceptions import RayTaskError, TaskUnschedulableError
 from clue_ray.corpus.store import share_corpus
 from clue_ray.errors import ClusterError, StudyError
 from clue_ray.spec.specs import ResourcesSpec, RunSpec, read_study
-from clue_ray.storage import lease as claim
-from clue_ray.storage.files import WAITS, write_file
+from clue_ray.storage import lease
+from clue_ray.storage.files import RETRY_SECONDS, write_file
 from clue_ray.storage.place import resolve_place
 from clue_ray.study import probes as storage
 from clue_ray.study.directory import StudyDirectory
@@ -59,7 +59,7 @@ def test_a_place_that_names_no_bucket_is_no_folder(place):
 
 def test_no_run_fails_before_its_study_gives_storage_up():
     answer = 20.0  # of a signature that storage let hang
-    assert sum(WAITS) > claim.LOST_SECONDS + claim.SIGN_SECONDS + answer
+    assert sum(RETRY_SECONDS) > lease.LOST_SECONDS + lease.RENEW_SECONDS + answer
 
 
 def test_where_a_run_keeps_its_states(tmp_path):

@@ -10,20 +10,18 @@ from clue_ray.cli.terminal import StudyView, one_line, render
 from clue_ray.spec.specs import RunSpec, TrainSpec
 from clue_ray.study.planned import Plan, PlannedRun
 from clue_ray.study.progress import StudyProgress
+from tests.described import make_description
 
 
 def make_plan(finished=()):
     runs = []
     for index in range(4):
-        known = {
-            "run_id": f"r{index}", "encoder_size": "xs", "sequence_length": 8, "global_batch_size": 16,
-            "corpus_users": 1200, "num_workers": 1, "total_params": 10,
-        }  # fmt: skip
+        description = make_description(run_id=f"r{index}")
         run = RunSpec(train=TrainSpec(steps=10))
         runs.append(
             PlannedRun(
                 run,
-                known,
+                description,
                 10,
                 100,
                 1e6,
@@ -53,14 +51,14 @@ def test_counts_and_time_left():
     progress.on_trial_complete(0, [], trial("r0", status="done", loss=5.4))
     assert heard[-1].finished == 2
     assert not heard[-1].running
-    assert heard[-1].ended == ["done xs, 8 events, batch 16, 1,200 users  loss 5.4000"]
+    assert heard[-1].ended == ["done size xs, length 8, users 1,200, batch 16  loss 5.4000"]
 
 
 def test_a_resumed_run_that_dies_is_told():
     heard = []
     progress = StudyProgress(make_plan(), heard.append)
     progress.on_trial_error(0, [], trial("r1"))
-    assert heard[-1].ended[0].startswith("failed xs")
+    assert heard[-1].ended[0].startswith("failed size xs")
     assert heard[-1].finished == heard[-1].failed == 1
     progress.on_trial_start(0, [], trial("r0"))
     console = Console(width=120)
@@ -85,7 +83,7 @@ def test_plain_terminal_says_what_runs_and_what_is_left(capsys):
     out = capsys.readouterr().out
     assert "tiny: 4 runs, 0 finished before, 4 to train, 2 at a time, about 2.0 minutes." in out
     assert "warning: a warning" in out
-    assert "[0/4] now: xs, 8 events" in out
+    assert "[0/4] now: size xs, length 8" in out
     assert "left" in out
     assert one_line(heard[-1]) in out
 

@@ -9,7 +9,7 @@ from ray import tune
 
 from clue_ray.errors import CorpusError, StudyError
 from clue_ray.report.page import write_report
-from clue_ray.runs import COLUMNS
+from clue_ray.runs import RUN_COLUMNS
 from clue_ray.spec.specs import read_study
 from clue_ray.storage.lock import locked
 from clue_ray.study.directory import CURVE_COLUMNS
@@ -38,7 +38,7 @@ def finished(study, output):
 
 def test_study_runs_reports_and_resumes(finished, study, output, planted_log, write_study):
     runs, snapshots = finished
-    assert list(runs.table.columns) == COLUMNS
+    assert list(runs.table.columns) == RUN_COLUMNS
     assert len(runs) == 4
     assert (runs.table["status"] == "done").all()
     assert runs.table["run_id"].is_unique
@@ -86,7 +86,7 @@ def test_plan_before_and_after(study, output, finished):
         assert planned.run_id == row["run_id"]
         assert planned.steps == row["steps"]
         assert planned.train_flops == pytest.approx(row["train_flops"], rel=0.15)
-        assert planned.known["non_embedding_params"] == row["non_embedding_params"]
+        assert planned.description.non_embedding_params == row["non_embedding_params"]
     assert (
         json.loads((output / "tiny" / "plan.json").read_text())["runs"][0]["expected_seconds"] > 0
     )

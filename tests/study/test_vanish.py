@@ -10,13 +10,13 @@ import ray
 
 from clue_ray.errors import StudyError
 from clue_ray.spec.specs import read_study
-from clue_ray.storage import lease as claim
+from clue_ray.storage import lease
 from clue_ray.storage.files import list_files
-from clue_ray.storage.lease import CLAIM
+from clue_ray.storage.lease import LEASE_FILE
 from clue_ray.storage.place import place_below
 from clue_ray.study.run import run_study
 
-LOST = r"has been lost for \d+ s \(the bucket does not exist: check its name\); mend it and run the same command again"
+LOST = r"has been unavailable for \d+ s \(the bucket does not exist: check its name\); fix it and run the same command again"
 
 
 @pytest.fixture
@@ -51,8 +51,8 @@ def wait_until(done, seconds):
 def test_a_study_whose_bucket_vanishes_ends_and_goes_on_when_it_is_back(
     write_study, planted_log, corpus, bucket, s3_query, tmp_path, monkeypatch
 ):
-    for name, seconds in {"SIGN": 0.5, "SETTLE": 0.5, "LOST": 5.0}.items():
-        monkeypatch.setattr(claim, f"{name}_SECONDS", seconds)
+    for name, seconds in {"RENEW": 0.5, "SETTLE": 0.5, "LOST": 5.0}.items():
+        monkeypatch.setattr(lease, f"{name}_SECONDS", seconds)
     file = write_study(
         planted_log,
         corpus=str(corpus.path),
@@ -71,9 +71,9 @@ def test_a_study_whose_bucket_vanishes_ends_and_goes_on_when_it_is_back(
     wait_until(lambda: ray.available_resources().get("CPU") == 2, 60)
 
     bucket.create_dir("lake")
-    monkeypatch.setattr(claim, "LOST_SECONDS", 60.0)
+    monkeypatch.setattr(lease, "LOST_SECONDS", 60.0)
     runs = run_study(study, tmp_path / "a", storage=storage)
     assert runs.table["status"].tolist() == ["done"] * 2
     there = list_files(place_below(storage, "tiny"))
     assert {f"runs/{run_id}/record.json" for run_id in runs.table["run_id"]} <= set(there)
-    assert CLAIM not in there
+    assert LEASE_FILE not in there

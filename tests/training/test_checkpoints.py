@@ -1,5 +1,4 @@
-"""States: the last two, whole or absent, here or in a bucket; damaged ones passed over, moody
-storage waited for."""
+"""Checkpoints: the last two states, on a disk or in a bucket, despite damage and bad storage."""
 
 import logging
 
@@ -10,11 +9,13 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from clue_ray.errors import StudyError
 from clue_ray.spec.specs import ResourcesSpec, RunSpec, TrainSpec
+from clue_ray.storage import files
 from clue_ray.storage.place import place_below, resolve_place
 from clue_ray.study.tune import spelled_out
 from clue_ray.training import checkpoints
 from clue_ray.training.checkpoints import check_owner, load_state, save_state
 from clue_ray.training.tensorboard import CurveEvents, log_to
+from tests.described import make_description
 
 
 def make_state(step: int, run_id: str = "me") -> dict:
@@ -55,7 +56,7 @@ def test_a_truncated_state_gives_way_to_the_one_before(tmp_path, caplog, size):
     assert "that of step 3 is used" in caplog.text
     before.write_bytes(b"junk")
     assert load_state(tmp_path) is None
-    assert "the run starts anew" in caplog.text
+    assert "the run starts again" in caplog.text
 
 
 def test_other_bytes_than_were_written_are_damage(tmp_path, caplog):
@@ -67,10 +68,10 @@ def test_other_bytes_than_were_written_are_damage(tmp_path, caplog):
     content[middle] ^= 0xFF
     last.write_bytes(content)
     assert_state(load_state(tmp_path), 3)
-    assert "other bytes than were written" in caplog.text
+    assert "wrong checksum" in caplog.text
 
 
-def test_states_of_a_run_that_starts_anew_outlive_the_damaged_ones(tmp_path):
+def test_states_of_a_run_that_starts_again_outlive_the_damaged_ones(tmp_path):
     for step in (57, 60):
         (tmp_path / f"step_{step:08d}.pt").write_bytes(b"junk")
     for step in (3, 6, 9):
@@ -89,8 +90,10 @@ def test_a_folder_is_the_driver_s_not_the_trial_s(tmp_path, monkeypatch):
 
 def test_what_a_kill_leaves_half_written_is_no_state(tmp_path):
     save_state(tmp_path, make_state(3))
-    (tmp_path / "step_00000009.pt.tmp").write_bytes(b"half")
+    (tmp_path / "step_00000009.pt.0123.tmp").write_bytes(b"half")
     assert_state(load_state(tmp_path), 3)
+    save_state(tmp_path, make_state(6))
+    assert names(tmp_path) == ["step_00000003.pt", "step_00000006.pt"]
 
 
 def test_another_run_s_states_are_refused(tmp_path):
@@ -138,7 +141,8 @@ def moody(monkeypatch, tmp_path):
 
     def use(refusals, **how):
         store, waits = pyarrow.fs.PyFileSystem(Moody(refusals, **how)), []
-        monkeypatch.setattr(checkpoints, "open_place", lambda place: (store, str(tmp_path)))
+        for module in (checkpoints, files):
+            monkeypatch.setattr(module, "open_place", lambda place: (store, str(tmp_path)))
         monkeypatch.setattr("time.sleep", waits.append)
         return waits
 
@@ -155,14 +159,17 @@ def test_storage_that_refuses_for_a_while_is_waited_for(moody, tmp_path, caplog)
 
 def test_storage_that_refuses_for_good_is_a_clear_failure(moody):
     waits = moody(99)
-    words = r"^Checkpoint of step 3 cannot be written to bucket after 9 tries \(503 Slow Down\); mend the storage"
+    words = (
+        r"^Checkpoint of step 3 cannot be written to bucket after 9 tries \(503 Slow Down\); "
+        "fix the storage"
+    )
     with pytest.raises(StudyError, match=words):
         save_state("bucket", make_state(3))
     assert len(waits) == 8
     assert sum(waits) > 120
 
 
-def test_what_waiting_does_not_mend_fails_at_once(moody):
+def test_a_permanent_error_fails_at_once(moody):
     waits = moody(99, kind=PermissionError)
     with pytest.raises(StudyError, match="after 1 try"):
         save_state("bucket", make_state(3))
@@ -213,7 +220,7 @@ def test_the_log_holds_what_the_package_says_meanwhile(tmp_path):
 def test_event_files_hold_the_curve_once(tmp_path):
     curve = [{"step": s, "users_seen": 10 * s, "loss": 5.0 / s} for s in (1, 2, 3)]
     for known in (curve[:2], curve):  # killed after two points, then whole
-        with CurveEvents(tmp_path, {"width": 16, "encoder_size": "xs"}) as events:
+        with CurveEvents(tmp_path, make_description()) as events:
             events.show(known[:1])
             events.show(known)
     found = EventAccumulator(str(tmp_path)).Reload()

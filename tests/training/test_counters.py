@@ -5,14 +5,14 @@ import math
 import pytest
 
 from clue_ray.spec.compute import Work
-from clue_ray.training.counters import SMOOTHING_USERS, Progress
+from clue_ray.training.counters import SMOOTHING_USERS, Counters
 
 
 def after(batch_size, losses):
-    progress = Progress()
+    counters = Counters()
     for loss in losses:
-        progress.add(Work(users=2 * batch_size, tokens=100 * batch_size), Work(), loss, 0)
-    return progress
+        counters.add(Work(users=2 * batch_size, tokens=100 * batch_size), Work(), loss, 0)
+    return counters
 
 
 def test_the_same_users_the_same_smoothed_loss():
@@ -22,14 +22,14 @@ def test_the_same_users_the_same_smoothed_loss():
 
 
 def test_smoothing_forgets_after_as_many_users():
-    progress = after(SMOOTHING_USERS, [9.0] * 50 + [1.0])
-    assert progress.train_loss == pytest.approx(1 + 8 * math.exp(-1), abs=1e-12)
+    counters = after(SMOOTHING_USERS, [9.0] * 50 + [1.0])
+    assert counters.train_loss == pytest.approx(1 + 8 * math.exp(-1), abs=1e-12)
     assert after(8, [3.5]).train_loss == pytest.approx(
         3.5
     )  # the first steps are no mix with nothing
-    assert math.isnan(Progress().train_loss)
+    assert math.isnan(Counters().train_loss)
 
 
 def test_kept_and_read_back():
-    progress = after(32, [5.0, 4.0])
-    assert Progress.from_dict(progress.to_dict()) == progress
+    counters = after(32, [5.0, 4.0])
+    assert Counters.from_dict(counters.to_dict()) == counters

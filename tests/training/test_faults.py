@@ -115,7 +115,7 @@ def test_a_killed_trial_goes_on(study, tmp_path):
     row = run_study(read_study(study), tmp_path).table.iloc[0].to_dict()
     killer.join()
     assert RunRecord(**row).model_dump(exclude=CLOCK) == undisturbed(study)
-    assert re.search(r"goes on after step \d+ of 200", log.read_text())
+    assert re.search(r"resumes after step \d+ of 200", log.read_text())
 
 
 @pytest.mark.slow
@@ -130,7 +130,7 @@ def test_a_killed_worker_costs_no_result(study, tmp_path):
     killer.join()
     assert disturbed.model_dump(exclude=CLOCK) == whole.model_dump(exclude=CLOCK)
     assert "Workers were lost" in log.read_text()
-    assert "goes on after step" in log.read_text()
+    assert "resumes after step" in log.read_text()
     assert disturbed.num_workers == 2
     assert folder == log.parent
 
@@ -164,7 +164,7 @@ def test_the_same_command_goes_on_after_its_driver_was_killed(study, tmp_path):
     assert found == undisturbed(study), again.stderr
     assert f"{last} is damaged" in again.stderr
     assert f"{last} is damaged" in log.read_text()
-    assert re.search(r"goes on after step \d+ of 200", log.read_text())
+    assert re.search(r"resumes after step \d+ of 200", log.read_text())
 
 
 @pytest.mark.multinode
@@ -179,5 +179,5 @@ def test_a_study_survives_a_worker_a_node_and_its_driver():
         timeout=1500,
     )
     assert played.returncode == 0, played.stdout + played.stderr
-    assert len(re.findall("goes on after step", played.stdout)) >= 3
+    assert len(re.findall("resumes after step", played.stdout)) >= 3
     assert "All 3 rows agree in all" in played.stdout

@@ -1,5 +1,6 @@
 """A batch in chunks has the gradient of the whole batch, on one worker and on two."""
 
+import numpy as np
 import pytest
 import torch
 from torch.nn.parallel import DistributedDataParallel
@@ -11,8 +12,8 @@ from clue_ray.encoder.loss import info_nce
 from clue_ray.encoder.model import Encoder
 from clue_ray.spec.compute import Work, forward_flops
 from clue_ray.spec.specs import EncoderSpec, EvaluationSpec, ResourcesSpec, RunSpec, TrainSpec
-from clue_ray.training.counters import Progress
-from clue_ray.training.gradient_cache import cached_backward, split_windows
+from clue_ray.training.counters import Counters
+from clue_ray.training.gradient_cache import cached_backward, split_rows
 from clue_ray.training.loop import train_run
 from tests.gloo import on_workers
 
@@ -31,8 +32,8 @@ def make_model(corpus) -> Encoder:
 
 
 def share(corpus, rank):
-    sampler = BatchSampler(RUN, corpus)
-    return sampler.share(sampler.windows(0), rank, 2)
+    batch = BatchSampler(RUN, corpus).batch(0)
+    return batch, batch.rows_of(rank, 2)
 
 
 def gradients(model):
@@ -51,7 +52,7 @@ def assert_equal(found, expected):
 def plain(corpus):
     """Loss and gradients of one whole batch in float64."""
     model = make_model(corpus)
-    users, scale = model(pack(corpus, BatchSampler(RUN, corpus).windows(0)))
+    users, scale = model(pack(corpus, BatchSampler(RUN, corpus).batch(0).windows))
     loss = info_nce(*users.chunk(2), scale)
     loss.backward()
     return loss.item(), gradients(model)
@@ -60,8 +61,9 @@ def plain(corpus):
 @pytest.mark.parametrize("users_per_chunk", [1, 5, 12, 23])
 def test_chunks_equal_the_whole(corpus, plain, users_per_chunk):
     model = make_model(corpus)
-    chunks = split_windows(BatchSampler(RUN, corpus).windows(0), users_per_chunk)
-    loss = cached_backward(model, (pack(corpus, chunk) for chunk in chunks), info_nce)
+    batch = BatchSampler(RUN, corpus).batch(0)
+    rows = split_rows(np.arange(2 * 24), users_per_chunk)
+    loss = cached_backward(model, map(batch.pack, rows), info_nce)
     assert loss.item() == pytest.approx(plain[0], abs=1e-12)
     assert_equal(gradients(model), plain[1])
 
@@ -69,7 +71,8 @@ def test_chunks_equal_the_whole(corpus, plain, users_per_chunk):
 def test_accumulation_without_the_cache_is_another_gradient(corpus, plain):
     model = make_model(corpus)
     for rank in range(2):  # a control: the check has power
-        users, scale = model(pack(corpus, share(corpus, rank)))
+        batch, rows = share(corpus, rank)
+        users, scale = model(batch.pack(rows))
         (info_nce(*users.chunk(2), scale) / 2).backward()
     name = "service_blocks.0.query_key_value.weight"
     difference = (gradients(model)[name] - plain[1][name]).norm() / plain[1][name].norm()
@@ -79,10 +82,8 @@ def test_accumulation_without_the_cache_is_another_gradient(corpus, plain):
 def chunked_gradients(rank, world_size, path):
     corpus = open_corpus(path, verify=False)
     model = make_model(corpus)
-    chunks = split_windows(share(corpus, rank), 5)
-    cached_backward(
-        DistributedDataParallel(model), [pack(corpus, chunk) for chunk in chunks], info_nce
-    )
+    batch, rows = share(corpus, rank)
+    cached_backward(DistributedDataParallel(model), map(batch.pack, split_rows(rows, 5)), info_nce)
     return {name: gradient.numpy() for name, gradient in gradients(model).items()}
 
 
@@ -109,6 +110,6 @@ def test_a_run_in_chunks_ends_like_the_whole(corpus):
 def test_the_second_forward_pass_is_counted(chunk, passes):
     run = RUN.model_copy(update={"resources": ResourcesSpec(users_per_chunk=chunk)})
     work = Work(users=16, events=64, events_squared=256, tokens=300, tokens_squared=1500)
-    assert Progress(executed=work).executed_flops(run, 1) == passes * forward_flops(
+    assert Counters(executed=work).executed_flops(run, 1) == passes * forward_flops(
         run.encoder, work
     )

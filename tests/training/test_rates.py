@@ -4,8 +4,8 @@ with either."""
 import numpy as np
 import torch
 
+from clue_ray.encoder.model import Encoder
 from clue_ray.spec.specs import EncoderSpec, EvaluationSpec, RunSpec, TrainSpec
-from clue_ray.training import schedule
 from clue_ray.training.loop import LocalContext, Trainer
 
 STEPS = 10
@@ -51,8 +51,11 @@ def test_activations_stay_flat_over_depth(corpus):
 
 
 def test_equal_rates_for_all_widths_would_not(corpus, monkeypatch):
-    monkeypatch.setattr(
-        schedule, "rate_of", lambda name, parameter, encoder, token_rate: ("matrices", 1.0)
-    )
+    roles = Encoder.roles
+
+    def equal(model):
+        return {p: role._replace(kind="matrix", rate=1.0) for p, role in roles(model).items()}
+
+    monkeypatch.setattr(Encoder, "roles", equal)
     found, activations = slopes(corpus, ["width"], [32, 128, 512])
     assert np.abs(found).max() > 0.5, activations

@@ -58,7 +58,7 @@ def under_ray_train(run, corpus_path, folder):
         distributed.make_trainer = lambda *how: tries.append(how) or make_trainer(*how)
         try:
             record, _ = train_on_workers(
-                run, corpus_path, EVALUATION, "alone", folder, str(folder / "checkpoints")
+                run, corpus_path, EVALUATION, folder, str(folder), str(folder / "checkpoints")
             )
             tune.report({**record.model_dump(), "tries": len(tries)})
         except LoopError as error:

@@ -14,7 +14,7 @@ import torch
 
 from clue_ray.errors import EventLogError, StudyError
 from clue_ray.training.evaluate import embed
-from clue_ray.transfer import encode as inference
+from clue_ray.transfer import encode
 from clue_ray.transfer.encode import Histories, as_events, load_encoder
 from clue_ray.transfer.encoder_file import read_encoder
 from tests.plain import plain_embedding
@@ -48,15 +48,15 @@ def test_a_user_is_the_mean_of_his_services_whatever_their_sizes(encoder_folder,
 def test_chunks_do_not_show(encoder_folder, events, monkeypatch):
     encoder = load_encoder(encoder_folder)
     whole = encoder.encode(events, per_service=True).values
-    monkeypatch.setattr(inference, "EVENTS_AT_ONCE", 50)
-    monkeypatch.setattr(inference, "ITEMS_AT_ONCE", 7)
+    monkeypatch.setattr(encode, "EVENTS_PER_PASS", 50)
+    monkeypatch.setattr(encode, "ITEMS_PER_PASS", 7)
     assert np.allclose(encoder.encode(events, per_service=True).values, whole, atol=1e-6)
 
 
 def test_each_distinct_item_is_encoded_once_a_block(encoder_folder, events, monkeypatch):
     encoder, encoded = load_encoder(encoder_folder), []
     plain = encoder.model.encode_items
-    monkeypatch.setattr(inference, "EVENTS_AT_ONCE", 50)
+    monkeypatch.setattr(encode, "EVENTS_PER_PASS", 50)
     count = lambda packed: (encoded.append(sum(n for n, _ in packed.item_groups)), plain(packed))[1]  # noqa: E731
     monkeypatch.setattr(encoder.model, "encode_items", count)
     encoder.encode(events)

@@ -1,1 +1,1 @@
-"""Reading event logs: files, formats, schemas and times."""
+"""Event logs: files, formats, column roles and timestamps."""

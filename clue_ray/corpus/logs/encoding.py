@@ -1,10 +1,20 @@
-"""What a column holds, and its bytes as valid text: UTF-8, else Windows-1252."""
+"""Column kinds and text encodings: bytes are read as UTF-8, and otherwise as Windows-1252."""
 
 import pyarrow as pa
 
+UNDEFINED = {0x81, 0x8D, 0x8F, 0x90, 0x9D}
+"""Bytes that Windows-1252 does not define; they are read as Latin-1, so that no byte is lost."""
+WINDOWS_1252 = {
+    byte: bytes([byte]).decode("cp1252") for byte in range(128, 256) if byte not in UNDEFINED
+}
+
 
 def kind_of(type_: pa.DataType) -> str:
-    """Name what a column holds: two files of one log must agree in it."""
+    """Return the kind of values that a column holds.
+
+    Files of one log must agree in the kind of each column, not in its exact type: one writer may
+    choose int32 and another int64.
+    """
     value = type_.value_type if pa.types.is_dictionary(type_) else type_
     kinds = {
         "text": (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view, _is_bytes),
@@ -19,7 +29,7 @@ def kind_of(type_: pa.DataType) -> str:
 
 
 def _is_bytes(type_: pa.DataType) -> bool:
-    """Tell whether a column holds bytes, which are read as UTF-8."""
+    """Return whether a column holds bytes."""
     return (
         pa.types.is_binary(type_)
         or pa.types.is_large_binary(type_)
@@ -28,7 +38,7 @@ def _is_bytes(type_: pa.DataType) -> bool:
 
 
 def decode(table: pa.Table) -> tuple[pa.Table, int]:
-    """Make every column of bytes or text valid text, and count the values that were not UTF-8."""
+    """Decode every column of text or bytes, and count the values that were not UTF-8."""
     recoded = 0
     for index, name in enumerate(table.column_names):
         column = table[name]
@@ -42,33 +52,27 @@ def decode(table: pa.Table) -> tuple[pa.Table, int]:
 
 
 def _decode_column(column: pa.ChunkedArray) -> tuple[pa.ChunkedArray, int]:
-    """Return a column of bytes or text as valid text, and how many values were not UTF-8."""
+    """Return a column as valid text, and the number of its values that were not UTF-8."""
     try:
         text = column.cast(pa.string())
-        return (
-            text if _is_bytes(column.type) else text.cast(pa.binary()).cast(pa.string())
-        ), 0  # a cast back checks
+        # Arrow checks UTF-8 only where it casts bytes to text, and a file may declare bytes that
+        # are not UTF-8 as text: a cast to bytes and back checks those too.
+        return (text if _is_bytes(column.type) else text.cast(pa.binary()).cast(pa.string())), 0
     except pa.ArrowInvalid:
         values = [decode_bytes(value) for value in column.cast(pa.large_binary()).to_pylist()]
-        return pa.chunked_array([pa.array([v for v, _ in values], pa.string())]), sum(
-            bad for _, bad in values
-        )
+    texts = pa.array([text for text, _ in values], pa.string())
+    return pa.chunked_array([texts]), sum(recoded for _, recoded in values)
 
 
 def decode_bytes(value: bytes | None) -> tuple[str | None, bool]:
-    """Read bytes as UTF-8, else as Windows-1252, whose five gaps are taken as Latin-1; tell whether
-    it was else.
+    """Decode one value, and return whether it was not UTF-8.
+
+    Any bytes can be decoded. Windows-1252 is what old exports of shops and spreadsheets use, and
+    it agrees with Latin-1 in all letters.
     """
     if value is None:
         return None, False
     try:
         return value.decode(), False
     except UnicodeDecodeError:
-        return "".join(WINDOWS.get(byte, chr(byte)) for byte in value), True
-
-
-WINDOWS = {
-    byte: bytes([byte]).decode("cp1252")
-    for byte in range(128, 256)
-    if byte not in {129, 141, 143, 144, 157}
-}
+        return "".join(WINDOWS_1252.get(byte, chr(byte)) for byte in value), True

@@ -1,9 +1,7 @@
-"""The files of an event log, wherever they lie: local paths, folders, globs, and URIs that
-pyarrow.fs knows.
+"""Find the files of an event log: local paths, folders, globs, and URIs that pyarrow.fs supports.
 
-Takes what a user writes, gives `EventFile`s in order of name. Folders named `key=value` become
-columns, as Hive writes them; names that begin with `_` or `.` are left out, as Spark and others
-expect.
+Folders named `key=value` become columns, as in Hive. Names that begin with `_` or `.` are skipped,
+as in Spark, which writes `_SUCCESS` and `_temporary` next to its data.
 """
 
 import os
@@ -29,9 +27,8 @@ FORMATS = {
 }
 COMPRESSIONS = (".gz", ".bz2", ".zst", ".lz4")
 WILDCARDS = "*?["
-
-
 HIVE_NULL = "__HIVE_DEFAULT_PARTITION__"
+"""The folder value that Hive and Spark write for null."""
 
 
 @dataclass(frozen=True)
@@ -39,11 +36,11 @@ class EventFile:
     """One file of a log.
 
     Attributes:
-        root: URI of the filesystem it lies on, empty for this machine's.
+        root: URI of its filesystem; empty for the local one.
         path: absolute path on that filesystem.
-        size, changed: bytes and time of last change in nanoseconds; part of what a corpus is made
-            from.
-        partition: columns that the names of its folders give, (key, value).
+        size: bytes. Together with `changed` it identifies the file's content in a corpus's key.
+        changed: time of the last modification in nanoseconds.
+        partition: columns that come from the names of its folders, as (name, value).
     """
 
     root: str
@@ -57,22 +54,20 @@ class EventFile:
 
     @property
     def format(self) -> str:
-        """`parquet`, `csv` or `json`, by the name's ending."""
+        """`parquet`, `csv` or `json`, from the ending of its name."""
         return FORMATS[_ending(self.path)]
 
     def open(self) -> pa.NativeFile:
-        """Open for reading from any position."""
+        """Open the file for random access."""
         return _filesystem(self.root).open_input_file(self.path)
 
     def stream(self) -> pa.NativeFile:
-        """Open for reading from start to end, unpacked if the name ends in .gz or another known
-        compression.
-        """
+        """Open the file for sequential reading, decompressed if its name says so."""
         return _filesystem(self.root).open_input_stream(self.path, compression="detect")
 
 
 def _ending(path: str) -> str:
-    """Return a file name's ending in lower case, a compression's left out."""
+    """Return the ending of a file name in lower case, without that of a compression."""
     suffixes = [suffix.lower() for suffix in PurePosixPath(path).suffixes]
     if len(suffixes) > 1 and suffixes[-1] in COMPRESSIONS and suffixes[-2] != ".parquet":
         suffixes.pop()
@@ -81,23 +76,28 @@ def _ending(path: str) -> str:
 
 @lru_cache(maxsize=64)
 def _filesystem(root: str) -> pa.fs.FileSystem:
-    """Return the filesystem at a URI; this machine's for an empty one."""
+    """Return the filesystem of a URI, or the local one for an empty string.
+
+    Cached, because each S3 filesystem resolves credentials and opens connections of its own.
+    """
     return pa.fs.FileSystem.from_uri(root)[0] if root else pa.fs.LocalFileSystem()
 
 
 def find_files(places: Iterable[str]) -> list[EventFile]:
-    """List the files of a log in order of name; a folder stands for every file of a known format
-    below it.
+    """List the files of a log, sorted by name.
+
+    A folder stands for all files of a supported format below it. The order does not depend on the
+    filesystem: it is the order of appearance in a log without timestamps.
 
     Raises:
-        EventLogError: a place does not exist, cannot be read, or holds no file of a known format.
+        EventLogError: a place does not exist, cannot be read, or has no file of a supported format.
     """
     found = {_identity(file): file for place in places for file in _expand(place)}
     return sorted(found.values(), key=str)
 
 
 def _identity(file: EventFile) -> str:
-    """Name a file so that a second way to it, such as a link, is no second file."""
+    """Return a name that is the same for a file and for every link to it."""
     return str(file) if file.root else os.path.realpath(file.path)
 
 
@@ -109,12 +109,6 @@ def _expand(place: str) -> list[EventFile]:
         raise EventLogError(
             f"Event log {place} cannot be read ({explain_access(error)})."
         ) from None
-    known = ", ".join(FORMATS)
-    if not infos:
-        what = "matches no file" if pattern else "does not exist"
-        raise EventLogError(
-            f"Event log {place} {what}; give a file, folder or glob of {known} files."
-        )
     files = [
         EventFile(
             root, info.path, info.size, info.mtime_ns or 0, _partition(info.path[len(base) :])
@@ -124,42 +118,42 @@ def _expand(place: str) -> list[EventFile]:
         and _ending(info.path) in FORMATS
         and _is_visible(info.path[len(base) :])
     ]
-    if not files and len(infos) == 1 and infos[0].type == pa.fs.FileType.File:
-        raise EventLogError(
-            f"Event log {place} ends in {_ending(place) or 'nothing'!r}; allowed are {known}."
-        )
     if not files:
-        raise EventLogError(
-            f"Event log {place} holds no event files; give a file, folder or glob of {known} files."
-        )
+        raise EventLogError(_explain_none(place, infos, pattern))
     return files
 
 
+def _explain_none(place: str, infos: list[pa.fs.FileInfo], pattern: str) -> str:
+    """Return the message for a place where no event file was found."""
+    known = ", ".join(FORMATS)
+    if len(infos) == 1 and infos[0].type == pa.fs.FileType.File:
+        return f"Event log {place} ends in {_ending(place) or 'nothing'!r}; allowed are {known}."
+    what = "has no event files" if infos else "matches no file" if pattern else "does not exist"
+    return f"Event log {place} {what}; give a file, folder or glob of {known} files."
+
+
 def _locate(place: str) -> tuple[str, str, str]:
-    """Split a place into its filesystem's URI, the path up to the first wildcard, and the pattern
-    after it.
-    """
+    """Split a place into its filesystem's URI, the path before the first wildcard, and the rest."""
     if "://" not in place:
         path = os.path.abspath(place)
-        fixed, pattern = (
-            (path, "") if os.path.exists(path) else _split_pattern(path)
-        )  # a name may hold wildcards
-        return "", fixed, pattern
+        # The name of an existing file may contain wildcard characters.
+        return ("", path, "") if os.path.exists(path) else ("", *_split_pattern(path))
     try:
-        parts = urlsplit(place.replace("#", "%23"))
+        parts = urlsplit(place.replace("#", "%23"))  # a key may contain #; a place has no fragment
     except ValueError as error:
         raise EventLogError(
-            f"Event log {place!r} is no URI ({error}); write it as s3://bucket/folder."
+            f"Event log {place!r} is not a URI ({error}); write it as s3://bucket/folder."
         ) from None
     if parts.scheme not in SCHEMES:
         raise EventLogError(
-            f"Event log {place} has the unknown scheme {parts.scheme!r}; use {', '.join(SCHEMES)}."
+            f"Event log {place} has unknown scheme {parts.scheme!r}; use one of "
+            f"{', '.join(SCHEMES)}."
         )
     if found := find_secret(place):
         start, what = found
         raise EventLogError(
-            f"Event log {start} holds {what}; give it by the environment, as AWS_SECRET_ACCESS_KEY "
-            f"is."
+            f"Event log {start} contains {what}; set it in the environment instead, as in "
+            "AWS_SECRET_ACCESS_KEY."
         )
     fixed, pattern = _split_pattern(parts.path)
     root = parts._replace(path=quote(unquote(fixed), safe="/=:+,@")).geturl()
@@ -173,20 +167,22 @@ def _locate(place: str) -> tuple[str, str, str]:
 
 
 def _split_pattern(path: str) -> tuple[str, str]:
+    """Split a path before its first part with a wildcard."""
     steps = path.split("/")
     wild = next((i for i, step in enumerate(steps) if set(step) & set(WILDCARDS)), len(steps))
     return "/".join(steps[:wild]) or "/", "/".join(steps[wild:])
 
 
 def _list(root: str, base: str, pattern: str) -> list[pa.fs.FileInfo]:
+    """List what lies at a path, including all files below it if it is a folder."""
     store = _filesystem(root)
+    # Object stores report a missing bucket like a missing key, which would hide a misspelled name.
     bucket = base.split("/")[0]  # empty where paths begin with a slash, as in file: and hdfs:
     if root and bucket and store.get_file_info(bucket).type == pa.fs.FileType.NotFound:
         raise FileNotFoundError("NO_SUCH_BUCKET")
     if pattern:
-        store.get_file_info(
-            pa.fs.FileSelector(base, allow_not_found=True)
-        )  # the glob below swallows a refusal
+        # fsspec's glob returns nothing where access is denied; this listing raises the error.
+        store.get_file_info(pa.fs.FileSelector(base, allow_not_found=True))
         matches = ArrowFSWrapper(store).glob(f"{base.rstrip('/')}/{pattern}")
         infos = store.get_file_info(sorted(matches)) if matches else []
     else:
@@ -203,11 +199,12 @@ def _list(root: str, base: str, pattern: str) -> list[pa.fs.FileInfo]:
 
 
 def _is_visible(relative: str) -> bool:
+    """Return whether no part of a path is hidden; a column's name may begin with an underscore."""
     return not any(step.startswith(("_", ".")) for step in relative.split("/") if "=" not in step)
 
 
 def _partition(relative: str) -> tuple[tuple[str, str | None], ...]:
-    """Read `key=value` folders between a log's root and a file."""
+    """Return the columns of the `key=value` folders between a log's root and a file."""
     folders = [step.split("=", 1) for step in relative.split("/")[:-1] if "=" in step]
     return tuple(
         (unquote(key), None if value == HIVE_NULL else unquote(value)) for key, value in folders

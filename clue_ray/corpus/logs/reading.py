@@ -1,8 +1,8 @@
-"""Reading event files part by part, in order, with a sentence for whatever cannot be read.
+"""Read event files part by part, in order, with a one-sentence error for what cannot be read.
 
 A part is what one task reads: some row groups of a Parquet file, or a whole CSV or JSON Lines file,
-streamed. Ray Data's own readers know neither the number of a row, which is the order of appearance
-and the place of a mistake, nor files of different formats in one log.
+which is streamed. Ray Data's own readers are not used. They do not number rows, and the number is
+needed for the order of appearance and for messages; nor do they mix formats in one dataset.
 """
 
 from collections.abc import Iterator
@@ -24,8 +24,9 @@ from clue_ray.storage.place import explain_access
 ROWS_PER_PART = 500_000
 ROWS_PER_BATCH = 250_000
 CSV_READING = pa.csv.ReadOptions(block_size=16_000_000, use_threads=False)
-"""One thread a task; with more, Arrow does not number the rows of its complaints."""
+"""One thread per task: with more, Arrow's errors do not contain row numbers."""
 SCHEMA_READERS = 16
+"""Threads that read schemas concurrently; on object storage each read waits for the network."""
 UTF_16_MARKS = (b"\xff\xfe", b"\xfe\xff")
 
 
@@ -35,9 +36,9 @@ class Part:
 
     Attributes:
         log: index of its log.
-        number: of its file, among the log's files in order of name.
-        row_groups: of a Parquet file; None stands for the whole file.
-        first_row: number of its first row in its file.
+        number: index of its file among the log's files, sorted by name.
+        row_groups: indices of row groups of a Parquet file; None for other formats.
+        first_row: number of its first row in the file.
     """
 
     log: int
@@ -49,7 +50,7 @@ class Part:
 
 @dataclass(frozen=True)
 class Reading:
-    """All that is read for a corpus: the spec, its logs, and their parts in order."""
+    """Everything that is read for a corpus: the spec, its logs, and their parts in order."""
 
     spec: CorpusSpec
     logs: tuple[Log, ...]
@@ -57,148 +58,141 @@ class Reading:
 
     @property
     def files(self) -> list[EventFile]:
-        """List the files, each once, in order."""
+        """The files, each once, in order."""
         return list(dict.fromkeys(part.file for part in self.parts))
 
 
 def plan_reading(spec: CorpusSpec) -> Reading:
-    """Find and check every file of a corpus's logs, and cut them into parts.
+    """Find and check all files of a corpus's logs, and divide them into parts.
 
     Raises:
-        EventLogError: a file cannot be read, lacks a column, or disagrees with another of its log.
+        EventLogError: a file cannot be read, lacks a column, or differs in kind from another file
+            of its log.
     """
     logs, parts = [], []
     for index, log in enumerate(logs_of(spec)):
         files = find_files(log.places)
         with ThreadPoolExecutor(SCHEMA_READERS) as pool:
-            heads = list(pool.map(_read_schemas, files))
-        log = replace(log, has_time=_has_time(log, files, heads))
-        _check_files(log, files, heads)
-        _check_order(log, spec)
+            schemas = list(pool.map(_read_schema, files))
+        log = replace(log, has_time=_has_time(log, files, schemas))
+        _check_files(log, files, schemas)
+        _check_time(log, spec)
         logs.append(log)
-        for number, (file, head) in enumerate(zip(files, heads, strict=True)):
-            parts += _cut(Part(index, number, file), head)
+        for number, (file, schema) in enumerate(zip(files, schemas, strict=True)):
+            parts += _divide(Part(index, number, file), schema)
     return Reading(spec, tuple(logs), tuple(parts))
 
 
 @dataclass(frozen=True)
-class Head:
-    """What a file says of itself: its columns, and the rows of each Parquet row group."""
+class Schema:
+    """A file's schema: its columns, and the number of rows in each row group of a Parquet file."""
 
-    schema: pa.Schema
+    columns: pa.Schema
     group_rows: tuple[int, ...] = ()
 
 
-def _read_schemas(file: EventFile) -> Head:
-    """Read a file's columns, those of its folders included; raise EventLogError when it is empty or
-    unreadable.
+def _read_schema(file: EventFile) -> Schema:
+    """Read the schema of a file, including the columns that come from its folders.
+
+    Raises:
+        EventLogError: the file is empty or cannot be read.
     """
     try:
-        head = _read_head(file)
+        schema = _read_stored_schema(file)
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise _unreadable(file, error) from None
     for name, _ in file.partition:
-        if name not in head.schema.names:
-            head = replace(head, schema=head.schema.append(pa.field(name, pa.string())))
-    return head
+        if name not in schema.columns.names:
+            schema = replace(schema, columns=schema.columns.append(pa.field(name, pa.string())))
+    return schema
 
 
-def _read_head(file: EventFile) -> Head:
+def _read_stored_schema(file: EventFile) -> Schema:
+    """Read the schema that a file itself contains."""
     if file.format == "parquet":
         with file.open() as source:
             parquet = pq.ParquetFile(source)
             groups = range(parquet.metadata.num_row_groups)
-            return Head(
-                parquet.schema_arrow, tuple(parquet.metadata.row_group(i).num_rows for i in groups)
-            )
+            rows = tuple(parquet.metadata.row_group(group).num_rows for group in groups)
+            return Schema(parquet.schema_arrow, rows)
     with file.stream() as source:
         if source.read(2) in UTF_16_MARKS:
-            raise pa.ArrowInvalid("it is UTF-16, where UTF-8 is read: convert it")
+            raise pa.ArrowInvalid("it is UTF-16, but only UTF-8 is supported: convert it")
     with file.stream() as source:
-        is_json = file.format == "json"
-        return Head(
-            json_schema(source, str(file))
-            if is_json
-            else pa.csv.open_csv(source, CSV_READING).schema
-        )
+        if file.format == "json":
+            return Schema(json_schema(source, str(file)))
+        return Schema(pa.csv.open_csv(source, CSV_READING).schema)
 
 
 def _unreadable(file: EventFile, error: Exception) -> EventLogError:
-    """Say in one sentence that a file cannot be read, and why."""
+    """Return the one-sentence error for a file that cannot be read."""
     return EventLogError(
-        f"Event log {file} cannot be read ({explain_access(error)}); mend the file or leave it out."
+        f"Event log {file} cannot be read ({explain_access(error)}); fix the file or leave it out."
     )
 
 
-def _has_time(log: Log, files: list[EventFile], heads: list[Head]) -> bool:
-    """Tell whether a log carries times: a column that was named must be there, an unnamed one in
-    all files or none.
+def _has_time(log: Log, files: list[EventFile], schemas: list[Schema]) -> bool:
+    """Return whether a log has timestamps.
+
+    A column that the spec names must exist, which `check_columns` checks. The default column may be
+    missing, but then in all files: order of appearance cannot be compared with time.
     """
     if "timestamp" in log.columns:
         return True
-    having = ["timestamp" in head.schema.names for head in heads]
+    having = ["timestamp" in schema.columns.names for schema in schemas]
     if any(having) and not all(having):
         raise EventLogError(
             f"Event log file {files[having.index(False)]} has no column 'timestamp', but "
-            f"{files[having.index(True)]} "
-            "has; files of one log must agree."
+            f"{files[having.index(True)]} has; files of one log must agree."
         )
     return all(having)
 
 
-def _check_order(log: Log, spec: CorpusSpec) -> None:
-    if log.has_time:
-        return
-    wish = (
-        "duplicates: drop"
-        if spec.duplicates == "drop"
-        else "split.time"
-        if spec.split.time
-        else None
-    )
-    if wish:
+def _check_time(log: Log, spec: CorpusSpec) -> None:
+    """Raise EventLogError if a setting needs timestamps that a log does not have."""
+    settings = {"duplicates: drop": spec.duplicates == "drop", "split.time": spec.split.time}
+    setting = next((name for name, needs_time in settings.items() if needs_time), None)
+    if setting and not log.has_time:
         raise EventLogError(
-            f"{wish} needs event times, but log {', '.join(log.places)} has no column 'timestamp'; "
-            f"name it with "
-            "columns, or leave that setting out."
+            f"{setting} needs event times, but log {', '.join(log.places)} has no column "
+            "'timestamp'; name it with columns, or leave that setting out."
         )
 
 
-def _check_files(log: Log, files: list[EventFile], heads: list[Head]) -> None:
-    """Refuse a file that lacks a column, or holds another kind of value in it than the files
-    before.
-    """
+def _check_files(log: Log, files: list[EventFile], schemas: list[Schema]) -> None:
+    """Check that every file of a log has the needed columns, of the same kind in all files."""
     seen: dict[str, tuple[str, EventFile]] = {}
-    for file, head in zip(files, heads, strict=True):
+    for file, schema in zip(files, schemas, strict=True):
         try:
-            check_columns(head.schema, log)
+            check_columns(schema.columns, log)
         except EventLogError as error:
             raise EventLogError(
                 f"{str(error).rstrip('.')} (in {file})." if len(files) > 1 else str(error)
             ) from None
         for column in log.needed:
-            kind = "text" if file.format == "csv" else kind_of(head.schema.field(column).type)
+            # Columns of CSV files are read as bytes, whatever Arrow infers from their first rows.
+            kind = "text" if file.format == "csv" else kind_of(schema.columns.field(column).type)
             before, other = seen.setdefault(column, (kind, file))
             if before == "unknown":
                 seen[column] = (kind, file)
             elif kind not in (before, "unknown"):
                 raise EventLogError(
                     f"Column {column!r} holds {before} in {other} but {kind} in {file}; files of "
-                    f"one log must agree."
+                    "one log must agree."
                 )
 
 
-def _cut(whole: Part, head: Head) -> list[Part]:
-    """Cut a Parquet file between row groups into parts of about ROWS_PER_PART rows."""
-    if whole.file.format != "parquet":
+def _divide(whole: Part, schema: Schema) -> list[Part]:
+    """Divide a Parquet file at its row groups into parts of at least ROWS_PER_PART rows."""
+    if whole.file.format != "parquet":  # rows of a text file can be numbered only from its start
         return [whole]
     parts: list[Part] = []
     groups: list[int] = []
     start = row = 0
-    for group, rows in enumerate(head.group_rows):
+    for group, rows in enumerate(schema.group_rows):
         groups.append(group)
         row += rows
-        if row - start >= ROWS_PER_PART or group == len(head.group_rows) - 1:
+        if row - start >= ROWS_PER_PART or group == len(schema.group_rows) - 1:
             parts.append(replace(whole, row_groups=tuple(groups), first_row=start))
             groups, start = [], row
     return parts
@@ -206,8 +200,12 @@ def _cut(whole: Part, head: Head) -> list[Part]:
 
 @dataclass(frozen=True)
 class Batch:
-    """Consecutive rows of a file: the number of the first, their needed columns, and how many were
-    recoded.
+    """Consecutive rows of a file.
+
+    Attributes:
+        first_row: number of the first row in the file.
+        table: the needed columns.
+        recoded: number of values that were not UTF-8.
     """
 
     first_row: int
@@ -216,7 +214,11 @@ class Batch:
 
 
 def read_part(part: Part, log: Log) -> Iterator[Batch]:
-    """Read a part in order, in batches; values that are not UTF-8 are recoded from Windows-1252."""
+    """Yield the batches of a part in order, decoding values that are not UTF-8 as Windows-1252.
+
+    Raises:
+        EventLogError: the file cannot be read.
+    """
     row = part.first_row
     readers = {"parquet": _read_parquet, "csv": _read_csv, "json": _read_json}
     try:
@@ -239,7 +241,7 @@ def _read_parquet(part: Part, log: Log) -> Iterator[tuple[pa.Table, int]]:
 
 
 def _read_csv(part: Part, log: Log) -> Iterator[tuple[pa.Table, int]]:
-    """Read text columns as bytes: neither ids nor words lose anything, whatever they look like."""
+    """Read all columns as bytes, so that Arrow does not turn the id 007 into the number 7."""
     with part.file.stream() as source:
         names = pa.csv.open_csv(source, CSV_READING).schema.names
     columns = [name for name in log.needed if name in names]

@@ -1,7 +1,7 @@
-"""Event logs: what their columns mean, and how rows of any shape become rows of one schema.
+"""Normalise event logs: the roles of their columns, and rows of one schema for every log.
 
-Takes tables as read; gives tables of EVENTS_SCHEMA, where `reason` names what is wrong with a row,
-or is null for a good one. Bad rows are never dropped here: the caller keeps them aside.
+Each row that cannot be used carries a reason. Such rows are not dropped here, so that the caller
+can count them and write them to `rejected/`.
 """
 
 import string
@@ -19,17 +19,12 @@ from clue_ray.errors import EventLogError, nearest
 from clue_ray.spec.specs import CorpusSpec
 
 ROLES = ("user_id", "service", "timestamp")
-LATEST = 4_102_444_800.0
-"""The year 2100: a later time is a unit or a date misread."""
+LATEST_TIME = 4_102_444_800.0
+"""The year 2100. A later time means that its unit or date was misread."""
 ROWS_PER_FILE = 2**32
-"""Order of appearance is file number times this plus row number: exact in float64 for two million
-files."""
-
-
+"""Order of appearance = file number * this + row number; exact in float64 for two million files."""
 KINDS = ("text", "whole numbers", "numbers", "times", "bool", "unknown")
-"""What a needed column may hold."""
-
-
+"""Kinds of values that a needed column may hold."""
 EVENTS_SCHEMA = pa.schema(
     [
         ("user_id", pa.string()),
@@ -40,16 +35,19 @@ EVENTS_SCHEMA = pa.schema(
         ("reason", pa.string()),
     ]
 )
+"""Normalised rows: `row` is the number in the file, `reason` is null for a row that can be used."""
 
 
 @dataclass(frozen=True)
 class Log:
-    """One log of a corpus: where it lies and how its columns are named.
+    """One log of a corpus: its files and the names of its columns.
 
     Attributes:
-        service: of every event, where the log has no column that names it.
-        columns: the log's own name of each role, where it differs.
-        has_time: whether events carry a time; else they count in order of appearance.
+        places: files, folders, globs and URIs.
+        service: the service of every event; None if a column names it.
+        columns: role -> name of the log's column, where the two differ.
+        text: template of the item text.
+        has_time: whether events have timestamps; otherwise they are in order of appearance.
     """
 
     places: tuple[str, ...]
@@ -59,18 +57,19 @@ class Log:
     has_time: bool = True
 
     def column(self, role: str) -> str:
-        """Return the log's own name of a role."""
+        """Return the name of the log's column for a role."""
         return self.columns.get(role, role)
 
     def source(self, field: str) -> str:
-        """Return the log's own name of a template's field: `text` may be renamed, other fields are
-        the log's.
+        """Return the name of the log's column for a field of the template.
+
+        Only `text` is a role, which `columns` may rename; other fields are columns of the log.
         """
         return self.column(field) if field == "text" else field
 
     @property
     def roles(self) -> list[str]:
-        """List the roles that are read from a column."""
+        """The roles that are read from a column."""
         absent = {"service"} if self.service is not None else set()
         return [
             role for role in ROLES if role not in absent and (role != "timestamp" or self.has_time)
@@ -78,13 +77,13 @@ class Log:
 
     @property
     def needed(self) -> list[str]:
-        """List the columns read from the log, each once, in a fixed order."""
+        """The columns that are read from the log, each once, in a fixed order."""
         fields = [self.source(field) for field in template_fields(self.text)]
         return list(dict.fromkeys([*(self.column(role) for role in self.roles), *fields]))
 
 
 def logs_of(spec: CorpusSpec) -> list[Log]:
-    """List the logs of a corpus: one whose rows name their service, or one a service."""
+    """List the logs of a corpus: one with a column `service`, or one per service."""
     for role in spec.columns:
         _check_role(role)
     if not isinstance(spec.events, dict):
@@ -108,13 +107,15 @@ def _as_tuple(places: str | Sequence[str]) -> tuple[str, ...]:
 def _check_role(role: str) -> None:
     if role not in (*ROLES, "text"):
         raise EventLogError(
-            f"Columns rename unknown role {role!r}; {nearest(role, [*ROLES, 'text'])}"
+            f"columns renames the unknown role {role!r}; {nearest(role, [*ROLES, 'text'])}"
         )
 
 
 def template_fields(template: str) -> list[str]:
-    """List the columns a text template names; raise EventLogError when it names none or is
-    malformed.
+    """List the fields of a text template.
+
+    Raises:
+        EventLogError: the template is malformed or has no named field.
     """
     try:
         fields = [
@@ -122,8 +123,8 @@ def template_fields(template: str) -> list[str]:
         ]
     except ValueError as error:
         raise EventLogError(
-            f"Text template {template!r} is malformed ({error}); write it like '{{brand}}; "
-            f"{{title}}'."
+            f"Text template {template!r} is malformed ({error}); write it like "
+            "'{brand}; {title}'."
         ) from None
     if not fields or "" in fields:
         raise EventLogError(
@@ -133,49 +134,57 @@ def template_fields(template: str) -> list[str]:
 
 
 def check_columns(schema: pa.Schema, log: Log) -> None:
-    """Refuse a file that lacks a needed column, or whose text would be a bare number."""
+    """Check that a file has every needed column and that its text is not a bare number.
+
+    Raises:
+        EventLogError: a column is missing, repeated, or of a kind that cannot be read.
+    """
     for role in log.columns:
         _check_role(role)
     for column in log.needed:
-        if column not in schema.names:
-            found = ", ".join(map(repr, schema.names)) or "none"
-            if len(schema.names) == 1 and set(schema.names[0]) & set(";\t|"):
-                raise EventLogError(
-                    f"The event log's only column is {found}; CSV files are separated by commas."
-                )
-            raise EventLogError(
-                f"The event log has no column {column!r}; columns found are {found}; rename with "
-                f"columns."
-            )
-        if schema.names.count(column) > 1:
-            raise EventLogError(
-                f"The event log has {schema.names.count(column)} columns {column!r}; rename or "
-                f"remove all but one."
-            )
-        if (kind := kind_of(schema.field(column).type)) not in KINDS:
-            raise EventLogError(
-                f"Column {column!r} holds {kind}; ids, services and words may be text or numbers, "
-                f"and timestamps dates."
-            )
+        _check_column(schema, column)
     fields = template_fields(log.text)
     only = log.source(fields[0])
+    # A number is usually an item's id: an encoder that reads ids as words learns nothing of them.
     if len(fields) == 1 and kind_of(schema.field(only).type) not in ("text", "unknown"):
         raise EventLogError(
-            f"Text column {only!r} holds {schema.field(only).type}, not words; build a text from "
-            f"worded columns, "
-            "as in '{brand}; {title}'."
+            f"Text column {only!r} holds {schema.field(only).type}, not words; build the text from "
+            "columns with words, as in '{brand}; {title}'."
+        )
+
+
+def _check_column(schema: pa.Schema, column: str) -> None:
+    found = ", ".join(map(repr, schema.names)) or "none"
+    if column not in schema.names:
+        if len(schema.names) == 1 and set(schema.names[0]) & set(";\t|"):
+            raise EventLogError(
+                f"The event log has one column only, {found}; separate the columns of CSV files "
+                "by commas."
+            )
+        raise EventLogError(
+            f"The event log has no column {column!r}; columns found are {found}; rename with "
+            "columns."
+        )
+    if (count := schema.names.count(column)) > 1:
+        raise EventLogError(
+            f"The event log has {count} columns {column!r}; rename or remove all but one."
+        )
+    if (kind := kind_of(schema.field(column).type)) not in KINDS:
+        raise EventLogError(
+            f"Column {column!r} holds {kind}; ids, services and texts must be text or numbers, "
+            "and timestamps text, numbers or dates."
         )
 
 
 def normalise(
     table: pa.Table, log: Log, spec: CorpusSpec, *, file: int = 0, first_row: int = 0
 ) -> pa.Table:
-    """Bring rows of a log to EVENTS_SCHEMA; rows of services left out are dropped, bad rows carry
-    their reason.
+    """Convert rows of a log to EVENTS_SCHEMA, dropping rows of services that `spec` leaves out.
 
     Args:
-        table: needed columns of consecutive rows, from row `first_row` of the log's file number
-            `file`.
+        table: the needed columns of consecutive rows.
+        file: number of their file in the log.
+        first_row: number of the first row in that file.
     """
     row = np.arange(first_row, first_row + table.num_rows)
     service = (
@@ -199,22 +208,23 @@ def normalise(
     events = pa.table(rows, schema=EVENTS_SCHEMA)
     if spec.services is None:
         return events
+    # A row without a service may belong to any of them: keep it, so that it is counted as rejected.
     kept = pc.is_in(events["service"], value_set=pa.array(spec.services, pa.string()))
     return events.filter(pc.or_(kept, pc.is_null(events["service"])))
 
 
 def good_rows(events: pa.Table) -> pa.Table:
-    """Leave out rows with a reason; mostly there are none, and nothing is copied."""
-    return (
-        events.filter(pc.is_null(events["reason"]))
-        if events["reason"].null_count < len(events)
-        else events
-    )
+    """Return the rows that can be used; the table itself, uncopied, if all can."""
+    if events["reason"].null_count == len(events):
+        return events
+    return events.filter(pc.is_null(events["reason"]))
 
 
 def as_text(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    """Cast ids and names to text without surrounding space; numbers keep their digits, and 7.0 is
-    7.
+    """Cast ids and names to text without surrounding white space.
+
+    Numbers keep all their digits. A whole float is written as an integer, because pandas turns a
+    column of integers into floats where a value is missing: 7.0 and 7 are the same user.
     """
     text = column.cast(pa.string())
     if pa.types.is_floating(column.type):
@@ -225,10 +235,8 @@ def as_text(column: pa.ChunkedArray) -> pa.ChunkedArray:
 
 
 def build_text(table: pa.Table, log: Log) -> pa.ChunkedArray | pa.Array:
-    """Fill the text template row by row; an empty field reads as nothing, a row of only empty
-    fields as null.
-    """
-    if log.text == "{text}":
+    """Fill the text template for each row; the result is null for a row of empty fields."""
+    if log.text == "{text}":  # by far the most common template, and texts stay exactly as they are
         return _untrimmed(table[log.column("text")].cast(pa.string()))
     parts: list[Any] = []
     present: Any = None
@@ -245,13 +253,13 @@ def build_text(table: pa.Table, log: Log) -> pa.ChunkedArray | pa.Array:
 
 
 def _untrimmed(text: pa.ChunkedArray) -> pa.ChunkedArray:
-    """Return a text column as it is, null where it holds nothing but space."""
+    """Return a text column as it is, with null for values of nothing but white space."""
     empty = pc.fill_null(pc.equal(pc.utf8_length(pc.utf8_trim_whitespace(text)), 0), True)
     return pc.if_else(empty, pa.scalar(None, pa.string()), text)
 
 
 def _find_reasons(rows: dict[str, Any], spec: CorpusSpec, log: Log) -> Any:
-    """Name what is wrong with each row (first fault found), null for a good one."""
+    """Return the first fault of each row; null for a row that can be used."""
     lengths = {role: pc.utf8_length(rows[role]) for role in ("user_id", "service", "text")}
     faults = {
         f"{role} is null or empty": pc.fill_null(pc.equal(length, 0), True)
@@ -262,9 +270,9 @@ def _find_reasons(rows: dict[str, Any], spec: CorpusSpec, log: Log) -> Any:
     faults["timestamp cannot be read"] = pc.is_null(rows["timestamp"], nan_is_null=True)
     if log.has_time:
         faults["timestamp is after the year 2100"] = pc.fill_null(
-            pc.greater(rows["timestamp"], LATEST), False
+            pc.greater(rows["timestamp"], LATEST_TIME), False
         )
-    if not any(pc.any(fault).as_py() for fault in faults.values()):
+    if not any(pc.any(fault).as_py() for fault in faults.values()):  # usual, and much cheaper
         return pa.nulls(len(rows["row"]), pa.string())
     conditions = pc.make_struct(
         *(_flat(fault) for fault in faults.values()), field_names=list(faults)

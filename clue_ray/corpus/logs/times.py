@@ -1,6 +1,4 @@
-"""Timestamps as logs write them: numbers of four units, dates, and ISO 8601 text, told apart by
-what they hold.
-"""
+"""Timestamps as logs write them: numbers in four units, dates, and ISO 8601 text."""
 
 from collections import Counter
 from typing import Any
@@ -12,22 +10,21 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 UNITS = {"seconds": 0.0, "milliseconds": 1e11, "microseconds": 1e14, "nanoseconds": 1e17}
-"""Unit -> the least size of a number that is read in it; 1e11 seconds would be the year 5138."""
+"""Unit -> the smallest number that is read in this unit; 1e11 seconds would be the year 5138."""
 EPOCH = pd.Timestamp(0, tz="UTC")
 NUMBER = r"^\s*[+-]?\d+(\.\d*)?([eE][+-]?\d+)?\s*$"
 
 
 def as_seconds(column: pa.ChunkedArray) -> pa.Array:
-    """Turn timestamps into epoch seconds; null where unparsable. Times without a zone are UTC."""
+    """Convert timestamps to seconds since the epoch.
+
+    Times without a zone are read as UTC. Values that cannot be read become null.
+    """
     return pa.array(_seconds(column), from_pandas=True)
 
 
 def _seconds(column: pa.ChunkedArray) -> NDArray[np.float64]:
-    if (
-        pa.types.is_integer(column.type)
-        or pa.types.is_floating(column.type)
-        or pa.types.is_decimal(column.type)
-    ):
+    if _is_number(column.type):
         numbers = column.cast(pa.float64(), safe=False).to_numpy()
         return np.where(np.isfinite(numbers), numbers, np.nan) / 1000.0 ** _unit_codes(numbers)
     if pa.types.is_temporal(column.type):
@@ -35,8 +32,16 @@ def _seconds(column: pa.ChunkedArray) -> NDArray[np.float64]:
     return _read_text(column.cast(pa.string()))
 
 
+def _is_number(type_: pa.DataType) -> bool:
+    return pa.types.is_integer(type_) or pa.types.is_floating(type_) or pa.types.is_decimal(type_)
+
+
 def _read_times(column: pa.ChunkedArray) -> NDArray[np.float64]:
-    """Read Arrow's own times by their numbers: 9999-12-31 is beyond pandas' nanoseconds."""
+    """Convert Arrow's own times by their integers.
+
+    Going through pandas would fail for a placeholder such as 9999-12-31, which is beyond the range
+    of 64-bit nanoseconds.
+    """
     if pa.types.is_date32(column.type):
         return column.cast(pa.int32()).cast(pa.float64()).to_numpy() * 86_400
     steps = {"s": 1.0, "ms": 1e3, "us": 1e6, "ns": 1e9}
@@ -45,17 +50,19 @@ def _read_times(column: pa.ChunkedArray) -> NDArray[np.float64]:
 
 
 def _unit_codes(numbers: NDArray[np.float64]) -> NDArray[np.int64]:
-    """Return which of UNITS each number is in, as an index; one that is no number is 0."""
+    """Return the index in UNITS of each number's unit; 0 for NaN."""
+    # The unit is inferred per value, not per column: joined logs may mix units in one column.
     return np.searchsorted(list(UNITS.values())[1:], np.nan_to_num(np.abs(numbers)), side="right")
 
 
 def _read_text(column: pa.ChunkedArray) -> NDArray[np.float64]:
+    """Read text values: those that look like numbers as numbers, and the others as ISO 8601."""
     numeric = pc.fill_null(pc.match_substring_regex(column, NUMBER), False)
-    share = pc.sum(numeric).as_py() or 0
-    if share == len(column):
+    count = pc.sum(numeric).as_py() or 0
+    if count == len(column):  # the usual case of a CSV file: pandas need not see any value
         return _seconds(pc.utf8_trim_whitespace(column).cast(pa.float64()))
     seconds = _since_epoch(column.to_pandas())
-    if share:
+    if count:
         mask = numeric.to_numpy()
         seconds[mask] = _seconds(pc.utf8_trim_whitespace(column.filter(numeric)).cast(pa.float64()))
     return seconds
@@ -67,23 +74,20 @@ def _since_epoch(values: "pd.Series[Any]") -> NDArray[np.float64]:
 
 
 def count_units(column: pa.ChunkedArray) -> Counter[str]:
-    """Count how the timestamps of a column are read: in which unit, or as dates and text."""
-    if (
-        pa.types.is_integer(column.type)
-        or pa.types.is_floating(column.type)
-        or pa.types.is_decimal(column.type)
-    ):
+    """Count the timestamps of a column by how they are read: in a unit, as dates or as text."""
+    if _is_number(column.type):
         codes = _unit_codes(column.drop_null().cast(pa.float64(), safe=False).to_numpy())
         names = list(UNITS)
         return Counter({names[code]: int(n) for code, n in enumerate(np.bincount(codes)) if n})
     if pa.types.is_temporal(column.type):
         return Counter({"dates": len(column) - column.null_count})
-    text = column.cast(pa.string()).drop_null()
+    return _count_text_units(column.cast(pa.string()).drop_null())
+
+
+def _count_text_units(text: pa.ChunkedArray) -> Counter[str]:
+    if not len(text):
+        return Counter()
     numeric = pc.match_substring_regex(text, NUMBER)
-    counts = (
-        count_units(pc.utf8_trim_whitespace(text.filter(numeric)).cast(pa.float64()))
-        if len(text)
-        else Counter()
-    )
-    rest = len(text) - sum(counts.values())
+    counts = count_units(pc.utf8_trim_whitespace(text.filter(numeric)).cast(pa.float64()))
+    rest = len(text) - counts.total()
     return counts + Counter({"ISO 8601 text": rest} if rest else {})

@@ -20,11 +20,14 @@ from clue_ray.report.figures.style import (
 )
 from clue_ray.report.numbers import compact, flop, is_absent, shortened
 from clue_ray.scaling.deciding.isoflop import SAME_LEVEL, IsoFlop
+from clue_ray.spec.columns import (
+    LENGTHS,
+    SIZE,
+    held_equal,
+    run_axes,
+)
 
-LENGTH, SIZE = "sequence_length", "non_embedding_params"
-EQUAL = ("corpus_users", LENGTH, "global_batch_size", "learning_rate", "seed")
-"""What the runs of one table agree on, the table's own axis aside."""
-HORIZONS = ("steps", "users_seen")
+LENGTH = "sequence_length"
 FILLED = 0.6
 """Share of its cells from which runs are a grid, and not a few runs off one."""
 
@@ -87,15 +90,20 @@ def grid_of(table: pd.DataFrame, axis: str = LENGTH) -> pd.DataFrame | None:
     return grid if measured.mean() >= FILLED else None
 
 
+def equal_columns(axis: str) -> list[str]:
+    """List the columns in which the runs of one table agree, besides encoder size and its axis."""
+    return [column for column in (*run_axes(), *held_equal()) if column != axis]
+
+
 def alike(table: pd.DataFrame, axis: str) -> pd.DataFrame:
-    """Choose the combination of other settings (see `EQUAL`) that fills most cells; of several, the
-    lowest loss's.
+    """Choose the combination of other settings that fills most cells; of several, the lowest
+    loss's.
 
     Runs that ended agree on their steps too, or else on the users they saw; what failed early has
     neither, and stays.
     """
-    rest = [c for c in EQUAL if c in table and c != axis]
-    horizons = [c for c in HORIZONS if c in table and table[c].notna().any()]
+    rest = [c for c in equal_columns(axis) if c in table]
+    horizons = [c for c in LENGTHS if c in table and table[c].notna().any()]
     if not (rest or horizons):
         return table
     best = table["loss"].fillna(np.inf)

@@ -17,7 +17,6 @@ from scipy.optimize import isotonic_regression
 
 from clue_ray.report.figures.headline import highest_shown, mark_clipped
 from clue_ray.report.figures.style import (
-    COLOUR_AXES,
     DASHES,
     FAINT,
     INK,
@@ -31,10 +30,10 @@ from clue_ray.report.figures.style import (
     label,
     log_axis,
     ordered_colours,
-    short_label,
 )
 from clue_ray.report.numbers import compact, shortened
 from clue_ray.scaling.answering.axes import AxisEffect
+from clue_ray.spec.columns import SIZE, held_equal, name_columns, short_label
 
 MOST_NAMED = 10
 """Lines of a panel that have room for a name at their end."""
@@ -214,10 +213,10 @@ def end_labels(
 
 def _varying(effect: AxisEffect) -> list[str]:
     firsts = pd.DataFrame([line.iloc[0] for line in effect.lines])
-    columns = ("encoder_size", *COLOUR_AXES, "learning_rate", "seed")
+    columns = (*name_columns(), *held_equal())
     skip = {
         effect.column,
-        "encoder_size" if effect.column == "non_embedding_params" else effect.column,
+        "encoder_size" if effect.column == SIZE else effect.column,
     }
     return [
         column for column in columns if column not in skip and len(distinct(firsts, column)) > 1
@@ -236,7 +235,7 @@ def _order(column: str) -> str:
     """Name the column that orders a column: encoder sizes go by their parameters, not by the
     alphabet.
     """
-    return "non_embedding_params" if column == "encoder_size" else column
+    return SIZE if column == "encoder_size" else column
 
 
 def _range(effect: AxisEffect) -> tuple[float, float]:

@@ -12,20 +12,10 @@ import numpy.typing as npt
 import pandas as pd
 from matplotlib.axes import Axes
 
-from clue_ray.report.figures.style import DASHES, INK, MUTED, Encoding, distinct, short_label
+from clue_ray.report.figures.style import DASHES, INK, MUTED, Encoding, distinct
 from clue_ray.report.numbers import compact, flop
+from clue_ray.spec.columns import SIZE, format_of, is_log, settings, short_label
 
-SETTINGS = (
-    "encoder_size",
-    "sequence_length",
-    "corpus_users",
-    "global_batch_size",
-    "learning_rate",
-    "seed",
-    "num_workers",
-    "steps",
-)
-LOGARITHMIC = frozenset({*SETTINGS, "train_flops"}) - {"encoder_size", "seed"}
 MOST_TICKS = 7
 SPREAD = 0.012
 """How far runs of equal settings are drawn apart, as a share of the axis, so that none hides
@@ -36,11 +26,16 @@ def coordinates(table: pd.DataFrame) -> list[str]:
     """List the settings that differ between runs, then compute and loss, where the table has
     them.
     """
-    varied = [column for column in SETTINGS if len(distinct(table, column)) > 1]
+    varied = [column for column in _shown_settings() if len(distinct(table, column)) > 1]
     return [
         *varied,
         *(column for column in ("train_flops", "loss") if len(distinct(table, column)) > 1),
     ]
+
+
+def _shown_settings() -> list[str]:
+    """List the settings that have an axis; the encoder's name stands for its size."""
+    return [*(column for column in settings() if column != SIZE), "steps"]
 
 
 def parallel_coordinates(table: pd.DataFrame, ax: Axes) -> Axes:
@@ -52,7 +47,7 @@ def parallel_coordinates(table: pd.DataFrame, ax: Axes) -> Axes:
     columns, encoding = coordinates(table), Encoding.of(table)
     places = np.stack([_positions(table, column) for column in columns], axis=1)
     shift = SPREAD * np.linspace(-1, 1, len(table))[:, None] if len(table) > 1 else np.zeros((1, 1))
-    settled = np.array([column in SETTINGS for column in columns])
+    settled = np.array([column in _shown_settings() for column in columns])
     for run, heights in zip(table.to_dict("records"), places + shift * settled, strict=True):
         known = np.isfinite(heights)
         lost = not known[-1] or run.get("status") != "done"
@@ -89,9 +84,7 @@ def _head(column: str) -> str:
 
 def _scaled(column: str, value: Any) -> Any:
     return (
-        np.log(np.asarray(value, dtype=float))
-        if column in LOGARITHMIC
-        else np.asarray(value, dtype=float)
+        np.log(np.asarray(value, dtype=float)) if is_log(column) else np.asarray(value, dtype=float)
     )
 
 
@@ -115,7 +108,9 @@ def _axis(ax: Axes, table: pd.DataFrame, column: str, place: int) -> None:
         heights = [index / max(len(values) - 1, 1) for index in range(len(values))]
     else:
         values = (
-            values if len(values) <= MOST_TICKS and column in SETTINGS else _between(column, values)
+            values
+            if len(values) <= MOST_TICKS and column in _shown_settings()
+            else _between(column, values)
         )
         ends = [
             float(_scaled(column, end))
@@ -141,7 +136,7 @@ def _axis(ax: Axes, table: pd.DataFrame, column: str, place: int) -> None:
 def _between(column: str, values: list[Any]) -> list[float]:
     low, high = (float(_scaled(column, end)) for end in (values[0], values[-1]))
     steps = np.linspace(low, high, 5)
-    return [float(value) for value in (np.exp(steps) if column in LOGARITHMIC else steps)]
+    return [float(value) for value in (np.exp(steps) if is_log(column) else steps)]
 
 
 def _thinned(values: list[Any], heights: list[float]) -> list[tuple[Any, float]]:
@@ -151,6 +146,6 @@ def _thinned(values: list[Any], heights: list[float]) -> list[tuple[Any, float]]
 
 
 def _written(column: str, value: Any) -> str:
-    if column == "loss":
+    if format_of(column) == "loss":
         return f"{value:.2f}"
-    return flop(value) if column == "train_flops" else compact(value)
+    return flop(value) if format_of(column) == "flop" else compact(value)

@@ -20,6 +20,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from clue_ray.report.numbers import compact, decade, is_absent, shortened
 from clue_ray.scaling.laws.catalogue import LAWS
+from clue_ray.spec import columns
 
 INK, MUTED, FAINT = "#1a1a1a", "#5f6368", "#d5d8dc"
 LAW_COLOUR = "#d55e00"  # Okabe-Ito vermillion: apart from viridis for every common colour vision
@@ -58,57 +59,17 @@ STYLE: Any = {  # rc parameters, which matplotlib types by a list of all their n
 }
 
 
-LABELS: dict[str, str] = {
-    "run_id": "run",
-    "status": "status",
-    "error": "error",
-    "encoder_size": "encoder size",
-    "width": "width",
-    "item_layers": "item layers",
-    "service_layers": "service layers",
-    "heads": "heads",
-    "non_embedding_params": "non-embedding parameters",
-    "total_params": "parameters, all",
-    "corpus_users": "corpus users",
-    "corpus_tokens": "corpus tokens",
-    "sequence_length": "sequence length, events",
-    "global_batch_size": "global batch size, users",
-    "learning_rate": "learning rate",
-    "seed": "seed",
-    "steps": "steps",
-    "users_seen": "users seen",
-    "train_tokens": "training tokens",
-    "train_flops": "training compute, FLOP",
-    "executed_flops": "executed compute, FLOP",
-    "loss": "held-out loss, nats",
-    "recall_at_10": "recall@10",
-    "mrr": "MRR",
-    "train_loss": "training loss, nats",
-    "wall_seconds": "wall time",
-    "tokens_per_second": "tokens/s",
-    "num_workers": "workers",
-    "device": "device",
-    "step": "step",
-}
-
-
 SHAPES = ("o", "s", "^", "D", "v", "P", "X", "p", "<", ">", "h", "*")
 ROW_LETTERS = 54
 """Letters that a row of keys has room for."""
-COLOUR_AXES = ("sequence_length", "corpus_users", "global_batch_size")
 
 
 def label(column: str, candidates: int | None = None) -> str:
     """Name a column for an axis or a table head; a held-out loss says at how many candidates, where
     known.
     """
-    text = LABELS.get(column, column.replace("_", " "))
+    text = columns.label(column)
     return f"{text} at {candidates:,} candidates" if column == "loss" and candidates else text
-
-
-def short_label(column: str) -> str:
-    """Name a column without its unit, for legends and sentences."""
-    return LABELS.get(column, column.replace("_", " ")).split(",")[0]
 
 
 def law_label(name: str) -> str:
@@ -159,7 +120,7 @@ class Encoding:
         """Choose colours by the axis with most values (sequence length on a tie), shapes by encoder
         size.
         """
-        column = max(COLOUR_AXES, key=lambda name: len(distinct(table, name)))
+        column = max(columns.run_axes(), key=lambda name: len(distinct(table, name)))
         sizes = distinct(table, "encoder_size")
         shapes = {size: SHAPES[index % len(SHAPES)] for index, size in enumerate(sizes)}
         return cls(column, ordered_colours(distinct(table, column)), shapes)
@@ -190,7 +151,7 @@ def _keys(column: str, entries: list[tuple[Any, str, str]]) -> list[Line2D]:
     if len(entries) < 2:
         return []
     step = -(-len(entries) // 7)  # a long scale is shown by every second, third ... of its values
-    heading = Line2D([], [], linestyle="none", label=short_label(column))
+    heading = Line2D([], [], linestyle="none", label=columns.short_label(column))
     shown = entries[::step]
     room = max(ROW_LETTERS // len(shown), 10)
     marks = [

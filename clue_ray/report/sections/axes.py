@@ -12,16 +12,14 @@ from clue_ray.report import numbers
 from clue_ray.report.figures import lines as figures
 from clue_ray.report.figures.files import HALF, NARROW, Picture, picture
 from clue_ray.report.figures.grids import (
-    EQUAL,
-    HORIZONS,
-    SIZE,
     alike,
+    equal_columns,
     grid_of,
     heat_table,
     isoflop_curves,
 )
 from clue_ray.report.figures.headline import highest_shown
-from clue_ray.report.figures.style import law_label, short_label
+from clue_ray.report.figures.style import law_label
 from clue_ray.report.read import StudyFiles
 from clue_ray.report.section import Section
 from clue_ray.report.sections.answer import CLIPPED
@@ -29,9 +27,7 @@ from clue_ray.scaling.answering.analysis import Analysis
 from clue_ray.scaling.answering.axes import AxisEffect
 from clue_ray.scaling.answering.sentences import listing
 from clue_ray.scaling.deciding.isoflop import IsoFlop, fit_isoflop
-
-GRIDS = ("sequence_length", "global_batch_size", "corpus_users")
-"""Axes that a table sets against encoder size."""
+from clue_ray.spec.columns import LENGTHS, SIZE, run_axes, short_label
 
 
 def axes(analysis: Analysis) -> Section | None:
@@ -48,7 +44,7 @@ def axes(analysis: Analysis) -> Section | None:
 
 
 def _axis(effect: AxisEffect, limits: tuple[float, float]) -> Picture:
-    caption = f"{effect.label}.{_along(effect)}"
+    caption = f"{effect.label[:1].upper()}{effect.label[1:]}.{_along(effect)}"
     if any((line["loss"] > limits[1]).any() for line in effect.lines):
         caption += f" {CLIPPED}"
     name = f"axis-{effect.column.replace('_', '-')}"
@@ -71,7 +67,7 @@ def _along(effect: AxisEffect) -> str:
 def grids(files: StudyFiles) -> Section | None:
     """Set encoder size against every other axis as tables of loss, where the runs hold a grid."""
     drawn = tuple(
-        _grid(files.table, axis) for axis in GRIDS if grid_of(files.table, axis) is not None
+        _grid(files.table, axis) for axis in run_axes() if grid_of(files.table, axis) is not None
     )
     if not drawn:
         return None
@@ -86,7 +82,7 @@ def grids(files: StudyFiles) -> Section | None:
 def _grid(table: pd.DataFrame, axis: str) -> Picture:
     name = "heat-table" if axis == "sequence_length" else f"heat-{axis.replace('_', '-')}"
     chosen = alike(table, axis)
-    known = [c for c in (*EQUAL, *HORIZONS) if c != axis and c in table and table[c].nunique() > 1]
+    known = [c for c in (*equal_columns(axis), *LENGTHS) if c in table and table[c].nunique() > 1]
     shared = [c for c in known if chosen[c].nunique() == 1]
     same = [f"{short_label(c)} {numbers.compact(chosen[c].dropna().iloc[0])}" for c in shared]
     caption = f"Encoder size by {short_label(axis)}{'; all at ' + listing(same) if same else ''}."

@@ -16,7 +16,7 @@ from matplotlib.axes import Axes
 from clue_ray.errors import ClueRayError
 from clue_ray.report import numbers, tables
 from clue_ray.report.figures.files import NARROW, picture
-from clue_ray.report.figures.style import FAINT, INK, LAW_COLOUR, short_label
+from clue_ray.report.figures.style import FAINT, INK, LAW_COLOUR
 from clue_ray.report.section import Section
 from clue_ray.report.tables import Cell, Table, text, written
 from clue_ray.scaling.answering.analysis import Analysis
@@ -26,6 +26,7 @@ from clue_ray.scaling.deciding.allocate import Recipe, allocate
 from clue_ray.scaling.deciding.budget import marginal_returns
 from clue_ray.scaling.fitting.fit import Fit, fit_law
 from clue_ray.scaling.judging.backtest import LOOK_AHEAD
+from clue_ray.spec.columns import short_label
 
 SHORT = (6.8, 2.3)
 FARTHEST = 10.0

@@ -10,21 +10,7 @@ import pandas as pd
 
 from clue_ray.errors import ClueRayError, FitError
 from clue_ray.scaling.fitting.fit import Fit, fit_law
-
-AXES = {
-    "non_embedding_params": "Encoder size (non-embedding parameters)",
-    "sequence_length": "Sequence length (events a user and service)",
-    "corpus_users": "Corpus (users)",
-    "global_batch_size": "Global batch size (users)",
-    "steps": "Training length (steps)",
-}
-"""Columns that a study sweeps, with what they are called in figures."""
-
-
-HELD_EQUAL = ("learning_rate", "seed")
-HORIZONS = ("steps", "users_seen")
-"""How long a run trained: runs on a line agree in one of the two, or in neither where the axis is
-the steps."""
+from clue_ray.spec.columns import LENGTHS, axes, held_equal, short_label
 
 
 @dataclass(frozen=True)
@@ -47,10 +33,10 @@ class AxisEffect:
 def axis_effects(done: pd.DataFrame) -> list[AxisEffect]:
     """Trace every axis that takes two or more values in the done runs."""
     effects = []
-    for column, label in AXES.items():
+    for column in axes():
         lines = _lines(done, column) if column in done else []
         if lines:
-            effects.append(AxisEffect(column, label, lines, _along(lines[0], column)))
+            effects.append(AxisEffect(column, short_label(column), lines, _along(lines[0], column)))
     return effects
 
 
@@ -62,7 +48,7 @@ def joint_fit(points: pd.DataFrame) -> tuple[Fit, list[str]] | None:
     """
     values = {
         axis: points[axis].nunique()
-        for axis in AXES
+        for axis in axes()
         if axis in points and points[axis].notna().all()
     }
     swept = sorted((axis for axis in values if values[axis] > 1), key=lambda axis: -values[axis])
@@ -78,14 +64,14 @@ def _lines(done: pd.DataFrame, column: str) -> list[pd.DataFrame]:
     """Group the runs that differ in this column only, at equal steps or else at equal examples;
     longest line first.
     """
-    for horizon in HORIZONS if column != "steps" else ("",):
+    for horizon in LENGTHS if column != "steps" else ("",):
         if lines := _lines_at(done, column, horizon):
             return lines
     return []
 
 
 def _lines_at(done: pd.DataFrame, column: str, horizon: str) -> list[pd.DataFrame]:
-    settings = (*(axis for axis in AXES if axis != "steps"), *HELD_EQUAL, horizon)
+    settings = (*axes(without=LENGTHS), *held_equal(), horizon)
     equal = [name for name in settings if name != column and name in done]
     groups = [group for _, group in done.groupby(equal, dropna=False)] if equal else [done]
     lines = [

@@ -14,6 +14,7 @@ from clue_ray.scaling.fitting.fit import Fit, Prediction
 from clue_ray.scaling.fitting.intervals import ENOUGH_FREEDOM
 from clue_ray.scaling.fitting.warnings import ENOUGH_DECADES
 from clue_ray.scaling.judging.backtest import LOOK_AHEAD, Backtest
+from clue_ray.spec.columns import axes, short_label
 
 
 def open_question(points: pd.DataFrame, ahead: Prediction | None) -> list[str]:
@@ -139,23 +140,14 @@ def other_interval(fit: Fit, ahead: float) -> list[str]:
     ]
 
 
-LEVERS = {
-    "non_embedding_params": "encoder parameters",
-    "sequence_length": "history length",
-    "corpus_users": "corpus users",
-    "global_batch_size": "batch size",
-    "steps": "steps",
-}
-
-
 def levers(points: pd.DataFrame) -> list[str]:
     """Say which settings the frontier's compute came from: a prediction holds where they can still
     grow.
     """
     best = points[points["frontier"]]
     grown = {
-        name: best[column].max() / best[column].min()
-        for column, name in LEVERS.items()
+        short_label(column): best[column].max() / best[column].min()
+        for column in axes()
         if column in best
     }
     named = [

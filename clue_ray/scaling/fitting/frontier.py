@@ -9,15 +9,13 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from clue_ray.spec.columns import fixed_columns
+
 X, Y = "train_flops", "loss"
 LITTLE_MORE = 1.1  # times the compute of a run, for which another does not count as larger
 # exponent of compute beyond any that a loss was seen to have; published ones are .05 to .15
 STEEPEST = 0.25
 LARGEST_LEVEL_SHARE = 0.99  # share of the largest compute that still counts as the largest level
-SETTING = [
-    "width", "item_layers", "service_layers", "heads", "encoder_size", "non_embedding_params", "total_params",
-    "corpus_users", "sequence_length", "global_batch_size", "learning_rate", "num_workers",
-]  # fmt: skip
 SAME_HORIZON = 1.02
 """Seeds of one setting draw other users, so their compute differs by so little."""
 
@@ -53,7 +51,7 @@ def settings_of(done: pd.DataFrame) -> npt.NDArray[np.int64]:
     runs stand alone.
     """
     alone = np.arange(len(done))
-    keys = [name for name in SETTING if name in done]
+    keys = [name for name in fixed_columns() if name in done]
     if "seed" not in done or not keys:
         return alone
     order = done.reset_index(drop=True).assign(row=alone).sort_values([*keys, X], kind="stable")

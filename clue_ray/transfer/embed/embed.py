@@ -22,7 +22,7 @@ from ray.exceptions import RayError
 
 from clue_ray.corpus.build import MAX_TASKS, small_shuffle_tasks, source_key
 from clue_ray.corpus.logs.reading import Reading, plan_reading
-from clue_ray.errors import ClusterError, EventLogError, StudyError
+from clue_ray.errors import ClusterError, EventLogError, StudyError, find_worker_error
 from clue_ray.spec.specs import CorpusSpec
 from clue_ray.spec.yaml import fingerprint
 from clue_ray.transfer.embed.parts import Parts
@@ -34,7 +34,7 @@ from clue_ray.transfer.embed.writing import (
     write_parts,
 )
 from clue_ray.transfer.encode import UserEncoder
-from clue_ray.transfer.encoder_file import EncoderCard, Exported, read_encoder
+from clue_ray.transfer.encoder_file import EncoderCard, ExportedEncoder, read_encoder
 
 BYTES_A_PART, MIN_PARTS, MAX_PARTS = 1_000_000, 16, 4096
 Settings = dict[str, Any]
@@ -183,7 +183,7 @@ def _number_of_parts(reading: Reading) -> int:
 
 
 def make_parts(
-    reading: Reading, exported: Exported, plan: EmbedPlan, gpus_per_worker: float
+    reading: Reading, exported: ExportedEncoder, plan: EmbedPlan, gpus_per_worker: float
 ) -> None:
     """Run the pipeline: read, gather users, encode and write; raise ClusterError where an actor's
     GPUs are nowhere.
@@ -220,18 +220,14 @@ def make_parts(
             for _ in made.iter_batches(batch_size=None, batch_format="pyarrow"):
                 pass
     except RayError as error:
-        raise _explain_failure(error) from error
+        raise _own_error(error) from error
 
 
-def _explain_failure(error: RayError) -> Exception:
-    """Turn our own error on a worker, of which Ray keeps the words, into itself; others stay as
-    they are.
-    """
+def _own_error(error: RayError) -> Exception:
+    """Return the error of ours that a worker raised, or Ray's unchanged."""
     kinds: dict[str, type[Exception]] = {"EventLogError": EventLogError, "StudyError": StudyError}
-    said = re.findall(
-        r"^\s*(?:[\w.]+\.)?(EventLogError|StudyError): (.+)$", str(error), re.MULTILINE
-    )
-    return kinds[said[-1][0]](said[-1][1]) if said else error
+    found = find_worker_error(error, "|".join(kinds))
+    return kinds[found[0]](found[1]) if found else error
 
 
 def _user_rows(
@@ -245,7 +241,7 @@ def _user_rows(
 
 
 def _encode_partition(
-    rows: pa.Table, exported: "ray.ObjectRef[Exported]", plan: "ray.ObjectRef[EmbedPlan]"
+    rows: pa.Table, exported: "ray.ObjectRef[ExportedEncoder]", plan: "ray.ObjectRef[EmbedPlan]"
 ) -> pa.Table:
     """Write the parts of one partition of the shuffle, in a task; the encoder stays in the process
     for the next.
@@ -254,7 +250,7 @@ def _encode_partition(
 
 
 @lru_cache(maxsize=1)
-def _loaded(exported: "ray.ObjectRef[Exported]") -> UserEncoder:
+def _loaded(exported: "ray.ObjectRef[ExportedEncoder]") -> UserEncoder:
     return UserEncoder(ray.get(exported))
 
 
@@ -272,7 +268,9 @@ def pack_buckets(rows: pa.Table) -> pa.Table:
 class PartEncoder:
     """Writes the parts of packed buckets, in an actor that holds a GPU."""
 
-    def __init__(self, exported: "ray.ObjectRef[Exported]", plan: "ray.ObjectRef[EmbedPlan]"):
+    def __init__(
+        self, exported: "ray.ObjectRef[ExportedEncoder]", plan: "ray.ObjectRef[EmbedPlan]"
+    ):
         self.plan: EmbedPlan = ray.get(plan)
         self.encoder = UserEncoder(
             ray.get(exported), "cuda" if torch.cuda.is_available() else "cpu"

@@ -14,7 +14,7 @@ from pyarrow import csv
 
 from clue_ray.corpus.logs.schema import as_text
 from clue_ray.errors import SpecError, StudyError
-from clue_ray.storage.files import read_whole
+from clue_ray.storage.files import read_bytes
 from clue_ray.transfer.tasks.spec import AttributeSpec
 
 
@@ -105,7 +105,7 @@ def read_table_file(place: str) -> bytes:
                 f"Table {place} names no package; write it as package:NAME/FILE."
             ) from None
     try:
-        return read_whole(place)
+        return read_bytes(place)
     except FileNotFoundError:
         raise SpecError(f"Table {place} does not exist; give a CSV or Parquet file.") from None
     except (OSError, StudyError) as error:

@@ -12,7 +12,7 @@ from clue_ray.batches.packing import Windows, pack
 from clue_ray.encoder.model import Encoder
 from clue_ray.training.schedule import make_optimizer
 from clue_ray.transfer.encode import Histories, UserEncoder
-from clue_ray.transfer.encoder_file import Exported
+from clue_ray.transfer.encoder_file import ExportedEncoder
 from clue_ray.transfer.tasks.examples import Examples
 from clue_ray.transfer.tasks.features import label_features
 from clue_ray.transfer.tasks.heads import EarlyStopping, Head, base_scores, loss_of, tensors
@@ -46,7 +46,7 @@ def train_from_scratch(
         torch.manual_seed(seed)
         head = Head(width, base_scores(examples), label_features(examples.names), hidden=False)
     optimizers = [
-        make_optimizer(model, run.train, run.encoder),
+        make_optimizer(model, run.train),
         torch.optim.AdamW(head.parameters(), 1e-2),
     ]
     (train, targets), held = (
@@ -71,7 +71,7 @@ def train_from_scratch(
         for optimizer in optimizers:
             optimizer.step()
     lowest.restore()
-    return UserEncoder(Exported(card, encoder.exported.tokenizer, model.state_dict()))
+    return UserEncoder(ExportedEncoder(card, encoder.exported.tokenizer, model.state_dict()))
 
 
 def _encode_some(
