@@ -177,8 +177,8 @@ def _write_corpus(reading: Reading, folder: Path, key: str, place: str = "") -> 
         totals = _make_shards(reading, parts, plan, place)
     _check_shards(totals, survey, place)
     _check_cut(totals, spec)
-    profile = totals.profile(services, spec, timed=all(log.has_time for log in reading.logs))
-    profile |= survey.profile(reading)
+    timed = all(log.has_time for log in reading.logs)
+    profile = totals.profile(services, spec, timed) | survey.profile(reading)
     _check_pairs(profile, services)
     manifest = {
         "key": key,
@@ -284,7 +284,10 @@ def _make_shards(
 
 @contextmanager
 def small_shuffle_tasks() -> Iterator[None]:
-    """Shuffle with small tasks: Ray Data's default of 1 GB per task leaves cores idle."""
+    """Shuffle with small tasks: Ray Data's default of 1 GB per task leaves cores idle.
+
+    A dataset copies the context when it is created, so create it in the block.
+    """
     context = ray.data.DataContext.get_current()
     before, context.shuffle_input_batch_bytes = context.shuffle_input_batch_bytes, SHUFFLE_BYTES
     try:

@@ -95,13 +95,6 @@ class Corpus:
         item_offsets: bounds of each item in `item_tokens`, [items + 1].
     """
 
-    def __init__(self, path: Path, manifest: dict[str, Any], place: str | None = None):
-        self.path = path
-        self.place = place or str(path)
-        self.manifest = manifest
-        self.digest: str = manifest["digest"]
-        self.services: tuple[str, ...] = tuple(manifest["services"])
-
     user_ids: NDArray[np.object_]
     events: NDArray[np.int32]
     offsets: NDArray[np.int64]
@@ -110,10 +103,17 @@ class Corpus:
     item_tokens: NDArray[np.int32]
     item_offsets: NDArray[np.int64]
 
+    def __init__(self, path: Path, manifest: dict[str, Any], place: str | None = None):
+        self.path = path
+        self.place = place or str(path)
+        self.manifest = manifest
+        self.digest: str = manifest["digest"]
+        self.services: tuple[str, ...] = tuple(manifest["services"])
+
     def __getattr__(self, name: str) -> Any:
         """Load all arrays; Python calls this only for an attribute that is not set yet.
 
-        The driver of a study opens the corpus too, but needs only its manifest.
+        `clue-ray prepare` opens its corpus too, but needs only the manifest and the profile.
         """
         if name not in Corpus.__annotations__:
             raise AttributeError(f"Corpus has no attribute {name!r}")
@@ -210,7 +210,7 @@ class Corpus:
         return dict(json.loads((self.path / "profile.json").read_text(encoding="utf-8")))
 
     def summary(self) -> dict[str, Any]:
-        """Return the corpus's size and origin as JSON values."""
+        """Return the sizes of the corpus, its digest and its path as JSON values."""
         return {
             "path": self.place,
             "digest": self.digest,
@@ -310,7 +310,7 @@ def open_corpus(path: str | Path, *, verify: bool = True) -> Corpus:
 
 
 def _find_damage(folder: Path, manifest: dict[str, Any]) -> str:
-    """Describe the first file that differs from the manifest; empty if none does."""
+    """Describe the first file that differs from the manifest; return "" if none does."""
     for name, expected in manifest["files"].items():
         found = sha256(folder / name) if (folder / name).exists() else "file missing"
         if found != expected:
@@ -365,9 +365,7 @@ def share_corpus(corpus: Corpus, place: str) -> Corpus:
         files = [file for file in corpus.path.rglob("*") if file.is_file()]
         names = {str(file.relative_to(corpus.path)) for file in files} - {"corpus.json"}
         push_files(corpus.path, sorted(filter(CORPUS_FILE.fullmatch, names)), place)
-        push_files(
-            corpus.path, ["corpus.json"], place
-        )  # last: its presence means that all is there
+        push_files(corpus.path, ["corpus.json"], place)  # last: it marks the corpus as complete
     return open_corpus(place, verify=False)
 
 

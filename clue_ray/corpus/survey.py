@@ -63,6 +63,7 @@ def _tally(events: pa.Table, batch: Batch, log: Log, spec: CorpusSpec) -> pa.Tab
     tallies = pa.table([kinds, names, list(counts.values())], schema=TALLY)
     if spec.tokenizer:
         return tallies
+    # A batch sends no more texts than the whole sample will have.
     texts = lowest_hashes(_training_texts(good, spec), MAX_TEXTS)
     columns = [pa.repeat("text", len(texts)), texts, pa.nulls(len(texts), pa.int64())]
     return pa.concat_tables([tallies, pa.table(columns, schema=TALLY)])

@@ -199,7 +199,7 @@ def test_a_damaged_file_of_a_cache_or_of_storage(corpus, tmp_path, place):
     assert store.sha256(open_corpus(f"{place}/c").path / shard) == manifest["files"][shard]
     (lake / shard).write_bytes(b"junk")
     (cached.path / shard).write_bytes(b"junk")
-    with pytest.raises(CorpusError, match=r"shard-00000\.parquet is damaged .* as file:"):
+    with pytest.raises(CorpusError, match=r"shard-00000\.parquet is damaged .* at file:"):
         open_corpus(f"{place}/c")
 
 

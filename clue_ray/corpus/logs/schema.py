@@ -145,7 +145,7 @@ def check_columns(schema: pa.Schema, log: Log) -> None:
         _check_column(schema, column)
     fields = template_fields(log.text)
     only = log.source(fields[0])
-    # A number is usually an item's id: an encoder that reads ids as words learns nothing of them.
+    # A lone number is usually an id, and the digits of an id say nothing about an item.
     if len(fields) == 1 and kind_of(schema.field(only).type) not in ("text", "unknown"):
         raise EventLogError(
             f"Text column {only!r} holds {schema.field(only).type}, not words; build the text from "
