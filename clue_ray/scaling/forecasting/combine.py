@@ -112,7 +112,7 @@ class Record:
         ]
 
     def factor(self) -> float:
-        """Return by how much the combined forecasts' errors exceeded their scales, shrunk to a prior.
+        """Return the ratio of the combined forecasts' errors to their scales, shrunk to a prior.
 
         Predictions from one cut err together, so together they count as the root of their number.
         """

@@ -20,7 +20,8 @@ from clue_ray.scaling.laws.law import Floats
 
 FEWEST_RUNS = 5
 BIN_DECADES = 0.08
-"""One frontier run per bin is kept, so that many cheap runs do not outweigh a few expensive ones."""
+"""At most one frontier run per bin is kept, so that a thousand cheap runs do not outweigh ten
+expensive ones."""
 ENOUGH_DECADES = 1.0
 CHECKED_REACH = 10.5
 """Factor beyond the largest run up to which forecasts were checked on public runs."""
@@ -96,7 +97,7 @@ def forecast(table: Table, *, x: str, y: str, at: float, chance: float | None = 
         reach=at / float(spent[points[-1]]),
         laws={str(c): float(w) for c, w in zip(CANDIDATES, combined.weights, strict=True)},
         backtest=_backtest(record, factor),
-        warnings=tuple(_warnings(spent, loss, points, at, x)),
+        warnings=tuple(_warnings(spent, points, at, x)),
         scale=factor * combined.scale,
         chance=chance,
     )
@@ -147,52 +148,53 @@ def _interval(mean: float, scale: float, level: float) -> tuple[float, float]:
 
 
 def _check(spent: Floats, loss: Floats, points: np.ndarray, at: float, x: str, y: str) -> None:
-    """Refuse runs that carry no forecast.
+    """Refuse runs that do not support a forecast.
 
     Raises:
         FitError: they are too few, or the loss does not fall, or `at` is not beyond them.
     """
     if len(spent) < FEWEST_RUNS:
         raise FitError(
-            f"There are {len(spent)} settings with a finished run; a forecast needs {FEWEST_RUNS} or more: "
-            f"add runs."
+            f"Only {len(spent)} settings have a finished run; a forecast needs {FEWEST_RUNS} or "
+            "more: add runs."
         )
     if len(points) < FEWEST_POINTS:
         raise FitError(
             f"{y} falls only {len(points) - 1} times along {x}, from {loss[points[0]]:.4g} to "
-            f"{loss[points[-1]]:.4g}; a forecast needs a {y} that falls along at least "
-            f"{FEWEST_POINTS} runs: add runs at other values of {x}."
+            f"{loss[points[-1]]:.4g}; a forecast needs {FEWEST_POINTS - 1} falls or more: add runs "
+            f"at other values of {x}."
         )
-    if at <= spent[points[-1]]:
+    end = float(spent[points[-1]])
+    if at <= end:
         raise FitError(
-            f"{x} is {at:.3g}, which is not beyond the best run at {spent[points[-1]]:.3g}; forecast a "
-            f"larger {x}, or read a smaller one off the runs."
+            f"{x} is {at:.3g}, which is not beyond the best run at {end:.3g}; forecast a larger "
+            f"{x}, or read a smaller one off the runs."
         )
 
 
-def _warnings(spent: Floats, loss: Floats, points: np.ndarray, at: float, x: str) -> list[str]:
+def _warnings(spent: Floats, points: np.ndarray, at: float, x: str) -> list[str]:
     """List the reasons to trust a forecast less."""
-    largest, end, found = float(spent[-1]), float(spent[points[-1]]), []
+    end, found = float(spent[points[-1]]), []
     decades = float(np.log10(end / spent[points[0]]))
     if decades < ENOUGH_DECADES:
         found.append(
-            f"The best runs span {decades:.1f} decades of {x}; forecasts were checked on studies of "
-            f"{ENOUGH_DECADES:g} or more."
+            f"The best runs span {decades:.1f} decades of {x}; forecasts were checked on studies "
+            f"of {ENOUGH_DECADES:g} or more."
         )
     if at > CHECKED_REACH * end:
         found.append(
-            f"The forecast reaches {at / end:.3g} times beyond the best run; forecasts were checked up "
-            f"to {CHECKED_REACH:g} times."
+            f"The forecast reaches {at / end:.3g} times beyond the best run; forecasts were "
+            f"checked up to {CHECKED_REACH:g} times."
         )
-    if largest > end * 10**BIN_DECADES:
-        above = int((spent > end * 10**BIN_DECADES).sum())
+    above = int((spent > end * 10**BIN_DECADES).sum())
+    if above:
         found.append(
-            f"The {above} settings with more {x} than {end:.3g} have a higher loss than the run there; "
+            f"{above} settings with more {x} than {end:.3g} have a higher loss than the run there; "
             "the forecast assumes that larger runs are tuned as well as the best ones."
         )
     return found
 
 
-def _check_number(name: str, value: object) -> None:
-    if not (is_number(value) and np.isfinite(value) and value > 0):  # type: ignore[operator]
+def _check_number(name: str, value: float) -> None:
+    if not (is_number(value) and np.isfinite(value) and value > 0):
         raise FitError(f"{name} is {value!r}; give a positive finite number.")
