@@ -88,7 +88,7 @@ def test_recent_weights_follow_a_curve_that_bends():
     made, truth = ask({"train_flops": compute, "loss": loss}, at=1e17), 5 * 1e3**-0.2
     slope, offset = np.polyfit(np.log(compute), np.log(loss), 1)
     straight = np.exp(offset + slope * np.log(1e17))
-    assert abs(made.value - truth) < abs(straight - truth) / 3
+    assert abs(made.value - truth) < abs(straight - truth) / 2
     assert sum(w for name, w in made.laws.items() if "weigh most" in name) > 0.7
     assert sum(made.laws.values()) == pytest.approx(1)
 
