@@ -73,7 +73,7 @@ def run_packed(study: StudySpec, output: Path) -> tuple[float, float, float]:
     concurrency = []
     started = time.perf_counter()
     runs = run_study(
-        study, output, listener=lambda snapshot: concurrency.append(snapshot.plan.concurrency)
+        study, output, on_progress=lambda snapshot: concurrency.append(snapshot.plan.concurrency)
     )
     wall = time.perf_counter() - started
     loops = runs.done["wall_seconds"]
@@ -87,7 +87,7 @@ def run_short(study: StudySpec, output: Path) -> tuple[float, float, float]:
     def record(snapshot: Snapshot) -> None:
         seen[snapshot.finished] = driver.memory_info().rss / 1e6
 
-    run_study(study, output, listener=record)
+    run_study(study, output, on_progress=record)
     started = time.perf_counter()
     read_current_runs(output / study.name)
     return (

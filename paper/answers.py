@@ -15,7 +15,8 @@ from clue_ray.runs import Runs
 from clue_ray.scaling.answering.analysis import Analysis, analyse
 from clue_ray.scaling.deciding.isoflop import fit_isoflop
 from clue_ray.scaling.downstream import correlation, predict_largest
-from clue_ray.scaling.fitting.fit import Fit, fit_law
+from clue_ray.scaling.fitting.fit import fit_law
+from clue_ray.scaling.fitting.result import Fit
 from paper.points import VARIED, Points, seed_means
 
 SCORED = {

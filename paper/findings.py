@@ -83,7 +83,7 @@ def describe(points: Points, floor: dict[int, float]) -> dict[str, Any]:
 
 def render(corpora: dict[str, dict[str, Any]]) -> str:
     """Set the numbers in the page's template."""
-    loader = FileSystemLoader(Path(__file__).parent)
+    loader = FileSystemLoader([Path(__file__).parent, STUDIES])
     environment = Environment(
         loader=loader, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )

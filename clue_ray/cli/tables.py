@@ -17,7 +17,7 @@ from clue_ray.scaling.downstream import MEASURES, compare_methods, spell
 from clue_ray.spec.columns import SIZE, head_of, settings
 
 if TYPE_CHECKING:
-    from clue_ray.scaling.fitting.fit import Fit
+    from clue_ray.scaling.fitting.result import Fit
     from clue_ray.study.planned import Plan, PlannedRun
 
 
@@ -138,7 +138,7 @@ def _cost_of(planned: "Plan") -> str:
         placed.insert(
             0,
             f"{_counted(len(several), 'run')} of up to {most} workers through Ray Train, "
-            f"{planned.gangs} at a time",
+            f"{planned.multi_worker_runs} at a time",
         )
     spent = (
         f"{planned.gpu_hours:.3g} GPU-hours"

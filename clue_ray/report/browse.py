@@ -1,7 +1,7 @@
-"""Serve the page of a study, also of one that runs: it refreshes as runs end.
+"""Serve the page of a study on this machine; it refreshes while the study runs.
 
-Takes a study directory and a port. One idea: there are two addresses, `/` and `/state`, and no part
-of a request is ever made a path, so that nothing but the page can be read, and nothing written.
+The server has two addresses, `/` and `/state`. No part of a request becomes a file path, so nothing
+but the page can be read, and nothing can be written.
 """
 
 import json
@@ -22,8 +22,7 @@ from clue_ray.runs import Runs, read_current_runs
 LOOPBACK = "127.0.0.1"
 HIGHEST_PORT = 65535
 PATIENCE = 10
-"""A page is made again for its readers after this many times what the last one took: training needs
-the cores."""
+"""Pause between pages, in multiples of the rendering time: training needs the cores."""
 
 FILES = (
     "plan.json",
@@ -33,16 +32,16 @@ FILES = (
     "baselines.json",
     "corpus.json",
 )
-"""What a page is made of beside the runs' records."""
+"""The files behind a page, in addition to the records of the runs."""
 
 logger = logging.getLogger(__name__)
 
 
 class LivePage:
-    """The page of a study as it stands, made again when runs have ended since.
+    """The current page of a study, rendered again when more runs have ended.
 
     Raises:
-        RunsError: the directory holds neither a plan nor a runs table.
+        RunsError: the directory has neither a plan nor a runs table.
     """
 
     def __init__(self, directory: Path):
@@ -53,17 +52,15 @@ class LivePage:
         read_current_runs(directory, skip_damaged=True)
 
     def html(self) -> bytes:
-        """Return the page, made anew if anything has changed."""
-        with self.lock:  # one at a time: drawing holds matplotlib's global style
+        """Return the page, rendered again if a file has changed."""
+        with self.lock:  # matplotlib's style is global, so only one thread may draw
             found = _state_of(self.directory)
             if found != self.seen:
                 self._make(found)
             return self.page
 
     def state(self) -> bytes:
-        """Say which page is the newest, whether it may be asked for, and how far the study is, as
-        JSON.
-        """
+        """Return as JSON the newest state, whether a page may be requested, and the progress."""
         found = {"state": _state_of(self.directory), "ready": time.monotonic() >= self.ready}
         runs = read_current_runs(self.directory, skip_damaged=True)
         return json.dumps({**found, "words": _progress(runs)}).encode()
@@ -75,32 +72,29 @@ class LivePage:
             content, _ = compose(files)
             live = {"state": state, "words": _progress(Runs(files.table))}
             self.page = render("index.html.j2", content=content, live=live).encode()
-            self.seen = (
-                state  # only now: a page that could not be made is tried again at the next request
-            )
+            # Set last, so that a page that failed is tried again at the next request.
+            self.seen = state
         finally:
             self.ready = time.monotonic() + PATIENCE * (time.monotonic() - started)
 
 
 def _state_of(directory: Path) -> str:
-    """Name what a page is made of: how many files of records and tables there are, and when one was
-    last written.
-    """
+    """Return an identifier of the files behind a page: their number and latest change."""
     kept = (directory / name for name in FILES)
     files = [file for file in (*kept, *directory.glob("runs/*/record.json")) if file.exists()]
     return f"{len(files)}-{max((file.stat().st_mtime_ns for file in files), default=0)}"
 
 
 def _progress(runs: Runs) -> str:
-    """Say how many runs have ended."""
+    """State how many runs have ended."""
     ended = int((runs.table["status"] != "missing").sum()) if "status" in runs.table else len(runs)
     if ended == len(runs):
         return f"All {ended} runs have ended."
-    return f"{ended} of {len(runs)} runs have ended; this page follows the others."
+    return f"{ended} of {len(runs)} runs have ended; this page refreshes as others end."
 
 
 class Handler(BaseHTTPRequestHandler):
-    """Answers GET and HEAD for the page and its state, from this machine's own names only."""
+    """A handler of GET and HEAD for the page and its state, under the local host names only."""
 
     server: "Server"
 
@@ -109,16 +103,16 @@ class Handler(BaseHTTPRequestHandler):
         self._answer(body=True)
 
     def do_HEAD(self) -> None:
-        """Answer as GET does, without the body."""
+        """Answer like GET, without the body."""
         self._answer(body=False)
 
     def _answer(self, *, body: bool) -> None:
         host = self.headers.get("Host", "").rpartition(":")[0]
-        if host not in (LOOPBACK, "localhost"):  # a foreign name that points here: DNS rebinding
+        if host not in (LOOPBACK, "localhost"):  # DNS rebinding: a foreign name that resolves here
             return self.send_error(HTTPStatus.FORBIDDEN)
         try:
             path = urlsplit(self.path).path
-        except ValueError:  # http://[ opens an IPv6 address that never ends
+        except ValueError:  # for example http://[, an IPv6 address without its end
             return self.send_error(HTTPStatus.BAD_REQUEST)
         if path not in ("/", "/state"):
             return self.send_error(HTTPStatus.NOT_FOUND)
@@ -142,16 +136,14 @@ class Handler(BaseHTTPRequestHandler):
             if path == "/":
                 return HTTPStatus.OK, self.server.live.html(), "text/html; charset=utf-8"
             return HTTPStatus.OK, self.server.live.state(), "application/json"
-        except Exception as error:  # whatever a half-written study makes of it, the server goes on
-            logger.exception("%s could not be made", path)
+        except Exception as error:  # a half-written file must not stop the server
+            logger.exception("%s could not be rendered", path)
             reason = f"{type(error).__name__}: {error}"
-            sentence = (
-                f"The page could not be made ({reason}); it is tried again at the next request.\n"
-            )
+            sentence = f"The page could not be rendered ({reason}); the next request tries again.\n"
             return HTTPStatus.INTERNAL_SERVER_ERROR, sentence.encode(), "text/plain; charset=utf-8"
 
     def log_message(self, format: str, *args: Any) -> None:
-        """Log a request for those who ask for it."""
+        """Log a request at debug level."""
         logger.debug(format, *args)
 
 
@@ -159,7 +151,8 @@ class Server(ThreadingHTTPServer):
     """A server of one live page on this machine.
 
     Raises:
-        StudyError: the port is taken, or none.
+        RunsError: the directory does not exist or has neither a plan nor a runs table.
+        StudyError: the port is in use or invalid.
     """
 
     daemon_threads = True
@@ -167,7 +160,7 @@ class Server(ThreadingHTTPServer):
     def __init__(self, directory: Path, port: int):
         if not directory.is_dir():
             raise RunsError(
-                f"{directory} is no directory; give a study directory, <output>/<name>."
+                f"{directory} is not a directory; give a study directory, <output>/<name>."
             )
         if not 0 <= port <= HIGHEST_PORT:
             raise StudyError(
@@ -183,5 +176,5 @@ class Server(ThreadingHTTPServer):
 
     @property
     def url(self) -> str:
-        """Where the page is."""
+        """The address of the page."""
         return f"http://{LOOPBACK}:{self.server_port}/"

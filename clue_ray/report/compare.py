@@ -1,8 +1,7 @@
-"""Two studies on one page: their laws overlaid, and the difference at the compute they share, with
-its interval.
+"""Compare two studies on one page: both laws, and their difference with its interval.
 
-Takes two study directories, writes one self-contained page into the first. One idea: losses compare
-only on as many candidates, and laws only where both were run.
+Losses are comparable only at the same number of candidates, and laws only in the range of compute
+that both studies cover.
 """
 
 from collections.abc import Sequence
@@ -23,26 +22,26 @@ from clue_ray.report.read import StudyFiles, read_directory
 from clue_ray.report.section import Section
 from clue_ray.report.tables import Table, written
 from clue_ray.scaling.answering.analysis import Analysis
-from clue_ray.scaling.fitting.fit import Prediction
+from clue_ray.scaling.fitting.result import Prediction
 from clue_ray.storage.files import atomic_write
 
 PLACES = 9
-"""Places along the shared compute at which the difference is sought."""
+"""Places along the shared compute at which the difference is evaluated."""
 SHOWN = (0, PLACES // 2, PLACES - 1)
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Two studies and where they can be compared.
+    """Two studies and their difference at the compute that both cover.
 
     Attributes:
-        names: of the studies, told apart by their folders where they are the same.
+        names: of the studies; where they are equal, the names of their folders.
         analyses: in the same order.
-        train_flops: places of the shared compute, FLOP; empty where none is shared or a law is
-            silent.
-        losses: predicted at these places, nats: one list a study.
-        differences: first minus second, nats, 95%.
-        doubts: what a reader should know, a sentence each.
+        train_flops: places of the shared compute in FLOP; empty where none is shared or a study has
+            no preferred law.
+        losses: predicted losses at these places in nats, one list per study.
+        differences: first minus second in nats, with 95% intervals.
+        warnings: one sentence each.
     """
 
     names: tuple[str, str]
@@ -50,25 +49,28 @@ class Comparison:
     train_flops: tuple[float, ...]
     losses: tuple[list[Prediction], list[Prediction]]
     differences: tuple[Prediction, ...]
-    doubts: tuple[str, ...]
+    warnings: tuple[str, ...]
 
     def sentence(self) -> str:
-        """Say which study is ahead at the largest compute that both reached, and whether that can
-        be told.
-        """
+        """State which study has the lower loss at the largest compute that both reached."""
         if not self.differences:
-            return f"No difference is stated. {self.doubts[0]}"
+            return f"No difference is stated. {self.warnings[0]}"
         gap, place = self.differences[-1], numbers.flop(self.train_flops[-1])
         first, second = self.names
         start = f"At {place} FLOP, the largest compute that both studies reached,"
-        ends = f"{numbers.signed(gap.value)} nats [{numbers.signed(gap.low)}, {numbers.signed(gap.high)}]"
         if gap.low <= 0 <= gap.high:
-            return f"{start} {first} and {second} cannot be told apart: {first} minus {second} is {ends}."
+            return (
+                f"{start} the losses of {first} and {second} are not distinguishable: {first} "
+                f"minus {second} is {_signed(gap, ' nats')}."
+            )
         side = "lower" if gap.value < 0 else "higher"
-        return f"{start} the loss of {first} is {side} than that of {second}: the difference is {ends}."
+        return (
+            f"{start} the loss of {first} is {side} than that of {second}: the difference is "
+            f"{_signed(gap, ' nats')}."
+        )
 
     def to_dict(self) -> dict[str, Any]:
-        """Describe the comparison in JSON-able values; ends that no data bound are None."""
+        """Return the comparison as JSON-able values; an unbounded end is None."""
         rows = [
             {
                 "train_flops": place,
@@ -83,16 +85,17 @@ class Comparison:
             "studies": self.names,
             "answer": self.sentence(),
             "differences": rows,
-            "doubts": self.doubts,
+            "warnings": self.warnings,
         }
 
 
 def compare_studies(directories: Sequence[Path]) -> tuple[Path, Comparison]:
-    """Overlay two studies; write `report/against-<folder of the second>.html` into the first,
-    return page and finding.
+    """Compare two studies; write `report/against-<folder of the second>.html` into the first.
+
+    Returns the path of the page and the comparison.
 
     Raises:
-        RunsError: there are not two folders, one holds no runs table, no law can be fitted to it,
+        RunsError: there are not two directories, one has no runs table, no law can be fitted to it,
             or the numbers of candidates differ.
     """
     if len(directories) != 2:
@@ -108,9 +111,8 @@ def compare_studies(directories: Sequence[Path]) -> tuple[Path, Comparison]:
     if a.candidates != b.candidates:
         raise RunsError(
             f"The losses of {first} were measured among {a.candidates} candidates and those of "
-            f"{second} among "
-            f"{b.candidates}, so they cannot be compared; score both studies on the same "
-            f"evaluation.candidates."
+            f"{second} among {b.candidates}, so they cannot be compared; score both studies with "
+            "the same evaluation.candidates."
         )
     found = _compare(_names(files, (first, second)), (a, b), _data(files))
     target = first / "report" / f"against-{second.resolve().name}.html"
@@ -127,9 +129,7 @@ def _analysed(files: StudyFiles, place: Path) -> Analysis:
 
 
 def _names(files: tuple[StudyFiles, ...], places: tuple[Path, Path]) -> tuple[str, str]:
-    """Name two studies by their names, by their folders where these are the same, or else by their
-    paths.
-    """
+    """Name two studies by their names; where these are equal, by their folders or their paths."""
     tried = [
         [file.name for file in files],
         [place.resolve().name for place in places],
@@ -140,48 +140,47 @@ def _names(files: tuple[StudyFiles, ...], places: tuple[Path, Path]) -> tuple[st
 
 
 def _data(files: tuple[StudyFiles, ...]) -> list[str]:
-    """Say when the studies have other corpora: their held-out users differ too."""
+    """Warn where the studies have different corpora, and so different held-out users."""
     digests = [set(file.table["corpus_digest"].dropna()) for file in files]
     if digests[0] == digests[1]:
         return []
     return [
-        "The studies rest on different corpora, and so on different held-out users: a difference "
-        "in loss may come from "
-        "the data rather than from the recipe."
+        "The studies have different corpora, and so different held-out users: a difference in loss "
+        "may come from the data rather than from the recipe."
     ]
 
 
 def _compare(
-    names: tuple[str, str], analyses: tuple[Analysis, Analysis], doubts: list[str]
+    names: tuple[str, str], analyses: tuple[Analysis, Analysis], warnings: list[str]
 ) -> Comparison:
     a, b = analyses
     low, high = (
         max(float(one.points["train_flops"].min()) for one in analyses),
         min(float(one.points["train_flops"].max()) for one in analyses),
     )
-    silent = [
-        f"No law speaks for {name}."
+    reasons = [
+        f"No law is preferred for {name}."
         for name, one in zip(names, analyses, strict=True)
         if one.no_answer_reason
     ]
     if low > high:
-        silent.append(
+        reasons.append(
             "The studies share no compute: the largest of one is below the smallest of the other."
         )
-    if silent:
-        return Comparison(names, analyses, (), ([], []), (), (*silent, *doubts))
+    if reasons:
+        return Comparison(names, analyses, (), ([], []), (), (*reasons, *warnings))
     places = tuple(map(float, np.geomspace(low, high, PLACES)))
     losses = tuple(
         [one.fits[one.preferred].predict(train_flops=place) for place in places] for one in (a, b)
     )
     gaps = tuple(difference(one, other) for one, other in zip(losses[0], losses[1], strict=True))
-    return Comparison(names, analyses, places, (losses[0], losses[1]), gaps, tuple(doubts))
+    return Comparison(names, analyses, places, (losses[0], losses[1]), gaps, tuple(warnings))
 
 
 def difference(one: Prediction, other: Prediction) -> Prediction:
-    """Subtract two independent estimates, the interval from their own ends.
+    """Subtract two independent estimates, with the interval by MOVER.
 
-    The distances to the ends add up in squares (MOVER: Zou and Donner 2008, Statistics in Medicine
+    The distances to the ends are added in quadrature (Zou and Donner 2008, Statistics in Medicine
     27, 1693).
     """
     value = one.value - other.value
@@ -191,12 +190,11 @@ def difference(one: Prediction, other: Prediction) -> Prediction:
 
 
 def _page(found: Comparison) -> str:
-    """Set a comparison as a page."""
+    """Render a comparison as a page."""
     names, sections = " and ".join(found.names), []
     caption = (
-        "Frontier runs and preferred laws of both studies with their 95% intervals; upright lines "
-        "enclose the compute "
-        "they share."
+        "Frontier runs and preferred laws of both studies with their 95% intervals; vertical lines "
+        "enclose the compute that both cover."
     )
     drawn = picture(
         "two-laws", caption, partial(two_laws, found.names, found.analyses), sizes=(WIDE, NARROW)
@@ -209,12 +207,12 @@ def _page(found: Comparison) -> str:
     if found.differences:
         gap = picture(
             "difference",
-            f"{found.names[0]} minus {found.names[1]}, with its 95% interval; below zero "
-            f"{found.names[0]} is ahead.",
+            f"{found.names[0]} minus {found.names[1]}, with its 95% interval; below zero, "
+            f"{found.names[0]} has the lower loss.",
             partial(difference_over_compute, found.train_flops, found.differences),
             sizes=((5.2, 3.2), NARROW),
         )
-        title = "The difference at the compute both share"
+        title = "The difference at the shared compute"
         sections.append(
             Section("difference", title, "difference", pictures=(gap,), tables=(_table(found),))
         )
@@ -222,7 +220,7 @@ def _page(found: Comparison) -> str:
         "compare.html.j2",
         title=names,
         answer=found.sentence(),
-        doubts=found.doubts,
+        warnings=found.warnings,
         sections=sections,
     )
 
@@ -244,5 +242,6 @@ def _table(found: Comparison) -> Table:
     return Table(heads, rows)
 
 
-def _signed(gap: Prediction) -> str:
-    return f"{numbers.signed(gap.value)} [{numbers.signed(gap.low)}, {numbers.signed(gap.high)}]"
+def _signed(gap: Prediction, unit: str = "") -> str:
+    ends = f"[{numbers.signed(gap.low)}, {numbers.signed(gap.high)}]"
+    return f"{numbers.signed(gap.value)}{unit} {ends}"

@@ -1,46 +1,44 @@
-"""Numbers as a reader wants them: three significant digits, 1.2e12 FLOP, thousands separators, 3.4
-min.
+"""Format numbers for reading: three significant digits, 1.2e12 FLOP, 12,345, 3.4 min.
 
-Takes numbers as they stand in tables (None and NaN included), gives short strings. One idea:
-rounding happens here, once, and nowhere else in the report.
+The functions accept the values of a table, including None and NaN. The report rounds only here, so
+that a number has the same digits wherever it is shown.
 """
 
 import math
 from typing import Any
 
-from clue_ray.scaling.answering import sentences as words
+from clue_ray.scaling.answering import sentences
 
 ABSENT = "–"  # noqa: RUF001  (an en dash, the typographic sign for "no value")
-
-
 MOST_LETTERS = 40
-"""Letters of a name that a sentence has room for."""
+"""Length of a name in a sentence."""
 LABEL_LETTERS = 18
-"""Letters of a name that a figure has room for beside its axes."""
+"""Length of a name next to the axes of a figure."""
 
 
 def shortened(name: str, most: int = MOST_LETTERS) -> str:
-    """Cut a name to `most` letters, the last an ellipsis."""
+    """Truncate a name to `most` characters, the last one an ellipsis."""
     return name if len(name) <= most else f"{name[: most - 1]}…"
 
 
 def is_absent(value: Any) -> bool:
-    """Say whether a table cell holds no value: None, NaN, infinity, or pandas' missing marker."""
+    """Return whether a table cell has no value: None, NaN, infinity or the missing value of pandas.
+
+    The last is recognised by its type's name, because comparing it raises an error.
+    """
     if value is None or value != value or type(value).__name__ in {"NAType", "NaTType"}:
         return True
     return isinstance(value, float) and math.isinf(value)
 
 
 def significant(value: Any, digits: int = 3) -> str:
-    """Write a number with `digits` significant digits, keeping trailing zeros: 5.10, 0.0120,
-    1,230.
-    """
+    """Format a number with `digits` significant digits and trailing zeros: 5.10, 0.0120, 1,230."""
     if is_absent(value):
         return ABSENT
     number = float(value)
     if number == 0:
         return "0"
-    rounded = float(f"{number:.{digits - 1}e}")
+    rounded = float(f"{number:.{digits - 1}e}")  # first, because 9.999 gains a digit
     magnitude = math.floor(math.log10(abs(rounded)))
     if magnitude < -4 or magnitude > 8:
         return (
@@ -50,19 +48,17 @@ def significant(value: Any, digits: int = 3) -> str:
 
 
 def flop(value: Any) -> str:
-    """Write a number of FLOP with two digits and an exponent: 1.2e12."""
-    return ABSENT if is_absent(value) else words.flop(float(value))
+    """Format a number of FLOP with two digits and an exponent: 1.2e12."""
+    return ABSENT if is_absent(value) else sentences.flop(float(value))
 
 
 def count(value: Any) -> str:
-    """Write a whole number with thousands separators: 12,345."""
+    """Format a whole number with thousands separators: 12,345."""
     return ABSENT if is_absent(value) else f"{round(float(value)):,}"
 
 
 def compact(value: Any) -> str:
-    """Write a number in as few letters as a plot allows: 32, 1.5k, 50k, 2M; text stays text,
-    shortened.
-    """
+    """Format a number for a plot: 32, 1.5k, 50k, 2M; text is only shortened."""
     if isinstance(value, str) or is_absent(value):
         return shortened(value, LABEL_LETTERS) if isinstance(value, str) else ABSENT
     number = float(value)
@@ -73,16 +69,14 @@ def compact(value: Any) -> str:
 
 
 def percent(value: Any) -> str:
-    """Write a fraction as a percentage with two significant digits: 0.20%, 8.4%, 94%, 100%."""
+    """Format a fraction as a percentage with two significant digits: 0.20%, 8.4%, 94%, 100%."""
     if is_absent(value):
         return ABSENT
     return f"{100 * value:.0f}%" if abs(value) >= 0.995 else f"{significant(100 * value, 2)}%"
 
 
 def signed(value: Any) -> str:
-    """Write a signed number with two significant digits: +0.053 or, with a true minus sign,
-    \N{MINUS SIGN}0.053.
-    """
+    """Format a signed number with two significant digits and a true minus sign: +0.053."""
     if is_absent(value):
         return ABSENT
     return ("+" if value >= 0 else "\N{MINUS SIGN}") + significant(abs(value), 2)
@@ -96,7 +90,7 @@ def signed_percent(value: Any) -> str:
 
 
 def seconds(value: Any) -> str:
-    """Write a duration in the unit that reads best: 12 s, 3.4 min, 2.1 h."""
+    """Format a duration in seconds in a suitable unit: 12 s, 3.4 min, 2.1 h."""
     if is_absent(value):
         return ABSENT
     duration = float(value)
@@ -108,7 +102,7 @@ def seconds(value: Any) -> str:
 
 
 def interval(value: Any, low: Any, high: Any) -> str:
-    """Write an estimate and its 95% interval: 5.10 [5.02, 5.17]; ends no data bound are named."""
+    """Format an estimate and its 95% interval: 5.10 [5.02, 5.17], 5.10 [5.02, unbounded]."""
     if is_absent(value):
         return ABSENT
     if is_absent(low) and is_absent(high):
@@ -118,7 +112,7 @@ def interval(value: Any, low: Any, high: Any) -> str:
 
 
 def decade(value: float) -> str:
-    """Write a power of ten for an axis tick, with raised digits: 10¹²; other numbers compactly."""
+    """Format a power of ten for an axis tick, 10¹²; other numbers compactly."""
     exponent = math.log10(value) if value > 0 else math.nan
     if not math.isfinite(exponent) or abs(exponent - round(exponent)) > 1e-6:
         return compact(value)

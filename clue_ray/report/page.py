@@ -1,16 +1,7 @@
-"""Everything a page says, in the order it is read.
+"""Write the report of a study: one self-contained HTML page, the same in Markdown, and the figures.
 
-Takes what was read and found, gives `Content`. One idea: the order of the sections stands here and
-nowhere else.
-
-
-Write a study's report: one self-contained HTML page, the same in Markdown, and the figures as
-files.
-
-Takes a study directory, gives the path of report/index.html and leaves fits.json beside the runs
-table. One
-idea: the page says what is known and how well, shows every run behind it, and needs no law to
-stand.
+The page needs no law: it shows every run also where nothing can be fitted. `build_content` defines
+the order of the sections. The analysis is written to fits.json next to the runs table.
 """
 
 import json
@@ -24,9 +15,7 @@ from clue_ray.errors import ClueRayError
 from clue_ray.report.figures.files import Picture
 from clue_ray.report.read import StudyFiles, read_directory
 from clue_ray.report.section import Download, Section
-from clue_ray.report.sections import answer, downstream, evidence, next_step
-from clue_ray.report.sections import axes as effects
-from clue_ray.report.sections import laws as judgement
+from clue_ray.report.sections import answer, axes, downstream, evidence, laws, next_step
 from clue_ray.runs import Runs
 from clue_ray.scaling.answering.analysis import Analysis, analyse
 from clue_ray.storage.files import atomic_write, write_json
@@ -34,12 +23,12 @@ from clue_ray.storage.files import atomic_write, write_json
 
 @dataclass(frozen=True)
 class Content:
-    """All that a report says; empty where there is nothing to say."""
+    """The content of a report; a part without content is empty or None."""
 
     name: str
     question: str
     answer: str
-    caution: str
+    warning: str
     headline: Picture | None
     sections: tuple[Section, ...]
     study_text: str
@@ -55,20 +44,18 @@ class Content:
 def build_content(
     files: StudyFiles, analysis: Analysis | None, document: dict[str, Any]
 ) -> Content:
-    """Put into words and pictures what was read and found; without analysis, document["error"] says
-    why.
-    """
-    doubts = (*answer.against_floor(files, analysis), *(analysis.warnings if analysis else ()))
+    """Build the content of a report; without an analysis, document["error"] is the reason."""
+    warnings = (*answer.against_floor(files, analysis), *(analysis.warnings if analysis else ()))
     parts = (
         next_step.next_step(analysis) if analysis else None,
-        evidence.learnt(files),
-        effects.axes(analysis) if analysis else None,
-        effects.grids(files),
-        effects.isoflop(files),
+        evidence.learned(files),
+        axes.axes(analysis) if analysis else None,
+        axes.grids(files),
+        axes.isoflop(files),
         downstream.downstream(files),
-        judgement.laws(analysis) if analysis else None,
-        judgement.doubts(analysis) if analysis else None,
-        evidence.cautions((*doubts, *files.warnings)),
+        laws.laws(analysis) if analysis else None,
+        laws.alternatives(analysis) if analysis else None,
+        evidence.warnings((*warnings, *files.warnings)),
         evidence.cost(files),
         evidence.curves(files),
         evidence.every_run(files),
@@ -78,7 +65,7 @@ def build_content(
         name=files.name,
         question=files.question,
         answer=answer.answer(analysis, str(document.get("error", ""))),
-        caution=answer.caution(doubts),
+        warning=answer.main_warning(warnings),
         headline=answer.headline(files, analysis),
         sections=tuple(part for part in parts if part is not None),
         study_text=files.study_text,
@@ -91,8 +78,8 @@ def write_report(directory: str | Path) -> Path:
     Figures of an earlier report that this one lacks are removed.
 
     Raises:
-        RunsError: the directory holds no runs table. Nothing else stops a report: what cannot be
-            fitted or read is said on the page.
+        RunsError: the directory has no runs table. Nothing else stops a report: the page states
+            what could not be fitted or read.
     """
     home = Path(directory)
     content, document = compose(read_directory(home))
@@ -107,7 +94,7 @@ def write_report(directory: str | Path) -> Path:
 
 
 def compose(files: StudyFiles) -> tuple[Content, dict[str, Any]]:
-    """Analyse a study and say it; give the page's content and what fits.json holds."""
+    """Analyse a study; return the content of the page and of fits.json."""
     analysis, document = analyse_files(files)
     content = build_content(files, analysis, document)
     fits = (json.dumps(document, indent=2, allow_nan=False) + "\n").encode()
@@ -120,8 +107,9 @@ def compose(files: StudyFiles) -> tuple[Content, dict[str, Any]]:
 
 
 def analyse_files(files: StudyFiles) -> tuple[Analysis | None, dict[str, Any]]:
-    """Analyse the runs and describe the result for fits.json, or give the reason for none as
-    `error`.
+    """Analyse the runs; return the analysis and the content of fits.json.
+
+    Where the analysis fails, it is None and the content holds the reason as `error`.
     """
     try:
         analysis = analyse(Runs(files.table), files.fit.laws, files.fit.hold_out)
@@ -131,7 +119,7 @@ def analyse_files(files: StudyFiles) -> tuple[Analysis | None, dict[str, Any]]:
 
 
 def render(template: str, **content: Any) -> str:
-    """Set content in one of the package's templates, everything escaped."""
+    """Render one of the templates of the package, with autoescaping."""
     loader = PackageLoader("clue_ray.report")
     environment = Environment(
         loader=loader,
@@ -147,7 +135,7 @@ def render(template: str, **content: Any) -> str:
 
 
 def _write_figures(folder: Path, pictures: list[Picture]) -> None:
-    """Write figures as SVG and PNG, and remove those that an earlier report left."""
+    """Write the figures as SVG and PNG, and remove those of an earlier report."""
     names = {f"{drawn.name}{suffix}" for drawn in pictures for suffix in (".svg", ".png")}
     for stale in folder.glob("*") if folder.is_dir() else ():
         if stale.name not in names and stale.suffix in {".svg", ".png"}:

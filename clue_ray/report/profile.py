@@ -1,8 +1,7 @@
-"""Write a corpus's profile as one self-contained page: what was read, who is in it, and how much of
-it fits.
+"""Write the profile of a corpus as one self-contained page.
 
-Takes the profile.json that `prepare` leaves in a corpus folder, gives profile.html beside it. One
-idea: the tables are made once, as words, so that the page and the command line say the same.
+`prepare` writes profile.json into the folder of a corpus; `write_profile` writes profile.html next
+to it. The page and the command line show the same tables.
 """
 
 import json
@@ -34,14 +33,14 @@ from clue_ray.storage.files import atomic_write
 Profile = Mapping[str, Any]
 
 MOST_SERVICES = 12
-"""What has room in an overlap of services."""
+"""Largest number of services in the overlap."""
 
 
 def write_profile(folder: Path) -> Path:
-    """Write profile.html from a corpus folder's profile.json and return its path.
+    """Write profile.html from the profile.json of a corpus and return its path.
 
     Raises:
-        CorpusError: the folder holds no profile, or one that is no JSON.
+        CorpusError: the folder has no profile, or the profile is not JSON.
     """
     source, target = folder / "profile.json", folder / "profile.html"
     try:
@@ -65,7 +64,7 @@ def write_profile(folder: Path) -> Path:
 
 
 def profile_headline(profile: Profile) -> str:
-    """Say in one sentence how much a corpus holds, and from when."""
+    """Describe the size and the time range of a corpus in one sentence."""
     return (
         f"{_counted(profile['users'], 'user')} of "
         f"{_counted(len(profile['users_in_service']), 'service')} with "
@@ -76,7 +75,7 @@ def profile_headline(profile: Profile) -> str:
 
 
 def profile_tables(profile: Profile) -> dict[str, Table]:
-    """Lay out a profile as tables by title, in reading order; a table's note belongs below it."""
+    """Return the tables of a profile by title, in reading order."""
     rejected = {"Rejected rows": _rejected_table(profile)} if profile["rejected_rows"] else {}
     return rejected | {
         "How the log was read": _reading_table(profile),
@@ -94,15 +93,15 @@ def _rejected_table(profile: Profile) -> Table:
     rows = tuple(
         (text(why), number(n), share_cell(n / read)) for why, n in profile["rejected"].items()
     )
-    note = f"{rejected:,} of {_counted(read, 'row')} ({share_cell(rejected / read).text}) were rejected; see rejected/."
+    share = share_cell(rejected / read).text
+    note = f"{rejected:,} of {_counted(read, 'row')} ({share}) were rejected; see rejected/."
     return Table(("reason", "rows", "share of rows"), rows, note=note)
 
 
 def _reading_table(profile: Profile) -> Table:
-    """Count what was odd; repeats were dropped where the log has more usable rows than the corpus
-    has events.
-    """
+    """Count the irregularities of the log."""
     usable = sum(profile["events_in_service"].values())
+    # Duplicates were dropped where the log has more usable rows than the corpus has events.
     fate = "dropped" if usable > profile["events"] + profile["events_after_cut"] else "kept"
     found = {
         f"duplicate rows: same user, service, time and text ({fate})": profile["duplicate_rows"],
@@ -122,10 +121,10 @@ def _reading_sentences(profile: Profile) -> list[str]:
         verbs = ("lies", "is") if later == 1 else ("lie", "are")
         sentences.append(
             f"{_counted(later, 'event')} {verbs[0]} after the cut in time and {verbs[1]} kept "
-            f"apart."
+            "separately."
         )
     if sum(profile["timestamps_read_as"].values()) > _rows(profile):
-        sentences.append("Timestamps are counted in rows of services left out, too.")
+        sentences.append("Timestamps include those of rows of omitted services.")
     if untimed := profile["in_order_of_appearance"]:
         sentences.append(f"Without timestamps, so in order of appearance: {'; '.join(untimed)}.")
     return sentences
@@ -156,14 +155,9 @@ def _service_table(profile: Profile) -> Table:
         )
         for name, n in ((name, events[name]) for name in _largest(profile))
     )
-    more = (
-        ""
-        if usable == profile["events"]
-        else " Events count all usable rows, dropped and later ones too."
-    )
-    return Table(
-        ("service", "users", "share of users", "events", "share of events"), rows, note=more.strip()
-    )
+    more = "Events count all usable rows, including dropped and later rows."
+    heads = ("service", "users", "share of users", "events", "share of events")
+    return Table(heads, rows, note="" if usable == profile["events"] else more)
 
 
 def _users_table(profile: Profile) -> Table:
@@ -193,7 +187,10 @@ def _length_table(profile: Profile) -> Table:
         (text(what), *(number(profile[key][p]) for p in PERCENTILES)) for what, key in named.items()
     )
     cut = share_cell(profile["events_cut_at_max_item_tokens"]).text
-    note = f"{cut} of events have a text that is cut at max_item_tokens; tokens are counted before the cut."
+    note = (
+        f"{cut} of events have a text that is truncated at max_item_tokens; tokens are counted "
+        "before truncation."
+    )
     return Table(("percentile of", *PERCENTILES.values()), rows, note=note)
 
 
@@ -206,11 +203,14 @@ def _fit_table(profile: Profile) -> Table:
 
 
 def _pictures(profile: Profile) -> dict[str, Picture]:
-    """Draw the figures by title; overlap needs two services."""
+    """Draw the figures by title; the overlap needs two services."""
     lengths, fits = profile["events_per_user_and_service"], profile["fits_sequence_length"]
-    history = "A history is all events of one user in one service; a dot is the length that so many do not exceed."
+    history = (
+        "A history is all events of one user in one service; each dot is a percentile of its "
+        "length."
+    )
     recent = (
-        "A sequence length keeps the most recent events of each history; older ones are not read."
+        "A sequence length keeps the most recent events of each history; older events are not read."
     )
     users = {int(services): held for services, held in profile["users_by_services"].items()}
     titles = {
@@ -238,10 +238,12 @@ def _pictures(profile: Profile) -> dict[str, Picture]:
 def _overlap(profile: Profile) -> Picture:
     names, of = _largest(profile)[:MOST_SERVICES], len(profile["overlap"])
     users = [[int(profile["overlap"][row][column]) for column in names] for row in names]
-    caption = "Per cent of the row service's users who are also in the column service; grey is the service itself."
-    caption += (
-        f" Shown are the {len(names)} services with most users, of {of}." if len(names) < of else ""
+    caption = (
+        "Percentage of the users of the row's service who are also in the column's service; grey "
+        "is the service itself."
     )
+    if len(names) < of:
+        caption += f" Shown are the {len(names)} services with the most users, of {of}."
     titles = {
         f"cell-{row}-{column}": f"{names[row]}: {users[row][column]:,} of "
         f"{_counted(users[row][row], 'user')}"
@@ -250,9 +252,8 @@ def _overlap(profile: Profile) -> Picture:
     }
     draw = partial(draw_overlap, names, users)
     with warnings.catch_warnings():
-        warnings.filterwarnings(
-            "ignore", "Glyph"
-        )  # of a service's name: the page's fonts set it, not matplotlib's
+        # Letters that matplotlib's font lacks are rendered in the font of the page.
+        warnings.filterwarnings("ignore", "Glyph")
         return picture(
             "overlap",
             caption,
@@ -263,7 +264,7 @@ def _overlap(profile: Profile) -> Picture:
 
 
 def _sizes(height: float, marks: int = 9) -> tuple[tuple[float, float], ...]:
-    """Give the sizes of a figure in inches; one with few marks does not fill the column."""
+    """Return the sizes of a figure in inches; a figure with few marks is narrow."""
     return ((6.8, height), (4.0, height)) if marks > 4 else ((3.5, height),)
 
 
@@ -280,8 +281,8 @@ def _paired(profile: Profile) -> str:
     paired = sum(
         held for services, held in profile["users_by_services"].items() if int(services) >= 2
     )
-    share = share_cell(paired / profile["users"]).text
-    return f"{paired:,} of {_counted(profile['users'], 'user')} ({share}) have two or more services, so can be paired."
+    users, share = _counted(profile["users"], "user"), share_cell(paired / profile["users"]).text
+    return f"{paired:,} of {users} ({share}) have two or more services and can be paired."
 
 
 def _time_range(profile: Profile) -> str:
@@ -289,7 +290,9 @@ def _time_range(profile: Profile) -> str:
     if not time:
         return "in order of appearance"
     if profile["time_reads_as_order"]:
-        return f"with timestamps from {time[0]:g} to {time[1]:g}, which read as an order rather than as dates"
+        return (
+            f"with timestamps from {time[0]:g} to {time[1]:g}, which are an order rather than dates"
+        )
     first, last = (str(np.datetime64(math.floor(seconds), "s"))[:10] for seconds in time)
     return f"on {first}" if first == last else f"from {first} to {last}"
 

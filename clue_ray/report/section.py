@@ -1,7 +1,6 @@
-"""The parts of a page: sections of words, pictures and tables, and files to download.
+"""The parts of a page: sections of text, figures and tables, and files to download.
 
-Takes finished pieces, gives frozen records. One idea: HTML and Markdown are two settings of the
-same sections in the same order, so that neither can say what the other leaves out.
+HTML and Markdown are rendered from the same sections in the same order, so their content is equal.
 """
 
 import base64
@@ -13,18 +12,18 @@ from clue_ray.report.tables import Table
 
 @dataclass(frozen=True)
 class Section:
-    """One heading and what stands below it, in the order of the fields.
+    """One heading and the content below it.
 
     Attributes:
         anchor: id of the section in the page.
-        nav: its name in the list of contents.
+        nav: its name in the table of contents.
         words: paragraphs.
         pictures: figures.
-        tables: tables, each with its note; one with a `folded` title is closed until asked for.
-        points: sentences set as a list.
+        tables: tables, each with its note; a table with a `folded` title is collapsed at first.
+        points: sentences of a list.
         after: paragraphs below all of these.
-        layout: `panels` sets several small figures side by side.
-        lead: what the top of the page says of it.
+        layout: `panels` places several small figures side by side.
+        lead: the sentence about it at the top of the page.
     """
 
     anchor: str
@@ -41,7 +40,7 @@ class Section:
 
 @dataclass(frozen=True)
 class Download:
-    """A file that travels inside the page."""
+    """A file that is embedded in the page."""
 
     name: str
     media_type: str

@@ -1,8 +1,6 @@
-"""The tables of a report, as words: laws, best run beside baseline and chance, every run.
+"""The tables of a report: laws, best run against baselines and chance, every run.
 
-Takes what `directory.py` read and what `scaling` found, gives `Table`s whose cells are text with a
-sort key.
-One idea: HTML and Markdown are two settings of the same tables, so they cannot disagree.
+A table holds text with sort keys. HTML and Markdown are rendered from the same tables.
 """
 
 from collections.abc import Callable, Sequence
@@ -21,8 +19,13 @@ from clue_ray.spec.columns import Format, format_of, head_of, name_columns, sett
 
 @dataclass(frozen=True)
 class Cell:
-    """One cell: what is read, what it is sorted by (a number, or the text itself), a smaller second
-    line.
+    """One cell of a table.
+
+    Attributes:
+        text: the visible text.
+        order: the sort key: a number, or the text itself.
+        numeric: whether the cell holds a number.
+        detail: a smaller second line.
     """
 
     text: str
@@ -32,7 +35,7 @@ class Cell:
 
     @property
     def in_markdown(self) -> str:
-        """Text and detail on one line with the column separator escaped."""
+        """Text and detail on one line, with the column separator escaped."""
         line = f"{self.text}: {self.detail}" if self.detail else self.text
         return " ".join(line.split()).replace("|", "\\|")
 
@@ -42,13 +45,15 @@ class Table:
     """Heads and rows of text.
 
     Attributes:
-        marked: index of the row to set off.
-        lost: indices of runs that have no loss.
-        note: a sentence that belongs to the table.
-        look: how a page sets it: `laws` or `sortable`.
-        folded: what opens the table, where a page shows it closed.
-        columns: the runs table's column of each head, where the rows are runs.
-        runs: the run of each row.
+        heads: the column heads.
+        rows: the cells.
+        marked: index of the highlighted row.
+        lost: indices of the rows of runs without a loss.
+        note: a sentence below the table.
+        look: the style in a page: `laws` or `sortable`.
+        folded: the title of a table that a page collapses.
+        columns: the column of the runs table behind each head, where the rows are runs.
+        runs: the run id of each row, where the rows are runs.
     """
 
     heads: tuple[str, ...]
@@ -63,7 +68,7 @@ class Table:
 
     @property
     def numeric_columns(self) -> tuple[bool, ...]:
-        """Which columns hold numbers, and so are set flush right."""
+        """Which columns hold only numbers, and so are aligned right."""
         columns = zip(*self.rows, strict=True)
         return tuple(all(cell.numeric for cell in column) for column in columns) or (False,) * len(
             self.heads
@@ -102,24 +107,24 @@ MEASURED = (
 
 
 def text(value: str) -> Cell:
-    """Make a cell of words."""
+    """Return a cell of text."""
     return Cell(value, value.lower())
 
 
 def number(value: Any, column: str = "") -> Cell:
-    """Make a cell of a number, written as its column is; an absent one sorts last."""
+    """Return a cell of a number in the format of its column; an absent number sorts last."""
     if numbers.is_absent(value):
         return Cell(numbers.ABSENT, "inf", numeric=True)
     return Cell(FORMATS[format_of(column)](value), repr(float(value)), numeric=True)
 
 
 def written(shown: str) -> Cell:
-    """Make a cell of a number that is already written out."""
+    """Return a cell of a number that is already formatted."""
     return Cell(shown, shown, numeric=True)
 
 
 def law_table(analysis: Analysis) -> Table:
-    """Lay out the laws as fitted and as judged; the preferred one is marked."""
+    """List the fitted laws with their errors; the preferred law is marked."""
     rows = analysis.law_table()
     heads = (
         "law",
@@ -162,24 +167,25 @@ def _law_row(row: dict[str, Any], preferred: bool) -> tuple[Cell, ...]:
 
 
 def _error(nats: str, share: str) -> Cell:
-    """Show an error in nats, and below it as a share of the loss, which flatters a loss near
-    chance.
+    """Return a cell of an error in nats, with its share of the loss as detail.
+
+    The share comes second because it looks small for a loss near chance.
     """
     return Cell(nats, nats, numeric=True, detail="" if share == numbers.ABSENT else share)
 
 
 def _exponent(row: dict[str, Any]) -> str:
-    """Write an exponent, or that the runs allow any: the range searched is no interval."""
+    """Format an exponent; without bounds on either side it is not identified."""
     if row["exponent"] is not None and row["exponent_low"] is None and row["exponent_high"] is None:
         return "not identified"
     return numbers.interval(row["exponent"], row["exponent_low"], row["exponent_high"])
 
 
 def comparison(files: StudyFiles, candidates: int) -> Table | None:
-    """Set the best run beside the baselines and a guess among `candidates`; None if no run is done.
+    """Compare the best run with the baselines and with chance; None if no run is done.
 
-    A guess has loss ln K, recall@10 of 10/K and a mean reciprocal rank of H(K)/K, H the harmonic
-    number.
+    Chance among K candidates has a loss of ln K, a recall@10 of 10/K and a mean reciprocal rank of
+    H(K)/K, where H is the harmonic number.
     """
     if files.done.empty:
         return None
@@ -200,9 +206,7 @@ def comparison(files: StudyFiles, candidates: int) -> Table | None:
 
 
 def run_table(table: pd.DataFrame) -> Table:
-    """Lay out every run, best loss first; columns in which all runs agree become one sentence
-    below.
-    """
+    """List every run, the best loss first; columns with one value become a note below."""
     ordered = table.assign(_lost=table["loss"].isna()).sort_values(
         ["_lost", "loss", "status"], kind="stable"
     )
@@ -223,9 +227,9 @@ def run_table(table: pd.DataFrame) -> Table:
 
 
 def describe(run: Any) -> str:
-    """Name a run by its settings: size m, length 16, users 8,000, batch 64.
+    """Describe a run by its known settings: size m, length 16, users 8,000, batch 64.
 
-    Settings that are not known are left out; a run without any is named by its id.
+    A run without known settings is described by its id.
     """
     known = [column for column in name_columns() if not numbers.is_absent(run.get(column))]
     words = ", ".join(f"{head_of(column)} {_setting(run[column], column)}" for column in known)
@@ -237,7 +241,7 @@ def _setting(value: Any, column: str) -> str:
 
 
 def _cell(value: Any, column: str, rank: dict[Any, str]) -> Cell:
-    """Make a cell of the table of runs; `rank` orders encoder sizes by their parameters."""
+    """Return a cell of the table of runs; `rank` orders encoder sizes by their parameters."""
     if isinstance(value, str):
         return Cell(value, rank[value]) if column == "encoder_size" else text(value)
     return number(value, column)
@@ -252,15 +256,17 @@ def _has_values(values: pd.Series) -> bool:
 
 
 def _gain(best: float, chance: float, baselines: Sequence[dict[str, Any]]) -> str:
-    """Say how far the best run is from chance and from the best baseline, whichever way that
-    goes.
-    """
+    """State the distance of the best run from chance and from the best baseline."""
     gain = f"The best run is {numbers.significant(abs(chance - best), 2)} nats " + (
-        "below chance" if best < chance else "above chance: nothing is learnt"
+        "below chance" if best < chance else "above chance: nothing was learned"
     )
     if not baselines:
         return gain + "."
     rival = min(baselines, key=lambda baseline: float(baseline["loss"]))
-    side = "below" if best < rival["loss"] else "above"
-    end = "." if best < rival["loss"] else ", so training an encoder has not paid at this scale."
-    return f"{gain} and {numbers.significant(abs(rival['loss'] - best), 2)} nats {side} {rival['name']}{end}"
+    gap = f"{numbers.significant(abs(rival['loss'] - best), 2)} nats"
+    if best < rival["loss"]:
+        return f"{gain} and {gap} below {rival['name']}."
+    return (
+        f"{gain} and {gap} above {rival['name']}: at this scale a trained encoder is not better "
+        "than this baseline."
+    )

@@ -1,9 +1,8 @@
-"""Does a task's score follow the loss, and does it still do so at the largest compute?
+"""Test whether the score of a downstream task follows the loss, also at the largest compute.
 
-Takes compute, loss and a task's score of finished runs, gives a judgement. One idea: as in a
-backtest, the straight line of score over loss is drawn through the smaller runs and asked for the
-largest; where they lie off its prediction interval, task and loss part, and where the interval also
-holds "no further gain", the runs cannot tell.
+As in a backtest, a straight line of score over loss is fitted to the smaller runs and predicts the
+largest runs. Outside its prediction interval, the task does not follow the loss. Where the interval
+also contains "no further gain", the runs do not decide.
 """
 
 from collections.abc import Mapping
@@ -15,12 +14,12 @@ from numpy.typing import NDArray
 from scipy import stats
 
 FEWEST = 4
-"""Runs a correlation needs, and the line that predicts the largest."""
+"""Runs that a correlation needs, and that the line through the smaller runs needs."""
 LARGEST = 4
-"""One run in so many is held out, those with the most compute."""
+"""One run in LARGEST is held out: those with the most compute."""
 LEVEL = 0.95
 SAME = 1e-9
-"""Relative difference of computes, and of scores, that is rounding."""
+"""Relative difference of compute, or of scores, that is only rounding."""
 
 MEASURES = {
     "mrr": "MRR",
@@ -29,7 +28,7 @@ MEASURES = {
     "auc": "AUC",
     "r2": "R2",
 }
-"""What a task may be scored by, the telling one first, as words."""
+"""Names of the measures of a task, the main one first."""
 
 Floats = NDArray[np.float64]
 Verdict = Literal["holds", "less", "more", "unclear", "no further"]
@@ -37,16 +36,17 @@ Verdict = Literal["holds", "less", "more", "unclear", "no further"]
 
 @dataclass(frozen=True)
 class LargestRuns:
-    """What the line through the smaller runs said of the largest.
+    """The prediction of the line through the smaller runs for the largest runs.
 
     Attributes:
-        smaller, larger: runs the line was drawn through, and runs held out.
+        smaller, larger: numbers of runs that the line is fitted to, and of runs held out.
         slope, offset: of the line, score over loss.
-        scored: mean score of the largest.
-        expected, low, high: what the line gives at their losses, and its prediction interval.
-        stopped: what it gives at the lowest loss of the smaller runs: the score had the gain ended
-            there.
-        further: whether the largest runs' mean loss lies below that.
+        scored: mean score of the largest runs.
+        expected, low, high: mean score that the line predicts for them, with its prediction
+            interval.
+        stopped: the value of the line at the lowest loss of the smaller runs: the score without any
+            further gain.
+        further: whether the mean loss of the largest runs lies below that loss.
     """
 
     smaller: int
@@ -62,7 +62,7 @@ class LargestRuns:
 
     @property
     def verdict(self) -> Verdict:
-        """Name what the interval says."""
+        """Classify the scores of the largest runs by the prediction interval."""
         if self.scored < self.low:
             return "less"
         if self.scored > self.high:
@@ -73,35 +73,32 @@ class LargestRuns:
 
 
 def compare_methods(result: Mapping[str, Any]) -> str:
-    """Say of a task's result whom the encoder beats beyond doubt, and whom not, by its first
-    measure.
-    """
+    """List the methods that the encoder outperforms, and those it does not, by the main measure."""
     first = next(name for name in MEASURES if name in result["methods"][0])
     leads = {
         row["method"]: row[f"{first}_lead"] for row in result["methods"] if f"{first}_lead" in row
     }
-    said = {
-        "beats": [name for name, lead in leads.items() if lead["low"] > 0],
-        "is beaten by": [name for name, lead in leads.items() if lead["high"] < 0],
-        "cannot be told from": [
+    groups = {
+        "is better than": [name for name, lead in leads.items() if lead["low"] > 0],
+        "is worse than": [name for name, lead in leads.items() if lead["high"] < 0],
+        "is not distinguishable from": [
             name for name, lead in leads.items() if lead["low"] <= 0 <= lead["high"]
         ],
     }
-    words = "; ".join(f"{verb} {', '.join(names)}" for verb, names in said.items() if names)
-    return f"By {MEASURES[first]} the encoder {words} (95 %, over users and starts of the head)."
+    words = "; ".join(f"{verb} {', '.join(names)}" for verb, names in groups.items() if names)
+    return f"By {MEASURES[first]} the encoder {words} (95 %, over users and seeds of the head)."
 
 
 def spell(found: dict[str, float], sign: str = "") -> str:
-    """Write a value with its interval."""
+    """Format a value with its interval."""
     return f"{found['value']:{sign}.3f} [{found['low']:{sign}.3f}, {found['high']:{sign}.3f}]"
 
 
 def correlation(loss: Floats, score: Floats) -> tuple[float, float, float]:
-    """Pearson's correlation of a score with the fall of the loss, and its interval by Fisher's z
-    (Fisher 1921).
+    """Compute Pearson's correlation of a score with the decrease of the loss, with its interval.
 
-    A bootstrap over runs covers less than it says where they are few. All nan where loss or score
-    do not vary.
+    The interval is Fisher's z (Fisher 1921): with few runs, a bootstrap over runs covers less than
+    its nominal level. All values are nan where the loss or the score does not vary.
     """
     if np.ptp(loss) == 0 or np.ptp(score) <= SAME * np.abs(score).max():
         return np.nan, np.nan, np.nan
@@ -113,17 +110,17 @@ def correlation(loss: Floats, score: Floats) -> tuple[float, float, float]:
 
 
 def hold_out(compute: Floats) -> NDArray[np.bool_]:
-    """Mark the runs with the most compute, one in LARGEST, and all that share theirs."""
+    """Return a mask of the runs with the most compute: one in LARGEST, with ties."""
     least = np.sort(compute)[-max(1, len(compute) // LARGEST)]
     return compute >= least * (1 - SAME)
 
 
 def predict_largest(compute: Floats, loss: Floats, score: Floats) -> LargestRuns | None:
-    """Predict the largest runs' mean score from their losses; None where fewer than FEWEST smaller
-    runs vary in loss.
+    """Predict the mean score of the largest runs from their losses.
 
-    The interval is that of the mean of new observations at given places on a least-squares line
-    (Seber and Lee 2003, section 5.3): runs scatter about the line alike and independently.
+    The interval is that of the mean of new observations on a least-squares line (Seber and Lee
+    2003, section 5.3), with independent residuals of equal variance. None where fewer than FEWEST
+    smaller runs vary in loss.
     """
     held = hold_out(compute)
     x, y, new = loss[~held], score[~held], loss[held]

@@ -145,7 +145,7 @@ def test_mistakes_of_the_study(run_cli, ray_session, planted_log, write_study, t
         ({"axes": {"resources.workers": [16]}}, "needs 16 CPU", "the cluster has 2"),
         (
             {"axes": {"resources.workers": [17]}},
-            "17 workers are more than the 16 users of global_batch_size",
+            "resources.workers is 17, more than the 16 users of global_batch_size",
         ),
         ({"resources": {"gpus_per_worker": 1}}, "needs 1 GPU", "the cluster has 0"),
         ({"resources": {"checkpoints": "ftp://x/y"}}, "Storage ftp://x/y cannot be used"),

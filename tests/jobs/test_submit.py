@@ -391,7 +391,7 @@ def test_a_job_is_followed_and_stopped(write_study, planted_log, jobs):
         (["--stop"], "--stop needs --address"),
         (
             ["--fetch", "--grow", "1e12"],
-            "--grow is for a study to be submitted; leave it out beside --fetch",
+            "--grow applies to a new submission; leave it out with --fetch",
         ),
         (["--predict-at", "1e12"], "give --grow FLOPS too"),
     ],
@@ -451,7 +451,7 @@ def test_a_submitted_study_survives_a_node_and_is_brought_home(write_study, buck
             tmp_path, "submit", file, *where, "--storage", bucket.storage, "--follow"
         )
         assert followed.returncode == 0, followed.stderr
-        assert "under way" in followed.stdout
+        assert "already running" in followed.stdout
         status = json.loads(clue_ray(tmp_path, "submit", file, *where, "--status", "--json").stdout)
         assert (status["submission_id"], status["status"]) == (first["submission_id"], "SUCCEEDED")
         fetched = clue_ray(tmp_path, "submit", file, *where, "--fetch", "--output", "home")

@@ -1,5 +1,4 @@
-"""The section of sizes at equal compute: the line's interval, and the law of size and data beside
-it."""
+"""The section of sizes at equal compute: the interval of the line, and the law of size and data."""
 
 from types import SimpleNamespace
 
@@ -7,19 +6,19 @@ import numpy as np
 
 from clue_ray.report.numbers import interval
 from clue_ray.report.read import StudyFiles
-from clue_ray.report.sections import axes as effects
+from clue_ray.report.sections import axes
 from clue_ray.scaling.deciding.isoflop import fit_isoflop
 from tests.scaling.test_isoflop import noisy, planted
 
 
 def words(table: object) -> str:
     files: StudyFiles = SimpleNamespace(done=table)  # type: ignore[assignment]
-    section = effects.isoflop(files)
+    section = axes.isoflop(files)
     assert section is not None
     return " ".join(section.words)
 
 
-def test_both_exponents_are_said_with_their_intervals() -> None:
+def test_both_exponents_have_their_intervals() -> None:
     table = noisy(3, 1).rename(columns={"n": "non_embedding_params"})
     found, said = fit_isoflop(table, size="non_embedding_params"), words(table)
     assert f"to the power {interval(found.line.exponent, *found.interval())}." in said
@@ -29,7 +28,10 @@ def test_both_exponents_are_said_with_their_intervals() -> None:
     )
 
 
-def test_a_law_that_cannot_be_set_beside_the_line_is_named() -> None:
+def test_a_law_that_gives_no_exponent_is_named() -> None:
     table = planted().rename(columns={"n": "non_embedding_params"})
     said = words(table.assign(loss=np.tile(table["loss"].iloc[:7], 3)))
-    assert "No law of size and data can be set beside them: The runs bound neither exponent" in said
+    assert (
+        "A law of size and data gives no exponent to compare: The runs bound neither exponent"
+        in said
+    )

@@ -104,7 +104,7 @@ def test_only_this_machine_may_read_and_nobody_write(server: Server) -> None:
     assert ask(server, "/", method="DELETE")[0] == 501
 
 
-def test_a_page_that_cannot_be_made_is_said_so_and_tried_again(
+def test_a_failed_page_is_reported_and_tried_again(
     server: Server, directory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def broken(*_: object) -> None:
@@ -115,7 +115,9 @@ def test_a_page_that_cannot_be_made_is_said_so_and_tried_again(
         for _ in range(2):
             status, words = ask(server, "/")
             assert status == 500
-            assert words.startswith("The page could not be made (ValueError: no such law); it is")
+            assert words.startswith(
+                "The page could not be rendered (ValueError: no such law); the next"
+            )
     assert ask(server, "/")[0] == 200
     before = ask(server, "/state")[1]
     (directory / "baselines.json").write_text("{}")
@@ -130,7 +132,7 @@ def test_head_gives_no_body(server: Server) -> None:
     assert ask(server, "/state", method="HEAD") == (200, "")
 
 
-def test_what_cannot_be_served_is_said_in_one_sentence(
+def test_what_cannot_be_served_is_refused_in_one_sentence(
     server: Server, directory: Path, tmp_path: Path
 ) -> None:
     with pytest.raises(StudyError, match=r"Port \d+ cannot be used .*choose another --port"):
@@ -140,7 +142,7 @@ def test_what_cannot_be_served_is_said_in_one_sentence(
             StudyError, match=f"--port is {port}; give a number from 1 to 65535, or 0"
         ):
             Server(directory, port)
-    with pytest.raises(RunsError, match="is no directory"):
+    with pytest.raises(RunsError, match="is not a directory"):
         Server(tmp_path / "none", 0)
     (tmp_path / "empty").mkdir()
     with pytest.raises(RunsError, match="No runs table"):

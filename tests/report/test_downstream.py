@@ -1,5 +1,4 @@
-"""The downstream section says that task and loss go together, that they part at scale, or that it
-cannot tell."""
+"""The downstream section: a task follows the loss, does not follow it, or the runs do not decide."""
 
 import json
 
@@ -10,7 +9,7 @@ from matplotlib.figure import Figure
 
 from clue_ray.report.page import build_content, render
 from clue_ray.report.read import read_directory
-from clue_ray.report.sections.downstream import carries_over, downstream, score_over_loss
+from clue_ray.report.sections.downstream import downstream, follows_loss, score_over_loss
 from clue_ray.transfer.tasks.columns import join_results, note_asked
 from tests.report.planted import planted, write_study
 
@@ -32,23 +31,26 @@ def with_scores(slope=SLOPE, noise=NOISE, lost=0.0):
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({}, "had the gain stopped: the law of the loss carries over to this task."),
-        ({"lost": 0.1}, "less than their loss promised. At scale the two part"),
-        ({"lost": -0.1}, "more than their loss promised. At scale the two part"),
-        ({"slope": -SLOPE}, "a lower loss went with a worse score: the two part"),
-        ({"slope": 0.0, "noise": 0.05}, "cannot be told yet"),
+        ({}, "without any further gain: the task follows the loss up to the largest runs."),
+        ({"lost": 0.1}, "lower than predicted. At the largest compute the task does not follow"),
+        ({"lost": -0.1}, "higher than predicted. At the largest compute the task improves more"),
+        ({"slope": -SLOPE}, "A lower loss gave a worse score: the task does not follow the loss."),
+        (
+            {"slope": 0.0, "noise": 0.05},
+            "the runs do not decide whether the task follows the loss.",
+        ),
     ],
 )
 def test_the_sentence_says_what_the_runs_allow(changes, words):
-    assert words in carries_over(
+    assert words in follows_loss(
         "transfer_kids_auc", with_scores(**changes).dropna(subset=["loss"])
     )
 
 
 def test_a_task_that_follows_until_the_largest_runs_is_not_told_from_its_correlation():
-    sentence = carries_over("transfer_kids_auc", with_scores(lost=0.04).dropna(subset=["loss"]))
-    assert "a lower loss went with a better score" in sentence
-    assert "At scale the two part" in sentence
+    sentence = follows_loss("transfer_kids_auc", with_scores(lost=0.04).dropna(subset=["loss"]))
+    assert "A lower loss gave a better score" in sentence
+    assert "At the largest compute the task does not follow the loss" in sentence
 
 
 def test_largest_runs_that_lost_no_loss_show_nothing_further():
@@ -56,18 +58,18 @@ def test_largest_runs_that_lost_no_loss_show_nothing_further():
     largest = runs["train_flops"].rank(ascending=False) <= 2
     runs.loc[largest, "loss"] = runs["loss"].median()
     runs.loc[largest, "transfer_kids_auc"] = 0.6 - SLOPE * (runs["loss"].median() - 5)
-    sentence = carries_over("transfer_kids_auc", runs)
-    assert "no lower than the smaller runs' lowest" in sentence
+    sentence = follows_loss("transfer_kids_auc", runs)
+    assert "not below the lowest loss of the smaller runs" in sentence
     assert "does not exclude" not in sentence
 
 
 def test_few_runs_and_scores_that_do_not_vary_are_said():
     runs = with_scores().dropna(subset=["loss"])
-    assert "3 finished runs have a score, and a correlation takes 4" in carries_over(
+    assert "3 finished runs have a score; a correlation needs 4" in follows_loss(
         "transfer_kids_auc", runs[:3]
     )
-    assert "takes 4 smaller runs" in carries_over("transfer_kids_auc", runs[:4])
-    assert "nothing can be told" in carries_over(
+    assert "needs 4 smaller runs" in follows_loss("transfer_kids_auc", runs[:4])
+    assert "there is no correlation" in follows_loss(
         "transfer_kids_auc", runs.assign(transfer_kids_auc=0.5)
     )
 
@@ -113,10 +115,10 @@ def test_scores_in_run_folders_reach_the_table_and_the_page(tmp_path):
     note_asked(directory, {"kids": names, "cars": dict.fromkeys(names, "../../etc/passwd")})
     content = build_content(read_directory(directory), None, {"error": "no laws"})
     page = render("index.html.j2", content=content, live=False)
-    assert "the law of the loss carries over to this task" in page
+    assert "the task follows the loss up to the largest runs" in page
     assert "downstream-kids-auc" in page
     assert (
-        f"kids, run {best}, the lowest loss that has a score. By AUC the encoder is beaten by base "
-        f"rate" in page
+        f"kids, run {best}, the run of lowest loss with a score. By AUC the encoder is worse than "
+        "base rate" in page
     )
     assert "cars: 2 of 9 finished runs have no score. No &lt;b&gt;cars&lt;/b&gt; here." in page

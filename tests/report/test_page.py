@@ -99,7 +99,7 @@ def test_answer_law_table_and_comparison_are_there(html: str, study: Path) -> No
     fits = json.loads((study / "fits.json").read_text())
     assert set(fits["fits"]) == {"power_law", "log_linear"}
     assert "(preferred)" in html
-    assert "The backtest prefers the" in html
+    assert "is preferred: it has the lowest backtest error" in html
     assert "log-linear in compute rather than a power law" in html
     assert "TF-IDF" in html
     assert "chance among 256" in html
@@ -173,12 +173,12 @@ def test_second_report_has_the_same_bytes(study: Path) -> None:
     assert not [name for name in before if name.endswith(".tmp")]
 
 
-def test_markdown_says_the_cost_once(study: Path) -> None:
+def test_markdown_states_the_cost_once(study: Path) -> None:
     markdown = (study / "report" / "report.md").read_text(encoding="utf-8")
     assert markdown.count("The plan expected") == 1
 
 
-def test_the_caption_speaks_of_an_arrow_only_where_one_is_drawn(tmp_path: Path) -> None:
+def test_the_caption_mentions_an_arrow_only_where_one_is_drawn(tmp_path: Path) -> None:
     """Chance among 256 is 5.545 and the best loss about 5.2: the axis ends at about 5.63 nats."""
     table, drawn = planted(runs=3), {}
     for loss in (5.605, 5.9):
@@ -216,7 +216,7 @@ def test_svg_text_is_text_without_a_date(study: Path) -> None:
     assert "dc:date" not in svg
 
 
-def test_report_without_any_fit_says_why_and_shows_all_runs(tmp_path: Path) -> None:
+def test_report_without_any_fit_gives_the_reason_and_shows_all_runs(tmp_path: Path) -> None:
     table = planted(runs=2)
     Runs(table).write(tmp_path)
     html = write_report(tmp_path).read_text(encoding="utf-8")
@@ -268,18 +268,22 @@ def test_unusable_side_files_become_warnings(tmp_path: Path) -> None:
             {"baselines": [{"name": "b", "loss": None, "loss_candidates": 256}]},
             "has no number as loss,",
         ),
-        ("baselines", {"baselines": 3}, "baselines is no list of mappings"),
-        ("corpus", {"bayes_loss": 5.0}, "bayes_loss is no mapping of sequence lengths to losses"),
+        ("baselines", {"baselines": 3}, "baselines is not a list of mappings"),
+        (
+            "corpus",
+            {"bayes_loss": 5.0},
+            "bayes_loss is not a mapping of sequence lengths to losses",
+        ),
         (
             "corpus",
             {"users": [3], "rejected": {"late": "many"}},
             "users, rejected cannot be used as written",
         ),
-        ("plan", {"runs": None}, "runs is no list of mappings"),
+        ("plan", {"runs": None}, "runs is not a list of mappings"),
         (
             "plan",
             {"runs": [{"run_id": "0", "expected_seconds": "x"}, {}]},
-            "expected_seconds is no positive number",
+            "expected_seconds is not a positive number",
         ),
     ],
 )
@@ -302,7 +306,7 @@ def test_report_without_a_table_is_refused_in_one_sentence(tmp_path: Path) -> No
 
 def test_what_to_double_ranks_the_axes_with_intervals_and_cost(html: str) -> None:
     words = re.search(
-        r"Doubling ([a-z -]+) alone, from \S+ to \S+, is expected to lower held-out loss by (.*?) "
+        r"Doubling ([a-z -]+) alone, from \S+ to \S+, is predicted to lower held-out loss by (.*?) "
         r"nats",
         html,
     )
@@ -311,7 +315,7 @@ def test_what_to_double_ranks_the_axes_with_intervals_and_cost(html: str) -> Non
     assert (
         "nats for 2.0 times the compute" in html
     )  # the planted compute is proportional to either axis
-    assert "All of these lie beyond what was run beside the best run." in html
+    assert "These are extrapolations: at the other settings of the best run" in html
 
 
 def test_downloads_are_the_files_themselves(html: str, study: Path) -> None:
@@ -342,7 +346,7 @@ def test_floor_of_a_planted_log_is_drawn_if_it_holds_for_these_candidates(tmp_pa
     (tmp_path / "corpus.json").write_text(
         json.dumps({"bayes_loss": {"4": 5.0, "8": 4.9}, "bayes_loss_candidates": 256})
     )
-    assert "lowest any encoder can reach (Bayes): 4.90" in write_report(tmp_path).read_text(
+    assert "lowest possible loss (Bayes): 4.90" in write_report(tmp_path).read_text(
         encoding="utf-8"
     )
     (tmp_path / "corpus.json").write_text(
@@ -353,7 +357,7 @@ def test_floor_of_a_planted_log_is_drawn_if_it_holds_for_these_candidates(tmp_pa
     assert "computed for 64 candidates and the runs were scored at 256" in html
 
 
-def test_a_study_whose_loss_rises_says_first_that_there_is_no_answer(tmp_path: Path) -> None:
+def test_a_study_with_a_rising_loss_states_first_that_there_is_no_answer(tmp_path: Path) -> None:
     table = planted()
     done = table["loss"].notna()
     table.loc[done, "loss"] = table.loc[done, "loss"].to_numpy()[::-1]
@@ -361,7 +365,7 @@ def test_a_study_whose_loss_rises_says_first_that_there_is_no_answer(tmp_path: P
     answer = html[html.index('<div class="answer">') :]
     assert re.match(r'<div class="answer">\s*<p>There is no answer yet for more compute', answer)
     assert "What to double next" not in html
-    assert "is predicted to reach" not in html
+    assert "At ten times the" not in html
 
 
 @pytest.mark.slow

@@ -34,12 +34,12 @@ def test_the_two_questions_answer_each_other(study: Path) -> None:
 def test_sentences_name_the_law_and_the_distance(study: Path) -> None:
     words = predict_study(study, train_flops=1e14).sentence()
     assert words.startswith("1.0e14 FLOP reach ")
-    assert "times the largest run's compute" in words
+    assert "times the compute of the largest run" in words
     assert "\n" not in words
-    assert "nats take" in predict_study(study, loss=5.0).sentence()
+    assert "nats need" in predict_study(study, loss=5.0).sentence()
 
 
-def test_an_end_without_bound_is_null(study: Path) -> None:
+def test_an_unbounded_end_is_null(study: Path) -> None:
     answer = predict_study(study, loss=predict_study(study, train_flops=1e16).loss)
     assert all(
         value is None or math.isfinite(value)
@@ -63,7 +63,7 @@ def test_questions_without_an_answer(study: Path, question: dict[str, float], wo
         predict_study(study, **question)
 
 
-def test_a_study_without_a_speaker_says_so(tmp_path: Path) -> None:
+def test_a_study_without_a_preferred_law_is_refused(tmp_path: Path) -> None:
     table = planted()
     done = table["loss"].notna()
     table.loc[done, "loss"] = table.loc[done, "loss"].to_numpy()[::-1]
@@ -74,7 +74,7 @@ def test_a_study_without_a_speaker_says_so(tmp_path: Path) -> None:
 def test_a_loss_below_the_fitted_floor_is_answered_where_predictions_do_not_exclude_it(
     tmp_path: Path,
 ) -> None:
-    """What `--train-flops` holds in its interval, `--loss` may not call out of reach."""
+    """What `--train-flops` holds in its interval, `--loss` must not exclude."""
     x = np.logspace(10, 13, 9)
     loss = (1.8 + 3 * (x / 1e10) ** -0.2) * np.exp(0.004 * np.random.default_rng(0).normal(size=9))
     table = planted().head(9).assign(train_flops=x, loss=loss)
@@ -86,9 +86,9 @@ def test_a_loss_below_the_fitted_floor_is_answered_where_predictions_do_not_excl
     assert answer.train_flops == math.inf
     assert answer.low == pytest.approx(1e18, rel=1e-2)
     assert answer.to_dict()["train_flops"] is None
-    assert "nats take" not in answer.sentence()
-    assert "no training compute takes the loss to" in answer.sentence()
-    assert answer.sentence().endswith("not exclude them from 1.0e18 FLOP on.")
+    assert "nats need" not in answer.sentence()
+    assert "no training compute reaches a loss of" in answer.sentence()
+    assert answer.sentence().endswith("not exclude this loss from 1.0e18 FLOP on.")
 
 
 def test_a_table_of_other_columns_is_refused_by_the_names_it_lacks(tmp_path: Path) -> None:
@@ -96,6 +96,6 @@ def test_a_table_of_other_columns_is_refused_by_the_names_it_lacks(tmp_path: Pat
         tmp_path / "good.csv", index=False
     )
     with pytest.raises(
-        RunsError, match="holds no train_flops and loss_candidates; predict takes a study"
+        RunsError, match="has no train_flops and loss_candidates; predict takes a study"
     ):
         predict_study(tmp_path / "good.csv", loss=2.0)

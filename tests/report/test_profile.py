@@ -141,9 +141,8 @@ def test_headline_counts_and_dates() -> None:
     )
     assert "events, in order of appearance:" in profile_headline(a_profile(time=None))
     assert "events, on 1999-12-31:" in profile_headline(a_profile(time=[946684790.5, 946684799.5]))
-    assert (
-        "timestamps from 0 to 125, which read as an order rather than as dates"
-        in profile_headline(a_profile(time=[0.0, 125.0], time_reads_as_order=True))
+    assert "timestamps from 0 to 125, which are an order rather than dates" in profile_headline(
+        a_profile(time=[0.0, 125.0], time_reads_as_order=True)
     )
     assert ": 1 distinct item, " in profile_headline(a_profile(distinct_items=1))
 
@@ -181,14 +180,14 @@ def test_what_lies_later_or_has_no_time_is_said() -> None:
     def note(**changes: Any) -> str:
         return profile_tables(a_profile(**changes))["How the log was read"].note
 
-    assert "1,234 events lie after the cut in time and are kept apart." in note(
+    assert "1,234 events lie after the cut in time and are kept separately." in note(
         events_after_cut=1234
     )
-    assert "1 event lies after the cut in time and is kept apart." in note(events_after_cut=1)
+    assert "1 event lies after the cut in time and is kept separately." in note(events_after_cut=1)
     assert "in order of appearance: a.csv; b.csv." in note(
         in_order_of_appearance=["a.csv", "b.csv"]
     )
-    assert "rows of services left out" in note(timestamps_read_as={"seconds": 150_001})
+    assert "rows of omitted services" in note(timestamps_read_as={"seconds": 150_001})
 
 
 def test_services_are_listed_by_users_and_only_all_is_100_percent() -> None:
@@ -207,7 +206,7 @@ def test_lengths_and_cut_texts() -> None:
 
 
 def test_overlap_of_many_services_shows_the_largest(html: str) -> None:
-    assert "Shown are the 12 services with most users, of 15." in html
+    assert "Shown are the 12 services with the most users, of 15." in html
     assert "<title>service-8: " in html
     assert "<title>service-9: " not in html
     assert ">service-9</td>" in html  # the table holds all

@@ -1,5 +1,4 @@
-"""The new figures hold what their tables hold, and sentences claim no more than the intervals
-allow."""
+"""Figures show the values of their tables, and sentences state what the intervals support."""
 
 import json
 from pathlib import Path
@@ -11,18 +10,18 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from clue_ray.report.figures.grids import grid_of, isoflop_curves
-from clue_ray.report.figures.laws import Alternative, alternatives, backtest_errors
+from clue_ray.report.figures.laws import Alternative, backtest_errors, draw_alternatives
 from clue_ray.report.figures.parallel import coordinates, parallel_coordinates
 from clue_ray.report.read import read_directory
 from clue_ray.report.sections.answer import against_floor
 from clue_ray.report.sections.evidence import seeds
 from clue_ray.report.sections.next_step import (
     Doubling,
+    certainty,
     gains,
-    in_vain,
-    in_words,
     larger_value,
     lead,
+    no_gain,
 )
 from clue_ray.runs import Runs
 from clue_ray.scaling.answering.analysis import analyse
@@ -40,18 +39,18 @@ def ax() -> Axes:
 
 
 def test_next_step_says_what_is_settled() -> None:
-    words = lead([LENGTH, USERS]) + in_words([LENGTH, USERS])
+    words = lead([LENGTH, USERS]) + certainty([LENGTH, USERS])
     assert "sequence length alone, from 64 to 128" in words
     assert "0.050 [0.040, 0.060] nats" in words
-    assert "for 1.4 to 1.8 times the compute, the most of the axes swept" in words
+    assert "for 1.4 to 1.8 times the compute, the largest gain of the swept axes" in words
     assert "not settled" not in words
     assert "not identified" not in words
 
 
 def test_next_step_says_what_is_not() -> None:
     open_end = USERS._replace(high=np.inf)
-    assert "The order is not settled: the interval of corpus users" in in_words([LENGTH, open_end])
-    assert "That it gains anything is not identified" in in_words([LENGTH._replace(low=0.0)])
+    assert "The order is not settled: the interval of corpus users" in certainty([LENGTH, open_end])
+    assert "A gain is not identified" in certainty([LENGTH._replace(low=0.0)])
     assert "unbounded]" in lead([open_end])
 
 
@@ -69,7 +68,7 @@ def test_alternatives_stand_in_order_and_open_ends_leave_the_axes(ax: Axes) -> N
         Alternative("other", [5.1]),
         Alternative("none", [np.nan]),
     ]
-    alternatives(choices, ax)
+    draw_alternatives(choices, ax)
     assert [tick.get_text() for tick in ax.get_yticklabels()] == ["answer", "other", "none"]
     assert [words.get_text() for words in ax.texts] == ["cannot be fitted"]
     assert np.isfinite(ax.get_xlim()).all()
@@ -134,15 +133,15 @@ def test_isoflop_curves_mark_each_minimum(ax: Axes) -> None:
 
 def test_seeds_are_pooled_over_repeated_configurations() -> None:
     table = planted().head(9)
-    assert "no configuration was repeated" in seeds(table)
+    assert "Each configuration was run once" in seeds(table)
     again = table.assign(seed=1, loss=table["loss"] + 0.1)
     assert seeds(pd.concat([table, again])).startswith(
-        "Runs that differ in seed only lie 0.071 nats apart"
+        "The standard deviation over seeds is 0.071 nats"
     )
 
 
 @pytest.mark.parametrize(
-    ("floor", "words"), [(1.0, []), (99.0, ["The best run's", "The predicted"])]
+    ("floor", "words"), [(1.0, []), (99.0, ["The loss of the best run", "The predicted loss"])]
 )
 def test_a_floor_above_the_runs_is_a_doubt(tmp_path: Path, floor: float, words: list[str]) -> None:
     corpus = {"bayes_loss": {"8": floor}, "bayes_loss_candidates": 256}
@@ -162,7 +161,9 @@ def test_an_axis_past_its_best_is_not_doubled() -> None:
     effect = AxisEffect("sequence_length", "", [line], None)
     assert larger_value(effect, line.iloc[1]) == (16.0, pytest.approx(0.2))
     assert larger_value(effect, line.iloc[2]) is None
-    assert "16 was run beside the best run's 8" in in_vain("sequence_length", line.iloc[1], 16, 0.2)
+    assert "a run with 16 instead of the best run's 8" in no_gain(
+        "sequence_length", line.iloc[1], 16, 0.2
+    )
 
 
 def test_a_grid_compares_runs_of_one_horizon() -> None:

@@ -13,7 +13,8 @@ from scipy.optimize import minimize_scalar
 from clue_ray.errors import FitError
 from clue_ray.scaling.deciding.allocate import Cost, allocate, best_loss, calibrate_cost, token_cost
 from clue_ray.scaling.deciding.budget import budget_for_loss, marginal_returns
-from clue_ray.scaling.fitting.fit import Fit, fit_law
+from clue_ray.scaling.fitting.fit import fit_law
+from clue_ray.scaling.fitting.result import Fit
 from clue_ray.scaling.laws.law import Law
 
 AXES = ["non_embedding_params", "train_tokens"]
@@ -164,7 +165,7 @@ def test_budget_for_loss_inverts_both_kinds_of_law(fit: Fit) -> None:
         assert one.predict(train_flops=found.high).high == pytest.approx(ahead.value, rel=1e-5)
     with pytest.raises(FitError, match="the floor of the law is"):
         budget_for_loss(one, 0.9 * one.parameters["irreducible_loss"])
-    with pytest.raises(FitError, match="does not pass"):
+    with pytest.raises(FitError, match="does not reach"):
         budget_for_loss(one, 1e9)
     with pytest.raises(FitError, match="positive finite"):
         budget_for_loss(one, float("nan"))

@@ -13,8 +13,9 @@ from clue_ray.errors import FitError, RunsError
 from clue_ray.runs import Runs
 from clue_ray.scaling.answering.analysis import Analysis, analyse
 from clue_ray.scaling.answering.warnings import influential
-from clue_ray.scaling.fitting.fit import Prediction, fit_law
+from clue_ray.scaling.fitting.fit import fit_law
 from clue_ray.scaling.fitting.frontier import frontier, mark, settings_of
+from clue_ray.scaling.fitting.result import Prediction
 from clue_ray.scaling.judging.backtest import trend
 from clue_ray.scaling.judging.panels import compare_bic
 
@@ -99,8 +100,9 @@ def test_axes_hold_everything_else_equal(analysis: Analysis) -> None:
 def test_answer_table_and_document(analysis: Analysis) -> None:
     answer, rows = analysis.answer(), analysis.law_table()
     assert answer.count("95 %") == 2
-    assert "Ten times more" in answer
-    assert f"by the {LAW_WORDS[analysis.preferred]}, which missed larger runs by" in answer
+    assert "At ten times the compute" in answer
+    assert f"the {LAW_WORDS[analysis.preferred]} predicts" in answer
+    assert "Its mean absolute error on larger runs in the backtest was" in answer
     assert rows[0]["law"] == analysis.preferred
     assert {row["law"] for row in rows} == set(LAWS)
     for row in rows:
@@ -156,25 +158,25 @@ def little() -> Analysis:
 
 
 def test_answer_says_what_was_measured_then_what_is_predicted(little: Analysis) -> None:
-    measured, predicted = little.answer().split("). ")
+    measured, predicted = little.answer().split("). ", 1)
     assert measured == (
-        "58 times more compute, 3.3e12 instead of 5.7e10 FLOP, lowered held-out loss from 5.470 to "
-        "5.225 nats "
-        "(a guess among 256 costs 5.545"
+        "58 times more compute, 3.3e12 instead of 5.7e10 FLOP, lowered the held-out loss from "
+        "5.470 to 5.225 nats (chance: ln 256 = 5.545"
     )
     row = little.law_table()[0]
     assert predicted.startswith(
-        f"Ten times more, 3.3e13 FLOP, is predicted to reach {row['loss_at_10x']:.2f} nats (95 % "
+        f"At ten times the compute, 3.3e13 FLOP, the power law plus constant predicts "
+        f"{row['loss_at_10x']:.2f} nats (95 % interval: "
     )
-    assert f"missed larger runs by {row['backtest_error_nats']:.3f} nats" in predicted
-    assert "the four laws" in predicted
+    assert f"in the backtest was {row['backtest_error_nats']:.3f} nats." in predicted
+    assert "The four fitted laws predict" in predicted
     tied = [law for law in little.law_table() if law["as_good"]]
     assert {law["law"] for law in tied} == {little.preferred, *little.backtest.tied}
     low, high = (
         end([law[f"loss_at_10x_{name}"] for law in tied])
         for end, name in ((min, "low"), (max, "high"))
     )
-    assert predicted.endswith(f"with their intervals, 95 % {low:.2f} to {high:.2f}.")
+    assert predicted.endswith(f"indistinguishable backtest error is {low:.2f} to {high:.2f}.")
     assert low < row["loss_at_10x_low"]
 
 
@@ -182,12 +184,12 @@ def test_answer_does_not_credit_compute_that_bought_nothing() -> None:
     best_first = short().assign(loss=[5.2, 5.47, 5.44, 5.41, 5.3, 5.27, 5.9])
     answer = analyse(Runs(best_first), ["power_law"]).answer()
     assert "reached with the least compute, 5.7e10 FLOP" in answer
-    assert "58 times more did not lower it" in answer
+    assert "58 times more compute did not lower it" in answer
     guesses = short().assign(loss=[5.70, 5.69, 5.68, 5.67, 5.66, 5.65, 5.9])
-    assert "so nothing is learnt" in analyse(Runs(guesses), ["power_law"]).answer()
+    assert "so nothing was learned" in analyse(Runs(guesses), ["power_law"]).answer()
 
 
-def test_law_with_a_floor_speaks_for_tied_ones(little: Analysis) -> None:
+def test_law_with_a_floor_is_preferred_to_tied_laws(little: Analysis) -> None:
     assert little.preferred == "power_law_plus_constant"
     assert {"power_law", "log_linear"} <= set(little.backtest.tied)
 
@@ -207,9 +209,9 @@ def test_warnings_are_few_plain_and_gravest_first(little: Analysis) -> None:
     warnings = little.warnings
     assert len(warnings) <= 8
     assert not any("_" in warning for warning in warnings)
-    assert "do not exclude that more compute buys nothing" in warnings[0]
-    assert sum("do not show a floor" in warning for warning in warnings) == 1
-    assert "Only five runs lie under each law" in warnings[1]
+    assert "do not exclude that more compute brings no gain" in warnings[0]
+    assert sum("do not identify a floor" in warning for warning in warnings) == 1
+    assert "Each law is fitted to only five runs" in warnings[1]
 
 
 def test_what_cannot_be_analysed_is_refused() -> None:
@@ -279,10 +281,11 @@ def test_levers_seeds_and_runs_above_chance_are_said() -> None:
     table["seed"], table["users_seen"], table["corpus_users"] = 0, 6400, 640
     table.loc[table["train_flops"].idxmin(), "loss"] = 5.9
     said = " ".join(analyse(Runs(table), LAWS).warnings)
-    assert "Along the frontier compute came from" in said
+    assert "Along the frontier, compute was raised through" in said
     assert "Every run has the same seed" in said
     assert (
-        "One of the runs ended worse than a guess, after up to 10 passes over their users" in said
+        "One of the runs ended with a loss above chance, after up to 10 epochs over their users"
+        in said
     )
     table.loc[0, "seed"] = 1
     assert "Every run has the same seed" not in " ".join(analyse(Runs(table), LAWS).warnings)
@@ -299,7 +302,7 @@ def overfitted(losses: list[float]) -> Analysis:
 @pytest.mark.parametrize(
     "losses", [[3.0, 3.2, 3.5, 3.9, 4.1, 4.4, 4.6, 4.9], [3.6, 3.4, 3.5, 3.7, 4.1, 4.4, 4.6, 4.9]]
 )
-def test_a_law_that_rises_does_not_speak(losses: list[float]) -> None:
+def test_a_rising_law_is_not_preferred(losses: list[float]) -> None:
     """Too few frontier runs, so all are fitted; the log-linear law, free to rise, predicts these
     best."""
     found = overfitted(losses)
@@ -307,7 +310,7 @@ def test_a_law_that_rises_does_not_speak(losses: list[float]) -> None:
     assert found.fits["log_linear"].parameters["slope"] < 0
     assert "no answer yet" in found.answer()
     assert "held-out loss rises" in found.answer()
-    assert "Ten times" not in found.answer()
+    assert "ten times" not in found.answer()
     assert found.preferred != "log_linear"
     assert trend(found.fits[found.preferred], found.points["train_flops"]) <= 0
     assert not any("10 times the compute" in warning for warning in found.warnings)
@@ -356,7 +359,7 @@ def test_a_run_that_carries_the_answer_is_named() -> None:
     )
     said = influential(moved, Prediction(5.0, 4.8, 5.1))
     assert len(said) == 1
-    assert "hangs on run run7" in said[0]
+    assert "depends on run run7" in said[0]
     assert influential(moved, Prediction(5.0, 4.1, 5.1)) == []
     assert influential(moved, None) == []
 
@@ -364,7 +367,9 @@ def test_a_run_that_carries_the_answer_is_named() -> None:
 def test_a_held_out_run_outside_the_law_is_said_first() -> None:
     table = study()
     kind = Runs(table)
-    assert not any("foretold" in warning for warning in analyse(kind, LAWS[:2]).warnings)
+    assert not any(
+        "that the power law predicted" in warning for warning in analyse(kind, LAWS[:2]).warnings
+    )
     largest = table["train_flops"].idxmax()
     table.loc[largest, "loss"] *= 0.97
-    assert "held out, measured" in analyse(Runs(table), LAWS[:2]).warnings[0]
+    assert "held out of the fit, measured" in analyse(Runs(table), LAWS[:2]).warnings[0]

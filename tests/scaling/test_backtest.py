@@ -7,7 +7,7 @@ import pytest
 from clue_ray.errors import FitError, RunsError
 from clue_ray.scaling.deciding.critical_batch import steps_to_loss
 from clue_ray.scaling.fitting.fit import fit_law
-from clue_ray.scaling.judging.backtest import SAME, _judge, backtest
+from clue_ray.scaling.judging.backtest import EQUAL_ERROR, _judge, backtest
 
 LAWS = ["power_law", "power_law_plus_constant", "log_linear"]
 COMPUTE = np.logspace(10, 14, 10)
@@ -52,7 +52,7 @@ def test_preferred_law_never_loses_to_the_plain_power_law() -> None:
         table = pd.DataFrame({"train_flops": COMPUTE, "loss": loss})
         result = backtest(LAWS, table, x="train_flops", y="loss")
         error = result.summary.set_index("law")["mean_absolute_relative_error"]
-        assert error[result.preferred] <= error["power_law"] * (1 + SAME)
+        assert error[result.preferred] <= error["power_law"] * (1 + EQUAL_ERROR)
         spoken.append(result.preferred)
     assert "power_law" in spoken
 

@@ -10,7 +10,7 @@ import pytest
 from clue_ray.errors import RunsError
 from clue_ray.scaling.deciding.critical_batch import steps_to_loss
 from clue_ray.scaling.fitting.fit import fit_law
-from clue_ray.scaling.laws.catalogue import (
+from clue_ray.scaling.laws.batch import (
     batch_loss,
     critical_batch,
     loss_at_equal_examples,
@@ -107,11 +107,9 @@ def test_steps_that_do_not_depend_on_the_batch_leave_it_at_an_edge() -> None:
         (loss_at_equal_steps, (2.8943, 1.935, 0.61699, 85.169)),
     ],
 )
-def test_envelopes_of_exact_losses_are_the_law(
+def test_slices_of_exact_losses_are_recovered(
     law: Callable[..., Any], truth: tuple[float, ...]
 ) -> None:
     batches = 2.0 ** np.arange(3, 14)
-    found = fit_law(
-        law.__name__, {"b": batches, "y": law(batches, *truth)}, x="b", y="y", loss="quantile"
-    )
+    found = fit_law(law.__name__, {"b": batches, "y": law(batches, *truth)}, x="b", y="y")
     assert list(found.parameters.values()) == pytest.approx(truth, rel=1e-6)

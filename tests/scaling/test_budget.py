@@ -6,7 +6,8 @@ import pytest
 
 from clue_ray.errors import FitError
 from clue_ray.scaling.deciding.budget import budget_for_loss
-from clue_ray.scaling.fitting.fit import Fit, fit_law
+from clue_ray.scaling.fitting.fit import fit_law
+from clue_ray.scaling.fitting.result import Fit
 from clue_ray.scaling.laws.law import Law
 
 X = np.logspace(0, 3, 8)
@@ -65,7 +66,7 @@ def test_a_law_without_inverse_is_searched_where_it_turns_nearest_to_the_runs() 
     )
     fit = fitted(valley, 2 + 0.3 * (np.log10(X) - 1.2) ** 2)
     assert budget_for_loss(fit, 2.3).value == pytest.approx(10**2.2, rel=1e-4)
-    with pytest.raises(FitError, match=r"does not pass loss 1\.9 within 12 decades"):
+    with pytest.raises(FitError, match=r"does not reach loss 1\.9 within 12 decades"):
         budget_for_loss(fit, 1.9)
 
 

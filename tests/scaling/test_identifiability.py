@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from clue_ray.scaling.deciding.allocate import allocate
-from clue_ray.scaling.fitting.fit import Fit, fit_law
-from clue_ray.scaling.judging.identifiability import LARGEST_CONDITION, identifiability
+from clue_ray.scaling.fitting.fit import fit_law
+from clue_ray.scaling.fitting.result import Fit
+from clue_ray.scaling.judging.identifiability import MAX_CONDITION, identifiability
 
 
 def surface(alpha: float, beta: float, noise: float = 0.002, seed: int = 0) -> Fit:
@@ -77,7 +78,7 @@ def test_a_parameter_without_effect_has_no_finite_condition() -> None:
         "power_law_plus_constant", {"x": x, "y": 2 + 0.1 * np.log10(x / 1e10)}, x="x", y="y"
     )
     found = identifiability(rising)
-    assert found.condition > LARGEST_CONDITION
+    assert found.condition > MAX_CONDITION
     assert "hardly tell" in found.warnings[0]
 
 

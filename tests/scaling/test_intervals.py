@@ -9,8 +9,9 @@ from scipy.stats import f as f_distribution
 from scipy.stats import t as t_distribution
 
 from benchmarks.coverage import CASES, Case, coverage
-from clue_ray.scaling.fitting.fit import Fit, fit_law
-from clue_ray.scaling.fitting.intervals import MANY_CONFIGURATIONS
+from clue_ray.scaling.fitting.fit import fit_law
+from clue_ray.scaling.fitting.intervals import MAX_PROFILED
+from clue_ray.scaling.fitting.result import Fit
 
 FLOOR, HEIGHT, EXPONENT = 1.8, 3.5, 0.25
 
@@ -214,7 +215,7 @@ def test_independent_seeds_count_as_runs_each() -> None:
 
 def test_seeds_do_not_make_many_configurations() -> None:
     found = fit_law("power_law", seeded(0, shared=0.01, seeds=8), x="x", y="y")
-    assert found.num_runs > MANY_CONFIGURATIONS
+    assert found.num_runs > MAX_PROFILED
     assert not found.likelihood.many
     few = fit_law("power_law", seeded(0, shared=0.01), x="x", y="y")
     widths = [np.diff(fit.bootstrap_interval("exponent"))[0] for fit in (few, found)]

@@ -52,7 +52,10 @@ def test_a_minimum_at_the_edge_is_said_and_left_out() -> None:
     mixed = pd.concat([table[table["train_flops"] < 1e14], beyond[beyond["train_flops"] == 1e14]])
     found = fit_isoflop(mixed, size="n")
     assert found.levels["used"].tolist() == [True, True, False]
-    assert "At 1e+14 FLOP the minimum lies at or beyond the smallest n tried" in found.warnings[0]
+    assert (
+        "At 1e+14 FLOP the minimum lies at or beyond the smallest n of the runs"
+        in found.warnings[0]
+    )
     assert "Only two levels" in found.warnings[1]
     assert np.isnan(found.line.error)
     assert found.line.exponent == pytest.approx(0.5, rel=1e-6)

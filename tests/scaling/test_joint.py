@@ -8,7 +8,8 @@ import pytest
 
 from clue_ray.errors import FitError
 from clue_ray.scaling.fitting.fit import fit_law
-from clue_ray.scaling.laws.catalogue import LAWS, data_constrained_loss
+from clue_ray.scaling.laws.catalogue import LAWS
+from clue_ray.scaling.laws.joint import data_constrained_loss
 
 VALUES = {
     "non_embedding_params": np.logspace(3, 6, 4),

@@ -4,10 +4,11 @@ designs."""
 from functools import partial
 
 from clue_ray.spec.specs import StudySpec
+from clue_ray.study.checks import check_study
 from clue_ray.study.costs import given_rate
 from clue_ray.study.directory import StudyDirectory
 from clue_ray.study.planned import Plan
-from clue_ray.study.planner import check_study, plan_runs
+from clue_ray.study.planner import plan_runs
 
 NODE = {"CPU": 2.0, "trial_slot": 8.0}
 

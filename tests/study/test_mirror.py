@@ -312,7 +312,7 @@ def test_another_study_is_not_mixed_in(study, corpus, place, tmp_path):
     ):
         pass
     assert (other.path / "owner.json").read_bytes() == before
-    with pytest.raises(StudyError, match="holds no study; look at --storage"):
+    with pytest.raises(StudyError, match="holds no study; check --storage"):
         fetch_study(place, "none", tmp_path / "b")
 
 
@@ -333,7 +333,7 @@ def test_a_study_goes_on_from_storage_alone_and_stops_when_it_is_lost(
     assert not any(name.startswith("tune/") for name in files)
 
     grown = study.model_copy(update={"axes": {"sequence_length": [2, 4, 8]}})
-    monkeypatch.setattr(StoredDirectory, "trouble", "Storage is lost; run the same command again.")
+    monkeypatch.setattr(StoredDirectory, "failure", "Storage is lost; run the same command again.")
     with pytest.raises(StudyError, match="Storage is lost"):
         run_study(grown, tmp_path / "b", storage=place)
     monkeypatch.undo()

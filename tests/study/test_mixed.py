@@ -156,7 +156,7 @@ def test_data_and_gangs_and_small_runs_find_their_nodes(
     turns = spans.groupby("workers").agg(begin=("begin", "min"), end=("end", "max")).loc[[4, 2, 1]]
     assert (
         turns["end"].to_numpy()[:-1] <= turns["begin"].to_numpy()[1:]
-    ).all()  # largest gangs first, none starved
+    ).all()  # largest multi_worker_runs first, none starved
 
 
 def test_smaller_gangs_find_room_for_more():

@@ -9,9 +9,10 @@ import pytest
 from clue_ray.errors import SpecError
 from clue_ray.spec.compute import train_flops
 from clue_ray.storage.files import write_json
+from clue_ray.study.checks import check_study
 from clue_ray.study.costs import Workload, given_rate
 from clue_ray.study.directory import StudyDirectory
-from clue_ray.study.planner import BYTES_PER_PARAM, check_study, plan_runs
+from clue_ray.study.planner import BYTES_PER_PARAM, plan_runs
 from clue_ray.study.warnings import no_service_alone, untaught_pairs
 from tests.study.planning import make_study, plan
 
@@ -24,7 +25,7 @@ def test_a_budget_is_spent_by_every_size(corpus, tmp_path):
     )
     assert len(planned.runs) == 6
     for run in planned.runs:
-        step = train_flops(run.run.encoder, Workload(corpus).step(run.run).asked)
+        step = train_flops(run.run.encoder, Workload(corpus).step(run.run).required)
         assert abs(run.train_flops - run.run.train.train_flops) <= step / 2
     params = {}
     for run in planned.runs:
@@ -89,7 +90,7 @@ def test_what_is_finished_is_neither_timed_nor_placed_again(corpus, tmp_path):
 
 
 def test_runs_at_a_time_are_as_many_as_asked_for(corpus, tmp_path):
-    for workers, lanes in ((1, "concurrency"), (2, "gangs")):
+    for workers, attribute in ((1, "concurrency"), (2, "multi_worker_runs")):
         for asked, found in (("auto", 8 // workers), (3, 3)):
             study = make_study({"resources.workers": [workers]}, resources={"concurrency": asked})
             node = {"CPU": 8.0, "trial_slot": 8.0}
@@ -100,7 +101,7 @@ def test_runs_at_a_time_are_as_many_as_asked_for(corpus, tmp_path):
                 [node],
                 timed=lambda runs: given_rate(runs, 1e9),
             )
-            assert getattr(planned, lanes) == found
+            assert getattr(planned, attribute) == found
     with pytest.raises(
         SpecError, match=r"resources\.concurrency is 0, but the input should be greater than 0"
     ):
@@ -128,7 +129,7 @@ def test_a_changed_study_says_what_stays_valid(corpus, tmp_path):
     for words in (
         "another grid's and train once: 1.",
         "still valid: 1 of 4 runs.",
-        "would again: 1.",
+        "would diverge again: 1.",
         "Failed before: 1, left as they are; clue-ray run --retry-failed",
         f"no longer in this study file: 1, kept in {tmp_path}",
     ):
@@ -151,12 +152,12 @@ def test_a_changed_study_says_what_stays_valid(corpus, tmp_path):
         (
             {"encoder.size, sequence_length": [["xxs", 1], ["xs", 2], ["s", 4], ["m", 8]]},
             {},
-            "non-embedding parameters and sequence length move together (correlation of logarithms 1.00)",
+            "non-embedding parameters and sequence length vary together (correlation of logarithms 1.00)",
         ),
         (
             {"budgets": [1e9], "encoder.size": ["xxs", "xs", "s", "m"]},
             {},
-            "non-embedding parameters and training tokens move together (correlation of logarithms -",
+            "non-embedding parameters and training tokens vary together (correlation of logarithms -",
         ),
         (
             WIDE,

@@ -39,7 +39,7 @@ def trial(run_id, **result):
 def test_counts_and_time_left():
     heard = []
     progress = StudyProgress(make_plan(finished=[3]), heard.append)
-    progress.tell()
+    progress.report()
     assert heard[-1].finished == 1
     assert heard[-1].seconds_left == pytest.approx(
         120, rel=0.1

@@ -93,7 +93,7 @@ def test_scores_join_the_table_and_failures_are_sentences(study, found, ray_sess
     assert table["transfer_found_again_mrr"][0] == good_row["mrr"]["value"]
 
     monkeypatch.setattr(
-        scoring, "run_trials", lambda *_: pytest.fail("what is known was scored again")
+        scoring, "_run_trials", lambda *_: pytest.fail("what is known was scored again")
     )
     assert score_study(study, tasks[:1], {}) == results[:2]
     with pytest.raises(

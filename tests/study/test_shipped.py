@@ -11,9 +11,10 @@ import yaml
 from clue_ray.corpus.planted import PlantedSpec, planted_events
 from clue_ray.spec.grid import check_size, expand
 from clue_ray.spec.specs import StudySpec, read_study
+from clue_ray.study.checks import check_batch
 from clue_ray.study.costs import given_rate
 from clue_ray.study.directory import StudyDirectory
-from clue_ray.study.planner import check_batch, plan_runs
+from clue_ray.study.planner import plan_runs
 from tests.plain import plain_corpus
 from tests.study.planning import NODE
 
@@ -63,7 +64,7 @@ def test_a_laptop_study_plans(file, crowd, tmp_path):
     )
     assert len(planned.runs) == len(expand(study))
     assert planned.concurrency == 2
-    assert not any("move together" in warning for warning in planned.warnings)
+    assert not any("vary together" in warning for warning in planned.warnings)
     assert max(run.train_flops for run in planned.runs) < LAPTOP_FLOPS
     assert (file.with_name(file.name.replace("-laptop", ""))).exists()
 

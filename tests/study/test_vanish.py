@@ -67,7 +67,7 @@ def test_a_study_whose_bucket_vanishes_ends_and_goes_on_when_it_is_back(
             vanish(bucket)
 
     with pytest.raises(StudyError, match=LOST):
-        run_study(study, tmp_path / "a", storage=storage, listener=look)
+        run_study(study, tmp_path / "a", storage=storage, on_progress=look)
     wait_until(lambda: ray.available_resources().get("CPU") == 2, 60)
 
     bucket.create_dir("lake")

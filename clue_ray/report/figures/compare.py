@@ -1,8 +1,4 @@
-"""Two drawings of two studies: both laws over compute, and their difference.
-
-Takes analyses, or differences, and a matplotlib axes, draws, returns the axes. One idea: a study
-keeps its colour.
-"""
+"""Draw two studies: both laws over compute, and their difference."""
 
 from collections.abc import Sequence
 
@@ -13,18 +9,15 @@ from clue_ray.report.figures.headline import interval_band
 from clue_ray.report.figures.style import DASHES, INK, LAW_COLOUR, MUTED, label, log_axis
 from clue_ray.report.numbers import shortened
 from clue_ray.scaling.answering.analysis import Analysis
-from clue_ray.scaling.fitting.fit import Prediction
+from clue_ray.scaling.fitting.result import Prediction
 
 COLOURS = (LAW_COLOUR, "#0072b2")
-"""Okabe-Ito vermillion and blue: apart for every common colour vision, also as greys with their
-markers."""
+"""Okabe-Ito vermillion and blue: distinct in every common colour vision deficiency."""
 MARKERS = ("o", "s")
 
 
 def two_laws(names: Sequence[str], analyses: Sequence[Analysis], ax: Axes) -> Axes:
-    """Draw the frontier runs, the preferred law and its 95% interval of two studies over training
-    compute.
-    """
+    """Draw frontier runs, preferred law and 95% interval of two studies over training compute."""
     log_axis(ax)
     shown = []
     for name, analysis, colour, marker in zip(names, analyses, COLOURS, MARKERS, strict=True):
@@ -48,9 +41,7 @@ def two_laws(names: Sequence[str], analyses: Sequence[Analysis], ax: Axes) -> Ax
 def difference_over_compute(
     train_flops: Sequence[float], gaps: Sequence[Prediction], ax: Axes
 ) -> Axes:
-    """Draw a difference of two losses, nats, with its 95% interval, over training compute in
-    FLOP.
-    """
+    """Draw a difference of two losses in nats, with its 95% interval, over compute in FLOP."""
     value, low, high = np.array(gaps).T
     log_axis(ax)
     ax.axhline(0, color=MUTED, linewidth=0.9)

@@ -1,7 +1,6 @@
-"""Draw a figure into files: SVG with text as text, PNG for Markdown, and SVG to set inside a page.
+"""Render a figure as SVG (with text as text), as PNG for Markdown, and as SVG inside a page.
 
-Takes a drawing function that fills a matplotlib axes, gives bytes. One idea: the same drawing gives
-the same bytes, so a report written twice is the same report.
+The same drawing gives the same bytes, so a report that is written twice is the same.
 """
 
 import io
@@ -19,28 +18,23 @@ from clue_ray.report.figures.style import STYLE
 
 Draw = Callable[[Axes], Axes]
 
-
 WIDE, NARROW, HALF = (6.8, 4.5), (4.0, 4.0), (3.5, 2.8)
-"""Inches: what fills a page's column, what fills a phone, and what fills half a column."""
-
-
+"""Sizes in inches: the width of a page, of a phone, and of half a page."""
 OF_A_RUN = ("run-", "clipped-")
-"""Beginnings of the gids of artists that stand for a run; its id follows, and a page ties the mark
-to its row."""
-
-
+"""Prefixes of the gids of artists of a run; the run id follows and links the artist to its row."""
 NO_METADATA: dict[str, str | None] = dict.fromkeys(("Date", "Creator", "Format", "Type"))
 
 
 @dataclass(frozen=True)
 class Picture:
-    """One drawn figure: its name, files' contents and the words beside it.
+    """One rendered figure.
 
     Attributes:
+        name: the name of its files.
+        caption: one or two sentences below the figure, also its text alternative.
         svg, png: contents of figures/<name>.svg and .png.
-        inline: SVG elements for a page, widest first; a page shows the one that fits.
-        caption: one or two sentences under the figure, also its text alternative.
-        inches: width of the widest drawing, by which a page gives all figures letters of one size.
+        inline: SVG elements for a page, the widest first; a page shows the one that fits.
+        inches: width of the widest drawing; a page scales by it, so that all text has one size.
     """
 
     name: str
@@ -59,9 +53,7 @@ def picture(
     sizes: tuple[tuple[float, float], ...] = (WIDE, NARROW),
     titles: Mapping[str, str] | None = None,
 ) -> Picture:
-    """Draw a figure once for each size in inches; `titles` maps an artist's gid to what a pointer
-    shows.
-    """
+    """Draw a figure once for each size in inches; `titles` are tooltips by the gid of an artist."""
     figures = [_figure(draw, size) for size in sizes]
     drawn = [_svg(f"{name}-{index}", figure) for index, figure in enumerate(figures)]
     inline = tuple(
@@ -72,9 +64,7 @@ def picture(
 
 
 def _inline_svg(svg: str, *, prefix: str, caption: str, titles: Mapping[str, str]) -> str:
-    """Make an SVG file fit inside HTML: no prologue, no fixed size, ids unique in the page,
-    titles.
-    """
+    """Convert an SVG file for HTML: no prologue, no fixed size, unique ids, tooltips."""
     body = svg[svg.index("<svg") :]
     body = re.sub(
         r' width="[\d.]+pt" height="[\d.]+pt"',
@@ -82,14 +72,13 @@ def _inline_svg(svg: str, *, prefix: str, caption: str, titles: Mapping[str, str
         body,
         count=1,
     )
-    body = re.sub(
-        r"font-family: [^;]*; ", "", body
-    )  # the page's font, which the reader's device has
+    # The text takes the font of the page, which the reader's device has.
+    body = re.sub(r"font-family: [^;]*; ", "", body)
     body = re.sub(r'(\bid="|xlink:href="#|url\(#)', rf"\g<1>{prefix}", body)
     anchors = {f"{prefix}{escape(gid)}": (gid, title) for gid, title in titles.items()}
 
     def named(group: re.Match[str]) -> str:
-        """Give one group its title, and the run it stands for."""
+        """Add the tooltip and the run id to one group."""
         if group[1] not in anchors:
             return group[0]
         gid, title = anchors[group[1]]
@@ -104,10 +93,8 @@ def _figure(draw: Draw, size: tuple[float, float]) -> Figure:
         figure = Figure(figsize=size, layout="constrained")
         FigureCanvasAgg(figure)
         ax = draw(figure.add_subplot())
-        for artist in (
-            *ax.lines,
-            *ax.collections,
-        ):  # they stay inside the axes; measuring hundreds takes seconds
+        # These artists stay inside the axes, and measuring hundreds of them takes seconds.
+        for artist in (*ax.lines, *ax.collections):
             artist.set_in_layout(False)
     return figure
 
@@ -116,9 +103,8 @@ def _svg(salt: str, figure: Figure) -> str:
     with mpl.rc_context(STYLE | {"svg.hashsalt": salt}):
         buffer = io.StringIO()
         figure.savefig(buffer, format="svg", metadata=NO_METADATA)
-    figure.set_layout_engine(
-        "none"
-    )  # what was laid out stays so; doing it again for a PNG costs as much as drawing
+    # Keep the layout for the PNG: computing it again takes as long as drawing.
+    figure.set_layout_engine("none")
     return "\n".join(line.rstrip() for line in buffer.getvalue().splitlines()) + "\n"
 
 

@@ -29,21 +29,21 @@ from clue_ray.spec.columns import (
 
 LENGTH = "sequence_length"
 FILLED = 0.6
-"""Share of its cells from which runs are a grid, and not a few runs off one."""
+"""Smallest share of measured cells of a grid; with fewer, the runs are not a grid."""
 
 
 def heat_table(table: pd.DataFrame, ax: Axes, axis: str = LENGTH) -> Axes:
-    """Draw the loss of each encoder size and value of another axis as a coloured table; empty cells
-    say why.
+    """Draw the loss by encoder size and another axis as a coloured table.
+
+    A cell without a loss shows the reason.
 
     Raises:
-        ValueError: the table holds no grid of at least two sizes by two values (see `grid_of`).
+        ValueError: the table has no grid of at least two sizes by two values (see `grid_of`).
     """
     grid = grid_of(table, axis)
     if grid is None:
         raise ValueError(
-            f"The table holds no grid of encoder sizes by two values of {axis}; check grid_of "
-            f"first."
+            f"The table has no grid of encoder sizes by two values of {axis}; check grid_of first."
         )
     losses = grid.map(lambda cell: cell if isinstance(cell, float) else np.nan).to_numpy(
         dtype=float
@@ -70,11 +70,10 @@ def heat_table(table: pd.DataFrame, ax: Axes, axis: str = LENGTH) -> Axes:
 
 
 def grid_of(table: pd.DataFrame, axis: str = LENGTH) -> pd.DataFrame | None:
-    """Lay out loss by encoder size (rows) and another axis (columns), or None without a grid mostly
-    measured.
+    """Return the loss by encoder size (rows) and another axis (columns); None without a grid.
 
-    Only runs that agree on everything else are laid side by side (see `alike`). Cells are floats,
-    or words: the status of a run without a loss, or `not run`.
+    All runs of the grid agree on everything else (see `alike`). A cell is a float, the status of a
+    run without a loss, or `not run`.
     """
     if not {"encoder_size", axis} <= set(table.columns) or table.empty:
         return None
@@ -91,16 +90,15 @@ def grid_of(table: pd.DataFrame, axis: str = LENGTH) -> pd.DataFrame | None:
 
 
 def equal_columns(axis: str) -> list[str]:
-    """List the columns in which the runs of one table agree, besides encoder size and its axis."""
+    """List the columns that are equal for all runs of a table, besides encoder size and axis."""
     return [column for column in (*run_axes(), *held_equal()) if column != axis]
 
 
 def alike(table: pd.DataFrame, axis: str) -> pd.DataFrame:
-    """Choose the combination of other settings that fills most cells; of several, the lowest
-    loss's.
+    """Select the runs with the combination of other settings that fills most cells.
 
-    Runs that ended agree on their steps too, or else on the users they saw; what failed early has
-    neither, and stays.
+    Among several, the combination with the lowest loss is taken. Finished runs also agree on their
+    steps, or on the users they saw. Runs that failed early have neither and are kept.
     """
     rest = [c for c in equal_columns(axis) if c in table]
     horizons = [c for c in LENGTHS if c in table and table[c].notna().any()]
@@ -122,9 +120,7 @@ def alike(table: pd.DataFrame, axis: str) -> pd.DataFrame:
 
 
 def isoflop_curves(table: pd.DataFrame, found: IsoFlop, ax: Axes) -> Axes:
-    """Draw loss over encoder size for each level of compute that has a minimum, with its parabola
-    and the minimum.
-    """
+    """Draw loss over encoder size with a parabola, for each level of compute with a minimum."""
     levels = found.levels[found.levels["used"]]
     colours = list(ordered_colours(list(range(len(levels)))).values())
     for (_, level), colour in zip(levels.iterrows(), colours, strict=True):
@@ -138,8 +134,8 @@ def isoflop_curves(table: pd.DataFrame, found: IsoFlop, ax: Axes) -> Axes:
             label=f"{flop(level['compute'])} FLOP",
         )
         sizes = np.geomspace(level["low"], level["high"], 60)
-        bend = level["loss"] + level["curvature"] * np.log10(sizes / level["optimum"]) ** 2
-        ax.plot(sizes, bend, color=colour, linewidth=1.2)
+        parabola = level["loss"] + level["curvature"] * np.log10(sizes / level["optimum"]) ** 2
+        ax.plot(sizes, parabola, color=colour, linewidth=1.2)
         ax.plot(level["optimum"], level["loss"], "D", color=LAW_COLOUR, markersize=5, zorder=5)
     log_axis(ax)
     ax.set_xlabel(label(SIZE))
@@ -149,7 +145,7 @@ def isoflop_curves(table: pd.DataFrame, found: IsoFlop, ax: Axes) -> Axes:
 
 
 def _ink_on(cells: QuadMesh, value: float) -> str:
-    """Choose black or white text by the luminance of the cell behind it (ITU-R BT.709 weights)."""
+    """Return black or white by the luminance of the cell behind the text (ITU-R BT.709 weights)."""
     if np.isnan(value):
         return MUTED
     red, green, blue, _ = np.ravel(cells.cmap(cells.norm(np.array([value]))))

@@ -1,15 +1,8 @@
-"""Keep one bad run from squeezing a figure: where the loss axis ends, and how runs beyond it are
-marked.
+"""Draw the headline plot: held-out loss of every run over training compute, with the laws.
 
-Takes losses and a matplotlib axes. One idea: a run worse than a guess says nothing about a law, so
-it is shown by an arrow at the edge with its loss, not by an axis that reaches it.
-
-
-The headline plot: every run's held-out loss over training compute, with laws, levels and a decade
-    beyond.
-
-Takes an Analysis (or a bare runs table) and a matplotlib axes. One idea: the preferred law and its
-interval speak, rivals and runs off the frontier stay quiet.
+The preferred law and its interval are prominent; other laws and runs off the frontier are subdued.
+A run far above chance would compress the loss axis and carries no information about a law, so an
+arrow at the upper edge shows it instead (`highest_shown`, `mark_clipped`).
 """
 
 from collections.abc import Iterable, Sequence
@@ -41,51 +34,11 @@ from clue_ray.report.numbers import significant
 from clue_ray.scaling.answering.analysis import Analysis
 
 MARGIN = 0.15
-"""How far above chance a loss axis may reach, as a share of the way from the lowest loss to
-chance."""
-
-
-def highest_shown(losses: Iterable[float], candidates: int | None) -> float:
-    """Give the highest loss that a figure shows in place: the highest of all, or slightly above
-    chance.
-    """
-    values = np.array(list(losses), dtype=float)
-    low, high = float(values.min()), float(values.max())
-    chance = float(np.log(candidates)) if candidates else np.inf
-    return min(high, chance + MARGIN * (chance - low)) if low < chance < np.inf else high
-
-
-def mark_clipped(ax: Axes, x: float, loss: float, colour: str, gid: str | None = None) -> None:
-    """Mark a run above the axes: an arrow at the upper edge at `x` and its loss in nats beside
-    it.
-    """
-    right = ax.transAxes.inverted().transform(ax.transData.transform((x, 0)))[0] > 0.8
-    ax.annotate(
-        f"{loss:.2f}",
-        (x, 1.0),
-        xycoords=ax.get_xaxis_transform(),
-        xytext=(-4 if right else 4, -12),
-        textcoords="offset points",
-        ha="right" if right else "left",
-        va="center",
-        fontsize=8,
-        color=colour,
-        gid=gid,
-    )
-    arrow = {"arrowstyle": "-|>", "color": colour, "linewidth": 1, "shrinkA": 0, "shrinkB": 0}
-    start = {"xytext": (0, -18), "textcoords": "offset points"}
-    # type: ignore[arg-type]
-    ax.annotate("", (x, 1.0), xycoords=ax.get_xaxis_transform(), arrowprops=arrow, **start)
-
-
+"""Largest reach of a loss axis above chance, as a share of the distance from the lowest loss."""
 EXTRAPOLATION = 10.0
-"""How far beyond the largest run's compute the headline laws are drawn."""
-
-
+"""Factor beyond the compute of the largest run up to which the laws are drawn."""
 HEADROOM = 0.1
-"""How far the loss axis reaches above the highest loss that it must show, as a share of what it
-shows."""
-
+"""Space above the highest loss that the axis must show, as a share of the range of losses."""
 
 FRONTIER: dict[str, Any] = {
     "markersize": 7,
@@ -105,9 +58,7 @@ RING: dict[str, Any] = {
 
 
 class Band(NamedTuple):
-    """Ends of the preferred law's 95% interval, in nats, at each training compute in FLOP:
-    (places,).
-    """
+    """The 95% interval of the preferred law in nats at each training compute in FLOP, (places,)."""
 
     train_flops: npt.NDArray[np.float64]
     low: npt.NDArray[np.float64]
@@ -121,12 +72,17 @@ def loss_against_compute(
     band: Band | None = None,
     floor: float | None = None,
 ) -> Axes:
-    """Draw every run's held-out loss over training compute, with an Analysis also laws to 10 times
-    as far.
+    """Draw the held-out loss of every run over training compute, and the laws of an Analysis.
 
-    The preferred law has a line and its 95% interval as a band (give `band` where drawings share
-    one); rivals are thin lines; `baselines` are names and losses; `floor` is the lowest loss that
-    any encoder can have, in nats. Each run is one artist with gid `run-<run_id>`.
+    Each run is one artist with gid `run-<run_id>`. The laws are drawn to 10 times the largest
+    compute.
+
+    Args:
+        source: an Analysis, or a runs table without laws.
+        ax: the axes to draw on.
+        baselines: names and losses of the baselines.
+        band: the interval of the preferred law, where several drawings share it.
+        floor: the lowest loss that an encoder can have, in nats.
     """
     points = source.points if isinstance(source, Analysis) else source
     points = points[points["train_flops"].notna() & points["loss"].notna()]
@@ -162,13 +118,53 @@ def loss_against_compute(
 def interval_band(analysis: Analysis) -> Band:
     """Evaluate the preferred law's 95% interval from the smallest run to ten times the largest.
 
-    Places the law cannot reach are left out; ends that no data bound lie far outside any plot.
+    Places where the law is not positive are left out; an unbounded end is far outside any plot.
     """
     fit = analysis.fits[analysis.preferred]
     compute = _compute(analysis, 61)
     compute = compute[fit.curve(compute) > 0]
     low, high = fit.band(compute)
     return Band(compute, low, np.nan_to_num(high, posinf=1e3))
+
+
+def highest_shown(losses: Iterable[float], candidates: int | None) -> float:
+    """Return the upper end of a loss axis: the highest loss, but only slightly above chance."""
+    values = np.array(list(losses), dtype=float)
+    low, high = float(values.min()), float(values.max())
+    chance = float(np.log(candidates)) if candidates else np.inf
+    return min(high, chance + MARGIN * (chance - low)) if low < chance < np.inf else high
+
+
+def mark_clipped(ax: Axes, x: float, loss: float, colour: str, gid: str | None = None) -> None:
+    """Mark a run above the axes: an arrow at the upper edge at `x`, next to its loss in nats."""
+    right = ax.transAxes.inverted().transform(ax.transData.transform((x, 0)))[0] > 0.8
+    ax.annotate(
+        f"{loss:.2f}",
+        (x, 1.0),
+        xycoords=ax.get_xaxis_transform(),
+        xytext=(-4 if right else 4, -12),
+        textcoords="offset points",
+        ha="right" if right else "left",
+        va="center",
+        fontsize=8,
+        color=colour,
+        gid=gid,
+    )
+    arrow = {"arrowstyle": "-|>", "color": colour, "linewidth": 1, "shrinkA": 0, "shrinkB": 0}
+    ax.annotate(
+        "",
+        (x, 1.0),
+        xycoords=ax.get_xaxis_transform(),
+        xytext=(0, -18),
+        textcoords="offset points",
+        arrowprops=arrow,
+    )
+
+
+def clipped_runs(points: pd.DataFrame, levels: Sequence[float]) -> pd.DataFrame:
+    """Return the runs above the loss axis; `levels` are the losses of the baselines in nats."""
+    low, height = _span(points, levels)
+    return points[points["loss"] > low + (1 + HEADROOM) * height]
 
 
 def _compute(analysis: Analysis, count: int) -> npt.NDArray[np.float64]:
@@ -256,15 +252,13 @@ def _level(ax: Axes, height: float, text: str, colour: str, *, above: bool) -> N
             "edgecolor": "none",
             "alpha": 0.75,
             "pad": 0.5,
-        },  # laws pass behind it
+        },  # keeps the text readable where a law passes behind it
     )
 
 
 def _floor(ax: Axes, floor: float) -> None:
-    """Draw the lowest loss any encoder can have, or say where it lies if that is far below all
-    runs.
-    """
-    text = f"lowest any encoder can reach (Bayes): {floor:.2f}"
+    """Draw the lowest loss that an encoder can have, or note it where it lies below the axes."""
+    text = f"lowest possible loss (Bayes): {floor:.2f}"
     if floor >= ax.get_ylim()[0]:
         _level(ax, floor, text, FLOOR_COLOUR, above=False)
         return
@@ -284,8 +278,9 @@ def _limit_loss(
     band: Band | None,
     floor: float | None = None,
 ) -> None:
-    """Fit the loss axis to runs, levels and laws; intervals and runs far outside are cut, these
-    runs marked.
+    """Limit the loss axis to runs, levels and laws, and mark the runs above it.
+
+    The interval may leave the axes; a law or a floor extends them only if it is close.
     """
     low, height = _span(points, levels)
     top = low + height
@@ -293,25 +288,16 @@ def _limit_loss(
     ends += [] if band is None else [float(band.low[-1])]
     ends += [] if floor is None else [floor]
     lowest = min([low, *(end for end in ends if end > low - height)])
-    ax.set_ylim(
-        min(lowest - 0.1 * height, low - 0.5 * height), top + HEADROOM * height
-    )  # leaves room for the legend
+    # Half the range below the lowest loss is space for the legend.
+    ax.set_ylim(min(lowest - 0.1 * height, low - 0.5 * height), top + HEADROOM * height)
     encoding = Encoding.of(points)
     for run in clipped_runs(points, levels).to_dict("records"):
         colour = darker(encoding.colour(run))
         mark_clipped(ax, run["train_flops"], run["loss"], colour, gid=f"clipped-{run['run_id']}")
 
 
-def clipped_runs(points: pd.DataFrame, levels: Sequence[float]) -> pd.DataFrame:
-    """List the runs whose loss lies above the loss axis; `levels` are the baselines' losses,
-    nats.
-    """
-    low, height = _span(points, levels)
-    return points[points["loss"] > low + (1 + HEADROOM) * height]
-
-
 def _span(points: pd.DataFrame, levels: Sequence[float]) -> tuple[float, float]:
-    """Give the lowest loss that must be seen and how far above it the highest lies, nats."""
+    """Return the lowest loss to be shown and its distance to the highest, in nats."""
     candidates = candidates_of(points)
     shown = [*points["loss"], *levels, *([float(np.log(candidates))] if candidates else [])]
     top = max(highest_shown(shown, candidates), *levels, 0.0)
@@ -319,7 +305,7 @@ def _span(points: pd.DataFrame, levels: Sequence[float]) -> tuple[float, float]:
 
 
 def _law_lines(ax: Axes) -> list[Line2D]:
-    """List the drawn laws, the preferred one first."""
+    """Return the lines of the laws, the preferred one first."""
     lines = [line for line in ax.lines if str(line.get_gid()).startswith("law-")]
     return sorted(lines, key=lambda line: -line.get_zorder())
 

@@ -1,8 +1,6 @@
-"""Two drawings of doubt: what each law missed in the backtest, and what other choices would have
-answered.
+"""Draw the uncertainty of the answer: backtest errors of the laws, predictions of other choices.
 
-Takes the tables of `scaling` and a matplotlib axes, draws, returns the axes. One idea: the law that
-speaks is coloured, everything else is grey, and an end that no data bound leaves the axes.
+The preferred law is coloured and everything else is grey. An unbounded end leaves the axes.
 """
 
 from collections.abc import Sequence
@@ -27,13 +25,16 @@ from clue_ray.report.figures.style import (
 from clue_ray.report.numbers import flop
 
 ROOM = 0.6
-"""How far beyond the points an axis of predictions follows an interval, as a share of their
-span."""
+"""Reach of the axis of predictions beyond the points, as a share of their range."""
 
 
 class Alternative(NamedTuple):
-    """What another choice predicts: its name and one or more losses in nats; the first may have an
-    interval.
+    """The predictions of another choice.
+
+    Attributes:
+        name: the name of the choice.
+        values: one or more losses in nats.
+        low, high: interval of the value, for the answer only.
     """
 
     name: str
@@ -43,17 +44,17 @@ class Alternative(NamedTuple):
 
 
 def backtest_errors(rows: pd.DataFrame, ax: Axes, preferred: str) -> Axes:
-    """Draw what each law, fitted to cheaper runs, predicted too much, over the compute of the run
-    predicted.
+    """Draw the backtest errors of each law over the compute of the predicted run.
 
-    `rows` are those of a `Backtest`; the preferred law's have the 95% interval of a run.
+    `rows` are those of a `Backtest`. The rows of the preferred law have the 95% interval of a run.
     """
     ax.axhline(0, color=INK, linewidth=0.8, zorder=1)
-    missed = rows["predicted"] - rows["actual"]
+    errors = rows["predicted"] - rows["actual"]
     own = rows["law"] == preferred
+    # The axis shows the preferred law and the median law; one bad law must not compress it.
     reach = 1.5 * max(
-        float(missed[own].abs().max()),
-        float(missed.abs().groupby(rows["law"]).max().median()),
+        float(errors[own].abs().max()),
+        float(errors.abs().groupby(rows["law"]).max().median()),
         1e-3,
     )
     rivals = [law for law in dict.fromkeys(rows["law"]) if law != preferred]
@@ -79,7 +80,7 @@ def backtest_errors(rows: pd.DataFrame, ax: Axes, preferred: str) -> Axes:
     ax.set_ylim(-reach, reach)
     log_axis(ax)
     _compute_ticks(ax, sorted(set(rows["x"])))
-    ax.set_xlabel("compute of the run predicted, FLOP")
+    ax.set_xlabel("compute of the predicted run, FLOP")
     ax.set_ylabel("predicted \N{MINUS SIGN} measured, nats")
     ax.legend(
         loc="upper center", bbox_to_anchor=(0.5, -0.18), ncols=2, columnspacing=1, handletextpad=0.2
@@ -88,10 +89,10 @@ def backtest_errors(rows: pd.DataFrame, ax: Axes, preferred: str) -> Axes:
 
 
 def _errors(rows: pd.DataFrame, ax: Axes, reach: float, **look: Any) -> None:
-    """Draw one law's errors; those beyond the axis stand at its edge with their number."""
-    missed = (rows["predicted"] - rows["actual"]).to_numpy(dtype=float)
-    ax.plot(rows["x"], missed, linestyle="none", label=law_label(str(rows["law"].iloc[0])), **look)
-    for x, value in zip(rows["x"], missed, strict=True):
+    """Draw the errors of one law; those beyond the axis are at its edge with their value."""
+    errors = (rows["predicted"] - rows["actual"]).to_numpy(dtype=float)
+    ax.plot(rows["x"], errors, linestyle="none", label=law_label(str(rows["law"].iloc[0])), **look)
+    for x, value in zip(rows["x"], errors, strict=True):
         if abs(value) > reach:
             place: dict[str, Any] = {
                 "textcoords": "offset points",
@@ -105,7 +106,7 @@ def _errors(rows: pd.DataFrame, ax: Axes, reach: float, **look: Any) -> None:
 
 
 def _compute_ticks(ax: Axes, values: list[float]) -> None:
-    """Put ticks at the compute of the runs, as many as have room."""
+    """Place ticks at the compute of the runs, as far as there is space."""
     kept = values[:1]
     for value in values[1:]:
         if np.log(value / kept[-1]) >= np.log(values[-1] / values[0]) / 6:
@@ -114,10 +115,8 @@ def _compute_ticks(ax: Axes, values: list[float]) -> None:
     ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: flop(value)))
 
 
-def alternatives(choices: Sequence[Alternative], ax: Axes) -> Axes:
-    """Draw the predictions of other choices below that of the answer, which comes first, on one
-    scale of loss.
-    """
+def draw_alternatives(choices: Sequence[Alternative], ax: Axes) -> Axes:
+    """Draw the answer (the first choice) and the predictions of other choices on one scale."""
     answer = choices[0]
     values = np.concatenate([np.asarray(choice.values, dtype=float) for choice in choices])
     values = values[np.isfinite(values)]

@@ -1,8 +1,7 @@
-"""The drawings every report has: loss against compute, one axis, learning curves.
+"""Draw loss along one axis of a study, and learning curves.
 
-Each function takes a runs table or an Analysis and a matplotlib axes, draws, and returns the axes;
-nothing is fitted, read or written here. Wrap the call in `matplotlib.rc_context(STYLE)` for the
-look of the report.
+Each function draws on a matplotlib axes and returns it. Nothing is fitted, read or written here.
+Call it within `matplotlib.rc_context(STYLE)` for the style of the report.
 """
 
 from collections.abc import Sequence
@@ -36,9 +35,9 @@ from clue_ray.scaling.answering.axes import AxisEffect
 from clue_ray.spec.columns import SIZE, held_equal, name_columns, short_label
 
 MOST_NAMED = 10
-"""Lines of a panel that have room for a name at their end."""
-# least distance of two labels, as a share of the axis: one line of text in a half-width panel
+"""Largest number of lines of a panel that are named at their ends."""
 LABEL_GAP = 0.08
+"""Smallest distance of two labels, as a share of the axis: one line of text in a small panel."""
 
 
 def axis_effect(
@@ -46,8 +45,8 @@ def axis_effect(
 ) -> Axes:
     """Draw loss over one axis: a line for each set of runs that differ in that axis only.
 
-    Few lines are named at their ends; many are thin, coloured by the setting that takes most
-    values. `loss_limits` puts several panels on one scale, in nats; runs above it are arrows at the
+    Few lines are named at their ends; many are thin and coloured by the setting with the most
+    values. `loss_limits`, in nats, gives several panels one scale; runs above it are arrows at the
     edge.
     """
     others = _varying(effect)
@@ -92,7 +91,7 @@ def _name_lines(
     others: list[str],
     colours: list[str],
 ) -> None:
-    """Say what each line holds, at its end, and mark the runs that the loss axis cuts."""
+    """Name each line at its end by its settings, and mark the runs above the loss axis."""
     if others:
         heading = "lines: " + ", ".join(short_label(column) for column in others)
         ax.text(0, 1.02, heading, transform=ax.transAxes, fontsize=8.5, color=MUTED)
@@ -109,7 +108,7 @@ def _name_lines(
 
 
 def _colours(lines: Sequence[pd.DataFrame], others: list[str], ax: Axes) -> list[str]:
-    """Colour lines by the setting that takes most values, and set its key above the axes."""
+    """Return colours by the setting with the most values, and draw its key above the axes."""
     firsts = pd.DataFrame([line.iloc[0] for line in lines])
     column = max(others, key=lambda name: len(distinct(firsts, name)))
     colours = ordered_colours(distinct(firsts, column))
@@ -137,10 +136,9 @@ def _colours(lines: Sequence[pd.DataFrame], others: list[str], ax: Axes) -> list
 
 
 def learning_curves(curves: pd.DataFrame, ax: Axes, runs: pd.DataFrame) -> Axes:
-    """Draw held-out loss over the compute spent so far, one line a run in the run's headline
-    colour.
+    """Draw held-out loss over the compute spent so far, one line per run in its headline colour.
 
-    Curves of runs that are not in `runs` (those without a final loss, say) are grey and dashed.
+    Curves of runs that are not in `runs`, such as runs without a final loss, are grey and dashed.
     """
     encoding = Encoding.of(runs)
     known = {row["run_id"]: row for _, row in runs.iterrows()}
@@ -179,15 +177,18 @@ def learning_curves(curves: pd.DataFrame, ax: Axes, runs: pd.DataFrame) -> Axes:
 def end_labels(
     ax: Axes, ends: Sequence[tuple[float, float]], texts: Sequence[str], colours: Sequence[str]
 ) -> None:
-    """Write each line's label right of the axes, tied to the line's end (x, loss) by a thin leader.
+    """Draw the label of each line right of the axes, with a thin leader to its end (x, loss).
 
-    Labels keep the order of the ends and move as little as possible to stand a line of text apart.
+    Labels keep the order of the ends and are moved as little as possible so that they do not
+    overlap.
     """
     low, high = ax.get_ylim()
     gap = (high - low) * LABEL_GAP
     heights = np.clip([loss for _, loss in ends], low, high)
     order = np.argsort(heights, kind="stable")
     steps = gap * np.arange(len(order))
+    # The least-squares heights that are at least one gap apart: isotonic regression after the gaps
+    # are subtracted.
     placed = isotonic_regression(heights[order] - steps).x + steps
     placed -= max(0.0, placed[-1] - high)
     for index, height in zip(order, placed, strict=True):
@@ -224,7 +225,7 @@ def _varying(effect: AxisEffect) -> list[str]:
 
 
 def _mark_above(ax: Axes, runs: pd.DataFrame, column: str, colour: str) -> None:
-    """Mark the runs that the loss axis does not reach."""
+    """Mark the runs above the loss axis."""
     for x, loss in runs.loc[runs["loss"] > ax.get_ylim()[1], [column, "loss"]].to_numpy(
         dtype=float
     ):
@@ -232,9 +233,7 @@ def _mark_above(ax: Axes, runs: pd.DataFrame, column: str, colour: str) -> None:
 
 
 def _order(column: str) -> str:
-    """Name the column that orders a column: encoder sizes go by their parameters, not by the
-    alphabet.
-    """
+    """Return the column that a column is sorted by: encoder sizes are sorted by parameters."""
     return SIZE if column == "encoder_size" else column
 
 
@@ -244,7 +243,7 @@ def _range(effect: AxisEffect) -> tuple[float, float]:
 
 
 def _value_ticks(ax: Axes, effect: AxisEffect) -> None:
-    """Put ticks at the values that were run, thinned where they would touch."""
+    """Place ticks at the values of the runs, fewer where they would touch."""
     values = sorted({float(value) for line in effect.lines for value in line[effect.column]})
     apart = np.log(values[-1] / values[0]) / 9
     kept = values[:1]

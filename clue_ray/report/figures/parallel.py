@@ -18,14 +18,11 @@ from clue_ray.spec.columns import SIZE, format_of, is_log, settings, short_label
 
 MOST_TICKS = 7
 SPREAD = 0.012
-"""How far runs of equal settings are drawn apart, as a share of the axis, so that none hides
-another."""
+"""Offset between runs of equal settings, as a share of the axis, so that none hides another."""
 
 
 def coordinates(table: pd.DataFrame) -> list[str]:
-    """List the settings that differ between runs, then compute and loss, where the table has
-    them.
-    """
+    """List the settings that differ between runs, then compute and loss where they differ."""
     varied = [column for column in _shown_settings() if len(distinct(table, column)) > 1]
     return [
         *varied,
@@ -34,13 +31,12 @@ def coordinates(table: pd.DataFrame) -> list[str]:
 
 
 def _shown_settings() -> list[str]:
-    """List the settings that have an axis; the encoder's name stands for its size."""
+    """List the settings that have an axis; the name of an encoder represents its size."""
     return [*(column for column in settings() if column != SIZE), "steps"]
 
 
 def parallel_coordinates(table: pd.DataFrame, ax: Axes) -> Axes:
-    """Draw each run as a line over `coordinates`, each axis from its least to its largest value;
-    lower loss is lower.
+    """Draw each run as a line over `coordinates`, each axis from its smallest to its largest value.
 
     Each run is one artist with gid `run-<run_id>`.
     """
@@ -89,9 +85,7 @@ def _scaled(column: str, value: Any) -> Any:
 
 
 def _positions(table: pd.DataFrame, column: str) -> npt.NDArray[np.float64]:
-    """Place a column's values between 0 and 1; words take places in their order, missing values
-    nan.
-    """
+    """Map the values of a column to 0 to 1; encoder sizes by rank, missing values to nan."""
     values = distinct(table, column)
     if column == "encoder_size":
         place = {value: index / max(len(values) - 1, 1) for index, value in enumerate(values)}
@@ -101,7 +95,7 @@ def _positions(table: pd.DataFrame, column: str) -> npt.NDArray[np.float64]:
 
 
 def _axis(ax: Axes, table: pd.DataFrame, column: str, place: int) -> None:
-    """Draw one upright axis with the values that were run, or round numbers between its ends."""
+    """Draw one vertical axis with the values of the runs, or values spaced between its ends."""
     ax.axvline(place, color=INK, linewidth=0.6, zorder=1)
     values = distinct(table, column)
     if column == "encoder_size":
@@ -140,7 +134,7 @@ def _between(column: str, values: list[Any]) -> list[float]:
 
 
 def _thinned(values: list[Any], heights: list[float]) -> list[tuple[Any, float]]:
-    """Keep as many ticks as there is room for."""
+    """Keep every n-th tick, so that at most `MOST_TICKS` remain."""
     step = math.ceil(len(values) / MOST_TICKS)
     return list(zip(values, heights, strict=True))[::step]
 

@@ -1,7 +1,6 @@
-"""Draw a corpus's profile: how long histories are, how much of them fits, and who is in which
-service.
+"""Draw the profile of a corpus: lengths of histories, fit by sequence length, overlap of services.
 
-Takes numbers of profile.json, fills a matplotlib axes each.
+Each function draws numbers of profile.json on a matplotlib axes.
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,15 +17,14 @@ from clue_ray.report.numbers import compact, count, percent
 from clue_ray.report.tables import Cell, written
 
 FEW_SERVICES, LABELLED_BARS, LONGEST_NAME = 6, 8, 16
-"""What has room: services in the overlap where a cell also counts users; bars with numbers; letters
-of a name."""
+"""Space limits: services of an overlap with counts, bars with numbers, characters of a name."""
 PERCENTILES = {"p10": "10%", "p50": "median", "p90": "90%", "p99": "99%", "p100": "longest"}
 FITS = {"events": "events kept", "histories": "histories whole"}
 DARK, MIDDLE, _ = ordered_colours([0, 1, 2]).values()
 
 
 def draw_lengths(percentiles: Mapping[str, int], ax: Axes) -> Axes:
-    """Draw how many events histories have: a dot a percentile, its number beside it."""
+    """Draw the numbers of events of histories: a dot per percentile, next to its value."""
     values = [percentiles[name] for name in PERCENTILES]
     ax.plot(values, range(len(values)), "o", color=DARK, clip_on=False)
     for row, value in enumerate(values):
@@ -42,7 +40,7 @@ def draw_lengths(percentiles: Mapping[str, int], ax: Axes) -> Axes:
 
 
 def draw_fit(fits: Mapping[str, Mapping[str, float]], ax: Axes) -> Axes:
-    """Draw the shares of events kept and of histories whole over sequence length."""
+    """Draw the shares of kept events and of complete histories over sequence length."""
     lengths, colours = [float(length) for length in fits], (DARK, MIDDLE)
     shares = [[100 * fit[kind] for fit in fits.values()] for kind in FITS]
     for line, colour, marker in zip(shares, colours, "os", strict=True):
@@ -58,7 +56,7 @@ def draw_fit(fits: Mapping[str, Mapping[str, float]], ax: Axes) -> Axes:
 
 
 def draw_users(users: Mapping[int, int], ax: Axes) -> Axes:
-    """Draw how many users are in one service, in two, and so on."""
+    """Draw the number of users in one service, in two services, and so on."""
     numbered = range(1, max(users) + 1)
     bars = ax.bar(numbered, [users.get(n, 0) for n in numbered], width=0.7, color=MIDDLE)
     for n, bar in zip(numbered, bars, strict=True):
@@ -74,9 +72,7 @@ def draw_users(users: Mapping[int, int], ax: Axes) -> Axes:
 
 
 def draw_overlap(names: Sequence[str], users: Sequence[Sequence[int]], ax: Axes) -> Axes:
-    """Draw the share of each row's users who are in each column; grey on the diagonal, where it is
-    all of them.
-    """
+    """Draw the share of the users of each row who are in each column; the diagonal is grey."""
     few = len(names) <= FEW_SERVICES
     for row, column in np.ndindex(len(names), len(names)):
         share = users[row][column] / max(1, users[row][row])
@@ -113,17 +109,15 @@ def draw_overlap(names: Sequence[str], users: Sequence[Sequence[int]], ax: Axes)
 
 
 def _short(amount: int) -> str:
-    """Write a count as short as a bar or cell allows."""
+    """Format a count for a bar or a cell."""
     return count(amount) if amount < 100_000 else compact(amount)
 
 
 def share_cell(part: float) -> Cell:
-    """Make a cell of a share; only all of it is 100%, and only nothing is 0%."""
+    """Return a cell of a share; only all is 100%, and only nothing is 0%."""
     return written(">99%" if 0.995 <= part < 1 else "<0.01%" if 0 < part < 1e-4 else percent(part))
 
 
 def _whole_percent(part: float) -> str:
-    """Write a share in whole per cent, without the sign; only all of it is 100, and only nothing is
-    0.
-    """
+    """Format a share in whole per cent without the sign; only all is 100, and only nothing is 0."""
     return "<1" if 0 < part < 0.01 else ">99" if 0.99 < part < 1 else f"{100 * part:.0f}"

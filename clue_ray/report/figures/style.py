@@ -1,9 +1,7 @@
-"""How every figure looks and what every column is called: one palette, one rc dictionary, one set
-of labels.
+"""The style of all figures: palette, rc parameters, labels, and the colour and shape of a run.
 
-Takes column names and values, gives labels, colours and shapes. One idea: colour and shape mean the
-same thing in all figures of a report, and never carry a meaning that a label or a legend does not
-also give.
+Colour and shape have the same meaning in all figures of a report, and a label or a legend always
+states it as well.
 """
 
 from dataclasses import dataclass
@@ -23,14 +21,14 @@ from clue_ray.scaling.laws.catalogue import LAWS
 from clue_ray.spec import columns
 
 INK, MUTED, FAINT = "#1a1a1a", "#5f6368", "#d5d8dc"
-LAW_COLOUR = "#d55e00"  # Okabe-Ito vermillion: apart from viridis for every common colour vision
-BASELINE_COLOUR = "#8f4a73"  # Okabe-Ito purple, darkened until it reads as text on white
-FLOOR_COLOUR = "#00694b"  # Okabe-Ito green, darkened likewise
+LAW_COLOUR = "#d55e00"  # Okabe-Ito vermillion: distinct from viridis in colour vision deficiencies
+BASELINE_COLOUR = "#8f4a73"  # Okabe-Ito purple, darkened for text on white
+FLOOR_COLOUR = "#00694b"  # Okabe-Ito green, darkened for text on white
 DASHES = ((0, (5, 2)), (0, (1, 1.5)), (0, (5, 1.5, 1, 1.5)), (0, (3, 1, 1, 1, 1, 1)))
 
 
 STYLE: Any = {  # rc parameters, which matplotlib types by a list of all their names
-    "font.family": "DejaVu Sans",  # ships with matplotlib, so files are the same on every machine
+    "font.family": "DejaVu Sans",  # part of matplotlib, so files are equal on every machine
     "font.size": 9,
     "axes.titlesize": 10,
     "axes.titleweight": "bold",
@@ -43,7 +41,7 @@ STYLE: Any = {  # rc parameters, which matplotlib types by a list of all their n
     "axes.spines.right": False,
     "axes.axisbelow": True,
     "text.color": INK,
-    "text.parse_math": False,  # a name of the user's may hold dollar signs
+    "text.parse_math": False,  # the user's names may contain dollar signs
     "xtick.color": MUTED,
     "ytick.color": MUTED,
     "xtick.labelcolor": INK,
@@ -55,31 +53,30 @@ STYLE: Any = {  # rc parameters, which matplotlib types by a list of all their n
     "legend.frameon": False,
     "figure.facecolor": "white",
     "savefig.dpi": 200,
-    "svg.fonttype": "none",  # text stays text: searchable, selectable, set in the page's font
+    "svg.fonttype": "none",  # text stays text: searchable, selectable, in the font of the page
 }
 
 
 SHAPES = ("o", "s", "^", "D", "v", "P", "X", "p", "<", ">", "h", "*")
 ROW_LETTERS = 54
-"""Letters that a row of keys has room for."""
+"""Number of characters that fit in a row of keys."""
 
 
 def label(column: str, candidates: int | None = None) -> str:
-    """Name a column for an axis or a table head; a held-out loss says at how many candidates, where
-    known.
-    """
+    """Return the name of a column for an axis; a held-out loss states its number of candidates."""
     text = columns.label(column)
     return f"{text} at {candidates:,} candidates" if column == "loss" and candidates else text
 
 
 def law_label(name: str) -> str:
-    """Write a law's name as words: power_law_plus_constant becomes power law plus constant."""
+    """Format the name of a law: power_law_plus_constant becomes power law plus constant."""
     return LAWS[name].words if name in LAWS else name.replace("_", " ")
 
 
 def ordered_colours(values: list[Any]) -> dict[Any, str]:
-    """Give ordered values dark-to-light viridis colours, stopping short of the yellow that white
-    swallows.
+    """Return dark to light viridis colours for ordered values, without the yellow end.
+
+    Yellow is not visible on white.
     """
     positions = np.linspace(0.0, 0.82, len(values)) if len(values) > 1 else [0.25] * len(values)
     return {
@@ -89,15 +86,13 @@ def ordered_colours(values: list[Any]) -> dict[Any, str]:
 
 
 def darker(colour: str) -> str:
-    """Return a colour dark enough to be read as small text on white."""
+    """Return a colour dark enough for small text on white."""
     red, green, blue = to_rgb(colour)
     return to_hex((0.7 * red, 0.7 * green, 0.7 * blue))
 
 
 def distinct(table: pd.DataFrame, column: str) -> list[Any]:
-    """List a column's values in order, missing ones left out; encoder sizes go by their
-    parameters.
-    """
+    """List the distinct values of a column in order; encoder sizes are ordered by parameters."""
     if column not in table:
         return []
     known = table[table[column].notna()]
@@ -109,7 +104,7 @@ def distinct(table: pd.DataFrame, column: str) -> list[Any]:
 
 @dataclass(frozen=True)
 class Encoding:
-    """Which colour and which shape a run has in every figure of a report."""
+    """The colour and the shape of a run in every figure of a report."""
 
     colour_column: str
     colours: dict[Any, str]
@@ -117,8 +112,9 @@ class Encoding:
 
     @classmethod
     def of(cls, table: pd.DataFrame) -> "Encoding":
-        """Choose colours by the axis with most values (sequence length on a tie), shapes by encoder
-        size.
+        """Assign colours by the axis with the most values, and shapes by encoder size.
+
+        On a tie the colours are those of the sequence length.
         """
         column = max(columns.run_axes(), key=lambda name: len(distinct(table, name)))
         sizes = distinct(table, "encoder_size")
@@ -135,22 +131,18 @@ class Encoding:
         return SHAPES[0] if is_absent(size) else self.shapes.get(size, SHAPES[0])
 
     def colour_keys(self) -> list[Line2D]:
-        """Return legend entries for the colours, the column's name first; none when nothing
-        varies.
-        """
+        """Return the legend entries of the colours, the name first; empty when nothing varies."""
         return _keys(self.colour_column, [(v, "o", c) for v, c in self.colours.items()])
 
     def shape_keys(self) -> list[Line2D]:
-        """Return legend entries for the shapes, the column's name first; none when nothing
-        varies.
-        """
+        """Return the legend entries of the shapes, the name first; empty when nothing varies."""
         return _keys("encoder_size", [(size, shape, MUTED) for size, shape in self.shapes.items()])
 
 
 def _keys(column: str, entries: list[tuple[Any, str, str]]) -> list[Line2D]:
     if len(entries) < 2:
         return []
-    step = -(-len(entries) // 7)  # a long scale is shown by every second, third ... of its values
+    step = -(-len(entries) // 7)  # a long scale shows every second, third ... value
     heading = Line2D([], [], linestyle="none", label=columns.short_label(column))
     shown = entries[::step]
     room = max(ROW_LETTERS // len(shown), 10)
@@ -172,17 +164,13 @@ def _keys(column: str, entries: list[tuple[Any, str, str]]) -> list[Line2D]:
 
 
 def candidates_of(table: pd.DataFrame) -> int | None:
-    """Return the one number of candidates that all runs were scored against, or None when they
-    disagree.
-    """
+    """Return the number of candidates of all runs, or None when they differ."""
     values = distinct(table, "loss_candidates")
     return int(values[0]) if len(values) == 1 else None
 
 
 def log_axis(ax: Axes) -> None:
-    """Make the x axis a logarithmic one with ticks at powers of ten, and rule the y axis
-    faintly.
-    """
+    """Set a logarithmic x axis with ticks at powers of ten, and a faint grid of the y axis."""
     ax.set_xscale("log")
     ax.xaxis.set_major_locator(LogLocator(numticks=8))
     ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: decade(value)))
@@ -191,7 +179,7 @@ def log_axis(ax: Axes) -> None:
 
 
 def key_rows(ax: Axes, encoding: Encoding) -> None:
-    """Set the keys of colour and shape as lines above the axes, each opening with what it shows."""
+    """Draw the keys of colour and shape as rows above the axes, each beginning with its name."""
     rows = [keys for keys in (encoding.colour_keys(), encoding.shape_keys()) if keys]
     for index, keys in enumerate(rows):
         legend = Legend(
@@ -209,4 +197,4 @@ def key_rows(ax: Axes, encoding: Encoding) -> None:
         )
         legend.set_gid(f"key-{index}")
         ax.add_artist(legend)
-        legend.set_clip_on(False)  # else the layout takes it for hidden and leaves it no room
+        legend.set_clip_on(False)  # otherwise the layout reserves no space for it

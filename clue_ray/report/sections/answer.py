@@ -1,7 +1,6 @@
-"""The top of a page: the answer in words, the gravest doubt, the headline plot.
+"""The top of a page: the answer, the most serious warning, the headline plot.
 
-Takes what was read and found, gives sentences and a picture. One idea: where the runs support no
-law, the first sentence says so, and nothing is predicted.
+Where the runs support no law, the first sentence says so and nothing is predicted.
 """
 
 from functools import partial
@@ -17,58 +16,53 @@ from clue_ray.report.read import StudyFiles
 from clue_ray.scaling.answering.analysis import Analysis
 from clue_ray.scaling.answering.sentences import number
 
-CLIPPED = "An arrow at the upper edge marks a run worse than a guess, with its loss."
+CLIPPED = "An arrow at the upper edge marks a run above the plotted range, with its loss."
 
 
 def answer(analysis: Analysis | None, error: str) -> str:
-    """Say what the runs support, in two or three sentences; `error` is why there is no analysis."""
+    """Return the answer in a few sentences; `error` is the reason where there is no analysis."""
     if analysis is None:
         return f"There is no answer yet. {error}"
     return analysis.answer()
 
 
 def against_floor(files: StudyFiles, analysis: Analysis | None) -> list[str]:
-    """Say where runs or the prediction lie below what any encoder of a planted log can reach."""
+    """Warn where the best run or the prediction lies below the Bayes loss of a planted log."""
     floor = min(files.floor.values(), default=None)
     if floor is None or analysis is None:
         return []
     best, ahead = float(analysis.points["loss"].min()), analysis.law_table()[0]["loss_at_10x"]
-    said = []
+    warnings = []
     if best < floor:
-        said.append(
-            f"The best run's {best:.3f} nats lie below the lowest loss that any encoder of this "
-            f"planted log can reach, "
-            f"{floor:.3f}: the pool is small, or the floor is another log's."
+        warnings.append(
+            f"The loss of the best run, {best:.3f} nats, is below the lowest loss that an encoder "
+            f"of this planted log can reach, {floor:.3f} nats: the evaluation pool is small, or "
+            "the bound belongs to another log."
         )
     if not analysis.no_answer_reason and ahead is not None and ahead < floor:
-        said.append(
-            f"The predicted {ahead:.2f} nats lie below the lowest loss that any encoder of this "
-            f"planted log can reach, "
-            f"{floor:.3f}, so the law does not hold that far."
+        warnings.append(
+            f"The predicted loss, {ahead:.2f} nats, is below the lowest loss that an encoder of "
+            f"this planted log can reach, {floor:.3f} nats, so the law does not hold that far."
         )
-    return said
+    return warnings
 
 
-def caution(warnings: tuple[str, ...]) -> str:
-    """Give the gravest reason for doubt, and how many more there are."""
+def main_warning(warnings: tuple[str, ...]) -> str:
+    """Return the most serious warning, with the number of the other warnings."""
     if not warnings:
         return ""
     more = len(warnings) - 1
-    rest = (
-        f" ({number(more).capitalize()} more reason{'s' if more > 1 else ''} for caution below.)"
-        if more
-        else ""
-    )
+    rest = f" ({number(more).capitalize()} more warning{'s' * (more > 1)} below.)" if more else ""
     return f"{warnings[0]}{rest}"
 
 
 def headline(files: StudyFiles, analysis: Analysis | None) -> Picture | None:
-    """Draw every finished run's loss against its compute, with the laws where there are any."""
+    """Draw the loss of every finished run against its compute, with the laws of the analysis."""
     points = files.done[files.done["train_flops"].notna()]
     if points.empty:
         return None
     titles = {
-        f"{mark}{run['run_id']}": pointed_at(run)
+        f"{mark}{run['run_id']}": run_title(run)
         for _, run in points.iterrows()
         for mark in OF_A_RUN
     }
@@ -92,10 +86,8 @@ def _caption(
     if analysis:
         caption += (
             f" The thick line is the {law_label(analysis.preferred)} with its 95% interval, thin "
-            f"lines "
-            "its rivals. Outlined runs are on the frontier: none does better with as much compute, "
-            "nor far better with "
-            "a little more."
+            "lines are the other laws. Outlined runs are on the frontier: no run has a lower loss "
+            "at the same compute, or a much lower loss at slightly more."
         )
     if len(clipped_runs(analysis.points if analysis else points, levels)):
         caption += f" {CLIPPED}"
@@ -103,7 +95,7 @@ def _caption(
 
 
 def _reach(band: Band) -> str:
-    """Say where the interval ends at the right edge, which the loss axis may cut."""
+    """State the interval at the right edge, where the loss axis may clip it."""
     low, high = float(band.low[-1]), float(band.high[-1])
     ends = [
         numbers.significant(low) if low > 0 else "unbounded",
@@ -112,8 +104,8 @@ def _reach(band: Band) -> str:
     return f"At {numbers.flop(band.train_flops[-1])} FLOP the interval is {' to '.join(ends)} nats."
 
 
-def pointed_at(run: Any) -> str:
-    """Say what a pointer shows of a run: its settings, loss and compute, or how it ended."""
+def run_title(run: Any) -> str:
+    """Describe a run for its tooltip: settings, loss and compute, or its status."""
     compute = (
         ""
         if numbers.is_absent(run["train_flops"])

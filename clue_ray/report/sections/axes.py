@@ -1,6 +1,6 @@
-"""Three sections of what was varied: one axis at a time, tables of two, sizes at equal compute.
+"""Three sections about the axes: one axis at a time, tables of two axes, sizes at equal compute.
 
-Takes what was read and found, gives sections; one that the runs cannot fill is left out.
+A section is None where the study has no runs for it.
 """
 
 from functools import partial
@@ -31,7 +31,7 @@ from clue_ray.spec.columns import LENGTHS, SIZE, run_axes, short_label
 
 
 def axes(analysis: Analysis) -> Section | None:
-    """Draw one panel an axis, all on one loss scale, so that a flat axis looks flat."""
+    """Draw one panel per axis, all on one loss scale, so that a flat axis looks flat."""
     losses = [loss for effect in analysis.axes for line in effect.lines for loss in line["loss"]]
     if not losses:
         return None
@@ -39,7 +39,10 @@ def axes(analysis: Analysis) -> Section | None:
     margin = 0.07 * max(high - min(losses), 1e-3)
     limits = (min(losses) - margin, high + margin)
     panels = tuple(_axis(effect, limits) for effect in analysis.axes if effect.lines)
-    words = "Along a line only the axis below it changes; colours tell what is held. All panels have one scale of loss."
+    words = (
+        "Along a line, only the axis of the panel changes; colours show the settings that are "
+        "held. All panels share one loss scale."
+    )
     return Section("axes", "One axis at a time", "axes", (words,), panels, layout="panels")
 
 
@@ -55,7 +58,7 @@ def _axis(effect: AxisEffect, limits: tuple[float, float]) -> Picture:
 
 def _along(effect: AxisEffect) -> str:
     if effect.fit is None or not effect.fit.law.exponents:
-        return " Too few values for a law along it."
+        return " There are too few values to fit a law along it."
     exponent = effect.fit.law.exponents[0]
     low, high = effect.fit.known_interval(exponent)
     shown = "not identified"
@@ -65,18 +68,18 @@ def _along(effect: AxisEffect) -> str:
 
 
 def grids(files: StudyFiles) -> Section | None:
-    """Set encoder size against every other axis as tables of loss, where the runs hold a grid."""
+    """Draw the loss by encoder size and every other axis, where the runs form a grid."""
     drawn = tuple(
         _grid(files.table, axis) for axis in run_axes() if grid_of(files.table, axis) is not None
     )
     if not drawn:
         return None
     words = (
-        "Held-out loss, nats, all else equal; lower is better. Each table has its own colour scale."
+        "Held-out loss in nats, all else equal; lower is better. Each table has its own colour "
+        "scale."
     )
-    return Section(
-        "grids", "Encoder size against the other axes", "grids", (words,), drawn, layout="panels"
-    )
+    title = "Encoder size against the other axes"
+    return Section("grids", title, "grids", (words,), drawn, layout="panels")
 
 
 def _grid(table: pd.DataFrame, axis: str) -> Picture:
@@ -90,42 +93,36 @@ def _grid(table: pd.DataFrame, axis: str) -> Picture:
 
 
 def isoflop(files: StudyFiles) -> Section | None:
-    """Draw loss over encoder size at equal compute, where at least two levels of compute have a
-    minimum.
-    """
+    """Draw loss over encoder size at equal compute, where two levels or more have a minimum."""
     try:
         found = fit_isoflop(files.done, size=SIZE)
-    except (FitError, RunsError):  # no such levels: the study did not ask
+    except (FitError, RunsError):  # the study has no levels of equal compute
         return None
-    caption = "Loss over encoder size at equal training compute; diamonds mark the minima of the parabolas."
-    shown = picture(
-        "isoflop", caption, partial(isoflop_curves, files.done, found), sizes=((6.2, 3.6), NARROW)
+    caption = (
+        "Loss over encoder size at equal training compute; diamonds mark the minima of the "
+        "parabolas."
     )
-    words, points = (_best_size(found),), found.warnings
-    return Section(
-        "isoflop", "The best size at equal compute", "equal compute", words, (shown,), points=points
-    )
+    draw = partial(isoflop_curves, files.done, found)
+    shown = picture("isoflop", caption, draw, sizes=((6.2, 3.6), NARROW))
+    title, words = "The best size at equal compute", (_best_size(found),)
+    return Section("isoflop", title, "equal compute", words, (shown,), points=found.warnings)
 
 
 def _best_size(found: IsoFlop) -> str:
-    """Say how the best size grows with compute by parabolas, and what a law of size and data says
-    beside it.
-    """
+    """State the exponent of the best size by parabolas and by a law of size and data."""
     used = int(found.levels["used"].sum())
     return (
         f"Through the minima of {used} of {len(found.levels)} levels of compute, the best size "
-        f"grows as compute to the "
-        f"power {numbers.interval(found.line.exponent, *found.interval())}. Parabolas lean on "
-        f"sizes evenly spread "
-        f"about the minimum. {_parametric(found)}"
+        f"grows as compute to the power "
+        f"{numbers.interval(found.line.exponent, *found.interval())}. This estimate depends on "
+        f"sizes spread evenly around the minimum. {_parametric(found)}"
     )
 
 
 def _parametric(found: IsoFlop) -> str:
-    """Say what exponent the parametric law implies over the same runs, or why it implies none."""
+    """State the exponent that the parametric law implies, or why it implies none."""
     try:
-        return (
-            f"E + A N^-a + B D^-b over the same runs implies {numbers.interval(*found.parametric)}."
-        )
+        implied = numbers.interval(*found.parametric)
     except FitError as error:
-        return f"No law of size and data can be set beside them: {error}"
+        return f"A law of size and data gives no exponent to compare: {error}"
+    return f"The law E + A N^-a + B D^-b, fitted to the same runs, implies {implied}."

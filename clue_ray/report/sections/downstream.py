@@ -1,9 +1,7 @@
-"""Does a lower pre-training loss make better recommendations? Downstream scores over loss, task by
-task.
+"""The section on downstream tasks: does a lower pre-training loss give a better score?
 
-Takes the runs table with its transfer columns, gives a section. One idea: the smaller runs predict
-the largest from their losses, so the page can say that the law of the loss carries over, that the
-two part, or that nobody can tell yet.
+For each task, the smaller runs predict the scores of the largest runs from their losses. The page
+then states that the score follows the loss, that it does not, or that the runs do not decide.
 """
 
 from functools import partial
@@ -34,42 +32,40 @@ from clue_ray.scaling.downstream import (
 
 ERROR = "_error"
 FIRST = {"_mrr": "MRR", "_auc": "AUC", "_r2": "R2"}
-"""Ends of the columns that speak for their tasks."""
+"""Endings of the columns of the main measure of a task."""
 WORDS = (
-    "A point is a run: its score on a downstream task, features frozen, over its held-out loss. "
-    "Loss falls to the "
-    "right, so a line that rises means that better pre-training served the task. The line is drawn "
-    "through the "
-    "smaller runs; the bar is where it puts the mean of the largest, drawn open, and the diamond "
-    "what they scored on "
-    "average: on the bar, the law of the loss carries over to the task; off it, the two part."
+    "Each point is a run: its score on a downstream task, with frozen features, over its held-out "
+    "loss. Loss decreases to the right, so a rising line means that better pre-training improved "
+    "the task. The line is fitted to the smaller runs. The bar is its prediction interval for "
+    "the mean score of the largest runs (open points), and the diamond is their mean score. A "
+    "diamond within the bar means that the task follows the loss up to the largest runs; a diamond "
+    "outside means that it does not."
 )
 
 
 def downstream(files: StudyFiles) -> Section | None:
-    """Set each task's score over the loss of the runs that have one; without tasks there is no
-    section.
-    """
-    columns = [str(name) for name in files.done.columns if str(name).startswith(SCORES)]
-    speaking = [
-        name for name in columns if name.endswith(tuple(FIRST)) and files.done[name].notna().any()
-    ]
-    failed = [name for name in columns if name.endswith(ERROR) and files.done[name].notna().any()]
-    if not speaking and not failed:
+    """Draw the score of each task over the loss of the runs; None without tasks."""
+    known = files.done.loc[:, files.done.notna().any()]
+    columns = [str(name) for name in known.columns if str(name).startswith(SCORES)]
+    main = [name for name in columns if name.endswith(tuple(FIRST))]
+    failed = [name for name in columns if name.endswith(ERROR)]
+    if not main and not failed:
         return None
-    scored = {column: files.done.dropna(subset=[column]) for column in speaking}
+    scored = {column: files.done.dropna(subset=[column]) for column in main}
     panels = tuple(_panel(column, runs) for column, runs in scored.items() if len(runs) >= FEWEST)
     points = (
-        *(carries_over(column, runs) for column, runs in scored.items()),
+        *(follows_loss(column, runs) for column, runs in scored.items()),
         *(_without_score(column, files.done[column]) for column in failed),
     )
     tables = tuple(_methods_table(result) for result in files.judged)
-    return Section("downstream", "Downstream tasks against loss", "downstream", (WORDS,) if panels else (), panels,
-                   tables, points, layout="panels")  # fmt: skip
+    title, words = "Downstream tasks against loss", (WORDS,) if panels else ()
+    return Section(
+        "downstream", title, "downstream", words, panels, tables, points, layout="panels"
+    )
 
 
 def _methods_table(result: dict[str, Any]) -> Table:
-    """Set the encoder of lowest loss beside the other methods, with its lead over each."""
+    """Compare the encoder of lowest loss with the other methods, with its lead over each."""
     measure = next(name for name in MEASURES if name in result["methods"][0])
     rows = [(row["method"], row[measure], row.get(f"{measure}_lead")) for row in result["methods"]]
     cells = tuple(
@@ -77,7 +73,10 @@ def _methods_table(result: dict[str, Any]) -> Table:
         for method, value, lead in rows
     )
     name, measured = result["task"], MEASURES[measure]
-    note = f"{name}, run {result['run_id']}, the lowest loss that has a score. {compare_methods(result)}"
+    note = (
+        f"{name}, run {result['run_id']}, the run of lowest loss with a score. "
+        f"{compare_methods(result)}"
+    )
     own = next(index for index, (method, _, _) in enumerate(rows) if method == "encoder")
     return Table(
         (name, f"{measured} [95 %]", "encoder's lead [95 %]"), cells, marked=own, note=note
@@ -85,7 +84,7 @@ def _methods_table(result: dict[str, Any]) -> Table:
 
 
 def _task_of(column: str) -> tuple[str, str]:
-    """Split a column's name into task and measure, as words."""
+    """Split the name of a column into task and measure, as words."""
     task, _, measure = column.removeprefix(SCORES).rpartition("_")
     return task.replace("_", " "), FIRST.get(f"_{measure}", measure)
 
@@ -98,7 +97,7 @@ def _panel(column: str, runs: pd.DataFrame) -> Picture:
 
 
 def _values_of(runs: pd.DataFrame, column: str) -> tuple[NDArray[np.float64], ...]:
-    """Give compute, loss and score of runs, as numbers."""
+    """Return compute, loss and score of runs."""
     compute, loss, score = (
         runs[name].to_numpy(dtype=float) for name in ("train_flops", "loss", column)
     )
@@ -106,8 +105,9 @@ def _values_of(runs: pd.DataFrame, column: str) -> tuple[NDArray[np.float64], ..
 
 
 def score_over_loss(runs: pd.DataFrame, ax: Axes, column: str) -> Axes:
-    """Draw a task's score over loss, lower losses to the right, and what the smaller runs say of
-    the largest.
+    """Draw the score of a task over loss, with the prediction for the largest runs.
+
+    Lower losses are to the right.
     """
     compute, loss, score = _values_of(runs, column)
     largest = predict_largest(compute, loss, score)
@@ -142,64 +142,62 @@ def _draw_line(
     ax.scatter([new.mean()], [largest.scored], s=30, marker="D", color=INK, zorder=4)
 
 
-def carries_over(column: str, runs: pd.DataFrame) -> str:
-    """Say whether the fall of the loss goes with a better score, and whether it still does at the
-    largest compute.
-    """
+def follows_loss(column: str, runs: pd.DataFrame) -> str:
+    """State whether a lower loss gives a better score, and whether it still does at the largest."""
     task, measure = _task_of(column)
     if len(runs) < FEWEST:
-        return f"{task}: {len(runs)} finished runs have a score, and a correlation takes {FEWEST}."
+        return f"{task}: {len(runs)} finished runs have a score; a correlation needs {FEWEST}."
     compute, loss, score = _values_of(runs, column)
     value, low, high = correlation(loss, score)
     if not np.isfinite(value):
-        return f"{task}: all runs have one {measure} or one loss, so nothing can be told."
-    found = f"{task}: correlation of {measure} with the fall of the loss {numbers.interval(value, low, high)}"
-    if high < 0:
-        return f"{found}; a lower loss went with a worse score: the two part, and the law of the loss does not carry over."
-    seen = (
-        "a lower loss went with a better score"
-        if low > 0
-        else "whether a lower loss serves the task is open"
+        return (
+            f"{task}: {measure} or the loss is the same for all runs, so there is no correlation."
+        )
+    found = (
+        f"{task}: the correlation of {measure} with the decrease of the loss is "
+        f"{numbers.interval(value, low, high)}"
     )
-    return f"{found}; {seen}. {_at_scale(predict_largest(compute, loss, score))}"
+    if high < 0:
+        return f"{found}. A lower loss gave a worse score: the task does not follow the loss."
+    trend = (
+        "A lower loss gave a better score"
+        if low > 0
+        else "These runs do not show whether a lower loss improves the task"
+    )
+    return f"{found}. {trend}. {_at_scale(predict_largest(compute, loss, score))}"
 
 
 def _at_scale(largest: LargestRuns | None) -> str:
-    """Say how the largest runs scored beside what the smaller ones said of them."""
+    """Compare the scores of the largest runs with their prediction from the smaller runs."""
     if largest is None:
         return (
-            f"Whether the law of the loss carries over is not known: to predict the largest runs "
-            f"from the others takes "
-            f"{FEWEST} smaller runs of different loss."
+            "Whether the task follows the loss to the largest runs is not known: the prediction "
+            f"needs {FEWEST} smaller runs of different loss."
         )
     runs = "The largest run" if largest.larger == 1 else f"The {largest.larger} largest runs"
     mean, whose = ("", "Its") if largest.larger == 1 else (" on average", "Their")
-    put = (
-        f"{runs} scored {numbers.significant(largest.scored)}{mean}, where the line through the "
-        f"{largest.smaller} "
-        f"smaller ones says {numbers.interval(largest.expected, largest.low, largest.high)}"
+    scored = (
+        f"{runs} scored {numbers.significant(largest.scored)}{mean}; the line through the "
+        f"{largest.smaller} smaller runs predicts "
+        f"{numbers.interval(largest.expected, largest.low, largest.high)}"
     )
     stopped = numbers.significant(largest.stopped)
     return {
-        "holds": f"{put}, and {stopped} had the gain stopped: the law of the loss carries over to "
-        f"this task.",
-        "less": f"{put}: less than their loss promised. At scale the two part, and the law of the "
-        f"loss does not carry "
-        "over to this task.",
-        "more": f"{put}: more than their loss promised. At scale the two part, and the law of the "
-        f"loss says too little "
-        "of this task.",
-        "no further": f"{put}. {whose} loss is no lower than the smaller runs' lowest, so what a "
-        f"lower one would bring "
-        "is not known.",
-        "unclear": f"{put}, which does not exclude {stopped}, no gain over the smaller runs' "
-        f"lowest loss: whether the "
-        "law of the loss carries over cannot be told yet.",
+        "holds": f"{scored}, and {stopped} without any further gain: the task follows the loss up "
+        "to the largest runs.",
+        "less": f"{scored}: the score is lower than predicted. At the largest compute the task "
+        "does not follow the loss.",
+        "more": f"{scored}: the score is higher than predicted. At the largest compute the task "
+        "improves more than the loss suggests.",
+        "no further": f"{scored}. {whose} loss is not below the lowest loss of the smaller runs, "
+        "so the effect of a lower loss is not known.",
+        "unclear": f"{scored}, which does not exclude {stopped}, the score without any further "
+        "gain: the runs do not decide whether the task follows the loss.",
     }[largest.verdict]
 
 
 def _without_score(column: str, errors: pd.Series) -> str:
-    """Count the runs a task could not be put to, with the reason met most often."""
+    """Count the runs that a task could not score, with the most frequent reason."""
     reasons = errors.dropna().astype(str)
     return (
         f"{_task_of(column)[0]}: {len(reasons)} of {len(errors)} finished runs have no score. "

@@ -1,8 +1,4 @@
-"""The sections behind an answer: best run beside baseline and chance, cost, curves, every run, how
-it was made.
-
-Takes what was read, gives sections; each stands without any law.
-"""
+"""The sections that need no law: baselines and chance, warnings, cost, curves, runs, provenance."""
 
 from dataclasses import replace
 from functools import partial
@@ -20,55 +16,54 @@ from clue_ray.report.figures.parallel import coordinates, parallel_coordinates
 from clue_ray.report.figures.style import FAINT, INK, MUTED, candidates_of
 from clue_ray.report.read import StudyFiles
 from clue_ray.report.section import Section
-from clue_ray.report.sections.answer import pointed_at
+from clue_ray.report.sections.answer import run_title
 from clue_ray.report.tables import Table, describe, number, text, written
 from clue_ray.scaling.fitting.frontier import settings_of
 
 
-def learnt(files: StudyFiles) -> Section | None:
-    """Set the best run beside baseline and chance; None where no run finished."""
+def learned(files: StudyFiles) -> Section | None:
+    """Compare the best run with baselines and chance; None where no run finished."""
     candidates = candidates_of(files.table)
     shown = tables.comparison(files, candidates) if candidates else None
     if shown is None:
         return None
-    return Section(
-        "learnt", "Is anything learnt?", "learnt", tables=(shown,), after=(seeds(files.done),)
-    )
+    title = "Is anything learned?"
+    return Section("learned", title, "learned", tables=(shown,), after=(seeds(files.done),))
 
 
 def seeds(done: pd.DataFrame) -> str:
-    """Say how far apart runs lie that differ in seed only, or that the study does not tell."""
+    """State the standard deviation over seeds, or that no configuration was repeated."""
     spread = done.groupby(settings_of(done))["loss"].agg(["std", "count"])
     repeated = spread[spread["count"] > 1]
     if repeated.empty:
         return (
-            "Every measured loss is of one run on one held-out pool: no configuration was "
-            "repeated, so how much "
-            "another seed would differ is not known."
+            "Each configuration was run once, on one held-out pool, so the variance between seeds "
+            "is not known."
         )
+    # Weighted by degrees of freedom: the pooled variance of an analysis of variance.
     pooled = float(np.sqrt(np.average(repeated["std"] ** 2, weights=repeated["count"] - 1)))
     low, high = (
         numbers.significant(end, 2) for end in (repeated["std"].min(), repeated["std"].max())
     )
     return (
-        f"Runs that differ in seed only lie {numbers.significant(pooled, 2)} nats apart (standard "
-        f"deviation; {low} to "
-        f"{high} over {len(repeated)} repeated configurations): smaller differences mean nothing."
+        f"The standard deviation over seeds is {numbers.significant(pooled, 2)} nats ({low} to "
+        f"{high} over {len(repeated)} repeated configurations): smaller differences are not "
+        "significant."
     )
 
 
 def cost(files: StudyFiles) -> Section | None:
-    """Set what the plan expected against what the runs took."""
+    """Compare the planned cost with the actual cost of the runs."""
     shown = _cost_table(files)
     if shown is None:
         return None
     known = _timed(files)
-    caption = "Wall time of each run against what the plan expected; on the line they agree."
+    caption = "Wall time of each run against the plan; on the line they agree."
     drawn = picture(
         "cost", caption, partial(_planned_and_actual, known), sizes=(HALF,), titles=_titles(known)
     )
     words = tuple(filter(None, (shown.note, _compute(files))))
-    listed = replace(shown, note="")  # the section opens with it
+    listed = replace(shown, note="")  # the section begins with the note
     return Section("cost", "Planned and actual cost", "cost", words, (drawn,), (listed,))
 
 
@@ -81,22 +76,19 @@ def _timed(files: StudyFiles) -> pd.DataFrame:
 
 
 def _cost_table(files: StudyFiles) -> Table | None:
-    """Set planned wall time against actual, largest run first; None without a plan or finished
-    runs.
-    """
+    """List planned and actual wall time, the longest run first; None without a plan or runs."""
     known = _timed(files)
     if known.empty:
         return None
     expected, actual = float(known["planned"].sum()), float(known["wall_seconds"].sum())
     ratio = known["wall_seconds"] / known["planned"]
+    times = "\N{MULTIPLICATION SIGN}"
     rows = [
         (
             text(describe(run)),
             number(run["planned"], "wall_seconds"),
             number(run["wall_seconds"], "wall_seconds"),
-            written(
-                f"{numbers.significant(run['wall_seconds'] / run['planned'], 2)}\N{MULTIPLICATION SIGN}"
-            ),
+            written(numbers.significant(run["wall_seconds"] / run["planned"], 2) + times),
         )
         for _, run in known.iterrows()
     ]
@@ -105,9 +97,8 @@ def _cost_table(files: StudyFiles) -> Table | None:
     )
     note = (
         f"The plan expected {numbers.seconds(expected)} of training for the {len(known)} runs that "
-        f"finished; "
-        f"they took {numbers.seconds(actual)}, {numbers.significant(actual / expected, 2)} times "
-        f"as long ({ends})."
+        f"finished; they took {numbers.seconds(actual)}, "
+        f"{numbers.significant(actual / expected, 2)} times as long ({ends})."
     )
     return Table(
         ("run", "planned", "took", "took / planned"), tuple(rows), note=note, folded="Run by run"
@@ -115,7 +106,7 @@ def _cost_table(files: StudyFiles) -> Table | None:
 
 
 def _compute(files: StudyFiles) -> str:
-    """Compare the compute planned with that of the runs, where both are known."""
+    """Compare the planned compute with the actual compute of the runs that have both."""
     runs = files.table[files.table["train_flops"].notna() & (files.table["status"] == "done")]
     planned = runs["run_id"].map(files.expected_flops)
     both = runs[planned.notna()]
@@ -124,14 +115,16 @@ def _compute(files: StudyFiles) -> str:
     ratio = both["train_flops"] / planned[planned.notna()]
     ends = " to ".join(numbers.significant(end, 3) for end in (ratio.min(), ratio.max()))
     return (
-        f"Their training compute was planned as {numbers.flop(planned.sum())} FLOP and came to "
-        f"{numbers.flop(both['train_flops'].sum())} FLOP ({ends} times the plan, run by run)."
+        f"Their planned training compute was {numbers.flop(planned.sum())} FLOP and their actual "
+        f"compute {numbers.flop(both['train_flops'].sum())} FLOP ({ends} times the plan, run by "
+        "run)."
     )
 
 
 def _planned_and_actual(runs: pd.DataFrame, ax: Axes) -> Axes:
-    """Draw wall time over planned time, both in seconds on logarithmic axes; columns `planned`,
-    `wall_seconds`.
+    """Draw wall time over planned time, in seconds on logarithmic axes.
+
+    The columns of `runs` are `planned` and `wall_seconds`.
     """
     ends = [
         min(runs["planned"].min(), runs["wall_seconds"].min()),
@@ -161,15 +154,16 @@ def _planned_and_actual(runs: pd.DataFrame, ax: Axes) -> Axes:
 
 
 def _titles(runs: pd.DataFrame) -> dict[str, str]:
-    return {f"run-{run['run_id']}": pointed_at(run) for _, run in runs.iterrows()}
+    return {f"run-{run['run_id']}": run_title(run) for _, run in runs.iterrows()}
 
 
 def curves(files: StudyFiles) -> Section | None:
-    """Draw held-out loss while training."""
+    """Draw held-out loss during training."""
     if files.curves is None:
         return None
     caption = (
-        "Held-out loss while training, a mark where a run ended; dashed runs have no final loss."
+        "Held-out loss during training. A marker is the end of a run; dashed runs have no final "
+        "loss."
     )
     draw = partial(figures.learning_curves, files.curves, runs=files.done)
     drawn = picture("learning-curves", caption, draw, titles=_titles(files.table))
@@ -177,73 +171,65 @@ def curves(files: StudyFiles) -> Section | None:
 
 
 def every_run(files: StudyFiles) -> Section:
-    """List every run, and draw each as a line over its settings."""
+    """List every run, and draw each run as a line over its settings."""
     shown = tables.run_table(files.table)
     words = (f"{_runs_sentence(files)} {shown.note}".strip(),)
     return Section("runs", "Every run", "runs", words, _parallel(files.table), (shown,))
 
 
 def _parallel(table: pd.DataFrame) -> tuple[Picture, ...]:
-    if len(coordinates(table)) < 3:  # two axes say no more than a plot that stands above
+    if len(coordinates(table)) < 3:  # two axes repeat a plot above
         return ()
     caption = (
         "Each line is a run, from its settings to its loss; colours are those of the first plot. "
-        "Dashed lines ending "
-        "in a cross have no loss."
+        "Dashed lines that end in a cross have no loss."
     )
-    sizes = (WIDE[0], 3.6), NARROW
-    return (
-        picture(
-            "parallel-coordinates",
-            caption,
-            partial(parallel_coordinates, table),
-            sizes=sizes,
-            titles=_titles(table),
-        ),
-    )
+    draw, sizes = partial(parallel_coordinates, table), ((WIDE[0], 3.6), NARROW)
+    drawn = picture("parallel-coordinates", caption, draw, sizes=sizes, titles=_titles(table))
+    return (drawn,)
 
 
 def _runs_sentence(files: StudyFiles) -> str:
-    """Count the runs by status, so that none is dropped in silence."""
+    """Count the runs by status, so that none is dropped silently."""
     counts = files.table["status"].value_counts()
     order = [status for status in ("done", "failed", "diverged", "missing") if status in counts]
     words = ", ".join(f"{counts[status]:,} {status}" for status in order)
     return f"{len(files.table)} runs: {words}."
 
 
-def cautions(warnings: tuple[str, ...]) -> Section | None:
-    """List every reason for doubt, the gravest first."""
-    return (
-        Section("warnings", "Reasons for caution", "caution", points=warnings) if warnings else None
-    )
+def warnings(sentences: tuple[str, ...]) -> Section | None:
+    """List every warning, the most serious first."""
+    if not sentences:
+        return None
+    return Section("warnings", "Warnings", "warnings", points=sentences)
 
 
 def made(files: StudyFiles) -> Section:
-    """Say how the report came to be."""
+    """List how the report was made."""
     return Section("made", "How it was made", "how it was made", tables=(_provenance(files),))
 
 
 def _provenance(files: StudyFiles) -> Table:
-    """Say how the report came to be: versions, corpus, rows rejected, licence, devices."""
+    """List the versions, devices, corpus, rejected rows and licence behind the report."""
     table, corpus = files.table, files.corpus
     services = corpus.get("services")
     facts = {
         "clue_ray version": _distinct(table["clue_ray_version"]),
         "device": _distinct(table["device"]),
-        "workers a run": _distinct(table["num_workers"]),
+        "workers per run": _distinct(table["num_workers"]),
         "corpus digest": str(corpus.get("digest") or _distinct(table["corpus_digest"])),
         "corpus": str(corpus.get("path") or ""),
         "users": _amount(corpus.get("users")),
-        "users seen in two or more services": _amount(corpus.get("users_in_two_services")),
-        "users for training": _amount(corpus.get("training_users")),
-        "users held out": _amount(corpus.get("held_out_users")),
+        "users in two or more services": _amount(corpus.get("users_in_two_services")),
+        "training users": _amount(corpus.get("training_users")),
+        "held-out users": _amount(corpus.get("held_out_users")),
         "services": ", ".join(map(str, services))
         if isinstance(services, list | dict)
         else _amount(services),
         "events": _amount(corpus.get("events")),
         "distinct items": _amount(corpus.get("items")),
         "tokens": _amount(corpus.get("tokens")),
-        "rows rejected": _rejected(corpus),
+        "rejected rows": _rejected(corpus),
         "licence of the data": str(corpus.get("licence_note") or ""),
     }
     return Table(
@@ -258,17 +244,13 @@ def _distinct(values: pd.Series) -> str:
 
 
 def _amount(value: Any) -> str:
-    return (
-        ""
-        if numbers.is_absent(value)
-        else numbers.count(value)
-        if not isinstance(value, str)
-        else value
-    )
+    if isinstance(value, str):
+        return value
+    return "" if numbers.is_absent(value) else numbers.count(value)
 
 
 def _rejected(corpus: dict[str, Any]) -> str:
-    """Count the rows left out of a corpus, with the reasons."""
+    """Count the rejected rows of a corpus, with the reasons."""
     if not corpus:
         return ""
     reasons = {reason: rows for reason, rows in (corpus.get("rejected") or {}).items() if rows}

@@ -1,7 +1,7 @@
-"""Two sections of doubt: which law and how it fared, and what would change the answer.
+"""Two sections on the laws: which law is preferred and why, and what would change the answer.
 
-Takes an Analysis, gives sections. One idea: the interval of the answer holds for one form and one
-cost; beside it stands what the other defensible choices answer, on the same scale.
+The interval of the answer assumes one law and one cost function. The second section shows the
+predictions of the other defensible choices on the same scale.
 """
 
 from functools import partial
@@ -12,29 +12,27 @@ import pandas as pd
 
 from clue_ray.report import numbers, tables
 from clue_ray.report.figures.files import NARROW, Picture, picture
-from clue_ray.report.figures.laws import Alternative, alternatives, backtest_errors
+from clue_ray.report.figures.laws import Alternative, backtest_errors, draw_alternatives
 from clue_ray.report.figures.style import law_label
 from clue_ray.report.section import Section
 from clue_ray.report.tables import Cell, Table, text, written
 from clue_ray.scaling.answering.analysis import Analysis, reach
 from clue_ray.scaling.answering.sentences import listing, number
-from clue_ray.scaling.fitting.fit import Fit, Prediction
+from clue_ray.scaling.fitting.result import Fit, Prediction
 from clue_ray.scaling.judging.backtest import LOOK_AHEAD
 
 AUTHORS = (
     "The CLUE authors\N{RIGHT SINGLE QUOTATION MARK} own pre-publication curve is log-linear in "
-    "compute rather than a "
-    "power law, so no form is taken for granted here."
+    "compute rather than a power law, so no form of law is assumed here."
 )
 BIC = (
-    "BIC weighs how well a law fits the same runs against the parameters it spends; the weights "
-    "add up to 100%. It "
-    "says nothing of larger runs, so the backtest decides."
+    "BIC weighs the fit of a law to the same runs against its number of parameters; the weights "
+    "add up to 100%. It does not measure predictions of larger runs, so the backtest decides."
 )
 FOREST = (6.8, 3.6)
 MOST_INFLUENTIAL = 8
 TOGETHER = 0.95
-"""Correlation from which two parameters cannot be read one by one."""
+"""Correlation above which two parameters are not identified separately."""
 CHOICES = {
     "log least squares": "least squares",
     "delta x 10": "Huber delta \N{MULTIPLICATION SIGN} 10",
@@ -45,14 +43,14 @@ CHOICES = {
 
 
 def laws(analysis: Analysis) -> Section:
-    """Show the laws as fitted and as judged."""
+    """Show the fitted laws with their backtest errors."""
     rows = analysis.backtest.rows
     drawn: tuple[Picture, ...] = ()
     if len(rows):
         caption = (
-            "Each law fitted to cheaper runs only, then asked for a more expensive one. Above zero "
-            "it promised too "
-            f"high a loss. Bars: 95% interval of a run, {law_label(analysis.preferred)}."
+            "Error of each law, fitted to cheaper runs only, on a more expensive run. Above zero "
+            "the predicted loss is too high. Bars: 95% interval of a run, "
+            f"{law_label(analysis.preferred)}."
         )
         draw = partial(backtest_errors, rows, preferred=analysis.preferred)
         drawn = (picture("backtest", caption, draw, sizes=((5.2, 3.6), NARROW)),)
@@ -63,31 +61,36 @@ def laws(analysis: Analysis) -> Section:
 
 
 def _law_sentence(analysis: Analysis) -> str:
-    """Say which law the backtest prefers, by how much over the next best, and whether that means
-    anything.
-    """
+    """State which law is preferred, its backtest error, and that of the next best law."""
     summary = analysis.backtest.summary
     errors = dict(zip(summary["law"], summary["mean_absolute_error"], strict=True))
     best, name = errors.pop(analysis.preferred, None), law_label(analysis.preferred)
     if best is None:
-        return f"There were too few runs for a backtest; the {name} is shown: the simplest, then the closest fit."
+        return (
+            f"There were too few runs for a backtest. The {name} is shown: the law with the fewest "
+            "parameters, and among those the closest fit."
+        )
+    error = f"its error on more expensive runs was {_mean_error(analysis, best)}"
     if analysis.no_answer_reason:
-        return f"No law speaks: the {name} is drawn, and missed more expensive runs by {_missed(analysis, best)}."
-    prefers = all(best <= error for error in errors.values())
-    start = f"The backtest prefers the {name}" if prefers else f"The {name} speaks"
+        return f"No law is preferred. The {name} is drawn; {error}."
+    lowest = all(best <= error for error in errors.values())
+    start = f"The {name} is preferred{': it has the lowest backtest error' if lowest else ''}"
     if tied := [law for law in analysis.backtest.tied if law != analysis.preferred]:
         others = " or ".join(f"the {law_label(law)}" for law in tied)
-        cautious = "cautious " if analysis.fits[analysis.preferred].law.floor else ""
-        start = f"The backtest cannot tell the {name} from {others}, so the {cautious}{name} speaks"
-    sentence = f"{start}: fitted to cheaper runs, it missed more expensive ones by {_missed(analysis, best)}"
+        why = " because it has a floor" if analysis.fits[analysis.preferred].law.floor else ""
+        start = (
+            f"The backtest does not distinguish the {name} from {others}; the {name} is "
+            f"preferred{why}"
+        )
+    sentence = f"{start}. Fitted to cheaper runs, {error}"
     if errors:
         rival = min(errors, key=lambda law: errors[law])
-        sentence += f", the {law_label(rival)} by {_nats(errors[rival])}"
+        sentence += f", that of the {law_label(rival)} {_nats(errors[rival])}"
     return f"{sentence}."
 
 
-def _missed(analysis: Analysis, mean: float) -> str:
-    """Give a mean error with the range behind it."""
+def _mean_error(analysis: Analysis, mean: float) -> str:
+    """Format a mean error with its range."""
     rows = analysis.backtest.rows
     own = rows[rows["law"] == analysis.preferred]
     each = (own["predicted"] - own["actual"]).abs()
@@ -99,16 +102,14 @@ def _nats(error: float) -> str:
     return f"{numbers.significant(error, 2)} nats"
 
 
-def doubts(analysis: Analysis) -> Section:
-    """Show what other choices, or one run less, would have answered, and what the runs do not
-    identify.
-    """
+def alternatives(analysis: Analysis) -> Section:
+    """Show the predictions of other choices and without each run, and the identified parameters."""
     fit = analysis.fits[analysis.preferred]
     known = _identified(fit, analysis.panels.identifiability[analysis.preferred].condition)
     base: dict[str, Any] = {
-        "anchor": "doubts",
+        "anchor": "alternatives",
         "title": "What would change the answer",
-        "nav": "doubts",
+        "nav": "alternatives",
     }
     ahead = reach(fit, LOOK_AHEAD * float(analysis.points["train_flops"].max()))
     if analysis.no_answer_reason or ahead is None:
@@ -116,7 +117,7 @@ def doubts(analysis: Analysis) -> Section:
     drawn = picture(
         "alternatives",
         _caption(),
-        partial(alternatives, _choices(analysis, ahead)),
+        partial(draw_alternatives, _choices(analysis, ahead)),
         sizes=(FOREST, NARROW),
     )
     words = (_spread(analysis, ahead), *_most_influential(analysis, ahead))
@@ -126,14 +127,14 @@ def doubts(analysis: Analysis) -> Section:
 
 def _caption() -> str:
     return (
-        f"Held-out loss predicted at {LOOK_AHEAD} times the compute, by the answer with its 95% "
-        f"interval (top, shaded), "
-        "by other ways to fit the same law, by other laws, and with each run left out in turn."
+        f"Held-out loss predicted at {LOOK_AHEAD} times the compute: the answer with its 95% "
+        "interval (top, shaded), other ways to fit the same law, other laws, and the same law with "
+        "each run left out in turn."
     )
 
 
 def _choices(analysis: Analysis, ahead: Prediction) -> list[Alternative]:
-    """List the answer and its alternatives, as they are drawn."""
+    """List the answer and its alternatives, in the order of the figure."""
     panels = analysis.panels
     rest = panels.sensitivity.iloc[1:]
     named = [
@@ -144,14 +145,14 @@ def _choices(analysis: Analysis, ahead: Prediction) -> list[Alternative]:
 
 
 def _choice_label(row: Any) -> str:
-    """Name a row of the sensitivity table."""
+    """Return the name of a row of the sensitivity table."""
     if row["variant"] == "another law":
         return law_label(row["law"])
     return CHOICES.get(row["variant"], row["variant"])
 
 
 def _spread(analysis: Analysis, ahead: Prediction) -> str:
-    """Say how far the alternatives lie apart, and whether the interval holds them."""
+    """State the range of the alternatives, and which lie outside the interval of the answer."""
     rest = analysis.panels.sensitivity.iloc[1:].dropna(subset=["predicted"])
     if rest.empty:
         return "No other choice could be fitted."
@@ -162,7 +163,10 @@ def _spread(analysis: Analysis, ahead: Prediction) -> str:
     if outside.empty:
         return f"{start}, all within that interval."
     names = listing([_choice_label(row) for _, row in outside.iterrows()])
-    return f"{start}, beyond that interval for {names}: the form of the law is a doubt that no interval holds."
+    return (
+        f"{start}, outside that interval for {names}: the interval does not include the "
+        "uncertainty about the form of the law."
+    )
 
 
 def _most_influential(analysis: Analysis, ahead: Prediction) -> list[str]:
@@ -170,13 +174,12 @@ def _most_influential(analysis: Analysis, ahead: Prediction) -> list[str]:
     if moved.empty:
         return []
     first = moved.iloc[0]
-    inside = "within" if ahead.low <= first["predicted"] <= ahead.high else "beyond"
+    inside = "within" if ahead.low <= first["predicted"] <= ahead.high else "outside"
     where = analysis.points.loc[analysis.points["run_id"] == first["run"]]
     name = tables.describe(where.iloc[0]) if len(where) else str(first["run"])
     return [
-        f"The run that moves it most is {name}: without it the law says "
-        f"{numbers.significant(first['predicted'])} "
-        f"nats, {inside} the interval."
+        f"The run with the largest influence is {name}: without it the law predicts "
+        f"{numbers.significant(first['predicted'])} nats, {inside} the interval."
     ]
 
 
@@ -185,13 +188,13 @@ def _two(low: float, high: float) -> str:
 
 
 def _identified(fit: Fit, condition: float) -> Table:
-    """Say parameter by parameter what the runs identify, and which two are only known together."""
+    """List each parameter with its interval, and note two that are only known together."""
     rows = []
     for name in fit.law.parameters:
         low, high = fit.known_interval(name)
         unknown = low is None and high is None
         shown = (
-            "not identified: these runs bound no value"
+            "not identified: these runs do not bound it"
             if unknown
             else numbers.interval(fit.parameters[name], low, high)
         )
@@ -202,9 +205,7 @@ def _identified(fit: Fit, condition: float) -> Table:
 
 
 def _together(fit: Fit, condition: float) -> str:
-    """Name the two parameters that move together, if their correlation leaves neither to be read
-    alone.
-    """
+    """Name the two parameters with the largest correlation, if it is above `TOGETHER`."""
     spread = fit.likelihood.spread
     deviation = np.sqrt(np.diag(spread))
     with np.errstate(invalid="ignore", divide="ignore"):
@@ -217,10 +218,10 @@ def _together(fit: Fit, condition: float) -> str:
         [fit.law.parameters[place].replace("_", " ") for place in (int(row), int(column))]
     )
     return (
-        f"{names[0].upper()}{names[1:]} are known only together (correlation "
-        f"{_correlation(value)}, condition of the "
-        f"fit {numbers.significant(condition, 2)}): trust the curve within the runs, neither "
-        f"number alone."
+        f"{names[0].upper()}{names[1:]} are identified only together (correlation "
+        f"{_correlation(value)}, condition number of the fit "
+        f"{numbers.significant(condition, 2)}): trust the curve within the range of the runs, but "
+        "neither value alone."
     )
 
 
@@ -234,7 +235,7 @@ def _sensitivity_table(analysis: Analysis) -> Table:
         name = "the answer" if row["variant"] == "as fitted" else _choice_label(row)
         exponent = written(numbers.significant(row["exponent"]))
         rows.append((Cell(name, name, detail=str(row["reason"])), exponent, *_moved(row)))
-    heads = ("choice", "exponent", "loss predicted, nats", "change")
+    heads = ("choice", "exponent", "predicted loss, nats", "change")
     return Table(heads, tuple(rows), 0, folded="Choice by choice")
 
 
@@ -249,8 +250,11 @@ def _influence_table(analysis: Analysis) -> Table:
         )
         for _, row in shown.iterrows()
     )
-    heads = ("run left out", "measured against law", "loss predicted without it, nats", "change")
-    note = f"Of {len(analysis.panels.influence)} runs under the fit, those that move the prediction most."
+    heads = ("run left out", "residual", "predicted loss without it, nats", "change")
+    note = (
+        f"Of the {len(analysis.panels.influence)} runs of the fit, those with the largest "
+        "influence on the prediction. Residuals are relative to the law."
+    )
     return Table(heads, rows, folded="Run by run", note=note)
 
 

@@ -1,9 +1,7 @@
-"""What to double next: the gain of doubling each axis at the best run, its interval, and what it
-costs.
+"""The section on what to double next: the gain and the cost of doubling each axis at the best run.
 
-Takes the finished runs and the Analysis, gives a section. One idea: a law over all axes that were
-swept tells what one doubling of each buys; where the intervals overlap the page says that the order
-is open.
+The gains come from one law over all swept axes. Where their intervals overlap, the page states that
+the order of the axes is not settled.
 """
 
 from functools import partial
@@ -24,18 +22,24 @@ from clue_ray.scaling.answering.axes import AxisEffect, joint_fit
 from clue_ray.scaling.answering.sentences import listing
 from clue_ray.scaling.deciding.allocate import Recipe, allocate
 from clue_ray.scaling.deciding.budget import marginal_returns
-from clue_ray.scaling.fitting.fit import Fit, fit_law
+from clue_ray.scaling.fitting.fit import fit_law
+from clue_ray.scaling.fitting.result import Fit
 from clue_ray.scaling.judging.backtest import LOOK_AHEAD
 from clue_ray.spec.columns import short_label
 
 SHORT = (6.8, 2.3)
 FARTHEST = 10.0
-"""How far beyond the runs a recipe may lie to be quoted, as a factor."""
+"""Largest factor beyond the range of the runs for a recipe that is shown."""
 
 
 class Doubling(NamedTuple):
-    """What doubling one axis from `value` gains in nats, 95% interval, and the factors on compute
-    that it took.
+    """The gain of doubling one axis alone.
+
+    Attributes:
+        axis: the column of the axis.
+        value: the value before doubling.
+        gain, low, high: decrease of the loss in nats, with its 95% interval.
+        costs: smallest and largest factor on compute of a doubling between runs; None if unknown.
     """
 
     axis: str
@@ -47,25 +51,31 @@ class Doubling(NamedTuple):
 
 
 def next_step(analysis: Analysis) -> Section | None:
-    """Rank the axes by what doubling each would gain; None where nothing was swept or no law over
-    the axes holds.
-    """
+    """Rank the axes by the gain of doubling each; None without swept axes or a law over them."""
     found = joint_fit(analysis.points)
     if found is None or analysis.no_answer_reason:
         return None
     fit, left_out = found
     best = _best(analysis.points)
-    passed = {effect.column: at for effect in analysis.axes if (at := larger_value(effect, best))}
+    # A larger value of these axes was run and did worse, so doubling them is not an option.
+    passed = {
+        effect.column: larger for effect in analysis.axes if (larger := larger_value(effect, best))
+    }
     rows = [row for row in _doublings(fit, analysis) if row.axis not in passed]
-    points = (*_omitted(left_out), *(in_vain(axis, best, *found) for axis, found in passed.items()))
+    points = (*_omitted(left_out), *(no_gain(axis, best, *found) for axis, found in passed.items()))
     title = "What to double next"
     if not rows:
-        return Section(
-            "next", title, "what next", ("No axis is open above the best run.",), points=points
+        none = (
+            "For every axis of the law, a run with a larger value than the best run had a higher "
+            "loss."
         )
-    caption = f"Expected fall of held-out loss when one axis alone is doubled from the best run ({tables.describe(best)})."
+        return Section("next", title, "what next", (none,), points=points)
+    caption = (
+        "Predicted decrease of held-out loss when one axis alone is doubled from the best run "
+        f"({tables.describe(best)})."
+    )
     drawn = picture("doubling", caption, partial(gains, rows), sizes=(SHORT, NARROW))
-    words = (f"{lead(rows)} {in_words(rows)}", *_recipe(analysis.points))
+    words = (f"{lead(rows)} {certainty(rows)}", *_recipe(analysis.points))
     return Section(
         "next", title, "what next", words, (drawn,), (_table(rows, fit),), points, lead=lead(rows)
     )
@@ -76,8 +86,9 @@ def _best(points: pd.DataFrame) -> pd.Series:
 
 
 def larger_value(effect: AxisEffect, best: pd.Series) -> tuple[float, float] | None:
-    """Return the next value above the best run's that was run, all else equal, and what it lost;
-    None without one.
+    """Return the next larger value with a run, all else equal, and its increase of the loss.
+
+    None where no run has a larger value than the best run.
     """
     for line in effect.lines:
         above = line[line[effect.column] > best[effect.column]]
@@ -86,22 +97,21 @@ def larger_value(effect: AxisEffect, best: pd.Series) -> tuple[float, float] | N
     return None
 
 
-def in_vain(axis: str, best: pd.Series, value: float, lost: float) -> str:
-    """Say that an axis is past its best among the runs."""
+def no_gain(axis: str, best: pd.Series, value: float, lost: float) -> str:
+    """State that a larger value of an axis gave a higher loss."""
     return (
-        f"No gain is expected of {short_label(axis)}: {numbers.compact(value)} was run beside the "
-        f"best run's "
-        f"{numbers.compact(best[axis])}, all else equal, and its loss was {lost:.3f} nats higher "
-        f"(one run each)."
+        f"No gain is expected from {short_label(axis)}: a run with {numbers.compact(value)} "
+        f"instead of the best run's {numbers.compact(best[axis])}, all else equal, had a loss "
+        f"{lost:.3f} nats higher (one run each)."
     )
 
 
 def _doublings(fit: Fit, analysis: Analysis) -> list[Doubling]:
-    """Give what doubling each axis of the law gains at the best run, the most first."""
+    """Return the gain of doubling each axis of the law at the best run, the largest first."""
     best = _best(analysis.points)
     costs = {effect.column: _cost_of_doubling(effect) for effect in analysis.axes}
     place: dict[str, Any] = {axis: float(best[axis]) for axis in fit.x}
-    with np.errstate(all="ignore"):  # profiles may pass where a law overflows
+    with np.errstate(all="ignore"):  # a profile may reach parameters where the law overflows
         found = marginal_returns(fit, **place)
     rows = found[["axis", "value", "gain", "low", "high"]].to_numpy().tolist()
     return [
@@ -111,9 +121,7 @@ def _doublings(fit: Fit, analysis: Analysis) -> list[Doubling]:
 
 
 def _cost_of_doubling(effect: AxisEffect) -> tuple[float, float] | None:
-    """Read off the runs what doubling an axis alone multiplied training compute by: least and most
-    of its steps.
-    """
+    """Return the smallest and largest factor on compute per doubling, from consecutive runs."""
     factors = []
     for line in effect.lines:
         x, flops = (
@@ -126,29 +134,33 @@ def _cost_of_doubling(effect: AxisEffect) -> tuple[float, float] | None:
 
 
 def lead(rows: list[Doubling]) -> str:
-    """Say which axis to double, what that is expected to gain and to cost."""
+    """State which axis to double, with the predicted gain and the cost."""
     first, *others = rows
     name = short_label(first.axis)
     start = (
         f"Doubling {name} alone, from {numbers.compact(first.value)} to "
-        f"{numbers.compact(2 * first.value)}, is "
-        f"expected to lower held-out loss by {_gain(first)} nats{_price(first)}"
+        f"{numbers.compact(2 * first.value)}, is predicted to lower held-out loss by "
+        f"{_gain(first)} nats{_price(first)}"
     )
-    return start + (", the most of the axes swept." if others else ".")
+    return start + (", the largest gain of the swept axes." if others else ".")
 
 
-def in_words(rows: list[Doubling]) -> str:
-    """Say whether the runs settle which axis gains most, and that it gains at all."""
+def certainty(rows: list[Doubling]) -> str:
+    """State whether the runs settle which axis gains most, and whether it gains at all."""
     first, *others = rows
     level = [short_label(row.axis) for row in others if row.high > first.low]
-    said = []
+    sentences = []
     if level:
-        said.append(
-            f"The order is not settled: the interval of {listing(level)} reaches into this one."
+        sentences.append(
+            f"The order is not settled: the interval of {listing(level)} overlaps this one."
         )
     if first.low < 1e-3 * max(first.gain, 1e-9):
-        said.append("That it gains anything is not identified: the interval reaches zero.")
-    return " ".join([*said, "All of these lie beyond what was run beside the best run."])
+        sentences.append("A gain is not identified: the interval reaches zero.")
+    sentences.append(
+        "These are extrapolations: at the other settings of the best run, no run has a larger "
+        "value."
+    )
+    return " ".join(sentences)
 
 
 def _price(row: Doubling) -> str:
@@ -163,9 +175,7 @@ def _cost(row: Doubling) -> str:
 
 
 def _gain(row: Doubling) -> str:
-    """Write a gain in nats with its interval, to the thousandth: the profile's ends hold no
-    more.
-    """
+    """Format a gain in nats with its interval, to three decimals: the profile is not finer."""
     value, low, high = (
         f"{end:.3f}" if np.isfinite(end) else "unbounded" for end in (row.gain, row.low, row.high)
     )
@@ -185,16 +195,17 @@ def _table(rows: list[Doubling], fit: Fit) -> Table:
         for row in rows
     )
     note = (
-        f"A floor plus one power law an axis, fitted to {fit.num_runs} runs, the largest included. "
-        f"Compute is what a "
-        "doubling took between runs that differ in this axis only."
+        f"A floor plus one power law per axis, fitted to {fit.num_runs} runs, including the "
+        "largest. Compute is the factor per doubling between runs that differ in this axis only."
     )
-    doubts = "; ".join(warning.partition(": ")[2].rstrip(".") for warning in fit.warnings)
-    return Table(heads, cells, note=f"{note} Doubts of this fit: {doubts}." if doubts else note)
+    warnings = "; ".join(warning.partition(": ")[2].rstrip(".") for warning in fit.warnings)
+    return Table(
+        heads, cells, note=f"{note} Warnings of this fit: {warnings}." if warnings else note
+    )
 
 
 def gains(rows: list[Doubling], ax: Axes) -> Axes:
-    """Draw the gain of each doubling, in nats, with its 95% interval."""
+    """Draw the gain of each doubling in nats, with its 95% interval."""
     top = max(row.high if np.isfinite(row.high) else 2 * row.gain for row in rows)
     for place, row in enumerate(rows):
         colour: dict[str, Any] = {"color": LAW_COLOUR if place == 0 else INK}
@@ -207,16 +218,14 @@ def gains(rows: list[Doubling], ax: Axes) -> Axes:
     )
     ax.set_ylim(len(rows) - 0.5, -0.5)
     ax.set_xlim(0, 1.1 * max(top, 1e-3))
-    ax.set_xlabel("fall of held-out loss, nats")
+    ax.set_xlabel("decrease of held-out loss, nats")
     ax.grid(axis="x", color=FAINT, linewidth=0.5)
     ax.tick_params(axis="y", length=0)
     return ax
 
 
 def _recipe(points: pd.DataFrame) -> list[str]:
-    """Say how ten times the largest compute is best split between size and tokens, or that the runs
-    do not tell.
-    """
+    """State the best split of ten times the largest compute between size and tokens."""
     if (
         not {"non_embedding_params", "train_tokens"} <= set(points)
         or points["train_tokens"].isna().any()
@@ -233,24 +242,22 @@ def _recipe(points: pd.DataFrame) -> list[str]:
     budget_words = f"{numbers.flop(budget)} FLOP, ten times the largest compute,"
     if not _bounded(recipe, points):
         return [
-            f"How {budget_words} should be split between encoder size and training tokens is not "
-            f"identified by these "
-            "runs: their best split lies far outside what was run, or has no end that the data "
-            "bound."
+            f"These runs do not identify how {budget_words} should be split between encoder size "
+            "and training tokens: the best split lies far outside the range of the runs, or its "
+            "interval is unbounded."
         ]
     size, tokens = (
         f"{numbers.compact(p.value)} [{numbers.compact(p.low)}, {numbers.compact(p.high)}]"
         for p in (recipe.non_embedding_params, recipe.train_tokens)
     )
     return [
-        f"Of {budget_words} the best split by a law in size and tokens is {size} non-embedding "
-        f"parameters trained on "
-        f"{tokens} tokens (95%)."
+        f"For {budget_words} the best split by a law in size and tokens is {size} non-embedding "
+        f"parameters trained on {tokens} tokens (95%)."
     ]
 
 
 def _bounded(recipe: Recipe, points: pd.DataFrame) -> bool:
-    """Tell whether a recipe has ends and lies within reach of the runs."""
+    """Return whether a recipe has a bounded interval and lies close to the range of the runs."""
     for place, column in (
         (recipe.non_embedding_params, "non_embedding_params"),
         (recipe.train_tokens, "train_tokens"),
@@ -262,6 +269,6 @@ def _bounded(recipe: Recipe, points: pd.DataFrame) -> bool:
 
 
 def _omitted(axes: list[str]) -> list[str]:
-    """Say which swept axes the runs were too few for."""
+    """Name the swept axes that the law leaves out."""
     names = listing([short_label(axis) for axis in axes])
-    return [f"Too few runs to tell what {names} would gain beside the others."] if axes else []
+    return [f"There are too few runs to include {names} in the law."] if axes else []

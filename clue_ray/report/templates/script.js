@@ -1,6 +1,6 @@
 "use strict";
-// Three things: marks tell what they stand for, the table of runs sorts and filters, and paper shows what is folded.
-// The view is kept in the URL, with the section: #runs, #seed=0, #section=runs&seed=0.
+// Tooltips of the marks, sorting and filtering of the table of runs, and printing of collapsed parts.
+// The URL holds the view and the section: #runs, #seed=0, #section=runs&seed=0.
 const tip = document.createElement("div");
 tip.className = "tip";
 tip.hidden = true;
@@ -62,7 +62,7 @@ class View {
     this.addCount();
     this.addPicking();
     addEventListener("hashchange", () => this.read());
-    this.read(performance.getEntriesByType("navigation")[0]?.type !== "navigate"); // a reload stays where it was
+    this.read(performance.getEntriesByType("navigation")[0]?.type !== "navigate"); // a reload keeps its scroll position
   }
 
   addSorting() {
@@ -157,7 +157,7 @@ class View {
   read(still = false) {
     const hash = location.hash.slice(1);
     if (hash && !hash.includes("=")) {
-      this.section = hash; // a link to a section, which the browser follows: the view stays as it is
+      this.section = hash; // a link to a section, which the browser follows: the view does not change
       return this.show();
     }
     this.state = new URLSearchParams(hash);
@@ -196,7 +196,7 @@ class View {
     this.body.append(...[...this.rows].sort((a, b) => {
       const [x, y] = [key(a), key(b)];
       if (!numeric) return down * x.localeCompare(y);
-      if (x === "inf" || y === "inf") return (x === "inf") - (y === "inf"); // no value: always last
+      if (x === "inf" || y === "inf") return (x === "inf") - (y === "inf"); // missing values are always last
       return down * (Number(x) - Number(y));
     }));
   }

@@ -1,14 +1,9 @@
-"""The panels beside an answer: BIC, sensitivity, influence, identifiability.
+"""Analyse a runs table: laws of held-out loss in compute, their backtest, the effect of every axis.
 
-Takes the laws fitted and the runs they were fitted to; gives `Panels`. The one idea: all panels ask
-about one number, the prediction at ten times the compute, on exactly the runs of the headline.
-
-
-A study's answer: laws of held-out loss in compute, their backtest, the effect of every axis.
-
-Takes a runs table and law names; gives an `Analysis`. The one idea: laws are fitted to the compute
-frontier without its largest level; the law that predicted larger runs best speaks, if it says that
-compute pays.
+The laws are fitted to the compute frontier without its largest level, which is held out. The law
+with the lowest backtest error is preferred, provided that its loss falls with compute. The panels
+(BIC, sensitivity, influence, identifiability) all examine one number: the prediction of the
+preferred law at ten times the compute.
 """
 
 import json
@@ -22,15 +17,16 @@ import pandas as pd
 
 from clue_ray.errors import FitError, nearest
 from clue_ray.runs import Runs, chance_loss
-from clue_ray.scaling.answering import warnings as cautions
+from clue_ray.scaling.answering import warnings as checks
 from clue_ray.scaling.answering.axes import AxisEffect, axis_effects
-from clue_ray.scaling.answering.sentences import in_words, lowest, measured, predicted
-from clue_ray.scaling.fitting.fit import Fit, Prediction, fit_law
+from clue_ray.scaling.answering.sentences import law_words, lowest, measured, predicted
+from clue_ray.scaling.fitting.fit import fit_law
 from clue_ray.scaling.fitting.frontier import LARGEST_LEVEL_SHARE, MIN_FITTED_RUNS, X, Y, mark
+from clue_ray.scaling.fitting.result import Fit, Prediction
 from clue_ray.scaling.fitting.table import candidates_of, select
 from clue_ray.scaling.judging.backtest import (
+    BASELINE_LAW,
     LOOK_AHEAD,
-    PLAIN,
     Backtest,
     backtest,
     no_backtest,
@@ -40,13 +36,17 @@ from clue_ray.scaling.judging.identifiability import Identifiability, identifiab
 from clue_ray.scaling.judging.panels import compare_bic, influence, sensitivity
 from clue_ray.scaling.laws.catalogue import find_law
 
+FEWEST_TO_BACKTEST = 6  # frontier runs that give three predictions of a three-parameter law
+HOLD_OUTS = ["largest_compute"]
+_SHOWN = ["run_id", X, Y, "frontier", "held_out"]
+
 
 @dataclass(frozen=True)
 class Panels:
-    """What a careful reader asks next.
+    """Further checks of the prediction of the preferred law.
 
     Attributes:
-        at: where the panels predict, a value a predictor.
+        at: the place of the prediction, one value per predictor.
         bic: see `compare_bic`.
         sensitivity: see `sensitivity`.
         influence: see `influence`.
@@ -60,7 +60,7 @@ class Panels:
     identifiability: dict[str, Identifiability]
 
     def to_dict(self) -> dict[str, Any]:
-        """Describe the panels in JSON-able values."""
+        """Return the panels as JSON-able values."""
         return {
             "at": self.at,
             "bic": _records(self.bic),
@@ -72,53 +72,21 @@ class Panels:
         }
 
 
-def _build_panels(
-    law: str,
-    fits: Mapping[str, Fit],
-    table: pd.DataFrame,
-    laws: Sequence[str],
-    at: dict[str, float],
-) -> Panels:
-    """Ask every panel about the prediction at `at` by a fitted law, over the runs it was fitted
-    to.
-    """
-    place: dict[str, Any] = {"x": fits[law].x, "y": fits[law].y}
-    return Panels(
-        at,
-        compare_bic(laws, table, **place),
-        sensitivity(law, table, at=at, laws=laws, **place),
-        influence(law, table, at=at, **place),
-        {name: identifiability(fit) for name, fit in fits.items()},
-    )
-
-
-def _records(frame: pd.DataFrame) -> list[dict[str, Any]]:
-    """List a frame's rows as JSON-able mappings."""
-    rows: list[dict[str, Any]] = json.loads(
-        frame.to_json(orient="records", double_precision=15) or "[]"
-    )
-    return rows
-
-
-FEWEST_TO_BACKTEST = 6  # frontier runs that give three predictions of a three-parameter law
-HOLD_OUTS = ["largest_compute"]
-
-
 @dataclass(frozen=True)
 class Analysis:
-    """Everything a report says about a runs table.
+    """Everything that a report states about the laws of a runs table.
 
     Attributes:
         points: the done runs, with bool columns `frontier` and `held_out`.
-        candidates: size of the pool behind every loss.
-        chance: loss of a guess, ln(candidates).
-        fits: by law name, loss against train_flops without the held-out runs.
+        candidates: the number of evaluation candidates K behind every loss.
+        chance: the loss at chance, ln K.
+        fits: laws of the loss in train_flops by name, fitted without the held-out runs.
         backtest: how well each law predicted larger runs.
-        preferred: the law that speaks, by `select_law`; where none may, the one to draw.
-        no_answer_reason: why no law speaks; empty where one does.
-        axes: what each swept axis did.
+        preferred: the law selected by `select_law`; without an answer, the law to draw.
+        no_answer_reason: why no law is preferred; empty where one is.
+        axes: the effect of each swept axis.
         panels: BIC, sensitivity, influence, identifiability of the preferred law's prediction.
-        warnings: what a reader should know, at most one sentence a subject, the gravest first.
+        warnings: at most one sentence per subject, the most serious first.
     """
 
     points: pd.DataFrame
@@ -133,9 +101,7 @@ class Analysis:
     warnings: list[str]
 
     def law_table(self) -> list[dict[str, Any]]:
-        """List the laws, preferred first: numbers, errors, intervals; None where one does not
-        apply.
-        """
+        """List the laws, the preferred one first, with errors and intervals; None where unknown."""
         return [dict(row) for row in self._law_rows]
 
     @cached_property
@@ -161,15 +127,13 @@ class Analysis:
             "exponent_low": ends[0],
             "exponent_high": ends[1],
             "loss_at_10x": ahead and _known(ahead.value),
-            "loss_at_10x_low": (ahead and _known(ahead.low))
-            or None,  # 0 is where the log of a loss has no bound
+            # A low end of 0 is a log of the loss without a bound.
+            "loss_at_10x_low": (ahead and _known(ahead.low)) or None,
             "loss_at_10x_high": ahead and _known(ahead.high),
         }
 
     def _held_out_errors(self, fit: Fit) -> dict[str, float | None]:
-        """Compare with the best held-out run: predicted over measured - 1, and predicted - measured
-        in nats.
-        """
+        """Return the error on the best held-out run, predicted - measured, relative and in nats."""
         held = self.points[self.points["held_out"]]
         if held.empty:
             return {"held_out_error": None, "held_out_error_nats": None}
@@ -178,16 +142,14 @@ class Analysis:
         return {"held_out_error": gap / float(best[Y]), "held_out_error_nats": gap}
 
     def answer(self) -> str:
-        """Say what compute bought so far, and what ten times more is predicted to buy; two or three
-        sentences.
-        """
+        """Describe the gain from compute so far and the prediction at ten times the compute."""
         scored = (self.points, self.candidates, self.chance)
         if self.no_answer_reason:
             return f"{self.no_answer_reason} {lowest(*scored)}"
         return f"{measured(*scored)} {predicted(self._law_rows, self.points)}"
 
     def to_dict(self) -> dict[str, Any]:
-        """Describe the analysis in JSON-able values, as fits.json holds it."""
+        """Return the analysis as JSON-able values, the content of fits.json."""
         return {
             "answer": self.answer(),
             "preferred": self.preferred,
@@ -214,47 +176,43 @@ class Analysis:
         }
 
 
-_SHOWN = ["run_id", X, Y, "frontier", "held_out"]
-
-
 def analyse(runs: Runs, laws: Sequence[str], hold_out: str = "largest_compute") -> Analysis:
-    """Fit, backtest and explain a runs table.
+    """Fit the laws to a runs table, backtest them and collect the warnings.
 
     Raises:
         FitError: a law or hold-out is unknown, or no law can be fitted.
-        RunsError: the table lacks loss, train_flops or loss_candidates, or holds values no law can
-            fit.
+        RunsError: the table lacks loss, train_flops or loss_candidates, or has values that no law
+            can be fitted to.
     """
     if hold_out not in HOLD_OUTS:
         raise FitError(f"There is no hold-out {hold_out!r}; {nearest(hold_out, HOLD_OUTS)}")
-    laws = list(
-        dict.fromkeys([*laws, PLAIN])
-    )  # no law may speak that loses to it, so it is always judged
+    # A law that loses to the plain power law is never preferred, so that one is always backtested.
+    laws = list(dict.fromkeys([*laws, BASELINE_LAW]))
     for law in laws:
         find_law(law)
     select(runs, [X, "loss_candidates"], Y)
     points = mark(runs.done.reset_index(drop=True))
     fitted, points, basis = headline(points)
     fits, left_out = _fit_all(fitted, laws)
-    judged, doubts = _judge(points, list(fits))
+    judged, limits = _judge(points, list(fits))
     preferred, no_answer_reason = select_law(judged, fits, points[X])
-    preferred_fit, far = fits[preferred], LOOK_AHEAD * float(points[X].max())
-    ahead = None if no_answer_reason else reach(preferred_fit, far)
+    fit, far = fits[preferred], LOOK_AHEAD * float(points[X].max())
+    ahead = None if no_answer_reason else reach(fit, far)
     panels = _build_panels(preferred, fits, fitted, list(fits), {X: far})
     candidates = candidates_of(points) or 0
     warnings = [
-        *([] if no_answer_reason else cautions.missed_held_out(points, preferred_fit)),
-        *cautions.open_question(points, ahead),
-        *(basis or cautions.few_runs(preferred_fit)),
-        *(doubts or cautions.undecided(judged, fits)),
-        *cautions.influential(panels.influence, ahead),
-        *cautions.levers(points),
-        *cautions.one_seed(points),
-        *cautions.above_chance(points, chance_loss(candidates)),
-        *cautions.floors(fits, cautions.decades_of(fitted[X])),
-        *cautions.at_bound(preferred_fit),
+        *([] if no_answer_reason else checks.held_out_outside(points, fit)),
+        *checks.open_question(points, ahead),
+        *(basis or checks.few_runs(fit)),
+        *(limits or checks.undecided(judged, fits)),
+        *checks.influential(panels.influence, ahead),
+        *checks.levers(points),
+        *checks.one_seed(points),
+        *checks.above_chance(points, chance_loss(candidates)),
+        *checks.floors(fits, checks.decades_of(fitted[X])),
+        *checks.at_bound(fit),
         *panels.identifiability[preferred].warnings,
-        *(cautions.other_interval(preferred_fit, far) if ahead else []),
+        *(checks.other_interval(fit, far) if ahead else []),
         *left_out,
         *_counted(runs),
     ]
@@ -274,7 +232,7 @@ def analyse(runs: Runs, laws: Sequence[str], hold_out: str = "largest_compute") 
 
 
 def reach(fit: Fit, train_flops: float) -> Prediction | None:
-    """Predict at a compute budget; None where the law is not positive there."""
+    """Predict the loss at a compute budget; None where the law is not positive there."""
     try:
         return fit.predict(**{fit.x[0]: train_flops})
     except FitError:
@@ -282,40 +240,43 @@ def reach(fit: Fit, train_flops: float) -> Prediction | None:
 
 
 def _counted(runs: Runs) -> list[str]:
-    """Say how many runs are left out."""
+    """Count the runs that are left out because they are not done."""
     absent = len(runs) - len(runs.done)
     return [f"{absent} of {len(runs)} runs are not done and were left out."] if absent else []
 
 
 def headline(points: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame, list[str]]:
-    """Choose the runs of the headline fits; give them, the points with held_out as it came to be,
-    and why.
+    """Select the runs of the headline fits.
+
+    Returns the runs to fit, the points with their final column `held_out`, and a warning where the
+    fit had to leave the frontier.
     """
+    # Runs above the frontier's largest compute did worse, so a law of the frontier is tested on the
+    # largest run of the frontier.
     top = points[X] >= LARGEST_LEVEL_SHARE * points.loc[points["frontier"], X].max()
     best = points[points["frontier"] & ~top]
-    if (
-        len(best) >= MIN_FITTED_RUNS
-    ):  # a law of the frontier is asked for a run of the frontier: larger ones did worse
+    if len(best) >= MIN_FITTED_RUNS:
         return best, points.assign(held_out=top), []
     below = points[~points["held_out"]]
     if len(below) >= MIN_FITTED_RUNS:
         why = (
             f"Only {len(best)} frontier runs lie below the largest compute, so the laws were "
-            f"fitted to all "
-            f"{len(below)} runs there; they describe average, not best, use of compute."
+            f"fitted to all {len(below)} runs there; they describe average, not best, use of "
+            "compute."
         )
         return below, points, [why]
     why = (
         f"Only {len(below)} runs lie below the largest compute, so all {len(points)} done runs "
-        f"were fitted "
-        "and none was held out."
+        "were fitted and none was held out."
     )
     return points, points.assign(held_out=False), [why]
 
 
 def _fit_all(fitted: pd.DataFrame, laws: Sequence[str]) -> tuple[dict[str, Fit], list[str]]:
-    """Fit every law that the runs can identify, and say why others are left out; FitError when
-    there is none.
+    """Fit every law that has enough runs, and name those left out with the reason.
+
+    Raises:
+        FitError: no law can be fitted.
     """
     fits, reasons = {}, {}
     for law in laws:
@@ -327,24 +288,50 @@ def _fit_all(fitted: pd.DataFrame, laws: Sequence[str]) -> tuple[dict[str, Fit],
         raise FitError(
             f"No law could be fitted: {next(iter(reasons.values()), 'no law was named.')}"
         )
-    said = [reason.replace(law, in_words(law)) for law, reason in reasons.items()]
-    return fits, [f"Left out: {' '.join(said)}"] if said else []
+    named = [reason.replace(law, law_words(law)) for law, reason in reasons.items()]
+    return fits, [f"Left out: {' '.join(named)}"] if named else []
 
 
 def _judge(points: pd.DataFrame, laws: list[str]) -> tuple[Backtest, list[str]]:
-    """Backtest on the frontier, or on all runs where it is too short; say what stood in the way."""
-    best, doubts = points[points["frontier"]], []
+    """Backtest on the frontier, or on all runs, with a warning, where it has too few."""
+    best, limits = points[points["frontier"]], []
     if len(best) < FEWEST_TO_BACKTEST:
-        doubts = [
+        limits = [
             f"The frontier has only {len(best)} runs, so the backtest uses all {len(points)}."
         ]
         best = points
     try:
-        return backtest(laws, best, x=X, y=Y), doubts
+        return backtest(laws, best, x=X, y=Y), limits
     except FitError as error:
         return no_backtest(), [f"No backtest: {error}"]
 
 
+def _build_panels(
+    law: str,
+    fits: Mapping[str, Fit],
+    table: pd.DataFrame,
+    laws: Sequence[str],
+    at: dict[str, float],
+) -> Panels:
+    """Evaluate every panel for the prediction of a law, on the runs that the law was fitted to."""
+    columns: dict[str, Any] = {"x": fits[law].x, "y": fits[law].y}
+    return Panels(
+        at,
+        compare_bic(laws, table, **columns),
+        sensitivity(law, table, at=at, laws=laws, **columns),
+        influence(law, table, at=at, **columns),
+        {name: identifiability(fit) for name, fit in fits.items()},
+    )
+
+
+def _records(frame: pd.DataFrame) -> list[dict[str, Any]]:
+    """List the rows of a frame as JSON-able mappings."""
+    rows: list[dict[str, Any]] = json.loads(
+        frame.to_json(orient="records", double_precision=15) or "[]"
+    )
+    return rows
+
+
 def _known(value: Any) -> float | None:
-    """Give a number JSON can hold, or None."""
+    """Return a number that JSON can hold, or None."""
     return float(value) if value is not None and np.isfinite(value) else None

@@ -1,7 +1,6 @@
-"""What each axis of a study did to the loss, all else equal.
+"""The effect of each axis of a study on the loss, all else equal.
 
-Takes the done runs; gives an `AxisEffect` for every axis that was swept. The one idea: only runs
-that differ in one column may be joined by a line.
+Only runs that differ in one column are joined by a line.
 """
 
 from dataclasses import dataclass
@@ -9,7 +8,8 @@ from dataclasses import dataclass
 import pandas as pd
 
 from clue_ray.errors import ClueRayError, FitError
-from clue_ray.scaling.fitting.fit import Fit, fit_law
+from clue_ray.scaling.fitting.fit import fit_law
+from clue_ray.scaling.fitting.result import Fit
 from clue_ray.spec.columns import LENGTHS, axes, held_equal, short_label
 
 
@@ -31,7 +31,7 @@ class AxisEffect:
 
 
 def axis_effects(done: pd.DataFrame) -> list[AxisEffect]:
-    """Trace every axis that takes two or more values in the done runs."""
+    """Return the effect of every axis that takes two or more values in the done runs."""
     effects = []
     for column in axes():
         lines = _lines(done, column) if column in done else []
@@ -41,10 +41,10 @@ def axis_effects(done: pd.DataFrame) -> list[AxisEffect]:
 
 
 def joint_fit(points: pd.DataFrame) -> tuple[Fit, list[str]] | None:
-    """Fit one joint power law over the swept axes; where the runs are too few, leave out those with
-    fewest values.
+    """Fit one joint power law over the swept axes.
 
-    Returns the fit and the axes left out; None where no law can be fitted.
+    Where the runs are too few, the axes with the fewest values are left out. Returns the fit and
+    the axes left out; None where no law can be fitted.
     """
     values = {
         axis: points[axis].nunique()
@@ -61,8 +61,9 @@ def joint_fit(points: pd.DataFrame) -> tuple[Fit, list[str]] | None:
 
 
 def _lines(done: pd.DataFrame, column: str) -> list[pd.DataFrame]:
-    """Group the runs that differ in this column only, at equal steps or else at equal examples;
-    longest line first.
+    """Group the runs that differ in this column only, the longest line first.
+
+    Runs of a line have equal steps; where no such line exists, equal examples.
     """
     for horizon in LENGTHS if column != "steps" else ("",):
         if lines := _lines_at(done, column, horizon):
@@ -81,7 +82,7 @@ def _lines_at(done: pd.DataFrame, column: str, horizon: str) -> list[pd.DataFram
 
 
 def _along(line: pd.DataFrame, column: str) -> Fit | None:
-    """Fit a power law along a line; None where it is too short."""
+    """Fit a power law along a line; None where the line has too few runs."""
     try:
         return fit_law("power_law", line, x=column, y="loss")
     except FitError:

@@ -1,13 +1,8 @@
-"""Numbers and lists as sentences say them: 3.3e12 FLOP, 58 times, five, a, b and c.
+"""Write the answer of a study in a few plain sentences.
 
-Takes values, gives short strings. The one idea: the answer and the warnings round in one place.
-
-
-The answer of a study in two or three plain sentences.
-
-Takes the runs, the laws as tabulated and their backtest; gives text. The one idea: what was
-measured comes first, then what is predicted, with its interval, the spread of rival laws and the
-error made where it could be checked.
+The answer states what was measured first, then what is predicted: the value, its interval, the
+backtest error of the law and the spread over the other laws. The helpers for numbers and lists are
+shared with the warnings and the report, so that all of them round alike.
 """
 
 from collections.abc import Sequence
@@ -21,19 +16,65 @@ from clue_ray.scaling.laws.catalogue import LAWS
 NUMBERS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
 
 
+def measured(points: pd.DataFrame, candidates: int, chance: float) -> str:
+    """Describe how far compute lowered the measured loss, from the cheapest run to the best."""
+    cheapest = points.sort_values(["train_flops", "loss"]).iloc[0]
+    best = points.sort_values(["loss", "train_flops"]).iloc[0]
+    level = _chance_level(float(best["loss"]), candidates, chance)
+    more = best["train_flops"] / cheapest["train_flops"]
+    if more <= 1:
+        beyond = _times(float(points["train_flops"].max()) / best["train_flops"])
+        return (
+            f"The lowest held-out loss, {best['loss']:.3f} nats, was reached with the least "
+            f"compute, {flop(best['train_flops'])} FLOP ({level}); {beyond} times more compute "
+            "did not lower it."
+        )
+    return (
+        f"{_times(more)} times more compute, {flop(best['train_flops'])} instead of "
+        f"{flop(cheapest['train_flops'])} FLOP, lowered the held-out loss from "
+        f"{cheapest['loss']:.3f} to {best['loss']:.3f} nats ({level})."
+    )
+
+
+def lowest(points: pd.DataFrame, candidates: int, chance: float) -> str:
+    """Describe the lowest loss, without a cause: the sentence where no law is preferred."""
+    best = float(points["loss"].min())
+    level = _chance_level(best, candidates, chance)
+    return f"The lowest held-out loss of {len(points)} runs is {best:.3f} nats ({level})."
+
+
+def predicted(rows: list[dict[str, Any]], points: pd.DataFrame) -> str:
+    """Describe the prediction at `LOOK_AHEAD` times the compute, and the error in the backtest."""
+    row, largest = rows[0], float(points["train_flops"].max())
+    best = points.sort_values(["loss", "train_flops"]).iloc[0]
+    law, budget = law_words(row["law"]), flop(LOOK_AHEAD * largest)
+    if row["loss_at_10x"] is None:
+        return (
+            f"The {law} is not positive at {budget} FLOP, so it predicts no loss there; fit "
+            "another law."
+        )
+    base = "compute" if best["train_flops"] == largest else "largest compute"
+    ends = _ends(row["loss_at_10x_low"], row["loss_at_10x_high"])
+    return (
+        f"At ten times the {base}, {budget} FLOP, the {law} predicts {row['loss_at_10x']:.2f} nats "
+        f"(95 % interval: {ends}). Its mean absolute error on larger runs in the backtest was "
+        f"{row['backtest_error_nats']:.3f} nats.{_rivals(rows)}"
+    )
+
+
+def law_words(law: str) -> str:
+    """Format the name of a law for a sentence."""
+    return LAWS[law].words
+
+
 def flop(value: float) -> str:
-    """Write a number of FLOP with two digits and an exponent: 3.3e12."""
+    """Format a number of FLOP with two digits and an exponent: 3.3e12."""
     mantissa, exponent = f"{value:.1e}".split("e")
     return f"{mantissa}e{int(exponent)}"
 
 
-def _times(ratio: float) -> str:
-    """Write a ratio for `... times more`: 58, 5.8, 1,200."""
-    return f"{ratio:.2g}" if ratio < 10 else f"{float(f'{ratio:.2g}'):,.0f}"
-
-
 def number(count: int) -> str:
-    """Write a small count as a word."""
+    """Format a count, a small one as a word."""
     return NUMBERS[count] if count < len(NUMBERS) else f"{count:,}"
 
 
@@ -42,89 +83,44 @@ def listing(parts: Sequence[str]) -> str:
     return " and ".join([", ".join(parts[:-1]), parts[-1]]) if len(parts) > 1 else "".join(parts)
 
 
-def _span(low: float | None, high: float | None) -> str:
-    """Write a 95 % interval of a loss in nats; ends that no data bound are named."""
+def _times(ratio: float) -> str:
+    """Format a ratio for `... times more`: 58, 5.8, 1,200."""
+    return f"{ratio:.2g}" if ratio < 10 else f"{float(f'{ratio:.2g}'):,.0f}"
+
+
+def _chance_level(best: float, candidates: int, chance: float) -> str:
+    """State the chance level, and that nothing was learned where the best loss is not below it."""
+    level = f"chance: ln {candidates} = {chance:.3f}"
+    return f"{level}, so nothing was learned" if best >= chance else level
+
+
+def _ends(low: float | None, high: float | None) -> str:
+    """Format the ends of an interval in nats; None is an end that the data do not bound."""
     if low is None and high is None:
-        return "95 % unbounded"
+        return "unbounded"
     if low is None:
-        return f"95 % below {high:.2f}"
-    return f"95 % above {low:.2f}" if high is None else f"95 % {low:.2f} to {high:.2f}"
-
-
-def measured(points: pd.DataFrame, candidates: int, chance: float) -> str:
-    """Say how far compute lowered the measured loss, from the run with the least to the best."""
-    cheapest = points.sort_values(["train_flops", "loss"]).iloc[0]
-    best = points.sort_values(["loss", "train_flops"]).iloc[0]
-    guess = f"a guess among {candidates} costs {chance:.3f}"
-    if best["loss"] >= chance:
-        guess += ", so nothing is learnt"
-    more, largest = (
-        best["train_flops"] / cheapest["train_flops"],
-        float(points["train_flops"].max()),
-    )
-    if more <= 1:
-        beyond = _times(largest / best["train_flops"])
-        return (
-            f"The lowest held-out loss, {best['loss']:.3f} nats, was reached with the least "
-            f"compute, "
-            f"{flop(best['train_flops'])} FLOP ({guess}); {beyond} times more did not lower it."
-        )
-    return (
-        f"{_times(more)} times more compute, {flop(best['train_flops'])} instead of "
-        f"{flop(cheapest['train_flops'])} "
-        f"FLOP, lowered held-out loss from {cheapest['loss']:.3f} to {best['loss']:.3f} nats "
-        f"({guess})."
-    )
-
-
-def lowest(points: pd.DataFrame, candidates: int, chance: float) -> str:
-    """Say how low the runs came, and nothing of why: what is said where no law speaks."""
-    best = float(points["loss"].min())
-    guess = f"a guess among {candidates} costs {chance:.3f}" + (
-        ", so nothing is learnt" if best >= chance else ""
-    )
-    return f"The lowest held-out loss of {len(points)} runs is {best:.3f} nats ({guess})."
-
-
-def predicted(rows: list[dict[str, Any]], points: pd.DataFrame) -> str:
-    """Say what the first law of the table predicts at `LOOK_AHEAD` times the compute, and how it fared
-    before.
-    """
-    row, largest = rows[0], float(points["train_flops"].max())
-    best = points.sort_values(["loss", "train_flops"]).iloc[0]
-    more = "Ten times more" if best["train_flops"] == largest else "Ten times the largest compute"
-    law = in_words(row["law"])
-    if row["loss_at_10x"] is None:
-        return f"The {law} cannot be extended to {flop(LOOK_AHEAD * largest)} FLOP; fit another law to predict further."
-    ends = _span(row["loss_at_10x_low"], row["loss_at_10x_high"])
-    return (
-        f"{more}, {flop(LOOK_AHEAD * largest)} FLOP, is predicted to reach {row['loss_at_10x']:.2f} "
-        f"nats ({ends}) "
-        f"by the {law}, which missed larger runs by {row['backtest_error_nats']:.3f} nats on "
-        f"average in the backtest"
-        f"{_rivals(rows)}."
-    )
-
-
-def in_words(law: str) -> str:
-    """Write a law's name as a sentence says it."""
-    return LAWS[law].words
+        return f"below {high:.2f}"
+    return f"above {low:.2f}" if high is None else f"{low:.2f} to {high:.2f}"
 
 
 def _rivals(rows: list[dict[str, Any]]) -> str:
-    """Give the range of all laws' predictions, and that of the intervals of those that are as good
-    as the first.
+    """Describe the spread of all predictions, and the intervals of the equally good laws.
 
-    The choice of form is often the larger doubt.
+    The choice of the law is often a larger uncertainty than the interval of one law.
     """
     ahead = [row for row in rows if row["loss_at_10x"] is not None]
     if len(ahead) < 2:
         return ""
     values = [row["loss_at_10x"] for row in ahead]
-    said = f"; the {number(len(values))} laws fitted say {min(values):.2f} to {max(values):.2f}"
+    spread = (
+        f" The {number(len(values))} fitted laws predict {min(values):.2f} to {max(values):.2f}"
+    )
     level = [row for row in ahead if row["as_good"]]
     if len(level) < 2:
-        return said
+        return f"{spread}."
     lows, highs = ([row[f"loss_at_10x_{end}"] for row in level] for end in ("low", "high"))
-    ends = _span(None if None in lows else min(lows), None if None in highs else max(highs))
-    return f"{said}, those that the backtest cannot tell apart, with their intervals, {ends}"
+    ends = _ends(None if None in lows else min(lows), None if None in highs else max(highs))
+    return (
+        f"{spread}; the union of the 95 % intervals of the laws with indistinguishable backtest "
+        f"error is {ends}."
+    )

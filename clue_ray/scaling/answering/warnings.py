@@ -1,8 +1,6 @@
-"""What a reader should know before trusting an analysis: at most one sentence a subject, the
-gravest first.
+"""Warnings about an analysis: at most one sentence per subject, without raw column or law names.
 
-Takes runs, fits and backtest; gives sentences without raw names. The one idea: doubts that share a
-cause are one.
+Each function returns an empty list or one sentence. `analyse` orders them, the most serious first.
 """
 
 import numpy as np
@@ -10,77 +8,71 @@ import pandas as pd
 
 from clue_ray.errors import FitError
 from clue_ray.scaling.answering.sentences import listing, number
-from clue_ray.scaling.fitting.fit import Fit, Prediction
-from clue_ray.scaling.fitting.intervals import ENOUGH_FREEDOM
-from clue_ray.scaling.fitting.warnings import ENOUGH_DECADES
+from clue_ray.scaling.fitting.intervals import MIN_FREEDOM_TO_CLIP
+from clue_ray.scaling.fitting.result import Fit, Prediction
+from clue_ray.scaling.fitting.warnings import MIN_DECADES
 from clue_ray.scaling.judging.backtest import LOOK_AHEAD, Backtest
 from clue_ray.spec.columns import axes, short_label
 
 
 def open_question(points: pd.DataFrame, ahead: Prediction | None) -> list[str]:
-    """Say when the interval far out still holds the best loss measured."""
+    """Warn where the interval of the prediction still contains the best measured loss."""
     best = float(points["loss"].min())
     if ahead is None or not ahead.high >= best:
         return []
     return [
-        f"The interval at {LOOK_AHEAD} times the compute holds the best loss measured, {best:.3f} "
-        f"nats: "
-        "the runs do not exclude that more compute buys nothing."
+        f"The interval at {LOOK_AHEAD} times the compute contains the best measured loss, "
+        f"{best:.3f} nats: these runs do not exclude that more compute brings no gain."
     ]
 
 
-def missed_held_out(points: pd.DataFrame, preferred_fit: Fit) -> list[str]:
-    """Say when the best held-out run lies outside what the law that speaks foretold of it."""
+def held_out_outside(points: pd.DataFrame, preferred: Fit) -> list[str]:
+    """Warn where the best held-out run lies outside the interval of the preferred law."""
     held = points[points["held_out"]]
     if held.empty:
         return []
     best = held.sort_values("loss").iloc[0]
     try:
-        _, low, high = preferred_fit.predict_run(
-            **{preferred_fit.x[0]: float(best[preferred_fit.x[0]])}
-        )
-    except FitError:  # a law that is not positive there
+        _, low, high = preferred.predict_run(**{preferred.x[0]: float(best[preferred.x[0]])})
+    except FitError:  # the law is not positive there
         return []
     if low <= best["loss"] <= high:
         return []
     return [
-        f"The largest run on the frontier, held out, measured {best['loss']:.3f} nats, outside the "
-        f"{low:.3f} to {high:.3f} that the {preferred_fit.law.words} foretold: it may not hold further "
-        f"out either."
+        f"The largest run on the frontier, held out of the fit, measured {best['loss']:.3f} nats, "
+        f"outside the interval of {low:.3f} to {high:.3f} that the {preferred.law.words} "
+        "predicted: the law may not hold at larger compute either."
     ]
 
 
 def few_runs(fit: Fit) -> list[str]:
-    """Say when the runs under the preferred law are too few to tell an outlier from noise."""
-    if fit.num_runs - len(fit.parameters) >= ENOUGH_FREEDOM:
+    """Warn where the preferred law has too few runs to distinguish an outlier from noise."""
+    if fit.num_runs - len(fit.parameters) >= MIN_FREEDOM_TO_CLIP:
         return []
     return [
-        f"Only {number(fit.num_runs)} runs lie under each law, too few to tell an outlier from "
-        f"noise: "
-        "one odd run would move every number."
+        f"Each law is fitted to only {number(fit.num_runs)} runs, too few to distinguish an "
+        "outlier from noise: one odd run would change every number."
     ]
 
 
 def undecided(judged: Backtest, fits: dict[str, Fit]) -> list[str]:
-    """Say which laws the backtest cannot tell apart, and why one of them speaks."""
+    """Warn which laws have indistinguishable backtest error, and why one is preferred."""
     if not judged.tied:
         return []
     count = int(judged.summary["num_predictions"].iloc[0])
     rivals = listing([f"the {fits[law].law.words}" for law in judged.tied])
     name = fits[judged.preferred].law.words
-    why = "for it erred least"
+    why = "it had the lowest error"
     if fits[judged.preferred].law.floor:
-        why = "for leaving out a floor that is there costs far more than keeping one that is not"
+        why = "omitting a floor that exists costs far more than fitting one that does not"
     return [
-        f"The backtest's {number(count)} predictions cannot tell the {name} from {rivals}; the "
-        f"{name} speaks, {why}."
+        f"The {number(count)} predictions of the backtest do not distinguish the {name} from "
+        f"{rivals}; the {name} is preferred because {why}."
     ]
 
 
 def influential(table: pd.DataFrame, ahead: Prediction | None) -> list[str]:
-    """Say when one run alone carries the prediction: without it the answer leaves its own
-    interval.
-    """
+    """Warn where the prediction leaves its own interval when one run is left out."""
     moved = table.dropna(subset=["change"])
     if ahead is None or moved.empty:
         return []
@@ -92,21 +84,18 @@ def influential(table: pd.DataFrame, ahead: Prediction | None) -> list[str]:
     if ahead.low <= without <= ahead.high:
         return []
     return [
-        f"The prediction hangs on run {name[:12]}: without it {without:.2f} nats ({change:+.1%}), "
-        f"outside the "
-        "interval; repeat that run."
+        f"The prediction depends on run {name[:12]}: without it the law predicts {without:.2f} "
+        f"nats ({change:+.1%}), outside the interval; repeat that run."
     ]
 
 
 def at_bound(fit: Fit) -> list[str]:
-    """Say when the exponent of the law that speaks ended at the edge of the range searched."""
+    """Warn where the exponent of the preferred law is at the edge of the searched range."""
     return [warning for warning in fit.fit_warnings if "exponent is at its bound" in warning]
 
 
 def floors(fits: dict[str, Fit], decades: float) -> list[str]:
-    """Say which laws have a floor, the loss that no compute goes below, that the runs do not
-    show.
-    """
+    """Warn which laws have a floor (an irreducible loss) that the runs do not identify."""
     bare = [
         fit.law.words
         for fit in fits.values()
@@ -115,19 +104,19 @@ def floors(fits: dict[str, Fit], decades: float) -> list[str]:
     short = f"{decades:.1f} decades of compute"
     if bare:
         return [
-            f"Over {short} the runs do not show a floor: any floor fits in the {listing(bare)}."
+            f"Over {short} the runs do not identify a floor: any floor fits in the {listing(bare)}."
         ]
     held = [fit.law.words for fit in fits.values() if fit.law.floor]
-    if held and decades < ENOUGH_DECADES:
+    if held and decades < MIN_DECADES:
         return [
-            f"The floor of the {listing(held)} rests on {short}; under {ENOUGH_DECADES} it means "
-            f"little."
+            f"The floor of the {listing(held)} rests on {short}; with fewer than "
+            f"{MIN_DECADES} decades it is unreliable."
         ]
     return []
 
 
 def other_interval(fit: Fit, ahead: float) -> list[str]:
-    """Say where a bootstrap of the preferred law's prediction disagrees with its interval."""
+    """Warn where a bootstrap disagrees with the profile interval of the prediction."""
     found = fit.cross_check(**{fit.x[0]: ahead})
     if found is None:
         return []
@@ -135,14 +124,15 @@ def other_interval(fit: Fit, ahead: float) -> list[str]:
     side = "wider" if rival.high - rival.low > profile.high - profile.low else "narrower"
     return [
         f"A bootstrap of the {fit.law.words} gives {rival.low:.2f} to {rival.high:.2f} nats at "
-        f"{LOOK_AHEAD} times the "
-        f"compute, much {side} than the interval shown; trust the wider one."
+        f"{LOOK_AHEAD} times the compute, an interval much {side} than the one shown; trust the "
+        "wider one."
     ]
 
 
 def levers(points: pd.DataFrame) -> list[str]:
-    """Say which settings the frontier's compute came from: a prediction holds where they can still
-    grow.
+    """State which settings raised the compute along the frontier.
+
+    The prediction assumes that these settings can grow further.
     """
     best = points[points["frontier"]]
     grown = {
@@ -158,39 +148,37 @@ def levers(points: pd.DataFrame) -> list[str]:
     if not named:
         return []
     return [
-        f"Along the frontier compute came from {listing(named)}: the prediction holds only as far "
-        f"as these can grow, "
-        "and histories cannot outgrow the log."
+        f"Along the frontier, compute was raised through {listing(named)}: the prediction holds "
+        "only as far as these can grow, and histories cannot be longer than those in the log."
     ]
 
 
 def one_seed(points: pd.DataFrame) -> list[str]:
-    """Say when nothing in the runs tells how much two seeds differ."""
+    """Warn where all runs have one seed, so that the variance between seeds is unknown."""
     if "seed" not in points or points["seed"].nunique() > 1:
         return []
     return [
-        "Every run has the same seed, so the intervals do not hold the difference between seeds; "
-        "repeat some runs."
+        "Every run has the same seed, so the intervals do not include the variance between seeds; "
+        "repeat some runs with other seeds."
     ]
 
 
 def above_chance(points: pd.DataFrame, chance: float) -> list[str]:
-    """Count the runs worse than a guess: they learnt their training users by heart and are sure of
-    it.
-    """
+    """Count the runs with a loss above chance, a sign of overfitting."""
     worse = points[points["loss"] > chance]
     if worse.empty:
         return []
     passes = ""
     if {"users_seen", "corpus_users"} <= set(worse):
         epochs = (worse["users_seen"] / worse["corpus_users"]).max()
-        passes = f", after up to {epochs:.0f} passes over their users"
+        passes = f", after up to {epochs:.0f} epochs over their users"
+    # A loss above chance takes confident wrong predictions: the training users were memorised.
     return [
-        f"{number(len(worse))} of the runs ended worse than a guess{passes}: overfitted, and sure "
-        f"of it.".capitalize()
+        f"{number(len(worse)).capitalize()} of the runs ended with a loss above chance{passes}: "
+        "they are overfitted."
     ]
 
 
 def decades_of(values: pd.Series) -> float:
-    """Measure a column's span in powers of ten."""
+    """Return the range of a column in powers of ten."""
     return float(np.log10(values.max() / values.min()))

@@ -1,10 +1,8 @@
-"""Which runs to add: those that most narrow the interval of one prediction, for their compute.
+"""Select the runs to add to a study: those that narrow the interval of one prediction the most.
 
-Takes the fit that speaks for a study, the computes of its runs and of runs that could be added;
-gives a choice. The one
-idea: to first order a run's place along x, not its outcome, decides what it will tell (optimal
-design for one prediction, c-optimality: Elfving 1952; Atkinson, Donev and Tobias 2007, chapter 10),
-so designs can be compared before anything is trained.
+To first order, the information of a run depends on its place along x and not on its outcome, so
+designs can be compared before anything is trained (c-optimal design: Elfving 1952; Atkinson, Donev
+and Tobias 2007, chapter 10).
 """
 
 from itertools import combinations
@@ -14,69 +12,83 @@ import numpy as np
 import numpy.typing as npt
 from scipy.special import stdtrit
 
-from clue_ray.scaling.fitting.fit import Fit
 from clue_ray.scaling.fitting.frontier import LARGEST_LEVEL_SHARE, MIN_FITTED_RUNS
 from clue_ray.scaling.fitting.problem import differentiate
+from clue_ray.scaling.fitting.result import Fit
 from clue_ray.scaling.laws.law import Floats
 
 LEAST_GAIN = 0.01
 """Relative narrowing below which runs are not worth their compute."""
 WIDEST = 1e3
-"""Half-width of a log that stands for an infinite one."""
+"""Half-width of a log that replaces an infinite one."""
 
 
 class Design(NamedTuple):
-    """Places along x at which runs lie or could lie, and what each would tell."""
+    """Places along x of existing and possible runs, with the linearised law at each.
+
+    Attributes:
+        x: places along the predictor, (n,).
+        slopes: derivatives of the log of the law at x by the parameters, (n, p).
+        gradient: the same derivatives at the place of the prediction, (p,).
+        noise: standard deviation of the log loss of a run.
+    """
 
     x: Floats
-    "(n,)"
     slopes: Floats
-    "derivatives of the log of the law at x by the parameters, (n, p)"
     gradient: Floats
-    "the same at the place of the prediction, (p,)"
     noise: float
-    "standard deviation of a run's log loss"
 
     @classmethod
-    def build(cls, fit: Fit, x: Floats, at: float) -> "Design":
+    def build(cls, fit: Fit, x: Floats, predict_at: float) -> "Design":
         """Linearise a fit of one predictor at x (n,) and at the place of the prediction."""
-        scaled = np.append(x, at)[None] / fit.problem.scales[:, None]
+        scaled = np.append(x, predict_at)[None] / fit.problem.scales[:, None]
         slopes = differentiate(
             lambda theta: fit.problem.log_values(theta, scaled), fit.theta[None]
         )[1][0]
         return cls(x, slopes[:-1], slopes[-1], fit.likelihood.noise)
 
     def half_width(self, runs: npt.NDArray[np.int64]) -> float:
-        """Give the 95 % half-width of the log of the prediction from some of the runs, to first
-        order.
+        """Return the 95 % half-width of the log of the prediction, to first order.
 
-        The largest level is held out, as the analysis of a study does. Infinite where too few runs
-        remain.
+        Args:
+            runs: indices of the places that have a run.
+
+        The largest level is held out, as in the analysis of a study. The half-width is infinite
+        where too few runs remain.
         """
         below = runs[self.x[runs] < LARGEST_LEVEL_SHARE * self.x[runs].max()]
         fitted = self.slopes[below if len(below) >= MIN_FITTED_RUNS else runs]
         freedom = len(fitted) - len(self.gradient)
         if freedom < 1:
             return np.inf
+        # The pseudo-inverse keeps the variance finite where the runs do not identify a parameter
+        # that the prediction does not depend on.
         spread = np.linalg.pinv(fitted.T @ fitted, rcond=1e-14, hermitian=True)
         variance = float(self.gradient @ spread @ self.gradient)
         return float(stdtrit(freedom, 0.975) * self.noise * np.sqrt(max(variance, 0.0)))
 
 
 def choose_runs(
-    fit: Fit, x: Floats, candidates: Floats, budget: float, at: float
+    fit: Fit, x: Floats, candidates: Floats, budget: float, predict_at: float
 ) -> tuple[list[int], float]:
-    """Choose which of `candidates` (k,), computes in FLOP, to add to runs at x (n,) within a budget
-    in FLOP.
+    """Select the candidates to add to a study within a compute budget.
 
-    One run or two at a time join the choice: in one attempt those that narrow the interval most for
-    their compute, in another those that narrow it most; the better attempt wins.
+    The search is greedy, one or two runs per step. One attempt takes the largest narrowing per
+    FLOP, the other the largest narrowing; the better attempt wins.
 
-    Returns the places of the chosen among the candidates, in the order in which they joined, and
-    the factor by which the interval at `at` is expected to shrink; nothing and 1 where no choice
-    narrows it by `LEAST_GAIN`.
+    Args:
+        fit: the preferred law of the study.
+        x: compute of the existing runs in FLOP, (n,).
+        candidates: compute of the possible runs in FLOP, (k,).
+        budget: compute for the added runs in FLOP.
+        predict_at: the compute whose prediction is to be narrowed, in FLOP.
+
+    Returns:
+        The indices of the selected candidates in the order of selection, and the expected factor
+        on the width of the interval at `predict_at`; an empty list and 1 where no selection narrows
+        it by `LEAST_GAIN`.
     """
-    design = Design.build(fit, np.concatenate([x, candidates]), at)
+    design = Design.build(fit, np.concatenate([x, candidates]), predict_at)
     before = design.half_width(np.arange(len(x)))
     attempts = [_add_greedily(design, len(x), budget, by_cost) for by_cost in (True, False)]
     chosen, width = min(attempts, key=lambda attempt: attempt[1])
@@ -87,10 +99,9 @@ def choose_runs(
 def _add_greedily(
     design: Design, done: int, budget: float, by_cost: bool
 ) -> tuple[list[int], float]:
-    """Add the best one or two candidates, those after the first `done` places, until none narrows
-    the interval.
+    """Add the best one or two candidates until none narrows the interval.
 
-    Returns the choice and its half-width.
+    The candidates are the places after the first `done`. Returns the choice and its half-width.
     """
     runs = np.arange(done)
     width = design.half_width(runs)
@@ -101,6 +112,7 @@ def _add_greedily(
             for place in range(done, len(design.x))
             if place not in runs and design.x[place] <= left
         ]
+        # Pairs too: two runs may identify a parameter that neither identifies alone.
         moves = [
             list(move)
             for size in (1, 2)
@@ -118,8 +130,9 @@ def _add_greedily(
 
 
 def _fall(before: float, after: float) -> float:
-    """Give the fall of the log of a width, infinite ones taken as very wide; none where it is too
-    small to pay.
+    """Return the decrease of the log of a width, or 0 where it is below `LEAST_GAIN`.
+
+    An infinite width counts as `WIDEST`, so that the first finite one is a finite gain.
     """
     fall = float(np.log(min(before, WIDEST)) - np.log(min(after, WIDEST)))
     return fall if fall > LEAST_GAIN else 0.0

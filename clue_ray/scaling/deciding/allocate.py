@@ -1,14 +1,9 @@
-"""What a recipe costs in FLOP: training as a product of axes, serving as an optional term.
+"""Split a compute budget between encoder size and the data axes.
 
-Takes a fit or a runs table; gives a `Cost`. The one idea: training costs scale * size * product of
-the data axes, so the best recipe of a sum of power laws follows from one equation.
-
-
-Split a compute budget between encoder size and the axes of data.
-
-Takes a fit of a sum of power laws and a budget; gives a `Recipe`. The one idea: at the best recipe
-the last FLOP buys as much along every axis; that is one equation with one root, analytic in the
-fitted parameters, so every optimum has a profile-likelihood interval like any other quantity.
+The law is a sum of power laws, one per axis, and training costs scale * size * product of the data
+axes. At the best recipe the last FLOP gains as much along every axis. This condition is one
+equation with one root, analytic in the fitted parameters, so every optimum has a profile-likelihood
+interval like any other quantity.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -20,32 +15,39 @@ import numpy as np
 
 from clue_ray.errors import FitError, RunsError
 from clue_ray.runs import Runs
-from clue_ray.scaling.fitting.fit import Fit, Prediction
+from clue_ray.scaling.fitting.result import Fit, Prediction
 from clue_ray.scaling.fitting.table import Table, as_frame, select
-from clue_ray.scaling.fitting.warnings import COLLINEAR, disagreement
+from clue_ray.scaling.fitting.warnings import COLLINEAR, interval_warnings
 from clue_ray.scaling.laws.law import Floats
 
-FLOPS_PER_PARAMETER_AND_TOKEN = (
-    6  # forward and backward of the matrix products; attention and logits left out
-)
-FLOPS_PER_PARAMETER_SERVED = 2  # forward alone
+FLOPS_PER_PARAMETER_AND_TOKEN = 6
+"""Forward and backward pass of the matrix products, without attention and logits."""
+FLOPS_PER_PARAMETER_SERVED = 2  # forward pass only
 SIZES = ("non_embedding_params", "total_params")
-ROUNDING = 0.2  # how far a fitted power may lie from a whole number
-UNEXPLAINED = 0.25  # largest miss of the product, as a share of train_flops
+ROUNDING = 0.2
+"""Largest distance of a fitted power from a whole number."""
+UNEXPLAINED = 0.25
+"""Largest error of the fitted cost, as a share of train_flops."""
+NEWTON = 40
+"""Newton steps; without serving the equation is linear and one step suffices."""
+NEARLY = 0.999
+"""Correlation of logs above which the runs lie along one line and identify no split."""
 
 
 @dataclass(frozen=True)
 class Cost:
-    """Training FLOP = scale * size * product of data ** power; serving = 2 * size *
+    """The cost of a recipe: training FLOP as a product of axes, and serving FLOP.
+
+    Training FLOP are scale * size * product of data ** power, serving FLOP 2 * size *
     inference_tokens.
 
     Attributes:
         size: column of the encoder size.
-        powers: data axes that cost compute, with their powers; any other axis of a law is free.
-        scale: FLOP of one unit of the product; 6 where the data are tokens (Kaplan et al. 2020,
+        powers: the powers of the data axes that cost compute; every other axis of a law is free.
+        scale: FLOP per unit of the product; 6 where the data are tokens (Kaplan et al. 2020,
             arXiv 2001.08361).
-        inference_tokens: tokens the encoder will read once trained, over its life (Sardana et al.
-            2024, arXiv 2401.00448).
+        inference_tokens: tokens that the trained encoder will read in total (Sardana et al. 2024,
+            arXiv 2401.00448).
     """
 
     size: str
@@ -55,30 +57,34 @@ class Cost:
 
     @property
     def served(self) -> float:
-        """FLOP of serving a parameter over the encoder's life."""
+        """Serving FLOP per parameter in total."""
         return FLOPS_PER_PARAMETER_SERVED * self.inference_tokens
 
     def power(self, column: str) -> float:
-        """Give the power with which training FLOP grow along an axis; 0 for a free one."""
+        """Return the power of an axis in the training FLOP; 0 for a free axis."""
         return 1.0 if column == self.size else self.powers.get(column, 0.0)
 
     def with_inference(self, inference_tokens: float) -> "Cost":
-        """Return the cost with serving; FitError unless the number of tokens is finite and not
-        negative.
+        """Return this cost with a number of inference tokens.
+
+        Raises:
+            FitError: the number is negative or not finite.
         """
         if not (np.isfinite(inference_tokens) and inference_tokens >= 0):
             raise FitError(
-                f"inference_tokens is {inference_tokens!r}; give the tokens to be read, 0 or more."
+                f"inference_tokens is {inference_tokens!r}; give a number of tokens, 0 or more."
             )
         return replace(self, inference_tokens=float(inference_tokens))
 
 
 def token_cost(fit: Fit) -> Cost:
-    """Give the cost 6 N D of a law that has a size and tokens; FitError where its axes do not say
-    so.
+    """Return the cost 6 N D of a law over a size and tokens.
 
-    `parametric_loss` has them by its form, whatever its columns are called; other laws by column
-    names.
+    `parametric_loss` has both by its form, whatever its columns are called. Other laws have them by
+    the names of their columns.
+
+    Raises:
+        FitError: the law lacks an encoder size or train_tokens.
     """
     if fit.law.name == "parametric_loss":
         return Cost(fit.x[0], {fit.x[1]: 1.0})
@@ -87,18 +93,19 @@ def token_cost(fit: Fit) -> Cost:
         return Cost(size[0], {"train_tokens": 1.0})
     raise FitError(
         f"An allocation needs encoder size and train_tokens, but {fit.law.name} is fitted to "
-        f"{', '.join(fit.x)}; "
-        "fit parametric_loss, or give cost=calibrate_cost(table, columns)."
+        f"{', '.join(fit.x)}; fit parametric_loss, or give cost=calibrate_cost(table, columns)."
     )
 
 
 def calibrate_cost(table: Table, columns: Sequence[str]) -> Cost:
-    """Learn from a table's train_flops how it grows along the columns of a law: which are paid for,
-    and the scale.
+    """Fit the cost of a recipe to the train_flops of a table.
 
-    Powers of log train_flops are fitted by least squares and rounded to whole numbers; the scale is
-    the geometric mean of what is left. Raises FitError where that does not describe the runs,
-    RunsError where a column is missing.
+    The powers of the columns are fitted by least squares of logs and rounded to whole numbers. The
+    scale is the geometric mean of the rest.
+
+    Raises:
+        FitError: a product of whole powers does not describe the runs.
+        RunsError: a column is missing, or the runs are too few.
     """
     sizes = [column for column in columns if column in SIZES]
     if len(sizes) != 1:
@@ -109,7 +116,7 @@ def calibrate_cost(table: Table, columns: Sequence[str]) -> Cost:
     done = Runs(as_frame(table)).done
     if done.duplicated(list(columns)).all() or len(done) <= len(columns) + 1:
         raise RunsError(
-            f"{len(done)} runs are too few to learn the cost of {len(columns)} axes; add runs."
+            f"{len(done)} runs are too few to fit the cost of {len(columns)} axes; add runs."
         )
     sample = select(table, columns, "train_flops")
     logs, flops = np.log(sample.x), np.log(sample.y)
@@ -129,33 +136,28 @@ def calibrate_cost(table: Table, columns: Sequence[str]) -> Cost:
             f"{name}^{power:.2f}" for name, power in zip(columns, fitted, strict=True)
         )
         raise FitError(
-            f"train_flops goes as {found} and misses whole powers by up to {missed:.0%}; a cost "
-            f"needs size^1 and whole "
-            "powers within 25 %: name the columns that cost compute, or build a Cost."
+            f"train_flops grows as {found} and differs from whole powers by up to {missed:.0%}; a "
+            "cost needs size^1 and whole powers within 25 %: name the columns that cost compute, "
+            "or build a Cost."
         )
     paid = {name: power for name, power in named.items() if power > 0 and name != sizes[0]}
     return Cost(sizes[0], paid, float(np.exp(rest.mean())))
 
 
-NEWTON = 40  # steps; without serving the equation is linear and the first one lands
-NEARLY = 0.999  # correlation of logs from which the runs move along one line and hold no split
-
-
 @dataclass(frozen=True)
 class Recipe:
-    """The best use of a budget under a fit; intervals are 95 %.
+    """The best use of a budget under a fit, with 95 % intervals.
 
     Attributes:
-        train_flops: the budget, serving included where the cost has it.
-        non_embedding_params: the size to train.
-        train_tokens: the tokens to train it on; training FLOP / (6 * size) where tokens are no axis
-            of the law.
-        loss: what the law expects at the recipe. Its interval is that of the law there, not of the
-            best recipe.
+        train_flops: the budget in FLOP, including serving where the cost has it.
+        non_embedding_params: the encoder size to train.
+        train_tokens: the tokens to train on; training FLOP / (6 * size) where tokens are not an
+            axis of the law.
+        loss: the predicted loss at the recipe; the interval is that of the law at this place.
         axes: every axis of the law, by column.
-        held: axes that cost nothing, held at the largest value seen.
-        inference_flops: the part of the budget that serving takes.
-        warnings: what a reader should know before spending the budget, a sentence each.
+        held: axes that cost nothing, held at the largest value of the runs.
+        inference_flops: the part of the budget for serving.
+        warnings: one sentence each.
     """
 
     train_flops: float
@@ -169,13 +171,19 @@ class Recipe:
 
 
 def allocate(fit: Fit, train_flops: float, cost: Cost | None = None) -> Recipe:
-    """Find the recipe that spends `train_flops` best; by default at a cost of 6 FLOP a parameter
-    and token.
+    """Find the recipe with the lowest predicted loss for a compute budget.
 
-    For E + A N^-alpha + B D^-beta and no serving this is N = G (C / 6)^(beta / (alpha + beta)), D =
+    For E + A N^-alpha + B D^-beta without serving it is N = G (C / 6)^(beta / (alpha + beta)), D =
     C / (6 N), G = (alpha A / (beta B))^(1 / (alpha + beta)): Hoffmann et al. 2022 (arXiv
-    2203.15556), equation 4. Raises FitError for a law that is no sum of power laws of two axes that
-    cost compute, a bad budget, or runs that hold no split.
+    2203.15556), equation 4.
+
+    Args:
+        fit: a law that is a sum of power laws over at least two axes that cost compute.
+        train_flops: the budget in FLOP.
+        cost: the cost of a recipe; 6 FLOP per parameter and token by default.
+
+    Raises:
+        FitError: the law or the budget does not fit, or the runs do not identify a split.
     """
     cost = _allowed(fit, cost or token_cost(fit))
     if not (np.isfinite(train_flops) and train_flops > 0):
@@ -203,9 +211,7 @@ def allocate(fit: Fit, train_flops: float, cost: Cost | None = None) -> Recipe:
 
 
 def best_loss(fit: Fit, train_flops: float, cost: Cost) -> Prediction:
-    """Give the loss of the best recipe as `allocate` does, without the recipe's own intervals and
-    doubts.
-    """
+    """Predict the loss of the best recipe, without the intervals and warnings of `allocate`."""
     places, cost = {}, _allowed(fit, cost)
     for column, largest in zip(
         fit.x, (fit.problem.x * fit.problem.scales[:, None]).max(axis=1), strict=True
@@ -220,16 +226,16 @@ def best_loss(fit: Fit, train_flops: float, cost: Cost) -> Prediction:
 
 
 def _log_best(fit: Fit, cost: Cost, budget: float, theta: Any, *, column: str) -> Any:
-    """Give the log of one axis at the best recipe, for points theta (..., p).
+    """Return the log of one axis at the best recipe, for parameters theta (..., p).
 
-    With v = log of the multiplier of the data axes: log x_j = (log(a_j b_j / p_j) - v) / b_j for
-    each data axis j of power p_j, the budget gives the size N, and N's own condition log(a b) - b
-    log N = v + log(1 + serving / training) is the equation in v; its left side minus its right
-    falls everywhere.
+    Let v be the log of the Lagrange multiplier of the data axes. Each data axis j with power p_j
+    satisfies log x_j = (log(a_j b_j / p_j) - v) / b_j, and the budget determines the size N. The
+    condition of N, log(a b) - b log N = v + log(1 + serving / training), is the equation in v. Its
+    left side minus its right side decreases everywhere, so Newton's method finds the one root.
     """
     terms = {name: _term(fit, theta, name) for name in fit.x if cost.power(name)}
     log_a, b = terms.pop(cost.size)
-    with np.errstate(all="ignore"):  # an exponent of 0 has no best split; no interval reaches there
+    with np.errstate(all="ignore"):  # an exponent of 0 has no best split and is in no interval
         heights = {
             name: np.log(b_j / cost.power(name)) + log_j for name, (log_j, b_j) in terms.items()
         }
@@ -237,7 +243,8 @@ def _log_best(fit: Fit, cost: Cost, budget: float, theta: Any, *, column: str) -
         level = np.log(cost.scale) + sum(
             cost.power(name) * heights[name] / terms[name][1] for name in terms
         )
-        value = 0 * log_a
+        value = 0 * log_a  # 0 with the shape of theta without its last axis
+        # The first step solves the linear equation without serving; the others start from there.
         for served in [0.0] + [cost.served] * (NEWTON if cost.served else 0):
             log_share, log_size = _spent(level - value * steepness, served, budget)
             gap = np.log(b) + log_a - b * log_size - value + log_share
@@ -249,7 +256,9 @@ def _log_best(fit: Fit, cost: Cost, budget: float, theta: Any, *, column: str) -
 
 
 def _spent(log_training: Any, served: float, budget: float) -> tuple[Any, Any]:
-    """Give the logs of training's share of the budget and of the size, from training FLOP a
+    """Return the logs of the training share of the budget and of the size.
+
+    `log_training` is the log of the training FLOP per parameter, `served` the serving FLOP per
     parameter.
     """
     log_share = -np.log1p(served * np.exp(-log_training))
@@ -257,15 +266,13 @@ def _spent(log_training: Any, served: float, budget: float) -> tuple[Any, Any]:
 
 
 def _term(fit: Fit, theta: Any, column: str) -> tuple[Any, Any]:
-    """Read log coefficient and exponent of a predictor's term off theta (..., p)."""
+    """Return the log coefficient and the exponent of one predictor, from theta (..., p)."""
     coefficient, exponent = fit.law.terms[fit.x.index(column)]
     return fit.problem.natural(theta, coefficient), fit.problem.natural(theta, exponent)
 
 
 def _bracket(fit: Fit, log_value: Any) -> Prediction:
-    """Give the exponential of a quantity with its interval; an end that no data bound is 0 or
-    infinite.
-    """
+    """Return the exponential of a quantity with its interval; an unbounded end is 0 or infinite."""
     value = float(log_value(fit.theta))
     low, high = fit.likelihood.interval(log_value, 0.95)
     with np.errstate(over="ignore"):
@@ -273,7 +280,7 @@ def _bracket(fit: Fit, log_value: Any) -> Prediction:
 
 
 def _tokens(fit: Fit, cost: Cost, axes: dict[str, Prediction], spent: float) -> Prediction:
-    """Give the tokens of a recipe whose data axes are not called so."""
+    """Return the training tokens of a recipe without the axis train_tokens."""
     if fit.law.name == "parametric_loss":
         return axes[fit.x[1]]
     value, low, high = axes[cost.size]
@@ -283,18 +290,17 @@ def _tokens(fit: Fit, cost: Cost, axes: dict[str, Prediction], spent: float) -> 
 
 
 def _allowed(fit: Fit, cost: Cost) -> Cost:
-    """Pass a cost through; raise FitError where law, cost and runs hold no best split."""
+    """Return the cost; raise FitError where law, cost and runs determine no best split."""
     paid = [column for column in fit.x if cost.power(column)]
     if len(paid) < 2 or cost.size not in fit.x:
         raise FitError(
             f"{fit.law.name} over {', '.join(fit.x)} has {len(paid)} axes that cost compute; a "
-            f"split needs the size "
-            "and at least one more: fit parametric_loss."
+            "split needs the size and at least one more: fit parametric_loss."
         )
     if not _is_sum(fit):
         raise FitError(
-            f"{fit.law.name} is no sum of power laws, one a predictor; fit parametric_loss to "
-            f"allocate."
+            f"{fit.law.name} is not a sum of power laws, one per predictor; fit parametric_loss to "
+            "allocate."
         )
     flat = [
         column
@@ -303,22 +309,22 @@ def _allowed(fit: Fit, cost: Cost) -> Cost:
     ]
     if flat:
         raise FitError(
-            f"The fitted exponent of {', '.join(flat)} is 0, so no budget is well spent there; add "
-            f"runs."
+            f"The fitted exponent of {', '.join(flat)} is 0, so no compute is well spent there; "
+            "add runs."
         )
     logs = np.log(fit.problem.x[[fit.x.index(column) for column in paid]])
     together = float(np.abs(np.corrcoef(logs))[np.triu_indices(len(paid), 1)].max())
     if together > NEARLY:
         raise FitError(
             f"{' and '.join(paid)} rise together in all runs (correlation of logs {together:.4f}), "
-            f"so the runs hold no "
-            f"split between them; vary them apart, below {COLLINEAR}."
+            "so the runs do not identify a split between them; vary them independently, to a "
+            f"correlation below {COLLINEAR}."
         )
     return cost
 
 
 def _is_sum(fit: Fit) -> bool:
-    """Tell whether the law is its floor plus one term a predictor, by evaluating it."""
+    """Return whether the law equals its floor plus one term per predictor, by evaluating it."""
     if len(fit.law.terms) != len(fit.x):
         return False
     values = np.full(
@@ -333,8 +339,8 @@ def _is_sum(fit: Fit) -> bool:
 
 
 def _edges(fit: Fit, axes: dict[str, Prediction], seen: Floats) -> list[str]:
-    """Say which axes of the recipe lie outside the runs, or have no end that the data bound."""
-    said = []
+    """Warn which axes of the recipe lie outside the runs, or are not bounded by them."""
+    warnings = []
     for column, (low, high) in zip(
         fit.x, zip(seen.min(axis=1), seen.max(axis=1), strict=True), strict=True
     ):
@@ -342,24 +348,27 @@ def _edges(fit: Fit, axes: dict[str, Prediction], seen: Floats) -> list[str]:
         if not low <= place.value <= high:
             ratio = place.value / high if place.value > high else low / place.value
             side = "above" if place.value > high else "below"
-            said.append(
+            warnings.append(
                 f"{column} of {place.value:.3g} is {ratio:.3g} times {side} any run: an "
-                f"extrapolation."
+                "extrapolation."
             )
         if not (place.low > 0 and np.isfinite(place.high)):
-            said.append(f"The runs do not bound the best {column} on both sides.")
-    return said
+            warnings.append(f"The runs do not bound the best {column} on both sides.")
+    return warnings
 
 
 def _checked(fit: Fit, cost: Cost, budget: float, columns: Iterable[str]) -> Iterator[str]:
-    """Say of which axes the interval by bootstrap differs much in width from that by profile."""
+    """Warn on which axes the bootstrap interval differs much in width from the profile interval."""
     readers = {
         f"best {name}": partial(_log_best, fit, cost, budget, column=name)
         for name in sorted(columns)
     }
-    return disagreement(fit.law, fit.likelihood, readers)
+    return interval_warnings(fit.law, fit.likelihood, readers)
 
 
 def _free(held: list[str]) -> list[str]:
-    """Say which axes cost nothing and so were held."""
-    return [f"{column} costs no compute; it is held at the largest value seen." for column in held]
+    """Warn which axes cost no compute and are held."""
+    return [
+        f"{column} costs no compute; it is held at the largest value of the runs."
+        for column in held
+    ]

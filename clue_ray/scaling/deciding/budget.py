@@ -1,8 +1,7 @@
-"""Questions around a recipe: the budget that a loss takes, and what to double next.
+"""Find the compute budget that reaches a loss, and the gain of doubling each axis.
 
-Takes a fit; gives a `Prediction` in FLOP, or one row an axis. The one idea: a budget's interval is
-where the loss asked for enters and leaves the interval of the loss, so the two can never contradict
-each other.
+The interval of a budget is the range of budgets for which the interval of the predicted loss
+contains the requested loss, so the two never contradict each other.
 """
 
 from collections.abc import Callable
@@ -13,65 +12,73 @@ from scipy.optimize import brentq
 
 from clue_ray.errors import FitError
 from clue_ray.scaling.deciding.allocate import Cost, best_loss, token_cost
-from clue_ray.scaling.fitting.fit import Fit, Prediction
+from clue_ray.scaling.fitting.result import Fit, Prediction
 from clue_ray.scaling.fitting.table import is_number, place_of
 
 COMPUTE = "train_flops"
-DECADES = 12  # how far beyond the runs' own compute a budget is sought
+DECADES = 12
+"""Search range for a budget around the compute of the runs, in powers of ten."""
 DECADE = float(np.log(10))
-FINE = DECADE / 10  # steps in which a law of one predictor is read; such a law may turn
+FINE = DECADE / 10
+"""Step for a law of one predictor, which may have a minimum or a maximum."""
 RETURN_COLUMNS = ["axis", "value", "gain", "low", "high", "cost_factor"]
-
 
 Along = Callable[[float], Prediction]
 """The predicted loss at the log of a budget."""
 
 
 def budget_for_loss(fit: Fit, loss: float, cost: Cost | None = None) -> Prediction:
-    """Find the compute at which the law expects `loss`, with a 95 % interval; infinite where
-    nothing bounds it.
+    """Find the compute at which the law predicts a loss, with a 95 % interval.
 
-    A law of one predictor is inverted along it, falling or rising (the answer is in its units, FLOP
-    for train_flops); a law of several is spent as `allocate` would. The interval holds every
-    budget, within 12 decades of the runs, whose predicted loss does not exclude `loss`. Where the
-    law itself never takes `loss` but its interval holds it at some budgets, the value is infinite
-    (or 0, where these are the smallest budgets). Raises FitError for a loss that no budget's
-    interval holds, or a law that cannot be allocated.
+    A law of one predictor is inverted along it, whether it falls or rises; the answer is in the
+    units of the predictor, FLOP for train_flops. A law of several predictors is evaluated at the
+    recipe of `allocate`. The interval holds every budget, within 12 decades of the runs, for which
+    the predicted loss does not exclude `loss`; an end without a bound is infinite. Where the law
+    itself never takes `loss` but its interval contains it at some budgets, the value is infinite
+    (or 0, where these are the smallest budgets).
+
+    Raises:
+        FitError: no budget's interval contains the loss, or the law cannot be allocated.
     """
     if not (is_number(loss) and np.isfinite(loss) and loss > 0):
         raise FitError(
             f"loss is {loss!r}; it must be a positive finite number in the units of {fit.y}."
         )
-    at, centre = _loss_along(fit, cost)
+    predict_at, centre = _loss_along(fit, cost)
     reach = centre - DECADES * DECADE, centre + DECADES * DECADE
     value = (
         _inverse(fit, loss, centre)
         if len(fit.x) == 1
-        else _passing(lambda log_c: at(log_c).value, loss, centre)
+        else _passing(lambda log_c: predict_at(log_c).value, loss, centre)
     )
+    # A law that never takes the loss is checked at the end of the range: its interval may hold it.
     inside = float(np.clip(value, *reach))
-    if not reach[0] <= value <= reach[1] and not _margin(at, loss, inside) > 0:
+    if not reach[0] <= value <= reach[1] and not _margin(predict_at, loss, inside) > 0:
         raise FitError(_unreached(fit, loss))
     low, high = (
-        _edge(at, loss, inside, sign, end) for sign, end in zip((-1.0, 1.0), reach, strict=True)
+        _edge(predict_at, loss, inside, sign, end)
+        for sign, end in zip((-1.0, 1.0), reach, strict=True)
     )
     with np.errstate(over="ignore"):
         return Prediction(*map(float, np.exp([value, min(low, value), max(high, value)])))
 
 
 def _unreached(fit: Fit, loss: float) -> str:
-    """Say why no budget is given."""
+    """Explain why no budget reaches the loss."""
     floor = fit.parameters[fit.law.floor] if fit.law.floor else 0.0
     if loss <= floor:
-        return f"No budget reaches {fit.y} {loss:g}: the floor of the law is {floor:.4g}; ask for a higher loss."
+        return (
+            f"No budget reaches {fit.y} {loss:g}: the floor of the law is {floor:.4g}; ask for a "
+            "higher loss."
+        )
     return (
-        f"The law does not pass {fit.y} {loss:g} within {DECADES} decades of the runs; "
-        "ask for a loss nearer to those measured."
+        f"The law does not reach {fit.y} {loss:g} within {DECADES} decades of the runs; "
+        "ask for a loss closer to the measured ones."
     )
 
 
 def _loss_along(fit: Fit, cost: Cost | None) -> tuple[Along, float]:
-    """Give the predicted loss at a log budget, and the log of a budget amid the runs."""
+    """Return the predicted loss along the log budget, and the log of a central budget."""
     x = fit.problem.x * fit.problem.scales[:, None]
     if len(fit.x) == 1:
         return lambda log_c: _predicted(fit, float(np.exp(log_c))), float(np.log(x).mean())
@@ -82,9 +89,7 @@ def _loss_along(fit: Fit, cost: Cost | None) -> tuple[Along, float]:
 
 
 def _predicted(fit: Fit, x: float) -> Prediction:
-    """Predict at x, also where the fitted law is not positive: there the interval is that of the
-    value, not its log.
-    """
+    """Predict at x; where the law is not positive, with the interval of the value, not its log."""
     try:
         return fit.predict(**{fit.x[0]: x})
     except FitError:
@@ -99,8 +104,9 @@ def _predicted(fit: Fit, x: float) -> Prediction:
 
 
 def _inverse(fit: Fit, loss: float, centre: float) -> float:
-    """Give the log of the predictor at which a law of one takes a loss; infinite, on the nearer
-    side, where nowhere.
+    """Return the log of the predictor at which a law of one predictor takes a loss.
+
+    Infinite, with the sign of the closer side, where the law never takes it.
     """
     if fit.law.inverse is not None:
         x = float(fit.law.invert(loss, [fit.parameters[name] for name in fit.law.parameters]))
@@ -112,10 +118,10 @@ def _inverse(fit: Fit, loss: float, centre: float) -> float:
 def _passing(
     curve: Callable[[float], float], loss: float, centre: float, step: float = DECADE
 ) -> float:
-    """Find where a curve of log compute takes a loss, nearest to `centre`; infinite, on the nearer
-    side, where nowhere.
+    """Find the place nearest to `centre` where a curve of log compute takes a loss.
 
-    The curve is read `step` by `step` on both sides; places where it is not finite are passed over.
+    The curve is evaluated in steps on both sides; places where it is not finite are skipped. The
+    result is infinite, with the sign of the closer side, where the curve never takes the loss.
     """
     sides = {sign: (centre, curve(centre) - loss) for sign in (1.0, -1.0)}
     for _ in range(round(DECADES * DECADE / step)):
@@ -132,39 +138,51 @@ def _passing(
     )
 
 
-def _edge(at: Along, loss: float, inside: float, sign: float, end: float) -> float:
-    """Find where the predicted interval stops holding a loss, from a place inside to the end of the
-    reach.
-    """
-    if _margin(at, loss, inside) <= 0:  # exact data: the interval is a point
+def _edge(predict_at: Along, loss: float, inside: float, sign: float, end: float) -> float:
+    """Find where the predicted interval stops containing a loss, between `inside` and `end`."""
+    if _margin(predict_at, loss, inside) <= 0:  # exact data: the interval is a point
         return inside
     near = inside
     while sign * (end - near) > 0:
         far = near + sign * min(DECADE, abs(end - near))
-        if _margin(at, loss, far) < 0:
+        if _margin(predict_at, loss, far) < 0:
             return float(
-                brentq(lambda place: _margin(at, loss, place), near, far, xtol=1e-6, rtol=1e-10)
+                brentq(
+                    lambda place: _margin(predict_at, loss, place),
+                    near,
+                    far,
+                    xtol=1e-6,
+                    rtol=1e-10,
+                )
             )
         near = far
     return sign * np.inf
 
 
-def _margin(at: Along, loss: float, place: float) -> float:
-    """Tell how far a loss lies within the predicted interval; negative where outside, no more than
-    the loss itself.
+def _margin(predict_at: Along, loss: float, place: float) -> float:
+    """Return the distance of a loss to the closer end of the interval; negative outside.
+
+    It is at most the loss itself, so that it is finite where an end is not.
     """
-    found = at(place)
+    found = predict_at(place)
     return float(min(found.high - loss, loss - found.low, loss))
 
 
 def marginal_returns(fit: Fit, cost: Cost | None = None, **at: float) -> pd.DataFrame:
-    """Tell what doubling each axis alone would gain at a recipe, a keyword a predictor column; the
-    best first.
+    """Compute the gain of doubling each axis alone, the largest first.
 
-    Columns: axis; value (where it stands); gain (fall of the law's value, in its units) with low
-    and high (95 %, profile likelihood); cost_factor (training FLOP after over before; nan where the
-    axes do not tell it). Raises FitError where `at` is not a positive finite number for each of the
-    law's predictors.
+    Args:
+        fit: the law.
+        cost: the cost of a recipe; 6 FLOP per parameter and token by default.
+        **at: the recipe, one keyword per predictor column.
+
+    Returns:
+        One row per axis: axis; value (before doubling); gain (decrease of the law, in its units)
+        with low and high (95 %, profile likelihood); cost_factor (training FLOP after over before;
+        nan where the axes do not determine it).
+
+    Raises:
+        FitError: `at` lacks a positive finite number for one of the predictors.
     """
     here = place_of(fit.x, at) / fit.problem.scales
     rows = []
@@ -196,7 +214,7 @@ def marginal_returns(fit: Fit, cost: Cost | None = None, **at: float) -> pd.Data
 
 
 def _cost_factor(fit: Fit, cost: Cost | None, column: str) -> float:
-    """Give what doubling a column multiplies training FLOP by."""
+    """Return the factor on training FLOP of doubling a column."""
     if fit.x == (COMPUTE,):
         return 2.0
     try:

@@ -1,8 +1,4 @@
-"""The steps that each batch size takes to a loss, from which the critical batch size follows.
-
-Takes curves of loss over steps; gives a table to which the law `critical_batch` is fitted. The one
-idea: read every curve at one height.
-"""
+"""The steps that each batch size needs to reach a loss, the input of the law `critical_batch`."""
 
 from collections.abc import Iterator
 
@@ -22,13 +18,18 @@ def steps_to_loss(
     steps: str = "steps",
     y: str = "loss",
 ) -> pd.DataFrame:
-    """Find the steps at which each batch size first reaches a loss: one row a batch, columns
-    `batch` and `steps`.
+    """Find the steps at which each batch size first reaches a loss.
 
-    Rows are points of curves, or runs of several lengths. Between points, log steps run straight in
-    loss. Fit `critical_batch` to the result. Raises RunsError where fewer than two batch sizes
-    reach the loss, and for what `fit_law` refuses; batch sizes that never reach it, or are below it
-    from their first row on, have no row.
+    The rows of the table are points of learning curves, or runs of several lengths. Between two
+    points, log steps are interpolated linearly in the loss. Fit the law `critical_batch` to the
+    result.
+
+    Returns:
+        One row per batch size, with columns `batch` and `steps`. Batch sizes that never reach the
+        loss, or are below it from their first row on, have no row.
+
+    Raises:
+        RunsError: fewer than two batch sizes cross the loss, or `fit_law` refuses the table.
     """
     select(table, (batch, steps), y)
     rows = Runs(as_frame(table)).done
@@ -36,9 +37,8 @@ def steps_to_loss(
     if len(reached) < 2:
         raise RunsError(
             f"{len(reached)} of {rows[batch].nunique()} batch sizes cross a {y} of {target:g}, "
-            f"which takes two or more "
-            f"(rows reach from {rows[y].max():.4g} to {rows[y].min():.4g}); choose a {y} that more "
-            f"of them cross."
+            f"and two or more are needed (rows reach from {rows[y].max():.4g} to "
+            f"{rows[y].min():.4g}); choose a {y} that more of them cross."
         )
     return reached
 
@@ -46,13 +46,12 @@ def steps_to_loss(
 def _crossings(
     rows: pd.DataFrame, target: float, batch: str, steps: str, y: str
 ) -> Iterator[tuple[float, float]]:
-    """Yield each batch size with the steps, interpolated, at which its curve first falls to the
-    target.
-    """
+    """Yield each batch size with the interpolated steps at which its curve crosses the target."""
     for _, curve in rows.groupby(batch):
         ordered = curve.sort_values(steps)
         taken, loss = ordered[steps].to_numpy(dtype=float), ordered[y].to_numpy(dtype=float)
         below = np.flatnonzero(loss <= target)
+        # A curve that starts below the target has no crossing to interpolate.
         if len(below) and below[0] > 0:
             pair = slice(below[0] - 1, below[0] + 1)
             yield (

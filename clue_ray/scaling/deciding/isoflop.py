@@ -1,11 +1,10 @@
-"""The best size at each compute budget by parabola: approach 2 of Hoffmann et al. 2022 (arXiv
-2203.15556).
+"""The best size at each level of compute by parabolas (isoFLOP analysis).
 
-Takes runs at a few levels of compute; gives an `IsoFlop`: an optimum a level and the line through
-them. The one idea: at equal compute the loss is a parabola in the log of the size, near its lowest
-point. That leans on sizes evenly spread about the optimum (Czech et al. 2026, arXiv 2603.22339), so
-`parametric`, the exponent that a law of size and data over the same runs implies, belongs beside
-it.
+This is approach 2 of Hoffmann et al. 2022 (arXiv 2203.15556): near its minimum, the loss at equal
+compute is a parabola in the log of the size, and a line through the minima is the power law of the
+best size. The estimate depends on sizes spread evenly around the optimum (Czech et al. 2026, arXiv
+2603.22339), so it is to be compared with `parametric`, the exponent implied by a law of size and
+data over the same runs.
 """
 
 from collections.abc import Iterator
@@ -19,21 +18,25 @@ import pandas as pd
 from scipy.special import stdtrit
 
 from clue_ray.errors import FitError
-from clue_ray.scaling.fitting.fit import Prediction, fit_law
+from clue_ray.scaling.fitting.fit import fit_law
+from clue_ray.scaling.fitting.result import Prediction
 from clue_ray.scaling.fitting.table import Sample, Table, check_once, finished, select
 from clue_ray.scaling.laws.law import Floats
 
-SAME_LEVEL = (
-    1.1  # runs whose compute differs by less than this factor from the next belong to one level
-)
-FEWEST_SIZES = 4  # a parabola takes three; the fourth tells whether it fits
+SAME_LEVEL = 1.1
+"""Consecutive runs whose compute differs by less than this factor belong to one level."""
+FEWEST_SIZES = 4  # a parabola takes three; the fourth tests it
 ENOUGH_SIZES = 5
 FEWEST_LEVELS = 2
 
 
 class Line(NamedTuple):
-    """The power law optimum = coefficient * compute ** exponent; the error is the exponent's
-    standard error.
+    """The power law optimum = coefficient * compute ** exponent.
+
+    Attributes:
+        coefficient: the optimum at a compute of 1 FLOP.
+        exponent: the exponent of the compute.
+        error: the standard error of the exponent; nan for two points.
     """
 
     coefficient: float
@@ -43,16 +46,16 @@ class Line(NamedTuple):
 
 @dataclass(frozen=True)
 class IsoFlop:
-    """What parabolas say of the best size.
+    """The best sizes found by parabolas, and the line through them.
 
     Attributes:
-        levels: one row a level of compute: compute, optimum (size of least loss; nan without one),
-            loss (there), num_runs, low and high (sizes tried), curvature (nats a squared decade),
-            used (does the line rest on it).
-        line: through the optima used; `interval` brackets its exponent.
-        warnings: a sentence for each level that is left out or thin, and for a line through too
-            few.
-        sample: the runs, predictors compute and size.
+        levels: one row per level of compute: compute, optimum (size of the lowest loss; nan without
+            one), loss (at the optimum), num_runs, low and high (range of sizes), curvature (nats
+            per squared decade), used (whether the line uses it).
+        line: the line through the optima used; `interval` is that of its exponent.
+        warnings: a sentence for each level that is left out or has few runs, and for a line through
+            two levels.
+        sample: the runs, with predictors compute and size.
     """
 
     levels: pd.DataFrame
@@ -61,11 +64,10 @@ class IsoFlop:
     sample: Sample = field(repr=False, compare=False)
 
     def interval(self) -> tuple[float, float]:
-        """Bracket the line's exponent at 95 % by Student's t with levels used - 2 degrees of
-        freedom; infinite for two.
+        """Return the 95 % interval of the exponent of the line; infinite for two levels.
 
-        It supposes that the optima scatter about a line alike and normally; what bends every
-        parabola alike it misses.
+        It uses Student's t with (levels used - 2) degrees of freedom and assumes normal residuals
+        of equal variance. An error common to all parabolas is not included.
         """
         freedom = int(self.levels["used"].sum()) - FEWEST_LEVELS
         reach = float(stdtrit(freedom, 0.975)) * self.line.error if freedom else np.inf
@@ -73,12 +75,13 @@ class IsoFlop:
 
     @cached_property
     def parametric(self) -> Prediction:
-        """The same exponent by approach 3: beta / (alpha + beta) of `parametric_loss` over all
-        runs, profile interval.
+        """The exponent by approach 3, beta / (alpha + beta) of `parametric_loss` over all runs.
 
-        Data are compute / size, so that the best size of a compute C grows as C^(beta / (alpha +
-        beta)) whatever a token costs (Hoffmann et al. 2022, equation 4). Raises FitError where the
-        law cannot be fitted to the runs, or they bound neither exponent.
+        The data are compute / size, so that the best size grows as C^(beta / (alpha + beta)) for
+        any cost of a token (Hoffmann et al. 2022, equation 4). The interval is a profile interval.
+
+        Raises:
+            FitError: the law cannot be fitted to the runs, or they bound neither exponent.
         """
         compute, size = self.sample.x
         table = {"size": size, "data": compute / size, "loss": self.sample.y}
@@ -104,9 +107,12 @@ def fit_isoflop(
 ) -> IsoFlop:
     """Fit a parabola of y in log10 size to each level of compute, and a line through the minima.
 
-    A minimum that does not lie between the sizes tried is no minimum found: it stays in `levels`
-    with a warning, and the line leaves it out. Raises FitError where fewer than two levels have a
-    minimum, RunsError as `fit_law` does.
+    A minimum outside the range of sizes is kept in `levels` with a warning, but the line does not
+    use it.
+
+    Raises:
+        FitError: fewer than two levels have a minimum within the range of sizes.
+        RunsError: as in `fit_law`.
     """
     check_once(finished(table))
     sample = select(table, (compute, size), y)
@@ -114,34 +120,35 @@ def fit_isoflop(
     members = [number == level for level in range(number.max() + 1)]
     rows = [_parabola(sample.x[0][own], sample.x[1][own], sample.y[own]) for own in members]
     levels = pd.DataFrame(rows)
-    warnings = [sentence for row in rows for sentence in _doubts(row, size)]
+    warnings = [sentence for row in rows for sentence in _warn_of_level(row, size)]
     used = levels[levels["used"]]
     if len(used) < FEWEST_LEVELS:
         raise FitError(
-            f"{len(used)} of {len(levels)} levels of {compute} have a minimum between the sizes "
-            f"tried, but a line "
-            f"takes {FEWEST_LEVELS}; add runs of other {size} at these levels, or at other levels."
+            f"{len(used)} of {len(levels)} levels of {compute} have a minimum between the smallest "
+            f"and the largest {size}, but a line needs {FEWEST_LEVELS}; add runs with other {size} "
+            "at these levels, or at other levels."
         )
     if len(used) == FEWEST_LEVELS:
-        warnings.append("Only two levels have a minimum, so the line's error is unknown.")
+        warnings.append("Only two levels have a minimum, so the error of the line is unknown.")
     line = fit_line(used["compute"].to_numpy(), used["optimum"].to_numpy())
     return IsoFlop(levels, line, tuple(warnings), sample)
 
 
 def fit_line(compute: Any, optimum: Any, std: Any = None) -> Line:
-    """Fit optimum = a C^b by least squares of logs, weighted by 1 / std^2 where std (n,) of the
-    natural logs is known.
+    """Fit optimum = a C^b by weighted least squares of logs (Porian et al. 2024, arXiv 2406.19146).
 
-    Porian et al. 2024 (arXiv 2406.19146). The error supposes that the line holds and scales std to
-    the scatter seen; it is nan for two points.
+    The weights are 1 / std^2 where std (n,), the standard deviation of the natural logs, is given.
+    The standard error assumes that the line holds and scales std to the observed residuals.
+
+    Raises:
+        FitError: fewer than two points at different compute, or a value that is not positive.
     """
     x, y = np.log(np.asarray(compute, dtype=float)), np.log(np.asarray(optimum, dtype=float))
     weight = 1 / (np.ones_like(x) if std is None else np.asarray(std, dtype=float))
     if len(x) < 2 or not np.isfinite([x, y, weight]).all() or len(np.unique(x)) < 2:
         raise FitError(
             f"A line through {len(x)} optima needs two or more at different compute, all positive "
-            f"and finite, and "
-            "positive std; mend them."
+            "and finite, and positive std; correct the input."
         )
     design = np.stack([np.ones_like(x), x - x.mean()], 1) * weight[:, None]
     (height, exponent), *_ = np.linalg.lstsq(design, y * weight, rcond=None)
@@ -190,8 +197,8 @@ def _parabola(compute: Floats, size: Floats, loss: Floats) -> dict[str, Any]:
     return row
 
 
-def _doubts(row: dict[str, Any], size: str) -> Iterator[str]:
-    """Say what is wrong with a level."""
+def _warn_of_level(row: dict[str, Any], size: str) -> Iterator[str]:
+    """Warn why a level is left out, or that it has few runs."""
     level = f"At {row['compute']:.3g} FLOP"
     if np.isnan(row["curvature"]):
         yield f"{level} there are fewer than {FEWEST_SIZES} sizes; the level is left out."
@@ -200,9 +207,11 @@ def _doubts(row: dict[str, Any], size: str) -> Iterator[str]:
     elif not row["used"]:
         edge = "smallest" if row["optimum"] <= row["low"] else "largest"
         yield (
-            f"{level} the minimum lies at or beyond the {edge} {size} tried ({row['low']:.3g} to "
-            f"{row['high']:.3g}); "
-            "the level is left out."
+            f"{level} the minimum lies at or beyond the {edge} {size} of the runs "
+            f"({row['low']:.3g} to {row['high']:.3g}); the level is left out."
         )
     elif row["num_runs"] < ENOUGH_SIZES:
-        yield f"{level} the minimum rests on {row['num_runs']} runs; it takes {ENOUGH_SIZES} to be sure of it."
+        yield (
+            f"{level} the minimum rests on {row['num_runs']} runs; a reliable one needs "
+            f"{ENOUGH_SIZES}."
+        )
