@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from clue_ray.report.numbers import plain
 from clue_ray.runs import RunRecord
 from clue_ray.scaling.downstream import MEASURES, compare_methods, spell
 from clue_ray.spec.columns import SIZE, head_of, settings
@@ -103,7 +104,7 @@ def print_plan(console: Console, planned: "Plan") -> None:
     if same:
         console.print(
             "The same for all: "
-            + ", ".join(f"{head_of(str(c))} {_short(frame[c].iloc[0])}" for c in same),
+            + ", ".join(f"{head_of(str(c))} {plain(frame[c].iloc[0])}" for c in same),
             highlight=False,
         )
     console.print(_cost_of(planned), highlight=False)
@@ -164,7 +165,7 @@ def record_table(record: RunRecord) -> Table:
     )
     for name, value in record.model_dump(exclude={"run_id", "status", "study"}).items():
         if value not in (None, ""):
-            table.add_row(name.replace("_", " "), Text(_short(value)))
+            table.add_row(name.replace("_", " "), Text(plain(value)))
     return table
 
 
@@ -177,19 +178,8 @@ def frame_table(frame: pd.DataFrame, title: str) -> Table:
         numeric = frame[column].dtype.kind in "if"
         table.add_column(str(column), justify="right" if numeric else "left", overflow="fold")
     for row in frame.itertuples(index=False):
-        table.add_row(*(_short(value) for value in row))
+        table.add_row(*(plain(value) for value in row))
     return table
-
-
-def _short(value: Any) -> str:
-    """Write a cell for reading: counts with separators, the rest to four digits."""
-    if isinstance(value, float):
-        return (
-            ""
-            if value != value
-            else (f"{value:.3g}" if value >= 1e5 or value < 0.01 else f"{value:.4g}")
-        )
-    return f"{value:,}" if isinstance(value, int) else str(value)
 
 
 def report_table(title: str, table: Any) -> Table:

@@ -26,10 +26,10 @@ from clue_ray.study.mirror import open_directory
 from clue_ray.study.trial import LONG_TIMEOUT, REUSE_TIMEOUT
 from clue_ray.transfer.encode import load_encoder
 from clue_ray.transfer.encoder_file import read_card
-from clue_ray.transfer.tasks.columns import failure_name, join_results, note_asked
+from clue_ray.transfer.tasks.columns import failure_name, join_results, select_results
 from clue_ray.transfer.tasks.evaluate import (
     evaluate_task,
-    lay_out_task,
+    prepare_examples,
     read_result,
     result_key,
     result_name,
@@ -86,7 +86,7 @@ def score_runs(
         task.name: {run: name for (run, asked), name in names.items() if asked == task.name}
         for task in tasks
     }
-    note_asked(directory.path, by_task)
+    select_results(directory.path, by_task)
     return [read_result(directory.run_path(pair[0]) / name) for pair, name in names.items()]
 
 
@@ -148,7 +148,7 @@ def _prepare(
             ]
             with _failing(failures, lacking):
                 if lacking:
-                    examples = lay_out_task(task, reading)
+                    examples = prepare_examples(task, reading)
                     write_left_out(directory.place, task, examples)
                     laid_out[task.name] = ray.put((task, examples))
     return keys, laid_out, failures

@@ -138,7 +138,7 @@ def test_the_command_scores_a_study(study, found, ray_session, tmp_path):
     assert shown.exit_code == 1
     assert "TF-IDF, cosine" in shown.output
     assert "has no score. Run" in shown.output
-    with pytest.raises(SpecError, match="share the name 'found-again'"):
+    with pytest.raises(SpecError, match="have the same name 'found-again'"):
         read_tasks([file, file])
 
 

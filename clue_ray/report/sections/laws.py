@@ -85,7 +85,7 @@ def _law_sentence(analysis: Analysis) -> str:
     sentence = f"{start}. Fitted to cheaper runs, {error}"
     if errors:
         rival = min(errors, key=lambda law: errors[law])
-        sentence += f", that of the {law_label(rival)} {_nats(errors[rival])}"
+        sentence += f", and that of the {law_label(rival)} {_nats(errors[rival])}"
     return f"{sentence}."
 
 

@@ -1,4 +1,4 @@
-"""Properties of users, read from a table that lies anywhere: classes or values, as a task asks."""
+"""Properties of users, read from a table: the classes or values that an attribute task predicts."""
 
 from importlib import resources
 from io import BytesIO
@@ -19,10 +19,10 @@ from clue_ray.transfer.tasks.spec import AttributeSpec
 
 
 def user_values(asked: AttributeSpec) -> "pd.Series[Any]":
-    """Read a table's column by user, as the log writes users; missing where a user has no value.
+    """Read a column of the table, indexed by the log's user ids; NaN where a user has no value.
 
     Raises:
-        SpecError: the table cannot be read, has no such column, or one that holds lists.
+        SpecError: the table cannot be read, lacks a column, or the column holds lists.
     """
     table = _read_table(asked.table, asked.user)
     for column in (asked.user, asked.column):
@@ -34,8 +34,8 @@ def user_values(asked: AttributeSpec) -> "pd.Series[Any]":
         if pa.types.is_nested(table.schema.field(column).type):
             kind = table.schema.field(column).type
             raise SpecError(
-                f"Column {column!r} of table {asked.table} holds {kind}; give one number or word a "
-                f"user."
+                f"Column {column!r} of table {asked.table} holds {kind}; give one number or string "
+                "per user."
             )
     table = table.filter(table[asked.user].is_valid())
     users = [asked.prefix + user for user in as_text(table[asked.user]).to_pylist()]
@@ -48,40 +48,44 @@ def user_values(asked: AttributeSpec) -> "pd.Series[Any]":
 def label_attribute(
     asked: AttributeSpec, part: "pd.Series[Any]"
 ) -> tuple[list[str], tuple[str, ...], NDArray[Any], NDArray[np.int64]]:
-    """Return the users that have a value, the names of classes (none for a regression), each one's,
-    and zeros.
+    """Label the users of a log with an attribute.
+
+    Args:
+        part: part of the split of each user of the log, indexed by user.
+
+    Returns:
+        Users with a value; names of the classes, empty for a regression; each user's class number
+        or value; and zeros, because no label is missing from the candidates.
 
     Raises:
-        SpecError: the table cannot be read, or has no such column or values.
+        SpecError: the table cannot be read, lacks a column or value, or repeats a user.
     """
     found = user_values(asked)
     values = found.dropna()
     if values.index.has_duplicates:
         twice = values.index[values.index.duplicated()][0]
         raise SpecError(
-            f"Table {asked.table} has user {twice!r} more than once; give one row a user."
+            f"Table {asked.table} has user {twice!r} more than once; give one row per user."
         )
     values = values[values.index.isin(part.index)]
     if values.empty:
         raise SpecError(
-            f"Table {asked.table} has a value of {asked.column!r} for no user of the log; its "
-            f"users are such as "
-            f"{found.index[0] if len(found) else ''!r}, the log's such as {part.index[0]!r}: look "
-            f"at user and prefix."
+            f"Table {asked.table} has a value of {asked.column!r} for no user of the log; it has "
+            f"users such as {found.index[0] if len(found) else ''!r}, the log such as "
+            f"{part.index[0]!r}: check user and prefix."
         )
     nothing = np.zeros(len(values), dtype=np.int64)
     number = pd.api.types.is_numeric_dtype(values) and not pd.api.types.is_bool_dtype(values)
     if asked.positive is None and number and values.nunique() > 2:
         return list(values.index), (), values.to_numpy(dtype=np.float64), nothing
     if number and (values % 1 == 0).all():
-        values = values.astype(np.int64)  # a column with gaps is read as 1.0
+        values = values.astype(np.int64)  # a column with gaps is read as 1.0, not 1
     words = values.astype(str)
     if asked.positive is not None:
         if unknown := sorted(set(asked.positive) - set(words)):
             raise SpecError(
                 f"Table {asked.table} has no value {unknown[0]!r} in {asked.column!r}; its values "
-                f"are such as "
-                f"{', '.join(sorted(set(words))[:8])}."
+                f"are for example {', '.join(sorted(set(words))[:8])}."
             )
         words = words.isin(asked.positive).map({True: "yes", False: "no"})
     names = tuple(sorted(words.unique()))
@@ -89,8 +93,10 @@ def label_attribute(
 
 
 def read_table_file(place: str) -> bytes:
-    """Read a table of users as it stands: a path, a URI, or a file within an installed package;
-    SpecError without.
+    """Read the bytes of a table of users: a path, a URI, or a file of an installed package.
+
+    Raises:
+        SpecError: the file does not exist or cannot be read.
     """
     if place.startswith("package:"):
         package, _, name = place.removeprefix("package:").partition("/")
@@ -98,7 +104,7 @@ def read_table_file(place: str) -> bytes:
             place = str(resources.files(package) / name)
         except ModuleNotFoundError as error:
             raise SpecError(
-                f"Table {place} lies in package {error.name}, which is not installed; install it."
+                f"Table {place} is in package {error.name}, which is not installed; install it."
             ) from None
         except (ValueError, TypeError):
             raise SpecError(
@@ -116,8 +122,10 @@ def read_table_file(place: str) -> bytes:
 
 
 def _read_table(place: str, user: str) -> pa.Table:
-    """Read a table of users, CSV or Parquet by its name; of a CSV, ids and words stand as they are
-    written ("None").
+    """Read a table of users, CSV or Parquet by the name of its file.
+
+    pyarrow reads a CSV, because pandas would read ids and strings such as "None" and "007" as
+    missing values and numbers.
     """
     content = BytesIO(read_table_file(place))
     try:
