@@ -142,6 +142,7 @@ def test_no_prediction_exceeds_chance():
         (study(runs=4), {}, "Only 4 settings have a finished run"),
         (study().assign(loss=3.0), {}, "loss falls only 0 times along train_flops"),
         (study().assign(loss=np.linspace(3, 4, 24)), {}, "falls only 0 times"),
+        (study().assign(loss=lambda t: abs(t["train_flops"] / 1e16 - 1) + 3), {}, "does not fall"),
         (study(), {"at": 1e15}, "not beyond the best run"),
         (study(), {"at": float("nan")}, "at is nan; give a positive"),
         (study(), {"at": "far"}, "at is 'far'"),
@@ -166,7 +167,7 @@ def test_a_forecast_says_when_to_trust_it_less():
     assert "times beyond the best run" in " ".join(ask(study(), at=1e20).warnings)
     assert "span 0.4 decades" in " ".join(ask(study(decades=0.5)).warnings)
     rising = study()
-    rising.loc[20:, "loss"] = 4.0
+    rising.loc[22:, "loss"] = 4.0
     assert "settings with more train_flops" in " ".join(ask(rising).warnings)
     assert ask(study()).warnings == ()
 

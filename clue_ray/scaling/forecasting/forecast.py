@@ -25,6 +25,8 @@ expensive ones."""
 ENOUGH_DECADES = 1.0
 CHECKED_REACH = 10.5
 """Factor beyond the largest run up to which forecasts were checked on public runs."""
+TURNED = 3.0
+"""Factor in x between the best run and the largest one from which the loss no longer falls."""
 SLACK = 1e-9
 
 
@@ -164,7 +166,13 @@ def _check(spent: Floats, loss: Floats, points: np.ndarray, at: float, x: str, y
             f"{loss[points[-1]]:.4g}; a forecast needs {FEWEST_POINTS - 1} falls or more: add runs "
             f"at other values of {x}."
         )
-    end = float(spent[points[-1]])
+    end, largest = float(spent[points[-1]]), float(spent[-1])
+    if largest > TURNED * end:
+        raise FitError(
+            f"{y} does not fall beyond {x} {end:.3g}: no run up to {largest:.3g}, "
+            f"{largest / end:.2g} times as much, is lower; tune or regularise the larger runs, or "
+            "leave them out if they failed."
+        )
     if at <= end:
         raise FitError(
             f"{x} is {at:.3g}, which is not beyond the best run at {end:.3g}; forecast a larger "
