@@ -17,6 +17,7 @@ by which it missed, at most 1,000; lower is better). A refused forecast is count
 import argparse
 import warnings
 from collections.abc import Callable, Iterator
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -28,7 +29,8 @@ from scipy import stats
 
 from clue_ray.errors import ClueRayError
 from clue_ray.scaling.fitting.fit import fit_law
-from clue_ray.scaling.forecasting.forecast import forecast
+from clue_ray.scaling.forecasting.forecast import PUBLIC_RECORD, forecast
+from clue_ray.storage.files import write_json
 
 FEWEST_RUNS, FEWEST_DECADES = 8, 1.0
 NEAREST, FURTHEST = 4.0, 10.5
@@ -196,6 +198,20 @@ def print_table(name: str, rows: pd.DataFrame) -> None:
     console.print(shown)
 
 
+def record(rows: pd.DataFrame) -> dict[str, Any]:
+    """Summarise one method's scores as the answers of a study quote them."""
+    table = summarise(rows)
+    return {
+        "sets": len(table) - 2,
+        "forecasts": int(table.loc["mean", "forecasts"]),
+        "refused": int(rows["error"].isna().sum()),
+        "inside_80": round(float(table.loc["mean", "in80"]), 3),
+        "inside_95": round(float(table.loc["mean", "in95"]), 3),
+        "median_error": round(float(table.loc["median", "error"]), 3),
+        "clue_ray_version": version("clue-ray"),
+    }
+
+
 def read_cases(folder: Path, sets: list[str]) -> list[Case]:
     """Read the forecasts of all data sets of a folder, or of some."""
     files = [file for file in sorted(folder.glob("*.csv")) if "curves" not in file.suffixes[0]]
@@ -214,6 +230,9 @@ def main() -> None:
     parser.add_argument("--sets", nargs="*", default=[], help="names of files, without ending")
     parser.add_argument("--methods", nargs="*", default=list(METHODS), choices=list(METHODS))
     parser.add_argument("--rows", type=Path, help="write every forecast to this CSV file")
+    parser.add_argument(
+        "--record", action="store_true", help="write what clue-ray's answers say of these sets"
+    )
     given = parser.parse_args()
     warnings.filterwarnings("ignore")
     cases, tables = read_cases(given.data, given.sets), []
@@ -224,6 +243,8 @@ def main() -> None:
         rows = rows.reindex(columns=list(dict.fromkeys([*rows, "error", "in80", "in95"])))
         print_table(name, rows)
         tables.append(rows.assign(method=name))
+    if given.record:
+        write_json(PUBLIC_RECORD, record(tables[given.methods.index("clue-ray")]))
     if given.rows:
         pd.concat(tables).to_csv(given.rows, index=False)
 

@@ -1,4 +1,4 @@
-"""Forecast the loss of a run larger than all that were trained.
+"""Forecast the loss of a run that is larger than all that were trained.
 
 One value and one interval for any level, from a combination of laws that is judged by backtest
 (`combine.py`). The parameters of a law and their intervals are another question: see `fit_law`.
@@ -6,6 +6,8 @@ One value and one interval for any level, from a combination of laws that is jud
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -17,6 +19,7 @@ from clue_ray.scaling.fitting.table import Table, finished, is_number, select
 from clue_ray.scaling.forecasting.candidates import CANDIDATES
 from clue_ray.scaling.forecasting.combine import DEGREES_OF_FREEDOM, FEWEST_POINTS, Record
 from clue_ray.scaling.laws.law import Floats
+from clue_ray.storage.files import read_json
 
 FEWEST_RUNS = 5
 BIN_DECADES = 0.08
@@ -25,9 +28,13 @@ expensive ones."""
 ENOUGH_DECADES = 1.0
 CHECKED_REACH = 10.5
 """Factor beyond the largest run up to which forecasts were checked on public runs."""
-TURNED = 3.0
+TURNED = 10.0
 """Factor in x between the best run and the largest one from which the loss no longer falls."""
 SLACK = 1e-9
+LEVELS = (0.5, 0.8, 0.95)
+"""Levels of the intervals that are written down."""
+PUBLIC_RECORD = Path(__file__).with_name("public_record.json")
+"""How forecasts fared on public runs, written by `python -m benchmarks.forecasts --record`."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +73,39 @@ class Forecast:
         return (
             (low, high) if self.chance is None else (min(low, self.chance), min(high, self.chance))
         )
+
+    def sentence(self, x: str, y: str) -> str:
+        """State the forecast, its 80 % interval, its reach, and how earlier ones fared."""
+        low, high = self.interval(0.8)
+        return (
+            f"{y} at {x} {self.at:.3g}, {self.reach:.3g} times beyond the best run, is forecast to "
+            f"be {self.value:.4g} (80 % interval: {low:.4g} to {high:.4g}). {self.record()}"
+        )
+
+    def record(self) -> str:
+        """State how forecasts from fewer of these runs, and those of public runs, fared."""
+        made = self.backtest
+        own = "These runs allow no backtest."
+        if len(made):
+            error = (made["predicted"] / made["measured"] - 1).abs().median()
+            inside = made["measured"].between(made["low80"], made["high80"]).sum()
+            own = (
+                f"From fewer of these runs, {inside} of {len(made)} such forecasts were inside "
+                f"their 80 % interval, with a median error of {error:.1%}."
+            )
+        return f"{own} {_public_record()}"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the forecast as JSON-able values."""
+        return {
+            "at": self.at,
+            "value": self.value,
+            "intervals": {str(level): list(self.interval(level)) for level in LEVELS},
+            "reach": self.reach,
+            "laws": dict(self.laws),
+            "backtest": self.backtest.to_dict("records"),
+            "warnings": list(self.warnings),
+        }
 
 
 def forecast(table: Table, *, x: str, y: str, at: float, chance: float | None = None) -> Forecast:
@@ -201,6 +241,15 @@ def _warnings(spent: Floats, points: np.ndarray, at: float, x: str) -> list[str]
             "the forecast assumes that larger runs are tuned as well as the best ones."
         )
     return found
+
+
+def _public_record() -> str:
+    found = read_json(PUBLIC_RECORD)
+    return (
+        f"On {found['sets']} public sets of scaling runs, {found['inside_80']:.0%} of "
+        f"{found['forecasts']} such forecasts were inside their 80 % interval (mean over sets), "
+        f"with a median error of {found['median_error']:.1%}."
+    )
 
 
 def _check_number(name: str, value: float) -> None:

@@ -17,11 +17,10 @@ from typing import Any, Literal, NamedTuple
 from clue_ray.errors import FitError, RunsError
 from clue_ray.runs import Runs
 from clue_ray.scaling.fitting.frontier import settings_of
-from clue_ray.scaling.forecasting.forecast import Forecast, forecast
+from clue_ray.scaling.forecasting.forecast import LEVELS, Forecast, forecast
 from clue_ray.storage.files import read_json, write_json
 
 FOLDER = "forecasts"
-LEVELS = (0.5, 0.8, 0.95)
 SAME_PLACE = 1.1
 """Factor in x within which a later run tests a seal."""
 ROUNDING = 1e-6
@@ -42,6 +41,18 @@ class Card(NamedTuple):
     seal: dict[str, Any]
     outcome: Outcome
     measured: float | None
+
+    def sentence(self) -> str:
+        """Describe the forecast and its outcome."""
+        seal, (low, high) = self.seal, self.seal["intervals"]["0.8"]
+        forecast = (
+            f"{seal['y']} at {seal['x']} {seal['at']:.3g}, sealed {seal['sealed_at']}: "
+            f"{seal['value']:.4g} (80 % interval: {low:.4g} to {high:.4g})"
+        )
+        if self.measured is None:
+            return f"{forecast}; not tested yet."
+        error = seal["value"] / self.measured - 1
+        return f"{forecast}; measured {self.measured:.4g}: {self.outcome}, error {error:+.1%}."
 
 
 def seal_forecast(runs: Runs, made: Forecast, *, x: str, y: str, folder: Path) -> Path:
