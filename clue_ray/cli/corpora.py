@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from clue_ray.cli.options import Address, Json, console, make_corpus_spec
+from clue_ray.cli.options import Address, Columns, Json, console, make_corpus_spec
 from clue_ray.spec.yaml import read_yaml
 
 
@@ -50,15 +50,13 @@ def prepare(
     events: Annotated[
         list[str] | None,
         typer.Argument(
-            help="Files, folders, globs or URIs of one log; or SERVICE=FILES for each service."
+            help="Files, folders, globs or URIs of logs; or SERVICE=FILES for each service."
         ),
     ] = None,
     output: Annotated[
-        str | None, typer.Option(help="Folder or URI of the corpus; by default corpora/<key>.")
+        str | None, typer.Option(help="Folder or URI of the corpus. [default: corpora/<key>]")
     ] = None,
-    columns: Annotated[
-        str | None, typer.Option(help="Names of columns in the log: user_id=author,text=title")
-    ] = None,
+    columns: Columns = None,
     text: Annotated[
         str | None, typer.Option(help='Template of the item text, such as "{brand}; {title}".')
     ] = None,

@@ -31,7 +31,9 @@ def embed(
     output: Annotated[str, typer.Option(help="Folder or URI to write the vectors to.")],
     events: Annotated[
         list[str] | None,
-        typer.Argument(help="Files, folders, globs or URIs of logs; NAME=FILES for each service."),
+        typer.Argument(
+            help="Files, folders, globs or URIs of logs; or SERVICE=FILES for each service."
+        ),
     ] = None,
     columns: Columns = None,
     text: Annotated[

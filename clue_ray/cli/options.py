@@ -18,7 +18,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 Output = Annotated[Path, typer.Option(help="Folder of corpora and studies.")]
 Columns = Annotated[
     str | None,
-    typer.Option(help="Columns with other names in the logs, such as user_id=author,text=title."),
+    typer.Option(help="Names of columns in the logs, such as user_id=author,text=title."),
 ]
 Address = Annotated[
     str | None,
@@ -89,21 +89,21 @@ def make_corpus_spec(
 
 
 def _parse_events(events: list[str]) -> list[str] | dict[str, list[str]]:
-    """Parse EVENTS: files, or NAME=FILES with one log per service."""
+    """Parse EVENTS: files, or SERVICE=FILES with one log per service."""
     named = [(place.split("=", 1) if _is_named(place) else ["", place]) for place in events]
     if not any(name for name, _ in named):
         return list(events)
     if not all(name for name, _ in named):
         raise SpecError(
-            f"EVENTS are {' '.join(events)!r}; name a service before each, NAME=FILES, or before "
-            f"none of them."
+            f"EVENTS are {' '.join(events)!r}; name a service before each, SERVICE=FILES, or "
+            f"before none of them."
         )
     names = dict.fromkeys(name for name, _ in named)
     return {name: [place for other, place in named if other == name] for name in names}
 
 
 def _is_named(place: str) -> bool:
-    """Return whether an argument is NAME=FILES; a path may contain an = sign too."""
+    """Return whether an argument is SERVICE=FILES; a path may contain an = sign too."""
     name, equals, _ = place.partition("=")
     return bool(equals) and not set(name) & set("/\\:*?.") and not Path(place).exists()
 

@@ -2,6 +2,10 @@
 
 A session also controls where Ray Data runs (the data pool, if the cluster has one) and which
 loggers Ray Tune adds.
+
+A data pool is made of nodes labelled `pool: data`. Where a cluster has one, Ray Data reads logs and
+tokenizes texts on these nodes only, so that it does not take cores from training. The shuffle that
+groups events by user ignores labels in Ray 2.60: its tasks run wherever a core is free.
 """
 
 import logging

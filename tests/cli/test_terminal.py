@@ -45,7 +45,7 @@ def test_a_study_under_way_shows_what_has_ended(corpus, tmp_path):
     assert "5 runs (2 done, 2 missing, 1 failed)" in shown
     assert "OSError: no" in shown
     assert " rate " in shown
-    assert "events" not in shown
+    assert "length" not in shown
 
 
 def test_rows_are_sorted_and_filtered(corpus, tmp_path):
@@ -56,10 +56,10 @@ def test_rows_are_sorted_and_filtered(corpus, tmp_path):
     ].tolist() == [0.003, 0.004]
     for options, words in [
         ({"sort": "los"}, "did you mean 'loss'?"),
-        ({"where": "los < 3"}, "no condition on the runs table"),
-        ({"where": "loss <"}, "no condition on the runs table"),
+        ({"where": "los < 3"}, "not a condition on the runs table"),
+        ({"where": "loss <"}, "not a condition on the runs table"),
         ({"where": "loss * 2"}, "--where is 'loss \\* 2'"),
-        ({"where": "seed"}, "--where is 'seed', which is true or false of no run"),
+        ({"where": "seed"}, "--where is 'seed', which is neither true nor false for a run"),
     ]:
         with pytest.raises(RunsError, match=words) as error:
             select_runs(tmp_path, **options)

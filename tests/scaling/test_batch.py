@@ -39,7 +39,7 @@ def test_critical_batch_is_the_hyperbola_of_steps_and_examples() -> None:
     np.testing.assert_allclose((steps / 500 - 1) * (steps * BATCHES / (500 * 300) - 1), 1)
     assert (
         critical_batch(300.0, 500.0, 300.0) == 1000
-    )  # at the critical batch: twice the least of both
+    )  # the critical batch takes twice the least of both
 
 
 def test_slices_of_the_surface() -> None:
@@ -60,7 +60,7 @@ def test_critical_batch_is_found_from_curves() -> None:
     found = fit_law("critical_batch", reached, x="global_batch_size", y="steps")
     assert found.parameters["critical_batch_size"] == pytest.approx(
         300, rel=1e-3
-    )  # the curves are read between points
+    )  # curves are interpolated between points
     least = (9.0 / (target - 1.8)) ** (1 / 0.3)
     assert found.parameters["min_steps"] == pytest.approx(least, rel=1e-3)
     low, high = found.interval("critical_batch_size")
@@ -68,7 +68,7 @@ def test_critical_batch_is_found_from_curves() -> None:
     assert high / low < 1.01
 
 
-def test_noise_is_bracketed() -> None:
+def test_noisy_intervals_cover_the_truth() -> None:
     steps = critical_batch(BATCHES, 500.0, 300.0) * np.exp(
         0.05 * np.random.default_rng(0).normal(size=len(BATCHES))
     )

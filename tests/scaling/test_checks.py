@@ -1,4 +1,4 @@
-"""What cannot be fitted is refused in one sentence that names the rows."""
+"""Data and arguments that cannot be fitted are refused in one sentence that names the rows."""
 
 import math
 
@@ -16,7 +16,7 @@ RUNS = {"train_flops": np.logspace(10, 14, 9), "loss": 30 * np.logspace(10, 14, 
 
 
 def as_cells(value: object) -> np.ndarray:
-    """Repeat a value as nine cells, whatever it holds."""
+    """Repeat any value as nine cells."""
     cells = np.empty(9, dtype=object)
     cells[:] = [value] * 9
     return cells
@@ -215,7 +215,7 @@ PLACES = {
 
 
 @pytest.mark.parametrize("case", PLACES)
-def test_places_that_are_none_are_refused_everywhere(case: str) -> None:
+def test_bad_places_are_refused_everywhere(case: str) -> None:
     at, message = PLACES[case]
     fit = fit_law("power_law", RUNS, x="train_flops", y="loss")
     for ask in (

@@ -35,7 +35,7 @@ LOSSES = ["log_huber", "log_least_squares"]
 
 
 def table(name: str, noise: float = 0.0, scale: float = 1.0, seed: int = 0) -> pd.DataFrame:
-    """Draw runs from a planted law of one predictor, its x stretched by `scale`."""
+    """Draw runs from a planted law of one predictor, with x multiplied by `scale`."""
     x, truth = SURFACES[name]
     law = LAWS[name].with_ceiling(CEILING) if LAWS[name].lacks_ceiling else LAWS[name]
     loss = law([x], truth) * np.exp(noise * np.random.default_rng(seed).normal(size=len(x)))
@@ -56,8 +56,9 @@ def test_planted_truth_is_recovered(name: str, loss: str) -> None:
 
 
 def test_breaks_are_recovered_wherever_they_lie() -> None:
-    """Steeper after the break, or flatter as with a second floor: six parameters, several
-    basins."""
+    """The law is steeper after the break, or flatter as with a second floor.
+
+    It has six parameters, and its cost several minima."""
     x, rng = np.logspace(6, 14, 17), np.random.default_rng(1)
     for trial in range(16):
         slopes = [rng.uniform(0.08, 0.3), rng.uniform(0.4, 0.9)][:: 1 if trial % 2 else -1]
@@ -104,8 +105,7 @@ def test_parametric_loss_is_recovered_and_allocated() -> None:
 
 
 def test_rival_optima_are_counted() -> None:
-    """Two runs off a power law on either side: the robust curve may follow one or the other at the
-    same cost."""
+    """The law is even in b, so b and -b have the same cost."""
     law = Law(
         "even", "a + (b^2 - 1)^2 x", ("a", "b"), 1, lambda x, a, b: a + (b * b - 1) ** 2 + 0 * x
     )
@@ -114,9 +114,8 @@ def test_rival_optima_are_counted() -> None:
     assert "distinct optima" in " ".join(found.warnings)
 
 
-def test_own_law_with_bounds_and_guesses() -> None:
-    """Any function with named parameters: places in x's unit, linear parameters, ranges and starts
-    are hints."""
+def test_custom_law_with_bounds_and_guesses() -> None:
+    """Positions in the unit of x, linear parameters, ranges and starts are hints."""
     law = Law(
         name="saturating",
         formula="E + a / (1 + (x / k)^h)",
@@ -147,7 +146,7 @@ def test_own_law_with_bounds_and_guesses() -> None:
     assert held.interval("h")[0] == 1.0
 
 
-def test_own_law_of_one_line_is_fitted() -> None:
+def test_custom_law_of_one_line_is_fitted() -> None:
     law = Law("stretched", "a exp(-b x)", ("a", "b"), 1, lambda x, a, b: a * np.exp(-b * x))
     x = np.linspace(0.1, 3, 8)
     found = fit_law(law, {"x": x, "y": 2.5 * np.exp(-0.7 * x)}, x="x", y="y")
@@ -249,8 +248,7 @@ def test_bad_questions_are_refused() -> None:
 
 
 def test_delta_follows_the_noise_between_seeds() -> None:
-    """Six configurations of three seeds, noise .02: twice its estimate; without seeds, or if told,
-    as it was."""
+    """delta is twice the noise of six configurations of three seeds, unless it is passed."""
     x = np.repeat(np.logspace(0, 3, 6), 3)
     noise = 0.02 * np.random.default_rng(0).normal(size=18)
     runs = {"x": x, "y": 4 * x**-0.15 * np.exp(noise)}
@@ -272,7 +270,7 @@ def test_delta_follows_the_noise_between_seeds() -> None:
 
 
 def kaplan() -> tuple[Law, dict[str, np.ndarray]]:
-    """L(N, D) of Kaplan et al. 2020, equation 1.5, without a hint, and exact losses of it."""
+    """L(N, D) of Kaplan et al. 2020, equation 1.5, without hints, and its exact losses."""
 
     def function(
         n: np.ndarray, d: np.ndarray, nc: float, an: float, dc: float, ad: float
@@ -286,7 +284,7 @@ def kaplan() -> tuple[Law, dict[str, np.ndarray]]:
     return law, {"N": size, "D": tokens, "L": function(size, tokens, 8.8e13, 0.076, 5.4e13, 0.095)}
 
 
-def test_an_own_law_without_hints_is_found_far_from_its_starts() -> None:
+def test_a_custom_law_without_hints_is_found_far_from_its_starts() -> None:
     law, runs = kaplan()
     found = fit_law(law, runs, x=["N", "D"], y="L")
     assert found.parameters == pytest.approx(
@@ -295,7 +293,7 @@ def test_an_own_law_without_hints_is_found_far_from_its_starts() -> None:
     assert found.fit_warnings == ()
 
 
-def test_an_own_law_that_a_power_law_beats_says_so() -> None:
+def test_a_custom_law_worse_than_a_power_law_is_warned_of() -> None:
     law = Law("far", "a + log(b x)", ("a", "b"), 1, lambda x, a, b: a + np.log(b * x))
     x = np.logspace(0, 3, 8)
     said = fit_law(law, {"x": x, "y": 3 * x**-0.1}, x="x", y="y").fit_warnings[0]
@@ -303,4 +301,4 @@ def test_an_own_law_that_a_power_law_beats_says_so() -> None:
     assert said.endswith("places for a, b.")
     assert not fit(
         "log_linear", table("power_law")
-    ).fit_warnings  # a law of ours that does not suit is no missed optimum
+    ).fit_warnings  # a catalogue law that does not suit is not a missed optimum

@@ -16,7 +16,10 @@ from clue_ray.storage.lease import LEASE_FILE
 from clue_ray.storage.place import place_below
 from clue_ray.study.run import run_study
 
-LOST = r"has been unavailable for \d+ s \(the bucket does not exist: check its name\); fix it and run the same command again"
+LOST = (
+    r"has been unavailable for \d+ s \(the bucket does not exist: check its name\); fix it and run "
+    r"the same command again"
+)
 
 
 @pytest.fixture
