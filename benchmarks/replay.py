@@ -23,11 +23,11 @@ import pandas as pd
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.forecasts import Case, read_cases, score
+from benchmarks.forecasts import Case, frontier, read_cases, score
 from clue_ray.errors import FitError
 from clue_ray.scaling.deciding.add_runs import choose_runs
 from clue_ray.scaling.fitting.fit import fit_law
-from clue_ray.scaling.forecasting.forecast import _frontier, forecast
+from clue_ray.scaling.forecasting.forecast import forecast
 from clue_ray.scaling.laws.law import Floats
 
 TRAINED, FEWEST_RUNS, MOST_POOLS = 5, 7, 6
@@ -75,7 +75,7 @@ def pools(cases: list[Case]) -> Iterator[tuple[Case, Floats, Floats, float]]:
     used: Counter[str] = Counter()
     for case in cases:
         order = np.argsort(case.compute, kind="stable")
-        points = order[_frontier(case.compute[order], case.loss[order])]
+        points = order[frontier(case.compute, case.loss)[order]]
         x, y, budget = case.compute[points], case.loss[points], SHARE * float(case.compute.sum())
         enough = len(x) >= FEWEST_RUNS and x[:TRAINED].sum() <= MOST_TRAINED * budget
         if enough and used[case.data_set] < MOST_POOLS:
