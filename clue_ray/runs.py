@@ -1,8 +1,7 @@
-"""The runs table: one tidy row a run, the waist between training and everything fitted or drawn
-afterwards.
+"""The runs table: one tidy row per run.
 
-A table made here or elsewhere (CSV, Parquet) is read into `Runs`; failed, diverged and missing runs
-are rows too.
+Training writes this table; fits and reports read nothing else of it. `Runs` also holds tables made
+elsewhere (CSV, Parquet). Failed, diverged and missing runs are rows, too.
 """
 
 import json
@@ -22,7 +21,11 @@ Status = Literal["done", "failed", "diverged", "missing"]
 
 
 class RunDescription(BaseModel):
-    """The columns of the runs table that are known before a run is trained."""
+    """The columns of the runs table that are known before training.
+
+    `spec/columns.py` has the label and the order of each column. A run that is not part of a study
+    has an empty `study`.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -48,12 +51,12 @@ class RunDescription(BaseModel):
     clue_ray_version: str
 
     def to_record(self, status: Status, **results: Any) -> "RunRecord":
-        """Return the row of a run with this status; `results` may replace what was planned."""
+        """Return the record of this run; `results` replace described columns, such as device."""
         return RunRecord(**{**self.model_dump(), "status": status, **results})
 
 
 class RunRecord(RunDescription):
-    """One row of the runs table; a number that a run never reached is None."""
+    """One row of the runs table; numbers that a run has not reached are None."""
 
     status: Status
     error: str = ""
@@ -73,20 +76,24 @@ class RunRecord(RunDescription):
 
 RUN_COLUMNS = [name for name in COLUMNS if name in RunRecord.model_fields]
 """The columns of the runs table, in order."""
+OPTIONAL = {
+    name: field.default for name, field in RunRecord.model_fields.items() if not field.is_required()
+}
+"""The values of columns before a run has a record."""
 SCORES = "transfer_"
-"""How further columns begin that hold runs' scores on downstream tasks."""
+"""Prefix of the additional columns for scores on downstream tasks."""
 
 
 def chance_loss(candidates: int) -> float:
-    """Return the loss of guessing among `candidates`: ln(candidates), in nats."""
+    """Return the loss of a uniform guess among `candidates`: ln(candidates), in nats."""
     return math.log(candidates)
 
 
 class Runs:
-    """A runs table with its two everyday views.
+    """A runs table.
 
     Attributes:
-        table: every run, one row each, failed ones included.
+        table: One row per run, including failed runs.
     """
 
     def __init__(self, table: pd.DataFrame):
@@ -94,12 +101,12 @@ class Runs:
 
     @classmethod
     def from_records(cls, records: list[RunRecord]) -> "Runs":
-        """Build the table from records, in the contract's column order."""
+        """Build the table from records, with columns in the order of `RUN_COLUMNS`."""
         return cls(pd.DataFrame([record.model_dump() for record in records], columns=RUN_COLUMNS))
 
     @property
     def done(self) -> pd.DataFrame:
-        """Runs that finished with a loss; the only ones a law may be fitted to."""
+        """Runs that finished; laws are fitted to these only. All runs of a table without status."""
         table = self.table
         return table[table["status"] == "done"] if "status" in table else table
 
@@ -107,7 +114,7 @@ class Runs:
         return len(self.table)
 
     def write(self, directory: Path) -> None:
-        """Write runs.csv and runs.parquet into a study directory, each by rename."""
+        """Write runs.csv and runs.parquet into a study directory, each atomically."""
         with atomic_write(directory / "runs.csv") as temporary:
             self.table.to_csv(temporary, index=False)
         with atomic_write(directory / "runs.parquet") as temporary:
@@ -115,7 +122,11 @@ class Runs:
 
 
 def read_runs(path: str | Path) -> Runs:
-    """Read a runs table from a CSV or Parquet file, or from a study directory."""
+    """Read a runs table from a CSV or Parquet file, or from a study directory.
+
+    Raises:
+        RunsError: There is no such file, it cannot be read, or it has no rows.
+    """
     source = Path(path)
     if source.is_dir():
         source = source / "runs.parquet"
@@ -130,13 +141,8 @@ def read_runs(path: str | Path) -> Runs:
             f"{source} cannot be read as a runs table ({error}); give a CSV or Parquet file."
         ) from None
     if table.empty:
-        raise RunsError(f"{source} holds no runs; run the study first.")
+        raise RunsError(f"{source} has no runs; run the study first.")
     return Runs(table)
-
-
-OPTIONAL = {
-    name: field.default for name, field in RunRecord.model_fields.items() if not field.is_required()
-}
 
 
 def read_current_runs(path: str | Path, *, skip_damaged: bool = False) -> Runs:

@@ -12,7 +12,7 @@ from clue_ray.corpus.planted import PlantedSpec, planted_events
 from clue_ray.spec.grid import check_size, expand
 from clue_ray.spec.specs import StudySpec, read_study
 from clue_ray.study.checks import check_batch
-from clue_ray.study.costs import given_rate
+from clue_ray.study.costs import fixed_rate
 from clue_ray.study.directory import StudyDirectory
 from clue_ray.study.planner import plan_runs
 from tests.plain import plain_corpus
@@ -60,7 +60,7 @@ def test_a_laptop_study_plans(file, crowd, tmp_path):
         crowd,
         StudyDirectory(tmp_path),
         [NODE],
-        timed=partial(given_rate, flops_per_second=1e10),
+        timed=partial(fixed_rate, flops_per_second=1e10),
     )
     assert len(planned.runs) == len(expand(study))
     assert planned.concurrency == 2
