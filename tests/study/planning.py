@@ -1,5 +1,4 @@
-"""Plans over the planted corpus without timing anything, shared by the tests of plans and
-designs."""
+"""Plans over the planted corpus without timing, shared by the tests of plans and warnings."""
 
 from functools import partial
 

@@ -1,5 +1,4 @@
-"""A study whose home is storage: resumed from it on an empty disk, held by one command, stopped
-when it is lost."""
+"""A study on storage: resumed on an empty disk, held by one command, stopped when it is lost."""
 
 import json
 import os
@@ -329,7 +328,7 @@ def test_a_study_goes_on_from_storage_alone_and_stops_when_it_is_lost(
             f"runs/{run_id}/{name}" for name in ("record.json", "curve.json", "log.txt")
         } <= set(files)
         assert any(name.startswith(f"runs/{run_id}/checkpoints/step_") for name in files)
-    assert "runs.csv" in files
+    assert {"runs.csv", "fits.json", "report/index.html"} <= set(files)
     assert not any(name.startswith("tune/") for name in files)
 
     grown = study.model_copy(update={"axes": {"sequence_length": [2, 4, 8]}})

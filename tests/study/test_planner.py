@@ -171,9 +171,9 @@ def test_a_changed_study_says_what_stays_valid(corpus, tmp_path):
         ),
     ],
 )
-def test_a_weak_design_is_told_with_its_number(corpus, tmp_path, axes, train, words):
-    told = [w for w in plan(corpus, tmp_path, axes, train).warnings if "pool" not in w]
-    assert any(words in warning for warning in told) if words else not told
+def test_a_weak_design_is_a_warning_with_its_number(corpus, tmp_path, axes, train, words):
+    found = [w for w in plan(corpus, tmp_path, axes, train).warnings if "pool" not in w]
+    assert any(words in warning for warning in found) if words else not found
 
 
 def test_epochs_are_counted_as_batches_are_drawn(corpus, tmp_path):
@@ -193,7 +193,7 @@ def test_a_small_pool_says_what_it_can_tell_apart(corpus, tmp_path):
     assert f"{0.6 / users**0.5:.3f} nats" in warning
 
 
-def test_pairs_with_fewer_users_than_a_batch_are_told(corpus, tmp_path):
+def test_pairs_with_fewer_users_than_a_batch_are_a_warning(corpus, tmp_path):
     shared = {(0, 1): 60, (0, 2): 15, (1, 2): 0}
     three = SimpleNamespace(
         train_users=np.arange(60),
@@ -209,7 +209,7 @@ def test_pairs_with_fewer_users_than_a_batch_are_told(corpus, tmp_path):
     assert untrained_pairs(planned, three) == []
 
 
-def test_runs_without_a_service_to_train_on_alone_are_told(corpus, tmp_path):
+def test_runs_without_single_service_batches_are_a_warning(corpus, tmp_path):
     planned = plan(corpus, tmp_path, {"train.same_service": [0.0, 0.5]}).runs  # batches of 16
     few = SimpleNamespace(
         train_users=np.arange(60),

@@ -1,5 +1,4 @@
-"""The shipped studies: every file expands, and those for a laptop plan on a log as large as they
-need."""
+"""The shipped studies: every file expands, and the laptop studies can be planned."""
 
 from functools import partial
 from pathlib import Path
