@@ -48,7 +48,7 @@ FLOORS = [
 ]
 """Rooms from the ground up. A room imports only from floors below its own."""
 ORDERS = {
-    "scaling": [["laws"], ["fitting"], ["judging"], ["deciding"], ["answering"]],
+    "scaling": [["laws"], ["fitting"], ["judging"], ["forecasting"], ["deciding"], ["answering"]],
     "report": [["figures"], ["sections"], ["page"]],
 }
 """Parts of a room from the ground up. A part imports no part above its own."""

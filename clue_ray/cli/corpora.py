@@ -54,7 +54,7 @@ def prepare(
         ),
     ] = None,
     output: Annotated[
-        str | None, typer.Option(help="Folder or URI of the corpus. [default: corpora/<key>]")
+        str | None, typer.Option(help="Folder or URI of the corpus.", show_default="corpora/<key>")
     ] = None,
     columns: Columns = None,
     text: Annotated[

@@ -37,7 +37,7 @@ def embed(
     ] = None,
     columns: Columns = None,
     text: Annotated[
-        str | None, typer.Option(help="Template of the item text. [default: the encoder's]")
+        str | None, typer.Option(help="Template of the item text.", show_default="the encoder's")
     ] = None,
     spec: Annotated[
         Path | None,

@@ -18,7 +18,7 @@ def fit(
     law: Annotated[str, typer.Option(help="Name of the law.")] = "power_law_plus_constant",
     x: Annotated[
         list[str] | None,
-        typer.Option(help="Predictor column. Repeat for several. [default: train_flops]"),
+        typer.Option(help="Predictor column. Repeat for several.", show_default="train_flops"),
     ] = None,
     y: Annotated[str, typer.Option(help="Column to predict.")] = "loss",
     as_json: Json = False,

@@ -12,6 +12,7 @@ import typer
 from clue_ray.cli.clusters import submit
 from clue_ray.cli.corpora import fetch, prepare
 from clue_ray.cli.encoders import embed, transfer
+from clue_ray.cli.forecasts import forecast
 from clue_ray.cli.laws import browse, fit, predict, report
 from clue_ray.cli.studies import plan, results, run, train
 from clue_ray.errors import ClueRayError
@@ -30,6 +31,7 @@ for command in (
     train,
     results,
     fit,
+    forecast,
     report,
     browse,
     predict,

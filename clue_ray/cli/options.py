@@ -22,7 +22,7 @@ Columns = Annotated[
 ]
 Address = Annotated[
     str | None,
-    typer.Option(help="Address of a Ray cluster, HOST:PORT. [default: run on this machine]"),
+    typer.Option(help="Address of a Ray cluster, HOST:PORT.", show_default="this machine"),
 ]
 Storage = Annotated[
     str | None,
@@ -39,8 +39,8 @@ PredictAt = Annotated[
     float | None,
     typer.Option(
         min=1,
-        help="Training FLOPs at which added runs narrow the predicted loss. "
-        "[default: 100 times the largest run]",
+        help="Training FLOPs at which added runs narrow the predicted loss.",
+        show_default="100 times the largest run",
     ),
 ]
 StudyFile = Annotated[Path, typer.Argument(metavar="STUDY.yaml", help="The study file.")]

@@ -32,7 +32,7 @@ def plan(
     storage: Storage = None,
     flops_per_second: Annotated[
         float | None,
-        typer.Option(min=1, help="Speed of one worker, FLOP/s. By default a few steps are timed."),
+        typer.Option(min=1, help="Speed of one worker, FLOP/s.", show_default="time a few steps"),
     ] = None,
     yes: Yes = False,
     as_json: Json = False,
@@ -115,7 +115,7 @@ def train(
     ] = None,
     workers: Annotated[
         int | None,
-        typer.Option(min=1, help="Number of workers. [default: the study's]"),
+        typer.Option(min=1, help="Number of workers.", show_default="the study's"),
     ] = None,
     output: Output = Path("results"),
     address: Address = None,
@@ -155,7 +155,7 @@ def results(
     directory: StudyFolder,
     sort: Annotated[
         str | None,
-        typer.Option(help="Column to sort by, as named by --csv. [default: train_flops]"),
+        typer.Option(help="Column to sort by, as named by --csv.", show_default="train_flops"),
     ] = None,
     where: Annotated[
         str | None,

@@ -84,6 +84,11 @@ def percent(value: Any) -> str:
     return f"{100 * value:.0f}%" if abs(value) >= 0.995 else f"{significant(100 * value, 2)}%"
 
 
+def share_percent(part: float) -> str:
+    """Format a share as a percentage; only all is 100%, and only nothing is 0%."""
+    return ">99%" if 0.995 <= part < 1 else "<0.01%" if 0 < part < 1e-4 else percent(part)
+
+
 def signed(value: Any) -> str:
     """Format a signed number with two significant digits and a true minus sign: +0.053."""
     if is_absent(value):

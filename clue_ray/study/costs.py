@@ -122,7 +122,7 @@ def choose_timing(
         flops_per_second: Speed of a worker; nothing is timed where it is given.
     """
     if flops_per_second:
-        return partial(given_rate, flops_per_second=flops_per_second)
+        return partial(fixed_rate, flops_per_second=flops_per_second)
     # A cluster without room for one worker is refused after planning; a task would wait there.
     if address and count_workers(resources, nodes):
         return partial(
@@ -131,7 +131,7 @@ def choose_timing(
     return partial(_calibrate, corpus=corpus, evaluation=evaluation)
 
 
-def given_rate(runs: list[RunSpec], flops_per_second: float) -> Rates:
+def fixed_rate(runs: list[RunSpec], flops_per_second: float) -> Rates:
     """Return the same speed for every encoder."""
     return {run.encoder.model_dump_json(): (0.0, 1 / flops_per_second) for run in runs}
 

@@ -63,13 +63,13 @@ class StudyDirectory:
         with locked(self.path):
             yield
 
-    def look(self) -> None:
+    def fetch(self) -> None:
         """Fetch what other machines have written of the study."""
 
     def publish(self) -> None:
         """Push the files in the study's own folder, for other machines."""
 
-    def gather(self, run_id: str) -> None:
+    def fetch_run(self, run_id: str) -> None:
         """Fetch what a node has written of a run."""
 
     def claim(self, study: StudySpec, corpus_digest: str) -> None:
@@ -133,11 +133,11 @@ class StudyDirectory:
         """Delete a run's record before it is trained again."""
         (self.run_path(run_id) / "record.json").unlink(missing_ok=True)
 
-    def recorded(self) -> set[str]:
+    def ended_run_ids(self) -> set[str]:
         """Return the ids of all runs that ended here, whichever study file they came from."""
         return {file.parent.name for file in self.path.glob("runs/*/record.json")}
 
-    def collect(self, planned: list[RunDescription]) -> Runs:
+    def write_tables(self, planned: list[RunDescription]) -> Runs:
         """Write the runs table and the learning curves; return the table.
 
         Args:

@@ -34,7 +34,7 @@ RUN_FILES = (
 MIRRORED = re.compile(rf"{TABLES}|runs/[0-9a-f]+/({RUN_FILES})|report/(\w[\w-]*/)*\w[\w.-]*")
 """What is fetched. Storage may be writable by others, so this admits no pickle and no path that
 leads out of the folder."""
-HANDED_OVER = re.compile(rf"{RUN_FILES}|encoder/[\w.-]+")
+PUSHED = re.compile(rf"{RUN_FILES}|encoder/[\w.-]+")
 """What is pushed of a run that ended before the study had storage; it needs no checkpoints."""
 SEEN = ".mirror.json"
 """Sizes and times of the fetched files as they were on storage."""
@@ -72,7 +72,7 @@ class StoredDirectory(StudyDirectory):
         """
         with locked(self.path), Lease(self.home) as self.lease:
             self._check_same_study()
-            self._fetch()
+            self._fetch_changed()
             self._forget_retried()
             try:
                 yield
@@ -83,11 +83,11 @@ class StoredDirectory(StudyDirectory):
             if self.failure:
                 raise StudyError(self.failure)
 
-    def look(self) -> None:
+    def fetch(self) -> None:
         """Fetch what storage has of the study, also while it runs."""
         with locked(self.path):
             self._check_same_study()
-            self._fetch()
+            self._fetch_changed()
 
     def _check_same_study(self) -> None:
         """Raise where storage and the folder hold different studies."""
@@ -101,24 +101,24 @@ class StoredDirectory(StudyDirectory):
                     f"{self.path} and {self.home} hold different studies; choose another --output."
                 )
 
-    def _fetch(self, run_id: str | None = None) -> None:
+    def _fetch_changed(self, run_id: str | None = None) -> None:
         """Fetch what has changed on storage since the last time, of one run or of all."""
         below = f"runs/{run_id}/" if run_id else ""
         files = list_files(place_below(self.home, below.rstrip("/")) if below else self.home)
-        stands = {
-            below + name: list(stand)
-            for name, stand in files.items()
+        versions = {
+            below + name: list(version)
+            for name, version in files.items()
             if MIRRORED.fullmatch(below + name)
         }
         seen = self._seen()
         changed = [
             name
-            for name, stand in stands.items()
-            if seen.get(name) != stand or not (self.path / name).exists()
+            for name, version in versions.items()
+            if seen.get(name) != version or not (self.path / name).exists()
         ]
         fetch_files(self.home, sorted(changed), self.path)
         if changed:
-            write_json(self.path / SEEN, seen | stands)
+            write_json(self.path / SEEN, seen | versions)
 
     def _seen(self) -> dict[str, Any]:
         """Read the sizes and times of the files fetched before."""
@@ -128,7 +128,7 @@ class StoredDirectory(StudyDirectory):
     def _forget_retried(self) -> None:
         """Delete failed records that storage no longer has: another machine retries those runs."""
         there, seen = list_files(self.home), self._seen()
-        for run_id in self.recorded():
+        for run_id in self.ended_run_ids():
             record, ended = f"runs/{run_id}/record.json", self.read_record(run_id)
             if record in seen and record not in there and ended and ended.status != "done":
                 super().reopen(run_id)
@@ -136,13 +136,13 @@ class StoredDirectory(StudyDirectory):
     def _push_missing_runs(self) -> None:
         """Push the runs that ended here before the study had storage."""
         there = list_files(self.home)
-        for run_id in sorted(self.recorded()):
+        for run_id in sorted(self.ended_run_ids()):
             if f"runs/{run_id}/record.json" not in there:
                 folder = self.run_path(run_id)
                 names = [
                     str(file.relative_to(folder)) for file in folder.rglob("*") if file.is_file()
                 ]
-                self._push_run(run_id, [name for name in names if HANDED_OVER.fullmatch(name)])
+                self._push_run(run_id, [name for name in names if PUSHED.fullmatch(name)])
 
     def _push_run(self, run_id: str, names: Iterable[str]) -> None:
         """Push files of a run; the record last, because its presence means that the run ended."""
@@ -182,19 +182,19 @@ class StoredDirectory(StudyDirectory):
             super().reopen(record.run_id)  # a run has ended only once storage has its record
             raise
 
-    def gather(self, run_id: str) -> None:
-        """Fetch a run, and push the table as it stands once per minute."""
-        self._fetch(run_id)
+    def fetch_run(self, run_id: str) -> None:
+        """Fetch a run, and push the table as it stands at most once per minute."""
+        self._fetch_changed(run_id)
         if time.monotonic() - self.table_pushed > TABLE_SECONDS:
             write_current(self.path)
             push_files(self.path, ["runs.csv", "runs.parquet"], self.home)
             self.table_pushed = time.monotonic()
 
-    def collect(self, planned: list[RunDescription]) -> Runs:
+    def write_tables(self, planned: list[RunDescription]) -> Runs:
         """Fetch the runs, write the tables, push them and return the runs table."""
         if not self.failure:
-            self._fetch()
-        runs = super().collect(planned)
+            self._fetch_changed()
+        runs = super().write_tables(planned)
         if not self.failure:
             self.publish()
         return runs
@@ -221,5 +221,5 @@ def fetch_study(storage: str, name: str, output: str | Path) -> StudyDirectory:
     directory = StoredDirectory(Path(output).absolute() / name, storage)
     if "owner.json" not in list_files(directory.home):
         raise StudyError(f"{directory.home} holds no study; check --storage and the study's name.")
-    directory.look()
+    directory.fetch()
     return directory

@@ -149,7 +149,7 @@ def check_checkpoints(pending: Iterable[PlannedRun], directory: StudyDirectory) 
         check_owner(place, planned.run_id)
 
 
-class Gatherer(tune.Callback):
+class RunFetcher(tune.Callback):
     """Fetches each run when its trial ends."""
 
     def __init__(self, directory: StudyDirectory):
@@ -160,7 +160,7 @@ class Gatherer(tune.Callback):
         if self.directory and not self.directory.failure:
             # An error here would make Tune train the run again; the end of the study fetches all.
             with suppress(ClueRayError):
-                self.directory.gather(trial.config["run"]["run_id"])
+                self.directory.fetch_run(trial.config["run"]["run_id"])
 
     def __getstate__(self) -> dict[str, Any]:
         """Return a state without the directory, which may hold a thread and cannot be pickled."""

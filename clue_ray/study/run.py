@@ -66,7 +66,7 @@ def plan_study(
     output = Path(output).absolute()
     check_study(study, most_points)
     directory = open_directory(output / study.name, storage)
-    directory.look()
+    directory.fetch()
     here = {
         "CPU": float(os.cpu_count() or 1),
         "GPU": float(torch.cuda.device_count()),
@@ -167,7 +167,7 @@ def train_point(
         plan = replace(plan, warnings=[], notes=[])  # they are about grids; this is one run
         directory.claim(study, corpus.digest)
         train_pending(plan, corpus, alone, directory, on_progress)
-        directory.gather(plan.runs[0].run_id)
+        directory.fetch_run(plan.runs[0].run_id)
     (planned,) = plan.runs
     record = directory.read_record(planned.run_id)
     assert record is not None
@@ -207,7 +207,7 @@ def _train_study(
     try:
         train_pending(plan, corpus, study, directory, on_progress, callbacks)
     finally:  # an interrupted study leaves its tables too
-        runs = directory.collect([r.description for r in plan.runs])
+        runs = directory.write_tables([r.description for r in plan.runs])
     score_runs(directory, read_tasks(study.transfer), list(runs.done["run_id"]))
     return join_results(directory.path, runs), plan.concurrency
 

@@ -201,7 +201,7 @@ def _run_trials(
     }
     failures = {}
     for pair, key in pending.items():
-        directory.gather(pair[0])
+        directory.fetch_run(pair[0])
         if not _has_result(directory, pair, key):
             failures[pair] = _failure_reason(ended.get(pair))
     return failures

@@ -21,7 +21,7 @@ from clue_ray.spec.specs import ResourcesSpec, RunSpec, StudySpec
 from clue_ray.storage.place import resolve_place
 from clue_ray.study.directory import StudyDirectory
 from clue_ray.study.planned import Plan, PlannedRun
-from clue_ray.study.probes import Gatherer, StorageStopper
+from clue_ray.study.probes import RunFetcher, StorageStopper
 from clue_ray.study.progress import OnProgress, StudyProgress
 from clue_ray.study.trial import run_trial
 
@@ -99,7 +99,12 @@ def _tune_runs(
             storage_path=str(directory.path / "tune"),
             verbose=0,
             failure_config=tune.FailureConfig(max_failures=ACTOR_FAILURES),
-            callbacks=[*callbacks, Gatherer(directory), CSVLoggerCallback(), JsonLoggerCallback()],
+            callbacks=[
+                *callbacks,
+                RunFetcher(directory),
+                CSVLoggerCallback(),
+                JsonLoggerCallback(),
+            ],
             stop=StorageStopper(directory),
         ),
     )
@@ -123,7 +128,7 @@ def _describe_trials(
             [
                 {
                     "run_id": r.run_id,
-                    "spec": spelled_out(r.run),
+                    "spec": trial_spec(r.run),
                     "description": r.description.model_dump(),
                 }
                 for r in pending
@@ -132,7 +137,7 @@ def _describe_trials(
     }
 
 
-def spelled_out(run: RunSpec) -> dict[str, Any]:
+def trial_spec(run: RunSpec) -> dict[str, Any]:
     """Return a run's spec for a trial, with an absolute place for checkpoints.
 
     A trial has another working folder than this process, so a relative path would lead elsewhere.
@@ -158,7 +163,7 @@ def _keep_failures(
     """Write a failed record for each run whose trial died before it could write one."""
     errors = {result.config["run"]["run_id"]: result.error for result in results if result.config}
     for planned in pending:
-        directory.gather(planned.run_id)
+        directory.fetch_run(planned.run_id)
         if directory.read_record(planned.run_id) is None:
             if not errors.get(planned.run_id):  # on Ctrl-C, Tune returns what it has so far
                 raise KeyboardInterrupt

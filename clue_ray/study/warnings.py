@@ -5,7 +5,7 @@ Each sentence holds the number that was found, and what would help.
 
 import itertools
 from collections import Counter
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -13,14 +13,13 @@ from clue_ray.corpus.store import Corpus
 from clue_ray.spec.columns import SIZE, run_axes, short_label
 from clue_ray.spec.specs import StudySpec
 from clue_ray.study.directory import StudyDirectory
+from clue_ray.study.planned import PlannedRun
 from clue_ray.training.evaluate import make_pools
 
-if TYPE_CHECKING:
-    from clue_ray.study.planned import PlannedRun
-
-
 ENOUGH_DECADES = 1.5
+"""Decades of compute below which a law in compute is poorly determined."""
 ENOUGH_SCALES = 4
+"""Values of an axis below which a law along it is poorly determined."""
 COLLINEAR = 0.95
 """Correlation of the logarithms of two axes above which no fit separates their effects."""
 WISE_EPOCHS = 4
@@ -44,7 +43,7 @@ class Scales(NamedTuple):
         return len(set(self.values))
 
 
-def find_warnings(planned: list["PlannedRun"], corpus: Corpus, study: StudySpec) -> list[str]:
+def find_warnings(planned: list[PlannedRun], corpus: Corpus, study: StudySpec) -> list[str]:
     """List what would weaken the study's answer."""
     columns = [SIZE, *run_axes()]
     scales = [Scales(short_label(c), [getattr(r.description, c) for r in planned]) for c in columns]
@@ -58,7 +57,7 @@ def find_warnings(planned: list["PlannedRun"], corpus: Corpus, study: StudySpec)
         ),
         *_narrow_compute(planned),
         *_many_epochs(planned, corpus),
-        *untaught_pairs(planned, corpus),
+        *untrained_pairs(planned, corpus),
         *no_service_alone(planned, corpus),
         *_same_training(planned),
         *_small_pool(corpus, study.evaluation.candidates),
@@ -91,7 +90,7 @@ def _collinear(pairs: list[tuple[Scales, Scales]]) -> list[str]:
     return warnings
 
 
-def _narrow_compute(planned: list["PlannedRun"]) -> list[str]:
+def _narrow_compute(planned: list[PlannedRun]) -> list[str]:
     """Warn where the runs span too little compute for a law in it."""
     compute = [r.train_flops for r in planned]
     decades = np.log10(max(compute) / min(compute))
@@ -102,7 +101,7 @@ def _narrow_compute(planned: list["PlannedRun"]) -> list[str]:
     ]
 
 
-def _many_epochs(planned: list["PlannedRun"], corpus: Corpus) -> list[str]:
+def _many_epochs(planned: list[PlannedRun], corpus: Corpus) -> list[str]:
     """Warn where runs repeat their users too often.
 
     Pairs of services take turns in proportion to their users, so a run passes over each pair's
@@ -126,7 +125,7 @@ def _many_epochs(planned: list["PlannedRun"], corpus: Corpus) -> list[str]:
     ]
 
 
-def untaught_pairs(planned: list["PlannedRun"], corpus: Corpus) -> list[str]:
+def untrained_pairs(planned: list[PlannedRun], corpus: Corpus) -> list[str]:
     """Warn of pairs of services with fewer users than a batch: evaluated, but never trained."""
     sizes = {(r.description.corpus_users, r.description.global_batch_size) for r in planned}
     left = 0
@@ -144,7 +143,7 @@ def untaught_pairs(planned: list["PlannedRun"], corpus: Corpus) -> list[str]:
     ]
 
 
-def no_service_alone(planned: list["PlannedRun"], corpus: Corpus) -> list[str]:
+def no_service_alone(planned: list[PlannedRun], corpus: Corpus) -> list[str]:
     """Warn where runs ask for batches of one service and no service has enough users for one."""
     asked = {
         (r.description.corpus_users, r.description.global_batch_size)
@@ -164,7 +163,7 @@ def no_service_alone(planned: list["PlannedRun"], corpus: Corpus) -> list[str]:
     ]
 
 
-def _same_training(planned: list["PlannedRun"]) -> list[str]:
+def _same_training(planned: list[PlannedRun]) -> list[str]:
     """Warn of runs with different ids that train the same steps on the same users.
 
     Horizons may round to the same steps, and `corpus_users` may name all users.
@@ -209,10 +208,10 @@ def _small_pool(corpus: Corpus, candidates: int) -> list[str]:
     return warnings
 
 
-def find_notes(planned: list["PlannedRun"], points: int, directory: StudyDirectory) -> list[str]:
+def find_notes(planned: list[PlannedRun], points: int, directory: StudyDirectory) -> list[str]:
     """List what earlier commands left, and how much of it this study file uses."""
     status = Counter(r.status for r in planned)
-    dropped = directory.recorded() - {r.run_id for r in planned}
+    dropped = directory.ended_run_ids() - {r.run_id for r in planned}
     again = any(r.retry for r in planned)
     retried = (
         "trained again"

@@ -116,7 +116,7 @@ def test_mistakes_before_ray_starts(run_cli, planted_log, write_study, tmp_path,
     assert_mistake(run_cli("results", tmp_path / "none"), "No runs table")
     assert_mistake(run_cli("report", tmp_path / "none"), "No runs table")
     assert_mistake(run_cli("report", *[tmp_path / "none"] * 3), "3 studies are given")
-    assert_mistake(run_cli("browse", tmp_path / "none"), "is no directory")
+    assert_mistake(run_cli("browse", tmp_path / "none"), "is not a directory")
     assert_mistake(
         run_cli("fetch", "netflix", "--output", tmp_path / "n.parquet"),
         "known logs are completejourney",

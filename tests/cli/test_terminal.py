@@ -98,7 +98,7 @@ def test_a_table_of_other_origin_is_shown_too(tmp_path):
 
 def test_runs_under_way_read_as_the_table_written_at_the_end(corpus, tmp_path):
     planned = write_under_way(corpus, tmp_path, 5, 5)
-    written = StudyDirectory(tmp_path).collect([r.description for r in planned.runs])
+    written = StudyDirectory(tmp_path).write_tables([r.description for r in planned.runs])
     assert json.loads(written.table.to_json()) == json.loads(
         read_current_runs(tmp_path).table.to_json()
     )

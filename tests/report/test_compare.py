@@ -1,5 +1,4 @@
-"""Two studies on one page: the difference is the planted one, and what cannot be compared is
-refused."""
+"""Two studies on one page: the difference is the planted one; other studies are refused."""
 
 import json
 from pathlib import Path

@@ -1,5 +1,4 @@
-"""Runs beyond the grid: continued axes, candidates, and the rounds with a planted law in place of
-training."""
+"""Runs beyond the grid: continued axes, candidates, and rounds with a planted law for training."""
 
 import pandas as pd
 import pytest
@@ -41,8 +40,9 @@ def loss_of(row):
 
 
 def trainer(directory, candidates, rise=0.0, fails=lambda row: False, asked=None):
-    """Give the losses of the planted law to the grid and to what was added; note whether to retry
-    what failed."""
+    """Return a stand-in for training: the planted law's losses of the grid and of added runs.
+
+    `asked` collects whether failed runs were to be retried."""
 
     def train(retry_failed):
         if asked is not None:

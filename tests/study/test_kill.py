@@ -1,4 +1,4 @@
-"""A study whose driver is killed again and again ends as if nothing had happened."""
+"""A study whose driver is killed several times ends with the same results."""
 
 import os
 import random

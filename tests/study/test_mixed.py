@@ -1,8 +1,7 @@
-"""Reading on nodes with CPUs, runs of one, two and four workers on nodes with GPUs: placed without
-deadlock or idling.
+"""Data on CPU nodes, and runs of one, two and four workers on GPU nodes, without deadlock or idling.
 
-The GPUs are said, not there, so nothing trains: each run holds what it would hold, through Ray Tune
-and Ray Train as ever, and writes down where and when."""
+The GPUs are only declared, so nothing trains: each run holds its resources through Ray Tune and Ray
+Train, and writes down where and when."""
 
 import json
 import shutil

@@ -1,4 +1,4 @@
-"""Storage is looked at from every node before anything trains."""
+"""Storage is checked from every node before anything trains."""
 
 import shutil
 import tempfile

@@ -1,4 +1,4 @@
-"""What a study tells of itself while it runs."""
+"""The progress that a study reports while it runs."""
 
 from types import SimpleNamespace
 
@@ -54,7 +54,7 @@ def test_counts_and_time_left():
     assert heard[-1].ended == ["done size xs, length 8, users 1,200, batch 16  loss 5.4000"]
 
 
-def test_a_resumed_run_that_dies_is_told():
+def test_a_resumed_run_that_dies_is_reported():
     heard = []
     progress = StudyProgress(make_plan(), heard.append)
     progress.on_trial_error(0, [], trial("r1"))

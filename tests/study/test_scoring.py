@@ -1,5 +1,4 @@
-"""Finished runs put to tasks through Ray Tune: what fails is a sentence in a row, what is known is
-not done again."""
+"""Finished runs are evaluated on tasks through Ray Tune, once each; failures are sentences in rows."""
 
 import json
 import shutil
@@ -102,7 +101,7 @@ def test_scores_join_the_table_and_failures_are_sentences(study, found, ray_sess
         score_study(study, tasks[1:], {})
 
 
-def test_a_trial_s_fault_and_its_mistake_are_told_and_mended(study, found, ray_session, corpus):
+def test_errors_of_a_trial_are_recorded_and_cleared(study, found, ray_session, corpus):
     run_id = next(study.glob("runs/*/encoder")).parent.name
     weights = study / "runs" / run_id / "encoder" / "weights.safetensors"
     whole = weights.read_bytes()

@@ -1,5 +1,4 @@
-"""A bucket deleted while a study trains: the study ends with one sentence, leaves nothing behind,
-and goes on later."""
+"""A bucket deleted while a study trains: one error, nothing left behind, and the study resumes."""
 
 import time
 from contextlib import suppress

@@ -75,8 +75,8 @@ def find_optimum(problem: Problem, delta: float) -> Optimum | None:
     rough = minimise(rows, starts, deltas, problem.bounds, iterations=20)
     polished = max(MIN_POLISHED, int(len(starts) * POLISHED_SHARE))
     basins = rough.theta[np.argsort(rough.cost, kind="stable")[:polished]]
-    # With few runs a small delta can leave a flat minimum. Least squares has a unique one, and the
-    # point reached from there comes first: of equal costs it is taken, whatever the order of runs.
+    # With few runs a small delta can leave a flat minimum. Least squares is not flat, so the point
+    # reached from it comes first: of equal costs it is taken, whatever the order of the runs.
     squares = minimise(rows, basins, np.full_like(deltas, np.inf), problem.bounds, iterations=100)
     candidates = np.concatenate([squares.theta[[np.argmin(squares.cost)]], basins])
     found = minimise(rows, candidates, deltas, problem.bounds, iterations=400)
