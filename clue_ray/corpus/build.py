@@ -48,6 +48,8 @@ from clue_ray.storage.sync import working_folder
 
 PREPARATION = 2
 """Increase when the code builds a different corpus from the same log and spec."""
+NEW_FIELDS = ("timestamp_format", "separator")
+"""Optional fields of a corpus that are younger than PREPARATION."""
 REJECTED = re.compile(r"rejected/[\d-]+\.parquet")
 MAX_TASKS = 2000
 """Tasks per pass: a log of more parts than this has several parts per task."""
@@ -125,11 +127,11 @@ def source_key(reading: Reading) -> str:
     files = [
         (Path(file.path).name, file.partition, file.size, file.changed) for file in reading.files
     ]
-    spec = reading.spec.model_dump(mode="json")
+    spec = without_new_fields(reading.spec.model_dump(mode="json"))
     # Paths are left out: of several logs, it matters only which part belongs to which.
     if isinstance(reading.spec.events, dict):
         logs = {
-            name: {k: v for k, v in log.items() if k != "events"}
+            name: {k: v for k, v in without_new_fields(log).items() if k != "events"}
             for name, log in spec["events"].items()
         }
         spec["events"] = [logs, [part.log for part in reading.parts]]
@@ -140,6 +142,11 @@ def source_key(reading: Reading) -> str:
             read_tokenizer(reading.spec.tokenizer).to_str().encode()
         ).hexdigest()
     return fingerprint({"preparation": PREPARATION, "spec": spec, "files": files})
+
+
+def without_new_fields(spec: dict[str, Any]) -> dict[str, Any]:
+    """Leave out fields that came later and are not set, so that older corpora keep their key."""
+    return {k: v for k, v in spec.items() if v is not None or k not in NEW_FIELDS}
 
 
 def _explain_failure(error: Exception, folder: str | Path) -> Exception:

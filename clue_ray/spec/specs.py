@@ -6,6 +6,7 @@ A `StudySpec` is a base run and axes. `expand` in `study/grid.py` turns it into 
 is a hash of it.
 """
 
+import re
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -16,6 +17,7 @@ from clue_ray.spec.yaml import Spec, fingerprint, read_yaml
 
 RECIPE = 2
 """Bump when the same spec would train to different weights; part of every run's identity."""
+EXAMPLE_TIME = datetime(2023, 11, 14, 22, 13, 20, tzinfo=UTC)
 HORIZONS = ("steps", "users_seen", "train_flops")
 
 
@@ -36,6 +38,36 @@ class SplitSpec(Spec):
         return time.replace(tzinfo=UTC) if time and time.tzinfo is None else time
 
 
+def check_timestamp_format(pattern: str | None) -> str | None:
+    """Check that a format of timestamps is one of strptime's and holds a date."""
+    if pattern is None:
+        return None
+    try:
+        datetime.strptime(EXAMPLE_TIME.strftime(pattern), pattern)
+    except ValueError:
+        raise ValueError(_explain_format(pattern)) from None
+    if not re.search(r"%[dejcxDFuwaA]|%[UWVj]", pattern) or not re.search(r"%[YyGcxDF]", pattern):
+        raise ValueError(_explain_format(pattern))
+    return pattern
+
+
+def _explain_format(pattern: str) -> str:
+    return (
+        f"is {pattern!r}, which does not describe a date; write it as in Python's strptime, such "
+        "as '%d/%m/%Y %H:%M:%S' for 31/12/2023 23:59:59"
+    )
+
+
+def check_separator(separator: str | None) -> str | None:
+    """Return the separator of columns as one character; tab may be written as \\t or tab."""
+    if separator is None:
+        return None
+    one = {"\\t": "\t", "tab": "\t"}.get(separator, separator)
+    if len(one) != 1 or one.isalnum() or one in "\"'\r\n." or ord(one) > 127:
+        raise ValueError(f"is {separator!r}; give one ASCII character such as ';' or '|', or 'tab'")
+    return one
+
+
 class LogSpec(Spec):
     """One of several logs that are joined; what is left out is as the corpus says."""
 
@@ -43,6 +75,11 @@ class LogSpec(Spec):
     "files, folders, globs or URIs"
     columns: dict[str, str] | None = None
     text: str | None = None
+    timestamp_format: str | None = None
+    separator: str | None = None
+
+    _check_format = field_validator("timestamp_format")(check_timestamp_format)
+    _check_separator = field_validator("separator")(check_separator)
 
 
 class CorpusSpec(Spec):
@@ -55,6 +92,10 @@ class CorpusSpec(Spec):
     "names of user_id, service, timestamp, text in the log, where they differ: {user_id: author}"
     text: str = "{text}"
     "template over the log's columns that makes the item text"
+    timestamp_format: str | None = None
+    "how timestamps are written, as in Python's strptime: %d/%m/%Y %H:%M; only for ambiguous ones"
+    separator: str | None = None
+    "character between the columns of CSV files; found in each file when omitted"
     services: tuple[str, ...] | None = None
     "services kept; all when omitted"
     vocab_size: int = Field(8192, ge=257, le=1_000_000)
@@ -70,6 +111,9 @@ class CorpusSpec(Spec):
     split: SplitSpec = SplitSpec()
     max_rejected: float = Field(0.05, ge=0, le=1)
     "share of rows that may be unusable before preparation stops"
+
+    _check_format = field_validator("timestamp_format")(check_timestamp_format)
+    _check_separator = field_validator("separator")(check_separator)
 
     @field_validator("events", mode="before")
     @classmethod

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from pyarrow import csv
 
-from clue_ray.corpus.logs.schema import as_text
+from clue_ray.corpus.logs.ids import as_ids
 from clue_ray.errors import SpecError, StudyError
 from clue_ray.storage.files import read_bytes
 from clue_ray.transfer.tasks.spec import AttributeSpec
@@ -38,7 +38,7 @@ def user_values(asked: AttributeSpec) -> "pd.Series[Any]":
                 f"user."
             )
     table = table.filter(table[asked.user].is_valid())
-    users = [asked.prefix + user for user in as_text(table[asked.user]).to_pylist()]
+    users = [asked.prefix + user for user in as_ids(table[asked.user]).to_pylist()]
     values = pd.Series(
         table[asked.column].to_pandas().to_numpy(), index=pd.Index(users, dtype=object)
     )
