@@ -186,6 +186,7 @@ def _write_corpus(reading: Reading, folder: Path, key: str, place: str = "") -> 
     _check_cut(totals, spec)
     timed = all(log.has_time for log in reading.logs)
     profile = totals.profile(services, spec, timed) | survey.profile(reading)
+    _check_conservation(profile, spec)
     _check_pairs(profile, services)
     manifest = {
         "key": key,
@@ -321,6 +322,19 @@ def _check_shards(totals: ShardTotals, survey: Survey, place: str) -> None:
         raise CorpusError(
             f"Workers wrote {missing} to a disk that this machine cannot see; choose an output on "
             "storage that all nodes share."
+        )
+
+
+def _check_conservation(profile: dict[str, Any], spec: CorpusSpec) -> None:
+    """Check that every row that was read is an event of the corpus or is counted otherwise."""
+    dropped = profile["duplicate_rows"] if spec.duplicates == "drop" else 0
+    profile["duplicates_dropped"] = dropped
+    parts = ("events", "events_after_cut", "rejected_rows", "omitted_rows", "duplicates_dropped")
+    told = sum(profile[name] for name in parts)
+    if told != profile["rows"]:
+        raise EventLogError(
+            f"{profile['rows']:,} rows were read, but the corpus accounts for {told:,}; this is an "
+            "error of clue-ray, so report it with the log."
         )
 
 

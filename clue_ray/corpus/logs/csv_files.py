@@ -218,7 +218,8 @@ class _Reader:
             if record.fault
         }
         table = pa.table(dict(zip(self.names, columns, strict=True))) if columns else self._empty()
-        return Block(with_faults(table, faults), other_lines=other)
+        literal = sum(record.literal for record in rows)
+        return Block(with_faults(table, faults), other_lines=other, literal=literal)
 
     def _empty(self) -> pa.Table:
         return pa.table({name: pa.array([], pa.binary()) for name in self.names})

@@ -177,6 +177,7 @@ class Record:
     Attributes:
         end: place of the first byte behind its line end.
         lines: line ends in it.
+        literal: whether a misplaced quote was read as a character.
     """
 
     fields: list[bytes]
@@ -184,6 +185,7 @@ class Record:
     line: bytes
     end: int
     lines: int
+    literal: bool = False
 
 
 def split_records(data: bytes, separator: bytes, columns: int, *, final: bool) -> Iterator[Record]:
@@ -226,7 +228,7 @@ def _choose(
         return whole
     fields = _read_line(line.line, patterns, columns)
     fault = None if fields else "a quote in the line is not closed"
-    return replace(line, fields=fields or [], fault=fault)
+    return replace(line, fields=fields or [], fault=fault, literal=fields is not None)
 
 
 class Open:

@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 
 MISSING = pa.array(["NaN", "nan", "-NaN", "-nan", "<NA>", "NaT", r"\N"])
 """Texts that stand for a missing value and nothing else: pandas, numpy, and database dumps."""
-DOUBTFUL = ("null", "none", "na", "n/a", "undefined", "unknown", "-", "?", "0", "-1")
+DOUBTFUL = ("null", "(null)", "none", "nil", "na", "n/a", "undefined", "unknown", "-", "?")
 """Ids that are usually placeholders; the profile names them, but they are read as ids."""
 WHOLE = r"^(-?(?:0|[1-9][0-9]*))\.0*$"
 """A whole number with nothing but zeros after its point."""

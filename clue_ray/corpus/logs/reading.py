@@ -243,7 +243,7 @@ class Batch:
         first_row: number of the first row in the file.
         table: the needed columns; see `Block` for those of lines that could not be read.
         recoded: number of values that were not UTF-8.
-        lines, other_lines: see `Block`.
+        lines, other_lines, literal: see `Block`.
     """
 
     first_row: int
@@ -251,6 +251,7 @@ class Batch:
     recoded: int
     lines: int = 0
     other_lines: int = 0
+    literal: int = 0
 
 
 def read_part(part: Part, log: Log) -> Iterator[Batch]:
@@ -263,7 +264,8 @@ def read_part(part: Part, log: Log) -> Iterator[Batch]:
     try:
         for block in _read_blocks(part, log):
             table, recoded = decode(_with_all_columns(block.table, part.file, log))
-            yield Batch(row, table, block.recoded + recoded, block.lines, block.other_lines)
+            counts = (block.recoded + recoded, block.lines, block.other_lines, block.literal)
+            yield Batch(row, table, *counts)
             row += table.num_rows
     except UNREADABLE as error:
         raise _unreadable(part.file, error) from None

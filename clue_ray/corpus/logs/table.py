@@ -27,12 +27,14 @@ class Block:
         recoded: number of values that were not UTF-8.
         lines: lines or rows that an independent count found since the previous block.
         other_lines: lines that are no rows: the header, blank lines, line ends within quotes.
+        literal: lines of CSV in which a misplaced quote was read as a character.
     """
 
     table: pa.Table
     recoded: int = 0
     lines: int = 0
     other_lines: int = 0
+    literal: int = 0
 
     def with_lines(self, lines: int, other: int) -> Self:
         """Return this block with the independent count, and more lines that are no rows."""

@@ -148,7 +148,13 @@ class TaskSpec(Spec):
 
     def reading(self) -> CorpusSpec:
         """Say how the log is read, by the reader of corpora."""
-        document = {"events": self.events, "columns": self.columns, "text": self.text}
+        document = {
+            "events": self.events,
+            "columns": self.columns,
+            "text": self.text,
+            "timestamp_format": self.timestamp_format,
+            "separator": self.separator,
+        }
         return CorpusSpec.parse(document, f"task {self.name}")
 
 
