@@ -1,10 +1,11 @@
-# make demo      from a real event log to a scaling-law report
-# make test      the tests, real Ray included
+# make demo      a scaling-law report from a real event log
+# make test      the fast tests, including tests on a real local Ray
 # make check     format, lint and types
-# make test-all  the slow and multi-node tests as well
-# make open-clue-report  docs/notes/open-clue-study.md, its figures and reports from the published runs; trains nothing
+# make docs      the API reference, build/api/clue_ray.html
+# make test-all  all tests, including slow and multi-node ones
+# make open-clue-report  the page, figures and reports of the open CLUE study from its runs; trains nothing
 #
-# Another build of torch, for GPUs or for CPU only: make TORCH_INDEX=<index URL of its wheels> demo
+# For another build of torch (CUDA or CPU only): make TORCH_INDEX=<index URL of its wheels> install
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -13,7 +14,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 LOG := data/completejourney.parquet
 
-.PHONY: install demo test test-all check format open-clue-report
+.PHONY: install demo test test-all check format docs open-clue-report
 
 install: $(READY)
 
@@ -44,3 +45,6 @@ check: $(READY)
 format: $(READY)
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+docs: $(READY)
+	$(BIN)/python docs/build_api.py --output build/api

@@ -21,8 +21,9 @@ from rich.console import Console
 from rich.table import Table
 
 from clue_ray.scaling.deciding.isoflop import fit_isoflop, fit_line
-from clue_ray.scaling.fitting.fit import Fit, fit_law
+from clue_ray.scaling.fitting.fit import fit_law
 from clue_ray.scaling.fitting.problem import differentiate, minimise
+from clue_ray.scaling.fitting.result import Fit
 from clue_ray.scaling.fitting.search import screen
 from clue_ray.scaling.laws.law import Floats, Law, decay
 
@@ -159,8 +160,8 @@ def linear_refit(fit: Fit, delta: float) -> tuple[Floats, float]:
         return value - losses, slope
 
     starts = np.concatenate([fit.theta[None], screen(problem, delta)])
-    points, costs = minimise(rows, starts, deltas, problem.bounds, 400)
-    return points[int(costs.argmin())], float(costs.min())
+    theta, cost, _ = minimise(rows, starts, deltas, problem.bounds, 400).best()
+    return theta, cost
 
 
 def linear_objectives() -> dict[str, list[float]]:

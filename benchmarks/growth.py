@@ -25,8 +25,9 @@ from rich.console import Console
 from rich.table import Table
 
 from clue_ray.scaling.answering.analysis import headline
-from clue_ray.scaling.fitting.fit import Fit, fit_law
+from clue_ray.scaling.fitting.fit import fit_law
 from clue_ray.scaling.fitting.frontier import mark
+from clue_ray.scaling.fitting.result import Fit
 from clue_ray.study.add_runs import next_runs
 
 SIZES = [1e4 * 4.0**power for power in range(8)]

@@ -70,14 +70,16 @@ def make_study(name: str, corpus: Path, steps: int, runs: int) -> StudySpec:
 
 def run_packed(study: StudySpec, output: Path) -> tuple[float, float, float]:
     """Run a study and return its wall seconds, its loop seconds per concurrent run and per run."""
-    concurrency = []
+    snapshots = []  # (seconds since the start, concurrency); the report follows the last one
     started = time.perf_counter()
-    runs = run_study(
-        study, output, listener=lambda snapshot: concurrency.append(snapshot.plan.concurrency)
-    )
-    wall = time.perf_counter() - started
+
+    def record(snapshot: Snapshot) -> None:
+        snapshots.append((time.perf_counter() - started, snapshot.plan.concurrency))
+
+    runs = run_study(study, output, on_progress=record)
+    wall, concurrency = snapshots[-1]
     loops = runs.done["wall_seconds"]
-    return wall, float(loops.sum()) / concurrency[-1], float(loops.mean())
+    return wall, float(loops.sum()) / concurrency, float(loops.mean())
 
 
 def run_short(study: StudySpec, output: Path) -> tuple[float, float, float]:
@@ -87,7 +89,7 @@ def run_short(study: StudySpec, output: Path) -> tuple[float, float, float]:
     def record(snapshot: Snapshot) -> None:
         seen[snapshot.finished] = driver.memory_info().rss / 1e6
 
-    run_study(study, output, listener=record)
+    run_study(study, output, on_progress=record)
     started = time.perf_counter()
     read_current_runs(output / study.name)
     return (

@@ -131,7 +131,7 @@ def run_all(study: StudySpec, output: Path) -> dict[int, float]:
         seen[snapshot.finished] = driver.memory_info().rss / 1e6
 
     tuning.run_trial = sleep_instead
-    run_study(study, output, listener=record, most_points=None)
+    run_study(study, output, on_progress=record, most_points=None)
     table = read_runs(output / study.name).table
     assert (table["status"] == "done").all()
     assert len(table) == len(expand(study))

@@ -25,6 +25,7 @@ _HOMES = {
     "build_corpus": "clue_ray.corpus.build",
     "embed_users": "clue_ray.transfer.embed.embed",
     "fit_law": "clue_ray.scaling.fitting.fit",
+    "forecast": "clue_ray.scaling.forecasting.forecast",
     "identifiability": "clue_ray.scaling.judging.identifiability",
     "influence": "clue_ray.scaling.judging.panels",
     "load_encoder": "clue_ray.transfer.encode",

@@ -1,13 +1,13 @@
-"""Every mistake a user can make, as one tree.
+"""The exceptions that clue-ray raises for errors a user can correct.
 
     ClueRayError
-    ├── SpecError        a study file or spec that cannot be meant
-    ├── EventLogError    an event log that cannot be read or trusted
-    ├── CorpusError      a prepared corpus that is damaged, foreign or too small
+    ├── SpecError        an invalid study file or spec
+    ├── EventLogError    an event log that cannot be read, or has too many unusable rows
+    ├── CorpusError      a prepared corpus that is damaged, incompatible or too small
     ├── RunsError        a runs table that cannot be read or fitted
-    ├── FitError         a law that the given runs cannot identify
-    ├── StudyError       a study that cannot run here: plan, output directory, disk
-    └── ClusterError     Ray cannot be reached or lacks what the study asks for
+    ├── FitError         a law whose parameters the runs cannot identify
+    ├── StudyError       a study that cannot run here: its plan, output directory or disk
+    └── ClusterError     a Ray cluster that cannot be reached, or lacks requested resources
 
 Each message is one sentence: what is wrong, the value found, what is allowed, what to do. The
 command line prints it without a traceback and exits with code 2.
@@ -18,47 +18,47 @@ import re
 import traceback
 
 TOKEN_REMEDY = (
-    "set RAY_AUTH_TOKEN, or RAY_AUTH_TOKEN_PATH to a file with it, or write it to "
-    "~/.ray/auth_token, and set "
-    "RAY_AUTH_MODE=token"
+    "set RAY_AUTH_TOKEN, or RAY_AUTH_TOKEN_PATH to a file with it, "
+    "or write it to ~/.ray/auth_token, and set RAY_AUTH_MODE=token"
 )
-"""How a cluster of Ray's is given its token, the end of a sentence."""
+"""The end of an error message: how to pass the token of a Ray cluster."""
 
 
 class ClueRayError(Exception):
-    """A mistake the user can mend; the message says how."""
+    """Base class of all errors that a user can correct; the message says how."""
 
 
 class SpecError(ClueRayError):
-    """A study file or spec that cannot be meant."""
+    """Invalid study file or spec."""
 
 
 class EventLogError(ClueRayError):
-    """An event log that cannot be read or trusted."""
+    """Event log that cannot be read, or has too many unusable rows."""
 
 
 class CorpusError(ClueRayError):
-    """A prepared corpus that is damaged, foreign or too small."""
+    """Prepared corpus that is damaged, incompatible or too small."""
 
 
 class RunsError(ClueRayError):
-    """A runs table that cannot be read or fitted."""
+    """Runs table that cannot be read or fitted."""
 
 
 class FitError(ClueRayError):
-    """A law that the given runs cannot identify."""
+    """Law whose parameters the runs cannot identify."""
 
 
 class StudyError(ClueRayError):
-    """A study that cannot run here: its plan, output directory or disk."""
+    """Study that cannot run here: its plan, output directory or disk."""
 
 
 class ClusterError(ClueRayError):
-    """Ray cannot be reached or lacks what the study asks for."""
+    """Ray cluster that cannot be reached, or lacks requested resources."""
 
 
 def nearest(name: str, allowed: list[str]) -> str:
-    """Name the allowed key closest to `name`, or list them all when none is close."""
+    """Return the end of an error message: the allowed key closest to `name`, or all keys."""
+    # A name inside a longer key is a better match than one of similar spelling: size, encoder.size.
     close = [key for key in allowed if name and name in key] or difflib.get_close_matches(
         name, allowed, n=1, cutoff=0.5
     )

@@ -1,28 +1,37 @@
-"""The runs table: one tidy row a run, the waist between training and everything fitted or drawn
-afterwards.
+"""The runs table: one tidy row per run.
 
-A table made here or elsewhere (CSV, Parquet) is read into `Runs`; failed, diverged and missing runs
-are rows too.
+Training writes this table; fits and reports read nothing else of it. `Runs` also holds tables made
+elsewhere (CSV, Parquet). Failed, diverged and missing runs are rows, too.
 """
 
 import json
 import math
+import re
 from collections.abc import Iterable, Mapping
+from io import BytesIO, StringIO
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from clue_ray.errors import RunsError, StudyError
 from clue_ray.spec.columns import COLUMNS
 from clue_ray.storage.files import atomic_write, read_json
+from clue_ray.storage.tables import CsvText, check_names, open_table
 
 Status = Literal["done", "failed", "diverged", "missing"]
 
 
 class RunDescription(BaseModel):
-    """The columns of the runs table that are known before a run is trained."""
+    """The columns of the runs table that are known before training.
+
+    `spec/columns.py` has the label and the order of each column. A run that is not part of a study
+    has an empty `study`.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -48,12 +57,12 @@ class RunDescription(BaseModel):
     clue_ray_version: str
 
     def to_record(self, status: Status, **results: Any) -> "RunRecord":
-        """Return the row of a run with this status; `results` may replace what was planned."""
+        """Return the record of this run; `results` replace described columns, such as device."""
         return RunRecord(**{**self.model_dump(), "status": status, **results})
 
 
 class RunRecord(RunDescription):
-    """One row of the runs table; a number that a run never reached is None."""
+    """One row of the runs table; numbers that a run has not reached are None."""
 
     status: Status
     error: str = ""
@@ -71,22 +80,39 @@ class RunRecord(RunDescription):
     started_at: str = ""
 
 
+OTHER_TOOLS: dict[Status, str] = {
+    "done": "finished finish completed complete success successful succeeded terminated ok passed",
+    "failed": "fail failure error errored crashed crash killed aborted canceled cancelled cancelling "
+    "timeout timed_out out_of_memory node_fail boot_fail deadline preempted pruned stopped broken",
+    "diverged": "nan exploded",
+    "missing": "running run pending queued scheduled waiting created starting in_progress inprogress "
+    "paused resuming not_started submitted configuring completing suspended",
+}
+"""Our status -> what Weights & Biases, MLflow, Slurm, Optuna, Ray Tune and cloud services write."""
+STATUSES: dict[str, Status] = {
+    word: status for status, words in OTHER_TOOLS.items() for word in (status, *words.split())
+}
+DECIMAL_COMMA = r"[+-]?\d+(,\d+)?([eE][+-]?\d+)?"
 RUN_COLUMNS = [name for name in COLUMNS if name in RunRecord.model_fields]
 """The columns of the runs table, in order."""
+OPTIONAL = {
+    name: field.default for name, field in RunRecord.model_fields.items() if not field.is_required()
+}
+"""The values of columns before a run has a record."""
 SCORES = "transfer_"
-"""How further columns begin that hold runs' scores on downstream tasks."""
+"""Prefix of the additional columns for scores on downstream tasks."""
 
 
 def chance_loss(candidates: int) -> float:
-    """Return the loss of guessing among `candidates`: ln(candidates), in nats."""
+    """Return the loss of a uniform guess among `candidates`: ln(candidates), in nats."""
     return math.log(candidates)
 
 
 class Runs:
-    """A runs table with its two everyday views.
+    """A runs table.
 
     Attributes:
-        table: every run, one row each, failed ones included.
+        table: One row per run, including failed runs.
     """
 
     def __init__(self, table: pd.DataFrame):
@@ -94,12 +120,12 @@ class Runs:
 
     @classmethod
     def from_records(cls, records: list[RunRecord]) -> "Runs":
-        """Build the table from records, in the contract's column order."""
+        """Build the table from records, with columns in the order of `RUN_COLUMNS`."""
         return cls(pd.DataFrame([record.model_dump() for record in records], columns=RUN_COLUMNS))
 
     @property
     def done(self) -> pd.DataFrame:
-        """Runs that finished with a loss; the only ones a law may be fitted to."""
+        """Runs that finished; laws are fitted to these only. All runs of a table without status."""
         table = self.table
         return table[table["status"] == "done"] if "status" in table else table
 
@@ -107,7 +133,7 @@ class Runs:
         return len(self.table)
 
     def write(self, directory: Path) -> None:
-        """Write runs.csv and runs.parquet into a study directory, each by rename."""
+        """Write runs.csv and runs.parquet into a study directory, each atomically."""
         with atomic_write(directory / "runs.csv") as temporary:
             self.table.to_csv(temporary, index=False)
         with atomic_write(directory / "runs.parquet") as temporary:
@@ -115,8 +141,12 @@ class Runs:
 
 
 def read_runs(path: str | Path) -> Runs:
-    """Read a runs table from a CSV or Parquet file, or from a study directory."""
-    source = Path(path)
+    """Read a runs table from a CSV or Parquet file, or from a study directory.
+
+    Raises:
+        RunsError: There is no such file, it cannot be read, or it has no rows.
+    """
+    source = Path(path).expanduser()
     if source.is_dir():
         source = source / "runs.parquet"
     if not source.is_file():
@@ -124,19 +154,58 @@ def read_runs(path: str | Path) -> Runs:
             f"No runs table at {source}; give a CSV or Parquet file or a study directory."
         )
     try:
-        table = pd.read_parquet(source) if source.suffix == ".parquet" else pd.read_csv(source)
-    except (ValueError, OSError, pd.errors.ParserError) as error:
+        table = _read_table(source)
+    except (ValueError, OSError, pa.ArrowException) as error:
         raise RunsError(
-            f"{source} cannot be read as a runs table ({error}); give a CSV or Parquet file."
+            f"{source} cannot be read as a runs table ({' '.join(str(error).split()).rstrip('.')}); "
+            "give a CSV, Parquet or JSON Lines file."
         ) from None
     if table.empty:
-        raise RunsError(f"{source} holds no runs; run the study first.")
-    return Runs(table)
+        raise RunsError(f"{source} has no runs; run the study first.")
+    return Runs(_with_own_statuses(table, source))
 
 
-OPTIONAL = {
-    name: field.default for name, field in RunRecord.model_fields.items() if not field.is_required()
-}
+def _read_table(source: Path) -> pd.DataFrame:
+    """Read a table of any common format, packed or not."""
+    found = open_table(source.read_bytes(), source.name, COLUMNS)
+    if isinstance(found, bytes):
+        check_names(pq.read_schema(pa.BufferReader(found)).names)
+        return pd.read_parquet(BytesIO(found))
+    if isinstance(found, CsvText):
+        table = pd.read_csv(StringIO(found.text), sep=found.separator, skipinitialspace=True)
+        return table if found.separator == "," else _with_decimal_points(table)
+    return pd.DataFrame(found)
+
+
+def _with_decimal_points(table: pd.DataFrame) -> pd.DataFrame:
+    """Read numbers with decimal commas, which a file has whose separator is not a comma."""
+    for name in table.columns:
+        values = table[name].dropna()
+        if not pd.api.types.is_numeric_dtype(table[name]) and len(values):
+            texts = values.astype(str)
+            if texts.str.fullmatch(DECIMAL_COMMA).all():
+                table[name] = table[name].str.replace(",", ".").astype(float)
+    return table
+
+
+def _with_own_statuses(table: pd.DataFrame, source: Path) -> pd.DataFrame:
+    """Translate the statuses of other tools into ours.
+
+    Raises:
+        RunsError: a status has no meaning that is known.
+    """
+    if "status" not in table:
+        return table
+    words = table["status"].map(lambda value: re.sub(r"[\s_-]+", "_", str(value).strip().lower()))
+    statuses = words.map(STATUSES)
+    if (unknown := statuses.isna()).any():
+        row = int(np.flatnonzero(unknown)[0])
+        raise RunsError(
+            f"Column 'status' of {source} holds {table['status'].iloc[row]!r} in row {row + 1}; "
+            "allowed are done (or finished, completed, succeeded), failed, diverged and missing (or "
+            "running, pending): replace it, or rename the column if it is not the state of a run."
+        )
+    return table.assign(status=statuses)
 
 
 def read_current_runs(path: str | Path, *, skip_damaged: bool = False) -> Runs:

@@ -1,7 +1,8 @@
-"""What the runs of the open CLUE study say to each claim: numbers with intervals.
+"""Compute the numbers with intervals that answer each claim of the open CLUE study.
 
-Takes `Points`, gives mappings and tables that the page prints. One idea: laws, intervals and
-backtests are clue-ray's own; what is added here are differences between means over seeds."""
+Laws, intervals and backtests are clue-ray's own. This file adds differences between means over
+seeds, and regressions over the grids.
+"""
 
 from functools import cache
 from typing import Any
@@ -15,55 +16,53 @@ from clue_ray.runs import Runs
 from clue_ray.scaling.answering.analysis import Analysis, analyse
 from clue_ray.scaling.deciding.isoflop import fit_isoflop
 from clue_ray.scaling.downstream import correlation, predict_largest
-from clue_ray.scaling.fitting.fit import Fit, fit_law
+from clue_ray.scaling.fitting.fit import fit_law
+from clue_ray.scaling.fitting.result import Fit
 from paper.points import VARIED, Points, seed_means
 
 SCORED = {
-    "recall_at_10": "finding users, recall@10",
-    "mrr": "finding users, MRR",
+    "recall_at_10": "user retrieval, recall@10",
+    "mrr": "user retrieval, MRR",
     "transfer_open_clue_kitchen_mrr": "next item in kitchen from groceries, MRR",
     "transfer_open_clue_kids_auc": "children in the household, AUC",
 }
-FEWEST_SIZES = 4
-"""Sizes a budget needs to have a best one inside."""
+MIN_SIZES = 4
+"""Sizes that a budget needs for an optimum between them."""
 VERDICTS = {
-    "holds": "as foretold",
+    "holds": "as predicted",
     "less": "lower",
     "more": "higher",
-    "unclear": "cannot be told",
+    "unclear": "undecided",
     "no further": "no further gain",
 }
+"""Words of the page for each `clue_ray.scaling.downstream.Verdict`."""
 LAWS = ("power_law_plus_constant", "log_linear", "power_law", "bounded_power_law")
 
 
 @cache
 def analysis_of(points: Points) -> Analysis:
-    """Analyse a corpus's runs as its report does."""
+    """Analyse the runs on a corpus as its report does."""
     return analyse(Runs(points.runs), LAWS)
 
 
 def headline(points: Points) -> dict[str, Any]:
-    """Say how loss falls with compute, and how well the largest budget, held out, was predicted."""
+    """Summarise the laws in compute and their predictions of the largest budget, held out."""
     found = analysis_of(points)
-    law, floored = (
-        found.fits[found.preferred],
-        [name for name in LAWS if found.fits[name].law.floor],
-    )
-    fitted = found.points[found.points["frontier"] & ~found.points["held_out"]]
-    held = found.points[found.points["held_out"]]
-    best = held.loc[held["loss"].idxmin()]
+    law = found.fits[found.preferred]
+    with_floor = [name for name in LAWS if found.fits[name].law.floor]
+    frontier = found.points[found.points["frontier"]]
+    held_out = found.points[found.points["held_out"]]
+    best = held_out.loc[held_out["loss"].idxmin()]
     place = {"train_flops": float(best["train_flops"])}
     ahead = law.predict_run(**place)
-    again = fit_law(
-        found.preferred, found.points[found.points["frontier"]], x="train_flops", y="loss"
-    )
-    wanted = float(best["train_flops"]) * 10
+    refitted = fit_law(found.preferred, frontier, x="train_flops", y="loss")
+    further = float(best["train_flops"]) * 10
     by_law = {name: fit.predict_run(**place) for name, fit in found.fits.items()}
     tied = [by_law[name] for name in {found.preferred, *found.backtest.tied}]
     low, high = min(one.low for one in tied), max(one.high for one in tied)
     return {
         "runs": len(points.runs),
-        "frontier": len(fitted),
+        "frontier": len(frontier[~frontier["held_out"]]),
         "decades": float(
             np.log10(points.runs["train_flops"].max() / points.runs["train_flops"].min())
         ),
@@ -80,11 +79,11 @@ def headline(points: Points) -> dict[str, Any]:
             "high": high,
             "inside": bool(low <= best["loss"] <= high),
         },
-        "floors": {name: span_of(found.fits[name], "irreducible_loss") for name in floored},
+        "floors": {name: span_of(found.fits[name], "irreducible_loss") for name in with_floor},
         "inside": bool(ahead.low <= best["loss"] <= ahead.high),
         "relative_error": ahead.value / float(best["loss"]) - 1,
-        "before": law.predict(train_flops=wanted),
-        "after": again.predict(train_flops=wanted),
+        "before": law.predict(train_flops=further),
+        "after": refitted.predict(train_flops=further),
     }
 
 
@@ -94,15 +93,15 @@ def span_of(fit: Fit, name: str) -> tuple[float, float, float]:
 
 
 def two_factors(points: Points) -> dict[str, Any]:
-    """Regress loss on log10 of the model's FLOPs a user and of the history's length, at equal
-    steps.
+    """Regress loss on log10 of model FLOPs per user and of history length, at equal steps.
 
-    Ordinary least squares over seed means, Student's t intervals; nats a decade.
+    Ordinary least squares over seed means, with Student's t intervals. Slopes are nats per decade.
     """
     rows = points.equal_steps("length")
     cells = seed_means(rows, "width", "sequence_length")
-    whole = rows[rows["sequence_length"] == points.base["sequence_length"]]
-    flops = (whole["train_flops"] / whole["users_seen"]).groupby(whole["width"]).mean()
+    # At one length for all sizes: otherwise the FLOPs of the model would include the length.
+    at_base = rows[rows["sequence_length"] == points.base["sequence_length"]]
+    flops = (at_base["train_flops"] / at_base["users_seen"]).groupby(at_base["width"]).mean()
     model = np.log10(cells["width"].map(flops))
     design = np.column_stack([np.ones(len(cells)), model, np.log10(cells["sequence_length"])])
     loss = cells["loss"].to_numpy()
@@ -110,20 +109,19 @@ def two_factors(points: Points) -> dict[str, Any]:
     residual = loss - design @ beta
     freedom = len(loss) - design.shape[1]
     error = np.sqrt(np.diag(np.linalg.inv(design.T @ design)) * (residual @ residual) / freedom)
-    reach = stats.t.ppf(0.975, freedom) * error
-    names = ("model", "length")
+    half = stats.t.ppf(0.975, freedom) * error
     slopes = {
-        name: (beta[i], beta[i] - reach[i], beta[i] + reach[i])
-        for i, name in enumerate(names, start=1)
+        name: (beta[i], beta[i] - half[i], beta[i] + half[i])
+        for i, name in enumerate(("model", "length"), start=1)
     }
-    alone = [
+    by_length = [
         np.polyfit(np.log10(own["width"].map(flops)), own["loss"], 1)[0]
         for _, own in cells.groupby("sequence_length")
     ]
     return {
         **slopes,
-        "model_at_shortest": float(alone[0]),
-        "model_at_longest": float(alone[-1]),
+        "model_at_shortest": float(by_length[0]),
+        "model_at_longest": float(by_length[-1]),
         "r2": float(1 - residual @ residual / ((loss - loss.mean()) ** 2).sum()),
         "rmse": float(np.sqrt((residual**2).mean())),
         "cells": len(cells),
@@ -131,8 +129,7 @@ def two_factors(points: Points) -> dict[str, Any]:
 
 
 def by_axis(points: Points, varied: str) -> pd.DataFrame:
-    """Tabulate the mean loss by width (rows) and values of an axis (columns), at equal steps,
-    nats."""
+    """Tabulate the mean loss in nats by width (rows) and axis value (columns), at equal steps."""
     column = VARIED[varied]
     cells = seed_means(points.equal_steps(varied), "width", column)
     return cells.pivot(index="width", columns=column, values="loss")
@@ -141,36 +138,33 @@ def by_axis(points: Points, varied: str) -> pd.DataFrame:
 def change(
     points: Points, rows: pd.DataFrame, column: str, first: Any, last: Any
 ) -> tuple[float, float, float]:
-    """Return how much the mean loss over seeds changes between two values of a column, and its 95 %
-    interval, nats.
+    """Return the change of the mean loss between two values of a column, with its 95 % interval.
 
-    Seeds scatter as all of the corpus's repeated runs do, normally.
+    The noise between seeds is taken as normal, with the pooled standard deviation of the corpus.
     """
     before, after = (rows.loc[rows[column] == value, "loss"] for value in (first, last))
     if before.empty or after.empty:
         return (np.nan, np.nan, np.nan)
     found = float(after.mean() - before.mean())
-    reach = 1.96 * points.noise() * np.sqrt(1 / len(before) + 1 / len(after))
-    return found, found - reach, found + reach
+    half = 1.96 * points.noise() * np.sqrt(1 / len(before) + 1 / len(after))
+    return found, found - half, found + half
 
 
 def batch_effects(points: Points) -> pd.DataFrame:
-    """Tabulate what the largest batch brings over the smallest: rows regime and width, columns
-    change, low, high."""
+    """Tabulate the change from the smallest to the largest batch, by regime and width."""
     regimes = {
         "equal steps": points.equal_steps("batch"),
         "equal examples": points.equal_examples(),
     }
-    spent = points.equal_compute()
-    regimes |= {f"equal compute, {budget:.1e} FLOP": own for budget, own in spent.groupby("budget")}
+    budgets = points.equal_compute().groupby("budget")
+    regimes |= {f"equal compute, {budget:.1e} FLOP": own for budget, own in budgets}
     found = []
     for regime, rows in regimes.items():
         for width, own in rows.groupby("width"):
             sizes = sorted(own["global_batch_size"].unique())
             effect = change(points, own, "global_batch_size", sizes[0], sizes[-1])
-            best = (
-                seed_means(own, "global_batch_size").set_index("global_batch_size")["loss"].idxmin()
-            )
+            means = seed_means(own, "global_batch_size").set_index("global_batch_size")
+            best = means["loss"].idxmin()
             found.append((regime, width, f"{sizes[0]} to {sizes[-1]}", *effect, best))
     return pd.DataFrame(
         found, columns=["regime", "width", "batches", "change", "low", "high", "best"]
@@ -178,7 +172,7 @@ def batch_effects(points: Points) -> pd.DataFrame:
 
 
 def last_step(points: Points, varied: str) -> pd.DataFrame:
-    """Tabulate what an axis's last step brought at each width: columns width, change, low, high."""
+    """Tabulate the change between the last two values of an axis, by width."""
     column, rows = VARIED[varied], points.equal_steps(varied)
     *_, first, last = sorted(rows[column].unique())
     found = [
@@ -188,10 +182,9 @@ def last_step(points: Points, varied: str) -> pd.DataFrame:
 
 
 def best_sizes(points: Points) -> dict[str, Any]:
-    """Find the best size of each budget and how it grows with compute; an error's sentence where it
-    cannot be told."""
+    """Find the best size per budget and its growth with compute, or the reason for no answer."""
     rows = points.isoflop()
-    rows = rows[rows.groupby("budget")["width"].transform("nunique") >= FEWEST_SIZES]
+    rows = rows[rows.groupby("budget")["width"].transform("nunique") >= MIN_SIZES]
     try:
         found = fit_isoflop(rows.assign(train_flops=rows["budget"]), size="non_embedding_params")
     except FitError as error:
@@ -206,11 +199,12 @@ def best_sizes(points: Points) -> dict[str, Any]:
 
 
 def follows(points: Points) -> list[dict[str, Any]]:
-    """Set each score of the runs over their loss: a row a score.
+    """Relate each score of the runs to their loss, one row per score.
 
-    The correlation with the fall of the loss (Pearson, Fisher's interval) and the verdict on the
-    quarter with the most compute are those of clue-ray's reports, over the runs that are better
-    than a guess; ranks (Spearman) are of all."""
+    The correlation (Pearson, Fisher's interval) and the verdict on the quarter with the most
+    compute are those of clue-ray's reports, over the runs that are better than chance. The rank
+    correlation (Spearman) is over all runs.
+    """
     found = []
     for column, name in SCORED.items():
         if column not in points.runs or not (rows := points.runs.dropna(subset=[column])).size:

@@ -1,7 +1,7 @@
-"""The figures of the open CLUE study: one row of panels a question, one panel a corpus.
+"""Draw the figures of the open CLUE study: one figure per question, one panel per corpus.
 
-Takes all corpora's `Points`, writes PNG files. Colours mean the encoder's width in all but the
-first figure."""
+Colours show the width of the encoder, except in the first figure.
+"""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -31,17 +31,18 @@ from paper.points import VARIED, Points, seed_means
 
 Draw = Callable[[Points, Axes, dict[int, float]], None]
 PANEL = (3.7, 3.3)
-"""Inches a panel."""
+"""Width and height of a panel, inches."""
 
 
 def draw_all(
     corpora: Mapping[str, Points], floors: Mapping[str, dict[int, float]], folder: Path
 ) -> None:
-    """Write every figure.
+    """Write all figures as PNG files.
 
     Args:
-        floors: lowest loss of any encoder by sequence length, nats, of each corpus; empty where
-            nobody knows it.
+        corpora: Finished runs by corpus.
+        floors: Lowest possible loss in nats by sequence length, for each corpus. Empty if unknown.
+        folder: Output folder, created if missing.
     """
     folder.mkdir(parents=True, exist_ok=True)
     drawings: dict[str, Draw] = {
@@ -63,15 +64,14 @@ def draw_all(
 
 
 def save(figure: plt.Figure, file: Path) -> None:
-    """Write a figure, the same bytes for the same points."""
+    """Write a figure. Equal points give equal bytes."""
     figure.tight_layout()
     figure.savefig(file, dpi=160, metadata={"Software": None})
     plt.close(figure)
 
 
 def compute(points: Points, ax: Axes, floor: Mapping[int, float]) -> None:
-    """Draw all runs, the frontier, and the laws fitted below the largest budget, with the speaking
-    one's interval."""
+    """Draw the runs, the laws fitted below the largest budget and the preferred law's interval."""
     found = analysis_of(points)
     runs = found.points
     behind, front, held = (
@@ -93,10 +93,9 @@ def compute(points: Points, ax: Axes, floor: Mapping[int, float]) -> None:
     )
     x = np.geomspace(runs["train_flops"].min(), runs["train_flops"].max() * 10, 80)
     for law, dashes in zip([law for law in LAWS if law in found.fits], DASHES, strict=False):
-        speaks = law == found.preferred
         look = (
             {"color": LAW_COLOUR, "linewidth": 1.8}
-            if speaks
+            if law == found.preferred
             else {"color": MUTED, "linestyle": dashes, "linewidth": 0.9}
         )
         ax.plot(x, found.fits[law].curve(x), label=law.replace("_", " "), **look)
@@ -110,7 +109,7 @@ def compute(points: Points, ax: Axes, floor: Mapping[int, float]) -> None:
         truth = floor[points.base["sequence_length"]]
         level(ax, truth, f"floor of the log, {truth:.2f}", FLOOR_COLOUR, left=True)
         bottom = min(bottom, truth - 0.2 * (found.chance - truth))
-    top = found.chance + 0.15 * (found.chance - bottom)  # runs on few users end far above a guess
+    top = found.chance + 0.15 * (found.chance - bottom)  # runs on few users end far above chance
     ax.set_ylim(bottom, top)
     if above := int((runs["loss"] > top).sum()):
         ax.text(
@@ -128,7 +127,7 @@ def compute(points: Points, ax: Axes, floor: Mapping[int, float]) -> None:
 
 
 def level(ax: Axes, value: float, name: str, colour: str, left: bool = False) -> None:
-    """Draw a level with its name at its right end, or its left."""
+    """Draw a horizontal line with its name at the right end, or at the left."""
     ax.axhline(value, color=colour, linewidth=0.8, linestyle=DASHES[1])
     place = {"x": 0.01, "ha": "left"} if left else {"x": 0.99, "ha": "right"}
     ax.text(
@@ -145,8 +144,7 @@ def level(ax: Axes, value: float, name: str, colour: str, left: bool = False) ->
 def by_width(
     points: Points, ax: Axes, varied: str, floor: Mapping[int, float] | None = None
 ) -> None:
-    """Draw loss over an axis at equal steps, a line a width: means over seeds, and the seeds
-    themselves."""
+    """Draw loss over an axis at equal steps, one line per width: seeds and their means."""
     column, rows = VARIED[varied], points.equal_steps(varied)
     lines(points, ax, rows, column)
     if floor:
@@ -164,7 +162,7 @@ def by_width(
 
 
 def lines(points: Points, ax: Axes, rows: pd.DataFrame, column: str) -> None:
-    """Draw loss over a column, a line a width, which has one colour in all panels of a corpus."""
+    """Draw loss over a column, one line per width, with one colour per width in all panels."""
     means = seed_means(rows, "width", column)
     colours = ordered_colours(sorted(points.equal_steps("length")["width"].unique()))
     for width, own in means.groupby("width"):
@@ -187,7 +185,7 @@ def lines(points: Points, ax: Axes, rows: pd.DataFrame, column: str) -> None:
 
 
 def budgets(points: Points, ax: Axes, _: Mapping[int, float]) -> None:
-    """Draw loss over the encoder's parameters, a line a budget, its best size ringed."""
+    """Draw loss over parameters, one line per budget, with a circle around its best size."""
     means = seed_means(points.isoflop(), "budget", "non_embedding_params")
     colours = ordered_colours(sorted(means["budget"].unique()))
     for budget, own in means.groupby("budget"):
@@ -217,18 +215,17 @@ def budgets(points: Points, ax: Axes, _: Mapping[int, float]) -> None:
 
 
 def batches(corpora: Mapping[str, Points], file: Path) -> None:
-    """Draw loss over the batch: a row of panels a corpus; equal steps, equal examples, and each
-    equal compute."""
+    """Draw loss over batch size, one row per corpus: equal steps, equal examples, equal compute."""
     columns = 2 + max(points.equal_compute()["budget"].nunique() for points in corpora.values())
     size = (2.9 * columns, 2.7 * len(corpora))
     figure, axes = plt.subplots(len(corpora), columns, figsize=size, squeeze=False, sharey="row")
     for points, row in zip(corpora.values(), axes, strict=True):
-        spent = points.equal_compute().groupby("budget")
+        budgets = points.equal_compute().groupby("budget")
         regimes = {
             "equal steps": points.equal_steps("batch"),
             "equal examples": points.equal_examples(),
         }
-        regimes |= {f"{budget:.1e} FLOP": own for budget, own in spent}
+        regimes |= {f"{budget:.1e} FLOP": own for budget, own in budgets}
         for (name, rows), ax in zip(regimes.items(), row, strict=False):
             lines(points, ax, rows, "global_batch_size")
             ax.set_title(f"{points.title}, {name}", fontsize=8)

@@ -1,9 +1,10 @@
-"""Rebuild what the open CLUE study says from its table of runs: reports, figures and
-docs/notes/open-clue-study.md.
+"""Rebuild the reports, the figures and the page of the open CLUE study from its runs table.
 
-make open-clue-report                                     # no training; studies/open-clue/runs.csv
-is enough python paper/findings.py --gather results     # first take the table from the studies'
-directories"""
+    make open-clue-report                       # needs studies/open-clue/runs.csv; trains nothing
+    python -m paper.findings --gather results   # first collect the table from study directories
+
+The page is docs/notes/open-clue-study.md.
+"""
 
 import argparse
 import shutil
@@ -24,12 +25,12 @@ from clue_ray.storage.files import atomic_write, write_json
 from paper import answers, figures
 from paper.points import ROOT, STUDIES, TITLES, Points, read_points
 
-CLOCK = ["memory_bytes"]
-"""Columns of the learning curves that tell of the machine only."""
+MACHINE_COLUMNS = ["memory_bytes"]
+"""Columns of the learning curves that describe only the machine."""
 
 
 def gather(results: Path) -> None:
-    """Write runs.csv and curves.parquet from the directories of the studies that have run."""
+    """Write runs.csv and curves.parquet from the directories of finished studies."""
     names = [read_study(STUDIES / f"{name}.yaml").name for name in TITLES]
     folders = [results / name for name in names if (results / name / "runs.csv").exists()]
     pd.concat([read_runs(folder).table for folder in folders]).to_csv(
@@ -38,12 +39,16 @@ def gather(results: Path) -> None:
     curves = [
         pd.read_parquet(folder / "curves.parquet").assign(study=folder.name) for folder in folders
     ]
-    pd.concat(curves).drop(columns=CLOCK).to_parquet(STUDIES / "curves.parquet", index=False)
+    pd.concat(curves).drop(columns=MACHINE_COLUMNS).to_parquet(
+        STUDIES / "curves.parquet", index=False
+    )
 
 
 def known_floor(points: Points) -> dict[str, Any]:
-    """Compute the planted log's lowest loss at each length its runs have, as corpus.json holds it;
-    else nothing."""
+    """Compute the lowest possible loss per history length, in the form of corpus.json.
+
+    Only that of the planted log is known. For other logs the result is empty.
+    """
     if points.name != "planted":
         return {}
     planted = PlantedSpec(**read_yaml(STUDIES / "planted-log.yaml")).model_dump_json()
@@ -54,7 +59,7 @@ def known_floor(points: Points) -> dict[str, Any]:
 
 
 def rebuild_report(points: Points, output: Path) -> Path:
-    """Write a corpus's report as its study did, from the table alone."""
+    """Write the report of a corpus from the runs table alone."""
     folder = output / points.spec.name
     folder.mkdir(parents=True, exist_ok=True)
     Runs(points.runs).write(folder)
@@ -64,7 +69,7 @@ def rebuild_report(points: Points, output: Path) -> Path:
 
 
 def describe(points: Points, floor: dict[int, float]) -> dict[str, Any]:
-    """Collect all that the page says of a corpus."""
+    """Compute everything that the page reports about a corpus."""
     return {
         "points": points,
         "floor": floor,
@@ -81,24 +86,32 @@ def describe(points: Points, floor: dict[int, float]) -> dict[str, Any]:
     }
 
 
-def render(corpora: dict[str, dict[str, Any]]) -> str:
-    """Set the numbers in the page's template."""
-    loader = FileSystemLoader([Path(__file__).parent, STUDIES])
+def templates() -> Environment:
+    """Return the environment of the page's template and the texts that it includes."""
     environment = Environment(
-        loader=loader, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=FileSystemLoader([Path(__file__).parent, STUDIES]),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
     environment.filters["span"] = lambda found, digits=2: (
         f"{found[0]:.{digits}f} [{found[1]:.{digits}f}, {found[2]:.{digits}f}]"
     )
     environment.filters["grid"] = grid
+    return environment
+
+
+def render(corpora: dict[str, dict[str, Any]]) -> str:
+    """Render the page."""
     sizes = sorted(
         {int(n) for c in corpora.values() for n in c["points"].runs["non_embedding_params"]}
     )
-    return environment.get_template("page.md.j2").render(corpora=corpora, sizes=sizes, **corpora)
+    page = templates().get_template("page.md.j2")
+    return page.render(corpora=corpora, sizes=sizes, **corpora)
 
 
 def grid(table: pd.DataFrame) -> str:
-    """Write losses by width and another column as Markdown."""
+    """Format losses by width and another column as a Markdown table."""
     head = f"| width | {' | '.join(f'{value:,}' for value in table.columns)} |"
     rule = "|" + "---:|" * (len(table.columns) + 1)
     rows = [
@@ -109,18 +122,21 @@ def grid(table: pd.DataFrame) -> str:
 
 
 def main() -> None:
-    """Rebuild, and say where the pages are."""
+    """Rebuild everything and print the paths."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
-        "--gather", type=Path, metavar="RESULTS", help="take runs.csv from finished studies first"
+        "--gather",
+        type=Path,
+        metavar="RESULTS",
+        help="first collect runs.csv from finished studies",
     )
     parser.add_argument(
         "--output", type=Path, default=ROOT / "results" / "open-clue", help="folder of the reports"
     )
     parser.add_argument(
-        "--docs", type=Path, default=ROOT / "docs", help="folder of the page and its pictures"
+        "--docs", type=Path, default=ROOT / "docs", help="folder of the page and its figures"
     )
     args = parser.parse_args()
     if args.gather:
@@ -131,7 +147,7 @@ def main() -> None:
         name: {int(length): loss for length, loss in found.items()}
         for name, found in losses.items()
     }
-    with ProcessPoolExecutor(2) as pool:  # reports take the most time, a core each
+    with ProcessPoolExecutor(2) as pool:  # reports take the most time, one core each
         pages = pool.map(partial(rebuild_report, output=args.output), corpora.values())
         figures.draw_all(corpora, floors, args.docs / "images" / "open-clue")
         page = render({name: describe(points, floors[name]) for name, points in corpora.items()})

@@ -1,7 +1,7 @@
-"""The runs of the open CLUE study, sorted by the question they answer.
+"""Select the runs of the open CLUE study by the question they answer.
 
-Takes `runs.csv` and a study file, gives the rows in which one thing varies. One idea: which runs
-belong together is read off the study file's base, never off names."""
+Runs that belong together are found by comparing their columns with the base of the study file.
+"""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -21,23 +21,23 @@ TITLES = {
 }
 VARIED = {"length": "sequence_length", "batch": "global_batch_size", "users": "corpus_users"}
 SAME_STEPS = 1.03
-"""Runs of one budget and shape differ by so little in steps between seeds."""
+"""Largest ratio of steps between seeds of one budget and shape."""
 SAME_BUDGET = 1.08
-"""Runs of one budget see other users, so what they spend differs by so little."""
-
+"""Largest ratio of compute within a budget: its runs see different users, so they differ."""
 SAME_TRAINING = ["width", *VARIED.values(), "steps", "seed", "train_flops", "loss"]
-"""Columns in which runs that trained the same thing agree."""
+"""Columns that are equal in two runs of the same training."""
 LEARNT = 0.05
-"""Nats below a guess from which a setting has learnt something."""
+"""A setting has learnt if its mean loss is this many nats below chance."""
 
 
 @dataclass(frozen=True, eq=False)
 class Points:
-    """One corpus's finished runs.
+    """The finished runs on one corpus.
 
     Attributes:
-        name: planted, completejourney or amazon.
-        runs: one row a run, loss in nats.
+        name: "planted", "completejourney" or "amazon".
+        spec: The study file.
+        runs: One row per run, loss in nats.
     """
 
     name: str
@@ -46,12 +46,12 @@ class Points:
 
     @property
     def title(self) -> str:
-        """What a reader calls the corpus."""
+        """Name of the corpus on the page."""
         return TITLES[self.name]
 
     @cached_property
     def base(self) -> dict[str, int]:
-        """What all runs share that do not vary it."""
+        """Base values of the axes, and the base's steps."""
         train = self.spec.base.train
         return {
             "sequence_length": self.spec.base.sequence_length,
@@ -62,17 +62,17 @@ class Points:
 
     @property
     def seen(self) -> int:
-        """Users that a run of the base's steps and batch sees."""
+        """Users seen by a run with the base's steps and batch."""
         return self.base["steps"] * self.base["global_batch_size"]
 
     def equal_steps(self, varied: str) -> pd.DataFrame:
-        """Rows of the base's steps in which size and `length`, `batch` or `users` vary."""
+        """Select runs with the base's steps that vary size and `length`, `batch` or `users`."""
         return self._fixed(
             {key: value for key, value in self.base.items() if key != VARIED[varied]}
         )
 
     def equal_examples(self) -> pd.DataFrame:
-        """Rows that see as many users as the base, in batches of any size."""
+        """Select runs that see as many users as the base, in batches of any size."""
         found = self._fixed(
             {
                 "sequence_length": self.base["sequence_length"],
@@ -83,18 +83,18 @@ class Points:
         return found[found["width"].isin(found.loc[found["steps"] != self.base["steps"], "width"])]
 
     def equal_compute(self) -> pd.DataFrame:
-        """Rows of a budget that has batches of several sizes, with the column `budget`, FLOP."""
+        """Select runs of budgets with several batch sizes; column `budget` in FLOP."""
         rows = self.budgeted()
         several = rows[rows["global_batch_size"] != self.base["global_batch_size"]]
         return rows[rows["budget"].isin(several["budget"]) & rows["width"].isin(several["width"])]
 
     def isoflop(self) -> pd.DataFrame:
-        """Rows of a budget and the base's batch, with the column `budget`, FLOP."""
+        """Select runs of a budget with the base's batch; column `budget` in FLOP."""
         rows = self.budgeted()
         return rows[rows["global_batch_size"] == self.base["global_batch_size"]]
 
     def budgeted(self) -> pd.DataFrame:
-        """Rows that spend one of the study's budgets."""
+        """Select runs that spend one of the study's budgets; column `budget` in FLOP."""
         rows = self._fixed(
             {
                 "sequence_length": self.base["sequence_length"],
@@ -103,20 +103,20 @@ class Points:
         )
         axes = self.spec.axes if isinstance(self.spec.axes, list | tuple) else [self.spec.axes]
         budgets = sorted({float(b) for grid in axes for b in grid.get("budgets", ())})
-        rows = rows[
-            (rows["steps"] != self.base["steps"]) & (rows["users_seen"] != self.seen)
-        ]  # other horizons
+        # The base's steps and users seen are other horizons, even where they cost as much.
+        rows = rows[(rows["steps"] != self.base["steps"]) & (rows["users_seen"] != self.seen)]
         near = {b: (rows["train_flops"] / b).between(1 / SAME_BUDGET, SAME_BUDGET) for b in budgets}
         return pd.concat([rows[mask].assign(budget=budget) for budget, mask in near.items()])
 
     def noise(self) -> float:
-        """Standard deviation of the loss between seeds, nats, pooled over the settings with several
-        seeds that learn.
+        """Pool the standard deviation of the loss between seeds, in nats, over settings that learn.
 
-        These saw all users and ended `LEARNT` below a guess: runs at chance hardly differ, those
-        that overfit few users differ far more."""
+        These settings have several seeds, saw all users and ended `LEARNT` below chance. Runs at
+        chance hardly differ, and runs that overfit few users differ far more.
+        """
         keys = ["width", *VARIED.values()]
         rows = self.runs.sort_values([*keys, "steps"])
+        # Seeds of one budget differ a little in steps, so a setting ends where the steps jump.
         jumps = rows["steps"] > SAME_STEPS * rows["steps"].shift()
         other = (rows[keys] != rows[keys].shift()).any(axis=1)
         rows = rows.assign(setting=(jumps | other).cumsum())
@@ -134,10 +134,11 @@ class Points:
 
 
 def read_points(table: Path = STUDIES / "runs.csv") -> dict[str, Points]:
-    """Read every corpus's finished runs, by name; of two that trained the same thing, the first.
+    """Read the finished runs of every corpus, by name, without duplicates.
 
-    A horizon in steps and one in users seen may be one: then the two runs are equal to the last
-    digit."""
+    A horizon in steps and one in users seen may be the same training. The losses of the two runs
+    are then equal to the last digit, and the first is kept.
+    """
     runs = pd.read_csv(table)
     runs = runs[runs["status"] == "done"].drop_duplicates(["study", *SAME_TRAINING])
     specs = {name: read_study(STUDIES / f"{name}.yaml") for name in TITLES}
@@ -146,6 +147,6 @@ def read_points(table: Path = STUDIES / "runs.csv") -> dict[str, Points]:
 
 
 def seed_means(rows: pd.DataFrame, *by: str) -> pd.DataFrame:
-    """Average the loss over seeds: columns `by`, loss, seeds."""
+    """Average the loss over seeds; columns `by`, `loss` and `seeds`."""
     found = rows.groupby(list(by))["loss"].agg(["mean", "size"]).reset_index()
     return found.rename(columns={"mean": "loss", "size": "seeds"})

@@ -1,5 +1,4 @@
-"""What `cluster/` holds, read for its tests: files, broken copies, pods, images; and KubeRay's
-schema made strict."""
+"""The files in `cluster/` for tests: loading, broken copies, pods, images, strict schemas."""
 
 import copy
 from collections.abc import Iterator
@@ -23,7 +22,7 @@ def cluster_of(manifest: dict[str, Any]) -> dict[str, Any]:
 
 
 def change(document: dict[str, Any], *path: Any, value: Any) -> dict[str, Any]:
-    """Copy a document, with one thing set; None takes it away."""
+    """Copy a document with one value replaced, or deleted if the new value is None."""
     broken = copy.deepcopy(document)
     node = broken
     for key in path[:-1]:
@@ -36,8 +35,7 @@ def change(document: dict[str, Any], *path: Any, value: Any) -> dict[str, Any]:
 
 
 def strict(schema: Any) -> Any:
-    """Refuse unknown fields, as KubeRay's schemas otherwise pass them over; translate Kubernetes's
-    own words."""
+    """Make a schema of KubeRay reject unknown fields, and translate Kubernetes's extensions."""
     if isinstance(schema, list):
         return [strict(each) for each in schema]
     if not isinstance(schema, dict):
@@ -54,7 +52,7 @@ def strict(schema: Any) -> Any:
 
 
 def images(document: Any) -> Iterator[str]:
-    """Yield every image named anywhere in a file."""
+    """Yield every image that a file names."""
     if isinstance(document, dict):
         yield from (
             value for key, value in document.items() if key == "image" and isinstance(value, str)

@@ -1,10 +1,8 @@
-"""A Ray cluster of a head and two workers as processes of this machine, each with a temporary
-folder of its own.
+"""A Ray cluster of a head and two workers, as processes of this machine with separate disks.
 
-Runs by itself (`python -m tests.nodes FOLDER`), so that a test can play users that are no part of
-it: prints its
-addresses as a line of JSON, then obeys lines of its input: `kill` (a worker node), `add` (one in
-its place), `end`."""
+It runs in its own process (`python -m tests.nodes FOLDER`), so that a test can act as a user outside
+the cluster. It prints its addresses as a line of JSON and then obeys lines of its input: `kill` (a
+worker node), `add` (a new one), `end`."""
 
 import json
 import os
@@ -63,7 +61,7 @@ class Nodes:
         return json.loads(next(line for line in self.process.stdout if line.startswith("{")))
 
     def ask(self, word: str) -> dict:
-        """Give an order, and return what came of it."""
+        """Send an order and return the answer."""
         self.process.stdin.write(f"{word}\n")
         self.process.stdin.flush()
         return self.answer()

@@ -1,16 +1,18 @@
-"""The open CLUE study: its runs are sorted by the question they answer, and its page says what its
-table says."""
+"""The open CLUE study: selection of its runs, and agreement of its page with its runs table."""
 
 import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import get_args
 
 import pandas as pd
 import pytest
+from jinja2 import meta
 
+from clue_ray.scaling.downstream import Verdict
 from clue_ray.spec.specs import read_study
-from paper import points
+from paper import answers, findings, points
 
 ROOT = Path(__file__).parents[1]
 HOME = ROOT / "studies" / "open-clue"
@@ -61,6 +63,19 @@ def test_the_table_holds_settings_and_scores_and_nothing_of_anyone_s_log():
     assert set(curves["run_id"]) <= set(runs["run_id"])
 
 
+def test_every_verdict_has_words():
+    assert set(answers.VERDICTS) == set(get_args(Verdict))
+
+
+def test_every_text_of_the_page_is_found():
+    environment = findings.templates()
+    source, _, _ = environment.loader.get_source(environment, "page.md.j2")
+    included = list(meta.find_referenced_templates(environment.parse(source)))
+    assert len(included) == len(list((HOME / "claims").glob("*.md")))
+    for name in included:
+        environment.get_template(name)
+
+
 @pytest.mark.slow
 def test_the_page_is_what_the_table_says(tmp_path):
     command = [
@@ -82,9 +97,10 @@ def test_the_page_is_what_the_table_says(tmp_path):
     )
 
 
-def test_the_readme_names_runs_of_the_table():
+def test_the_summary_names_runs_of_the_table():
     runs = pd.read_csv(HOME / "runs.csv").set_index("run_id")
-    named = re.findall(r"(\d\.\d{3}) \(`([0-9a-f]{12})`\)", (ROOT / "README.md").read_text())
-    assert len(named) >= 3
+    summary = (HOME / "claims" / "summary.md").read_text()
+    named = re.findall(r"(\d\.\d{3})\s+\(`([0-9a-f]{12})`\)", summary)
+    assert len(named) == 7
     for loss, run_id in named:
         assert f"{runs.loc[run_id, 'loss']:.3f}" == loss

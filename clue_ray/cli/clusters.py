@@ -1,4 +1,4 @@
-"""The command that hands studies to clusters."""
+"""The command that submits studies to Ray clusters."""
 
 import json
 import sys
@@ -17,7 +17,7 @@ from clue_ray.cli.options import (
     Storage,
     StudyFile,
     Yes,
-    check_growth,
+    check_predict_at,
     console,
 )
 from clue_ray.errors import SpecError
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 def submit(
     study: StudyFile,
     address: Annotated[
-        str | None, typer.Option(help="URL of the cluster's dashboard: http://head:8265.")
+        str | None, typer.Option(help="URL of the cluster's dashboard, such as http://head:8265.")
     ] = None,
     storage: Storage = None,
     retry_failed: RetryFailed = False,
@@ -37,26 +37,24 @@ def submit(
     predict_at: PredictAt = None,
     yes: Yes = False,
     follow: Annotated[
-        bool, typer.Option("--follow", help="Show the job's log until it ends.")
+        bool, typer.Option("--follow", help="Print the job's log until the job ends.")
     ] = False,
     status: Annotated[
-        bool, typer.Option("--status", help="Tell how the last submission fares.")
+        bool, typer.Option("--status", help="Show the status of the last submission.")
     ] = False,
-    stop: Annotated[bool, typer.Option("--stop", help="Stop it.")] = False,
+    stop: Annotated[bool, typer.Option("--stop", help="Stop the last submission.")] = False,
     fetch: Annotated[
-        bool, typer.Option("--fetch", help="Bring runs table and report home from storage.")
+        bool, typer.Option("--fetch", help="Download the runs table and the report from storage.")
     ] = False,
     output: Output = Path("results"),
     as_json: Json = False,
 ) -> None:
-    """Run a study on a Ray cluster as a job; look at it, stop it, or bring home what it has
-    found.
-    """
-    check_growth(grow, predict_at)
+    """Run a study as a job on a Ray cluster, follow or stop the job, or download its results."""
+    check_predict_at(grow, predict_at)
     passed_on = _options_of_run(retry_failed, grow, predict_at, yes)
     asked = {"--follow": follow, "--status": status, "--stop": stop, "--fetch": fetch}
     _check_choice(asked, address, storage, passed_on)
-    import clue_ray.jobs.submit as jobs
+    from clue_ray.jobs import submit as jobs
 
     if fetch:
         where = storage or jobs.find_submission(study, str(address)).storage
@@ -69,7 +67,7 @@ def submit(
         if follow:
             if not as_json:
                 console.print(
-                    f"{found.submission_id}: {'submitted' if found.new else 'under way'}",
+                    f"{found.submission_id}: {'submitted' if found.new else 'already running'}",
                     highlight=False,
                 )
             stream = sys.stderr if as_json else sys.stdout
@@ -80,7 +78,7 @@ def submit(
 
 
 def _emit_submission(found: "Submission", as_json: bool) -> None:
-    """Print how a submission fares and where its study lies."""
+    """Print the status of a submission and where its study is stored."""
     if as_json:
         print(json.dumps(found.to_dict()))
     else:
@@ -94,8 +92,9 @@ def _emit_submission(found: "Submission", as_json: bool) -> None:
 def _options_of_run(
     retry_failed: bool, grow: float | None, predict_at: float | None, yes: bool
 ) -> list[str]:
-    """Write what `clue-ray run` is to be given besides the study and its places."""
+    """Return the options that the job passes to `clue-ray run`."""
     numbers = {"--grow": grow, "--predict-at": predict_at}
+    # 17 digits: the job reads back the same double.
     words = [word for name, value in numbers.items() if value for word in (name, f"{value:.17g}")]
     return words + ["--retry-failed"] * retry_failed + ["--yes"] * yes
 
@@ -103,29 +102,29 @@ def _options_of_run(
 def _check_choice(
     asked: dict[str, bool], address: str | None, storage: str | None, passed_on: list[str]
 ) -> None:
-    """Refuse options that contradict each other, or lack a partner."""
+    """Raise SpecError for options that contradict each other or need another option."""
     chosen = [name for name, wanted in asked.items() if wanted]
     if passed_on and chosen not in ([], ["--follow"]):
         raise SpecError(
-            f"{passed_on[0]} is for a study to be submitted; leave it out beside {chosen[0]}."
+            f"{passed_on[0]} applies to a new submission; leave it out with {chosen[0]}."
         )
     if len(chosen) > 1:
         raise SpecError(f"{' and '.join(chosen)} are given together; give one of them.")
     if chosen in ([], ["--follow"]) and not (address and storage):
         raise SpecError(
-            "submit needs --address URL and --storage URI; only --status, --stop and --fetch need "
-            "one less."
+            "submit needs --address URL and --storage URI; only --status, --stop and --fetch work "
+            "without one of them."
         )
     if chosen == ["--fetch"] and not (address or storage):
         raise SpecError(
-            "--fetch needs --storage URI, or --address URL of the cluster that knows it."
+            "--fetch needs --storage URI, or --address URL of the cluster that ran the study."
         )
     if chosen in (["--status"], ["--stop"]) and not address:
         raise SpecError(f"{chosen[0]} needs --address URL of the cluster.")
 
 
 def _emit_fetched(directory: Path, storage: str, as_json: bool) -> None:
-    """Tell what was brought home."""
+    """Print what was downloaded."""
     from clue_ray.cli.terminal import render_runs, select_runs
 
     table, page = select_runs(directory), directory / "report" / "index.html"
@@ -137,7 +136,5 @@ def _emit_fetched(directory: Path, storage: str, as_json: bool) -> None:
         }
         return print(json.dumps(found | {"runs": table["status"].value_counts().to_dict()}))
     console.print(render_runs(directory, table))
-    words = (
-        f"Report: {page}" if page.exists() else "No report yet: it is written when the study ends."
-    )
-    console.print(words, highlight=False, markup=False, soft_wrap=True)
+    note = f"Report: {page}" if page.exists() else "There is no report until the study ends."
+    console.print(note, highlight=False, markup=False, soft_wrap=True)

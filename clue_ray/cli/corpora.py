@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from clue_ray.cli.options import Address, Json, console
+from clue_ray.cli.options import Address, Columns, Json, console, make_corpus_spec
 from clue_ray.spec.yaml import read_yaml
 
 
@@ -50,17 +50,15 @@ def prepare(
     events: Annotated[
         list[str] | None,
         typer.Argument(
-            help="Files, folders, globs or URIs of one log; or SERVICE=FILES for each service."
+            help="Files, folders, globs or URIs of logs; or SERVICE=FILES for each service."
         ),
     ] = None,
     output: Annotated[
-        str | None, typer.Option(help="Folder or URI of the corpus; by default corpora/<key>.")
+        str | None, typer.Option(help="Folder or URI of the corpus.", show_default="corpora/<key>")
     ] = None,
-    columns: Annotated[
-        str | None, typer.Option(help="Names of columns in the log: user_id=author,text=title")
-    ] = None,
+    columns: Columns = None,
     text: Annotated[
-        str | None, typer.Option(help='Template of the item text: "{brand}; {title}"')
+        str | None, typer.Option(help='Template of the item text, such as "{brand}; {title}".')
     ] = None,
     spec: Annotated[
         Path | None,
@@ -70,8 +68,6 @@ def prepare(
     as_json: Json = False,
 ) -> None:
     """Build a corpus of training shards from event logs with Ray Data, and print its profile."""
-    from clue_ray.cli.options import make_corpus_spec
-
     corpus_spec = make_corpus_spec(events or [], columns, text, spec)
     from clue_ray.cli.tables import report_table
     from clue_ray.cluster.session import connect, data_pool
@@ -79,7 +75,7 @@ def prepare(
     from clue_ray.report.profile import profile_headline, profile_tables, write_profile
     from clue_ray.storage.place import check_writable, is_uri
 
-    if output and is_uri(output):
+    if output and is_uri(output):  # before the logs are read, which can take hours
         check_writable(
             output,
             "set --output to a folder or URI that can be written, with credentials in the "

@@ -1,25 +1,26 @@
-"""Commands that use a trained encoder: vectors of users, and what they are worth on other tasks."""
+"""Commands that use trained encoders: embed users, and evaluate encoders on downstream tasks."""
 
 import json
+from collections.abc import Iterator
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from clue_ray.cli.options import Address, Json, Storage, console
+from clue_ray.cli.options import Address, Columns, Json, Storage, console, make_corpus_spec
 
 if TYPE_CHECKING:
     from clue_ray.transfer.tasks.spec import TaskSpec
 
 
 RunFolder = Annotated[
-    str, typer.Argument(metavar="RUN", help="Folder or URI of a finished run, or of its encoder.")
+    str, typer.Argument(metavar="RUN", help="Folder or URI of a finished run or of its encoder.")
 ]
 
 
 class Precision(StrEnum):
-    """Numbers of a vector."""
+    """Number formats of the vectors."""
 
     float32 = "float32"
     float16 = "float16"
@@ -27,65 +28,84 @@ class Precision(StrEnum):
 
 def embed(
     run: RunFolder,
-    output: Annotated[str, typer.Option(help="Folder or URI to fill.")],
+    output: Annotated[str, typer.Option(help="Folder or URI to write the vectors to.")],
     events: Annotated[
-        list[str] | None, typer.Argument(help="Files, folders, globs or URIs; or NAME=FILES.")
+        list[str] | None,
+        typer.Argument(
+            help="Files, folders, globs or URIs of logs; or SERVICE=FILES for each service."
+        ),
     ] = None,
-    columns: Annotated[str | None, typer.Option(help="Renames: user_id=author,text=title")] = None,
+    columns: Columns = None,
     text: Annotated[
-        str | None, typer.Option(help="Template of the item text; the encoder's when left out.")
+        str | None, typer.Option(help="Template of the item text.", show_default="the encoder's")
     ] = None,
     spec: Annotated[
-        Path | None, typer.Option(help="YAML file: events, columns, text, services.")
+        Path | None,
+        typer.Option(help="YAML file with any of the keys events, columns, text and services."),
     ] = None,
     per_service: Annotated[
-        bool, typer.Option("--per-service", help="One vector a user and service.")
+        bool, typer.Option("--per-service", help="Write one vector per user and service.")
     ] = False,
-    precision: Annotated[Precision, typer.Option(help="Numbers of a vector.")] = Precision.float32,
+    precision: Annotated[
+        Precision, typer.Option(help="Number format of the vectors.")
+    ] = Precision.float32,
     since: Annotated[
-        str | None, typer.Option(help="An earlier embedding: only users with new events.")
+        str | None,
+        typer.Option(help="Earlier output of this command: embed only users with new events."),
     ] = None,
     gpus_per_worker: Annotated[
-        float, typer.Option(min=0, help="GPUs an encoding actor holds; 0: tasks on CPUs.")
+        float, typer.Option(min=0, help="GPUs per encoding actor. With 0, tasks run on CPUs.")
     ] = 0,
     address: Address = None,
     as_json: Json = False,
 ) -> None:
-    """Turn the users of a log into vectors with a trained encoder. The same command again
-    resumes.
-    """
-    from clue_ray.cli.options import make_corpus_spec
+    """Embed the users of event logs with a trained encoder.
 
+    Run the same command again to resume.
+    """
     corpus_spec = make_corpus_spec(events or [], columns, text, spec)
     from clue_ray.transfer.encoder_file import read_encoder
 
-    read_encoder(run)  # a wrong folder is told before Ray starts
+    read_encoder(run)  # raises for a wrong folder before Ray starts
     from clue_ray.cluster.session import connect
     from clue_ray.transfer.embed.embed import embed_users
 
-    settings = {"per_service": per_service, "since": since, "gpus_per_worker": gpus_per_worker}
     with connect(address):
-        # type: ignore[arg-type]
-        manifest = embed_users(run, corpus_spec, output, precision=precision.value, **settings)
+        manifest = embed_users(
+            run,
+            corpus_spec,
+            output,
+            precision="float16" if precision is Precision.float16 else "float32",
+            per_service=per_service,
+            since=since,
+            gpus_per_worker=gpus_per_worker,
+        )
     if as_json:
         return print(json.dumps(manifest))
-    console.print(
-        f"{output}: {manifest['vectors']:,} vectors of {manifest['users']:,} users", highlight=False
-    )
+    for line in _describe_embedding(output, manifest, gpus_per_worker):
+        console.print(line, highlight=False, markup=False)
+
+
+def _describe_embedding(
+    output: str, manifest: dict[str, Any], gpus_per_worker: float
+) -> Iterator[str]:
+    """Describe what `embed_users` wrote, and what it left out or did not expect."""
+    yield f"{output}: {manifest['vectors']:,} vectors of {manifest['users']:,} users"
     for reason, users in manifest["left_out"].items():
-        console.print(f"left out, {reason}: {users:,} users", highlight=False, markup=False)
+        yield f"left out, {reason}: {users:,} users"
     if nameless := manifest["rows_without_user"]:
-        console.print(f"{nameless:,} of {manifest['rows']:,} rows name no user", highlight=False)
+        yield f"{nameless:,} of {manifest['rows']:,} rows have no user"
     for service, rows in manifest["unknown_services"].items():
-        note = f"service {service!r} is unknown to the encoder: {rows:,} events read under the shared guide token"
-        console.print(note, highlight=False, markup=False)
+        yield (
+            f"service {service!r} is unknown to the encoder: {rows:,} events were encoded with the "
+            f"shared guide token"
+        )
     for service in manifest["absent_services"]:
-        note = f"service {service!r} was asked for, and no new event of the log names it"
-        console.print(note, highlight=False, markup=False)
+        yield f"service {service!r} was requested, but no new event of the log belongs to it"
     if gpus_per_worker and (parts := manifest["devices"].get("cpu")):
-        console.print(
-            f"torch saw no GPU where {parts} of {manifest['parts']} parts were encoded: they were "
-            f"on CPUs"
+        yield (
+            f"{parts} of {manifest['parts']} parts were encoded on CPUs, because torch found no "
+            f"GPU there"
         )
 
 
@@ -93,21 +113,20 @@ def transfer(
     run: Annotated[
         str,
         typer.Argument(
-            metavar="RUN|DIR", help="A finished run, or a study directory: all its runs."
+            metavar="RUN|DIR",
+            help="Folder of a finished run, or the directory of a study to evaluate all its runs.",
         ),
     ],
-    tasks: Annotated[list[Path], typer.Argument(metavar="TASK.yaml...", help="Task files.")],
+    tasks: Annotated[list[Path], typer.Argument(metavar="TASK.yaml...", help="The task files.")],
     against: Annotated[
         list[str] | None,
-        typer.Option(help="NAME=RUN, another run's encoder beside it; repeat for several."),
+        typer.Option(help="Another encoder to compare with, NAME=RUN. Repeat for several."),
     ] = None,
     address: Address = None,
     storage: Storage = None,
     as_json: Json = False,
 ) -> None:
-    """Put a trained encoder, or each of a study's, to downstream tasks, features frozen, beside the
-    baselines.
-    """
+    """Evaluate a trained encoder (frozen) on downstream tasks, next to baselines."""
     from clue_ray.transfer.tasks.spec import parse_against, read_tasks
 
     specs, others = read_tasks(tasks), parse_against(against or [])
@@ -132,7 +151,7 @@ def _score_study(
     address: str | None,
     storage: str | None,
 ) -> list[dict[str, Any]]:
-    """Put every finished run of a study to the tasks, and add their columns to its table."""
+    """Evaluate every finished run of a study, and add the scores to its runs table."""
     from clue_ray.cluster.session import connect
     from clue_ray.study.scoring import score_study
 
@@ -141,6 +160,7 @@ def _score_study(
 
 
 def _show_results(results: list[dict[str, Any]]) -> None:
+    """Print a table per task, or why there is none."""
     from clue_ray.cli.tables import task_table, task_words
 
     for result in results:

@@ -1,4 +1,4 @@
-"""Commands that fit laws and show what a study found."""
+"""Commands that fit laws, and that report, browse and predict from a study."""
 
 import json
 from contextlib import suppress
@@ -13,16 +13,17 @@ from clue_ray.cli.options import Json, StudyFolder, console
 def fit(
     runs: Annotated[
         Path,
-        typer.Argument(metavar="RUNS", help="CSV or Parquet runs table, or a study directory."),
+        typer.Argument(metavar="RUNS", help="Runs table (CSV or Parquet), or a study's directory."),
     ],
-    law: Annotated[str, typer.Option(help="Name of a law.")] = "power_law_plus_constant",
+    law: Annotated[str, typer.Option(help="Name of the law.")] = "power_law_plus_constant",
     x: Annotated[
-        list[str] | None, typer.Option(help="Column of the law's predictor; repeat for several.")
+        list[str] | None,
+        typer.Option(help="Predictor column. Repeat for several.", show_default="train_flops"),
     ] = None,
-    y: Annotated[str, typer.Option(help="Column to explain.")] = "loss",
+    y: Annotated[str, typer.Option(help="Column to predict.")] = "loss",
     as_json: Json = False,
 ) -> None:
-    """Fit one law to any table of runs."""
+    """Fit one law to a table of runs."""
     from clue_ray.runs import read_runs
     from clue_ray.scaling.fitting.fit import fit_law
 
@@ -39,11 +40,11 @@ def fit(
 
 def report(
     directories: Annotated[
-        list[Path], typer.Argument(metavar="DIR [DIR]", help="A study directory, or two.")
+        list[Path], typer.Argument(metavar="DIR [DIR]", help="The directory of a study, or of two.")
     ],
     as_json: Json = False,
 ) -> None:
-    """Fit the laws of a study again and write its report; of two studies, compare the laws."""
+    """Fit the laws of a study again and write its report, or compare two studies."""
     from clue_ray.report.compare import compare_studies
     from clue_ray.report.page import write_report
 
@@ -59,13 +60,15 @@ def report(
 
 def browse(
     directory: StudyFolder,
-    port: Annotated[int, typer.Option(help="Port; 0 for a free one.")] = 8000,
+    port: Annotated[
+        int, typer.Option(help="Port to serve on. With 0, a free port is chosen.")
+    ] = 8000,
 ) -> None:
-    """Show a study, also while it runs, to a browser on this machine; the page follows the runs."""
+    """Serve a study's report to a browser on this machine; it updates while the study runs."""
     from clue_ray.report.browse import Server
 
     with Server(directory, port) as server:
-        console.print(f"{server.url} (Ctrl-C ends)", highlight=False)
+        console.print(f"{server.url} (Ctrl-C stops)", highlight=False)
         with suppress(KeyboardInterrupt):
             server.serve_forever()
 
@@ -73,16 +76,14 @@ def browse(
 def predict(
     directory: StudyFolder,
     train_flops: Annotated[
-        float | None, typer.Option(help="Compute whose loss is asked for, FLOP.")
+        float | None, typer.Option(help="Training FLOPs at which to predict the loss.")
     ] = None,
     loss: Annotated[
-        float | None, typer.Option(help="Held-out loss whose compute is asked for, nats.")
+        float | None, typer.Option(help="Held-out loss, nats, for which to predict the FLOPs.")
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Predict the loss of a compute, or the compute of a loss, by the law that speaks for a
-    study.
-    """
+    """Predict the loss at a training compute, or the compute for a loss, by the preferred law."""
     from clue_ray.report.predict import predict_study
 
     answer = predict_study(directory, train_flops=train_flops, loss=loss)
@@ -93,7 +94,7 @@ def predict(
 
 
 def emit_laws(directory: Path, page: Path, as_json: bool) -> None:
-    """Print the law table, the answer and where the report lies."""
+    """Print the table of laws, the answer and the path of the report."""
     from clue_ray.cli.tables import print_laws
 
     fits = json.loads((directory / "fits.json").read_text(encoding="utf-8"))

@@ -1,7 +1,7 @@
-"""The command line: parse, call one function, print one summary. Exit 0 good, 2 the user's mistake,
-1 anything else.
+"""The command line: each command parses its options, calls one function and prints the result.
 
-Heavy modules are imported inside the commands, so that help and mistakes come at once.
+The exit code is 0 for success, 2 for a user's mistake (one sentence, no traceback) and 1 otherwise.
+Ray and torch are imported inside the commands, so that help texts and mistakes appear at once.
 """
 
 import errno
@@ -12,12 +12,15 @@ import typer
 from clue_ray.cli.clusters import submit
 from clue_ray.cli.corpora import fetch, prepare
 from clue_ray.cli.encoders import embed, transfer
+from clue_ray.cli.forecasts import forecast
 from clue_ray.cli.laws import browse, fit, predict, report
+from clue_ray.cli.options import HomeGroup
 from clue_ray.cli.studies import plan, results, run, train
 from clue_ray.errors import ClueRayError
 
 app = typer.Typer(
-    help="Scaling-law studies of user encoders on Ray: from event logs to a report.",
+    cls=HomeGroup,
+    help="Scaling-law studies of user encoders on Ray, from event logs to a report.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -30,6 +33,7 @@ for command in (
     train,
     results,
     fit,
+    forecast,
     report,
     browse,
     predict,
@@ -41,7 +45,7 @@ for command in (
 
 
 def main() -> None:
-    """Run the command line; a user's mistake is one sentence and exit code 2."""
+    """Run the command line."""
     try:
         app()
     except ClueRayError as error:
@@ -51,6 +55,6 @@ def main() -> None:
         if error.errno != errno.ENOSPC:
             raise
         sys.stderr.write(
-            "clue-ray: No free disk; free some space and run the same command again.\n"
+            "clue-ray: The disk is full; free some space and run the same command again.\n"
         )
         sys.exit(2)

@@ -1,69 +1,94 @@
-"""The console and the options that several commands share.
+"""What several commands share: the console, options, and the arguments that name event logs."""
 
-What `clue-ray prepare` is given, as a corpus spec: EVENTS, --columns, --text and a --spec file
-joined.
-"""
-
+import os
+import re
 import sys
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from typer.core import TyperGroup
 
 from clue_ray.errors import SpecError
 from clue_ray.spec.specs import CorpusSpec
 from clue_ray.spec.yaml import read_yaml
 
-console = Console(width=None if sys.stdout.isatty() else 160)
-"""Without a terminal, as in a log, tables keep their columns."""
 
+class HomeGroup(TyperGroup):
+    """Commands in whose arguments `~` is expanded where a shell does not: --output=~/a, shop=~/b."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Expand the home folder, then parse."""
+        return list(super().parse_args(ctx, [expand_home(argument) for argument in args]))
+
+
+def expand_home(argument: str) -> str:
+    """Expand `~` at the start of an argument or behind its first equals sign."""
+    found = re.fullmatch(r"((?:--?)?[^=~/]*=)?(~(?:/.*)?)", argument, re.DOTALL)
+    return (found[1] or "") + os.path.expanduser(found[2]) if found else argument
+
+
+console = Console(width=None if sys.stdout.isatty() else 160, markup=False, emoji=False)
+"""Prints results as they are, brackets in paths included; without a terminal, as in a log file, it is wide enough for tables."""
 
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
-Output = Annotated[Path, typer.Option(help="Folder for corpora and studies.")]
+Output = Annotated[Path, typer.Option(help="Folder of corpora and studies.")]
+Columns = Annotated[
+    str | None,
+    typer.Option(help="Names of columns in the logs, such as user_id=author,text=title."),
+]
 Address = Annotated[
-    str | None, typer.Option(help="HOST:PORT of a Ray cluster; this machine when left out.")
+    str | None,
+    typer.Option(help="Address of a Ray cluster, HOST:PORT.", show_default="this machine"),
 ]
 Storage = Annotated[
     str | None,
     typer.Option(
-        help="URI (s3://bucket/folder) or shared folder where corpora and studies have their home."
+        help="URI (s3://bucket/folder) or shared folder in which corpora and studies are kept."
     ),
 ]
-RetryFailed = Annotated[
-    bool, typer.Option("--retry-failed", help="Train again what failed before.")
+RetryFailed = Annotated[bool, typer.Option("--retry-failed", help="Train failed runs again.")]
+Grow = Annotated[
+    float | None,
+    typer.Option(min=1, help="Budget for runs added beyond the grid, training FLOPs."),
 ]
-Grow = Annotated[float | None, typer.Option(min=1, help="FLOP to spend on runs beyond the grid.")]
 PredictAt = Annotated[
-    float | None, typer.Option(min=1, help="Compute whose loss they are to narrow, FLOP.")
+    float | None,
+    typer.Option(
+        min=1,
+        help="Training FLOPs at which added runs narrow the predicted loss.",
+        show_default="100 times the largest run",
+    ),
 ]
-StudyFile = Annotated[Path, typer.Argument(metavar="STUDY.yaml", help="Study file.")]
-Yes = Annotated[
-    bool, typer.Option("--yes", help="Allow axes that multiply to more than 1,000 runs.")
-]
+StudyFile = Annotated[Path, typer.Argument(metavar="STUDY.yaml", help="The study file.")]
+Yes = Annotated[bool, typer.Option("--yes", help="Allow studies of more than 1,000 runs.")]
 StudyFolder = Annotated[
-    Path, typer.Argument(metavar="DIR", help="Study directory, <output>/<name>.")
+    Path, typer.Argument(metavar="DIR", help="The study's directory, <output>/<name>.")
 ]
 
 
-def check_growth(grow: float | None, predict_at: float | None) -> None:
-    """Refuse a compute to predict at where no runs are added."""
+def check_predict_at(grow: float | None, predict_at: float | None) -> None:
+    """Raise SpecError where --predict-at is given without --grow."""
     if predict_at and not grow:
         raise SpecError(
-            "--predict-at says what added runs are to narrow; give --grow FLOPS too, or leave it "
-            "out."
+            "--predict-at has no effect without added runs; give --grow FLOPS too, or leave it out."
         )
 
 
 def make_corpus_spec(
     events: list[str], columns: str | None, text: str | None, spec: Path | None
 ) -> CorpusSpec:
-    """Join the command line's own settings with those of a corpus file."""
+    """Build a corpus spec from EVENTS, --columns, --text and the file of --spec.
+
+    Raises:
+        SpecError: EVENTS are given twice or not at all, or a value cannot be parsed.
+    """
     document: Any = {} if spec is None else read_yaml(spec)
     if not isinstance(document, dict):
         raise SpecError(
-            f"Corpus file {spec} holds {type(document).__name__}, not the keys of a study's corpus "
-            f"section."
+            f"Corpus file {spec} holds a {type(document).__name__}; write the keys of a study's "
+            f"corpus section."
         )
     if bool(events) == ("events" in document):
         where = (
@@ -82,27 +107,27 @@ def make_corpus_spec(
 
 
 def _parse_events(events: list[str]) -> list[str] | dict[str, list[str]]:
-    """Tell NAME=FILES, a log for each service, from files; a path may hold an = sign itself."""
+    """Parse EVENTS: files, or SERVICE=FILES with one log per service."""
     named = [(place.split("=", 1) if _is_named(place) else ["", place]) for place in events]
     if not any(name for name, _ in named):
         return list(events)
     if not all(name for name, _ in named):
         raise SpecError(
-            f"EVENTS are {' '.join(events)!r}; name a service before each, NAME=FILES, or before "
-            f"none."
+            f"EVENTS are {' '.join(events)!r}; name a service before each, SERVICE=FILES, or "
+            f"before none of them."
         )
     names = dict.fromkeys(name for name, _ in named)
     return {name: [place for other, place in named if other == name] for name in names}
 
 
 def _is_named(place: str) -> bool:
-    """Tell whether an argument reads NAME=FILES."""
+    """Return whether an argument is SERVICE=FILES; a path may contain an = sign too."""
     name, equals, _ = place.partition("=")
     return bool(equals) and not set(name) & set("/\\:*?.") and not Path(place).exists()
 
 
 def _parse_columns(columns: str) -> dict[str, str]:
-    """Parse user_id=author,text=title."""
+    """Parse renamed columns, such as user_id=author,text=title."""
     pairs = [part.split("=", 1) for part in columns.split(",")]
     if any(len(pair) != 2 or not all(pair) for pair in pairs):
         raise SpecError(f"--columns is {columns!r}; write it as user_id=author,text=title.")

@@ -1,7 +1,6 @@
-"""Tables on the terminal: plans, runs, laws, and those of the report. Imports neither ray nor
-torch.
+"""Tables for the terminal: plans, runs, laws, downstream tasks, and the report's own tables.
 
-A task's result as a person reads it: a table of methods, and the sentence below it.
+Imports neither ray nor torch, so that commands about finished studies start at once.
 """
 
 from pathlib import Path
@@ -12,12 +11,13 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from clue_ray.report.numbers import plain
 from clue_ray.runs import RunRecord
 from clue_ray.scaling.downstream import MEASURES, compare_methods, spell
 from clue_ray.spec.columns import SIZE, head_of, settings
 
 if TYPE_CHECKING:
-    from clue_ray.scaling.fitting.fit import Fit
+    from clue_ray.scaling.fitting.result import Fit
     from clue_ray.study.planned import Plan, PlannedRun
 
 
@@ -26,15 +26,13 @@ PLANNED = (SIZE, "train_tokens", "train_flops", "minutes")
 
 
 def law_table(fits: dict[str, Any]) -> Table:
-    """Lay out the fitted laws, the one that speaks for the study first; errors in nats, signed
-    where held out.
-    """
+    """Return a table of the fitted laws, with their errors in nats; the preferred one is marked."""
     table = Table(title="Held-out loss against training compute", title_justify="left")
     for column in (
         "law",
         "fitted",
-        "missed in backtest",
-        "missed held out",
+        "backtest error",
+        "held-out error",
         "exponent [95 %]",
         "loss at 10x [95 %]",
     ):
@@ -49,12 +47,12 @@ def law_table(fits: dict[str, Any]) -> Table:
             _with_interval(row, "exponent"),
             _with_interval(row, "loss_at_10x"),
         )
-    table.caption = "* speaks for the study"
+    table.caption = "* preferred law"
     return table
 
 
 def fit_table(fitted: "Fit") -> Table:
-    """Set the parameters of one fitted law with their 95 % intervals."""
+    """Return a table of a law's parameters with their 95 % intervals."""
     table = Table(
         title=f"{fitted.law.name}: {fitted.law.formula}  ({fitted.num_runs} runs)",
         title_justify="left",
@@ -67,7 +65,7 @@ def fit_table(fitted: "Fit") -> Table:
 
 
 def print_laws(console: Console, fits: dict[str, Any], page: Path) -> None:
-    """Print the fitted laws, the answer and where the report lies."""
+    """Print the fitted laws, the answer and the path of the report."""
     if "error" in fits:
         console.print(f"No law was fitted: {fits['error']}", highlight=False)
     else:
@@ -77,35 +75,30 @@ def print_laws(console: Console, fits: dict[str, Any], page: Path) -> None:
 
 
 def _nats(value: float | None, form: str) -> str:
-    """Write an error in nats, or nothing where there is none."""
+    """Format an error in nats; empty where there is none."""
     return "" if value is None else f"{value:{form}} nats"
 
 
 def _with_interval(row: dict[str, Any], name: str) -> str:
-    """Write a value with its interval; nothing where the law has no such number, no value where the
-    runs show none.
-    """
+    """Format a value with its interval; empty where the law has no such value."""
     value, low, high = (row[key] for key in (name, f"{name}_low", f"{name}_high"))
     if value is None:
         return ""
-    if low is None and high is None:
+    if low is None and high is None:  # the runs do not determine it
         return "not identified"
     ends = ["unbounded" if end is None else f"{end:.3g}" for end in (low, high)]
     return f"{value:.3g} [{ends[0]}, {ends[1]}]"
 
 
 def print_plan(console: Console, planned: "Plan") -> None:
-    """Print a plan as a table, with what it costs and its warnings."""
+    """Print a plan as a table, with its cost, notes and warnings."""
     frame = pd.DataFrame([_plan_row(r) for r in planned.runs])
     same = [column for column in frame if frame[column].nunique() == 1 and column not in PLANNED]
     title = f"{planned.study}: {len(planned.runs)} runs, {len(planned.pending)} to train"
     console.print(frame_table(frame.drop(columns=same).rename(columns=head_of), title))
     if same:
-        console.print(
-            "The same for all: "
-            + ", ".join(f"{head_of(str(c))} {_short(frame[c].iloc[0])}" for c in same),
-            highlight=False,
-        )
+        values = ", ".join(f"{head_of(str(c))} {plain(frame[c].iloc[0])}" for c in same)
+        console.print(f"The same for all runs: {values}", highlight=False)
     console.print(_cost_of(planned), highlight=False)
     for note in planned.notes:
         console.print(note, highlight=False, markup=False, soft_wrap=True)
@@ -126,25 +119,23 @@ def _plan_row(planned: "PlannedRun") -> dict[str, Any]:
 
 
 def _cost_of(planned: "Plan") -> str:
-    """Say what a plan costs and where its runs go, in two lines."""
+    """Describe in two lines what a plan costs and in which order its runs train."""
     several = [r for r in planned.pending if r.workers > 1]
     single = len(planned.pending) - len(several)
-    placed = [
-        f"{_counted(single, 'run')} of one worker, {planned.concurrency} at a time, the longest "
-        f"first"
-    ] * (single > 0)
+    placed = []
     if several:
         most = max(r.workers for r in several)
-        placed.insert(
-            0,
+        placed.append(
             f"{_counted(len(several), 'run')} of up to {most} workers through Ray Train, "
-            f"{planned.gangs} at a time",
+            f"{planned.multi_worker_runs} concurrently"
         )
-    spent = (
-        f"{planned.gpu_hours:.3g} GPU-hours"
-        if planned.gpu_hours
-        else f"{planned.core_hours:.3g} core-hours"
-    )
+    if single:
+        placed.append(
+            f"{_counted(single, 'run')} of one worker, {planned.concurrency} concurrently, the "
+            f"longest first"
+        )
+    gpus, cores = planned.gpu_hours, planned.core_hours
+    spent = f"{gpus:.3g} GPU-hours" if gpus else f"{cores:.3g} core-hours"
     return (
         f"About {planned.expected_minutes:.1f} minutes, {spent}, {planned.disk_bytes / 1e6:,.0f} "
         f"MB of checkpoints.\n"
@@ -153,47 +144,37 @@ def _cost_of(planned: "Plan") -> str:
 
 
 def _counted(number: int, noun: str) -> str:
-    """Write a number with its noun."""
+    """Format a number with its noun, in the plural where needed."""
     return f"{number:,} {noun}" + "s" * (number != 1)
 
 
 def record_table(record: RunRecord) -> Table:
-    """Set one run's record as names and values, without what it never reached."""
+    """Return a table of the values in a run's record, without those it never reached."""
     table = Table(
         title=f"Run {record.run_id}: {record.status}", title_justify="left", show_header=False
     )
     for name, value in record.model_dump(exclude={"run_id", "status", "study"}).items():
         if value not in (None, ""):
-            table.add_row(name.replace("_", " "), Text(_short(value)))
+            table.add_row(name.replace("_", " "), Text(plain(value)))
     return table
 
 
 def frame_table(frame: pd.DataFrame, title: str) -> Table:
-    """Set a frame as a table, numbers right-aligned and short; a narrow terminal folds cells, it
-    cuts none.
+    """Return a frame as a table with short, right-aligned numbers.
+
+    On a narrow terminal, cells are folded and never cut.
     """
     table = Table(title=title, title_justify="left")
     for column in frame.columns:
         numeric = frame[column].dtype.kind in "if"
         table.add_column(str(column), justify="right" if numeric else "left", overflow="fold")
     for row in frame.itertuples(index=False):
-        table.add_row(*(_short(value) for value in row))
+        table.add_row(*(plain(value) for value in row))
     return table
 
 
-def _short(value: Any) -> str:
-    """Write a cell for reading: counts with separators, the rest to four digits."""
-    if isinstance(value, float):
-        return (
-            ""
-            if value != value
-            else (f"{value:.3g}" if value >= 1e5 or value < 0.01 else f"{value:.4g}")
-        )
-    return f"{value:,}" if isinstance(value, int) else str(value)
-
-
 def report_table(title: str, table: Any) -> Table:
-    """Set a table of the report for the terminal; its note is left to the caller."""
+    """Return one of the report's tables for the terminal, without its note."""
     shown = Table(title=title, title_justify="left")
     for head, numeric in zip(table.heads, table.numeric_columns, strict=True):
         shown.add_column(Text(head), justify="right" if numeric else "left")
@@ -203,9 +184,7 @@ def report_table(title: str, table: Any) -> Table:
 
 
 def task_table(result: dict[str, Any]) -> Table:
-    """Set the methods below each other, each measure with its interval, and the encoder's lead in
-    the first measure.
-    """
+    """Return a table of methods, their measures with intervals, and the encoder's lead."""
     shown = [name for name in MEASURES if name in result["methods"][0]]
     users = result["users"]
     table = Table(
@@ -224,7 +203,7 @@ def task_table(result: dict[str, Any]) -> Table:
 
 
 def task_words(result: dict[str, Any]) -> str:
-    """Say whom the encoder beats beyond doubt, who was judged, and who was left out."""
+    """Describe which methods the encoder beats, how many users were scored and left out."""
     users = ", ".join(f"{count:,} {part}" for part, count in result["users"].items())
     lines = [compare_methods(result), f"Users: {users}."]
     lines += [

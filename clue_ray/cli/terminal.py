@@ -1,7 +1,6 @@
-"""The runs table of a study as it stands, also while the study runs: sorted, filtered, watched.
-Imports no ray.
+"""Studies on the terminal: the runs table as it stands, and the progress of a running study.
 
-A study on the terminal: a live view where there is one, a line a change where there is not.
+On a terminal, progress is a live view. Elsewhere, as in a log file, it is lines of text.
 """
 
 import time
@@ -27,75 +26,83 @@ from clue_ray.study.progress import Snapshot
 MEASURED = ("train_flops", "loss", "recall_at_10", "mrr", "wall_seconds")
 """Columns that follow the settings of a run."""
 ALWAYS = ("run_id", "status", "encoder_size", "train_flops", "loss")
+"""Columns that are shown even if all runs agree."""
 WATCH_SECONDS = 2.0
+QUIET_SECONDS = 10.0
+"""Pause between two lines of progress where there is no terminal."""
 
 
 def select_runs(path: Path, where: str | None = None, sort: str | None = None) -> pd.DataFrame:
-    """Read the rows that a condition such as "loss < 5.3 and encoder_size == 'xs'" keeps, sorted by
-    a column.
+    """Read the runs that meet a condition, sorted by a column.
+
+    Args:
+        where: A condition on the columns, such as "loss < 5.3 and encoder_size == 'xs'".
+        sort: A column; train_flops where it is left out and the table has it.
 
     Raises:
-        RunsError: there is no table, or it has no such column, or the condition is none.
+        RunsError: There is no table, it has no such column, or the condition cannot be read.
     """
     table = read_current_runs(path).table
     order = sort or ("train_flops" if "train_flops" in table else table.columns[0])
     if order not in table:
         raise RunsError(
-            f"--sort is {order!r}, which is no column of the runs table; "
+            f"--sort is {order!r}, which is not a column of the runs table; "
             f"{nearest(order, list(map(str, table)))}"
         )
     return _filter_runs(table, where).sort_values(order, kind="stable")
 
 
 def _filter_runs(table: pd.DataFrame, where: str | None) -> pd.DataFrame:
-    """Keep the rows of which a condition over the columns holds."""
+    """Keep the rows that meet a condition."""
     if where is None:
         return table
     try:
         holds = table.eval(where, engine="python")
-    except Exception as error:  # pandas raises many kinds for a condition that it cannot read
+    except Exception as error:  # pandas raises many types for a condition that it cannot read
         reason = " ".join(str(error).split())
         raise RunsError(
-            f"--where is {where!r}, which is no condition on the runs table ({reason})."
+            f"--where is {where!r}, which is not a condition on the runs table ({reason})."
         ) from None
     if not (isinstance(holds, pd.Series) and holds.dtype == bool):
         raise RunsError(
-            f"--where is {where!r}, which is true or false of no run; write a condition such as "
-            f"'loss < 5.3'."
+            f"--where is {where!r}, which is neither true nor false for a run; write a condition "
+            f"such as 'loss < 5.3'."
         )
     return table[holds]
 
 
 def render_runs(path: Path, table: pd.DataFrame) -> Group:
-    """Lay out the columns that differ between runs, how many runs ended how, and why some
-    failed.
-    """
+    """Return a table of the columns that differ between runs, and why some runs failed."""
     known = [c for c in ("run_id", "status", *settings(), *MEASURED) if c in table]
-    shown = [column for column in known if column in ALWAYS or table[column].nunique() > 1] or [
-        str(column) for column in table
-    ]
-    title, reasons = f"{path}: {len(table)} runs", []
+    shown = [column for column in known if column in ALWAYS or table[column].nunique() > 1]
+    shown = shown or [str(column) for column in table]  # a table made elsewhere
+    title, failures = f"{path}: {len(table)} runs", []
     if "status" in table:
-        title += f" ({', '.join(f'{count} {status}' for status, count in table['status'].value_counts().items())})"
-        ended = table[table["status"].isin(["failed", "diverged"])].astype(
-            {"run_id": str, "status": str, "error": str}
-        )
-        rows = zip(ended["status"], ended["run_id"], ended["error"], strict=True)
-        reasons = [
-            Text(f"{status} {run_id}: {error}{_log_of(path, run_id)}")
-            for status, run_id, error in rows
-        ]
-    return Group(frame_table(table[shown].rename(columns=head_of), title), *reasons)
+        counts = table["status"].value_counts().items()
+        title += f" ({', '.join(f'{count} {status}' for status, count in counts)})"
+        failures = _failures(path, table)
+    return Group(frame_table(table[shown].rename(columns=head_of), title), *failures)
+
+
+def _failures(path: Path, table: pd.DataFrame) -> list[Text]:
+    """List the runs that failed or diverged, each with its reason and its log."""
+    ended = table[table["status"].isin(["failed", "diverged"])].astype(
+        {"run_id": str, "status": str, "error": str}
+    )
+    rows = zip(ended["status"], ended["run_id"], ended["error"], strict=True)
+    return [
+        Text(f"{status} {run_id}: {error}{_log_of(path, run_id)}") for status, run_id, error in rows
+    ]
 
 
 def _log_of(path: Path, run_id: str) -> str:
-    """Name a run's log, where it left one: the traceback first."""
+    """Return the path of a run's traceback, or of its log, in brackets; empty where it has none."""
     files = [path / "runs" / run_id / name for name in ("error.txt", "log.txt")]
     return next((f" ({file})" for file in files if file.exists()), "")
 
 
 def watch_runs(console: Console, read: Callable[[], Group]) -> None:
-    """Show a table again every two seconds, until interrupted."""
+    """Show a table and refresh it every two seconds until Ctrl-C."""
     with Live(read(), console=console, auto_refresh=False, vertical_overflow="visible") as live:
         try:
             while True:
@@ -105,12 +112,8 @@ def watch_runs(console: Console, read: Callable[[], Group]) -> None:
             pass
 
 
-QUIET_SECONDS = 10.0
-"""Without a terminal, the longest silence while runs are under way."""
-
-
 class StudyView:
-    """Shows snapshots of a study as they come."""
+    """Shows the progress of a study: call `update` with each snapshot."""
 
     def __init__(self, console: Console, quiet: bool = False):
         self.console = console
@@ -122,7 +125,7 @@ class StudyView:
     def __enter__(self) -> Self:
         if not self.quiet:
             self.console.print(
-                "Starting Ray, preparing the corpus, timing a few steps of each encoder ..."
+                "Starting Ray, preparing the corpus and timing a few steps of each encoder ..."
             )
         return self
 
@@ -158,8 +161,8 @@ class StudyView:
         plan = self.plan = snapshot.plan
         self.console.print(
             f"{plan.study}: {len(plan.runs)} runs, {snapshot.finished} finished before, "
-            f"{len(plan.pending)} to train, "
-            f"{plan.concurrency} at a time, about {plan.expected_minutes:.1f} minutes.",
+            f"{len(plan.pending)} to train, {plan.concurrency} concurrently, about "
+            f"{plan.expected_minutes:.1f} minutes.",
             highlight=False,
         )
         for note in plan.notes:
@@ -171,7 +174,7 @@ class StudyView:
 
 
 def one_line(snapshot: Snapshot) -> str:
-    """Say what runs now, how much is done, and what is left."""
+    """Return one line with the runs in training, their shares and the time left."""
     running = "; ".join(f"{r.label} {r.share:.0%}" for r in snapshot.running) or "starting workers"
     return (
         f"[{snapshot.finished}/{len(snapshot.plan.runs)}] now: {running} | {_time_left(snapshot)}"
@@ -179,13 +182,13 @@ def one_line(snapshot: Snapshot) -> str:
 
 
 def _time_left(snapshot: Snapshot) -> str:
-    """Write the expected time left."""
+    """Format the expected time left."""
     minutes, seconds = divmod(round(snapshot.seconds_left), 60)
     return f"{minutes}:{seconds:02d} left"
 
 
 def render(snapshot: Snapshot) -> Group:
-    """Draw the runs under way, each with a bar, and the study's own line."""
+    """Return the live view: a line for the study, and a progress bar per run in training."""
     table = Table.grid(padding=(0, 2))
     for run in snapshot.running:
         loss = f"loss {run.loss:.3f}" if run.loss else ""
@@ -196,6 +199,8 @@ def render(snapshot: Snapshot) -> Group:
             loss,
         )
     failed = f", {snapshot.failed} of them failed" if snapshot.failed else ""
-    counts = f"{snapshot.finished} of {len(snapshot.plan.runs)} runs ended{failed}, {len(snapshot.running)} running"
-    head = f"{snapshot.plan.study}: {counts}, {_time_left(snapshot)}"
+    head = (
+        f"{snapshot.plan.study}: {snapshot.finished} of {len(snapshot.plan.runs)} runs ended"
+        f"{failed}, {len(snapshot.running)} running, {_time_left(snapshot)}"
+    )
     return Group(Text(head, style="bold"), table)

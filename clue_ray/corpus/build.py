@@ -40,7 +40,7 @@ from clue_ray.corpus.store import Corpus, holds_corpus, open_corpus, read_manife
 from clue_ray.corpus.survey import TALLY, Survey, survey_part
 from clue_ray.corpus.tokenizer import read_tokenizer, train_tokenizer
 from clue_ray.errors import CorpusError, EventLogError, find_worker_error
-from clue_ray.spec.specs import CorpusSpec
+from clue_ray.spec.specs import CorpusSpec, without_new_fields
 from clue_ray.spec.yaml import fingerprint
 from clue_ray.storage.files import fetch_files, list_files, write_json
 from clue_ray.storage.place import is_uri
@@ -48,8 +48,6 @@ from clue_ray.storage.sync import working_folder
 
 PREPARATION = 2
 """Increase when the code builds a different corpus from the same log and spec."""
-NEW_FIELDS = ("timestamp_format", "separator")
-"""Optional fields of a corpus that are younger than PREPARATION."""
 REJECTED = re.compile(r"rejected/[\d-]+\.parquet")
 MAX_TASKS = 2000
 """Tasks per pass: a log of more parts than this has several parts per task."""
@@ -142,11 +140,6 @@ def source_key(reading: Reading) -> str:
             read_tokenizer(reading.spec.tokenizer).to_str().encode()
         ).hexdigest()
     return fingerprint({"preparation": PREPARATION, "spec": spec, "files": files})
-
-
-def without_new_fields(spec: dict[str, Any]) -> dict[str, Any]:
-    """Leave out fields that came later and are not set, so that older corpora keep their key."""
-    return {k: v for k, v in spec.items() if v is not None or k not in NEW_FIELDS}
 
 
 def _explain_failure(error: Exception, folder: str | Path) -> Exception:

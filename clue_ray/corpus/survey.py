@@ -16,8 +16,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from clue_ray.corpus.logs.reading import Batch, Part, Reading, read_part
 from clue_ray.corpus.logs.ids import as_text, is_uuid
+from clue_ray.corpus.logs.reading import Batch, Part, Reading, read_part
 from clue_ray.corpus.logs.schema import TIME_FAULT, Log, good_rows, normalise
 from clue_ray.corpus.logs.table import LINE
 from clue_ray.corpus.logs.times import FORMS, count_units

@@ -22,7 +22,7 @@ from clue_ray.report.read import StudyFiles, read_directory
 from clue_ray.report.section import Section
 from clue_ray.report.tables import Table, written
 from clue_ray.scaling.answering.analysis import Analysis
-from clue_ray.scaling.fitting.fit import Prediction
+from clue_ray.scaling.fitting.result import Prediction
 from clue_ray.storage.files import atomic_write
 
 PLACES = 9

@@ -57,6 +57,15 @@ def count(value: Any) -> str:
     return ABSENT if is_absent(value) else f"{round(float(value)):,}"
 
 
+def plain(value: Any) -> str:
+    """Format any value for a terminal: whole numbers with separators, others with four digits."""
+    if isinstance(value, float):
+        if value != value:
+            return ""
+        return f"{value:.3g}" if value >= 1e5 or value < 0.01 else f"{value:.4g}"
+    return f"{value:,}" if isinstance(value, int) else str(value)
+
+
 def compact(value: Any) -> str:
     """Format a number for a plot: 32, 1.5k, 50k, 2M; text is only shortened."""
     if isinstance(value, str) or is_absent(value):
@@ -73,6 +82,11 @@ def percent(value: Any) -> str:
     if is_absent(value):
         return ABSENT
     return f"{100 * value:.0f}%" if abs(value) >= 0.995 else f"{significant(100 * value, 2)}%"
+
+
+def share_percent(part: float) -> str:
+    """Format a share as a percentage; only all is 100%, and only nothing is 0%."""
+    return ">99%" if 0.995 <= part < 1 else "<0.01%" if 0 < part < 1e-4 else percent(part)
 
 
 def signed(value: Any) -> str:

@@ -24,10 +24,10 @@ from clue_ray.report.figures.profile import (
     draw_lengths,
     draw_overlap,
     draw_users,
-    share_cell,
 )
 from clue_ray.report.figures.style import label
-from clue_ray.report.tables import Table, number, text
+from clue_ray.report.numbers import share_percent
+from clue_ray.report.tables import Cell, Table, number, text, written
 from clue_ray.storage.files import atomic_write
 
 Profile = Mapping[str, Any]
@@ -95,10 +95,8 @@ def profile_tables(profile: Profile) -> dict[str, Table]:
 
 def _rejected_table(profile: Profile) -> Table:
     rejected, read = profile["rejected_rows"], _rows(profile)
-    rows = tuple(
-        (text(why), number(n), share_cell(n / read)) for why, n in profile["rejected"].items()
-    )
-    share = share_cell(rejected / read).text
+    rows = tuple((text(why), number(n), _share(n / read)) for why, n in profile["rejected"].items())
+    share = share_percent(rejected / read)
     note = f"{rejected:,} of {_counted(read, 'row')} ({share}) were rejected; see rejected/."
     return Table(("reason", "rows", "share of rows"), rows, note=note)
 
@@ -194,9 +192,7 @@ def _first(names: list[str]) -> str:
 
 def _split_table(profile: Profile) -> Table:
     splits, users = profile["users_by_split"], profile["users"]
-    rows = tuple(
-        (text(name), number(held), share_cell(held / users)) for name, held in splits.items()
-    )
+    rows = tuple((text(name), number(held), _share(held / users)) for name, held in splits.items())
     return Table(("split", "users", "share"), rows)
 
 
@@ -211,9 +207,9 @@ def _service_table(profile: Profile) -> Table:
         (
             text(name),
             number(users[name]),
-            share_cell(users[name] / total),
+            _share(users[name] / total),
             number(n),
-            share_cell(n / usable),
+            _share(n / usable),
         )
         for name, n in ((name, events[name]) for name in _largest(profile))
     )
@@ -225,8 +221,7 @@ def _service_table(profile: Profile) -> Table:
 def _users_table(profile: Profile) -> Table:
     users = profile["users_by_services"]
     rows = tuple(
-        (number(int(n)), number(held), share_cell(held / profile["users"]))
-        for n, held in users.items()
+        (number(int(n)), number(held), _share(held / profile["users"])) for n, held in users.items()
     )
     return Table(("services", "users", "share"), rows, note=_paired(profile))
 
@@ -248,7 +243,7 @@ def _length_table(profile: Profile) -> Table:
     rows = tuple(
         (text(what), *(number(profile[key][p]) for p in PERCENTILES)) for what, key in named.items()
     )
-    cut = share_cell(profile["events_cut_at_max_item_tokens"]).text
+    cut = share_percent(profile["events_cut_at_max_item_tokens"])
     note = (
         f"{cut} of events have a text that is truncated at max_item_tokens; tokens are counted "
         "before truncation."
@@ -259,7 +254,7 @@ def _length_table(profile: Profile) -> Table:
 def _fit_table(profile: Profile) -> Table:
     fits = profile["fits_sequence_length"]
     rows = tuple(
-        (number(length), *(share_cell(fit[kind]) for kind in FITS)) for length, fit in fits.items()
+        (number(length), *(_share(fit[kind]) for kind in FITS)) for length, fit in fits.items()
     )
     return Table((label("sequence_length"), *FITS.values()), rows)
 
@@ -330,6 +325,10 @@ def _sizes(height: float, marks: int = 9) -> tuple[tuple[float, float], ...]:
     return ((6.8, height), (4.0, height)) if marks > 4 else ((3.5, height),)
 
 
+def _share(part: float) -> Cell:
+    return written(share_percent(part))
+
+
 def _rows(profile: Profile) -> int:
     return int(sum(profile["events_in_service"].values()) + profile["rejected_rows"])
 
@@ -343,7 +342,7 @@ def _paired(profile: Profile) -> str:
     paired = sum(
         held for services, held in profile["users_by_services"].items() if int(services) >= 2
     )
-    users, share = _counted(profile["users"], "user"), share_cell(paired / profile["users"]).text
+    users, share = _counted(profile["users"], "user"), share_percent(paired / profile["users"])
     return f"{paired:,} of {users} ({share}) have two or more services and can be paired."
 
 

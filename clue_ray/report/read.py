@@ -1,14 +1,7 @@
-"""Read the JSON files beside a runs table: plan, corpus summary, baselines.
+"""Read the files of a study directory for its report.
 
-Takes paths and documents, gives plain values. One idea: a part that is not what it should be is
-left out with a sentence for the page, and the rest is used.
-
-
-Read what a study directory holds for its report.
-
-Takes a directory, gives `StudyFiles`. One idea: only the runs table is needed; everything else may
-be absent, and a file that cannot be read becomes a warning on the page, never a report that was not
-written.
+Only the runs table is required. Every other file may be absent, and a file or a part of it that
+cannot be used is left out with a warning on the page, so that the report is always written.
 """
 
 import json
@@ -26,7 +19,7 @@ from clue_ray.runs import RUN_COLUMNS, read_current_runs, read_runs
 from clue_ray.spec.specs import FitSpec, StudySpec, read_study
 
 RESULT = re.compile(r"transfer/[\w.-]+\.json")
-"""Name of a task's result within its run's folder: what another wrote leads nowhere else."""
+"""Path of a task's result within the folder of its run; other paths are not followed."""
 AMOUNTS = (
     "users",
     "users_in_two_services",
@@ -36,188 +29,25 @@ AMOUNTS = (
     "items",
     "tokens",
 )
-"""Numbers of a corpus summary that a report shows."""
-
-
-def _read_mapping(path: Path, warnings: list[str]) -> dict[str, Any]:
-    """Read a JSON mapping; empty where there is no file, or, with a warning, no mapping in it."""
-    if not path.is_file():
-        return {}
-    try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, OSError) as error:
-        warnings.append(
-            f"{path.name} cannot be read ({error}); its part of the report is left out."
-        )
-        return {}
-    if isinstance(document, dict):
-        return document
-    warnings.append(
-        f"{path.name} holds no mapping of keys to values; its part of the report is left out."
-    )
-    return {}
-
-
-def _judged_runs(
-    directory: Path, table: pd.DataFrame, warnings: list[str]
-) -> tuple[dict[str, Any], ...]:
-    """Read, of each task a study was last scored by, every method beside the run of lowest loss
-    that has a score.
-    """
-    ended = table[(table["status"] == "done") & table["loss"].notna()].sort_values("loss")["run_id"]
-    found = []
-    for names in _read_mapping(directory / "transfer.json", warnings).values():
-        asked = {run: str(names.get(run)) for run in ended} if isinstance(names, dict) else {}
-        places = (
-            directory / "runs" / str(run) / name
-            for run, name in asked.items()
-            if RESULT.fullmatch(name)
-        )
-        results = (_read_mapping(place, warnings) for place in places)
-        found += [result for result in results if "methods" in result][:1]
-    return tuple(found)
-
-
-def _planned_runs(plan: dict[str, Any], warnings: list[str]) -> list[dict[str, Any]]:
-    """List the runs of a plan that have a run_id."""
-    runs = _mappings(plan, "runs", "plan.json", warnings)
-    named = [run for run in runs if run.get("run_id") is not None]
-    if len(named) < len(runs):
-        warnings.append(
-            f"plan.json has {len(runs) - len(named)} runs without a run_id; they are left out."
-        )
-    return named
-
-
-def _planned(runs: list[dict[str, Any]], column: str, warnings: list[str]) -> dict[str, float]:
-    """Give what a plan expects of each run in one column, by run_id; only positive numbers."""
-    found = {str(run["run_id"]): _number(run[column]) for run in runs if run.get(column)}
-    kept = {run_id: value for run_id, value in found.items() if value is not None and value > 0}
-    if len(kept) < len(found):
-        warnings.append(
-            f"plan.json has {len(found) - len(kept)} runs whose {column} is no positive number."
-        )
-    return kept
-
-
-def _usable_corpus(corpus: dict[str, Any], warnings: list[str]) -> dict[str, Any]:
-    """Keep what a report can show of a corpus summary: amounts are numbers, `rejected` counts rows
-    by reason.
-    """
-    rejected = corpus.get("rejected")
-    counted = isinstance(rejected, dict) and all(
-        _number(rows) is not None for rows in rejected.values()
-    )
-    wrong = [
-        key
-        for key in (*AMOUNTS, "rejected_rows")
-        if corpus.get(key) is not None and _number(corpus[key]) is None
-    ]
-    wrong += ["rejected"] if rejected is not None and not counted else []
-    if wrong:
-        warnings.append(
-            f"corpus.json: {', '.join(wrong)} cannot be used as written and is left out."
-        )
-    return {key: value for key, value in corpus.items() if key not in wrong}
-
-
-def _floor_by_length(
-    corpus: dict[str, Any], table: pd.DataFrame, warnings: list[str]
-) -> dict[int, float]:
-    """Read `bayes_loss` of a planted corpus, nats by sequence length, if it holds for the runs'
-    candidates.
-    """
-    losses = corpus.get("bayes_loss") or {}
-    read = losses.items() if isinstance(losses, dict) else ()
-    floor = {
-        int(length): loss
-        for length, value in read
-        if length.isdecimal() and (loss := _number(value)) is not None
-    }
-    if not isinstance(losses, dict) or len(floor) < len(losses):
-        warnings.append(
-            "corpus.json: bayes_loss is no mapping of sequence lengths to losses, so it is left "
-            "out."
-        )
-        return {}
-    candidates, own = _candidates(table), _number(corpus.get("bayes_loss_candidates"))
-    if not floor or candidates <= {own}:
-        return floor
-    warnings.append(
-        f"The lowest reachable loss was computed for {corpus.get('bayes_loss_candidates')} "
-        f"candidates and the runs "
-        f"were scored at {_listed(candidates)}, so it is left out; compute it for the same number."
-    )
-    return {}
-
-
-def _comparable_baselines(
-    document: dict[str, Any], table: pd.DataFrame, warnings: list[str]
-) -> tuple[dict[str, Any], ...]:
-    """Keep the baselines that were scored on as many candidates as the runs: losses compare only
-    then.
-    """
-    candidates, kept = _candidates(table), []
-    for baseline in _mappings(document, "baselines", "baselines.json", warnings):
-        name = str(baseline.get("name") or "without a name")
-        values = {
-            key: _number(baseline.get(key))
-            for key in ("loss", "loss_candidates", "recall_at_10", "mrr")
-        }
-        missing = [key for key in ("loss", "loss_candidates") if values[key] is None]
-        if missing:
-            warnings.append(
-                f"The baseline {name} has no number as {' and '.join(missing)}, so it is left out."
-            )
-        elif candidates <= {values["loss_candidates"]}:
-            kept.append({**baseline, "name": name, **values})
-        else:
-            warnings.append(
-                f"The baseline {name} was scored at {baseline['loss_candidates']} candidates and "
-                f"the runs at "
-                f"{_listed(candidates)}, so it is left out; score it at the same number."
-            )
-    return tuple(kept)
-
-
-def _mappings(
-    document: dict[str, Any], key: str, file: str, warnings: list[str]
-) -> list[dict[str, Any]]:
-    entries = document.get(key, [])
-    kept = (
-        [entry for entry in entries if isinstance(entry, dict)] if isinstance(entries, list) else []
-    )
-    if not isinstance(entries, list) or len(kept) < len(entries):
-        warnings.append(f"{file}: {key} is no list of mappings; what is none is left out.")
-    return kept
-
-
-def _number(value: Any) -> float | None:
-    """Return a finite number, or None for all else."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        return None
-    return value
-
-
-def _candidates(table: pd.DataFrame) -> set[float]:
-    return {int(value) for value in table["loss_candidates"].dropna().unique()}
-
-
-def _listed(candidates: set[float]) -> str:
-    return ", ".join(map(str, sorted(candidates)))
+"""Numbers of a corpus summary that are shown in a report."""
 
 
 @dataclass(frozen=True)
 class StudyFiles:
-    """Everything a report is made from.
+    """The input of a report.
 
     Attributes:
-        table: every run, with all columns of the contract (empty where the table lacks one).
+        name: the name of the study.
+        question: the question of the study.
+        study_text: the text of the study file.
+        fit: the laws to fit.
+        table: every run, with all columns of a runs table (empty where the file lacks one).
+        curves: the learning curves.
         expected_seconds: planned wall time by run_id; empty without a plan.
-        expected_flops: planned training compute by run_id, FLOP; empty without a plan.
-        floor: lowest loss any encoder can have by sequence length, nats; empty unless the log was
-            planted.
-        baselines: name, loss, recall_at_10, mrr, loss_candidates of each method beside the encoder.
+        expected_flops: planned training compute in FLOP by run_id; empty without a plan.
+        floor: lowest loss that an encoder can have in nats by sequence length; empty unless the log
+            was planted.
+        baselines: name, loss, recall_at_10, mrr and loss_candidates of each baseline.
         corpus: summary of the prepared corpus; empty without one.
         warnings: sentences about files that could not be used.
         judged: results of downstream tasks, each of the run of lowest loss that has one.
@@ -239,14 +69,17 @@ class StudyFiles:
 
     @property
     def done(self) -> pd.DataFrame:
-        """Runs that finished with a loss."""
+        """The runs that finished with a loss."""
         return self.table.loc[(self.table["status"] == "done") & self.table["loss"].notna()]
 
 
 def read_directory(directory: Path, running: bool = False) -> StudyFiles:
-    """Read a study directory; raise RunsError when it holds no runs table.
+    """Read a study directory.
 
-    Of a `running` study the table is made of its plan and of what each run that ended has left.
+    The table of a `running` study consists of its plan and of the records of the runs that ended.
+
+    Raises:
+        RunsError: the directory has no runs table.
     """
     runs = read_current_runs(directory, skip_damaged=True) if running else read_runs(directory)
     table = _completed(runs.table)
@@ -274,24 +107,8 @@ def read_directory(directory: Path, running: bool = False) -> StudyFiles:
     )
 
 
-def _completed(table: pd.DataFrame) -> pd.DataFrame:
-    """Give a table made elsewhere all columns of the contract: its runs are done, and named by
-    their row.
-    """
-    table = table.reindex(columns=list(dict.fromkeys([*RUN_COLUMNS, *table.columns])))
-    rows = [f"row-{row}" for row in range(len(table))]
-    names = [
-        row if is_absent(name) else str(name)
-        for name, row in zip(table["run_id"], rows, strict=True)
-    ]
-    named = table.assign(run_id=names, status=table["status"].astype(object).fillna("done"))
-    return named.assign(encoder_size=sizes_by_name(named))
-
-
 def sizes_by_name(table: pd.DataFrame) -> "pd.Series[Any]":
-    """Name encoders that are no rung by their width, and by what else of their shape varies: `w24`,
-    `w24 heads 4`.
-    """
+    """Name custom encoders by their width and the varying part of their shape: `w24 heads 4`."""
     names, shape = table["encoder_size"].astype(object), ["item_layers", "service_layers", "heads"]
     own = table[(names == "custom") & table["width"].notna()]
     varied = [column for column in shape if own[column].nunique() > 1]
@@ -307,6 +124,18 @@ def sizes_by_name(table: pd.DataFrame) -> "pd.Series[Any]":
     return names.where(~names.index.isin(own.index), pd.Series(spelled, own.index, dtype=object))
 
 
+def _completed(table: pd.DataFrame) -> pd.DataFrame:
+    """Add the columns that a table from elsewhere lacks: its runs are done and named by row."""
+    table = table.reindex(columns=list(dict.fromkeys([*RUN_COLUMNS, *table.columns])))
+    rows = [f"row-{row}" for row in range(len(table))]
+    names = [
+        row if is_absent(name) else str(name)
+        for name, row in zip(table["run_id"], rows, strict=True)
+    ]
+    named = table.assign(run_id=names, status=table["status"].astype(object).fillna("done"))
+    return named.assign(encoder_size=sizes_by_name(named))
+
+
 def _study(path: Path, warnings: list[str]) -> StudySpec | None:
     if not path.is_file():
         return None
@@ -314,7 +143,7 @@ def _study(path: Path, warnings: list[str]) -> StudySpec | None:
         return read_study(path)
     except SpecError as error:
         warnings.append(
-            f"The study file could not be used, so its question and choice of laws are missing: "
+            "The study file could not be used, so its question and choice of laws are missing: "
             f"{error}"
         )
         return None
@@ -343,3 +172,172 @@ def _curves(path: Path, warnings: list[str]) -> pd.DataFrame | None:
             f"{path.name} lacks {', '.join(sorted(missing))}; the learning curves are left out."
         )
     return None if missing or curves.empty else curves
+
+
+def _read_mapping(path: Path, warnings: list[str]) -> dict[str, Any]:
+    """Read a JSON mapping; empty without a file, or, with a warning, without a mapping in it."""
+    if not path.is_file():
+        return {}
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, OSError) as error:
+        warnings.append(
+            f"{path.name} cannot be read ({error}); its part of the report is left out."
+        )
+        return {}
+    if isinstance(document, dict):
+        return document
+    warnings.append(
+        f"{path.name} is not a mapping of keys to values; its part of the report is left out."
+    )
+    return {}
+
+
+def _judged_runs(
+    directory: Path, table: pd.DataFrame, warnings: list[str]
+) -> tuple[dict[str, Any], ...]:
+    """Read the latest result of each downstream task, of the run of lowest loss that has one."""
+    ended = table[(table["status"] == "done") & table["loss"].notna()].sort_values("loss")["run_id"]
+    found = []
+    for names in _read_mapping(directory / "transfer.json", warnings).values():
+        asked = {run: str(names.get(run)) for run in ended} if isinstance(names, dict) else {}
+        places = (
+            directory / "runs" / str(run) / name
+            for run, name in asked.items()
+            if RESULT.fullmatch(name)
+        )
+        results = (_read_mapping(place, warnings) for place in places)
+        found += [result for result in results if "methods" in result][:1]
+    return tuple(found)
+
+
+def _planned_runs(plan: dict[str, Any], warnings: list[str]) -> list[dict[str, Any]]:
+    """List the runs of a plan that have a run_id."""
+    runs = _mappings(plan, "runs", "plan.json", warnings)
+    named = [run for run in runs if run.get("run_id") is not None]
+    if len(named) < len(runs):
+        warnings.append(
+            f"plan.json has {len(runs) - len(named)} runs without a run_id; they are left out."
+        )
+    return named
+
+
+def _planned(runs: list[dict[str, Any]], column: str, warnings: list[str]) -> dict[str, float]:
+    """Return one column of a plan by run_id; only positive numbers."""
+    found = {str(run["run_id"]): _number(run[column]) for run in runs if run.get(column)}
+    kept = {run_id: value for run_id, value in found.items() if value is not None and value > 0}
+    if len(kept) < len(found):
+        warnings.append(
+            f"plan.json has {len(found) - len(kept)} runs whose {column} is not a positive number."
+        )
+    return kept
+
+
+def _usable_corpus(corpus: dict[str, Any], warnings: list[str]) -> dict[str, Any]:
+    """Return the usable part of a corpus summary.
+
+    Amounts must be numbers, and `rejected` must map reasons to numbers of rows.
+    """
+    rejected = corpus.get("rejected")
+    counted = isinstance(rejected, dict) and all(
+        _number(rows) is not None for rows in rejected.values()
+    )
+    wrong = [
+        key
+        for key in (*AMOUNTS, "rejected_rows")
+        if corpus.get(key) is not None and _number(corpus[key]) is None
+    ]
+    wrong += ["rejected"] if rejected is not None and not counted else []
+    if wrong:
+        warnings.append(
+            f"corpus.json: {', '.join(wrong)} cannot be used as written and is left out."
+        )
+    return {key: value for key, value in corpus.items() if key not in wrong}
+
+
+def _floor_by_length(
+    corpus: dict[str, Any], table: pd.DataFrame, warnings: list[str]
+) -> dict[int, float]:
+    """Read the Bayes loss of a planted corpus in nats by sequence length.
+
+    Empty, with a warning, if it was computed for another number of candidates than the runs have.
+    """
+    losses = corpus.get("bayes_loss") or {}
+    read = losses.items() if isinstance(losses, dict) else ()
+    floor = {
+        int(length): loss
+        for length, value in read
+        if length.isdecimal() and (loss := _number(value)) is not None
+    }
+    if not isinstance(losses, dict) or len(floor) < len(losses):
+        warnings.append(
+            "corpus.json: bayes_loss is not a mapping of sequence lengths to losses, so it is left "
+            "out."
+        )
+        return {}
+    candidates, own = _candidates(table), _number(corpus.get("bayes_loss_candidates"))
+    if not floor or candidates <= {own}:
+        return floor
+    warnings.append(
+        f"The lowest possible loss was computed for {corpus.get('bayes_loss_candidates')} "
+        f"candidates and the runs were scored at {_listed(candidates)}, so it is left out; compute "
+        "it for the same number."
+    )
+    return {}
+
+
+def _comparable_baselines(
+    document: dict[str, Any], table: pd.DataFrame, warnings: list[str]
+) -> tuple[dict[str, Any], ...]:
+    """Return the baselines with the same number of candidates as the runs.
+
+    Losses with different numbers of candidates are not comparable.
+    """
+    candidates, kept = _candidates(table), []
+    for baseline in _mappings(document, "baselines", "baselines.json", warnings):
+        name = str(baseline.get("name") or "without a name")
+        values = {
+            key: _number(baseline.get(key))
+            for key in ("loss", "loss_candidates", "recall_at_10", "mrr")
+        }
+        missing = [key for key in ("loss", "loss_candidates") if values[key] is None]
+        if missing:
+            warnings.append(
+                f"The baseline {name} has no number as {' and '.join(missing)}, so it is left out."
+            )
+        elif candidates <= {values["loss_candidates"]}:
+            kept.append({**baseline, "name": name, **values})
+        else:
+            warnings.append(
+                f"The baseline {name} was scored at {baseline['loss_candidates']} candidates and "
+                f"the runs at {_listed(candidates)}, so it is left out; score it at the same "
+                "number."
+            )
+    return tuple(kept)
+
+
+def _mappings(
+    document: dict[str, Any], key: str, file: str, warnings: list[str]
+) -> list[dict[str, Any]]:
+    entries = document.get(key, [])
+    kept = (
+        [entry for entry in entries if isinstance(entry, dict)] if isinstance(entries, list) else []
+    )
+    if not isinstance(entries, list) or len(kept) < len(entries):
+        warnings.append(f"{file}: {key} is not a list of mappings; other entries are left out.")
+    return kept
+
+
+def _number(value: Any) -> float | None:
+    """Return a finite number, or None for anything else."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        return None
+    return value
+
+
+def _candidates(table: pd.DataFrame) -> set[float]:
+    return {int(value) for value in table["loss_candidates"].dropna().unique()}
+
+
+def _listed(candidates: set[float]) -> str:
+    return ", ".join(map(str, sorted(candidates)))

@@ -1,1 +1,1 @@
-"""Studies and runs as data."""
+"""Studies and runs as data: YAML, specs, grids, columns, parameter and FLOP counts."""

@@ -147,7 +147,8 @@ def settings() -> list[str]:
 
 
 def fixed_columns() -> list[str]:
-    """List the columns in which repeats of a run agree: all settings but the seed and the length."""
+    """List the columns in which runs that differ only in their seed agree."""
+    # Not the length of training: seeds draw other users, so their FLOPs differ slightly.
     skipped = ("seed", *LENGTHS, "train_flops")
     return [name for name, column in COLUMNS.items() if column.field and name not in skipped]
 

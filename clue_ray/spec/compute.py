@@ -1,7 +1,8 @@
-"""Parameters and FLOPs from a spec alone; no model is built and torch is not imported.
+"""Count parameters and FLOPs from a spec alone, without building a model or importing torch.
 
-Counted as torch's FLOP counter counts: matrix products only, two FLOPs a multiply-add, backward
-twice the forward. Embedding look-ups, norms and activations are left out on both sides.
+FLOPs are counted as torch's FlopCounterMode counts them: matrix products only, two FLOPs per
+multiply-add, and a backward pass of twice the forward pass. Embedding look-ups, norms and
+activations are not counted.
 """
 
 from typing import NamedTuple
@@ -10,18 +11,17 @@ from clue_ray.spec.specs import EncoderSpec
 
 
 class Work(NamedTuple):
-    """What passes through an encoder; adds up over batches with `+`.
+    """What passes through an encoder; `+` adds up batches.
 
-    Squares are summed per sequence, because attention compares every position of a sequence with
-    every other.
+    Squared lengths are summed over sequences: attention compares all positions of one sequence.
     """
 
     users: int = 0
-    "user embeddings made (two a positive pair)"
+    "user embeddings computed: two per positive pair"
     events: int = 0
     events_squared: int = 0
     tokens: int = 0
-    "item tokens, guide tokens included"
+    "item tokens, including guide tokens"
     tokens_squared: int = 0
     similarities: int = 0
     "entries of the batch's similarity matrix"
@@ -31,25 +31,28 @@ class Work(NamedTuple):
 
 
 class Vocabulary(NamedTuple):
-    """Rows of the encoder's look-up tables."""
+    """Number of rows of the encoder's embedding tables."""
 
     tokens: int
-    "byte-level BPE tokens and guide tokens"
+    "byte-level BPE tokens plus guide tokens"
     item_positions: int
     sequence_length: int
 
 
 def block_params(encoder: EncoderSpec) -> tuple[int, int]:
-    """Return one transformer block's (matrix entries, biases and norms)."""
+    """Return the parameters of one transformer block: in matrices, and in biases and norms."""
     d, hidden = encoder.width, encoder.width * encoder.ffn_multiple
+    # In order: queries, keys and values; output projection; feed-forward. Then two norms.
     matrices = 3 * d * d + d * d + 2 * d * hidden
     vectors = 3 * d + d + hidden + d + 4 * d
     return matrices, vectors
 
 
 def count_params(encoder: EncoderSpec, vocabulary: Vocabulary) -> dict[str, int]:
-    """Count parameters by group; `non_embedding` is Kaplan's N (decision D4), `total` is all of
-    them.
+    """Return the number of parameters by group.
+
+    `non_embedding` is N of the scaling laws (Kaplan et al. 2020; decision D4); `total` is the sum
+    of all groups.
     """
     d = encoder.width
     embedding = (vocabulary.tokens + vocabulary.item_positions + vocabulary.sequence_length) * d
@@ -66,8 +69,10 @@ def count_params(encoder: EncoderSpec, vocabulary: Vocabulary) -> dict[str, int]
 
 
 def forward_flops(encoder: EncoderSpec, work: Work) -> int:
-    """FLOPs of encoding `work`: 2 a matrix entry and position, 4 x width an attended pair, 2 a
-    projected number.
+    """Return the FLOPs of encoding `work`.
+
+    Each matrix entry costs 2 FLOPs per position, each pair of attended positions 4 x width, and
+    each entry of the similarity matrix 2 x output width.
     """
     d = encoder.width
     matrices, _ = block_params(encoder)
@@ -79,15 +84,19 @@ def forward_flops(encoder: EncoderSpec, work: Work) -> int:
 
 
 def users_for_budget(encoder: EncoderSpec, work: Work, budget: float) -> float:
-    """Return how many positive pairs a budget of training FLOPs pays for, `work` being typical of
-    `users / 2` pairs.
+    """Return the number of positive pairs that a budget of training FLOPs pays for.
+
+    Args:
+        work: Typical work of `work.users / 2` pairs.
+        budget: Training FLOPs.
     """
     return budget * (work.users / 2) / train_flops(encoder, work)
 
 
 def size_for_budget(work: Work, budget: float, encoders: dict[str, EncoderSpec]) -> str | None:
-    """Name the encoder that spends most of a budget of training FLOPs on `work` and stays within
-    it, if one does.
+    """Return the name of the encoder whose training on `work` costs most within a budget of FLOPs.
+
+    None where every encoder costs more than the budget.
     """
     costs = {name: train_flops(encoder, work) for name, encoder in encoders.items()}
     within = {name: cost for name, cost in costs.items() if cost <= budget}
@@ -95,7 +104,8 @@ def size_for_budget(work: Work, budget: float, encoders: dict[str, EncoderSpec])
 
 
 def train_flops(encoder: EncoderSpec, work: Work) -> int:
-    """FLOPs of training on `work`: forward once, backward twice the forward (6N a token, plus
-    attention and logits).
+    """Return the FLOPs of training on `work`: one forward pass, and a backward pass of twice that.
+
+    With N parameters this is 6N per token, plus attention and similarities.
     """
     return 3 * forward_flops(encoder, work)

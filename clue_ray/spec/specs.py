@@ -1,9 +1,8 @@
-"""Frozen specs: what a corpus, an encoder, a run and a study are. YAML in, JSON out, fingerprint of
-identity.
+"""Frozen specs of a corpus, an encoder, a run and a study, with their defaults.
 
-A `StudySpec` is a base run and axes. `expand` in `study/grid.py` turns it into `RunSpec`s;
-`RunSpec.identity` holds what defines a run's result and nothing of how it is executed, and `run_id`
-is a hash of it.
+A `StudySpec` is a base run plus axes; `expand` in `spec/grid.py` turns it into `RunSpec`s.
+`RunSpec.identity` holds everything that defines the result of a run and nothing about how the run
+is executed. Its hash is the run id.
 """
 
 import re
@@ -16,21 +15,24 @@ from pydantic import Field, PositiveInt, field_validator, model_validator
 from clue_ray.spec.yaml import Spec, fingerprint, read_yaml
 
 RECIPE = 2
-"""Bump when the same spec would train to different weights; part of every run's identity."""
+"""Training version, part of every run id; increase it when a spec trains to other weights."""
 EXAMPLE_TIME = datetime(2023, 11, 14, 22, 13, 20, tzinfo=UTC)
+NEW_FIELDS = ("timestamp_format", "separator")
+"""Optional fields of logs that are younger than PREPARATION of corpora."""
 HORIZONS = ("steps", "users_seen", "train_flops")
+"""Fields of `TrainSpec` that say how long a run trains; a run has exactly one of them."""
 
 
 class SplitSpec(Spec):
-    """Shares of users held out, by a stable hash of the user id; the rest trains."""
+    """Shares of users held out, chosen by a stable hash of the user id; the rest are trained on."""
 
     validation: float = Field(0.05, ge=0, lt=1)
-    "share kept for choosing settings; no run trains on it or is scored on it"
+    "share kept for tuning settings; no run of a study trains on it or is scored on it"
     test: float = Field(0.05, gt=0, lt=1)
     "share whose users form the evaluation pools"
     time: datetime | None = None
-    """cut in time: earlier events are encoded, events from here on are kept apart, to be predicted;
-    UTC if no zone"""
+    """cut-off time, in UTC without a time zone: earlier events are encoded, later ones are kept
+    apart as prediction targets"""
 
     @field_validator("time")
     @classmethod
@@ -43,19 +45,15 @@ def check_timestamp_format(pattern: str | None) -> str | None:
     if pattern is None:
         return None
     try:
-        datetime.strptime(EXAMPLE_TIME.strftime(pattern), pattern)
-    except ValueError:
-        raise ValueError(_explain_format(pattern)) from None
-    if not re.search(r"%[dejcxDFuwaA]|%[UWVj]", pattern) or not re.search(r"%[YyGcxDF]", pattern):
-        raise ValueError(_explain_format(pattern))
+        found = datetime.strptime(EXAMPLE_TIME.strftime(pattern), pattern).date()
+    except (ValueError, re.error):
+        found = None
+    if found != EXAMPLE_TIME.date():
+        raise ValueError(
+            f"is {pattern!r}, which does not describe a date; write it as in Python's strptime, "
+            "such as '%d/%m/%Y %H:%M:%S' for 31/12/2023 23:59:59"
+        )
     return pattern
-
-
-def _explain_format(pattern: str) -> str:
-    return (
-        f"is {pattern!r}, which does not describe a date; write it as in Python's strptime, such "
-        "as '%d/%m/%Y %H:%M:%S' for 31/12/2023 23:59:59"
-    )
 
 
 def check_separator(separator: str | None) -> str | None:
@@ -68,8 +66,13 @@ def check_separator(separator: str | None) -> str | None:
     return one
 
 
+def without_new_fields(spec: dict[str, Any]) -> dict[str, Any]:
+    """Leave out fields that came later and are not set, so that older corpora keep their key."""
+    return {k: v for k, v in spec.items() if v is not None or k not in NEW_FIELDS}
+
+
 class LogSpec(Spec):
-    """One of several logs that are joined; what is left out is as the corpus says."""
+    """One of several logs that are joined; omitted fields default to those of the corpus."""
 
     events: str | tuple[str, ...]
     "files, folders, globs or URIs"
@@ -83,34 +86,34 @@ class LogSpec(Spec):
 
 
 class CorpusSpec(Spec):
-    """How event logs become a corpus."""
+    """How event logs are turned into a corpus."""
 
     events: str | tuple[str, ...] | dict[str, LogSpec]
-    """files, folders, globs or URIs of Parquet, CSV or JSON Lines; or one log a service: {search:
-    ..., shop: ...}"""
+    """files, folders, globs or URIs of Parquet, CSV or JSON Lines; or one log per service:
+    {search: ..., shop: ...}"""
     columns: dict[str, str] = Field(default={})
-    "names of user_id, service, timestamp, text in the log, where they differ: {user_id: author}"
+    "the log's names of user_id, service, timestamp and text, where they differ: {user_id: author}"
     text: str = "{text}"
-    "template over the log's columns that makes the item text"
+    "template of the item text over the log's columns"
     timestamp_format: str | None = None
     "how timestamps are written, as in Python's strptime: %d/%m/%Y %H:%M; only for ambiguous ones"
     separator: str | None = None
     "character between the columns of CSV files; found in each file when omitted"
     services: tuple[str, ...] | None = None
-    "services kept; all when omitted"
+    "services to keep; all when omitted"
     vocab_size: int = Field(8192, ge=257, le=1_000_000)
-    "byte-level BPE vocabulary to train, guide tokens not counted"
+    "size of the byte-level BPE vocabulary to train, without guide tokens"
     tokenizer: str | None = None
-    "tokenizer.json of another corpus, used as it is instead of training one"
+    "tokenizer.json of another corpus, to use instead of training one"
     max_item_tokens: int = Field(24, ge=1, le=4096)
-    "tokens kept of an item's text, guide token not counted"
+    "number of tokens kept of an item's text, without the guide token"
     max_text_length: int = Field(10_000, ge=1)
-    "characters of text above which a row is unusable"
+    "number of characters of text above which a row is unusable"
     duplicates: Literal["keep", "drop"] = "keep"
-    "what becomes of rows that agree in user, service, time and text with another"
+    "whether to keep rows that equal another in user, service, time and text"
     split: SplitSpec = SplitSpec()
     max_rejected: float = Field(0.05, ge=0, le=1)
-    "share of rows that may be unusable before preparation stops"
+    "largest share of unusable rows; with more, preparation stops"
 
     _check_format = field_validator("timestamp_format")(check_timestamp_format)
     _check_separator = field_validator("separator")(check_separator)
@@ -119,19 +122,17 @@ class CorpusSpec(Spec):
     @classmethod
     def _logs_by_service(cls, events: Any) -> Any:
         if isinstance(events, dict) and events:
-            if not all(str(name).strip() for name in events):
-                raise ValueError(
-                    f"names a service {next(n for n in events if not str(n).strip())!r}; give it a "
-                    f"name"
-                )
+            unnamed = [name for name in events if not str(name).strip()]
+            if unnamed:
+                raise ValueError(f"names a service {unnamed[0]!r}; give it a name")
             return {
                 name: log if isinstance(log, dict | LogSpec) else {"events": log}
                 for name, log in events.items()
             }
         if not events or not isinstance(events, str | list | tuple):
             raise ValueError(
-                f"is {events!r}; give files, folders, globs or URIs, or a mapping of service to "
-                f"them"
+                f"is {events!r}; "
+                "give files, folders, globs or URIs, or a mapping from service to these"
             )
         return events
 
@@ -139,14 +140,14 @@ class CorpusSpec(Spec):
     def _one_tokenizer(self) -> Self:
         if self.tokenizer and "vocab_size" in self.model_fields_set:
             raise ValueError(
-                "gives both tokenizer and vocab_size; a given tokenizer has its own, so leave one "
-                "out"
+                "gives both tokenizer and vocab_size, but a given tokenizer has its own size; "
+                "leave one of them out"
             )
         return self
 
 
 class Rung(Spec):
-    """Shape of one size of the encoder ladder."""
+    """Shape of one size on the encoder ladder."""
 
     width: int
     item_layers: int
@@ -170,28 +171,28 @@ LADDER: dict[str, Rung] = {
     "clue-160m": Rung(width=768, item_layers=11, service_layers=6, heads=12),
     "clue-725m": Rung(width=1536, item_layers=15, service_layers=8, heads=16),
 }
-"""Sizes of the encoder; `size: s` in a study file means this shape.
+"""Encoder shapes by size; `size: s` in a study file means the shape of `s`.
 
-Ours from xxs to 4xl, smallest first; then shapes whose parameters, with the 50,258 tokens of the
-same team's next model, add up to the sizes that CLUE names. The paper gives no shapes: these
-guesses meet the totals within 5 %. """
+The sizes from xxs to 4xl are ours, smallest first. The clue-* sizes reproduce the parameter counts
+that the CLUE paper names. The paper gives no shapes, so these are guesses; they meet its totals
+within 5 % when counted with the 50,258 tokens of the same team's next model. """
 
 
 class EncoderSpec(Spec):
-    """Shape of the encoder: a rung of the ladder, or its four numbers spelled out."""
+    """Shape of the encoder: a size on the ladder, or its four numbers spelled out."""
 
     size: str = "s"
-    "name of a rung, or `custom` when the shape is spelled out"
+    "a size on the ladder, or `custom` when the shape is spelled out"
     width: int = Field(0, ge=1)
     item_layers: int = Field(0, ge=1)
     service_layers: int = Field(0, ge=1)
     heads: int = Field(0, ge=1)
     ffn_multiple: int = Field(4, ge=1)
-    "hidden width of a feed-forward layer over the encoder's width"
+    "hidden width of a feed-forward layer, as a multiple of the encoder's width"
     output_width: int = Field(64, ge=2)
-    "numbers in a user embedding"
+    "dimension of a user embedding"
     dropout: float = Field(0.0, ge=0, lt=1)
-    "share of the numbers left out at random, in training, of what each layer adds"
+    "dropout probability of the output of each residual branch, in training"
 
     @model_validator(mode="before")
     @classmethod
@@ -204,20 +205,18 @@ class EncoderSpec(Spec):
             missing = [key for key in Rung.model_fields if key not in shape]
             if missing:
                 raise ValueError(
-                    f"lacks {', '.join(missing)}; give all of {', '.join(Rung.model_fields)}, or a "
-                    f"size"
+                    f"lacks {', '.join(missing)}; "
+                    f"give all of {', '.join(Rung.model_fields)}, or a size"
                 )
             return {**document, "size": size}
         if not isinstance(size, str) or size not in LADDER:
-            raise ValueError(
-                f"size {size!r} is no rung of the ladder; use one of {', '.join(LADDER)}"
-            )
+            raise ValueError(f"size {size!r} is not on the ladder; use one of {', '.join(LADDER)}")
         rung = LADDER[size].model_dump()
         changed = [key for key in shape if shape[key] != rung[key]]
         if changed:
             raise ValueError(
-                f"size {size!r} already fixes {', '.join(changed)}; leave size out to spell the "
-                f"shape"
+                f"size {size!r} already fixes {', '.join(changed)}; "
+                "leave size out to spell out the shape"
             )
         return {**document, **rung, "size": size}
 
@@ -229,42 +228,41 @@ class EncoderSpec(Spec):
 
 
 class TrainSpec(Spec):
-    """How a run trains: batch, horizon, optimiser. Exactly one of steps, users_seen and train_flops
-    is given.
-    """
+    """How a run is trained: batch, optimiser, and exactly one of steps, users_seen, train_flops."""
 
     global_batch_size: int = Field(128, ge=2)
-    """users a step, over all workers; each brings one positive pair and global_batch_size - 1
-    negatives"""
+    """number of users per step, over all workers; each has one positive pair and
+    global_batch_size - 1 negatives"""
     steps: int | None = Field(None, ge=1)
     users_seen: int | None = Field(None, ge=1)
     train_flops: float | None = Field(None, gt=0)
     learning_rate: float = Field(3e-3, gt=0)
-    "peak rate at width 32; matrices of wider encoders use learning_rate x 32 / width (decision D6)"
+    "peak rate at width 32; weight matrices use learning_rate x 32 / width (decision D6)"
     token_rate: float = Field(3.0, gt=0)
-    "token embeddings move so many times as fast: most tokens are in few batches"
+    "factor on the learning rate of token embeddings: most tokens occur in few batches"
     weight_decay: float = Field(0.1, ge=0)
     warmup: float = Field(0.05, ge=0, lt=1)
-    "share of the steps with linearly rising learning rate"
+    "share of the steps in which the learning rate rises linearly"
     schedule: Literal["cosine", "warmup_stable_decay"] = "cosine"
-    """after the warm-up: a cosine to a tenth of the rate, or the full rate and a linear fall to
-    zero in the last fifth"""
+    """after the warm-up: a cosine decay to a tenth of the peak rate, or the peak rate with a linear
+    decay to zero over the last fifth of the steps"""
     clip_norm: float = Field(0.1, gt=0)
     objective: Literal["info_nce", "sigmoid"] = "info_nce"
-    "softmax over the batch's users, as CLUE; or a yes or no for each pair of users, as SigLIP"
+    "softmax over the users of a batch, as in CLUE; or one sigmoid per pair of users, as in SigLIP"
     temperature: float = Field(0.1, ge=0.01)
-    "initial temperature; learned, and never below 0.01"
+    "initial value of the learned temperature, which stays at or above 0.01"
     event_dropout: float = Field(0.0, ge=0, lt=1)
-    "share of a history's events left out at random; one always stays"
+    "share of the events of a history dropped at random; at least one is kept"
     token_dropout: float = Field(0.0, ge=0, lt=1)
-    "share of an item's tokens left out at random; the guide token stays"
+    "share of the tokens of an item dropped at random; the guide token is kept"
     same_service: float = Field(0.0, ge=0, lt=1)
-    """share of the batches drawn from one service alone: the recent half of a history and the half
-    before it agree"""
+    """share of the batches drawn from a single service; the positive pair is then the recent half
+    of a history and the half before it"""
     spare_duplicates: bool = True
-    "users of a batch with the same items in both services are no negatives of each other"
+    """mask false negatives: users of a batch with the same items in both services are not negatives
+    of each other"""
     precision: Literal["fp32", "bf16"] = "fp32"
-    "of matrix products; normalisation, logits and loss are always fp32"
+    "precision of matrix products; normalisation, logits and loss are always fp32"
     seed: int = Field(0, ge=0)
 
     @model_validator(mode="before")
@@ -282,32 +280,32 @@ class TrainSpec(Spec):
 
 
 class EvaluationSpec(Spec):
-    """The fixed pool on which every run of a study is scored (decision D2)."""
+    """The fixed pool of held-out users on which every run is scored (decision D2)."""
 
     candidates: int = Field(256, ge=2)
-    "held-out users a service pair; a guess has a loss of ln(candidates)"
+    "number of held-out users per service pair; guessing has a loss of ln(candidates)"
     every: float = Field(0.25, gt=0, le=1)
-    "share of the steps between two points of the learning curve"
+    "distance between two points of the learning curve, as a share of the steps"
 
 
 class ResourcesSpec(Spec):
-    """What one run asks of the cluster; none of it changes a run's identity."""
+    """Resources that one run requests of the cluster; they do not change its id."""
 
     workers: int = Field(1, ge=1)
     cpus_per_worker: int = Field(1, ge=1)
     gpus_per_worker: float = Field(0, ge=0)
     users_per_chunk: int | None = Field(None, ge=1)
-    """users a worker encodes at a time, by gradient caching; its whole share of the batch when
-    omitted"""
+    """number of users that a worker encodes at a time, by gradient caching; its whole share of the
+    batch when omitted"""
     checkpoints: str | None = None
-    """folder or URI (s3://...) below which runs keep their checkpoints; each run's own folder when
+    """folder or URI (s3://...) of the checkpoints of all runs; each run's own folder when
     omitted"""
     concurrency: PositiveInt | Literal["auto"] = "auto"
-    "runs at a time; auto fills the cluster"
+    "number of concurrent runs; auto fills the cluster"
 
 
 class FitSpec(Spec):
-    """Which laws are fitted to held-out loss against train_flops, and what judges them."""
+    """Laws to fit to held-out loss against train_flops, and the runs held out to test them."""
 
     laws: tuple[str, ...] = (
         "power_law_plus_constant",
@@ -319,56 +317,55 @@ class FitSpec(Spec):
 
 
 class IsoFlopSpec(Spec):
-    """How a grid of `budgets` chooses its sizes, where it names no encoder."""
+    """How a grid of `budgets` chooses encoder sizes, where it names none."""
 
     tokens_per_param: float = Field(20, ge=1e-3, le=1e9)
-    """training tokens a non-embedding parameter where the best size is expected; 20 is what text
-    wants, guess and adjust"""
+    """expected training tokens per non-embedding parameter at the best size; 20 holds for text, so
+    adjust it to what a first study finds"""
     sizes: int = Field(5, ge=2, le=40)
-    "encoders a budget, each about twice the one before"
+    "number of encoders per budget, each about twice as large as the one before"
 
 
 class RunSpec(Spec):
-    """One point of a study: everything that defines its result."""
+    """One run of a study: everything that defines its result, and its resources."""
 
     encoder: EncoderSpec = EncoderSpec()
     train: TrainSpec
     sequence_length: int = Field(32, ge=1)
-    "most recent events kept per user and service; training draws a random window of as many"
+    "number of most recent events per user and service; training draws a random window of that many"
     corpus_users: int | None = Field(None, ge=2)
-    "training users, a prefix of one fixed order; all when omitted"
+    "number of training users, a prefix of one fixed order; all when omitted"
     resources: ResourcesSpec = ResourcesSpec()
-    "set by the study's own resources, or by an axis such as resources.workers"
+    "set by the resources of the study, or by an axis such as resources.workers"
 
     def identity(self, corpus_digest: str, candidates: int) -> dict[str, Any]:
-        """Return what defines the run's result (decision D8): no workers, devices, paths or
-        logging.
-        """
+        """Return everything that defines the result (decision D8), and nothing of its execution."""
+        # The name of a size is left out too: a size and the same shape spelled out are one run.
         run = self.model_dump(mode="json", exclude={"resources": True, "encoder": {"size"}})
         return {"recipe": RECIPE, "corpus_digest": corpus_digest, "candidates": candidates, **run}
 
     def run_id(self, corpus_digest: str, candidates: int) -> str:
-        """Return the first 12 hex digits of the identity's sha256."""
+        """Return the first 12 hex digits of the SHA-256 of the identity."""
         return fingerprint(self.identity(corpus_digest, candidates))
 
 
 class StudySpec(Spec):
-    """A base run, axes over it, and how its runs are scored, placed and fitted."""
+    """A base run and axes over it, and how the runs are scored, placed and fitted."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     question: str = ""
     corpus: CorpusSpec | str
-    "how to prepare the corpus, or the folder of a prepared one"
+    "how to prepare the corpus, or the folder of a prepared corpus"
     base: RunSpec
     axes: dict[str, list[Any]] | list[dict[str, list[Any]]]
-    """dotted field, or several to move together -> values; a grid is their product, and several
-    grids may be listed"""
+    """a grid, or a list of grids: dotted field -> values, or several fields that change together
+    -> lists of values; the runs of a grid are the product of its axes"""
     isoflop: IsoFlopSpec = IsoFlopSpec()
     evaluation: EvaluationSpec = EvaluationSpec()
     resources: ResourcesSpec = ResourcesSpec()
     fit: FitSpec = FitSpec()
     transfer: tuple[str, ...] = ()
-    "files of downstream tasks to which every finished run is put"
+    "files of downstream tasks on which every finished run is evaluated"
 
     @model_validator(mode="after")
     def _resources_once(self) -> Self:
@@ -380,10 +377,10 @@ class StudySpec(Spec):
 
     @property
     def grids(self) -> list[dict[str, list[Any]]]:
-        """The study's grids, one or more."""
+        """The grids of the study, one or more."""
         return self.axes if isinstance(self.axes, list) else [self.axes]
 
 
 def read_study(path: str | Path) -> StudySpec:
-    """Read a study file; raise SpecError with one sentence when it cannot be meant."""
+    """Load a study file; raise SpecError where it is invalid."""
     return StudySpec.parse(read_yaml(path), str(path))

@@ -1,6 +1,4 @@
-"""Documents a person writes: YAML read, validated into frozen specs, and every mistake told in one
-sentence.
-"""
+"""Load YAML, validate it as frozen specs, and report the first error in one sentence."""
 
 import hashlib
 import json
@@ -14,13 +12,21 @@ from clue_ray.errors import SpecError, nearest
 
 
 class Spec(BaseModel):
-    """A frozen mapping that refuses unknown keys and names the nearest known one."""
+    """Base class of specs: frozen, and strict about unknown keys."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     @classmethod
     def parse(cls, document: Any, where: str) -> Self:
-        """Validate a plain mapping; raise SpecError with one sentence on the first mistake."""
+        """Validate a mapping.
+
+        Args:
+            document: The mapping, as YAML yields it.
+            where: What the document is called in error messages, such as its path.
+
+        Raises:
+            SpecError: The document is not a mapping, or is invalid; the first error is reported.
+        """
         if not isinstance(document, dict):
             raise SpecError(
                 f"{where} holds {type(document).__name__}, not a mapping of keys to values."
@@ -32,7 +38,11 @@ class Spec(BaseModel):
 
 
 def read_yaml(path: str | Path) -> Any:
-    """Read a YAML file; raise SpecError with one sentence when there is none or it is malformed."""
+    """Load a YAML file.
+
+    Raises:
+        SpecError: The file does not exist, cannot be read, or is not valid YAML.
+    """
     file = Path(path)
     try:
         return yaml.safe_load(file.read_text(encoding="utf-8"))
@@ -44,24 +54,20 @@ def read_yaml(path: str | Path) -> Any:
         ) from None
     except yaml.YAMLError as error:
         reason = " ".join(str(error).split())
-        raise SpecError(
-            f"File {file} is not valid YAML ({reason}); mend it at that line."
-        ) from None
+        raise SpecError(f"File {file} is not valid YAML ({reason}); fix that line.") from None
 
 
 def fingerprint(document: Any) -> str:
-    """Hash a JSON-able value: first 12 hex digits of the sha256 of its sorted, compact JSON."""
+    """Return the first 12 hex digits of the SHA-256 of a value as sorted, compact JSON."""
     canonical = json.dumps(document, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(canonical.encode()).hexdigest()[:12]
 
 
 def field_names(spec: type[Spec], path: tuple[Any, ...]) -> list[str]:
-    """List the keys allowed at `path` below a spec class; empty when the path leads to a plain
-    value.
-    """
+    """List the keys allowed at `path` below a spec class; none where it leads to a plain value."""
     for step in path:
         if isinstance(step, int) or step not in spec.model_fields:
-            continue  # a list index, or the branch of a union that pydantic adds to the path
+            continue  # a list index, or the branch of a union, which pydantic adds to the path
         inner = _spec_within(spec.model_fields[step].annotation)
         if inner is None:
             return []
@@ -70,32 +76,38 @@ def field_names(spec: type[Spec], path: tuple[Any, ...]) -> list[str]:
 
 
 def _spec_within(annotation: Any) -> type[Spec] | None:
-    """Find the spec class in an annotation such as `str | dict[str, LogSpec]`."""
+    """Return the spec class in an annotation such as `str | dict[str, LogSpec]`, if any."""
     if isinstance(annotation, type) and issubclass(annotation, Spec):
         return annotation
     return next(filter(None, map(_spec_within, get_args(annotation))), None)
 
 
 def explain(error: ValidationError, spec: type[Spec], where: str) -> str:
-    """Turn pydantic's first complaint into one sentence: place, value found, what is allowed."""
+    """Format the first error of a validation: the place, the value found, what is allowed."""
+    # Unknown keys first: a misspelt key is unknown, and the key that was meant is then missing.
     first = min(error.errors(), key=lambda e: e["type"] != "extra_forbidden")
     branch = str(first["loc"][-1]) if first["loc"] else ""
     steps = tuple(s for s in first["loc"] if not _is_branch(s) or s in spec.model_fields)
     place = ".".join(str(step) for step in steps)
     if first["type"] == "extra_forbidden":
-        return f"{where} has an unknown key {place!r}; {nearest(str(steps[-1]), field_names(spec, steps[:-1]))}"
+        allowed = field_names(spec, steps[:-1])
+        return f"{where} has an unknown key {place!r}; {nearest(str(steps[-1]), allowed)}"
     if first["type"] == "missing":
         return f"{where} lacks the key {place!r}; add it."
     message = first["msg"].removeprefix("Value error, ")
     if branch in {"dict[str,list[any]]", "list[dict[str,list[any]]]"}:
-        return f"{where}: {steps[0]} is {first['input']!r}; give a mapping of dotted field to list of values, or several."
+        return (
+            f"{where}: {steps[0]} is {first['input']!r}; "
+            "give a mapping of dotted field to list of values, or several."
+        )
     if first["type"] == "value_error":
         return f"{where}: {place} {message}." if place else f"{where} {message}."
-    return f"{where}: {place} is {first['input']!r}, but the {message[0].lower() + message[1:].replace('Input', 'input')}."
+    reason = message[0].lower() + message[1:].replace("Input", "input")
+    return f"{where}: {place} is {first['input']!r}, but the {reason}."
 
 
 def _is_branch(step: Any) -> bool:
-    """Tell whether a step of pydantic's path names a branch of a union rather than a key."""
+    """Return whether a step of pydantic's path is the branch of a union, not a key."""
     return isinstance(step, str) and (
         step in {"CorpusSpec", "str", "int", "constrained-int"} or "[" in step
     )

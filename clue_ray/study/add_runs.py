@@ -1,17 +1,14 @@
-"""What `--grow` added to a study beyond its grids: kept in grown.json, part of the study like its
-grids.
+"""Add runs beyond a study's grids: `--grow BUDGET`.
 
-Runs beyond the grid: `--grow BUDGET` continues the study's axes where that most narrows one
-    prediction.
-
-Candidates are the points of the same grids, each axis of scale continued by two steps; those count
-that a joint law over the axes expects on the compute frontier. Which of them to train is chosen by
-`scaling/growth.py`, a few at a time: the laws are fitted anew after each round.
+The candidates are the points of the same grids, with each axis of scale continued by two values.
+Only those count that a joint law over the axes expects on the compute frontier.
+`scaling/deciding/add_runs.py` chooses among them, a few at a time; the laws are fitted again after
+each round. The added runs are kept in grown.json and belong to the study like its grids.
 """
 
 import math
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,33 +21,50 @@ from clue_ray.runs import Runs
 from clue_ray.scaling.answering.analysis import analyse
 from clue_ray.scaling.answering.axes import joint_fit
 from clue_ray.scaling.deciding.add_runs import choose_runs
-from clue_ray.scaling.fitting.fit import Fit
 from clue_ray.scaling.fitting.frontier import MIN_FITTED_RUNS
+from clue_ray.scaling.fitting.result import Fit
 from clue_ray.spec.columns import scale_fields
 from clue_ray.spec.compute import train_flops
 from clue_ray.spec.grid import BUDGETS, Point, list_points
 from clue_ray.spec.specs import LADDER, RunSpec, StudySpec
 from clue_ray.storage.files import read_json, write_json
+from clue_ray.study.checks import check_batch, check_run
 from clue_ray.study.costs import Workload
-from clue_ray.study.planner import check_batch, check_run
 from clue_ray.training.counters import describe_run
+
+DEFAULT_LOOK_AHEAD = 100.0
+"""Compute of the default prediction, as a multiple of the largest run's."""
+STEPS_BEYOND = 2
+"""Values by which each axis of scale is continued."""
 
 
 @dataclass
 class AddedRuns:
-    """What was added so far, as grown.json holds it."""
+    """The runs added so far, as grown.json stores them.
 
-    at: float = 0.0
+    Attributes:
+        predict_at: Compute of the prediction that the runs narrow, FLOP (`at` in the file).
+        runs: Point and train_flops of each added run.
+        intervals: 95% interval of the loss at `predict_at`, before the first round and after each.
+    """
+
+    predict_at: float = 0.0
     runs: list[dict[str, Any]] = field(default_factory=list)
-    "point and train_flops of each"
     intervals: list[list[float]] = field(default_factory=list)
-    "of the loss at `at`, before the first round and after each"
 
     @classmethod
     def read(cls, directory: Path) -> "AddedRuns":
-        """Read what an earlier command added; nothing where none did."""
+        """Read what earlier commands added to a study; nothing where there is no grown.json."""
         file = directory / "grown.json"
-        return cls(**read_json(file)) if file.exists() else cls()
+        if not file.exists():
+            return cls()
+        document = read_json(file)
+        return cls(document["at"], document["runs"], document["intervals"])
+
+    def write(self, directory: Path) -> None:
+        """Write grown.json."""
+        document = {"at": self.predict_at, "runs": self.runs, "intervals": self.intervals}
+        write_json(directory / "grown.json", document)
 
     @property
     def points(self) -> list[Point]:
@@ -59,156 +73,162 @@ class AddedRuns:
 
     @property
     def spent(self) -> float:
-        """FLOP of the added runs."""
+        """Training compute of the added runs, FLOP."""
         return float(sum(run["train_flops"] for run in self.runs))
 
-    def predict(self, preferred_fit: Fit, at: float) -> None:
-        """Note the interval of the loss at some compute; intervals at another compute are not
-        comparable and go.
+    def add_interval(self, law: Fit, predict_at: float) -> None:
+        """Append a law's interval of the loss at some compute.
+
+        Intervals at another compute cannot be compared with it, so they are removed.
         """
-        if at != self.at:
-            self.at, self.intervals = at, []
-        prediction = preferred_fit.predict(train_flops=at)
+        if predict_at != self.predict_at:
+            self.predict_at, self.intervals = predict_at, []
+        prediction = law.predict(train_flops=predict_at)
         if [prediction.low, prediction.high] not in self.intervals[-1:]:
             self.intervals.append([prediction.low, prediction.high])
 
     def sentence(self) -> str:
-        """Say what was added and what it brought."""
-        added = f"Grown by {len(self.runs)} runs, {self.spent:.2e} FLOP"
+        """Describe what was added and how it changed the interval."""
+        added = f"Added {len(self.runs)} runs, {self.spent:.2e} FLOP"
         if not self.intervals:
             return f"{added}."
         (low, high), (new_low, new_high) = self.intervals[0], self.intervals[-1]
         return (
-            f"{added}: the 95% interval of loss at {self.at:.2e} FLOP went from [{low:.3f}, "
-            f"{high:.3f}] to "
-            f"[{new_low:.3f}, {new_high:.3f}]."
+            f"{added}: the 95% interval of loss at {self.predict_at:.2e} FLOP went from "
+            f"[{low:.3f}, {high:.3f}] to [{new_low:.3f}, {new_high:.3f}]."
         )
-
-
-DEFAULT_LOOK_AHEAD = 100.0
-"""How far beyond the largest run of the grid the prediction lies, as a factor on compute, where
-none is named."""
-STEPS_BEYOND = 2
 
 
 class AddRunsRequest(NamedTuple):
-    """What is asked: a budget for all added runs together, and the compute whose loss is to be
-    predicted; FLOP.
+    """What is asked of `add_in_rounds`.
+
+    Attributes:
+        budget: Training compute of all added runs together, FLOP.
+        predict_at: Compute at which the prediction of the loss is to be narrowed, FLOP.
     """
 
     budget: float
-    at: float | None = None
+    predict_at: float | None = None
 
 
-def add_runs(
+def add_in_rounds(
     study: StudySpec,
     corpus: Corpus,
     directory: Path,
-    growth: AddRunsRequest,
+    request: AddRunsRequest,
     train: Callable[[bool], tuple[Runs, int]],
     retry_failed: bool = False,
 ) -> Runs:
-    """Add runs in rounds until the budget is spent or no run within it helps; return the runs
-    table.
+    """Add runs in rounds until the budget is spent or no run within it helps.
 
     Args:
-        train: trains what the study lacks, what failed before too where it is told so; returns the
-            runs table and how many runs go at once.
-        retry_failed: what the first round tells it; what then fails again is not tried in every
-            round.
+        train: Trains what the study lacks, and runs that failed before if its argument is true.
+            Returns the runs table and the number of concurrent runs.
+        retry_failed: The argument of `train` in the first round. Later rounds pass False, so that a
+            run that fails again is not tried in every round.
+
+    Returns:
+        The runs table.
 
     Raises:
-        StudyError: the runs so far support no prediction to narrow.
+        StudyError: The runs so far support no prediction that could be narrowed.
     """
-    runs, at_once = train(retry_failed)
+    runs, concurrency = train(retry_failed)
     candidates = list_candidates(study, corpus)
     while True:
-        grown, analysis = (
-            AddedRuns.read(directory),
-            analyse(runs, study.fit.laws, study.fit.hold_out),
-        )
-        if analysis.no_answer_reason:
-            raise StudyError(f"--grow has no prediction to narrow. {analysis.no_answer_reason}")
-        preferred_fit = analysis.fits[analysis.preferred]
-        grown.predict(
-            preferred_fit,
-            growth.at
-            or grown.at
-            or DEFAULT_LOOK_AHEAD * float(analysis.points["train_flops"].max()),
-        )
-        left = candidates[
-            ~candidates["run_id"].isin(runs.table["run_id"])
-        ]  # a run that failed is not paid for again
-        chosen = next_runs(
-            analysis.points, preferred_fit, left, growth.budget - grown.spent, grown.at
-        )[:at_once]
-        grown.runs += chosen
-        write_json(directory / "grown.json", asdict(grown))
+        added = AddedRuns.read(directory)
+        chosen = _choose_round(study, added, request, runs, candidates)[:concurrency]
+        added.runs += chosen
+        added.write(directory)
         if not chosen:
             return runs
-        runs, at_once = train(False)
+        runs, concurrency = train(False)
+
+
+def _choose_round(
+    study: StudySpec,
+    added: AddedRuns,
+    request: AddRunsRequest,
+    runs: Runs,
+    candidates: pd.DataFrame,
+) -> list[dict[str, Any]]:
+    """Fit the laws again, append the interval to `added`, and choose what to add next."""
+    analysis = analyse(runs, study.fit.laws, study.fit.hold_out)
+    if analysis.no_answer_reason:
+        raise StudyError(f"--grow has no prediction to narrow. {analysis.no_answer_reason}")
+    law = analysis.fits[analysis.preferred]
+    furthest = float(analysis.points["train_flops"].max())
+    added.add_interval(law, request.predict_at or added.predict_at or DEFAULT_LOOK_AHEAD * furthest)
+    # A run that failed is in the table, so it is neither chosen nor paid for again.
+    left = candidates[~candidates["run_id"].isin(runs.table["run_id"])]
+    return next_runs(analysis.points, law, left, request.budget - added.spent, added.predict_at)
 
 
 def next_runs(
-    points: pd.DataFrame, preferred_fit: Fit, candidates: pd.DataFrame, budget: float, at: float
+    points: pd.DataFrame, law: Fit, candidates: pd.DataFrame, budget: float, predict_at: float
 ) -> list[dict[str, Any]]:
-    """Choose runs to add within a budget, the most telling first: point and train_flops of each.
+    """Choose runs to add within a budget, the most informative first.
 
     Args:
-        points: the runs that are done, as `Analysis.points`.
-        preferred_fit: the law that predicts.
-        candidates: columns run_id, point, train_flops and the study's axes, a row a run that was
-            not tried yet.
+        points: The runs that are done, as `Analysis.points`.
+        law: The preferred law, whose prediction is to be narrowed.
+        candidates: One row per run that has not been tried, with the columns run_id, point,
+            train_flops and the study's axes.
+        predict_at: Compute of the prediction, FLOP.
+
+    Returns:
+        Point and train_flops of each chosen run.
     """
     table = _on_frontier(candidates, points)
     best = points[points["frontier"]]
     fitted = best if (~best["held_out"]).sum() >= MIN_FITTED_RUNS else points
     x, places = (frame["train_flops"].to_numpy(dtype=float) for frame in (fitted, table))
-    chosen, _ = choose_runs(preferred_fit, x, places, budget, at)
-    return [dict(row) for row in table.iloc[chosen][["point", "train_flops"]].to_dict("records")]
+    chosen, _ = choose_runs(law, x, places, budget, predict_at)
+    rows = table.iloc[chosen]
+    return [
+        {"point": point, "train_flops": flops}
+        for point, flops in zip(rows["point"], rows["train_flops"].tolist(), strict=True)
+    ]
 
 
 def list_candidates(study: StudySpec, corpus: Corpus) -> pd.DataFrame:
-    """List the runs of the continued grids: columns known before training, point, steps and
-    train_flops.
+    """List the runs of the continued grids.
+
+    Returns:
+        One row per run, with the columns known before training, its point, steps and train_flops.
     """
     workload, rows = Workload(corpus), []
     for point, run in list_points(_continue_axes(study)):
         try:
             check_batch(run)
             check_run(run, workload)
-        except ClueRayError:  # the log ends before the axis does
+        except ClueRayError:  # the corpus is too small for this value of an axis
             continue
-        rows.append(
-            {
-                **describe_run(run, corpus, study.evaluation, study.name).model_dump(),
-                "point": point,
-                **_count(run, workload),
-            }
-        )
+        known = describe_run(run, corpus, study.evaluation, study.name)
+        rows.append({**known.model_dump(), "point": point, **_count(run, workload)})
     return pd.DataFrame(rows).drop_duplicates("run_id")
 
 
 def _count(run: RunSpec, workload: Workload) -> dict[str, float]:
-    """Count a run's steps and FLOPs before it is trained."""
+    """Count a run's steps and training FLOPs."""
     steps = workload.steps(run)
     return {
         "steps": steps,
-        "train_flops": float(train_flops(run.encoder, workload.step(run).asked) * steps),
+        "train_flops": float(train_flops(run.encoder, workload.step(run).required) * steps),
     }
 
 
 def _on_frontier(candidates: pd.DataFrame, done: pd.DataFrame) -> pd.DataFrame:
-    """Keep the candidates that no run with at most as much compute is expected to beat.
+    """Keep the candidates whose expected loss no run of at most the same compute has reached.
 
     Raises:
-        StudyError: no joint law over the axes can be fitted, so nothing can be expected.
+        StudyError: No joint law over the axes can be fitted.
     """
     found = joint_fit(done)
     if found is None:
         raise StudyError(
-            "--grow needs a law over the study's axes, and the runs support none; add runs to the "
-            "grid."
+            "--grow needs a law over the study's axes, and the runs support none; add runs to "
+            "the grid."
         )
     expected = found[0].expected(candidates)
     flops = done["train_flops"].to_numpy(dtype=float)
@@ -217,7 +237,7 @@ def _on_frontier(candidates: pd.DataFrame, done: pd.DataFrame) -> pd.DataFrame:
 
 
 def _continue_axes(study: StudySpec) -> StudySpec:
-    """Continue every axis of scale; other axes, and those that move together, stay."""
+    """Continue every axis of scale; other axes, and zipped axes, stay as they are."""
     grids = [
         {axis: continue_axis(axis, values) for axis, values in grid.items()} for grid in study.grids
     ]
@@ -225,8 +245,9 @@ def _continue_axes(study: StudySpec) -> StudySpec:
 
 
 def continue_axis(axis: str, values: list[Any]) -> list[Any]:
-    """Continue an axis of scale by two steps: the next rungs of the ladder, or the last ratio
-    again.
+    """Continue an axis of scale by two values.
+
+    Encoder sizes continue with the next rungs of the ladder, numbers with their last ratio.
     """
     if axis == "encoder.size":
         rungs = [
@@ -234,8 +255,8 @@ def continue_axis(axis: str, values: list[Any]) -> list[Any]:
             for name in LADDER
             if name.startswith("clue-") == str(values[-1]).startswith("clue-")
         ]
-        last = max((rungs.index(value) for value in values if value in rungs), default=len(rungs))
-        return [*values, *rungs[last + 1 : last + 1 + STEPS_BEYOND]]
+        top = max((rungs.index(value) for value in values if value in rungs), default=len(rungs))
+        return [*values, *rungs[top + 1 : top + 1 + STEPS_BEYOND]]
     scales = {**scale_fields(), BUDGETS: False}
     if axis not in scales or len(values) < 2:
         return values
@@ -245,7 +266,6 @@ def continue_axis(axis: str, values: list[Any]) -> list[Any]:
     further = [last * (last / below) ** step for step in range(1, STEPS_BEYOND + 1)]
     if not scales[axis]:
         return [*values, *further]
-    grain = (
-        math.gcd(*map(int, values)) if axis == "encoder.width" else 1
-    )  # heads divide every width
+    # The number of heads divides each of these widths, so it divides multiples of their divisor.
+    grain = math.gcd(*map(int, values)) if axis == "encoder.width" else 1
     return [*values, *(grain * round(value / grain) for value in further)]

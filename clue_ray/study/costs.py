@@ -1,17 +1,7 @@
-"""What runs ask of a corpus, before they start: the work of a step, steps to the horizon, the work
-of an evaluation.
+"""What runs cost before they start: the work of their batches, and the speed of each encoder.
 
-Drawing batches takes longer than counting them, so runs that draw the same batches are counted
-once.
-
-
-How fast each encoder trains here: a few real steps are timed before a study starts.
-
-Gives, for each encoder (as JSON), seconds a step costs whatever its size, and seconds a FLOP.
-
-
-Where a study's encoders are timed before it starts: here, or on a node of the cluster that could
-train them.
+`Workload` counts what runs require of a corpus. `choose_timing` returns a function that times a few
+real steps of each encoder, on this machine or on a node of the cluster that could train it.
 """
 
 import time
@@ -31,25 +21,41 @@ from clue_ray.corpus.store import Corpus
 from clue_ray.errors import ClusterError
 from clue_ray.spec.compute import Work, train_flops
 from clue_ray.spec.specs import HORIZONS, EvaluationSpec, ResourcesSpec, RunSpec
-from clue_ray.study.probes import node_trouble
+from clue_ray.study.probes import node_failure
 from clue_ray.study.trial import cached_corpus
 from clue_ray.training.loop import LocalContext, Trainer
 from clue_ray.training.schedule import mean_of, mean_work, resolve_steps
 
 PACKED_STEPS = 8
+"""Batches that are packed to estimate the executed work of a step."""
+TIMED_STEPS = 5
+ROOM_SECONDS = 1800.0
+"""Longest wait for a free node, for its copy of the corpus and for the timing itself."""
+
+Rates = dict[str, tuple[float, float]]
+"""By encoder (its JSON): seconds per step whatever its size, and seconds per FLOP."""
+Timed = Callable[[list[RunSpec]], Rates]
 
 
 class Step(NamedTuple):
-    """The work of one training step."""
+    """The work of one training step.
 
-    asked: Work
-    "by the mathematics, mean over the first batches"
+    Attributes:
+        required: What the mathematics requires, averaged over the first batches.
+        executed: What is computed when each distinct item is encoded once, averaged over fewer
+            batches because packing them takes longer.
+    """
+
+    required: Work
     executed: Work
-    "distinct items once, mean over fewer batches, as packing takes longer"
 
 
 class Workload:
-    """Counts what runs ask of one corpus."""
+    """Counts the work that runs require of one corpus.
+
+    Drawing batches takes longer than counting them, so runs that draw the same batches are counted
+    once.
+    """
 
     def __init__(self, corpus: Corpus):
         self.corpus = corpus
@@ -57,7 +63,12 @@ class Workload:
         self._evaluations: dict[int, Work] = {}
 
     def step(self, run: RunSpec) -> Step:
-        """Count a run's step; raise CorpusError when no pair of services fills its batch."""
+        """Count the work of one step.
+
+        Raises:
+            CorpusError: No pair of services has enough users for a batch.
+        """
+        # Neither the encoder nor the horizon nor the rate changes which batches are drawn.
         train = {*HORIZONS, "learning_rate"}
         batches = run.model_dump_json(exclude={"encoder": True, "resources": True, "train": train})
         if batches not in self._steps:
@@ -68,11 +79,11 @@ class Workload:
         return self._steps[batches]
 
     def steps(self, run: RunSpec) -> int:
-        """Turn a run's horizon into steps."""
+        """Convert a run's horizon to steps."""
         return resolve_steps(run, BatchSampler(run, self.corpus))
 
     def evaluation(self, sequence_length: int) -> Work:
-        """Count embedding every held-out user in every service once."""
+        """Count the work of embedding every held-out user once in every service."""
         if sequence_length not in self._evaluations:
             self._evaluations[sequence_length] = self._count_evaluation(sequence_length)
         return self._evaluations[sequence_length]
@@ -89,54 +100,96 @@ class Workload:
 
 
 def _executed(sampler: BatchSampler, step: int) -> Work:
-    """Count what computing global batch `step` takes."""
+    """Count the executed work of global batch `step`."""
     batch = sampler.batch(step)
     packed = batch.pack(batch.rows_of(rank=0, world_size=1))
     return count_executed(packed, sampler.batch_size**2)
 
 
-TIMED_STEPS = 5
-Rates = dict[str, tuple[float, float]]
+def choose_timing(
+    corpus: Corpus,
+    evaluation: EvaluationSpec,
+    resources: ResourcesSpec,
+    nodes: list[Node],
+    address: str | None,
+    flops_per_second: float | None = None,
+) -> Timed:
+    """Choose how a study's runs are timed.
+
+    Args:
+        address: Address of a cluster, whose nodes may differ from this machine; None where all runs
+            train here.
+        flops_per_second: Speed of a worker; nothing is timed where it is given.
+    """
+    if flops_per_second:
+        return partial(fixed_rate, flops_per_second=flops_per_second)
+    # A cluster without room for one worker is refused after planning; a task would wait there.
+    if address and count_workers(resources, nodes):
+        return partial(
+            time_on_a_node, place=corpus.place, evaluation=evaluation, resources=resources
+        )
+    return partial(_calibrate, corpus=corpus, evaluation=evaluation)
 
 
-def given_rate(runs: list[RunSpec], flops_per_second: float) -> Rates:
-    """Take one speed for every encoder, without timing any."""
+def fixed_rate(runs: list[RunSpec], flops_per_second: float) -> Rates:
+    """Return the same speed for every encoder."""
     return {run.encoder.model_dump_json(): (0.0, 1 / flops_per_second) for run in runs}
 
 
-def _calibrate(runs: list[RunSpec], corpus: Corpus, evaluation: EvaluationSpec) -> Rates:
-    """Time a few real steps of each encoder at its smallest and largest batches, counted in
-    events.
+def time_on_a_node(
+    runs: list[RunSpec], place: str, evaluation: EvaluationSpec, resources: ResourcesSpec
+) -> Rates:
+    """Time runs in a Ray task that holds the resources of one worker.
+
+    Args:
+        place: Folder or URI of the corpus.
+
+    Raises:
+        ClusterError: No node became free in time, or the task failed.
     """
+    task = ray.remote(num_cpus=resources.cpus_per_worker, num_gpus=resources.gpus_per_worker)(
+        _calibrate_there
+    )
+    pending = task.remote(runs, place, evaluation)
+    try:
+        rates: Rates = ray.get(pending, timeout=ROOM_SECONDS)
+    except GetTimeoutError:
+        ray.cancel(pending)
+        raise ClusterError(
+            f"No node had room to time the encoders within {ROOM_SECONDS:g} s; run the same "
+            f"command again when the cluster is less busy."
+        ) from None
+    except RayError as error:
+        raise node_failure("A node of the cluster", error) from None
+    return rates
+
+
+def _calibrate_there(runs: list[RunSpec], place: str, evaluation: EvaluationSpec) -> Rates:
+    """Time runs in this process, on a corpus that it opens itself."""
+    return _calibrate(runs, cached_corpus(place), evaluation)
+
+
+def _calibrate(runs: list[RunSpec], corpus: Corpus, evaluation: EvaluationSpec) -> Rates:
+    """Time a few real steps of each encoder, at its smallest and largest batches in events."""
     rates = {}
     threads = torch.get_num_threads()
     for encoder in {run.encoder.model_dump_json(): run.encoder for run in runs}.values():
-        same = sorted((r for r in runs if r.encoder == encoder), key=_events_a_step)
+        same = sorted((r for r in runs if r.encoder == encoder), key=_events_per_step)
         torch.set_num_threads(same[0].resources.cpus_per_worker)
-        cheap, short = _time_step(same[0], corpus, evaluation)
-        dear, long = (cheap, short) if len(same) == 1 else _time_step(same[-1], corpus, evaluation)
-        rates[encoder.model_dump_json()] = _speed(cheap, short, dear, long)
+        smallest = _time_step(same[0], corpus, evaluation)
+        largest = smallest if len(same) == 1 else _time_step(same[-1], corpus, evaluation)
+        rates[encoder.model_dump_json()] = _fit_rate(*smallest, *largest)
     torch.set_num_threads(threads)
     return rates
 
 
-def _events_a_step(run: RunSpec) -> int:
-    """Bound the events of a step, for ordering."""
+def _events_per_step(run: RunSpec) -> int:
+    """Return an upper bound of the events per step, to order runs by."""
     return run.sequence_length * run.train.global_batch_size
 
 
-def _speed(cheap: float, short: float, dear: float, long: float) -> tuple[float, float]:
-    """Draw the line through two timings (FLOPs, seconds): its (seconds at no FLOPs, seconds a
-    FLOP).
-    """
-    if not dear:  # diverged at once; the run will say so itself
-        return 0.0, 0.0
-    per_flop = max(long - short, 0.2 * long) / max(dear - cheap, 0.2 * dear)
-    return max(0.0, long - per_flop * dear), per_flop
-
-
 def _time_step(run: RunSpec, corpus: Corpus, evaluation: EvaluationSpec) -> tuple[float, float]:
-    """Return one training step's (executed FLOPs, seconds), after a first one to warm up."""
+    """Measure one training step after a warm-up step: (executed FLOPs, seconds)."""
     train = run.train.model_copy(
         update={"steps": 1 + TIMED_STEPS, "users_seen": None, "train_flops": None}
     )
@@ -151,63 +204,15 @@ def _time_step(run: RunSpec, corpus: Corpus, evaluation: EvaluationSpec) -> tupl
     return train_flops(run.encoder, executed) / TIMED_STEPS, float(np.median(seconds))
 
 
-ROOM_SECONDS = 1800.0
-"""Longest wait for a node's room, a corpus fetched there and the timing itself."""
-Timed = Callable[[list[RunSpec]], Rates]
+def _fit_rate(
+    small_flops: float, small_seconds: float, large_flops: float, large_seconds: float
+) -> tuple[float, float]:
+    """Draw a line through two timed steps: (seconds at no FLOPs, seconds per FLOP).
 
-
-def choose_timing(
-    corpus: Corpus,
-    evaluation: EvaluationSpec,
-    resources: ResourcesSpec,
-    nodes: list[Node],
-    address: str | None,
-    flops_per_second: float | None = None,
-) -> Timed:
-    """Choose how a study's runs are timed.
-
-    Args:
-        address: of a cluster, whose nodes and GPUs may differ from this machine; None where all
-            trains here.
-        flops_per_second: speed of a worker, instead of timing any.
+    The slope has a floor of a fifth, because two timings that are close to each other say little.
     """
-    if flops_per_second:
-        return partial(given_rate, flops_per_second=flops_per_second)
-    if address and count_workers(
-        resources, nodes
-    ):  # a cluster without room is refused in a moment, and would wait here
-        return partial(
-            time_on_a_node, place=corpus.place, evaluation=evaluation, resources=resources
-        )
-    return partial(_calibrate, corpus=corpus, evaluation=evaluation)
-
-
-def time_on_a_node(
-    runs: list[RunSpec], place: str, evaluation: EvaluationSpec, resources: ResourcesSpec
-) -> Rates:
-    """Time runs in a task that holds what a worker would hold.
-
-    Raises:
-        ClusterError: others hold the cluster, or the task failed.
-    """
-    task = ray.remote(num_cpus=resources.cpus_per_worker, num_gpus=resources.gpus_per_worker)(
-        _calibrate_there
-    )
-    asked = task.remote(runs, place, evaluation)
-    try:
-        rates: Rates = ray.get(asked, timeout=ROOM_SECONDS)
-    except GetTimeoutError:
-        ray.cancel(asked)
-        raise ClusterError(
-            f"No node had room to time the encoders within {ROOM_SECONDS:g} s; give the same "
-            f"command again when the "
-            "cluster has less to do."
-        ) from None
-    except RayError as error:
-        raise node_trouble("A node of the cluster", error) from None
-    return rates
-
-
-def _calibrate_there(runs: list[RunSpec], place: str, evaluation: EvaluationSpec) -> Rates:
-    """Time runs in this process, on a corpus that it opens itself."""
-    return _calibrate(runs, cached_corpus(place), evaluation)
+    if not large_flops:  # the run diverged in its first step, and its record will say so
+        return 0.0, 0.0
+    rise = max(large_seconds - small_seconds, 0.2 * large_seconds)
+    per_flop = rise / max(large_flops - small_flops, 0.2 * large_flops)
+    return max(0.0, large_seconds - per_flop * large_flops), per_flop

@@ -1,8 +1,11 @@
-"""A study's folder: which study owns it, what each run left there, and the tables made of that.
+"""A study's folder: which study owns it, what each run left in it, and the tables made from that.
 
-study.yaml  plan.json  corpus.json  baselines.json  runs.csv  runs.parquet  curves.parquet
-fits.json runs/<run_id>/{spec.json, curve.json, record.json, checkpoints/, log.txt,
-events.out.tfevents.*}    report/
+study.yaml  plan.json  corpus.json  baselines.json  grown.json  transfer.json  owner.json
+runs.csv  runs.parquet  curves.parquet  fits.json  report/
+runs/<run_id>/{spec.json, curve.json, record.json, log.txt, checkpoints/, encoder/, transfer/,
+events.out.tfevents.*}
+
+Plans and records are read by `clue_ray.runs`, which the report uses too.
 """
 
 import json
@@ -10,6 +13,7 @@ import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import yaml
@@ -22,15 +26,18 @@ from clue_ray.storage.lock import locked
 from clue_ray.storage.place import place_below
 
 CURVE_COLUMNS = (
-    "run_id", "step", "users_seen", "train_flops", "loss", "recall_at_10", "mrr", "train_loss", "learning_rate",
-    "gradient_norm", "temperature", "tokens_per_second", "memory_bytes", "spared_pairs",
+    "run_id", "step", "users_seen", "train_flops", "loss", "recall_at_10", "mrr", "train_loss",
+    "learning_rate", "gradient_norm", "temperature", "tokens_per_second", "memory_bytes",
+    "spared_pairs",
 )  # fmt: skip
-"""One row an evaluation point; docs/guide/training.md says what each holds."""
+"""One row per evaluation; docs/guide/training.md says what each column holds."""
 
 
 class StudyDirectory:
-    """Reads and writes one study's folder, which all nodes see; one whose home is storage is in
-    study/mirror.py.
+    """Reads and writes one study's folder on a disk that all nodes see.
+
+    `study/mirror.py` has the subclass for a study on storage. Methods that move files between
+    storage and this disk do nothing here.
     """
 
     def __init__(self, path: str | Path):
@@ -42,27 +49,35 @@ class StudyDirectory:
         return str(self.path)
 
     @property
-    def trouble(self) -> str:
-        """Say why the study must stop, as where its storage is lost; empty while it may go on."""
+    def failure(self) -> str:
+        """Why the study must stop, as where its storage is lost; empty while it may continue."""
         return ""
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """Hold the study for this command; raise StudyError while another does."""
+        """Hold the study for this command.
+
+        Raises:
+            StudyError: Another command holds it.
+        """
         with locked(self.path):
             yield
 
-    def look(self) -> None:
-        """Bring home what others have left of the study: here it is home already."""
+    def fetch(self) -> None:
+        """Fetch what other machines have written of the study."""
 
     def publish(self) -> None:
-        """Show others what lies in the study's own folder: here they see it already."""
+        """Push the files in the study's own folder, for other machines."""
 
-    def gather(self, run_id: str) -> None:
-        """Bring home what a node has left of a run: here it is home already."""
+    def fetch_run(self, run_id: str) -> None:
+        """Fetch what a node has written of a run."""
 
     def claim(self, study: StudySpec, corpus_digest: str) -> None:
-        """Take the folder for a study; raise StudyError when it belongs to something else."""
+        """Make the folder this study's, and write its study file.
+
+        Raises:
+            StudyError: The folder belongs to another study, or holds other files.
+        """
         owner = {
             "study": study.name,
             "corpus_digest": corpus_digest,
@@ -70,16 +85,7 @@ class StudyDirectory:
         }
         file = self.path / "owner.json"
         if file.exists():
-            found = read_json(file)
-            if found != owner:
-                difference = ", ".join(
-                    f"{key} {found.get(key)} there, {owner[key]} here"
-                    for key in owner
-                    if found.get(key) != owner[key]
-                )
-                raise StudyError(
-                    f"{self.path} belongs to another study ({difference}); choose another --output."
-                )
+            self._check_owner(read_json(file), owner)
         elif self.path.exists() and any(self.path.iterdir()):
             raise StudyError(
                 f"{self.path} is not empty and holds no study; choose another --output."
@@ -87,9 +93,21 @@ class StudyDirectory:
         write_json(file, owner)
         with atomic_write(self.path / "study.yaml") as temporary:
             document = study.model_dump(mode="json", exclude_unset=True)
-            temporary.write_text(
-                yaml.safe_dump(document, sort_keys=False, allow_unicode=True), encoding="utf-8"
-            )
+            text = yaml.safe_dump(document, sort_keys=False, allow_unicode=True)
+            temporary.write_text(text, encoding="utf-8")
+
+    def _check_owner(self, found: dict[str, Any], owner: dict[str, Any]) -> None:
+        """Raise where the folder's runs could not share a table with this study's."""
+        if found == owner:
+            return
+        difference = ", ".join(
+            f"{key} {found.get(key)} there, {value} here"
+            for key, value in owner.items()
+            if found.get(key) != value
+        )
+        raise StudyError(
+            f"{self.path} belongs to another study ({difference}); choose another --output."
+        )
 
     def run_path(self, run_id: str) -> Path:
         """Folder of one run."""
@@ -100,7 +118,7 @@ class StudyDirectory:
         return place_below(self.place, f"runs/{run_id}")
 
     def write_run(self, run: RunSpec, record: RunRecord, curve: list[dict[str, float]]) -> None:
-        """Write what a run left."""
+        """Write the spec, curve and record of a run."""
         write_run(self.run_path(record.run_id), run, record, curve)
 
     def read_record(self, run_id: str) -> RunRecord | None:
@@ -112,37 +130,41 @@ class StudyDirectory:
         return {run["run_id"]: run["expected_seconds"] for run in read_plan(self.path)}
 
     def reopen(self, run_id: str) -> None:
-        """Take back a run's record, before it is trained again."""
+        """Delete a run's record before it is trained again."""
         (self.run_path(run_id) / "record.json").unlink(missing_ok=True)
 
-    def recorded(self) -> set[str]:
-        """List the ids of all runs that ended here, whichever study file asked for them."""
+    def ended_run_ids(self) -> set[str]:
+        """Return the ids of all runs that ended here, whichever study file they came from."""
         return {file.parent.name for file in self.path.glob("runs/*/record.json")}
 
-    def collect(self, planned: list[RunDescription]) -> Runs:
-        """Write and return the runs table, and write the learning curves beside it."""
-        curves = []
-        for run_id in (run.run_id for run in planned):
-            curve_file = self.run_path(run_id) / "curve.json"
-            if self.read_record(run_id) and curve_file.exists():
-                curves += [
-                    {"run_id": run_id, **point}
-                    for point in json.loads(curve_file.read_text(encoding="utf-8"))
-                ]
+    def write_tables(self, planned: list[RunDescription]) -> Runs:
+        """Write the runs table and the learning curves; return the table.
+
+        Args:
+            planned: The columns known before training, for each run.
+        """
         runs = join_records(self.path, [run.model_dump() for run in planned])
         runs.write(self.path)
+        curves = [row for run in planned for row in self._read_curve(run.run_id)]
         with atomic_write(self.path / "curves.parquet") as temporary:
             pd.DataFrame(curves, columns=list(CURVE_COLUMNS)).to_parquet(temporary, index=False)
         return runs
 
+    def _read_curve(self, run_id: str) -> list[dict[str, Any]]:
+        """Read the learning curve of a run that has ended, one row per evaluation."""
+        file = self.run_path(run_id) / "curve.json"
+        if not (self.read_record(run_id) and file.exists()):
+            return []
+        return [{"run_id": run_id, **row} for row in json.loads(file.read_text(encoding="utf-8"))]
+
 
 def write_run(folder: Path, run: RunSpec, record: RunRecord, curve: list[dict[str, float]]) -> None:
-    """Write what a run left into its folder.
+    """Write the spec, curve and record of a run into its folder.
 
     The record is written last, because its presence means that the run has ended.
     """
     write_json(folder / "spec.json", run.model_dump(mode="json"))
-    finite = [
+    finite = [  # JSON has no NaN: what a diverged run measured becomes null
         {name: value if math.isfinite(value) else None for name, value in point.items()}
         for point in curve
     ]

@@ -1,3 +1,9 @@
+"""What a study will do, as data: one `PlannedRun` per run, and the `Plan` of all of them.
+
+The planner builds a plan, the terminal prints it, plan.json stores it, and Ray Tune trains what is
+pending in it.
+"""
+
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -8,7 +14,15 @@ from clue_ray.spec.specs import RunSpec
 
 @dataclass(frozen=True)
 class PlannedRun:
-    """One run before it starts."""
+    """One run before it starts.
+
+    Attributes:
+        description: The columns of the runs table that are known before training.
+        train_tokens: Expected tokens over all steps.
+        train_flops: Expected training compute, FLOP.
+        status: Status in the record that an earlier command left, else `missing`.
+        retry: Whether a run that failed before is trained again.
+    """
 
     run: RunSpec
     description: RunDescription
@@ -17,99 +31,90 @@ class PlannedRun:
     train_flops: float
     expected_seconds: float
     status: str = "missing"
-    "of the record that an earlier command left"
     retry: bool = False
-    "a run that failed before is to be trained again"
 
     @property
     def run_id(self) -> str:
-        """The run's identity."""
+        """The run's identity, a hash of its spec and corpus."""
         return self.description.run_id
 
     @property
     def finished(self) -> bool:
-        """Tell whether it needs no more training: done, diverged, or failed and not to be
-        retried.
-        """
+        """Whether the run needs no more training: done, diverged, or failed without a retry."""
         return self.status in {"done", "diverged"} or (self.status == "failed" and not self.retry)
 
     @property
     def workers(self) -> int:
-        """Processes that train it together."""
+        """Number of processes that train the run together."""
         return self.run.resources.workers
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What a study will do here."""
+    """What a study will do here.
+
+    Attributes:
+        concurrency: Number of one-worker runs that train concurrently.
+        disk_bytes: Expected size of the checkpoints of all pending runs.
+        warnings: What would weaken the study's answer, one sentence each.
+        notes: What earlier commands left and how much of it counts, one sentence each.
+        multi_worker_runs: Number of multi-worker runs that train concurrently.
+    """
 
     study: str
     runs: list[PlannedRun]
     concurrency: int
-    "runs of one worker at a time"
     disk_bytes: int
     warnings: list[str]
     notes: list[str] = field(default_factory=list)
-    "what earlier commands left, and what of it counts"
-    gangs: int = 1
-    "runs of several workers at a time"
+    multi_worker_runs: int = 1
 
     @property
     def pending(self) -> list[PlannedRun]:
         """Runs still to train, the longest first."""
         return sorted((r for r in self.runs if not r.finished), key=lambda r: -r.expected_seconds)
 
-    def lanes(self, several: bool) -> int:
-        """Runs at a time, of several workers or of one."""
-        return self.gangs if several else self.concurrency
-
     @property
     def expected_minutes(self) -> float:
-        """Wall minutes of what is pending: runs of several workers, then those of one, the longest
-        first.
-        """
-        minutes = 0.0
-        for several in (True, False):
-            seconds = [r.expected_seconds for r in self.pending if (r.workers > 1) == several]
-            minutes += makespan(seconds, self.lanes(several)) / 60
-        return minutes
+        """Expected wall-clock minutes of all pending runs."""
+        several = [r.expected_seconds for r in self.pending if r.workers > 1]
+        single = [r.expected_seconds for r in self.pending if r.workers == 1]
+        # Multi-worker runs go first, and one-worker runs start when the last of them has ended.
+        seconds = makespan(several, self.multi_worker_runs) + makespan(single, self.concurrency)
+        return seconds / 60
 
     @property
     def gpu_hours(self) -> float:
-        """GPU-hours of what is pending."""
-        return (
-            sum(
-                r.expected_seconds * r.workers * r.run.resources.gpus_per_worker
-                for r in self.pending
-            )
-            / 3600
-        )
+        """Expected GPU-hours of all pending runs."""
+        return sum(_worker_hours(r) * r.run.resources.gpus_per_worker for r in self.pending)
 
     @property
     def core_hours(self) -> float:
-        """Core-hours of what is pending."""
-        return (
-            sum(
-                r.expected_seconds * r.workers * r.run.resources.cpus_per_worker
-                for r in self.pending
-            )
-            / 3600
-        )
+        """Expected core-hours of all pending runs."""
+        return sum(_worker_hours(r) * r.run.resources.cpus_per_worker for r in self.pending)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return what plan.json holds."""
-        facts = ("steps", "train_tokens", "train_flops", "expected_seconds", "finished")
-        runs = [
-            {**r.description.model_dump(), **{fact: getattr(r, fact) for fact in facts}}
-            for r in self.runs
-        ]
-        totals = (
-            "study",
-            "concurrency",
-            "gangs",
-            "expected_minutes",
-            "gpu_hours",
-            "core_hours",
-            "disk_bytes",
-        )
-        return {**{key: getattr(self, key) for key in (*totals, "notes", "warnings")}, "runs": runs}
+        """Return the contents of plan.json."""
+        return {
+            "study": self.study,
+            "concurrency": self.concurrency,
+            "gangs": self.multi_worker_runs,  # its name in plan.json, which readers know
+            "expected_minutes": self.expected_minutes,
+            "gpu_hours": self.gpu_hours,
+            "core_hours": self.core_hours,
+            "disk_bytes": self.disk_bytes,
+            "notes": self.notes,
+            "warnings": self.warnings,
+            "runs": [_run_to_dict(run) for run in self.runs],
+        }
+
+
+def _worker_hours(planned: PlannedRun) -> float:
+    """Return the expected hours of a run, summed over its workers."""
+    return planned.expected_seconds * planned.workers / 3600
+
+
+def _run_to_dict(planned: PlannedRun) -> dict[str, Any]:
+    """Return one entry of plan.json's `runs`."""
+    facts = ("steps", "train_tokens", "train_flops", "expected_seconds", "finished")
+    return {**planned.description.model_dump(), **{fact: getattr(planned, fact) for fact in facts}}

@@ -1,5 +1,7 @@
-"""What only the cluster can tell before anything trains: does storage serve all nodes, whose are
-the checkpoints?
+"""Check the places of a study from every node, and stop a study whose storage is lost.
+
+Only the nodes themselves can say whether they see a folder or may write to a bucket, so a task on
+each node is asked before anything trains.
 """
 
 import uuid
@@ -23,19 +25,22 @@ from clue_ray.study.trial import checkpoint_place
 from clue_ray.training.checkpoints import check_owner
 
 NODE_SECONDS = 120.0
-"""Longest wait for a node's answer; its first task starts a process."""
-REMEDY = "give resources.checkpoints and --storage folders or URIs that every node can write, by its own credentials"
+"""Longest wait for the answer of a node, which starts a process for its first task."""
+REMEDY = (
+    "give resources.checkpoints and --storage folders or URIs that every node can write with its "
+    "own credentials"
+)
 
 
 def check_storage(study: StudySpec, directory: StudyDirectory, corpus: str | None = None) -> None:
-    """Refuse storage, an output or a corpus that this machine or a node of the cluster cannot use.
+    """Raise for storage, an output or a corpus that a node of the cluster cannot use.
 
     Args:
-        corpus: folder or URI that the runs open it from; None while there is none yet.
+        corpus: Folder or URI from which the runs open the corpus; None while there is none yet.
 
     Raises:
-        StudyError: this machine cannot write a place of the study's.
-        ClusterError: another node does not see a place, cannot write it, or does not answer.
+        StudyError: This machine cannot write to a place of the study.
+        ClusterError: Another node does not see a place, cannot write to it, or does not answer.
     """
     kept = study.resources.checkpoints
     here = ray.get_runtime_context().get_node_id()
@@ -53,7 +58,7 @@ def check_storage(study: StudySpec, directory: StudyDirectory, corpus: str | Non
 
 @contextmanager
 def probes(places: Iterable[str]) -> Iterator[str]:
-    """Put a file below each place, which nodes should see there; give its name."""
+    """Write a file to each place, for nodes to look for; yield its name."""
     name = f".probe.{uuid.uuid4().hex}"
     try:
         for place in places:
@@ -68,19 +73,23 @@ def probes(places: Iterable[str]) -> Iterator[str]:
 
 
 class Places(NamedTuple):
-    """What a node is to look at."""
+    """What a node checks.
+
+    Attributes:
+        written: Folders and URIs that the node must see and be able to write to.
+        probe: Name of the file that lies in each of them.
+        corpus: Folder or URI of the corpus, if there is one.
+    """
 
     written: tuple[str, ...]
-    "folders and URIs that it must see and can write"
     probe: str
-    "name of the file that lies in each"
     corpus: str | None
 
 
 def _ask_nodes(nodes: list[dict[str, Any]], places: Places, home: str) -> None:
-    """Have a task on each node look at the study's places; refuse what one of them finds."""
+    """Run a task on each node that checks the study's places; raise what one of them finds."""
     tasks = [
-        ray.remote(find_trouble)
+        ray.remote(find_failure)
         .options(
             num_cpus=0,
             scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False),
@@ -92,45 +101,41 @@ def _ask_nodes(nodes: list[dict[str, Any]], places: Places, home: str) -> None:
     for node, task in zip(nodes, tasks, strict=True):
         name = f"Node {node['NodeManagerAddress']}"
         try:
-            trouble = ray.get(task, timeout=0)
+            failure = ray.get(task, timeout=0)
         except ray.exceptions.GetTimeoutError:
-            words = f"{name} did not answer within {NODE_SECONDS:g} s; mend it or take it away."
-            raise ClusterError(words) from None
-        except ray.exceptions.RayError as error:
-            raise node_trouble(name, error) from None
-        if trouble:
             raise ClusterError(
-                f"{name} {trouble}; the study's folder is {home}: give an --output and a corpus on "
-                f"a disk that all "
-                "nodes share, or a --storage that all can write."
+                f"{name} did not answer within {NODE_SECONDS:g} s; repair or remove it."
+            ) from None
+        except ray.exceptions.RayError as error:
+            raise node_failure(name, error) from None
+        if failure:
+            raise ClusterError(
+                f"{name} {failure}; the study's folder is {home}: give an --output and a corpus on "
+                f"a disk that all nodes share, or a --storage that all can write."
             )
 
 
-def node_trouble(name: str, error: ray.exceptions.RayError) -> ClusterError:
-    """Say in one sentence what a task on a node ended with."""
+def node_failure(name: str, error: ray.exceptions.RayError) -> ClusterError:
+    """Return an error that says in one sentence why a task on a node failed."""
     cause = getattr(error, "cause", None) or error
     lines = [line.strip() for line in str(cause).splitlines() if line.strip()]
-    words = (
-        lines[-1 if isinstance(cause, ray.exceptions.RayTaskError) else 0]
-        if lines
-        else type(cause).__name__
-    )
-    return ClusterError(f"{name} failed at a task ({words.rstrip('.')}); mend it or take it away.")
+    if not lines:
+        reason = type(cause).__name__
+    else:  # the message of a RayTaskError is a traceback, which ends with the error
+        reason = lines[-1 if isinstance(cause, ray.exceptions.RayTaskError) else 0]
+    return ClusterError(f"{name} failed a task ({reason.rstrip('.')}); repair or remove it.")
 
 
-def find_trouble(places: Places) -> str:
-    """Say what a node lacks: the first place it does not see, or why it cannot write one; else
-    nothing.
-    """
+def find_failure(places: Places) -> str:
+    """Return the first place that this node does not see or cannot write to, or an empty string."""
     try:
         for place in places.written:
             if read_file_once(place, places.probe) is None:
                 return f"does not see {place}"
         if places.corpus and read_file(places.corpus, "corpus.json") is None:
             return f"does not see {places.corpus}"
-        for place in (
-            places.written
-        ):  # after what it must see, so that no folder is made on a disk that is not shared
+        # Only now: writing to a place that is not shared would create a folder on this node's disk.
+        for place in places.written:
             check_writable(place, REMEDY)
     except (ClueRayError, OSError) as error:
         return f"cannot use storage: {str(error).split(';')[0].splitlines()[0]}"
@@ -138,53 +143,44 @@ def find_trouble(places: Places) -> str:
 
 
 def check_checkpoints(pending: Iterable[PlannedRun], directory: StudyDirectory) -> None:
-    """Refuse runs whose place of checkpoints holds another run's.
-
-    Raises:
-        StudyError: a place does.
-    """
+    """Raise StudyError where a run's folder of checkpoints holds those of another run."""
     for planned in pending:
-        check_owner(
-            checkpoint_place(planned.run, planned.run_id, directory.run_place(planned.run_id)),
-            planned.run_id,
-        )
+        place = checkpoint_place(planned.run, planned.run_id, directory.run_place(planned.run_id))
+        check_owner(place, planned.run_id)
 
 
-class Gatherer(tune.Callback):
-    """Brings each run home when its trial ends."""
+class RunFetcher(tune.Callback):
+    """Fetches each run when its trial ends."""
 
     def __init__(self, directory: StudyDirectory):
         self.directory: StudyDirectory | None = directory
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
-        """Fetch what the trial left on storage."""
-        if self.directory and not self.directory.trouble:
-            with suppress(
-                ClueRayError
-            ):  # Tune would train the run again; the end of the study gathers all
-                self.directory.gather(trial.config["run"]["run_id"])
+        """Fetch what the trial wrote to storage."""
+        if self.directory and not self.directory.failure:
+            # An error here would make Tune train the run again; the end of the study fetches all.
+            with suppress(ClueRayError):
+                self.directory.fetch_run(trial.config["run"]["run_id"])
 
     def __getstate__(self) -> dict[str, Any]:
-        """Leave the directory behind: Tune pickles its callbacks, and threads do not pickle."""
+        """Return a state without the directory, which may hold a thread and cannot be pickled."""
         return {"directory": None}
 
 
 class StorageStopper(tune.Stopper):
-    """Ends all trials once the study's storage is lost, so that nothing goes on that could not be
-    kept.
-    """
+    """Stops all trials once the study's storage is lost, because results could not be kept."""
 
     def __init__(self, directory: StudyDirectory):
         self.directory = directory
 
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
-        """Let every trial end by itself."""
+        """Never stop a single trial."""
         return False
 
     def stop_all(self) -> bool:
-        """Tell whether storage is lost."""
-        return bool(self.directory.trouble)
+        """Return whether storage is lost."""
+        return bool(self.directory.failure)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Become nothing where Tune pickles it, as threads do not pickle."""
+        """Pickle as a stopper that does nothing, because the directory holds a thread."""
         return NoopStopper, ()

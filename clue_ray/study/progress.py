@@ -1,4 +1,4 @@
-"""What a running study is doing: heard from Tune's callbacks, told to a listener as plain data."""
+"""Follow a running study through Ray Tune's callbacks, and report its progress as plain data."""
 
 import time
 from collections.abc import Callable
@@ -12,47 +12,59 @@ from clue_ray.spec.columns import head_of, name_columns
 from clue_ray.study.planned import Plan
 
 PLAN_WEIGHT = 0.25
+"""Share of the study whose measured pace weighs as much as the plan in the time left."""
 
 
 @dataclass
 class RunProgress:
-    """One run under way."""
+    """One run in training.
+
+    Attributes:
+        label: The run's settings in short.
+        share: Share of its steps that is done.
+        loss: Its last held-out loss, if it has one yet.
+    """
 
     run_id: str
     label: str
     share: float = 0.0
-    "of its steps done"
     loss: float | None = None
 
 
 @dataclass
 class Snapshot:
-    """A study at one moment."""
+    """A study at one moment.
+
+    Attributes:
+        finished: Number of runs that need no more training.
+        seconds_left: Expected wall-clock seconds until the last run ends.
+        ended: One line for each run that ended since the last snapshot.
+        failed: Number of finished runs that failed or diverged.
+    """
 
     plan: Plan
     finished: int
     running: list[RunProgress]
     seconds_left: float
     ended: list[str] = field(default_factory=list)
-    "one line for each run that ended since the last snapshot"
     failed: int = 0
-    "of the finished, those that failed or diverged"
 
 
-Listener = Callable[[Snapshot], None]
+OnProgress = Callable[[Snapshot], None]
 
 
-def ignore(snapshot: Snapshot) -> None:
-    """Listen to nothing."""
+def ignore_progress(snapshot: Snapshot) -> None:
+    """Do nothing."""
 
 
 class StudyProgress(Callback):
-    """Follows the trials of a study and tells a listener; time left scales the plan by the speed
-    seen so far.
+    """Counts the trials of a study and calls `on_progress` with a `Snapshot` at each change.
+
+    The time left is the plan's, scaled by the pace measured so far.
     """
 
-    def __init__(self, plan: Plan, listener: Listener):
-        self.plan, self.listener = plan, listener
+    def __init__(self, plan: Plan, on_progress: OnProgress):
+        self.plan, self.on_progress = plan, on_progress
         self.expected = {r.run_id: r.expected_seconds for r in plan.runs}
         self.labels = {r.run_id: _label_run(r.description) for r in plan.runs}
         self.done = {r.run_id for r in plan.runs if r.finished}
@@ -61,19 +73,19 @@ class StudyProgress(Callback):
         self.started = time.perf_counter()
 
     def __getstate__(self) -> dict[str, Any]:
-        """Leave the listener behind: Tune pickles its callbacks, and a terminal does not pickle."""
-        return {**vars(self), "listener": ignore}
+        """Return a state without `on_progress`, which may hold a terminal and cannot be pickled."""
+        return {**vars(self), "on_progress": ignore_progress}
 
-    def tell(self, ended: list[str] | None = None) -> None:
-        """Tell the listener where the study stands."""
+    def report(self, ended: list[str] | None = None) -> None:
+        """Call `on_progress` with the study's current state."""
         running = list(self.running.values())
         snapshot = Snapshot(
             self.plan, len(self.done), running, self.seconds_left(), ended or [], len(self.failed)
         )
-        self.listener(snapshot)
+        self.on_progress(snapshot)
 
     def seconds_left(self) -> float:
-        """Expected wall seconds of what is still to do, scaled by how the plan has held so far."""
+        """Estimate the wall-clock seconds until the last run ends."""
         share = {run_id: progress.share for run_id, progress in self.running.items()}
         left = sum(
             s * (1 - share.get(i, 0)) for i, s in self.expected.items() if i not in self.done
@@ -81,35 +93,35 @@ class StudyProgress(Callback):
         total = sum(r.expected_seconds for r in self.plan.pending)
         if not total:
             return 0.0
-        trusted = (
-            PLAN_WEIGHT * total
-        )  # the plan counts as much as having seen this share of the study
+        # The pace is wall-clock seconds per run second. The plan enters as if `trusted` run seconds
+        # had already been measured at its pace, so that the first runs do not swing the estimate.
+        trusted = PLAN_WEIGHT * total
         planned = 60 * self.plan.expected_minutes / total
         pace = (time.perf_counter() - self.started + trusted * planned) / (total - left + trusted)
         return left * pace
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """Hear that a run starts."""
+        """Add a run that starts."""
         run_id = trial.config["run"]["run_id"]
         self.running[run_id] = RunProgress(run_id, self.labels[run_id])
-        self.tell()
+        self.report()
 
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
     ) -> None:
-        """Hear how far a run is."""
+        """Update the share and loss of a run."""
         progress = self.running.get(trial.config["run"]["run_id"])
         if progress and result.get("steps"):
             progress.share = result["step"] / result["steps"]
             progress.loss = result.get("loss") or progress.loss
-            self.tell()
+            self.report()
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """Hear that a run ended."""
+        """Count a run that ended."""
         self._end(trial, str(trial.last_result.get("status", "ended")))
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """Hear that a trial died."""
+        """Count a run whose trial died."""
         self._end(trial, "failed")
 
     def _end(self, trial: Any, status: str) -> None:
@@ -118,15 +130,10 @@ class StudyProgress(Callback):
         self.done.add(run_id)
         if status != "done":
             self.failed.add(run_id)
-        loss = trial.last_result.get("loss") if trial.last_result else None
-        outcome = (
-            f"  loss {loss:.4f}"
-            if loss
-            else f"  {trial.last_result.get('error', '')}"
-            if trial.last_result
-            else ""
-        )
-        self.tell([f"{status} {progress.label}{outcome.rstrip()}"])
+        result = trial.last_result or {}
+        loss = result.get("loss")
+        outcome = f"loss {loss:.4f}" if loss else result.get("error", "")
+        self.report([f"{status} {progress.label}  {outcome}".rstrip()])
 
 
 def _label_run(run: RunDescription) -> str:

@@ -1,9 +1,8 @@
-"""Finished runs put to downstream tasks: a Ray Tune trial for each run and task that has no result
-yet.
+"""Evaluate finished runs on downstream tasks, one Ray Tune trial per run and task without a result.
 
-Takes a study's directory and tasks, leaves results in the runs' folders. One idea: a task's log is
-read and its users laid out once, here; a trial adds the encoder. What fails is a sentence in its
-run's row, and ends nothing else.
+Each task's log is read once, here, and its examples are shared with the trials through Ray's object
+store; a trial only adds its encoder. Results are written to the runs' folders. A failure becomes a
+sentence in its run's row and does not stop the other trials.
 """
 
 import json
@@ -24,13 +23,13 @@ from clue_ray.runs import read_runs
 from clue_ray.storage.files import with_retries, write_file, write_json
 from clue_ray.study.directory import StudyDirectory
 from clue_ray.study.mirror import open_directory
-from clue_ray.study.trial import REUSE_TIMEOUT
+from clue_ray.study.trial import LONG_TIMEOUT, REUSE_TIMEOUT
 from clue_ray.transfer.encode import load_encoder
 from clue_ray.transfer.encoder_file import read_card
-from clue_ray.transfer.tasks.columns import failure_name, join_results, note_asked
+from clue_ray.transfer.tasks.columns import failure_name, join_results, select_results
 from clue_ray.transfer.tasks.evaluate import (
     evaluate_task,
-    lay_out_task,
+    prepare_examples,
     read_result,
     result_key,
     result_name,
@@ -40,11 +39,12 @@ from clue_ray.transfer.tasks.examples import Examples, plan_events
 from clue_ray.transfer.tasks.spec import TaskSpec
 
 PROCESS_FAILURES = 3
-"""Times that a trial is started again after its process was lost."""
+"""Number of times that a trial is restarted after its process was lost."""
 
 Pair = tuple[str, str]
 """Id of a run, name of a task."""
 LaidOut = dict[str, "ray.ObjectRef[tuple[TaskSpec, Examples]]"]
+"""By task, its examples in Ray's object store."""
 
 
 def score_runs(
@@ -53,40 +53,40 @@ def score_runs(
     run_ids: Sequence[str],
     against: Mapping[str, str | Path] | None = None,
 ) -> list[dict[str, Any]]:
-    """Put runs to tasks, each pair once; return every result, in the order of the tasks. Needs a
-    Ray session.
+    """Evaluate runs on tasks, each pair once; needs a Ray session.
 
     Args:
-        against: further encoders to set beside each: name -> folder of their run, which all nodes
-            see.
+        against: Further encoders to compare with each run, from their name to the folder of their
+            run, which all nodes see.
 
     Returns:
-        What `run_task` returns; of a pair that failed `task`, `run_id` and the sentence `error`.
+        The result of `run_task` for each pair, in the order of the tasks. A pair that failed has
+        the keys `task`, `run_id` and `error` instead.
 
     Raises:
-        StudyError: an encoder of `against` is none.
+        StudyError: A folder of `against` holds no encoder.
     """
     others = {name: str(Path(place).absolute()) for name, place in (against or {}).items()}
     pairs = [(run_id, task.name) for task in tasks for run_id in run_ids]
-    keys, laid_out, troubles = _prepare(directory, tasks, pairs, others)
+    keys, laid_out, failures = _prepare(directory, tasks, pairs, others)
     pending = {
         pair: key
         for pair, key in keys.items()
-        if pair not in troubles and not _has_result(directory, pair, key)
+        if pair not in failures and not _has_result(directory, pair, key)
     }
     if pending:
-        troubles |= run_trials(directory, pending, laid_out, others)
+        failures |= _run_trials(directory, pending, laid_out, others)
     for pair in pairs:
-        _keep_trouble(directory, pair, troubles.get(pair))
+        _record_failure(directory, pair, failures.get(pair))
     names = {
-        pair: failure_name(pair[1]) if pair in troubles else result_name(pair[1], keys[pair])
+        pair: failure_name(pair[1]) if pair in failures else result_name(pair[1], keys[pair])
         for pair in pairs
     }
     by_task = {
         task.name: {run: name for (run, asked), name in names.items() if asked == task.name}
         for task in tasks
     }
-    note_asked(directory.path, by_task)
+    select_results(directory.path, by_task)
     return [read_result(directory.run_path(pair[0]) / name) for pair, name in names.items()]
 
 
@@ -96,14 +96,13 @@ def score_study(
     against: Mapping[str, str | Path],
     storage: str | None = None,
 ) -> list[dict[str, Any]]:
-    """Put every finished run of a study to tasks, add their columns to its runs table, return the
-    results.
+    """Evaluate every finished run of a study on tasks, and add the scores to its runs table.
 
     Args:
-        storage: where the study has its home, as `run_study` takes it.
+        storage: Folder or URI of corpora and studies, as for `run_study`.
 
     Raises:
-        StudyError: no run has finished, or no run could be put to any task.
+        StudyError: No run has finished, or no run could be evaluated on any task.
     """
     directory = open_directory(path, storage)
     with directory.held() if storage else nullcontext():
@@ -124,19 +123,21 @@ def _prepare(
     pairs: Sequence[Pair],
     others: Mapping[str, str],
 ) -> tuple[dict[Pair, str], LaidOut, dict[Pair, str]]:
-    """Find each pair's key, lay out the users of tasks that lack a result, and say what cannot be
-    done, and why.
+    """Compute the key of each pair's result, and read the examples of tasks that lack a result.
+
+    Returns:
+        The keys, the examples by task, and why some pairs cannot be evaluated.
     """
     cards = {name: read_card(place) for name, place in others.items()}
     keys: dict[Pair, str] = {}
     laid_out: LaidOut = {}
-    troubles: dict[Pair, str] = {}
+    failures: dict[Pair, str] = {}
     for task in tasks:
         mine = [pair for pair in pairs if pair[1] == task.name]
-        with _told(troubles, mine):
+        with _failing(failures, mine):
             reading = plan_events(task)
             for pair in mine:
-                with _told(troubles, [pair]):
+                with _failing(failures, [pair]):
                     keys[pair] = result_key(
                         read_card(directory.run_place(pair[0])), cards, task, reading
                     )
@@ -145,44 +146,45 @@ def _prepare(
                 for pair in mine
                 if pair in keys and not _has_result(directory, pair, keys[pair])
             ]
-            with _told(troubles, lacking):
+            with _failing(failures, lacking):
                 if lacking:
-                    examples = lay_out_task(task, reading)
+                    examples = prepare_examples(task, reading)
                     write_left_out(directory.place, task, examples)
                     laid_out[task.name] = ray.put((task, examples))
-    return keys, laid_out, troubles
+    return keys, laid_out, failures
 
 
 @contextmanager
-def _told(troubles: dict[Pair, str], pairs: Sequence[Pair]) -> Iterator[None]:
-    """Note a mistake met in the block as the trouble of some pairs, and go on."""
+def _failing(failures: dict[Pair, str], pairs: Sequence[Pair]) -> Iterator[None]:
+    """Record an error of the block as the failure of some pairs, and continue after the block."""
     try:
         yield
     except ClueRayError as error:
-        troubles.update(dict.fromkeys(pairs, str(error)))
+        failures.update(dict.fromkeys(pairs, str(error)))
 
 
 def _has_result(directory: StudyDirectory, pair: Pair, key: str) -> bool:
-    """Tell whether a pair's result is kept."""
+    """Return whether a pair already has a result."""
     return (directory.run_path(pair[0]) / result_name(pair[1], key)).is_file()
 
 
-def run_trials(
+def _run_trials(
     directory: StudyDirectory,
     pending: Mapping[Pair, str],
     laid_out: LaidOut,
     others: Mapping[str, str],
 ) -> dict[Pair, str]:
-    """Score pairs through one Tune experiment, a core each; return what failed, and why."""
+    """Evaluate pairs in one Tune experiment, one core each; return why some failed."""
     asked = [
         {"place": directory.run_place(run_id), "run_id": run_id, "task": task, "key": key}
         for (run_id, task), key in pending.items()
     ]
-    judge = tune.with_parameters(_score_trial, laid_out=laid_out, others=dict(others))
+    trial = tune.with_parameters(_score_trial, laid_out=laid_out, others=dict(others))
+    # Tune's own records go to a temporary folder: the results are files in the runs' folders.
     temporary = tempfile.TemporaryDirectory(prefix="clue-ray-transfer-", ignore_cleanup_errors=True)
-    with temporary as folder, without_tune_loggers():  # the results are files already
+    with temporary as folder, without_tune_loggers():
         results = tune.Tuner(
-            tune.with_resources(judge, {"CPU": 1.0}),
+            tune.with_resources(trial, {"CPU": 1.0}),
             param_space={"asked": tune.grid_search(asked)},
             tune_config=tune.TuneConfig(reuse_actors=True),
             run_config=tune.RunConfig(
@@ -192,35 +194,31 @@ def run_trials(
                 failure_config=tune.FailureConfig(max_failures=PROCESS_FAILURES),
             ),
         ).fit()
-    told_by = {
+    ended = {
         (one.config["asked"]["run_id"], one.config["asked"]["task"]): one
         for one in results
         if one.config
     }
-    troubles = {}
+    failures = {}
     for pair, key in pending.items():
-        directory.gather(pair[0])
+        directory.fetch_run(pair[0])
         if not _has_result(directory, pair, key):
-            troubles[pair] = _why_failed(told_by.get(pair))
-    return troubles
+            failures[pair] = _failure_reason(ended.get(pair))
+    return failures
 
 
-def _why_failed(result: "tune.Result | None") -> str:
-    """Say why a trial left no result."""
-    if result is None or not (
-        result.error or result.metrics
-    ):  # Tune swallows Ctrl-C and returns what it has
-        raise KeyboardInterrupt
+def _failure_reason(result: "tune.Result | None") -> str:
+    """Return why a trial wrote no result."""
+    if result is None or not (result.error or result.metrics):
+        raise KeyboardInterrupt  # on Ctrl-C, Tune returns what it has so far
     if result.error:
         return f"the trial died: {str(result.error).splitlines()[0]}"
     return str((result.metrics or {})["error"])
 
 
 def _score_trial(config: dict[str, Any], laid_out: LaidOut, others: dict[str, str]) -> None:
-    """Score one run on one task and write the result into the run's folder; what fails is reported,
-    not raised.
-    """
-    os.environ.setdefault(REUSE_TIMEOUT, "60")  # Tune's own 2 s end a study on a crowded machine
+    """Evaluate one run on one task and write the result; report an error instead of raising it."""
+    os.environ.setdefault(REUSE_TIMEOUT, LONG_TIMEOUT)
     torch.set_num_threads(1)
     asked, error = config["asked"], ""
     try:
@@ -233,18 +231,18 @@ def _score_trial(config: dict[str, Any], laid_out: LaidOut, others: dict[str, st
             lambda: write_file(asked["place"], name, content),
             f"{name} cannot be written to {asked['place']}",
         )
-    except ClueRayError as mistake:
-        error = str(mistake)
-    except Exception as fault:
-        error = describe_error(fault)[0]
+    except ClueRayError as expected:
+        error = str(expected)
+    except Exception as unexpected:
+        error = describe_error(unexpected)[0]
     tune.report({"error": error})
 
 
-def _keep_trouble(directory: StudyDirectory, pair: Pair, trouble: str | None) -> None:
-    """Write why a pair failed where the results lie, or take back what an earlier try left."""
+def _record_failure(directory: StudyDirectory, pair: Pair, failure: str | None) -> None:
+    """Write why a pair failed next to the results, or delete the failure of an earlier try."""
     run_id, task = pair
     file = directory.run_path(run_id) / failure_name(task)
-    if trouble is None:
+    if failure is None:
         file.unlink(missing_ok=True)
     else:
-        write_json(file, {"task": task, "run_id": run_id, "error": trouble})
+        write_json(file, {"task": task, "run_id": run_id, "error": failure})

@@ -1,9 +1,8 @@
-"""What one Tune trial does: train one run where it has been put, and leave its record. Errors
-become a failed row.
+"""The function that Ray Tune runs for each trial: train one run and write its record.
 
-A trial that dies with its process (killed, out of memory, its node gone) is started again by Tune,
-a few times, and goes on from the run's last checkpoint; a run that raises is not tried again, as it
-would raise again.
+A run that raises becomes a record with status `failed`. It is not tried again, because it would
+raise again. A trial that dies with its process (killed, out of memory, a lost node) is restarted by
+Tune a few times, and resumes from the run's last checkpoint.
 """
 
 import os
@@ -27,32 +26,28 @@ from clue_ray.training.tensorboard import DRIVER_LOG, LOG_FILE, CurveEvents, log
 from clue_ray.transfer.encoder_file import export_run
 
 REUSE_TIMEOUT = "TUNE_FUNCTION_THREAD_TIMEOUT_S"
-"""Longest wait of Tune for a run's thread to end before its actor is used again."""
+"""Environment variable: how long Tune waits for a thread to end before it reuses the actor."""
+LONG_TIMEOUT = "60"
+"""Seconds; Tune's default of 2 s ends studies on busy machines."""
 
 
 def run_trial(config: dict[str, Any]) -> None:
-    """Train one run where Tune has put us; a run that raises is recorded as failed, not raised."""
-    os.environ.setdefault(REUSE_TIMEOUT, "60")  # Tune's own 2 s end a study on a crowded machine
+    """Train one run in this trial's process; record an error of the run instead of raising it."""
+    os.environ.setdefault(REUSE_TIMEOUT, LONG_TIMEOUT)
     run, evaluation = RunSpec(**config["run"]["spec"]), EvaluationSpec(**config["evaluation"])
     corpus = cached_corpus(config["corpus"])
-    # The planner's description: a trial that only drives workers need not read the corpus for it.
+    # From the plan: a trial that only drives workers need not read the corpus for it.
     description = RunDescription(**config["run"]["description"])
     place = place_below(config["directory"], f"runs/{description.run_id}")
-    log = (
-        DRIVER_LOG if is_uri(place) and run.resources.workers > 1 else LOG_FILE
-    )  # the first worker's is log.txt
+    # On storage, log.txt of a multi-worker run is written by its first worker, not by this driver.
+    log = DRIVER_LOG if is_uri(place) and run.resources.workers > 1 else LOG_FILE
     with working_folder(place, fetch=LOG_FILE, last="record.json") as folder:
         try:
             with log_to(folder, log):
                 record, curve = _train_here(run, corpus, evaluation, description, folder, place)
                 if record.status == "done":
-                    export_run(
-                        folder,
-                        checkpoint_place(run, record.run_id, place),
-                        run,
-                        record.run_id,
-                        corpus,
-                    )
+                    states = checkpoint_place(run, record.run_id, place)
+                    export_run(folder, states, run, record.run_id, corpus)
         except Exception as error:
             reason, trace = error.args if isinstance(error, LoopError) else describe_error(error)
             (folder / "error.txt").write_text(trace, encoding="utf-8")
@@ -60,8 +55,8 @@ def run_trial(config: dict[str, Any]) -> None:
         # Training knows no study; the record gets its name where it joins one.
         record = record.model_copy(update={"study": description.study})
         write_run(folder, run, record, curve)
-    told = {"status": record.status, "error": record.error, "loss": record.loss}
-    tune.report({**told, "step": record.steps, "steps": record.steps})
+    ended = {"status": record.status, "error": record.error, "loss": record.loss}
+    tune.report({**ended, "step": record.steps, "steps": record.steps})
 
 
 def _train_here(
@@ -72,11 +67,11 @@ def _train_here(
     folder: Path,
     place: str,
 ) -> tuple[RunRecord, list[dict[str, float]]]:
-    """Train in this process, or drive the workers that do.
+    """Train in this process, or drive the workers that train.
 
     Args:
-        folder: this node's for the run.
-        place: folder or URI of the run that all nodes can write.
+        folder: The run's folder on this node.
+        place: Folder or URI of the run that all nodes can write.
     """
     states = checkpoint_place(run, description.run_id, place)
     if run.resources.workers > 1:
@@ -87,40 +82,39 @@ def _train_here(
 
 
 def checkpoint_place(run: RunSpec, run_id: str, place: str) -> str:
-    """Name the folder or URI of a run's states: below `resources.checkpoints`, else in the run's
-    own place.
+    """Return the folder or URI of a run's checkpoints.
+
+    It lies below `resources.checkpoints` where that is set, otherwise in the run's own place.
     """
     kept = run.resources.checkpoints
     return place_below(place, "checkpoints") if kept is None else place_below(kept, run_id)
 
 
 class TrialContext(LocalContext):
-    """A one-worker run inside a Tune trial: state in its place, curve to event files, progress to
-    Tune.
-    """
+    """The context of a one-worker run: checkpoints, TensorBoard events, and progress for Tune."""
 
     def __init__(self, place: str, events: CurveEvents):
         super().__init__(place)
         self.events = events
 
     def restore(self) -> dict[str, Any] | None:
-        """Read the state, and show the curve it holds."""
+        """Read the last checkpoint, and write its learning curve to the event file."""
         state = super().restore()
         if state:
             self.events.show(state["curve"])
         return state
 
     def save(self, state: dict[str, Any], metrics: dict[str, Any]) -> None:
-        """Keep the state, show the curve, report."""
+        """Write a checkpoint and the learning curve so far."""
         super().save(state, metrics)
         self.events.show(state["curve"])
 
     def progress(self, metrics: dict[str, Any]) -> None:
-        """Report to Tune."""
+        """Report metrics to Tune."""
         tune.report(metrics)
 
 
 @lru_cache(maxsize=2)
 def cached_corpus(path: str) -> Corpus:
-    """Open a corpus once for all the runs of a reused actor; the study has verified it."""
+    """Open a corpus once for all runs of a reused actor; the study has verified its checksums."""
     return open_corpus(path, verify=False)

@@ -1,9 +1,9 @@
-"""Runs through Ray Tune.
+"""Train the pending runs of a plan through Ray Tune.
 
-Runs with one worker train inside reused Tune actors; runs with more go through Ray Train, whose
-drivers hold a `trial_slot` and no CPU (decisions D9, D11). Numbers of workers take turns, the
-largest first: otherwise small runs would take the freed cores one by one and a gang of workers
-would wait for ever.
+One-worker runs train inside reused Tune actors. Multi-worker runs go through Ray Train; their
+drivers hold a `trial_slot` and no CPU (decisions D9, D11). Each number of workers has its own Tune
+experiment, the largest number first: otherwise small runs would take the freed cores one by one,
+and a multi-worker run would never find enough of them at once.
 """
 
 from collections.abc import Sequence
@@ -21,12 +21,12 @@ from clue_ray.spec.specs import ResourcesSpec, RunSpec, StudySpec
 from clue_ray.storage.place import resolve_place
 from clue_ray.study.directory import StudyDirectory
 from clue_ray.study.planned import Plan, PlannedRun
-from clue_ray.study.probes import Gatherer, StorageStopper
-from clue_ray.study.progress import Listener, StudyProgress
+from clue_ray.study.probes import RunFetcher, StorageStopper
+from clue_ray.study.progress import OnProgress, StudyProgress
 from clue_ray.study.trial import run_trial
 
 ACTOR_FAILURES = 3
-"""Times that a trial goes on after its process was lost."""
+"""Number of times that a trial is restarted after its process was lost."""
 
 
 def train_pending(
@@ -34,23 +34,30 @@ def train_pending(
     corpus: Corpus,
     study: StudySpec,
     directory: StudyDirectory,
-    listener: Listener,
+    on_progress: OnProgress,
     callbacks: Sequence[tune.Callback] = (),
 ) -> None:
-    """Train what a plan still lacks: runs of most workers first, those of one last."""
-    progress = StudyProgress(plan, listener)
-    progress.tell()
+    """Train the pending runs: those with most workers first, one-worker runs last.
+
+    Raises:
+        StudyError: Storage was lost.
+    """
+    progress = StudyProgress(plan, on_progress)
+    progress.report()
     for workers in sorted({r.workers for r in plan.pending}, reverse=True):
         pending = [r for r in plan.pending if r.workers == workers]
         _tune_runs(pending, plan, corpus, study, directory, [progress, *callbacks])
 
 
 def tune_results(directory: str | Path) -> dict[str, tune.ResultGrid]:
-    """Open what Ray Tune kept on a study directory: a ResultGrid for `inline`, one for each number,
-    `workers-2`.
+    """Open the results that Ray Tune keeps in a study directory.
+
+    Returns:
+        A `ResultGrid` for the one-worker runs (`inline`), and one for each other number of workers
+        (such as `workers-2`).
 
     Raises:
-        StudyError: Ray Tune kept nothing there.
+        StudyError: Ray Tune keeps none there.
     """
     folders = [
         folder
@@ -59,8 +66,8 @@ def tune_results(directory: str | Path) -> dict[str, tune.ResultGrid]:
     ]
     if not folders:
         raise StudyError(
-            f"{directory} holds nothing of Ray Tune's (no tune/inline, no tune/workers-2); run the "
-            f"study."
+            f"{directory} holds no results of Ray Tune (neither tune/inline nor tune/workers-2); "
+            f"run the study."
         )
     return {
         folder.name: tune.Tuner.restore(str(folder), run_trial).get_results() for folder in folders
@@ -75,7 +82,7 @@ def _tune_runs(
     directory: StudyDirectory,
     callbacks: Sequence[tune.Callback],
 ) -> None:
-    """Train runs of one kind (all of as many workers) through one Tune experiment."""
+    """Train runs with the same number of workers through one Tune experiment."""
     for planned in pending:
         directory.reopen(planned.run_id)
     workers = pending[0].workers
@@ -83,7 +90,7 @@ def _tune_runs(
         tune.with_resources(run_trial, trial_resources(pending[0].run)),
         param_space=_describe_trials(pending, corpus, study, directory),
         tune_config=tune.TuneConfig(
-            max_concurrent_trials=concurrency_now(workers, plan, study.resources),
+            max_concurrent_trials=_concurrency(workers, plan, study.resources),
             reuse_actors=True,
             trial_dirname_creator=lambda trial: trial.config["run"]["run_id"],
         ),
@@ -92,21 +99,26 @@ def _tune_runs(
             storage_path=str(directory.path / "tune"),
             verbose=0,
             failure_config=tune.FailureConfig(max_failures=ACTOR_FAILURES),
-            callbacks=[*callbacks, Gatherer(directory), CSVLoggerCallback(), JsonLoggerCallback()],
+            callbacks=[
+                *callbacks,
+                RunFetcher(directory),
+                CSVLoggerCallback(),
+                JsonLoggerCallback(),
+            ],
             stop=StorageStopper(directory),
         ),
     )
     with without_tune_loggers():  # runs write TensorBoard files themselves
         results = tuner.fit()
-    if directory.trouble:
-        raise StudyError(directory.trouble)
+    if directory.failure:
+        raise StudyError(directory.failure)
     _keep_failures(results, pending, directory)
 
 
 def _describe_trials(
     pending: list[PlannedRun], corpus: Corpus, study: StudySpec, directory: StudyDirectory
 ) -> dict[str, Any]:
-    """Return Tune's search space: what trials share, and a grid over runs."""
+    """Return Tune's search space: the settings that trials share, and a grid over runs."""
     return {
         "corpus": corpus.place,
         "evaluation": study.evaluation.model_dump(mode="json"),
@@ -116,7 +128,7 @@ def _describe_trials(
             [
                 {
                     "run_id": r.run_id,
-                    "spec": spelled_out(r.run),
+                    "spec": trial_spec(r.run),
                     "description": r.description.model_dump(),
                 }
                 for r in pending
@@ -125,9 +137,10 @@ def _describe_trials(
     }
 
 
-def spelled_out(run: RunSpec) -> dict[str, Any]:
-    """Write a run for a trial, which has a working folder of its own: its place for checkpoints is
-    made absolute.
+def trial_spec(run: RunSpec) -> dict[str, Any]:
+    """Return a run's spec for a trial, with an absolute place for checkpoints.
+
+    A trial has another working folder than this process, so a relative path would lead elsewhere.
     """
     document = run.model_dump(mode="json")
     if kept := run.resources.checkpoints:
@@ -136,9 +149,7 @@ def spelled_out(run: RunSpec) -> dict[str, Any]:
 
 
 def trial_resources(run: RunSpec) -> dict[str, float]:
-    """Return what a trial holds itself: a slot where it only drives workers, else the cores and
-    GPUs it trains on.
-    """
+    """Return the resources of a trial: a slot if it only drives workers, else cores and GPUs."""
     resources = run.resources
     if resources.workers > 1:
         return {"trial_slot": 1.0}
@@ -149,12 +160,12 @@ def trial_resources(run: RunSpec) -> dict[str, float]:
 def _keep_failures(
     results: tune.ResultGrid, pending: list[PlannedRun], directory: StudyDirectory
 ) -> None:
-    """Write a row for each run whose trial died before it could write one itself."""
+    """Write a failed record for each run whose trial died before it could write one."""
     errors = {result.config["run"]["run_id"]: result.error for result in results if result.config}
     for planned in pending:
-        directory.gather(planned.run_id)
+        directory.fetch_run(planned.run_id)
         if directory.read_record(planned.run_id) is None:
-            if not errors.get(planned.run_id):  # Tune swallows Ctrl-C and returns what it has
+            if not errors.get(planned.run_id):  # on Ctrl-C, Tune returns what it has so far
                 raise KeyboardInterrupt
             reason = f"the trial died: {str(errors[planned.run_id]).splitlines()[0]}"
             directory.write_run(
@@ -162,11 +173,12 @@ def _keep_failures(
             )
 
 
-def concurrency_now(workers: int, plan: Plan, resources: ResourcesSpec) -> int:
-    """Count the runs of so many workers at a time; of smaller gangs than the plan's largest, more
-    find room.
-    """
-    if workers == 1 or resources.concurrency != "auto":
-        return plan.lanes(workers > 1)
+def _concurrency(workers: int, plan: Plan, resources: ResourcesSpec) -> int:
+    """Return how many runs with `workers` workers train concurrently."""
+    if workers == 1:
+        return plan.concurrency
+    if resources.concurrency != "auto":
+        return plan.multi_worker_runs
+    # The plan counts its largest runs; more runs of fewer workers fit the same nodes.
     nodes = cluster_nodes()
     return multi_worker_concurrency(workers, count_workers(resources, nodes), nodes)

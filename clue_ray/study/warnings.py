@@ -1,10 +1,11 @@
-"""What a grid can and cannot show, said before it is paid for: one sentence a doubt, with the
-number found.
+"""Warn before training of what would weaken a study's answer, one sentence per weakness.
+
+Each sentence holds the number that was found, and what would help.
 """
 
 import itertools
 from collections import Counter
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -12,39 +13,38 @@ from clue_ray.corpus.store import Corpus
 from clue_ray.spec.columns import SIZE, run_axes, short_label
 from clue_ray.spec.specs import StudySpec
 from clue_ray.study.directory import StudyDirectory
+from clue_ray.study.planned import PlannedRun
 from clue_ray.training.evaluate import make_pools
 
-if TYPE_CHECKING:
-    from clue_ray.study.planned import PlannedRun
-
-
 ENOUGH_DECADES = 1.5
+"""Decades of compute below which a law in compute is poorly determined."""
 ENOUGH_SCALES = 4
-TELLING_APART = 0.95
-"""Correlation of two axes' logarithms above which no fit separates their effects."""
+"""Values of an axis below which a law along it is poorly determined."""
+COLLINEAR = 0.95
+"""Correlation of the logarithms of two axes above which no fit separates their effects."""
 WISE_EPOCHS = 4
 """Passes over a text up to which repeating it costs little (Muennighoff et al. 2023, arXiv
 2305.16264)."""
 USER_DEVIATION = 0.3
-"""Nats: typical standard deviation over users of the difference of two runs' losses."""
+"""Typical standard deviation over users of the difference of two runs' losses, nats."""
 FINE_DIFFERENCE = 0.03
-"""Nats: what a step along an axis of a small study often changes."""
+"""Difference in loss between neighbouring values of an axis in a small study, nats."""
 
 
 class Scales(NamedTuple):
-    """One quantity over the runs of a study."""
+    """The values of one quantity over the runs of a study."""
 
     name: str
     values: list[float]
 
     @property
     def distinct(self) -> int:
-        """Distinct values."""
+        """Number of distinct values."""
         return len(set(self.values))
 
 
-def find_warnings(planned: list["PlannedRun"], corpus: Corpus, study: StudySpec) -> list[str]:
-    """Say what would weaken the study's answer."""
+def find_warnings(planned: list[PlannedRun], corpus: Corpus, study: StudySpec) -> list[str]:
+    """List what would weaken the study's answer."""
     columns = [SIZE, *run_axes()]
     scales = [Scales(short_label(c), [getattr(r.description, c) for r in planned]) for c in columns]
     swept = [each for each in scales if each.distinct > 1]
@@ -57,7 +57,7 @@ def find_warnings(planned: list["PlannedRun"], corpus: Corpus, study: StudySpec)
         ),
         *_narrow_compute(planned),
         *_many_epochs(planned, corpus),
-        *untaught_pairs(planned, corpus),
+        *untrained_pairs(planned, corpus),
         *no_service_alone(planned, corpus),
         *_same_training(planned),
         *_small_pool(corpus, study.evaluation.candidates),
@@ -65,7 +65,7 @@ def find_warnings(planned: list["PlannedRun"], corpus: Corpus, study: StudySpec)
 
 
 def _few_scales(swept: list[Scales]) -> list[str]:
-    """Say which axes have too few values for a law."""
+    """Warn of axes with too few values for a law."""
     return [
         f"the runs have {axis.distinct} values of {axis.name}; a law along them needs at least "
         f"{ENOUGH_SCALES}."
@@ -75,37 +75,37 @@ def _few_scales(swept: list[Scales]) -> list[str]:
 
 
 def _collinear(pairs: list[tuple[Scales, Scales]]) -> list[str]:
-    """Say which two quantities move together over the grid, so that no fit can tell their effects
-    apart.
-    """
+    """Warn of two quantities that vary together, so that no fit can separate their effects."""
     warnings = []
     for first, second in pairs:
         if second.distinct == 1:
             continue
         found = float(np.corrcoef(np.log(first.values), np.log(second.values))[0, 1])
-        if abs(found) > TELLING_APART:
+        if abs(found) > COLLINEAR:
             warnings.append(
-                f"{first.name} and {second.name} move together (correlation of logarithms "
-                f"{found:.2f}), so that no law "
-                "can tell their effects apart; add runs in which one of them changes alone."
+                f"{first.name} and {second.name} vary together (correlation of logarithms "
+                f"{found:.2f}), so no law can separate their effects; add runs in which only one "
+                f"of them changes."
             )
     return warnings
 
 
-def _narrow_compute(planned: list["PlannedRun"]) -> list[str]:
-    """Say when the runs span too little compute for a law in it."""
+def _narrow_compute(planned: list[PlannedRun]) -> list[str]:
+    """Warn where the runs span too little compute for a law in it."""
     compute = [r.train_flops for r in planned]
     decades = np.log10(max(compute) / min(compute))
     if decades >= ENOUGH_DECADES:
         return []
     return [
-        f"compute spans {decades:.1f} decades; a law in compute wants at least {ENOUGH_DECADES}."
+        f"compute spans {decades:.1f} decades; a law in compute needs at least {ENOUGH_DECADES}."
     ]
 
 
-def _many_epochs(planned: list["PlannedRun"], corpus: Corpus) -> list[str]:
-    """Say when users are repeated more than is wise: a run passes over the users of a pair
-    users_seen / sum of all pairs' users times, for pairs take turns in proportion to their users.
+def _many_epochs(planned: list[PlannedRun], corpus: Corpus) -> list[str]:
+    """Warn where runs repeat their users too often.
+
+    Pairs of services take turns in proportion to their users, so a run passes over each pair's
+    users (users seen / sum of all pairs' users) times.
     """
     pairs: dict[int, int] = {}
     for users in {r.description.corpus_users for r in planned}:
@@ -120,16 +120,13 @@ def _many_epochs(planned: list["PlannedRun"], corpus: Corpus) -> list[str]:
         return []
     return [
         f"{len(many)} of {len(planned)} runs pass over the users of a pair of services more than "
-        f"{WISE_EPOCHS} times, "
-        f"up to {max(many):.1f}; repeated users teach less and less, so lower the horizon or give "
-        f"more users."
+        f"{WISE_EPOCHS} times, up to {max(many):.1f}; each pass over the same users teaches less, "
+        f"so lower the horizon or give more users."
     ]
 
 
-def untaught_pairs(planned: list["PlannedRun"], corpus: Corpus) -> list[str]:
-    """Say when runs leave out pairs of services that have users, but fewer than a batch: they are
-    scored untaught.
-    """
+def untrained_pairs(planned: list[PlannedRun], corpus: Corpus) -> list[str]:
+    """Warn of pairs of services with fewer users than a batch: evaluated, but never trained."""
     sizes = {(r.description.corpus_users, r.description.global_batch_size) for r in planned}
     left = 0
     for users, batch in sizes:
@@ -141,15 +138,13 @@ def untaught_pairs(planned: list["PlannedRun"], corpus: Corpus) -> list[str]:
         return []
     return [
         f"up to {left} of {len(corpus.pairs())} service pairs have fewer training users than a "
-        f"batch and are left "
-        "out of training there; lower train.global_batch_size, or give more users."
+        f"batch and are left out of training there; lower train.global_batch_size, or give more "
+        f"users."
     ]
 
 
-def no_service_alone(planned: list["PlannedRun"], corpus: Corpus) -> list[str]:
-    """Say when runs ask for batches of one service and no service has the users for one: they train
-    without.
-    """
+def no_service_alone(planned: list[PlannedRun], corpus: Corpus) -> list[str]:
+    """Warn where runs ask for batches of one service and no service has enough users for one."""
     asked = {
         (r.description.corpus_users, r.description.global_batch_size)
         for r in planned
@@ -163,16 +158,15 @@ def no_service_alone(planned: list["PlannedRun"], corpus: Corpus) -> list[str]:
         return []
     return [
         f"train.same_service asks for batches of one service, but some runs have at most "
-        f"{min(most):,} training users "
-        "with two events in any, fewer than a batch, and train without; lower "
-        "train.global_batch_size, or give more "
-        "users."
+        f"{min(most):,} training users with two events in any service, fewer than a batch, and "
+        f"train without such batches; lower train.global_batch_size, or give more users."
     ]
 
 
-def _same_training(planned: list["PlannedRun"]) -> list[str]:
-    """Say when runs of different ids train the same thing: horizons that round to the same steps,
-    all users named.
+def _same_training(planned: list[PlannedRun]) -> list[str]:
+    """Warn of runs with different ids that train the same steps on the same users.
+
+    Horizons may round to the same steps, and `corpus_users` may name all users.
     """
     horizon = {"train": {"steps", "users_seen", "train_flops"}}
     alike = Counter(
@@ -190,51 +184,47 @@ def _same_training(planned: list["PlannedRun"]) -> list[str]:
         return []
     return [
         f"{twins} of {len(planned)} runs train the same steps on the same users as another; leave "
-        f"out one of each."
+        f"out one of each pair."
     ]
 
 
 def _small_pool(corpus: Corpus, candidates: int) -> list[str]:
-    """Say which pairs are not scored, and when the pool is too small to tell neighbouring runs
-    apart.
-    """
+    """Warn of pairs that are not evaluated, and of a pool too small to separate similar runs."""
     pools = make_pools(corpus, candidates)
     warnings = []
     if len(pools) < len(corpus.pairs()):
         warnings.append(
             f"{len(corpus.pairs()) - len(pools)} of {len(corpus.pairs())} service pairs have fewer "
-            f"than {candidates:,} "
-            "held-out users and are not scored."
+            f"than {candidates:,} held-out users and are not evaluated."
         )
     users = len(np.unique(np.concatenate(list(pools.values()))))
-    blur = 2 * USER_DEVIATION / np.sqrt(users)
-    if blur > FINE_DIFFERENCE:
+    smallest = 2 * USER_DEVIATION / np.sqrt(users)  # two standard errors of the mean difference
+    if smallest > FINE_DIFFERENCE:
         warnings.append(
-            f"the evaluation pool holds {users:,} users, which tell two runs apart from about "
-            f"{blur:.3f} nats on; "
-            "hold out more users (corpus.split.test) to see smaller differences."
+            f"the evaluation pool holds {users:,} users, which separate two runs whose losses "
+            f"differ by about {smallest:.3f} nats or more; hold out more users "
+            f"(corpus.split.test) to see smaller differences."
         )
     return warnings
 
 
-def find_notes(planned: list["PlannedRun"], points: int, directory: StudyDirectory) -> list[str]:
-    """Say what earlier commands left, and what of it the study file still counts."""
+def find_notes(planned: list[PlannedRun], points: int, directory: StudyDirectory) -> list[str]:
+    """List what earlier commands left, and how much of it this study file uses."""
     status = Counter(r.status for r in planned)
-    dropped = directory.recorded() - {r.run_id for r in planned}
+    dropped = directory.ended_run_ids() - {r.run_id for r in planned}
     again = any(r.retry for r in planned)
     retried = (
         "trained again"
         if again
         else "left as they are; clue-ray run --retry-failed trains them again"
     )
-    told = {
-        f"Points that repeat another grid's and train once: {points - len(planned)}.": points
-        - len(planned),
+    repeated = points - len(planned)
+    counts = {
+        f"Points that repeat another grid's and train once: {repeated}.": repeated,
         f"Done before and still valid: {status['done']} of {len(planned)} runs.": status["done"],
-        f"Diverged before, and would again: {status['diverged']}.": status["diverged"],
+        f"Diverged before, and would diverge again: {status['diverged']}.": status["diverged"],
         f"Failed before: {status['failed']}, {retried}.": status["failed"],
         f"Finished before but no longer in this study file: {len(dropped)}, kept in "
-        f"{directory.path}, out of the "
-        "table.": len(dropped),
+        f"{directory.path}, not in the table.": len(dropped),
     }
-    return [sentence for sentence, count in told.items() if count]
+    return [sentence for sentence, count in counts.items() if count]

@@ -49,7 +49,6 @@ class CurveEvents:
     def __init__(self, folder: Path, description: RunDescription):
         """Start again in a folder: delete its event files.
 
-
         Args:
             description: The run's hyper-parameters, among others.
         """

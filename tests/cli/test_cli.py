@@ -101,7 +101,7 @@ def test_mistakes_before_ray_starts(run_cli, planted_log, write_study, tmp_path,
     listed = run_cli(
         "prepare", planted_log, "--output", tmp_path / "c", "--spec", tmp_path / "list.yaml"
     )
-    assert_mistake(listed, "holds list")
+    assert_mistake(listed, "holds a list")
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
         other.listen()
@@ -112,11 +112,11 @@ def test_mistakes_before_ray_starts(run_cli, planted_log, write_study, tmp_path,
         "list.yaml is a file or lies in one; choose",
     )
     sizes = write_study(planted_log, axes={"encoder.size": [["xs", 0.003]]})
-    assert_mistake(run_cli("plan", sizes), "encoder size ['xs', 0.003] is no rung of the ladder")
+    assert_mistake(run_cli("plan", sizes), "encoder size ['xs', 0.003] is not on the ladder")
     assert_mistake(run_cli("results", tmp_path / "none"), "No runs table")
     assert_mistake(run_cli("report", tmp_path / "none"), "No runs table")
     assert_mistake(run_cli("report", *[tmp_path / "none"] * 3), "3 studies are given")
-    assert_mistake(run_cli("browse", tmp_path / "none"), "is no directory")
+    assert_mistake(run_cli("browse", tmp_path / "none"), "is not a directory")
     assert_mistake(
         run_cli("fetch", "netflix", "--output", tmp_path / "n.parquet"),
         "known logs are completejourney",
@@ -145,7 +145,7 @@ def test_mistakes_of_the_study(run_cli, ray_session, planted_log, write_study, t
         ({"axes": {"resources.workers": [16]}}, "needs 16 CPU", "the cluster has 2"),
         (
             {"axes": {"resources.workers": [17]}},
-            "17 workers are more than the 16 users of global_batch_size",
+            "resources.workers is 17, more than the 16 users of global_batch_size",
         ),
         ({"resources": {"gpus_per_worker": 1}}, "needs 1 GPU", "the cluster has 0"),
         ({"resources": {"checkpoints": "ftp://x/y"}}, "Storage ftp://x/y cannot be used"),

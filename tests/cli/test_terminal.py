@@ -45,7 +45,7 @@ def test_a_study_under_way_shows_what_has_ended(corpus, tmp_path):
     assert "5 runs (2 done, 2 missing, 1 failed)" in shown
     assert "OSError: no" in shown
     assert " rate " in shown
-    assert "events" not in shown
+    assert "length" not in shown
 
 
 def test_rows_are_sorted_and_filtered(corpus, tmp_path):
@@ -56,10 +56,10 @@ def test_rows_are_sorted_and_filtered(corpus, tmp_path):
     ].tolist() == [0.003, 0.004]
     for options, words in [
         ({"sort": "los"}, "did you mean 'loss'?"),
-        ({"where": "los < 3"}, "no condition on the runs table"),
-        ({"where": "loss <"}, "no condition on the runs table"),
+        ({"where": "los < 3"}, "not a condition on the runs table"),
+        ({"where": "loss <"}, "not a condition on the runs table"),
         ({"where": "loss * 2"}, "--where is 'loss \\* 2'"),
-        ({"where": "seed"}, "--where is 'seed', which is true or false of no run"),
+        ({"where": "seed"}, "--where is 'seed', which is neither true nor false for a run"),
     ]:
         with pytest.raises(RunsError, match=words) as error:
             select_runs(tmp_path, **options)
@@ -98,7 +98,7 @@ def test_a_table_of_other_origin_is_shown_too(tmp_path):
 
 def test_runs_under_way_read_as_the_table_written_at_the_end(corpus, tmp_path):
     planned = write_under_way(corpus, tmp_path, 5, 5)
-    written = StudyDirectory(tmp_path).collect([r.description for r in planned.runs])
+    written = StudyDirectory(tmp_path).write_tables([r.description for r in planned.runs])
     assert json.loads(written.table.to_json()) == json.loads(
         read_current_runs(tmp_path).table.to_json()
     )

@@ -1,7 +1,6 @@
-"""What `cluster/` says holds: by Ray's, AWS's and KubeRay's own descriptions, and beside what a
-study asks for.
+"""The files in `cluster/` are valid for Ray, AWS and KubeRay, and offer what a study requests.
 
-Nothing is started. Each check is shown a broken copy too, which it must refuse.
+Nothing is started. Each check must also reject a broken copy.
 """
 
 import copy
@@ -44,7 +43,7 @@ from tests.manifests import (
 VERSION = version("clue-ray")
 SCHEMAS = ROOT.parent / "shared" / "kuberay-crds"
 SUBMISSION_MODES = {"K8sJobMode", "HTTPMode", "InteractiveMode", "SidecarMode"}
-"""A free string in KubeRay's schema, which its operator refuses at run time."""
+"""A free string in KubeRay's schema; its operator rejects other values at run time."""
 ASKED = [
     ResourcesSpec(),
     ResourcesSpec(workers=8),
@@ -52,7 +51,7 @@ ASKED = [
     ResourcesSpec(gpus_per_worker=1, cpus_per_worker=8),
     ResourcesSpec(gpus_per_worker=1, cpus_per_worker=8, workers=8),
 ]
-"""What studies ask for: cores, shares of GPUs, GPUs; for runs of one worker and of several."""
+"""What studies request: cores, fractions of GPUs, GPUs; for runs of one worker and of several."""
 
 
 @pytest.fixture(scope="module", params=MANIFESTS)
@@ -93,8 +92,7 @@ def test_manifests_follow_kuberays_schema(manifest_and_schema):
 
 
 def check_launcher(document: dict[str, Any]) -> dict[str, Any]:
-    """Check a launcher file as `ray up` does, and its machines as AWS would; return its filled-out
-    form."""
+    """Check a launcher file as `ray up` and AWS do; return it with defaults filled in."""
     config = prepare_config(copy.deepcopy(document))
     validate_config(config)
     if document["provider"]["type"] == "aws":
@@ -105,7 +103,7 @@ def check_launcher(document: dict[str, Any]) -> dict[str, Any]:
 
 @cache
 def instance_shape() -> Any:
-    """Return AWS's own description of the call that Ray makes for a machine."""
+    """Return AWS's description of the API call by which Ray starts a machine."""
     session = pytest.importorskip(
         "botocore.session", reason="botocore is not installed"
     ).get_session()
@@ -113,7 +111,7 @@ def instance_shape() -> Any:
 
 
 def check_instance(node: dict[str, Any]) -> None:
-    """Refuse a machine that AWS's description does not know."""
+    """Check a machine against AWS's description."""
     shape = instance_shape()
     from botocore.validate import validate_parameters
 
@@ -148,8 +146,7 @@ def test_launchers_pass_rays_own_validator(name):
 
 
 def nodes_of(name: str, document: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """Return each kind of node with its resources and labels, as Ray itself reads them from a
-    file."""
+    """Return the resources and labels of each kind of node, as Ray reads them from a file."""
     if name in MANIFESTS:
         logging.getLogger("ray.autoscaler").setLevel(logging.ERROR)
         cluster = {"metadata": {"name": "c", "namespace": "n"}, "spec": cluster_of(document)}
@@ -166,7 +163,7 @@ def nodes_of(name: str, document: dict[str, Any]) -> dict[str, dict[str, Any]]:
         }
     head = " ".join(
         document["head_start_ray_commands"]
-    )  # of hosts, what they have is known on them alone
+    )  # the file does not know the resources of hosts
     slots = json.loads(re.search(r"--resources='(\{.*?\})'", head)[1])
     assert "--num-cpus=0" in head
     assert re.search(r"--labels=pool=", document["worker_start_ray_commands"][-1])
@@ -179,7 +176,7 @@ def nodes_of(name: str, document: dict[str, Any]) -> dict[str, dict[str, Any]]:
 
 
 def check_nodes(kinds: dict[str, dict[str, Any]]) -> None:
-    """Refuse kinds of nodes that leave something out that a study can ask for."""
+    """Check that kinds of nodes offer everything that a study can request."""
     offered = [kind["resources"] for kind in kinds.values()]
     for resources in ASKED:
         holds = trial_resources(RunSpec(train=TrainSpec(steps=1), resources=resources))
@@ -215,8 +212,7 @@ def test_every_resource_that_a_study_asks_for_exists(name):
 
 
 def check_secure(manifest: dict[str, Any]) -> None:
-    """Refuse pods beyond Kubernetes's restricted profile, without limits, or reached without a
-    token."""
+    """Check that pods fit Kubernetes's restricted profile, have limits, and require a token."""
     cluster = cluster_of(manifest)
     assert cluster["authOptions"] == {"mode": "token"}
     containers = [cluster["autoscalerOptions"]]
@@ -260,14 +256,15 @@ def test_pods_are_restricted_limited_and_ask_for_a_token(name):
 
 
 def check_job(manifest: dict[str, Any]) -> None:
-    """Refuse a job whose command our command line would, that stays for ever, or that misses its
-    study file."""
+    """Check that a job has a valid command and its study file, and is deleted when it ends."""
     spec = manifest["spec"]
     assert spec["submissionMode"] in SUBMISSION_MODES
     assert spec["shutdownAfterJobFinishes"]
     assert spec["ttlSecondsAfterFinished"] <= 3600
-    assert spec["backoffLimit"] == 0, "a mistake would be made again, on a new cluster"
-    shell, _, line = shlex.split(spec["entrypoint"])  # KubeRay's own shell would read && otherwise
+    assert spec["backoffLimit"] == 0, "an error would be repeated on a new cluster"
+    shell, _, line = shlex.split(
+        spec["entrypoint"]
+    )  # otherwise KubeRay's own shell would interpret &&
     change_to, folder, _, python, _, module, name, *words = shlex.split(line)
     assert (shell, change_to, python, module) == ("sh", "cd", "python", "clue_ray")
     command = typer.main.get_command(app).commands[name]
@@ -288,7 +285,7 @@ def test_the_jobs_command_is_one_of_ours():
     for path, value, words in (
         ("submissionMode", "Magic", "Magic"),
         ("shutdownAfterJobFinishes", False, "False"),
-        ("backoffLimit", 2, "a mistake would be made again"),
+        ("backoffLimit", 2, "an error would be repeated"),
         ("entrypoint", command.replace("--storage", "--store"), "No such option: --store"),
         ("entrypoint", command.replace(" run ", " walk "), "walk"),
         ("entrypoint", command.replace("cd /study", "cd /elsewhere"), "/elsewhere"),
@@ -298,7 +295,7 @@ def test_the_jobs_command_is_one_of_ours():
 
 
 def check_versions(document: dict[str, Any]) -> None:
-    """Refuse another version of Ray or of the package than this one."""
+    """Check that a file names the installed versions of Ray and of the package."""
     found = list(images(document))
     assert {image.rpartition(":")[2] for image in found} == {VERSION}, found
     if "kind" in document:
@@ -318,7 +315,7 @@ def test_versions_are_those_installed(name):
 
 
 def check_dockerfile(text: str) -> None:
-    """Refuse an image of another Python, of versions that are not pinned, or that runs as root."""
+    """Check that an image has this Python and pinned versions, and does not run as root."""
     base = re.search(r"^FROM python:(\S+)$", text, re.MULTILINE)[1]
     assert base.split(".")[:2] == [str(sys.version_info.major), str(sys.version_info.minor)]
     assert re.match(r"\d+\.\d+\.\d+-", base)

@@ -7,7 +7,7 @@ import pytest
 from clue_ray.cluster.placement import count_workers, makespan, multi_worker_concurrency
 from clue_ray.errors import ClusterError
 from clue_ray.spec.specs import ResourcesSpec, StudySpec
-from clue_ray.study.planner import check_cluster, check_nodes
+from clue_ray.study.checks import check_cluster, check_nodes
 from tests.study.test_progress import make_plan
 
 
@@ -57,7 +57,7 @@ def test_what_no_node_holds_is_refused_with_the_arithmetic():
     nodes = [{"CPU": 3.0}, {"CPU": 3.0, "GPU": 1.0}]
     with pytest.raises(
         ClusterError,
-        match=r"2 workers of 4 CPU and 0 GPU .* 2 nodes \(at most 3 CPU .* hold 0; a worker",
+        match=r"2 concurrent workers of 4 CPU and 0 GPU .* \(at most 3 CPU .* hold 0; a worker",
     ):
         check_nodes(2, ResourcesSpec(cpus_per_worker=4), nodes)
     check_nodes(2, ResourcesSpec(cpus_per_worker=3), nodes)
@@ -71,6 +71,7 @@ def test_what_no_node_holds_is_refused_with_the_arithmetic():
     study = StudySpec.parse(document, "s.yaml")
     check_cluster(make_plan(), study, nodes)
     with pytest.raises(
-        ClusterError, match=r"needs 2 CPU \(1 workers or 2 runs at a time\), but the cluster has 1;"
+        ClusterError,
+        match=r"needs 2 CPU \(1 workers or 2 concurrent runs\), but the cluster has 1;",
     ):
         check_cluster(make_plan(), study, [{"CPU": 1.0}])

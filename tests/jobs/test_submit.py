@@ -40,7 +40,7 @@ PYTHON = platform.python_version()
 
 @pytest.fixture
 def server():
-    """A server that gives the answers it is told, and notes what it was asked."""
+    """A server that returns prepared answers and records its requests."""
     answers, asked = {}, []
 
     class Handler(BaseHTTPRequestHandler):
@@ -71,7 +71,7 @@ def versions(ray_version=ray.__version__, python=PYTHON):
     }
 
 
-def test_a_server_that_runs_what_we_run_is_good(server):
+def test_a_server_with_our_versions_is_accepted(server):
     server.answers.update(versions())
     assert check_server(f"{server.url}/") == server.url
     assert check_server(server.url.removeprefix("http://")) == server.url
@@ -101,7 +101,7 @@ def test_another_server_is_refused(server, answers, words):
     assert "\n" not in str(error.value)
 
 
-def test_a_wrong_token_is_told_and_not_shown(server, monkeypatch):
+def test_a_wrong_token_is_reported_but_not_shown(server, monkeypatch):
     monkeypatch.setattr(
         "clue_ray.jobs.server.get_auth_headers_if_auth_enabled",
         lambda _: {"authorization": "Bearer me"},
@@ -138,7 +138,7 @@ def test_a_token_follows_no_redirect(server, monkeypatch):
         ("http://me:secret@head:8265", "holds a password"),
     ],
 )
-def test_an_address_of_nothing_is_refused(address, words):
+def test_an_address_without_a_dashboard_is_refused(address, words):
     with pytest.raises(ClusterError, match=words) as error:
         check_server(address)
     assert "secret" not in str(error.value)
@@ -176,7 +176,7 @@ def test_an_address_of_nothing_is_refused(address, words):
         ),
     ],
 )
-def test_what_a_cluster_cannot_find_is_refused(
+def test_places_that_a_cluster_cannot_reach_are_refused(
     write_study, planted_log, changes, storage, kind, words
 ):
     with pytest.raises(kind, match=words) as error:
@@ -202,7 +202,7 @@ def test_code_is_shipped_and_data_is_not(tmp_path):
         check_package(tmp_path)
 
 
-def test_tasks_are_shipped_with_their_study_and_their_logs_must_be_found(
+def test_tasks_are_shipped_with_their_study_and_their_logs_must_be_reachable(
     write_study, planted_log, tmp_path, monkeypatch
 ):
     monkeypatch.chdir(tmp_path)
@@ -226,7 +226,7 @@ def test_tasks_are_shipped_with_their_study_and_their_logs_must_be_found(
 
 
 class Jobs:
-    """Stands in for Ray's client of a job server: jobs in a list."""
+    """A fake of Ray's job client, with its jobs in a list."""
 
     def __init__(self):
         self.jobs = []
@@ -260,7 +260,7 @@ def jobs(monkeypatch):
     return found
 
 
-def test_a_submission_has_a_stable_name_and_is_not_doubled(write_study, planted_log, jobs):
+def test_a_submission_has_a_stable_name_and_is_not_repeated(write_study, planted_log, jobs):
     file = write_study(planted_log)
     first = submit_study(file, "head", STORAGE)
     assert re.fullmatch(r"clue-tiny-[0-9a-f]{8}", first.submission_id)
@@ -391,7 +391,7 @@ def test_a_job_is_followed_and_stopped(write_study, planted_log, jobs):
         (["--stop"], "--stop needs --address"),
         (
             ["--fetch", "--grow", "1e12"],
-            "--grow is for a study to be submitted; leave it out beside --fetch",
+            "--grow applies to a new submission; leave it out with --fetch",
         ),
         (["--predict-at", "1e12"], "give --grow FLOPS too"),
     ],
@@ -404,7 +404,7 @@ def test_options_that_do_not_go_together(write_study, planted_log, options, word
 
 @pytest.fixture
 def bucket(s3_query, planted_log):
-    """A bucket that holds a log, and the study over it whose logs and storage lie there."""
+    """A bucket with a log, for a study with its logs and storage there."""
     store = pyarrow.fs.FileSystem.from_uri(f"s3://lake{s3_query}&allow_bucket_creation=true")[0]
     store.create_dir("lake")
     pyarrow.fs.copy_files(str(planted_log), "lake/events.parquet", destination_filesystem=store)
@@ -414,21 +414,21 @@ def bucket(s3_query, planted_log):
 
 
 def clue_ray(folder, *arguments, **env):
-    """Run a command as a user does."""
+    """Run a command in a process of its own."""
     command = [sys.executable, "-m", "clue_ray", *map(str, arguments)]
     env = {**os.environ, **env}
     return subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, timeout=600)
 
 
 def kept(store):
-    """List the checkpoints of the study on storage."""
+    """List the study's checkpoints on storage."""
     runs = pyarrow.fs.FileSelector("lake/team/tiny/runs", recursive=True, allow_not_found=True)
     return [info.path for info in store.get_file_info(runs) if "/step_" in info.path]
 
 
 @pytest.mark.multinode
 @pytest.mark.ray
-def test_a_submitted_study_survives_a_node_and_is_brought_home(write_study, bucket, tmp_path):
+def test_a_submitted_study_survives_a_lost_node_and_is_fetched(write_study, bucket, tmp_path):
     file = write_study(
         bucket.log,
         base__train={"global_batch_size": 16, "steps": 400},
@@ -451,7 +451,7 @@ def test_a_submitted_study_survives_a_node_and_is_brought_home(write_study, buck
             tmp_path, "submit", file, *where, "--storage", bucket.storage, "--follow"
         )
         assert followed.returncode == 0, followed.stderr
-        assert "under way" in followed.stdout
+        assert "already running" in followed.stdout
         status = json.loads(clue_ray(tmp_path, "submit", file, *where, "--status", "--json").stdout)
         assert (status["submission_id"], status["status"]) == (first["submission_id"], "SUCCEEDED")
         fetched = clue_ray(tmp_path, "submit", file, *where, "--fetch", "--output", "home")
@@ -475,9 +475,7 @@ def test_a_submitted_study_survives_a_node_and_is_brought_home(write_study, buck
 
 @pytest.mark.multinode
 @pytest.mark.ray
-def test_a_cluster_with_a_token_lets_in_who_has_it_and_stops_what_it_runs(
-    write_study, bucket, tmp_path
-):
+def test_a_cluster_requires_its_token_and_stops_a_job(write_study, bucket, tmp_path):
     file = write_study(
         bucket.log,
         base__train={"global_batch_size": 16, "steps": 4000},

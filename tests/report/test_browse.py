@@ -1,5 +1,4 @@
-"""The page of a running study: it holds the runs that ended, follows the others, and nothing else
-can be read."""
+"""The page of a running study: it shows the ended runs, refreshes, and exposes no other file."""
 
 import http.client
 import json
@@ -97,7 +96,7 @@ def test_no_path_leads_to_a_file(server: Server, path: str) -> None:
     assert ask(server, path)[0] == 404
 
 
-def test_only_this_machine_may_read_and_nobody_write(server: Server) -> None:
+def test_only_this_machine_may_read_and_writing_is_refused(server: Server) -> None:
     assert server.server_address[0] == "127.0.0.1"
     assert ask(server, "/state", host="evil.example:80")[0] == 403
     assert ask(server, "/", method="POST")[0] == 501

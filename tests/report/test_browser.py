@@ -1,5 +1,4 @@
-"""The page in a real browser: it asks for nothing, sorts, filters, names its marks, and runs
-nobody's script."""
+"""The page in a browser: no requests, sorting, filters, tooltips, and no injected scripts."""
 
 import shutil
 from collections.abc import Callable, Iterator
@@ -43,8 +42,7 @@ def browser() -> Iterator[Any]:
 
 @pytest.fixture
 def open_page(browser: Any) -> Iterator[Callable[..., Any]]:
-    """Open a file at a width; afterwards nothing was complained of and nothing else was asked
-    for."""
+    """Open a file at a width; afterwards check that there were no errors and no other requests."""
     said: list[str] = []
     asked: list[str] = []
 

@@ -1,5 +1,4 @@
-"""Two studies on one page: the difference is the planted one, and what cannot be compared is
-refused."""
+"""Two studies on one page: the difference is the planted one; other studies are refused."""
 
 import json
 from pathlib import Path
@@ -9,7 +8,7 @@ import pytest
 from clue_ray.errors import RunsError
 from clue_ray.report.compare import Comparison, compare_studies, difference
 from clue_ray.runs import Runs
-from clue_ray.scaling.fitting.fit import Prediction
+from clue_ray.scaling.fitting.result import Prediction
 from tests.report.planted import planted, write_study
 
 

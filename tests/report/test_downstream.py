@@ -1,4 +1,4 @@
-"""The downstream section: a task follows the loss, does not follow it, or the runs do not decide."""
+"""The downstream section: a task follows the loss, or it does not, or the runs do not decide."""
 
 import json
 
@@ -9,8 +9,8 @@ from matplotlib.figure import Figure
 
 from clue_ray.report.page import build_content, render
 from clue_ray.report.read import read_directory
-from clue_ray.report.sections.downstream import follows_loss, downstream, score_over_loss
-from clue_ray.transfer.tasks.columns import join_results, note_asked
+from clue_ray.report.sections.downstream import downstream, follows_loss, score_over_loss
+from clue_ray.transfer.tasks.columns import join_results, select_results
 from tests.report.planted import planted, write_study
 
 SLOPE, NOISE = 0.5, 0.002
@@ -63,7 +63,7 @@ def test_largest_runs_that_lost_no_loss_show_nothing_further():
     assert "does not exclude" not in sentence
 
 
-def test_few_runs_and_scores_that_do_not_vary_are_said():
+def test_few_runs_and_constant_scores_have_no_verdict():
     runs = with_scores().dropna(subset=["loss"])
     assert "3 finished runs have a score; a correlation needs 4" in follows_loss(
         "transfer_kids_auc", runs[:3]
@@ -112,7 +112,7 @@ def test_scores_in_run_folders_reach_the_table_and_the_page(tmp_path):
     (directory / "curves.parquet").unlink()  # fewer figures to draw
     best = with_scores()[:9].sort_values("loss")["run_id"].iloc[0]
     names = dict.fromkeys(planted()["run_id"], "transfer/kids-abc.json")
-    note_asked(directory, {"kids": names, "cars": dict.fromkeys(names, "../../etc/passwd")})
+    select_results(directory, {"kids": names, "cars": dict.fromkeys(names, "../../etc/passwd")})
     content = build_content(read_directory(directory), None, {"error": "no laws"})
     page = render("index.html.j2", content=content, live=False)
     assert "the task follows the loss up to the largest runs" in page

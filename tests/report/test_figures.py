@@ -1,4 +1,4 @@
-"""Figures say what the table says: artists are checked, not pixels."""
+"""Figures show the values of the table: artists are checked, not pixels."""
 
 import math
 

@@ -173,12 +173,12 @@ def test_second_report_has_the_same_bytes(study: Path) -> None:
     assert not [name for name in before if name.endswith(".tmp")]
 
 
-def test_markdown_says_the_cost_once(study: Path) -> None:
+def test_markdown_states_the_cost_once(study: Path) -> None:
     markdown = (study / "report" / "report.md").read_text(encoding="utf-8")
     assert markdown.count("The plan expected") == 1
 
 
-def test_the_caption_speaks_of_an_arrow_only_where_one_is_drawn(tmp_path: Path) -> None:
+def test_the_caption_mentions_an_arrow_only_where_one_is_drawn(tmp_path: Path) -> None:
     """Chance among 256 is 5.545 and the best loss about 5.2: the axis ends at about 5.63 nats."""
     table, drawn = planted(runs=3), {}
     for loss in (5.605, 5.9):
@@ -216,7 +216,7 @@ def test_svg_text_is_text_without_a_date(study: Path) -> None:
     assert "dc:date" not in svg
 
 
-def test_report_without_any_fit_says_why_and_shows_all_runs(tmp_path: Path) -> None:
+def test_report_without_any_fit_gives_the_reason_and_shows_all_runs(tmp_path: Path) -> None:
     table = planted(runs=2)
     Runs(table).write(tmp_path)
     html = write_report(tmp_path).read_text(encoding="utf-8")
@@ -268,18 +268,22 @@ def test_unusable_side_files_become_warnings(tmp_path: Path) -> None:
             {"baselines": [{"name": "b", "loss": None, "loss_candidates": 256}]},
             "has no number as loss,",
         ),
-        ("baselines", {"baselines": 3}, "baselines is no list of mappings"),
-        ("corpus", {"bayes_loss": 5.0}, "bayes_loss is no mapping of sequence lengths to losses"),
+        ("baselines", {"baselines": 3}, "baselines is not a list of mappings"),
+        (
+            "corpus",
+            {"bayes_loss": 5.0},
+            "bayes_loss is not a mapping of sequence lengths to losses",
+        ),
         (
             "corpus",
             {"users": [3], "rejected": {"late": "many"}},
             "users, rejected cannot be used as written",
         ),
-        ("plan", {"runs": None}, "runs is no list of mappings"),
+        ("plan", {"runs": None}, "runs is not a list of mappings"),
         (
             "plan",
             {"runs": [{"run_id": "0", "expected_seconds": "x"}, {}]},
-            "expected_seconds is no positive number",
+            "expected_seconds is not a positive number",
         ),
     ],
 )
@@ -353,7 +357,7 @@ def test_floor_of_a_planted_log_is_drawn_if_it_holds_for_these_candidates(tmp_pa
     assert "computed for 64 candidates and the runs were scored at 256" in html
 
 
-def test_a_study_whose_loss_rises_says_first_that_there_is_no_answer(tmp_path: Path) -> None:
+def test_a_study_with_a_rising_loss_states_first_that_there_is_no_answer(tmp_path: Path) -> None:
     table = planted()
     done = table["loss"].notna()
     table.loc[done, "loss"] = table.loc[done, "loss"].to_numpy()[::-1]

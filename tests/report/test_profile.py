@@ -1,4 +1,4 @@
-"""A corpus's profile is one safe, self-contained page that says what its tables say."""
+"""The profile of a corpus is one safe, self-contained page with its tables."""
 
 import json
 import warnings
@@ -176,7 +176,7 @@ def test_how_the_log_was_read() -> None:
     assert "duplicate rows: same user, service, time and text (kept)" in later
 
 
-def test_what_lies_later_or_has_no_time_is_said() -> None:
+def test_later_events_and_missing_times_are_noted() -> None:
     def note(**changes: Any) -> str:
         return profile_tables(a_profile(**changes))["How the log was read"].note
 
@@ -233,7 +233,7 @@ def test_lengths_are_drawn_with_their_numbers(ax: Axes) -> None:
     assert ax.get_xlim() == (1, 10)
 
 
-def test_bars_leave_room_for_numbers_nobody_has(ax: Axes) -> None:
+def test_bars_leave_room_for_numbers_without_users(ax: Axes) -> None:
     draw_users({1: 5, 4: 7}, ax)
     assert [bar.get_height() for bar in ax.patches] == [5, 0, 0, 7]
     assert [words.get_text() for words in ax.texts] == ["5", "0", "0", "7"]
@@ -251,7 +251,7 @@ def test_cells_of_many_services_hold_whole_per_cents(ax: Axes) -> None:
     assert {words.get_text() for words in ax.texts[7:]} == {
         "",
         "0",
-    }  # nobody is no division by zero
+    }  # no users, no division by zero
 
 
 def test_folder_without_a_profile_is_refused_in_one_sentence(tmp_path: Path) -> None:

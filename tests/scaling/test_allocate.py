@@ -13,7 +13,8 @@ from scipy.optimize import minimize_scalar
 from clue_ray.errors import FitError
 from clue_ray.scaling.deciding.allocate import Cost, allocate, best_loss, calibrate_cost, token_cost
 from clue_ray.scaling.deciding.budget import budget_for_loss, marginal_returns
-from clue_ray.scaling.fitting.fit import Fit, fit_law
+from clue_ray.scaling.fitting.fit import fit_law
+from clue_ray.scaling.fitting.result import Fit
 from clue_ray.scaling.laws.law import Law
 
 AXES = ["non_embedding_params", "train_tokens"]
@@ -39,7 +40,7 @@ def exact() -> Fit:
 
 
 def study_law() -> Law:
-    """A law of one's own over a size and two more axes, as a sum of power laws."""
+    """A user-defined law over a size and two more axes, as a sum of power laws."""
 
     def total(n, u, s, E, A, B, C, alpha, beta, gamma):  # type: ignore[no-untyped-def]
         return E + A * n**-alpha + B * u**-beta + C * s**-gamma
@@ -129,7 +130,7 @@ def test_study_axes_are_spent_where_they_pay() -> None:
         allocate(found, 1e13)
 
 
-def test_an_axis_that_costs_nothing_is_held_and_said() -> None:
+def test_an_axis_that_costs_nothing_is_held_with_a_warning() -> None:
     found, cost = study_fit("global_batch_size")
     recipe = allocate(found, 1e13, cost)
     assert recipe.held == ("global_batch_size",)
@@ -227,7 +228,7 @@ def test_five_epoch_points_move_the_optimum_as_published() -> None:
     """At 5.76e23 FLOP the best size is 73.2B without the five outliers, 118.7B with them
     (reference/fitting.md)."""
     if not EPOCH.is_file():
-        pytest.skip(f"{EPOCH} is not beside this checkout")
+        pytest.skip(f"{EPOCH} is not next to this checkout")
     points = pd.read_csv(EPOCH)
     kept = points[points["L"] < points["L"].nlargest(5).min()]
     for table, published in ((kept, 73.2e9), (points, 118.7e9)):

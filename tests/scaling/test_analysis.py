@@ -13,8 +13,9 @@ from clue_ray.errors import FitError, RunsError
 from clue_ray.runs import Runs
 from clue_ray.scaling.answering.analysis import Analysis, analyse
 from clue_ray.scaling.answering.warnings import influential
-from clue_ray.scaling.fitting.fit import Prediction, fit_law
+from clue_ray.scaling.fitting.fit import fit_law
 from clue_ray.scaling.fitting.frontier import frontier, mark, settings_of
+from clue_ray.scaling.fitting.result import Prediction
 from clue_ray.scaling.judging.backtest import trend
 from clue_ray.scaling.judging.panels import compare_bic
 
@@ -74,7 +75,7 @@ def test_points_and_hold_out(analysis: Analysis) -> None:
 def test_laws_of_the_frontier_are_asked_for_its_largest_run_where_larger_ones_did_worse() -> None:
     table = study()
     largest = table["train_flops"].idxmax()
-    table.loc[largest, "loss"] = 5.4  # the dearest run overfitted
+    table.loc[largest, "loss"] = 5.4  # the most expensive run overfitted
     points = analyse(Runs(table), LAWS[:2]).points
     top = points.loc[points["frontier"], "train_flops"].max()
     assert top < table["train_flops"].max()
@@ -204,7 +205,7 @@ def test_what_the_runs_do_not_identify_has_no_interval(little: Analysis) -> None
     assert floor.to_dict()["intervals"]["exponent"] == [None, None]
 
 
-def test_warnings_are_few_plain_and_gravest_first(little: Analysis) -> None:
+def test_warnings_are_few_and_the_most_serious_is_first(little: Analysis) -> None:
     warnings = little.warnings
     assert len(warnings) <= 8
     assert not any("_" in warning for warning in warnings)
@@ -275,7 +276,7 @@ def test_settings_compete_by_their_means_over_seeds() -> None:
     assert len(set(settings_of(table.assign(seed=0)))) == 4  # what else was varied is not a column
 
 
-def test_levers_seeds_and_runs_above_chance_are_said() -> None:
+def test_levers_seeds_and_runs_above_chance_are_warnings() -> None:
     table = study()
     table["seed"], table["users_seen"], table["corpus_users"] = 0, 6400, 640
     table.loc[table["train_flops"].idxmin(), "loss"] = 5.9
@@ -363,7 +364,7 @@ def test_a_run_that_carries_the_answer_is_named() -> None:
     assert influential(moved, None) == []
 
 
-def test_a_held_out_run_outside_the_law_is_said_first() -> None:
+def test_a_held_out_run_outside_the_law_is_the_first_warning() -> None:
     table = study()
     kind = Runs(table)
     assert not any(

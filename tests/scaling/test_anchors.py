@@ -1,4 +1,4 @@
-"""Published fits are reproduced from their points, where these lie beside the checkout."""
+"""Published fits are reproduced from their points, where these are next to the checkout."""
 
 import time
 
@@ -9,7 +9,7 @@ from clue_ray.scaling.deciding.allocate import allocate
 from clue_ray.scaling.fitting.fit import fit_law
 
 pytestmark = pytest.mark.skipif(
-    not FITDATA.is_dir(), reason=f"{FITDATA} is not beside this checkout"
+    not FITDATA.is_dir(), reason=f"{FITDATA} is not next to this checkout"
 )
 
 

@@ -1,4 +1,4 @@
-"""The backtest: prefers the planted law, never looks ahead, refuses what is too small."""
+"""The backtest prefers the planted law, uses only smaller runs and refuses small tables."""
 
 import numpy as np
 import pandas as pd
@@ -7,7 +7,7 @@ import pytest
 from clue_ray.errors import FitError, RunsError
 from clue_ray.scaling.deciding.critical_batch import steps_to_loss
 from clue_ray.scaling.fitting.fit import fit_law
-from clue_ray.scaling.judging.backtest import SAME, _judge, backtest
+from clue_ray.scaling.judging.backtest import EQUAL_ERROR, _judge, backtest
 
 LAWS = ["power_law", "power_law_plus_constant", "log_linear"]
 COMPUTE = np.logspace(10, 14, 10)
@@ -40,9 +40,8 @@ def test_laws_that_agree_tie() -> None:
 
 
 def test_preferred_law_never_loses_to_the_plain_power_law() -> None:
-    """On pure power laws a needless floor often errs more, within chance; it then does not
-    speak."""
-    spoken = []
+    """On pure power laws a floor often errs more, by chance; it is then not preferred."""
+    preferred = []
     for seed in range(6):
         loss = (
             30
@@ -52,14 +51,13 @@ def test_preferred_law_never_loses_to_the_plain_power_law() -> None:
         table = pd.DataFrame({"train_flops": COMPUTE, "loss": loss})
         result = backtest(LAWS, table, x="train_flops", y="loss")
         error = result.summary.set_index("law")["mean_absolute_relative_error"]
-        assert error[result.preferred] <= error["power_law"] * (1 + SAME)
-        spoken.append(result.preferred)
-    assert "power_law" in spoken
+        assert error[result.preferred] <= error["power_law"] * (1 + EQUAL_ERROR)
+        preferred.append(result.preferred)
+    assert "power_law" in preferred
 
 
 def test_cautious_of_tied_laws_is_preferred_and_errors_are_in_units_of_y() -> None:
-    """The two laws err alike here, as the fitted constant is zero: the one that allows for a
-    constant speaks."""
+    """The fitted constant is 0, so the errors are equal: the law with a constant is preferred."""
     flops = [
         57105722688.0,
         100590505248.0,
@@ -100,9 +98,8 @@ def test_predictions_use_only_smaller_runs() -> None:
     assert row["covered"] == (alone.low <= row["actual"] <= alone.high)
 
 
-def test_a_law_that_goes_negative_is_scored_and_stops_no_other() -> None:
-    """The steep start of a strong floor, extended on a line in log compute, falls below 0 before
-    the end."""
+def test_a_law_that_becomes_negative_is_scored() -> None:
+    """The log-linear law of the steep start of a strong floor falls below 0 before the end."""
     x = np.logspace(10, 14, 25)
     table = pd.DataFrame({"train_flops": x, "loss": 0.5 + 5 * (x / 1e10) ** -0.8})
     result = backtest(LAWS, table, x="train_flops", y="loss")
@@ -122,7 +119,7 @@ def test_runs_of_one_size_are_never_on_both_sides() -> None:
 
 @pytest.mark.parametrize("unit", [1e-12, 1.0, 1e9])
 def test_seeds_stay_together_in_any_unit_of_compute(unit: float) -> None:
-    """Below 1 the logs of compute are negative, where a factor above 1 makes a number smaller."""
+    """Below 1 the logs of compute are negative, so a factor above 1 would make them smaller."""
     x = unit * np.repeat(np.logspace(-6, -2, 6), 2)
     loss = 3 * (x / unit) ** -0.08 * np.exp(0.002 * np.random.default_rng(0).normal(size=12))
     rows = backtest(["power_law"], {"x": x, "y": loss}, x="x", y="y").rows
@@ -136,7 +133,7 @@ def test_a_run_listed_twice_is_named_by_its_rows_however_far_apart() -> None:
 
 
 @pytest.mark.parametrize(("value", "shown"), [(np.nan, "nan"), ("n/a", "the text 'n/a'")])
-def test_a_value_that_is_no_number_is_named_by_its_row(value: object, shown: str) -> None:
+def test_a_value_that_is_not_a_number_is_named_by_its_row(value: object, shown: str) -> None:
     table = runs(30 * COMPUTE**-0.08).astype({"loss": object})
     table.loc[3, "loss"] = value
     with pytest.raises(RunsError, match=f"holds {shown} in row 3 "):
@@ -158,19 +155,19 @@ def test_too_small_or_bad_tables_are_refused() -> None:
         backtest([None], table, x="train_flops", y="loss")  # type: ignore[list-item]
 
 
-def test_a_next_run_beyond_reach_is_asked_for_all_the_same() -> None:
+def test_the_next_run_is_predicted_however_far() -> None:
     table = {"x": np.logspace(0, 12, 7), "y": 30 * np.logspace(0, 12, 7) ** -0.08}
     assert list(backtest(["power_law"], table, x="x", y="y").rows["num_fitted"]) == [3, 4, 5, 6]
 
 
-def test_seeds_of_one_place_do_not_make_a_law_of_three_parameters_fit() -> None:
+def test_seeds_of_one_size_count_as_one_size() -> None:
     x = np.repeat(np.logspace(0, 3, 6), 3)
     loss = (1.8 + x**-0.3) * np.exp(0.002 * np.random.default_rng(0).normal(size=18))
     rows = backtest(["power_law_plus_constant"], {"x": x, "y": loss}, x="x", y="y").rows
-    assert rows["num_fitted"].min() == 9  # three places of three seeds
+    assert rows["num_fitted"].min() == 9  # three sizes of three seeds
 
 
-def test_of_tied_laws_with_a_floor_the_one_that_erred_least_speaks() -> None:
+def test_the_tied_law_with_a_floor_and_the_lowest_error_is_preferred() -> None:
     names = ["power_law", "power_law_plus_constant", "bounded_power_law"]
     errors = {"power_law": 0.05, "power_law_plus_constant": 0.04, "bounded_power_law": 0.03}
     shaken = [

@@ -10,7 +10,7 @@ import pytest
 from clue_ray.errors import RunsError
 from clue_ray.scaling.deciding.critical_batch import steps_to_loss
 from clue_ray.scaling.fitting.fit import fit_law
-from clue_ray.scaling.laws.catalogue import (
+from clue_ray.scaling.laws.batch import (
     batch_loss,
     critical_batch,
     loss_at_equal_examples,
@@ -39,7 +39,7 @@ def test_critical_batch_is_the_hyperbola_of_steps_and_examples() -> None:
     np.testing.assert_allclose((steps / 500 - 1) * (steps * BATCHES / (500 * 300) - 1), 1)
     assert (
         critical_batch(300.0, 500.0, 300.0) == 1000
-    )  # at the critical batch: twice the least of both
+    )  # the critical batch takes twice the least of both
 
 
 def test_slices_of_the_surface() -> None:
@@ -60,7 +60,7 @@ def test_critical_batch_is_found_from_curves() -> None:
     found = fit_law("critical_batch", reached, x="global_batch_size", y="steps")
     assert found.parameters["critical_batch_size"] == pytest.approx(
         300, rel=1e-3
-    )  # the curves are read between points
+    )  # curves are interpolated between points
     least = (9.0 / (target - 1.8)) ** (1 / 0.3)
     assert found.parameters["min_steps"] == pytest.approx(least, rel=1e-3)
     low, high = found.interval("critical_batch_size")
@@ -68,7 +68,7 @@ def test_critical_batch_is_found_from_curves() -> None:
     assert high / low < 1.01
 
 
-def test_noise_is_bracketed() -> None:
+def test_noisy_intervals_cover_the_truth() -> None:
     steps = critical_batch(BATCHES, 500.0, 300.0) * np.exp(
         0.05 * np.random.default_rng(0).normal(size=len(BATCHES))
     )
@@ -107,11 +107,9 @@ def test_steps_that_do_not_depend_on_the_batch_leave_it_at_an_edge() -> None:
         (loss_at_equal_steps, (2.8943, 1.935, 0.61699, 85.169)),
     ],
 )
-def test_envelopes_of_exact_losses_are_the_law(
+def test_slices_of_exact_losses_are_recovered(
     law: Callable[..., Any], truth: tuple[float, ...]
 ) -> None:
     batches = 2.0 ** np.arange(3, 14)
-    found = fit_law(
-        law.__name__, {"b": batches, "y": law(batches, *truth)}, x="b", y="y", loss="quantile"
-    )
+    found = fit_law(law.__name__, {"b": batches, "y": law(batches, *truth)}, x="b", y="y")
     assert list(found.parameters.values()) == pytest.approx(truth, rel=1e-6)

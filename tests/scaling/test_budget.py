@@ -6,7 +6,8 @@ import pytest
 
 from clue_ray.errors import FitError
 from clue_ray.scaling.deciding.budget import budget_for_loss
-from clue_ray.scaling.fitting.fit import Fit, fit_law
+from clue_ray.scaling.fitting.fit import fit_law
+from clue_ray.scaling.fitting.result import Fit
 from clue_ray.scaling.laws.law import Law
 
 X = np.logspace(0, 3, 8)

@@ -1,4 +1,4 @@
-"""What cannot be fitted is refused in one sentence that names the rows."""
+"""Data and arguments that cannot be fitted are refused in one sentence that names the rows."""
 
 import math
 
@@ -16,7 +16,7 @@ RUNS = {"train_flops": np.logspace(10, 14, 9), "loss": 30 * np.logspace(10, 14, 
 
 
 def as_cells(value: object) -> np.ndarray:
-    """Repeat a value as nine cells, whatever it holds."""
+    """Repeat any value as nine cells."""
     cells = np.empty(9, dtype=object)
     cells[:] = [value] * 9
     return cells
@@ -29,6 +29,7 @@ def with_last(column: str, value: float) -> dict[str, np.ndarray]:
 BAD = {
     "unknown law": (FitError, "did you mean 'log_linear'", {"law": "loglinear"}),
     "unknown loss": (FitError, "no loss 'huber'", {"loss": "huber"}),
+    "quantile loss": (FitError, "no loss 'quantile'", {"loss": "quantile"}),
     "bad delta": (FitError, "delta is 0", {"delta": 0.0}),
     "endless delta": (FitError, "delta is inf", {"delta": np.inf}),
     "missing column": (RunsError, "did you mean 'train_flops'", {"x": "train_flop"}),
@@ -94,7 +95,7 @@ BAD = {
     ),
     "same run twice": (
         RunsError,
-        "1 run_id stand in several rows .rows 0, 2., first 'a'",
+        "1 run_id values appear in several rows .rows 0, 2., first 'a'",
         {"table": {"run_id": ["a", "b", "a"], "train_flops": [1.0, 2, 3], "loss": [3.0, 2, 1]}},
     ),
     "not numpy": (
@@ -109,7 +110,7 @@ BAD = {
     ),
     "not elementwise": (
         FitError,
-        "shape .2, 1. where .2, 9. is due",
+        "shape .2, 1. where .2, 9. is expected",
         {"law": Law("constant", "a + b", ("a", "b"), 1, lambda x, a, b: a + b)},
     ),
     "not smooth": (
@@ -119,7 +120,7 @@ BAD = {
     ),
     "law None": (FitError, "a Law, not a NoneType", {"law": None}),
     "law number": (FitError, "a Law, not a int", {"law": 3}),
-    "law function": (FitError, "make a Law of a function", {"law": lambda x, a, b: a * x**-b}),
+    "law function": (FitError, "build a Law from a function", {"law": lambda x, a, b: a * x**-b}),
     "text delta": (FitError, "delta is '1e-3'", {"delta": "1e-3"}),
     "table None": (RunsError, "not None; read a file with read_runs", {"table": None}),
     "table path": (RunsError, "not 'runs.csv'; read a file with read_runs", {"table": "runs.csv"}),
@@ -214,7 +215,7 @@ PLACES = {
 
 
 @pytest.mark.parametrize("case", PLACES)
-def test_places_that_are_none_are_refused_everywhere(case: str) -> None:
+def test_bad_places_are_refused_everywhere(case: str) -> None:
     at, message = PLACES[case]
     fit = fit_law("power_law", RUNS, x="train_flops", y="loss")
     for ask in (

@@ -1,4 +1,4 @@
-"""Identifiability: numbers against their definitions, tied exponents told apart or not."""
+"""Identifiability: numbers against their definitions, tied exponents distinguished or not."""
 
 from itertools import product
 
@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from clue_ray.scaling.deciding.allocate import allocate
-from clue_ray.scaling.fitting.fit import Fit, fit_law
-from clue_ray.scaling.judging.identifiability import LARGEST_CONDITION, identifiability
+from clue_ray.scaling.fitting.fit import fit_law
+from clue_ray.scaling.fitting.result import Fit
+from clue_ray.scaling.judging.identifiability import MAX_CONDITION, identifiability
 
 
 def surface(alpha: float, beta: float, noise: float = 0.002, seed: int = 0) -> Fit:
@@ -36,7 +37,7 @@ def test_condition_and_worst_direction_match_finite_differences() -> None:
     assert np.abs(found.correlation).max() <= 1 + 1e-9
 
 
-def test_tied_exponents_are_told_apart_where_they_differ() -> None:
+def test_different_exponents_are_distinguished() -> None:
     apart = identifiability(surface(0.25, 0.7)).tied
     assert apart is not None
     assert apart.p_value < 1e-3
@@ -50,7 +51,7 @@ def test_tied_exponents_are_told_apart_where_they_differ() -> None:
     assert any("equal exponents" in warning for warning in same.warnings)
 
 
-def test_tied_test_rejects_about_as_often_as_it_says() -> None:
+def test_the_test_of_tied_exponents_has_its_nominal_size() -> None:
     # type: ignore[union-attr]
     values = [identifiability(surface(0.4, 0.4, seed=seed)).tied.p_value for seed in range(30)]
     assert np.mean(np.array(values) < 0.05) <= 0.2
@@ -71,13 +72,13 @@ def test_laws_of_one_predictor_have_nothing_to_tie() -> None:
 
 
 def test_a_parameter_without_effect_has_no_finite_condition() -> None:
-    """A flat law cannot tell its coefficient from its floor."""
+    """The coefficient and the floor of a flat law cannot be distinguished."""
     x = np.logspace(10, 13, 8)
     rising = fit_law(
         "power_law_plus_constant", {"x": x, "y": 2 + 0.1 * np.log10(x / 1e10)}, x="x", y="y"
     )
     found = identifiability(rising)
-    assert found.condition > LARGEST_CONDITION
+    assert found.condition > MAX_CONDITION
     assert "hardly tell" in found.warnings[0]
 
 

@@ -36,8 +36,8 @@ def test_rows_are_refits_without_a_run_the_largest_move_first() -> None:
         assert row.exponent == pytest.approx(refit.parameters["exponent"], rel=1e-6)
 
 
-def test_a_lone_run_far_out_is_named() -> None:
-    """Its leverage, not its residual, makes a run influential: the law passes close to it."""
+def test_a_single_run_far_from_the_others_comes_first() -> None:
+    """Leverage, not the residual, makes a run influential: the law passes close to it."""
     x = np.append(np.logspace(10, 10.7, 9), 1e13)
     loss = 30 * x**-0.08 * np.exp(0.01 * np.random.default_rng(1).normal(size=10))
     found = influence("power_law", {"train_flops": x, "loss": loss}, **PLACE, at=AT)
@@ -45,7 +45,7 @@ def test_a_lone_run_far_out_is_named() -> None:
     assert abs(found["change"][0]) > 3 * abs(found["change"][1])
 
 
-def test_a_run_without_which_nothing_can_be_fitted_has_no_number() -> None:
+def test_a_run_needed_for_the_fit_has_no_change() -> None:
     found = influence("power_law", runs().iloc[[0, 3, 7]].drop(columns="run_id"), **PLACE, at=AT)
     assert found["predicted"].isna().all()
     assert set(found["run"]) == {0, 1, 2}

@@ -9,8 +9,9 @@ from scipy.stats import f as f_distribution
 from scipy.stats import t as t_distribution
 
 from benchmarks.coverage import CASES, Case, coverage
-from clue_ray.scaling.fitting.fit import Fit, fit_law
-from clue_ray.scaling.fitting.intervals import MANY_CONFIGURATIONS
+from clue_ray.scaling.fitting.fit import fit_law
+from clue_ray.scaling.fitting.intervals import MAX_PROFILED
+from clue_ray.scaling.fitting.result import Fit
 
 FLOOR, HEIGHT, EXPONENT = 1.8, 3.5, 0.25
 
@@ -66,8 +67,7 @@ def test_straight_line_matches_textbook() -> None:
 
 
 def test_exponent_interval_matches_a_slow_profile() -> None:
-    """Least squares over floor and coefficient at each fixed exponent, bracketed by root
-    finding."""
+    """The reference fits floor and coefficient at each exponent and finds the ends as roots."""
     x, y = simulate(10, seed=2)
     found = fit_law(
         "power_law_plus_constant", {"x": x, "y": y}, x="x", y="y", loss="log_least_squares"
@@ -130,12 +130,12 @@ def test_band_of_few_runs_is_smooth_finite_and_widens(law: str) -> None:
     assert max(np.abs(np.diff(high, 2)).max(), np.abs(np.diff(low, 2)).max()) < 0.1  # no jumps
     beyond = (high - low)[x > 9e11]
     assert (np.diff(beyond) > 0).all()
-    for place in (0, 20, 40):  # the envelope agrees with intervals sought one by one
+    for place in (0, 20, 40):  # the envelope agrees with separate intervals
         one = found.predict(x=x[place])
         assert [low[place], high[place]] == pytest.approx(one[1:], abs=0.03)
 
 
-def test_few_runs_are_judged_by_least_squares() -> None:
+def test_few_runs_use_least_squares() -> None:
     """With 3 degrees of freedom nothing is clipped: the robust fit's interval is the textbook t
     interval."""
     found = fit_law("power_law", FEW, x="x", y="y")
@@ -148,7 +148,7 @@ def test_few_runs_are_judged_by_least_squares() -> None:
     assert found.interval("exponent") == pytest.approx((best[1] - error, best[1] + error), rel=1e-4)
 
 
-def test_exact_data_give_a_point() -> None:
+def test_exact_data_have_a_point_as_interval() -> None:
     x = np.logspace(0, 3, 8)
     found = fit_law(
         "power_law_plus_constant", {"x": x, "y": FLOOR + HEIGHT * x**-EXPONENT}, x="x", y="y"
@@ -165,14 +165,13 @@ def test_a_prediction_is_quick() -> None:
 
 @pytest.mark.parametrize("case", [CASES[1], CASES[4]], ids=lambda case: case.name)
 def test_nominal_intervals_cover_in_the_benchmark(case: Case) -> None:
-    """A small `benchmarks/coverage.py`: 60 studies, where 95 % means 52 to 60 (99.9 % of the
-    time)."""
+    """Of 60 studies, 95 % coverage means 52 to 60 with a probability of 99.9 %."""
     found = coverage(case, draws=60)
     assert min(found.values()) >= 52 / 60, found
 
 
 def seeded(seed: int, shared: float, own: float = 0.002, seeds: int = 4) -> dict[str, np.ndarray]:
-    """Draw eight configurations of several seeds, whose runs share a part of their noise."""
+    """Draw eight configurations of several seeds, with runs that share a part of their noise."""
     x = np.logspace(0, 3, 8)
     rng = np.random.default_rng(seed)
     noise = np.repeat(shared * rng.normal(size=8), seeds) + own * rng.normal(size=8 * seeds)
@@ -180,8 +179,7 @@ def seeded(seed: int, shared: float, own: float = 0.002, seeds: int = 4) -> dict
 
 
 def test_intervals_of_seeds_that_err_together_cover() -> None:
-    """Counted as 32 runs, eight configurations would cover about 70 %; profile and bootstrap know
-    better."""
+    """Counted as 32 independent runs, eight configurations would cover only about 70 %."""
     hits = np.zeros(2)
     for seed in range(40):
         found = fit_law("power_law", seeded(seed, shared=0.01), x="x", y="y")
@@ -209,21 +207,20 @@ def test_independent_seeds_count_as_runs_each() -> None:
         fit_law("power_law", seeded(seed, shared=0), x="x", y="y").likelihood.freedom
         for seed in range(8)
     }
-    assert 30 in freedoms  # where configurations differ by no more than their seeds do
+    assert 30 in freedoms  # where configurations differ no more than seeds
 
 
 def test_seeds_do_not_make_many_configurations() -> None:
     found = fit_law("power_law", seeded(0, shared=0.01, seeds=8), x="x", y="y")
-    assert found.num_runs > MANY_CONFIGURATIONS
+    assert found.num_runs > MAX_PROFILED
     assert not found.likelihood.many
     few = fit_law("power_law", seeded(0, shared=0.01), x="x", y="y")
     widths = [np.diff(fit.bootstrap_interval("exponent"))[0] for fit in (few, found)]
-    assert 0.5 < widths[0] / widths[1] < 2  # more seeds of the same configurations tell little more
+    assert 0.5 < widths[0] / widths[1] < 2  # more seeds of few configurations hardly help
 
 
 def uneven(seed: int, num_runs: int = 60) -> dict[str, np.ndarray]:
-    """Draw many runs whose noise is heavy-tailed and fifty times larger at little compute than at
-    much."""
+    """Draw many runs with heavy-tailed noise, fifty times larger at small than at large compute."""
     x = np.logspace(0, 3, num_runs)
     noise = np.geomspace(0.05, 0.001, num_runs) * np.random.default_rng(seed).standard_t(
         3, size=num_runs
@@ -232,8 +229,7 @@ def uneven(seed: int, num_runs: int = 60) -> dict[str, np.ndarray]:
 
 
 def test_intervals_of_many_runs_cover_where_noise_is_uneven() -> None:
-    """Shown is the bootstrap of the fit itself; the profile, which takes noise to be alike, covers
-    about 80 %."""
+    """The bootstrap is shown; the profile, which assumes equal noise, covers about 80 %."""
     hits = np.zeros(2)
     for seed in range(40):
         found = fit_law("power_law", uneven(seed), x="x", y="y")
@@ -253,13 +249,13 @@ def test_what_is_shown_of_many_runs_is_one_interval() -> None:
     low, high = found.band(places)
     for place, *ends in zip(places, low, high, strict=True):
         assert found.predict(x=place)[1:] == pytest.approx(ends)
-    # The estimate is the centre of what is drawn: 60 runs, so the median of the draws is near it.
+    # With 60 runs the median of the draws is near the estimate.
     drawn = found.problem.natural(found.likelihood.draws, "exponent")
     assert abs(np.median(drawn) - found.parameters["exponent"]) < 0.3 * drawn.std()
 
 
 def test_two_kinds_of_interval_that_differ_are_named_on_the_fit() -> None:
-    """A straight line whose noise grows from end to end, and one whose noise is alike."""
+    """Only one of the two straight lines has equal noise everywhere."""
     told = [fit_law("power_law", uneven(seed), x="x", y="y").warnings for seed in range(6)]
     assert any("bootstrap and profile intervals differ" in " ".join(warnings) for warnings in told)
     alike = fitted(60, 0, "power_law_plus_constant", "log_least_squares")

@@ -44,7 +44,7 @@ def test_runs_of_nearly_equal_compute_share_a_level() -> None:
     assert fit_isoflop(table, size="n").levels["num_runs"].tolist() == [7, 7, 7]
 
 
-def test_a_minimum_at_the_edge_is_said_and_left_out() -> None:
+def test_a_minimum_at_the_edge_is_left_out_with_a_warning() -> None:
     table = planted()
     beyond = planted(shift=1.5)
     with pytest.raises(FitError, match="0 of 3 levels of train_flops have a minimum"):
@@ -61,7 +61,7 @@ def test_a_minimum_at_the_edge_is_said_and_left_out() -> None:
     assert found.line.exponent == pytest.approx(0.5, rel=1e-6)
 
 
-def test_few_sizes_and_upside_down_levels_are_said() -> None:
+def test_few_sizes_and_upside_down_levels_are_warnings() -> None:
     table = planted(sizes=4)
     assert (
         sum("rests on 4 runs" in warning for warning in fit_isoflop(table, size="n").warnings) == 3
@@ -136,7 +136,7 @@ def test_interval_of_the_line_is_students_and_covers() -> None:
     assert fit_isoflop(noisy(2, 1), size="n").interval() == (-np.inf, np.inf)
 
 
-def test_parametric_exponent_stands_beside_the_line() -> None:
+def test_parametric_exponent_agrees_with_the_line() -> None:
     """Whatever a token costs: with data = compute / size the best size grows as C^(beta / (alpha +
     beta))."""
     best = (0.3 * 400 / (0.4 * 300)) ** (1 / 0.7) * (np.array([1e14, 1e15, 1e16]) / 9) ** (4 / 7)

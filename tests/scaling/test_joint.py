@@ -8,7 +8,8 @@ import pytest
 
 from clue_ray.errors import FitError
 from clue_ray.scaling.fitting.fit import fit_law
-from clue_ray.scaling.laws.catalogue import LAWS, data_constrained_loss
+from clue_ray.scaling.laws.catalogue import LAWS
+from clue_ray.scaling.laws.joint import data_constrained_loss
 
 VALUES = {
     "non_embedding_params": np.logspace(3, 6, 4),
@@ -26,7 +27,7 @@ FLOOR = 1.8
 
 
 def surface(columns: list[str]) -> pd.DataFrame:
-    """Plant a floor and one term a column on a full grid."""
+    """Plant a floor and one term per column on a full grid."""
     table = pd.DataFrame(product(*(VALUES[column] for column in columns)), columns=columns)
     loss = FLOOR + sum(
         a * table[column] ** -b for column, (a, b) in TERMS.items() if column in columns
@@ -74,7 +75,7 @@ def test_noisy_surface_of_four_columns_brackets_its_truth() -> None:
     assert "{" not in found.law.describe(found.parameters)
 
 
-def test_repeated_data_is_worth_what_was_planted() -> None:
+def test_planted_value_of_repeated_data_is_recovered() -> None:
     size, unique, seen = (
         column.ravel()
         for column in np.meshgrid(np.logspace(4, 6, 3), np.logspace(3, 5, 4), np.logspace(3, 7, 6))
@@ -90,8 +91,7 @@ def test_repeated_data_is_worth_what_was_planted() -> None:
 
 
 def test_limits_of_repeated_data() -> None:
-    """Once is the parametric loss; a few repeats are nearly fresh data; endless repeats are worth 1
-    + R*."""
+    """One pass is the parametric loss, few repeats are nearly new data, many are worth 1 + R*."""
     numbers = {"E": 1.8, "A": 9.0, "B": 40.0, "alpha": 0.3, "beta": 0.35}
     fresh = LAWS["parametric_loss"].function
     once = data_constrained_loss(1e5, 1e4, 1e4, *numbers.values(), 15.0)

@@ -98,7 +98,7 @@ def test_broken_power_law_has_one_slope_on_either_side() -> None:
     assert late[1] / late[0] == pytest.approx(10**-0.4, rel=1e-3)
     sharp = law(
         [X], [0.0, 40.0, 0.15, 0.4, 1e6, 0.02]
-    )  # (x / break)^50 overflows if written down plainly
+    )  # (x / break)^50 overflows if computed directly
     np.testing.assert_allclose(
         sharp,
         np.where(X < 1e6, 40 * X**-0.15, 40 * 1e6**0.25 * X**-0.4),
@@ -106,7 +106,7 @@ def test_broken_power_law_has_one_slope_on_either_side() -> None:
     )
 
 
-def test_hints_about_no_parameter_are_refused() -> None:
+def test_hints_about_unknown_parameters_are_refused() -> None:
     with pytest.raises(FitError, match="no parameter 'c', which its hints name; it has a, b"):
         Law("mine", "a x^-b", ("a", "b"), 1, lambda x, a, b: a * x**-b, bounds={"c": (0, 1)})
     with pytest.raises(FitError, match="coefficient 'a' of a term of mine takes no bounds"):

@@ -1,4 +1,4 @@
-"""Sensitivity: every variant equals the refit it names; what cannot be refitted says why."""
+"""Sensitivity: every variant equals the fit that it names, or has a reason."""
 
 import numpy as np
 import pandas as pd
@@ -68,12 +68,12 @@ def test_embeddings_are_counted_in_rows_and_place(panel: pd.DataFrame) -> None:
     assert abs(row["change"]) > 1e-4
 
 
-def test_a_table_that_does_not_know_its_embeddings_leaves_them_out() -> None:
+def test_embeddings_are_left_out_where_the_table_lacks_them() -> None:
     found = sensitivity("power_law_plus_constant", runs().assign(total_params=None), **PLACE, at=AT)
     assert "embeddings counted" not in set(found["variant"])
 
 
-def test_exact_data_move_under_no_cost() -> None:
+def test_exact_data_have_one_prediction_under_every_cost() -> None:
     found = sensitivity("power_law_plus_constant", runs(noise=0), **PLACE, at=AT).set_index(
         "variant"
     )
@@ -82,7 +82,7 @@ def test_exact_data_move_under_no_cost() -> None:
     assert same["exponent"].to_numpy() == pytest.approx(0.25, rel=1e-5)
 
 
-def test_what_cannot_be_refitted_says_why() -> None:
+def test_variants_that_cannot_be_fitted_have_a_reason() -> None:
     few = runs().iloc[[0, 2, 4, 8]]
     found = sensitivity("power_law_plus_constant", few, **PLACE, at=AT).set_index("variant")
     assert np.isnan(found.loc["without the worst run", "predicted"])

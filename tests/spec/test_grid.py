@@ -107,20 +107,23 @@ def test_shape_and_size_replace_each_other():
     [
         (
             {"encoder.sizes": ["s"]},
-            "'encoder.sizes', which is no field of a run; did you mean 'encoder.size'?",
+            "'encoder.sizes', which is not a field of a run; did you mean 'encoder.size'?",
         ),
-        ({"train": [1]}, "'train', which is no field"),
+        ({"train": [1]}, "'train', which is not a field"),
         ({"sequence_length": []}, "no values"),
         ([], "list no grid"),
-        ({"resources.concurrency": [1, 2]}, "'resources.concurrency', which is no field of a run"),
+        (
+            {"resources.concurrency": [1, 2]},
+            "'resources.concurrency', which is not a field of a run",
+        ),
         (
             {"train.global_batch_size": [-4]},
             "axes point {train.global_batch_size: -4}: train.global_batch_size is -4",
         ),
-        ({"encoder.size": ["q"]}, "no rung of the ladder"),
+        ({"encoder.size": ["q"]}, "not on the ladder"),
         (
             {"encoder.size, train.learning_rat": [["s", 1]]},
-            "'train.learning_rat', which is no field of a run; did you",
+            "'train.learning_rat', which is not a field of a run; did you",
         ),
         (
             {"encoder.size, train.seed": [["s", 1], ["m"]]},
@@ -159,7 +162,7 @@ def test_mistakes(axes, words):
     [
         (["seed"], "write it as FIELD=VALUE"),
         (["sequence_length=2", "sequence_length=4"], "names 'sequence_length' twice"),
-        (["train.learning_rate=[1"], "whose value is no YAML"),
+        (["train.learning_rate=[1"], "whose value is not valid YAML"),
     ],
 )
 def test_mistakes_of_a_point(point, words):

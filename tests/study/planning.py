@@ -1,13 +1,13 @@
-"""Plans over the planted corpus without timing anything, shared by the tests of plans and
-designs."""
+"""Plans over the planted corpus without timing, shared by the tests of plans and warnings."""
 
 from functools import partial
 
 from clue_ray.spec.specs import StudySpec
-from clue_ray.study.costs import given_rate
+from clue_ray.study.checks import check_study
+from clue_ray.study.costs import fixed_rate
 from clue_ray.study.directory import StudyDirectory
 from clue_ray.study.planned import Plan
-from clue_ray.study.planner import check_study, plan_runs
+from clue_ray.study.planner import plan_runs
 
 NODE = {"CPU": 2.0, "trial_slot": 8.0}
 
@@ -36,5 +36,5 @@ def plan(corpus, folder, axes, train=None, retry_failed=False, **changes) -> Pla
         StudyDirectory(folder),
         [NODE],
         retry_failed=retry_failed,
-        timed=partial(given_rate, flops_per_second=1e9),
+        timed=partial(fixed_rate, flops_per_second=1e9),
     )

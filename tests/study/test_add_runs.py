@@ -1,5 +1,4 @@
-"""Growth beyond the grid: continued axes, candidates, and the rounds with a planted law in place of
-training."""
+"""Runs beyond the grid: continued axes, candidates, and rounds with a planted law for training."""
 
 import pandas as pd
 import pytest
@@ -10,7 +9,7 @@ from clue_ray.spec.specs import StudySpec
 from clue_ray.study.add_runs import (
     AddedRuns,
     AddRunsRequest,
-    add_runs,
+    add_in_rounds,
     continue_axis,
     list_candidates,
 )
@@ -41,8 +40,9 @@ def loss_of(row):
 
 
 def trainer(directory, candidates, rise=0.0, fails=lambda row: False, asked=None):
-    """Give the losses of the planted law to the grid and to what was added; note whether to retry
-    what failed."""
+    """Return a stand-in for training: the planted law's losses of the grid and of added runs.
+
+    `asked` collects whether failed runs were to be retried."""
 
     def train(retry_failed):
         if asked is not None:
@@ -91,16 +91,20 @@ def test_an_axis_ends_where_the_log_does(study, corpus):
     assert sorted(table["corpus_users"]) == [60, 120]
 
 
-def test_growth_stays_within_its_budget_and_narrows(study, corpus, candidates, tmp_path):
+def test_added_runs_stay_within_its_budget_and_narrows(study, corpus, candidates, tmp_path):
     budget = 0.7 * float(candidates["train_flops"].max())
-    runs = add_runs(study, corpus, tmp_path, AddRunsRequest(budget), trainer(tmp_path, candidates))
-    grown = AddedRuns.read(tmp_path)
-    assert 0 < grown.spent <= budget
-    assert len(runs) == 12 + len(grown.runs)
-    (low, high), (new_low, new_high) = grown.intervals[0], grown.intervals[-1]
+    runs = add_in_rounds(
+        study, corpus, tmp_path, AddRunsRequest(budget), trainer(tmp_path, candidates)
+    )
+    added = AddedRuns.read(tmp_path)
+    assert 0 < added.spent <= budget
+    assert len(runs) == 12 + len(added.runs)
+    (low, high), (new_low, new_high) = added.intervals[0], added.intervals[-1]
     assert new_high - new_low < high - low
-    assert f"Grown by {len(grown.runs)} runs" in grown.sentence()
-    again = add_runs(study, corpus, tmp_path, AddRunsRequest(budget), trainer(tmp_path, candidates))
+    assert f"Added {len(added.runs)} runs" in added.sentence()
+    again = add_in_rounds(
+        study, corpus, tmp_path, AddRunsRequest(budget), trainer(tmp_path, candidates)
+    )
     assert len(again) == len(runs)  # the budget is for all commands together
 
 
@@ -108,7 +112,7 @@ def test_a_run_that_fails_is_paid_for_once(study, corpus, candidates, tmp_path):
     largest = candidates["train_flops"].max()
     asked, fails = [], lambda row: row["encoder_size"] == "l"
     budget = AddRunsRequest(3 * float(largest))
-    add_runs(
+    add_in_rounds(
         study,
         corpus,
         tmp_path,
@@ -125,14 +129,16 @@ def test_a_run_that_fails_is_paid_for_once(study, corpus, candidates, tmp_path):
 
 
 def test_intervals_at_another_compute_are_not_compared(study, corpus, candidates, tmp_path):
-    for at in (1e12, 1e13, 1e13):
-        add_runs(study, corpus, tmp_path, AddRunsRequest(1.0, at), trainer(tmp_path, candidates))
-        assert AddedRuns.read(tmp_path).at == at
+    for predict_at in (1e12, 1e13, 1e13):
+        add_in_rounds(
+            study, corpus, tmp_path, AddRunsRequest(1.0, predict_at), trainer(tmp_path, candidates)
+        )
+        assert AddedRuns.read(tmp_path).predict_at == predict_at
         assert len(AddedRuns.read(tmp_path).intervals) == 1
 
 
-def test_growth_needs_a_prediction(study, corpus, candidates, tmp_path):
+def test_adding_runs_needs_a_prediction(study, corpus, candidates, tmp_path):
     with pytest.raises(StudyError, match="no prediction to narrow"):
-        add_runs(
+        add_in_rounds(
             study, corpus, tmp_path, AddRunsRequest(1e12), trainer(tmp_path, candidates, rise=0.2)
         )

@@ -1,5 +1,4 @@
-"""Timing encoders where they would train, and joining a cluster: what goes wrong is one
-sentence."""
+"""Timing encoders on a node, and joining a cluster: each error is one sentence."""
 
 import pytest
 import ray
@@ -19,10 +18,10 @@ def test_a_cluster_of_another_ray_is_named_with_ours(monkeypatch):
     monkeypatch.setattr(ray, "init", refuse)
     with pytest.raises(
         ClusterError, match=r"10\.0\.0\.1:6379 cannot be joined \(Version mismatch.*Ray: 1\.0\.0"
-    ) as told:
+    ) as error:
         join("10.0.0.1:6379")
-    assert f"Ray {ray.__version__}" in str(told.value)
-    assert "\n" not in str(told.value)
+    assert f"Ray {ray.__version__}" in str(error.value)
+    assert "\n" not in str(error.value)
 
 
 @pytest.mark.usefixtures("ray_session")

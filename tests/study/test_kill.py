@@ -1,4 +1,4 @@
-"""A study whose driver is killed again and again ends as if nothing had happened."""
+"""A study whose driver is killed several times ends with the same results."""
 
 import os
 import random
@@ -16,8 +16,7 @@ from clue_ray.spec.specs import read_study
 from clue_ray.study.run import run_study
 
 COST = ["wall_seconds", "tokens_per_second", "started_at"]
-"""Columns that tell of the machine, not of the science; any other of time and memory is found by
-its name."""
+"""Columns about the machine, next to those with `seconds` or `memory` in their names."""
 KILLS = 3
 KILL_SEED = 20221122
 STUDY_SECONDS = 240
@@ -35,12 +34,11 @@ def test_killed_three_times_is_the_same_study(planted_log, write_study, tmp_path
         "--output",
         tmp_path / "killed",
     ]
-    draw, seen = random.Random(KILL_SEED), []
-    for _ in range(KILLS):
-        seen.append(kill_while_training(command, tmp_path / "killed" / "tiny", draw.uniform(0, 4)))
+    draw, directory = random.Random(KILL_SEED), tmp_path / "killed" / "tiny"
+    seen = [kill_while_training(command, directory, draw.uniform(0, 4)) for _ in range(KILLS)]
     again = subprocess.run(command, capture_output=True, text=True, timeout=STUDY_SECONDS)
     assert again.returncode == 0, again.stderr
-    finished = read_runs(tmp_path / "killed" / "tiny").table
+    finished = read_runs(directory).table
     science = [c for c in undisturbed if c not in COST and "memory" not in c and "seconds" not in c]
     pd.testing.assert_frame_equal(finished[science], undisturbed[science], check_dtype=False)
     assert seen[-1] < len(undisturbed)  # the last kill came before the end

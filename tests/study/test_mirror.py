@@ -1,5 +1,4 @@
-"""A study whose home is storage: resumed from it on an empty disk, held by one command, stopped
-when it is lost."""
+"""A study on storage: resumed on an empty disk, held by one command, stopped when it is lost."""
 
 import json
 import os
@@ -234,7 +233,7 @@ def test_storage_brings_home_what_is_expected_and_nothing_else(study, corpus, pl
     )
     second = StoredDirectory(tmp_path / "b" / "tiny", place)
     with second.held():
-        assert second.recorded() == {run_id}
+        assert second.ended_run_ids() == {run_id}
         assert second.read_record(run_id).loss == 2.0
         assert "evil" not in " ".join(str(file) for file in second.path.rglob("*"))
         names = {
@@ -259,7 +258,7 @@ def test_runs_from_before_there_was_storage_are_handed_over(study, corpus, place
         )  # nothing before the study is known to be this one
         stored.claim(study, corpus.digest)
     assert f"runs/{run_id}/encoder/encoder.json" in list_files(stored.home)
-    assert fetch_study(place, "tiny", tmp_path / "home").recorded() == {run_id}
+    assert fetch_study(place, "tiny", tmp_path / "home").ended_run_ids() == {run_id}
 
 
 @pytest.mark.parametrize(("status", "kept"), [("failed", False), ("done", True)])
@@ -271,11 +270,11 @@ def test_a_failed_run_tried_again_elsewhere_is_forgotten_here(
         one.claim(study, corpus.digest)
         run_id = leave_run(one, study, corpus, 2, status)
     with other.held():
-        assert other.recorded() == {run_id}
+        assert other.ended_run_ids() == {run_id}
     with one.held():
         one.reopen(run_id)
     with other.held():
-        assert (run_id in other.recorded()) == kept
+        assert (run_id in other.ended_run_ids()) == kept
         other.claim(study, corpus.digest)
     assert (f"runs/{run_id}/record.json" in list_files(one.home)) == kept
 
@@ -297,7 +296,7 @@ def test_a_run_that_storage_did_not_take_has_not_ended(study, corpus, place, tmp
     )
     with pytest.raises(StudyError, match="storage refused"):
         leave_run(directory, study, corpus, 2)
-    assert directory.recorded() == set()
+    assert directory.ended_run_ids() == set()
 
 
 def test_another_study_is_not_mixed_in(study, corpus, place, tmp_path):
@@ -312,7 +311,7 @@ def test_another_study_is_not_mixed_in(study, corpus, place, tmp_path):
     ):
         pass
     assert (other.path / "owner.json").read_bytes() == before
-    with pytest.raises(StudyError, match="holds no study; look at --storage"):
+    with pytest.raises(StudyError, match="holds no study; check --storage"):
         fetch_study(place, "none", tmp_path / "b")
 
 
@@ -329,11 +328,11 @@ def test_a_study_goes_on_from_storage_alone_and_stops_when_it_is_lost(
             f"runs/{run_id}/{name}" for name in ("record.json", "curve.json", "log.txt")
         } <= set(files)
         assert any(name.startswith(f"runs/{run_id}/checkpoints/step_") for name in files)
-    assert "runs.csv" in files
+    assert {"runs.csv", "fits.json", "report/index.html"} <= set(files)
     assert not any(name.startswith("tune/") for name in files)
 
     grown = study.model_copy(update={"axes": {"sequence_length": [2, 4, 8]}})
-    monkeypatch.setattr(StoredDirectory, "trouble", "Storage is lost; run the same command again.")
+    monkeypatch.setattr(StoredDirectory, "failure", "Storage is lost; run the same command again.")
     with pytest.raises(StudyError, match="Storage is lost"):
         run_study(grown, tmp_path / "b", storage=place)
     monkeypatch.undo()

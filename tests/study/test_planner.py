@@ -9,10 +9,11 @@ import pytest
 from clue_ray.errors import SpecError
 from clue_ray.spec.compute import train_flops
 from clue_ray.storage.files import write_json
-from clue_ray.study.costs import Workload, given_rate
+from clue_ray.study.checks import check_study
+from clue_ray.study.costs import Workload, fixed_rate
 from clue_ray.study.directory import StudyDirectory
-from clue_ray.study.planner import BYTES_PER_PARAM, check_study, plan_runs
-from clue_ray.study.warnings import no_service_alone, untaught_pairs
+from clue_ray.study.planner import BYTES_PER_PARAM, plan_runs
+from clue_ray.study.warnings import no_service_alone, untrained_pairs
 from tests.study.planning import make_study, plan
 
 WIDE = {"encoder.size": ["xxs", "xs", "s", "m"], "sequence_length": [1, 2, 4, 8]}
@@ -24,7 +25,7 @@ def test_a_budget_is_spent_by_every_size(corpus, tmp_path):
     )
     assert len(planned.runs) == 6
     for run in planned.runs:
-        step = train_flops(run.run.encoder, Workload(corpus).step(run.run).asked)
+        step = train_flops(run.run.encoder, Workload(corpus).step(run.run).required)
         assert abs(run.train_flops - run.run.train.train_flops) <= step / 2
     params = {}
     for run in planned.runs:
@@ -73,7 +74,7 @@ def test_what_is_finished_is_neither_timed_nor_placed_again(corpus, tmp_path):
 
     def timed(runs):
         asked.extend(run.sequence_length for run in runs)
-        return given_rate(runs, 1e3)
+        return fixed_rate(runs, 1e3)
 
     again = plan_runs(
         make_study({"sequence_length": [1, 2]}),
@@ -89,7 +90,7 @@ def test_what_is_finished_is_neither_timed_nor_placed_again(corpus, tmp_path):
 
 
 def test_runs_at_a_time_are_as_many_as_asked_for(corpus, tmp_path):
-    for workers, lanes in ((1, "concurrency"), (2, "gangs")):
+    for workers, attribute in ((1, "concurrency"), (2, "multi_worker_runs")):
         for asked, found in (("auto", 8 // workers), (3, 3)):
             study = make_study({"resources.workers": [workers]}, resources={"concurrency": asked})
             node = {"CPU": 8.0, "trial_slot": 8.0}
@@ -98,9 +99,9 @@ def test_runs_at_a_time_are_as_many_as_asked_for(corpus, tmp_path):
                 corpus,
                 StudyDirectory(tmp_path),
                 [node],
-                timed=lambda runs: given_rate(runs, 1e9),
+                timed=lambda runs: fixed_rate(runs, 1e9),
             )
-            assert getattr(planned, lanes) == found
+            assert getattr(planned, attribute) == found
     with pytest.raises(
         SpecError, match=r"resources\.concurrency is 0, but the input should be greater than 0"
     ):
@@ -128,7 +129,7 @@ def test_a_changed_study_says_what_stays_valid(corpus, tmp_path):
     for words in (
         "another grid's and train once: 1.",
         "still valid: 1 of 4 runs.",
-        "would again: 1.",
+        "would diverge again: 1.",
         "Failed before: 1, left as they are; clue-ray run --retry-failed",
         f"no longer in this study file: 1, kept in {tmp_path}",
     ):
@@ -151,12 +152,12 @@ def test_a_changed_study_says_what_stays_valid(corpus, tmp_path):
         (
             {"encoder.size, sequence_length": [["xxs", 1], ["xs", 2], ["s", 4], ["m", 8]]},
             {},
-            "non-embedding parameters and sequence length move together (correlation of logarithms 1.00)",
+            "sequence length vary together (correlation of logarithms 1.00)",
         ),
         (
             {"budgets": [1e9], "encoder.size": ["xxs", "xs", "s", "m"]},
             {},
-            "non-embedding parameters and training tokens move together (correlation of logarithms -",
+            "training tokens vary together (correlation of logarithms -",
         ),
         (
             WIDE,
@@ -170,9 +171,9 @@ def test_a_changed_study_says_what_stays_valid(corpus, tmp_path):
         ),
     ],
 )
-def test_a_weak_design_is_told_with_its_number(corpus, tmp_path, axes, train, words):
-    told = [w for w in plan(corpus, tmp_path, axes, train).warnings if "pool" not in w]
-    assert any(words in warning for warning in told) if words else not told
+def test_a_weak_design_is_a_warning_with_its_number(corpus, tmp_path, axes, train, words):
+    found = [w for w in plan(corpus, tmp_path, axes, train).warnings if "pool" not in w]
+    assert any(words in warning for warning in found) if words else not found
 
 
 def test_epochs_are_counted_as_batches_are_drawn(corpus, tmp_path):
@@ -192,7 +193,7 @@ def test_a_small_pool_says_what_it_can_tell_apart(corpus, tmp_path):
     assert f"{0.6 / users**0.5:.3f} nats" in warning
 
 
-def test_pairs_with_fewer_users_than_a_batch_are_told(corpus, tmp_path):
+def test_pairs_with_fewer_users_than_a_batch_are_a_warning(corpus, tmp_path):
     shared = {(0, 1): 60, (0, 2): 15, (1, 2): 0}
     three = SimpleNamespace(
         train_users=np.arange(60),
@@ -200,15 +201,15 @@ def test_pairs_with_fewer_users_than_a_batch_are_told(corpus, tmp_path):
         users_of_pair=lambda users, pair: users[: shared[pair]],
     )
     planned = plan(corpus, tmp_path, {"sequence_length": [4]}).runs  # batches of 16
-    (said,) = untaught_pairs(planned, three)
+    (said,) = untrained_pairs(planned, three)
     assert said.startswith(
         "up to 1 of 3 service pairs have fewer training users than a batch and are left out"
     )
     shared[0, 2] = 16
-    assert untaught_pairs(planned, three) == []
+    assert untrained_pairs(planned, three) == []
 
 
-def test_runs_without_a_service_to_train_on_alone_are_told(corpus, tmp_path):
+def test_runs_without_single_service_batches_are_a_warning(corpus, tmp_path):
     planned = plan(corpus, tmp_path, {"train.same_service": [0.0, 0.5]}).runs  # batches of 16
     few = SimpleNamespace(
         train_users=np.arange(60),

@@ -1,4 +1,4 @@
-"""Storage is looked at from every node before anything trains."""
+"""Storage is checked from every node before anything trains."""
 
 import shutil
 import tempfile
@@ -15,7 +15,7 @@ from clue_ray.storage.place import resolve_place
 from clue_ray.study import probes as storage
 from clue_ray.study.directory import StudyDirectory
 from clue_ray.study.mirror import StoredDirectory
-from clue_ray.study.probes import Places, check_storage, find_trouble, node_trouble, probes
+from clue_ray.study.probes import Places, check_storage, find_failure, node_failure, probes
 from clue_ray.study.trial import checkpoint_place
 
 
@@ -23,7 +23,7 @@ def test_what_a_node_may_lack(tmp_path):
     states, uri = str(tmp_path / "states"), f"file://{tmp_path}/lake"
 
     def found(*written, corpus=None):
-        return find_trouble(Places(written, ".probe", corpus))
+        return find_failure(Places(written, ".probe", corpus))
 
     with pytest.raises(StudyError), probes([states, "ftp://x/y"]):
         pass
@@ -40,14 +40,13 @@ def test_what_a_node_may_lack(tmp_path):
 
 
 def test_an_error_of_a_node_is_one_sentence():
-    trouble = node_trouble(
+    trouble = node_failure(
         "Node 1.2.3.4", RayTaskError("f", "a\nb\n", MemoryError("no room\nfor it"))
     )
-    assert str(trouble) == "Node 1.2.3.4 failed at a task (no room); mend it or take it away."
-    unplaced = str(node_trouble("Node", TaskUnschedulableError("gone.")))
+    assert str(trouble) == "Node 1.2.3.4 failed a task (no room); repair or remove it."
+    unplaced = str(node_failure("Node", TaskUnschedulableError("gone.")))
     assert (
-        unplaced
-        == "Node failed at a task (The task is not schedulable: gone); mend it or take it away."
+        unplaced == "Node failed a task (The task is not schedulable: gone); repair or remove it."
     )
 
 
@@ -93,14 +92,14 @@ def test_every_other_node_is_asked(planted_log, write_study, corpus, tmp_path, m
         assert [path.name for path in (tmp_path / "out").rglob("*")] == ["tiny"]
         stored = StoredDirectory(here.path, f"file://{tmp_path}/lake")
         check_storage(kept, stored, share_corpus(corpus, f"file://{tmp_path}/lake/c").place)
-        monkeypatch.setattr(storage, "find_trouble", lambda places: f"does not see {places.corpus}")
+        monkeypatch.setattr(storage, "find_failure", lambda places: f"does not see {places.corpus}")
         with pytest.raises(
             ClusterError,
             match=rf"^Node \S+ does not see {corpus.path}; the study's folder is .*--output",
         ):
             check_storage(study, here, corpus.place)
         monkeypatch.setattr(
-            storage, "find_trouble", lambda places: f"cannot write {places.written[0]}"
+            storage, "find_failure", lambda places: f"cannot write {places.written[0]}"
         )
         with pytest.raises(
             ClusterError,

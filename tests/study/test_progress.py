@@ -1,4 +1,4 @@
-"""What a study tells of itself while it runs."""
+"""The progress that a study reports while it runs."""
 
 from types import SimpleNamespace
 
@@ -39,7 +39,7 @@ def trial(run_id, **result):
 def test_counts_and_time_left():
     heard = []
     progress = StudyProgress(make_plan(finished=[3]), heard.append)
-    progress.tell()
+    progress.report()
     assert heard[-1].finished == 1
     assert heard[-1].seconds_left == pytest.approx(
         120, rel=0.1
@@ -54,7 +54,7 @@ def test_counts_and_time_left():
     assert heard[-1].ended == ["done size xs, length 8, users 1,200, batch 16  loss 5.4000"]
 
 
-def test_a_resumed_run_that_dies_is_told():
+def test_a_resumed_run_that_dies_is_reported():
     heard = []
     progress = StudyProgress(make_plan(), heard.append)
     progress.on_trial_error(0, [], trial("r1"))
@@ -81,7 +81,7 @@ def test_plain_terminal_says_what_runs_and_what_is_left(capsys):
     with StudyView(Console(width=120)) as view:
         view.update(heard[-1])
     out = capsys.readouterr().out
-    assert "tiny: 4 runs, 0 finished before, 4 to train, 2 at a time, about 2.0 minutes." in out
+    assert "tiny: 4 runs, 0 finished before, 4 to train, 2 concurrently, about 2.0 minutes." in out
     assert "warning: a warning" in out
     assert "[0/4] now: size xs, length 8" in out
     assert "left" in out
@@ -90,7 +90,8 @@ def test_plain_terminal_says_what_runs_and_what_is_left(capsys):
 
 def test_law_table_says_what_is_not_identified():
     row = {
-        "law": "power_law", "formula": "2 x^-0.1", "backtest_error_nats": 0.0312, "held_out_error_nats": -0.02,
+        "law": "power_law", "formula": "2 x^-0.1",
+        "backtest_error_nats": 0.0312, "held_out_error_nats": -0.02,
         "exponent": 0.1, "exponent_low": None, "exponent_high": None,
         "loss_at_10x": 4.5, "loss_at_10x_low": 4.0, "loss_at_10x_high": None,
     }  # fmt: skip

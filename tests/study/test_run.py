@@ -8,7 +8,6 @@ import pytest
 from ray import tune
 
 from clue_ray.errors import CorpusError, StudyError
-from clue_ray.report.page import write_report
 from clue_ray.runs import RUN_COLUMNS
 from clue_ray.spec.specs import read_study
 from clue_ray.storage.lock import locked
@@ -32,7 +31,7 @@ def study(planted_log, write_study):
 @pytest.fixture
 def finished(study, output):
     snapshots = []
-    runs = run_study(study, output, listener=snapshots.append)
+    runs = run_study(study, output, on_progress=snapshots.append)
     return runs, snapshots
 
 
@@ -58,8 +57,7 @@ def test_study_runs_reports_and_resumes(finished, study, output, planted_log, wr
         left = {path.name for path in (directory / "runs" / run_id).iterdir()}
         assert {"spec.json", "record.json", "checkpoints", "log.txt"} <= left
 
-    page = write_report(directory)
-    assert page.exists()
+    assert (directory / "report" / "index.html").exists()
     assert (directory / "report" / "report.md").exists()
     assert (directory / "fits.json").exists()
 
@@ -143,7 +141,7 @@ def test_failed_run_is_a_row_and_tried_again_when_asked(planted_log, write_study
 
     in_the_way.rmdir()
     snapshots = []
-    assert run_study(study, output, listener=snapshots.append).table["status"].tolist() == [
+    assert run_study(study, output, on_progress=snapshots.append).table["status"].tolist() == [
         "done",
         "failed",
     ]
@@ -175,5 +173,5 @@ def test_tune_results_are_reachable_and_callbacks_heard(
     assert [result.config["run"]["run_id"] for result in grid] == ended
     assert len(ended) == 1
     assert grid[0].metrics["status"] == "done"
-    with pytest.raises(StudyError, match="nothing of Ray Tune's"):
+    with pytest.raises(StudyError, match="no results of Ray Tune"):
         tune_results(output)

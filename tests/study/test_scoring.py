@@ -1,5 +1,4 @@
-"""Finished runs put to tasks through Ray Tune: what fails is a sentence in a row, what is known is
-not done again."""
+"""Finished runs are evaluated on tasks through Ray Tune, once each; failures are sentences in rows."""
 
 import json
 import shutil
@@ -93,7 +92,7 @@ def test_scores_join_the_table_and_failures_are_sentences(study, found, ray_sess
     assert table["transfer_found_again_mrr"][0] == good_row["mrr"]["value"]
 
     monkeypatch.setattr(
-        scoring, "run_trials", lambda *_: pytest.fail("what is known was scored again")
+        scoring, "_run_trials", lambda *_: pytest.fail("what is known was scored again")
     )
     assert score_study(study, tasks[:1], {}) == results[:2]
     with pytest.raises(
@@ -102,7 +101,7 @@ def test_scores_join_the_table_and_failures_are_sentences(study, found, ray_sess
         score_study(study, tasks[1:], {})
 
 
-def test_a_trial_s_fault_and_its_mistake_are_told_and_mended(study, found, ray_session, corpus):
+def test_errors_of_a_trial_are_recorded_and_cleared(study, found, ray_session, corpus):
     run_id = next(study.glob("runs/*/encoder")).parent.name
     weights = study / "runs" / run_id / "encoder" / "weights.safetensors"
     whole = weights.read_bytes()
@@ -138,7 +137,7 @@ def test_the_command_scores_a_study(study, found, ray_session, tmp_path):
     assert shown.exit_code == 1
     assert "TF-IDF, cosine" in shown.output
     assert "has no score. Run" in shown.output
-    with pytest.raises(SpecError, match="share the name 'found-again'"):
+    with pytest.raises(SpecError, match="have the same name 'found-again'"):
         read_tasks([file, file])
 
 

@@ -1,5 +1,4 @@
-"""The shipped studies: every file expands, and those for a laptop plan on a log as large as they
-need."""
+"""The shipped studies: every file expands, and the laptop studies can be planned."""
 
 from functools import partial
 from pathlib import Path
@@ -11,9 +10,10 @@ import yaml
 from clue_ray.corpus.planted import PlantedSpec, planted_events
 from clue_ray.spec.grid import check_size, expand
 from clue_ray.spec.specs import StudySpec, read_study
-from clue_ray.study.costs import given_rate
+from clue_ray.study.checks import check_batch
+from clue_ray.study.costs import fixed_rate
 from clue_ray.study.directory import StudyDirectory
-from clue_ray.study.planner import check_batch, plan_runs
+from clue_ray.study.planner import plan_runs
 from tests.plain import plain_corpus
 from tests.study.planning import NODE
 
@@ -59,11 +59,11 @@ def test_a_laptop_study_plans(file, crowd, tmp_path):
         crowd,
         StudyDirectory(tmp_path),
         [NODE],
-        timed=partial(given_rate, flops_per_second=1e10),
+        timed=partial(fixed_rate, flops_per_second=1e10),
     )
     assert len(planned.runs) == len(expand(study))
     assert planned.concurrency == 2
-    assert not any("move together" in warning for warning in planned.warnings)
+    assert not any("vary together" in warning for warning in planned.warnings)
     assert max(run.train_flops for run in planned.runs) < LAPTOP_FLOPS
     assert (file.with_name(file.name.replace("-laptop", ""))).exists()
 

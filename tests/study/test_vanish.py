@@ -1,5 +1,4 @@
-"""A bucket deleted while a study trains: the study ends with one sentence, leaves nothing behind,
-and goes on later."""
+"""A bucket deleted while a study trains: one error, nothing left behind, and the study resumes."""
 
 import time
 from contextlib import suppress
@@ -16,7 +15,10 @@ from clue_ray.storage.lease import LEASE_FILE
 from clue_ray.storage.place import place_below
 from clue_ray.study.run import run_study
 
-LOST = r"has been unavailable for \d+ s \(the bucket does not exist: check its name\); fix it and run the same command again"
+LOST = (
+    r"has been unavailable for \d+ s \(the bucket does not exist: check its name\); fix it and run "
+    r"the same command again"
+)
 
 
 @pytest.fixture
@@ -67,7 +69,7 @@ def test_a_study_whose_bucket_vanishes_ends_and_goes_on_when_it_is_back(
             vanish(bucket)
 
     with pytest.raises(StudyError, match=LOST):
-        run_study(study, tmp_path / "a", storage=storage, listener=look)
+        run_study(study, tmp_path / "a", storage=storage, on_progress=look)
     wait_until(lambda: ray.available_resources().get("CPU") == 2, 60)
 
     bucket.create_dir("lake")

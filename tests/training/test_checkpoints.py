@@ -11,7 +11,7 @@ from clue_ray.errors import StudyError
 from clue_ray.spec.specs import ResourcesSpec, RunSpec, TrainSpec
 from clue_ray.storage import files
 from clue_ray.storage.place import place_below, resolve_place
-from clue_ray.study.tune import spelled_out
+from clue_ray.study.tune import trial_spec
 from clue_ray.training import checkpoints
 from clue_ray.training.checkpoints import check_owner, load_state, save_state
 from clue_ray.training.tensorboard import CurveEvents, log_to
@@ -83,7 +83,7 @@ def test_states_of_a_run_that_starts_again_outlive_the_damaged_ones(tmp_path):
 def test_a_folder_is_the_driver_s_not_the_trial_s(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     run = RunSpec(train=TrainSpec(steps=1), resources=ResourcesSpec(checkpoints="kept"))
-    assert spelled_out(run)["resources"]["checkpoints"] == str(tmp_path / "kept")
+    assert trial_spec(run)["resources"]["checkpoints"] == str(tmp_path / "kept")
     assert resolve_place("s3://bucket/kept") == "s3://bucket/kept"
     assert not resolve_place("~/kept").startswith("~")
 

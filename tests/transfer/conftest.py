@@ -1,4 +1,4 @@
-"""An exported encoder of the planted corpus, for the tests of this room."""
+"""An exported encoder of the planted corpus."""
 
 import pyarrow.parquet as pq
 import pytest
@@ -27,7 +27,7 @@ def events(planted_log):
 
 @pytest.fixture(scope="session")
 def encoder_folder(run_spec, corpus, events, tmp_path_factory):
-    """An encoder of drawn weights, positions included, exported beside the corpus it fits."""
+    """An exported encoder for the planted corpus, with random weights, including positions."""
     texts = sorted(set(events["text"].to_pylist()))
     train_tokenizer(texts, corpus.manifest["spec"]["vocab_size"]).save(
         str(corpus.path / "tokenizer.json")

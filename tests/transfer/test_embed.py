@@ -1,5 +1,4 @@
-"""Embedding a log on real Ray Data: every user once, resumed by parts, only what is new, nobody
-lost."""
+"""Embeddings of a log: every user once, resumed by parts, only new events, nobody lost."""
 
 import json
 import shutil
@@ -20,7 +19,7 @@ from clue_ray.transfer.embed.writing import (
     NOTHING_NEW,
     OTHER_SERVICES,
     USER_ROWS,
-    rows_of_part,
+    read_user_rows,
     write_parts,
 )
 from clue_ray.transfer.encode import UserEncoder, load_encoder
@@ -28,8 +27,8 @@ from clue_ray.transfer.encode import UserEncoder, load_encoder
 
 @pytest.fixture(scope="module")
 def ray_session(s3_query):
-    """A session of two cores that says that it has a GPU, started when credentials are set: workers
-    take them over."""
+    """A session of two cores that claims a GPU, started after S3 credentials are set, because
+    workers inherit them."""
     import ray
 
     folder = tempfile.mkdtemp(prefix="cr-", dir="/tmp")
@@ -42,10 +41,10 @@ def ray_session(s3_query):
 
 @pytest.fixture
 def in_this_process(monkeypatch):
-    """Do what Ray Data's tasks do one after the other, for tests of what they do."""
+    """Do the work of the Ray Data tasks sequentially in this process."""
 
     def make_parts(reading, exported, plan, gpus_per_worker):
-        rows = [table for part in reading.parts for table in rows_of_part(part, reading, plan)]
+        rows = [table for part in reading.parts for table in read_user_rows(part, reading, plan)]
         write_parts(pa.concat_tables([USER_ROWS.empty_table(), *rows]), UserEncoder(exported), plan)
 
     monkeypatch.setattr(embed, "make_parts", make_parts)
@@ -53,8 +52,7 @@ def in_this_process(monkeypatch):
 
 @pytest.fixture(scope="module")
 def log(events, tmp_path_factory):
-    """The planted log with a user of bad rows only, a nameless row, and a user of an unknown
-    service."""
+    """The planted log with a user of bad rows only, a row without user, and an unknown service."""
     path = tmp_path_factory.mktemp("embed") / "log.parquet"
     odd = {"user_id": ["broken", None, "stranger"], "service": ["shop", "shop", "elsewhere"]}
     rows = pa.table({**odd, "timestamp": [1, 2, 3], "text": [None, "x", "tea"]})
@@ -95,7 +93,7 @@ def test_every_user_is_in_the_output_or_listed_with_the_reason(embedded, encoder
 
 
 @pytest.mark.ray
-def test_an_interrupted_embedding_goes_on_by_parts(embedded, encoder_folder, log, in_this_process):
+def test_an_interrupted_embedding_resumes_by_parts(embedded, encoder_folder, log, in_this_process):
     manifest, output = embedded
     assert embed_users(encoder_folder, str(log), str(output)) == manifest  # finished: nothing runs
     files = sorted((output / "vectors").glob("*.parquet"))
@@ -119,7 +117,7 @@ def test_another_request_does_not_mix_in(embedded, encoder_folder, log, tmp_path
     with pytest.raises(StudyError, match="other settings"):
         embed_users(encoder_folder, str(log), str(output), per_service=True)
     (tmp_path / "file").write_text("x")
-    with pytest.raises(StudyError, match="other files than an embedding"):
+    with pytest.raises(StudyError, match="files other than an embedding"):
         embed_users(encoder_folder, str(log), str(tmp_path))
 
 
@@ -155,7 +153,7 @@ def test_only_users_with_new_events_are_embedded_again(
     assert np.allclose(row["vector"], whole.values[0], atol=1e-6)
 
 
-def test_a_vector_a_service_and_services_asked_for(
+def test_vectors_per_service_and_requested_services(
     encoder_folder, log, corpus, tmp_path, in_this_process
 ):
     first = corpus.services[0]
@@ -174,7 +172,7 @@ def test_a_vector_a_service_and_services_asked_for(
     } == named
 
 
-def test_what_cannot_be_gone_on_from_is_told(
+def test_an_embedding_that_cannot_be_resumed_is_refused(
     encoder_folder, log, corpus, tmp_path, in_this_process
 ):
     services = (corpus.services[0], "nowhere")
@@ -183,13 +181,13 @@ def test_what_cannot_be_gone_on_from_is_told(
         encoder_folder, CorpusSpec(events=str(log), services=services), str(place)
     )
     assert manifest["absent_services"] == ["nowhere"]
-    with pytest.raises(StudyError, match="has per_service False, this is to have True"):
+    with pytest.raises(StudyError, match="has per_service False, not True"):
         embed_users(
             encoder_folder, str(log), str(tmp_path / "n"), per_service=True, since=str(place)
         )
     (tmp_path / "f").mkdir()
     (tmp_path / "f" / "manifest.json").write_text("{}")
-    with pytest.raises(StudyError, match="is no manifest of an embedding"):
+    with pytest.raises(StudyError, match="is not a manifest of an embedding"):
         embed_users(encoder_folder, str(log), str(tmp_path / "n"), since=str(tmp_path / "f"))
     (place / "manifest.json").unlink()
     next((place / "vectors").glob("*")).write_bytes(b"cut short")
@@ -200,12 +198,12 @@ def test_what_cannot_be_gone_on_from_is_told(
 def test_an_actor_writes_packed_buckets_as_a_task_writes_rows(
     encoder_folder, log, tmp_path, monkeypatch
 ):
-    """What actors do, one bucket a call, without Ray."""
+    """The calls that actors receive, one bucket per call, without Ray."""
     monkeypatch.setattr(embed.ray, "get", lambda held: held)
 
     def make_parts(reading, exported, plan, gpus_per_worker):
         rows = pa.concat_tables(
-            [table for part in reading.parts for table in rows_of_part(part, reading, plan)]
+            [table for part in reading.parts for table in read_user_rows(part, reading, plan)]
         )
         actor, packed = embed.PartEncoder(exported, plan), embed.pack_buckets(rows)
         assert [actor(packed.slice(row, 1)).num_rows for row in range(len(packed))] == [
@@ -224,10 +222,10 @@ def test_an_actor_writes_packed_buckets_as_a_task_writes_rows(
 
 
 @pytest.mark.ray
-def test_gpus_that_are_nowhere_are_not_waited_for(embedded, encoder_folder, log, tmp_path):
+def test_missing_gpus_are_an_error_at_once(embedded, encoder_folder, log, tmp_path):
     with pytest.raises(
         ClusterError,
-        match="is to hold 2 GPU, but the Ray cluster has 1; leave --gpus-per-worker out",
+        match="needs 2 GPU, but the Ray cluster has 1; leave --gpus-per-worker out",
     ):
         embed_users(encoder_folder, str(log), str(tmp_path / "o"), gpus_per_worker=2)
 
@@ -254,7 +252,7 @@ def test_an_earlier_embedding_by_another_encoder_does_not_count(
     (other / "encoder.json").write_text(json.dumps(card | {"max_item_tokens": 3}))
     with pytest.raises(StudyError, match="leave --since out"):
         embed_users(other, str(log), str(tmp_path / "o"), since=str(output))
-    with pytest.raises(StudyError, match="is no finished embedding"):
+    with pytest.raises(StudyError, match="is not a finished embedding"):
         embed_users(other, str(log), str(tmp_path / "o"), since=str(tmp_path))
 
 

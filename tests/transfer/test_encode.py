@@ -1,5 +1,4 @@
-"""An exported encoder alone: the same vectors as the model it came from, without ray, for any
-service."""
+"""An exported encoder gives the vectors of its model, without ray and for any service."""
 
 import json
 import subprocess
@@ -35,7 +34,7 @@ def test_vectors_of_a_log_are_those_of_the_corpus(encoder_folder, corpus, events
     assert np.allclose(found.values[row[corpus.user_ids[0], corpus.services[0]]], plain, atol=1e-5)
 
 
-def test_a_user_is_the_mean_of_his_services_whatever_their_sizes(encoder_folder, events):
+def test_a_user_is_the_mean_of_the_services_whatever_their_sizes(encoder_folder, events):
     encoder = load_encoder(encoder_folder)
     each, one = encoder.encode(events, per_service=True), encoder.encode(events)
     assert one.services is None
@@ -45,7 +44,7 @@ def test_a_user_is_the_mean_of_his_services_whatever_their_sizes(encoder_folder,
         assert np.allclose(one.values[index], mean / np.linalg.norm(mean), atol=1e-6)
 
 
-def test_chunks_do_not_show(encoder_folder, events, monkeypatch):
+def test_chunks_do_not_change_the_vectors(encoder_folder, events, monkeypatch):
     encoder = load_encoder(encoder_folder)
     whole = encoder.encode(events, per_service=True).values
     monkeypatch.setattr(encode, "EVENTS_PER_PASS", 50)
@@ -53,7 +52,7 @@ def test_chunks_do_not_show(encoder_folder, events, monkeypatch):
     assert np.allclose(encoder.encode(events, per_service=True).values, whole, atol=1e-6)
 
 
-def test_each_distinct_item_is_encoded_once_a_block(encoder_folder, events, monkeypatch):
+def test_each_distinct_item_is_encoded_once_per_block(encoder_folder, events, monkeypatch):
     encoder, encoded = load_encoder(encoder_folder), []
     plain = encoder.model.encode_items
     monkeypatch.setattr(encode, "EVENTS_PER_PASS", 50)
@@ -100,7 +99,7 @@ def test_times_are_read_as_a_log_s_are(encoder_folder, events):
 
 
 def test_the_encoder_comes_back_as_it_was(encoder_folder, run_spec, corpus):
-    exported = read_encoder(encoder_folder.parent)  # the run's folder stands for the one in it
+    exported = read_encoder(encoder_folder.parent)  # the run's folder is accepted, too
     assert exported.card.run.encoder == run_spec.encoder
     assert exported.card.services == corpus.services
     assert exported.card.digest == read_encoder(encoder_folder).card.digest
@@ -110,14 +109,13 @@ def test_the_encoder_comes_back_as_it_was(encoder_folder, run_spec, corpus):
 
 
 def test_loading_needs_no_ray(encoder_folder):
-    code = f"import sys, clue_ray; clue_ray.load_encoder({str(encoder_folder)!r}); print('ray' in sys.modules)"
-    assert (
-        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip()
-        == "False"
-    )
+    load = f"clue_ray.load_encoder({str(encoder_folder)!r})"
+    code = f"import sys, clue_ray; {load}; print('ray' in sys.modules)"
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert shown.stdout.strip() == "False"
 
 
-def test_what_is_no_encoder_is_refused(encoder_folder, events, tmp_path):
+def test_a_folder_without_a_valid_encoder_is_refused(encoder_folder, events, tmp_path):
     with pytest.raises(StudyError, match="holds no encoder"):
         load_encoder(tmp_path)
     damaged = tmp_path / "damaged"

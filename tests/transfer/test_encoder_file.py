@@ -1,5 +1,4 @@
-"""What a finished run leaves is what it trained; a run that ended before encoders were exported is
-exported late."""
+"""A run exports the encoder that it trained; an older run exports it when it is read."""
 
 import json
 import shutil
@@ -19,7 +18,7 @@ from clue_ray.transfer.encoder_file import export_run, read_encoder
 
 @pytest.fixture(scope="module")
 def finished(run_spec, encoder_folder, corpus, tmp_path_factory):
-    """The folder of a study and that of its run, as a study of an earlier version left them."""
+    """A study and its run, as an earlier version left them."""
     assert encoder_folder.exists()  # its fixture gives the corpus its tokenizer
     study = tmp_path_factory.mktemp("study")
     run = run_spec.model_copy(update={"train": run_spec.train.model_copy(update={"steps": 3})})
@@ -66,7 +65,7 @@ def test_a_study_or_an_unfinished_run_is_no_encoder(finished, tmp_path):
         read_encoder(failed)
 
 
-def test_the_command_prints_methods_and_who_was_judged(finished, planted_log, corpus, tmp_path):
+def test_the_command_prints_methods_and_test_users(finished, planted_log, corpus, tmp_path):
     _, folder = finished
     task = tmp_path / "task.yaml"
     task.write_text(

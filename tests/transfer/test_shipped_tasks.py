@@ -1,5 +1,4 @@
-"""The shipped tasks: every file says what it asks and how to run it, and those whose log is here
-make examples."""
+"""Every shipped task has a question and a command; those with a log here make examples."""
 
 from pathlib import Path
 
@@ -18,7 +17,7 @@ AMAZON = FOLDER.parents[1] / "data" / "amazon-cdsr" / "events.parquet"
 
 
 @pytest.mark.parametrize("file", TASKS, ids=lambda file: file.stem)
-def test_a_shipped_task_says_what_it_asks(file):
+def test_a_shipped_task_has_a_question_and_its_command(file):
     task = read_task(file)
     assert task.name == file.stem
     assert task.question.endswith("?")
@@ -28,13 +27,12 @@ def test_a_shipped_task_says_what_it_asks(file):
     ]
     assert task.events == study.corpus.events
     held_out = study.corpus.split.test
-    assert (
-        task.other_company or task.split.test <= held_out
-    )  # so that no encoder of the study has met the test users
+    # No encoder of the study was trained on the test users.
+    assert task.other_company or task.split.test <= held_out
 
 
 @pytest.mark.parametrize("file", sorted(OPEN.glob("tasks/*.yaml")), ids=lambda file: file.stem)
-def test_a_task_of_the_open_study_asks_for_users_it_held_out(file):
+def test_a_task_of_the_open_study_has_held_out_test_users(file):
     task, corpus = read_task(file), read_study(OPEN / f"{file.stem.split('-')[0]}.yaml").corpus
     assert task.events == corpus.events
     assert task.split.test <= corpus.split.test

@@ -1,5 +1,4 @@
-"""Downstream tasks: measures against plain loops, leaks refused, planted signals found, mistakes in
-one sentence."""
+"""Downstream tasks: measures against plain loops, leaks refused, planted signals found."""
 
 import json
 import os
@@ -56,7 +55,7 @@ def task(planted_log, corpus):
     return make
 
 
-def test_ranking_measures_are_those_of_plain_loops():
+def test_ranking_measures_equal_plain_loops():
     rng = np.random.default_rng(0)
     scores, targets, missed = (
         rng.random((30, 25)),
@@ -78,7 +77,7 @@ def test_ranking_measures_are_those_of_plain_loops():
         assert found["ndcg_at_10"][user] == pytest.approx(gains / best)
 
 
-def test_retrieval_by_chance_is_what_random_vectors_score():
+def test_retrieval_by_chance_equals_random_vectors():
     rng = np.random.default_rng(0)
     found = [retrieval_measures(rng.random((40, 40))) for _ in range(200)]
     for name, chance in chance_measures(40).items():
@@ -101,7 +100,7 @@ def test_auc_counts_pairs_and_r2_is_zero_for_the_mean():
     assert r2(values, values) == 1
 
 
-def test_the_interval_covers_a_mean_as_often_as_it_says():
+def test_the_interval_of_a_mean_has_its_nominal_coverage():
     rng = np.random.default_rng(2)
     covered = 0
     for _ in range(60):
@@ -112,9 +111,8 @@ def test_the_interval_covers_a_mean_as_often_as_it_says():
 
 
 @pytest.mark.parametrize("starts", [2, 3, 10])
-def test_an_interval_covers_the_starts_of_the_head_too(starts):
-    """Users alike, starts far apart, methods as good: the lead's interval holds zero as often as it
-    says."""
+def test_an_interval_includes_the_variance_over_seeds(starts):
+    """For two equal methods with a large variance over seeds, the lead's interval covers zero."""
     rng = np.random.default_rng(3)
     held = 0
     for stream in range(150):
@@ -131,16 +129,16 @@ def test_an_interval_covers_the_starts_of_the_head_too(starts):
     assert held / 150 > 0.92
     assert (
         found.high - found.low < 6 * stats.t.ppf(0.975, starts - 1) / starts**0.5
-    )  # and no wider than it must be
+    )  # and not wider than necessary
 
 
-def test_one_start_says_nothing_of_others():
+def test_one_seed_has_no_variance_over_seeds():
     alone = resample([lambda rows: 1.0], 5)
     assert alone.lead(resample([lambda rows: 1.0], 5, 9)).interval() == (0, 0, 0)
 
 
 def planted_examples(targets, names):
-    """Sixty users of each part of the split."""
+    """Return sixty users of each part of the split."""
     part = np.repeat(np.array(["train", "validation", "test"], dtype=object), 60)
     return Examples(
         np.arange(180).astype(str).astype(object),
@@ -153,7 +151,7 @@ def planted_examples(targets, names):
     )
 
 
-def test_a_head_finds_a_planted_signal_and_leaves_noise_alone():
+def test_a_head_learns_a_planted_signal_and_ignores_noise():
     rng = np.random.default_rng(0)
     classes = rng.integers(0, 2, 180)
     examples, test = planted_examples(classes, ("no", "yes")), slice(120, 180)
@@ -220,12 +218,12 @@ def test_labels_of_some_days_are_those_and_the_head_learns_from_the_days_before(
             assert len(found) + examples.missed[index] == len(truth[examples.users[index]])
 
 
-def test_what_follows_a_label_is_not_shown(events, task, corpus):
+def test_events_after_a_label_are_not_inputs(events, task, corpus):
     table, first = events.to_pandas(), corpus.services[0]
     last = table[table["service"] == first].groupby("user_id")["timestamp"].max()
     inputs = make_examples(task(), table).inputs.to_pandas()
     assert (inputs["timestamp"] < inputs["user_id"].map(last)).all()
-    assert (table["timestamp"] > table["user_id"].map(last)).any()  # else nothing was left out
+    assert (table["timestamp"] > table["user_id"].map(last)).any()  # otherwise nothing was left out
 
 
 @pytest.mark.parametrize(
@@ -243,7 +241,9 @@ def test_two_numbers_are_classes_and_gaps_leave_them_whole(
     assert (
         make_examples(task(next_item=None, attribute=attribute), events.to_pandas()).names == names
     )
-    with pytest.raises(SpecError, match=r"has no value 'x' in 'age'; its values are such as 0, 1"):
+    with pytest.raises(
+        SpecError, match=r"has no value 'x' in 'age'; its values are for example 0, 1"
+    ):
         make_examples(
             task(next_item=None, attribute=attribute | {"positive": ("x",)}), events.to_pandas()
         )
@@ -267,13 +267,11 @@ def test_leaks_are_refused(task, corpus, encoder_folder, events):
     copy = table[table["service"] == first]
     copy = copy.assign(service="copy", timestamp=copy["timestamp"] - 1)
     copied = pd.concat([table, copy], ignore_index=True)
-    with pytest.raises(SpecError, match="among what the encoder is shown"):
+    with pytest.raises(SpecError, match="of its test users contain their label; leave"):
         check_inputs(nested, make_examples(nested, copied), copied)
     named = copied.assign(text=[f"{row};{text}" for row, text in enumerate(copied["text"])])
-    with pytest.raises(
-        SpecError, match="among what the encoder is shown"
-    ):  # the category, under another product
-        category = task(next_item={"service": first, "part": 2})
+    category = task(next_item={"service": first, "part": 2})  # the same, of another product
+    with pytest.raises(SpecError, match="of its test users contain their label; leave"):
         check_inputs(category, make_examples(category, named), named)
 
 
@@ -282,30 +280,30 @@ LEAKS = {
         lambda n: np.where(n % 3, "gold", "basic"),
         "tier={}.",
         {},
-        "by the word '.*(gold|basic).*' in their",
+        "the word '.*(gold|basic).*' in the texts",
     ),
     "among other words": (
         lambda n: 1 + n % 3,
         "kids={} pack 1 2 3",
         {"positive": ("1",)},
-        "by the word 'kids=[123]'",
+        "the word 'kids=[123]' in the texts",
     ),
     "values behind yes and no": (
         lambda n: n % 4,
         "tier {}",
         {"positive": ("0", "1")},
-        "of tier '[0-3]' and others",
+        "of tier '[0-3]' from all others",
     ),
-    "numbers": (lambda n: n % 40 + 0.5, "tier={}.", {}, "hold their value"),
-    "whole numbers": (lambda n: n % 40, "tier: {}.0", {}, "hold their value"),
-    "thousands": (lambda n: -12345 - 7 * (n % 40), "tier: {:,}", {}, "hold their value"),
-    "rounded": (lambda n: 20 + n % 40 * 1.234, "tier {:.1f}", {}, "hold their value"),
+    "numbers": (lambda n: n % 40 + 0.5, "tier={}.", {}, "contain their value"),
+    "whole numbers": (lambda n: n % 40, "tier: {}.0", {}, "contain their value"),
+    "thousands": (lambda n: -12345 - 7 * (n % 40), "tier: {:,}", {}, "contain their value"),
+    "rounded": (lambda n: 20 + n % 40 * 1.234, "tier {:.1f}", {}, "contain their value"),
 }
 
 
 @pytest.mark.parametrize("kind", LEAKS)
 def test_an_attribute_that_stands_in_the_texts_is_refused(kind, task, events, tmp_path):
-    values, written, more, told = LEAKS[kind]
+    values, written, more, words = LEAKS[kind]
     users = pd.Series(sorted(set(events["user_id"].to_pylist())))
     known = pd.Series(values(users.index.to_numpy()))
     pd.DataFrame({"user_id": users, "tier": known}).to_csv(tmp_path / "users.csv", index=False)
@@ -326,13 +324,13 @@ def test_an_attribute_that_stands_in_the_texts_is_refused(kind, task, events, tm
         shown(known),
         shown(known.sample(frac=1, random_state=0)),
     )  # as many words, of somebody else
-    with pytest.raises(SpecError, match=told):
+    with pytest.raises(SpecError, match=words):
         check_inputs(asked, make_examples(asked, leaking), leaking)
     for harmless in (table, honest):
         check_inputs(asked, make_examples(asked, harmless), harmless)
 
 
-def test_who_takes_much_has_every_word_and_that_is_no_leak(task, tmp_path):
+def test_users_with_many_events_have_every_word_and_that_is_no_leak(task, tmp_path):
     users = [f"u{number}" for number in range(300)]
     rng = np.random.default_rng(0)
     rows = [
@@ -372,7 +370,7 @@ def test_an_encoder_that_saw_the_test_users_later_events_is_refused(
         check_pretraining(asked, examples, card)
 
 
-def test_a_table_of_users_is_taken_as_it_is_written(task, events, tmp_path):
+def test_a_table_of_users_is_read_as_it_is_written(task, events, tmp_path):
     table = events.to_pandas()
     users = sorted(table["user_id"].unique())
     table["user_id"] = table["user_id"].map(
@@ -399,7 +397,9 @@ def test_a_table_of_users_is_taken_as_it_is_written(task, events, tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["next_item", "attribute", "retrieval"])
-def test_every_kind_of_task_runs_and_is_kept(kind, task, corpus, encoder_folder, events, tmp_path):
+def test_every_kind_of_task_runs_and_is_stored(
+    kind, task, corpus, encoder_folder, events, tmp_path
+):
     users = sorted(set(events["user_id"].to_pylist()))
     table = tmp_path / "users.csv"
     pd.DataFrame({"id": users, "age": np.arange(len(users)) % 7 + 20.5}).to_csv(table, index=False)
@@ -435,9 +435,7 @@ def test_every_kind_of_task_runs_and_is_kept(kind, task, corpus, encoder_folder,
     assert run_task(encoder_folder, spec, {"twin": encoder_folder}) == {"kept": True}
 
 
-def test_from_scratch_is_trained_three_times_at_most_and_each_read_once(
-    task, encoder_folder, monkeypatch
-):
+def test_from_scratch_has_three_encoders_at_most_and_a_head_each(task, encoder_folder, monkeypatch):
     made, read, fit = [], [], evaluate.fit_head
     monkeypatch.setattr(
         evaluate, "train_from_scratch", lambda encoder, *_, seed, **__: made.append(seed) or encoder
@@ -452,20 +450,20 @@ def test_from_scratch_is_trained_three_times_at_most_and_each_read_once(
     assert read == 3 * [5, 6, 7, 8] + made
 
 
-def test_from_scratch_learns_and_keeps_what_validation_users_liked_best(
+def test_from_scratch_learns_and_keeps_the_lowest_validation_loss(
     task, encoder_folder, events, monkeypatch
 ):
     spec, encoder = task(), load_encoder(encoder_folder)
     examples = make_examples(spec, events.to_pandas())
     histories = Histories(examples.inputs, encoder.exported)
-    seen, look = [], heads.EarlyStopping.look
+    seen, update = [], heads.EarlyStopping.update
 
-    def watched(self, measure):
-        stop = look(self, measure)
+    def watched(self, compute_loss):
+        stop = update(self, compute_loss)
         seen.append((self.loss, self.weights["0.output.weight"].clone()))
         return stop
 
-    monkeypatch.setattr(heads.EarlyStopping, "look", watched)
+    monkeypatch.setattr(heads.EarlyStopping, "update", watched)
     made = train_from_scratch(encoder, histories, examples, steps=30, seed=0)
     assert len(seen) == 3  # at 0, 25 and the end
     assert seen[-1][0] < seen[0][0]
@@ -473,7 +471,7 @@ def test_from_scratch_learns_and_keeps_what_validation_users_liked_best(
     assert not torch.equal(seen[0][1], seen[-1][1])
 
 
-def test_lists_of_users_left_out_are_those_of_the_task_that_names_them(task, encoder_folder):
+def test_a_result_names_the_list_of_its_own_left_out_users(task, encoder_folder):
     place = encoder_folder.parent
     rare, common = (
         task(name="who", next_item={"service": "service-a", "min_users": n}) for n in (3, 1)
@@ -527,7 +525,7 @@ def test_several_files_without_times_have_no_last_item(task, events, tmp_path):
 
 def test_mistakes_are_one_sentence(task, events, tmp_path):
     table = events.to_pandas()
-    with pytest.raises(SpecError, match="asks 0 things"):
+    with pytest.raises(SpecError, match="has 0 targets"):
         task(next_item=None)
     with pytest.raises(SpecError, match="days without a cut in time"):
         task(next_item={"service": "a", "days": 7})
@@ -561,19 +559,19 @@ def test_mistakes_are_one_sentence(task, events, tmp_path):
         )
     strangers = {"table": str(tmp_path / "u.csv"), "column": "same", "prefix": "x_"}
     with pytest.raises(
-        SpecError, match="of 'same' for no user of the log; its users are such as 'x_u"
+        SpecError, match="of 'same' for no user of the log; it has users such as 'x_u"
     ):
         make_examples(task(next_item=None, attribute=strangers), table)
-    with pytest.raises(SpecError, match="seeks service 'a' by itself"):
+    with pytest.raises(SpecError, match="retrieves service 'a' by itself"):
         task(next_item=None, retrieval={"query": "a", "target": "a"})
-    with pytest.raises(SpecError, match="asks for service 'b', which services leaves out"):
+    with pytest.raises(SpecError, match="retrieves with service 'b', which services lacks"):
         task(next_item=None, retrieval={"query": "a", "target": "b"}, services=["a"])
     with pytest.raises(SpecError, match="asks for part 9 of the text"):
         make_examples(task(next_item={"service": table["service"][0], "part": 9}), table)
     for time in ("1980-01-01", "2090-01-01"):
-        with pytest.raises(SpecError, match=f"cuts at {time}, but its log goes from 20"):
+        with pytest.raises(SpecError, match=f"cut in time at {time}, but its log is from 20"):
             make_examples(task(time=time), table)
-    with pytest.raises(EventLogError, match="without a row that can be used"):
+    with pytest.raises(EventLogError, match="without a usable row"):
         make_examples(task(), table[:0])
     with pytest.raises(SpecError, match="fewer than 20; raise"):
         make_examples(task(split={"validation": 0.2, "test": 0.01}), table)
@@ -585,12 +583,12 @@ def test_mistakes_are_one_sentence(task, events, tmp_path):
         parse_against(["a=1", "a=2"])
 
 
-def test_another_encoder_cannot_take_a_method_s_name(task, encoder_folder):
-    with pytest.raises(SpecError, match="named 'encoder', as a method is"):
+def test_a_further_encoder_cannot_have_the_name_of_a_method(task, encoder_folder):
+    with pytest.raises(SpecError, match="has the name 'encoder' of a method"):
         run_task(encoder_folder, task(scratch_steps=0), {"encoder": encoder_folder})
 
 
-def test_classes_are_scored_by_their_shares():
+def test_classes_are_scored_by_probabilities():
     targets = np.random.default_rng(0).integers(0, 3, 180)
     scores = fit_head(
         np.eye(3)[targets], planted_examples(targets, ("a", "b", "c")), hidden=False, seed=0
@@ -599,7 +597,7 @@ def test_classes_are_scored_by_their_shares():
     assert scores.min() >= 0
 
 
-def test_a_result_is_known_by_what_its_table_holds(task, encoder_folder, events, tmp_path):
+def test_a_result_key_depends_on_the_content_of_the_table(task, encoder_folder, events, tmp_path):
     users = sorted(set(events["user_id"].to_pylist()))
     table = tmp_path / "users.csv"
     spec = task(next_item=None, attribute={"table": str(table), "column": "age"})
@@ -610,7 +608,7 @@ def test_a_result_is_known_by_what_its_table_holds(task, encoder_folder, events,
     assert len(keys) == 2
 
 
-def test_users_without_a_row_that_can_be_used_are_counted(task, events, tmp_path):
+def test_users_without_a_usable_row_are_listed(task, events, tmp_path):
     whole = events.to_pandas()
     mute = pd.DataFrame(
         {
@@ -626,19 +624,19 @@ def test_users_without_a_row_that_can_be_used_are_counted(task, events, tmp_path
     assert unusable == {"mute"}
     examples = make_examples(task(), found, unusable)
     left_out = dict(zip(*examples.left_out.to_pydict().values(), strict=True))
-    assert left_out["mute"] == "no row that can be used"
+    assert left_out["mute"] == "no usable row"
     assert {*left_out, *examples.users} == {"mute", *whole["user_id"]}
     assert not {*left_out} & {*examples.users}
 
 
 @pytest.mark.parametrize("hidden", [True, False])
-def test_a_head_begins_as_the_base_rate(hidden):
+def test_a_head_starts_at_the_base_rate(hidden):
     base = torch.tensor([0.3, -1.0, 0.2])
     head = heads.Head(4, base, None, hidden)
     assert torch.equal(head(torch.randn(5, 4)), base.expand(5, 3))
 
 
-def test_features_without_signal_score_what_popularity_scores():
+def test_features_without_a_signal_score_as_popularity():
     rng = np.random.default_rng(0)
     targets = rng.random((180, 9)) < np.linspace(0.1, 0.8, 9)
     targets[:, 8] |= ~targets.any(1)

@@ -9,7 +9,7 @@ from clue_ray.report.figures.headline import interval_band
 from clue_ray.report.figures.style import DASHES, INK, LAW_COLOUR, MUTED, label, log_axis
 from clue_ray.report.numbers import shortened
 from clue_ray.scaling.answering.analysis import Analysis
-from clue_ray.scaling.fitting.fit import Prediction
+from clue_ray.scaling.fitting.result import Prediction
 
 COLOURS = (LAW_COLOUR, "#0072b2")
 """Okabe-Ito vermillion and blue: distinct in every common colour vision deficiency."""

@@ -13,8 +13,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
 
 from clue_ray.report.figures.lines import end_labels
 from clue_ray.report.figures.style import FAINT, INK, darker, label, log_axis, ordered_colours
-from clue_ray.report.numbers import compact, count, percent
-from clue_ray.report.tables import Cell, written
+from clue_ray.report.numbers import compact, count, share_percent
 
 FEW_SERVICES, LABELLED_BARS, LONGEST_NAME = 6, 8, 16
 """Space limits: services of an overlap with counts, bars with numbers, characters of a name."""
@@ -83,7 +82,7 @@ def draw_overlap(names: Sequence[str], users: Sequence[Sequence[int]], ax: Axes)
         ax.add_patch(cell)
         words = _short(users[row][column]) if few else ""
         if row != column:
-            words = f"{share_cell(share).text}\n{words}" if few else _whole_percent(share)
+            words = f"{share_percent(share)}\n{words}" if few else _whole_percent(share)
         ink = "white" if row != column and share > 0.55 else INK
         ax.text(
             column + 0.5,
@@ -111,11 +110,6 @@ def draw_overlap(names: Sequence[str], users: Sequence[Sequence[int]], ax: Axes)
 def _short(amount: int) -> str:
     """Format a count for a bar or a cell."""
     return count(amount) if amount < 100_000 else compact(amount)
-
-
-def share_cell(part: float) -> Cell:
-    """Return a cell of a share; only all is 100%, and only nothing is 0%."""
-    return written(">99%" if 0.995 <= part < 1 else "<0.01%" if 0 < part < 1e-4 else percent(part))
 
 
 def _whole_percent(part: float) -> str:

@@ -18,7 +18,7 @@ from clue_ray.report.section import Section
 from clue_ray.report.tables import Cell, Table, text, written
 from clue_ray.scaling.answering.analysis import Analysis, reach
 from clue_ray.scaling.answering.sentences import listing, number
-from clue_ray.scaling.fitting.fit import Fit, Prediction
+from clue_ray.scaling.fitting.result import Fit, Prediction
 from clue_ray.scaling.judging.backtest import LOOK_AHEAD
 
 AUTHORS = (
@@ -85,7 +85,7 @@ def _law_sentence(analysis: Analysis) -> str:
     sentence = f"{start}. Fitted to cheaper runs, {error}"
     if errors:
         rival = min(errors, key=lambda law: errors[law])
-        sentence += f", that of the {law_label(rival)} {_nats(errors[rival])}"
+        sentence += f", and that of the {law_label(rival)} {_nats(errors[rival])}"
     return f"{sentence}."
 
 

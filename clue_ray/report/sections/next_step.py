@@ -22,7 +22,8 @@ from clue_ray.scaling.answering.axes import AxisEffect, joint_fit
 from clue_ray.scaling.answering.sentences import listing
 from clue_ray.scaling.deciding.allocate import Recipe, allocate
 from clue_ray.scaling.deciding.budget import marginal_returns
-from clue_ray.scaling.fitting.fit import Fit, fit_law
+from clue_ray.scaling.fitting.fit import fit_law
+from clue_ray.scaling.fitting.result import Fit
 from clue_ray.scaling.judging.backtest import LOOK_AHEAD
 from clue_ray.spec.columns import short_label
 
@@ -64,7 +65,10 @@ def next_step(analysis: Analysis) -> Section | None:
     points = (*_omitted(left_out), *(no_gain(axis, best, *found) for axis, found in passed.items()))
     title = "What to double next"
     if not rows:
-        none = "For every axis of the law, a run with a larger value than the best run had a higher loss."
+        none = (
+            "For every axis of the law, a run with a larger value than the best run had a higher "
+            "loss."
+        )
         return Section("next", title, "what next", (none,), points=points)
     caption = (
         "Predicted decrease of held-out loss when one axis alone is doubled from the best run "

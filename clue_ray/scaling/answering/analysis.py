@@ -20,12 +20,13 @@ from clue_ray.runs import Runs, chance_loss
 from clue_ray.scaling.answering import warnings as checks
 from clue_ray.scaling.answering.axes import AxisEffect, axis_effects
 from clue_ray.scaling.answering.sentences import law_words, lowest, measured, predicted
-from clue_ray.scaling.fitting.fit import Fit, Prediction, fit_law
+from clue_ray.scaling.fitting.fit import fit_law
 from clue_ray.scaling.fitting.frontier import LARGEST_LEVEL_SHARE, MIN_FITTED_RUNS, X, Y, mark
+from clue_ray.scaling.fitting.result import Fit, Prediction
 from clue_ray.scaling.fitting.table import candidates_of, select
 from clue_ray.scaling.judging.backtest import (
+    BASELINE_LAW,
     LOOK_AHEAD,
-    PLAIN,
     Backtest,
     backtest,
     no_backtest,
@@ -186,7 +187,7 @@ def analyse(runs: Runs, laws: Sequence[str], hold_out: str = "largest_compute") 
     if hold_out not in HOLD_OUTS:
         raise FitError(f"There is no hold-out {hold_out!r}; {nearest(hold_out, HOLD_OUTS)}")
     # A law that loses to the plain power law is never preferred, so that one is always backtested.
-    laws = list(dict.fromkeys([*laws, PLAIN]))
+    laws = list(dict.fromkeys([*laws, BASELINE_LAW]))
     for law in laws:
         find_law(law)
     select(runs, [X, "loss_candidates"], Y)
@@ -200,7 +201,7 @@ def analyse(runs: Runs, laws: Sequence[str], hold_out: str = "largest_compute") 
     panels = _build_panels(preferred, fits, fitted, list(fits), {X: far})
     candidates = candidates_of(points) or 0
     warnings = [
-        *([] if no_answer_reason else checks.missed_held_out(points, fit)),
+        *([] if no_answer_reason else checks.held_out_outside(points, fit)),
         *checks.open_question(points, ahead),
         *(basis or checks.few_runs(fit)),
         *(limits or checks.undecided(judged, fits)),

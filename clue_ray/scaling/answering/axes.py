@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import pandas as pd
 
 from clue_ray.errors import ClueRayError, FitError
-from clue_ray.scaling.fitting.fit import Fit, fit_law
+from clue_ray.scaling.fitting.fit import fit_law
+from clue_ray.scaling.fitting.result import Fit
 from clue_ray.spec.columns import LENGTHS, axes, held_equal, short_label
 
 

@@ -8,9 +8,9 @@ import pandas as pd
 
 from clue_ray.errors import FitError
 from clue_ray.scaling.answering.sentences import listing, number
-from clue_ray.scaling.fitting.fit import Fit, Prediction
-from clue_ray.scaling.fitting.intervals import ENOUGH_FREEDOM
-from clue_ray.scaling.fitting.warnings import ENOUGH_DECADES
+from clue_ray.scaling.fitting.intervals import MIN_FREEDOM_TO_CLIP
+from clue_ray.scaling.fitting.result import Fit, Prediction
+from clue_ray.scaling.fitting.warnings import MIN_DECADES
 from clue_ray.scaling.judging.backtest import LOOK_AHEAD, Backtest
 from clue_ray.spec.columns import axes, short_label
 
@@ -26,7 +26,7 @@ def open_question(points: pd.DataFrame, ahead: Prediction | None) -> list[str]:
     ]
 
 
-def missed_held_out(points: pd.DataFrame, preferred: Fit) -> list[str]:
+def held_out_outside(points: pd.DataFrame, preferred: Fit) -> list[str]:
     """Warn where the best held-out run lies outside the interval of the preferred law."""
     held = points[points["held_out"]]
     if held.empty:
@@ -47,7 +47,7 @@ def missed_held_out(points: pd.DataFrame, preferred: Fit) -> list[str]:
 
 def few_runs(fit: Fit) -> list[str]:
     """Warn where the preferred law has too few runs to distinguish an outlier from noise."""
-    if fit.num_runs - len(fit.parameters) >= ENOUGH_FREEDOM:
+    if fit.num_runs - len(fit.parameters) >= MIN_FREEDOM_TO_CLIP:
         return []
     return [
         f"Each law is fitted to only {number(fit.num_runs)} runs, too few to distinguish an "
@@ -107,10 +107,10 @@ def floors(fits: dict[str, Fit], decades: float) -> list[str]:
             f"Over {short} the runs do not identify a floor: any floor fits in the {listing(bare)}."
         ]
     held = [fit.law.words for fit in fits.values() if fit.law.floor]
-    if held and decades < ENOUGH_DECADES:
+    if held and decades < MIN_DECADES:
         return [
             f"The floor of the {listing(held)} rests on {short}; with fewer than "
-            f"{ENOUGH_DECADES} decades it is unreliable."
+            f"{MIN_DECADES} decades it is unreliable."
         ]
     return []
 

@@ -12,9 +12,9 @@ import numpy as np
 import numpy.typing as npt
 from scipy.special import stdtrit
 
-from clue_ray.scaling.fitting.fit import Fit
 from clue_ray.scaling.fitting.frontier import LARGEST_LEVEL_SHARE, MIN_FITTED_RUNS
 from clue_ray.scaling.fitting.problem import differentiate
+from clue_ray.scaling.fitting.result import Fit
 from clue_ray.scaling.laws.law import Floats
 
 LEAST_GAIN = 0.01

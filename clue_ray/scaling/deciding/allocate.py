@@ -15,9 +15,9 @@ import numpy as np
 
 from clue_ray.errors import FitError, RunsError
 from clue_ray.runs import Runs
-from clue_ray.scaling.fitting.fit import Fit, Prediction
+from clue_ray.scaling.fitting.result import Fit, Prediction
 from clue_ray.scaling.fitting.table import Table, as_frame, select
-from clue_ray.scaling.fitting.warnings import COLLINEAR, disagreement
+from clue_ray.scaling.fitting.warnings import COLLINEAR, interval_warnings
 from clue_ray.scaling.laws.law import Floats
 
 FLOPS_PER_PARAMETER_AND_TOKEN = 6
@@ -363,7 +363,7 @@ def _checked(fit: Fit, cost: Cost, budget: float, columns: Iterable[str]) -> Ite
         f"best {name}": partial(_log_best, fit, cost, budget, column=name)
         for name in sorted(columns)
     }
-    return disagreement(fit.law, fit.likelihood, readers)
+    return interval_warnings(fit.law, fit.likelihood, readers)
 
 
 def _free(held: list[str]) -> list[str]:

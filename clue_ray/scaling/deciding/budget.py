@@ -12,7 +12,7 @@ from scipy.optimize import brentq
 
 from clue_ray.errors import FitError
 from clue_ray.scaling.deciding.allocate import Cost, best_loss, token_cost
-from clue_ray.scaling.fitting.fit import Fit, Prediction
+from clue_ray.scaling.fitting.result import Fit, Prediction
 from clue_ray.scaling.fitting.table import is_number, place_of
 
 COMPUTE = "train_flops"

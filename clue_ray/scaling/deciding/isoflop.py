@@ -18,7 +18,8 @@ import pandas as pd
 from scipy.special import stdtrit
 
 from clue_ray.errors import FitError
-from clue_ray.scaling.fitting.fit import Prediction, fit_law
+from clue_ray.scaling.fitting.fit import fit_law
+from clue_ray.scaling.fitting.result import Prediction
 from clue_ray.scaling.fitting.table import Sample, Table, check_once, finished, select
 from clue_ray.scaling.laws.law import Floats
 

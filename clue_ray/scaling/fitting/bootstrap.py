@@ -1,77 +1,91 @@
 """Bootstrap of a fit: refits of drawn data, and the interval that they span.
 
-Takes a `Problem`, the optimum and which runs share a configuration; gives draws (draws, p). The one
-idea: seeds of one configuration err together, so what is drawn is always a whole configuration, or
-its miss.
+Seeds of one configuration err together, because they share what the law misses there. So what is
+drawn is always a whole configuration, or the mean residual of one, never a single run (Davison and
+Hinkley 1997, sections 3.8 and 6.2). Draws are seeded: the same data give the same intervals.
 """
 
 import numpy as np
 import numpy.typing as npt
 from scipy.special import stdtrit
 
-from clue_ray.scaling.fitting.problem import Problem, Rows, minimise
+from clue_ray.scaling.fitting.problem import Minima, Problem, Rows, minimise
 from clue_ray.scaling.laws.law import Floats
 
 DRAWS = 200
-STEPS = 40  # of each refit, which starts at the optimum of the data
-LARGEST_LEVERAGE = 0.95  # beyond, a correction by leverage would blow up rounding
+REFIT_ITERATIONS = 40
+"""Of each refit. It starts at the optimum of the data, so few are needed."""
+MAX_LEVERAGE = 0.95
+"""Beyond this the correction by leverage would amplify rounding."""
+
+Configurations = npt.NDArray[np.int64]
+"""The number of each run's configuration, (n,); seeds share one."""
 
 
-Places = npt.NDArray[np.int64]
+def draw_residuals(
+    problem: Problem, theta: Floats, delta: Floats, configuration: Configurations
+) -> Minima:
+    """Refit to the law at theta (p,) plus drawn residuals: `DRAWS` optima.
 
-
-def draw_residuals(problem: Problem, theta: Floats, delta: Floats, configuration: Places) -> Floats:
-    """Refit to the law at theta (p,) plus drawn noise, corrected for leverage -> optima (draws, p).
-
-    What a configuration misses the law by on average is drawn from all configurations, centred; its
-    seeds share it and keep how they differ. Where every run has its own configuration this draws
-    residuals.
+    The mean residual of a configuration is drawn from those of all configurations, centred and
+    corrected for leverage. The seeds of the configuration share the drawn value and keep their
+    differences. Where every run has its own configuration this is the usual residual bootstrap.
     """
     residual, slope = problem.rows()(theta[None])
-    sizes, place = np.bincount(configuration), configuration
+    sizes = np.bincount(configuration)
     leverage = np.einsum("np,pq,nq->n", slope[0], np.linalg.pinv(slope[0].T @ slope[0]), slope[0])
-    taken = np.bincount(place, leverage)  # what the fit took out of each mean's variance
-    missed = np.bincount(place, residual[0]) / sizes
-    corrected = missed / np.sqrt(1 - np.minimum(taken, LARGEST_LEVERAGE))
+    # A fit absorbs part of the noise: a residual has variance s^2 (1 - leverage). Dividing by the
+    # root restores s^2 (Davison and Hinkley 1997, section 6.2).
+    absorbed = np.bincount(configuration, leverage)
+    mean = np.bincount(configuration, residual[0]) / sizes
+    corrected = mean / np.sqrt(1 - np.minimum(absorbed, MAX_LEVERAGE))
     picks = np.random.default_rng(0).integers(len(sizes), size=(DRAWS, len(sizes)))
-    drawn = (corrected - corrected.mean())[picks][:, place] + residual[0] - missed[place]
+    drawn = (corrected - corrected.mean())[picks][:, configuration]
+    drawn = drawn + residual[0] - mean[configuration]
     rows = problem.rows(problem.log_values(theta) - drawn)
-    return minimise(rows, np.repeat(theta[None], DRAWS, axis=0), delta, problem.bounds, STEPS)[0]
+    starts = np.repeat(theta[None], DRAWS, axis=0)
+    return minimise(rows, starts, delta, problem.bounds, REFIT_ITERATIONS)
 
 
 def draw_configurations(
-    problem: Problem, theta: Floats, delta: float, configuration: Places
-) -> Floats:
-    """Refit to configurations drawn with replacement, from theta (p,) and with its Huber delta ->
-    optima (draws, p).
+    problem: Problem, theta: Floats, delta: float, configuration: Configurations
+) -> Minima:
+    """Refit to configurations drawn with replacement, from theta (p,): `DRAWS` optima.
+
+    This assumes neither equal nor normal noise, but needs many configurations: a draw leaves out a
+    third of them, and with few the rest may not identify the law.
     """
     count = int(configuration.max()) + 1
     picks = np.random.default_rng(0).integers(count, size=(DRAWS, count))
-    # A run drawn k times counts k times: k huber(r, delta) = huber(r sqrt k, delta sqrt k).
+    # A run drawn k times counts k times, and k huber(r, delta) = huber(r sqrt k, delta sqrt k). So
+    # residuals and deltas are scaled instead of copying rows, and all draws have one shape.
     times = np.sqrt([np.bincount(pick, minlength=count)[configuration] for pick in picks])
-    bends = np.multiply(times, delta, out=np.zeros_like(times), where=times > 0)
+    deltas = np.multiply(times, delta, out=np.zeros_like(times), where=times > 0)
     starts = np.repeat(theta[None], DRAWS, axis=0)
-    return minimise(_weighted(problem.rows(), times), starts, bends, problem.bounds, STEPS)[0]
+    rows = _weighted(problem.rows(), times)
+    return minimise(rows, starts, deltas, problem.bounds, REFIT_ITERATIONS)
 
 
 def percentiles(
     values: Floats, centre: Floats, level: float, freedom: int
 ) -> tuple[Floats, Floats]:
-    """Bracket quantities at centre (...) by their draws (draws, ...), widened by t over normal
-    quantiles.
+    """Compute percentile intervals of quantities at centre (...) from their draws (draws, ...).
 
-    A draw in which the quantity is undefined lies beyond both ends.
+    The interval is widened by the ratio of the t to the normal quantile, as percentiles of few
+    configurations understate the uncertainty of the noise itself. A draw in which a quantity is
+    undefined counts as beyond both ends.
     """
     tail = (1 + level) / 2
     widening = float(stdtrit(max(freedom, 1), tail) / stdtrit(1e9, tail))
-    how = (
-        "linear" if np.isfinite(values).all() else "closest_observation"
-    )  # which needs no infinite difference
-    # type: ignore[call-overload]
-    low = np.quantile(np.where(np.isnan(values), -np.inf, values), 1 - tail, axis=0, method=how)
-    # type: ignore[call-overload]
-    high = np.quantile(np.where(np.isnan(values), np.inf, values), tail, axis=0, method=how)
+    # Interpolation between infinite draws would give nan, so the closest draw is taken there.
+    method: str = "linear" if np.isfinite(values).all() else "closest_observation"
+    low = _quantile(np.where(np.isnan(values), -np.inf, values), 1 - tail, method)
+    high = _quantile(np.where(np.isnan(values), np.inf, values), tail, method)
     return centre + widening * (low - centre), centre + widening * (high - centre)
+
+
+def _quantile(values: Floats, share: float, method: str) -> Floats:
+    return np.asarray(np.quantile(values, share, axis=0, method=method))  # type: ignore[call-overload]
 
 
 def _weighted(rows: Rows, weights: Floats) -> Rows:

@@ -1,8 +1,8 @@
-"""Which runs speak for the best use of compute: no other setting did better with as much.
+"""The runs that show the best use of compute: no other setting was better with as little.
 
-Takes finished runs, gives them marked. One idea: settings compete, not runs, by their means over
-seeds; the luckiest of three seeds would else stand beside the only one of a dear setting, and every
-law would fall too slowly.
+Headline laws are fitted to these. Settings compete by their means over seeds, not run by run:
+otherwise the best of three cheap seeds competes with the only seed of an expensive setting, and
+every law falls too slowly. This selects rows before any fit, so it needs no law.
 """
 
 import numpy as np
@@ -12,18 +12,20 @@ import pandas as pd
 from clue_ray.spec.columns import fixed_columns
 
 X, Y = "train_flops", "loss"
-LITTLE_MORE = 1.1  # times the compute of a run, for which another does not count as larger
-# exponent of compute beyond any that a loss was seen to have; published ones are .05 to .15
-STEEPEST = 0.25
-LARGEST_LEVEL_SHARE = 0.99  # share of the largest compute that still counts as the largest level
-SAME_HORIZON = 1.02
-"""Seeds of one setting draw other users, so their compute differs by so little."""
+MIN_FITTED_RUNS = 4
+"""Runs under a headline fit."""
+LARGEST_LEVEL_SHARE = 0.99
+"""Share of the largest compute that still counts as the largest level."""
+COMPUTE_TOLERANCE = 1.1
+"""Ratio of computes up to which the larger run may still beat the smaller one."""
+MAX_LOSS_EXPONENT = 0.25
+"""Exponent of compute beyond any that a loss was seen to have; published ones are .05 to .15."""
+SEED_COMPUTE_TOLERANCE = 1.02
+"""Seeds of one setting draw different users, so their computes differ by up to this ratio."""
 
 
 def mark(done: pd.DataFrame) -> pd.DataFrame:
-    """Add the columns `frontier` and `held_out`, and bring the compute of a setting's seeds to
-    their mean.
-    """
+    """Add the columns `frontier` and `held_out`; set the compute of seeds to their mean."""
     number = settings_of(done)
     means = done[[X, Y]].astype(float).groupby(number).mean()
     spent = means[X].to_numpy()[number]
@@ -32,23 +34,24 @@ def mark(done: pd.DataFrame) -> pd.DataFrame:
 
 
 def frontier(table: pd.DataFrame, x: str = X, y: str = Y) -> npt.NDArray[np.bool_]:
-    """Mark the rows that none beats in y with at most as much x, ties included: (rows,) booleans.
+    """Mark the rows that no row beats in y with at most as much x, ties included: (rows,) booleans.
 
-    With up to a tenth more x a row beats another too if y falls faster than x ** -STEEPEST between
-    them: then it is not x that tells them apart, as between runs of one budget on few users and on
-    many.
+    A row with up to a tenth more x also beats another if y falls faster than
+    x ** -MAX_LOSS_EXPONENT between them. Then the difference does not come from x: it is that of
+    runs of one budget on few and on many users, for instance.
     """
     spent, found = (table[name].to_numpy(dtype=float) for name in (x, y))
-    more = spent / spent[:, None]  # [row, other]
-    beaten = (more <= LITTLE_MORE) & (found < found[:, None] * np.maximum(more, 1) ** -STEEPEST)
+    ratio = spent / spent[:, None]  # [row, other]
+    expected = found[:, None] * np.maximum(ratio, 1) ** -MAX_LOSS_EXPONENT
+    beaten = (ratio <= COMPUTE_TOLERANCE) & (found < expected)
     return ~beaten.any(axis=1)
 
 
 def settings_of(done: pd.DataFrame) -> npt.NDArray[np.int64]:
-    """Number each run's setting, (rows,): runs share one that differ in their seed alone.
+    """Number the setting of each run, (rows,); runs that differ only in their seed share one.
 
-    Where a seed comes twice in what the columns call one setting, something else was varied: its
-    runs stand alone.
+    Where a seed appears twice in what the columns call one setting, something else was varied, and
+    each of its runs is a setting of its own.
     """
     alone = np.arange(len(done))
     keys = [name for name in fixed_columns() if name in done]
@@ -56,8 +59,9 @@ def settings_of(done: pd.DataFrame) -> npt.NDArray[np.int64]:
         return alone
     order = done.reset_index(drop=True).assign(row=alone).sort_values([*keys, X], kind="stable")
     before = order[keys].shift()
+    # nan != nan, but two runs without a value share it.
     other = ((order[keys] != before) & ~(order[keys].isna() & before.isna())).any(axis=1)
-    larger = order[X].astype(float) > SAME_HORIZON * order[X].astype(float).shift()
+    larger = order[X].astype(float) > SEED_COMPUTE_TOLERANCE * order[X].astype(float).shift()
     group = (other | larger).cumsum().to_numpy()
     twice = (
         order.assign(group=group)
@@ -69,6 +73,3 @@ def settings_of(done: pd.DataFrame) -> npt.NDArray[np.int64]:
     found = np.empty(len(done), dtype=np.int64)
     found[order["row"]] = np.unique(shared, return_inverse=True)[1]
     return found
-
-
-MIN_FITTED_RUNS = 4  # runs under a headline fit

@@ -1,24 +1,23 @@
-"""Intervals of a fit: profile likelihood by F where runs are few, a bootstrap where they are many.
+"""Intervals of a fit: profile likelihood where configurations are few, bootstrap where many.
 
-Takes a `Problem` at its optimum; gives (low, high) for any smooth quantity of the parameters. The
-one idea: move a quantity away from its best value, let all parameters follow, and stop where the
-data object.
+A profile interval of a quantity holds each value v for which refitting under quantity = v raises
+the cost by no more than F(1, freedom) allows. All other parameters follow.
 
-The default Huber delta is far below the noise, where costs are too kinked for a likelihood.
-Intervals therefore profile a Huber cost with delta = 2 noise sd (99 % efficient on normal noise),
-tested as Schrader and Hettmansperger (1980) do; with nothing clipped this is exactly the F test of
-least squares. With fewer than `ENOUGH_FREEDOM` runs more than parameters nothing is clipped: so few
-residuals cannot tell an outlier from noise, and a clipped run would let the curve leave it at no
-price.
+The cost of the intervals is not that of the fit. The default Huber delta is far below the noise,
+where the cost has a kink at every run and is no likelihood. Intervals therefore use a Huber cost
+with delta = 2 standard deviations of the noise, which is 99 % efficient for normal noise, and test
+as Schrader and Hettmansperger (1980) do. Where no residual is clipped this is exactly the F test of
+least squares. With fewer than `MIN_FREEDOM_TO_CLIP` runs more than parameters nothing is clipped:
+so few residuals cannot tell an outlier from noise, and the curve could leave a clipped run at no
+cost.
 
-F takes the noise to be alike in all runs and near normal; a few runs cannot say otherwise. With
-more than `MANY_CONFIGURATIONS` the runs themselves are drawn instead, which supposes neither, and
-refitted with the delta of the fit, so that estimate and interval belong to one estimator. The
-profile is then the check.
+F assumes noise that is equal for all runs and near normal; a few runs cannot show otherwise. With
+more than `MAX_PROFILED` configurations the interval comes from drawing configurations, which
+assumes neither. It refits with the delta of the fit, so estimate and interval belong to one
+estimator. The profile is then the check.
 
-Runs at equal predictors are seeds of one configuration. What the law misses there they share, so
-they do not
-count as so many runs: see `_between` for the profile; the bootstrap draws whole configurations.
+Runs at equal predictors are seeds of one configuration. They share what the law misses there, so
+they do not count as that many independent runs: see `_seed_inflation`.
 """
 
 from collections.abc import Callable
@@ -27,11 +26,15 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from scipy.special import fdtri
 
-from clue_ray.scaling.fitting.bootstrap import draw_configurations, draw_residuals, percentiles
-from clue_ray.scaling.fitting.problem import Problem, Rows, differentiate, huber, minimise
+from clue_ray.scaling.fitting.bootstrap import (
+    Configurations,
+    draw_configurations,
+    draw_residuals,
+    percentiles,
+)
+from clue_ray.scaling.fitting.problem import Minima, Problem, Rows, differentiate, huber, minimise
 from clue_ray.scaling.fitting.profile_likelihood import End, Solved, profile_likelihood
 from clue_ray.scaling.fitting.search import screen
 from clue_ray.scaling.laws.law import Floats
@@ -39,216 +42,255 @@ from clue_ray.scaling.laws.law import Floats
 Quantity = Callable[[Any], Any]
 """An analytic function of points (..., p) -> (...,)."""
 
+DELTA_PER_NOISE = 2.0
+"""Huber's delta over the standard deviation of the noise. It is 99 % efficient for normal noise;
+1.345 (95 %) had too low coverage with 8 runs (docs/reference/statistics.md)."""
+MIN_NOISE = 1e-9
+"""Keeps exact data from a division by zero."""
+MIN_FREEDOM_TO_CLIP = 4
+"""Runs more than parameters from which an outlier can be told from noise."""
+STIFFNESS = 10.0
+"""Of the soft constraint on a profiled quantity: missing the wanted value by step / STIFFNESS costs
+as much as the limit of the interval."""
+MAX_PROFILED = 40
+"""Configurations up to which drawing them would break the design and overstate the intervals."""
 
-# Huber's delta over the noise sd: 99 % efficient on normal noise; 1.345 (95 %) covered less at n =
-# 8
-CLIP = 2.0
-SMALLEST_NOISE = 1e-9  # keeps exact data from dividing by zero
-ENOUGH_FREEDOM = 4  # runs more than parameters from which an outlier can be told from noise
-# how hard a quantity is pulled to where it is wanted: a miss by step / PULL costs the whole limit
-PULL = 10.0
-MANY_CONFIGURATIONS = (
-    40  # up to here, drawing whole configurations breaks the design and overstates intervals
-)
 
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Likelihood:
-    """The neighbourhood of an optimum, as the data see it.
+    """The neighbourhood of an optimum of the interval cost.
 
     Attributes:
         problem: law and data.
         theta: optimum of the interval cost, (p,).
-        delta: Huber delta of each run, (n,).
+        converged: whether the minimiser converged there.
+        huber_delta: Huber's delta of each run in the interval cost, (n,).
         cost: interval cost at theta.
-        dispersion: what twice a rise in cost is divided by to be F(1, n - p).
+        dispersion: the divisor that makes twice a rise in cost F(1, freedom) distributed.
         noise: standard deviation of log residuals.
         spread: joint covariance of theta to first order, (p, p).
         freedom: degrees of freedom of the dispersion.
         configuration: number of each run's configuration, (n,); seeds share one.
-        estimate: theta of the fit, (p,).
-        bend: Huber delta of the fit.
+        fit_theta: theta of the fit, (p,).
+        fit_delta: Huber's delta of the fit.
     """
 
     problem: Problem
     theta: Floats
-    delta: Floats
+    converged: bool
+    huber_delta: Floats
     cost: float
     dispersion: float
     noise: float
     spread: Floats
     freedom: int
-    configuration: npt.NDArray[np.int64]
-    estimate: Floats
-    bend: float
+    configuration: Configurations
+    fit_theta: Floats
+    fit_delta: float
 
     @classmethod
     def build(cls, problem: Problem, theta: Floats, delta: float) -> "Likelihood":
-        """Find the optimum of the interval cost from a fit's theta (p,), and measure the noise
-        there.
+        """Find the optimum of the interval cost from a fit's theta (p,); measure the noise there.
+
+        The formulas are those of M-estimators (Huber 1981, section 7.6): the score is the residual
+        clipped to +- delta, `kept` is its mean derivative (the share of runs not clipped), and
+        `correction` is Huber's K for the parameters that the fit spends.
         """
-        residual, _ = problem.rows()(theta[None])
         runs, count = len(problem.log_y), len(theta)
-        # The p smallest residuals are near 0 by construction and would understate the noise.
-        sd = float(np.median(np.sort(np.abs(residual[0]))[count - 1 :])) / 0.6745
-        robust = max(delta, CLIP * sd, SMALLEST_NOISE)
-        deltas = np.full(runs, robust if runs - count >= ENOUGH_FREEDOM else np.inf)
-        points, costs = minimise(
-            problem.rows(), _starts(problem, theta, deltas[0]), deltas, problem.bounds
-        )
-        points, costs = points[[np.argmin(costs)]], costs[[np.argmin(costs)]]
-        residuals, slopes = problem.rows()(points)
-        pull = np.clip(residuals[0], -deltas, deltas)
-        kept = max(float((np.abs(residuals[0]) <= deltas).mean()), 1 / runs)
+        deltas = np.full(runs, _interval_delta(problem, theta, delta))
+        # Another cost may prefer another local minimum, so new starts are screened for it too.
+        starts = np.concatenate([theta[None], screen(problem, deltas[0])])
+        best, cost, converged = minimise(problem.rows(), starts, deltas, problem.bounds).best()
+        residual, slope = (found[0] for found in problem.rows()(best[None]))
+        score = np.clip(residual, -deltas, deltas)
+        kept = max(float((np.abs(residual) <= deltas).mean()), 1 / runs)
         correction = 1 + count / runs * (1 - kept) / kept
-        noise = max(correction * float(np.sqrt(pull @ pull / (runs - count))), SMALLEST_NOISE)
+        noise = max(correction * float(np.sqrt(score @ score / (runs - count))), MIN_NOISE)
         configuration = np.unique(problem.x, axis=1, return_inverse=True)[1].ravel()
-        inflation, freedom = _between(pull, configuration, count)
+        inflation, freedom = _seed_inflation(score, configuration, count)
         variance = noise**2 * inflation
-        spread = np.linalg.pinv(slopes[0].T @ slopes[0], rcond=1e-14) * variance / kept**2
-        rest = (variance / kept, noise / kept, spread, freedom, configuration, theta, delta)
-        return cls(problem, points[0], deltas, float(costs[0]), *rest)
+        return cls(
+            problem=problem,
+            theta=best,
+            converged=converged,
+            huber_delta=deltas,
+            cost=cost,
+            dispersion=variance / kept,
+            noise=noise / kept,
+            spread=np.linalg.pinv(slope.T @ slope, rcond=1e-14) * variance / kept**2,
+            freedom=freedom,
+            configuration=configuration,
+            fit_theta=theta,
+            fit_delta=delta,
+        )
 
     @property
     def configurations(self) -> int:
-        """Count the distinct configurations."""
+        """The number of distinct configurations."""
         return int(self.configuration.max()) + 1
 
     @property
     def many(self) -> bool:
-        """Whether the configurations are so many that the interval shown is the bootstrap's."""
-        return self.configurations > MANY_CONFIGURATIONS
+        """Whether there are so many configurations that the bootstrap gives the interval shown."""
+        return self.configurations > MAX_PROFILED
 
     def interval(self, quantity: Quantity, level: float) -> tuple[float, float]:
-        """Bracket a quantity: by bootstrap where configurations are many, else by profile
-        likelihood.
+        """Compute the interval shown: by bootstrap where configurations are many, else by profile.
+
+        Args:
+            quantity: the quantity as an analytic function of theta.
+            level: the confidence level, such as 0.95.
         """
         return (self.bootstrap if self.many else self.profile)(quantity, level)
 
     def profile(self, quantity: Quantity, level: float) -> tuple[float, float]:
-        """Bracket a quantity by profile likelihood; an end no data object to is its bound, or
-        infinite.
+        """Compute the profile-likelihood interval of a quantity.
+
+        An end that the data do not reject is at the bound of the quantity, or infinite.
         """
         low, high = self.ends(quantity, level)
         return low.value, high.value
 
     def ends(self, quantity: Quantity, level: float) -> tuple[End, End]:
-        """Find both ends of a quantity's profile interval, with the points theta at which it takes
-        them.
-        """
+        """Find both ends of a profile interval, with the points theta at which they are taken."""
         centre, gradient = self._linear(quantity)
         direction = self.spread @ gradient
         error = float(np.sqrt(max(float(gradient @ direction), 1e-24)))
         limit = self._limit(level)
 
         def solve(wanted: Floats, steps: Floats, warm: Floats) -> Solved:
-            # Where the pull comes to rest, no other point of that quantity fits better: it is on
-            # the profile.
+            # The constraint quantity = wanted is soft: one more row, with squared cost. The refit
+            # may stop at another value v of the quantity. Of all points with that v it still has
+            # the lowest cost of the data, since they share the cost of the extra row. So it lies on
+            # the profile, at v, and nothing is lost.
             straight = self.theta + np.outer((wanted - centre) / error**2, direction)
-            weights = PULL * limit * np.sqrt(self.dispersion) / steps
-            points, _ = self._refit(quantity, wanted, (warm, straight), weights)
-            costs = huber(self.problem.log_values(points) - self.problem.log_y, self.delta)
-            return Solved(np.real(quantity(points)), self._root(costs), points)
+            weights = STIFFNESS * limit * np.sqrt(self.dispersion) / steps
+            found = self._refit(quantity, wanted, (warm, straight), weights)
+            residual = self.problem.log_values(found.theta) - self.problem.log_y
+            costs = huber(residual, self.huber_delta)
+            reached = np.real(quantity(found.theta))
+            return Solved(reached, self._root(costs), found.theta, found.converged)
 
-        return profile_likelihood(solve, End(centre, self.theta), error, limit)
+        return profile_likelihood(solve, End(centre, self.theta, self.converged), error, limit)
 
     def run_interval(self, quantity: Quantity, level: float) -> tuple[float, float]:
-        """Bracket the log of what one new run measures, `quantity` being the log of what is
-        expected of it.
+        """Compute the profile interval of the log of what one new run measures.
 
-        The new run joins the data as a row of its own; its outcome is bracketed where the data
-        object to it.
+        The new run joins the data as one more row, whose outcome is profiled.
+
+        Args:
+            quantity: the log of the value that the law expects of the run.
         """
         centre, gradient = self._linear(quantity)
         direction = self.spread @ gradient
         error = float(np.sqrt(gradient @ direction + self.noise**2))
 
         def solve(wanted: Floats, steps: Floats, warm: Floats) -> Solved:
+            # The weight makes a miss by one noise standard deviation of the new run cost as much as
+            # a root of F of 1. Here the extra row is part of the data, so its cost counts.
             straight = self.theta + np.outer((wanted - centre) / error**2, direction)
             weights = np.full_like(steps, np.sqrt(self.dispersion) / self.noise)
-            points, costs = self._refit(quantity, wanted, (warm, straight), weights)
-            return Solved(wanted, self._root(costs), points)
+            found = self._refit(quantity, wanted, (warm, straight), weights)
+            return Solved(wanted, self._root(found.cost), found.theta, found.converged)
 
-        low, high = profile_likelihood(solve, End(centre, self.theta), error, self._limit(level))
+        start = End(centre, self.theta, self.converged)
+        low, high = profile_likelihood(solve, start, error, self._limit(level))
         return low.value, high.value
 
     def _limit(self, level: float) -> float:
-        """Give the root of F at which the data object."""
+        """Return the root of F at which the data reject a value."""
         return float(np.sqrt(fdtri(1, self.freedom, level)))
 
     def _linear(self, quantity: Quantity) -> tuple[float, Floats]:
-        """Evaluate a quantity and its gradient at the optimum."""
+        """Evaluate a quantity and its gradient (p,) at the optimum."""
         value, gradient = differentiate(lambda theta: quantity(theta)[..., None], self.theta[None])
         return float(value[0, 0]), gradient[0, 0]
 
     def _refit(
         self, quantity: Quantity, wanted: Floats, starts: tuple[Floats, ...], weights: Floats
-    ) -> tuple[Floats, Floats]:
-        """Refit with one more row, weight * (quantity - wanted), for each wanted value; the best of
-        all starts.
+    ) -> Minima:
+        """Refit with one more row, weight * (quantity - wanted), for each wanted value (k,).
+
+        Every wanted value is tried from each of `starts`, (k, p) each; the lowest minimum is kept.
         """
         count, tries = len(wanted), len(starts)
         rows = _with_row(
             self.problem.rows(), quantity, np.tile(wanted, tries), np.tile(weights, tries)
         )
-        delta = np.append(self.delta, np.inf)
-        points, costs = minimise(
-            rows, np.concatenate(starts), delta, self.problem.bounds, iterations=40
-        )
-        best = np.argmin(costs.reshape(tries, count), axis=0) * count + np.arange(count)
-        return points[best], costs[best]
+        delta = np.append(self.huber_delta, np.inf)
+        found = minimise(rows, np.concatenate(starts), delta, self.problem.bounds, iterations=40)
+        best = np.argmin(found.cost.reshape(tries, count), axis=0) * count + np.arange(count)
+        return Minima(*(values[best] for values in found))
 
     def _root(self, costs: Floats) -> Floats:
-        """Give the root of F, the rise in cost that the data object to."""
+        """Return the root of F for costs (k,): sqrt(2 (cost - lowest cost) / dispersion)."""
         with np.errstate(over="ignore"):
             return np.asarray(np.sqrt(np.maximum(2 * (costs - self.cost), 0) / self.dispersion))
 
     @cached_property
-    def draws(self) -> Floats:
-        """Optima of seeded bootstrap refits, (draws, p): of configurations where these are many,
-        else of residuals.
-        """
+    def refits(self) -> Minima:
+        """Seeded bootstrap refits: of configurations where these are many, else of residuals."""
         if self.many:
-            return draw_configurations(self.problem, self.estimate, self.bend, self.configuration)
-        return draw_residuals(self.problem, self.theta, self.delta, self.configuration)
+            return draw_configurations(
+                self.problem, self.fit_theta, self.fit_delta, self.configuration
+            )
+        return draw_residuals(self.problem, self.theta, self.huber_delta, self.configuration)
+
+    @property
+    def draws(self) -> Floats:
+        """Optima of the bootstrap refits, (draws, p)."""
+        return self.refits.theta
 
     def bootstrap(self, quantity: Quantity, level: float) -> tuple[float, float]:
-        """Bracket a quantity by bootstrap, widened by t over normal quantiles, with configurations
-        - p of freedom.
-        """
+        """Compute the bootstrap interval of a quantity."""
         low, high = self.bootstrap_band(quantity, level)
         return float(low), float(high)
 
     def bootstrap_band(self, quantities: Quantity, level: float) -> tuple[Floats, Floats]:
-        """Bracket quantities by bootstrap, one by one: points (..., p) -> (..., m) gives ends
-        (m,).
+        """Compute bootstrap intervals of several quantities, each on its own.
+
+        Args:
+            quantities: an analytic function of points (..., p) -> (..., m).
+
+        Returns:
+            Lower and upper ends, (m,) each, widened by t with configurations - p degrees of
+            freedom.
         """
-        centre = quantities(self.estimate if self.many else self.theta)
+        centre = quantities(self.fit_theta if self.many else self.theta)
         return percentiles(
             quantities(self.draws), centre, level, self.configurations - len(self.theta)
         )
 
 
-def _starts(problem: Problem, theta: Floats, delta: float) -> Floats:
-    """Give a fit's optimum and the starts screened for this delta: another cost may prefer another
-    basin.
-    """
-    return np.concatenate([theta[None], screen(problem, delta)])
+def _interval_delta(problem: Problem, theta: Floats, delta: float) -> float:
+    """Return Huber's delta of the interval cost from the residuals of a fit; inf for few runs."""
+    runs, count = len(problem.log_y), len(theta)
+    if runs - count < MIN_FREEDOM_TO_CLIP:
+        return np.inf
+    residual, _ = problem.rows()(theta[None])
+    # A robust fit passes through p runs, so p residuals are near 0 and would understate the noise.
+    # The median of the others over .6745 is the standard deviation for normal noise.
+    noise = float(np.median(np.sort(np.abs(residual[0]))[count - 1 :])) / 0.6745
+    return max(delta, DELTA_PER_NOISE * noise, MIN_NOISE)
 
 
-def _between(pull: Floats, configuration: npt.NDArray[np.int64], count: int) -> tuple[float, int]:
-    """Give what seeds that err together inflate the residual variance by, and its degrees of
-    freedom.
+def _seed_inflation(score: Floats, configuration: Configurations, count: int) -> tuple[float, int]:
+    """Return the factor by which shared errors of seeds raise the variance, and its freedom.
 
     With g configurations of several seeds and p parameters, the mean square between configurations,
-    of g - p degrees, is the error term of a law whose misses the seeds share; it is taken where it
-    exceeds that of n - p. For equal numbers of seeds and a law linear in its parameters this is the
-    exact F test of the random-effects model.
+    with g - p degrees of freedom, is the error term of a law whose error at a configuration is
+    shared by its seeds. It replaces the mean square of all runs, with n - p, where it is larger.
+    For equal numbers of seeds and a law linear in its parameters this is the exact F test of the
+    random-effects model.
+
+    Args:
+        score: clipped residuals, (n,).
+        count: the number of parameters p.
     """
-    runs, groups = len(pull), int(configuration.max()) + 1
-    total = float(pull @ pull)
+    runs, groups = len(score), int(configuration.max()) + 1
+    total = float(score @ score)
     if count < groups < runs and total > 0:
-        sums = np.bincount(configuration, pull)
+        sums = np.bincount(configuration, score)
         between = float(sums @ (sums / np.bincount(configuration)))
         ratio = between / (groups - count) / (total / (runs - count))
         if ratio > 1:

@@ -1,51 +1,54 @@
-"""The numbers of one fit: a law on its data in scaled coordinates, and a minimiser of Huber costs.
+"""A law on its data in scaled coordinates, and a batched minimiser of Huber costs.
 
-Takes a law, predictors and losses; gives log residuals with exact derivatives, and robust minima.
-The one
-idea: every question (start, polish, bootstrap draw, point of a profile) is a row of one batch,
-solved together.
+`Problem` evaluates log residuals with exact derivatives. `minimise` finds robust minima. Every
+question about a fit (a start, a bootstrap draw, a point of a profile) is one row of a batch, and
+all rows are solved together in numpy.
+
+Shapes: k points, p parameters, n runs.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
 from clue_ray.scaling.laws.law import Floats, Law
 
 Rows = Callable[[Floats], tuple[Floats, Floats]]
 """Maps points (k, p) to residuals (k, n) and their derivatives (k, n, p)."""
 
-
-STEP = (
-    1e-30  # of the complex step: no subtraction takes place, so it may be as small as floats allow
-)
-LEVEL = 1e-13  # relative change of cost that counts as none
-# steps in a row that find nothing lower before a start is given up; two if they find the same
+COMPLEX_STEP = 1e-30
+"""Step of the derivatives. Nothing is subtracted, so it may be almost as small as floats allow."""
+COST_TOLERANCE = 1e-13
+"""Relative change of cost that counts as none."""
 PATIENCE = 8
-PLACE_REACH = 1e3  # how far beyond the data a place on a predictor's axis may lie, as a factor
-LARGEST_EXPONENT = (
-    5.0  # steeper than any published exponent by ten; beyond it a power is a step function
-)
+"""Steps in a row without a lower cost after which a point has converged. A step that finds the
+same cost counts as `PATIENCE // 2` of them."""
+PLACE_REACH = 1e3
+"""Factor by which a position on a predictor's axis may lie outside the data."""
+LARGEST_EXPONENT = 5.0
+"""Ten times any published exponent; with more, a power of x is a step function."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Problem:
     """A law on its data, in the coordinates `theta` in which it is fitted.
 
-    A coordinate is the parameter itself, except for the coefficient of a term, where it is the log
-    of coefficient * scale ** -exponent, and for a place on a predictor's axis, where it is the log
-    of place / scale. The scale is the predictor's geometric mean, which decorrelates coefficient
-    and exponent.
+    A coordinate is the parameter itself, with two exceptions. For the coefficient of a term it is
+    log(coefficient * scale ** -exponent), the log of the term at x = scale. For a position on a
+    predictor's axis it is log(position / scale). The scale is the geometric mean of the predictor:
+    there a change of the exponent leaves the term unchanged, so coefficient and exponent are nearly
+    uncorrelated and the minimiser takes few steps.
 
     Attributes:
         law: the law.
         x: predictors over their scales, (predictors, n).
         log_y: log of the losses, (n,).
         scales: geometric means of the predictors, (predictors,); 1 where the law declares no term
-            or place.
+            or position for a predictor.
     """
 
     law: Law
@@ -58,46 +61,43 @@ class Problem:
         """Scale predictors (predictors, n) and losses (n,), all positive."""
         means = np.exp(np.log(x).mean(axis=1))
         scaled = {*range(len(law.terms)), *law.places.values()}
+        # Predictors of one unit share one scale, or the law would see another ratio of them.
         units = law.units or range(len(x))
         scales = np.array([means[unit] if unit in scaled else 1.0 for unit in units])
-        return cls(law, x / scales[:, None], np.log(y), scales)
+        return cls(law=law, x=x / scales[:, None], log_y=np.log(y), scales=scales)
 
     @cached_property
     def terms(self) -> list[tuple[int, int]]:
-        """Positions (coefficient, exponent) of the law's terms."""
-        place = self.law.parameters.index
-        return [(place(coefficient), place(exponent)) for coefficient, exponent in self.law.terms]
+        """Indices (coefficient, exponent) of the law's terms."""
+        index = self.law.parameters.index
+        return [(index(coefficient), index(exponent)) for coefficient, exponent in self.law.terms]
 
     @cached_property
     def bounds(self) -> tuple[Floats, Floats]:
         """Lower and upper bounds of theta, (p,) each."""
+        index = self.law.parameters.index
         lower, upper = np.full((2, len(self.law.parameters)), [[-np.inf], [np.inf]])
         for name in self.law.linear:
-            lower[self.law.parameters.index(name)] = -np.inf if self.is_log(name) else 0.0
+            lower[index(name)] = -np.inf if self.is_log(name) else 0.0
         for _, exponent in self.terms:
             lower[exponent], upper[exponent] = 0.0, LARGEST_EXPONENT
         if self.law.floor:
-            floor = self.law.parameters.index(self.law.floor)
+            floor = index(self.law.floor)
             lower[floor], upper[floor] = 0.0, np.exp(self.log_y.max())
         for name, predictor in self.law.places.items():
-            ends = (
-                np.log(self.x[predictor].min() / PLACE_REACH),
-                np.log(self.x[predictor].max() * PLACE_REACH),
-            )
-            lower[self.law.parameters.index(name)], upper[self.law.parameters.index(name)] = ends
+            lower[index(name)] = np.log(self.x[predictor].min() / PLACE_REACH)
+            upper[index(name)] = np.log(self.x[predictor].max() * PLACE_REACH)
         for name, ends in self.law.bounds.items():
-            place = self.law.parameters.index(name)
-            lower[place], upper[place] = (self.coordinate(name, end) for end in ends)
+            lower[index(name)], upper[index(name)] = (self.coordinate(name, end) for end in ends)
         return lower, upper
 
     def values(self, theta: Any, x: Any = None) -> Any:
         """Evaluate the law: theta (..., p), scaled x (predictors, n) -> (..., n)."""
-        columns = [theta[..., place, None] for place in range(theta.shape[-1])]
-        with np.errstate(
-            all="ignore"
-        ):  # a step may leave the law's domain; its cost is then infinite
-            for place in self.logs:
-                columns[place] = np.exp(columns[place])
+        columns = [theta[..., index, None] for index in range(theta.shape[-1])]
+        # A step may leave the law's domain. The cost is infinite there, so the step is rejected.
+        with np.errstate(all="ignore"):
+            for index in self._logs:
+                columns[index] = np.exp(columns[index])
             return self.law(list(self.x if x is None else x), columns)
 
     def log_values(self, theta: Any, x: Any = None) -> Any:
@@ -107,9 +107,7 @@ class Problem:
             return np.log(np.where(values.real > 0, values, np.nan))
 
     def rows(self, log_y: Floats | None = None) -> Rows:
-        """Give log residuals, against other losses (k, n) when given, as the minimiser wants
-        them.
-        """
+        """Return the log residuals for `minimise`, against other log losses (k, n) where given."""
         target = self.log_y if log_y is None else log_y
 
         def residuals(theta: Floats) -> tuple[Floats, Floats]:
@@ -119,39 +117,38 @@ class Problem:
         return residuals
 
     def natural(self, theta: Any, name: str) -> Any:
-        """Read a parameter in the user's units off theta (..., p); a term's coefficient and a place
-        as their logs.
+        """Read a parameter in the user's units from theta (..., p).
+
+        Coefficients of terms and positions on an axis are returned as their logs; see `is_log`.
         """
-        place = self.law.parameters.index(name)
+        index = self.law.parameters.index(name)
         if name in self.law.places:
-            return theta[..., place] + np.log(self.scales[self.law.places[name]])
+            return theta[..., index] + np.log(self.scales[self.law.places[name]])
         for predictor, (coefficient, exponent) in enumerate(self.terms):
-            if place == coefficient:
-                return theta[..., place] + theta[..., exponent] * np.log(self.scales[predictor])
-        return theta[..., place]
+            if index == coefficient:
+                return theta[..., index] + theta[..., exponent] * np.log(self.scales[predictor])
+        return theta[..., index]
 
     def coordinate(self, name: str, value: float) -> float:
-        """Give the coordinate of a value in the user's units, the inverse of `natural` (terms'
-        coefficients aside).
-        """
+        """Return the coordinate of a value in the user's units; not for coefficients of terms."""
         if name not in self.law.places:
             return value
         with np.errstate(divide="ignore"):
             return float(np.log(value / self.scales[self.law.places[name]]))
 
     @cached_property
-    def logs(self) -> list[int]:
-        """Positions of the parameters whose coordinate is a log."""
-        return [place for place, name in enumerate(self.law.parameters) if self.is_log(name)]
+    def _logs(self) -> list[int]:
+        """Indices of the parameters whose coordinate is a log."""
+        return [index for index, name in enumerate(self.law.parameters) if self.is_log(name)]
 
     def is_log(self, name: str) -> bool:
-        """Tell whether `natural` gives the log of this parameter."""
+        """Return whether `natural` returns the log of this parameter."""
         return name in self.law.places or any(
             name == coefficient for coefficient, _ in self.law.terms
         )
 
     def parameters(self, theta: Floats) -> dict[str, float]:
-        """Give all parameters of one point (p,) in the user's units."""
+        """Return all parameters of one point (p,) in the user's units."""
         read = {name: float(self.natural(theta, name)) for name in self.law.parameters}
         return {
             name: float(np.exp(value)) if self.is_log(name) else value
@@ -160,18 +157,19 @@ class Problem:
 
 
 def differentiate(function: Callable[[Any], Any], theta: Floats) -> tuple[Floats, Floats]:
-    """Evaluate an analytic function at points (k, p) -> values (k, n) and exact derivatives (k, n,
-    p).
+    """Evaluate an analytic function at points (k, p): values (k, n), derivatives (k, n, p).
 
-    Complex step (Squire and Trapp 1998): f'(t) = Im f(t + ih) / h, without cancellation.
+    The derivatives are exact to rounding, by the complex step f'(t) = Im f(t + ih) / h, which
+    subtracts nothing and so does not cancel (Squire and Trapp 1998).
     """
-    moved = function(theta[:, None, :] + 1j * STEP * np.eye(theta.shape[1]))
-    return moved[:, 0].real, np.swapaxes(moved.imag, 1, 2) / STEP
+    moved = function(theta[:, None, :] + 1j * COMPLEX_STEP * np.eye(theta.shape[1]))
+    return moved[:, 0].real, np.swapaxes(moved.imag, 1, 2) / COMPLEX_STEP
 
 
 def huber(residual: Floats, delta: Floats) -> Floats:
-    """Sum r^2/2 within delta and delta (|r| - delta/2) beyond over the last axis; inf where
-    undefined.
+    """Sum Huber's cost over the last axis; inf where a residual is undefined.
+
+    The cost is r^2 / 2 for |r| <= delta and delta (|r| - delta / 2) otherwise (Huber 1964).
     """
     size = np.abs(residual)
     with np.errstate(invalid="ignore", over="ignore"):
@@ -179,13 +177,37 @@ def huber(residual: Floats, delta: Floats) -> Floats:
     return np.asarray(np.nan_to_num(cost.sum(axis=-1), nan=np.inf))
 
 
+class Minima(NamedTuple):
+    """What `minimise` found from each start.
+
+    Attributes:
+        theta: the points, (k, p).
+        cost: the sum of costs there, (k,).
+        converged: whether the cost stopped falling before the iterations ran out, (k,) booleans.
+    """
+
+    theta: Floats
+    cost: Floats
+    converged: npt.NDArray[np.bool_]
+
+    def best(self) -> tuple[Floats, float, bool]:
+        """Return theta (p,), cost and convergence of the lowest minimum."""
+        index = int(np.argmin(self.cost))
+        return self.theta[index], float(self.cost[index]), bool(self.converged[index])
+
+
 def minimise(
     rows: Rows, starts: Floats, delta: Floats, bounds: tuple[Floats, Floats], iterations: int = 200
-) -> tuple[Floats, Floats]:
-    """Minimise the sum of Huber costs from each start (k, p) within bounds; give minima (k, p),
-    costs (k,).
+) -> Minima:
+    """Minimise the sum of Huber costs from each start (k, p) within bounds.
 
-    Levenberg-Marquardt on iteratively reweighted least squares, every start with its own damping.
+    Iteratively reweighted least squares (Holland and Welsch 1977) by Levenberg-Marquardt steps
+    (Marquardt 1963): each start has its own damping, which shrinks after a step that lowers its
+    cost and grows after one that does not. Steps are clipped to the bounds. A start never accepts
+    a higher cost.
+
+    Args:
+        delta: where Huber's cost turns linear, (n,) or (k, n); infinite for least squares.
     """
     theta = np.clip(starts, *bounds)
     residual, slope = rows(theta)
@@ -196,8 +218,10 @@ def minimise(
         new_residual, new_slope = rows(trial)
         new_cost = huber(new_residual, delta)
         better = new_cost < cost
-        level = np.isclose(new_cost, cost, rtol=LEVEL, atol=0) & np.isfinite(cost)
-        quiet = np.where(level, quiet + PATIENCE // 2, np.where(better, 0, quiet + 1))
+        # At the bottom, rounding makes the cost go up and down. A step to the same cost is strong
+        # evidence of convergence; a step to a higher cost may only show that damping is too small.
+        same = np.isclose(new_cost, cost, rtol=COST_TOLERANCE, atol=0) & np.isfinite(cost)
+        quiet = np.where(same, quiet + PATIENCE // 2, np.where(better, 0, quiet + 1))
         theta = np.where(better[:, None], trial, theta)
         residual = np.where(better[:, None], new_residual, residual)
         slope = np.where(better[:, None, None], new_slope, slope)
@@ -205,7 +229,7 @@ def minimise(
         damping = np.clip(np.where(better, damping / 5, damping * 5), 1e-8, 1e8)
         if (quiet >= PATIENCE).all():
             break
-    return theta, cost
+    return Minima(theta, cost, quiet >= PATIENCE)
 
 
 def _step(
@@ -216,16 +240,19 @@ def _step(
     damping: Floats,
     bounds: tuple[Floats, Floats],
 ) -> Floats:
-    """Solve the damped normal equations of each start; coordinates pressed against a bound stay."""
+    """Solve the damped normal equations of each start: steps (k, p)."""
     size = np.abs(residual)
+    # Huber's weight min(1, delta / |r|) makes weighted least squares match his gradient.
     weight = np.divide(delta, size, out=np.ones_like(size), where=size > delta)
     weighted = slope * weight[:, :, None]
     gradient = np.einsum("knp,kn->kp", weighted, residual)
     curvature = np.einsum("knp,knq->kpq", weighted, slope)
+    # A coordinate at a bound that the gradient pushes outwards is held: its row and column become
+    # those of the identity, so the others are solved as if it were a constant.
     held = ((theta <= bounds[0]) & (gradient > 0)) | ((theta >= bounds[1]) & (gradient < 0))
     diagonal = np.einsum("kpp->kp", curvature)
-    # A parameter of an own law may be 1e13, and its curvature 1e-26 of the others': it is seen in
-    # its own size.
+    # Marquardt scales the damping by the curvature. A parameter of a custom law may be as large as
+    # 1e13, with 1e-26 of the curvature of the others, so the least damping is relative to its size.
     least = (1e-12 * diagonal.max(axis=1, keepdims=True) + 1e-30) / np.maximum(
         np.abs(theta), 1
     ) ** 2

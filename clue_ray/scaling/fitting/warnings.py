@@ -1,14 +1,6 @@
-"""What the data cannot tell: doubts about a fitted law, a sentence each.
+"""Warnings about a fitted law: what the data do not identify, and intervals that disagree.
 
-Takes a problem at its optimum and its rows; gives warnings. The one idea: a number that the runs do
-not identify is shown with its reason, never dropped in silence.
-
-
-Whether two kinds of interval agree.
-
-Takes a likelihood and quantities; gives a sentence where they do not. The one idea: profile and
-bootstrap suppose different things of the noise, so where they differ much the noise is not what one
-of them takes it to be.
+A number that the runs do not identify is shown with a warning, never dropped.
 """
 
 from collections.abc import Iterator, Mapping
@@ -22,18 +14,28 @@ from clue_ray.scaling.fitting.table import Sample
 from clue_ray.scaling.laws.catalogue import LAWS
 from clue_ray.scaling.laws.law import Floats, Law
 
-ENOUGH_SCALES = 4
-ENOUGH_DECADES = 1.5
+MIN_SCALES = 4
+"""Distinct values of a predictor under which 3 or more parameters are hard to identify."""
+MIN_DECADES = 1.5
+"""Decades of the predictors under which a fitted floor means little."""
 COLLINEAR = 0.9
-EDGE = 1e-6  # distance from a bound, over 1 + its size, that counts as none
-EXACT = 1e-6  # log units below which a miss is rounding
+"""Correlation of log predictors from which they count as one."""
+EDGE_DISTANCE = 1e-6
+"""Distance from a bound, over 1 + its size, that counts as none."""
+EXACT_RESIDUAL = 1e-6
+"""Log units below which a residual is rounding."""
+WIDTH_RATIO = 1.5
+"""Ratio of two interval widths from which they disagree."""
+POINT_WIDTH = 1e-6
+"""Relative width below which an interval is a point."""
 
 
-def doubts(problem: Problem, theta: Floats, sample: Sample) -> Iterator[str]:
-    """Yield what a reader should know before trusting a fit, given by its theta (p,)."""
+def fit_warnings(problem: Problem, theta: Floats, sample: Sample) -> Iterator[str]:
+    """Yield what to know before trusting a fit at theta (p,), one sentence each."""
     law, parameters = problem.law, problem.parameters(theta)
     if sample.left_out:
-        yield f"{sample.left_out} of {sample.left_out + len(sample.y)} runs are not done and were left out."
+        total = sample.left_out + len(sample.y)
+        yield f"{sample.left_out} of {total} runs are not done and were left out."
     yield from _narrow(law, sample.x)
     yield from _at_bounds(law, sample.y, parameters)
     yield from _at_edges(problem, theta, parameters)
@@ -41,25 +43,31 @@ def doubts(problem: Problem, theta: Floats, sample: Sample) -> Iterator[str]:
 
 
 def _narrow(law: Law, x: Floats) -> Iterator[str]:
-    """Say where the predictors span too little for the law's parameters."""
+    """Warn where the predictors (predictors, n) span too little for the law's parameters."""
     scales = min(len(np.unique(column)) for column in x)
-    if scales < ENOUGH_SCALES and len(law.parameters) >= 3:
-        yield f"{law.words}: only {scales} distinct values of a predictor; it takes {ENOUGH_SCALES} or more."
-    decades = float(np.log10(x.max(axis=1) / x.min(axis=1)).sum())
-    if law.floor and decades < ENOUGH_DECADES:
+    if scales < MIN_SCALES and len(law.parameters) >= 3:
         yield (
-            f"{law.words}: the runs span {decades:.1f} decades; under {ENOUGH_DECADES} the fitted "
+            f"{law.words}: only {scales} distinct values of a predictor; it takes {MIN_SCALES} or "
+            f"more."
+        )
+    decades = float(np.log10(x.max(axis=1) / x.min(axis=1)).sum())
+    if law.floor and decades < MIN_DECADES:
+        yield (
+            f"{law.words}: the runs span {decades:.1f} decades; under {MIN_DECADES} the fitted "
             f"floor means little."
         )
     if len(x) > 1 and scales > 1:
         pairs = np.corrcoef(np.log(x))[np.triu_indices(len(x), 1)]
         correlation = float(pairs[np.argmax(np.abs(pairs))])
         if abs(correlation) > COLLINEAR:
-            yield f"{law.words}: the predictors move together (correlation of logs {correlation:.2f})."
+            yield (
+                f"{law.words}: the predictors move together (correlation of logs "
+                f"{correlation:.2f})."
+            )
 
 
 def _at_bounds(law: Law, y: Floats, parameters: dict[str, float]) -> Iterator[str]:
-    """Say which parameters ended at the edge of what is possible."""
+    """Warn of a floor or an exponent at the edge of what is possible."""
     if law.floor:
         share = parameters[law.floor] / float(y.min())
         if share < 0.01:
@@ -68,27 +76,31 @@ def _at_bounds(law: Law, y: Floats, parameters: dict[str, float]) -> Iterator[st
             yield f"{law.words}: the floor is at the smallest loss; it is not identified."
     for name in law.exponents:
         if not 1e-6 < parameters[name] < LARGEST_EXPONENT * (1 - 1e-6):
-            yield f"{law.words}: the exponent is at its bound {parameters[name]:.3g}; it is not identified."
+            yield (
+                f"{law.words}: the exponent is at its bound {parameters[name]:.3g}; it is not "
+                f"identified."
+            )
 
 
 def _at_edges(problem: Problem, theta: Floats, parameters: dict[str, float]) -> Iterator[str]:
-    """Say which parameters, floor and terms' exponents aside, ended at the edge of the range
-    searched.
-    """
+    """Warn of other parameters at the edge of the range searched."""
     law = problem.law
     for name, value, *ends in zip(law.parameters, theta, *problem.bounds, strict=True):
-        near = [abs(value - end) <= EDGE * (1 + abs(end)) for end in ends if np.isfinite(end)]
+        near = [
+            abs(value - end) <= EDGE_DISTANCE * (1 + abs(end)) for end in ends if np.isfinite(end)
+        ]
         if any(near) and name not in (law.floor, *law.exponents):
             yield (
                 f"{law.words}: {name.replace('_', ' ')} is at the edge of the range searched, "
-                f"{parameters[name]:.3g}; "
-                "it is not identified."
+                f"{parameters[name]:.3g}; it is not identified."
             )
 
 
 def _missed(problem: Problem, theta: Floats) -> Iterator[str]:
-    """Say when a law of one's own, with parameters started blindly, lies further from the runs than
-    a power law.
+    """Warn where a custom law fits worse than a power law of the same columns.
+
+    This is a sign that its optimum was not found, so it is said only where parameters had no hint
+    to start from.
     """
     names = unguided(problem)
     if not names or problem.law.function in [law.function for law in LAWS.values()]:
@@ -96,46 +108,44 @@ def _missed(problem: Problem, theta: Floats) -> Iterator[str]:
     logs = np.vstack([np.ones(len(problem.log_y)), np.log(problem.x)]).T
     plain = problem.log_y - logs @ np.linalg.lstsq(logs, problem.log_y, rcond=None)[0]
     own = problem.log_values(theta) - problem.log_y
-    mine, rival = (float(np.sqrt(np.mean(np.square(missed)))) for missed in (own, plain))
-    if mine > max(rival, EXACT):
+    error, plain_error = (float(np.sqrt(np.mean(np.square(residual)))) for residual in (own, plain))
+    if error > max(plain_error, EXACT_RESIDUAL):
         yield (
-            f"{problem.law.words}: it misses the runs by {mine:.2g} in log, a power law of the "
-            f"same columns by "
-            f"{rival:.2g}, so its optimum may not be found; give the Law guesses, bounds or places "
-            f"for "
-            f"{', '.join(names)}."
+            f"{problem.law.words}: it misses the runs by {error:.2g} in log, a power law of the "
+            f"same columns by {plain_error:.2g}, so its optimum may not be found; give the Law "
+            f"guesses, bounds or places for {', '.join(names)}."
         )
 
 
-DISAGREEMENT = 1.5  # ratio of two widths that a reader should hear of
-NEGLIGIBLE = 1e-6  # relative width below which an interval is a point
-
-
-def disagree(one: tuple[float, float], other: tuple[float, float]) -> bool:
-    """Tell whether the wider of two intervals is much wider, unless both are points for any
-    purpose.
-    """
+def widths_differ(one: tuple[float, float], other: tuple[float, float]) -> bool:
+    """Return whether one interval is much wider than the other; False if both are points."""
     narrow, wide = sorted((one[1] - one[0], other[1] - other[0]))
-    return wide > DISAGREEMENT * narrow and wide > NEGLIGIBLE * max(abs(one[1]), abs(other[1]))
+    return wide > WIDTH_RATIO * narrow and wide > POINT_WIDTH * max(abs(one[1]), abs(other[1]))
 
 
-def disagreement(
-    law: Law, likelihood: Likelihood, readers: Mapping[str, Quantity]
+def interval_warnings(
+    law: Law, likelihood: Likelihood, quantities: Mapping[str, Quantity]
 ) -> Iterator[str]:
-    """Say of which quantities, by name, the 95 % intervals by profile and by bootstrap differ much
-    in width.
+    """Warn of quantities with 95 % intervals by profile and by bootstrap of different width.
+
+    The two assume different things of the noise. Where they differ much, the noise is not what one
+    of them assumes.
+
+    Args:
+        quantities: functions of theta, by the name in the warning.
     """
     ratios = {}
-    for name, reader in readers.items():
-        profile, drawn = likelihood.profile(reader, 0.95), likelihood.bootstrap(reader, 0.95)
-        if disagree(profile, drawn):
+    for name, quantity in quantities.items():
+        profile, drawn = likelihood.profile(quantity, 0.95), likelihood.bootstrap(quantity, 0.95)
+        if widths_differ(profile, drawn):
             ratios[name] = (drawn[1] - drawn[0]) / max(profile[1] - profile[0], 1e-300)
     if not ratios:
         return
     found = ", ".join(f"{name} {ratio:.2g}" for name, ratio in ratios.items())
     shown = (
-        "the bootstrap is what is shown"
-        if likelihood.many
-        else "the profile is what is shown; trust the wider one"
+        "the bootstrap is shown" if likelihood.many else "the profile is shown; trust the wider one"
     )
-    yield f"{law.words}: bootstrap and profile intervals differ, in times the profile's width: {found}; {shown}."
+    yield (
+        f"{law.words}: bootstrap and profile intervals differ; the ratio of their widths is "
+        f"{found}; {shown}."
+    )

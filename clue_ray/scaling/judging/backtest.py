@@ -1,22 +1,16 @@
-"""Judge laws by what they would have predicted: fit below a compute cut, score above it.
+"""Backtest of laws, and the choice of the law that answers for a study.
 
-Takes laws and a runs table; gives a `Backtest`. The one idea: a law is preferred for its
-predictions of runs larger than any it saw, never for its fit; where these cannot tell laws apart,
-the best law with a floor
-speaks: far out, leaving out a floor that is there errs ten times more than keeping one that is not
-    (planted
+A backtest fits each law to the runs below a cut of compute and scores its predictions above the
+cut. A law is preferred for its predictions of runs larger than any it saw, never for its fit.
+
+Where the backtest cannot tell laws apart, the best law with a floor is preferred. Far beyond the
+runs, leaving out a floor that exists errs ten times more than keeping one that does not (planted
 power laws, 6 to 12 runs over 2 to 3 decades: 4 to 21 % against under 1 % at ten times the compute).
-    It does not
-where it erred more than the plain power law: then the law with the lowest error speaks
-    (docs/statistics.md).
+An exception is a law with a floor that erred more than the plain power law: then the law with the
+lowest error is preferred (docs/reference/statistics.md).
 
-
-Which law speaks for a study, or why none does.
-
-Takes the backtest and the fits; gives a law and a reason for silence. The one idea: the law that
-predicted larger runs best speaks only if it says that compute lowers the loss; a law that rises or
-stays flat describes runs that overfit or do not learn, and nobody should be sold ten times the
-compute on it.
+The preferred law answers only if it says that compute lowers the loss. A law that rises or stays
+flat describes runs that overfit or do not learn, and is no reason to spend ten times the compute.
 """
 
 from collections.abc import Iterator, Sequence
@@ -27,14 +21,17 @@ import numpy as np
 import pandas as pd
 
 from clue_ray.errors import FitError
-from clue_ray.scaling.fitting.fit import Fit, Prediction, fit_law
-from clue_ray.scaling.fitting.table import Table, as_names, check_law, check_once, finished, select
+from clue_ray.scaling.fitting.fit import fit_law
+from clue_ray.scaling.fitting.result import Fit, Prediction
+from clue_ray.scaling.fitting.table import Table, as_names, check_once, finished, select
 from clue_ray.scaling.laws.catalogue import find_law
 from clue_ray.scaling.laws.law import Floats, Law
 
-PLAIN = "power_law"
-"""The law to which no preferred law may lose."""
-ROW = [
+LOOK_AHEAD = 10
+"""How many times more compute the answer looks ahead, and so the backtest too."""
+BASELINE_LAW = "power_law"
+"""No preferred law may have a larger backtest error than this one."""
+ROW_COLUMNS = [
     "law",
     "num_fitted",
     "x",
@@ -45,34 +42,35 @@ ROW = [
     "relative_error",
     "covered",
 ]
-SAME = 1e-6
-"""Relative difference up to which two mean errors are one, to the convergence of fits: 4e-8 was
-seen."""
-ROUNDING = (
-    1e-9  # logs of compute that differ by less are one size, to the rounding of a product of axes
-)
-SUMMARY = [
+SUMMARY_COLUMNS = [
     "law",
     "mean_absolute_relative_error",
     "mean_absolute_error",
     "coverage",
     "num_predictions",
 ]
+EQUAL_ERROR = 1e-6
+"""Relative difference up to which two mean errors are equal; the convergence of fits makes up to
+4e-8."""
+EQUAL_LOG_SIZE = 1e-9
+"""Difference of logs of compute up to which two runs have one size; rounding of a product."""
+FLAT_CHANGE = 1e-6
+"""Relative change of the loss up to which a law is flat."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Backtest:
-    """What each law predicted and how wrong it was.
+    """What each law predicted and its errors.
 
     Attributes:
-        rows: one prediction a row: law, num_fitted, x, actual, predicted, low, high (95 %, noise
-            included), relative_error (predicted over actual - 1), covered; low and high are nan
+        rows: one row per prediction: law, num_fitted, x, actual, predicted, low, high (95 %, noise
+            included), relative_error (predicted over actual - 1), covered. low and high are nan
             where a law is not positive.
-        summary: one row a law, lowest relative error first: law, mean_absolute_relative_error,
+        summary: one row per law, lowest relative error first: law, mean_absolute_relative_error,
             mean_absolute_error (in units of y), coverage, num_predictions.
         preferred: the law with the lowest mean absolute relative error; or, of the laws with a
-            floor that cannot be told from it and erred no more than `power_law`, the one that erred
-            least; empty without predictions.
+            floor that cannot be told from it and erred no more than `power_law`, the one with the
+            lowest error. Empty without predictions.
         tied: the other laws that cannot be told from the one with the lowest error.
     """
 
@@ -85,84 +83,137 @@ class Backtest:
 def backtest(
     laws: Sequence[str | Law], table: Table, *, x: str | Sequence[str], y: str
 ) -> Backtest:
-    """Fit every law on the runs below each cut of x and predict the next run above it and the
-    furthest within reach.
+    """Fit every law below each cut of x and predict two runs above it.
 
-    Within reach are runs at most `LOOK_AHEAD` times the largest fitted, as far as the answer looks
-    ahead: how a law fares at hundreds of times its runs would drown how it fares where it is asked.
+    The two are the next run and the largest run within `LOOK_AHEAD` times the largest fitted one,
+    as far as the answer looks ahead. Errors at hundreds of times the fitted runs would otherwise
+    hide the errors at the distance that matters.
 
-    Cuts expand from the fewest runs and places that every law can be fitted to; runs are ordered by
-    x, or by the product of several. Raises FitError when no cut leaves enough runs, RunsError as
-    `fit_law` does.
+    Cuts start at the fewest runs and distinct sizes that every law can be fitted to. Runs are
+    ordered by x, or by the product of several.
+
+    Raises:
+        FitError: no cut leaves enough runs.
+        RunsError: as by `fit_law`.
     """
     columns = as_names(x)
-    for law in laws:
-        check_law(law)
     found = [find_law(law) for law in laws]
     done = finished(table)
-    check_once(done)  # all rows, as a cut would part a run listed twice
+    check_once(done)  # on all rows, as a cut could separate two rows of one run
     size = np.log(select(table, columns, y).x).sum(axis=0)
     done, size = done.iloc[np.argsort(size, kind="stable")], np.sort(size)
-    fewest = max((len(law.parameters) for law in found), default=0) + 1
-    larger = np.append(True, np.diff(size) > ROUNDING)
-    places = np.cumsum(larger)  # seeds of one setting are one place
-    cuts = [n for n in range(fewest, len(done)) if larger[n] and places[n - 1] >= fewest - 1]
-    if not found or not cuts:
+    cuts = _cuts(found, size)
+    if not cuts:
+        fewest = _fewest_runs(found)
         raise FitError(
             f"A backtest of {len(found)} laws needs more than {fewest} finished runs of different "
-            f"compute, "
-            f"but the table has {len(done)}; add runs or laws."
+            f"compute, but the table has {len(done)}; add runs or laws."
         )
-    asked = [(n, _targets(size, n)) for n in cuts]
     scored = [
         row
-        for n, targets in asked
+        for cut in cuts
         for law in found
-        for row in _score(law, done, n, targets, columns, y)
+        for row in _score(law, done, cut, _targets(size, cut), columns, y)
     ]
-    rows = pd.DataFrame(scored, columns=ROW)
+    rows = pd.DataFrame(scored, columns=ROW_COLUMNS)
     return _judge(rows, {law.name for law in found if law.floor})
 
 
 def no_backtest() -> Backtest:
-    """Give the backtest of a table too small for one: no rows, nothing preferred."""
-    return Backtest(pd.DataFrame(columns=ROW), pd.DataFrame(columns=SUMMARY), "", ())
+    """Return the backtest of a table too small for one: no rows, no preferred law."""
+    return Backtest(
+        rows=pd.DataFrame(columns=ROW_COLUMNS),
+        summary=pd.DataFrame(columns=SUMMARY_COLUMNS),
+        preferred="",
+        tied=(),
+    )
+
+
+def select_law(judged: Backtest, fits: dict[str, Fit], compute: pd.Series) -> tuple[str, str]:
+    """Select the law that answers over training compute (runs,).
+
+    It is the preferred law if it falls. Otherwise it is a falling law that the backtest cannot tell
+    from it and that has no larger error than the plain power law.
+
+    Returns:
+        The law and the reason for no answer. The reason is empty where the law answers; otherwise
+        the law is only the one to draw. There is no answer without a backtest, as nothing is known
+        of how the laws predict.
+    """
+    order = _order(judged, fits)
+    if not judged.preferred:
+        return order[0], (
+            "There is no answer yet for more compute: the runs are too few to test any law on a "
+            "larger run than it was fitted to; add runs at other computes."
+        )
+    tied = [law for law in order[1:] if law in judged.tied and not _loses(judged.summary, law)]
+    falling = [law for law in (order[0], *tied) if trend(fits[law], compute) < 0]
+    if falling:
+        return falling[0], ""
+    says = "rises" if trend(fits[order[0]], compute) > 0 else "does not fall"
+    drawn = next((law for law in order if trend(fits[law], compute) <= 0), order[0])
+    return drawn, (
+        f"There is no answer yet for more compute: the law that describes these runs best, the "
+        f"{fits[order[0]].law.words}, says that held-out loss {says} with it."
+    )
+
+
+def trend(fit: Fit, compute: pd.Series) -> int:
+    """Return whether a law of compute rises (1), falls (-1) or stays flat (0).
+
+    It is judged from the least compute to `LOOK_AHEAD` times the largest. A law that falls within
+    the runs and rises beyond them rises, as the answer is about what lies beyond.
+    """
+    least, most = float(compute.min()), float(compute.max())
+    first, last, beyond = fit.curve([least, most, LOOK_AHEAD * most])
+    if beyond > min(first, last) * (1 + FLAT_CHANGE):
+        return 1
+    return -1 if beyond < first * (1 - FLAT_CHANGE) else 0
+
+
+def _fewest_runs(laws: Sequence[Law]) -> int:
+    """Return the fewest runs that every law can be fitted to."""
+    return max((len(law.parameters) for law in laws), default=0) + 1
+
+
+def _cuts(laws: Sequence[Law], size: Floats) -> list[int]:
+    """List the numbers of runs to fit, given the logs of x (runs,), ascending.
+
+    Seeds of one size are never on both sides of a cut, and count as one size.
+    """
+    if not laws:
+        return []
+    fewest = _fewest_runs(laws)
+    larger = np.append(True, np.diff(size) > EQUAL_LOG_SIZE)
+    sizes = np.cumsum(larger)
+    return [n for n in range(fewest, len(size)) if larger[n] and sizes[n - 1] >= fewest - 1]
 
 
 def _targets(size: Floats, cut: int) -> list[int]:
-    """List what a law of the first `cut` runs is asked for, given the logs of x (runs,),
-    ascending.
-    """
-    within = int(np.searchsorted(size, size[cut - 1] + np.log(LOOK_AHEAD) + ROUNDING, side="right"))
+    """List the runs that a law of the first `cut` runs predicts; see `_cuts` for `size`."""
+    reach = size[cut - 1] + np.log(LOOK_AHEAD) + EQUAL_LOG_SIZE
+    within = int(np.searchsorted(size, reach, side="right"))
     return sorted({cut, max(cut, within - 1)})
 
 
 def _score(
     law: Law, done: pd.DataFrame, cut: int, targets: list[int], columns: tuple[str, ...], y: str
 ) -> Iterator[list[Any]]:
-    """Fit a law on the first `cut` runs; yield a row for each run asked for."""
+    """Fit a law to the first `cut` runs; yield one row of `ROW_COLUMNS` per target."""
     fit = fit_law(law, done.iloc[:cut], x=columns, y=y)
     for target in targets:
         place = {column: float(done[column].iloc[target]) for column in columns}
         actual = float(done[y].iloc[target])
-        value, low, high = _outcome(fit, place)
+        value, low, high = _predict(fit, place)
         size = float(np.prod(list(place.values())))
-        yield [
-            law.name,
-            cut,
-            size,
-            actual,
-            value,
-            low,
-            high,
-            value / actual - 1,
-            low <= actual <= high,
-        ]
+        error, covered = value / actual - 1, low <= actual <= high
+        yield [law.name, cut, size, actual, value, low, high, error, covered]
 
 
-def _outcome(fit: Fit, place: dict[str, float]) -> Prediction:
-    """Predict a run; a law that is not positive there is scored by the value it gives, and brackets
-    nothing.
+def _predict(fit: Fit, place: dict[str, float]) -> Prediction:
+    """Predict a run, with an interval of nan where the law is not positive.
+
+    Such a law is scored by its value, so that it is not rewarded for leaving its domain.
     """
     try:
         return fit.predict_run(**place)
@@ -172,10 +223,23 @@ def _outcome(fit: Fit, place: dict[str, float]) -> Prediction:
         return Prediction(value, np.nan, np.nan)
 
 
-def _judge(rows: pd.DataFrame, floored: set[str]) -> Backtest:
-    """Rank laws by mean absolute relative error; prefer the best, or the best with a floor where
-    one is as good.
-    """
+def _judge(rows: pd.DataFrame, with_floor: set[str]) -> Backtest:
+    """Rank laws by mean absolute relative error and choose the preferred one."""
+    summary = _summarise(rows)
+    best, *others = summary["law"]
+    level = [best, *(law for law in others if not _distinct(rows, best, law))]
+    cautious = [law for law in level if law in with_floor and not _loses(summary, law)]
+    preferred = next(iter(cautious), best)
+    return Backtest(
+        rows=rows,
+        summary=summary,
+        preferred=preferred,
+        tied=tuple(law for law in level if law != preferred),
+    )
+
+
+def _summarise(rows: pd.DataFrame) -> pd.DataFrame:
+    """Compute the columns of `SUMMARY_COLUMNS`, lowest relative error first."""
     missed = (rows["predicted"] - rows["actual"]).abs()
     errors = rows.assign(error=rows["relative_error"].abs(), missed=missed).groupby(
         "law", sort=False
@@ -188,87 +252,31 @@ def _judge(rows: pd.DataFrame, floored: set[str]) -> Backtest:
             "num_predictions": errors.size(),
         }
     )
-    summary = summary.sort_values("mean_absolute_relative_error", kind="stable").reset_index()[
-        SUMMARY
-    ]
-    best, *others = summary["law"]
-    level = [best, *(law for law in others if not _distinct(rows, best, law))]
-    cautious = [law for law in level if law in floored and not _loses(summary, law)]
-    preferred = next(iter(cautious), best)
-    return Backtest(rows, summary, preferred, tuple(law for law in level if law != preferred))
+    order = summary.sort_values("mean_absolute_relative_error", kind="stable")
+    return order.reset_index()[SUMMARY_COLUMNS]
 
 
 def _loses(summary: pd.DataFrame, law: str) -> bool:
-    """Tell whether a law erred more on average than the plain power law on the same predictions."""
+    """Return whether a law has a larger mean error than the plain power law."""
     error = summary.set_index("law")["mean_absolute_relative_error"]
-    return PLAIN in error and bool(error[law] > error[PLAIN] * (1 + SAME))
+    return BASELINE_LAW in error and bool(error[law] > error[BASELINE_LAW] * (1 + EQUAL_ERROR))
 
 
 def _distinct(rows: pd.DataFrame, best: str, other: str) -> bool:
-    """Tell whether one law errs more than the best on the same targets by over two standard
-    errors.
+    """Return whether a law errs more than the best by over two standard errors.
+
+    The difference is paired, as both predict the same runs.
     """
     size = rows["relative_error"].abs()
     gap = size[rows["law"] == other].to_numpy() - size[rows["law"] == best].to_numpy()
     return len(gap) > 2 and bool(gap.mean() > 2 * gap.std(ddof=1) / np.sqrt(len(gap)))
 
 
-FALL = 1e-6  # relative fall from the least to the furthest compute under which a law is flat
-
-
-def select_law(judged: Backtest, fits: dict[str, Fit], compute: pd.Series) -> tuple[str, str]:
-    """Name the law that speaks over training compute (runs,), and why it may not: an empty reason
-    where it may.
-
-    The preferred law speaks if it falls; else a falling law that the backtest cannot tell from it
-    and that does not lose to the plain power law. Otherwise the reason says what the loss does, and
-    the law is only the one to draw.
-    Without a backtest none speaks: nothing would be known of how it predicts.
-    """
-    order = _order(judged, fits)
-    if not judged.preferred:
-        return order[0], (
-            "There is no answer yet for more compute: the runs are too few to test any law on a "
-            "larger run than it was "
-            "fitted to; add runs at other computes."
-        )
-    level = [law for law in order if law in (order[0], *judged.tied)]
-    heirs = [law for law in level[1:] if not _loses(judged.summary, law)]
-    speakers = [law for law in (order[0], *heirs) if trend(fits[law], compute) < 0]
-    if speakers:
-        return speakers[0], ""
-    rising = trend(fits[order[0]], compute) > 0
-    shown = min(
-        order, key=lambda law: trend(fits[law], compute) > 0
-    )  # the first that does not rise
-    says = "rises" if rising else "does not fall"
-    return shown, (
-        f"There is no answer yet for more compute: the law that describes these runs best, the "
-        f"{fits[order[0]].law.words}, says that held-out loss {says} with it."
-    )
-
-
-def trend(fit: Fit, compute: pd.Series) -> int:
-    """Tell where a law of compute goes from the least compute to `LOOK_AHEAD` times the most: 1 up, 0
-    nowhere, -1 down.
-
-    A law that fell within the runs and rises beyond them goes up: it would speak of what lies
-    beyond.
-    """
-    least, most = float(compute.min()), float(compute.max())
-    first, last, beyond = fit.curve([least, most, LOOK_AHEAD * most])
-    if beyond > min(first, last) * (1 + FALL):
-        return 1
-    return -1 if beyond < first * (1 - FALL) else 0
-
-
 def _order(judged: Backtest, fits: dict[str, Fit]) -> list[str]:
-    """List the laws: preferred, tied, then by error; by fewest parameters and lowest cost without a
-    backtest.
+    """List the laws: the preferred, the tied, the others by error.
+
+    Without a backtest they are ordered by number of parameters, then by objective.
     """
     if not judged.preferred:
         return sorted(fits, key=lambda law: (len(fits[law].parameters), fits[law].objective))
     return list(dict.fromkeys([judged.preferred, *judged.tied, *judged.summary["law"]]))
-
-
-LOOK_AHEAD = 10  # how many times more compute the answer looks ahead

@@ -1,22 +1,12 @@
-"""Weigh laws by BIC: how well each fits for the parameters it spends.
+"""Panels beside an answer: BIC, sensitivity and influence, one table each.
 
-Takes laws and a runs table; gives one row a law. The one idea: differences under 2 mean nothing
-(Raftery 1995), so laws get weights and none is crowned; the backtest, not BIC, chooses what speaks.
-
-
-How far the answer depends on choices that the data do not make: loss, delta, counting, outliers,
-    law.
-
-Takes a law, a runs table and a place to predict; gives one row a choice. The one idea: an interval
-holds only for the form and the cost chosen; what other defensible choices answer is shown beside
-it, and is often the larger doubt.
-
-
-Which single run moves the answer most: the fit repeated without each run in turn.
-
-Takes a law, a runs table and a place to predict; gives one row a run. The one idea: an answer that
-hangs on one run is shown with that run's name, so that it can be repeated before money is spent on
-it.
+- `compare_bic` compares how well laws fit for the number of their parameters. Differences under 2
+  mean nothing (Raftery 1995), so laws get weights. The preferred law is chosen by the backtest.
+- `sensitivity` repeats the prediction under other defensible choices (cost, delta, how parameters
+  are counted, outliers, law). An interval holds only for the choices made, and these often move the
+  answer more.
+- `influence` repeats the prediction without each run. A run that carries the answer alone should be
+  repeated before money is spent on it.
 """
 
 from collections.abc import Mapping, Sequence
@@ -26,26 +16,35 @@ import numpy as np
 import pandas as pd
 
 from clue_ray.errors import FitError
-from clue_ray.scaling.fitting.fit import Fit, fit_law
-from clue_ray.scaling.fitting.intervals import SMALLEST_NOISE
-from clue_ray.scaling.fitting.table import Table, as_names, check_law, finished, place_of
+from clue_ray.scaling.fitting.fit import fit_law
+from clue_ray.scaling.fitting.intervals import MIN_NOISE
+from clue_ray.scaling.fitting.result import Fit
+from clue_ray.scaling.fitting.table import Table, as_names, finished, place_of
 from clue_ray.scaling.laws.catalogue import find_law
 from clue_ray.scaling.laws.law import Law
 
 BIC_COLUMNS = ["law", "num_parameters", "bic", "difference", "weight"]
+SENSITIVITY_COLUMNS = ["variant", "law", "num_runs", "exponent", "predicted", "change", "reason"]
+INFLUENCE_COLUMNS = ["run", "residual", "exponent", "predicted", "change"]
+SIZE, TOTAL_SIZE, COMPUTE = "non_embedding_params", "total_params", "train_flops"
 
 
 def compare_bic(
     laws: Sequence[str | Law], table: Table, *, x: str | Sequence[str], y: str
 ) -> pd.DataFrame:
-    """Tabulate law, num_parameters, bic, difference from the lowest and weight, the lowest BIC
-    first.
+    """Tabulate the BIC of laws, the lowest first.
 
-    BIC = n ln(RSS / n) + (p + 1) ln n, of log residuals at their least squares, the noise being the
-    parameter counted beside the law's p (Schwarz 1978); weight = exp(-difference / 2), normalised,
-    which is about the law's posterior probability where all were equally likely before (Kass and
-    Raftery 1995). Laws that the runs cannot identify are left out. Raises RunsError as `fit_law`
-    does.
+    BIC = n ln(RSS / n) + (p + 1) ln n of log residuals at their least squares (Schwarz 1978). The
+    noise is the parameter counted next to the p of the law. weight = exp(-difference / 2),
+    normalised, is about the posterior probability of the law if all were equally likely before
+    (Kass and Raftery 1995).
+
+    Returns:
+        Columns law, num_parameters, bic, difference from the lowest, weight. Laws that the runs
+        cannot identify are left out.
+
+    Raises:
+        RunsError: as by `fit_law`.
     """
     fits = []
     for law in laws:
@@ -63,21 +62,15 @@ def compare_bic(
 
 
 def _bic(fit: Fit) -> float:
-    """Give a least-squares fit's BIC; exact data count as noise of `SMALLEST_NOISE`."""
+    """Compute the BIC of a least-squares fit; exact data count as noise of `MIN_NOISE`."""
     residual = fit.problem.log_values(fit.theta) - fit.problem.log_y
-    variance = max(float(np.mean(residual**2)), SMALLEST_NOISE**2)
-    return len(residual) * float(np.log(variance)) + (len(fit.parameters) + 1) * float(
-        np.log(len(residual))
-    )
-
-
-SIZE, WHOLE, COMPUTE = "non_embedding_params", "total_params", "train_flops"
-SENSITIVITY_COLUMNS = ["variant", "law", "num_runs", "exponent", "predicted", "change", "reason"]
-RESULTS = SENSITIVITY_COLUMNS[2:5]
+    variance = max(float(np.mean(residual**2)), MIN_NOISE**2)
+    runs, count = len(residual), len(fit.parameters)
+    return runs * float(np.log(variance)) + (count + 1) * float(np.log(runs))
 
 
 class _Question(NamedTuple):
-    """A law, the rows it is fitted to, and where its prediction is wanted."""
+    """A law, the rows it is fitted to, and the place of the prediction."""
 
     law: str | Law
     done: pd.DataFrame
@@ -95,129 +88,117 @@ def sensitivity(
     at: Mapping[str, float],
     laws: Sequence[str | Law] = (),
 ) -> pd.DataFrame:
-    """Refit the prediction at `at` (a value a predictor) under other choices, the fit as it stands
-    first.
+    """Repeat the prediction at `at` (a value per predictor) under other choices.
 
-    Columns: variant; law; num_runs; exponent (of the law's first term, None without one); predicted
-    (in units of y); change (predicted over that of the fit as it stands, - 1); reason (why a
-    variant could not be fitted, else empty). Counting embeddings multiplies the size, or the
-    compute 6 N D, of every run by total_params over non_embedding_params, and the place by that
-    ratio at the largest run; it needs both columns, filled. Raises FitError or RunsError as
-    `fit_law` does where the law itself cannot be fitted, FitError for a bad `at`.
+    Counting embeddings multiplies the size, or the compute 6 N D, of every run by total_params over
+    non_embedding_params, and the place by that ratio at the largest run. It needs both columns,
+    filled.
+
+    Returns:
+        One row per choice, the fit as it is first. Columns: variant; law; num_runs; exponent (of
+        the first term, None without one); predicted (in units of y); change (predicted over that of
+        the first row, - 1); reason (why a variant could not be fitted, otherwise empty).
+
+    Raises:
+        FitError: the law itself cannot be fitted, or `at` does not match x.
+        RunsError: as by `fit_law`.
     """
-    base = fit_law(
-        law, table, x=as_names(x), y=y
-    )  # of the whole table, so that a bad row is named by its number there
+    # The first fit sees the whole table, so that a message names a bad row by its number there.
+    base = fit_law(law, table, x=as_names(x), y=y)
     place_of(base.x, at)
-    done = finished(table)
-    question = _Question(law, done, base.x, y, dict(at))
-    rows = [_row("as fitted", question, base)]
-    rows += [_tried(name, question, **options) for name, options in _costs(base.delta).items()]
-    rows.append(_tried("without the worst run", question._replace(done=_without_worst(base, done))))
-    if (
-        {SIZE, WHOLE} <= set(done)
-        and done[[SIZE, WHOLE]].notna().all(axis=None)
-        and {SIZE, COMPUTE} & set(question.x)
-    ):
-        rows.append(_tried("embeddings counted", _with_embeddings(question)))
-    for other in laws:
-        check_law(other)
-    others = [other for other in laws if find_law(other).name != find_law(law).name]
-    rows += [_tried("another law", question._replace(law=other)) for other in others]
+    question = _Question(law, finished(table), base.x, y, dict(at))
+    rows = [
+        _row("as fitted", question, base),
+        _try("log least squares", question, loss="log_least_squares"),
+        _try("delta x 10", question, delta=10 * base.delta),
+        _try("delta / 10", question, delta=base.delta / 10),
+        _try("without the worst run", question._replace(done=_without_worst(base, question.done))),
+    ]
+    if _counts_embeddings(question):
+        rows.append(_try("embeddings counted", _with_embeddings(question)))
+    name = find_law(law).name
+    others = [other for other in laws if find_law(other).name != name]
+    rows += [_try("another law", question._replace(law=other)) for other in others]
     frame = pd.DataFrame(rows, columns=SENSITIVITY_COLUMNS)
     return frame.assign(change=frame["predicted"] / frame["predicted"].iloc[0] - 1)
 
 
-def _costs(delta: float) -> dict[str, dict[str, Any]]:
-    """Name the other costs: least squares, and Huber's with a delta ten times larger or smaller
-    than the fit's.
-    """
-    return {
-        "log least squares": {"loss": "log_least_squares"},
-        "delta x 10": {"delta": 10 * delta},
-        "delta / 10": {"delta": delta / 10},
-    }
-
-
-def _fit(question: _Question, **options: Any) -> Fit:
-    return fit_law(question.law, question.done, x=question.x, y=question.y, **options)
-
-
-def _tried(variant: str, question: _Question, **options: Any) -> list[Any]:
-    """Refit under one choice; where that cannot be done, say why instead of leaving the row out."""
+def _try(variant: str, question: _Question, **options: Any) -> list[Any]:
+    """Fit again under one choice; the row has the reason where that cannot be done."""
     try:
-        return _row(variant, question, _fit(question, **options))
+        fit = fit_law(question.law, question.done, x=question.x, y=question.y, **options)
+        return _row(variant, question, fit)
     except FitError as error:
-        return [variant, find_law(question.law).name, *[np.nan] * len(RESULTS), np.nan, str(error)]
+        name = find_law(question.law).name
+        return [variant, name, np.nan, np.nan, np.nan, np.nan, str(error)]
 
 
 def _row(variant: str, question: _Question, fit: Fit) -> list[Any]:
-    return [
-        variant,
-        fit.law.name,
-        fit.num_runs,
-        _first_exponent(fit),
-        _value_at(fit, question.at),
-        np.nan,
-        "",
-    ]
+    """Build one row of `SENSITIVITY_COLUMNS`; the change is filled in for all rows together."""
+    exponent, predicted = _first_exponent(fit), _value_at(fit, question.at)
+    return [variant, fit.law.name, fit.num_runs, exponent, predicted, np.nan, ""]
 
 
 def _first_exponent(fit: Fit) -> float | None:
-    """Give the exponent of the law's first term; None for a law without terms."""
+    """Return the exponent of the law's first term; None for a law without terms."""
     return fit.parameters[fit.law.exponents[0]] if fit.law.exponents else None
 
 
 def _value_at(fit: Fit, at: Mapping[str, float]) -> float:
-    """Evaluate the fitted law at a value a predictor, in the table's units; nan where it has no
-    positive value.
-    """
+    """Evaluate a fitted law at a value per predictor; nan where it is not positive."""
     x = np.array([at[column] for column in fit.x]) / fit.problem.scales
     return float(np.exp(fit.problem.log_values(fit.theta, x[:, None])[0]))
 
 
 def _without_worst(fit: Fit, done: pd.DataFrame) -> pd.DataFrame:
-    """Drop the run that the law misses by most, in log units."""
-    missed = np.abs(fit.problem.log_values(fit.theta) - fit.problem.log_y)
-    return done.drop(index=done.index[int(np.argmax(missed))])
+    """Drop the run with the largest log residual."""
+    residual = np.abs(fit.problem.log_values(fit.theta) - fit.problem.log_y)
+    return done.drop(index=done.index[int(np.argmax(residual))])
+
+
+def _counts_embeddings(question: _Question) -> bool:
+    """Return whether embeddings can be counted: both sizes are known and the law has one."""
+    sizes = {SIZE, TOTAL_SIZE}
+    if not (sizes <= set(question.done) and {SIZE, COMPUTE} & set(question.x)):
+        return False
+    return bool(question.done[[SIZE, TOTAL_SIZE]].notna().all(axis=None))
 
 
 def _with_embeddings(question: _Question) -> _Question:
     """Count token tables in the size, and so in the compute 6 N D, of the rows and of the place."""
     done = question.done
-    ratio = done[WHOLE].astype(float) / done[SIZE].astype(float)
+    ratio = done[TOTAL_SIZE].astype(float) / done[SIZE].astype(float)
     counted = [column for column in (SIZE, COMPUTE) if column in question.x]
     largest = float(ratio.iloc[int(np.argmax(done[counted[0]].astype(float)))])
-    grown = {column: done[column].astype(float) * ratio for column in counted}
+    columns = {column: done[column].astype(float) * ratio for column in counted}
     at = question.at | {column: question.at[column] * largest for column in counted}
-    return question._replace(done=done.assign(**grown), at=at)
-
-
-INFLUENCE_COLUMNS = ["run", "residual", "exponent", "predicted", "change"]
+    return question._replace(done=done.assign(**columns), at=at)
 
 
 def influence(
     law: str | Law, table: Table, *, x: str | Sequence[str], y: str, at: Mapping[str, float]
 ) -> pd.DataFrame:
-    """Leave each run out and refit: how the prediction at `at` (a value a predictor) moves, the
-    largest move first.
+    """Repeat the prediction at `at` (a value per predictor) without each run in turn.
 
-    Columns: run (its run_id, or its row number where the table has none); residual (log of measured
-    over fitted, all runs in); exponent (of the first term) and predicted, without the run; change
-    (predicted over that of all runs, - 1; nan where the law cannot be fitted without the run).
-    Raises FitError or RunsError as `fit_law` does where the law cannot be fitted to all runs,
-    FitError for a bad `at`.
+    Returns:
+        One row per run, the largest change first. Columns: run (its run_id, or its row number where
+        the table has none); residual (log of measured over fitted, with all runs); exponent (of the
+        first term) and predicted, without the run; change (predicted over that of all runs, - 1;
+        nan where the law cannot be fitted without the run).
+
+    Raises:
+        FitError: the law cannot be fitted to all runs, or `at` does not match x.
+        RunsError: as by `fit_law`.
     """
     fit = fit_law(law, table, x=as_names(x), y=y)
     place_of(fit.x, at)
     done = finished(table)
-    missed = fit.problem.log_y - fit.problem.log_values(fit.theta)
+    residuals = fit.problem.log_y - fit.problem.log_values(fit.theta)
     names = done["run_id"] if "run_id" in done else pd.Series(done.index, index=done.index)
-    rows: list[list[Any]] = []
-    for place, (name, residual) in enumerate(zip(names, missed, strict=True)):
-        rows.append(
-            [name, float(residual), *_without(fit, law, done.drop(index=done.index[place]), at)]
-        )
+    rows = [
+        [name, float(residual), *_refit_without(fit, law, done.drop(index=index), at)]
+        for index, name, residual in zip(done.index, names, residuals, strict=True)
+    ]
     frame = pd.DataFrame(rows, columns=INFLUENCE_COLUMNS[:4])
     frame = frame.assign(change=frame["predicted"] / _value_at(fit, at) - 1)
     return frame.sort_values(
@@ -225,12 +206,10 @@ def influence(
     )
 
 
-def _without(
+def _refit_without(
     fit: Fit, law: str | Law, rest: pd.DataFrame, at: Mapping[str, float]
 ) -> tuple[float | None, float]:
-    """Refit to the other runs; give exponent and prediction, nan where they do not identify the
-    law.
-    """
+    """Fit the other runs: exponent and prediction, nan where they do not identify the law."""
     try:
         refit = fit_law(law, rest, x=fit.x, y=fit.y)
     except FitError:

@@ -1,9 +1,8 @@
-"""Users of a log to vectors with Ray Data: one a user, or one a user and service.
+"""Embed all users of a log of any size with Ray Data: one vector per user, or per user and service.
 
-Takes an exported encoder and a log of any size, gives `Parts` and a manifest. The log is read by
-the corpus's own reader, users are gathered into buckets by a hash of their id, and each bucket is
-one task that encodes its distinct items once and writes one part. A part that is there is not made
-again.
+The log is read by the same reader as for a corpus. Users are shuffled into buckets by a hash of
+their id. Each bucket becomes one part: a task encodes its users and writes them, see `parts`. Parts
+that exist are not written again, so the same call resumes an interrupted one.
 """
 
 import re
@@ -30,17 +29,18 @@ from clue_ray.transfer.embed.writing import (
     USER_ROWS,
     EmbedPlan,
     Precision,
-    rows_of_part,
+    read_user_rows,
     write_parts,
 )
 from clue_ray.transfer.encode import UserEncoder
 from clue_ray.transfer.encoder_file import EncoderCard, ExportedEncoder, read_encoder
 
-BYTES_A_PART, MIN_PARTS, MAX_PARTS = 1_000_000, 16, 4096
+BYTES_PER_PART, MIN_PARTS, MAX_PARTS = 1_000_000, 16, 4096
+"""Size of the log per part, and limits of the number of parts."""
 READ_AS_GIVEN = ("services", "max_text_length", "timestamp_format", "separator")
 """Fields of a corpus section that decide how a log is read, besides its columns and text."""
 Settings = dict[str, Any]
-"""What is asked for: services, per_service, precision."""
+"""What the caller requests: services, per_service, precision."""
 
 
 def embed_users(
@@ -53,23 +53,24 @@ def embed_users(
     since: str | None = None,
     gpus_per_worker: float = 0,
 ) -> dict[str, Any]:
-    """Embed every user of a log and return the manifest; needs a Ray session. The same call again
-    resumes.
+    """Embed every user of a log and return the manifest. Needs a Ray session.
 
     Args:
-        run: folder of the run, or of the encoder it left.
-        events: files, folders, globs or URIs; or a corpus section, whose events, columns, text and
-            services count. Columns and text are the encoder's own where none are given.
+        run: folder of the run, or of its exported encoder.
+        events: files, folders, globs or URIs; or a corpus section, of which events, columns, text
+            and services are used. Columns and text default to those of the encoder's corpus.
         output: folder or URI to fill, see `parts`.
-        per_service: one vector a user and service, not their mean a user (`UserEncoder.encode`).
-        since: manifest or output of an embedding of the same log in an earlier state, by the same
-            encoder: only users whose encoded events differ from then are embedded.
-        gpus_per_worker: share of a GPU an encoding actor holds; none encodes in tasks on CPUs.
-            Where torch sees no GPU an actor encodes on its CPU, and the manifest's `devices` tells.
+        per_service: write one vector per user and service, not their mean per user
+            (`UserEncoder.encode`).
+        since: manifest or output of an embedding of an earlier state of the log by the same
+            encoder. Only users with other encoded events than then are embedded.
+        gpus_per_worker: GPUs per encoding actor, possibly a fraction; 0 encodes in tasks on CPUs.
+            An actor that finds no GPU encodes on its CPU; `devices` in the manifest counts both.
 
     Raises:
-        StudyError: the encoder, the earlier embedding or the output cannot serve.
-        EventLogError: the log cannot be read.
+        StudyError: the encoder, the earlier embedding or the output cannot be used.
+        EventLogError: the log cannot be read, or names no user.
+        ClusterError: the cluster has too few GPUs for one actor.
     """
     exported = read_encoder(run)
     spec = _reading_spec(events, exported.card)
@@ -82,7 +83,7 @@ def embed_users(
     earlier = _read_manifest(since, exported.card, settings) if since else None
     request = _identify(exported.card, reading, settings, earlier)
     parts = Parts(output)
-    if manifest := parts.claim(request["key"]):
+    if manifest := parts.begin(request["key"]):
         return manifest
     plan = _plan_parts(parts, reading, settings, earlier)
     make_parts(reading, exported, plan, gpus_per_worker)
@@ -90,14 +91,16 @@ def embed_users(
 
 
 def _plan_log(spec: CorpusSpec) -> Reading:
-    """Plan to read a whole log, of all services: users left out must be told of. Raise
-    EventLogError if it is empty.
+    """Plan to read the rows of all services, because users that are left out are listed.
+
+    Raises:
+        EventLogError: the log is empty or cannot be read.
     """
     reading = plan_reading(spec.model_copy(update={"services": None}))
     if not reading.parts:
         raise EventLogError(
             f"Event log {reading.logs[0].places[0]} holds no rows; give the log of the users to "
-            f"embed."
+            "embed."
         )
     return reading
 
@@ -105,7 +108,7 @@ def _plan_log(spec: CorpusSpec) -> Reading:
 def _identify(
     card: EncoderCard, reading: Reading, settings: Settings, earlier: dict[str, Any] | None
 ) -> dict[str, Any]:
-    """Say what an embedding is made from, and its key: the fingerprint of all of that."""
+    """Return what an embedding is made from, and its key, the fingerprint of all of it."""
     made_of = {"encoder_digest": card.digest, "log_digest": source_key(reading), **settings}
     since = earlier and earlier["key"]
     return {"key": fingerprint({**made_of, "since": since}), **made_of, "since": since}
@@ -114,12 +117,13 @@ def _identify(
 def _plan_parts(
     parts: Parts, reading: Reading, settings: Settings, earlier: dict[str, Any] | None
 ) -> EmbedPlan:
-    """Say into how many parts users go, as many as in the earlier embedding, and which of them are
-    there already.
+    """Plan the number of parts and which of them exist already.
+
+    The number is that of the earlier embedding, so that a bucket holds the same users.
     """
     return EmbedPlan(
         parts,
-        buckets=earlier["parts"] if earlier else _number_of_parts(reading),
+        buckets=earlier["parts"] if earlier else _count_parts(reading),
         since=Parts(earlier["place"]) if earlier else None,
         done=frozenset(parts.numbers()),
         **settings,
@@ -127,10 +131,10 @@ def _plan_parts(
 
 
 def _reading_spec(events: CorpusSpec | str | Sequence[str], card: EncoderCard) -> CorpusSpec:
-    """Say how a log is read: as the encoder's own was, where nothing else is given."""
-    spec = (
-        events if isinstance(events, CorpusSpec) else CorpusSpec.parse({"events": events}, "events")
-    )
+    """Return how the log is read: as the encoder's own was, unless the caller says otherwise."""
+    spec = events
+    if not isinstance(spec, CorpusSpec):
+        spec = CorpusSpec.parse({"events": spec}, "events")
     own = {"text": card.text, "columns": card.columns}
     update = {name: value for name, value in own.items() if name not in spec.model_fields_set}
     reading = CorpusSpec(**{name: getattr(spec, name) for name in READ_AS_GIVEN}, events="unused")
@@ -140,60 +144,55 @@ def _reading_spec(events: CorpusSpec | str | Sequence[str], card: EncoderCard) -
 
 
 def _read_manifest(since: str, card: EncoderCard, settings: Settings) -> dict[str, Any]:
-    """Read the manifest of a finished embedding by the same encoder, given by its file or its
-    place.
+    """Read the manifest of a finished embedding, given by its file or its folder.
 
     Raises:
-        StudyError: there is none, or its vectors are of another encoder or kind.
+        StudyError: there is no manifest, or it is of another encoder or with other settings.
     """
     place = re.sub(r"/?manifest\.json(?=\?|$)", "", since)  # a URI may end with a query
     manifest = Parts(place).read_json("manifest.json")
     if manifest is None:
         raise StudyError(
-            f"{since} is no finished embedding (no manifest.json); give the --output of one that "
-            f"ended."
+            f"{since} is not a finished embedding (no manifest.json); give the --output of one "
+            "that is finished."
         )
     if not {"key", "encoder_digest", "parts"} <= manifest.keys():
         raise StudyError(
-            f"{since} is no manifest of an embedding; give the --output of one that ended."
+            f"{since} is not a manifest of an embedding; give the --output of one that is finished."
         )
     if manifest["encoder_digest"] != card.digest:
         raise StudyError(
-            f"The embedding at {since} is by encoder {manifest['encoder_digest']}, this is "
-            f"{card.digest}; leave "
-            "--since out to embed all users anew."
+            f"The embedding at {since} is by encoder {manifest['encoder_digest']}, not by "
+            f"{card.digest}; leave --since out to embed all users."
         )
-    if differing := [
-        name for name in ("per_service", "precision") if manifest[name] != settings[name]
-    ]:
-        raise StudyError(
-            f"The embedding at {since} has {differing[0]} {manifest[differing[0]]}, this is to "
-            f"have "
-            f"{settings[differing[0]]}; ask for the same, or leave --since out to embed all users "
-            f"anew."
-        )
+    for name in ("per_service", "precision"):
+        if manifest[name] != settings[name]:
+            raise StudyError(
+                f"The embedding at {since} has {name} {manifest[name]}, not {settings[name]}; use "
+                "the same setting, or leave --since out to embed all users."
+            )
     return manifest | {"place": place}
 
 
-def _number_of_parts(reading: Reading) -> int:
-    """Choose the parts by the log's size alone, so that a bucket fits a task whatever the log's."""
-    return min(
-        MAX_PARTS, max(MIN_PARTS, -(-sum(file.size for file in reading.files) // BYTES_A_PART))
-    )
+def _count_parts(reading: Reading) -> int:
+    """Choose the number of parts by the size of the log, so that a bucket fits one task."""
+    parts = -(-sum(file.size for file in reading.files) // BYTES_PER_PART)
+    return min(MAX_PARTS, max(MIN_PARTS, parts))
 
 
 def make_parts(
     reading: Reading, exported: ExportedEncoder, plan: EmbedPlan, gpus_per_worker: float
 ) -> None:
-    """Run the pipeline: read, gather users, encode and write; raise ClusterError where an actor's
-    GPUs are nowhere.
+    """Run the pipeline: read the log, shuffle users into buckets, encode and write the parts.
+
+    Raises:
+        ClusterError: the cluster has too few GPUs for one actor.
     """
     gpus = ray.cluster_resources().get("GPU", 0)
-    if gpus < gpus_per_worker:  # Ray would wait for them for ever
+    if gpus < gpus_per_worker:  # Ray would wait for them forever
         raise ClusterError(
-            f"An encoding actor is to hold {gpus_per_worker:g} GPU, but the Ray cluster has "
-            f"{gpus:g}; leave "
-            "--gpus-per-worker out to encode on CPUs, or start nodes with GPUs."
+            f"An encoding actor needs {gpus_per_worker:g} GPU, but the Ray cluster has {gpus:g}; "
+            "leave --gpus-per-worker out to encode on CPUs, or start nodes with GPUs."
         )
     inputs = {"reading": ray.put(reading), "plan": ray.put(plan)}
     parts = len(reading.parts)
@@ -202,29 +201,32 @@ def make_parts(
         .map_batches(_user_rows, batch_size=None, fn_kwargs=inputs)
         .repartition(plan.buckets, keys=["bucket"])
     )
-    given = {"exported": ray.put(exported), "plan": inputs["plan"]}
-    shape: dict[str, Any] = {"batch_format": "pyarrow", "batch_size": None}
+    encoder = {"exported": ray.put(exported), "plan": inputs["plan"]}
+    whole: dict[str, Any] = {"batch_format": "pyarrow", "batch_size": None}
     if gpus_per_worker:
-        pool = ray.data.ActorPoolStrategy(min_size=1, max_size=int(gpus / gpus_per_worker))
-        one = {
-            "batch_format": "pyarrow",
-            "batch_size": 1,
-        }  # with GPUs Ray wants a size, which must cut no bucket
-        made = rows.map_batches(pack_buckets, **shape).map_batches(
-            PartEncoder, compute=pool, num_gpus=gpus_per_worker, fn_constructor_kwargs=given, **one
+        # With GPUs, Ray Data requires a batch size, which could split a bucket over two batches.
+        # So each bucket is packed into one row, and a batch is one row.
+        actors = ray.data.ActorPoolStrategy(min_size=1, max_size=int(gpus / gpus_per_worker))
+        written = rows.map_batches(pack_buckets, **whole).map_batches(
+            PartEncoder,
+            compute=actors,
+            num_gpus=gpus_per_worker,
+            fn_constructor_kwargs=encoder,
+            batch_format="pyarrow",
+            batch_size=1,
         )
     else:
-        made = rows.map_batches(_encode_partition, fn_kwargs=given, **shape)
+        written = rows.map_batches(_encode_partition, fn_kwargs=encoder, **whole)
     try:
         with small_shuffle_tasks():
-            for _ in made.iter_batches(batch_size=None, batch_format="pyarrow"):
-                pass
+            for _ in written.iter_batches(batch_size=None, batch_format="pyarrow"):
+                pass  # the tasks write the parts
     except RayError as error:
-        raise _own_error(error) from error
+        raise _original_error(error) from error
 
 
-def _own_error(error: RayError) -> Exception:
-    """Return the error of ours that a worker raised, or Ray's unchanged."""
+def _original_error(error: RayError) -> Exception:
+    """Return the error of ours that a worker raised, or Ray's own error if there is none."""
     kinds: dict[str, type[Exception]] = {"EventLogError": EventLogError, "StudyError": StudyError}
     found = find_worker_error(error, "|".join(kinds))
     return kinds[found[0]](found[1]) if found else error
@@ -233,29 +235,27 @@ def _own_error(error: RayError) -> Exception:
 def _user_rows(
     batch: dict[str, Any], reading: "ray.ObjectRef[Reading]", plan: "ray.ObjectRef[EmbedPlan]"
 ) -> Iterator[pa.Table]:
-    """Read some parts of the log, by number, to USER_ROWS."""
-    whole, asked = ray.get(reading), ray.get(plan)
-    yield USER_ROWS.empty_table()  # a log without rows has columns all the same
+    """Read parts of the log, given by number, as USER_ROWS."""
+    log, request = ray.get(reading), ray.get(plan)
+    yield USER_ROWS.empty_table()  # so that parts without rows have columns, too
     for index in batch["id"].tolist():
-        yield from rows_of_part(whole.parts[index], whole, asked)
+        yield from read_user_rows(log.parts[index], log, request)
 
 
 def _encode_partition(
     rows: pa.Table, exported: "ray.ObjectRef[ExportedEncoder]", plan: "ray.ObjectRef[EmbedPlan]"
 ) -> pa.Table:
-    """Write the parts of one partition of the shuffle, in a task; the encoder stays in the process
-    for the next.
-    """
-    return write_parts(rows, _loaded(exported), ray.get(plan))
+    """Write the parts of one partition of the shuffle, in a task."""
+    return write_parts(rows, _load_cached(exported), ray.get(plan))
 
 
-@lru_cache(maxsize=1)
-def _loaded(exported: "ray.ObjectRef[ExportedEncoder]") -> UserEncoder:
+@lru_cache(maxsize=1)  # one process runs many tasks
+def _load_cached(exported: "ray.ObjectRef[ExportedEncoder]") -> UserEncoder:
     return UserEncoder(ray.get(exported))
 
 
 def pack_buckets(rows: pa.Table) -> pa.Table:
-    """Lay each bucket of a table of USER_ROWS into one row, as an Arrow stream."""
+    """Pack each bucket of a table of USER_ROWS into one row, as an Arrow stream."""
     packed = []
     for bucket in pc.unique(rows["bucket"]).to_pylist() if rows.num_rows else []:
         stream = pa.BufferOutputStream()
@@ -266,7 +266,7 @@ def pack_buckets(rows: pa.Table) -> pa.Table:
 
 
 class PartEncoder:
-    """Writes the parts of packed buckets, in an actor that holds a GPU."""
+    """An actor that writes the parts of packed buckets, encoded on a GPU."""
 
     def __init__(
         self, exported: "ray.ObjectRef[ExportedEncoder]", plan: "ray.ObjectRef[EmbedPlan]"
@@ -277,17 +277,19 @@ class PartEncoder:
         )
 
     def __call__(self, packed: pa.Table) -> pa.Table:
-        """Write the parts of some buckets."""
-        made = [
-            write_parts(pa.ipc.open_stream(rows.as_buffer()).read_all(), self.encoder, self.plan)
-            for rows in packed["rows"]
-        ]
-        return pa.concat_tables(made) if made else pa.table({"bucket": pa.array([], pa.int32())})
+        """Write the parts of packed buckets."""
+        buckets = [pa.ipc.open_stream(rows.as_buffer()).read_all() for rows in packed["rows"]]
+        written = [write_parts(rows, self.encoder, self.plan) for rows in buckets]
+        if not written:
+            return pa.table({"bucket": pa.array([], pa.int32())})
+        return pa.concat_tables(written)
 
 
 def _write_manifest(request: dict[str, Any], card: EncoderCard, plan: EmbedPlan) -> dict[str, Any]:
-    """Sum up the parts and write it down, which says that all are there; raise EventLogError where
-    nobody was named.
+    """Sum the parts' counts and write the manifest, which marks the embedding as finished.
+
+    Raises:
+        EventLogError: the log names no user.
     """
     summaries = plan.parts.summaries()
     counted = ("left_out", "unknown_services", "devices")
@@ -300,8 +302,7 @@ def _write_manifest(request: dict[str, Any], card: EncoderCard, plan: EmbedPlan)
     if not totals["users"] and not counts["left_out"]:
         raise EventLogError(
             f"The log names no user in its {totals['rows']:,} rows; give the log of the users to "
-            f"embed, and as "
-            "user_id the column that names them."
+            "embed, and as user_id the column with their ids."
         )
     manifest = {
         **request,

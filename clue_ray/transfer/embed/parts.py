@@ -1,12 +1,12 @@
-"""Where embeddings lie: a folder or URI of parts, each whole or absent, and a manifest that means
-all are there.
+"""The files of an embedding, in a folder or at a URI.
 
-manifest.json            written last
-request.json             whose parts these are, written first
-vectors/part-*.parquet   user_id, service, vector
-left_out/part-*.parquet  user_id, reason
-histories/part-*.parquet user_id, history: a hash of what was encoded, which tells whose events are
-new
+    request.json              key of the embedding, written first
+    vectors/part-*.parquet    user_id, service, vector
+    left_out/part-*.parquet   user_id, reason
+    histories/part-*.parquet  user_id, history: a hash of the encoded events
+    manifest.json             written last, when all parts are complete
+
+A part is complete or absent. The hashes show which users have other events in a later log.
 """
 
 import io
@@ -23,14 +23,14 @@ from clue_ray.storage.files import list_files, read_file, write_file
 from clue_ray.storage.place import explain_access, resolve_place
 
 KINDS = ("histories", "left_out", "vectors")
-"""In the order written: where a part's vectors are, all of it is."""
+"""The tables of a part, in the order written: the vectors mark the part as complete."""
 SUMMARY = b"clue_ray"
-"""Key of a part's own counts, in the metadata of its vectors."""
+"""Key of a part's counts in the metadata of its vectors."""
 
 
 @dataclass(frozen=True)
 class Parts:
-    """One embedding's parts; travels to workers as its place alone."""
+    """The files of one embedding; only its place is sent to workers."""
 
     place: str
 
@@ -38,14 +38,17 @@ class Parts:
         object.__setattr__(self, "place", resolve_place(self.place))
 
     def write(self, name: str, content: bytes) -> None:
-        """Write a file that readers see whole or not at all."""
+        """Write a file atomically.
+
+        Raises:
+            StudyError: the output cannot be written.
+        """
         try:
             write_file(self.place, name, content)
         except (OSError, pa.ArrowException) as error:
             raise StudyError(
                 f"{name} cannot be written to {self.place} ({explain_access(error)}); give "
-                f"--output a folder or URI "
-                "that can be written."
+                "--output a folder or URI that can be written."
             ) from None
 
     def write_json(self, name: str, document: dict[str, Any]) -> None:
@@ -53,7 +56,7 @@ class Parts:
         self.write(name, (json.dumps(document, indent=2) + "\n").encode())
 
     def read_json(self, name: str) -> dict[str, Any] | None:
-        """Read a JSON document, or None where there is none."""
+        """Read a JSON document; return None if it does not exist."""
         try:
             content = read_file(self.place, name)
             document: dict[str, Any] | None = None if content is None else json.loads(content)
@@ -64,7 +67,7 @@ class Parts:
         return document
 
     def read(self, kind: str, number: int) -> pa.Table | None:
-        """Read one part's table, or None where there is none."""
+        """Read one table of a part; return None if it does not exist."""
         content = read_file(self.place, f"{kind}/{_part_name(number)}")
         try:
             return None if content is None else pq.read_table(pa.BufferReader(content))
@@ -72,19 +75,18 @@ class Parts:
             name = f"{kind}/{_part_name(number)}"
             raise StudyError(
                 f"{name} at {self.place} is damaged ({explain_access(error)}); delete it and run "
-                f"the same command "
-                "again."
+                "the same command again."
             ) from None
 
     def numbers(self) -> list[int]:
-        """List the parts that are whole."""
+        """List the numbers of the complete parts."""
         found = [
             re.fullmatch(r"vectors/part-(\d{5})\.parquet", name) for name in list_files(self.place)
         ]
         return sorted(int(match[1]) for match in found if match)
 
     def write_part(self, number: int, tables: dict[str, pa.Table], summary: dict[str, Any]) -> None:
-        """Write a part's tables, its vectors with the summary last."""
+        """Write the tables of a part, the vectors with the summary last."""
         tables["vectors"] = tables["vectors"].replace_schema_metadata(
             {SUMMARY: json.dumps(summary).encode()}
         )
@@ -94,13 +96,12 @@ class Parts:
             self.write(f"{kind}/{_part_name(number)}", stream.getvalue())
 
     def summaries(self) -> list[dict[str, Any]]:
-        """Read what each whole part says of itself."""
+        """Read the counts of each complete part."""
         tables = [self.read("vectors", number) for number in self.numbers()]
         return [json.loads(table.schema.metadata[SUMMARY]) for table in tables if table is not None]
 
-    def claim(self, key: str) -> dict[str, Any] | None:
-        """Take the place for one embedding; return its manifest when it is finished and every part
-        is there.
+    def begin(self, key: str) -> dict[str, Any] | None:
+        """Begin or resume the embedding with a key; return its manifest if it is complete.
 
         Raises:
             StudyError: the place holds another embedding, or other files.
@@ -109,20 +110,21 @@ class Parts:
         if request is None:
             if list_files(self.place):
                 raise StudyError(
-                    f"{self.place} holds other files than an embedding; choose another --output."
+                    f"{self.place} holds files other than an embedding; choose another --output."
                 )
             self.write_json("request.json", {"key": key})
         elif request["key"] != key:
             raise StudyError(
                 f"{self.place} holds an embedding by another encoder, of another log or with other "
-                f"settings; choose "
-                "another --output."
+                "settings; choose another --output."
             )
         manifest = self.read_json("manifest.json")
-        whole = len(self.numbers())
-        return manifest if manifest and manifest.get("parts_written", whole) == whole else None
+        complete = len(self.numbers())
+        # A part may have been deleted since the manifest was written.
+        return (
+            manifest if manifest and manifest.get("parts_written", complete) == complete else None
+        )
 
 
 def _part_name(number: int) -> str:
-    """Name a part's file."""
     return f"part-{number:05d}.parquet"

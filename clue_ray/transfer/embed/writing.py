@@ -1,13 +1,12 @@
-"""One bucket of users to one part: their rows as read, their vectors, and who is left out, why.
+"""Read the rows of users, encode one bucket of users, and write its part.
 
-Takes tables of USER_ROWS, gives files. One idea: a user that the log names is in the vectors or in
-the list of those left out, never in neither.
+Every user in the log is either in the vectors or in the list of users left out, with a reason.
 """
 
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import pyarrow as pa
@@ -19,15 +18,16 @@ from clue_ray.corpus.store import stable_hash
 from clue_ray.transfer.embed.parts import Parts
 from clue_ray.transfer.encode import EVENTS, LEFT_OUT, Histories, UserEncoder, Vectors
 
-OTHER_SERVICES = "no events in the services asked for"
+OTHER_SERVICES = "no events in the requested services"
 NOTHING_NEW = "no new events"
 USER_ROWS = pa.schema([*EVENTS, ("reason", pa.string()), ("bucket", pa.int32())])
+"""Rows of a log: the event or the reason why it cannot be used, and the user's bucket."""
 Precision = Literal["float32", "float16"]
 
 
 @dataclass(frozen=True)
 class EmbedPlan:
-    """What turns a bucket of rows into a part."""
+    """What the tasks of an embedding need to turn a bucket of rows into a part."""
 
     parts: Parts
     buckets: int
@@ -35,11 +35,16 @@ class EmbedPlan:
     per_service: bool
     precision: Precision
     since: Parts | None
+    "the earlier embedding; users with equal histories are not encoded again"
     done: frozenset[int] = frozenset()
+    "buckets with a complete part"
 
 
-def rows_of_part(part: Part, reading: Reading, plan: EmbedPlan) -> Iterator[pa.Table]:
-    """Read a part's rows, also those that cannot be used: their users must be told of."""
+def read_user_rows(part: Part, reading: Reading, plan: EmbedPlan) -> Iterator[pa.Table]:
+    """Read the rows of a part of the log, except those of buckets that are done.
+
+    Rows that cannot be used are included, because their users may have to be listed as left out.
+    """
     log = reading.logs[part.log]
     for batch in read_part(part, log):
         rows = normalise(
@@ -47,9 +52,9 @@ def rows_of_part(part: Part, reading: Reading, plan: EmbedPlan) -> Iterator[pa.T
         )
         reason = rows["reason"]
         if plan.services is not None:
-            asked = pc.is_in(rows["service"], value_set=pa.array(plan.services, pa.string()))
+            requested = pc.is_in(rows["service"], value_set=pa.array(plan.services, pa.string()))
             reason = pc.if_else(
-                pc.or_(asked, pc.is_valid(reason)), reason, pa.scalar(OTHER_SERVICES)
+                pc.or_(requested, pc.is_valid(reason)), reason, pa.scalar(OTHER_SERVICES)
             )
         users = pc.fill_null(rows["user_id"], "")
         bucket = (stable_hash(users.to_pandas(), "bucket") % np.uint64(plan.buckets)).astype(
@@ -63,7 +68,7 @@ def rows_of_part(part: Part, reading: Reading, plan: EmbedPlan) -> Iterator[pa.T
 
 
 def write_parts(rows: pa.Table, encoder: UserEncoder, plan: EmbedPlan) -> pa.Table:
-    """Encode each bucket in a table of USER_ROWS and write its part; may be retried."""
+    """Encode each bucket in a table of USER_ROWS and write its part. A task may be retried."""
     buckets = pc.unique(rows["bucket"]).to_pylist() if rows.num_rows else []
     for bucket in buckets:
         _write_part(bucket, rows.filter(pc.equal(rows["bucket"], bucket)), encoder, plan)
@@ -72,8 +77,8 @@ def write_parts(rows: pa.Table, encoder: UserEncoder, plan: EmbedPlan) -> pa.Tab
 
 def _write_part(bucket: int, rows: pa.Table, encoder: UserEncoder, plan: EmbedPlan) -> None:
     """Encode one bucket's users, list those left out, and write both."""
-    good = rows.filter(pc.is_null(rows["reason"])).select(EVENTS.names)
-    histories = Histories(good, encoder.exported)
+    usable = rows.filter(pc.is_null(rows["reason"])).select(EVENTS.names)
+    histories = Histories(usable, encoder.exported)
     hashes = histories.fingerprints(encoder.card.run.sequence_length)
     current = pa.table(
         {
@@ -81,21 +86,22 @@ def _write_part(bucket: int, rows: pa.Table, encoder: UserEncoder, plan: EmbedPl
             "history": pa.array(hashes, pa.uint64()),
         }
     )
-    left_out = _unusable(rows, current["user_id"])
-    summary: dict[str, Any] = {"rows": rows.num_rows, "rows_without_user": _count_nameless(rows)}
-    if plan.since is not None and (stale := plan.since.read("histories", bucket)) is not None:
-        unchanged = _same_rows(current, stale)
+    left_out = _list_unusable(rows, current["user_id"])
+    if plan.since is not None and (earlier := plan.since.read("histories", bucket)) is not None:
+        unchanged = _find_unchanged(current, earlier)
         left_out = pa.concat_tables(
             [left_out, _with_reason(current["user_id"].filter(unchanged), NOTHING_NEW)]
         )
-        fresh = current["user_id"].filter(pc.invert(unchanged))
-        good = good.filter(pc.is_in(good["user_id"], value_set=fresh.combine_chunks()))
-        histories = Histories(good, encoder.exported)
+        changed = current["user_id"].filter(pc.invert(unchanged))
+        usable = usable.filter(pc.is_in(usable["user_id"], value_set=changed.combine_chunks()))
+        histories = Histories(usable, encoder.exported)
     vectors = encoder.encode_histories(histories, per_service=plan.per_service)
     table = _vector_table(vectors, plan.precision)
     unknown = set(histories.services) - set(encoder.card.services)
-    services = Counter(good["service"].to_pylist())
-    summary |= {
+    services = Counter(usable["service"].to_pylist())
+    summary = {
+        "rows": rows.num_rows,
+        "rows_without_user": _count_without_user(rows),
         "users": len(histories.user_ids),
         "vectors": table.num_rows,
         "left_out": dict(Counter(left_out["reason"].to_pylist())),
@@ -107,12 +113,12 @@ def _write_part(bucket: int, rows: pa.Table, encoder: UserEncoder, plan: EmbedPl
     plan.parts.write_part(bucket, tables, summary)
 
 
-def _count_nameless(rows: pa.Table) -> int:
+def _count_without_user(rows: pa.Table) -> int:
     return int(pc.sum(pc.equal(rows["user_id"], "")).as_py() or 0)
 
 
-def _unusable(rows: pa.Table, encoded: pa.ChunkedArray) -> pa.Table:
-    """List the users none of whose rows can be used, each with the first reason met, by name."""
+def _list_unusable(rows: pa.Table, encoded: pa.ChunkedArray) -> pa.Table:
+    """List the users without usable rows, by id, each with the reason of the first row."""
     out = pc.invert(pc.is_in(rows["user_id"], value_set=encoded.combine_chunks()))
     bad = rows.filter(pc.and_(out, pc.not_equal(rows["user_id"], ""))).select(LEFT_OUT.names)
     first = bad.to_pandas().drop_duplicates("user_id").sort_values("user_id")
@@ -123,14 +129,14 @@ def _with_reason(users: pa.ChunkedArray, reason: str) -> pa.Table:
     return pa.table([users, pa.repeat(reason, len(users))], schema=LEFT_OUT)
 
 
-def _same_rows(current: pa.Table, stale: pa.Table) -> pa.Array:
-    """Tell which users' histories are as they were, [current rows]."""
-    places = pc.index_in(current["user_id"], value_set=stale["user_id"].combine_chunks())
-    return pc.fill_null(pc.equal(stale["history"].take(places), current["history"]), False)
+def _find_unchanged(current: pa.Table, earlier: pa.Table) -> pa.Array:
+    """Return whether each user's history is the same as in an earlier embedding, [current rows]."""
+    places = pc.index_in(current["user_id"], value_set=earlier["user_id"].combine_chunks())
+    return pc.fill_null(pc.equal(earlier["history"].take(places), current["history"]), False)
 
 
 def _vector_table(vectors: Vectors, precision: Precision) -> pa.Table:
-    """Lay vectors out as user_id, service (null where a row is a user), vector."""
+    """Build the table of vectors: user_id, service (null if a row is a user), vector."""
     values = pa.array(vectors.values.astype(precision).ravel())
     rows = len(vectors.user_ids)
     services = (

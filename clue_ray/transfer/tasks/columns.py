@@ -1,8 +1,7 @@
-"""What tasks found of a study's runs, as columns of the runs table.
+"""Columns of the runs table with the scores of downstream tasks.
 
-A result lies in its run's own folder, so a run is scored once, whichever study file or command
-asks; the table's columns are read off those results, and come back whenever the table is written
-anew.
+A result is stored in the folder of its run, so a run is scored once, whichever study file or
+command requests it. The columns are read from the results each time the table is written.
 """
 
 from pathlib import Path
@@ -16,61 +15,64 @@ from clue_ray.storage.files import read_json, write_json
 from clue_ray.transfer.tasks.evaluate import read_result, result_name
 from clue_ray.transfer.tasks.spec import column_of
 
-ASKED = "transfer.json"
-"""In a study's folder: by task and run, the name of the result that its tables show."""
+SELECTED = "transfer.json"
+"""File in a study's folder: task -> run id -> name of the result that the runs table shows."""
 
 
 def failure_name(task: str) -> str:
-    """Name the file, within its run's folder, that says why the last try of a task failed."""
+    """Return the file name, in a run's folder, of the error of the last failed try of a task."""
     return result_name(task, "failed")
 
 
 def join_results(directory: Path, runs: Runs | None = None) -> Runs:
-    """Write what runs' encoders scored into the runs table, a column a task and measure:
-    transfer_<task>_<measure>.
+    """Write the scores of runs into the runs table, as columns transfer_<task>_<measure>.
 
-    Of several results of one task (another log, other settings) those count that the study was last
-    scored by, for all runs; of a task that no such command has ended with, the last written. A try
-    that failed is a sentence in transfer_<task>_error.
+    If a task has several results, of other logs or settings, all runs show those of the last
+    command that scored the study, or the latest result if there was no such command. The error of
+    a failed try is the column transfer_<task>_error.
 
     Args:
-        runs: the table as it was just written; read when left out.
+        runs: the current table; read from the directory if omitted.
     """
     runs = read_runs(directory) if runs is None else runs
     table = runs.table[[name for name in runs.table.columns if not name.startswith(SCORES)]]
-    file = directory / ASKED
-    asked = read_json(file) if file.exists() else {}
-    found = {
-        run_id: _scores_of(
-            directory / "runs" / run_id, {task: names.get(run_id) for task, names in asked.items()}
+    file = directory / SELECTED
+    selected = read_json(file) if file.exists() else {}
+    scores = {
+        run_id: _read_scores(
+            directory / "runs" / run_id,
+            {task: names.get(run_id) for task, names in selected.items()},
         )
         for run_id in table["run_id"]
     }
-    if any(found.values()):
-        columns = pd.DataFrame(list(found.values()), index=list(found))
+    if any(scores.values()):
+        columns = pd.DataFrame(list(scores.values()), index=list(scores))
         runs = Runs(table.merge(columns, how="left", left_on="run_id", right_index=True))
         runs.write(directory)
     return runs
 
 
-def note_asked(directory: Path, names: dict[str, dict[str, str]]) -> None:
-    """Write down which file of which run, by task, a study was last scored by; other tasks stay as
-    they were.
+def select_results(directory: Path, names: dict[str, dict[str, str]]) -> None:
+    """Select the results that the runs table shows; other tasks keep their selection.
+
+    Args:
+        names: task -> run id -> name of the result.
     """
-    file = directory / ASKED
+    file = directory / SELECTED
     write_json(file, (read_json(file) if file.exists() else {}) | names)
 
 
-def _scores_of(run: Path, asked: dict[str, str | None]) -> dict[str, Any]:
-    """Read the encoder's scores off the results in a run's folder.
+def _read_scores(run: Path, selected: dict[str, str | None]) -> dict[str, Any]:
+    """Read the encoder's scores from the results in a run's folder.
 
     Args:
-        asked: by task, the one file that counts, or none; a task that is not in it has any.
+        selected: task -> name of its result, or None for no result. Of a task that is not in it,
+            the latest result is read.
     """
     scores: dict[str, dict[str, Any]] = {}
     for file in sorted((run / "transfer").glob("*.json"), key=lambda file: file.stat().st_mtime_ns):
-        result = read_result(file)
-        if asked.get(result["task"], f"transfer/{file.name}") != f"transfer/{file.name}":
+        result, name = read_result(file), f"transfer/{file.name}"
+        if selected.get(result["task"], name) != name:
             continue
         column = column_of(result["task"])
         if "error" in result:

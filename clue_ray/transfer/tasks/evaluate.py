@@ -1,8 +1,6 @@
-"""A task put to an encoder: every method's scores beside each other, with intervals and paired
-differences.
+"""Evaluate an encoder on a downstream task, next to baselines, with confidence intervals.
 
-Takes a run and a task, gives one JSON-able result. One idea: methods differ in what they know of a
-user (`features`); users, labels, what reads the features and how it is judged are the same for all.
+All methods share the users, labels, heads and measures. They differ only in the features of users.
 """
 
 import hashlib
@@ -21,6 +19,7 @@ from numpy.typing import NDArray
 
 from clue_ray.corpus.logs.reading import Reading
 from clue_ray.errors import SpecError
+from clue_ray.spec.specs import without_new_fields
 from clue_ray.spec.yaml import fingerprint
 from clue_ray.storage.files import read_file, with_retries, write_file
 from clue_ray.storage.place import is_uri
@@ -41,54 +40,50 @@ from clue_ray.transfer.tasks.scratch import train_from_scratch
 from clue_ray.transfer.tasks.spec import TaskSpec
 
 EVALUATION = 6
-"""Bump when the same task and encoder would be scored otherwise."""
-
-
-SCRATCHES = 3
-"""Encoders trained from scratch on a task, at most, each read by one head."""
-BASES = {"next_item": "popularity", "attribute": "base rate", "retrieval": "guess"}
-OURS = (
+"""Version of the evaluation; increase it when the same task and encoder get other scores."""
+MAX_SCRATCH = 3
+"""Maximum number of encoders trained from scratch; each has one head."""
+NO_FEATURES = {"next_item": "popularity", "attribute": "base rate", "retrieval": "guess"}
+"""Name of the baseline without features, by kind of task."""
+METHODS = (
     "encoder",
     "TF-IDF, SVD",
     "TF-IDF, cosine",
     "untrained items",
     "from scratch",
-    *BASES.values(),
+    *NO_FEATURES.values(),
 )
-"""Names of methods, which no further encoder may take."""
+"""Names of methods, which a further encoder cannot have."""
 Matrix = NDArray[np.float64]
-Judged = dict[str, list[scores.Measure]]
-"""Of each measure, that of each output: of every start of the head, or of the one way to rank."""
+Measures = dict[str, list[scores.Measure]]
+"""Measure name -> the measure of each output: one per seed of the head, or one without a head."""
 
 
 def run_task(
     run: str | Path, task: TaskSpec, against: Mapping[str, str | Path] | None = None
 ) -> dict[str, Any]:
-    """Put a task to a run's encoder, beside the baselines; return and keep the result, or return
-    what is kept.
+    """Evaluate the encoder of a run on a task, next to baselines, and store the result.
 
-    It is kept in the folder of the encoder, below `transfer/`, by what it was made from.
+    The result is stored in the folder of the run, below `transfer/`, under a hash of everything it
+    depends on. A stored result is returned without being computed again.
 
     Args:
-        against: further encoders to set beside it: name -> folder of their run.
+        against: further encoders to compare with: name -> folder of their run.
 
     Raises:
-        SpecError: the task cannot be meant, has too few users, or leaks.
-        StudyError: there is no encoder.
+        SpecError: the task does not fit its log, has too few users, or leaks.
+        StudyError: a run has no encoder.
         EventLogError: the log cannot be read.
     """
     others = dict(against or {})
     reading = plan_events(task)
-    key = result_key(
-        read_card(run), {name: read_card(place) for name, place in others.items()}, task, reading
-    )
-    place, name = (
-        str(run) if is_uri(run) else str(find_encoder(Path(run)).parent),
-        result_name(task.name, key),
-    )
-    if (kept := read_file(place, name)) is not None:
-        return dict(json.loads(kept))
-    examples = lay_out_task(task, reading)
+    cards = {name: read_card(other) for name, other in others.items()}
+    key = result_key(read_card(run), cards, task, reading)
+    place = str(run) if is_uri(run) else str(find_encoder(Path(run)).parent)
+    name = result_name(task.name, key)
+    if (stored := read_file(place, name)) is not None:
+        return dict(json.loads(stored))
+    examples = prepare_examples(task, reading)
     write_left_out(place, task, examples)
     others_loaded = {other: load_encoder(folder) for other, folder in others.items()}
     result = {"key": key, **evaluate_task(load_encoder(run), others_loaded, task, examples)}
@@ -98,62 +93,57 @@ def run_task(
 
 
 def read_result(file: Path) -> dict[str, Any]:
-    """Read a kept result."""
+    """Read a stored result."""
     result: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
     return result
 
 
 def result_name(task: str, key: str) -> str:
-    """Name a result's file within its run's folder."""
+    """Return the file name of a result in its run's folder."""
     return f"transfer/{task}-{key}.json"
 
 
 def result_key(
     card: EncoderCard, others: Mapping[str, EncoderCard], task: TaskSpec, reading: Reading
 ) -> str:
-    """Fingerprint what a result is made from: encoders, task, log, and the table of users where
-    there is one.
-    """
+    """Return the fingerprint of a result's inputs: encoders, task, log, and table of users."""
     digests = [card.digest, {name: other.digest for name, other in others.items()}]
-    return fingerprint([EVALUATION, digests, _layout_key(task, reading)])
+    return fingerprint([EVALUATION, digests, _examples_key(task, reading)])
 
 
-def _layout_key(task: TaskSpec, reading: Reading) -> str:
-    """Fingerprint what a task's users are laid out from: the task, its log and its table."""
+def _examples_key(task: TaskSpec, reading: Reading) -> str:
+    """Return the fingerprint of the examples' inputs: the task, its log and its table of users."""
     files = [(file.path, file.size, file.changed) for file in reading.files]
-    table = (
-        [hashlib.sha256(read_table_file(task.attribute.table)).hexdigest()]
-        if task.attribute
-        else []
-    )
-    return fingerprint([task.model_dump(mode="json"), files, *table])
+    table = []
+    if task.attribute:
+        table = [hashlib.sha256(read_table_file(task.attribute.table)).hexdigest()]
+    asked = without_new_fields(task.model_dump(mode="json"))
+    return fingerprint([asked, files, *table])
 
 
-def lay_out_task(task: TaskSpec, reading: Reading) -> Examples:
-    """Read a task's log and lay out its users, whichever encoder it is put to.
+def prepare_examples(task: TaskSpec, reading: Reading) -> Examples:
+    """Read the log of a task and make its examples, which are the same for every encoder.
 
     Raises:
-        SpecError: the task cannot be meant, has too few users, or its labels stand in the inputs.
+        SpecError: the task does not fit its log, has too few users, or its inputs contain labels.
         EventLogError: the log cannot be read.
     """
     events, unusable = read_events(reading)
     examples = make_examples(task, events, unusable)
     check_inputs(task, examples, events)
-    return replace(examples, key=_layout_key(task, reading))
+    return replace(examples, key=_examples_key(task, reading))
 
 
 def _left_out_name(task: TaskSpec, examples: Examples) -> str:
-    """Name the list of users who cannot be used: of another log or version of the task, it is
-    another file.
-    """
+    """Return the file name of the list of users left out, for this version of task and log."""
     return f"transfer/{task.name}-left-out-{examples.key}.parquet"
 
 
 def write_left_out(place: str, task: TaskSpec, examples: Examples) -> None:
-    """Write who cannot be used in a task, and why, below a run's or a study's folder.
+    """Write the users that a task leaves out, with reasons, below the folder of a run or a study.
 
     Raises:
-        StudyError: storage refuses.
+        StudyError: storage failed for two minutes.
     """
     name, content = _left_out_name(task, examples), pa.BufferOutputStream()
     pq.write_table(examples.left_out, content)
@@ -166,22 +156,25 @@ def write_left_out(place: str, task: TaskSpec, examples: Examples) -> None:
 def evaluate_task(
     encoder: UserEncoder, others: dict[str, UserEncoder], task: TaskSpec, examples: Examples
 ) -> dict[str, Any]:
-    """Score an encoder on a task, beside the baselines; give what a result holds but its key.
+    """Evaluate an encoder on a task, next to baselines; return a result without its key.
+
+    Args:
+        others: further encoders by name.
 
     Raises:
-        SpecError: an encoder was trained on what is asked of the test users, or has the name of a
-            method.
+        SpecError: an encoder was trained on targets of test users, or has the name of a method.
     """
-    if taken := [name for name in others if name in OURS]:
+    if taken := [name for name in others if name in METHODS]:
         raise SpecError(
-            f"A further encoder is named {taken[0]!r}, as a method is; give it another name."
+            f"A further encoder has the name {taken[0]!r} of a method; give it another name."
         )
-    for one in (encoder, *others.values()):
-        check_pretraining(task, examples, one.card)
+    for each in (encoder, *others.values()):
+        check_pretraining(task, examples, each.card)
     users = {part: len(examples.rows(part)) for part in ("train", "validation", "test")}
-    if task.retrieval:  # nothing is trained
+    if task.retrieval:  # there is no training
         users = {"test": min(users["test"], task.retrieval.candidates)}
-    judged = (_judge_retrieval if task.retrieval else _judge_heads)(task, examples, encoder, others)
+    evaluate = _evaluate_retrieval if task.retrieval else _evaluate_heads
+    measures = evaluate(task, examples, encoder, others)
     return {
         "task": task.name,
         "kind": task.kind,
@@ -191,69 +184,72 @@ def evaluate_task(
         "labels": len(examples.names),
         "left_out_list": _left_out_name(task, examples),
         "left_out": dict(Counter(examples.left_out["reason"].to_pylist())),
-        "methods": _summarise(judged, users["test"]),
+        "methods": _summarize(measures, users["test"]),
     }
 
 
-def _judge_heads(
+def _evaluate_heads(
     task: TaskSpec, examples: Examples, encoder: UserEncoder, others: dict[str, UserEncoder]
-) -> dict[str, Judged]:
-    """Judge what heads read from each method's features, and what is best without any."""
-    histories = Histories(examples.inputs, encoder.exported)
-    train = examples.rows("train")
-    known: dict[str, list[Matrix]] = {
-        "encoder": [features.encoded(encoder, histories)],
-        "TF-IDF, SVD": [features.tfidf_svd(histories, train)],
-        "untrained items": [features.untrained_items(encoder, histories)[0]],
-    }
-    for name, other in others.items():
-        known[name] = [features.encoded(other, Histories(examples.inputs, other.exported))]
-    if task.scratch_steps:
-        made = [
-            train_from_scratch(encoder, histories, examples, steps=task.scratch_steps, seed=seed)
-            for seed in task.seeds[:SCRATCHES]
-        ]
-        known["from scratch"] = [features.encoded(one, histories) for one in made]
+) -> dict[str, Measures]:
+    """Evaluate heads on the features of each method, and the baseline without features."""
+    known = _method_features(task, examples, encoder, others)
     base = base_scores(examples).double().numpy()
     if not examples.names:
-        base = np.array([examples.targets[train].mean()])
-    judged = {_base_name(task): _judge(examples, [np.tile(base, (len(examples.rows("test")), 1))])}
+        base = np.array([examples.targets[examples.rows("train")].mean()])
+    same_for_all = np.tile(base, (len(examples.rows("test")), 1))
+    measures = {NO_FEATURES[task.kind]: _measure_heads(examples, [same_for_all])}
     for name, matrices in known.items():
-        starts = (
-            task.seeds if len(matrices) == 1 else task.seeds[: len(matrices)]
-        )  # heads of one encoder go together
+        # One encoder has a head per seed; encoders trained from scratch have one head each.
+        seeds = task.seeds if len(matrices) == 1 else task.seeds[: len(matrices)]
         outputs = (
             fit_head(
                 matrices[number % len(matrices)], examples, hidden=task.head == "mlp", seed=seed
             )
-            for number, seed in enumerate(starts)
+            for number, seed in enumerate(seeds)
         )
-        judged[name] = _judge(examples, outputs)
-    return judged
+        measures[name] = _measure_heads(examples, outputs)
+    return measures
 
 
-def _base_name(task: TaskSpec) -> str:
-    """Name what knows nothing of a user."""
-    return BASES[task.kind]
+def _method_features(
+    task: TaskSpec, examples: Examples, encoder: UserEncoder, others: dict[str, UserEncoder]
+) -> dict[str, list[Matrix]]:
+    """Return the features of each method; there are several for encoders trained from scratch."""
+    histories = Histories(examples.inputs, encoder.exported)
+    known = {
+        "encoder": [features.encode_users(encoder, histories)],
+        "TF-IDF, SVD": [features.tfidf_svd(histories, examples.rows("train"))],
+        "untrained items": [features.untrained_items(encoder, histories)[0]],
+    }
+    for name, other in others.items():
+        # Each encoder has its own tokenizer and services, and so its own histories.
+        own = Histories(examples.inputs, other.exported)
+        known[name] = [features.encode_users(other, own)]
+    if task.scratch_steps:
+        trained = [
+            train_from_scratch(encoder, histories, examples, steps=task.scratch_steps, seed=seed)
+            for seed in task.seeds[:MAX_SCRATCH]
+        ]
+        known["from scratch"] = [features.encode_users(one, histories) for one in trained]
+    return known
 
 
-def _judge(examples: Examples, outputs: Iterable[Matrix]) -> Judged:
-    """Return the measures of test users by their scores, a function an output; of rankings only the
-    ranks are kept.
-    """
+def _measure_heads(examples: Examples, outputs: Iterable[Matrix]) -> Measures:
+    """Return the measures of heads, given by their scores of test users."""
     test = examples.rows("test")
     targets = examples.targets[test]
     if targets.ndim == 2:
+        # Only the ranks of each output are kept: scores may be millions of users by labels.
         return _mean_measures(
-            [scores.ranking_measures(one, targets, examples.missed[test]) for one in outputs]
+            [scores.ranking_measures(each, targets, examples.missed[test]) for each in outputs]
         )
     if examples.names:
-        return {"auc": [partial(_auc_of, one, targets) for one in outputs]}
-    return {"r2": [partial(_r2_of, one[:, 0], targets) for one in outputs]}
+        return {"auc": [partial(_auc_of, each, targets) for each in outputs]}
+    return {"r2": [partial(_r2_of, each[:, 0], targets) for each in outputs]}
 
 
-def _mean_measures(outputs: Sequence[dict[str, Matrix]]) -> Judged:
-    """Turn measures a user into their means over users."""
+def _mean_measures(outputs: Sequence[dict[str, Matrix]]) -> Measures:
+    """Turn measures per user into means over users."""
     return {name: [partial(_mean_of, output[name]) for output in outputs] for name in outputs[0]}
 
 
@@ -269,52 +265,52 @@ def _r2_of(predictions: Matrix, values: Matrix, rows: NDArray[np.int64]) -> floa
     return scores.r2(predictions[rows], values[rows])
 
 
-def _judge_retrieval(
+def _evaluate_retrieval(
     task: TaskSpec, examples: Examples, encoder: UserEncoder, others: dict[str, UserEncoder]
-) -> dict[str, Judged]:
-    """Judge how near a test user's vectors in two services lie, among the candidates; nothing is
-    trained.
-    """
+) -> dict[str, Measures]:
+    """Evaluate how well users' vectors in two services match, for each method."""
     asked = task.retrieval
     assert asked is not None
-    histories = Histories(examples.inputs, encoder.exported)
     pool = draw_candidates(asked, examples.part)
+    histories = Histories(examples.inputs, encoder.exported)
+
+    def select(matrices: Sequence[Any], layout: Histories) -> list[Any]:
+        """Return the candidates' vectors in the query service and in the target service."""
+        services = [layout.services.index(name) for name in (asked.query, asked.target)]
+        return [matrices[service][pool] for service in services]
+
+    # Document frequencies come from the users that are not candidates.
     terms = features.user_terms(histories, np.setdiff1d(np.arange(len(examples.users)), pool))
-    places = [histories.services.index(name) for name in (asked.query, asked.target)]
-    pairs: dict[str, list[Any]] = {
-        "encoder": features.encoded_services(encoder, histories),
-        "TF-IDF, cosine": [matrix.toarray() for matrix in (terms[place][pool] for place in places)],
-        "untrained items": features.untrained_items(encoder, histories)[1],
+    pairs = {
+        "encoder": select(features.encode_services(encoder, histories), histories),
+        "TF-IDF, cosine": [matrix.toarray() for matrix in select(terms, histories)],
+        "untrained items": select(features.untrained_items(encoder, histories)[1], histories),
     }
-    judged = {"guess": _mean_measures([scores.chance_measures(len(pool))])}
-    for name, matrices in pairs.items():
-        a, b = matrices if name == "TF-IDF, cosine" else (matrices[place][pool] for place in places)
-        judged[name] = _mean_measures([scores.retrieval_measures(a @ b.T)])
     for name, other in others.items():
         own = Histories(examples.inputs, other.exported)
-        each = features.encoded_services(other, own)
-        a, b = (each[own.services.index(service)][pool] for service in (asked.query, asked.target))
-        judged[name] = _mean_measures([scores.retrieval_measures(a @ b.T)])
-    return judged
+        pairs[name] = select(features.encode_services(other, own), own)
+    measures = {NO_FEATURES["retrieval"]: _mean_measures([scores.chance_measures(len(pool))])}
+    for name, (query, target) in pairs.items():
+        measures[name] = _mean_measures([scores.retrieval_measures(query @ target.T)])
+    return measures
 
 
-def _summarise(judged: dict[str, Judged], users: int) -> list[dict[str, Any]]:
-    """Put every measure with its interval, and the encoder's lead over each other method, in a row
-    a method.
-    """
-    drawn = {
+def _summarize(methods: dict[str, Measures], users: int) -> list[dict[str, Any]]:
+    """Return a row per method: each measure and the encoder's lead in it, with intervals."""
+    resampled = {
         name: {
             measure: scores.resample(outputs, users, stream)
             for measure, outputs in measures.items()
         }
-        for stream, (name, measures) in enumerate(judged.items())
+        for stream, (name, measures) in enumerate(methods.items())
     }
     rows = []
-    for name, measures in drawn.items():
+    for name, measures in resampled.items():
         row: dict[str, Any] = {"method": name}
         for measure, found in measures.items():
             row[measure] = found.interval()._asdict()
             if name != "encoder":
-                row[f"{measure}_lead"] = drawn["encoder"][measure].lead(found).interval()._asdict()
+                lead = resampled["encoder"][measure].lead(found)
+                row[f"{measure}_lead"] = lead.interval()._asdict()
         rows.append(row)
     return rows

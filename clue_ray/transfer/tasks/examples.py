@@ -1,8 +1,7 @@
-"""A task's log to examples: each user's inputs, labels and part of the split, with what cannot be
-used and why.
+"""Turn the log of a task into examples: each user's inputs, target and part of the split.
 
-Takes a task, gives `Examples`. One idea: a training user's labels lie before the test users' (where
-there are times), so that the head is judged on other people and on a later time.
+If the log has times, the labels of training users are earlier than those of test users, so a head
+is evaluated on other people and on a later time. Users that cannot be used are listed with reasons.
 """
 
 from collections.abc import Collection, Mapping
@@ -24,8 +23,8 @@ from clue_ray.transfer.tasks.attributes import label_attribute, user_values
 from clue_ray.transfer.tasks.spec import RetrievalSpec, TaskSpec
 
 DAY = 86_400.0
-FEWEST = 20
-"""Users a part of the split needs."""
+MIN_USERS = 20
+"""Users that each part of the split needs."""
 
 
 @dataclass(frozen=True)
@@ -33,12 +32,14 @@ class Examples:
     """Users of a task, sorted by id.
 
     Attributes:
-        inputs: rows of EVENTS that an encoder may see, of these users alone.
-        part: train, validation or test, [users].
-        names: labels or classes; empty for a regression and for retrieval.
-        targets: what is true of each user: labels a user may have several of, [users, names] of
-            bool; else class numbers or values, [users]; for retrieval nothing.
-        left_out: users of the log that cannot be used, rows of LEFT_OUT by user.
+        inputs: events that an encoder may see, as EVENTS, of these users only.
+        part: part of the split: train, validation or test, [users].
+        names: labels or classes; empty for regression and for retrieval.
+        targets: true labels, of which a user may have several, [users, names] of bool; or class
+            numbers or values, [users]; zeros for retrieval.
+        missed: number of a user's labels that are not candidates, [users].
+        left_out: users of the log that cannot be used, as LEFT_OUT, sorted by user.
+        key: fingerprint of the task and its log.
     """
 
     users: NDArray[np.object_]
@@ -47,48 +48,49 @@ class Examples:
     names: tuple[str, ...]
     targets: NDArray[Any]
     missed: NDArray[np.int64]
-    "labels of a user that are no candidates, [users]"
     left_out: pa.Table
     key: str = ""
-    "fingerprint of the task and its log"
 
     def rows(self, *parts: str) -> NDArray[np.int64]:
-        """List the users of some parts of the split, by index."""
+        """Return the indices of the users in parts of the split."""
         return np.flatnonzero(np.isin(self.part, parts))
 
 
 def plan_events(task: TaskSpec) -> Reading:
-    """Find and check the files of a task's log; raise EventLogError for one that cannot serve."""
+    """Find and check the files of a task's log.
+
+    Raises:
+        EventLogError: the log cannot be read, or lacks the times that the task needs.
+    """
     reading = plan_reading(task.reading())
     if task.time and not all(log.has_time for log in reading.logs):
         raise EventLogError(
-            f"Task {task.name} cuts in time, but its log has no column 'timestamp'; leave time out."
+            f"Task {task.name} has a cut in time, but its log has no column 'timestamp'; leave "
+            "time out."
         )
     if task.next_item and len(reading.files) > 1 and not all(log.has_time for log in reading.logs):
         raise EventLogError(
             f"Task {task.name} asks for a user's last item, but its log is {len(reading.files)} "
-            f"files without a column "
-            "'timestamp', whose order says nothing of time; give that column, or one file in order."
+            "files without a column 'timestamp', so their order is unknown; give that column, or "
+            "one file in order of time."
         )
     return reading
 
 
 def read_events(reading: Reading) -> tuple[pd.DataFrame, set[str]]:
-    """Read a task's whole log into memory, in the order of the log, and name users none of whose
-    rows can be used.
-    """
+    """Read a task's log into memory; return its events, and the users without usable rows."""
     tables: list[pa.Table] = []
-    met: set[str] = set()
+    users: set[str] = set()
     for part in reading.parts:
         log = reading.logs[part.log]
         for batch in read_part(part, log):
             rows = normalise(
                 batch.table, log, reading.spec, file=part.number, first_row=batch.first_row
             )
-            met.update(user for user in pc.unique(rows["user_id"]).to_pylist() if user)
+            users.update(user for user in pc.unique(rows["user_id"]).to_pylist() if user)
             tables.append(good_rows(rows).select(EVENTS.names))
     events = pa.concat_tables([EVENTS.empty_table(), *tables]).to_pandas()
-    return events, met - set(events["user_id"])
+    return events, users - set(events["user_id"])
 
 
 def make_examples(task: TaskSpec, events: pd.DataFrame, unusable: Collection[str] = ()) -> Examples:
@@ -98,129 +100,118 @@ def make_examples(task: TaskSpec, events: pd.DataFrame, unusable: Collection[str
         unusable: users of the log that are not in `events`.
 
     Raises:
-        SpecError: the log has none of what the task asks for, or too few users of a part of the
-            split.
-        EventLogError: it has no row that can be used.
+        SpecError: the log lacks what the task asks for, or a part of the split has too few users.
+        EventLogError: the log has no usable row.
     """
-    if events.empty:
-        raise EventLogError(
-            f"Task {task.name} has a log without a row that can be used; look at events and "
-            f"columns."
-        )
-    found = set(events["service"].unique())
-    asked = {*(task.services or ()), *_services_asked(task)}
-    if unknown := sorted(asked - found):
-        raise SpecError(
-            f"Task {task.name} names service {unknown[0]!r}, which its log lacks; its services are "
-            f"{', '.join(sorted(found))}."
-        )
-    _check_cut(task, events)
-    part = pd.Series(
-        split_of(pd.Series(events["user_id"].unique()), task.split),
-        index=events["user_id"].unique(),
-    )
-    cut = events["user_id"].map(_cuts(task, events, part))
-    shown = set(task.services or found - set(_services_hidden(task)))
-    inputs = events[events["service"].isin(shown) & (events["timestamp"] < cut)]
+    _check_log(task, events)
+    users = events["user_id"].unique()
+    part = pd.Series(split_of(pd.Series(users), task.split), index=users)
+    cut = events["user_id"].map(_find_cuts(task, events, part))
+    seen = set(task.services or set(events["service"].unique()) - set(_label_services(task)))
+    inputs = events[events["service"].isin(seen) & (events["timestamp"] < cut)]
     labelled, names, targets, missed = _label(task, events, cut, part)
-    users = np.array(sorted(set(labelled) & set(inputs["user_id"].unique())), dtype=object)
-    index = pd.Index(labelled).get_indexer(pd.Index(users))
-    known = {*part.index, *unusable}
-    strangers = (
-        {user for user in user_values(task.attribute).index if user not in known}
-        if task.attribute
-        else set()
-    )
-    reasons = {
-        "no events in the log": strangers,
-        "no row that can be used": unusable,
-        "not in both services" if task.retrieval else "no label": set(part.index) - set(labelled),
-        "no events that the encoder may see": set(labelled) - set(users),
-        **(
-            _not_sought(task.retrieval, users, part[users].to_numpy(dtype=object))
-            if task.retrieval
-            else {}
-        ),
-    }
+    used = np.array(sorted(set(labelled) & set(inputs["user_id"].unique())), dtype=object)
+    rows = pd.Index(labelled).get_indexer(pd.Index(used))
+    used_inputs = inputs[inputs["user_id"].isin(used)]
     examples = Examples(
-        users=users,
-        inputs=pa.Table.from_pandas(
-            inputs[inputs["user_id"].isin(users)], EVENTS, preserve_index=False
-        ),
-        part=part[users].to_numpy(dtype=object),
+        users=used,
+        inputs=pa.Table.from_pandas(used_inputs, EVENTS, preserve_index=False),
+        part=part[used].to_numpy(dtype=object),
         names=names,
-        targets=targets[index],
-        missed=missed[index],
-        left_out=_list_left_out(reasons),
+        targets=targets[rows],
+        missed=missed[rows],
+        left_out=_list_left_out(_group_left_out(task, part, unusable, labelled, used)),
     )
-    _check_parts(task, examples)
+    _check_examples(task, examples)
     return examples
 
 
 def draw_candidates(asked: RetrievalSpec, part: NDArray[np.object_]) -> NDArray[np.int64]:
-    """Draw the test users who are sought, and among whom, by index."""
+    """Draw the test users that are queried, each among all of them; return their indices."""
     test = np.flatnonzero(part == "test")
     return np.sort(np.random.default_rng(0).permutation(test)[: asked.candidates])
 
 
-def _not_sought(
-    asked: RetrievalSpec, users: NDArray[np.object_], part: NDArray[np.object_]
-) -> dict[str, set[str]]:
-    """List users of both services who are not scored, by reason; they still say how rare a word
-    is.
+def _check_log(task: TaskSpec, events: pd.DataFrame) -> None:
+    """Raise EventLogError or SpecError if a log lacks rows, services or times of a task."""
+    if events.empty:
+        raise EventLogError(
+            f"Task {task.name} has a log without a usable row; check events and columns."
+        )
+    found = set(events["service"].unique())
+    if unknown := sorted({*(task.services or ()), *_asked_services(task)} - found):
+        raise SpecError(
+            f"Task {task.name} names service {unknown[0]!r}, which its log lacks; its services are "
+            f"{', '.join(sorted(found))}."
+        )
+    if task.time is None:
+        return
+    cut = task.time.timestamp()
+    first, last = float(events["timestamp"].min()), float(events["timestamp"].max())
+    if first >= cut or (task.next_item and last < cut):
+        begin, end = (f"{pd.Timestamp(second, unit='s'):%Y-%m-%d}" for second in (first, last))
+        raise SpecError(
+            f"Task {task.name} has its cut in time at {task.time:%Y-%m-%d}, but its log is from "
+            f"{begin} to {end}; choose a time within."
+        )
+
+
+def _group_left_out(
+    task: TaskSpec,
+    part: "pd.Series[Any]",
+    unusable: Collection[str],
+    labelled: Collection[str],
+    used: NDArray[Any],
+) -> dict[str, Collection[str]]:
+    """Group the users that are left out by reason.
+
+    Args:
+        part: part of the split of each user with events, indexed by user.
+        labelled: users with a label.
+        used: users with a label and inputs.
     """
-    others = np.ones(len(users), dtype=bool)
-    others[draw_candidates(asked, part)] = False
-    return {
-        "not a test user": set(users[part != "test"]),
-        "not drawn as a candidate": set(users[others & (part == "test")]),
-    }
+    reasons: dict[str, Collection[str]] = {}
+    if task.attribute:
+        known = {*part.index, *unusable}
+        reasons["no events in the log"] = set(user_values(task.attribute).index) - known
+    reasons["no usable row"] = unusable
+    no_label = "not in both services" if task.retrieval else "no label"
+    reasons[no_label] = set(part.index) - set(labelled)
+    reasons["no events that the encoder may see"] = set(labelled) - set(used)
+    if task.retrieval:
+        parts = part[used].to_numpy(dtype=object)
+        not_drawn = parts == "test"
+        not_drawn[draw_candidates(task.retrieval, parts)] = False
+        # Users that are not scored still count for the frequency of words in TF-IDF.
+        reasons["not a test user"] = set(used[parts != "test"])
+        reasons["not drawn as a candidate"] = set(used[not_drawn])
+    return reasons
 
 
 def _list_left_out(reasons: Mapping[str, Collection[str]]) -> pa.Table:
-    """Lay out users by reason as rows of LEFT_OUT, sorted by user."""
+    """Build the table LEFT_OUT from users grouped by reason, sorted by user."""
     rows = sorted((user, reason) for reason, users in reasons.items() for user in users)
     return pa.table(
         [pa.array(column, pa.string()) for column in zip(*rows, strict=True)] or [[], []], LEFT_OUT
     )
 
 
-def _check_cut(task: TaskSpec, events: pd.DataFrame) -> None:
-    """Refuse a cut in time with no events before it, or of a next-item task none from it on; raise
-    SpecError.
-    """
-    if task.time is None:
-        return
-    cut, first, last = (
-        task.time.timestamp(),
-        float(events["timestamp"].min()),
-        float(events["timestamp"].max()),
-    )
-    if first >= cut or (task.next_item and last < cut):
-        begin, end = (f"{pd.Timestamp(second, unit='s'):%Y-%m-%d}" for second in (first, last))
-        raise SpecError(
-            f"Task {task.name} cuts at {task.time:%Y-%m-%d}, but its log goes from {begin} to "
-            f"{end}; choose a "
-            "time within."
-        )
-
-
-def _services_asked(task: TaskSpec) -> tuple[str, ...]:
+def _asked_services(task: TaskSpec) -> tuple[str, ...]:
     if task.retrieval:
         return (task.retrieval.query, task.retrieval.target)
-    return _services_hidden(task)
+    return _label_services(task)
 
 
-def _services_hidden(task: TaskSpec) -> tuple[str, ...]:
+def _label_services(task: TaskSpec) -> tuple[str, ...]:
     return (task.next_item.service,) if task.next_item else ()
 
 
-def _cuts(task: TaskSpec, events: pd.DataFrame, part: "pd.Series[Any]") -> "pd.Series[float]":
-    """Say when each user's inputs end, in seconds; of users the head learns from, `days` before the
-    others'.
+def _find_cuts(task: TaskSpec, events: pd.DataFrame, part: "pd.Series[Any]") -> "pd.Series[float]":
+    """Return the time at which each user's inputs end, in seconds, indexed by user.
 
-    Without a cut in time they end before the item that is the label: what came after it may tell of
-    it.
+    With `days`, the inputs of training and validation users end `days` earlier, so that their
+    labels, too, lie before the cut. Without a cut in time, inputs end before the item that is the
+    label, because later events may reveal it.
     """
     if task.next_item and not task.time:
         asked = events[events["service"] == task.next_item.service]
@@ -234,16 +225,16 @@ def _cuts(task: TaskSpec, events: pd.DataFrame, part: "pd.Series[Any]") -> "pd.S
 def _label(
     task: TaskSpec, events: pd.DataFrame, cut: "pd.Series[float]", part: "pd.Series[Any]"
 ) -> tuple[list[str], tuple[str, ...], NDArray[Any], NDArray[np.int64]]:
-    """Return the users that have a label, the names of labels, the targets, and how many labels are
-    no candidates.
+    """Return users with a label, names of the labels, targets, and counts of missed labels.
+
+    See `Examples`. The arrays are in the order of the users.
     """
     if task.attribute:
         return label_attribute(task.attribute, part)
     if task.retrieval:
-        pair = events[events["timestamp"] < cut].groupby("user_id")["service"].agg(set)
-        both = [
-            str(user) for user, services in pair.items() if {*_services_asked(task)} <= services
-        ]
+        services = events[events["timestamp"] < cut].groupby("user_id")["service"].agg(set)
+        pair = set(_asked_services(task))
+        both = [str(user) for user, found in services.items() if pair <= found]
         return both, (), np.zeros(len(both)), np.zeros(len(both), dtype=np.int64)
     return _label_next(task, events, cut, part)
 
@@ -263,75 +254,64 @@ def _label_next(
     if len(text) and text.isna().all():
         raise SpecError(
             f"Task {task.name} asks for part {asked.part} of the text, split at ';', which no "
-            f"event of "
-            f"{asked.service} has; such as {rows['text'].iloc[0]!r}."
+            f"event of {asked.service} has; a text is for example {rows['text'].iloc[0]!r}."
         )
     pairs = pd.DataFrame({"user": rows["user_id"], "label": text}).dropna().drop_duplicates()
     counts = pairs[pairs["user"].map(part) == "train"]["label"].value_counts()
     names = tuple(sorted(counts[counts >= asked.min_users].index))
     users = sorted(pairs["user"].unique())
-    column, row = (
-        pd.Index(names).get_indexer(pairs["label"]),
-        pd.Index(users).get_indexer(pairs["user"]),
-    )
+    row = pd.Index(users).get_indexer(pairs["user"])
+    column = pd.Index(names).get_indexer(pairs["label"])  # -1 if a label is not a candidate
     targets = np.zeros((len(users), len(names)), dtype=bool)
     targets[row[column >= 0], column[column >= 0]] = True
     return users, names, targets, np.bincount(row[column < 0], minlength=len(users))
 
 
 def label_texts(text: "pd.Series[str]", part: int | None) -> "pd.Series[str]":
-    """Cut texts to the part that is the label, null where a text has none; or give them whole."""
+    """Return the part of each text that is its label; missing where a text has no such part."""
     if part is None:
         return text
-    parts = text.str.split(";").map(
-        lambda found: found[part - 1].strip() if len(found) >= part else ""
+    labels = text.str.split(";").map(
+        lambda parts: parts[part - 1].strip() if len(parts) >= part else ""
     )
-    return parts.where(parts != "")
+    return labels.where(labels != "")
 
 
-def _check_parts(task: TaskSpec, examples: Examples) -> None:
-    """Refuse a task with too few users in a part of the split, or with nothing to tell apart.
-
-    Raises:
-        SpecError: so it is.
-    """
+def _check_examples(task: TaskSpec, examples: Examples) -> None:
+    """Raise SpecError if a part of the split has too few users, or too few labels or classes."""
     for part in ("test",) if task.retrieval else ("test", "validation", "train"):
         users = len(examples.rows(part))
-        if users < FEWEST:
+        if users < MIN_USERS:
             remedy = "lower" if part == "train" else "raise"
             raise SpecError(
                 f"Task {task.name} has {users} users of part {part} with inputs and a label, fewer "
-                f"than {FEWEST}; "
-                f"{remedy} split.{'test' if part == 'train' else part}, or give a larger log."
+                f"than {MIN_USERS}; {remedy} split.{'test' if part == 'train' else part}, or give "
+                "a larger log."
             )
     if task.attribute:
         _check_classes(task.name, task.attribute.column, examples)
     if task.next_item and len(examples.names) < 2:
         raise SpecError(
             f"Task {task.name} has {len(examples.names)} labels that {task.next_item.min_users} "
-            f"training users have; "
-            "lower next_item.min_users, or give next_item.part."
+            "training users have, fewer than 2; lower next_item.min_users, or give next_item.part."
         )
     if task.next_item and not examples.targets[examples.rows("validation")].any():
         raise SpecError(
             f"Task {task.name} has no validation user with a label that {task.next_item.min_users} "
-            f"training users "
-            "have; raise split.validation, lower next_item.min_users, or give next_item.part."
+            "training users have; raise split.validation, lower next_item.min_users, or give "
+            "next_item.part."
         )
 
 
 def _check_classes(task: str, column: str, examples: Examples) -> None:
-    """Refuse an attribute that is the same for all users of a part of the split; raise
-    SpecError.
-    """
+    """Raise SpecError if an attribute has one value in a part, or a class only test users have."""
     for part in ("train", "test"):
         values = examples.targets[examples.rows(part)]
         if len(np.unique(values)) < 2:
             only = examples.names[int(values[0])] if examples.names else float(values[0])
             raise SpecError(
                 f"Task {task} has one class: all {part} users have {column} {only!r}; give a "
-                f"column that tells users "
-                "apart."
+                "column with more than one value."
             )
     if not examples.names:
         return
@@ -341,7 +321,6 @@ def _check_classes(task: str, column: str, examples: Examples) -> None:
     if new := sorted(test - train):
         raise SpecError(
             f"Task {task} has test users with {column} {examples.names[new[0]]!r}, which no "
-            f"training user has, one of "
-            f"{len(examples.names)} classes; give attribute.positive, or a column of numbers or of "
-            f"fewer classes."
+            f"training user has, one of {len(examples.names)} classes; give attribute.positive, or "
+            "a column of numbers or of fewer classes."
         )

@@ -1,7 +1,7 @@
-"""What each method knows of a user: one frozen vector, from the same inputs.
+"""Frozen features of users, [users, columns], by each method, from the same inputs.
 
-Takes a task's inputs, gives [users, columns]. One idea: the methods differ in these vectors alone;
-what reads them (`heads`) and who is judged are the same for all.
+The methods differ only in these features. The heads that read them and the users that they are
+evaluated on are the same for all methods.
 """
 
 from collections.abc import Sequence
@@ -18,17 +18,22 @@ from clue_ray.training.baselines import leading_directions, term_counts, unit, u
 from clue_ray.transfer.encode import Histories, UserEncoder, encode_items
 
 COMPONENTS = 64
-
-
+"""Directions of TF-IDF, SVD."""
+OWN_WEIGHTS = 400
+"""Number of labels up to which each label has its own weights."""
+LABEL_COLUMNS = 128
+"""Columns of the features of labels, if there are more."""
 Matrix = NDArray[np.float64]
 
 
 def user_terms(histories: Histories, train: NDArray[np.int64]) -> list[sparse.csr_array]:
-    """Return users' TF-IDF vectors in each service and, last, over all of them, [users,
-    vocabulary].
+    """Return TF-IDF vectors of users in each service and, last, over all services.
 
     Args:
-        train: users whose histories say how rare a term is, by index.
+        train: indices of the users that document frequencies are computed from.
+
+    Returns:
+        One matrix per service and one for all, each [users, vocabulary].
     """
     everyone = np.arange(len(histories.user_ids))
     counts = [
@@ -41,8 +46,9 @@ def user_terms(histories: Histories, train: NDArray[np.int64]) -> list[sparse.cs
 
 
 def tfidf_svd(histories: Histories, train: NDArray[np.int64]) -> Matrix:
-    """Reduce users' TF-IDF vectors to the leading singular directions of the training users', of
-    unit length.
+    """Project TF-IDF vectors onto the leading singular directions of the training users.
+
+    The vectors are normalised to unit length.
     """
     terms = user_terms(histories, train)[-1]
     directions = leading_directions(terms[train], min(COMPONENTS, len(train), terms.shape[1]))
@@ -51,15 +57,17 @@ def tfidf_svd(histories: Histories, train: NDArray[np.int64]) -> Matrix:
 
 @torch.no_grad()
 def untrained_items(encoder: UserEncoder, histories: Histories) -> tuple[Matrix, list[Matrix]]:
-    """Average the item vectors of the encoder as it was before training, centred: over services,
-    and in each.
+    """Average the centred item vectors of the encoder before training.
+
+    Returns:
+        Vectors of users over all services, and in each service, of unit length.
     """
     length = encoder.card.run.sequence_length
     users, services, windows = histories.present(length)
     events = histories.events[ranges(*windows)]
     distinct, places = np.unique(events, return_inverse=True)
     items = encode_items(encoder.card.build(), histories, distinct).double().numpy()
-    items -= items.mean(0)  # drawn weights give all items a large part in common
+    items -= items.mean(0)  # with initial weights all items have a large component in common
     rows = np.repeat(np.arange(len(users)), windows.lengths)
     membership = sparse.csr_array(
         (np.ones(len(rows)), (rows, places)), shape=(len(users), len(distinct))
@@ -73,13 +81,13 @@ def untrained_items(encoder: UserEncoder, histories: Histories) -> tuple[Matrix,
     return unit(np.sum(each, axis=0)), each
 
 
-def encoded(encoder: UserEncoder, histories: Histories) -> Matrix:
-    """Encode users as `clue-ray embed` does."""
+def encode_users(encoder: UserEncoder, histories: Histories) -> Matrix:
+    """Encode users, one vector per user."""
     return encoder.encode_histories(histories).values.astype(np.float64)
 
 
-def encoded_services(encoder: UserEncoder, histories: Histories) -> list[Matrix]:
-    """Encode users in each service, zeros where they have no events."""
+def encode_services(encoder: UserEncoder, histories: Histories) -> list[Matrix]:
+    """Encode users in each service; a user without events in a service has zeros."""
     vectors = encoder.encode_histories(histories, per_service=True)
     rows = pd.Index(histories.user_ids).get_indexer(pd.Index(vectors.user_ids))
     each = []
@@ -91,10 +99,10 @@ def encoded_services(encoder: UserEncoder, histories: Histories) -> list[Matrix]
 
 
 def label_features(names: tuple[str, ...]) -> torch.Tensor | None:
-    """Describe labels by their words where there are many, so that a rare one learns from its like,
-    [labels, columns].
+    """Return features of labels from their words, [labels, columns], if there are many labels.
 
-    None where they are few enough for each to have its own weights.
+    With them a rare label learns from similar ones. Up to OWN_WEIGHTS labels, return None: each
+    label has its own weights.
     """
     if len(names) <= OWN_WEIGHTS:
         return None
@@ -106,16 +114,10 @@ def label_features(names: tuple[str, ...]) -> torch.Tensor | None:
 
 
 def word_counts(texts: Sequence[str]) -> tuple[sparse.csr_array, NDArray[np.object_]]:
-    """Say which words texts hold, once each: [texts, words], and the words."""
-    distinct = [
-        sorted(set(text.lower().split())) for text in texts
-    ]  # a set's own order differs between processes
+    """Return whether texts contain words, [texts, words], and the words."""
+    # Sorted, because the order of a set differs between processes.
+    distinct = [sorted(set(text.lower().split())) for text in texts]
     codes, words = pd.factorize(np.array([word for own in distinct for word in own], dtype=object))
     owners = np.repeat(np.arange(len(texts)), list(map(len, distinct)))
-    return sparse.csr_array(
-        (np.ones(len(codes)), (owners, codes)), shape=(len(texts), len(words))
-    ), words
-
-
-OWN_WEIGHTS = 400
-LABEL_COLUMNS = 128
+    shape = (len(texts), len(words))
+    return sparse.csr_array((np.ones(len(codes)), (owners, codes)), shape=shape), words

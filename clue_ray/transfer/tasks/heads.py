@@ -1,8 +1,7 @@
-"""What reads frozen features: a small network that starts from the base rate and stops where
-validation users say.
+"""Heads: small networks on frozen features, trained with early stopping on validation users.
 
-Takes features and targets of training users, gives scores of any users. One idea: its last layer
-starts at zero, so features without a signal score what popularity scores, and no less.
+The last layer of a head starts at zero, so its initial scores are the base rates of the labels.
+Features without a signal therefore score the same as popularity.
 """
 
 import copy
@@ -21,18 +20,24 @@ HIDDEN = 64
 DROPOUT = 0.2
 STEPS = 400
 PATIENCE = 8
-"""Looks at the validation users without a better loss, after which training stops."""
-LOOK_EVERY = 10
+"""Checks of the validation loss without an improvement after which training stops."""
+CHECK_EVERY = 10
+"""Steps between checks of the validation loss."""
 BATCH = 512
 LEARNING_RATE = 3e-3
 WEIGHT_DECAY = 0.1
-
-
 Matrix = NDArray[np.float64]
 
 
 class Head(nn.Module):
-    """Scores of labels, classes or a value from features."""
+    """Scores of labels or classes, or a value, from features.
+
+    Args:
+        features: number of columns.
+        base: initial scores, [outputs].
+        labels: features of the labels, [labels, columns]; None if each label has its own weights.
+        hidden: whether there is a hidden layer.
+    """
 
     def __init__(
         self, features: int, base: torch.Tensor, labels: torch.Tensor | None, hidden: bool
@@ -48,33 +53,31 @@ class Head(nn.Module):
         self.last = nn.Linear(before, outputs, bias=False)
         nn.init.zeros_(self.last.weight)
         self.base, self.labels = nn.Parameter(base.clone()), labels
-        self.base.requires_grad_(
-            labels is None
-        )  # of thousands of rare labels the counts are the better estimate
+        # For thousands of rare labels the counts are a better estimate than training.
+        self.base.requires_grad_(labels is None)
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
-        """Score, [users, outputs]."""
+        """Return scores, [users, outputs]."""
         x = self.last(features if self.hidden is None else self.hidden(features))
         return self.base + (x if self.labels is None else x @ self.labels.T)
 
 
 class EarlyStopping:
-    """Keeps the weights of a module at which a loss was lowest, and says when to stop looking for a
-    lower one.
-    """
+    """Keeps the weights of a module with the lowest validation loss, and decides when to stop."""
 
     def __init__(self, module: nn.Module, patience: int):
         self.module, self.patience = module, patience
         self.loss, self.waited = float("inf"), 0
         self.weights: dict[str, torch.Tensor] = {}
 
-    def look(self, measure: Callable[[], torch.Tensor]) -> bool:
-        """Measure the loss, without dropout and gradients; True once `patience` looks in a row
-        found none lower.
+    def update(self, compute_loss: Callable[[], torch.Tensor]) -> bool:
+        """Compute the validation loss, in evaluation mode; return whether to stop training.
+
+        Training stops after `patience` updates in a row without a lower loss.
         """
         self.module.eval()
         with torch.no_grad():
-            loss = float(measure())
+            loss = float(compute_loss())
         self.module.train()
         self.waited = 0 if loss < self.loss else self.waited + 1
         if loss < self.loss:
@@ -82,37 +85,40 @@ class EarlyStopping:
         return self.waited == self.patience
 
     def restore(self) -> None:
-        """Give the module its best weights back; those it has where none was ever measured."""
+        """Load the weights with the lowest loss; keep the current ones if no loss was finite."""
         self.module.load_state_dict(self.weights or self.module.state_dict())
 
 
 def base_scores(examples: Examples) -> torch.Tensor:
-    """Return what is best without features: log shares of labels or classes, or the mean, over
-    training users.
+    """Return the best scores without features, from training users, [outputs].
+
+    They are the logarithms of the shares of labels or classes, or the mean of standardised values.
     """
     targets = examples.targets[examples.rows("train")]
     if not examples.names:
-        return torch.zeros(1)  # of standardised values
+        return torch.zeros(1)
     ranked = targets.ndim == 2
     counts = targets.sum(0) if ranked else np.bincount(targets, minlength=len(examples.names))
     return torch.from_numpy(np.log((counts + 0.5) / (counts.sum() + 0.5 * len(counts)))).float()
 
 
-def loss_of(scores: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    """Cross-entropy of labels (shared among a user's) or classes; squared error of values."""
+def head_loss(scores: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """Compute the cross-entropy of labels or classes, or the squared error of values.
+
+    The labels of one user have equal probabilities.
+    """
     if targets.ndim == 2:
         shares = targets / targets.sum(1, keepdim=True)
         return -(shares * F.log_softmax(scores, dim=1)).sum(1).mean()
-    return (
-        F.mse_loss(scores[:, 0], targets)
-        if targets.is_floating_point()
-        else F.cross_entropy(scores, targets)
-    )
+    if targets.is_floating_point():
+        return F.mse_loss(scores[:, 0], targets)
+    return F.cross_entropy(scores, targets)
 
 
-def tensors(examples: Examples, rows: NDArray[np.int64]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return users that have something to learn from, by index, and their targets; values are
-    standardised.
+def to_tensors(examples: Examples, rows: NDArray[np.int64]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the indices of users with a target, and their targets, with values standardised.
+
+    A user without a label among the candidates has no target.
     """
     targets = examples.targets
     if targets.ndim == 2:
@@ -125,18 +131,19 @@ def tensors(examples: Examples, rows: NDArray[np.int64]) -> tuple[torch.Tensor, 
 
 
 def _value_scale(examples: Examples) -> tuple[float, float]:
-    """Return mean and standard deviation of the training users' values."""
+    """Return the mean and standard deviation of the training users' values."""
     values = examples.targets[examples.rows("train")]
     return float(values.mean()), float(values.std())
 
 
 def fit_head(features: Matrix, examples: Examples, *, hidden: bool, seed: int) -> Matrix:
-    """Fit a head to the training users and return the test users' scores, [test users, outputs].
+    """Fit a head on training users and return the scores of test users, [test users, outputs].
 
-    It keeps the weights at which the validation users' loss was lowest, which may be those it began
-    with.
+    The head has the weights with the lowest validation loss, which may be the initial ones.
     """
-    train, validation = (tensors(examples, examples.rows(part)) for part in ("train", "validation"))
+    train, validation = (
+        to_tensors(examples, examples.rows(part)) for part in ("train", "validation")
+    )
     x = _standardise(features, examples.rows("train"))
     with torch.random.fork_rng():
         torch.manual_seed(seed)
@@ -146,20 +153,21 @@ def fit_head(features: Matrix, examples: Examples, *, hidden: bool, seed: int) -
         scores = head.eval()(x[examples.rows("test")]).double()
     if examples.targets.ndim == 2:
         return scores.numpy()
-    if examples.names:  # users are compared, and a user's logits may all be off by one number
+    if examples.names:
+        # AUC compares users, and the logits of one user are defined only up to a constant.
         return scores.softmax(1).numpy()
     mean, spread = _value_scale(examples)
     return mean + spread * scores.numpy()
 
 
 def _standardise(features: Matrix, train: NDArray[np.int64]) -> torch.Tensor:
-    """Centre by the training users and scale all columns alike: directions that hardly vary stay
-    small.
+    """Centre by the training users, and scale all columns by the same number.
+
+    Directions of little variance therefore stay small.
     """
     centred = features - features[train].mean(0)
-    return torch.from_numpy(
-        centred / max(float(np.sqrt((centred[train] ** 2).mean())), 1e-6)
-    ).float()
+    scale = max(float(np.sqrt((centred[train] ** 2).mean())), 1e-6)
+    return torch.from_numpy(centred / scale).float()
 
 
 def _train(
@@ -170,14 +178,16 @@ def _train(
     generator: torch.Generator,
 ) -> None:
     optimizer = torch.optim.AdamW(head.parameters(), LEARNING_RATE, weight_decay=WEIGHT_DECAY)
-    lowest = EarlyStopping(head, PATIENCE)
+    stopping = EarlyStopping(head, PATIENCE)
+
+    def validation_loss() -> torch.Tensor:
+        return head_loss(head(x[validation[0]]), validation[1])
+
     for step in range(STEPS + 1):
-        if step % LOOK_EVERY == 0 and lowest.look(
-            lambda: loss_of(head(x[validation[0]]), validation[1])
-        ):
+        if step % CHECK_EVERY == 0 and stopping.update(validation_loss):
             break
-        some = torch.randperm(len(train[0]), generator=generator)[:BATCH]
+        batch = torch.randperm(len(train[0]), generator=generator)[:BATCH]
         optimizer.zero_grad()
-        loss_of(head(x[train[0][some]]), train[1][some]).backward()
+        head_loss(head(x[train[0][batch]]), train[1][batch]).backward()
         optimizer.step()
-    lowest.restore()
+    stopping.restore()

@@ -1,9 +1,7 @@
-"""How well users are told apart, with intervals over users and the starts of what reads their
-features.
+"""Measures of a task with bootstrap intervals over test users and over seeds of the head.
 
-Takes scores and truths of test users, gives one number a user and measure where a measure is a mean
-over users, else a function of all of them. One idea: intervals resample what another draw would
-change, users and starts of the head.
+A measure is either one number per user, of which the mean is reported, or a function of all users.
+Intervals resample what another study would change: the test users, and the seeds of the head.
 """
 
 from collections.abc import Callable, Sequence
@@ -16,11 +14,10 @@ from scipy.stats import rankdata
 RESAMPLES = 1000
 LEVEL = 0.95
 TOP = 10
-
-
+"""Ranks that recall@10 and nDCG@10 count."""
 Matrix = NDArray[np.float64]
 Measure = Callable[[NDArray[np.int64]], float]
-"""A measure of one output, over users by index."""
+"""A measure of one head's scores, as a function of the indices of users."""
 
 
 class Interval(NamedTuple):
@@ -34,16 +31,16 @@ class Interval(NamedTuple):
 def ranking_measures(
     scores: Matrix, targets: NDArray[np.bool_], missed: NDArray[np.int64]
 ) -> dict[str, Matrix]:
-    """Score rankings of all labels by what each user took, [users] a measure.
+    """Compute measures of rankings of all labels, each [users].
 
-    MRR takes the first true label. recall@10 is the share of a user's true labels among their first
-    ten, nDCG@10 the discounted gain over the best there is (Järvelin and Kekäläinen 2002). Labels
-    that are no candidates count as not found.
+    MRR uses the first true label. recall@10 is the share of a user's true labels among the first
+    ten. nDCG@10 is the discounted gain relative to the best possible one (Järvelin and Kekäläinen
+    2002). True labels that are not candidates count as not found.
 
     Args:
         scores: [users, labels].
-        targets: what is true, [users, labels].
-        missed: true labels that are no candidates, [users].
+        targets: true labels, [users, labels].
+        missed: number of true labels that are not candidates, [users].
     """
     order = np.argsort(-scores, axis=1, kind="stable")
     hits = np.take_along_axis(targets, order, axis=1)
@@ -60,8 +57,10 @@ def ranking_measures(
 
 
 def retrieval_measures(cosines: Matrix) -> dict[str, Matrix]:
-    """Score a square matrix whose diagonal holds the true pairs, both ways; a tie counts as half a
-    place.
+    """Compute measures of retrieval in both directions, each [users].
+
+    Args:
+        cosines: a square matrix with the true pairs on its diagonal. A tie counts as half a rank.
     """
     ranks = np.stack([_true_ranks(cosines), _true_ranks(cosines.T)])
     found = ranks <= TOP
@@ -71,7 +70,7 @@ def retrieval_measures(cosines: Matrix) -> dict[str, Matrix]:
 
 
 def chance_measures(candidates: int) -> dict[str, Matrix]:
-    """Return what a guess among candidates is expected to score, the same for each user."""
+    """Return the expected measures of a random ranking, the same for each user."""
     ranks = np.arange(1, candidates + 1)
     found = ranks <= TOP
     expected = {"mrr": 1 / ranks, "ndcg_at_10": found / np.log2(1 + ranks), "recall_at_10": found}
@@ -79,15 +78,16 @@ def chance_measures(candidates: int) -> dict[str, Matrix]:
 
 
 def _true_ranks(cosines: Matrix) -> Matrix:
+    """Return the rank of the diagonal element in each row, from 1."""
     truth = np.diag(cosines)[:, None]
     return 1 + (cosines > truth).sum(1) + ((cosines == truth).sum(1) - 1) / 2
 
 
 def auc(scores: Matrix, classes: NDArray[np.int64]) -> float:
-    """Area under the ROC curve: of two classes the second's, of more the mean of each against the
-    rest.
+    """Compute the area under the ROC curve from ranks (Mann and Whitney 1947).
 
-    From ranks (Mann and Whitney 1947); a class that no user or every user has is left out.
+    For two classes it is the area of the second, for more the mean of each class against the rest.
+    A class that no user or every user has is left out.
     """
     columns = [1] if scores.shape[1] == 2 else range(scores.shape[1])
     found = [number for number in columns if 0 < (classes == number).sum() < len(classes)]
@@ -103,21 +103,20 @@ def _area(scores: Matrix, positive: NDArray[np.bool_]) -> float:
 
 
 def r2(predictions: Matrix, values: Matrix) -> float:
-    """Share of the variance explained; below zero where the mean would do better."""
+    """Compute the coefficient of determination, negative if the mean is a better predictor."""
     return float(1 - ((values - predictions) ** 2).sum() / ((values - values.mean()) ** 2).sum())
 
 
 class Resampled(NamedTuple):
-    """A measure of all users, the mean over the outputs judged, and of each resample,
-    [RESAMPLES].
-    """
+    """A measure averaged over heads, for all users and for each resample, [RESAMPLES]."""
 
     value: float
     draws: Matrix
 
     def interval(self) -> Interval:
-        """Return the measure with its percentile bootstrap interval; a resample that has no value
-        is left out.
+        """Return the measure with its percentile bootstrap interval.
+
+        A resample in which the measure is undefined is left out.
         """
         low, high = np.quantile(
             self.draws[np.isfinite(self.draws)], [(1 - LEVEL) / 2, (1 + LEVEL) / 2]
@@ -125,35 +124,32 @@ class Resampled(NamedTuple):
         return Interval(self.value, float(low), float(high))
 
     def lead(self, other: "Resampled") -> "Resampled":
-        """Subtract another method's: users are paired."""
+        """Return the difference to another method, paired by users."""
         return Resampled(self.value - other.value, self.draws - other.draws)
 
 
 def resample(outputs: Sequence[Measure], users: int, stream: int = 0) -> Resampled:
-    """Draw users with replacement, and what other starts of a head would have given: another study
-    would change both.
+    """Resample a measure over test users and over seeds of the head.
 
-    Of few starts a draw with replacement varies too little. Their mean is drawn instead as
-    Student's t about the mean found, with their spread over the same users (Student 1908); one
-    start alone says nothing of others.
+    Users are drawn with replacement. With a few seeds, drawing those with replacement would
+    underestimate their variance. Instead, the mean over seeds is drawn from Student's t
+    distribution, with the standard error over the seeds for the same users (Student 1908). A single
+    seed gives no estimate of this variance, so it is not included.
 
     Args:
-        outputs: the measure of each start's output.
-        stream: of the draws of starts, other for each method; the draws of users are the same for
-            all.
+        outputs: the measure of the head of each seed.
+        users: number of test users.
+        stream: random stream for the seeds, another one for each method. The draws of users are the
+            same for all methods, so that their differences are paired.
     """
     rng = np.random.default_rng(0)
-    draws = (
-        rng.integers(0, users, users) for _ in range(RESAMPLES)
-    )  # one at a time: users may be millions
-    found = np.array([[measure(rows) for measure in outputs] for rows in draws])
+    # Drawn one resample at a time, because there may be millions of users.
+    draws = (rng.integers(0, users, users) for _ in range(RESAMPLES))
+    resampled = np.array([[measure(rows) for measure in outputs] for rows in draws])
     value = float(np.mean([measure(np.arange(users)) for measure in outputs]))
-    starts = len(outputs)
-    if starts == 1:
-        return Resampled(value, found[:, 0])
-    error = found.std(axis=1, ddof=1) / np.sqrt(starts)
-    return Resampled(
-        value,
-        found.mean(axis=1)
-        + error * np.random.default_rng([1, stream]).standard_t(starts - 1, RESAMPLES),
-    )
+    seeds = len(outputs)
+    if seeds == 1:
+        return Resampled(value, resampled[:, 0])
+    error = resampled.std(axis=1, ddof=1) / np.sqrt(seeds)
+    noise = np.random.default_rng([1, stream]).standard_t(seeds - 1, RESAMPLES)
+    return Resampled(value, resampled.mean(axis=1) + error * noise)

@@ -1,6 +1,4 @@
-"""The same encoder without pre-training: trained from scratch, with its head, on a task's training
-users alone.
-"""
+"""The baseline without pre-training: an encoder trained from scratch on a task's training users."""
 
 import numpy as np
 import torch
@@ -15,27 +13,28 @@ from clue_ray.transfer.encode import Histories, UserEncoder
 from clue_ray.transfer.encoder_file import ExportedEncoder
 from clue_ray.transfer.tasks.examples import Examples
 from clue_ray.transfer.tasks.features import label_features
-from clue_ray.transfer.tasks.heads import EarlyStopping, Head, base_scores, loss_of, tensors
+from clue_ray.transfer.tasks.heads import EarlyStopping, Head, base_scores, head_loss, to_tensors
 
 BATCH = 32
-LOOK_EVERY = 25
-LOOKED_AT = 512
-"""Validation users whose loss is looked at."""
+CHECK_EVERY = 25
+"""Steps between checks of the validation loss."""
+MAX_VALIDATION_USERS = 512
+"""Users of the validation loss, at most."""
 PATIENCE = 4
+HEAD_LEARNING_RATE = 1e-2
 
 
 def train_from_scratch(
     encoder: UserEncoder, histories: Histories, examples: Examples, *, steps: int, seed: int
 ) -> UserEncoder:
-    """Train a new encoder of the same shape end to end, with its own learning rates; its frozen
-    vectors are then read.
+    """Train a new encoder of the same shape, together with a linear head, on a task.
 
-    It keeps the weights at which the validation users' loss was lowest, as what reads the vectors
-    does.
+    The encoder has its own learning rates, and the weights with the lowest validation loss. Its
+    vectors are then frozen features, as those of the other methods.
 
     Args:
-        histories: of the examples' users, in their order.
-        steps: at most.
+        histories: histories of the examples' users, in the same order.
+        steps: maximum number of steps.
     """
     card = encoder.card
     run = card.run.model_copy(update={"train": card.run.train.model_copy(update={"seed": seed})})
@@ -47,37 +46,40 @@ def train_from_scratch(
         head = Head(width, base_scores(examples), label_features(examples.names), hidden=False)
     optimizers = [
         make_optimizer(model, run.train),
-        torch.optim.AdamW(head.parameters(), 1e-2),
+        torch.optim.AdamW(head.parameters(), HEAD_LEARNING_RATE),
     ]
-    (train, targets), held = (
-        tensors(examples, examples.rows(part)) for part in ("train", "validation")
-    )
+    train, targets = to_tensors(examples, examples.rows("train"))
+    validation = [
+        tensor[:MAX_VALIDATION_USERS]
+        for tensor in to_tensors(examples, examples.rows("validation"))
+    ]
 
-    def loss_on(users: torch.Tensor, true: torch.Tensor) -> torch.Tensor:
-        vectors = _encode_some(model, histories, users.numpy(), run.sequence_length)
-        return loss_of(head(vectors * width**0.5), true)
+    def compute_loss(users: torch.Tensor, true: torch.Tensor) -> torch.Tensor:
+        vectors = _encode_users(model, histories, users.numpy(), run.sequence_length)
+        # Components of unit vectors are about width^-0.5; the head expects about 1.
+        return head_loss(head(vectors * width**0.5), true)
 
-    looked_at = [part[:LOOKED_AT] for part in held]
-    lowest = EarlyStopping(nn.ModuleList([model, head]), PATIENCE)
+    stopping = EarlyStopping(nn.ModuleList([model, head]), PATIENCE)
     generator = torch.Generator().manual_seed(seed)
     for step in range(steps + 1):
-        if (step % LOOK_EVERY == 0 or step == steps) and lowest.look(lambda: loss_on(*looked_at)):
+        check = step % CHECK_EVERY == 0 or step == steps
+        if check and stopping.update(lambda: compute_loss(*validation)):
             break
-        some = torch.randperm(len(train), generator=generator)[:BATCH]
+        batch = torch.randperm(len(train), generator=generator)[:BATCH]
         for optimizer in optimizers:
             optimizer.zero_grad()
-        loss_on(train[some], targets[some]).backward()
+        compute_loss(train[batch], targets[batch]).backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), run.train.clip_norm)
         for optimizer in optimizers:
             optimizer.step()
-    lowest.restore()
+    stopping.restore()
     return UserEncoder(ExportedEncoder(card, encoder.exported.tokenizer, model.state_dict()))
 
 
-def _encode_some(
+def _encode_users(
     model: Encoder, histories: Histories, users: NDArray[np.int64], sequence_length: int
 ) -> torch.Tensor:
-    """Encode some users as `UserEncoder.encode` does, with gradients, [users, output_width]."""
+    """Encode users as `UserEncoder.encode` does, but with gradients, [users, output_width]."""
     counts = histories.counts[users]
     rows, services = np.nonzero(counts)
     starts = histories.offsets[users[rows] * len(histories.services) + services]

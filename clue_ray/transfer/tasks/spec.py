@@ -1,8 +1,7 @@
-"""What a downstream task is: a YAML file of a log, what the encoder may see of it, and what is to
-be told from that.
+"""The specification of a downstream task: a log, the inputs that an encoder sees, and the target.
 
-Exactly one of `next_item`, `attribute` and `retrieval` says what is asked. A task names no encoder,
-so that any run can be put to it.
+Exactly one of `next_item`, `attribute` and `retrieval` defines the target. A task names no encoder,
+so every run can be evaluated on it.
 """
 
 from collections.abc import Iterable
@@ -21,22 +20,23 @@ KINDS = ("next_item", "attribute", "retrieval")
 
 
 class NextItemSpec(Spec):
-    """Rank what a user takes in a service that the encoder is not shown."""
+    """Rank the items that a user takes in a service that the encoder does not see."""
 
     service: str
     days: int | None = Field(None, ge=1)
-    """labels are what falls within these days from the cut on; without a cut in time, the user's
-    most recent item"""
+    """labels are the items within this many days after the cut in time; without a cut, the label is
+    the user's most recent item"""
     part: int | None = Field(None, ge=1)
-    """which part of the text, split at ';', is the label (a category); the whole text, so the item,
-    when omitted"""
+    """part of the text, split at ';', that is the label, such as a category; the whole text, which
+    is the item, if omitted"""
     min_users: int = Field(2, ge=1)
-    "training users a label must have to be a candidate; others cannot be found and count as missed"
+    "training users that a label needs to be a candidate; other labels count as not found"
 
 
 class AttributeSpec(Spec):
-    """Tell a property of users, given as a table: a regression of three or more numbers, else
-    classes.
+    """Predict a property of users, given as a table.
+
+    Three or more distinct numbers are a regression, all other values are classes.
     """
 
     table: str
@@ -45,18 +45,18 @@ class AttributeSpec(Spec):
     user: str = "user_id"
     "the table's column of user ids"
     prefix: str = ""
-    "what the log writes before the table's ids"
+    "what the log's user ids have before the table's ids"
     positive: tuple[str, ...] | None = None
-    "values that count as yes, all others as no; each value is a class when omitted"
+    "values that form the class yes, all others no; each value is a class if omitted"
 
 
 class RetrievalSpec(Spec):
-    """Find a user's vector in one service by their vector in another, nothing trained."""
+    """Retrieve a user's vector in one service by their vector in another, without training."""
 
     query: str
     target: str
     candidates: int = Field(256, ge=2)
-    "test users among whom each is sought"
+    "test users that are queried, each among all of them"
 
 
 class TaskSpec(Spec):
@@ -67,25 +67,27 @@ class TaskSpec(Spec):
     events: str | tuple[str, ...] | dict[str, Any]
     columns: dict[str, str] = Field(default={})
     text: str = "{text}"
+    timestamp_format: str | None = None
+    separator: str | None = None
     services: tuple[str, ...] | None = None
-    "shown to the encoder; all but the service asked for when omitted"
+    "services that the encoder sees; if omitted, all except that of next_item"
     time: datetime | None = None
-    "cut in time: the encoder sees what is before it, labels come from then on; UTC if no zone"
+    "cut in time: the encoder sees events before it, labels are later; UTC if without a time zone"
     split: SplitSpec = SplitSpec(validation=0.1, test=0.2)
-    """by the same hash of the user id as a corpus's, so that a test share no larger than the
-    encoder's is new to it"""
+    """by the same hash of the user id as for a corpus: with a test share that is no larger than
+    that of the encoder's corpus, the encoder was not trained on the test users"""
     other_company: bool = False
-    "the log is not the one the encoder was trained on, and equal ids are other people"
+    "the encoder was trained on another log, in which equal ids are other people"
     next_item: NextItemSpec | None = None
     attribute: AttributeSpec | None = None
     retrieval: RetrievalSpec | None = None
     head: Literal["mlp", "linear"] = "mlp"
-    "what reads the frozen features: one hidden layer, or none (logistic regression)"
+    "the model on the frozen features: one hidden layer, or none (logistic regression)"
     seeds: tuple[Annotated[int, Field(ge=0, lt=2**31)], ...] = Field((0, 1, 2), min_length=1)
-    """of the head, and the first three of the encoder trained from scratch; scores are means over
-    them"""
+    """seeds of the head, over which scores are averaged; the first three are also the seeds of the
+    encoders trained from scratch"""
     scratch_steps: int = Field(400, ge=0)
-    "most steps of the same encoder trained from scratch on the task alone; 0 leaves it out"
+    "maximum steps of the encoder trained from scratch on the task; 0 leaves this baseline out"
 
     @field_validator("time")
     @classmethod
@@ -97,25 +99,24 @@ class TaskSpec(Spec):
         given = [kind for kind in KINDS if getattr(self, kind) is not None]
         if len(given) != 1:
             raise ValueError(
-                f"asks {len(given)} things ({', '.join(given) or 'none'}); give one of "
+                f"has {len(given)} targets ({', '.join(given) or 'none'}); give one of "
                 f"{', '.join(KINDS)}"
             )
         if len(set(self.seeds)) < len(self.seeds):
             raise ValueError(
-                f"gives seeds {list(self.seeds)}; a seed given twice is no second start, so leave "
-                f"it out"
+                f"has repeated seeds {list(self.seeds)}; a repeated seed adds nothing, so leave it "
+                "out"
             )
         if self.split.time:
-            raise ValueError("gives split.time; the cut in time of a task is its own key, time")
+            raise ValueError("has split.time; give the cut in time of a task as time instead")
         if self.next_item and self.next_item.days and not self.time:
             raise ValueError(
-                "gives next_item.days without a cut in time; add time, or leave days out"
+                "has next_item.days without a cut in time; add time, or leave days out"
             )
         if self.next_item and self.next_item.service in (self.services or ()) and not self.time:
             raise ValueError(
-                f"shows the encoder the service {self.next_item.service!r} that it asks for, "
-                f"without a cut in time; "
-                "the labels would leak, so leave it out of services or give time"
+                f"shows the encoder the service {self.next_item.service!r} of its labels without a "
+                "cut in time; the labels would leak, so leave it out of services or give time"
             )
         return self
 
@@ -124,30 +125,28 @@ class TaskSpec(Spec):
         asked = self.retrieval
         if asked and asked.query == asked.target:
             raise ValueError(
-                f"seeks service {asked.query!r} by itself; give another retrieval.target"
+                f"retrieves service {asked.query!r} by itself; give another retrieval.target"
             )
-        if (
-            asked
-            and self.services
-            and (hidden := sorted({asked.query, asked.target} - set(self.services)))
-        ):
-            raise ValueError(
-                f"asks for service {hidden[0]!r}, which services leaves out; add it there"
-            )
+        if asked and self.services:
+            hidden = sorted({asked.query, asked.target} - set(self.services))
+            if hidden:
+                raise ValueError(
+                    f"retrieves with service {hidden[0]!r}, which services lacks; add it there"
+                )
         return self
 
     @property
     def kind(self) -> str:
-        """Which of the three things is asked."""
+        """The target: next_item, attribute or retrieval."""
         return next(kind for kind in KINDS if getattr(self, kind) is not None)
 
     @property
     def column(self) -> str:
-        """How the columns of a runs table begin that hold its scores."""
+        """The prefix of the columns of a runs table with the task's scores."""
         return column_of(self.name)
 
     def reading(self) -> CorpusSpec:
-        """Say how the log is read, by the reader of corpora."""
+        """Return how the log is read, in terms of a corpus."""
         document = {
             "events": self.events,
             "columns": self.columns,
@@ -159,18 +158,24 @@ class TaskSpec(Spec):
 
 
 def column_of(task: str) -> str:
-    """Say how the columns of a runs table begin that hold a task's scores."""
+    """Return the prefix of the columns of a runs table with a task's scores."""
     return f"{SCORES}{task.replace('-', '_')}"
 
 
 def read_task(path: str | Path) -> TaskSpec:
-    """Read and validate a task file; raise SpecError with one sentence when it cannot be meant."""
+    """Read and validate a task file.
+
+    Raises:
+        SpecError: the file cannot be read or is not a valid task.
+    """
     return TaskSpec.parse(read_yaml(path), str(path))
 
 
 def read_tasks(paths: Iterable[str | Path]) -> list[TaskSpec]:
-    """Read several task files, whose columns in a runs table must differ; raise SpecError with one
-    sentence.
+    """Read several task files.
+
+    Raises:
+        SpecError: a file is not a valid task, or two tasks have the same columns in a runs table.
     """
     found: dict[str, str] = {}
     tasks = []
@@ -178,8 +183,7 @@ def read_tasks(paths: Iterable[str | Path]) -> list[TaskSpec]:
         task = read_task(path)
         if other := found.get(task.column):
             raise SpecError(
-                f"Tasks {other} and {path} share the name {task.name!r}; give each a name of its "
-                f"own."
+                f"Tasks {other} and {path} have the same name {task.name!r}; give each its own."
             )
         found[task.column] = str(path)
         tasks.append(task)
@@ -187,16 +191,20 @@ def read_tasks(paths: Iterable[str | Path]) -> list[TaskSpec]:
 
 
 def parse_against(named: list[str]) -> dict[str, str]:
-    """Parse NAME=RUN, further encoders to set beside the first."""
-    pairs = [one.partition("=") for one in named]
-    if wrong := [
-        one for one, (name, _, run) in zip(named, pairs, strict=True) if not name or not run
-    ]:
-        raise SpecError(
-            f"--against is {wrong[0]!r}; write it as NAME=RUN, such as 'one "
-            f"service=results/a/runs/b'."
-        )
-    names = [name for name, _, _ in pairs]
-    if twice := [name for name in names if names.count(name) > 1]:
-        raise SpecError(f"--against names {twice[0]!r} twice; give each encoder a name of its own.")
-    return {name: run for name, _, run in pairs}
+    """Parse values of --against, NAME=RUN, to name -> run.
+
+    Raises:
+        SpecError: a value lacks its name or run, or a name is given twice.
+    """
+    runs: dict[str, str] = {}
+    for value in named:
+        name, _, run = value.partition("=")
+        if not name or not run:
+            raise SpecError(
+                f"--against is {value!r}; write it as NAME=RUN, such as "
+                "'one service=results/a/runs/b'."
+            )
+        if name in runs:
+            raise SpecError(f"--against names {name!r} twice; give each encoder its own name.")
+        runs[name] = run
+    return runs

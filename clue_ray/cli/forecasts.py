@@ -1,0 +1,112 @@
+"""The command that forecasts a larger run, seals the forecast and verifies earlier ones."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from clue_ray.cli.options import Json, console
+from clue_ray.errors import FitError, SpecError
+
+if TYPE_CHECKING:
+    from clue_ray.runs import Runs
+    from clue_ray.scaling.forecasting.forecast import Forecast
+
+
+def forecast(
+    runs: Annotated[
+        Path,
+        typer.Argument(metavar="RUNS", help="Runs table (CSV or Parquet), or a study's directory."),
+    ],
+    at: Annotated[
+        list[float] | None, typer.Option(help="Value of x to forecast at. Repeat for several.")
+    ] = None,
+    x: Annotated[str, typer.Option(help="Column that the loss falls with.")] = "train_flops",
+    y: Annotated[str, typer.Option(help="Column to forecast; lower is better.")] = "loss",
+    chance: Annotated[
+        float | None, typer.Option(help="y of a model that learns nothing, if it is known.")
+    ] = None,
+    seal: Annotated[
+        bool, typer.Option("--seal", help="Write each forecast to the study's forecasts/.")
+    ] = False,
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Check the sealed forecasts and show their outcomes.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Forecast the loss of a larger run, with intervals calibrated by backtest."""
+    from clue_ray.runs import read_runs
+    from clue_ray.scaling.forecasting.forecast import forecast as make
+
+    _check_options(runs, at, seal, verify)
+    table = read_runs(runs)
+    if verify:
+        return _verify(runs, table, as_json)
+    made = [make(table, x=x, y=y, at=place, chance=chance) for place in at or ()]
+    files = [_seal(table, each, x, y, runs) for each in made] if seal else []
+    if as_json:
+        documents = [each.to_dict() for each in made]
+        return print(json.dumps({"forecasts": documents, "sealed": list(map(str, files))}))
+    for each in made:
+        _print(each, x, y)
+    for file in files:
+        console.print(f"Sealed: {file}", highlight=False, markup=False, soft_wrap=True)
+    return None
+
+
+def _check_options(runs: Path, at: list[float] | None, seal: bool, verify: bool) -> None:
+    if verify and (at or seal):
+        raise SpecError("--verify checks the sealed forecasts; give it without --at and --seal.")
+    if not verify and not at:
+        raise SpecError("Forecast takes --at, the value of x to forecast at; give one or more.")
+    if (seal or verify) and not runs.is_dir():
+        raise SpecError(f"{runs} is not a study's directory, where sealed forecasts are; give one.")
+
+
+def _seal(table: "Runs", made: "Forecast", x: str, y: str, folder: Path) -> Path:
+    from clue_ray.scaling.forecasting.seal import seal_forecast
+
+    return seal_forecast(table, made, x=x, y=y, folder=folder)
+
+
+def _print(made: "Forecast", x: str, y: str) -> None:
+    """Print a forecast: the sentence, the laws with their weights, the warnings."""
+    console.print(made.sentence(x, y), highlight=False)
+    laws = "; ".join(f"{weight:.0%} {law}" for law, weight in made.laws.items())
+    console.print(f"Combined from: {laws}.", highlight=False)
+    for warning in made.warnings:
+        console.print(f"warning: {warning}", style="yellow", highlight=False)
+
+
+def _verify(folder: Path, table: "Runs", as_json: bool) -> None:
+    """Verify every seal of a study and print its outcome.
+
+    Raises:
+        FitError: the study has no sealed forecast.
+        RunsError: a seal or its runs were changed.
+    """
+    from clue_ray.scaling.forecasting.seal import open_card, read_seals, verify_seal
+
+    seals = list(read_seals(folder))
+    if not seals:
+        raise FitError(f"{folder} has no sealed forecast; write one with --at VALUE --seal.")
+    for file, seal in seals:
+        verify_seal(file, seal, table)
+    cards = [open_card(seal, table) for _, seal in seals]
+    if as_json:
+        return print(json.dumps([_card_dict(card) for card in cards]))
+    for card in cards:
+        console.print(card.sentence(), highlight=False)
+    tested = [card for card in cards if card.outcome != "open"]
+    hits = sum(card.outcome == "hit" for card in tested)
+    console.print(
+        f"{len(cards)} verified; {hits} of {len(tested)} tested forecasts inside their 80 % "
+        "interval.",
+        highlight=False,
+    )
+    return None
+
+
+def _card_dict(card: Any) -> dict[str, Any]:
+    return {**card.seal, "outcome": card.outcome, "measured": card.measured}

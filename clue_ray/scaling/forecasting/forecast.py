@@ -1,0 +1,257 @@
+"""Forecast the loss of a run that is larger than all that were trained.
+
+One value and one interval for any level, from a combination of laws that is judged by backtest
+(`combine.py`). The parameters of a law and their intervals are another question: see `fit_law`.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy.special import stdtrit
+
+from clue_ray.errors import FitError
+from clue_ray.scaling.fitting.frontier import settings_of
+from clue_ray.scaling.fitting.table import Table, finished, is_number, select
+from clue_ray.scaling.forecasting.candidates import CANDIDATES
+from clue_ray.scaling.forecasting.combine import DEGREES_OF_FREEDOM, FEWEST_POINTS, Record
+from clue_ray.scaling.laws.law import Floats
+from clue_ray.storage.files import read_json
+
+FEWEST_RUNS = 5
+BIN_DECADES = 0.08
+"""At most one frontier run per bin is kept, so that a thousand cheap runs do not outweigh ten
+expensive ones."""
+ENOUGH_DECADES = 1.0
+CHECKED_REACH = 10.5
+"""Factor beyond the largest run up to which forecasts were checked on public runs."""
+TURNED = 10.0
+"""Factor in x between the best run and the largest one from which the loss no longer falls."""
+SLACK = 1e-9
+LEVELS = (0.5, 0.8, 0.95)
+"""Levels of the intervals that are written down."""
+PUBLIC_RECORD = Path(__file__).with_name("public_record.json")
+"""How forecasts fared on public runs, written by `python -m benchmarks.forecasts --record`."""
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """The predicted y of a run at x = `at`.
+
+    Attributes:
+        value: median of the prediction.
+        at: where, in the unit of x.
+        reach: `at` over the largest x on the frontier.
+        laws: weight of each candidate law, sum 1.
+        backtest: one row per earlier forecast on these runs: columns cut, at, reach, predicted,
+            measured, low80, high80, low95, high95.
+        warnings: reasons to trust it less, one sentence each.
+    """
+
+    value: float
+    at: float
+    reach: float
+    laws: Mapping[str, float]
+    backtest: pd.DataFrame
+    warnings: tuple[str, ...] = ()
+    scale: float = field(default=0.0, repr=False)
+    "of ln y, Student's t"
+    chance: float | None = field(default=None, repr=False)
+
+    def interval(self, level: float = 0.8) -> tuple[float, float]:
+        """Return the interval that holds y with probability `level`; ends never exceed chance.
+
+        Raises:
+            FitError: `level` is not between 0 and 1.
+        """
+        if not (is_number(level) and 0 < level < 1):
+            raise FitError(f"level is {level!r}; give a number between 0 and 1, such as 0.8.")
+        low, high = _interval(np.log(self.value), self.scale, level)
+        return (
+            (low, high) if self.chance is None else (min(low, self.chance), min(high, self.chance))
+        )
+
+    def sentence(self, x: str, y: str) -> str:
+        """State the forecast, its 80 % interval, its reach, and how earlier ones fared."""
+        low, high = self.interval(0.8)
+        return (
+            f"{y} at {x} {self.at:.3g}, {self.reach:.3g} times beyond the best run, is forecast to "
+            f"be {self.value:.4g} (80 % interval: {low:.4g} to {high:.4g}). {self.record()}"
+        )
+
+    def record(self) -> str:
+        """State how forecasts from fewer of these runs, and those of public runs, fared."""
+        made = self.backtest
+        own = "These runs allow no backtest."
+        if len(made):
+            error = (made["predicted"] / made["measured"] - 1).abs().median()
+            inside = made["measured"].between(made["low80"], made["high80"]).sum()
+            own = (
+                f"From fewer of these runs, {inside} of {len(made)} such forecasts were inside "
+                f"their 80 % interval, with a median error of {error:.1%}."
+            )
+        return f"{own} {_public_record()}"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the forecast as JSON-able values."""
+        return {
+            "at": self.at,
+            "value": self.value,
+            "intervals": {str(level): list(self.interval(level)) for level in LEVELS},
+            "reach": self.reach,
+            "laws": dict(self.laws),
+            "backtest": self.backtest.to_dict("records"),
+            "warnings": list(self.warnings),
+        }
+
+
+def forecast(table: Table, *, x: str, y: str, at: float, chance: float | None = None) -> Forecast:
+    """Forecast y at x = `at` from the best runs of a table at each x.
+
+    Args:
+        table: finished runs; lower y is better.
+        x: column of compute, or of any quantity that the loss falls with.
+        y: column of the loss or error.
+        at: value of x beyond the runs.
+        chance: y of a model that learns nothing, where it is known: no prediction exceeds it.
+
+    Raises:
+        RunsError: a column is missing or holds something other than positive finite numbers.
+        FitError: the runs do not carry a forecast; the message says why.
+    """
+    _check_number("at", at)
+    if chance is not None:
+        _check_number("chance", chance)
+    spent, loss = _settings(table, x, y)
+    points = _frontier(spent, loss)
+    record = Record.build(np.log10(spent[points]), np.log(loss[points]))
+    _check(spent, loss, points, at, x, y)
+    last, place = len(points), float(np.log10(at))
+    predicted = np.array([c.fit(record.x, record.y)(np.array([place]))[0] for c in CANDIDATES])
+    combined, factor = record.combine(predicted, place, last), record.factor()
+    value = float(np.exp(combined.mean))
+    return Forecast(
+        value=value if chance is None else min(value, chance),
+        at=float(at),
+        reach=at / float(spent[points[-1]]),
+        laws={str(c): float(w) for c, w in zip(CANDIDATES, combined.weights, strict=True)},
+        backtest=_backtest(record, factor),
+        warnings=tuple(_warnings(spent, points, at, x)),
+        scale=factor * combined.scale,
+        chance=chance,
+    )
+
+
+def _settings(table: Table, x: str, y: str) -> tuple[Floats, Floats]:
+    """Return x and y of each setting, the means over its seeds, sorted by x.
+
+    The best of three seeds of a cheap setting would otherwise compete with the only seed of an
+    expensive one. Rows count as replicates only where nothing but the seed differs.
+    """
+    sample = select(table, (x,), y)
+    frame = pd.DataFrame({x: sample.x[0], y: sample.y})
+    done = finished(table)
+    if x == "train_flops" and "seed" in done:
+        frame = frame.groupby(settings_of(done)).mean()
+    frame = frame.sort_values([x, y], kind="stable")
+    return frame[x].to_numpy(dtype=float), frame[y].to_numpy(dtype=float)
+
+
+def _frontier(spent: Floats, loss: Floats) -> np.ndarray:
+    """Return the runs that no run with at most as much x beats, at most one per bin of log x."""
+    before = np.minimum.accumulate(np.concatenate([[np.inf], loss[:-1]]))
+    best = np.flatnonzero(loss < before)
+    place = np.log10(spent[best])
+    bins = np.floor((place - place[0]) / BIN_DECADES + SLACK)
+    last_of_bin = np.append(bins[1:] != bins[:-1], True)  # losses fall, so the last is the lowest
+    return best[last_of_bin]
+
+
+def _backtest(record: Record, factor: float) -> pd.DataFrame:
+    """Tabulate the combined forecasts at every cut, with the intervals they would have had."""
+    rows = []
+    for cut, point, made in record.backtest():
+        ends = [
+            end for level in (0.8, 0.95) for end in _interval(made.mean, factor * made.scale, level)
+        ]
+        from_x, to_x = 10.0 ** record.x[cut - 1], 10.0 ** record.x[point]
+        measured = float(np.exp(record.y[point]))
+        rows.append((from_x, to_x, to_x / from_x, float(np.exp(made.mean)), measured, *ends))
+    columns = ["cut", "at", "reach", "predicted", "measured", "low80", "high80", "low95", "high95"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def _interval(mean: float, scale: float, level: float) -> tuple[float, float]:
+    half = float(stdtrit(DEGREES_OF_FREEDOM, (1 + level) / 2)) * scale
+    return float(np.exp(mean - half)), float(np.exp(mean + half))
+
+
+def _check(spent: Floats, loss: Floats, points: np.ndarray, at: float, x: str, y: str) -> None:
+    """Refuse runs that do not support a forecast.
+
+    Raises:
+        FitError: they are too few, or the loss does not fall, or `at` is not beyond them.
+    """
+    if len(spent) < FEWEST_RUNS:
+        raise FitError(
+            f"Only {len(spent)} settings have a finished run; a forecast needs {FEWEST_RUNS} or "
+            "more: add runs."
+        )
+    if len(points) < FEWEST_POINTS:
+        raise FitError(
+            f"{y} falls only {len(points) - 1} times along {x}, from {loss[points[0]]:.4g} to "
+            f"{loss[points[-1]]:.4g}; a forecast needs {FEWEST_POINTS - 1} falls or more: add runs "
+            f"at other values of {x}."
+        )
+    end, largest = float(spent[points[-1]]), float(spent[-1])
+    if largest > TURNED * end:
+        raise FitError(
+            f"{y} does not fall beyond {x} {end:.3g}: no run up to {largest:.3g}, "
+            f"{largest / end:.2g} times as much, is lower; tune or regularise the larger runs, or "
+            "leave them out if they failed."
+        )
+    if at <= end:
+        raise FitError(
+            f"{x} is {at:.3g}, which is not beyond the best run at {end:.3g}; forecast a larger "
+            f"{x}, or read a smaller one off the runs."
+        )
+
+
+def _warnings(spent: Floats, points: np.ndarray, at: float, x: str) -> list[str]:
+    """List the reasons to trust a forecast less."""
+    end, found = float(spent[points[-1]]), []
+    decades = float(np.log10(end / spent[points[0]]))
+    if decades < ENOUGH_DECADES:
+        found.append(
+            f"The best runs span {decades:.1f} decades of {x}; forecasts were checked on studies "
+            f"of {ENOUGH_DECADES:g} or more."
+        )
+    if at > CHECKED_REACH * end:
+        found.append(
+            f"The forecast reaches {at / end:.3g} times beyond the best run; forecasts were "
+            f"checked up to {CHECKED_REACH:g} times."
+        )
+    above = int((spent > end * 10**BIN_DECADES).sum())
+    if above:
+        found.append(
+            f"{above} settings with more {x} than {end:.3g} have a higher loss than the run there; "
+            "the forecast assumes that larger runs are tuned as well as the best ones."
+        )
+    return found
+
+
+def _public_record() -> str:
+    found = read_json(PUBLIC_RECORD)
+    return (
+        f"On {found['sets']} public sets of scaling runs, {found['inside_80']:.0%} of "
+        f"{found['forecasts']} such forecasts were inside their 80 % interval (mean over sets), "
+        f"with a median error of {found['median_error']:.1%}."
+    )
+
+
+def _check_number(name: str, value: float) -> None:
+    if not (is_number(value) and np.isfinite(value) and value > 0):
+        raise FitError(f"{name} is {value!r}; give a positive finite number.")

@@ -1,0 +1,229 @@
+"""Forecasts: laws are recovered, intervals hold, seals cannot be changed without notice."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.optimize import minimize
+
+from clue_ray.errors import FitError, RunsError
+from clue_ray.runs import Runs
+from clue_ray.scaling.forecasting.candidates import CANDIDATES, INLIER, Candidate
+from clue_ray.scaling.forecasting.combine import FEWEST_POINTS, Record
+from clue_ray.scaling.forecasting.forecast import forecast
+from clue_ray.scaling.forecasting.seal import open_card, read_seals, seal_forecast, verify_seal
+
+AT = 1e18
+
+
+def law(compute, floor=2.0):
+    return floor + 3 * (compute / 1e15) ** -0.12
+
+
+def study(noise=0.0, seed=0, runs=24, floor=2.0, decades=2.5):
+    compute = np.geomspace(AT / 10 / 10**decades, AT / 10, runs)
+    error = np.random.default_rng(seed).normal(0, noise, runs)
+    return pd.DataFrame({"train_flops": compute, "loss": law(compute, floor) * np.exp(error)})
+
+
+def ask(table, at=AT, **options):
+    return forecast(table, x="train_flops", y="loss", at=at, **options)
+
+
+@pytest.mark.parametrize(("floor", "close"), [(0.0, 1e-9), (2.0, 0.012)])
+def test_a_law_without_noise_is_predicted(floor, close):
+    """Plain power laws are hedged against a floor that the runs do show, hence not exactly."""
+    assert ask(study(floor=floor)).value == pytest.approx(law(AT, floor), rel=close)
+
+
+def test_intervals_hold_the_truth_of_noisy_laws():
+    made = [(ask(study(0.01, seed)), law(AT)) for seed in range(60)]
+    for level, least in ((0.8, 0.7), (0.95, 0.9)):
+        inside = [low <= truth <= high for (f, truth) in made for low, high in [f.interval(level)]]
+        assert np.mean(inside) >= least
+
+
+def test_one_fit_per_floor_equals_a_search_over_floors():
+    """The grid of closed-form fits against a direct minimisation of the same robust cost."""
+    table = study(0.003, 1)
+    x, y = np.log10(table["train_flops"].to_numpy()), np.log(table["loss"].to_numpy())
+
+    def cost(theta):
+        floor, offset, slope = theta
+        residual = y - np.log(np.exp(floor) + np.exp(offset + slope * x))
+        return (np.sqrt(1 + (residual / INLIER) ** 2) - 1).sum()
+
+    found = [
+        minimize(cost, start, method="Nelder-Mead", options={"maxiter": 20_000, "xatol": 1e-9})
+        for start in ([0.5, 5.0, -0.3], [0.0, 3.0, -0.2])
+    ]
+    floor, offset, slope = min(found, key=lambda each: each.fun).x
+    at = np.array([np.log10(AT)])
+    slow = np.log(np.exp(floor) + np.exp(offset + slope * at))
+    assert Candidate("power_law_plus_constant", 0.0).fit(x, y)(at) == pytest.approx(slow, abs=0.01)
+
+
+def test_the_backtest_sees_only_what_was_known():
+    """Points beyond a cut change neither its predictions nor how they were combined."""
+    table = study(0.02, 2)
+    x, y = np.log10(table["train_flops"].to_numpy()), np.log(table["loss"].to_numpy())
+    changed = np.where(np.arange(len(y)) >= 15, y - 1, y)
+    before, after = Record.build(x, y), Record.build(x, changed)
+    kept = slice(FEWEST_POINTS, 15)
+    np.testing.assert_array_equal(before.predictions[kept], after.predictions[kept])
+    old, new = (
+        {(cut, point): c for cut, point, c in record.backtest() if cut < 15}
+        for record in (before, after)
+    )
+    assert old.keys() == new.keys()
+    assert all(old[key].mean == new[key].mean and old[key].scale == new[key].scale for key in old)
+
+
+def test_recent_weights_follow_a_curve_that_bends():
+    compute = np.geomspace(1e12, 1e16, 40)
+    loss = 5 * (compute / 1e14) ** np.where(compute < 1e14, -0.02, -0.2)
+    made, truth = ask({"train_flops": compute, "loss": loss}, at=1e17), 5 * 1e3**-0.2
+    slope, offset = np.polyfit(np.log(compute), np.log(loss), 1)
+    straight = np.exp(offset + slope * np.log(1e17))
+    assert abs(made.value - truth) < abs(straight - truth) / 2
+    assert sum(w for name, w in made.laws.items() if "weigh most" in name) > 0.7
+    assert sum(made.laws.values()) == pytest.approx(1)
+
+
+def test_runs_behind_the_frontier_change_nothing():
+    table = study(0.0)
+    behind = table.assign(loss=table["loss"] * 1.3)
+    assert ask(pd.concat([table, behind])).value == pytest.approx(ask(table).value)
+
+
+def test_seeds_of_a_setting_are_averaged_before_they_compete():
+    table = study(0.0, runs=12).assign(width=range(12), seed=0)
+    lucky = table.iloc[[3, 3]].assign(
+        seed=[1, 2], loss=[table["loss"][3] - 1, table["loss"][3] + 1]
+    )
+    assert ask(pd.concat([table, lucky])).value == pytest.approx(ask(table).value)
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    scale=st.floats(1e-3, 1e3),
+    unit=st.floats(1e-6, 1e6),
+    seed=st.integers(0, 5),
+    reach=st.floats(1.5, 9),
+)
+def test_units_do_not_matter(scale, unit, seed, reach):
+    table = study(0.01, seed)
+    at = float(table["train_flops"].max()) * reach
+    here = ask(table, at)
+    there = ask(
+        {"train_flops": table["train_flops"] * unit, "loss": table["loss"] * scale}, at * unit
+    )
+    assert there.value == pytest.approx(here.value * scale, rel=1e-6)
+    assert there.interval(0.9) == pytest.approx(
+        [end * scale for end in here.interval(0.9)], rel=1e-6
+    )
+    low, high = here.interval(0.5)
+    assert low <= here.value <= high
+    assert here.interval(0.95)[0] <= low
+
+
+def test_no_prediction_exceeds_chance():
+    made = ask(study(0.05, 3), chance=4.0)
+    assert made.interval(0.99)[1] <= 4.0
+    assert made.value <= 4.0
+
+
+@pytest.mark.parametrize(
+    ("table", "options", "words"),
+    [
+        (study(runs=4), {}, "Only 4 settings have a finished run"),
+        (study().assign(loss=3.0), {}, "loss falls only 0 times along train_flops"),
+        (study().assign(loss=np.linspace(3, 4, 24)), {}, "falls only 0 times"),
+        (
+            study().assign(loss=lambda t: abs(np.log10(t["train_flops"]) - 15.3) + 3),
+            {},
+            "does not fall",
+        ),
+        (study(), {"at": 1e15}, "not beyond the best run"),
+        (study(), {"at": float("nan")}, "at is nan; give a positive"),
+        (study(), {"at": "far"}, "at is 'far'"),
+        (study(), {"chance": -1}, "chance is -1"),
+    ],
+)
+def test_what_carries_no_forecast_is_refused(table, options, words):
+    with pytest.raises(FitError, match=words):
+        ask(table, **{"at": AT, **options})
+
+
+def test_rows_that_cannot_be_read_are_refused():
+    with pytest.raises(RunsError, match="loss"):
+        ask(study().assign(loss=np.nan))
+    with pytest.raises(RunsError, match="candidates"):
+        ask(study().assign(loss_candidates=[256] * 23 + [512]))
+    with pytest.raises(FitError, match=r"level is 1\.5"):
+        ask(study()).interval(1.5)
+
+
+def test_a_forecast_says_when_to_trust_it_less():
+    assert "times beyond the best run" in " ".join(ask(study(), at=1e20).warnings)
+    assert "span 0.4 decades" in " ".join(ask(study(decades=0.5)).warnings)
+    rising = study()
+    rising.loc[22:, "loss"] = 4.0
+    assert "settings with more train_flops" in " ".join(ask(rising).warnings)
+    assert ask(study()).warnings == ()
+
+
+@pytest.fixture
+def sealed(tmp_path):
+    table = study(0.003, 4).assign(status="done", width=range(24), seed=0)
+    table["run_id"] = [f"r{i:02d}" for i in range(24)]
+    runs = Runs(table)
+    made = ask(runs)
+    return (
+        runs,
+        made,
+        seal_forecast(runs, made, x="train_flops", y="loss", folder=tmp_path),
+        tmp_path,
+    )
+
+
+def later(runs, loss):
+    row = runs.table.iloc[[-1]].assign(run_id="new", train_flops=AT * 1.02, width=99, loss=loss)
+    return Runs(pd.concat([runs.table, row]))
+
+
+def test_a_seal_is_compared_with_the_run_that_tests_it(sealed):
+    runs, made, file, folder = sealed
+    ((found, seal),) = read_seals(folder)
+    assert found == file
+    assert open_card(seal, runs).outcome == "open"
+    assert open_card(seal, later(runs, made.value)).outcome == "hit"
+    missed = open_card(seal, later(runs, made.value * 1.5))
+    assert missed.outcome == "miss"
+    assert missed.measured == pytest.approx(made.value * 1.5)
+    verify_seal(file, seal, later(runs, made.value))
+    with pytest.raises(FitError, match="sealed before the run"):
+        seal_forecast(later(runs, 3.0), made, x="train_flops", y="loss", folder=folder)
+
+
+def test_a_changed_seal_and_changed_runs_are_noticed(sealed):
+    runs, _, file, folder = sealed
+    seal = json.loads(file.read_text())
+    with pytest.raises(RunsError, match="changed after it was sealed"):
+        verify_seal(file, {**seal, "value": seal["value"] * 0.99}, runs)
+    changed = runs.table.assign(loss=runs.table["loss"] * 1.001)
+    with pytest.raises(RunsError, match="have other values"):
+        verify_seal(file, seal, Runs(changed))
+    with pytest.raises(RunsError, match="r00, which the table does not hold"):
+        verify_seal(file, seal, Runs(runs.table.iloc[1:]))
+    file.write_text("{")
+    with pytest.raises(RunsError, match="damaged"):
+        list(read_seals(folder))
+
+
+def test_candidates_are_named():
+    assert str(CANDIDATES[0]) == "power law"
+    assert len({str(each) for each in CANDIDATES}) == len(CANDIDATES)
