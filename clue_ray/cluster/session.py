@@ -95,7 +95,7 @@ def _start_local() -> None:
                 ) from None
 
 
-class OwnPaths(JobConfig):  # type: ignore[misc]
+class OwnPaths(JobConfig):
     """Job configuration that keeps the current folder off the import path of workers.
 
     Ray adds it, so that a file `numpy.py` in it, or an old copy of this package, would be imported

@@ -94,8 +94,9 @@ def logs_of(spec: CorpusSpec) -> list[Log]:
     for role in spec.columns:
         _check_role(role)
     if not isinstance(spec.events, dict):
-        written = {"timestamp_format": spec.timestamp_format, "separator": spec.separator}
-        return [Log(_as_tuple(spec.events), None, spec.columns, spec.text, **written)]
+        places = _as_tuple(spec.events)
+        written = (spec.timestamp_format, spec.separator)
+        return [Log(places, None, spec.columns, spec.text, True, *written)]
     return [
         Log(
             _as_tuple(log.events),

@@ -24,6 +24,7 @@ EPOCH = pd.Timestamp(0, tz="UTC")
 NUMBER = r"^\s*[+-]?\d+(\.\d*)?([eE][+-]?\d+)?\s*$"
 NEAR_DATE = r"^(1[7-9]|2[01])\d\d\D"
 """Text of the years 1700 to 2199, which 64-bit nanoseconds hold."""
+OTHER_FORM = r"(?i)(jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec)[a-z]*[-/ .:,]|^[{/]"
 REWRITES = (
     (r"^(\d{4}-\d\d-\d\d[ T]\d\d:\d\d:\d\d),(\d)", r"\1.\2"),
     (r" ([+-]\d\d:?\d\d)(?: UTC| GMT)?$", r"\1"),
@@ -168,7 +169,6 @@ def _count_text_units(text: pa.ChunkedArray) -> Counter[str]:
     numeric = pc.match_substring_regex(text, NUMBER)
     counts = count_units(pc.utf8_trim_whitespace(text.filter(numeric)).cast(pa.float64()))
     rest: Any = text.filter(pc.invert(numeric))
-    iso = int(pc.sum(pc.match_substring_regex(rest, r"^\s*[+-]?\d{4,6}-")).as_py() or 0)
-    other = len(rest) - iso
-    named = {"ISO 8601 text": iso, "other text": other}
+    other = int(pc.sum(pc.match_substring_regex(rest, OTHER_FORM)).as_py() or 0)
+    named = {"ISO 8601 text": len(rest) - other, "text with a month's name or of JSON": other}
     return counts + Counter({name: n for name, n in named.items() if n})
