@@ -16,21 +16,24 @@ from clue_ray.spec.yaml import read_yaml
 
 
 class HomeGroup(TyperGroup):
-    """Commands in whose arguments `~` is expanded where a shell does not: --output=~/a, shop=~/b."""
+    """Commands with `~` expanded where a shell does not do it: --output=~/a, shop=~/b."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Expand the home folder, then parse."""
-        return list(super().parse_args(ctx, [expand_home(argument) for argument in args]))
+        return list(super().parse_args(ctx, [_expand_home(argument) for argument in args]))
 
 
-def expand_home(argument: str) -> str:
+def _expand_home(argument: str) -> str:
     """Expand `~` at the start of an argument or behind its first equals sign."""
     found = re.fullmatch(r"((?:--?)?[^=~/]*=)?(~(?:/.*)?)", argument, re.DOTALL)
     return (found[1] or "") + os.path.expanduser(found[2]) if found else argument
 
 
 console = Console(width=None if sys.stdout.isatty() else 160, markup=False, emoji=False)
-"""Prints results as they are, brackets in paths included; without a terminal, as in a log file, it is wide enough for tables."""
+"""Prints results as they are, brackets in paths included.
+
+Without a terminal, as in a log file, it is wide enough for tables.
+"""
 
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 Output = Annotated[Path, typer.Option(help="Folder of corpora and studies.")]

@@ -15,7 +15,7 @@ REMEDY = "set RAY_TMPDIR to a short folder of your own, such as /tmp/ray-$USER"
 
 
 def usable_cpus() -> int:
-    """Return the CPUs that this process may use, by its affinity and by the limits of its cgroup."""
+    """Return the CPUs that this process may use, by its affinity and its cgroup."""
     affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return max(1, min([affinity or 1, *_cgroup_limits()]))
 

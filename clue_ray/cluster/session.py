@@ -81,7 +81,7 @@ def _start_local() -> None:
     start = {"num_cpus": usable_cpus(), "resources": {"trial_slot": TRIAL_SLOTS}}
     for attempt in range(1, START_ATTEMPTS + 1):
         try:
-            ray.init("local", include_dashboard=False, job_config=own_paths(), **start, **QUIET)
+            ray.init("local", include_dashboard=False, job_config=_own_paths(), **start, **QUIET)
             return
         except Exception as error:  # Ray raises no specific class for this
             ray.shutdown()
@@ -106,7 +106,7 @@ class OwnPaths(JobConfig):
         return True
 
 
-def own_paths() -> JobConfig:
+def _own_paths() -> JobConfig:
     """Return the job configuration of a session: workers import what this process imports."""
     script = str(Path(sys.argv[0]).resolve().parent) if sys.argv[0] else ""
     package = str(Path(__file__).resolve().parents[2])
@@ -129,7 +129,7 @@ def join(address: str) -> None:
         if "://" in address:  # a Ray Client has its own way to ship code
             ray.init(address=address, **QUIET)
         else:
-            ray.init(address=address, job_config=own_paths(), **QUIET)
+            ray.init(address=address, job_config=_own_paths(), **QUIET)
     except AuthenticationError:
         raise _token_error(address) from None
     except (RuntimeError, ValueError, OSError) as error:

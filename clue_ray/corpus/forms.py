@@ -1,7 +1,7 @@
 """Find user ids that differ by form alone, in a sample of the users of all shards.
 
-`Anna` and `anna`, or `007` and `7`, are two users of a corpus, and probably one person. Two forms of
-an id lie in different shards, so each shard sends the ids with the lowest hashes of their folded
+`Anna` and `anna`, or `007` and `7`, are two users of a corpus, and probably one person. Two forms
+of an id lie in different shards, so each shard sends the ids with the lowest hashes of their folded
 form. Below the lowest limit of all shards, the sample holds every form of each of its ids.
 """
 

@@ -35,8 +35,9 @@ SHARD_COUNTS = pa.schema(
 
 `overlap` is a matrix [services, services], flattened. `history_lengths` are the distinct lengths of
 histories, and `history_counts` how often each occurs. `forms` are hashes of user ids without their
-form, for a sample of users (see `Forms`); `doubtful` are ids that look like placeholders. The three `item_` columns have one value per
-item: they let the driver merge items that occur in several shards.
+form, for a sample of users (see `Forms`); `doubtful` are ids that look like placeholders. The three
+`item_` columns have one value per item: they let the driver merge items that occur in several
+shards.
 """
 
 

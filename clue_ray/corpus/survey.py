@@ -28,8 +28,8 @@ from clue_ray.spec.specs import CorpusSpec
 from clue_ray.storage.files import atomic_write
 
 TALLY = pa.schema([("kind", pa.string()), ("name", pa.string()), ("rows", pa.int64())])
-"""Kinds are service, rejected, omitted, literal, time, recoded, text, unreadable, and three counts by file:
-lines, other and rows; see `Survey.add`."""
+"""Kinds are service, rejected, omitted, literal, time, recoded, text, unreadable, and COUNTS of each
+file; see `Survey.add`."""
 COUNTS = ("lines", "other", "rows")
 FILES_LISTED = 1000
 """Files whose rows are listed one by one in profile.json."""
@@ -227,15 +227,15 @@ class Survey:
             if rows != counts["rows"]:
                 raise EventLogError(
                     f"Event log {file} has {rows:,} rows by an independent count, but "
-                    f"{counts['rows']:,} were read; this is an error of clue-ray, so report it with "
+                    f"{counts['rows']:,} were read; this is an error of clue-ray; report it with "
                     "the file."
                 )
         rows = sum(counts["rows"] for counts in self.files.values())
         told = self.good + self.rejected.total() + self.omitted
         if rows != told:
             raise EventLogError(
-                f"{rows:,} rows were read, but {told:,} are usable, rejected or of omitted services; "
-                "this is an error of clue-ray, so report it with the log."
+                f"{rows:,} rows were read, but {told:,} are usable, rejected or of omitted "
+                "services; this is an error of clue-ray; report it with the log."
             )
 
     def _check_texts(self) -> None:

@@ -40,7 +40,7 @@ class SplitSpec(Spec):
         return time.replace(tzinfo=UTC) if time and time.tzinfo is None else time
 
 
-def check_timestamp_format(pattern: str | None) -> str | None:
+def _check_timestamp_format(pattern: str | None) -> str | None:
     """Check that a format of timestamps is one of strptime's and holds a date."""
     if pattern is None:
         return None
@@ -56,7 +56,7 @@ def check_timestamp_format(pattern: str | None) -> str | None:
     return pattern
 
 
-def check_separator(separator: str | None) -> str | None:
+def _check_separator_text(separator: str | None) -> str | None:
     """Return the separator of columns as one character; tab may be written as \\t or tab."""
     if separator is None:
         return None
@@ -81,8 +81,8 @@ class LogSpec(Spec):
     timestamp_format: str | None = None
     separator: str | None = None
 
-    _check_format = field_validator("timestamp_format")(check_timestamp_format)
-    _check_separator = field_validator("separator")(check_separator)
+    _check_format = field_validator("timestamp_format")(_check_timestamp_format)
+    _check_separator = field_validator("separator")(_check_separator_text)
 
 
 class CorpusSpec(Spec):
@@ -115,8 +115,8 @@ class CorpusSpec(Spec):
     max_rejected: float = Field(0.05, ge=0, le=1)
     "largest share of unusable rows; with more, preparation stops"
 
-    _check_format = field_validator("timestamp_format")(check_timestamp_format)
-    _check_separator = field_validator("separator")(check_separator)
+    _check_format = field_validator("timestamp_format")(_check_timestamp_format)
+    _check_separator = field_validator("separator")(_check_separator_text)
 
     @field_validator("events", mode="before")
     @classmethod

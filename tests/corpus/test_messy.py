@@ -114,7 +114,11 @@ def test_ragged_and_cut_lines_are_rejected_with_their_place(tmp_path):
     ]
 
 
-CELL = st.text(st.sampled_from('ab1 ",;\n\r\t\u00e9\\'), max_size=6)
+CELL = st.one_of(
+    st.text(st.sampled_from('ab1 ",;\t\u00e9'), max_size=6),
+    st.text(st.sampled_from('ab1 "\n\r'), max_size=6),
+)
+"""Separators and line ends in one cell may look like rows of the file."""
 
 
 @settings(max_examples=150, deadline=None)
@@ -125,7 +129,7 @@ def test_well_formed_csv_equals_a_plain_reader(rows, block, quote_all):
     rows = [row for row in rows if any(row)]
     text = io.StringIO()
     quoting = csv.QUOTE_ALL if quote_all else csv.QUOTE_MINIMAL
-    csv.writer(text, lineterminator="\n", quoting=quoting).writerows([("a", "b", "c"), *rows])
+    csv.writer(text, lineterminator="\r\n", quoting=quoting).writerows([("a", "b", "c"), *rows])
     found = list_rows(text.getvalue().encode(), block)
     assert found == [tuple(value.encode() for value in row) for row in rows]
 
@@ -145,14 +149,13 @@ def test_any_quotes_add_up(text, block):
 def list_rows(data, block):
     """Read CSV bytes in small blocks, and check that the lines add up."""
     before = csv_files.BLOCK, csv_files.HEADER
-    csv_files.BLOCK, csv_files.HEADER = block, 10
+    csv_files.BLOCK, csv_files.HEADER = block, 20
     try:
         blocks = list(read_csv(io.BytesIO(data), ["a", "b", "c"], ","))
     finally:
         csv_files.BLOCK, csv_files.HEADER = before
     rows = [row for one in blocks for row in zip(*one.table.to_pydict().values(), strict=True)]
     assert sum(b.lines - b.other_lines for b in blocks) == len(rows)
-    ends = len(data.replace(b"\r\n", b"\n").replace(b"\r", b"\n").splitlines())
     endings = data.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
     ends = endings.count(b"\n") + (not endings.endswith(b"\n"))
     assert sum(b.lines for b in blocks) == ends

@@ -66,6 +66,7 @@ def _guess_types(data: bytes, header: Header) -> list[pa.DataType]:
     texts = [pa.string()] * len(header.names)
     if not data.strip():
         return texts
+    data = data.decode("utf-8", "replace").encode()
     reading = pa.csv.ReadOptions(column_names=[str(n) for n in range(len(texts))])
     parsing = pa.csv.ParseOptions(
         delimiter=header.separator, newlines_in_values=True, invalid_row_handler=lambda _: "skip"
@@ -95,7 +96,7 @@ def _parse_header(start: bytes, wanted: Sequence[str], separator: str | None) ->
 
 
 def _first_record(data: bytes, place: int) -> tuple[bytes, int]:
-    """Return the header's record, which may have quoted line ends, and where the next one begins."""
+    """Return the header, which may have quoted line ends, and where the next record begins."""
     stop = place
     while found := LINE_END.search(data, stop):
         if data.count(b'"', place, found.start()) % 2 == 0:
@@ -146,6 +147,14 @@ def _read_fully(source: Readable, size: int) -> bytes:
     return found + source.read(1) if found.endswith(b"\r") else found
 
 
+def _is_utf8(data: bytes) -> bool:
+    try:
+        data.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
 class _Reader:
     """Turns blocks of bytes into tables.
 
@@ -168,15 +177,20 @@ class _Reader:
         found = scan(whole, self.separator, len(self.keys))
         left = len(data) - found.cut
         stuck = found.waiting and (final or left > LONGEST_FIELD + BLOCK)
-        if found.clean and not stuck:
-            return self._parse(data[: found.cut], found), data[found.cut :]
+        if found.clean and not stuck and not data.startswith(BOM):  # Arrow drops a BOM
+            block = self._parse(data[: found.cut], found)
+            if block:
+                return block, data[found.cut :]
         slow = split_records(whole, self.separator, len(self.keys), final=final)
         records = list(islice(slow, SLOW_RECORDS))
         end = records[-1].end if records else 0
         return self._build(records), data[end:]
 
-    def _parse(self, data: bytes, found: Scan) -> Block:
-        """Read a block of proper quotes with Arrow; ragged rows become faults."""
+    def _parse(self, data: bytes, found: Scan) -> Block | None:
+        """Read a block of proper quotes with Arrow, or return None if Arrow rejects it.
+
+        Ragged rows become faults. Arrow cannot pass them on if they are not UTF-8.
+        """
         faults: dict[int, tuple[str, str]] = {}
 
         def note(row: pa.csv.InvalidRow) -> str:
@@ -188,16 +202,19 @@ class _Reader:
 
         if not found.records:
             return Block(self._empty(), other_lines=found.other_lines)
-        table = pa.csv.read_csv(
-            pa.BufferReader(data),
-            pa.csv.ReadOptions(block_size=len(data) + 1, use_threads=False, column_names=self.keys),
-            pa.csv.ParseOptions(
-                delimiter=self.separator.decode(),
-                newlines_in_values=found.multiline,
-                invalid_row_handler=note,
-            ),
-            self.convert,
-        ).rename_columns(self.names)
+        reading = pa.csv.ReadOptions(
+            block_size=len(data) + 1, use_threads=False, column_names=self.keys
+        )
+        parsing = pa.csv.ParseOptions(
+            delimiter=self.separator.decode(),
+            newlines_in_values=found.multiline,
+            invalid_row_handler=note if _is_utf8(data) else None,
+        )
+        try:
+            table = pa.csv.read_csv(pa.BufferReader(data), reading, parsing, self.convert)
+        except pa.ArrowInvalid:
+            return None
+        table = table.rename_columns(self.names)
         if table.num_rows + len(faults) != found.records:
             raise pa.ArrowInvalid(
                 f"{table.num_rows + len(faults):,} rows were parsed of {found.records:,} records"

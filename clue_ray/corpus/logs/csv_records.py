@@ -1,7 +1,7 @@
 """Find the records of a CSV block, independently of the parser that reads them.
 
-A record ends at a line end outside of quotes, as RFC 4180 has it. `scan` finds the ends with numpy,
-and tells whether every quote of the block is where a quote may be. A block in which one is not, such
+A record ends at a line end outside of quotes, as RFC 4180 has it. `scan` finds the ends with
+numpy, and tells whether every quote of the block is where a quote may be. A block in which one is not, such
 as an unclosed quote, is divided by `split_records`, record by record, so that one bad line costs
 one line.
 """
@@ -123,38 +123,48 @@ def _hides_rows(
         opening, closing = int(quotes[first]), int(quotes[last])
         place = int(np.searchsorted(stops, opening))
         start = int(stops[place - 1]) + 1 if place else 0
-        if swallows_rows(data, start, opening, closing, separator, columns):
+        if _swallows_rows(data, start, opening, closing, separator, columns):
             return True
     return False
 
 
-def swallows_rows(
+def _swallows_rows(
     data: bytes, start: int, opening: int, closing: int, separator: bytes, columns: int
 ) -> bool:
     """Return whether most lines of a quoted field look like rows of the file.
 
     This happens where a quote is not closed, and a quote further down seems to close it. A line
-    looks like a row if it has all columns, and those before the quoted one are of the same kinds
-    as in the record that the field belongs to.
+    looks like a row if it has all columns, and those around the quoted one are of the same kinds as
+    in the record that the field belongs to.
 
     Args:
         start: of the record.
         opening, closing: places of the field's quotes.
     """
-    leading = data[start:opening].split(separator)[:-1]
-    kinds = [_kind(field) for field in leading]
     lines = LINE_END.split(data[opening + 1 : closing])[1:]
     tail = LINE_END.split(data[closing : closing + 10_000], maxsplit=1)[0]
-    rows = sum(_is_row(line, kinds, separator, columns) for line in lines[:-1][:100])
-    rows += bool(kinds) and _is_row(lines[-1] + tail, kinds, separator, columns)
+    before = [_kind(field) for field in data[start:opening].split(separator)[:-1]]
+    after = [_kind(field) for field in tail.split(separator)[1:]]
+    if not any(before + after):
+        return False
+    rows = sum(_is_row(line, before, after, separator, columns) for line in lines[:-1][:100])
+    # Behind the closing quote the record goes on, so its last line proves something only before.
+    rows += any(before) and _is_row(lines[-1] + tail, before, after, separator, columns)
     return rows * 2 > min(len(lines), 101)
 
 
-def _is_row(line: bytes, kinds: list[frozenset[str]], separator: bytes, columns: int) -> bool:
-    fields = line.split(separator)
-    if len(fields) != columns or columns == 1:
+def _is_row(
+    line: bytes,
+    before: list[frozenset[str]],
+    after: list[frozenset[str]],
+    separator: bytes,
+    columns: int,
+) -> bool:
+    """Return whether a line has all columns, of given kinds before and after the quoted one."""
+    kinds = [_kind(field) for field in line.split(separator)]
+    if len(kinds) != columns or columns == 1:
         return False
-    return [_kind(field) for field in fields[: len(kinds)]] == kinds
+    return kinds[: len(before)] == before and kinds[columns - len(after) :] == after
 
 
 def _kind(field: bytes) -> frozenset[str]:
@@ -265,7 +275,7 @@ def _read_strictly(
             if not found:
                 return Open() if patterns.open.match(data, place) else None
             several = LINE_END.search(found[1])
-            if several and swallows_rows(data, start, place, found.end() - 1, separator, columns):
+            if several and _swallows_rows(data, start, place, found.end() - 1, separator, columns):
                 return None
             fields.append(found[1].replace(b'""', b'"'))
         else:

@@ -46,9 +46,9 @@ def as_ids(column: pa.ChunkedArray) -> pa.ChunkedArray:
     if _any(pc.match_substring(text, ".")):
         text = pc.replace_substring_regex(text, WHOLE, r"\1")
         text = pc.if_else(pc.equal(text, "-0"), "0", text)
-        text = _map_where(text, pc.match_substring_regex(text, SCIENTIFIC), _shorten)
+        text = _map_where(text, pc.match_substring_regex(text, SCIENTIFIC), _expand)
     elif _any(pc.match_substring(text, "e+")):
-        text = _map_where(text, pc.match_substring_regex(text, SCIENTIFIC), _shorten)
+        text = _map_where(text, pc.match_substring_regex(text, SCIENTIFIC), _expand)
     return text
 
 
@@ -113,6 +113,12 @@ def _shorten(text: str) -> str:
     plain = f"{number:f}"
     shorter = plain.rstrip("0").rstrip(".") if "." in plain else plain
     return "0" if number == 0 else shorter
+
+
+def _expand(text: str) -> str:
+    """Write a float that has an exponent as the integer that it is, if it is one."""
+    number = float(text)
+    return str(int(number)) if number.is_integer() else text
 
 
 def _unwrap(text: str) -> str:

@@ -41,6 +41,8 @@ def json_schema(source: Readable) -> pa.Schema | None:
     found = _find_schema(sample)
     if not found.names:
         lines = [(n, line) for n, line in enumerate(sample.split(b"\n"), 1) if line.strip()]
+        if not lines:
+            return None
         faults = [(n, fault) for n, line in lines if (fault := _parse(line)[1])]
         if faults:
             raise pa.ArrowInvalid(

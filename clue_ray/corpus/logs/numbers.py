@@ -1,7 +1,7 @@
 """What a number is: any numeric type, or text that is a number whatever the language.
 
-`100,008` and `1,234.5` are numbers with separated thousands. `1,5` is not read: it is one and a half
-in one country and an error in another. `007` is a code, not a number.
+`100,008` and `1,234.5` are numbers with separated thousands. `1,5` is not read: it is one and a
+half in one country and an error in another. `007` is a code, not a number.
 """
 
 import re

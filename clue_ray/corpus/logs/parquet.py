@@ -1,4 +1,4 @@
-"""Read Parquet files by row groups; times that nanoseconds cannot hold are read in coarser units."""
+"""Read Parquet files by row groups; times beyond the range of nanoseconds do not wrap around."""
 
 from collections.abc import Iterator, Sequence
 
