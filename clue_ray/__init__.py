@@ -1,7 +1,7 @@
-"""Scaling-law studies of user encoders on Ray: from event logs to a report with laws, intervals and
-backtests.
+"""Scaling-law studies of user encoders on Ray: from event logs to a report with laws and intervals.
 
-The public names, looked up when first used, so that fitting a table loads neither torch nor ray.
+The public names are imported when they are first used, so that fitting a table loads neither torch
+nor ray.
 """
 
 from importlib import import_module

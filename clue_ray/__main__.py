@@ -1,6 +1,4 @@
-"""`python -m clue_ray` is `clue-ray`, also where only the package was shipped, without its
-script.
-"""
+"""Run `clue-ray` as `python -m clue_ray`, also where the package was shipped without its script."""
 
 import os
 import sys

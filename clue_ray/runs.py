@@ -113,6 +113,13 @@ class Runs:
 
     Attributes:
         table: One row per run, including failed runs.
+
+    Example:
+        >>> import pandas as pd
+        >>> from clue_ray import Runs
+        >>> runs = Runs(pd.DataFrame({"loss": [5.1, None], "status": ["done", "failed"]}))
+        >>> len(runs), len(runs.done)
+        (2, 1)
     """
 
     def __init__(self, table: pd.DataFrame):
@@ -145,6 +152,18 @@ def read_runs(path: str | Path) -> Runs:
 
     Raises:
         RunsError: There is no such file, it cannot be read, or it has no rows.
+
+    Example:
+        >>> from pathlib import Path
+        >>> from tempfile import TemporaryDirectory
+        >>> import pandas as pd
+        >>> from clue_ray import read_runs
+        >>> with TemporaryDirectory() as folder:
+        ...     file = Path(folder) / "runs.csv"
+        ...     pd.DataFrame({"train_flops": [1e12, 1e13], "loss": [5.1, 4.6]}).to_csv(file)
+        ...     runs = read_runs(file)
+        >>> len(runs)
+        2
     """
     source = Path(path).expanduser()
     if source.is_dir():

@@ -20,10 +20,25 @@ PAGES = sorted(
 LINK = re.compile(r"\]\((?!https?://|mailto:)([^)\s#]*)(?:#([^)\s]+))?\)")
 INCLUDED = ROOT / "studies" / "open-clue" / "claims"
 """Texts of docs/notes/open-clue-study.md, where their links lead from."""
-EXAMPLES = {
-    home: [name for name, other in clue_ray._HOMES.items() if other == home]
-    for home in sorted(set(clue_ray._HOMES.values()))
-}
+EXAMPLES = [
+    "Runs",
+    "RunSpec",
+    "StudySpec",
+    "allocate",
+    "analyse",
+    "backtest",
+    "budget_for_loss",
+    "fit_law",
+    "identifiability",
+    "influence",
+    "marginal_returns",
+    "read_runs",
+    "read_study",
+    "read_task",
+    "sensitivity",
+    "steps_to_loss",
+]
+"""Public names that run in about a second without Ray: each has an example."""
 
 
 def anchors(page: Path) -> set[str]:
@@ -64,11 +79,11 @@ def test_options_of_the_command_page_exist():
     assert set(named) <= options | {"--logdir", "--head", "--resources", "--help"}
 
 
-@pytest.mark.parametrize("home", EXAMPLES)
-def test_examples_of_public_names_run(home):
-    module = import_module(home)
-    finder, runner = doctest.DocTestFinder(exclude_empty=True), doctest.DocTestRunner()
-    for name in EXAMPLES[home]:
-        for example in finder.find(getattr(module, name), name, module=module):
-            runner.run(example)
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_examples_in_docstrings_run(name):
+    module = import_module(clue_ray._HOMES[name])
+    runner = doctest.DocTestRunner()
+    for example in doctest.DocTestFinder().find(getattr(clue_ray, name), name, module):
+        runner.run(example)
+    assert runner.tries > 0
     assert runner.failures == 0

@@ -327,7 +327,15 @@ class IsoFlopSpec(Spec):
 
 
 class RunSpec(Spec):
-    """One run of a study: everything that defines its result, and its resources."""
+    """One run of a study: everything that defines its result, and its resources.
+
+    Example:
+        >>> from clue_ray import EncoderSpec, RunSpec, TrainSpec
+        >>> train = TrainSpec(global_batch_size=128, steps=100)
+        >>> run = RunSpec(encoder=EncoderSpec(size="s"), train=train, sequence_length=32)
+        >>> run.encoder.width, len(run.run_id("a corpus digest", 256))
+        (32, 12)
+    """
 
     encoder: EncoderSpec = EncoderSpec()
     train: TrainSpec
@@ -350,7 +358,20 @@ class RunSpec(Spec):
 
 
 class StudySpec(Spec):
-    """A base run and axes over it, and how the runs are scored, placed and fitted."""
+    """A base run and axes over it, and how the runs are scored, placed and fitted.
+
+    Example:
+        >>> from clue_ray import StudySpec
+        >>> study = StudySpec(
+        ...     name="size",
+        ...     question="Does size help?",
+        ...     corpus="corpora/mine",
+        ...     base={"train": {"steps": 100}},
+        ...     axes={"encoder.size": ["xs", "s"]},
+        ... )
+        >>> study.base.train.steps, study.evaluation.candidates
+        (100, 256)
+    """
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     question: str = ""
@@ -382,5 +403,20 @@ class StudySpec(Spec):
 
 
 def read_study(path: str | Path) -> StudySpec:
-    """Load a study file; raise SpecError where it is invalid."""
+    """Load a study file; raise SpecError where it is invalid.
+
+    Example:
+        >>> import json
+        >>> from pathlib import Path
+        >>> from tempfile import TemporaryDirectory
+        >>> from clue_ray import read_study
+        >>> study = {"name": "size", "question": "Does size help?", "corpus": "corpora/mine"}
+        >>> runs = {"base": {"train": {"steps": 100}}, "axes": {"encoder.size": ["xs", "s"]}}
+        >>> with TemporaryDirectory() as folder:
+        ...     file = Path(folder) / "study.yaml"
+        ...     _ = file.write_text(json.dumps(study | runs))
+        ...     read = read_study(file)
+        >>> read.name, read.base.train.steps
+        ('size', 100)
+    """
     return StudySpec.parse(read_yaml(path), str(path))

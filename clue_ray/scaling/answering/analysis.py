@@ -183,6 +183,15 @@ def analyse(runs: Runs, laws: Sequence[str], hold_out: str = "largest_compute") 
         FitError: a law or hold-out is unknown, or no law can be fitted.
         RunsError: the table lacks loss, train_flops or loss_candidates, or has values that no law
             can be fitted to.
+
+    Example:
+        >>> import pandas as pd
+        >>> from clue_ray import Runs, analyse
+        >>> table = pd.DataFrame({"train_flops": [1e12, 1e13, 1e14, 1e15, 1e16, 1e17]})
+        >>> table["loss"] = 2 + 3 * (table["train_flops"] / 1e12) ** -0.2
+        >>> analysis = analyse(Runs(table.assign(loss_candidates=256)), ["power_law_plus_constant"])
+        >>> analysis.preferred
+        'power_law_plus_constant'
     """
     if hold_out not in HOLD_OUTS:
         raise FitError(f"There is no hold-out {hold_out!r}; {nearest(hold_out, HOLD_OUTS)}")

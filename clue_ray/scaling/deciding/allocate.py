@@ -184,6 +184,15 @@ def allocate(fit: Fit, train_flops: float, cost: Cost | None = None) -> Recipe:
 
     Raises:
         FitError: the law or the budget does not fit, or the runs do not identify a split.
+
+    Example:
+        >>> from itertools import product
+        >>> from clue_ray import allocate, fit_law
+        >>> n, d = zip(*product([1e5, 1e6, 1e7], [1e8, 1e9, 1e10]))
+        >>> loss = [1.7 + 400 * a**-0.34 + 410 * b**-0.28 for a, b in zip(n, d)]
+        >>> fit = fit_law("parametric_loss", {"n": n, "d": d, "loss": loss}, x=["n", "d"], y="loss")
+        >>> {axis: f"{best.value:.3g}" for axis, best in allocate(fit, 1e16).axes.items()}
+        {'n': '9.84e+06', 'd': '1.69e+08'}
     """
     cost = _allowed(fit, cost or token_cost(fit))
     if not (np.isfinite(train_flops) and train_flops > 0):

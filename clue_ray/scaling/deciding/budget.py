@@ -39,6 +39,14 @@ def budget_for_loss(fit: Fit, loss: float, cost: Cost | None = None) -> Predicti
 
     Raises:
         FitError: no budget's interval contains the loss, or the law cannot be allocated.
+
+    Example:
+        >>> from clue_ray import budget_for_loss, fit_law
+        >>> flops = [1e12, 1e13, 1e14, 1e15, 1e16, 1e17]
+        >>> table = {"flops": flops, "loss": [2 + 3 * (c / 1e12) ** -0.2 for c in flops]}
+        >>> fit = fit_law("power_law_plus_constant", table, x="flops", y="loss")
+        >>> f"{budget_for_loss(fit, 2.1).value:.3g}"
+        '2.43e+19'
     """
     if not (is_number(loss) and np.isfinite(loss) and loss > 0):
         raise FitError(
@@ -183,6 +191,17 @@ def marginal_returns(fit: Fit, cost: Cost | None = None, **at: float) -> pd.Data
 
     Raises:
         FitError: `at` lacks a positive finite number for one of the predictors.
+
+    Example:
+        >>> from itertools import product
+        >>> from clue_ray import fit_law, marginal_returns
+        >>> n, d = zip(*product([1e5, 1e6, 1e7], [1e8, 1e9, 1e10]))
+        >>> loss = [1.7 + 400 * a**-0.34 + 410 * b**-0.28 for a, b in zip(n, d)]
+        >>> fit = fit_law("parametric_loss", {"n": n, "d": d, "loss": loss}, x=["n", "d"], y="loss")
+        >>> marginal_returns(fit, n=1e6, d=1e9)[["axis", "gain", "cost_factor"]].round(3)
+          axis   gain  cost_factor
+        0    n  0.766          2.0
+        1    d  0.218          2.0
     """
     here = place_of(fit.x, at) / fit.problem.scales
     rows = []

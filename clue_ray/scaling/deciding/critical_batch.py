@@ -30,6 +30,14 @@ def steps_to_loss(
 
     Raises:
         RunsError: fewer than two batch sizes cross the loss, or `fit_law` refuses the table.
+
+    Example:
+        >>> from clue_ray import steps_to_loss
+        >>> curves = {"steps": [100, 400, 100, 400], "loss": [5.0, 4.0, 4.8, 3.8]}
+        >>> steps_to_loss({"global_batch_size": [32, 32, 64, 64], **curves}, 4.4).round()
+           global_batch_size  steps
+        0               32.0  230.0
+        1               64.0  174.0
     """
     select(table, (batch, steps), y)
     rows = Runs(as_frame(table)).done

@@ -65,6 +65,14 @@ def fit_law(
         FitError: the law is unknown, or the runs cannot identify it.
         RunsError: the table lacks a column, lists a run twice, or holds values that a law cannot
             be fitted to.
+
+    Example:
+        >>> from clue_ray import fit_law
+        >>> flops = [1e12, 1e13, 1e14, 1e15, 1e16, 1e17]
+        >>> table = {"flops": flops, "loss": [2 + 3 * (c / 1e12) ** -0.2 for c in flops]}
+        >>> fit = fit_law("power_law_plus_constant", table, x="flops", y="loss")
+        >>> f"{fit.parameters['irreducible_loss']:.3f}, {fit.predict(flops=1e18).value:.3f}"
+        '2.000, 2.189'
     """
     columns = as_names(x)
     found = find_law(law).over(columns)

@@ -95,6 +95,14 @@ def backtest(
     Raises:
         FitError: no cut leaves enough runs.
         RunsError: as by `fit_law`.
+
+    Example:
+        >>> from clue_ray import backtest
+        >>> flops = [1e12, 1e13, 1e14, 1e15, 1e16, 1e17]
+        >>> table = {"flops": flops, "loss": [2 + 3 * (c / 1e12) ** -0.2 for c in flops]}
+        >>> laws = ["power_law", "power_law_plus_constant"]
+        >>> backtest(laws, table, x="flops", y="loss").preferred
+        'power_law_plus_constant'
     """
     columns = as_names(x)
     found = [find_law(law) for law in laws]

@@ -88,7 +88,17 @@ class Identifiability:
 
 
 def identifiability(fit: Fit) -> Identifiability:
-    """Measure how well the runs identify the parameters of a fit."""
+    """Measure how well the runs identify the parameters of a fit.
+
+    Example:
+        >>> from itertools import product
+        >>> from clue_ray import fit_law, identifiability
+        >>> n, d = zip(*product([1e5, 1e6, 1e7], [1e8, 1e9, 1e10]))
+        >>> loss = [1.7 + 400 * a**-0.34 + 410 * b**-0.28 for a, b in zip(n, d)]
+        >>> fit = fit_law("parametric_loss", {"n": n, "d": d, "loss": loss}, x=["n", "d"], y="loss")
+        >>> round(identifiability(fit).condition)
+        33
+    """
     condition, direction = _condition(fit)
     worst = dict(zip(fit.law.parameters, map(float, direction), strict=True))
     tied = _tie_exponents(fit) if len(set(fit.law.exponents)) > 1 else None

@@ -102,6 +102,17 @@ def sensitivity(
     Raises:
         FitError: the law itself cannot be fitted, or `at` does not match x.
         RunsError: as by `fit_law`.
+
+    Example:
+        >>> from clue_ray import sensitivity
+        >>> flops = [1e12, 1e13, 1e14, 1e15, 1e16, 1e17]
+        >>> table = {"flops": flops, "loss": [2 + 3 * (c / 1e12) ** -0.2 for c in flops]}
+        >>> question = {"x": "flops", "y": "loss", "at": {"flops": 1e18}}
+        >>> found = sensitivity("power_law_plus_constant", table, **question, laws=["power_law"])
+        >>> found[["variant", "predicted"]].round(2).tail(2)
+                         variant  predicted
+        4  without the worst run       2.19
+        5            another law       1.83
     """
     # The first fit sees the whole table, so that a message names a bad row by its number there.
     base = fit_law(law, table, x=as_names(x), y=y)
@@ -189,6 +200,17 @@ def influence(
     Raises:
         FitError: the law cannot be fitted to all runs, or `at` does not match x.
         RunsError: as by `fit_law`.
+
+    Example:
+        >>> from clue_ray import influence
+        >>> flops = [1e12, 1e13, 1e14, 1e15, 1e16, 1e17]
+        >>> table = {"flops": flops, "loss": [2 + 3 * (c / 1e12) ** -0.2 for c in flops]}
+        >>> table["loss"][5] *= 1.05
+        >>> found = influence("power_law", table, x="flops", y="loss", at={"flops": 1e18})
+        >>> found[["run", "change"]].round(3).head(2)
+           run  change
+        0    5  -0.105
+        1    4   0.065
     """
     fit = fit_law(law, table, x=as_names(x), y=y)
     place_of(fit.x, at)

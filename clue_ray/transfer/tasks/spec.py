@@ -167,6 +167,20 @@ def read_task(path: str | Path) -> TaskSpec:
 
     Raises:
         SpecError: the file cannot be read or is not a valid task.
+
+    Example:
+        >>> import json
+        >>> from pathlib import Path
+        >>> from tempfile import TemporaryDirectory
+        >>> from clue_ray import read_task
+        >>> task = {"name": "next", "question": "Which shop item is next?", "events": "log.parquet"}
+        >>> label = {"services": ["news"], "next_item": {"service": "shop"}}
+        >>> with TemporaryDirectory() as folder:
+        ...     file = Path(folder) / "task.yaml"
+        ...     _ = file.write_text(json.dumps(task | label))
+        ...     read = read_task(file)
+        >>> read.name
+        'next'
     """
     return TaskSpec.parse(read_yaml(path), str(path))
 
