@@ -157,8 +157,8 @@ def _file_sentences(profile: Profile) -> list[str]:
         sentences.append(f"Separators of columns: {found}.")
     if literal := profile.get("lines_with_misplaced_quotes"):
         sentences.append(
-            f"In {_counted(literal, 'line')}, a quote that is not closed or not at the start of a "
-            "field was read as a character."
+            f"{_counted(literal, 'line')} with a misplaced or escaped quote: such a line was read by "
+            "itself, with the quote as a character."
         )
     if empty := profile.get("empty_files"):
         sentences.append(f"Empty files were passed over: {_first(empty)}.")

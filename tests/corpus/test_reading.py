@@ -187,7 +187,6 @@ def write_damaged(path, name):
     whole = (path / "log.parquet").read_bytes()
     (path / "log.parquet").unlink()
     lines = [json.dumps(row) for row in FRAME.to_dict("records")]
-    csv = FRAME.to_csv(index=False).splitlines()
     contents = {
         "cut.parquet": whole[:-20],
         "junk.parquet": b"junk",
