@@ -14,6 +14,7 @@ import pandas as pd
 from scipy.special import stdtrit
 
 from clue_ray.errors import FitError
+from clue_ray.runs import SCORES
 from clue_ray.scaling.fitting.frontier import settings_of
 from clue_ray.scaling.fitting.table import Table, finished, is_number, select
 from clue_ray.scaling.forecasting.candidates import CANDIDATES
@@ -31,6 +32,8 @@ CHECKED_REACH = 10.5
 TURNED = 10.0
 """Factor in x between the best run and the largest one from which the loss no longer falls."""
 SLACK = 1e-9
+HIGHER_IS_BETTER = ("recall_at_10", "mrr", "tokens_per_second")
+"""Columns of a runs table, besides scores on downstream tasks, that a better run raises."""
 LEVELS = (0.5, 0.8, 0.95)
 """Levels of the intervals that are written down."""
 PUBLIC_RECORD = Path(__file__).with_name("public_record.json")
@@ -122,6 +125,7 @@ def forecast(table: Table, *, x: str, y: str, at: float, chance: float | None = 
         RunsError: a column is missing or holds something other than positive finite numbers.
         FitError: the runs do not carry a forecast; the message says why.
     """
+    _check_lower_is_better(y)
     _check_number("at", at)
     if chance is not None:
         _check_number("chance", chance)
@@ -217,6 +221,15 @@ def _check(spent: Floats, loss: Floats, points: np.ndarray, at: float, x: str, y
         raise FitError(
             f"{x} is {at:.3g}, which is not beyond the best run at {end:.3g}; forecast a larger "
             f"{x}, or read a smaller one off the runs."
+        )
+
+
+def _check_lower_is_better(y: str) -> None:
+    """Raise FitError for a score: the runs of lowest y would be forecast, which are the worst."""
+    if y in HIGHER_IS_BETTER or y.startswith(SCORES):
+        raise FitError(
+            f"{y} is a score, of which higher is better; forecast the loss, or a column of errors, "
+            "such as 1 minus the score."
         )
 
 

@@ -1,0 +1,57 @@
+"""The section on sealed forecasts: what was predicted before a run, and how it turned out."""
+
+from clue_ray.report import numbers
+from clue_ray.report.read import StudyFiles
+from clue_ray.report.section import Section
+from clue_ray.report.tables import Cell, Table, text, written
+from clue_ray.scaling.forecasting.seal import Card, Judged, score
+from clue_ray.spec.columns import short_label
+
+WORDS = (
+    "Each forecast was written to the study before the run that tests it, with a hash of its "
+    "numbers and of the runs behind it. It was recomputed for this page from those runs. A hit is "
+    "a measured value inside the 80% interval."
+)
+HEADS = ("forecast of", "sealed", "predicted [80%]", "measured", "error", "outcome")
+
+
+def sealed(files: StudyFiles) -> Section | None:
+    """List the sealed forecasts with their outcomes and the score; None without seals."""
+    if not files.seals:
+        return None
+    cards = [each.card for each in files.seals if each.card]
+    counted = f"{len(cards)} sealed forecasts verified: {score(cards)}"
+    tables = (_card_table(cards),) if cards else ()
+    points = tuple(_problem(each) for each in files.seals if each.card is None)
+    words = (WORDS, counted, *_refused(len(points)))
+    return Section("sealed", "Sealed forecasts", "sealed forecasts", words, (), tables, points)
+
+
+def _refused(count: int) -> tuple[str, ...]:
+    """Count the files that are not in the score."""
+    return (f"Not verified, and not in the score: {count}.",) if count else ()
+
+
+def _problem(judged: Judged) -> str:
+    return f"Not verified: {judged.problem}"
+
+
+def _card_table(cards: list[Card]) -> Table:
+    """List the verified cards, the earliest first."""
+    lost = frozenset(index for index, card in enumerate(cards) if card.outcome == "miss")
+    return Table(HEADS, tuple(map(_row, cards)), lost=lost)
+
+
+def _row(card: Card) -> tuple[Cell, ...]:
+    seal, (low, high) = card.seal, card.seal["intervals"]["0.8"]
+    where = f"at {short_label(seal['x'])} {numbers.significant(seal['at'], 3)}"
+    when, _, time = seal["sealed_at"].partition("T")
+    note = f"{card.note}" if card.note else ""
+    return (
+        Cell(short_label(seal["y"]), seal["y"], detail=where),
+        Cell(when, seal["sealed_at"], detail=time[:5]),
+        written(numbers.interval(seal["value"], low, high)),
+        written(numbers.significant(card.measured)),
+        written(numbers.signed_percent(card.error)),
+        Cell(card.outcome, card.outcome, detail=note) if note else text(card.outcome),
+    )
