@@ -3,8 +3,8 @@
 from clue_ray.report import numbers
 from clue_ray.report.read import StudyFiles
 from clue_ray.report.section import Section
-from clue_ray.report.tables import Cell, Table, text, written
-from clue_ray.scaling.forecasting.seal import Card, Judged, score
+from clue_ray.report.tables import Cell, Table, written
+from clue_ray.scaling.forecasting.seal import Card, score
 from clue_ray.spec.columns import short_label
 
 WORDS = (
@@ -12,7 +12,7 @@ WORDS = (
     "numbers and of the runs behind it. It was recomputed for this page from those runs. A hit is "
     "a measured value inside the 80% interval."
 )
-HEADS = ("forecast of", "sealed", "predicted [80%]", "measured", "error", "outcome")
+HEADS = ("outcome", "forecast of", "sealed", "predicted [80%]", "measured", "error")
 
 
 def sealed(files: StudyFiles) -> Section | None:
@@ -20,20 +20,16 @@ def sealed(files: StudyFiles) -> Section | None:
     if not files.seals:
         return None
     cards = [each.card for each in files.seals if each.card]
-    counted = f"{len(cards)} sealed forecasts verified: {score(cards)}"
+    problems = tuple(f"Not verified: {each.problem}" for each in files.seals if not each.card)
+    counted = (f"{len(cards)} verified; {score(cards)}", *_uncounted(len(problems)))
     tables = (_card_table(cards),) if cards else ()
-    points = tuple(_problem(each) for each in files.seals if each.card is None)
-    words = (WORDS, counted, *_refused(len(points)))
-    return Section("sealed", "Sealed forecasts", "sealed forecasts", words, (), tables, points)
+    words = (WORDS, " ".join(counted))
+    return Section("sealed", "Sealed forecasts", "sealed forecasts", words, (), tables, problems)
 
 
-def _refused(count: int) -> tuple[str, ...]:
-    """Count the files that are not in the score."""
-    return (f"Not verified, and not in the score: {count}.",) if count else ()
-
-
-def _problem(judged: Judged) -> str:
-    return f"Not verified: {judged.problem}"
+def _uncounted(count: int) -> tuple[str, ...]:
+    """State how many files are not in the score."""
+    return (f"{count} not verified, and so not in the score.",) if count else ()
 
 
 def _card_table(cards: list[Card]) -> Table:
@@ -44,14 +40,13 @@ def _card_table(cards: list[Card]) -> Table:
 
 def _row(card: Card) -> tuple[Cell, ...]:
     seal, (low, high) = card.seal, card.seal["intervals"]["0.8"]
-    where = f"at {short_label(seal['x'])} {numbers.significant(seal['at'], 3)}"
-    when, _, time = seal["sealed_at"].partition("T")
-    note = f"{card.note}" if card.note else ""
+    where = f"at {short_label(seal['x'])} {numbers.significant(seal['at'])}"
+    day, _, time = seal["sealed_at"].partition("T")
     return (
+        Cell(card.outcome, card.outcome, detail=card.note),
         Cell(short_label(seal["y"]), seal["y"], detail=where),
-        Cell(when, seal["sealed_at"], detail=time[:5]),
+        Cell(day, seal["sealed_at"], detail=time[:5]),
         written(numbers.interval(seal["value"], low, high)),
         written(numbers.significant(card.measured)),
         written(numbers.signed_percent(card.error)),
-        Cell(card.outcome, card.outcome, detail=note) if note else text(card.outcome),
     )

@@ -205,9 +205,14 @@ def judge_seals(folder: Path, runs: Runs) -> tuple[Judged, ...]:
     earliest first.
     """
     judged = [_judge(file, runs) for file in sorted((folder / FOLDER).glob("*.json"))]
-    cards = [each for each in judged if each.card]
-    cards.sort(key=lambda each: each.card.seal["sealed_at"] if each.card else "")
-    return (*cards, *(each for each in judged if each.card is None))
+    return tuple(sorted(judged, key=_age))
+
+
+def _age(judged: Judged) -> tuple[bool, str, float]:
+    """Return a sort key: by time of sealing, files without a card last."""
+    if judged.card is None:
+        return True, judged.file.name, 0.0
+    return False, judged.card.seal["sealed_at"], judged.card.seal["at"]
 
 
 def _judge(file: Path, runs: Runs) -> Judged:
