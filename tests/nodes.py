@@ -1,6 +1,6 @@
 """A Ray cluster of a head and two workers, as processes of this machine with separate disks.
 
-It runs in its own process (`python -m tests.nodes FOLDER`), so that a test can act as a user outside
+It runs in its own process (`python -m tests.nodes FOLDER`), so that a test can be a user outside
 the cluster. It prints its addresses as a line of JSON and then obeys lines of its input: `kill` (a
 worker node), `add` (a new one), `end`."""
 

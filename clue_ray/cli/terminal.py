@@ -175,7 +175,7 @@ class StudyView:
 
 def one_line(snapshot: Snapshot) -> str:
     """Return one line with the runs in training, their shares and the time left."""
-    running = "; ".join(f"{r.label} {r.share:.0%}" for r in snapshot.running) or "starting workers"
+    running = "; ".join(f"{r.label}: {r.share:.0%}" for r in snapshot.running) or "starting workers"
     return (
         f"[{snapshot.finished}/{len(snapshot.plan.runs)}] now: {running} | {_time_left(snapshot)}"
     )

@@ -11,7 +11,8 @@ from rich.console import Console
 
 from clue_ray.cli.tables import print_plan
 from clue_ray.cli.terminal import render_runs
-from clue_ray.report.figures.grids import grid_of
+from clue_ray.report.figures.grids import equal_columns, grid_of
+from clue_ray.report.figures.lines import axis_effect
 from clue_ray.report.figures.parallel import parallel_coordinates
 from clue_ray.report.figures.style import Encoding
 from clue_ray.report.page import write_report
@@ -41,11 +42,12 @@ NEW = Column(
 
 @pytest.fixture(params=["learning_rate", "event_dropout"])
 def added(request, monkeypatch) -> str:
-    """Make an axis, in the registry alone: of a setting, then of a column that nothing knows."""
+    """Make an axis, in the registry alone: of a setting, of a shape, or of an unknown column."""
     column = {
         "learning_rate": replace(
             COLUMNS["learning_rate"], label="peak rate", head="peak", axis=6, held=False
         ),
+        "item_layers": replace(COLUMNS["item_layers"], label="item depth", head="depth", axis=6),
         "event_dropout": NEW,
     }[request.param]
     monkeypatch.setitem(COLUMNS, column.name, column)
@@ -144,7 +146,7 @@ def test_laws_and_warnings_see_an_added_axis(added):
     assert set(found[0].x) == {"non_embedding_params", added}
     (warning,) = levers(table.assign(frontier=True))
     assert f"{short_label(added)} (4-fold)" in warning
-    seeds = table[:2].assign(**{added: [0.001, 0.002]}, seed=[0, 1])
+    seeds = table[:2].assign(**{added: [0.001, 0.002]}, seed=[0, 1], train_flops=1e9)
     assert len(set(settings_of(seeds))) == 2
 
 
@@ -154,6 +156,9 @@ def test_tables_and_figures_see_an_added_axis(added, tmp_path):
     assert short_label(added) in run_table(table).heads
     assert describe(table.iloc[0]).endswith(f"{COLUMNS[added].head} 0.001")
     assert Encoding.of(table).colour_column == added
+    assert added in equal_columns("sequence_length")
+    ax = axis_effect(axis_effects(table)[0], plt.figure().subplots())
+    assert f"lines: {short_label(added)}" in {text.get_text() for text in ax.texts}
     ax = parallel_coordinates(table, plt.figure().subplots())
     heads = [text.get_text().replace("\n", " ") for text in ax.get_xticklabels()]
     assert short_label(added) in heads
@@ -171,14 +176,21 @@ def test_a_report_sees_an_added_axis(added, tmp_path):
     assert re.search(rf"<th[^>]*>(<[^>]*>)*{short_label(added)}", page)
 
 
-@pytest.mark.parametrize("added", ["learning_rate"], indirect=True)
-def test_a_plan_sees_an_added_axis(added, corpus, tmp_path):
-    planned = plan(corpus, tmp_path, {"train.learning_rate": [0.001, 0.002]})
+@pytest.mark.parametrize(
+    ("added", "continued"),
+    [("learning_rate", [0.001, 0.002, 0.004, 0.008]), ("item_layers", [1, 2, 4, 8])],
+    indirect=["added"],
+)
+def test_a_plan_sees_an_added_axis(added, continued, corpus, tmp_path):
+    column, values = COLUMNS[added], continued[:2]
+    planned = plan(corpus, tmp_path, {column.field: values})
     console = Console(width=400, file=StringIO())
     print_plan(console, planned)
-    shown = " ".join(console.file.getvalue().split())
-    assert " peak " in shown
-    assert "the runs have 2 values of peak rate" in shown
+    shown = console.file.getvalue()
+    (heads,) = (line for line in shown.splitlines() if "params" in line)
+    assert f" {column.head} " in heads
+    assert f"the runs have 2 values of {column.label}" in shown
     first = planned.runs[0].run_id
-    assert StudyProgress(planned, lambda _: None).labels[first].endswith("peak 0.001")
-    assert continue_axis("train.learning_rate", [0.001, 0.002]) == [0.001, 0.002, 0.004, 0.008]
+    labels = StudyProgress(planned, lambda _: None).labels
+    assert labels[first].endswith(f"{column.head} {values[0]}")
+    assert continue_axis(column.field, values) == continued

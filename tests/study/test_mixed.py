@@ -1,4 +1,4 @@
-"""Data on CPU nodes, and runs of one, two and four workers on GPU nodes, without deadlock or idling.
+"""Data on CPU nodes, runs of one, two and four workers on GPU nodes, with no deadlock or idling.
 
 The GPUs are only declared, so nothing trains: each run holds its resources through Ray Tune and Ray
 Train, and writes down where and when."""

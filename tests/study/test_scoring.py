@@ -1,4 +1,4 @@
-"""Finished runs are evaluated on tasks through Ray Tune, once each; failures are sentences in rows."""
+"""Finished runs are evaluated on tasks through Ray Tune, once each."""
 
 import json
 import shutil
