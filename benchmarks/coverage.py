@@ -2,6 +2,7 @@
 
     python -m benchmarks.coverage            # 400 studies per row, about ten minutes on 2 cores
     python -m benchmarks.coverage --draws 100
+    python -m benchmarks.coverage --forecast # next to the intervals of `forecast`, no other table
 
 Each row draws studies from one law with normal noise and fits each with the package's defaults. It
 counts how often the reported interval covers the true exponent, floor and loss at ten times the
@@ -11,6 +12,10 @@ The noise is constant in log loss, as the fit assumes, with two exceptions. Rows
 show the cost of a wrong noise model. The last row uses the design, the fit and the residuals of
 real runs; it is printed only if these data are next to the checkout. The standard error of a
 coverage near 95 % is 1.1 points at 400 draws.
+
+With `--forecast`, the laws of one axis are drawn and a new run at ten times the compute is
+predicted twice: by the true law with `Fit.predict_run`, and by `forecast`, which is not told the
+law.
 """
 
 import argparse
@@ -32,6 +37,7 @@ from rich.table import Table
 
 from benchmarks.anchors import FITDATA, epoch_fit, epoch_points
 from clue_ray.scaling.fitting.fit import fit_law
+from clue_ray.scaling.forecasting.forecast import forecast
 from clue_ray.scaling.laws.catalogue import LAWS
 from clue_ray.scaling.laws.law import Floats
 
@@ -165,8 +171,41 @@ def coverage(case: Case, draws: int, workers: int = 1) -> dict[str, float]:
     return dict(zip(names, map(float, np.mean(held, axis=0)), strict=True))
 
 
+def compare_intervals(case: Case, seed: int) -> list[float]:
+    """Predict a new run at ten times the compute by the true law and by `forecast`.
+
+    Order: whether the 95 % intervals of law and forecast hold it, the same at 80 %, the ratio of
+    the widths at 95 % (forecast over law), and the relative errors of law and forecast."""
+    at, table = float(case.further[0]), case.draw(seed)
+    shock = case.noise * np.random.default_rng([seed, 1]).normal()
+    clean = float(case.loss(case.further[:, None])[0])
+    measured = clean + shock if case.additive else clean * np.exp(shock)
+    made, fit = forecast(table, x="x0", y="y", at=at), fit_law(case.law, table, x="x0", y="y")
+    held, widths = [], []
+    for level in (0.95, 0.8):
+        law, combined = fit.predict_run(x0=at, level=level)[1:], made.interval(level)
+        held += [_holds(law, measured), _holds(combined, measured)]
+        widths.append((combined[1] - combined[0]) / (law[1] - law[0]))
+    value = fit.predict(x0=at).value
+    return [*held, widths[0], abs(value / measured - 1), abs(made.value / measured - 1)]
+
+
 def _holds(ends: Sequence[float], truth: float) -> bool:
     return bool(ends[0] <= truth <= ends[1])
+
+
+def print_forecasts(draws: int, workers: int) -> None:
+    """Print coverage, width and error of `forecast` next to those of the true law."""
+    heads = ("95 % law", "forecast", "80 % law", "forecast", "width", "error, law", "forecast")
+    table = Table("law and study", *heads)
+    for case in (case for case in CASES if len(case.x) == 1):
+        with ProcessPoolExecutor(workers) as pool:
+            work = partial(compare_intervals, case)
+            found = np.array(list(pool.map(work, range(draws), chunksize=10)))
+        shares, (width, *errors) = found[:, :4].mean(axis=0), np.median(found[:, 4:], axis=0)
+        cells = [*(f"{share:.1%}" for share in shares), f"{width:.2f}"]
+        table.add_row(case.name, *cells, *(f"{error:.2%}" for error in errors))
+    Console(width=130).print(table)
 
 
 def main() -> None:
@@ -174,7 +213,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Coverage of nominal 95 % intervals.")
     parser.add_argument("--draws", type=int, default=400, help="studies per row")
     parser.add_argument("--workers", type=int, default=2, help="processes")
+    parser.add_argument("--forecast", action="store_true", help="compare with `forecast` instead")
     options = parser.parse_args()
+    if options.forecast:
+        print_forecasts(options.draws, options.workers)
+        return
     table = Table(
         "law and study", "exponent(s)", "floor", "loss at 10x", "within 93-98 %", "seconds"
     )

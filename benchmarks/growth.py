@@ -100,11 +100,14 @@ def grow(
 ) -> pd.DataFrame:
     """Add runs in rounds within a budget of FLOPs, by the package's rule."""
     spent = 0.0
-    while chosen := next_runs(*fit_headline(table), candidates, budget - spent, at)[:AT_ONCE]:
-        added = candidates[candidates["run_id"].isin([run["point"] for run in chosen])]
+    while True:
+        left = candidates[~candidates["run_id"].isin(table["run_id"])]
+        chosen = next_runs(*fit_headline(table), left, budget - spent, at)[:AT_ONCE]
+        if not chosen:
+            return table
+        added = left[left["run_id"].isin([run["point"] for run in chosen])]
         table = pd.concat([table, train(added, law, seed)], ignore_index=True)
         spent += float(added["train_flops"].sum())
-    return table
 
 
 def draw(law: tuple[float, ...], larger: int, seed: int) -> list[float]:

@@ -83,7 +83,7 @@ def predict(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Predict the loss at a training compute, or the compute for a loss, by the preferred law."""
+    """Forecast the loss at a training compute beyond the runs, or the compute for a loss."""
     from clue_ray.report.predict import predict_study
 
     answer = predict_study(directory, train_flops=train_flops, loss=loss)
@@ -91,6 +91,8 @@ def predict(
         print(json.dumps(answer.to_dict()))
     else:
         console.print(answer.sentence(), highlight=False)
+        for warning in answer.warnings:
+            console.print(f"warning: {warning}", style="yellow", highlight=False)
 
 
 def emit_laws(directory: Path, page: Path, as_json: bool) -> None:

@@ -102,13 +102,16 @@ def test_law_line_passes_through_its_predictions_up_to_ten_times_the_compute(
         assert loss[-1] == pytest.approx(row["loss_at_10x"])
 
 
-def test_preferred_law_alone_has_a_band_and_the_band_holds_it(analysis: Analysis, ax: Axes) -> None:
-    band = headline.interval_band(analysis)
+def test_the_forecast_alone_has_a_band_and_the_band_holds_it(analysis: Analysis, ax: Axes) -> None:
+    band = headline.forecast_band(analysis)
+    assert band is not None
     headline.loss_against_compute(analysis, ax, band=band)
-    curve = analysis.fits[analysis.preferred].curve(band.train_flops)
-    assert np.all(band.low <= curve)
-    assert np.all(curve <= band.high)
+    assert np.all(band.low <= band.value)
+    assert np.all(band.value <= band.high)
+    assert analysis.forecast is not None
+    assert band.value[-1] == pytest.approx(analysis.forecast.value)
     assert [c.get_gid() for c in ax.collections].count("band") == 1
+    assert [line.get_gid() for line in ax.lines].count("forecast") == 1
 
 
 def test_levels_and_axes_are_labelled_with_units(analysis: Analysis, ax: Axes) -> None:

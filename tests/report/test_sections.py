@@ -141,7 +141,7 @@ def test_seeds_are_pooled_over_repeated_configurations() -> None:
 
 
 @pytest.mark.parametrize(
-    ("floor", "words"), [(1.0, []), (99.0, ["The loss of the best run", "The predicted loss"])]
+    ("floor", "words"), [(1.0, []), (99.0, ["The loss of the best run", "The forecast loss"])]
 )
 def test_a_floor_above_the_runs_is_a_doubt(tmp_path: Path, floor: float, words: list[str]) -> None:
     corpus = {"bayes_loss": {"8": floor}, "bayes_loss_candidates": 256}

@@ -16,6 +16,7 @@ from clue_ray.scaling.answering.warnings import influential
 from clue_ray.scaling.fitting.fit import fit_law
 from clue_ray.scaling.fitting.frontier import frontier, mark, settings_of
 from clue_ray.scaling.fitting.result import Prediction
+from clue_ray.scaling.forecasting.forecast import forecast
 from clue_ray.scaling.judging.backtest import trend
 from clue_ray.scaling.judging.panels import compare_bic
 
@@ -99,10 +100,10 @@ def test_axes_hold_everything_else_equal(analysis: Analysis) -> None:
 
 def test_answer_table_and_document(analysis: Analysis) -> None:
     answer, rows = analysis.answer(), analysis.law_table()
-    assert answer.count("95 %") == 2
-    assert "At ten times the compute" in answer
-    assert f"the {LAW_WORDS[analysis.preferred]} predicts" in answer
-    assert "Its mean absolute error on larger runs in the backtest was" in answer
+    made = analysis.forecast
+    assert made is not None
+    assert f"the loss is forecast to be {made.value:.2f} nats (80 % interval: " in answer
+    assert made.record() in answer
     assert rows[0]["law"] == analysis.preferred
     assert {row["law"] for row in rows} == set(LAWS)
     for row in rows:
@@ -115,6 +116,8 @@ def test_answer_table_and_document(analysis: Analysis) -> None:
         assert row["backtest_error_nats"] == judged["mean_absolute_error"]
     document = json.loads(json.dumps(analysis.to_dict(), allow_nan=False))
     assert document["answer"] == answer
+    assert document["forecast"]["value"] == made.value
+    assert document["forecast"]["intervals"]["0.8"] == list(made.interval(0.8))
     assert document["preferred"] == analysis.preferred
     assert len(document["backtest"]["rows"]) == len(analysis.backtest.rows)
 
@@ -163,28 +166,29 @@ def test_answer_says_what_was_measured_then_what_is_predicted(little: Analysis) 
         "58 times more compute, 3.3e12 instead of 5.7e10 FLOP, lowered the held-out loss from "
         "5.470 to 5.225 nats (chance: ln 256 = 5.545"
     )
-    row = little.law_table()[0]
+    made = little.forecast
+    assert made is not None
+    low, high = made.interval(0.8)
     assert predicted.startswith(
-        f"At ten times the compute, 3.3e13 FLOP, the power law plus constant predicts "
-        f"{row['loss_at_10x']:.2f} nats (95 % interval: "
+        f"At 3.3e13 FLOP, 10 times the compute of the largest run on the frontier, the loss is "
+        f"forecast to be {made.value:.2f} nats (80 % interval: {low:.2f} to {high:.2f}). From fewer"
     )
-    assert f"in the backtest was {row['backtest_error_nats']:.3f} nats." in predicted
-    assert "The four fitted laws predict" in predicted
-    tied = [law for law in little.law_table() if law["as_good"]]
-    assert {law["law"] for law in tied} == {little.preferred, *little.backtest.tied}
-    low, high = (
-        end([law[f"loss_at_10x_{name}"] for law in tied])
-        for end, name in ((min, "low"), (max, "high"))
-    )
-    assert predicted.endswith(f"indistinguishable backtest error is {low:.2f} to {high:.2f}.")
-    assert low < row["loss_at_10x_low"]
+    assert "public sets of scaling runs" in predicted
+
+
+def test_the_forecast_uses_every_run_and_predicts_beyond_them(little: Analysis) -> None:
+    table = little.points
+    alone = forecast(table, x="train_flops", y="loss", at=10 * table["train_flops"].max())
+    assert little.forecast is not None
+    assert little.forecast.value == pytest.approx(alone.value)
+    assert little.forecast.reach == pytest.approx(10)
 
 
 def test_answer_does_not_credit_compute_that_bought_nothing() -> None:
     best_first = short().assign(loss=[5.2, 5.47, 5.44, 5.41, 5.3, 5.27, 5.9])
     answer = analyse(Runs(best_first), ["power_law"]).answer()
-    assert "reached with the least compute, 5.7e10 FLOP" in answer
-    assert "58 times more compute did not lower it" in answer
+    assert answer.startswith("There is no answer yet for more compute.")
+    assert "forecast to be" not in answer
     guesses = short().assign(loss=[5.70, 5.69, 5.68, 5.67, 5.66, 5.65, 5.9])
     assert "so nothing was learned" in analyse(Runs(guesses), ["power_law"]).answer()
 
@@ -362,14 +366,3 @@ def test_a_run_that_carries_the_answer_is_named() -> None:
     assert "depends on run run7" in said[0]
     assert influential(moved, Prediction(5.0, 4.1, 5.1)) == []
     assert influential(moved, None) == []
-
-
-def test_a_held_out_run_outside_the_law_is_the_first_warning() -> None:
-    table = study()
-    kind = Runs(table)
-    assert not any(
-        "that the power law predicted" in warning for warning in analyse(kind, LAWS[:2]).warnings
-    )
-    largest = table["train_flops"].idxmax()
-    table.loc[largest, "loss"] *= 0.97
-    assert "held out of the fit, measured" in analyse(Runs(table), LAWS[:2]).warnings[0]

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 from matplotlib.axes import Axes
 
-from clue_ray.report.figures.headline import interval_band
+from clue_ray.report.figures.headline import law_band
 from clue_ray.report.figures.style import DASHES, INK, LAW_COLOUR, MUTED, label, log_axis
 from clue_ray.report.numbers import shortened
 from clue_ray.scaling.answering.analysis import Analysis
@@ -21,10 +21,10 @@ def two_laws(names: Sequence[str], analyses: Sequence[Analysis], ax: Axes) -> Ax
     log_axis(ax)
     shown = []
     for name, analysis, colour, marker in zip(names, analyses, COLOURS, MARKERS, strict=True):
-        points, band = analysis.points[analysis.points["frontier"]], interval_band(analysis)
-        curve = analysis.fits[analysis.preferred].curve(band.train_flops)
+        points, band = analysis.points[analysis.points["frontier"]], law_band(analysis)
+        curve = analysis.fits[analysis.preferred].curve(band[0])
         ax.fill_between(*band, color=colour, alpha=0.13, linewidth=0)
-        ax.plot(band.train_flops, curve, color=colour, linewidth=1.8, label=shortened(name))
+        ax.plot(band[0], curve, color=colour, linewidth=1.8, label=shortened(name))
         ax.plot(points["train_flops"], points["loss"], marker, color=colour, markersize=5)
         shown += [*points["loss"], float(curve[-1])]
     ends = [one.points["train_flops"].agg(["min", "max"]).to_numpy(dtype=float) for one in analyses]

@@ -1,6 +1,6 @@
-"""Draw the headline plot: held-out loss of every run over training compute, with the laws.
+"""Draw the headline plot: held-out loss of every run over compute, with forecast and laws.
 
-The preferred law and its interval are prominent; other laws and runs off the frontier are subdued.
+The forecast and its interval are prominent; the laws and runs off the frontier are subdued.
 A run far above chance would compress the loss axis and carries no information about a law, so an
 arrow at the upper edge shows it instead (`highest_shown`, `mark_clipped`).
 """
@@ -32,11 +32,14 @@ from clue_ray.report.figures.style import (
 )
 from clue_ray.report.numbers import significant
 from clue_ray.scaling.answering.analysis import Analysis
+from clue_ray.scaling.laws.law import Floats
 
 MARGIN = 0.15
 """Largest reach of a loss axis above chance, as a share of the distance from the lowest loss."""
 EXTRAPOLATION = 10.0
 """Factor beyond the compute of the largest run up to which the laws are drawn."""
+NEXT, FORECASTS = 1.02, 13
+"""First forecast's compute over that of the last frontier run, and number of places drawn."""
 HEADROOM = 0.1
 """Space above the highest loss that the axis must show, as a share of the range of losses."""
 
@@ -58,9 +61,10 @@ RING: dict[str, Any] = {
 
 
 class Band(NamedTuple):
-    """The 95% interval of the preferred law in nats at each training compute in FLOP, (places,)."""
+    """The forecast and its 80% interval in nats at each training compute in FLOP, (places,)."""
 
     train_flops: npt.NDArray[np.float64]
+    value: npt.NDArray[np.float64]
     low: npt.NDArray[np.float64]
     high: npt.NDArray[np.float64]
 
@@ -81,7 +85,7 @@ def loss_against_compute(
         source: an Analysis, or a runs table without laws.
         ax: the axes to draw on.
         baselines: names and losses of the baselines.
-        band: the interval of the preferred law, where several drawings share it.
+        band: the forecast and its interval, where several drawings share them.
         floor: the lowest loss that an encoder can have, in nats.
     """
     points = source.points if isinstance(source, Analysis) else source
@@ -90,8 +94,9 @@ def loss_against_compute(
     drawn_band = None
     log_axis(ax)
     if isinstance(source, Analysis):
-        drawn_band = band or interval_band(source)
-        _laws(source, ax, drawn_band)
+        drawn_band = band or forecast_band(source)
+        _laws(source, ax)
+        _forecast(ax, drawn_band)
         _extrapolation_zone(ax, largest)
     _runs(points, ax)
     if candidates:
@@ -115,16 +120,27 @@ def loss_against_compute(
     return ax
 
 
-def interval_band(analysis: Analysis) -> Band:
-    """Evaluate the preferred law's 95% interval from the smallest run to ten times the largest.
+def forecast_band(analysis: Analysis) -> Band | None:
+    """Forecast from the largest run on the frontier to ten times the largest; None without one."""
+    if analysis.forecaster is None:
+        return None
+    start, end = analysis.forecaster.end, float(analysis.points["train_flops"].max())
+    compute = np.geomspace(start * NEXT, end * EXTRAPOLATION, FORECASTS)
+    made = [analysis.forecaster.at(float(place)) for place in compute]
+    low, high = np.array([one.interval(0.8) for one in made]).T
+    return Band(compute, np.array([one.value for one in made]), low, high)
+
+
+def law_band(analysis: Analysis) -> tuple[Floats, Floats, Floats]:
+    """Evaluate the preferred law's 95% interval along the runs: compute, low and high, (places,).
 
     Places where the law is not positive are left out; an unbounded end is far outside any plot.
     """
-    fit = analysis.fits[analysis.preferred]
-    compute = _compute(analysis, 61)
+    fit, spent = analysis.fits[analysis.preferred], analysis.points["train_flops"]
+    compute = np.geomspace(float(spent.min()), float(spent.max()), 61)
     compute = compute[fit.curve(compute) > 0]
     low, high = fit.band(compute)
-    return Band(compute, low, np.nan_to_num(high, posinf=1e3))
+    return compute, low, np.nan_to_num(high, posinf=1e3)
 
 
 def highest_shown(losses: Iterable[float], candidates: int | None) -> float:
@@ -172,7 +188,7 @@ def _compute(analysis: Analysis, count: int) -> npt.NDArray[np.float64]:
     return np.geomspace(float(compute.min()), float(compute.max()) * EXTRAPOLATION, count)
 
 
-def _laws(analysis: Analysis, ax: Axes, band: Band) -> None:
+def _laws(analysis: Analysis, ax: Axes) -> None:
     compute = _compute(analysis, 121)
     rivals = [name for name in analysis.fits if name != analysis.preferred]
     looks: dict[str, dict[str, Any]] = {
@@ -185,12 +201,29 @@ def _laws(analysis: Analysis, ax: Axes, band: Band) -> None:
         for i, name in enumerate(rivals)
     }
     name = f"{law_label(analysis.preferred)} (preferred)"
-    looks[analysis.preferred] = {"color": LAW_COLOUR, "linewidth": 2, "label": name, "zorder": 3}
-    ax.fill_between(*band, color=LAW_COLOUR, alpha=0.15, linewidth=0, zorder=1, gid="band")
+    looks[analysis.preferred] = {"color": INK, "linewidth": 1.2, "label": name, "zorder": 3}
     for law, look in looks.items():
         ax.plot(
             compute, analysis.fits[law].curve(compute), gid=f"law-{law}", **{"zorder": 2, **look}
         )
+
+
+def _forecast(ax: Axes, band: Band | None) -> None:
+    if band is None:
+        return
+    ax.fill_between(
+        band.train_flops,
+        band.low,
+        band.high,
+        color=LAW_COLOUR,
+        alpha=0.2,
+        linewidth=0,
+        zorder=1,
+        gid="band",
+    )
+    name = "forecast, 80% interval"
+    look: dict[str, Any] = {"color": LAW_COLOUR, "linewidth": 2.2, "zorder": 4, "label": name}
+    ax.plot(band.train_flops, band.value, gid="forecast", **look)
 
 
 def _extrapolation_zone(ax: Axes, start: float) -> None:
@@ -305,8 +338,8 @@ def _span(points: pd.DataFrame, levels: Sequence[float]) -> tuple[float, float]:
 
 
 def _law_lines(ax: Axes) -> list[Line2D]:
-    """Return the lines of the laws, the preferred one first."""
-    lines = [line for line in ax.lines if str(line.get_gid()).startswith("law-")]
+    """Return the lines of the forecast and the laws, the preferred law first among these."""
+    lines = [line for line in ax.lines if str(line.get_gid()).startswith(("forecast", "law-"))]
     return sorted(lines, key=lambda line: -line.get_zorder())
 
 

@@ -10,7 +10,7 @@ import pandas as pd
 
 from clue_ray.report import numbers, tables
 from clue_ray.report.figures.files import OF_A_RUN, Picture, picture
-from clue_ray.report.figures.headline import Band, clipped_runs, interval_band, loss_against_compute
+from clue_ray.report.figures.headline import Band, clipped_runs, forecast_band, loss_against_compute
 from clue_ray.report.figures.style import law_label
 from clue_ray.report.read import StudyFiles
 from clue_ray.scaling.answering.analysis import Analysis
@@ -31,7 +31,7 @@ def against_floor(files: StudyFiles, analysis: Analysis | None) -> list[str]:
     floor = min(files.floor.values(), default=None)
     if floor is None or analysis is None:
         return []
-    best, ahead = float(analysis.points["loss"].min()), analysis.law_table()[0]["loss_at_10x"]
+    best, ahead = float(analysis.points["loss"].min()), analysis.forecast
     warnings = []
     if best < floor:
         warnings.append(
@@ -39,10 +39,10 @@ def against_floor(files: StudyFiles, analysis: Analysis | None) -> list[str]:
             f"of this planted log can reach, {floor:.3f} nats: the evaluation pool is small, or "
             "the bound belongs to another log."
         )
-    if not analysis.no_answer_reason and ahead is not None and ahead < floor:
+    if ahead is not None and ahead.value < floor:
         warnings.append(
-            f"The predicted loss, {ahead:.2f} nats, is below the lowest loss that an encoder of "
-            f"this planted log can reach, {floor:.3f} nats, so the law does not hold that far."
+            f"The forecast loss, {ahead.value:.2f} nats, is below the lowest loss that an encoder "
+            f"of this planted log can reach, {floor:.3f} nats, so it cannot come true."
         )
     return warnings
 
@@ -66,7 +66,7 @@ def headline(files: StudyFiles, analysis: Analysis | None) -> Picture | None:
         for _, run in points.iterrows()
         for mark in OF_A_RUN
     }
-    band = interval_band(analysis) if analysis else None
+    band = forecast_band(analysis) if analysis else None
     baselines = [(str(baseline["name"]), float(baseline["loss"])) for baseline in files.baselines]
     draw = partial(
         loss_against_compute,
@@ -85,8 +85,9 @@ def _caption(
     caption = "Every finished run: held-out loss against training compute."
     if analysis:
         caption += (
-            f" The thick line is the {law_label(analysis.preferred)} with its 95% interval, thin "
-            "lines are the other laws. Outlined runs are on the frontier: no run has a lower loss "
+            " The thick line is the forecast with its 80% interval; thin lines are single laws, "
+            f"fitted without the held-out runs (black: the {law_label(analysis.preferred)}, which "
+            "is preferred). Outlined runs are on the frontier: no run has a lower loss "
             "at the same compute, or a much lower loss at slightly more."
         )
     if len(clipped_runs(analysis.points if analysis else points, levels)):

@@ -16,9 +16,10 @@ from clue_ray.report.figures.laws import Alternative, backtest_errors, draw_alte
 from clue_ray.report.figures.style import law_label
 from clue_ray.report.section import Section
 from clue_ray.report.tables import Cell, Table, text, written
-from clue_ray.scaling.answering.analysis import Analysis, reach
+from clue_ray.scaling.answering.analysis import Analysis
 from clue_ray.scaling.answering.sentences import listing, number
-from clue_ray.scaling.fitting.result import Fit, Prediction
+from clue_ray.scaling.fitting.result import Fit
+from clue_ray.scaling.forecasting.forecast import Forecast
 from clue_ray.scaling.judging.backtest import LOOK_AHEAD
 
 AUTHORS = (
@@ -75,13 +76,6 @@ def _law_sentence(analysis: Analysis) -> str:
         return f"No law is preferred. The {name} is drawn; {error}."
     lowest = all(best <= error for error in errors.values())
     start = f"The {name} is preferred{': it has the lowest backtest error' if lowest else ''}"
-    if tied := [law for law in analysis.backtest.tied if law != analysis.preferred]:
-        others = " or ".join(f"the {law_label(law)}" for law in tied)
-        why = " because it has a floor" if analysis.fits[analysis.preferred].law.floor else ""
-        start = (
-            f"The backtest does not distinguish the {name} from {others}; the {name} is "
-            f"preferred{why}"
-        )
     sentence = f"{start}. Fitted to cheaper runs, {error}"
     if errors:
         rival = min(errors, key=lambda law: errors[law])
@@ -111,8 +105,8 @@ def alternatives(analysis: Analysis) -> Section:
         "title": "What would change the answer",
         "nav": "alternatives",
     }
-    ahead = reach(fit, LOOK_AHEAD * float(analysis.points["train_flops"].max()))
-    if analysis.no_answer_reason or ahead is None:
+    ahead = analysis.forecast
+    if ahead is None:
         return Section(**base, tables=(known,))
     drawn = picture(
         "alternatives",
@@ -127,59 +121,63 @@ def alternatives(analysis: Analysis) -> Section:
 
 def _caption() -> str:
     return (
-        f"Held-out loss predicted at {LOOK_AHEAD} times the compute: the answer with its 95% "
-        "interval (top, shaded), other ways to fit the same law, other laws, and the same law with "
-        "each run left out in turn."
+        f"Held-out loss predicted at {LOOK_AHEAD} times the compute: the forecast with its 80% "
+        "interval (top, shaded), the preferred law, other ways to fit it, other laws, and the "
+        "preferred law with each run left out in turn."
     )
 
 
-def _choices(analysis: Analysis, ahead: Prediction) -> list[Alternative]:
-    """List the answer and its alternatives, in the order of the figure."""
+def _choices(analysis: Analysis, ahead: Forecast) -> list[Alternative]:
+    """List the forecast and its alternatives, in the order of the figure."""
     panels = analysis.panels
-    rest = panels.sensitivity.iloc[1:]
+    rest = panels.sensitivity.dropna(subset=["predicted"])
     named = [
         Alternative(_choice_label(row), [float(row["predicted"])]) for _, row in rest.iterrows()
     ]
     left_out = Alternative("each run left out", panels.influence["predicted"].dropna().to_list())
-    return [Alternative("the answer", [ahead.value], ahead.low, ahead.high), *named, left_out]
+    low, high = ahead.interval(0.8)
+    return [Alternative("the forecast", [ahead.value], low, high), *named, left_out]
 
 
 def _choice_label(row: Any) -> str:
     """Return the name of a row of the sensitivity table."""
+    if row["variant"] == "as fitted":
+        return f"{law_label(row['law'])} (preferred)"
     if row["variant"] == "another law":
         return law_label(row["law"])
     return CHOICES.get(row["variant"], row["variant"])
 
 
-def _spread(analysis: Analysis, ahead: Prediction) -> str:
-    """State the range of the alternatives, and which lie outside the interval of the answer."""
-    rest = analysis.panels.sensitivity.iloc[1:].dropna(subset=["predicted"])
+def _spread(analysis: Analysis, ahead: Forecast) -> str:
+    """State the range of single laws, and which lie outside the interval of the forecast."""
+    rest = analysis.panels.sensitivity.dropna(subset=["predicted"])
     if rest.empty:
-        return "No other choice could be fitted."
+        return "No single law could be fitted."
     low, high = float(rest["predicted"].min()), float(rest["predicted"].max())
-    outside = rest[(rest["predicted"] < ahead.low) | (rest["predicted"] > ahead.high)]
-    ends = numbers.interval(*ahead)
-    start = f"The answer is {ends} nats; {number(len(rest))} other choices give {_two(low, high)}"
+    lowest, highest = ahead.interval(0.8)
+    outside = rest[~rest["predicted"].between(lowest, highest)]
+    start = (
+        f"The forecast is {numbers.significant(ahead.value)} nats (80 % interval: "
+        f"{_two(lowest, highest)}); {number(len(rest))} single fits give {_two(low, high)}"
+    )
     if outside.empty:
         return f"{start}, all within that interval."
     names = listing([_choice_label(row) for _, row in outside.iterrows()])
-    return (
-        f"{start}, outside that interval for {names}: the interval does not include the "
-        "uncertainty about the form of the law."
-    )
+    return f"{start}; outside the interval: {names}."
 
 
-def _most_influential(analysis: Analysis, ahead: Prediction) -> list[str]:
+def _most_influential(analysis: Analysis, ahead: Forecast) -> list[str]:
     moved = analysis.panels.influence.dropna(subset=["change"])
     if moved.empty:
         return []
     first = moved.iloc[0]
-    inside = "within" if ahead.low <= first["predicted"] <= ahead.high else "outside"
+    low, high = ahead.interval(0.8)
+    inside = "within" if low <= first["predicted"] <= high else "outside"
     where = analysis.points.loc[analysis.points["run_id"] == first["run"]]
     name = tables.describe(where.iloc[0]) if len(where) else str(first["run"])
     return [
-        f"The run with the largest influence is {name}: without it the law predicts "
-        f"{numbers.significant(first['predicted'])} nats, {inside} the interval."
+        f"The run with the largest influence on the preferred law is {name}: without it the law "
+        f"predicts {numbers.significant(first['predicted'])} nats, {inside} the interval."
     ]
 
 
@@ -232,7 +230,7 @@ def _correlation(value: float) -> str:
 def _sensitivity_table(analysis: Analysis) -> Table:
     rows = []
     for _, row in analysis.panels.sensitivity.iterrows():
-        name = "the answer" if row["variant"] == "as fitted" else _choice_label(row)
+        name = _choice_label(row)
         exponent = written(numbers.significant(row["exponent"]))
         rows.append((Cell(name, name, detail=str(row["reason"])), exponent, *_moved(row)))
     heads = ("choice", "exponent", "predicted loss, nats", "change")

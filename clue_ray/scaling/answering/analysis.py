@@ -1,9 +1,11 @@
 """Analyse a runs table: laws of held-out loss in compute, their backtest, the effect of every axis.
 
-The laws are fitted to the compute frontier without its largest level, which is held out. The law
-with the lowest backtest error is preferred, provided that its loss falls with compute. The panels
-(BIC, sensitivity, influence, identifiability) all examine one number: the prediction of the
-preferred law at ten times the compute.
+The answer is a forecast at ten times the compute, which combines laws and is calibrated by backtest
+(scaling/forecasting). The laws one by one are the evidence next to it. They are fitted to the
+compute frontier without its largest level, which is held out. The law with the lowest backtest
+error is preferred, provided that its loss falls with compute. The panels (BIC, sensitivity,
+influence, identifiability) all examine one number: the prediction of the preferred law at ten times
+the compute.
 """
 
 import json
@@ -19,11 +21,12 @@ from clue_ray.errors import FitError, nearest
 from clue_ray.runs import Runs, chance_loss
 from clue_ray.scaling.answering import warnings as checks
 from clue_ray.scaling.answering.axes import AxisEffect, axis_effects
-from clue_ray.scaling.answering.sentences import law_words, lowest, measured, predicted
+from clue_ray.scaling.answering.sentences import forecasted, law_words, lowest, measured
 from clue_ray.scaling.fitting.fit import fit_law
 from clue_ray.scaling.fitting.frontier import LARGEST_LEVEL_SHARE, MIN_FITTED_RUNS, X, Y, mark
 from clue_ray.scaling.fitting.result import Fit, Prediction
 from clue_ray.scaling.fitting.table import candidates_of, select
+from clue_ray.scaling.forecasting.forecast import Forecast, Forecaster
 from clue_ray.scaling.judging.backtest import (
     BASELINE_LAW,
     LOOK_AHEAD,
@@ -83,7 +86,8 @@ class Analysis:
         fits: laws of the loss in train_flops by name, fitted without the held-out runs.
         backtest: how well each law predicted larger runs.
         preferred: the law selected by `select_law`; without an answer, the law to draw.
-        no_answer_reason: why no law is preferred; empty where one is.
+        no_answer_reason: why there is no forecast; empty where there is one.
+        forecaster: forecasts at any compute beyond the runs; None without an answer.
         axes: the effect of each swept axis.
         panels: BIC, sensitivity, influence, identifiability of the preferred law's prediction.
         warnings: at most one sentence per subject, the most serious first.
@@ -96,9 +100,17 @@ class Analysis:
     backtest: Backtest
     preferred: str
     no_answer_reason: str
+    forecaster: Forecaster | None
     axes: list[AxisEffect]
     panels: Panels
     warnings: list[str]
+
+    @cached_property
+    def forecast(self) -> Forecast | None:
+        """The loss forecast at `LOOK_AHEAD` times the largest compute; None without an answer."""
+        if self.forecaster is None:
+            return None
+        return self.forecaster.at(LOOK_AHEAD * float(self.points[X].max()))
 
     def law_table(self) -> list[dict[str, Any]]:
         """List the laws, the preferred one first, with errors and intervals; None where unknown."""
@@ -142,11 +154,11 @@ class Analysis:
         return {"held_out_error": gap / float(best[Y]), "held_out_error_nats": gap}
 
     def answer(self) -> str:
-        """Describe the gain from compute so far and the prediction at ten times the compute."""
+        """Describe the gain from compute so far and the forecast at ten times the compute."""
         scored = (self.points, self.candidates, self.chance)
-        if self.no_answer_reason:
+        if self.forecast is None:
             return f"{self.no_answer_reason} {lowest(*scored)}"
-        return f"{measured(*scored)} {predicted(self._law_rows, self.points)}"
+        return f"{measured(*scored)} {forecasted(self.forecast)}"
 
     def to_dict(self) -> dict[str, Any]:
         """Return the analysis as JSON-able values, the content of fits.json."""
@@ -154,6 +166,7 @@ class Analysis:
             "answer": self.answer(),
             "preferred": self.preferred,
             "no_answer_reason": self.no_answer_reason,
+            "forecast": self.forecast and self.forecast.to_dict(),
             "candidates": self.candidates,
             "chance": self.chance,
             "laws": self.law_table(),
@@ -205,39 +218,53 @@ def analyse(runs: Runs, laws: Sequence[str], hold_out: str = "largest_compute") 
     fits, left_out = _fit_all(fitted, laws)
     judged, limits = _judge(points, list(fits))
     preferred, no_answer_reason = select_law(judged, fits, points[X])
+    candidates = candidates_of(points) or 0
+    chance = chance_loss(candidates)
+    forecaster, no_answer_reason = _forecaster(points, chance, no_answer_reason)
     fit, far = fits[preferred], LOOK_AHEAD * float(points[X].max())
     ahead = None if no_answer_reason else reach(fit, far)
+    made = forecaster.at(far) if forecaster else None
     panels = _build_panels(preferred, fits, fitted, list(fits), {X: far})
-    candidates = candidates_of(points) or 0
     warnings = [
-        *([] if no_answer_reason else checks.held_out_outside(points, fit)),
-        *checks.open_question(points, ahead),
+        *(made.warnings if made else ()),
+        *checks.open_question(points, made),
         *(basis or checks.few_runs(fit)),
-        *(limits or checks.undecided(judged, fits)),
+        *limits,
         *checks.influential(panels.influence, ahead),
         *checks.levers(points),
         *checks.one_seed(points),
-        *checks.above_chance(points, chance_loss(candidates)),
+        *checks.above_chance(points, chance),
         *checks.floors(fits, checks.decades_of(fitted[X])),
         *checks.at_bound(fit),
         *panels.identifiability[preferred].warnings,
-        *(checks.other_interval(fit, far) if ahead else []),
         *left_out,
         *_counted(runs),
     ]
-    chance, axes = chance_loss(candidates), axis_effects(points)
     return Analysis(
-        points,
-        candidates,
-        chance,
-        fits,
-        judged,
-        preferred,
-        no_answer_reason,
-        axes,
-        panels,
-        warnings,
+        points=points,
+        candidates=candidates,
+        chance=chance,
+        fits=fits,
+        backtest=judged,
+        preferred=preferred,
+        no_answer_reason=no_answer_reason,
+        forecaster=forecaster,
+        axes=axis_effects(points),
+        panels=panels,
+        warnings=warnings,
     )
+
+
+def _forecaster(
+    points: pd.DataFrame, chance: float, no_answer_reason: str
+) -> tuple[Forecaster | None, str]:
+    """Return what forecasts beyond the runs, or None with the reason why nothing does."""
+    if no_answer_reason:
+        return None, no_answer_reason
+    try:
+        return Forecaster.build(points, x=X, y=Y, chance=chance), ""
+    except FitError as error:
+        return None, f"There is no answer yet for more compute. {error}"
 
 
 def reach(fit: Fit, train_flops: float) -> Prediction | None:

@@ -1,16 +1,15 @@
 """Write the answer of a study in a few plain sentences.
 
-The answer states what was measured first, then what is predicted: the value, its interval, the
-backtest error of the law and the spread over the other laws. The helpers for numbers and lists are
+The answer states what was measured first, then what is forecast: the value, its interval, how far
+beyond the runs, and how such forecasts fared. The helpers for numbers and lists are
 shared with the warnings and the report, so that all of them round alike.
 """
 
 from collections.abc import Sequence
-from typing import Any
 
 import pandas as pd
 
-from clue_ray.scaling.judging.backtest import LOOK_AHEAD
+from clue_ray.scaling.forecasting.forecast import Forecast
 from clue_ray.scaling.laws.catalogue import LAWS
 
 NUMBERS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
@@ -43,22 +42,13 @@ def lowest(points: pd.DataFrame, candidates: int, chance: float) -> str:
     return f"The lowest held-out loss of {len(points)} runs is {best:.3f} nats ({level})."
 
 
-def predicted(rows: list[dict[str, Any]], points: pd.DataFrame) -> str:
-    """Describe the prediction at `LOOK_AHEAD` times the compute, and the error in the backtest."""
-    row, largest = rows[0], float(points["train_flops"].max())
-    best = points.sort_values(["loss", "train_flops"]).iloc[0]
-    law, budget = law_words(row["law"]), flop(LOOK_AHEAD * largest)
-    if row["loss_at_10x"] is None:
-        return (
-            f"The {law} is not positive at {budget} FLOP, so it predicts no loss there; fit "
-            "another law."
-        )
-    base = "compute" if best["train_flops"] == largest else "largest compute"
-    ends = _ends(row["loss_at_10x_low"], row["loss_at_10x_high"])
+def forecasted(forecast: Forecast) -> str:
+    """State the forecast, its 80 % interval, its reach, and how such forecasts fared."""
+    low, high = forecast.interval(0.8)
     return (
-        f"At ten times the {base}, {budget} FLOP, the {law} predicts {row['loss_at_10x']:.2f} nats "
-        f"(95 % interval: {ends}). Its mean absolute error on larger runs in the backtest was "
-        f"{row['backtest_error_nats']:.3f} nats.{_rivals(rows)}"
+        f"At {flop(forecast.at)} FLOP, {_times(forecast.reach)} times the compute of the largest "
+        f"run on the frontier, the loss is forecast to be {forecast.value:.2f} nats (80 % "
+        f"interval: {low:.2f} to {high:.2f}). {forecast.record()}"
     )
 
 
@@ -92,35 +82,3 @@ def _chance_level(best: float, candidates: int, chance: float) -> str:
     """State the chance level, and that nothing was learned where the best loss is not below it."""
     level = f"chance: ln {candidates} = {chance:.3f}"
     return f"{level}, so nothing was learned" if best >= chance else level
-
-
-def _ends(low: float | None, high: float | None) -> str:
-    """Format the ends of an interval in nats; None is an end that the data do not bound."""
-    if low is None and high is None:
-        return "unbounded"
-    if low is None:
-        return f"below {high:.2f}"
-    return f"above {low:.2f}" if high is None else f"{low:.2f} to {high:.2f}"
-
-
-def _rivals(rows: list[dict[str, Any]]) -> str:
-    """Describe the spread of all predictions, and the intervals of the equally good laws.
-
-    The choice of the law is often a larger uncertainty than the interval of one law.
-    """
-    ahead = [row for row in rows if row["loss_at_10x"] is not None]
-    if len(ahead) < 2:
-        return ""
-    values = [row["loss_at_10x"] for row in ahead]
-    spread = (
-        f" The {number(len(values))} fitted laws predict {min(values):.2f} to {max(values):.2f}"
-    )
-    level = [row for row in ahead if row["as_good"]]
-    if len(level) < 2:
-        return f"{spread}."
-    lows, highs = ([row[f"loss_at_10x_{end}"] for row in level] for end in ("low", "high"))
-    ends = _ends(None if None in lows else min(lows), None if None in highs else max(highs))
-    return (
-        f"{spread}; the union of the 95 % intervals of the laws with indistinguishable backtest "
-        f"error is {ends}."
-    )

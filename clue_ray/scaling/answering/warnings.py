@@ -6,42 +6,23 @@ Each function returns an empty list or one sentence. `analyse` orders them, the 
 import numpy as np
 import pandas as pd
 
-from clue_ray.errors import FitError
 from clue_ray.scaling.answering.sentences import listing, number
 from clue_ray.scaling.fitting.intervals import MIN_FREEDOM_TO_CLIP
 from clue_ray.scaling.fitting.result import Fit, Prediction
 from clue_ray.scaling.fitting.warnings import MIN_DECADES
-from clue_ray.scaling.judging.backtest import LOOK_AHEAD, Backtest
+from clue_ray.scaling.forecasting.forecast import Forecast
+from clue_ray.scaling.judging.backtest import LOOK_AHEAD
 from clue_ray.spec.columns import axes, short_label
 
 
-def open_question(points: pd.DataFrame, ahead: Prediction | None) -> list[str]:
-    """Warn where the interval of the prediction still contains the best measured loss."""
+def open_question(points: pd.DataFrame, ahead: Forecast | None) -> list[str]:
+    """Warn where the 80 % interval of the forecast still contains the best measured loss."""
     best = float(points["loss"].min())
-    if ahead is None or not ahead.high >= best:
+    if ahead is None or not ahead.interval(0.8)[1] >= best:
         return []
     return [
-        f"The interval at {LOOK_AHEAD} times the compute contains the best measured loss, "
+        f"The 80 % interval at {LOOK_AHEAD} times the compute contains the best measured loss, "
         f"{best:.3f} nats: these runs do not exclude that more compute brings no gain."
-    ]
-
-
-def held_out_outside(points: pd.DataFrame, preferred: Fit) -> list[str]:
-    """Warn where the best held-out run lies outside the interval of the preferred law."""
-    held = points[points["held_out"]]
-    if held.empty:
-        return []
-    best = held.sort_values("loss").iloc[0]
-    try:
-        _, low, high = preferred.predict_run(**{preferred.x[0]: float(best[preferred.x[0]])})
-    except FitError:  # the law is not positive there
-        return []
-    if low <= best["loss"] <= high:
-        return []
-    return [
-        f"The largest run on the frontier, held out of the fit, measured {best['loss']:.3f} nats, "
-        f"outside the interval of {low:.3f} to {high:.3f} that the {preferred.law.words} "
-        "predicted: the law may not hold at larger compute either."
     ]
 
 
@@ -52,22 +33,6 @@ def few_runs(fit: Fit) -> list[str]:
     return [
         f"Each law is fitted to only {number(fit.num_runs)} runs, too few to distinguish an "
         "outlier from noise: one odd run would change every number."
-    ]
-
-
-def undecided(judged: Backtest, fits: dict[str, Fit]) -> list[str]:
-    """Warn which laws have indistinguishable backtest error, and why one is preferred."""
-    if not judged.tied:
-        return []
-    count = int(judged.summary["num_predictions"].iloc[0])
-    rivals = listing([f"the {fits[law].law.words}" for law in judged.tied])
-    name = fits[judged.preferred].law.words
-    why = "it had the lowest error"
-    if fits[judged.preferred].law.floor:
-        why = "omitting a floor that exists costs far more than fitting one that does not"
-    return [
-        f"The {number(count)} predictions of the backtest do not distinguish the {name} from "
-        f"{rivals}; the {name} is preferred because {why}."
     ]
 
 
@@ -113,20 +78,6 @@ def floors(fits: dict[str, Fit], decades: float) -> list[str]:
             f"{MIN_DECADES} decades it is unreliable."
         ]
     return []
-
-
-def other_interval(fit: Fit, ahead: float) -> list[str]:
-    """Warn where a bootstrap disagrees with the profile interval of the prediction."""
-    found = fit.cross_check(**{fit.x[0]: ahead})
-    if found is None:
-        return []
-    profile, rival = found
-    side = "wider" if rival.high - rival.low > profile.high - profile.low else "narrower"
-    return [
-        f"A bootstrap of the {fit.law.words} gives {rival.low:.2f} to {rival.high:.2f} nats at "
-        f"{LOOK_AHEAD} times the compute, an interval much {side} than the one shown; trust the "
-        "wider one."
-    ]
 
 
 def levers(points: pd.DataFrame) -> list[str]:

@@ -4,8 +4,9 @@ One value and one interval for any level, from a combination of laws that is jud
 (`combine.py`). The parameters of a law and their intervals are another question: see `fit_law`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,8 @@ TURNED = 10.0
 SLACK = 1e-9
 HIGHER_IS_BETTER = ("recall_at_10", "mrr", "tokens_per_second")
 """Columns of a runs table, besides scores on downstream tasks, that a better run raises."""
+FURTHEST_SEARCH, BISECTIONS = 1e4, 30
+"""Factor beyond the frontier up to which a value of y is searched, and halvings of the range."""
 LEVELS = (0.5, 0.8, 0.95)
 """Levels of the intervals that are written down."""
 PUBLIC_RECORD = Path(__file__).with_name("public_record.json")
@@ -123,30 +126,118 @@ def forecast(table: Table, *, x: str, y: str, at: float, chance: float | None = 
 
     Raises:
         RunsError: a column is missing or holds something other than positive finite numbers.
-        FitError: the runs do not carry a forecast; the message says why.
+        FitError: the runs do not support a forecast; the message says why.
     """
-    _check_lower_is_better(y)
     _check_number("at", at)
-    if chance is not None:
-        _check_number("chance", chance)
-    spent, loss = _settings(table, x, y)
-    points = _frontier(spent, loss)
-    record = Record.build(np.log10(spent[points]), np.log(loss[points]))
-    _check(spent, loss, points, at, x, y)
-    last, place = len(points), float(np.log10(at))
-    predicted = np.array([c.fit(record.x, record.y)(np.array([place]))[0] for c in CANDIDATES])
-    combined, factor = record.combine(predicted, place, last), record.factor()
-    value = float(np.exp(combined.mean))
-    return Forecast(
-        value=value if chance is None else min(value, chance),
-        at=float(at),
-        reach=at / float(spent[points[-1]]),
-        laws={str(c): float(w) for c, w in zip(CANDIDATES, combined.weights, strict=True)},
-        backtest=_backtest(record, factor),
-        warnings=tuple(_warnings(spent, points, at, x)),
-        scale=factor * combined.scale,
-        chance=chance,
-    )
+    return Forecaster.build(table, x=x, y=y, chance=chance).at(at)
+
+
+@dataclass(frozen=True)
+class Forecaster:
+    """The frontier of a table with its backtest, from which a forecast at any place follows.
+
+    Attributes:
+        x, y: columns.
+        spent, loss: x and y of each setting, in order of x, (settings,).
+        points: indices of the frontier's settings, (n,).
+        record: backtest of the candidates over the frontier.
+        factor: of the scale, see `Record.factor`.
+        chance: y that no prediction exceeds.
+    """
+
+    x: str
+    y: str
+    spent: Floats
+    loss: Floats
+    points: np.ndarray
+    record: Record
+    factor: float
+    chance: float | None
+
+    @classmethod
+    def build(cls, table: Table, *, x: str, y: str, chance: float | None = None) -> "Forecaster":
+        """Read a table and backtest it; arguments and errors are those of `forecast`."""
+        _check_lower_is_better(y)
+        if chance is not None:
+            _check_number("chance", chance)
+        spent, loss = _settings(table, x, y)
+        points = _frontier(spent, loss)
+        _check_runs(spent, loss, points, x, y)
+        record = Record.build(np.log10(spent[points]), np.log(loss[points]))
+        return cls(x, y, spent, loss, points, record, record.factor(), chance)
+
+    @cached_property
+    def backtest(self) -> pd.DataFrame:
+        """The combined forecasts at every cut, see `Forecast.backtest`."""
+        return _backtest(self.record, self.factor)
+
+    @property
+    def end(self) -> float:
+        """Largest x on the frontier."""
+        return float(self.spent[self.points[-1]])
+
+    def at(self, at: float) -> Forecast:
+        """Forecast y at a place beyond the frontier.
+
+        Raises:
+            FitError: it is not beyond it.
+        """
+        _check_number("at", at)
+        if at <= self.end:
+            raise FitError(
+                f"{self.x} is {at:.3g}, which is not beyond the best run at {self.end:.3g}; "
+                f"forecast a larger {self.x}, or read a smaller one off the runs."
+            )
+        record, place = self.record, np.log10([at])
+        predicted = np.array([c.fit(record.x, record.y)(place)[0] for c in CANDIDATES])
+        combined = record.combine(predicted, float(place[0]), len(self.points))
+        value = float(np.exp(combined.mean))
+        return Forecast(
+            value=value if self.chance is None else min(value, self.chance),
+            at=float(at),
+            reach=at / self.end,
+            laws={str(c): float(w) for c, w in zip(CANDIDATES, combined.weights, strict=True)},
+            backtest=self.backtest,
+            warnings=tuple(_warnings(self.spent, self.points, at, self.x)),
+            scale=self.factor * combined.scale,
+            chance=self.chance,
+        )
+
+    def reach_of(self, y: float, level: float = 0.8) -> tuple[float, float, float]:
+        """Return the x at which the forecast takes a value, and the ends of its interval.
+
+        The interval holds the places whose own interval at `level` contains y. Its lower end is at
+        least the frontier's end; its upper end is infinite where the interval never excludes y.
+
+        Raises:
+            FitError: y is not below the best run, or the forecast does not reach it within
+                `FURTHEST_SEARCH` times the x of the frontier's end.
+        """
+        _check_number("y", y)
+        best = float(self.loss[self.points[-1]])
+        if y >= best:
+            raise FitError(f"{self.y} {y:g} is not below the best run's {best:.4g}; it is reached.")
+        place = self._first(lambda made: made.value <= y)
+        if place is None:
+            limit = self.at(self.end * FURTHEST_SEARCH)
+            raise FitError(
+                f"The forecast does not reach {self.y} {y:g} within {FURTHEST_SEARCH:g} times the "
+                f"largest {self.x} of the frontier, where it is {limit.value:.4g}; give a value "
+                "between that and the best run's."
+            )
+        low = self._first(lambda made: made.interval(level)[0] <= y)
+        high = self._first(lambda made: made.interval(level)[1] <= y)
+        return place, self.end if low is None else low, np.inf if high is None else high
+
+    def _first(self, reached: Callable[[Forecast], bool]) -> float | None:
+        """Find the least place beyond the frontier at which a condition holds, by bisection."""
+        low, high = np.log(self.end * (1 + SLACK)), np.log(self.end * FURTHEST_SEARCH)
+        if not reached(self.at(float(np.exp(high)))):
+            return None
+        for _ in range(BISECTIONS):
+            middle = (low + high) / 2
+            low, high = (low, middle) if reached(self.at(float(np.exp(middle)))) else (middle, high)
+        return float(np.exp(high))
 
 
 def _settings(table: Table, x: str, y: str) -> tuple[Floats, Floats]:
@@ -193,11 +284,11 @@ def _interval(mean: float, scale: float, level: float) -> tuple[float, float]:
     return float(np.exp(mean - half)), float(np.exp(mean + half))
 
 
-def _check(spent: Floats, loss: Floats, points: np.ndarray, at: float, x: str, y: str) -> None:
+def _check_runs(spent: Floats, loss: Floats, points: np.ndarray, x: str, y: str) -> None:
     """Refuse runs that do not support a forecast.
 
     Raises:
-        FitError: they are too few, or the loss does not fall, or `at` is not beyond them.
+        FitError: they are too few, or the loss does not fall along them.
     """
     if len(spent) < FEWEST_RUNS:
         raise FitError(
@@ -216,11 +307,6 @@ def _check(spent: Floats, loss: Floats, points: np.ndarray, at: float, x: str, y
             f"{y} does not fall beyond {x} {end:.3g}: no run up to {largest:.3g}, "
             f"{largest / end:.2g} times as much, is lower; tune or regularise the larger runs, or "
             "leave them out if they failed."
-        )
-    if at <= end:
-        raise FitError(
-            f"{x} is {at:.3g}, which is not beyond the best run at {end:.3g}; forecast a larger "
-            f"{x}, or read a smaller one off the runs."
         )
 
 
