@@ -3,7 +3,6 @@
 import gzip
 import json
 
-import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -186,14 +185,13 @@ def write_damaged(path, name):
     write(FRAME, path / "log.parquet")
     whole = (path / "log.parquet").read_bytes()
     (path / "log.parquet").unlink()
-    lines = [json.dumps(row) for row in FRAME.to_dict("records")]
     contents = {
         "cut.parquet": whole[:-20],
         "junk.parquet": b"junk",
         "nothing.csv": b"",
         "nothing.jsonl": b"\n\n",
         "list.json": json.dumps(FRAME.to_dict("records")).encode(),
-        "half.csv.gz": gzip.compress("\n".join(csv).encode())[:-30],
+        "half.csv.gz": gzip.compress(FRAME.to_csv(index=False).encode())[:-30],
     }
     (path / name).write_bytes(contents[name])
 
