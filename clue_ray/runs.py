@@ -6,16 +6,22 @@ elsewhere (CSV, Parquet). Failed, diverged and missing runs are rows, too.
 
 import json
 import math
+import re
 from collections.abc import Iterable, Mapping
+from io import BytesIO, StringIO
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from clue_ray.errors import RunsError, StudyError
 from clue_ray.spec.columns import COLUMNS
 from clue_ray.storage.files import atomic_write, read_json
+from clue_ray.storage.tables import CsvText, check_names, open_table
 
 Status = Literal["done", "failed", "diverged", "missing"]
 
@@ -74,6 +80,19 @@ class RunRecord(RunDescription):
     started_at: str = ""
 
 
+OTHER_TOOLS: dict[Status, str] = {
+    "done": "finished finish completed complete success successful succeeded terminated ok passed",
+    "failed": "fail failure error errored crashed crash killed aborted canceled cancelled cancelling "
+    "timeout timed_out out_of_memory node_fail boot_fail deadline preempted pruned stopped broken",
+    "diverged": "nan exploded",
+    "missing": "running run pending queued scheduled waiting created starting in_progress inprogress "
+    "paused resuming not_started submitted configuring completing suspended",
+}
+"""Our status -> what Weights & Biases, MLflow, Slurm, Optuna, Ray Tune and cloud services write."""
+STATUSES: dict[str, Status] = {
+    word: status for status, words in OTHER_TOOLS.items() for word in (status, *words.split())
+}
+DECIMAL_COMMA = r"[+-]?\d+(,\d+)?([eE][+-]?\d+)?"
 RUN_COLUMNS = [name for name in COLUMNS if name in RunRecord.model_fields]
 """The columns of the runs table, in order."""
 OPTIONAL = {
@@ -146,7 +165,7 @@ def read_runs(path: str | Path) -> Runs:
         >>> len(runs)
         2
     """
-    source = Path(path)
+    source = Path(path).expanduser()
     if source.is_dir():
         source = source / "runs.parquet"
     if not source.is_file():
@@ -154,14 +173,58 @@ def read_runs(path: str | Path) -> Runs:
             f"No runs table at {source}; give a CSV or Parquet file or a study directory."
         )
     try:
-        table = pd.read_parquet(source) if source.suffix == ".parquet" else pd.read_csv(source)
-    except (ValueError, OSError, pd.errors.ParserError) as error:
+        table = _read_table(source)
+    except (ValueError, OSError, pa.ArrowException) as error:
         raise RunsError(
-            f"{source} cannot be read as a runs table ({error}); give a CSV or Parquet file."
+            f"{source} cannot be read as a runs table ({' '.join(str(error).split()).rstrip('.')}); "
+            "give a CSV, Parquet or JSON Lines file."
         ) from None
     if table.empty:
         raise RunsError(f"{source} has no runs; run the study first.")
-    return Runs(table)
+    return Runs(_with_own_statuses(table, source))
+
+
+def _read_table(source: Path) -> pd.DataFrame:
+    """Read a table of any common format, packed or not."""
+    found = open_table(source.read_bytes(), source.name, COLUMNS)
+    if isinstance(found, bytes):
+        check_names(pq.read_schema(pa.BufferReader(found)).names)
+        return pd.read_parquet(BytesIO(found))
+    if isinstance(found, CsvText):
+        table = pd.read_csv(StringIO(found.text), sep=found.separator, skipinitialspace=True)
+        return table if found.separator == "," else _with_decimal_points(table)
+    return pd.DataFrame(found)
+
+
+def _with_decimal_points(table: pd.DataFrame) -> pd.DataFrame:
+    """Read numbers with decimal commas, which a file has whose separator is not a comma."""
+    for name in table.columns:
+        values = table[name].dropna()
+        if not pd.api.types.is_numeric_dtype(table[name]) and len(values):
+            texts = values.astype(str)
+            if texts.str.fullmatch(DECIMAL_COMMA).all():
+                table[name] = table[name].str.replace(",", ".").astype(float)
+    return table
+
+
+def _with_own_statuses(table: pd.DataFrame, source: Path) -> pd.DataFrame:
+    """Translate the statuses of other tools into ours.
+
+    Raises:
+        RunsError: a status has no meaning that is known.
+    """
+    if "status" not in table:
+        return table
+    words = table["status"].map(lambda value: re.sub(r"[\s_-]+", "_", str(value).strip().lower()))
+    statuses = words.map(STATUSES)
+    if (unknown := statuses.isna()).any():
+        row = int(np.flatnonzero(unknown)[0])
+        raise RunsError(
+            f"Column 'status' of {source} holds {table['status'].iloc[row]!r} in row {row + 1}; "
+            "allowed are done (or finished, completed, succeeded), failed, diverged and missing (or "
+            "running, pending): replace it, or rename the column if it is not the state of a run."
+        )
+    return table.assign(status=statuses)
 
 
 def read_current_runs(path: str | Path, *, skip_damaged: bool = False) -> Runs:

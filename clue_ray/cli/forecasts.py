@@ -86,27 +86,25 @@ def _verify(folder: Path, table: "Runs", as_json: bool) -> None:
         FitError: the study has no sealed forecast.
         RunsError: a seal or its runs were changed.
     """
-    from clue_ray.scaling.forecasting.seal import open_card, read_seals, verify_seal
+    from clue_ray.scaling.forecasting.seal import open_card, read_seals, score, verify_seal
 
     seals = list(read_seals(folder))
     if not seals:
         raise FitError(f"{folder} has no sealed forecast; write one with --at VALUE --seal.")
-    for file, seal in seals:
-        verify_seal(file, seal, table)
-    cards = [open_card(seal, table) for _, seal in seals]
+    notes = [verify_seal(file, seal, table) for file, seal in seals]
+    cards = [
+        open_card(seal, table)._replace(note=note)
+        for (_, seal), note in zip(seals, notes, strict=True)
+    ]
     if as_json:
         return print(json.dumps([_card_dict(card) for card in cards]))
     for card in cards:
         console.print(card.sentence(), highlight=False)
-    tested = [card for card in cards if card.outcome != "open"]
-    hits = sum(card.outcome == "hit" for card in tested)
-    console.print(
-        f"{len(cards)} verified; {hits} of {len(tested)} tested forecasts inside their 80 % "
-        "interval.",
-        highlight=False,
-    )
+        if card.note:
+            console.print(f"note: {card.note}.", highlight=False)
+    console.print(f"{len(cards)} verified; {score(cards)}", highlight=False)
     return None
 
 
 def _card_dict(card: Any) -> dict[str, Any]:
-    return {**card.seal, "outcome": card.outcome, "measured": card.measured}
+    return {**card.seal, "outcome": card.outcome, "measured": card.measured, "note": card.note}

@@ -14,10 +14,12 @@ from clue_ray.cli.corpora import fetch, prepare
 from clue_ray.cli.encoders import embed, transfer
 from clue_ray.cli.forecasts import forecast
 from clue_ray.cli.laws import browse, fit, predict, report
+from clue_ray.cli.options import HomeGroup
 from clue_ray.cli.studies import plan, results, run, train
 from clue_ray.errors import ClueRayError
 
 app = typer.Typer(
+    cls=HomeGroup,
     help="Scaling-law studies of user encoders on Ray, from event logs to a report.",
     no_args_is_help=True,
     add_completion=False,

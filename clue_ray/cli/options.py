@@ -1,18 +1,39 @@
 """What several commands share: the console, options, and the arguments that name event logs."""
 
+import os
+import re
 import sys
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from typer.core import TyperGroup
 
 from clue_ray.errors import SpecError
 from clue_ray.spec.specs import CorpusSpec
 from clue_ray.spec.yaml import read_yaml
 
-console = Console(width=None if sys.stdout.isatty() else 160)
-"""Prints results; without a terminal, as in a log file, it is wide enough for tables."""
+
+class HomeGroup(TyperGroup):
+    """Commands with `~` expanded where a shell does not do it: --output=~/a, shop=~/b."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Expand the home folder, then parse."""
+        return list(super().parse_args(ctx, [_expand_home(argument) for argument in args]))
+
+
+def _expand_home(argument: str) -> str:
+    """Expand `~` at the start of an argument or behind its first equals sign."""
+    found = re.fullmatch(r"((?:--?)?[^=~/]*=)?(~(?:/.*)?)", argument, re.DOTALL)
+    return (found[1] or "") + os.path.expanduser(found[2]) if found else argument
+
+
+console = Console(width=None if sys.stdout.isatty() else 160, markup=False, emoji=False)
+"""Prints results as they are, brackets in paths included.
+
+Without a terminal, as in a log file, it is wide enough for tables.
+"""
 
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 Output = Annotated[Path, typer.Option(help="Folder of corpora and studies.")]

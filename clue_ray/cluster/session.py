@@ -11,18 +11,22 @@ groups events by user ignores labels in Ray 2.60: its tasks run wherever a core 
 import logging
 import os
 import platform
+import site
 import socket
 import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
 
 import ray
 from ray.data import DataContext
 from ray.exceptions import AuthenticationError
+from ray.job_config import JobConfig
 
+from clue_ray.cluster.machine import check_temporary_folder, explain_start_error, usable_cpus
 from clue_ray.cluster.placement import Node
 from clue_ray.errors import TOKEN_REMEDY, ClusterError
 
@@ -73,19 +77,46 @@ def connect(address: str | None = None) -> Iterator[None]:
 
 def _start_local() -> None:
     """Start Ray on this machine; retry, because a busy machine may exceed Ray's start timeout."""
-    resources = {"trial_slot": TRIAL_SLOTS}
+    check_temporary_folder()
+    start = {"num_cpus": usable_cpus(), "resources": {"trial_slot": TRIAL_SLOTS}}
     for attempt in range(1, START_ATTEMPTS + 1):
         try:
-            ray.init("local", include_dashboard=False, resources=resources, **QUIET)
+            ray.init("local", include_dashboard=False, job_config=_own_paths(), **start, **QUIET)
             return
         except Exception as error:  # Ray raises no specific class for this
             ray.shutdown()
+            if cause := explain_start_error(error):
+                raise ClusterError(f"Ray cannot start on this machine ({cause}).") from None
             if attempt == START_ATTEMPTS:
                 raise ClusterError(
                     f"Ray did not start on this machine in {attempt} attempts "
                     f"({str(error).splitlines()[0]}); it may be too busy or short of memory, so "
                     "try again when it is less busy."
                 ) from None
+
+
+class OwnPaths(JobConfig):
+    """Job configuration that keeps the current folder off the import path of workers.
+
+    Ray adds it, so that a file `numpy.py` in it, or an old copy of this package, would be imported
+    instead of the installed one. Ray asks this method whether to do so.
+    """
+
+    def _runtime_env_has_working_dir(self) -> bool:
+        return True
+
+
+def _own_paths() -> JobConfig:
+    """Return the job configuration of a session: workers import what this process imports."""
+    script = str(Path(sys.argv[0]).resolve().parent) if sys.argv[0] else ""
+    package = str(Path(__file__).resolve().parents[2])
+    paths = [path for path in (script, package) if path in map(os.path.abspath, sys.path)]
+    return OwnPaths(_py_driver_sys_path=[path for path in paths if path not in _installed()])
+
+
+def _installed() -> set[str]:
+    """Return the folders of installed packages, which are on the path of workers anyway."""
+    return {os.path.abspath(path) for path in site.getsitepackages()}
 
 
 def join(address: str) -> None:
@@ -95,7 +126,10 @@ def join(address: str) -> None:
         ClusterError: the cluster refuses the token, or cannot be joined.
     """
     try:
-        ray.init(address=address, **QUIET)
+        if "://" in address:  # a Ray Client has its own way to ship code
+            ray.init(address=address, **QUIET)
+        else:
+            ray.init(address=address, job_config=_own_paths(), **QUIET)
     except AuthenticationError:
         raise _token_error(address) from None
     except (RuntimeError, ValueError, OSError) as error:

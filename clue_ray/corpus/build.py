@@ -40,7 +40,7 @@ from clue_ray.corpus.store import Corpus, holds_corpus, open_corpus, read_manife
 from clue_ray.corpus.survey import TALLY, Survey, survey_part
 from clue_ray.corpus.tokenizer import read_tokenizer, train_tokenizer
 from clue_ray.errors import CorpusError, EventLogError, find_worker_error
-from clue_ray.spec.specs import CorpusSpec
+from clue_ray.spec.specs import CorpusSpec, without_new_fields
 from clue_ray.spec.yaml import fingerprint
 from clue_ray.storage.files import fetch_files, list_files, write_json
 from clue_ray.storage.place import is_uri
@@ -125,11 +125,11 @@ def source_key(reading: Reading) -> str:
     files = [
         (Path(file.path).name, file.partition, file.size, file.changed) for file in reading.files
     ]
-    spec = reading.spec.model_dump(mode="json")
+    spec = without_new_fields(reading.spec.model_dump(mode="json"))
     # Paths are left out: of several logs, it matters only which part belongs to which.
     if isinstance(reading.spec.events, dict):
         logs = {
-            name: {k: v for k, v in log.items() if k != "events"}
+            name: {k: v for k, v in without_new_fields(log).items() if k != "events"}
             for name, log in spec["events"].items()
         }
         spec["events"] = [logs, [part.log for part in reading.parts]]
@@ -179,6 +179,7 @@ def _write_corpus(reading: Reading, folder: Path, key: str, place: str = "") -> 
     _check_cut(totals, spec)
     timed = all(log.has_time for log in reading.logs)
     profile = totals.profile(services, spec, timed) | survey.profile(reading)
+    _check_conservation(profile, spec)
     _check_pairs(profile, services)
     manifest = {
         "key": key,
@@ -314,6 +315,19 @@ def _check_shards(totals: ShardTotals, survey: Survey, place: str) -> None:
         raise CorpusError(
             f"Workers wrote {missing} to a disk that this machine cannot see; choose an output on "
             "storage that all nodes share."
+        )
+
+
+def _check_conservation(profile: dict[str, Any], spec: CorpusSpec) -> None:
+    """Check that every row that was read is an event of the corpus or is counted otherwise."""
+    dropped = profile["duplicate_rows"] if spec.duplicates == "drop" else 0
+    profile["duplicates_dropped"] = dropped
+    parts = ("events", "events_after_cut", "rejected_rows", "omitted_rows", "duplicates_dropped")
+    told = sum(profile[name] for name in parts)
+    if told != profile["rows"]:
+        raise EventLogError(
+            f"{profile['rows']:,} rows were read, but the corpus accounts for {told:,}; this is an "
+            "error of clue-ray, so report it with the log."
         )
 
 

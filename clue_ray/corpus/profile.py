@@ -11,8 +11,12 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from clue_ray.corpus.forms import Forms, sample_forms
+from clue_ray.corpus.logs.ids import DOUBTFUL
 from clue_ray.corpus.rows import SortedRows
 from clue_ray.corpus.store import split_of
 from clue_ray.corpus.tokenizer import TokenizedItems
@@ -33,8 +37,13 @@ def count_shard(
     items: TokenizedItems,
     spec: CorpusSpec,
     services: int,
+    limit: int = 1000,
 ) -> dict[str, Any]:
-    """Count the users, histories and items in the kept rows of a shard, as in SHARD_COUNTS."""
+    """Count the users, histories and items in the kept rows of a shard, as in SHARD_COUNTS.
+
+    Args:
+        limit: number of users whose ids are compared with those of other shards.
+    """
     user, service, time = rows.user[kept], rows.service[kept], rows.time[kept]
     counts = np.bincount(
         user * services + service, minlength=len(rows.user_ids) * services
@@ -51,10 +60,20 @@ def count_shard(
         "history_counts": number,
         "first_time": float(time.min()) if len(time) else None,
         "last_time": float(time.max()) if len(time) else None,
+        **sample_forms(rows.user_ids.filter(pa.array(holding)), limit),
+        "doubtful": _find_doubtful(rows.user_ids, counts.sum(axis=1)),
         "item_hashes": items.hashes + rows.item_services.astype(np.uint64) * HASH_STEP,
         "item_tokens": items.text_tokens,
         "item_events": np.bincount(rows.item[kept], minlength=len(items.hashes)),
     }
+
+
+def _find_doubtful(users: pa.Array, events: NDArray[np.int64]) -> list[list[str]]:
+    """List the ids that look like placeholders, each with its number of events."""
+    doubtful = pc.is_in(pc.utf8_lower(users), value_set=pa.array(DOUBTFUL)).to_numpy(
+        zero_copy_only=False
+    )
+    return [[users[int(i)].as_py(), str(events[i])] for i in np.flatnonzero(doubtful)]
 
 
 class ShardTotals:
@@ -67,6 +86,8 @@ class ShardTotals:
         histories: length of a history -> number of histories.
         event_tokens: tokens of an event's text -> number of events.
         times: first and last time of every shard.
+        forms: user ids that may differ by form alone.
+        doubtful: id that looks like a placeholder -> number of events.
         item_hashes, item_tokens: the distinct items of all shards, sorted by hash.
     """
 
@@ -77,6 +98,8 @@ class ShardTotals:
         self.histories: Counter[int] = Counter()
         self.event_tokens: Counter[int] = Counter()
         self.times: list[float] = []
+        self.forms = Forms()
+        self.doubtful: dict[str, int] = {}
         self.item_hashes = np.zeros(0, np.uint64)
         self.item_tokens = np.zeros(0, np.int32)
 
@@ -93,6 +116,8 @@ class ShardTotals:
             self.times += [
                 time for time in (shard["first_time"], shard["last_time"]) if time is not None
             ]
+            self.forms.add(shard)
+            self.doubtful |= {name: int(events) for name, events in shard["doubtful"]}
             self._add_items(shard)
 
     def _add_items(self, shard: dict[str, Any]) -> None:
@@ -149,6 +174,8 @@ class ShardTotals:
             },
             "time": [min(self.times), max(self.times)] if timed and self.times else None,
             "time_reads_as_order": timed and self.is_order(),
+            "ids_that_differ_by_form": self.forms.summary(),
+            "doubtful_ids": dict(sorted(self.doubtful.items())),
         }
 
 

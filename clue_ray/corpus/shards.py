@@ -21,6 +21,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
+from clue_ray.corpus.forms import USERS
 from clue_ray.corpus.logs.reading import Part, Reading, read_part
 from clue_ray.corpus.logs.schema import good_rows, normalise
 from clue_ray.corpus.profile import count_shard
@@ -147,7 +148,9 @@ def _write_shard(bucket: int, rows: SortedRows, plan: ShardPlan) -> dict[str, ob
         "rows": len(duplicates),
         "later": int(later.sum()),
         "duplicates": int(duplicates.sum()),
-        **count_shard(rows, before, tokenized, plan.spec, len(plan.services)),
+        **count_shard(
+            rows, before, tokenized, plan.spec, len(plan.services), max(1, USERS // plan.buckets)
+        ),
     }
 
 

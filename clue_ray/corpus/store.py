@@ -210,10 +210,17 @@ class Corpus:
         return dict(json.loads((self.path / "profile.json").read_text(encoding="utf-8")))
 
     def summary(self) -> dict[str, Any]:
-        """Return the sizes of the corpus, its digest and its path as JSON values."""
+        """Return the sizes of the corpus, its origin, its digest and its path as JSON values."""
+        spec = self.manifest.get("spec", {})
         return {
             "path": self.place,
             "digest": self.digest,
+            "source": spec.get("events"),
+            "duplicates": spec.get("duplicates"),
+            "split": spec.get("split"),
+            "tokenizer": spec.get("tokenizer"),
+            "vocab_size": self.shared_guide - len(self.services),
+            "max_item_tokens": spec.get("max_item_tokens"),
             "services": ", ".join(self.services),
             "users": len(self.user_ids),
             "users_in_two_services": int(((self.counts > 0).sum(1) >= 2).sum()),

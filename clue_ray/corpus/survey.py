@@ -16,9 +16,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from clue_ray.corpus.logs.ids import as_text, is_uuid
 from clue_ray.corpus.logs.reading import Batch, Part, Reading, read_part
-from clue_ray.corpus.logs.schema import Log, good_rows, normalise
-from clue_ray.corpus.logs.times import count_units
+from clue_ray.corpus.logs.schema import TIME_FAULT, Log, good_rows, normalise
+from clue_ray.corpus.logs.table import LINE
+from clue_ray.corpus.logs.times import FORMS, count_units
 from clue_ray.corpus.store import split_of
 from clue_ray.corpus.tokenizer import MAX_TEXTS, TrainingTexts, lowest_hashes
 from clue_ray.errors import EventLogError
@@ -26,7 +28,11 @@ from clue_ray.spec.specs import CorpusSpec
 from clue_ray.storage.files import atomic_write
 
 TALLY = pa.schema([("kind", pa.string()), ("name", pa.string()), ("rows", pa.int64())])
-"""Kinds are service, rejected, time, recoded, text and unreadable; see `Survey.add`."""
+"""Kinds are service, rejected, omitted, literal, time, recoded, text, unreadable, and COUNTS of each
+file; see `Survey.add`."""
+COUNTS = ("lines", "other", "rows")
+FILES_LISTED = 1000
+"""Files whose rows are listed one by one in profile.json."""
 MAX_SERVICES = 200
 """More services usually mean that another column was read as the service."""
 
@@ -41,13 +47,18 @@ def survey_part(part: Part, reading: Reading, rejected: Path) -> Iterator[pa.Tab
         bad = events.filter(pc.is_valid(events["reason"]))
         if bad.num_rows:
             _write_rejected(bad, batch, part, log, rejected)
-        yield _tally(events, batch, log, reading.spec)
+        yield _tally(events, batch, log, reading.spec, str(part.file))
 
 
-def _tally(events: pa.Table, batch: Batch, log: Log, spec: CorpusSpec) -> pa.Table:
+def _tally(events: pa.Table, batch: Batch, log: Log, spec: CorpusSpec, file: str) -> pa.Table:
     """Count the rows of a batch by kind, and list its texts for the tokenizer's training."""
     good = good_rows(events)
+    omitted = batch.table.num_rows - events.num_rows
     counts: dict[tuple[str, str | None], int] = {("recoded", None): batch.recoded}
+    by_file = (batch.lines, batch.other_lines, batch.table.num_rows)
+    counts |= {(kind, file): rows for kind, rows in zip(COUNTS, by_file, strict=True)}
+    extra = {"omitted": omitted, "literal": batch.literal}
+    counts |= {(kind, None): rows for kind, rows in extra.items() if rows}
     counts |= {("service", name): rows for name, rows in _value_counts(good["service"])}
     counts |= {
         ("rejected", name): rows
@@ -57,7 +68,9 @@ def _tally(events: pa.Table, batch: Batch, log: Log, spec: CorpusSpec) -> pa.Tab
     if log.has_time:
         counts |= {
             ("time", unit): rows
-            for unit, rows in count_units(batch.table[log.column("timestamp")]).items()
+            for unit, rows in count_units(
+                batch.table[log.column("timestamp")], log.timestamp_format
+            ).items()
         }
     kinds, names = zip(*counts, strict=True)
     tallies = pa.table([kinds, names, list(counts.values())], schema=TALLY)
@@ -90,15 +103,24 @@ def _training_texts(events: pa.Table, spec: CorpusSpec) -> pa.Array:
 def _write_rejected(bad: pa.Table, batch: Batch, part: Part, log: Log, folder: Path) -> None:
     """Write the unusable rows of a batch, with their raw values."""
     raw = batch.table.take(pc.subtract(bad["row"], batch.first_row))
-    kept = {f"log.{name}": raw[name].cast(pa.string()) for name in log.needed}
+    kept = {f"log.{name}": _as_written(raw[name]) for name in log.needed}
+    if LINE in raw.column_names:  # the whole line where it could not be divided into columns
+        kept["line"] = raw[LINE]
     place = {
         "file": pa.repeat(str(part.file), bad.num_rows),
         "row": bad["row"],
         "reason": bad["reason"],
+        "timestamp": _as_written(raw[log.column("timestamp")])
+        if log.has_time
+        else pa.nulls(bad.num_rows, pa.string()),
     }
     name = f"{part.log:03d}-{part.number:06d}-{batch.first_row:012d}.parquet"
     with atomic_write(folder / name) as temporary:
         pq.write_table(pa.table(place | kept), temporary)
+
+
+def _as_written(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    return as_text(column) if is_uuid(column.type) else column.cast(pa.string())
 
 
 class Survey:
@@ -109,6 +131,9 @@ class Survey:
         rejected: unusable rows by reason.
         times: rows by how their timestamp was read; empty without timestamps.
         recoded: number of values that were not UTF-8.
+        omitted: rows of services that the spec leaves out.
+        literal: lines of CSV in which a misplaced quote was read as a character.
+        files: file -> lines that an independent count found, those that are no rows, and rows read.
         unreadable: messages for the parts that could not be read.
         texts: sample on which a tokenizer is trained.
     """
@@ -118,6 +143,9 @@ class Survey:
         self.rejected: Counter[str] = Counter()
         self.times: Counter[str] = Counter()
         self.recoded = 0
+        self.omitted = 0
+        self.literal = 0
+        self.files: dict[str, Counter[str]] = {}
         self.unreadable: list[str] = []
         self.texts = TrainingTexts()
 
@@ -128,6 +156,12 @@ class Survey:
         for row in tally.filter(pc.invert(is_text)).to_pylist():
             if row["kind"] == "recoded":
                 self.recoded += row["rows"]
+            elif row["kind"] == "omitted":
+                self.omitted += row["rows"]
+            elif row["kind"] == "literal":
+                self.literal += row["rows"]
+            elif row["kind"] in COUNTS:
+                self.files.setdefault(row["name"], Counter())[row["kind"]] += row["rows"]
             elif row["kind"] == "unreadable":
                 self.unreadable.append(row["name"])
             else:
@@ -146,6 +180,18 @@ class Survey:
         untimed = [", ".join(log.places) for log in reading.logs if not log.has_time]
         return {
             "files": len(reading.files),
+            "empty_files": list(reading.empty_files),
+            "other_files": list(reading.other_files),
+            "separators": dict(reading.separators),
+            "lines": sum(counts["lines"] for counts in self.files.values()),
+            "other_lines": sum(counts["other"] for counts in self.files.values()),
+            "rows": sum(counts["rows"] for counts in self.files.values()),
+            "omitted_rows": self.omitted,
+            "lines_with_misplaced_quotes": self.literal,
+            "rows_of_files": {
+                file: {kind: self.files[file][kind] for kind in COUNTS}
+                for file in sorted(self.files)[:FILES_LISTED]
+            },
             "events_in_service": dict(sorted(self.services.items())),
             "rejected_rows": self.rejected.total(),
             "rejected": dict(self.rejected.most_common()),
@@ -163,6 +209,7 @@ class Survey:
         """
         if self.unreadable:
             raise EventLogError(min(self.unreadable))  # one of them, the same one every time
+        self._check_conservation()
         total = self.good + self.rejected.total()
         if not total:
             raise EventLogError(
@@ -172,6 +219,24 @@ class Survey:
             raise EventLogError(self._describe_rejected(total, spec, rejected))
         self._check_texts()
         self._check_services(spec)
+
+    def _check_conservation(self) -> None:
+        """Check that every line or row of each file became an event, or is counted otherwise."""
+        for file, counts in sorted(self.files.items()):
+            rows = counts["lines"] - counts["other"]
+            if rows != counts["rows"]:
+                raise EventLogError(
+                    f"Event log {file} has {rows:,} rows by an independent count, but "
+                    f"{counts['rows']:,} were read; this is an error of clue-ray; report it with "
+                    "the file."
+                )
+        rows = sum(counts["rows"] for counts in self.files.values())
+        told = self.good + self.rejected.total() + self.omitted
+        if rows != told:
+            raise EventLogError(
+                f"{rows:,} rows were read, but {told:,} are usable, rejected or of omitted "
+                "services; this is an error of clue-ray; report it with the log."
+            )
 
     def _check_texts(self) -> None:
         texts = self.texts.distinct()
@@ -200,7 +265,7 @@ class Survey:
         return (
             f"{self.rejected.total():,} of {total:,} rows cannot be used ({table}), more than the "
             f"{spec.max_rejected:.0%} allowed; fix the log or raise max_rejected; the first are "
-            f"{samples}."
+            f"{samples}{_explain_times(folder)}."
         )
 
 
@@ -214,11 +279,32 @@ def _first_rows(folder: Path, count: int) -> Iterable[dict[str, Any]]:
     return rows
 
 
+def _explain_times(folder: Path) -> str:
+    """Name the forms of timestamps that are read, with three that are not; "" if all were read."""
+    values: list[str] = []
+    for file in sorted(folder.glob("*.parquet")):
+        table = pq.read_table(file)
+        unread = pc.match_substring_regex(table["reason"], f"^({TIME_FAULT}|timestamp is not like)")
+        for row in table.filter(unread).to_pylist():
+            values += [str(row["timestamp"])] if row.get("timestamp") not in (None, *values) else []
+        if len(values) >= 3:
+            break
+    if not values:
+        return ""
+    shown = ", ".join(repr(value[:60]) for value in values[:3])
+    return (
+        f"; timestamps such as {shown} cannot be read; read are {FORMS}; describe any other form "
+        "in timestamp_format, such as '%d/%m/%Y %H:%M'"
+    )
+
+
 def _describe_row(row: dict[str, Any]) -> str:
     """Describe a rejected row in one line: its row and file, and the start of its values."""
     values = {
         name.removeprefix("log."): value for name, value in row.items() if name.startswith("log.")
     }
+    if row.get("line") is not None:
+        values = {"line": row["line"]}
     cut = {
         name: f"{value[:40]} ..." if value and len(value) > 40 else value
         for name, value in values.items()

@@ -48,10 +48,9 @@ from torch.nn.attention.varlen import varlen_attn
 from clue_ray.batches.dropout import draw_masks
 from clue_ray.batches.packing import Groups, Packed
 from clue_ray.spec.compute import Vocabulary
+from clue_ray.spec.recipe import BASE_WIDTH
 from clue_ray.spec.specs import EncoderSpec
 
-BASE_WIDTH = 32
-"""Width at which the rate of a matrix is the run's learning rate."""
 EMBEDDING_STD = 0.02
 RESIDUAL_GAIN = 0.5
 """Gain of a branch's last matrix: branches start small beside the stream that they add to."""

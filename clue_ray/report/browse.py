@@ -32,7 +32,7 @@ FILES = (
     "baselines.json",
     "corpus.json",
 )
-"""The files behind a page, in addition to the records of the runs."""
+"""The files behind a page, in addition to the records of the runs and the sealed forecasts."""
 
 logger = logging.getLogger(__name__)
 
@@ -81,7 +81,8 @@ class LivePage:
 def _state_of(directory: Path) -> str:
     """Return an identifier of the files behind a page: their number and latest change."""
     kept = (directory / name for name in FILES)
-    files = [file for file in (*kept, *directory.glob("runs/*/record.json")) if file.exists()]
+    written = [*directory.glob("runs/*/record.json"), *directory.glob("forecasts/*.json")]
+    files = [file for file in (*kept, *written) if file.exists()]
     return f"{len(files)}-{max((file.stat().st_mtime_ns for file in files), default=0)}"
 
 

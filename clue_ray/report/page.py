@@ -15,7 +15,16 @@ from clue_ray.errors import ClueRayError
 from clue_ray.report.figures.files import Picture
 from clue_ray.report.read import StudyFiles, read_directory
 from clue_ray.report.section import Download, Section
-from clue_ray.report.sections import answer, axes, downstream, evidence, laws, next_step
+from clue_ray.report.sections import (
+    answer,
+    axes,
+    downstream,
+    evidence,
+    laws,
+    measured,
+    next_step,
+    sealed,
+)
 from clue_ray.runs import Runs
 from clue_ray.scaling.answering.analysis import Analysis, analyse
 from clue_ray.storage.files import atomic_write, write_json
@@ -48,6 +57,7 @@ def build_content(
     warnings = (*answer.against_floor(files, analysis), *(analysis.warnings if analysis else ()))
     parts = (
         next_step.next_step(analysis) if analysis else None,
+        sealed.sealed(files),
         evidence.learned(files),
         axes.axes(analysis) if analysis else None,
         axes.grids(files),
@@ -59,7 +69,7 @@ def build_content(
         evidence.cost(files),
         evidence.curves(files),
         evidence.every_run(files),
-        evidence.made(files),
+        measured.measured(files, analysis, str(document.get("error", ""))),
     )
     return Content(
         name=files.name,

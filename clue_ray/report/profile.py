@@ -77,15 +77,20 @@ def profile_headline(profile: Profile) -> str:
 def profile_tables(profile: Profile) -> dict[str, Table]:
     """Return the tables of a profile by title, in reading order."""
     rejected = {"Rejected rows": _rejected_table(profile)} if profile["rejected_rows"] else {}
-    return rejected | {
-        "How the log was read": _reading_table(profile),
-        "Users by split": _split_table(profile),
-        "Services": _service_table(profile),
-        "Users by number of services": _users_table(profile),
-        "Users in both services": _overlap_table(profile),
-        "Lengths": _length_table(profile),
-        "Fit by sequence length": _fit_table(profile),
-    }
+    rows = {"What became of every row": _rows_table(profile)} if "rows" in profile else {}
+    return (
+        rejected
+        | rows
+        | {
+            "How the log was read": _reading_table(profile),
+            "Users by split": _split_table(profile),
+            "Services": _service_table(profile),
+            "Users by number of services": _users_table(profile),
+            "Users in both services": _overlap_table(profile),
+            "Lengths": _length_table(profile),
+            "Fit by sequence length": _fit_table(profile),
+        }
+    )
 
 
 def _rejected_table(profile: Profile) -> Table:
@@ -94,6 +99,22 @@ def _rejected_table(profile: Profile) -> Table:
     share = share_percent(rejected / read)
     note = f"{rejected:,} of {_counted(read, 'row')} ({share}) were rejected; see rejected/."
     return Table(("reason", "rows", "share of rows"), rows, note=note)
+
+
+def _rows_table(profile: Profile) -> Table:
+    """Account for every line of the files; the counts were compared by preparation."""
+    found = {
+        "lines of text files and rows of Parquet files, counted independently": profile["lines"],
+        "header lines, blank lines and line ends within quotes": -profile["other_lines"],
+        "events": profile["events"],
+        "events after the cut in time": profile["events_after_cut"],
+        "rejected rows": profile["rejected_rows"],
+        "rows of omitted services": profile["omitted_rows"],
+        "duplicates dropped": profile["duplicates_dropped"],
+    }
+    body = tuple((text(what), number(rows)) for what, rows in found.items() if rows)
+    note = f"All {_counted(profile['rows'], 'row')} of {_counted(profile['files'], 'file')} add up."
+    return Table(("found", "number"), body, note=note)
 
 
 def _reading_table(profile: Profile) -> Table:
@@ -125,7 +146,48 @@ def _reading_sentences(profile: Profile) -> list[str]:
         sentences.append("Timestamps include those of rows of omitted services.")
     if untimed := profile["in_order_of_appearance"]:
         sentences.append(f"Without timestamps, so in order of appearance: {'; '.join(untimed)}.")
+    return sentences + _file_sentences(profile) + _id_sentences(profile)
+
+
+def _file_sentences(profile: Profile) -> list[str]:
+    """Describe what is unusual about the files of a log."""
+    sentences = []
+    if set(separators := profile.get("separators", {})) - {"comma"}:
+        found = ", ".join(f"{name} in {_counted(n, 'file')}" for name, n in separators.items())
+        sentences.append(f"Separators of columns: {found}.")
+    if literal := profile.get("lines_with_misplaced_quotes"):
+        sentences.append(
+            f"{_counted(literal, 'line')} with a misplaced or escaped quote: such a line was read by "
+            "itself, with the quote as a character."
+        )
+    if empty := profile.get("empty_files"):
+        sentences.append(f"Empty files were passed over: {_first(empty)}.")
+    if other := profile.get("other_files"):
+        sentences.append(f"Files of other formats were passed over: {_first(other)}.")
     return sentences
+
+
+def _id_sentences(profile: Profile) -> list[str]:
+    """Warn of user ids that are probably not what they seem."""
+    sentences = []
+    forms = profile.get("ids_that_differ_by_form", {})
+    if groups := forms.get("groups"):
+        examples = "; ".join(" and ".join(map(repr, ids)) for ids in forms["examples"])
+        sentences.append(
+            f"Warning: {_counted(groups, 'group')} of user ids, of {_counted(forms['users'], 'user')} "
+            f"compared, differ only by form (case, Unicode form, spaces, zeros): {examples}."
+        )
+    for name, events in profile.get("doubtful_ids", {}).items():
+        sentences.append(
+            f"Warning: user id {name!r} looks like a missing value and has "
+            f"{_counted(events, 'event')}."
+        )
+    return sentences
+
+
+def _first(names: list[str]) -> str:
+    more = f" and {len(names) - 3:,} more" if len(names) > 3 else ""
+    return ", ".join(names[:3]) + more
 
 
 def _split_table(profile: Profile) -> Table:

@@ -16,6 +16,7 @@ import pandas as pd
 from clue_ray.errors import SpecError
 from clue_ray.report.numbers import is_absent
 from clue_ray.runs import RUN_COLUMNS, read_current_runs, read_runs
+from clue_ray.scaling.forecasting.seal import Judged, judge_seals
 from clue_ray.spec.specs import FitSpec, StudySpec, read_study
 
 RESULT = re.compile(r"transfer/[\w.-]+\.json")
@@ -28,6 +29,8 @@ AMOUNTS = (
     "events",
     "items",
     "tokens",
+    "vocab_size",
+    "max_item_tokens",
 )
 """Numbers of a corpus summary that are shown in a report."""
 
@@ -51,6 +54,9 @@ class StudyFiles:
         corpus: summary of the prepared corpus; empty without one.
         warnings: sentences about files that could not be used.
         judged: results of downstream tasks, each of the run of lowest loss that has one.
+        study: the study file; None without a usable one.
+        seals: the sealed forecasts, verified and compared with the runs.
+        encoders: number of runs whose trained encoder is in the directory.
     """
 
     name: str
@@ -66,6 +72,9 @@ class StudyFiles:
     corpus: dict[str, Any]
     warnings: tuple[str, ...]
     judged: tuple[dict[str, Any], ...] = ()
+    study: StudySpec | None = None
+    seals: tuple[Judged, ...] = ()
+    encoders: int = 0
 
     @property
     def done(self) -> pd.DataFrame:
@@ -104,6 +113,9 @@ def read_directory(directory: Path, running: bool = False) -> StudyFiles:
         corpus=_usable_corpus(corpus, warnings),
         judged=_judged_runs(directory, table, warnings),
         warnings=tuple(warnings),
+        study=study,
+        seals=judge_seals(directory, runs),
+        encoders=sum(1 for _ in directory.glob("runs/*/encoder")),
     )
 
 

@@ -24,7 +24,12 @@ def node_folder(name: str) -> Path:
         StudyError: others can write the folder.
     """
     root = Path(tempfile.gettempdir()) / f"clue-ray-{getpass.getuser()}"
-    root.mkdir(mode=0o700, parents=True, exist_ok=True)
+    try:
+        root.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise StudyError(
+            f"{root} cannot be created ({error.strerror}); set TMPDIR to a folder of your own."
+        ) from None
     # On a shared machine, anyone could have created this predictable name first, also as a link.
     if root.is_symlink() or root.stat().st_uid != os.getuid() or root.stat().st_mode & 0o022:
         raise StudyError(

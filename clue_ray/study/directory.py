@@ -1,7 +1,7 @@
 """A study's folder: which study owns it, what each run left in it, and the tables made from that.
 
 study.yaml  plan.json  corpus.json  baselines.json  grown.json  transfer.json  owner.json
-runs.csv  runs.parquet  curves.parquet  fits.json  report/
+runs.csv  runs.parquet  curves.parquet  fits.json  forecasts/*.json  report/
 runs/<run_id>/{spec.json, curve.json, record.json, log.txt, checkpoints/, encoder/, transfer/,
 events.out.tfevents.*}
 

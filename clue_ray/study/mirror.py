@@ -31,7 +31,11 @@ RUN_FILES = (
     r"(spec|curve|record)\.json|(log|driver|error)\.txt|events\.out\.tfevents\.[\w.-]+"
     r"|transfer/[\w.-]+\.json"
 )
-MIRRORED = re.compile(rf"{TABLES}|runs/[0-9a-f]+/({RUN_FILES})|report/(\w[\w-]*/)*\w[\w.-]*")
+SEALS = r"forecasts/\w[\w.+-]*\.json"
+"""Sealed forecasts: loss-at-1e+18-0123abcd.json."""
+MIRRORED = re.compile(
+    rf"{TABLES}|{SEALS}|runs/[0-9a-f]+/({RUN_FILES})|report/(\w[\w-]*/)*\w[\w.-]*"
+)
 """What is fetched. Storage may be writable by others, so this admits no pickle and no path that
 leads out of the folder."""
 PUSHED = re.compile(rf"{RUN_FILES}|encoder/[\w.-]+")
@@ -151,12 +155,9 @@ class StoredDirectory(StudyDirectory):
         push_files(folder, ["record.json"], place)
 
     def publish(self) -> None:
-        """Push the files in the study's own folder, and its report."""
-        files = [
-            file
-            for file in [*self.path.glob("*"), *self.path.glob("report/**/*")]
-            if file.is_file()
-        ]
+        """Push the files in the study's own folder, its sealed forecasts and its report."""
+        globs = ("*", "forecasts/*", "report/**/*")
+        files = [file for glob in globs for file in self.path.glob(glob) if file.is_file()]
         names = [str(file.relative_to(self.path)) for file in files]
         push_files(self.path, [name for name in names if MIRRORED.fullmatch(name)], self.home)
 

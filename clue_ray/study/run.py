@@ -5,7 +5,6 @@ then trains the missing runs (study/tune.py), writes the tables, evaluates the d
 writes the report.
 """
 
-import os
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import replace
@@ -15,6 +14,7 @@ from pathlib import Path
 import torch
 from ray import tune
 
+from clue_ray.cluster.machine import usable_cpus
 from clue_ray.cluster.session import TRIAL_SLOTS, cluster_nodes, connect, data_pool
 from clue_ray.corpus.build import build_corpus, source_key
 from clue_ray.corpus.logs.reading import plan_reading
@@ -26,7 +26,7 @@ from clue_ray.runs import RunRecord, Runs
 from clue_ray.spec.grid import MOST_POINTS, Point, expand
 from clue_ray.spec.specs import StudySpec
 from clue_ray.storage.files import write_json
-from clue_ray.storage.place import place_below
+from clue_ray.storage.place import resolve_place, place_below
 from clue_ray.study.add_runs import AddedRuns, AddRunsRequest, add_in_rounds
 from clue_ray.study.checks import check_resources, check_study
 from clue_ray.study.costs import choose_timing
@@ -68,7 +68,7 @@ def plan_study(
     directory = open_directory(output / study.name, storage)
     directory.fetch()
     here = {
-        "CPU": float(os.cpu_count() or 1),
+        "CPU": float(usable_cpus()),
         "GPU": float(torch.cuda.device_count()),
         "trial_slot": TRIAL_SLOTS,
     }
@@ -178,7 +178,7 @@ def _open_study_corpus(study: StudySpec, output: Path, storage: str | None) -> C
     """Open the study's corpus; prepare it below `storage`, or `output`, where there is none yet."""
     corpora = place_below(storage or str(output), "corpora")
     if isinstance(study.corpus, str):
-        corpus = open_corpus(study.corpus)
+        corpus = open_corpus(resolve_place(study.corpus))
         return share_corpus(corpus, place_below(corpora, corpus.digest)) if storage else corpus
     place = place_below(corpora, source_key(plan_reading(study.corpus)))
     if holds_corpus(place):

@@ -10,17 +10,9 @@ import torch
 from clue_ray.batches.sampler import BatchSampler
 from clue_ray.encoder.model import Encoder
 from clue_ray.spec.compute import Work, users_for_budget
+from clue_ray.spec.recipe import BETAS, FINAL_RATE, STABLE_DECAY
 from clue_ray.spec.specs import RunSpec, TrainSpec
 
-FINAL_RATE = 0.1
-"""Share of the peak rate at which a cosine ends; at zero, the last steps would teach nothing."""
-STABLE_DECAY = 0.2
-"""Share of the steps in which a warmup-stable-decay schedule falls."""
-BETAS = (0.9, 0.98)
-"""Betas of AdamW, as for CLIP's transformers.
-
-Variances are averaged over about 50 steps, which suits short runs; 0.999 averages over 1,000.
-"""
 PROBED_STEPS = 128
 """Steps whose mean stands for the work of a step: batches differ in the length of histories."""
 

@@ -3,7 +3,6 @@
 import gzip
 import json
 
-import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -186,17 +185,13 @@ def write_damaged(path, name):
     write(FRAME, path / "log.parquet")
     whole = (path / "log.parquet").read_bytes()
     (path / "log.parquet").unlink()
-    lines = [json.dumps(row) for row in FRAME.to_dict("records")]
-    csv = FRAME.to_csv(index=False).splitlines()
     contents = {
         "cut.parquet": whole[:-20],
         "junk.parquet": b"junk",
         "nothing.csv": b"",
         "nothing.jsonl": b"\n\n",
-        "ragged.csv": "\n".join([*csv[:9], "u,s", *csv[9:]]).encode(),
-        "broken.jsonl": "\n".join([*lines[:7], '{"user_id": ', *lines[7:]]).encode(),
         "list.json": json.dumps(FRAME.to_dict("records")).encode(),
-        "half.csv.gz": gzip.compress("\n".join(csv).encode())[:-30],
+        "half.csv.gz": gzip.compress(FRAME.to_csv(index=False).encode())[:-30],
     }
     (path / name).write_bytes(contents[name])
 
@@ -206,11 +201,9 @@ def write_damaged(path, name):
     [
         ("cut.parquet", r"cut\.parquet cannot be read"),
         ("junk.parquet", r"junk\.parquet cannot be read"),
-        ("nothing.csv", r"nothing\.csv cannot be read \(Empty CSV file\)"),
-        ("nothing.jsonl", r"nothing\.jsonl cannot be read \(it is empty\)"),
-        ("ragged.csv", r"ragged\.csv cannot be read .*Row #10: Expected 5 columns, got 2"),
-        ("broken.jsonl", r"broken\.jsonl, line 8 is not JSON"),
-        ("list.json", r"list\.json, line 1 holds list"),
+        ("nothing.csv", r"Event log .* is empty"),
+        ("nothing.jsonl", r"Event log .* is empty"),
+        ("list.json", r"list\.json cannot be read \(line 1 holds a list"),
         ("half.csv.gz", r"half\.csv\.gz cannot be read"),
     ],
 )
@@ -221,22 +214,20 @@ def test_errors_are_located(tmp_path, name, words):
     assert "\n" not in str(error.value)
 
 
-def test_a_broken_line_far_into_a_file_has_its_number(tmp_path, monkeypatch):
+def test_a_broken_line_is_a_rejected_row_in_its_place(tmp_path, monkeypatch):
     monkeypatch.setattr(jsonlines, "BLOCK", 300)
     lines = [json.dumps(row) for row in FRAME.to_dict("records")]
     (tmp_path / "log.jsonl").write_text("\n".join([*lines[:33], "oops", *lines[33:]]))
-    with pytest.raises(EventLogError, match=r"line 34 is not JSON"):
-        events_of(CorpusSpec(events=str(tmp_path)))
+    rows = events_of(CorpusSpec(events=str(tmp_path)))
+    assert [row["row"] for row in rows if row["reason"]] == [33]
+    assert rows[33]["reason"] == "the line is not JSON"
+    assert len(rows) == 41
 
 
 @pytest.mark.parametrize(
     ("change", "words"),
     [
         (lambda f: f.drop(columns="text"), r"no column 'text'.*b\.parquet"),
-        (
-            lambda f: f.assign(user_id=np.arange(40)),
-            r"'user_id' holds text in .*a\.parquet but whole numbers in .*b\.",
-        ),
         (
             lambda f: f.drop(columns="timestamp"),
             r"b\.parquet has no column 'timestamp', but .*a\.parquet has",

@@ -293,7 +293,7 @@ def test_a_part_of_a_side_file_that_cannot_be_used_is_left_out_in_one_sentence(
     (tmp_path / f"{name}.json").write_text(json.dumps(document))
     files = read_directory(tmp_path)
     assert len([warning for warning in files.warnings if said in warning]) == 1
-    evidence.made(files)
+    evidence.provenance(files)
     read_current_runs(tmp_path, skip_damaged=True)
 
 

@@ -245,6 +245,29 @@ def test_storage_brings_home_what_is_expected_and_nothing_else(study, corpus, pl
     assert not (lake / "runs" / run_id / "record.json").exists()
 
 
+def test_sealed_forecasts_travel_and_nothing_leads_out_of_their_folder(
+    study, corpus, place, tmp_path
+):
+    first = StoredDirectory(tmp_path / "a" / "tiny", place)
+    seal = "forecasts/loss-at-1e+18-0123abcd.json"
+    with first.held():
+        first.claim(study, corpus.digest)
+        put(first.path / "forecasts", **{"loss-at-1e+18-0123abcd_dot_json": "{}", "note": "mine"})
+    lake = tmp_path / "lake" / "tiny"
+    assert seal in list_files(first.home)
+    put(lake / "forecasts", x_dot_sh="evil", _dot_hidden_dot_json="evil", below__x_dot_json="evil")
+    second = fetch_study(place, "tiny", tmp_path / "b")
+    names = [str(file.relative_to(second.path)) for file in second.path.glob("forecasts/**/*")]
+    assert names == [seal]
+    for name in (
+        "forecasts/../x.json",
+        "forecasts//x.json",
+        "forecasts/a/b.json",
+        "forecasts/..json",
+    ):
+        assert not mirror.MIRRORED.fullmatch(name)
+
+
 def test_runs_from_before_there_was_storage_are_handed_over(study, corpus, place, tmp_path):
     alone = execute.open_directory(tmp_path / "a" / "tiny", None)
     alone.claim(study, corpus.digest)

@@ -2,6 +2,8 @@
 
 import pyarrow as pa
 
+from clue_ray.corpus.logs.ids import is_uuid
+
 UNDEFINED = {0x81, 0x8D, 0x8F, 0x90, 0x9D}
 """Bytes that Windows-1252 does not define; they are read as Latin-1, so that no byte is lost."""
 WINDOWS_1252 = {
@@ -12,8 +14,7 @@ WINDOWS_1252 = {
 def kind_of(type_: pa.DataType) -> str:
     """Return the kind of values that a column holds.
 
-    Files of one log must agree in the kind of each column, not in its exact type: one writer may
-    choose int32 and another int64.
+    Files of one log may differ in it: each is converted from its own type.
     """
     value = type_.value_type if pa.types.is_dictionary(type_) else type_
     kinds = {
@@ -21,6 +22,7 @@ def kind_of(type_: pa.DataType) -> str:
         "whole numbers": (pa.types.is_integer,),
         "numbers": (pa.types.is_floating, pa.types.is_decimal),
         "times": (pa.types.is_timestamp, pa.types.is_date),
+        "UUIDs": (is_uuid,),
         "unknown": (pa.types.is_null,),
     }
     return next(

@@ -5,7 +5,8 @@ as in Spark, which writes `_SUCCESS` and `_temporary` next to its data.
 """
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import PurePosixPath
@@ -17,6 +18,7 @@ from fsspec.implementations.arrow import ArrowFSWrapper
 
 from clue_ray.errors import EventLogError
 from clue_ray.storage.place import SCHEMES, explain_access, find_secret
+from clue_ray.storage.unpack import Readable, unpack
 
 FORMATS = {
     ".parquet": "parquet",
@@ -24,8 +26,16 @@ FORMATS = {
     ".jsonl": "json",
     ".json": "json",
     ".ndjson": "json",
+    ".tsv": "csv",
+    ".tab": "csv",
+    ".psv": "csv",
+    ".pq": "parquet",
+    ".parq": "parquet",
+    ".jsonlines": "json",
+    ".jl": "json",
+    ".ldjson": "json",
 }
-COMPRESSIONS = (".gz", ".bz2", ".zst", ".lz4")
+COMPRESSIONS = (".gz", ".gzip", ".bz2", ".zst", ".zstd", ".lz4", ".xz", ".zip")
 WILDCARDS = "*?["
 HIVE_NULL = "__HIVE_DEFAULT_PARTITION__"
 """The folder value that Hive and Spark write for null."""
@@ -61,15 +71,18 @@ class EventFile:
         """Open the file for random access."""
         return _filesystem(self.root).open_input_file(self.path)
 
-    def stream(self) -> pa.NativeFile:
-        """Open the file for sequential reading, decompressed if its name says so."""
-        return _filesystem(self.root).open_input_stream(self.path, compression="detect")
+    @contextmanager
+    def stream(self) -> Iterator[Readable]:
+        """Open the file for sequential reading, unpacked if its first bytes say so."""
+        with self.open() as file:
+            yield unpack(file)
 
 
 def _ending(path: str) -> str:
     """Return the ending of a file name in lower case, without that of a compression."""
     suffixes = [suffix.lower() for suffix in PurePosixPath(path).suffixes]
-    if len(suffixes) > 1 and suffixes[-1] in COMPRESSIONS and suffixes[-2] != ".parquet":
+    packed = len(suffixes) > 1 and suffixes[-1] in COMPRESSIONS
+    if packed and FORMATS.get(suffixes[-2]) != "parquet":
         suffixes.pop()
     return suffixes[-1] if suffixes else ""
 
@@ -92,8 +105,19 @@ def find_files(places: Iterable[str]) -> list[EventFile]:
     Raises:
         EventLogError: a place does not exist, cannot be read, or has no file of a supported format.
     """
-    found = {_identity(file): file for place in places for file in _expand(place)}
-    return sorted(found.values(), key=str)
+    return find_log(places)[0]
+
+
+def find_log(places: Iterable[str]) -> tuple[list[EventFile], list[str]]:
+    """List the files of a log as `find_files` does, and the other files in its folders.
+
+    Raises:
+        EventLogError: as `find_files`.
+    """
+    expanded = [_expand(place) for place in places]
+    found = {_identity(file): file for files, _ in expanded for file in files}
+    others = {other for _, named in expanded for other in named}
+    return sorted(found.values(), key=str), sorted(others)
 
 
 def _identity(file: EventFile) -> str:
@@ -101,7 +125,8 @@ def _identity(file: EventFile) -> str:
     return str(file) if file.root else os.path.realpath(file.path)
 
 
-def _expand(place: str) -> list[EventFile]:
+def _expand(place: str) -> tuple[list[EventFile], list[str]]:
+    """List the event files of a place, and the names of visible files of other formats."""
     root, base, pattern = _locate(place)
     try:
         infos = _list(root, base, pattern)
@@ -109,18 +134,21 @@ def _expand(place: str) -> list[EventFile]:
         raise EventLogError(
             f"Event log {place} cannot be read ({explain_access(error)})."
         ) from None
+    visible = [
+        info
+        for info in infos
+        if info.type == pa.fs.FileType.File and _is_visible(info.path[len(base) :])
+    ]
     files = [
         EventFile(
             root, info.path, info.size, info.mtime_ns or 0, _partition(info.path[len(base) :])
         )
-        for info in infos
-        if info.type == pa.fs.FileType.File
-        and _ending(info.path) in FORMATS
-        and _is_visible(info.path[len(base) :])
+        for info in visible
+        if _ending(info.path) in FORMATS
     ]
     if not files:
         raise EventLogError(_explain_none(place, infos, pattern))
-    return files
+    return files, [info.path for info in visible if _ending(info.path) not in FORMATS]
 
 
 def _explain_none(place: str, infos: list[pa.fs.FileInfo], pattern: str) -> str:
@@ -135,7 +163,7 @@ def _explain_none(place: str, infos: list[pa.fs.FileInfo], pattern: str) -> str:
 def _locate(place: str) -> tuple[str, str, str]:
     """Split a place into its filesystem's URI, the path before the first wildcard, and the rest."""
     if "://" not in place:
-        path = os.path.abspath(place)
+        path = os.path.abspath(os.path.expanduser(place))
         # The name of an existing file may contain wildcard characters.
         return ("", path, "") if os.path.exists(path) else ("", *_split_pattern(path))
     try:

@@ -1,40 +1,78 @@
-"""Read JSON Lines with Arrow's parser, block by block.
+"""Read JSON Lines with Arrow's parser, block by block, and count their lines independently of it.
 
 A block that Arrow cannot parse is read again line by line in Python. This accepts what Arrow
-rejects, such as fields of mixed types, and reports the line number of an error.
+rejects, such as fields of mixed types. A line that is not an object is a row with a fault.
 """
 
 import json
-from collections.abc import Iterator
+import math
+import re
+from collections.abc import Iterator, Sequence
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.json
 
 from clue_ray.corpus.logs.encoding import decode_bytes
-from clue_ray.errors import EventLogError
+from clue_ray.corpus.logs.table import Block, LineCounter, with_faults
+from clue_ray.storage.unpack import Readable
 
 BLOCK, SAMPLE = 16_000_000, 200_000
 """Bytes that are parsed at a time, and bytes of a block from which its schema is inferred."""
+JSON_NAMES = {list: "a list", str: "a text", type(None): "null", bool: "true or false"}
+EXACT = 2.0**53
+"""Floats beyond this may stand for integers that lost digits."""
 
 
-def json_schema(source: pa.NativeFile, name: str) -> pa.Schema:
-    """Infer the schema of a file from its first lines.
+def json_schema(source: Readable) -> pa.Schema | None:
+    """Infer the schema of a file from its first lines; None if the file is empty.
 
     A field of mixed types is text; a field of nothing but nulls has type null.
+
+    Raises:
+        ArrowInvalid: none of these lines is an object.
     """
     block = next(_blocks(source), None)
-    found = _find_schema(block or b"", name, 1)
+    if block is None:
+        return None
+    sample = _sample(block)
+    found = _find_schema(sample)
     if not found.names:
-        raise pa.ArrowInvalid("it is empty")
+        lines = [(n, line) for n, line in enumerate(sample.split(b"\n"), 1) if line.strip()]
+        if not lines:
+            return None
+        faults = [(n, fault) for n, line in lines if (fault := _parse(line)[1])]
+        if faults:
+            raise pa.ArrowInvalid(
+                f"line {faults[0][0]} {faults[0][1]}; each line must be one object"
+            )
     return found
 
 
-def _find_schema(block: bytes, name: str, first: int) -> pa.Schema:
+def has_key(source: Readable, key: str) -> bool:
+    """Return whether a key occurs anywhere in a file."""
+    spelled = {json.dumps(key).encode(), json.dumps(key, ensure_ascii=False).encode()}
+    pattern = re.compile(b"(?:" + b"|".join(map(re.escape, spelled)) + rb")\s*:")
+    tail = b""
+    while data := bytes(source.read(BLOCK)):
+        text = tail + data
+        if pattern.search(text):
+            return True
+        tail = text[-1000:]
+    return False
+
+
+def _sample(block: bytes) -> bytes:
+    """Return the beginning of a block, up to the end of a line."""
+    return block[: block.find(b"\n", SAMPLE) + 1 or None]
+
+
+def _find_schema(sample: bytes) -> pa.Schema:
     kinds: dict[str, set[type]] = {}
-    sample = block[: block.find(b"\n", SAMPLE) + 1 or None]  # up to the end of a line
-    for number, line in enumerate(sample.split(b"\n"), first):
-        for key, value in (_parse(line, name, number) if line.strip() else {}).items():
+    for line in sample.split(b"\n"):
+        for key, value in (_parse(line)[0] if line.strip() else {}).items():
             kinds.setdefault(key, set()).add(type(value))
     return pa.schema([(key, _arrow_type(found - {type(None)})) for key, found in kinds.items()])
 
@@ -46,22 +84,39 @@ def _arrow_type(kinds: set[type]) -> pa.DataType:
     return pa.string() if len(kinds) > 1 else types.get(next(iter(kinds)), pa.string())
 
 
-def read_json_lines(
-    source: pa.NativeFile, columns: list[str], name: str
-) -> Iterator[tuple[pa.Table, int]]:
-    """Yield the given fields of each block, and the number of its values that were not UTF-8.
+def read_json_lines(source: Readable, columns: Sequence[str]) -> Iterator[Block]:
+    """Yield the given fields of each block; a field that a line lacks is null.
 
-    Args:
-        name: of the file, for messages.
+    Raises:
+        ArrowInvalid: the lines of the file do not add up.
     """
-    line = 1
-    for block in _blocks(source):
-        found = _find_schema(block, name, line)
-        yield _read_fast(block, columns, found) or _read_slowly(block, columns, name, line)
-        line += block.count(b"\n")
+    counter = LineCounter(source, carriage_returns=False)
+    for block in _blocks(counter):
+        rows, blank = _count_lines(block)
+        fast = _read_fast(block, list(columns), _find_schema(_sample(block)))
+        found = fast if fast and fast.table.num_rows == rows else _read_slowly(block, list(columns))
+        if found.table.num_rows != rows:
+            raise pa.ArrowInvalid(f"{found.table.num_rows:,} rows were parsed of {rows:,} lines")
+        yield found.with_lines(counter.take(), blank)
+    yield Block(
+        pa.table({name: pa.nulls(0, pa.string()) for name in columns}), lines=counter.take()
+    )
 
 
-def _read_fast(block: bytes, columns: list[str], found: pa.Schema) -> tuple[pa.Table, int] | None:
+def _count_lines(block: bytes) -> tuple[int, int]:
+    """Count the lines of a block and, apart from them, its blank lines."""
+    array = np.frombuffer(block, np.uint8)
+    ends = np.flatnonzero(array == ord("\n"))
+    starts = np.concatenate([[0], ends + 1])
+    starts = starts[starts < len(array)]
+    if (array[starts] == ord("{")).all():
+        return len(starts), 0
+    lines = block.split(b"\n")[: len(starts)]
+    blank = sum(not line.strip() for line in lines)
+    return len(starts) - blank, blank
+
+
+def _read_fast(block: bytes, columns: list[str], found: pa.Schema) -> Block | None:
     """Read a block with Arrow, or return None if Arrow rejects it."""
     types = [found.field(column).type if column in found.names else pa.null() for column in columns]
     # A field that the sample lacks may still occur later in the block: read it as text.
@@ -73,26 +128,39 @@ def _read_fast(block: bytes, columns: list[str], found: pa.Schema) -> tuple[pa.T
     )
     whole = pa.json.ReadOptions(block_size=len(block) + 1)
     try:
-        return pa.json.read_json(pa.BufferReader(block), whole, options).select(columns), 0
+        table = pa.json.read_json(pa.BufferReader(block), whole, options).select(columns)
     except pa.ArrowInvalid:
         return None
+    return None if any(map(_may_be_rounded, table.columns)) else Block(table)
 
 
-def _read_slowly(block: bytes, columns: list[str], name: str, first: int) -> tuple[pa.Table, int]:
-    """Read a block line by line, all fields as text; `first` is the number of its first line."""
-    lines = [(first + n, line) for n, line in enumerate(block.split(b"\n")) if line.strip()]
-    rows = [_parse(line, name, number) for number, line in lines]
+def _may_be_rounded(column: pa.ChunkedArray) -> bool:
+    """Return whether a column of floats holds one that may have been an integer of many digits."""
+    if not pa.types.is_floating(column.type):
+        return False
+    return bool(pc.any(pc.greater_equal(pc.abs(column), EXACT)).as_py())
+
+
+def _read_slowly(block: bytes, columns: list[str]) -> Block:
+    """Read a block line by line, all fields as text."""
+    lines = [line for line in block.split(b"\n") if line.strip()]
+    parsed = [_parse(line) for line in lines]
+    rows = [row for row, fault in parsed if not fault]
+    faults = {
+        place: (f"the line {fault}", lines[place].decode("utf-8", "replace"))
+        for place, (_, fault) in enumerate(parsed)
+        if fault
+    }
     values = {column: [_as_text(row.get(column)) for row in rows] for column in columns}
     whole = {
         column: [v and _without_surrogates(v) for v in found] for column, found in values.items()
     }
-    recoded = sum(decode_bytes(line)[1] for _, line in lines)
+    recoded = sum(decode_bytes(line)[1] for line in lines)
     recoded += sum(
         a != b for column in columns for a, b in zip(values[column], whole[column], strict=True)
     )
-    return pa.table(
-        {column: pa.array(found, pa.string()) for column, found in whole.items()}
-    ), recoded
+    table = pa.table({column: pa.array(found, pa.string()) for column, found in whole.items()})
+    return Block(with_faults(table, faults), recoded)
 
 
 def _without_surrogates(text: str) -> str:
@@ -100,22 +168,15 @@ def _without_surrogates(text: str) -> str:
     return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
-def _parse(line: bytes, name: str, number: int) -> dict[str, Any]:
-    """Parse one line, or raise EventLogError with its number."""
+def _parse(line: bytes) -> tuple[dict[str, Any], str | None]:
+    """Parse one line; return its object, or what is wrong with the line."""
     try:
         row = json.loads((decode_bytes(line)[0] or "").removeprefix("\ufeff"))
-    except ValueError as error:
-        reason = str(error).splitlines()[0]
-        raise EventLogError(
-            f"Event log {name}, line {number} is not JSON ({reason}); fix the line: each line "
-            "must be one object."
-        ) from None
+    except (ValueError, RecursionError):
+        return {}, "is not JSON"
     if not isinstance(row, dict):
-        raise EventLogError(
-            f"Event log {name}, line {number} holds {type(row).__name__}; each line must be one "
-            "object."
-        )
-    return row
+        return {}, f"holds {JSON_NAMES.get(type(row), 'a number')}, not an object"
+    return row, None
 
 
 def _as_text(value: Any) -> str | None:
@@ -126,15 +187,17 @@ def _as_text(value: Any) -> str | None:
         return json.dumps(value, ensure_ascii=False)
     if isinstance(value, bool):
         return str(value).lower()
+    if not isinstance(value, int) and not math.isfinite(value):
+        return None
     if isinstance(value, int) or value.is_integer():
         return str(int(value))
     return str(pa.scalar(value).cast(pa.string()).as_py())
 
 
-def _blocks(source: pa.NativeFile) -> Iterator[bytes]:
+def _blocks(source: Readable) -> Iterator[bytes]:
     """Yield the stream in blocks of whole lines."""
     rest = b""
-    while data := source.read(BLOCK):
+    while data := bytes(source.read(BLOCK)):
         cut = data.rfind(b"\n") + 1
         if cut:
             yield rest + data[:cut]

@@ -5,29 +5,30 @@ which is streamed. Ray Data's own readers are not used. They do not number rows,
 needed for the order of appearance and for messages; nor do they mix formats in one dataset.
 """
 
+from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 import pyarrow as pa
-import pyarrow.csv
-import pyarrow.parquet as pq
 
-from clue_ray.corpus.logs.encoding import decode, kind_of
-from clue_ray.corpus.logs.files import EventFile, find_files
-from clue_ray.corpus.logs.jsonlines import json_schema, read_json_lines
-from clue_ray.corpus.logs.schema import Log, check_columns, logs_of
+from clue_ray.corpus.logs.csv_files import csv_schema, read_csv
+from clue_ray.corpus.logs.encoding import decode
+from clue_ray.corpus.logs.files import EventFile, find_log
+from clue_ray.corpus.logs.jsonlines import has_key, json_schema, read_json_lines
+from clue_ray.corpus.logs.parquet import parquet_schema, read_parquet
+from clue_ray.corpus.logs.schema import Log, check_columns, logs_of, template_fields
+from clue_ray.corpus.logs.table import Block
 from clue_ray.errors import EventLogError
 from clue_ray.spec.specs import CorpusSpec
+from clue_ray.storage.delimited import NAMES
 from clue_ray.storage.place import explain_access
 
 ROWS_PER_PART = 500_000
-ROWS_PER_BATCH = 250_000
-CSV_READING = pa.csv.ReadOptions(block_size=16_000_000, use_threads=False)
-"""One thread per task: with more, Arrow's errors do not contain row numbers."""
 SCHEMA_READERS = 16
 """Threads that read schemas concurrently; on object storage each read waits for the network."""
-UTF_16_MARKS = (b"\xff\xfe", b"\xfe\xff")
+UNREADABLE = (pa.ArrowException, OSError, ValueError)
+"""What a damaged file raises; EventLogError is none of these."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,12 @@ class Reading:
     spec: CorpusSpec
     logs: tuple[Log, ...]
     parts: tuple[Part, ...]
+    empty_files: tuple[str, ...] = ()
+    "files without content, which are passed over"
+    other_files: tuple[str, ...] = ()
+    "files of other formats in the logs' folders"
+    separators: tuple[tuple[str, int], ...] = ()
+    "how the columns of CSV files are separated, and in how many files"
 
     @property
     def files(self) -> list[EventFile]:
@@ -66,62 +73,103 @@ def plan_reading(spec: CorpusSpec) -> Reading:
     """Find and check all files of a corpus's logs, and divide them into parts.
 
     Raises:
-        EventLogError: a file cannot be read, lacks a column, or differs in kind from another file
-            of its log.
+        EventLogError: a file cannot be read or lacks a column, or all files are empty.
     """
-    logs, parts = [], []
+    logs, parts, empty, others = [], [], [], []
+    separators: Counter[str] = Counter()
     for index, log in enumerate(logs_of(spec)):
-        files = find_files(log.places)
+        found, ignored = find_log(log.places)
         with ThreadPoolExecutor(SCHEMA_READERS) as pool:
-            schemas = list(pool.map(_read_schema, files))
-        log = replace(log, has_time=_has_time(log, files, schemas))
-        _check_files(log, files, schemas)
+            schemas = list(pool.map(_read_schema, found, [log] * len(found)))
+        whole = [(file, schema) for file, schema in zip(found, schemas, strict=True) if schema]
+        empty += [str(file) for file, schema in zip(found, schemas, strict=True) if not schema]
+        others += ignored
+        if not whole:
+            raise EventLogError(
+                f"Event log {', '.join(log.places)} is empty; give a file with rows."
+            )
+        files, stored = [file for file, _ in whole], _add_late_keys(log, whole)
+        log = replace(log, has_time=_has_time(log, files, stored))
+        _check_files(log, files, stored)
         _check_time(log, spec)
         logs.append(log)
-        for number, (file, schema) in enumerate(zip(files, schemas, strict=True)):
+        separators.update(NAMES.get(s.separator, s.separator) for s in stored if s.separator)
+        for number, (file, schema) in enumerate(zip(files, stored, strict=True)):
             parts += _divide(Part(index, number, file), schema)
-    return Reading(spec, tuple(logs), tuple(parts))
+    told = tuple(sorted(separators.items()))
+    return Reading(spec, tuple(logs), tuple(parts), tuple(empty), tuple(others), told)
 
 
 @dataclass(frozen=True)
 class Schema:
-    """A file's schema: its columns, and the number of rows in each row group of a Parquet file."""
+    """A file's schema.
+
+    Attributes:
+        columns: names and types, those that come from folders included.
+        group_rows: number of rows in each row group of a Parquet file.
+        separator: of a CSV file.
+    """
 
     columns: pa.Schema
     group_rows: tuple[int, ...] = ()
+    separator: str = ""
+
+    def has(self, column: str) -> bool:
+        """Return whether the file has a column."""
+        return column in self.columns.names
+
+    def with_column(self, name: str, type_: pa.DataType) -> "Schema":
+        """Return the schema with one column more."""
+        return replace(self, columns=self.columns.append(pa.field(name, type_)))
 
 
-def _read_schema(file: EventFile) -> Schema:
-    """Read the schema of a file, including the columns that come from its folders.
+def _read_schema(file: EventFile, log: Log) -> Schema | None:
+    """Read the schema of a file, including the columns of its folders; None if it is empty.
 
     Raises:
-        EventLogError: the file is empty or cannot be read.
+        EventLogError: the file cannot be read.
     """
     try:
-        schema = _read_stored_schema(file)
-    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+        schema = _read_stored_schema(file, log)
+    except UNREADABLE as error:
         raise _unreadable(file, error) from None
     for name, _ in file.partition:
-        if name not in schema.columns.names:
-            schema = replace(schema, columns=schema.columns.append(pa.field(name, pa.string())))
+        if schema and not schema.has(name):
+            schema = schema.with_column(name, pa.string())
     return schema
 
 
-def _read_stored_schema(file: EventFile) -> Schema:
+def _read_stored_schema(file: EventFile, log: Log) -> Schema | None:
     """Read the schema that a file itself contains."""
+    if not file.size:
+        return None
     if file.format == "parquet":
-        with file.open() as source:
-            parquet = pq.ParquetFile(source)
-            groups = range(parquet.metadata.num_row_groups)
-            rows = tuple(parquet.metadata.row_group(group).num_rows for group in groups)
-            return Schema(parquet.schema_arrow, rows)
-    with file.stream() as source:
-        if source.read(2) in UTF_16_MARKS:
-            raise pa.ArrowInvalid("it is UTF-16, but only UTF-8 is supported: convert it")
+        return Schema(*parquet_schema(file))
     with file.stream() as source:
         if file.format == "json":
-            return Schema(json_schema(source, str(file)))
-        return Schema(pa.csv.open_csv(source, CSV_READING).schema)
+            found = json_schema(source)
+            return None if found is None else Schema(found)
+        columns, separator = csv_schema(source, log.needed, log.separator)
+        return Schema(columns, separator=separator) if columns.names else None
+
+
+def _add_late_keys(log: Log, whole: list[tuple[EventFile, Schema]]) -> list[Schema]:
+    """Add the needed keys of JSON files that occur only after the lines that were sampled."""
+    wanted = log.needed if "timestamp" in log.columns else [*log.needed, "timestamp"]
+    wanted = list(dict.fromkeys(wanted))
+    known = {name for _, schema in whole for name in schema.columns.names}
+    fields = {log.source(field) for field in template_fields(log.text)}
+    schemas = []
+    for file, schema in whole:
+        for column in wanted if file.format == "json" else ():
+            if schema.has(column) or (column in fields and column in known):
+                continue
+            with file.stream() as source:
+                if has_key(source, column):
+                    schema = schema.with_column(column, pa.null())
+                    known.add(column)
+        schemas.append(schema)
+    return schemas
 
 
 def _unreadable(file: EventFile, error: Exception) -> EventLogError:
@@ -160,26 +208,15 @@ def _check_time(log: Log, spec: CorpusSpec) -> None:
 
 
 def _check_files(log: Log, files: list[EventFile], schemas: list[Schema]) -> None:
-    """Check that every file of a log has the needed columns, of the same kind in all files."""
-    seen: dict[str, tuple[str, EventFile]] = {}
+    """Check that every file of a log has the columns that it needs."""
+    known = {name for schema in schemas for name in schema.columns.names}
     for file, schema in zip(files, schemas, strict=True):
         try:
-            check_columns(schema.columns, log)
+            check_columns(schema.columns, log, known)
         except EventLogError as error:
             raise EventLogError(
                 f"{str(error).rstrip('.')} (in {file})." if len(files) > 1 else str(error)
             ) from None
-        for column in log.needed:
-            # Columns of CSV files are read as bytes, whatever Arrow infers from their first rows.
-            kind = "text" if file.format == "csv" else kind_of(schema.columns.field(column).type)
-            before, other = seen.setdefault(column, (kind, file))
-            if before == "unknown":
-                seen[column] = (kind, file)
-            elif kind not in (before, "unknown"):
-                raise EventLogError(
-                    f"Column {column!r} holds {before} in {other} but {kind} in {file}; files of "
-                    "one log must agree."
-                )
 
 
 def _divide(whole: Part, schema: Schema) -> list[Part]:
@@ -204,13 +241,17 @@ class Batch:
 
     Attributes:
         first_row: number of the first row in the file.
-        table: the needed columns.
+        table: the needed columns; see `Block` for those of lines that could not be read.
         recoded: number of values that were not UTF-8.
+        lines, other_lines, literal: see `Block`.
     """
 
     first_row: int
     table: pa.Table
     recoded: int
+    lines: int = 0
+    other_lines: int = 0
+    literal: int = 0
 
 
 def read_part(part: Part, log: Log) -> Iterator[Batch]:
@@ -220,57 +261,34 @@ def read_part(part: Part, log: Log) -> Iterator[Batch]:
         EventLogError: the file cannot be read.
     """
     row = part.first_row
-    readers = {"parquet": _read_parquet, "csv": _read_csv, "json": _read_json}
     try:
-        for raw, before in readers[part.file.format](part, log):
-            table, recoded = decode(_with_partition(raw, part.file, log))
-            yield Batch(row, table, before + recoded)
+        for block in _read_blocks(part, log):
+            table, recoded = decode(_with_all_columns(block.table, part.file, log))
+            counts = (block.recoded + recoded, block.lines, block.other_lines, block.literal)
+            yield Batch(row, table, *counts)
             row += table.num_rows
-    except (pa.ArrowException, OSError) as error:
+    except UNREADABLE as error:
         raise _unreadable(part.file, error) from None
 
 
-def _read_parquet(part: Part, log: Log) -> Iterator[tuple[pa.Table, int]]:
-    with part.file.open() as source:
-        parquet = pq.ParquetFile(source)
-        columns = [name for name in log.needed if name in parquet.schema_arrow.names]
-        for batch in parquet.iter_batches(
-            ROWS_PER_BATCH, row_groups=list(part.row_groups or ()), columns=columns
-        ):
-            yield pa.Table.from_batches([batch]), 0
+def _read_blocks(part: Part, log: Log) -> Iterator[Block]:
+    """Yield the columns that a file itself holds, block by block."""
+    file = part.file
+    folders = {name for name, _ in file.partition}
+    if file.format == "parquet":
+        yield from read_parquet(file, log.needed, part.row_groups or ())
+        return
+    with file.stream() as source:
+        if file.format == "csv":
+            yield from read_csv(source, log.needed, log.separator)
+        else:
+            yield from read_json_lines(source, [c for c in log.needed if c not in folders])
 
 
-def _read_csv(part: Part, log: Log) -> Iterator[tuple[pa.Table, int]]:
-    """Read all columns as bytes, so that Arrow does not turn the id 007 into the number 7."""
-    with part.file.stream() as source:
-        names = pa.csv.open_csv(source, CSV_READING).schema.names
-    columns = [name for name in log.needed if name in names]
-    options = pa.csv.ConvertOptions(
-        column_types=dict.fromkeys(columns, pa.binary()), include_columns=columns
-    )
-    with part.file.stream() as source:
-        reader = pa.csv.open_csv(
-            source,
-            read_options=CSV_READING,
-            parse_options=pa.csv.ParseOptions(newlines_in_values=True),
-            convert_options=options,
-        )
-        for batch in reader:
-            yield pa.Table.from_batches([batch]), 0
-
-
-def _read_json(part: Part, log: Log) -> Iterator[tuple[pa.Table, int]]:
-    folders = {name for name, _ in part.file.partition}
-    with part.file.stream() as source:
-        yield from read_json_lines(
-            source, [name for name in log.needed if name not in folders], str(part.file)
-        )
-
-
-def _with_partition(table: pa.Table, file: EventFile, log: Log) -> pa.Table:
-    for name, value in file.partition:
+def _with_all_columns(table: pa.Table, file: EventFile, log: Log) -> pa.Table:
+    """Add the columns that come from folders, and nulls for those that only other files have."""
+    for name, value in (*file.partition, *((name, None) for name in log.needed)):
         if name in log.needed and name not in table.column_names:
-            table = table.append_column(
-                name, pa.repeat(pa.scalar(value, pa.string()), table.num_rows)
-            )
+            column = pa.repeat(pa.scalar(value, pa.string()), table.num_rows)
+            table = table.append_column(name, column)
     return table

@@ -5,7 +5,7 @@ can count them and write them to `rejected/`.
 """
 
 import string
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +14,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from clue_ray.corpus.logs.encoding import kind_of
+from clue_ray.corpus.logs.ids import as_ids, as_text, without_missing
+from clue_ray.corpus.logs.table import FAULT
 from clue_ray.corpus.logs.times import as_seconds
 from clue_ray.errors import EventLogError, nearest
 from clue_ray.spec.specs import CorpusSpec
@@ -21,9 +23,10 @@ from clue_ray.spec.specs import CorpusSpec
 ROLES = ("user_id", "service", "timestamp")
 LATEST_TIME = 4_102_444_800.0
 """The year 2100. A later time means that its unit or date was misread."""
+TIME_FAULT = "timestamp cannot be read"
 ROWS_PER_FILE = 2**32
 """Order of appearance = file number * this + row number; exact in float64 for two million files."""
-KINDS = ("text", "whole numbers", "numbers", "times", "bool", "unknown")
+KINDS = ("text", "whole numbers", "numbers", "times", "bool", "unknown", "UUIDs")
 """Kinds of values that a needed column may hold."""
 EVENTS_SCHEMA = pa.schema(
     [
@@ -48,6 +51,8 @@ class Log:
         columns: role -> name of the log's column, where the two differ.
         text: template of the item text.
         has_time: whether events have timestamps; otherwise they are in order of appearance.
+        timestamp_format: how timestamps are written, for strptime.
+        separator: character between the columns of CSV files; found in each file if None.
     """
 
     places: tuple[str, ...]
@@ -55,6 +60,8 @@ class Log:
     columns: dict[str, str]
     text: str
     has_time: bool = True
+    timestamp_format: str | None = None
+    separator: str | None = None
 
     def column(self, role: str) -> str:
         """Return the name of the log's column for a role."""
@@ -87,13 +94,17 @@ def logs_of(spec: CorpusSpec) -> list[Log]:
     for role in spec.columns:
         _check_role(role)
     if not isinstance(spec.events, dict):
-        return [Log(_as_tuple(spec.events), None, spec.columns, spec.text)]
+        places = _as_tuple(spec.events)
+        written = (spec.timestamp_format, spec.separator)
+        return [Log(places, None, spec.columns, spec.text, True, *written)]
     return [
         Log(
             _as_tuple(log.events),
             service.strip(),
             {**spec.columns, **(log.columns or {})},
             log.text or spec.text,
+            timestamp_format=log.timestamp_format or spec.timestamp_format,
+            separator=log.separator or spec.separator,
         )
         for service, log in spec.events.items()
         if spec.services is None or service in spec.services
@@ -133,18 +144,25 @@ def template_fields(template: str) -> list[str]:
     return fields
 
 
-def check_columns(schema: pa.Schema, log: Log) -> None:
-    """Check that a file has every needed column and that its text is not a bare number.
+def check_columns(schema: pa.Schema, log: Log, elsewhere: Collection[str] = ()) -> None:
+    """Check that a file has the columns that it needs and that its text is not a bare number.
+
+    Args:
+        elsewhere: columns that other files of the log have. A field of the template may be missing
+            where another file has it, and is then empty; but a file needs one field at least.
 
     Raises:
         EventLogError: a column is missing, repeated, or of a kind that cannot be read.
     """
     for role in log.columns:
         _check_role(role)
+    fields = [log.source(field) for field in template_fields(log.text)]
+    some = any(field in schema.names for field in fields)
+    absent = {field for field in fields if some and field in elsewhere} - set(schema.names)
     for column in log.needed:
-        _check_column(schema, column)
-    fields = template_fields(log.text)
-    only = log.source(fields[0])
+        if column not in absent:
+            _check_column(schema, column)
+    only = fields[0]
     # A lone number is usually an id, and the digits of an id say nothing about an item.
     if len(fields) == 1 and kind_of(schema.field(only).type) not in ("text", "unknown"):
         raise EventLogError(
@@ -156,10 +174,10 @@ def check_columns(schema: pa.Schema, log: Log) -> None:
 def _check_column(schema: pa.Schema, column: str) -> None:
     found = ", ".join(map(repr, schema.names)) or "none"
     if column not in schema.names:
-        if len(schema.names) == 1 and set(schema.names[0]) & set(";\t|"):
+        if len(schema.names) == 1 and set(schema.names[0]) & set(",;\t|"):
             raise EventLogError(
-                f"The event log has one column only, {found}; separate the columns of CSV files "
-                "by commas."
+                f"The event log has one column only, {found}; name the character that separates "
+                "its columns in separator."
             )
         raise EventLogError(
             f"The event log has no column {column!r}; columns found are {found}; rename with "
@@ -190,21 +208,23 @@ def normalise(
     service = (
         pa.repeat(log.service, table.num_rows)
         if log.service
-        else as_text(table[log.column("service")])
+        else as_ids(table[log.column("service")])
     )
     timestamp = (
-        as_seconds(table[log.column("timestamp")])
+        as_seconds(table[log.column("timestamp")], log.timestamp_format)
         if log.has_time
         else pa.array(file * float(ROWS_PER_FILE) + row)
     )
     rows = {
-        "user_id": as_text(table[log.column("user_id")]),
+        "user_id": as_ids(table[log.column("user_id")]),
         "service": service,
         "timestamp": timestamp,
         "text": build_text(table, log),
         "row": row,
     }
     rows["reason"] = _find_reasons(rows, spec, log)
+    if FAULT in table.column_names:  # what is wrong with the line, not with the values it lacks
+        rows["reason"] = pc.coalesce(table[FAULT], rows["reason"])
     events = pa.table(rows, schema=EVENTS_SCHEMA)
     if spec.services is None:
         return events
@@ -218,20 +238,6 @@ def good_rows(events: pa.Table) -> pa.Table:
     if events["reason"].null_count == len(events):
         return events
     return events.filter(pc.is_null(events["reason"]))
-
-
-def as_text(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    """Cast ids and names to text without surrounding white space.
-
-    Numbers keep all their digits. A whole float is written as an integer, because pandas turns a
-    column of integers into floats where a value is missing: 7.0 and 7 are the same user.
-    """
-    text = column.cast(pa.string())
-    if pa.types.is_floating(column.type):
-        whole = column.cast(pa.int64(), safe=False)
-        is_whole = pc.equal(whole.cast(pa.float64(), safe=False), column.cast(pa.float64()))
-        text = pc.if_else(is_whole, whole.cast(pa.string()), text)
-    return pc.utf8_trim_whitespace(text)
 
 
 def build_text(table: pa.Table, log: Log) -> pa.ChunkedArray | pa.Array:
@@ -253,7 +259,8 @@ def build_text(table: pa.Table, log: Log) -> pa.ChunkedArray | pa.Array:
 
 
 def _untrimmed(text: pa.ChunkedArray) -> pa.ChunkedArray:
-    """Return a text column as it is, with null for values of nothing but white space."""
+    """Return a text column as it is, with null for white space and for missing values."""
+    text = without_missing(text)
     empty = pc.fill_null(pc.equal(pc.utf8_length(pc.utf8_trim_whitespace(text)), 0), True)
     return pc.if_else(empty, pa.scalar(None, pa.string()), text)
 
@@ -267,7 +274,8 @@ def _find_reasons(rows: dict[str, Any], spec: CorpusSpec, log: Log) -> Any:
     }
     long = f"text is longer than {spec.max_text_length:,} characters"
     faults[long] = pc.fill_null(pc.greater(lengths["text"], spec.max_text_length), False)
-    faults["timestamp cannot be read"] = pc.is_null(rows["timestamp"], nan_is_null=True)
+    unread = f"timestamp is not like {log.timestamp_format}" if log.timestamp_format else TIME_FAULT
+    faults[unread] = pc.is_null(rows["timestamp"], nan_is_null=True)
     if log.has_time:
         faults["timestamp is after the year 2100"] = pc.fill_null(
             pc.greater(rows["timestamp"], LATEST_TIME), False

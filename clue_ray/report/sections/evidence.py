@@ -204,12 +204,7 @@ def warnings(sentences: tuple[str, ...]) -> Section | None:
     return Section("warnings", "Warnings", "warnings", points=sentences)
 
 
-def made(files: StudyFiles) -> Section:
-    """List how the report was made."""
-    return Section("made", "How it was made", "how it was made", tables=(_provenance(files),))
-
-
-def _provenance(files: StudyFiles) -> Table:
+def provenance(files: StudyFiles) -> Table:
     """List the versions, devices, corpus, rejected rows and licence behind the report."""
     table, corpus = files.table, files.corpus
     services = corpus.get("services")
@@ -232,9 +227,8 @@ def _provenance(files: StudyFiles) -> Table:
         "rejected rows": _rejected(corpus),
         "licence of the data": str(corpus.get("licence_note") or ""),
     }
-    return Table(
-        ("", ""), tuple((text(name), text(value)) for name, value in facts.items() if value)
-    )
+    rows = tuple((text(name), text(value)) for name, value in facts.items() if value)
+    return Table(("", ""), rows, folded="Versions, devices and corpus")
 
 
 def _distinct(values: pd.Series) -> str:

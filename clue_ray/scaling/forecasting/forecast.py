@@ -15,6 +15,7 @@ import pandas as pd
 from scipy.special import stdtrit
 
 from clue_ray.errors import FitError
+from clue_ray.runs import SCORES
 from clue_ray.scaling.fitting.frontier import settings_of
 from clue_ray.scaling.fitting.table import Table, finished, is_number, select
 from clue_ray.scaling.forecasting.candidates import CANDIDATES
@@ -32,6 +33,8 @@ CHECKED_REACH = 10.5
 TURNED = 10.0
 """Factor in x between the best run and the largest one from which the loss no longer falls."""
 SLACK = 1e-9
+HIGHER_IS_BETTER = ("recall_at_10", "mrr", "tokens_per_second")
+"""Columns of a runs table, besides scores on downstream tasks, that a better run raises."""
 FURTHEST_SEARCH, BISECTIONS = 1e4, 30
 """Factor beyond the frontier up to which a value of y is searched, and halvings of the range."""
 LEVELS = (0.5, 0.8, 0.95)
@@ -154,6 +157,7 @@ class Forecaster:
     @classmethod
     def build(cls, table: Table, *, x: str, y: str, chance: float | None = None) -> "Forecaster":
         """Read a table and backtest it; arguments and errors are those of `forecast`."""
+        _check_lower_is_better(y)
         if chance is not None:
             _check_number("chance", chance)
         spent, loss = _settings(table, x, y)
@@ -303,6 +307,15 @@ def _check_runs(spent: Floats, loss: Floats, points: np.ndarray, x: str, y: str)
             f"{y} does not fall beyond {x} {end:.3g}: no run up to {largest:.3g}, "
             f"{largest / end:.2g} times as much, is lower; tune or regularise the larger runs, or "
             "leave them out if they failed."
+        )
+
+
+def _check_lower_is_better(y: str) -> None:
+    """Raise FitError for a score: the runs of lowest y would be forecast, which are the worst."""
+    if y in HIGHER_IS_BETTER or y.startswith(SCORES):
+        raise FitError(
+            f"{y} is a score, of which higher is better; forecast the loss, or a column of errors, "
+            "such as 1 minus the score."
         )
 
 

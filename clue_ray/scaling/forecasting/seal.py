@@ -8,13 +8,16 @@ Commit the file before the run starts: the order of commits is the proof of time
 
 import hashlib
 import json
-from collections.abc import Iterator
+import math
+import re
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
+from statistics import median
 from typing import Any, Literal, NamedTuple
 
-from clue_ray.errors import FitError, RunsError
+from clue_ray.errors import ClueRayError, FitError, RunsError
 from clue_ray.runs import Runs
 from clue_ray.scaling.fitting.frontier import settings_of
 from clue_ray.scaling.forecasting.forecast import LEVELS, Forecast, forecast
@@ -24,6 +27,8 @@ FOLDER = "forecasts"
 SAME_PLACE = 1.1
 """Factor in x within which a later run tests a seal."""
 ROUNDING = 1e-6
+NUMBERS = ("at", "value")
+TEXTS = ("x", "y", "table_sha256", "clue_ray_version", "sealed_at")
 
 Outcome = Literal["open", "hit", "miss"]
 
@@ -36,11 +41,18 @@ class Card(NamedTuple):
         outcome: `open` while no run tests it; `hit` where the measured value is inside the 80 %
             interval.
         measured: y of the run that tests it, the mean over seeds.
+        note: what limits the verification; empty where the forecast was recomputed.
     """
 
     seal: dict[str, Any]
     outcome: Outcome
     measured: float | None
+    note: str = ""
+
+    @property
+    def error(self) -> float | None:
+        """The relative error of the forecast, predicted over measured - 1; None while open."""
+        return None if self.measured is None else self.seal["value"] / self.measured - 1
 
     def sentence(self) -> str:
         """Describe the forecast and its outcome."""
@@ -51,8 +63,15 @@ class Card(NamedTuple):
         )
         if self.measured is None:
             return f"{forecast}; not tested yet."
-        error = seal["value"] / self.measured - 1
-        return f"{forecast}; measured {self.measured:.4g}: {self.outcome}, error {error:+.1%}."
+        return f"{forecast}; measured {self.measured:.4g}: {self.outcome}, error {self.error:+.1%}."
+
+
+class Judged(NamedTuple):
+    """A file of a study's `forecasts/`: its card, or the reason why it cannot be believed."""
+
+    file: Path
+    card: Card | None
+    problem: str = ""
 
 
 def seal_forecast(runs: Runs, made: Forecast, *, x: str, y: str, folder: Path) -> Path:
@@ -85,7 +104,8 @@ def seal_forecast(runs: Runs, made: Forecast, *, x: str, y: str, folder: Path) -
         "sealed_at": datetime.now(UTC).isoformat(timespec="seconds"),
     }
     seal["sha256"] = _hash(seal)
-    file = folder / FOLDER / f"{y}-at-{made.at:.3g}-{seal['sha256'][:8]}.json"
+    name = re.sub(r"\W+", "-", y).strip("-") or "y"  # a column may be called ../loss
+    file = folder / FOLDER / f"{name}-at-{made.at:.3g}-{seal['sha256'][:8]}.json"
     write_json(file, seal)
     return file
 
@@ -97,27 +117,141 @@ def read_seals(folder: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
     yield from sorted(seals, key=lambda each: str(each[1].get("sealed_at")))
 
 
-def verify_seal(file: Path, seal: dict[str, Any], runs: Runs) -> None:
+def verify_seal(file: Path, seal: dict[str, Any], runs: Runs) -> str:
     """Check that neither a card nor the runs it was made from were changed.
 
+    Returns:
+        A note where another version of clue-ray sealed the card and this one forecasts otherwise;
+        empty where the same forecast was recomputed.
+
     Raises:
-        RunsError: they were, or a run is missing; the message says which.
+        RunsError: the card or a run was changed, or a run is missing; the message says which.
+        FitError: this version makes no forecast from the runs.
     """
-    content = {name: value for name, value in seal.items() if name != "sha256"}
-    if seal.get("sha256") != _hash(content):
+    if seal.get("sha256", "") != _content_hash(seal):
         raise RunsError(f"{file} was changed after it was sealed; restore it from version control.")
+    _check_fields(file, seal)
     named = set(seal["runs"])
+    _check_runs(file, seal, runs, named)
+    table = runs.done[runs.done["run_id"].astype(str).isin(named)]
+    again = forecast(table, x=seal["x"], y=seal["y"], at=seal["at"], chance=seal.get("chance"))
+    return _compare(file, seal, again)
+
+
+def _content_hash(seal: dict[str, Any]) -> str | None:
+    """Return the hash that a card should have; None for numbers that no seal holds, such as NaN."""
+    try:
+        return _hash({name: value for name, value in seal.items() if name != "sha256"})
+    except ValueError:
+        return None
+
+
+def _check_fields(file: Path, seal: dict[str, Any]) -> None:
+    """Raise RunsError where a card lacks a field or holds another type."""
+    ends = seal.get("intervals")
+    ends = ends.get("0.8") if isinstance(ends, dict) else None
+    wrong = [name for name in NUMBERS if not _is_positive(seal.get(name))]
+    wrong += [name for name in TEXTS if not isinstance(seal.get(name), str)]
+    wrong += [] if _is_list(seal.get("runs"), str) else ["runs"]
+    wrong += [] if _is_interval(ends) else ["intervals"]
+    if wrong:
+        raise RunsError(f"{file} is not a sealed forecast: {wrong[0]} is missing or invalid.")
+
+
+def _check_runs(file: Path, seal: dict[str, Any], runs: Runs, named: set[str]) -> None:
+    """Raise RunsError unless the table holds the named runs with the values they had."""
+    for column in ("run_id", seal["x"], seal["y"]):
+        if column not in runs.done:
+            raise RunsError(f"{file} needs column {column!r}, which the table does not hold.")
     if missing := sorted(named - set(map(str, runs.done["run_id"]))):
         raise RunsError(f"{file} was made from run {missing[0]}, which the table does not hold.")
-    if _hash_table(runs, seal["x"], seal["y"], named) != seal["table_sha256"]:
+    try:
+        found = _hash_table(runs, seal["x"], seal["y"], named)
+    except (TypeError, ValueError):  # text, or a value that is now missing
+        found = ""
+    if found != seal["table_sha256"]:
         raise RunsError(f"The runs that {file} was made from have other values now than then.")
-    table = runs.done[runs.done["run_id"].astype(str).isin(named)]
-    again = forecast(table, x=seal["x"], y=seal["y"], at=seal["at"], chance=seal["chance"])
-    if abs(again.value / seal["value"] - 1) > ROUNDING:
-        raise RunsError(
-            f"{file} says {seal['value']:.6g}, but version {version('clue-ray')} forecasts "
-            f"{again.value:.6g} from the same runs; it was sealed by {seal['clue_ray_version']}."
+
+
+def _compare(file: Path, seal: dict[str, Any], again: Forecast) -> str:
+    """Compare a card with the forecast that this version makes of the same runs.
+
+    Another version may forecast otherwise, which does not make an unchanged card wrong. The same
+    version must not: then the card was written by hand and hashed again.
+    """
+    if math.isclose(again.value, seal["value"], rel_tol=ROUNDING) and _same_ends(seal, again):
+        return ""
+    here, there = version("clue-ray"), seal["clue_ray_version"]
+    if here != there:
+        return (
+            f"sealed by version {there}; version {here} forecasts {again.value:.4g} from the same "
+            "runs"
         )
+    raise RunsError(
+        f"{file} says {seal['value']:.6g}, but version {here} forecasts {again.value:.6g} from the "
+        "same runs, or another interval; the card was not written by --seal."
+    )
+
+
+def _same_ends(seal: dict[str, Any], again: Forecast) -> bool:
+    ends = zip(seal["intervals"]["0.8"], again.interval(0.8), strict=True)
+    return all(math.isclose(sealed, now, rel_tol=ROUNDING) for sealed, now in ends)
+
+
+def judge_seals(folder: Path, runs: Runs) -> tuple[Judged, ...]:
+    """Verify every card below a study's folder and compare it with the run that tests it.
+
+    A card that cannot be read or verified is kept with the reason. Verified cards come first, the
+    earliest first.
+    """
+    judged = [_judge(file, runs) for file in sorted((folder / FOLDER).glob("*.json"))]
+    return tuple(sorted(judged, key=_age))
+
+
+def _age(judged: Judged) -> tuple[bool, str, float]:
+    """Return a sort key: by time of sealing, files without a card last."""
+    if judged.card is None:
+        return True, judged.file.name, 0.0
+    return False, judged.card.seal["sealed_at"], judged.card.seal["at"]
+
+
+def _judge(file: Path, runs: Runs) -> Judged:
+    remedy = "restore it from the commit that sealed it"
+    name = Path(FOLDER) / file.name  # the reason is shown on a page that travels
+    try:
+        seal = read_json(file, remedy)
+        note = verify_seal(name, seal, runs)
+        return Judged(name, open_card(seal, runs)._replace(note=note))
+    except ClueRayError as error:
+        return Judged(name, None, str(error).replace(str(file), str(name)))
+    except (OSError, ValueError) as error:  # a folder of that name, a number that is not JSON
+        return Judged(name, None, f"{name} cannot be read ({error}); {remedy}.")
+
+
+def score(cards: Sequence[Card]) -> str:
+    """State how many tested forecasts were inside their 80 % interval, and the median error."""
+    outcomes = [card.outcome for card in cards]
+    errors = [abs(card.error) for card in cards if card.error is not None]
+    waiting = outcomes.count("open")
+    still = f"; {waiting} not tested yet" if waiting else ""
+    if not errors:
+        return f"0 tested forecasts{still}."
+    return (
+        f"{outcomes.count('hit')} of {len(errors)} tested forecasts inside their 80 % interval, "
+        f"median error {median(errors):.1%}{still}."
+    )
+
+
+def _is_positive(value: Any) -> bool:
+    return isinstance(value, float | int) and math.isfinite(value) and value > 0
+
+
+def _is_interval(ends: Any) -> bool:
+    return _is_list(ends, float | int) and len(ends) == 2 and ends[0] <= ends[1]
+
+
+def _is_list(value: Any, kind: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(each, kind) for each in value)
 
 
 def open_card(seal: dict[str, Any], runs: Runs) -> Card:
@@ -138,8 +272,8 @@ def _measured(runs: Runs, x: str, y: str, at: float, before: set[str]) -> float 
     ]
     if later.empty:
         return None
-    losses = later[y].astype(float)
-    return float(losses.groupby(settings_of(later)).mean().min())
+    means = later[y].astype(float).groupby(settings_of(later)).mean()
+    return None if means.isna().all() else float(means.min())
 
 
 def _hash_table(runs: Runs, x: str, y: str, named: set[str]) -> str:

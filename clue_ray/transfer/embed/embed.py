@@ -37,6 +37,8 @@ from clue_ray.transfer.encoder_file import EncoderCard, ExportedEncoder, read_en
 
 BYTES_PER_PART, MIN_PARTS, MAX_PARTS = 1_000_000, 16, 4096
 """Size of the log per part, and limits of the number of parts."""
+READ_AS_GIVEN = ("services", "max_text_length", "timestamp_format", "separator")
+"""Fields of a corpus section that decide how a log is read, besides its columns and text."""
 Settings = dict[str, Any]
 """What the caller requests: services, per_service, precision."""
 
@@ -135,9 +137,7 @@ def _reading_spec(events: CorpusSpec | str | Sequence[str], card: EncoderCard) -
         spec = CorpusSpec.parse({"events": spec}, "events")
     own = {"text": card.text, "columns": card.columns}
     update = {name: value for name, value in own.items() if name not in spec.model_fields_set}
-    reading = CorpusSpec(
-        **{name: getattr(spec, name) for name in ("services", "max_text_length")}, events="unused"
-    )
+    reading = CorpusSpec(**{name: getattr(spec, name) for name in READ_AS_GIVEN}, events="unused")
     return reading.model_copy(
         update={"events": spec.events, "text": spec.text, "columns": spec.columns, **update}
     )

@@ -1,21 +1,29 @@
 """Properties of users, read from a table: the classes or values that an attribute task predicts."""
 
 from importlib import resources
-from io import BytesIO
 from typing import Any
 from urllib.parse import urlsplit
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from pyarrow import csv
 
-from clue_ray.corpus.logs.schema import as_text
+from clue_ray.corpus.logs.encoding import decode, kind_of
+from clue_ray.corpus.logs.ids import as_ids
+from clue_ray.corpus.logs.numbers import as_number, find_exception
 from clue_ray.errors import SpecError, StudyError
 from clue_ray.storage.files import read_bytes
+from clue_ray.storage.tables import CsvText, check_names, open_table
 from clue_ray.transfer.tasks.spec import AttributeSpec
+
+ATTRIBUTE_KINDS = ("text", "whole numbers", "numbers", "bool", "unknown")
+"""Kinds of values that an attribute may have."""
+MOST_WORDS = 20
+"""A column of more different texts than this is one of numbers if all of them are."""
 
 
 def user_values(asked: AttributeSpec) -> "pd.Series[Any]":
@@ -24,25 +32,51 @@ def user_values(asked: AttributeSpec) -> "pd.Series[Any]":
     Raises:
         SpecError: the table cannot be read, lacks a column, or the column holds lists.
     """
-    table = _read_table(asked.table, asked.user)
+    table = _read_table(asked.table, (asked.user, asked.column))
     for column in (asked.user, asked.column):
         if column not in table.column_names:
             raise SpecError(
                 f"Table {asked.table} has no column {column!r}; its columns are "
                 f"{', '.join(table.column_names)}."
             )
-        if pa.types.is_nested(table.schema.field(column).type):
-            kind = table.schema.field(column).type
+        kind = table.schema.field(column).type
+        if kind_of(kind) not in ATTRIBUTE_KINDS + ("UUIDs",) * (column == asked.user):
             raise SpecError(
                 f"Column {column!r} of table {asked.table} holds {kind}; give one number or string "
                 "per user."
             )
-    table = table.filter(table[asked.user].is_valid())
-    users = [asked.prefix + user for user in as_text(table[asked.user]).to_pylist()]
-    values = pd.Series(
-        table[asked.column].to_pandas().to_numpy(), index=pd.Index(users, dtype=object)
-    )
+    ids = as_ids(table[asked.user])
+    table = table.select([asked.column]).filter(ids.is_valid())
+    users = [asked.prefix + user for user in ids.drop_null().to_pylist()]
+    values = pd.Series(_read_values(table[asked.column], asked), pd.Index(users, dtype=object))
     return values.replace([np.inf, -np.inf, ""], np.nan)
+
+
+def _read_values(column: pa.ChunkedArray, asked: AttributeSpec) -> NDArray[Any]:
+    """Return the values of a column: numbers where it holds numbers, otherwise as they are.
+
+    Raises:
+        SpecError: a column of almost nothing but numbers holds something else.
+    """
+    if pa.types.is_decimal(column.type):
+        column = column.cast(pa.float64())
+    values: NDArray[Any] = column.to_pandas().to_numpy()
+    if kind_of(column.type) != "text" or asked.positive is not None:
+        return values
+    texts = [text for text in pc.unique(column).to_pylist() if text]
+    if len(texts) <= MOST_WORDS:
+        return values
+    if odd := find_exception(texts):
+        row = column.to_pylist().index(odd) + 1
+        raise SpecError(
+            f"Column {asked.column!r} of table {asked.table} holds numbers, and {odd!r} for user "
+            f"in row {row}; give numbers only, and leave the value out where it is missing."
+        )
+    numbers = [as_number(text) for text in texts]
+    if None in numbers:
+        return values
+    found = dict(zip(texts, numbers, strict=True))
+    return np.array([found.get(text, np.nan) for text in column.to_pylist()], dtype=float)
 
 
 def label_attribute(
@@ -121,20 +155,28 @@ def read_table_file(place: str) -> bytes:
         ) from None
 
 
-def _read_table(place: str, user: str) -> pa.Table:
+def _read_table(place: str, wanted: tuple[str, str]) -> pa.Table:
     """Read a table of users, CSV or Parquet by the name of its file.
 
-    pyarrow reads a CSV, because pandas would read ids and strings such as "None" and "007" as
+    It may be packed, and a CSV file may have any separator. pyarrow reads it, because pandas would read ids and strings such as "None" and "007" as
     missing values and numbers.
     """
-    content = BytesIO(read_table_file(place))
+    content = read_table_file(place)
     try:
-        if urlsplit(place).path.endswith(".parquet"):
-            return pq.read_table(content)
-        return csv.read_csv(
-            content, convert_options=csv.ConvertOptions(column_types={user: pa.string()})
-        )
-    except (OSError, ValueError, pa.ArrowException) as error:
-        raise SpecError(
-            f"Table {place} cannot be read ({str(error).splitlines()[0]}); give CSV or Parquet."
-        ) from None
+        found = open_table(content, urlsplit(place).path, wanted)
+        if isinstance(found, bytes):
+            table = pq.read_table(pa.BufferReader(found))
+        elif isinstance(found, CsvText):
+            table = csv.read_csv(
+                pa.BufferReader(found.text.encode()),
+                parse_options=csv.ParseOptions(delimiter=found.separator, newlines_in_values=True),
+                convert_options=csv.ConvertOptions(column_types={wanted[0]: pa.string()}),
+            )
+            table = table.rename_columns([name.strip() for name in table.column_names])
+        else:
+            table = pa.Table.from_pylist(found)
+        check_names(table.column_names)
+        return decode(table)[0]
+    except (OSError, ValueError, TypeError, pa.ArrowException) as error:
+        reason = str(error).splitlines()[0].rstrip(".")
+        raise SpecError(f"Table {place} cannot be read ({reason}); give CSV or Parquet.") from None

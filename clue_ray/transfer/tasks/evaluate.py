@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from clue_ray.corpus.logs.reading import Reading
 from clue_ray.errors import SpecError
+from clue_ray.spec.specs import without_new_fields
 from clue_ray.spec.yaml import fingerprint
 from clue_ray.storage.files import read_file, with_retries, write_file
 from clue_ray.storage.place import is_uri
@@ -116,7 +117,8 @@ def _examples_key(task: TaskSpec, reading: Reading) -> str:
     table = []
     if task.attribute:
         table = [hashlib.sha256(read_table_file(task.attribute.table)).hexdigest()]
-    return fingerprint([task.model_dump(mode="json"), files, *table])
+    asked = without_new_fields(task.model_dump(mode="json"))
+    return fingerprint([asked, files, *table])
 
 
 def prepare_examples(task: TaskSpec, reading: Reading) -> Examples:

@@ -67,6 +67,8 @@ class TaskSpec(Spec):
     events: str | tuple[str, ...] | dict[str, Any]
     columns: dict[str, str] = Field(default={})
     text: str = "{text}"
+    timestamp_format: str | None = None
+    separator: str | None = None
     services: tuple[str, ...] | None = None
     "services that the encoder sees; if omitted, all except that of next_item"
     time: datetime | None = None
@@ -145,7 +147,13 @@ class TaskSpec(Spec):
 
     def reading(self) -> CorpusSpec:
         """Return how the log is read, in terms of a corpus."""
-        document = {"events": self.events, "columns": self.columns, "text": self.text}
+        document = {
+            "events": self.events,
+            "columns": self.columns,
+            "text": self.text,
+            "timestamp_format": self.timestamp_format,
+            "separator": self.separator,
+        }
         return CorpusSpec.parse(document, f"task {self.name}")
 
 

@@ -1,0 +1,1 @@
+"""Answers to the checklist of the section "How this was measured"."""

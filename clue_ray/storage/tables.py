@@ -1,0 +1,94 @@
+"""Open a small table of any common format: CSV with any separator, Parquet or JSON Lines, packed."""
+
+import json
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import Any
+
+import pyarrow as pa
+
+from clue_ray.storage.delimited import declared_separator, find_separator, split_header
+from clue_ray.storage.unpack import unpack
+
+PACKED = {".gz", ".gzip", ".bz2", ".zst", ".zstd", ".lz4", ".xz", ".zip"}
+PARQUET, JSON_LINES = {".parquet", ".pq", ".parq"}, {".jsonl", ".ndjson", ".json", ".jsonlines"}
+CHUNK = 16_000_000
+MARKS = ((b"\xef\xbb\xbf", "utf-8-sig"), (b"\xff\xfe", "utf-16"), (b"\xfe\xff", "utf-16"))
+"""Byte order marks and their encodings."""
+
+
+@dataclass(frozen=True)
+class CsvText:
+    """The text of a CSV file from its header on, and the separator that the header shows."""
+
+    text: str
+    separator: str
+
+
+def open_table(
+    content: bytes, name: str, wanted: Collection[str]
+) -> bytes | CsvText | list[dict[str, Any]]:
+    """Unpack a table: the bytes of a Parquet file, the text of a CSV file, or the rows of a JSON one.
+
+    Args:
+        name: of the file; its ending names the format.
+        wanted: columns that are needed, which tell the separator of a CSV file.
+
+    Raises:
+        ValueError: the file is empty or not JSON, or two columns of a CSV file have one name.
+        OSError: the file is packed and damaged.
+    """
+    endings = [suffix.lower() for suffix in PurePosixPath(name).suffixes]
+    while endings and endings[-1] in PACKED:
+        endings.pop()
+    ending = endings[-1] if endings else ""
+    stream = unpack(pa.BufferReader(content))
+    parts = []
+    while chunk := bytes(stream.read(CHUNK)):
+        parts.append(chunk)
+    plain = b"".join(parts)
+    if ending in PARQUET or plain[:4] == b"PAR1":
+        return plain
+    text = _decode(plain)
+    return _read_json(text) if ending in JSON_LINES else _find_dialect(text, wanted)
+
+
+def check_names(names: Iterable[str]) -> None:
+    """Check that no two columns have one name; raise ValueError otherwise."""
+    listed = list(names)
+    if twice := next((name for name in listed if listed.count(name) > 1), None):
+        raise ValueError(f"{listed.count(twice)} columns are named {twice!r}: rename all but one")
+
+
+def _decode(content: bytes) -> str:
+    """Decode text as UTF-8 or by its mark, and otherwise as Windows-1252."""
+    encoding = next((name for mark, name in MARKS if content.startswith(mark)), "utf-8")
+    try:
+        return content.decode(encoding)
+    except UnicodeDecodeError:
+        return content.decode("cp1252", "replace")
+
+
+def _read_json(text: str) -> list[dict[str, Any]]:
+    """Read a list of objects, or one object per line."""
+    if text.lstrip().startswith("["):
+        rows = json.loads(text)
+    else:
+        rows = [json.loads(line) for line in text.split("\n") if line.strip()]
+    if not all(isinstance(row, dict) for row in rows):
+        raise ValueError("each line must be one object")
+    return list(rows)
+
+
+def _find_dialect(text: str, wanted: Collection[str]) -> CsvText:
+    """Find the separator of a CSV file, and check the names in its header."""
+    text = text.lstrip("\r\n")
+    first, _, rest = text.partition("\n")
+    if declared := declared_separator(first.strip()):
+        text, first = rest, rest.partition("\n")[0]
+    if not text.strip():
+        raise ValueError("it is empty")
+    separator = declared or find_separator(first.strip("\r"), wanted)
+    check_names(split_header(first.strip("\r"), separator))
+    return CsvText(text, separator)
