@@ -3,6 +3,9 @@
 To first order, the information of a run depends on its place along x and not on its outcome, so
 designs can be compared before anything is trained (c-optimal design: Elfving 1952; Atkinson, Donev
 and Tobias 2007, chapter 10).
+
+The disagreement between laws is not part of the criterion: adding it did not improve forecasts
+(docs/reference/statistics.md, "Which runs to add is still judged by one law").
 """
 
 from itertools import combinations
