@@ -8,7 +8,8 @@ The output is the Markdown table of docs/reference/encoder.md.
 import argparse
 
 from clue_ray.spec.compute import Vocabulary, count_params
-from clue_ray.spec.specs import LADDER, EncoderSpec
+from clue_ray.spec.ladder import LADDER
+from clue_ray.spec.specs import EncoderSpec
 
 GROUPS = (
     "embedding",

@@ -82,11 +82,11 @@ class RunRecord(RunDescription):
 
 OTHER_TOOLS: dict[Status, str] = {
     "done": "finished finish completed complete success successful succeeded terminated ok passed",
-    "failed": "fail failure error errored crashed crash killed aborted canceled cancelled cancelling "
-    "timeout timed_out out_of_memory node_fail boot_fail deadline preempted pruned stopped broken",
+    "failed": "fail failure error errored crashed crash killed aborted canceled cancelled "
+    "cancelling timeout timed_out out_of_memory node_fail boot_fail deadline preempted pruned stopped broken",
     "diverged": "nan exploded",
-    "missing": "running run pending queued scheduled waiting created starting in_progress inprogress "
-    "paused resuming not_started submitted configuring completing suspended",
+    "missing": "running run pending queued scheduled waiting created starting in_progress "
+    "inprogress paused resuming not_started submitted configuring completing suspended",
 }
 """Our status -> what Weights & Biases, MLflow, Slurm, Optuna, Ray Tune and cloud services write."""
 STATUSES: dict[str, Status] = {
@@ -176,8 +176,8 @@ def read_runs(path: str | Path) -> Runs:
         table = _read_table(source)
     except (ValueError, OSError, pa.ArrowException) as error:
         raise RunsError(
-            f"{source} cannot be read as a runs table ({' '.join(str(error).split()).rstrip('.')}); "
-            "give a CSV, Parquet or JSON Lines file."
+            f"{source} cannot be read as a runs table "
+            f"({' '.join(str(error).split()).rstrip('.')}); give a CSV, Parquet or JSON Lines file."
         ) from None
     if table.empty:
         raise RunsError(f"{source} has no runs; run the study first.")
@@ -221,8 +221,8 @@ def _with_own_statuses(table: pd.DataFrame, source: Path) -> pd.DataFrame:
         row = int(np.flatnonzero(unknown)[0])
         raise RunsError(
             f"Column 'status' of {source} holds {table['status'].iloc[row]!r} in row {row + 1}; "
-            "allowed are done (or finished, completed, succeeded), failed, diverged and missing (or "
-            "running, pending): replace it, or rename the column if it is not the state of a run."
+            "allowed are done (or finished, completed, succeeded), failed, diverged and missing "
+            "(or running, pending): replace it, or rename the column if it is not the state of a run."
         )
     return table.assign(status=statuses)
 

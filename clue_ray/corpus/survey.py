@@ -28,8 +28,8 @@ from clue_ray.spec.specs import CorpusSpec
 from clue_ray.storage.files import atomic_write
 
 TALLY = pa.schema([("kind", pa.string()), ("name", pa.string()), ("rows", pa.int64())])
-"""Kinds are service, rejected, omitted, literal, time, recoded, text, unreadable, and COUNTS of each
-file; see `Survey.add`."""
+"""Kinds are service, rejected, omitted, literal, time, recoded, text, unreadable, and COUNTS of
+each file; see `Survey.add`."""
 COUNTS = ("lines", "other", "rows")
 FILES_LISTED = 1000
 """Files whose rows are listed one by one in profile.json."""

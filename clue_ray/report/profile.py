@@ -157,8 +157,8 @@ def _file_sentences(profile: Profile) -> list[str]:
         sentences.append(f"Separators of columns: {found}.")
     if literal := profile.get("lines_with_misplaced_quotes"):
         sentences.append(
-            f"{_counted(literal, 'line')} with a misplaced or escaped quote: such a line was read by "
-            "itself, with the quote as a character."
+            f"{_counted(literal, 'line')} with a misplaced or escaped quote: such a line was read "
+            "by itself, with the quote as a character."
         )
     if empty := profile.get("empty_files"):
         sentences.append(f"Empty files were passed over: {_first(empty)}.")
@@ -174,8 +174,8 @@ def _id_sentences(profile: Profile) -> list[str]:
     if groups := forms.get("groups"):
         examples = "; ".join(" and ".join(map(repr, ids)) for ids in forms["examples"])
         sentences.append(
-            f"Warning: {_counted(groups, 'group')} of user ids, of {_counted(forms['users'], 'user')} "
-            f"compared, differ only by form (case, Unicode form, spaces, zeros): {examples}."
+            f"Warning: {_counted(groups, 'group')} of user ids, of "
+            f"{_counted(forms['users'], 'user')} compared, differ only by form (case, Unicode form, spaces, zeros): {examples}."
         )
     for name, events in profile.get("doubtful_ids", {}).items():
         sentences.append(

@@ -26,7 +26,8 @@ from clue_ray.scaling.fitting.result import Fit
 from clue_ray.spec.columns import scale_fields
 from clue_ray.spec.compute import train_flops
 from clue_ray.spec.grid import BUDGETS, Point, list_points
-from clue_ray.spec.specs import LADDER, RunSpec, StudySpec
+from clue_ray.spec.ladder import LADDER
+from clue_ray.spec.specs import RunSpec, StudySpec
 from clue_ray.storage.files import read_json, write_json
 from clue_ray.study.checks import check_batch, check_run
 from clue_ray.study.costs import Workload

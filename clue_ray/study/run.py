@@ -26,7 +26,7 @@ from clue_ray.runs import RunRecord, Runs
 from clue_ray.spec.grid import MOST_POINTS, Point, expand
 from clue_ray.spec.specs import StudySpec
 from clue_ray.storage.files import write_json
-from clue_ray.storage.place import resolve_place, place_below
+from clue_ray.storage.place import place_below, resolve_place
 from clue_ray.study.add_runs import AddedRuns, AddRunsRequest, add_in_rounds
 from clue_ray.study.checks import check_resources, check_study
 from clue_ray.study.costs import choose_timing

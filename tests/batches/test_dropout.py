@@ -7,12 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clue_ray.batches.dropout import (
-    Dropout,
-    draw_masks,
-    kept,
-    keyed_hash,
-)
+from clue_ray.batches.dropout import Dropout, draw_masks, kept, keyed_hash
 from clue_ray.batches.packing import (
     Windows,
     count_executed,

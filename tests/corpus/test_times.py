@@ -124,7 +124,7 @@ def test_a_given_format_is_the_only_one_that_counts():
 
 @pytest.mark.parametrize("pattern", ["dd/MM/yyyy", "%H:%M", "%d/%m", "%Q", ""])
 def test_a_format_must_describe_a_date(pattern):
-    with pytest.raises(SpecError, match="timestamp_format.*does not describe a date"):
+    with pytest.raises(SpecError, match=r"timestamp_format.*does not describe a date"):
         CorpusSpec.parse({"events": "x", "timestamp_format": pattern}, "corpus")
 
 

@@ -19,7 +19,8 @@ from clue_ray.spec.compute import (
     train_flops,
     users_for_budget,
 )
-from clue_ray.spec.specs import LADDER, EncoderSpec
+from clue_ray.spec.ladder import LADDER
+from clue_ray.spec.specs import EncoderSpec
 
 VOCABULARY = Vocabulary(tokens=1000, item_positions=12, sequence_length=16)
 

@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from clue_ray.errors import SpecError
+from clue_ray.spec.ladder import LADDER
 from clue_ray.spec.specs import (
-    LADDER,
     EncoderSpec,
     ResourcesSpec,
     RunSpec,

@@ -1,8 +1,8 @@
 """Find the records of a CSV block, independently of the parser that reads them.
 
 A record ends at a line end outside of quotes, as RFC 4180 has it. `scan` finds the ends with
-numpy, and tells whether every quote of the block is where a quote may be. A block in which one is not, such
-as an unclosed quote, is divided by `split_records`, record by record, so that one bad line costs
+numpy, and returns whether every quote of the block is where a quote may be. A block in which one is
+not, such as an unclosed quote, is divided by `split_records`, record by record, so that one bad line costs
 one line.
 """
 

@@ -20,12 +20,7 @@ from clue_ray.report.figures.style import (
 )
 from clue_ray.report.numbers import compact, flop, is_absent, shortened
 from clue_ray.scaling.deciding.isoflop import SAME_LEVEL, IsoFlop
-from clue_ray.spec.columns import (
-    LENGTHS,
-    SIZE,
-    held_equal,
-    run_axes,
-)
+from clue_ray.spec.columns import LENGTHS, SIZE, held_equal, run_axes
 
 LENGTH = "sequence_length"
 FILLED = 0.6

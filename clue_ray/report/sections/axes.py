@@ -11,13 +11,7 @@ from clue_ray.errors import FitError, RunsError
 from clue_ray.report import numbers
 from clue_ray.report.figures import lines as figures
 from clue_ray.report.figures.files import HALF, NARROW, Picture, picture
-from clue_ray.report.figures.grids import (
-    alike,
-    equal_columns,
-    grid_of,
-    heat_table,
-    isoflop_curves,
-)
+from clue_ray.report.figures.grids import alike, equal_columns, grid_of, heat_table, isoflop_curves
 from clue_ray.report.figures.headline import highest_shown
 from clue_ray.report.figures.style import law_label
 from clue_ray.report.read import StudyFiles

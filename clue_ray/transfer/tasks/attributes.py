@@ -158,8 +158,8 @@ def read_table_file(place: str) -> bytes:
 def _read_table(place: str, wanted: tuple[str, str]) -> pa.Table:
     """Read a table of users, CSV or Parquet by the name of its file.
 
-    It may be packed, and a CSV file may have any separator. pyarrow reads it, because pandas would read ids and strings such as "None" and "007" as
-    missing values and numbers.
+    It may be packed, and a CSV file may have any separator. pyarrow reads it, because pandas would
+    read ids and strings such as "None" and "007" as missing values and numbers.
     """
     content = read_table_file(place)
     try:

@@ -9,12 +9,7 @@ from clue_ray.report import numbers
 from clue_ray.report.sections.checklist.evidence import Evidence, sentences
 from clue_ray.scaling.answering.sentences import listing
 from clue_ray.scaling.fitting.bootstrap import DRAWS
-from clue_ray.scaling.fitting.frontier import (
-    COMPUTE_TOLERANCE,
-    LARGEST_LEVEL_SHARE,
-    X,
-    Y,
-)
+from clue_ray.scaling.fitting.frontier import COMPUTE_TOLERANCE, LARGEST_LEVEL_SHARE, X, Y
 from clue_ray.scaling.fitting.intervals import MAX_PROFILED
 from clue_ray.scaling.fitting.problem import LARGEST_EXPONENT
 from clue_ray.scaling.fitting.result import Fit
