@@ -83,7 +83,8 @@ class RunRecord(RunDescription):
 OTHER_TOOLS: dict[Status, str] = {
     "done": "finished finish completed complete success successful succeeded terminated ok passed",
     "failed": "fail failure error errored crashed crash killed aborted canceled cancelled "
-    "cancelling timeout timed_out out_of_memory node_fail boot_fail deadline preempted pruned stopped broken",
+    "cancelling timeout timed_out out_of_memory node_fail boot_fail deadline preempted pruned "
+    "stopped broken",
     "diverged": "nan exploded",
     "missing": "running run pending queued scheduled waiting created starting in_progress "
     "inprogress paused resuming not_started submitted configuring completing suspended",
@@ -222,7 +223,8 @@ def _with_own_statuses(table: pd.DataFrame, source: Path) -> pd.DataFrame:
         raise RunsError(
             f"Column 'status' of {source} holds {table['status'].iloc[row]!r} in row {row + 1}; "
             "allowed are done (or finished, completed, succeeded), failed, diverged and missing "
-            "(or running, pending): replace it, or rename the column if it is not the state of a run."
+            "(or running, pending): replace it, or rename the column if it is not the state of a "
+            "run."
         )
     return table.assign(status=statuses)
 

@@ -175,7 +175,8 @@ def _id_sentences(profile: Profile) -> list[str]:
         examples = "; ".join(" and ".join(map(repr, ids)) for ids in forms["examples"])
         sentences.append(
             f"Warning: {_counted(groups, 'group')} of user ids, of "
-            f"{_counted(forms['users'], 'user')} compared, differ only by form (case, Unicode form, spaces, zeros): {examples}."
+            f"{_counted(forms['users'], 'user')} compared, differ only by form "
+            f"(case, Unicode form, spaces, zeros): {examples}."
         )
     for name, events in profile.get("doubtful_ids", {}).items():
         sentences.append(

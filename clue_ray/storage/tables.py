@@ -1,4 +1,4 @@
-"""Open a small table of any common format: CSV with any separator, Parquet or JSON Lines, packed."""
+"""Open a small table: CSV with any separator, Parquet or JSON Lines, packed or not."""
 
 import json
 from collections.abc import Collection, Iterable
@@ -29,7 +29,7 @@ class CsvText:
 def open_table(
     content: bytes, name: str, wanted: Collection[str]
 ) -> bytes | CsvText | list[dict[str, Any]]:
-    """Unpack a table: the bytes of a Parquet file, the text of a CSV file, or the rows of a JSON one.
+    """Unpack a table: Parquet as bytes, CSV as text, JSON Lines as rows.
 
     Args:
         name: of the file; its ending names the format.

@@ -4,7 +4,7 @@ A contrastive loss needs the embeddings of all users of the batch at once, but a
 activations of a few only. Gao et al. 2021 (arXiv 2101.06983) use two passes. The first embeds all
 chunks without keeping activations, which yields the loss and its gradient in the embeddings. The
 second embeds each chunk again, with activations, and propagates its part of that gradient to the
-weights. Plain gradient accumulation is no substitute: each chunk would see its own users as the
+weights. Plain gradient accumulation is not a substitute: each chunk would see its own users as the
 only negatives.
 """
 

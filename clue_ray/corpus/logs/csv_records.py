@@ -2,8 +2,8 @@
 
 A record ends at a line end outside of quotes, as RFC 4180 has it. `scan` finds the ends with
 numpy, and returns whether every quote of the block is where a quote may be. A block in which one is
-not, such as an unclosed quote, is divided by `split_records`, record by record, so that one bad line costs
-one line.
+not, such as an unclosed quote, is divided by `split_records`, record by record, so that one bad
+line costs one line.
 """
 
 import re
@@ -17,7 +17,7 @@ LONGEST_FIELD = 64_000_000
 """Bytes of a quoted field with line ends; a longer one is an unclosed quote."""
 QUOTE, LF, CR = ord('"'), ord("\n"), ord("\r")
 BLANK = "blank"
-"""The fault of a blank line, which is no record."""
+"""The fault of a blank line, which is not a record."""
 LINE_END = re.compile(rb"\r\n|\n|\r")
 
 
@@ -182,7 +182,7 @@ def _kind(field: bytes) -> frozenset[str]:
 
 @dataclass(frozen=True)
 class Record:
-    """A record of a block: its fields, or the reason why they cannot be told apart.
+    """A record of a block: its fields, or the reason why they cannot be separated.
 
     Attributes:
         end: place of the first byte behind its line end.

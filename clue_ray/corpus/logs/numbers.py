@@ -24,6 +24,6 @@ def as_number(text: str) -> float | None:
 
 
 def find_exception(texts: Sequence[str]) -> str | None:
-    """Return the first text that is no number in a column of almost nothing but numbers."""
+    """Return the first text that is not a number in a column of almost nothing but numbers."""
     odd = [text for text in texts if as_number(text) is None]
     return odd[0] if odd and len(odd) <= (1 - MOSTLY) * len(texts) else None

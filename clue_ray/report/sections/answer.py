@@ -42,7 +42,7 @@ def against_floor(files: StudyFiles, analysis: Analysis | None) -> list[str]:
     if ahead is not None and ahead.value < floor:
         warnings.append(
             f"The forecast loss, {ahead.value:.2f} nats, is below the lowest loss that an encoder "
-            f"of this planted log can reach, {floor:.3f} nats, so it cannot come true."
+            f"of this planted log can reach, {floor:.3f} nats, so it is impossible."
         )
     return warnings
 

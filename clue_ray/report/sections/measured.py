@@ -18,7 +18,7 @@ from clue_ray.scaling.answering.analysis import Analysis
 
 NOT_RECORDED = "not recorded"
 SOURCE = (
-    "The items are those of the checklist of (Mis)Fitting: a survey of scaling laws (arXiv "
+    "The items follow the checklist of (Mis)Fitting: a survey of scaling laws (arXiv "
     "2502.18969). The answers are generated from the study's record and from the code that made "
     "this page."
 )

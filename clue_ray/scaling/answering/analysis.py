@@ -126,7 +126,7 @@ class Analysis:
         judged = self.backtest.summary.set_index("law")
         exponent = fit.law.exponents[0] if fit.law.exponents else None
         ends = fit.known_interval(exponent) if exponent else (None, None)
-        ahead = reach(fit, LOOK_AHEAD * float(self.points[X].max()))
+        ahead = _reach(fit, LOOK_AHEAD * float(self.points[X].max()))
         return {
             "law": name,
             "formula": fit.law.describe(fit.parameters),
@@ -222,7 +222,7 @@ def analyse(runs: Runs, laws: Sequence[str], hold_out: str = "largest_compute") 
     chance = chance_loss(candidates)
     forecaster, no_answer_reason = _forecaster(points, chance, no_answer_reason)
     fit, far = fits[preferred], LOOK_AHEAD * float(points[X].max())
-    ahead = None if no_answer_reason else reach(fit, far)
+    ahead = None if no_answer_reason else _reach(fit, far)
     made = forecaster.at(far) if forecaster else None
     panels = _build_panels(preferred, fits, fitted, list(fits), {X: far})
     warnings = [
@@ -267,7 +267,7 @@ def _forecaster(
         return None, f"There is no answer yet for more compute. {error}"
 
 
-def reach(fit: Fit, train_flops: float) -> Prediction | None:
+def _reach(fit: Fit, train_flops: float) -> Prediction | None:
     """Predict the loss at a compute budget; None where the law is not positive there."""
     try:
         return fit.predict(**{fit.x[0]: train_flops})

@@ -48,7 +48,7 @@ DELTA_PER_NOISE = 2.0
 MIN_NOISE = 1e-9
 """Keeps exact data from a division by zero."""
 MIN_FREEDOM_TO_CLIP = 4
-"""Runs more than parameters from which an outlier can be told from noise."""
+"""Runs more than parameters from which an outlier can be distinguished from noise."""
 STIFFNESS = 10.0
 """Of the soft constraint on a profiled quantity: missing the wanted value by step / STIFFNESS costs
 as much as the limit of the interval."""

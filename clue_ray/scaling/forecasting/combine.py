@@ -25,7 +25,7 @@ from clue_ray.scaling.laws.law import Floats
 FEWEST_POINTS = 3
 """Frontier points that a candidate is fitted to."""
 FURTHEST = 1.05
-"""Decades beyond a cut up to which a backtest predicts: ten times, and a little."""
+"""Decades beyond a cut up to which a backtest predicts: slightly more than ten times."""
 OFFSET = 0.15
 """Decades added to a distance: the next point, however near, is not predicted exactly."""
 NEAR = 0.3
@@ -33,7 +33,7 @@ NEAR = 0.3
 CUT_HALF_LIFE = 1.0
 """Decades by which a cut lies back that counts half as much as the last."""
 LARGEST_ERROR = 5.0
-"""Errors are capped at so many, in ln of the loss per decade."""
+"""Cap of an error, in ln of the loss per decade."""
 PRIOR_ERROR, PRIOR_WEIGHT, LEAST_ERROR = 0.1, 0.3, 0.01
 """Backtest error per decade that is assumed before any was seen, its weight, and the least one."""
 PRIOR_FACTOR, FACTOR_WEIGHT, LARGEST_RATIO = 0.6, 3.0, 5.0

@@ -285,7 +285,7 @@ def _interval(mean: float, scale: float, level: float) -> tuple[float, float]:
 
 
 def _check_runs(spent: Floats, loss: Floats, points: np.ndarray, x: str, y: str) -> None:
-    """Refuse runs that do not support a forecast.
+    """Raise FitError for runs that do not support a forecast.
 
     Raises:
         FitError: they are too few, or the loss does not fall along them.

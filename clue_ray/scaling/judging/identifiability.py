@@ -17,7 +17,7 @@ from clue_ray.scaling.fitting.search import screen
 from clue_ray.scaling.laws.law import Floats
 
 MAX_CONDITION = 1e6
-"""Condition of the scaled Jacobian from which parameters cannot be told apart in practice."""
+"""Condition of the scaled Jacobian from which parameters cannot be distinguished in practice."""
 EQUAL_P_VALUE = 0.05
 """p value above which tied exponents are as good as free ones."""
 

@@ -1,4 +1,4 @@
-"""Panels beside an answer: BIC, sensitivity and influence, one table each.
+"""Panels next to an answer: BIC, sensitivity and influence, one table each.
 
 - `compare_bic` compares how well laws fit for the number of their parameters. Differences under 2
   mean nothing (Raftery 1995), so laws get weights. The preferred law is chosen by the backtest.
