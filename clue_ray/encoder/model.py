@@ -53,7 +53,7 @@ from clue_ray.spec.specs import EncoderSpec
 
 EMBEDDING_STD = 0.02
 RESIDUAL_GAIN = 0.5
-"""Gain of a branch's last matrix: branches start small compared with the stream that they add to."""
+"""Gain of a branch's last matrix: branches start small relative to the stream they add to."""
 SIGMOID_BIAS = -10.0
 """SigLIP's start: almost every pair of users is a negative. A softmax cancels it."""
 MIN_TEMPERATURE = 0.01

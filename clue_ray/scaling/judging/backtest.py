@@ -69,9 +69,9 @@ class Backtest:
         summary: one row per law, lowest relative error first: law, mean_absolute_relative_error,
             mean_absolute_error (in units of y), coverage, num_predictions.
         preferred: the law with the lowest mean absolute relative error; or, of the laws with a
-            floor that the backtest cannot distinguish from it and erred no more than `power_law`, the one with the
+            floor with equal error that erred no more than `power_law`, the one with the
             lowest error. Empty without predictions.
-        tied: the other laws that the backtest cannot distinguish from the one with the lowest error.
+        tied: the other laws whose error equals that of the one with the lowest error.
     """
 
     rows: pd.DataFrame
