@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from clue_ray.cli.options import Address, Columns, Json, console, make_corpus_spec
+from clue_ray.spec.specs import CorpusSpec
 from clue_ray.spec.yaml import read_yaml
 
 
@@ -65,10 +66,20 @@ def prepare(
         typer.Option(help="YAML file with further fields of a study's corpus section."),
     ] = None,
     address: Address = None,
+    check: Annotated[
+        bool,
+        typer.Option(
+            "--check",
+            help="Read only a sample, without Ray: print how it will be read; write nothing.",
+        ),
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Build a corpus of training shards from event logs with Ray Data, and print its profile."""
     corpus_spec = make_corpus_spec(events or [], columns, text, spec)
+    if check:
+        _print_check(corpus_spec, as_json)
+        return
     from clue_ray.cli.tables import report_table
     from clue_ray.cluster.session import connect, data_pool
     from clue_ray.corpus.build import build_corpus
@@ -94,3 +105,15 @@ def prepare(
             console.print(table.note, highlight=False, markup=False)
     where = f"Corpus: {corpus.place}, digest {corpus.digest}\nProfile: {page}"
     console.print(where, highlight=False, soft_wrap=True, markup=False)
+
+
+def _print_check(spec: CorpusSpec, as_json: bool) -> None:
+    """Print how a sample of the logs will be read."""
+    from clue_ray.cli.check import render_check
+    from clue_ray.corpus.check import check_events
+
+    found = check_events(spec)
+    if as_json:
+        print(json.dumps(found.as_json()))
+    else:
+        console.print(render_check(found), highlight=False)
