@@ -1,6 +1,7 @@
 """Messy logs: every line of a file is an event or a rejected row, and nothing vanishes."""
 
 import bz2
+import contextlib
 import csv
 import gzip
 import io
@@ -268,20 +269,33 @@ def test_missing_values_in_templates_are_empty(tmp_path):
     assert [row["reason"] for row in rows] == [None, "user_id is null or empty", None]
 
 
+def write_frame(frame, path):
+    if path.suffix == ".csv":
+        frame.to_csv(path, index=False)
+    elif path.suffix == ".jsonl":
+        frame.to_json(path, orient="records", lines=True)
+    else:
+        frame.to_parquet(path)
+
+
 @pytest.mark.parametrize("name", ["log.csv", "log.jsonl", "log.parquet"])
 def test_mutated_files_give_a_sentence_or_rows_that_add_up(tmp_path, name):
     frame = pd.DataFrame(ROWS, columns=NAMES)
     path = tmp_path / name
-    if name == "log.csv":
-        frame.to_csv(path, index=False)
-    elif name == "log.jsonl":
-        frame.to_json(path, orient="records", lines=True)
-    else:
-        frame.to_parquet(path)
+    write_frame(frame, path)
     whole, draw, sentences = path.read_bytes(), random.Random(0), []
-    for _ in range(60):
+    for _ in range(200):
         data = bytearray(whole)
-        kind = draw.choice(["cut", "flip", "swap"])
+        kind = draw.choice(["cut", "flip", "swap", "rename"])
+        if kind == "rename":
+            column, other = draw.choice(NAMES), draw.choice(["other", "Text", "a,b", ""])
+            write_frame(frame.rename(columns={column: other}), path)
+            # A log without timestamps is in order of appearance; no other column may be missing.
+            with (
+                contextlib.nullcontext() if column == "timestamp" else pytest.raises(EventLogError)
+            ):
+                assert len(read(path)) == len(ROWS)
+            continue
         if kind == "cut":
             data = data[: draw.randrange(len(data))]
         elif kind == "flip":
