@@ -96,8 +96,8 @@ def distinct(table: pd.DataFrame, column: str) -> list[Any]:
     if column not in table:
         return []
     known = table[table[column].notna()]
-    if column == "encoder_size" and "non_embedding_params" in table:
-        known = known.sort_values("non_embedding_params", kind="stable")
+    if column == "encoder_size" and columns.SIZE in table:
+        known = known.sort_values(columns.SIZE, kind="stable")
         return list(dict.fromkeys(known[column]))
     return sorted(dict.fromkeys(known[column]))
 

@@ -22,11 +22,12 @@ from clue_ray.scaling.fitting.result import Fit
 from clue_ray.scaling.fitting.table import Table, as_names, finished, place_of
 from clue_ray.scaling.laws.catalogue import find_law
 from clue_ray.scaling.laws.law import Law
+from clue_ray.spec.columns import SIZE
 
 BIC_COLUMNS = ["law", "num_parameters", "bic", "difference", "weight"]
 SENSITIVITY_COLUMNS = ["variant", "law", "num_runs", "exponent", "predicted", "change", "reason"]
 INFLUENCE_COLUMNS = ["run", "residual", "exponent", "predicted", "change"]
-SIZE, TOTAL_SIZE, COMPUTE = "non_embedding_params", "total_params", "train_flops"
+TOTAL_SIZE, COMPUTE = "total_params", "train_flops"
 
 
 def compare_bic(
