@@ -109,7 +109,7 @@ def _spread(parts: list[Part], most: int) -> list[Part]:
 def _read_start(part: Part, log: Log) -> Iterator[tuple[int, pa.Table]]:
     """Yield the first rows of a part, each table with the number of its first row."""
     left = MOST_ROWS
-    with closing(read_part(part, log)) as batches:  # type: ignore[type-var]  (a generator)
+    with closing(read_part(part, log)) as batches:  # type: ignore[type-var]  # generator
         for batch in batches:
             table = batch.table.slice(0, left)
             yield batch.first_row, table
