@@ -246,7 +246,6 @@ def test_module_runs_as_a_program():
         (["log.csv", "--output", "file/sub"], "cannot be created"),
         (["log.csv", "--output", "full"], "has files but is not a corpus"),
         (["log.csv", "--spec", "none.yaml"], "YAML file none.yaml does not exist"),
-        (["semicolons.csv"], "by commas"),
         (["twice.csv"], "2 columns 'text'"),
         (["utf16.csv"], "UTF-16"),
     ],
@@ -262,7 +261,6 @@ def test_mistakes_of_preparation(run_cli, tmp_path, monkeypatch, arguments, word
     log = "user_id,service,timestamp,text\nu,s,1,words\n"
     files = {
         "log.csv": log,
-        "semicolons.csv": log.replace(",", ";"),
         "twice.csv": log.replace("timestamp", "text"),
     }
     for name, content in {
