@@ -39,6 +39,8 @@ CUTS = 4
 MOST_RUNS = 160
 """Runs behind the frontier that are kept, drawn at random with seed 0."""
 LARGEST_SCORE = 1000.0
+TUNED = {"datacon", "gzip_pcfg", "jet_ridge", "nfnet_jft", "olmo_ladder", "steplaw"}
+"""Sets on which the method was tuned; see docs/reference/statistics.md."""
 
 console = Console(width=110)
 
@@ -203,6 +205,7 @@ def record(rows: pd.DataFrame) -> dict[str, Any]:
     table = summarise(rows)
     return {
         "sets": len(table) - 2,
+        "tuned_sets": len(TUNED & set(table.index)),
         "forecasts": int(table.loc["mean", "forecasts"]),
         "refused": int(rows["error"].isna().sum()),
         "inside_80": round(float(table.loc["mean", "in80"]), 3),

@@ -345,7 +345,8 @@ def _warnings(spent: Floats, points: np.ndarray, at: float, x: str) -> list[str]
 def _public_record() -> str:
     found = read_json(PUBLIC_RECORD)
     return (
-        f"On {found['sets']} public sets of scaling runs, {found['inside_80']:.0%} of "
+        f"On {found['sets']} public sets of scaling runs, {found['tuned_sets']} of which were used "
+        f"to tune the method, {found['inside_80']:.0%} of "
         f"{found['forecasts']} such forecasts were inside their 80 % interval (mean over sets), "
         f"with a median error of {found['median_error']:.1%}."
     )
