@@ -15,7 +15,7 @@ from pydantic import Field, PositiveInt, field_validator, model_validator
 from clue_ray.spec.ladder import LADDER, Rung
 from clue_ray.spec.yaml import Spec, fingerprint, read_yaml
 
-RECIPE = 2
+RECIPE = 3
 """Training version, part of every run id; increase it when a spec trains to other weights."""
 EXAMPLE_TIME = datetime(2023, 11, 14, 22, 13, 20, tzinfo=UTC)
 NEW_FIELDS = ("timestamp_format", "separator")
@@ -162,6 +162,11 @@ class EncoderSpec(Spec):
     "dimension of a user embedding"
     dropout: float = Field(0.0, ge=0, lt=1)
     "dropout probability of the output of each residual branch, in training"
+    bag: bool = True
+    """add a linear map of the history's saturated token counts to the transformer's output; false
+    is CLUE's own model"""
+    transformer: bool = True
+    "use the transformer; false leaves the bag alone, a baseline that costs almost nothing"
 
     @model_validator(mode="before")
     @classmethod
@@ -193,6 +198,12 @@ class EncoderSpec(Spec):
     def _heads_divide(self) -> Self:
         if self.width % self.heads:
             raise ValueError(f"width {self.width} is not a multiple of heads {self.heads}")
+        return self
+
+    @model_validator(mode="after")
+    def _has_a_part(self) -> Self:
+        if not (self.bag or self.transformer):
+            raise ValueError("has bag: false and transformer: false; keep at least one of them")
         return self
 
 
@@ -227,7 +238,7 @@ class TrainSpec(Spec):
     same_service: float = Field(0.0, ge=0, lt=1)
     """share of the batches drawn from a single service; the positive pair is then the recent half
     of a history and the half before it"""
-    spare_duplicates: bool = True
+    mask_false_negatives: bool = True
     """mask false negatives: users of a batch with the same items in both services are not negatives
     of each other"""
     precision: Literal["fp32", "bf16"] = "fp32"

@@ -105,7 +105,7 @@ def embed(
     Users without events there get zeros.
     """
     device = model.log_scale.device
-    vectors = torch.zeros(len(users), model.output.out_features, device=device)
+    vectors = torch.zeros(len(users), model.output_width, device=device)
     (present,) = np.nonzero(corpus.counts[users, service])
     for rows in np.array_split(present, max(1, -(-len(present) // users_at_once))):
         windows = recent_windows(corpus, users[rows], np.full(len(rows), service), sequence_length)

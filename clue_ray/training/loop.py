@@ -265,7 +265,7 @@ class Trainer:
                 "temperature": (1 / self.model.scale).item(),
                 "tokens_per_second": self.state.tokens_per_second,
                 "memory_bytes": peak_memory(self.device),
-                "spared_pairs": self.state.spared_pairs,
+                "masked_pairs": self.state.masked_pairs,
             }
         )
 

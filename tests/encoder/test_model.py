@@ -16,7 +16,7 @@ def make_model(corpus, **shape):
     )
     model = Encoder(encoder, corpus.vocabulary(8), temperature=0.1, seed=3).double()
     with torch.no_grad():  # positions start at zero; give them a say
-        for table in (model.token_position, model.event_position):
+        for table in (model.transformer.token_position, model.transformer.event_position):
             table.weight.normal_(generator=torch.Generator().manual_seed(1))
     return model
 

@@ -256,23 +256,25 @@ def rates(corpus, **shape):
 
 def test_wider_and_deeper_matrices_move_slower(corpus):
     base, wide, deep = rates(corpus), rates(corpus, width=64), rates(corpus, item_layers=4)
-    item, service = "item_blocks.0.ffn_up.weight", "service_blocks.0.ffn_up.weight"
-    assert base[item] == base[service] == base["output.weight"] == (1.0, pytest.approx(0.1))
-    assert wide[item] == wide["output.weight"] == (0.5, pytest.approx(0.2))
+    item, service = (f"transformer.{part}_blocks.0.ffn_up.weight" for part in ("item", "service"))
+    output = "transformer.output.weight"
+    assert base[item] == base[service] == base[output] == (1.0, pytest.approx(0.1))
+    assert wide[item] == wide[output] == (0.5, pytest.approx(0.2))
     assert deep[item] == (0.5, pytest.approx(0.2))
     assert deep[service] == base[service]
     for name in (
-        "token_embedding.weight",
-        "token_position.weight",
-        "item_norm.weight",
-        "output.bias",
+        "bag.table.weight",
+        "transformer.token_embedding.weight",
+        "transformer.token_position.weight",
+        "transformer.item_norm.weight",
+        "transformer.output.bias",
         "log_scale",
     ):
         assert (
             base[name]
             == wide[name]
             == deep[name]
-            == (3.0 if name.startswith("token_emb") else 1.0, 0.0)
+            == (3.0 if "token_emb" in name or "table" in name else 1.0, 0.0)
         )
 
 

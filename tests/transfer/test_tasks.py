@@ -460,14 +460,14 @@ def test_from_scratch_learns_and_keeps_the_lowest_validation_loss(
 
     def watched(self, compute_loss):
         stop = update(self, compute_loss)
-        seen.append((self.loss, self.weights["0.output.weight"].clone()))
+        seen.append((self.loss, self.weights["0.transformer.output.weight"].clone()))
         return stop
 
     monkeypatch.setattr(heads.EarlyStopping, "update", watched)
     made = train_from_scratch(encoder, histories, examples, steps=30, seed=0)
     assert len(seen) == 3  # at 0, 25 and the end
     assert seen[-1][0] < seen[0][0]
-    assert torch.equal(made.model.output.weight, seen[-1][1])
+    assert torch.equal(made.model.transformer.output.weight, seen[-1][1])
     assert not torch.equal(seen[0][1], seen[-1][1])
 
 
