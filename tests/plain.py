@@ -73,12 +73,16 @@ def plain_corpus(log: Path, folder: Path, split: dict) -> Corpus:
 
 def plain_embedding(model: Encoder, corpus: Corpus, events: np.ndarray) -> torch.Tensor:
     """Embed one history with plain loops: item by item, without packing."""
-    parts = []
-    if model.transformer:
-        parts.append(_plain_transformer(model.transformer, corpus, events))
     if model.bag:
-        parts.append(_plain_bag(model.bag.table.weight, corpus, events))
-    vector = sum(parts)
+        vector = _plain_bag(model.bag.table.weight, corpus, events)
+    if model.transformer:
+        summary = _plain_transformer(model.transformer, corpus, events)
+    if not model.bag:
+        vector = model.output(summary)
+    elif model.transformer:
+        direction = vector / vector.norm() * math.sqrt(len(vector))
+        hidden = torch.relu(model.mixer.up(torch.cat([summary, direction])))
+        vector = vector + model.mixer.down(hidden)
     return vector / vector.norm()
 
 
@@ -110,7 +114,7 @@ def _plain_transformer(model: Transformer, corpus: Corpus, events: np.ndarray) -
     x = torch.stack(items) + model.event_position(torch.arange(len(events)))
     for block in model.service_blocks:
         x = plain_block(block, x, len(model.service_blocks))
-    return model.output(model.service_norm(x.mean(0)))
+    return model.service_norm(x.mean(0))
 
 
 def plain_block(block, x: torch.Tensor, depth: int) -> torch.Tensor:

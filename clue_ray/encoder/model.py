@@ -42,40 +42,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from clue_ray.batches.bag import Bag
 from clue_ray.batches.packing import Packed
-from clue_ray.encoder.blocks import CONSTANT, VECTOR, Role
-from clue_ray.encoder.transformer import EMBEDDING_STD, Transformer
+from clue_ray.encoder.blocks import CONSTANT, VECTOR, Role, matrix_role
+from clue_ray.encoder.transformer import Transformer
+from clue_ray.encoder.wide import Mixer, TokenBag
 from clue_ray.spec.compute import Vocabulary
+from clue_ray.spec.recipe import BASE_WIDTH
 from clue_ray.spec.specs import EncoderSpec
 
 SIGMOID_BIAS = -10.0
 """SigLIP's start: almost every pair of users is a negative. A softmax cancels it."""
 MIN_TEMPERATURE = 0.01
 """CLIP's bound: similarities are multiplied by at most 100."""
-
-
-class TokenBag(nn.Module):
-    """The wide part of the encoder: a linear map of a history's saturated token counts.
-
-    Counts saturate at the token, over the whole window: user = sum over its distinct tokens of
-    (1 + ln count) x row of the token, divided by the norm of these weights, plus the row of the
-    service's guide token, which is a bias per service.
-    """
-
-    def __init__(self, encoder: EncoderSpec, vocabulary: Vocabulary):
-        super().__init__()
-        self.table = nn.EmbeddingBag(vocabulary.tokens, encoder.output_width, mode="sum")
-
-    def roles(self) -> dict[Tensor, Role]:
-        """Return the role of the table."""
-        return {self.table.weight: Role("token_table", std=EMBEDDING_STD)}
-
-    def forward(self, bag: Bag) -> Tensor:
-        """Encode the bags of sequences, [U, O]."""
-        weights = bag.weights.to(self.table.weight.dtype)
-        vectors: Tensor = self.table(bag.tokens, bag.starts, weights)
-        return vectors
 
 
 class Encoder(nn.Module):
@@ -99,6 +77,9 @@ class Encoder(nn.Module):
         self.output_width = encoder.output_width
         self.transformer = Transformer(encoder, vocabulary) if encoder.transformer else None
         self.bag = TokenBag(encoder, vocabulary) if encoder.bag else None
+        self.mixer = Mixer(encoder) if encoder.transformer and encoder.bag else None
+        # Only CLUE's own model needs a map to the output width: the mixer ends in one.
+        self.output = None if encoder.bag else nn.Linear(encoder.width, encoder.output_width)
         self.log_scale = nn.Parameter(torch.tensor([-math.log(temperature)]))
         self.bias = nn.Parameter(torch.tensor([SIGMOID_BIAS]))
         self._initialise(seed)
@@ -106,9 +87,12 @@ class Encoder(nn.Module):
     def roles(self) -> dict[Tensor, Role]:
         """Return the role of each parameter, in the order of `parameters()`."""
         roles: dict[Tensor, Role] = dict.fromkeys(self.parameters(), VECTOR)
-        for part in (self.transformer, self.bag):
+        for part in (self.transformer, self.bag, self.mixer):
             if part is not None:
                 roles |= part.roles()
+        if self.output is not None:
+            rate = BASE_WIDTH / self.output.in_features
+            roles[self.output.weight] = matrix_role(self.output, rate)
         norms = [module for module in self.modules() if isinstance(module, nn.LayerNorm)]
         return roles | dict.fromkeys(
             [self.log_scale, self.bias, *(n.weight for n in norms)], CONSTANT
@@ -140,12 +124,22 @@ class Encoder(nn.Module):
 
     def _encode_users(self, packed: Packed) -> Tensor:
         """Encode the sequences in storage order, [U, O], before scaling to unit length."""
-        parts = []
-        if self.transformer is not None:
-            parts.append(self.transformer(packed))
-        if self.bag is not None:
-            parts.append(self.bag(packed.bag))
-        return torch.stack(parts).sum(0)
+        summary_UD = self.transformer(packed) if self.transformer is not None else None
+        bag_UO = self.bag(packed.bag) if self.bag is not None else None
+        return self.combine(summary_UD, bag_UO)
+
+    def combine(self, summary_UD: Tensor | None, bag_UO: Tensor | None) -> Tensor:
+        """Combine the parts that this encoder has to vectors, [U, O].
+
+        Args:
+            summary_UD: of the transformer; None without one.
+            bag_UO: of the bag; None without one.
+        """
+        if bag_UO is None:
+            assert self.output is not None
+            vectors: Tensor = self.output(summary_UD)
+            return vectors
+        return bag_UO if self.mixer is None else bag_UO + self.mixer(summary_UD, bag_UO)
 
     @property
     def scale(self) -> Tensor:

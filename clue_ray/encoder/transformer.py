@@ -4,7 +4,6 @@
       -> token embedding + token position -> item transformer -> mean over tokens -> norm
     items of a user's recent events in one service
       -> + event position -> service transformer -> mean over events -> norm
-      -> linear layer of output_width
 
 Weights are shared over all services. Shape suffixes as in `model.py`.
 """
@@ -20,11 +19,9 @@ from clue_ray.encoder.blocks import (
     Sequences,
     lay_out,
     make_blocks,
-    matrix_role,
     mean_over,
 )
 from clue_ray.spec.compute import Vocabulary
-from clue_ray.spec.recipe import BASE_WIDTH
 from clue_ray.spec.specs import EncoderSpec
 
 EMBEDDING_STD = 0.02
@@ -44,21 +41,17 @@ class Transformer(nn.Module):
         self.item_norm = nn.LayerNorm(width)
         self.service_blocks = make_blocks(encoder, encoder.service_layers)
         self.service_norm = nn.LayerNorm(width)
-        self.output = nn.Linear(width, encoder.output_width)
 
     def roles(self) -> dict[Tensor, Role]:
         """Return the roles of the matrices and of the token table."""
-        roles = {
-            self.token_embedding.weight: Role("token_table", std=EMBEDDING_STD),
-            self.output.weight: matrix_role(self.output, BASE_WIDTH / self.output.in_features),
-        }
+        roles = {self.token_embedding.weight: Role("token_table", std=EMBEDDING_STD)}
         for module in self.modules():
             if isinstance(module, Block):
                 roles |= module.roles()
         return roles
 
     def forward(self, packed: Packed) -> Tensor:
-        """Encode the sequences in storage order, [U, O]."""
+        """Encode the sequences in storage order, [U, D]."""
         item_masks, user_masks = self._draw_masks(packed)
         items_ID = self.encode_items(packed, item_masks)
         sequences = lay_out(packed.user_groups, packed.user_masks, user_masks)
@@ -77,7 +70,7 @@ class Transformer(nn.Module):
     def encode_sequences(
         self, items_ED: Tensor, event_positions: Tensor, sequences: Sequences
     ) -> Tensor:
-        """Encode sequences of encoded items, [U, O].
+        """Encode sequences of encoded items, [U, D].
 
         Args:
             items_ED: the encoded item of each event, in storage order.
@@ -87,7 +80,7 @@ class Transformer(nn.Module):
         x_ED = items_ED + self.event_position(event_positions)
         for block in self.service_blocks:
             x_ED = block(x_ED, sequences)
-        return self.output(self.service_norm(mean_over(x_ED, sequences.groups)))
+        return self.service_norm(mean_over(x_ED, sequences.groups))
 
     def _draw_masks(self, packed: Packed) -> tuple[Tensor | None, Tensor | None]:
         """Draw the step's dropout masks of the item and the service transformer.
@@ -98,5 +91,7 @@ class Transformer(nn.Module):
             return None, None
         sites = (2 * len(self.item_blocks), 2 * len(self.service_blocks))
         width = self.token_embedding.embedding_dim
-        masks = draw_masks(sum(sites), width, self.dropout, packed.mask_key).to(self.output.weight)
+        masks = draw_masks(sum(sites), width, self.dropout, packed.mask_key).to(
+            self.token_embedding.weight
+        )
         return masks[: sites[0]], masks[sites[0] :]

@@ -63,14 +63,23 @@ def count_params(encoder: EncoderSpec, vocabulary: Vocabulary) -> dict[str, int]
         "embedding": embedding,
         "item_transformer": encoder.item_layers * block + 2 * d,
         "service_transformer": encoder.service_layers * block + 2 * d,
-        "output": d * encoder.output_width + encoder.output_width,
     }
     if not encoder.transformer:
         groups = dict.fromkeys(groups, 0)
     bag = vocabulary.tokens * encoder.output_width if encoder.bag else 0
-    groups = {**groups, "bag": bag, "logits": 2}
+    groups = {**groups, "bag": bag, "output": sum(_output_params(encoder)), "logits": 2}
     total = sum(groups.values())
     return {**groups, "non_embedding": total - groups["embedding"] - bag, "total": total}
+
+
+def _output_params(encoder: EncoderSpec) -> tuple[int, int]:
+    """Return the parameters behind the transformer: in matrices, and in biases."""
+    d, out, hidden = encoder.width, encoder.output_width, encoder.width * encoder.ffn_multiple
+    if not encoder.transformer:
+        return 0, 0
+    if not encoder.bag:
+        return d * out, out
+    return (d + out) * hidden + hidden * out, hidden + out
 
 
 def forward_flops(encoder: EncoderSpec, work: Work) -> int:
@@ -89,7 +98,7 @@ def _transformer_flops(encoder: EncoderSpec, work: Work) -> int:
     matrices, _ = block_params(encoder)
     items = encoder.item_layers * (2 * matrices * work.tokens + 4 * d * work.tokens_squared)
     events = encoder.service_layers * (2 * matrices * work.events + 4 * d * work.events_squared)
-    projection = 2 * d * encoder.output_width * work.users
+    projection = 2 * _output_params(encoder)[0] * work.users
     return items + events + projection
 
 

@@ -219,7 +219,7 @@ def encode_items(
     transformer: Transformer, corpus: Corpus, items: NDArray[np.int32]
 ) -> torch.Tensor:
     """Encode distinct items, [items, width], in the order given."""
-    device = transformer.output.weight.device
+    device = transformer.token_embedding.weight.device
     # Each item is packed as a history of one event, any one that holds it. Packing sorts items by
     # length, and `event_items` maps each event, here each item, to its place.
     event_of = np.empty(len(corpus.item_lengths), dtype=np.int64)
@@ -274,20 +274,18 @@ def _encode_sequences(
     device = model.log_scale.device
     # The model takes sequences grouped by length; `by_length` restores the order of the windows.
     histories, by_length = sort_lists(gather_events(corpus, windows))
-    parts = []
-    if model.transformer and items_ID is not None:
+    summary_UD, bag_UO = None, None
+    if model.transformer is not None and items_ID is not None:
         groups = group_lengths(histories.lengths)
         recency = ranges(np.zeros_like(histories.lengths), histories.lengths)
         places = torch.from_numpy(np.searchsorted(items, histories.values)).to(device)
         sequences = lay_out(groups, torch.zeros(0, dtype=torch.int64, device=device), None)
-        parts.append(
-            model.transformer.encode_sequences(
-                items_ID[places], torch.from_numpy(recency).to(device), sequences
-            )
+        summary_UD = model.transformer.encode_sequences(
+            items_ID[places], torch.from_numpy(recency).to(device), sequences
         )
-    if model.bag:
-        parts.append(model.bag(bag_histories(corpus, histories).to(device)))
-    stored_UO = torch.stack(parts).sum(0)
+    if model.bag is not None:
+        bag_UO = model.bag(bag_histories(corpus, histories).to(device))
+    stored_UO = model.combine(summary_UD, bag_UO)
     vectors_UO = torch.empty_like(stored_UO)
     vectors_UO[torch.from_numpy(by_length).to(device)] = stored_UO
     return vectors_UO

@@ -27,7 +27,8 @@ RUN = RunSpec(
 def make_model(corpus) -> Encoder:
     model = Encoder(RUN.encoder, corpus.vocabulary(6), temperature=0.1, seed=3).double()
     with torch.no_grad():
-        model.transformer.event_position.weight.normal_(generator=torch.Generator().manual_seed(1))
+        for part in (model.transformer.event_position, model.mixer.down):
+            part.weight.normal_(generator=torch.Generator().manual_seed(1))
     return model
 
 

@@ -132,7 +132,8 @@ def test_a_folder_without_a_valid_encoder_is_refused(encoder_folder, events, tmp
     card["run"]["encoder"]["width"] = 32
     (damaged / "encoder.json").write_text(json.dumps(card))
     with pytest.raises(
-        StudyError, match=r"do not fit its encoder.json .size mismatch for transformer.token_embedding"
+        StudyError,
+        match=r"do not fit its encoder.json .size mismatch for transformer.token_embedding",
     ):
         load_encoder(damaged)
     with pytest.raises(EventLogError, match="no column 'text'"):
