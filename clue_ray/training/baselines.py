@@ -6,20 +6,18 @@ which the two go together: truncated SVD of each service, then canonical correla
 (Hotelling 1936) over the training users.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from scipy import sparse
-from scipy.optimize import minimize_scalar
 
 from clue_ray.corpus.store import Corpus, ranges
-from clue_ray.training.evaluate import Pools, Scores, make_pools, mean_scores, score_similarities
+from clue_ray.training.evaluate import score_calibrated
+from clue_ray.training.pools import Pool, make_pools, pool_members
 
-MAX_LOG_SCALE = np.log(1000.0)
-"""Upper end of the search for the best inverse temperature."""
 COMPONENTS = 128
 """Singular directions kept per service."""
 DIRECTIONS = 64
@@ -41,8 +39,7 @@ def tfidf_baseline(corpus: Corpus, candidates: int) -> dict[str, Any]:
     Returns:
         name, loss, recall_at_10, mrr, loss_candidates: the content of baseline.json.
     """
-    pools = make_pools(corpus, candidates)
-    return _score("TF-IDF cosine, untrained", _tfidf_similarities(corpus, pools), candidates)
+    return _score("TF-IDF cosine, untrained", _tfidf_similarities, corpus, candidates)
 
 
 def linear_baseline(corpus: Corpus, candidates: int) -> dict[str, Any]:
@@ -51,49 +48,54 @@ def linear_baseline(corpus: Corpus, candidates: int) -> dict[str, Any]:
     Returns:
         name, loss, recall_at_10, mrr, loss_candidates.
     """
-    pools = make_pools(corpus, candidates)
-    return _score("TF-IDF, SVD and CCA, trained", _linear_similarities(corpus, pools), candidates)
+    return _score("TF-IDF, SVD and CCA, trained", _linear_similarities, corpus, candidates)
 
 
-def _score(name: str, cosines: Iterable[Matrix], candidates: int) -> dict[str, Any]:
-    """Score the cosines of each pool, [candidates, candidates].
-
-    The loss is at the temperature that is best on the pool itself, which favours the baseline.
-    """
-    matrices = [torch.from_numpy(matrix) for matrix in cosines]
-
-    def score(log_scale: float) -> Scores:
-        scale = float(np.exp(log_scale))
-        return mean_scores([score_similarities(scale * matrix) for matrix in matrices])
-
-    best = minimize_scalar(
-        lambda log_scale: score(log_scale).loss, bounds=(0.0, MAX_LOG_SCALE), method="bounded"
+def _score(
+    name: str, method: Callable[[Corpus, Pool], list[Matrix]], corpus: Corpus, candidates: int
+) -> dict[str, Any]:
+    """Score the cosines of a method as those of an encoder are scored."""
+    scored, validation = (
+        [torch.from_numpy(matrix) for matrix in method(corpus, pool)]
+        for pool in make_pools(corpus, candidates)
     )
-    return {"name": name, **score(best.x)._asdict(), "loss_candidates": candidates}
+    scores, temperature = score_calibrated(scored, validation)
+    return {
+        "name": name,
+        **scores._asdict(),
+        "loss_candidates": candidates,
+        "calibrated_temperature": temperature,
+    }
 
 
-def _tfidf_similarities(corpus: Corpus, pools: Pools) -> list[Matrix]:
+def _tfidf_similarities(corpus: Corpus, pool: Pool) -> list[Matrix]:
     """Return the cosines of each pool, first service by second."""
     weights = _inverse_document_frequency(corpus)
     vectors = {
-        service: unit_rows(term_counts(corpus, corpus.test_users, service), weights)
-        for service in {service for pair in pools for service in pair}
+        service: unit_rows(term_counts(corpus, users, service), weights)
+        for service, users in pool_members(pool).items()
     }
-    row_of = {user: row for row, user in enumerate(corpus.test_users.tolist())}
-    rows = {pair: [row_of[user] for user in users.tolist()] for pair, users in pools.items()}
-    return [(vectors[a][rows[a, b]] @ vectors[b][rows[a, b]].T).toarray() for a, b in pools]
+    members = pool_members(pool)
+    rows = {
+        (pair, s): np.searchsorted(members[s], users) for pair, users in pool.items() for s in pair
+    }
+    return [
+        (vectors[a][rows[pair, a]] @ vectors[b][rows[pair, b]].T).toarray()
+        for pair in pool
+        for a, b in [pair]
+    ]
 
 
-def _linear_similarities(corpus: Corpus, pools: Pools) -> list[Matrix]:
+def _linear_similarities(corpus: Corpus, pool: Pool) -> list[Matrix]:
     """Return the cosines of each pool, first service by second."""
     weights = _inverse_document_frequency(corpus)
     everyone = np.arange(len(corpus.user_ids))
     terms = {
         s: unit_rows(term_counts(corpus, everyone, s), weights)
-        for s in {s for pair in pools for s in pair}
+        for s in {s for pair in pool for s in pair}
     }
     found = []
-    for pair, users in pools.items():
+    for pair, users in pool.items():
         train = corpus.users_of_pair(corpus.train_users, pair)[:MAX_USERS]
         (a, pool_a), (b, pool_b) = (_reduce_terms(terms[s][train], terms[s][users]) for s in pair)
         first, second = canonical_directions(a, b)
