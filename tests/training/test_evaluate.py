@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 
 from clue_ray.encoder.model import Encoder
 from clue_ray.spec.specs import EncoderSpec
-from clue_ray.training.baselines import tfidf_baseline
 from clue_ray.training.calibration import fit_temperature
 from clue_ray.training.evaluate import embed, evaluate, score_similarities
 from clue_ray.training.pools import Pools, make_pools
@@ -86,10 +85,3 @@ def test_users_without_events_embed_to_zero(corpus):
     norms = vectors.norm(dim=1)
     assert norms[3] == 0
     assert torch.allclose(norms[norms > 0], torch.ones(len(norms) - 1), atol=1e-5)
-
-
-def test_baseline_scores_words(corpus):
-    scores = tfidf_baseline(corpus, 16)
-    assert scores["loss_candidates"] == 16
-    assert 0 < scores["loss"] <= math.log(16) + 1e-6
-    assert 0 < scores["mrr"] <= 1
