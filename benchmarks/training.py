@@ -29,7 +29,8 @@ from clue_ray.encoder.loss import info_nce
 from clue_ray.encoder.model import Encoder
 from clue_ray.spec.compute import train_flops
 from clue_ray.spec.specs import EncoderSpec, RunSpec, TrainSpec
-from clue_ray.training.evaluate import evaluate, make_pools
+from clue_ray.training.evaluate import evaluate
+from clue_ray.training.pools import make_pools
 
 COPIES = {
     "self_attn.out_proj": "attention_out",
@@ -233,9 +234,9 @@ def print_evaluation(contest: Contest, step: float) -> None:
     seconds = timed(
         lambda: evaluate(contest.ours, contest.corpus, pools, contest.run.sequence_length)
     )
-    candidates = len(next(iter(pools.values())))
+    candidates = len(next(iter(pools.scored.values())))
     print(
-        f"An evaluation ({candidates:,} candidates, {len(pools)} pairs of services) takes "
+        f"An evaluation ({candidates:,} candidates, {len(pools.scored)} pairs of services) takes "
         f"{seconds / step:.1f} steps. {EVALUATIONS} evaluations take less than {SHARE:.0%} of "
         f"runs longer than {EVALUATIONS * seconds / step * (1 - SHARE) / SHARE:,.0f} steps."
     )

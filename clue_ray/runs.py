@@ -72,6 +72,7 @@ class RunRecord(RunDescription):
     train_flops: float | None = None
     executed_flops: float | None = None
     loss: float | None = None
+    loss_at_training_temperature: float | None = None
     recall_at_10: float | None = None
     mrr: float | None = None
     train_loss: float | None = None
@@ -100,6 +101,8 @@ OPTIONAL = {
     name: field.default for name, field in RunRecord.model_fields.items() if not field.is_required()
 }
 """The values of columns before a run has a record."""
+TEMPERATURE_BOUNDS = (0.001, 10.0)
+"""Bounds of the calibrated temperature; at the upper one all candidates are as likely."""
 SCORES = "transfer_"
 """Prefix of the additional columns for scores on downstream tasks."""
 
@@ -107,6 +110,11 @@ SCORES = "transfer_"
 def chance_loss(candidates: int) -> float:
     """Return the loss of a uniform guess among `candidates`: ln(candidates), in nats."""
     return math.log(candidates)
+
+
+def is_at_bound(temperature: float) -> bool:
+    """Return whether a calibrated temperature ended within 5% of one of its bounds."""
+    return any(math.isclose(temperature, bound, rel_tol=0.05) for bound in TEMPERATURE_BOUNDS)
 
 
 class Runs:

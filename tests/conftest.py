@@ -11,7 +11,7 @@ import pytest
 os.environ["RAY_AUTH_MODE"] = "disabled"
 os.environ["RAY_TRAIN_HEALTH_CHECK_INTERVAL_S"] = "0.2"
 
-SPLIT = {"validation": 0.0, "test": 0.25}
+SPLIT = {"validation": 0.1, "test": 0.25}
 
 
 @pytest.fixture(scope="session")

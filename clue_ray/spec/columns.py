@@ -99,6 +99,13 @@ _ENTRIES = (
     ),
     _column("executed_flops", "executed compute", unit="FLOP", format="flop", log=True),
     _column("loss", "held-out loss", "loss", unit="nats", format="loss"),
+    _column(
+        "loss_at_training_temperature",
+        "held-out loss at the training temperature",
+        "uncalibrated loss",
+        unit="nats",
+        format="loss",
+    ),
     _column("loss_candidates", "candidates"),
     _column("recall_at_10", "recall@10", format="significant"),
     _column("mrr", "MRR", format="significant"),

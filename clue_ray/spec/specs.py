@@ -28,7 +28,8 @@ class SplitSpec(Spec):
     """Shares of users held out, chosen by a stable hash of the user id; the rest are trained on."""
 
     validation: float = Field(0.05, ge=0, lt=1)
-    "share kept for tuning settings; no run of a study trains on it or is scored on it"
+    """share kept for tuning settings and for calibrating the temperature of the held-out loss; no
+    run of a study trains on it or is scored on it"""
     test: float = Field(0.05, gt=0, lt=1)
     "share whose users form the evaluation pools"
     time: datetime | None = None

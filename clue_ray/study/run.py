@@ -38,7 +38,7 @@ from clue_ray.study.probes import check_storage
 from clue_ray.study.progress import OnProgress, ignore_progress
 from clue_ray.study.scoring import score_runs
 from clue_ray.study.tune import train_pending
-from clue_ray.training.baselines import linear_baseline, tfidf_baseline
+from clue_ray.training.baselines import score_baselines
 from clue_ray.transfer.tasks.columns import join_results
 from clue_ray.transfer.tasks.spec import read_tasks
 
@@ -243,5 +243,5 @@ def _write_side_files(
     file = directory.path / "baselines.json"
     # The folder belongs to one corpus and number of candidates, so its baselines never change.
     if not file.exists():
-        baselines = [tfidf_baseline(corpus, candidates), linear_baseline(corpus, candidates)]
+        baselines = score_baselines(corpus, candidates, lengths)
         write_json(file, {"baselines": baselines})

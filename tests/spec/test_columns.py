@@ -95,6 +95,7 @@ def test_the_runs_table_keeps_its_columns():
         "train_flops",
         "executed_flops",
         "loss",
+        "loss_at_training_temperature",
         "loss_candidates",
         "recall_at_10",
         "mrr",

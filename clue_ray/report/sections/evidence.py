@@ -18,6 +18,7 @@ from clue_ray.report.read import StudyFiles
 from clue_ray.report.section import Section
 from clue_ray.report.sections.answer import run_title
 from clue_ray.report.tables import Table, describe, number, text, written
+from clue_ray.runs import is_at_bound
 from clue_ray.scaling.fitting.frontier import settings_of
 
 
@@ -202,6 +203,23 @@ def warnings(sentences: tuple[str, ...]) -> Section | None:
     if not sentences:
         return None
     return Section("warnings", "Warnings", "warnings", points=sentences)
+
+
+def calibration_warnings(files: StudyFiles) -> list[str]:
+    """Warn where the temperature of a finished run ended at a bound of its calibration."""
+    curves = files.curves
+    if curves is None or "calibrated_temperature" not in curves:  # a study before calibration
+        return []
+    last = curves[curves["run_id"].isin(files.done["run_id"])].groupby("run_id").last()
+    bounded = last[last["calibrated_temperature"].map(is_at_bound)]
+    if bounded.empty:
+        return []
+    runs = ", ".join(map(str, bounded.index[:3])) + (", ..." if len(bounded) > 3 else "")
+    return [
+        f"The calibrated temperature of {len(bounded)} of {len(last)} runs ended at its bound "
+        f"({runs}): the vectors of their validation users hardly differ or do not match, so their "
+        "losses cannot be compared; train longer, or keep more users with corpus.split.validation."
+    ]
 
 
 def provenance(files: StudyFiles) -> Table:

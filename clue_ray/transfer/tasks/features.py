@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from clue_ray.corpus.store import ranges
-from clue_ray.training.baselines import leading_directions, term_counts, unit, unit_rows
+from clue_ray.training.terms import leading_directions, term_counts, unit, unit_rows
 from clue_ray.transfer.encode import Histories, UserEncoder, encode_items
 
 COMPONENTS = 64
