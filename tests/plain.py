@@ -77,12 +77,13 @@ def plain_embedding(model: Encoder, corpus: Corpus, events: np.ndarray) -> torch
         vector = _plain_bag(model.bag.table.weight, corpus, events)
     if model.transformer:
         summary = _plain_transformer(model.transformer, corpus, events)
+        output = model.transformer.output(summary)
     if not model.bag:
-        vector = model.output(summary)
+        vector = output
     elif model.transformer:
         direction = vector / vector.norm() * math.sqrt(len(vector))
         hidden = torch.relu(model.mixer.up(torch.cat([summary, direction])))
-        vector = vector + model.mixer.down(hidden)
+        vector = vector + output + model.mixer.down(hidden)
     return vector / vector.norm()
 
 

@@ -43,11 +43,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from clue_ray.batches.packing import Packed
-from clue_ray.encoder.blocks import CONSTANT, VECTOR, Role, matrix_role
+from clue_ray.encoder.blocks import CONSTANT, VECTOR, Role
 from clue_ray.encoder.transformer import Transformer
 from clue_ray.encoder.wide import Mixer, TokenBag
 from clue_ray.spec.compute import Vocabulary
-from clue_ray.spec.recipe import BASE_WIDTH
 from clue_ray.spec.specs import EncoderSpec
 
 SIGMOID_BIAS = -10.0
@@ -78,8 +77,6 @@ class Encoder(nn.Module):
         self.transformer = Transformer(encoder, vocabulary) if encoder.transformer else None
         self.bag = TokenBag(encoder, vocabulary) if encoder.bag else None
         self.mixer = Mixer(encoder) if encoder.transformer and encoder.bag else None
-        # Only CLUE's own model needs a map to the output width: the mixer ends in one.
-        self.output = None if encoder.bag else nn.Linear(encoder.width, encoder.output_width)
         self.log_scale = nn.Parameter(torch.tensor([-math.log(temperature)]))
         self.bias = nn.Parameter(torch.tensor([SIGMOID_BIAS]))
         self._initialise(seed)
@@ -90,9 +87,6 @@ class Encoder(nn.Module):
         for part in (self.transformer, self.bag, self.mixer):
             if part is not None:
                 roles |= part.roles()
-        if self.output is not None:
-            rate = BASE_WIDTH / self.output.in_features
-            roles[self.output.weight] = matrix_role(self.output, rate)
         norms = [module for module in self.modules() if isinstance(module, nn.LayerNorm)]
         return roles | dict.fromkeys(
             [self.log_scale, self.bias, *(n.weight for n in norms)], CONSTANT
@@ -135,11 +129,12 @@ class Encoder(nn.Module):
             summary_UD: of the transformer; None without one.
             bag_UO: of the bag; None without one.
         """
-        if bag_UO is None:
-            assert self.output is not None
-            vectors: Tensor = self.output(summary_UD)
-            return vectors
-        return bag_UO if self.mixer is None else bag_UO + self.mixer(summary_UD, bag_UO)
+        vectors = [] if bag_UO is None else [bag_UO]
+        if self.transformer is not None and summary_UD is not None:
+            vectors.append(self.transformer.output(summary_UD))
+        if self.mixer is not None and summary_UD is not None and bag_UO is not None:
+            vectors.append(self.mixer(summary_UD, bag_UO))
+        return torch.stack(vectors).sum(0)
 
     @property
     def scale(self) -> Tensor:

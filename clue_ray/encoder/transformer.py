@@ -3,7 +3,8 @@
     tokens of an item (guide token of its service first)
       -> token embedding + token position -> item transformer -> mean over tokens -> norm
     items of a user's recent events in one service
-      -> + event position -> service transformer -> mean over events -> norm
+      -> + event position -> service transformer -> mean over events -> norm: the summary
+      -> linear layer of output_width
 
 Weights are shared over all services. Shape suffixes as in `model.py`.
 """
@@ -19,9 +20,11 @@ from clue_ray.encoder.blocks import (
     Sequences,
     lay_out,
     make_blocks,
+    matrix_role,
     mean_over,
 )
 from clue_ray.spec.compute import Vocabulary
+from clue_ray.spec.recipe import BASE_WIDTH
 from clue_ray.spec.specs import EncoderSpec
 
 EMBEDDING_STD = 0.02
@@ -34,6 +37,7 @@ class Transformer(nn.Module):
         super().__init__()
         width = encoder.width
         self.dropout = encoder.dropout
+        self.beside_bag = encoder.bag
         self.token_embedding = nn.Embedding(vocabulary.tokens, width)
         self.token_position = nn.Embedding(vocabulary.item_positions, width)
         self.event_position = nn.Embedding(vocabulary.sequence_length, width)
@@ -41,17 +45,24 @@ class Transformer(nn.Module):
         self.item_norm = nn.LayerNorm(width)
         self.service_blocks = make_blocks(encoder, encoder.service_layers)
         self.service_norm = nn.LayerNorm(width)
+        self.output = nn.Linear(width, encoder.output_width)
 
     def roles(self) -> dict[Tensor, Role]:
         """Return the roles of the matrices and of the token table."""
-        roles = {self.token_embedding.weight: Role("token_table", std=EMBEDDING_STD)}
+        # Next to a bag the output starts at zero: an untrained transformer would drown the bag.
+        gain = 0.0 if self.beside_bag else 1.0
+        rate = BASE_WIDTH / self.output.in_features
+        roles = {
+            self.token_embedding.weight: Role("token_table", std=EMBEDDING_STD),
+            self.output.weight: matrix_role(self.output, rate, gain),
+        }
         for module in self.modules():
             if isinstance(module, Block):
                 roles |= module.roles()
         return roles
 
     def forward(self, packed: Packed) -> Tensor:
-        """Encode the sequences in storage order, [U, D]."""
+        """Summarise the sequences in storage order, [U, D]."""
         item_masks, user_masks = self._draw_masks(packed)
         items_ID = self.encode_items(packed, item_masks)
         sequences = lay_out(packed.user_groups, packed.user_masks, user_masks)
@@ -70,7 +81,7 @@ class Transformer(nn.Module):
     def encode_sequences(
         self, items_ED: Tensor, event_positions: Tensor, sequences: Sequences
     ) -> Tensor:
-        """Encode sequences of encoded items, [U, D].
+        """Summarise sequences of encoded items, [U, D].
 
         Args:
             items_ED: the encoded item of each event, in storage order.

@@ -50,6 +50,7 @@ _ENTRIES = (
     _column("study", format="text"),
     _column("corpus_digest", format="text"),
     _column("encoder_size", head="size", format="text", field="encoder.size"),
+    _column("encoder_parts", head="parts", format="text", field="encoder.bag", held=True),
     _column("width", field="encoder.width", log=True),
     _column("item_layers", field="encoder.item_layers", log=True),
     _column("service_layers", field="encoder.service_layers", log=True),

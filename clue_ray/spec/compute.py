@@ -77,9 +77,10 @@ def _output_params(encoder: EncoderSpec) -> tuple[int, int]:
     d, out, hidden = encoder.width, encoder.output_width, encoder.width * encoder.ffn_multiple
     if not encoder.transformer:
         return 0, 0
-    if not encoder.bag:
-        return d * out, out
-    return (d + out) * hidden + hidden * out, hidden + out
+    matrices, biases = d * out, out
+    if encoder.bag:
+        matrices, biases = matrices + (d + out) * hidden + hidden * out, biases + hidden + out
+    return matrices, biases
 
 
 def forward_flops(encoder: EncoderSpec, work: Work) -> int:

@@ -201,6 +201,11 @@ class EncoderSpec(Spec):
             raise ValueError(f"width {self.width} is not a multiple of heads {self.heads}")
         return self
 
+    @property
+    def parts(self) -> str:
+        """Which parts the encoder has: `bag+transformer`, `bag` or `transformer`."""
+        return "+".join(name for name in ("bag", "transformer") if getattr(self, name))
+
     @model_validator(mode="after")
     def _has_a_part(self) -> Self:
         if not (self.bag or self.transformer):

@@ -208,7 +208,7 @@ def _train_study(
         train_pending(plan, corpus, study, directory, on_progress, callbacks)
     finally:  # an interrupted study leaves its tables too
         runs = directory.write_tables([r.description for r in plan.runs])
-    score_runs(directory, read_tasks(study.transfer), list(runs.done["run_id"]))
+    score_runs(directory, read_tasks(study.transfer), list(runs.finished["run_id"]))
     return join_results(directory.path, runs), plan.concurrency
 
 

@@ -104,6 +104,7 @@ def describe_run(
         study=study,
         corpus_digest=corpus.digest,
         encoder_size=run.encoder.size,
+        encoder_parts=run.encoder.parts,
         **shape,
         non_embedding_params=params["non_embedding"],
         total_params=params["total"],

@@ -27,7 +27,8 @@ RUN = RunSpec(
 def make_model(corpus) -> Encoder:
     model = Encoder(RUN.encoder, corpus.vocabulary(6), temperature=0.1, seed=3).double()
     with torch.no_grad():
-        for part in (model.transformer.event_position, model.mixer.down):
+        transformer = model.transformer  # what starts at zero would hide the rest
+        for part in (transformer.event_position, transformer.output, model.mixer.down):
             part.weight.normal_(generator=torch.Generator().manual_seed(1))
     return model
 

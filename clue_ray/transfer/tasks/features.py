@@ -66,7 +66,9 @@ def untrained_items(encoder: UserEncoder, histories: Histories) -> tuple[Matrix,
     users, services, windows = histories.present(length)
     events = histories.events[ranges(*windows)]
     distinct, places = np.unique(events, return_inverse=True)
-    items = encode_items(encoder.card.build().transformer, histories, distinct).double().numpy()
+    untrained = encoder.card.build()
+    assert untrained.transformer is not None
+    items = encode_items(untrained.transformer, histories, distinct).double().numpy()
     items -= items.mean(0)  # with initial weights all items have a large component in common
     rows = np.repeat(np.arange(len(users)), windows.lengths)
     membership = sparse.csr_array(
