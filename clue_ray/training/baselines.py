@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from clue_ray.corpus.store import Corpus
 from clue_ray.training.evaluate import score_calibrated
 from clue_ray.training.linear_map import shared_linear_map
-from clue_ray.training.pools import Pool, Pools, make_pools, pool_members
+from clue_ray.training.pools import Pool, Pools, make_pools, pool_members, split_pool
 from clue_ray.training.terms import Matrix, inverse_document_frequency, term_counts, unit_rows
 
 Encode = Callable[[NDArray[np.int64], int], Any]
@@ -75,7 +75,9 @@ def linear_baseline(
 
 def _score(encode: Encode, pools: Pools, candidates: int) -> dict[str, Any]:
     """Score the cosines of a method as those of an encoder are scored."""
-    scored, validation = (_pool_cosines(encode, pool) for pool in pools)
+    scored, validation = (
+        _pool_cosines(encode, pool, candidates) for pool in (pools.scored, pools.validation)
+    )
     scores, temperature = score_calibrated(scored, validation)
     return {
         **scores._asdict(),
@@ -84,14 +86,15 @@ def _score(encode: Encode, pools: Pools, candidates: int) -> dict[str, Any]:
     }
 
 
-def _pool_cosines(encode: Encode, pool: Pool) -> list[torch.Tensor]:
-    """Compute the cosines of each pair of services, first service by second."""
+def _pool_cosines(encode: Encode, pool: Pool, candidates: int) -> list[torch.Tensor]:
+    """Compute the cosines of each pool of each pair of services, first service by second."""
     members = pool_members(pool)
     vectors = {service: encode(users, service) for service, users in members.items()}
     cosines = []
-    for (a, b), users in pool.items():
-        first, second = (vectors[s][np.searchsorted(members[s], users)] for s in (a, b))
-        cosines.append(_dense(first @ second.T))
+    for (a, b), everyone in pool.items():
+        for users in split_pool(everyone, candidates):
+            first, second = (vectors[s][np.searchsorted(members[s], users)] for s in (a, b))
+            cosines.append(_dense(first @ second.T))
     return cosines
 
 

@@ -16,7 +16,7 @@ from clue_ray.batches.packing import pack, recent_windows
 from clue_ray.corpus.store import Corpus
 from clue_ray.encoder.model import Encoder
 from clue_ray.training.calibration import fit_temperature, symmetric_loss
-from clue_ray.training.pools import Pool, Pools, pool_members
+from clue_ray.training.pools import Pool, Pools, pool_members, split_pool
 
 USERS_AT_ONCE = 256
 """Users encoded together, which bounds memory."""
@@ -52,7 +52,7 @@ def evaluate(
     """Evaluate a model on the pools, by each user's most recent `sequence_length` events."""
     model.eval()
     validation, scored = (
-        _pool_cosines(model, corpus, pool, sequence_length, users_at_once)
+        _pool_cosines(model, corpus, pool, pools.candidates, sequence_length, users_at_once)
         for pool in (pools.validation, pools.scored)
     )
     model.train()
@@ -84,18 +84,24 @@ def score_cosines(cosines: Sequence[torch.Tensor], temperature: float) -> Scores
 
 
 def _pool_cosines(
-    model: Encoder, corpus: Corpus, pool: Pool, sequence_length: int, users_at_once: int
+    model: Encoder,
+    corpus: Corpus,
+    pool: Pool,
+    candidates: int,
+    sequence_length: int,
+    users_at_once: int,
 ) -> list[torch.Tensor]:
-    """Compute the cosines of each pair of services, first service by second."""
+    """Compute the cosines of each pool of each pair of services, first service by second."""
     members = pool_members(pool)
     vectors = {
         s: embed(model, corpus, users, s, sequence_length, users_at_once)
         for s, users in members.items()
     }
     cosines = []
-    for pair, users in pool.items():
-        a, b = (vectors[s][torch.from_numpy(np.searchsorted(members[s], users))] for s in pair)
-        cosines.append(a @ b.T)
+    for pair, everyone in pool.items():
+        for users in split_pool(everyone, candidates):
+            a, b = (vectors[s][torch.from_numpy(np.searchsorted(members[s], users))] for s in pair)
+            cosines.append(a @ b.T)
     return cosines
 
 

@@ -15,6 +15,9 @@ from clue_ray.spec.specs import SplitSpec
 
 POOL_SEED = 20211115
 VALIDATION_SEED = 20261128
+VALIDATION_POOLS = 4
+"""Pools of `candidates` validation users per pair; the temperature from one is noisy, by .02 nats
+at a low one."""
 MIN_VALIDATION_USERS = 16
 """A pair of services with fewer validation users says too little about the temperature."""
 
@@ -28,7 +31,9 @@ class Pools(NamedTuple):
     scored: Pool
     "the same number of candidates in each pair"
     validation: Pool
-    "at most that number in each pair"
+    "up to VALIDATION_POOLS times that number in each pair"
+    candidates: int
+    "users who are scored against each other; a longer pool is scored in parts of that many"
 
 
 def make_pools(corpus: Corpus, candidates: int) -> Pools:
@@ -37,7 +42,9 @@ def make_pools(corpus: Corpus, candidates: int) -> Pools:
     Raises:
         CorpusError: No pair of services has enough held-out users or validation users.
     """
-    return Pools(_draw_scored(corpus, candidates), _draw_validation(corpus, candidates))
+    return Pools(
+        _draw_scored(corpus, candidates), _draw_validation(corpus, candidates), candidates
+    )
 
 
 def _draw_scored(corpus: Corpus, candidates: int) -> Pool:
@@ -59,10 +66,15 @@ def _draw_scored(corpus: Corpus, candidates: int) -> Pool:
 
 
 def _draw_validation(corpus: Corpus, candidates: int) -> Pool:
-    """Draw up to `candidates` validation users for each pair of services that has enough."""
+    """Draw whole pools of validation users for each pair of services that has enough.
+
+    A pair with fewer than `candidates` of them has one pool of all.
+    """
     users = _users_of_pairs(corpus, corpus.validation_users)
     pool = {
-        pair: np.random.default_rng([VALIDATION_SEED, *pair]).permutation(found)[:candidates]
+        pair: np.random.default_rng([VALIDATION_SEED, *pair]).permutation(found)[
+            : max(1, min(VALIDATION_POOLS, len(found) // candidates)) * candidates
+        ]
         for pair, found in users.items()
         if len(found) >= MIN_VALIDATION_USERS
     }
@@ -80,6 +92,11 @@ def _draw_validation(corpus: Corpus, candidates: int) -> Pool:
 
 def _users_of_pairs(corpus: Corpus, users: NDArray[np.int64]) -> Pool:
     return {pair: corpus.users_of_pair(users, pair) for pair in corpus.pairs()}
+
+
+def split_pool(users: NDArray[np.int64], candidates: int) -> list[NDArray[np.int64]]:
+    """Split the users of a pair into pools of `candidates`, scored each by itself."""
+    return np.array_split(users, max(1, len(users) // candidates))
 
 
 def pool_members(pool: Pool) -> dict[int, NDArray[np.int64]]:
