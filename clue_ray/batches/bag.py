@@ -34,43 +34,44 @@ def count_tokens(histories: Lists, event_items: NDArray[np.int64], items: Lists)
 
     Args:
         histories: of any values; only their lengths count.
-        event_items: index in `items` of each event, [events].
+        event_items: index in `items` of each event, histories end to end, [events].
         items: tokens of the distinct items, guide token first.
     """
-    guides = items.values[np.cumsum(items.lengths) - items.lengths]
-    tokens = _text_tokens(items)
-    size = int(max(guides.max(), tokens.indices.max(initial=0))) + 1
     bounds = np.append(0, np.cumsum(histories.lengths))
-    events = sparse.csr_array(
-        (np.ones(len(event_items), np.float32), event_items, bounds),
-        shape=(len(histories.lengths), len(items.lengths)),
+    ones = np.ones(len(event_items))
+    occurrences = sparse.csr_array(
+        (ones, event_items, bounds), shape=(len(histories.lengths), len(items.lengths))
     )
-    counts = (events @ tokens).tocsr()
-    counts.sort_indices()
-    lengths = np.diff(counts.indptr)
-    weights = 1 + np.log(counts.data)
-    rows = np.repeat(np.arange(len(lengths)), lengths)
-    norms = np.sqrt(np.bincount(rows, weights**2, minlength=len(lengths)))
-    weights = weights / norms[rows]
-    firsts = counts.indptr[:-1]
+    counts = sparse.csr_array(occurrences @ _text_tokens(items))
+    counts.sort_indices()  # the order of additions, and with it the last digit, is then fixed
+    firsts = counts.indptr[:-1].astype(np.int64)
+    guides = items.values[_starts(items)][event_items[bounds[:-1]]]
     return Bag(
-        torch.from_numpy(
-            np.insert(counts.indices.astype(np.int64), firsts, guides[event_items[bounds[:-1]]])
-        ),
-        torch.from_numpy(np.insert(weights, firsts, 1.0).astype(np.float32)),
-        torch.from_numpy((firsts + np.arange(len(firsts))).astype(np.int64)),
+        torch.from_numpy(np.insert(counts.indices.astype(np.int64), firsts, guides)),
+        torch.from_numpy(np.insert(_saturate(counts), firsts, 1.0).astype(np.float32)),
+        torch.from_numpy(firsts + np.arange(len(firsts))),
     )
+
+
+def _saturate(counts: sparse.csr_array) -> NDArray[np.float64]:
+    """Return 1 + ln count of each entry, scaled so that each row is a unit vector."""
+    weights: NDArray[np.float64] = 1 + np.log(counts.data)
+    rows = np.repeat(np.arange(counts.shape[0]), np.diff(counts.indptr))
+    norms = np.sqrt(np.bincount(rows, weights**2, minlength=counts.shape[0]))
+    return weights / norms[rows]
 
 
 def _text_tokens(items: Lists) -> sparse.csr_array:
-    """Count the tokens of each item without its guide token, [items, vocabulary]."""
-    keep = np.ones(len(items.values), bool)
-    keep[np.cumsum(items.lengths) - items.lengths] = False
-    values = items.values[keep]
+    """Count the tokens of each item without its guide token, [items, tokens]."""
+    text = np.ones(len(items.values), bool)
+    text[_starts(items)] = False
+    values = items.values[text]
     bounds = np.append(0, np.cumsum(items.lengths - 1))
-    width = int(items.values.max()) + 1
-    matrix = sparse.csr_array(
-        (np.ones(len(values), np.float32), values, bounds), shape=(len(items.lengths), width)
-    )
+    shape = (len(items.lengths), int(items.values.max()) + 1)
+    matrix = sparse.csr_array((np.ones(len(values)), values, bounds), shape=shape)
     matrix.sum_duplicates()
     return matrix
+
+
+def _starts(lists: Lists) -> NDArray[np.int64]:
+    return np.cumsum(lists.lengths) - lists.lengths

@@ -1,25 +1,27 @@
-"""CLUE's user encoder (arXiv 2111.11294, figure 1; decision D1). Read this file first.
+"""The user encoder: CLUE's model with a bag of tokens next to it (decision D1). Read this first.
 
 Architecture, with weights shared over all services:
 
-    tokens of an item (guide token of its service first)
-      -> token embedding + token position -> item transformer -> mean over tokens -> norm
-    items of a user's recent events in one service
-      -> + event position -> service transformer -> mean over events -> norm
-      -> linear layer of output_width -> scaled to unit length
+    tokens of a user's recent events in one service (their guide token names the service)
+      -> transformer (transformer.py, CLUE's own model) -> summary -> linear layer of output_width
+      -> bag of saturated token counts (wide.py) -> linear map to output_width
+      summary and direction of the bag's vector -> feed-forward layer (the mixer)
+    sum of the three -> scaled to unit length
 
-A transformer has L pre-norm blocks: attention and a ReLU feed-forward layer, each a branch that is
-added after scaling by 1 / sqrt(L). Cosines of two embeddings, times a learned inverse temperature,
-are the logits of the loss.
+`bag: false` leaves out the bag and the mixer, which is CLUE's own model; `transformer: false` keeps
+the bag alone. Cosines of two embeddings, times a learned inverse temperature, are the logits.
 
-Initialisation and rates (decision D6), with W the width and "rate" the multiplier of the run's
-learning rate:
+Initialisation and rates (decision D6), with W the width, L the blocks of a transformer and "rate"
+the multiplier of the run's learning rate:
 
     parameter                          start                  rate                   weight decay
-    token embedding                    normal, std 0.02       token_rate             no
+    token embedding, table of the bag  normal, std 0.02       token_rate             no
     matrices inside a transformer      normal, fan_in^-1/2    32 / W / sqrt(L)       yes
       the last of each branch          half of that           32 / W / sqrt(L)       yes
     output matrix                      normal, fan_in^-1/2    32 / W                 yes
+      next to a bag                    0                      32 / W                 yes
+    mixer, first matrix                normal, fan_in^-1/2    32 / fan_in            yes
+      second matrix                    0                      32 / fan_in            yes
     token and event positions, biases  0                      1                      no
     gains of norms                     1                      1                      no
     log inverse temperature            -ln temperature        1                      no

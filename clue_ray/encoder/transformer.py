@@ -9,7 +9,6 @@
 Weights are shared over all services. Shape suffixes as in `model.py`.
 """
 
-import torch
 from torch import Tensor, nn
 
 from clue_ray.batches.dropout import draw_masks

@@ -5,7 +5,6 @@ A `StudySpec` is a base run plus axes; `expand` in `spec/grid.py` turns it into 
 is executed. Its hash is the run id.
 """
 
-import re
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -13,11 +12,11 @@ from typing import Any, Literal, Self
 from pydantic import Field, PositiveInt, field_validator, model_validator
 
 from clue_ray.spec.ladder import LADDER, Rung
+from clue_ray.spec.logs import check_separator, check_timestamp_format
 from clue_ray.spec.yaml import Spec, fingerprint, read_yaml
 
 RECIPE = 3
 """Training version, part of every run id; increase it when a spec trains to other weights."""
-EXAMPLE_TIME = datetime(2023, 11, 14, 22, 13, 20, tzinfo=UTC)
 NEW_FIELDS = ("timestamp_format", "separator")
 """Optional fields of logs that are younger than PREPARATION of corpora."""
 HORIZONS = ("steps", "users_seen", "train_flops")
@@ -42,32 +41,6 @@ class SplitSpec(Spec):
         return time.replace(tzinfo=UTC) if time and time.tzinfo is None else time
 
 
-def _check_timestamp_format(pattern: str | None) -> str | None:
-    """Check that a format of timestamps is one of strptime's and holds a date."""
-    if pattern is None:
-        return None
-    try:
-        found = datetime.strptime(EXAMPLE_TIME.strftime(pattern), pattern).date()
-    except (ValueError, re.error):
-        found = None
-    if found != EXAMPLE_TIME.date():
-        raise ValueError(
-            f"is {pattern!r}, which does not describe a date; write it as in Python's strptime, "
-            "such as '%d/%m/%Y %H:%M:%S' for 31/12/2023 23:59:59"
-        )
-    return pattern
-
-
-def _check_separator_text(separator: str | None) -> str | None:
-    r"""Return the separator of columns as one character; tab may be written as \t or tab."""
-    if separator is None:
-        return None
-    one = {"\\t": "\t", "tab": "\t"}.get(separator, separator)
-    if len(one) != 1 or one.isalnum() or one in "\"'\r\n." or ord(one) > 127:
-        raise ValueError(f"is {separator!r}; give one ASCII character such as ';' or '|', or 'tab'")
-    return one
-
-
 def without_new_fields(spec: dict[str, Any]) -> dict[str, Any]:
     """Leave out fields that came later and are not set, so that older corpora keep their key."""
     return {k: v for k, v in spec.items() if v is not None or k not in NEW_FIELDS}
@@ -83,8 +56,8 @@ class LogSpec(Spec):
     timestamp_format: str | None = None
     separator: str | None = None
 
-    _check_format = field_validator("timestamp_format")(_check_timestamp_format)
-    _check_separator = field_validator("separator")(_check_separator_text)
+    _check_format = field_validator("timestamp_format")(check_timestamp_format)
+    _check_separator = field_validator("separator")(check_separator)
 
 
 class CorpusSpec(Spec):
@@ -117,8 +90,8 @@ class CorpusSpec(Spec):
     max_rejected: float = Field(0.05, ge=0, le=1)
     "largest share of unusable rows; with more, preparation stops"
 
-    _check_format = field_validator("timestamp_format")(_check_timestamp_format)
-    _check_separator = field_validator("separator")(_check_separator_text)
+    _check_format = field_validator("timestamp_format")(check_timestamp_format)
+    _check_separator = field_validator("separator")(check_separator)
 
     @field_validator("events", mode="before")
     @classmethod

@@ -37,12 +37,12 @@ def score_baselines(
     pools = make_pools(corpus, candidates)
     lengths = [None, *sorted(set(sequence_lengths))]
     return [
-        tfidf_baseline(corpus, pools, candidates),
-        *(linear_baseline(corpus, pools, candidates, length) for length in lengths),
+        _tfidf_baseline(corpus, pools, candidates),
+        *(_linear_baseline(corpus, pools, candidates, length) for length in lengths),
     ]
 
 
-def tfidf_baseline(corpus: Corpus, pools: Pools, candidates: int) -> dict[str, Any]:
+def _tfidf_baseline(corpus: Corpus, pools: Pools, candidates: int) -> dict[str, Any]:
     """Score the TF-IDF cosine between a user's whole histories in two services."""
     services = range(len(corpus.services))
     idf = inverse_document_frequency([term_counts(corpus, corpus.train_users, s) for s in services])
@@ -58,7 +58,7 @@ def tfidf_baseline(corpus: Corpus, pools: Pools, candidates: int) -> dict[str, A
     }
 
 
-def linear_baseline(
+def _linear_baseline(
     corpus: Corpus, pools: Pools, candidates: int, sequence_length: int | None
 ) -> dict[str, Any]:
     """Fit the linear map that all services share and score it."""

@@ -42,9 +42,7 @@ def make_pools(corpus: Corpus, candidates: int) -> Pools:
     Raises:
         CorpusError: No pair of services has enough held-out users or validation users.
     """
-    return Pools(
-        _draw_scored(corpus, candidates), _draw_validation(corpus, candidates), candidates
-    )
+    return Pools(_draw_scored(corpus, candidates), _draw_validation(corpus, candidates), candidates)
 
 
 def _draw_scored(corpus: Corpus, candidates: int) -> Pool:

@@ -77,6 +77,7 @@ def test_the_runs_table_keeps_its_columns():
         "study",
         "corpus_digest",
         "encoder_size",
+        "encoder_parts",
         "width",
         "item_layers",
         "service_layers",

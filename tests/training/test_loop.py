@@ -259,7 +259,7 @@ def rates(corpus, **shape):
 def test_wider_and_deeper_matrices_move_slower(corpus):
     base, wide, deep = rates(corpus), rates(corpus, width=64), rates(corpus, item_layers=4)
     item, service = (f"transformer.{part}_blocks.0.ffn_up.weight" for part in ("item", "service"))
-    output = "mixer.up.weight"
+    output = "transformer.output.weight"
     assert base[item] == base[service] == base[output] == (1.0, pytest.approx(0.1))
     assert wide[item] == wide[output] == (0.5, pytest.approx(0.2))
     assert deep[item] == (0.5, pytest.approx(0.2))
