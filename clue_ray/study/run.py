@@ -25,7 +25,7 @@ from clue_ray.report.page import write_report
 from clue_ray.runs import RunRecord, Runs
 from clue_ray.spec.grid import MOST_POINTS, Point, expand
 from clue_ray.spec.specs import StudySpec
-from clue_ray.storage.files import write_json
+from clue_ray.storage.files import read_json, write_json
 from clue_ray.storage.place import place_below, resolve_place
 from clue_ray.study.add_runs import AddedRuns, AddRunsRequest, add_in_rounds
 from clue_ray.study.checks import check_resources, check_study
@@ -241,7 +241,14 @@ def _write_side_files(
     floor = planted_floor(corpus.manifest.get("planted"), lengths, candidates)
     write_json(directory.path / "corpus.json", corpus.summary() | floor)
     file = directory.path / "baselines.json"
-    # The folder belongs to one corpus and number of candidates, so its baselines never change.
+    # The folder belongs to one corpus and number of candidates, so a baseline never changes.
+    if not lengths <= _scored_lengths(file):
+        write_json(file, {"baselines": score_baselines(corpus, candidates, lengths)})
+
+
+def _scored_lengths(file: Path) -> set[int]:
+    """Return the history lengths whose calibrated baselines a file holds."""
     if not file.exists():
-        baselines = score_baselines(corpus, candidates, lengths)
-        write_json(file, {"baselines": baselines})
+        return set()
+    entries = read_json(file, "delete it, and clue-ray run writes it again")["baselines"]
+    return {entry["sequence_length"] for entry in entries if "calibrated_temperature" in entry}

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from clue_ray.corpus.store import Corpus
 from clue_ray.training.evaluate import score_calibrated
-from clue_ray.training.linear_map import shared_linear_map
+from clue_ray.training.linear_map import SHAPES, LinearMap, shared_linear_map
 from clue_ray.training.pools import Pool, Pools, make_pools, pool_members, split_pool
 from clue_ray.training.terms import Matrix, inverse_document_frequency, term_counts, unit_rows
 
@@ -35,11 +35,28 @@ def score_baselines(
         calibrated_temperature.
     """
     pools = make_pools(corpus, candidates)
+    shape = _choose_shape(corpus, pools)
     lengths = [None, *sorted(set(sequence_lengths))]
     return [
         _tfidf_baseline(corpus, pools, candidates),
-        *(_linear_baseline(corpus, pools, candidates, length) for length in lengths),
+        *(_linear_baseline(corpus, pools, candidates, length, shape) for length in lengths),
     ]
+
+
+def _choose_shape(corpus: Corpus, pools: Pools) -> tuple[int, int]:
+    """Choose the shape of the linear map by the loss of validation users, on whole histories."""
+
+    def loss(shape: tuple[int, int]) -> float:
+        encode = partial(_fit(corpus, None, shape).encode, corpus)
+        cosines = _pool_cosines(encode, pools.validation, pools.candidates)
+        return score_calibrated(cosines, cosines)[0].loss
+
+    return min(SHAPES, key=loss)
+
+
+def _fit(corpus: Corpus, sequence_length: int | None, shape: tuple[int, int]) -> LinearMap:
+    components, directions = shape
+    return shared_linear_map(corpus, sequence_length, components=components, directions=directions)
 
 
 def _tfidf_baseline(corpus: Corpus, pools: Pools, candidates: int) -> dict[str, Any]:
@@ -59,10 +76,14 @@ def _tfidf_baseline(corpus: Corpus, pools: Pools, candidates: int) -> dict[str, 
 
 
 def _linear_baseline(
-    corpus: Corpus, pools: Pools, candidates: int, sequence_length: int | None
+    corpus: Corpus,
+    pools: Pools,
+    candidates: int,
+    sequence_length: int | None,
+    shape: tuple[int, int],
 ) -> dict[str, Any]:
     """Fit the linear map that all services share and score it."""
-    fitted = shared_linear_map(corpus, sequence_length)
+    fitted = _fit(corpus, sequence_length, shape)
     encode = partial(fitted.encode, corpus, sequence_length=sequence_length)
     history = f"{sequence_length:,} events" if sequence_length else "whole history"
     return {

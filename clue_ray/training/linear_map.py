@@ -7,6 +7,7 @@ two services along w. This is canonical correlation analysis (Hotelling 1936) wi
 weights for all services, after a truncated SVD.
 """
 
+from functools import reduce
 from typing import NamedTuple
 
 import numpy as np
@@ -28,6 +29,8 @@ COMPONENTS = 256
 """Singular directions kept."""
 DIRECTIONS = 64
 """Directions of the map, as many as an encoder's default output width."""
+SHAPES = ((COMPONENTS, DIRECTIONS), (512, 128))
+"""Numbers of components and directions that a baseline chooses from, on validation users."""
 RIDGE = 0.3
 """Added to the variances, as a share of their mean, so that rare directions are not trusted."""
 MAX_HISTORIES = 100_000
@@ -78,9 +81,9 @@ def shared_linear_map(
         directions: Columns of the map, at most as many as there are components.
         components: Directions of the truncated SVD before it.
     """
-    users = corpus.train_users if users is None else users
     services = len(corpus.services)
-    shared = users[(corpus.counts[users] > 0).sum(axis=1) >= 2][: MAX_HISTORIES // services]
+    shared = shared_users(corpus, corpus.train_users if users is None else users)
+    shared = shared[: MAX_HISTORIES // services]
     counts = [term_counts(corpus, shared, s, sequence_length) for s in range(services)]
     idf = inverse_document_frequency(counts)
     terms = [unit_rows(matrix, idf) for matrix in counts]
@@ -104,6 +107,11 @@ def shared_linear_map(
     return LinearMap(reduction @ found, centres @ found, idf, correlations)
 
 
+def shared_users(corpus: Corpus, users: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return those of `users`, in order, who have events in at least two services."""
+    return users[(corpus.counts[users] > 0).sum(axis=1) >= 2]
+
+
 def agreeing_directions(
     vectors: list[Matrix], present: NDArray[np.bool_], directions: int
 ) -> tuple[Matrix, Matrix]:
@@ -121,13 +129,14 @@ def agreeing_directions(
     """
     number = present.sum(axis=1)
     pairs = max(1, int((number * (number - 1)).sum()))
-    own = sum(rows.T @ rows for rows in vectors)
-    summed = sum(vectors)
+    own = reduce(np.add, (rows.T @ rows for rows in vectors))
+    summed = reduce(np.add, vectors)
     # The products of a user's sum hold each ordered pair of services, and each service with itself.
     between = (summed.T @ summed - own) / pairs
     total = own / max(1, int(number.sum()))
     size = len(total)
-    ridged = total + RIDGE * np.trace(total) / size * np.eye(size)
+    variance = max(np.trace(total) / size, 1e-12)  # of a few equal histories it is 0
+    ridged = total + RIDGE * variance * np.eye(size)
     first = max(0, size - directions)
     values, found = eigh(between, ridged, subset_by_index=[first, size - 1])
     correlations = np.clip(values[::-1], 0, None)

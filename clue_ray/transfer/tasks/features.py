@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from clue_ray.corpus.store import ranges
+from clue_ray.training.linear_map import shared_linear_map, shared_users
 from clue_ray.training.terms import leading_directions, term_counts, unit, unit_rows
 from clue_ray.transfer.encode import Histories, UserEncoder, encode_items
 
@@ -53,6 +54,21 @@ def tfidf_svd(histories: Histories, train: NDArray[np.int64]) -> Matrix:
     terms = user_terms(histories, train)[-1]
     directions = leading_directions(terms[train], min(COMPONENTS, len(train), terms.shape[1]))
     return unit(terms @ directions)
+
+
+def linear_map(histories: Histories, train: NDArray[np.int64]) -> tuple[Matrix, list[Matrix]]:
+    """Encode users by the linear map that all services share, fitted to the training users.
+
+    Returns:
+        Vectors of users over all services, in the direction of the mean over their services, and
+        in each service, of unit length. All are zeros if no training user has two services.
+    """
+    if not len(shared_users(histories, train)):
+        zeros = np.zeros((len(histories.user_ids), 1))
+        return zeros, [zeros] * len(histories.services)
+    fitted, everyone = shared_linear_map(histories, users=train), np.arange(len(histories.user_ids))
+    each = [fitted.encode(histories, everyone, s) for s in range(len(histories.services))]
+    return unit(np.sum(each, axis=0)), each
 
 
 @torch.no_grad()
