@@ -67,3 +67,32 @@ def test_without_rivals_only_chance_is_compared(tmp_path):
 def test_an_overconfident_temperature_is_stated(tmp_path):
     files = study(tmp_path, {1e12: [5.0]}, loss_at_training_temperature=6.5)
     assert "the loss of the best run is 6.500 nats instead of 5.000" in verdict(files, 256)
+
+
+def test_runs_of_one_part_of_the_encoder_are_rivals_and_no_law_describes_them(tmp_path):
+    whole = [{"encoder_parts": "bag+transformer", "loss": loss} for loss in (5.0, 4.9)]
+    parts = [
+        {"encoder_parts": "bag", "loss": 5.15, "recall_at_10": 0.2},
+        {"encoder_parts": "bag", "loss": 5.3, "recall_at_10": 0.1},
+        {"encoder_parts": "transformer", "loss": 5.25, "recall_at_10": 0.12},
+    ]
+    table = pd.DataFrame(whole + parts).assign(
+        status="done", mrr=0.1, sequence_length=96, loss_candidates=256, train_flops=1e12
+    )
+    table["run_id"] = [f"r{row}" for row in range(len(table))]
+    assert list(Runs(table).done["run_id"]) == ["r0", "r1"]
+    assert list(Runs(table).ablations["run_id"]) == ["r2", "r3", "r4"]
+    Runs(table).write(tmp_path)
+    files = read_directory(tmp_path)
+    assert headline_rivals(files) == [
+        ("the bag of tokens alone, trained, 96 events", 5.15),
+        ("CLUE's own model, without a bag, 96 events", 5.25),
+    ]
+    assert "0.25 nats below the best rival, the bag of tokens alone" in verdict(files, 256)
+
+
+@pytest.mark.parametrize("parts", ["bag", "transformer"])
+def test_a_study_of_one_part_alone_has_no_ablations(parts):
+    table = pd.DataFrame({"encoder_parts": [parts] * 3, "loss": [5.0, 4.9, 4.8]})
+    assert len(Runs(table).done) == 3
+    assert Runs(table).ablations.empty
