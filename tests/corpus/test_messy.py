@@ -106,12 +106,14 @@ def test_ragged_and_cut_lines_are_rejected_with_their_place(tmp_path):
         60: "the line has 1 fields, and the header 4",
     }
     lines = [json.dumps(dict(zip(NAMES, row, strict=True))) for row in ROWS]
-    (tmp_path / "log.jsonl").write_text("\n".join([*lines, "[1]", "7", lines[0][:-9]]))
+    odd = ["[1]", "7", lines[0][:-9], lines[0] * 2, f"{lines[0]}, {lines[1]}"]
+    (tmp_path / "log.jsonl").write_text("\n".join([*lines, *odd]))
     found = read(tmp_path / "log.jsonl")
     assert [row["reason"] for row in found[200:]] == [
         "the line holds a list, not an object",
         "the line holds a number, not an object",
         "the line is not JSON",
+        *["the line holds 2 JSON values; write one object per line"] * 2,
     ]
 
 

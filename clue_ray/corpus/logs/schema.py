@@ -261,19 +261,22 @@ def build_text(table: pa.Table, log: Log) -> pa.ChunkedArray | pa.Array:
 def _untrimmed(text: pa.ChunkedArray) -> pa.ChunkedArray:
     """Return a text column as it is, with null for white space and for missing values."""
     text = without_missing(text)
-    empty = pc.fill_null(pc.equal(pc.utf8_length(pc.utf8_trim_whitespace(text)), 0), True)
+    empty = pc.fill_null(pc.equal(pc.binary_length(pc.utf8_trim_whitespace(text)), 0), True)
     return pc.if_else(empty, pa.scalar(None, pa.string()), text)
 
 
 def _find_reasons(rows: dict[str, Any], spec: CorpusSpec, log: Log) -> Any:
     """Return the first fault of each row; null for a row that can be used."""
-    lengths = {role: pc.utf8_length(rows[role]) for role in ("user_id", "service", "text")}
+    lengths = {role: pc.binary_length(rows[role]) for role in ("user_id", "service", "text")}
     faults = {
         f"{role} is null or empty": pc.fill_null(pc.equal(length, 0), True)
         for role, length in lengths.items()
     }
     long = f"text is longer than {spec.max_text_length:,} characters"
     faults[long] = pc.fill_null(pc.greater(lengths["text"], spec.max_text_length), False)
+    if pc.any(faults[long]).as_py():  # no text has more characters than bytes
+        characters = pc.utf8_length(rows["text"])
+        faults[long] = pc.fill_null(pc.greater(characters, spec.max_text_length), False)
     unread = f"timestamp is not like {log.timestamp_format}" if log.timestamp_format else TIME_FAULT
     faults[unread] = pc.is_null(rows["timestamp"], nan_is_null=True)
     if log.has_time:
