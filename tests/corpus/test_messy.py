@@ -113,7 +113,7 @@ def test_ragged_and_cut_lines_are_rejected_with_their_place(tmp_path):
         "the line holds a list, not an object",
         "the line holds a number, not an object",
         "the line is not JSON",
-        *["the line holds 2 JSON values; write one object per line"] * 2,
+        *["the line holds 2 JSON values, not one object"] * 2,
     ]
 
 
@@ -269,6 +269,29 @@ def test_missing_values_in_templates_are_empty(tmp_path):
     rows = read(CorpusSpec(events=str(tmp_path), text="{text}; {price}"))
     assert [row["text"] for row in rows] == ["tea; 1.5", "tea; 2", "tea;"]
     assert [row["reason"] for row in rows] == [None, "user_id is null or empty", None]
+
+
+@pytest.mark.parametrize("timed", [True, False])
+@pytest.mark.parametrize("mark", ["", "\ufeff"])
+def test_a_header_in_the_middle_is_rejected(tmp_path, timed, mark):
+    frame = pd.DataFrame(ROWS, columns=NAMES)
+    text = (frame if timed else frame.drop(columns="timestamp")).to_csv(index=False)
+    (tmp_path / "log.csv").write_text(text + mark + text)
+    rows = read(tmp_path / "log.csv")
+    assert [row["reason"] for row in rows if row["reason"]] == ["the row repeats the header"]
+    spec = CorpusSpec(events=str(tmp_path), text="{service}: {text}")
+    assert [row["reason"] for row in read(spec)].count("the row repeats the header") == 1
+
+
+@pytest.mark.parametrize("packed", ["parquet", "utf-16-le"])
+def test_a_csv_file_that_is_not_text_is_named(tmp_path, packed):
+    frame, path = pd.DataFrame(ROWS, columns=NAMES), tmp_path / "log.csv"
+    if packed == "parquet":
+        frame.to_parquet(path)
+    else:
+        path.write_text(frame.to_csv(), encoding=packed)
+    with pytest.raises(EventLogError, match="UTF-16 or a binary format such as Parquet"):
+        read(path)
 
 
 def write_frame(frame, path):

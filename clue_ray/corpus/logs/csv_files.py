@@ -53,7 +53,7 @@ def csv_schema(
     """Return a file's columns, with types as its first rows suggest, and its separator.
 
     Raises:
-        ArrowInvalid: the file is UTF-16.
+        ArrowInvalid: the file is UTF-16 or not text.
     """
     start = _read_fully(source, HEADER)
     header = _parse_header(start, wanted, separator)
@@ -89,6 +89,11 @@ def _parse_header(start: bytes, wanted: Sequence[str], separator: str | None) ->
         text = decode_bytes(line)[0] or ""
         if declared_separator(text) and not declared:
             declared = declared_separator(text)
+        elif "\0" in text:
+            raise pa.ArrowInvalid(
+                "its header holds NUL bytes, so it is UTF-16 or a binary format such as Parquet; "
+                "only UTF-8 text is read"
+            )
         elif text.strip():
             used = separator or declared or find_separator(text, wanted)
             return Header(tuple(split_header(text, used)), used, place, lines)

@@ -193,7 +193,7 @@ def _name_fault(text: str) -> str:
             values += 1
     except (ValueError, RecursionError):
         return "is not JSON"
-    return f"holds {values} JSON values; write one object per line" if values > 1 else "is not JSON"
+    return f"holds {values} JSON values, not one object" if values > 1 else "is not JSON"
 
 
 def _as_text(value: Any) -> str | None:

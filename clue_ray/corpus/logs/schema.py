@@ -23,6 +23,7 @@ from clue_ray.spec.specs import CorpusSpec
 ROLES = ("user_id", "service", "timestamp")
 LATEST_TIME = 4_102_444_800.0
 """The year 2100. A later time means that its unit or date was misread."""
+BYTE_ORDER_MARK = "\ufeff"
 TIME_FAULT = "timestamp cannot be read"
 ROWS_PER_FILE = 2**32
 """Order of appearance = file number * this + row number; exact in float64 for two million files."""
@@ -277,6 +278,7 @@ def _find_reasons(rows: dict[str, Any], spec: CorpusSpec, log: Log) -> Any:
     if pc.any(faults[long]).as_py():  # no text has more characters than bytes
         characters = pc.utf8_length(rows["text"])
         faults[long] = pc.fill_null(pc.greater(characters, spec.max_text_length), False)
+    faults["the row repeats the header"] = _repeats_header(rows, log)
     unread = f"timestamp is not like {log.timestamp_format}" if log.timestamp_format else TIME_FAULT
     faults[unread] = pc.is_null(rows["timestamp"], nan_is_null=True)
     if log.has_time:
@@ -289,6 +291,19 @@ def _find_reasons(rows: dict[str, Any], spec: CorpusSpec, log: Log) -> Any:
         *(_flat(fault) for fault in faults.values()), field_names=list(faults)
     )
     return pc.case_when(conditions, *(pa.scalar(fault) for fault in faults))
+
+
+def _repeats_header(rows: dict[str, Any], log: Log) -> Any:
+    """Return which rows are the header again, as where CSV files were joined to one."""
+    texts = [
+        literal + (log.source(field) if field else "")
+        for literal, field, _, _ in string.Formatter().parse(log.text)
+    ]
+    user, text = (
+        pc.is_in(rows[role], value_set=pa.array([name, f"{BYTE_ORDER_MARK}{name}"]))
+        for role, name in (("user_id", log.column("user_id")), ("text", "".join(texts).strip()))
+    )
+    return pc.and_(user, text)
 
 
 def _flat(column: Any) -> pa.Array:
