@@ -124,7 +124,7 @@ CELL = st.one_of(
 """Separators and line ends in one cell may look like rows of the file."""
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     st.lists(st.tuples(CELL, CELL, CELL), max_size=12), st.sampled_from([20, 1000]), st.booleans()
 )
@@ -137,13 +137,13 @@ def test_well_formed_csv_equals_a_plain_reader(rows, block, quote_all):
     assert found == [tuple(value.encode() for value in row) for row in rows]
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.binary(max_size=300), st.sampled_from([20, 1000]))
 def test_any_bytes_as_csv_add_up(data, block):
     list_rows(b"a,b,c\n" + data, block)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.text(st.sampled_from('a1",\n\r'), max_size=80), st.sampled_from([5, 20, 1000]))
 def test_any_quotes_add_up(text, block):
     list_rows(b"a,b,c\n" + text.encode(), block)

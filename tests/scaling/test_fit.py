@@ -77,7 +77,7 @@ def test_breaks_are_recovered_wherever_they_lie() -> None:
         )
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(floor=st.floats(0.5, 4), height=st.floats(0.5, 5), exponent=st.floats(0.06, 0.6))
 def test_floor_and_exponent_are_recovered_anywhere(
     floor: float, height: float, exponent: float
