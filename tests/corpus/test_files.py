@@ -61,6 +61,15 @@ def test_a_glob_in_a_folder_with_brackets_in_its_name(tmp_path, pattern):
     assert names(find_files([f"{folder}/{pattern}"])) == ["a1.csv"]
 
 
+@pytest.mark.parametrize("place", ["", "\udcff.csv", "*.csv"])
+def test_a_name_that_is_not_utf8(tmp_path, place):
+    with open(os.fsencode(tmp_path) + b"/\xff.csv", "w") as file:
+        file.write(FRAME.to_csv(index=False))
+    with pytest.raises(EventLogError, match=r"ff\.csv'.* not UTF-8; rename it") as error:
+        find_files([f"{tmp_path}/{place}"])
+    str(error.value).encode()
+
+
 @pytest.mark.parametrize(
     ("place", "words"),
     [

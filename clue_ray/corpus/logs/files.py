@@ -131,15 +131,20 @@ def _expand(place: str) -> tuple[list[EventFile], list[str]]:
     try:
         base, pattern = _enter(_filesystem(root), base, pattern)
         infos = _list(root, base, pattern)
+        visible = [
+            info
+            for info in infos
+            if info.type == pa.fs.FileType.File and _is_visible(info.path[len(base) :])
+        ]
     except (OSError, pa.ArrowException) as error:
         raise EventLogError(
             f"Event log {place} cannot be read ({explain_access(error)})."
         ) from None
-    visible = [
-        info
-        for info in infos
-        if info.type == pa.fs.FileType.File and _is_visible(info.path[len(base) :])
-    ]
+    except UnicodeDecodeError as error:
+        raise EventLogError(
+            f"Event log {place} has a file in its folder with the name {error.object!r}, which is "
+            "not UTF-8; rename it."
+        ) from None
     files = [
         EventFile(
             root, info.path, info.size, info.mtime_ns or 0, _partition(info.path[len(base) :])
@@ -163,6 +168,12 @@ def _explain_none(place: str, infos: list[pa.fs.FileInfo], pattern: str) -> str:
 
 def _locate(place: str) -> tuple[str, str, str]:
     """Split a place into its filesystem's URI, the path before the first wildcard, and the rest."""
+    try:
+        place.encode()
+    except UnicodeEncodeError:
+        raise EventLogError(
+            f"Event log {place!r} has a name that is not UTF-8; rename it."
+        ) from None
     if "://" not in place:
         return "", *_split_pattern(os.path.abspath(os.path.expanduser(place)))
     try:
