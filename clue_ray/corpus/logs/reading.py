@@ -158,9 +158,7 @@ def _read_stored_schema(file: EventFile, log: Log) -> Schema | None:
         return Schema(columns, separator=separator) if columns.names else None
 
 
-def _add_late_keys(
-    log: Log, whole: list[tuple[EventFile, Schema]], sample: bool
-) -> list[Schema]:
+def _add_late_keys(log: Log, whole: list[tuple[EventFile, Schema]], sample: bool) -> list[Schema]:
     """Add the needed keys of JSON files that occur only after the lines that were sampled."""
     wanted = log.needed if "timestamp" in log.columns else [*log.needed, "timestamp"]
     wanted = list(dict.fromkeys(wanted))
