@@ -12,7 +12,6 @@ from clue_ray.report import predict
 from clue_ray.report.predict import predict_study
 from tests.report.planted import planted, write_study
 
-
 _analyse_once = cache(predict._forecaster)
 
 
