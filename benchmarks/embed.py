@@ -28,6 +28,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from benchmarks.plain_bag import plain_bag
 from clue_ray.corpus.store import ranges, sha256
 from clue_ray.corpus.tokenizer import train_tokenizer
 from clue_ray.encoder.model import Block
@@ -86,8 +87,11 @@ class PlainLoop:
 
     def __init__(self, encoder: UserEncoder):
         self.model, self.length = encoder.model, encoder.card.run.sequence_length
-        self.items = [plain_layer(block) for block in self.model.item_blocks]
-        self.services = [plain_layer(block) for block in self.model.service_blocks]
+        assert self.model.transformer is not None
+        assert self.model.bag is not None
+        self.deep, self.table = self.model.transformer, self.model.bag.table.weight
+        self.items = [plain_layer(block) for block in self.deep.item_blocks]
+        self.services = [plain_layer(block) for block in self.deep.service_blocks]
 
     @torch.no_grad()
     def encode(self, histories: Histories) -> np.ndarray:
@@ -115,16 +119,25 @@ class PlainLoop:
         padded = nn.utils.rnn.pad_sequence(
             [one.long() for one in tokens], batch_first=True, padding_value=-1
         )
-        items = self._run(self.model.token_embedding, self.model.token_position, self.items, padded)
+        items = self._run(self.deep.token_embedding, self.deep.token_position, self.items, padded)
         histories_padded = nn.utils.rnn.pad_sequence(
-            list(self.model.item_norm(items).split(lengths.tolist())), batch_first=True
+            list(self.deep.item_norm(items).split(lengths.tolist())), batch_first=True
         )
         padding = torch.arange(lengths.max())[None] >= torch.from_numpy(lengths)[:, None]
-        x = histories_padded + self.model.event_position.weight[: lengths.max()]
+        x = histories_padded + self.deep.event_position.weight[: lengths.max()]
         for layer in self.services:
             x = layer(x, src_key_padding_mask=padding)
         mean = x.masked_fill(padding[:, :, None], 0).sum(1) / torch.from_numpy(lengths)[:, None]
-        return F.normalize(self.model.output(self.model.service_norm(mean)), dim=-1)
+        summary = self.deep.service_norm(mean)
+        return F.normalize(self.model.combine(summary, self._bag(padded, lengths)), dim=-1)
+
+    def _bag(self, padded: torch.Tensor, lengths: np.ndarray) -> torch.Tensor:
+        text = padded >= 0
+        text[:, 0] = False  # the guide token
+        events = torch.from_numpy(np.repeat(np.arange(len(lengths)), lengths))
+        firsts = torch.from_numpy(np.cumsum(lengths) - lengths)
+        owners = events[:, None].expand_as(padded)[text]
+        return plain_bag(self.table, owners, padded[text], padded[firsts, 0])
 
     @staticmethod
     def _run(embedding, position, layers, padded):

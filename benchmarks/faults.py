@@ -45,7 +45,7 @@ NODE = {"num_cpus": 1, "object_store_memory": 100_000_000}
 MAX_WAIT = 300.0
 STUDY = {
     "name": "faults",
-    "corpus": {"vocab_size": 400, "split": {"validation": 0.0, "test": 0.25}},
+    "corpus": {"vocab_size": 400, "split": {"validation": 0.1, "test": 0.25}},
     "base": {
         "encoder": {"size": "xs", "output_width": 16},
         "train": {"global_batch_size": 16, "steps": 400},

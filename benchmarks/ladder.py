@@ -16,6 +16,7 @@ GROUPS = (
     "item_transformer",
     "service_transformer",
     "output",
+    "bag",
     "non_embedding",
     "total",
 )

@@ -22,14 +22,17 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 
+from benchmarks.plain_bag import plain_bag
 from clue_ray.batches.packing import Windows, count_executed, pack
 from clue_ray.batches.sampler import BatchSampler
 from clue_ray.corpus.store import Corpus, open_corpus
 from clue_ray.encoder.loss import info_nce
 from clue_ray.encoder.model import Encoder
+from clue_ray.encoder.wide import TokenBag
 from clue_ray.spec.compute import train_flops
 from clue_ray.spec.specs import EncoderSpec, RunSpec, TrainSpec
-from clue_ray.training.evaluate import evaluate, make_pools
+from clue_ray.training.evaluate import evaluate
+from clue_ray.training.pools import make_pools
 
 COPIES = {
     "self_attn.out_proj": "attention_out",
@@ -40,6 +43,7 @@ COPIES = {
 }
 """Parts of torch's transformer layer, and the corresponding parts of ours."""
 SCALED = {"attention_out", "ffn_down"}
+STARTS_AT_ZERO = {"transformer.output.weight", "mixer.down.weight"}
 SAME_LOSS, SAME_GRADIENT = 1e-5, 1e-4
 """Tolerances: losses in nats, gradients relative to the largest."""
 CANDIDATES, EVALUATIONS, SHARE = 1024, 4, 0.03
@@ -53,22 +57,32 @@ class Rival(nn.Module):
         super().__init__()
         # tables, norms and the output layer are the same modules; the transformers are copies
         self.ours = ours
-        self.items = transformer(ours.item_blocks, encoder)
-        self.service = transformer(ours.service_blocks, encoder)
+        assert ours.transformer is not None
+        self.deep = ours.transformer
+        self.items = transformer(self.deep.item_blocks, encoder)
+        self.service = transformer(self.deep.service_blocks, encoder)
 
     def forward(self, tokens: Tensor, token_mask: Tensor, event_mask: Tensor) -> Tensor:
         """Encode tokens of shape (users, events, tokens) to (users, output_width).
 
         The masks are true where there is no padding."""
         users, events, length = tokens.shape
-        x = self.ours.token_embedding(tokens) + self.ours.token_position(torch.arange(length))
+        x = self.deep.token_embedding(tokens) + self.deep.token_position(torch.arange(length))
         x, mask = x.view(users * events, length, -1), token_mask.view(users * events, length)
         x = self.items(x, src_key_padding_mask=~mask)
-        items = self.ours.item_norm(masked_mean(x, mask)).view(users, events, -1)
-        x = items + self.ours.event_position(torch.arange(events))
+        items = self.deep.item_norm(masked_mean(x, mask)).view(users, events, -1)
+        x = items + self.deep.event_position(torch.arange(events))
         x = self.service(x, src_key_padding_mask=~event_mask)
-        vectors = self.ours.output(self.ours.service_norm(masked_mean(x, event_mask)))
-        return F.normalize(vectors, dim=-1)
+        summary = self.deep.service_norm(masked_mean(x, event_mask))
+        bag = None if self.ours.bag is None else self._bag(self.ours.bag, tokens, token_mask)
+        return F.normalize(self.ours.combine(summary, bag), dim=-1)
+
+    @staticmethod
+    def _bag(bag: TokenBag, tokens: Tensor, mask: Tensor) -> Tensor:
+        text = mask.clone()
+        text[:, :, 0] = False  # the guide token
+        owners, _, _ = text.nonzero(as_tuple=True)
+        return plain_bag(bag.table.weight, owners, tokens[text], tokens[:, 0, 0])
 
 
 def transformer(blocks: nn.ModuleList, encoder: EncoderSpec) -> nn.TransformerEncoder:
@@ -141,6 +155,10 @@ class Contest:
         self.ours = Encoder(
             run.encoder, corpus.vocabulary(run.sequence_length), run.train.temperature, seed=0
         ).to(dtype)
+        with torch.no_grad():  # what starts at zero would hide the gradients behind it
+            for name, parameter in self.ours.named_parameters():
+                if name in STARTS_AT_ZERO:
+                    parameter.normal_(std=0.1, generator=torch.Generator().manual_seed(0))
         self.rival = Rival(self.ours, run.encoder)
         self.optimizers = {
             "clue-ray": torch.optim.AdamW(self.ours.parameters(), lr=0.0, fused=True),
@@ -198,8 +216,8 @@ class Contest:
         """Copy and clear our gradients after the backward pass of one implementation."""
         if name != "clue-ray":
             for rival, blocks in (
-                (self.rival.items, self.ours.item_blocks),
-                (self.rival.service, self.ours.service_blocks),
+                (self.rival.items, self.rival.deep.item_blocks),
+                (self.rival.service, self.rival.deep.service_blocks),
             ):
                 for theirs, block in zip(rival.layers, blocks, strict=True):
                     hand_back(theirs, block)
@@ -233,9 +251,9 @@ def print_evaluation(contest: Contest, step: float) -> None:
     seconds = timed(
         lambda: evaluate(contest.ours, contest.corpus, pools, contest.run.sequence_length)
     )
-    candidates = len(next(iter(pools.values())))
+    candidates = len(next(iter(pools.scored.values())))
     print(
-        f"An evaluation ({candidates:,} candidates, {len(pools)} pairs of services) takes "
+        f"An evaluation ({candidates:,} candidates, {len(pools.scored)} pairs of services) takes "
         f"{seconds / step:.1f} steps. {EVALUATIONS} evaluations take less than {SHARE:.0%} of "
         f"runs longer than {EVALUATIONS * seconds / step * (1 - SHARE) / SHARE:,.0f} steps."
     )

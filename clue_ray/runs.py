@@ -23,6 +23,8 @@ from clue_ray.spec.columns import COLUMNS
 from clue_ray.storage.files import atomic_write, read_json
 from clue_ray.storage.tables import CsvText, check_names, open_table
 
+WHOLE = "bag+transformer"
+"""`encoder_parts` of an encoder with all its parts; tables without the column hold one model."""
 Status = Literal["done", "failed", "diverged", "missing"]
 
 
@@ -39,6 +41,7 @@ class RunDescription(BaseModel):
     study: str = ""
     corpus_digest: str
     encoder_size: str
+    encoder_parts: str = WHOLE
     width: int
     item_layers: int
     service_layers: int
@@ -72,6 +75,7 @@ class RunRecord(RunDescription):
     train_flops: float | None = None
     executed_flops: float | None = None
     loss: float | None = None
+    loss_at_training_temperature: float | None = None
     recall_at_10: float | None = None
     mrr: float | None = None
     train_loss: float | None = None
@@ -100,6 +104,8 @@ OPTIONAL = {
     name: field.default for name, field in RunRecord.model_fields.items() if not field.is_required()
 }
 """The values of columns before a run has a record."""
+TEMPERATURE_BOUNDS = (0.001, 10.0)
+"""Bounds of the calibrated temperature; at the upper one all candidates are as likely."""
 SCORES = "transfer_"
 """Prefix of the additional columns for scores on downstream tasks."""
 
@@ -107,6 +113,11 @@ SCORES = "transfer_"
 def chance_loss(candidates: int) -> float:
     """Return the loss of a uniform guess among `candidates`: ln(candidates), in nats."""
     return math.log(candidates)
+
+
+def is_at_bound(temperature: float) -> bool:
+    """Return whether a calibrated temperature ended within 5% of one of its bounds."""
+    return any(math.isclose(temperature, bound, rel_tol=0.05) for bound in TEMPERATURE_BOUNDS)
 
 
 class Runs:
@@ -132,10 +143,26 @@ class Runs:
         return cls(pd.DataFrame([record.model_dump() for record in records], columns=RUN_COLUMNS))
 
     @property
-    def done(self) -> pd.DataFrame:
-        """Runs that finished; laws are fitted to these only. All runs of a table without status."""
+    def finished(self) -> pd.DataFrame:
+        """Runs that finished; all runs of a table without status."""
         table = self.table
         return table[table["status"] == "done"] if "status" in table else table
+
+    @property
+    def done(self) -> pd.DataFrame:
+        """Finished runs of the whole encoder; laws are fitted to these only."""
+        return self.finished.drop(self.ablations.index)
+
+    @property
+    def ablations(self) -> pd.DataFrame:
+        """Finished runs of one part of the encoder, in a table that also has the whole.
+
+        They show what each part brings. A law over both would describe neither.
+        """
+        done = self.finished
+        if "encoder_parts" not in done or not (done["encoder_parts"] == WHOLE).any():
+            return done.iloc[:0]
+        return done[done["encoder_parts"].notna() & (done["encoder_parts"] != WHOLE)]
 
     def __len__(self) -> int:
         return len(self.table)

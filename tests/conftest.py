@@ -46,7 +46,7 @@ def pytest_collection_modifyitems(items):
     items.sort(key=lambda item: place.get(item.path, len(place)))  # stable: files stay together
 
 
-SPLIT = {"validation": 0.0, "test": 0.25}
+SPLIT = {"validation": 0.1, "test": 0.25}
 
 
 @pytest.fixture(scope="session")

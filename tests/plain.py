@@ -1,6 +1,7 @@
 """Slow, obvious versions of fast code, to compare with, shared by several test modules."""
 
 import json
+import math
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ import torch
 from clue_ray.corpus.store import Corpus, open_corpus, sha256
 from clue_ray.corpus.tokenizer import train_tokenizer
 from clue_ray.encoder.model import Encoder
+from clue_ray.encoder.transformer import Transformer
 from clue_ray.spec.specs import CorpusSpec
 
 
@@ -72,6 +74,36 @@ def plain_corpus(log: Path, folder: Path, split: dict) -> Corpus:
 
 def plain_embedding(model: Encoder, corpus: Corpus, events: np.ndarray) -> torch.Tensor:
     """Embed one history with plain loops: item by item, without packing."""
+    if model.bag:
+        vector = _plain_bag(model.bag.table.weight, corpus, events)
+    if model.transformer:
+        summary = _plain_transformer(model.transformer, corpus, events)
+        output = model.transformer.output(summary)
+    if not model.bag:
+        vector = output
+    elif model.transformer:
+        direction = vector / vector.norm() * math.sqrt(len(vector))
+        hidden = torch.relu(model.mixer.up(torch.cat([summary, direction])))
+        vector = vector + output + model.mixer.down(hidden)
+    return vector / vector.norm()
+
+
+def _plain_bag(table: torch.Tensor, corpus: Corpus, events: np.ndarray) -> torch.Tensor:
+    """Add up the rows of one history's tokens, counted one by one."""
+    counts: dict[int, int] = {}
+    for item in events:
+        guide, *tokens = corpus.item_tokens[
+            corpus.item_offsets[item] : corpus.item_offsets[item + 1]
+        ].tolist()
+        for token in tokens:
+            counts[token] = counts.get(token, 0) + 1
+    weights = {token: 1 + math.log(count) for token, count in counts.items()}
+    norm = math.sqrt(sum(weight**2 for weight in weights.values()))
+    return table[guide] + sum(weight / norm * table[t] for t, weight in weights.items())
+
+
+def _plain_transformer(model: Transformer, corpus: Corpus, events: np.ndarray) -> torch.Tensor:
+    """Encode one history item by item and head by head."""
     items = []
     for item in events:
         tokens = corpus.item_tokens[corpus.item_offsets[item] : corpus.item_offsets[item + 1]]
@@ -84,8 +116,7 @@ def plain_embedding(model: Encoder, corpus: Corpus, events: np.ndarray) -> torch
     x = torch.stack(items) + model.event_position(torch.arange(len(events)))
     for block in model.service_blocks:
         x = plain_block(block, x, len(model.service_blocks))
-    vector = model.output(model.service_norm(x.mean(0)))
-    return vector / vector.norm()
+    return model.service_norm(x.mean(0))
 
 
 def plain_block(block, x: torch.Tensor, depth: int) -> torch.Tensor:

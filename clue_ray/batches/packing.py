@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from clue_ray.batches.bag import Bag, count_tokens
 from clue_ray.batches.dropout import (
     MASKS,
     NO_DROPOUT,
@@ -21,6 +22,7 @@ from clue_ray.batches.dropout import (
     keep_tokens,
     keyed_hash,
 )
+from clue_ray.batches.lists import Lists
 from clue_ray.corpus.store import Corpus, ranges
 from clue_ray.errors import CorpusError
 from clue_ray.spec.compute import Work
@@ -36,21 +38,6 @@ class Windows(NamedTuple):
     "index of each first (most recent) event, [sequences]"
     lengths: NDArray[np.int64]
     "number of events, [sequences]"
-
-
-class Lists(NamedTuple):
-    """Lists of different lengths, stored end to end."""
-
-    values: NDArray[np.int64]
-    "[sum of lengths]"
-    lengths: NDArray[np.int64]
-    "[lists]"
-
-    def take(self, rows: NDArray[np.int64]) -> "Lists":
-        """Return the lists of some rows, in their order."""
-        lengths = self.lengths[rows]
-        starts = (np.cumsum(self.lengths) - self.lengths)[rows]
-        return Lists(self.values[ranges(starts, lengths)], lengths)
 
 
 class Packed(NamedTuple):
@@ -74,11 +61,13 @@ class Packed(NamedTuple):
     "index of the dropout mask of each sequence, in storage order, [sequences]"
     mask_key: int
     "seed of the dropout masks"
+    bag: Bag
+    "distinct tokens of each sequence, in storage order"
 
     def to(self, device: torch.device) -> "Packed":
         """Copy the tensors to a device."""
         parts: list[Any] = [
-            part.to(device) if isinstance(part, torch.Tensor) else part for part in self
+            part.to(device) if isinstance(part, torch.Tensor | Bag) else part for part in self
         ]
         return Packed(*parts)
 
@@ -135,6 +124,7 @@ def count_work(
         tokens=int(tokens.sum()),
         tokens_squared=int((tokens**2).sum()),
         similarities=similarities,
+        bag_tokens=int(tokens.sum()),
     )
 
 
@@ -147,6 +137,7 @@ def count_executed(packed: Packed, similarities: int = 0) -> Work:
         tokens=sum(count * length for count, length in packed.item_groups),
         tokens_squared=sum(count * length**2 for count, length in packed.item_groups),
         similarities=similarities,
+        bag_tokens=len(packed.bag.tokens),
     )
 
 
@@ -189,7 +180,14 @@ def pack_histories(
         item_masks=_choose_masks(distinct[items_by_length], dropout.key),
         user_masks=_choose_masks(starts[by_length], dropout.key),
         mask_key=dropout.key,
+        bag=count_tokens(histories, _invert(items_by_length)[event_items], items),
     )
+
+
+def bag_histories(corpus: Corpus, histories: Lists, dropout: Dropout = NO_DROPOUT) -> Bag:
+    """Count the tokens of histories of items, in their order."""
+    distinct, event_items = np.unique(histories.values, return_inverse=True)
+    return count_tokens(histories, event_items, gather_tokens(corpus, distinct, dropout))
 
 
 def sort_lists(lists: Lists) -> tuple[Lists, NDArray[np.int64]]:

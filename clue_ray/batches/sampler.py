@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clue_ray.batches.dropout import HIDDEN_SHARE, Dropout, keyed_hash
+from clue_ray.batches.lists import Lists
 from clue_ray.batches.packing import (
-    Lists,
     Packed,
     Windows,
     count_work,
@@ -134,7 +134,7 @@ class BatchSampler:
         users = rng.choice(self.pools[pair], self.batch_size, replace=False)
         draw = self._draw_halves if pair[0] == pair[1] else self._draw_pair
         windows, dropout = draw(users, pair, rng), self._draw_dropout(step)
-        return GlobalBatch(self.corpus, pair, windows, dropout, self.train.spare_duplicates)
+        return GlobalBatch(self.corpus, pair, windows, dropout, self.train.mask_false_negatives)
 
     def _draw_pair(self, users: NDArray[np.int64], pair: Pair, rng: np.random.Generator) -> Windows:
         """Draw a window per user in the first service, then one per user in the second."""

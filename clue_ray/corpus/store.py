@@ -91,6 +91,7 @@ class Corpus:
         train_users: indices of training users in one fixed random order, so that a prefix is a
             random subset and smaller subsets are nested in larger ones.
         test_users: indices of held-out users, sorted.
+        validation_users: indices of the users kept for tuning and calibration, sorted.
         item_tokens: token ids of all items, concatenated.
         item_offsets: bounds of each item in `item_tokens`, [items + 1].
     """
@@ -100,6 +101,7 @@ class Corpus:
     offsets: NDArray[np.int64]
     train_users: NDArray[np.int64]
     test_users: NDArray[np.int64]
+    validation_users: NDArray[np.int64]
     item_tokens: NDArray[np.int32]
     item_offsets: NDArray[np.int64]
 
@@ -188,6 +190,7 @@ class Corpus:
         order = np.lexsort((self.user_ids, stable_hash(ids, "order")))
         self.train_users = order[split[order] == "train"]
         self.test_users = np.sort(order[split[order] == "test"])
+        self.validation_users = np.sort(order[split[order] == "validation"])
 
     @cached_property
     def counts(self) -> NDArray[np.int64]:

@@ -54,7 +54,11 @@ def build_content(
     files: StudyFiles, analysis: Analysis | None, document: dict[str, Any]
 ) -> Content:
     """Build the content of a report; without an analysis, document["error"] is the reason."""
-    warnings = (*answer.against_floor(files, analysis), *(analysis.warnings if analysis else ()))
+    warnings = (
+        *answer.against_floor(files, analysis),
+        *(analysis.warnings if analysis else ()),
+        *evidence.calibration_warnings(files),
+    )
     parts = (
         next_step.next_step(analysis) if analysis else None,
         sealed.sealed(files),

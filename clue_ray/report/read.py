@@ -15,7 +15,7 @@ import pandas as pd
 
 from clue_ray.errors import SpecError
 from clue_ray.report.numbers import is_absent
-from clue_ray.runs import RUN_COLUMNS, read_current_runs, read_runs
+from clue_ray.runs import RUN_COLUMNS, Runs, read_current_runs, read_runs
 from clue_ray.scaling.forecasting.seal import Judged, judge_seals
 from clue_ray.spec.specs import FitSpec, StudySpec, read_study
 
@@ -78,8 +78,18 @@ class StudyFiles:
 
     @property
     def done(self) -> pd.DataFrame:
-        """The runs that finished with a loss."""
-        return self.table.loc[(self.table["status"] == "done") & self.table["loss"].notna()]
+        """The runs of the whole encoder that finished with a loss."""
+        return _with_loss(Runs(self.table).done)
+
+    @property
+    def finished(self) -> pd.DataFrame:
+        """The runs that finished with a loss, with those of one part of the encoder."""
+        return _with_loss(Runs(self.table).finished)
+
+    @property
+    def ablations(self) -> pd.DataFrame:
+        """The runs of one part of the encoder that finished with a loss."""
+        return _with_loss(Runs(self.table).ablations)
 
 
 def read_directory(directory: Path, running: bool = False) -> StudyFiles:
@@ -203,6 +213,10 @@ def _read_mapping(path: Path, warnings: list[str]) -> dict[str, Any]:
         f"{path.name} is not a mapping of keys to values; its part of the report is left out."
     )
     return {}
+
+
+def _with_loss(table: pd.DataFrame) -> pd.DataFrame:
+    return table[table["loss"].notna()]
 
 
 def _judged_runs(

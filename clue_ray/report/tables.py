@@ -3,7 +3,7 @@
 A table holds text with sort keys. HTML and Markdown are rendered from the same tables.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +12,7 @@ import pandas as pd
 from clue_ray.report import numbers
 from clue_ray.report.figures.style import distinct, law_label
 from clue_ray.report.read import StudyFiles
+from clue_ray.report.rivals import list_rivals, verdict
 from clue_ray.runs import chance_loss
 from clue_ray.scaling.answering.analysis import Analysis
 from clue_ray.spec.columns import Format, format_of, head_of, name_columns, settings, short_label
@@ -92,6 +93,7 @@ ALWAYS = ("status", "encoder_size", "sequence_length", "train_flops", "loss", "r
 
 MEASURED = (
     "train_flops",
+    "loss_at_training_temperature",
     "recall_at_10",
     "mrr",
     "train_loss",
@@ -182,7 +184,7 @@ def _exponent(row: dict[str, Any]) -> str:
 
 
 def comparison(files: StudyFiles, candidates: int) -> Table | None:
-    """Compare the best run with the baselines and with chance; None if no run is done.
+    """Compare the best run with its rivals and with chance; None if no run is done.
 
     Chance among K candidates has a loss of ln K, a recall@10 of 10/K and a mean reciprocal rank of
     H(K)/K, where H is the harmonic number.
@@ -197,12 +199,12 @@ def comparison(files: StudyFiles, candidates: int) -> Table | None:
         "mrr": harmonic / candidates,
     }
     entries: list[tuple[str, Any]] = [(f"best run: {describe(best)}", best)]
-    entries += [(str(baseline["name"]), baseline) for baseline in files.baselines]
+    entries += [(str(rival["name"]), rival) for rival in list_rivals(files)]
     entries.append((f"chance among {candidates:,}", chance))
     columns = ("loss", "recall_at_10", "mrr")
     rows = tuple((text(name), *(number(row.get(c), c) for c in columns)) for name, row in entries)
-    gain = _gain(float(best["loss"]), chance["loss"], files.baselines)
-    return Table(("", "loss, nats", "recall@10", "MRR"), rows, 0, note=gain)
+    heads = ("", "loss, nats", "recall@10", "MRR")
+    return Table(heads, rows, 0, note=verdict(files, candidates))
 
 
 def run_table(table: pd.DataFrame) -> Table:
@@ -253,20 +255,3 @@ def _all_equal(values: pd.Series) -> bool:
 
 def _has_values(values: pd.Series) -> bool:
     return bool((values.notna() & (values.astype(str) != "")).any())
-
-
-def _gain(best: float, chance: float, baselines: Sequence[dict[str, Any]]) -> str:
-    """State the distance of the best run from chance and from the best baseline."""
-    gain = f"The best run is {numbers.significant(abs(chance - best), 2)} nats " + (
-        "below chance" if best < chance else "above chance: nothing was learned"
-    )
-    if not baselines:
-        return gain + "."
-    rival = min(baselines, key=lambda baseline: float(baseline["loss"]))
-    gap = f"{numbers.significant(abs(rival['loss'] - best), 2)} nats"
-    if best < rival["loss"]:
-        return f"{gain} and {gap} below {rival['name']}."
-    return (
-        f"{gain} and {gap} above {rival['name']}: at this scale a trained encoder is not better "
-        "than this baseline."
-    )

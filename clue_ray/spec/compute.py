@@ -25,6 +25,8 @@ class Work(NamedTuple):
     tokens_squared: int = 0
     similarities: int = 0
     "entries of the batch's similarity matrix"
+    bag_tokens: int = 0
+    "tokens of the events' items, guide tokens included, that the bag adds up"
 
     def __add__(self, other: "Work") -> "Work":  # type: ignore[override]
         return Work(*(a + b for a, b in zip(self, other, strict=True)))
@@ -61,26 +63,44 @@ def count_params(encoder: EncoderSpec, vocabulary: Vocabulary) -> dict[str, int]
         "embedding": embedding,
         "item_transformer": encoder.item_layers * block + 2 * d,
         "service_transformer": encoder.service_layers * block + 2 * d,
-        "output": d * encoder.output_width + encoder.output_width,
-        "logits": 2,
     }
+    if not encoder.transformer:
+        groups = dict.fromkeys(groups, 0)
+    bag = vocabulary.tokens * encoder.output_width if encoder.bag else 0
+    groups = {**groups, "bag": bag, "output": sum(_output_params(encoder)), "logits": 2}
     total = sum(groups.values())
-    return {**groups, "non_embedding": total - embedding, "total": total}
+    return {**groups, "non_embedding": total - groups["embedding"] - bag, "total": total}
+
+
+def _output_params(encoder: EncoderSpec) -> tuple[int, int]:
+    """Return the parameters behind the transformer: in matrices, and in biases."""
+    d, out, hidden = encoder.width, encoder.output_width, encoder.width * encoder.ffn_multiple
+    if not encoder.transformer:
+        return 0, 0
+    matrices, biases = d * out, out
+    if encoder.bag:
+        matrices, biases = matrices + (d + out) * hidden + hidden * out, biases + hidden + out
+    return matrices, biases
 
 
 def forward_flops(encoder: EncoderSpec, work: Work) -> int:
     """Return the FLOPs of encoding `work`.
 
-    Each matrix entry costs 2 FLOPs per position, each pair of attended positions 4 x width, and
-    each entry of the similarity matrix 2 x output width.
+    Each matrix entry costs 2 FLOPs per position, each pair of attended positions 4 x width, each
+    entry of the similarity matrix 2 x output width, and each token of a bag 2 x output width.
     """
+    similarity = 2 * encoder.output_width * work.similarities
+    bag = 2 * encoder.output_width * work.bag_tokens if encoder.bag else 0
+    return similarity + bag + (_transformer_flops(encoder, work) if encoder.transformer else 0)
+
+
+def _transformer_flops(encoder: EncoderSpec, work: Work) -> int:
     d = encoder.width
     matrices, _ = block_params(encoder)
     items = encoder.item_layers * (2 * matrices * work.tokens + 4 * d * work.tokens_squared)
     events = encoder.service_layers * (2 * matrices * work.events + 4 * d * work.events_squared)
-    projection = 2 * d * encoder.output_width * work.users
-    similarity = 2 * encoder.output_width * work.similarities
-    return items + events + projection + similarity
+    projection = 2 * _output_params(encoder)[0] * work.users
+    return items + events + projection
 
 
 def users_for_budget(encoder: EncoderSpec, work: Work, budget: float) -> float:

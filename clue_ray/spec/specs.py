@@ -5,7 +5,6 @@ A `StudySpec` is a base run plus axes; `expand` in `spec/grid.py` turns it into 
 is executed. Its hash is the run id.
 """
 
-import re
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -13,11 +12,11 @@ from typing import Any, Literal, Self
 from pydantic import Field, PositiveInt, field_validator, model_validator
 
 from clue_ray.spec.ladder import LADDER, Rung
+from clue_ray.spec.logs import check_separator, check_timestamp_format
 from clue_ray.spec.yaml import Spec, fingerprint, read_yaml
 
-RECIPE = 2
+RECIPE = 3
 """Training version, part of every run id; increase it when a spec trains to other weights."""
-EXAMPLE_TIME = datetime(2023, 11, 14, 22, 13, 20, tzinfo=UTC)
 NEW_FIELDS = ("timestamp_format", "separator")
 """Optional fields of logs that are younger than PREPARATION of corpora."""
 HORIZONS = ("steps", "users_seen", "train_flops")
@@ -28,7 +27,8 @@ class SplitSpec(Spec):
     """Shares of users held out, chosen by a stable hash of the user id; the rest are trained on."""
 
     validation: float = Field(0.05, ge=0, lt=1)
-    "share kept for tuning settings; no run of a study trains on it or is scored on it"
+    """share kept for tuning settings and for calibrating the temperature of the held-out loss; no
+    run of a study trains on it or is scored on it"""
     test: float = Field(0.05, gt=0, lt=1)
     "share whose users form the evaluation pools"
     time: datetime | None = None
@@ -39,32 +39,6 @@ class SplitSpec(Spec):
     @classmethod
     def _in_utc(cls, time: datetime | None) -> datetime | None:
         return time.replace(tzinfo=UTC) if time and time.tzinfo is None else time
-
-
-def _check_timestamp_format(pattern: str | None) -> str | None:
-    """Check that a format of timestamps is one of strptime's and holds a date."""
-    if pattern is None:
-        return None
-    try:
-        found = datetime.strptime(EXAMPLE_TIME.strftime(pattern), pattern).date()
-    except (ValueError, re.error):
-        found = None
-    if found != EXAMPLE_TIME.date():
-        raise ValueError(
-            f"is {pattern!r}, which does not describe a date; write it as in Python's strptime, "
-            "such as '%d/%m/%Y %H:%M:%S' for 31/12/2023 23:59:59"
-        )
-    return pattern
-
-
-def _check_separator_text(separator: str | None) -> str | None:
-    r"""Return the separator of columns as one character; tab may be written as \t or tab."""
-    if separator is None:
-        return None
-    one = {"\\t": "\t", "tab": "\t"}.get(separator, separator)
-    if len(one) != 1 or one.isalnum() or one in "\"'\r\n." or ord(one) > 127:
-        raise ValueError(f"is {separator!r}; give one ASCII character such as ';' or '|', or 'tab'")
-    return one
 
 
 def without_new_fields(spec: dict[str, Any]) -> dict[str, Any]:
@@ -82,8 +56,8 @@ class LogSpec(Spec):
     timestamp_format: str | None = None
     separator: str | None = None
 
-    _check_format = field_validator("timestamp_format")(_check_timestamp_format)
-    _check_separator = field_validator("separator")(_check_separator_text)
+    _check_format = field_validator("timestamp_format")(check_timestamp_format)
+    _check_separator = field_validator("separator")(check_separator)
 
 
 class CorpusSpec(Spec):
@@ -116,8 +90,8 @@ class CorpusSpec(Spec):
     max_rejected: float = Field(0.05, ge=0, le=1)
     "largest share of unusable rows; with more, preparation stops"
 
-    _check_format = field_validator("timestamp_format")(_check_timestamp_format)
-    _check_separator = field_validator("separator")(_check_separator_text)
+    _check_format = field_validator("timestamp_format")(check_timestamp_format)
+    _check_separator = field_validator("separator")(check_separator)
 
     @field_validator("events", mode="before")
     @classmethod
@@ -162,6 +136,11 @@ class EncoderSpec(Spec):
     "dimension of a user embedding"
     dropout: float = Field(0.0, ge=0, lt=1)
     "dropout probability of the output of each residual branch, in training"
+    bag: bool = True
+    """add a linear map of the history's saturated token counts to the transformer's output; false
+    is CLUE's own model"""
+    transformer: bool = True
+    "use the transformer; false leaves the bag alone, a baseline that costs almost nothing"
 
     @model_validator(mode="before")
     @classmethod
@@ -193,6 +172,17 @@ class EncoderSpec(Spec):
     def _heads_divide(self) -> Self:
         if self.width % self.heads:
             raise ValueError(f"width {self.width} is not a multiple of heads {self.heads}")
+        return self
+
+    @property
+    def parts(self) -> str:
+        """Which parts the encoder has: `bag+transformer`, `bag` or `transformer`."""
+        return "+".join(name for name in ("bag", "transformer") if getattr(self, name))
+
+    @model_validator(mode="after")
+    def _has_a_part(self) -> Self:
+        if not (self.bag or self.transformer):
+            raise ValueError("has bag: false and transformer: false; keep at least one of them")
         return self
 
 
@@ -227,7 +217,7 @@ class TrainSpec(Spec):
     same_service: float = Field(0.0, ge=0, lt=1)
     """share of the batches drawn from a single service; the positive pair is then the recent half
     of a history and the half before it"""
-    spare_duplicates: bool = True
+    mask_false_negatives: bool = True
     """mask false negatives: users of a batch with the same items in both services are not negatives
     of each other"""
     precision: Literal["fp32", "bf16"] = "fp32"

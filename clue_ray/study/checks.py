@@ -30,7 +30,7 @@ from clue_ray.study.costs import Workload
 from clue_ray.study.directory import StudyDirectory
 from clue_ray.study.planned import Plan
 from clue_ray.study.probes import check_checkpoints
-from clue_ray.training.evaluate import make_pools
+from clue_ray.training.pools import make_pools
 from clue_ray.transfer.tasks.spec import read_tasks
 
 SPARE_BYTES = 256 * 2**20
@@ -61,7 +61,7 @@ def check_corpus(study: StudySpec, runs: Iterable[RunSpec], workload: Workload) 
     """Raise for runs that the corpus cannot train or evaluate.
 
     Raises:
-        CorpusError: There are too few held-out users, or too few training users for a batch.
+        CorpusError: There are too few held-out, validation or training users.
         SpecError: A run asks for more users than there are, or its budget buys no step.
     """
     make_pools(workload.corpus, study.evaluation.candidates)

@@ -83,19 +83,20 @@ class Workload:
         return resolve_steps(run, BatchSampler(run, self.corpus))
 
     def evaluation(self, sequence_length: int) -> Work:
-        """Count the work of embedding every held-out user once in every service."""
+        """Count the work of embedding every held-out and validation user once in every service."""
         if sequence_length not in self._evaluations:
             self._evaluations[sequence_length] = self._count_evaluation(sequence_length)
         return self._evaluations[sequence_length]
 
     def _count_evaluation(self, sequence_length: int) -> Work:
-        users, total = self.corpus.test_users, Work()
-        for service in range(len(self.corpus.services)):
-            present = users[self.corpus.counts[users, service] > 0]
+        corpus, total = self.corpus, Work()
+        users = np.concatenate([corpus.test_users, corpus.validation_users])
+        for service in range(len(corpus.services)):
+            present = users[corpus.counts[users, service] > 0]
             windows = recent_windows(
-                self.corpus, present, np.full(len(present), service), sequence_length
+                corpus, present, np.full(len(present), service), sequence_length
             )
-            total += count_executed(pack(self.corpus, windows))
+            total += count_executed(pack(corpus, windows))
         return total
 
 

@@ -26,9 +26,9 @@ from clue_ray.storage.lock import locked
 from clue_ray.storage.place import place_below
 
 CURVE_COLUMNS = (
-    "run_id", "step", "users_seen", "train_flops", "loss", "recall_at_10", "mrr", "train_loss",
-    "learning_rate", "gradient_norm", "temperature", "tokens_per_second", "memory_bytes",
-    "spared_pairs",
+    "run_id", "step", "users_seen", "train_flops", "loss", "loss_at_training_temperature",
+    "recall_at_10", "mrr", "train_loss", "learning_rate", "gradient_norm", "temperature",
+    "calibrated_temperature", "tokens_per_second", "memory_bytes", "masked_pairs",
 )  # fmt: skip
 """One row per evaluation; docs/guide/training.md says what each column holds."""
 

@@ -25,7 +25,7 @@ from clue_ray.report.page import write_report
 from clue_ray.runs import RunRecord, Runs
 from clue_ray.spec.grid import MOST_POINTS, Point, expand
 from clue_ray.spec.specs import StudySpec
-from clue_ray.storage.files import write_json
+from clue_ray.storage.files import read_json, write_json
 from clue_ray.storage.place import place_below, resolve_place
 from clue_ray.study.add_runs import AddedRuns, AddRunsRequest, add_in_rounds
 from clue_ray.study.checks import check_resources, check_study
@@ -38,7 +38,7 @@ from clue_ray.study.probes import check_storage
 from clue_ray.study.progress import OnProgress, ignore_progress
 from clue_ray.study.scoring import score_runs
 from clue_ray.study.tune import train_pending
-from clue_ray.training.baselines import linear_baseline, tfidf_baseline
+from clue_ray.training.baselines import score_baselines
 from clue_ray.transfer.tasks.columns import join_results
 from clue_ray.transfer.tasks.spec import read_tasks
 
@@ -208,7 +208,7 @@ def _train_study(
         train_pending(plan, corpus, study, directory, on_progress, callbacks)
     finally:  # an interrupted study leaves its tables too
         runs = directory.write_tables([r.description for r in plan.runs])
-    score_runs(directory, read_tasks(study.transfer), list(runs.done["run_id"]))
+    score_runs(directory, read_tasks(study.transfer), list(runs.finished["run_id"]))
     return join_results(directory.path, runs), plan.concurrency
 
 
@@ -241,7 +241,14 @@ def _write_side_files(
     floor = planted_floor(corpus.manifest.get("planted"), lengths, candidates)
     write_json(directory.path / "corpus.json", corpus.summary() | floor)
     file = directory.path / "baselines.json"
-    # The folder belongs to one corpus and number of candidates, so its baselines never change.
+    # The folder belongs to one corpus and number of candidates, so a baseline never changes.
+    if not lengths <= _scored_lengths(file):
+        write_json(file, {"baselines": score_baselines(corpus, candidates, lengths)})
+
+
+def _scored_lengths(file: Path) -> set[int]:
+    """Return the history lengths whose calibrated baselines a file holds."""
     if not file.exists():
-        baselines = [tfidf_baseline(corpus, candidates), linear_baseline(corpus, candidates)]
-        write_json(file, {"baselines": baselines})
+        return set()
+    entries = read_json(file, "delete it, and clue-ray run writes it again")["baselines"]
+    return {entry["sequence_length"] for entry in entries if "calibrated_temperature" in entry}

@@ -107,9 +107,9 @@ def score_study(
     directory = open_directory(path, storage)
     with directory.held() if storage else nullcontext():
         runs = read_runs(path)
-        if runs.done.empty:
+        if runs.finished.empty:
             raise StudyError(f"{path} has no finished run; run the study first.")
-        results = score_runs(directory, tasks, list(runs.done["run_id"]), against)
+        results = score_runs(directory, tasks, list(runs.finished["run_id"]), against)
         join_results(path, runs)
         directory.publish()
     if all("error" in result for result in results):

@@ -14,7 +14,7 @@ from clue_ray.spec.columns import SIZE, run_axes, short_label
 from clue_ray.spec.specs import StudySpec
 from clue_ray.study.directory import StudyDirectory
 from clue_ray.study.planned import PlannedRun
-from clue_ray.training.evaluate import make_pools
+from clue_ray.training.pools import make_pools
 
 ENOUGH_DECADES = 1.5
 """Decades of compute below which a law in compute is poorly determined."""
@@ -190,7 +190,7 @@ def _same_training(planned: list[PlannedRun]) -> list[str]:
 
 def _small_pool(corpus: Corpus, candidates: int) -> list[str]:
     """Warn of pairs that are not evaluated, and of a pool too small to separate similar runs."""
-    pools = make_pools(corpus, candidates)
+    pools = make_pools(corpus, candidates).scored
     warnings = []
     if len(pools) < len(corpus.pairs()):
         warnings.append(

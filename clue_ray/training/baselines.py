@@ -1,190 +1,124 @@
-"""Baselines on the pool that scores the encoders: one without training, one linear method.
+"""Baselines on the pools that score the encoders: untrained TF-IDF, and linear maps of it.
 
-Both start from TF-IDF vectors of a user's whole history in each service. The untrained baseline is
-the cosine of the two vectors. The linear one learns, for each pair of services, the directions in
-which the two go together: truncated SVD of each service, then canonical correlation analysis
-(Hotelling 1936) over the training users.
+An encoder pays where it beats the best of them. Each has its own calibrated temperature, fitted on
+the validation users, as an encoder has. The linear map is fitted at each history length of a study,
+because it then knows what the encoder knows, and on whole histories, because a linear method can
+afford them.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy import sparse
-from scipy.optimize import minimize_scalar
 
-from clue_ray.corpus.store import Corpus, ranges
-from clue_ray.training.evaluate import Pools, Scores, make_pools, mean_scores, score_similarities
+from clue_ray.corpus.store import Corpus
+from clue_ray.training.evaluate import score_calibrated
+from clue_ray.training.linear_map import SHAPES, LinearMap, shared_linear_map
+from clue_ray.training.pools import Pool, Pools, make_pools, pool_members, split_pool
+from clue_ray.training.terms import Matrix, inverse_document_frequency, term_counts, unit_rows
 
-MAX_LOG_SCALE = np.log(1000.0)
-"""Upper end of the search for the best inverse temperature."""
-COMPONENTS = 128
-"""Singular directions kept per service."""
-DIRECTIONS = 64
-"""Canonical directions kept per pair, as many as an encoder's default output width."""
-RIDGE = 1e-3
-"""Added to variances before whitening, so that noise in weak directions is not magnified."""
-OVERSAMPLED = 16
-"""Extra random directions of the SVD, which make its last components exact."""
-POWER_ITERATIONS = 4
-MAX_USERS = 50_000
-"""Training users per pair; more change little and cost memory."""
-
-Matrix = NDArray[np.float64]
+Encode = Callable[[NDArray[np.int64], int], Any]
+"""Encodes users in a service, [users, columns], dense or sparse, of unit length."""
 
 
-def tfidf_baseline(corpus: Corpus, candidates: int) -> dict[str, Any]:
-    """Score the TF-IDF cosine between a user's whole histories in two services.
+def score_baselines(
+    corpus: Corpus, candidates: int, sequence_lengths: Iterable[int]
+) -> list[dict[str, Any]]:
+    """Score every baseline on the pools of a study.
 
     Returns:
-        name, loss, recall_at_10, mrr, loss_candidates: the content of baseline.json.
+        One mapping per baseline, the content of baselines.json: name, method, sequence_length
+        (None for whole histories), loss, recall_at_10, mrr, loss_candidates and
+        calibrated_temperature.
     """
     pools = make_pools(corpus, candidates)
-    return _score("TF-IDF cosine, untrained", _tfidf_similarities(corpus, pools), candidates)
-
-
-def linear_baseline(corpus: Corpus, candidates: int) -> dict[str, Any]:
-    """Train the linear method on the training users and score it.
-
-    Returns:
-        name, loss, recall_at_10, mrr, loss_candidates.
-    """
-    pools = make_pools(corpus, candidates)
-    return _score("TF-IDF, SVD and CCA, trained", _linear_similarities(corpus, pools), candidates)
-
-
-def _score(name: str, cosines: Iterable[Matrix], candidates: int) -> dict[str, Any]:
-    """Score the cosines of each pool, [candidates, candidates].
-
-    The loss is at the temperature that is best on the pool itself, which favours the baseline.
-    """
-    matrices = [torch.from_numpy(matrix) for matrix in cosines]
-
-    def score(log_scale: float) -> Scores:
-        scale = float(np.exp(log_scale))
-        return mean_scores([score_similarities(scale * matrix) for matrix in matrices])
-
-    best = minimize_scalar(
-        lambda log_scale: score(log_scale).loss, bounds=(0.0, MAX_LOG_SCALE), method="bounded"
-    )
-    return {"name": name, **score(best.x)._asdict(), "loss_candidates": candidates}
-
-
-def _tfidf_similarities(corpus: Corpus, pools: Pools) -> list[Matrix]:
-    """Return the cosines of each pool, first service by second."""
-    weights = _inverse_document_frequency(corpus)
-    vectors = {
-        service: unit_rows(term_counts(corpus, corpus.test_users, service), weights)
-        for service in {service for pair in pools for service in pair}
-    }
-    row_of = {user: row for row, user in enumerate(corpus.test_users.tolist())}
-    rows = {pair: [row_of[user] for user in users.tolist()] for pair, users in pools.items()}
-    return [(vectors[a][rows[a, b]] @ vectors[b][rows[a, b]].T).toarray() for a, b in pools]
-
-
-def _linear_similarities(corpus: Corpus, pools: Pools) -> list[Matrix]:
-    """Return the cosines of each pool, first service by second."""
-    weights = _inverse_document_frequency(corpus)
-    everyone = np.arange(len(corpus.user_ids))
-    terms = {
-        s: unit_rows(term_counts(corpus, everyone, s), weights)
-        for s in {s for pair in pools for s in pair}
-    }
-    found = []
-    for pair, users in pools.items():
-        train = corpus.users_of_pair(corpus.train_users, pair)[:MAX_USERS]
-        (a, pool_a), (b, pool_b) = (_reduce_terms(terms[s][train], terms[s][users]) for s in pair)
-        first, second = canonical_directions(a, b)
-        found.append(unit(pool_a @ first) @ unit(pool_b @ second).T)
-    return found
-
-
-def term_counts(corpus: Corpus, users: NDArray[np.int64], service: int) -> sparse.csr_array:
-    """Count the tokens of users' histories in one service, [users, vocabulary].
-
-    Guide tokens are left out: they name the service, which all users share.
-    """
-    starts = corpus.offsets[users * len(corpus.services) + service]
-    lengths = corpus.counts[users, service]
-    items = corpus.events[ranges(starts, lengths)]
-    owner = np.repeat(np.repeat(np.arange(len(users)), lengths), corpus.item_lengths[items] - 1)
-    tokens = corpus.item_tokens[
-        ranges(corpus.item_offsets[items] + 1, corpus.item_lengths[items] - 1)
+    shape = _choose_shape(corpus, pools)
+    lengths = [None, *sorted(set(sequence_lengths))]
+    return [
+        _tfidf_baseline(corpus, pools, candidates),
+        *(_linear_baseline(corpus, pools, candidates, length, shape) for length in lengths),
     ]
-    shape = (len(users), corpus.manifest["vocab_size"])
-    return sparse.csr_array((np.ones(len(tokens)), (owner, tokens)), shape=shape)
 
 
-def _inverse_document_frequency(corpus: Corpus) -> Matrix:
-    """Compute ln((1 + n) / (1 + df)) + 1 over training users' histories, [vocabulary]."""
-    counts = [
-        term_counts(corpus, corpus.train_users, service) for service in range(len(corpus.services))
-    ]
-    documents = sum(
-        int((corpus.counts[corpus.train_users, s] > 0).sum()) for s in range(len(corpus.services))
+def _choose_shape(corpus: Corpus, pools: Pools) -> tuple[int, int]:
+    """Choose the shape of the linear map by the loss of validation users, on whole histories."""
+
+    def loss(shape: tuple[int, int]) -> float:
+        encode = partial(_fit(corpus, None, shape).encode, corpus)
+        cosines = _pool_cosines(encode, pools.validation, pools.candidates)
+        return score_calibrated(cosines, cosines)[0].loss
+
+    return min(SHAPES, key=loss)
+
+
+def _fit(corpus: Corpus, sequence_length: int | None, shape: tuple[int, int]) -> LinearMap:
+    components, directions = shape
+    return shared_linear_map(corpus, sequence_length, components=components, directions=directions)
+
+
+def _tfidf_baseline(corpus: Corpus, pools: Pools, candidates: int) -> dict[str, Any]:
+    """Score the TF-IDF cosine between a user's whole histories in two services."""
+    services = range(len(corpus.services))
+    idf = inverse_document_frequency([term_counts(corpus, corpus.train_users, s) for s in services])
+
+    def encode(users: NDArray[np.int64], service: int) -> Any:
+        return unit_rows(term_counts(corpus, users, service), idf)
+
+    return {
+        "name": "TF-IDF cosine, untrained",
+        "method": "tfidf",
+        "sequence_length": None,
+        **_score(encode, pools, candidates),
+    }
+
+
+def _linear_baseline(
+    corpus: Corpus,
+    pools: Pools,
+    candidates: int,
+    sequence_length: int | None,
+    shape: tuple[int, int],
+) -> dict[str, Any]:
+    """Fit the linear map that all services share and score it."""
+    fitted = _fit(corpus, sequence_length, shape)
+    encode = partial(fitted.encode, corpus, sequence_length=sequence_length)
+    history = f"{sequence_length:,} events" if sequence_length else "whole history"
+    return {
+        "name": f"shared linear map, {history}",
+        "method": "linear_map",
+        "sequence_length": sequence_length,
+        **_score(encode, pools, candidates),
+    }
+
+
+def _score(encode: Encode, pools: Pools, candidates: int) -> dict[str, Any]:
+    """Score the cosines of a method as those of an encoder are scored."""
+    scored, validation = (
+        _pool_cosines(encode, pool, candidates) for pool in (pools.scored, pools.validation)
     )
-    frequency = sum((matrix > 0).sum(axis=0) for matrix in counts)
-    return np.log((1 + documents) / (1 + np.asarray(frequency))) + 1
+    scores, temperature = score_calibrated(scored, validation)
+    return {
+        **scores._asdict(),
+        "loss_candidates": candidates,
+        "calibrated_temperature": temperature,
+    }
 
 
-def unit_rows(counts: sparse.csr_array, weights: Matrix) -> sparse.csr_array:
-    """Weight counts by (1 + ln count) * weight and scale rows to unit length.
-
-    An empty row stays zero.
-    """
-    weighted = counts.copy()
-    weighted.sum_duplicates()
-    weighted.data = (1 + np.log(weighted.data)) * weights[weighted.indices]
-    norms = np.sqrt(weighted.multiply(weighted).sum(axis=1))
-    return sparse.diags_array(1 / np.maximum(norms, 1e-12)) @ weighted
-
-
-def _reduce_terms(train: sparse.csr_array, pool: sparse.csr_array) -> tuple[Matrix, Matrix]:
-    """Reduce TF-IDF vectors to the leading singular directions of the training users'.
-
-    Both are centred on the training users, as covariances below assume.
-    """
-    directions = leading_directions(train, min(COMPONENTS, *train.shape))
-    reduced = unit(train @ directions)
-    centre = reduced.mean(0)
-    return reduced - centre, unit(pool @ directions) - centre
+def _pool_cosines(encode: Encode, pool: Pool, candidates: int) -> list[torch.Tensor]:
+    """Compute the cosines of each pool of each pair of services, first service by second."""
+    members = pool_members(pool)
+    vectors = {service: encode(users, service) for service, users in members.items()}
+    cosines = []
+    for (a, b), everyone in pool.items():
+        for users in split_pool(everyone, candidates):
+            first, second = (vectors[s][np.searchsorted(members[s], users)] for s in (a, b))
+            cosines.append(_dense(first @ second.T))
+    return cosines
 
 
-def leading_directions(matrix: sparse.csr_array, components: int) -> Matrix:
-    """Compute the leading right singular vectors, [columns, components].
-
-    By power iteration on a random subspace (Halko, Martinsson and Tropp 2011, algorithm 4.4); an
-    exact SVD of a sparse matrix with a column per token would need it dense.
-    """
-    found = np.random.default_rng(0).standard_normal((matrix.shape[1], components + OVERSAMPLED))
-    for _ in range(POWER_ITERATIONS):
-        found, _ = np.linalg.qr(matrix.T @ np.linalg.qr(matrix @ found)[0])
-    _, _, right = np.linalg.svd(matrix @ found, full_matrices=False)
-    return found @ right[:components].T
-
-
-def canonical_directions(a: Matrix, b: Matrix) -> tuple[Matrix, Matrix]:
-    """Compute the canonical directions of two views, [components, directions] each.
-
-    Each is weighted by the root of its correlation, so that weak ones count less in a cosine.
-
-    Args:
-        a, b: centred vectors of the same users, [users, components].
-    """
-    whiten_a, whiten_b = _whitening(a), _whitening(b)
-    left, correlation, right = np.linalg.svd(whiten_a @ (a.T @ b / len(a)) @ whiten_b)
-    weight = np.sqrt(correlation[:DIRECTIONS])
-    return whiten_a @ left[:, :DIRECTIONS] * weight, whiten_b @ right[:DIRECTIONS].T * weight
-
-
-def _whitening(x: Matrix) -> Matrix:
-    """Compute the inverse root of a ridged covariance."""
-    values, vectors = np.linalg.eigh(x.T @ x / len(x) + RIDGE * np.eye(x.shape[1]))
-    return (vectors / np.sqrt(values)) @ vectors.T
-
-
-def unit(rows: Matrix) -> Matrix:
-    """Scale rows to unit length; a row of zeros stays zero."""
-    return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
+def _dense(matrix: Any) -> torch.Tensor:
+    values: Matrix = matrix if isinstance(matrix, np.ndarray) else matrix.toarray()
+    return torch.from_numpy(values)

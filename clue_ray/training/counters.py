@@ -35,7 +35,7 @@ class Counters:
     "sum of training losses, with weights that fade by exp(-users / SMOOTHING_USERS)"
     loss_weight: float = 0.0
     "sum of those weights"
-    spared_pairs: int = 0
+    masked_pairs: int = 0
     "ordered pairs of users with the same items, which were not negatives of each other"
 
     def add(self, work: Work, executed: Work, loss: float, masked_pairs: int) -> None:
@@ -43,7 +43,7 @@ class Counters:
         self.step += 1
         self.work += work
         self.executed += executed
-        self.spared_pairs += masked_pairs
+        self.masked_pairs += masked_pairs
         kept = math.exp(-(work.users / 2) / SMOOTHING_USERS)
         self.loss_sum = kept * self.loss_sum + (1 - kept) * loss
         self.loss_weight = kept * self.loss_weight + (1 - kept)
@@ -104,6 +104,7 @@ def describe_run(
         study=study,
         corpus_digest=corpus.digest,
         encoder_size=run.encoder.size,
+        encoder_parts=run.encoder.parts,
         **shape,
         non_embedding_params=params["non_embedding"],
         total_params=params["total"],

@@ -1,28 +1,25 @@
-"""Held-out retrieval on one fixed pool (decision D2): loss, recall@10 and MRR.
+"""Held-out retrieval (decision D2): calibrated loss, recall@10 and MRR on fixed pools of users.
 
-The pool depends on the corpus and the number of candidates alone, so every run is scored on the
-same users. Scores are averaged over service pairs and over both directions.
+Scores are averaged over service pairs and over both directions. The loss is computed at a
+temperature that is fitted on validation users (training/calibration.py).
 """
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 
 from clue_ray.batches.packing import pack, recent_windows
 from clue_ray.corpus.store import Corpus
 from clue_ray.encoder.model import Encoder
-from clue_ray.errors import CorpusError
+from clue_ray.training.calibration import fit_temperature, symmetric_loss
+from clue_ray.training.pools import Pool, Pools, pool_members, split_pool
 
-POOL_SEED = 20211115
 USERS_AT_ONCE = 256
 """Users encoded together, which bounds memory."""
-
-Pools = dict[tuple[int, int], NDArray[np.int64]]
-"""Users of each service pair's pool, [candidates]."""
 
 
 class Scores(NamedTuple):
@@ -34,38 +31,15 @@ class Scores(NamedTuple):
     mrr: float
 
 
-def make_pools(corpus: Corpus, candidates: int) -> Pools:
-    """Draw `candidates` held-out users for each pair of services that has enough.
+class Evaluation(NamedTuple):
+    """The scores of an encoder: those of `Scores`, and how its loss was calibrated."""
 
-    Raises:
-        CorpusError: no pair has enough held-out users.
-    """
-    users = {pair: corpus.users_of_pair(corpus.test_users, pair) for pair in corpus.pairs()}
-    pools = {
-        pair: np.random.default_rng([POOL_SEED, *pair]).choice(pool, candidates, replace=False)
-        for pair, pool in users.items()
-        if len(pool) >= candidates
-    }
-    if not pools:
-        most = max(map(len, users.values()), default=0)
-        raise CorpusError(
-            f"evaluation.candidates {candidates} is larger than the {most} held-out users of the "
-            f"best-filled pair of services; use at most {most}, or hold out more users with "
-            "corpus.split.test."
-        )
-    return pools
-
-
-def _pool_members(pools: Pools) -> dict[int, NDArray[np.int64]]:
-    """Return the users of each service's pools, sorted and without repeats.
-
-    A user of several pools is then encoded once per service.
-    """
-    services = {service for pair in pools for service in pair}
-    return {
-        s: np.unique(np.concatenate([users for pair, users in pools.items() if s in pair]))
-        for s in services
-    }
+    loss: float
+    "at the calibrated temperature"
+    recall_at_10: float
+    mrr: float
+    calibrated_temperature: float
+    loss_at_training_temperature: float
 
 
 def evaluate(
@@ -74,21 +48,61 @@ def evaluate(
     pools: Pools,
     sequence_length: int,
     users_at_once: int = USERS_AT_ONCE,
-) -> Scores:
-    """Score a model on the pools, by each user's most recent `sequence_length` events."""
+) -> Evaluation:
+    """Evaluate a model on the pools, by each user's most recent `sequence_length` events."""
     model.eval()
-    members = _pool_members(pools)
+    validation, scored = (
+        _pool_cosines(model, corpus, pool, pools.candidates, sequence_length, users_at_once)
+        for pool in (pools.validation, pools.scored)
+    )
+    model.train()
+    scores, temperature = score_calibrated(scored, validation)
+    uncalibrated = score_cosines(scored, 1 / model.scale.item())
+    return Evaluation(*scores, temperature, uncalibrated.loss)
+
+
+def score_calibrated(
+    scored: Sequence[torch.Tensor], validation: Sequence[torch.Tensor]
+) -> tuple[Scores, float]:
+    """Score cosines at the temperature that is best for other users' cosines.
+
+    Args:
+        scored: The cosines of the scored pool, one matrix per pair of services.
+        validation: The cosines of the validation pool.
+
+    Returns:
+        The scores and the temperature.
+    """
+    temperature = fit_temperature(validation)
+    return score_cosines(scored, temperature), temperature
+
+
+def score_cosines(cosines: Sequence[torch.Tensor], temperature: float) -> Scores:
+    """Score the cosines of a pool at a temperature, averaged over pairs of services."""
+    scores = [score_similarities(matrix / temperature) for matrix in cosines]
+    return Scores(*np.mean(scores, axis=0).tolist())
+
+
+def _pool_cosines(
+    model: Encoder,
+    corpus: Corpus,
+    pool: Pool,
+    candidates: int,
+    sequence_length: int,
+    users_at_once: int,
+) -> list[torch.Tensor]:
+    """Compute the cosines of each pool of each pair of services, first service by second."""
+    members = pool_members(pool)
     vectors = {
         s: embed(model, corpus, users, s, sequence_length, users_at_once)
         for s, users in members.items()
     }
-    scale = model.scale.detach()
-    scores = []
-    for pair, users in pools.items():
-        a, b = (vectors[s][torch.from_numpy(np.searchsorted(members[s], users))] for s in pair)
-        scores.append(score_similarities(scale * a @ b.T))
-    model.train()
-    return mean_scores(scores)
+    cosines = []
+    for pair, everyone in pool.items():
+        for users in split_pool(everyone, candidates):
+            a, b = (vectors[s][torch.from_numpy(np.searchsorted(members[s], users))] for s in pair)
+            cosines.append(a @ b.T)
+    return cosines
 
 
 @torch.no_grad()
@@ -105,7 +119,7 @@ def embed(
     Users without events there get zeros.
     """
     device = model.log_scale.device
-    vectors = torch.zeros(len(users), model.output.out_features, device=device)
+    vectors = torch.zeros(len(users), model.output_width, device=device)
     (present,) = np.nonzero(corpus.counts[users, service])
     for rows in np.array_split(present, max(1, -(-len(present) // users_at_once))):
         windows = recent_windows(corpus, users[rows], np.full(len(rows), service), sequence_length)
@@ -120,10 +134,9 @@ def score_similarities(logits: torch.Tensor) -> Scores:
     """
     if not logits.isfinite().all():
         return Scores(math.nan, math.nan, math.nan)
-    target = torch.arange(len(logits), device=logits.device)
-    loss = (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
     ranks = torch.cat([_true_ranks(logits), _true_ranks(logits.T)])
-    return Scores(loss.item(), (ranks <= 10).float().mean().item(), (1 / ranks).mean().item())
+    recall = (ranks <= 10).float().mean().item()
+    return Scores(symmetric_loss(logits).item(), recall, (1 / ranks).mean().item())
 
 
 def _true_ranks(logits: torch.Tensor) -> torch.Tensor:
@@ -132,8 +145,3 @@ def _true_ranks(logits: torch.Tensor) -> torch.Tensor:
     ahead = (logits > truth).sum(1)
     tied = (logits == truth).sum(1) - 1
     return 1 + ahead + tied / 2
-
-
-def mean_scores(scores: list[Scores]) -> Scores:
-    """Average scores over pools."""
-    return Scores(*np.mean(scores, axis=0).tolist())

@@ -30,13 +30,14 @@ from clue_ray.batches.sampler import BatchSampler
 from clue_ray.corpus.store import Corpus
 from clue_ray.encoder.loss import OBJECTIVES, at_temperature, count_similarities
 from clue_ray.encoder.model import Encoder
-from clue_ray.runs import RunRecord
+from clue_ray.runs import RunRecord, is_at_bound
 from clue_ray.spec.compute import Work, train_flops
 from clue_ray.spec.specs import EvaluationSpec, RunSpec
 from clue_ray.training.checkpoints import check_run_id, load_state, save_state
 from clue_ray.training.counters import Counters, describe_run, peak_memory
-from clue_ray.training.evaluate import USERS_AT_ONCE, Pools, evaluate, make_pools
+from clue_ray.training.evaluate import USERS_AT_ONCE, evaluate
 from clue_ray.training.gradient_cache import Loss, cached_backward, split_rows
+from clue_ray.training.pools import make_pools
 from clue_ray.training.schedule import (
     learning_rate_share,
     make_optimizer,
@@ -142,7 +143,7 @@ class Trainer:
                 f"{context.world_size} workers"
             )
         self.run, self.corpus, self.evaluation, self.context = run, corpus, evaluation, context
-        self.pools: Pools = make_pools(corpus, evaluation.candidates)
+        self.pools = make_pools(corpus, evaluation.candidates)
         self.sampler = BatchSampler(run, corpus)
         self.steps = resolve_steps(run, self.sampler)
         self.device = choose_device(run.resources.gpus_per_worker)
@@ -252,6 +253,13 @@ class Trainer:
         at_once = min(USERS_AT_ONCE, self.run.resources.users_per_chunk or USERS_AT_ONCE)
         scores = evaluate(self.model, self.corpus, self.pools, self.run.sequence_length, at_once)
         self.state.wall_seconds += time.perf_counter() - started
+        if self.state.step == self.steps and is_at_bound(scores.calibrated_temperature):
+            logger.warning(
+                "The calibrated temperature of run %s ended at its bound, %.3g: %s.",
+                self.run_id,
+                scores.calibrated_temperature,
+                "the vectors of validation users hardly differ, or do not match",
+            )
         group, train = self.optimizer.param_groups[0], self.run.train
         self.curve.append(
             {
@@ -265,7 +273,7 @@ class Trainer:
                 "temperature": (1 / self.model.scale).item(),
                 "tokens_per_second": self.state.tokens_per_second,
                 "memory_bytes": peak_memory(self.device),
-                "spared_pairs": self.state.spared_pairs,
+                "masked_pairs": self.state.masked_pairs,
             }
         )
 
@@ -307,7 +315,8 @@ class Trainer:
         last = {
             key: value for key, value in (self.curve or [{}])[-1].items() if math.isfinite(value)
         }
-        scores = {key: last.get(key) for key in ("loss", "recall_at_10", "mrr")}
+        names = ("loss", "loss_at_training_temperature", "recall_at_10", "mrr")
+        scores = {key: last.get(key) for key in names}
         return {
             **self.state.results(self.run, self.context.world_size),
             **scores,

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from clue_ray.batches.dropout import keyed_hash
 from clue_ray.batches.packing import (
     Windows,
+    bag_histories,
     gather_events,
     group_lengths,
     pack,
@@ -31,7 +32,9 @@ from clue_ray.corpus.logs.times import as_seconds
 from clue_ray.corpus.rows import SortedRows
 from clue_ray.corpus.shards import item_tokenizer
 from clue_ray.corpus.store import Corpus, ranges
-from clue_ray.encoder.model import Encoder, lay_out
+from clue_ray.encoder.blocks import lay_out
+from clue_ray.encoder.model import Encoder
+from clue_ray.encoder.transformer import Transformer
 from clue_ray.errors import EventLogError
 from clue_ray.transfer.encoder_file import EncoderCard, ExportedEncoder, read_encoder
 
@@ -212,9 +215,11 @@ def as_events(table: pa.Table | pd.DataFrame) -> pa.Table:
     return events
 
 
-def encode_items(model: Encoder, corpus: Corpus, items: NDArray[np.int32]) -> torch.Tensor:
+def encode_items(
+    transformer: Transformer, corpus: Corpus, items: NDArray[np.int32]
+) -> torch.Tensor:
     """Encode distinct items, [items, width], in the order given."""
-    device = model.log_scale.device
+    device = transformer.token_embedding.weight.device
     # Each item is packed as a history of one event, any one that holds it. Packing sorts items by
     # length, and `event_items` maps each event, here each item, to its place.
     event_of = np.empty(len(corpus.item_lengths), dtype=np.int64)
@@ -223,7 +228,7 @@ def encode_items(model: Encoder, corpus: Corpus, items: NDArray[np.int32]) -> to
     for chunk in np.array_split(items, -(-len(items) // ITEMS_PER_PASS) or 1):
         windows = Windows(event_of[chunk], np.ones(len(chunk), np.int64))
         packed = pack(corpus, windows).to(device)
-        vectors.append(model.encode_items(packed)[packed.event_items])
+        vectors.append(transformer.encode_items(packed)[packed.event_items])
     return torch.cat(vectors)
 
 
@@ -232,13 +237,13 @@ def _encode_windows(model: Encoder, corpus: Corpus, windows: Windows) -> torch.T
     """Encode windows of events to unit vectors, [windows, output_width]."""
     device = model.log_scale.device
     if not len(windows.lengths):
-        return torch.zeros(0, model.output.out_features, device=device)
+        return torch.zeros(0, model.output_width, device=device)
     items = np.unique(corpus.events[ranges(*windows)])
-    vectors = torch.zeros(len(windows.lengths), model.output.out_features, device=device)
+    vectors = torch.zeros(len(windows.lengths), model.output_width, device=device)
     with (
         torch.autocast(device.type, torch.bfloat16) if model.precision == "bf16" else nullcontext()
     ):
-        items_ID = encode_items(model, corpus, items)
+        items_ID = encode_items(model.transformer, corpus, items) if model.transformer else None
         for rows in _split_by_events(windows.lengths):
             chunk = Windows(windows.starts[rows], windows.lengths[rows])
             chunk_vectors = _encode_sequences(model, corpus, chunk, items, items_ID)
@@ -258,24 +263,29 @@ def _encode_sequences(
     corpus: Corpus,
     windows: Windows,
     items: NDArray[np.int32],
-    items_ID: torch.Tensor,
+    items_ID: torch.Tensor | None,
 ) -> torch.Tensor:
-    """Apply the service transformer to windows of encoded items, [windows, output_width].
+    """Encode windows of events, given their encoded items, [windows, output_width].
 
     Args:
         items: distinct items, sorted.
-        items_ID: their vectors.
+        items_ID: their vectors; None without a transformer, which alone reads them.
     """
-    device = items_ID.device
+    device = model.log_scale.device
     # The model takes sequences grouped by length; `by_length` restores the order of the windows.
     histories, by_length = sort_lists(gather_events(corpus, windows))
-    groups = group_lengths(histories.lengths)
-    recency = ranges(np.zeros_like(histories.lengths), histories.lengths)
-    places = torch.from_numpy(np.searchsorted(items, histories.values)).to(device)
-    sequences = lay_out(groups, torch.zeros(0, dtype=torch.int64, device=device), None)
-    stored_UO = model.encode_sequences(
-        items_ID[places], torch.from_numpy(recency).to(device), sequences
-    )
+    summary_UD, bag_UO = None, None
+    if model.transformer is not None and items_ID is not None:
+        groups = group_lengths(histories.lengths)
+        recency = ranges(np.zeros_like(histories.lengths), histories.lengths)
+        places = torch.from_numpy(np.searchsorted(items, histories.values)).to(device)
+        sequences = lay_out(groups, torch.zeros(0, dtype=torch.int64, device=device), None)
+        summary_UD = model.transformer.encode_sequences(
+            items_ID[places], torch.from_numpy(recency).to(device), sequences
+        )
+    if model.bag is not None:
+        bag_UO = model.bag(bag_histories(corpus, histories).to(device))
+    stored_UO = model.combine(summary_UD, bag_UO)
     vectors_UO = torch.empty_like(stored_UO)
     vectors_UO[torch.from_numpy(by_length).to(device)] = stored_UO
     return vectors_UO

@@ -146,9 +146,8 @@ def test_work_by_hand(corpus):
         for start, length in zip(*windows, strict=True)
     ]
     flat = [n for history in lengths for n in history]
-    expected = Work(
-        2, len(flat), sum(len(h) ** 2 for h in lengths), sum(flat), sum(n * n for n in flat)
-    )
+    squares = (sum(len(h) ** 2 for h in lengths), sum(n * n for n in flat))
+    expected = Work(2, len(flat), squares[0], sum(flat), squares[1], bag_tokens=sum(flat))
     assert count_work(corpus, gather_events(corpus, windows)) == expected
 
 

@@ -1,6 +1,9 @@
 """The packed encoder equals plain loops, to the digit."""
 
+import re
+
 import numpy as np
+import pytest
 import torch
 
 from clue_ray.batches.packing import Windows, pack, recent_windows
@@ -15,14 +18,19 @@ def make_model(corpus, **shape):
         **{"width": 16, "item_layers": 2, "service_layers": 2, "heads": 4, **shape}
     )
     model = Encoder(encoder, corpus.vocabulary(8), temperature=0.1, seed=3).double()
-    with torch.no_grad():  # positions start at zero; give them a say
-        for table in (model.token_position, model.event_position):
-            table.weight.normal_(generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():  # positions and the mixer start at zero, which would hide them
+        for name, parameter in model.named_parameters():
+            if re.search("position|output.weight|down.weight", name):
+                parameter.normal_(generator=torch.Generator().manual_seed(1))
     return model
 
 
-def test_packed_equals_plain(corpus):
-    model = make_model(corpus)
+PARTS = [{}, {"bag": False}, {"transformer": False}]
+
+
+@pytest.mark.parametrize("parts", PARTS)
+def test_packed_equals_plain(corpus, parts):
+    model = make_model(corpus, **parts)
     users = corpus.train_users[:12]
     services = np.arange(12) % len(corpus.services)
     windows = recent_windows(corpus, users, services, 8)
@@ -32,11 +40,12 @@ def test_packed_equals_plain(corpus):
         assert torch.allclose(row, slow, atol=1e-6)
 
 
-def test_gradients_equal_plain(corpus):
+@pytest.mark.parametrize("parts", PARTS)
+def test_gradients_equal_plain(corpus, parts):
     users, services = corpus.train_users[:6], np.zeros(6, dtype=np.int64)
     windows = recent_windows(corpus, users, services, 8)
     weights = torch.randn(6, 64, generator=torch.Generator().manual_seed(0)).double()
-    fast, slow = make_model(corpus), make_model(corpus)
+    fast, slow = make_model(corpus, **parts), make_model(corpus, **parts)
     (fast(pack(corpus, windows))[0].double() * weights).sum().backward()
     rows = [
         plain_embedding(slow, corpus, corpus.events[a : a + n])

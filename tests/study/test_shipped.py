@@ -31,7 +31,7 @@ def crowd(tmp_path_factory):
     )
     pq.write_table(planted_events(spec), folder / "events.parquet")
     return plain_corpus(
-        folder / "events.parquet", folder / "corpus", {"validation": 0.0, "test": 0.22}
+        folder / "events.parquet", folder / "corpus", {"validation": 0.05, "test": 0.22}
     )
 
 

@@ -8,12 +8,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clue_ray.corpus.store import Corpus
 from clue_ray.encoder.model import Encoder
-from clue_ray.errors import CorpusError
 from clue_ray.spec.specs import EncoderSpec
-from clue_ray.training.baselines import tfidf_baseline
-from clue_ray.training.evaluate import embed, evaluate, make_pools, score_similarities
+from clue_ray.training.calibration import fit_temperature
+from clue_ray.training.evaluate import embed, evaluate, score_similarities
+from clue_ray.training.pools import Pools, make_pools
 from tests.plain import plain_embedding
 
 
@@ -47,39 +46,31 @@ def test_a_guess_is_chance():
     assert scores.loss == pytest.approx(math.log(256))
 
 
-def test_pools_hold_held_out_users_with_both_services(corpus: Corpus):
-    pools = make_pools(corpus, 16)
-    assert len(pools) == 3
-    for (a, b), users in pools.items():
-        assert len(set(users)) == 16
-        assert np.isin(users, corpus.test_users).all()
-        assert (corpus.counts[users, a] > 0).all()
-        assert (corpus.counts[users, b] > 0).all()
-    again = make_pools(corpus, 16)
-    assert all(np.array_equal(pools[pair], again[pair]) for pair in pools)
-
-
-def test_pool_larger_than_the_held_out_users_is_refused(corpus):
-    with pytest.raises(
-        CorpusError, match=r"evaluation.candidates 1000 is larger than the \d+ held-out users"
-    ):
-        make_pools(corpus, 1000)
-
-
 def test_evaluate_equals_plain_embeddings(corpus):
     model = Encoder(EncoderSpec(size="xxs"), corpus.vocabulary(4), temperature=0.1, seed=0)
-    pools = {pair: users for pair, users in make_pools(corpus, 16).items() if pair == (0, 2)}
-    users = pools[0, 2]
-    sides = []
-    for service in (0, 2):
-        histories = [
-            corpus.events[corpus.offsets[u * 3 + service] :][: min(4, corpus.counts[u, service])]
-            for u in users
-        ]
-        sides.append(torch.stack([plain_embedding(model, corpus, h) for h in histories]))
-    with torch.no_grad():
-        expected = naive_scores((model.scale * sides[0] @ sides[1].T).double().numpy())
-    assert np.allclose(evaluate(model, corpus, pools, 4), expected, atol=1e-4)
+    scored, validation = (
+        {pair: users for pair, users in pool.items() if pair == (0, 2)}
+        for pool in make_pools(corpus, 16)[:2]
+    )
+
+    def cosines(users: np.ndarray) -> np.ndarray:
+        sides = []
+        for service in (0, 2):
+            lengths = np.minimum(4, corpus.counts[users, service])
+            histories = [
+                corpus.events[corpus.offsets[u * 3 + service] :][:length]
+                for u, length in zip(users, lengths, strict=True)
+            ]
+            sides.append(torch.stack([plain_embedding(model, corpus, h) for h in histories]))
+        with torch.no_grad():
+            return (sides[0] @ sides[1].T).double().numpy()
+
+    found = evaluate(model, corpus, Pools(scored, validation, 16), 4)
+    own, others = cosines(scored[0, 2]), cosines(validation[0, 2])
+    temperature = fit_temperature([torch.from_numpy(others)])
+    assert found.calibrated_temperature == pytest.approx(temperature, rel=0.02)
+    assert found[:3] == pytest.approx(naive_scores(own / found.calibrated_temperature), abs=1e-4)
+    assert found.loss_at_training_temperature == pytest.approx(naive_scores(own / 0.1)[0], abs=1e-4)
 
 
 def test_users_without_events_embed_to_zero(corpus):
@@ -94,10 +85,3 @@ def test_users_without_events_embed_to_zero(corpus):
     norms = vectors.norm(dim=1)
     assert norms[3] == 0
     assert torch.allclose(norms[norms > 0], torch.ones(len(norms) - 1), atol=1e-5)
-
-
-def test_baseline_scores_words(corpus):
-    scores = tfidf_baseline(corpus, 16)
-    assert scores["loss_candidates"] == 16
-    assert 0 < scores["loss"] <= math.log(16) + 1e-6
-    assert 0 < scores["mrr"] <= 1

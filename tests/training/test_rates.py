@@ -24,7 +24,7 @@ def activations(corpus, **shape):
     for step in range(STEPS):
         assert trainer.step(trainer.prepare(step))
     handed_on = []
-    for norm in (trainer.model.item_norm, trainer.model.service_norm):
+    for norm in (trainer.model.transformer.item_norm, trainer.model.transformer.service_norm):
         norm.register_forward_hook(
             lambda _, inputs, __: handed_on.append(inputs[0].square().mean().sqrt().item())
         )

@@ -54,10 +54,10 @@ def test_chunks_do_not_change_the_vectors(encoder_folder, events, monkeypatch):
 
 def test_each_distinct_item_is_encoded_once_per_block(encoder_folder, events, monkeypatch):
     encoder, encoded = load_encoder(encoder_folder), []
-    plain = encoder.model.encode_items
+    plain = encoder.model.transformer.encode_items
     monkeypatch.setattr(encode, "EVENTS_PER_PASS", 50)
     count = lambda packed: (encoded.append(sum(n for n, _ in packed.item_groups)), plain(packed))[1]  # noqa: E731
-    monkeypatch.setattr(encoder.model, "encode_items", count)
+    monkeypatch.setattr(encoder.model.transformer, "encode_items", count)
     encoder.encode(events)
     recent = events.to_pandas().sort_values("timestamp").groupby(["user_id", "service"]).tail(6)
     assert sum(encoded) == len(recent[["service", "text"]].drop_duplicates())
@@ -105,7 +105,7 @@ def test_the_encoder_comes_back_as_it_was(encoder_folder, run_spec, corpus):
     assert exported.card.digest == read_encoder(encoder_folder).card.digest
     untrained = exported.card.build().state_dict()
     assert set(untrained) == set(exported.weights)
-    assert not torch.equal(untrained["output.weight"], exported.weights["output.weight"])
+    assert not torch.equal(untrained["bag.table.weight"], exported.weights["bag.table.weight"])
 
 
 def test_loading_needs_no_ray(encoder_folder):
@@ -132,7 +132,8 @@ def test_a_folder_without_a_valid_encoder_is_refused(encoder_folder, events, tmp
     card["run"]["encoder"]["width"] = 32
     (damaged / "encoder.json").write_text(json.dumps(card))
     with pytest.raises(
-        StudyError, match=r"do not fit its encoder.json .size mismatch for token_embedding"
+        StudyError,
+        match=r"do not fit its encoder.json .size mismatch for transformer.token_embedding",
     ):
         load_encoder(damaged)
     with pytest.raises(EventLogError, match="no column 'text'"):

@@ -13,6 +13,7 @@ from clue_ray.report.figures.files import OF_A_RUN, Picture, picture
 from clue_ray.report.figures.headline import Band, clipped_runs, forecast_band, loss_against_compute
 from clue_ray.report.figures.style import law_label
 from clue_ray.report.read import StudyFiles
+from clue_ray.report.rivals import headline_rivals
 from clue_ray.scaling.answering.analysis import Analysis
 from clue_ray.scaling.answering.sentences import number
 
@@ -67,15 +68,15 @@ def headline(files: StudyFiles, analysis: Analysis | None) -> Picture | None:
         for mark in OF_A_RUN
     }
     band = forecast_band(analysis) if analysis else None
-    baselines = [(str(baseline["name"]), float(baseline["loss"])) for baseline in files.baselines]
+    rivals = headline_rivals(files)
     draw = partial(
         loss_against_compute,
         analysis or points,
-        baselines=[(numbers.shortened(name), loss) for name, loss in baselines],
+        baselines=[(numbers.shortened(name), loss) for name, loss in rivals],
         band=band,
         floor=min(files.floor.values(), default=None),
     )
-    caption = _caption(points, [loss for _, loss in baselines], analysis, band)
+    caption = _caption(points, [loss for _, loss in rivals], analysis, band)
     return picture("loss-against-compute", caption, draw, titles=titles)
 
 

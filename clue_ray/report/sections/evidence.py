@@ -4,7 +4,6 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
@@ -15,40 +14,35 @@ from clue_ray.report.figures.files import HALF, NARROW, WIDE, Picture, picture
 from clue_ray.report.figures.parallel import coordinates, parallel_coordinates
 from clue_ray.report.figures.style import FAINT, INK, MUTED, candidates_of
 from clue_ray.report.read import StudyFiles
+from clue_ray.report.rivals import seed_spread
 from clue_ray.report.section import Section
 from clue_ray.report.sections.answer import run_title
 from clue_ray.report.tables import Table, describe, number, text, written
-from clue_ray.scaling.fitting.frontier import settings_of
+from clue_ray.runs import is_at_bound
 
 
 def learned(files: StudyFiles) -> Section | None:
-    """Compare the best run with baselines and chance; None where no run finished."""
+    """Compare the best run with its rivals and chance; None where no run finished."""
     candidates = candidates_of(files.table)
     shown = tables.comparison(files, candidates) if candidates else None
     if shown is None:
         return None
-    title = "Is anything learned?"
+    title = "Does the encoder beat cheap rivals?"
     return Section("learned", title, "learned", tables=(shown,), after=(seeds(files.done),))
 
 
 def seeds(done: pd.DataFrame) -> str:
     """State the standard deviation over seeds, or that no configuration was repeated."""
-    spread = done.groupby(settings_of(done))["loss"].agg(["std", "count"])
-    repeated = spread[spread["count"] > 1]
-    if repeated.empty:
+    spread = seed_spread(done)
+    if spread is None:
         return (
             "Each configuration was run once, on one held-out pool, so the variance between seeds "
             "is not known."
         )
-    # Weighted by degrees of freedom: the pooled variance of an analysis of variance.
-    pooled = float(np.sqrt(np.average(repeated["std"] ** 2, weights=repeated["count"] - 1)))
-    low, high = (
-        numbers.significant(end, 2) for end in (repeated["std"].min(), repeated["std"].max())
-    )
+    pooled, low, high = (numbers.significant(value, 2) for value in spread[:3])
     return (
-        f"The standard deviation over seeds is {numbers.significant(pooled, 2)} nats ({low} to "
-        f"{high} over {len(repeated)} repeated configurations): smaller differences are not "
-        "significant."
+        f"The standard deviation over seeds is {pooled} nats ({low} to {high} over "
+        f"{spread.settings} repeated configurations): smaller differences are not significant."
     )
 
 
@@ -202,6 +196,23 @@ def warnings(sentences: tuple[str, ...]) -> Section | None:
     if not sentences:
         return None
     return Section("warnings", "Warnings", "warnings", points=sentences)
+
+
+def calibration_warnings(files: StudyFiles) -> list[str]:
+    """Warn where the temperature of a finished run ended at a bound of its calibration."""
+    curves = files.curves
+    if curves is None or "calibrated_temperature" not in curves:  # a study before calibration
+        return []
+    last = curves[curves["run_id"].isin(files.done["run_id"])].groupby("run_id").last()
+    bounded = last[last["calibrated_temperature"].map(is_at_bound)]
+    if bounded.empty:
+        return []
+    runs = ", ".join(map(str, bounded.index[:3])) + (", ..." if len(bounded) > 3 else "")
+    return [
+        f"The calibrated temperature of {len(bounded)} of {len(last)} runs ended at its bound "
+        f"({runs}): the vectors of their validation users hardly differ or do not match, so their "
+        "losses cannot be compared; train longer, or keep more users with corpus.split.validation."
+    ]
 
 
 def provenance(files: StudyFiles) -> Table:

@@ -277,7 +277,7 @@ def _reach(fit: Fit, train_flops: float) -> Prediction | None:
 
 def _counted(runs: Runs) -> list[str]:
     """Count the runs that are left out because they are not done."""
-    absent = len(runs) - len(runs.done)
+    absent = len(runs) - len(runs.finished)
     return [f"{absent} of {len(runs)} runs are not done and were left out."] if absent else []
 
 

@@ -39,7 +39,7 @@ from clue_ray.transfer.tasks.leaks import check_inputs, check_pretraining
 from clue_ray.transfer.tasks.scratch import train_from_scratch
 from clue_ray.transfer.tasks.spec import TaskSpec
 
-EVALUATION = 6
+EVALUATION = 7
 """Version of the evaluation; increase it when the same task and encoder get other scores."""
 MAX_SCRATCH = 3
 """Maximum number of encoders trained from scratch; each has one head."""
@@ -49,6 +49,7 @@ METHODS = (
     "encoder",
     "TF-IDF, SVD",
     "TF-IDF, cosine",
+    "shared linear map",
     "untrained items",
     "from scratch",
     *NO_FEATURES.values(),
@@ -219,6 +220,7 @@ def _method_features(
     known = {
         "encoder": [features.encode_users(encoder, histories)],
         "TF-IDF, SVD": [features.tfidf_svd(histories, examples.rows("train"))],
+        "shared linear map": [features.linear_map(histories, examples.rows("train"))[0]],
         "untrained items": [features.untrained_items(encoder, histories)[0]],
     }
     for name, other in others.items():
@@ -279,11 +281,13 @@ def _evaluate_retrieval(
         services = [layout.services.index(name) for name in (asked.query, asked.target)]
         return [matrices[service][pool] for service in services]
 
-    # Document frequencies come from the users that are not candidates.
-    terms = features.user_terms(histories, np.setdiff1d(np.arange(len(examples.users)), pool))
+    # Document frequencies and the linear map come from the users that are not candidates.
+    fitting = np.setdiff1d(np.arange(len(examples.users)), pool)
+    terms = features.user_terms(histories, fitting)
     pairs = {
         "encoder": select(features.encode_services(encoder, histories), histories),
         "TF-IDF, cosine": [matrix.toarray() for matrix in select(terms, histories)],
+        "shared linear map": select(features.linear_map(histories, fitting)[1], histories),
         "untrained items": select(features.untrained_items(encoder, histories)[1], histories),
     }
     for name, other in others.items():

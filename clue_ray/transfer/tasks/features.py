@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from clue_ray.corpus.store import ranges
-from clue_ray.training.baselines import leading_directions, term_counts, unit, unit_rows
+from clue_ray.training.linear_map import shared_linear_map, shared_users
+from clue_ray.training.terms import leading_directions, term_counts, unit, unit_rows
 from clue_ray.transfer.encode import Histories, UserEncoder, encode_items
 
 COMPONENTS = 64
@@ -55,6 +56,21 @@ def tfidf_svd(histories: Histories, train: NDArray[np.int64]) -> Matrix:
     return unit(terms @ directions)
 
 
+def linear_map(histories: Histories, train: NDArray[np.int64]) -> tuple[Matrix, list[Matrix]]:
+    """Encode users by the linear map that all services share, fitted to the training users.
+
+    Returns:
+        Vectors of users over all services, in the direction of the mean over their services, and
+        in each service, of unit length. All are zeros if no training user has two services.
+    """
+    if not len(shared_users(histories, train)):
+        zeros = np.zeros((len(histories.user_ids), 1))
+        return zeros, [zeros] * len(histories.services)
+    fitted, everyone = shared_linear_map(histories, users=train), np.arange(len(histories.user_ids))
+    each = [fitted.encode(histories, everyone, s) for s in range(len(histories.services))]
+    return unit(np.sum(each, axis=0)), each
+
+
 @torch.no_grad()
 def untrained_items(encoder: UserEncoder, histories: Histories) -> tuple[Matrix, list[Matrix]]:
     """Average the centred item vectors of the encoder before training.
@@ -66,7 +82,9 @@ def untrained_items(encoder: UserEncoder, histories: Histories) -> tuple[Matrix,
     users, services, windows = histories.present(length)
     events = histories.events[ranges(*windows)]
     distinct, places = np.unique(events, return_inverse=True)
-    items = encode_items(encoder.card.build(), histories, distinct).double().numpy()
+    untrained = encoder.card.build()
+    assert untrained.transformer is not None
+    items = encode_items(untrained.transformer, histories, distinct).double().numpy()
     items -= items.mean(0)  # with initial weights all items have a large component in common
     rows = np.repeat(np.arange(len(users)), windows.lengths)
     membership = sparse.csr_array(

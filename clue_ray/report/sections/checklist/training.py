@@ -297,7 +297,7 @@ def _split(evidence: Evidence) -> SplitSpec | None:
 
 def changes(evidence: Evidence) -> str:
     """State what was done with the losses between evaluation and fit."""
-    lost = len(evidence.files.table) - len(evidence.done)
+    lost = len(evidence.files.table) - len(evidence.files.finished)
     return sentences(
         "none: no smoothing, interpolation or shift",
         f"{lost} runs without a loss are left out" if lost else "no run is left out",

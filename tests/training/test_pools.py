@@ -1,0 +1,58 @@
+"""Pools are the same for every run, and no user both scores and calibrates a run."""
+
+import numpy as np
+import pytest
+
+from clue_ray.corpus.store import Corpus
+from clue_ray.errors import CorpusError
+from clue_ray.training.pools import MIN_VALIDATION_USERS, make_pools, split_pool
+from tests.plain import plain_corpus
+
+
+def test_pools_hold_users_of_their_split_with_both_services(corpus: Corpus):
+    pools = make_pools(corpus, 16)
+    for pool, split in zip(pools[:2], (corpus.test_users, corpus.validation_users), strict=True):
+        assert len(pool) == 3
+        for (a, b), users in pool.items():
+            assert len(set(users)) == len(users) == 16 * (len(users) // 16)
+            assert np.isin(users, split).all()
+            assert (corpus.counts[users, a] > 0).all()
+            assert (corpus.counts[users, b] > 0).all()
+    assert not set(corpus.validation_users) & {*corpus.test_users, *corpus.train_users}
+    again = make_pools(corpus, 16)
+    for pool, same in zip(pools[:2], again[:2], strict=True):
+        assert all(np.array_equal(pool[pair], same[pair]) for pair in pool)
+
+
+def test_a_pair_with_fewer_validation_users_calibrates_with_all_of_them(corpus):
+    pools = make_pools(corpus, 48)
+    assert {len(users) for users in pools.scored.values()} == {48}
+    for pair, users in pools.validation.items():
+        assert sorted(users) == corpus.users_of_pair(corpus.validation_users, pair).tolist()
+
+
+def test_a_long_pool_is_scored_in_parts_of_the_same_size():
+    parts = split_pool(np.arange(50), 16)
+    assert [len(part) for part in parts] == [17, 17, 16]
+    assert np.array_equal(np.concatenate(parts), np.arange(50))
+    assert len(split_pool(np.arange(7), 16)) == 1
+
+
+def test_pool_larger_than_the_held_out_users_is_refused(corpus):
+    with pytest.raises(
+        CorpusError, match=r"evaluation.candidates 1000 is larger than the \d+ held-out users"
+    ):
+        make_pools(corpus, 1000)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.02])
+def test_too_few_validation_users_are_refused_with_the_remedy(planted_log, tmp_path, share):
+    corpus = plain_corpus(planted_log, tmp_path / "c", {"validation": share, "test": 0.25})
+    found = len(corpus.validation_users)
+    assert found < MIN_VALIDATION_USERS
+    with pytest.raises(
+        CorpusError,
+        match=rf"has {found} \(corpus.split.validation is {share:g}\); it needs at least 16: set "
+        "corpus.split.validation",
+    ):
+        make_pools(corpus, 16)
