@@ -11,7 +11,7 @@ import torch
 
 from clue_ray.corpus.store import Corpus, open_corpus, sha256
 from clue_ray.corpus.tokenizer import train_tokenizer
-from clue_ray.encoder.model import DEEP_SHARE, Encoder
+from clue_ray.encoder.model import Encoder
 from clue_ray.encoder.transformer import Transformer
 from clue_ray.spec.specs import CorpusSpec
 
@@ -84,7 +84,7 @@ def plain_embedding(model: Encoder, corpus: Corpus, events: np.ndarray) -> torch
     elif model.transformer:
         direction = vector / vector.norm() * math.sqrt(len(vector))
         hidden = torch.relu(model.mixer.up(torch.cat([summary, direction])))
-        vector = vector + DEEP_SHARE * (output + model.mixer.down(hidden))
+        vector = vector + output + model.mixer.down(hidden)
     return vector / vector.norm()
 
 

@@ -6,7 +6,7 @@ Architecture, with weights shared over all services:
       -> transformer (transformer.py, CLUE's own model) -> summary -> linear layer of output_width
       -> bag of saturated token counts (wide.py) -> linear map to output_width
       summary and direction of the bag's vector -> feed-forward layer (the mixer)
-    bag + 0.3 (linear layer + mixer) -> scaled to unit length
+    sum of the three -> scaled to unit length
 
 `bag: false` leaves out the bag and the mixer, which is CLUE's own model; `transformer: false` keeps
 the bag alone. Cosines of two embeddings, times a learned inverse temperature, are the logits.
@@ -53,12 +53,6 @@ from clue_ray.spec.specs import EncoderSpec
 
 SIGMOID_BIAS = -10.0
 """SigLIP's start: almost every pair of users is a negative. A softmax cancels it."""
-DEEP_SHARE = 0.3
-"""Factor of the transformer's and the mixer's vectors next to a bag.
-
-The bag learns most in the first steps. At a factor of 1 the other two outrun it, wide encoders most
-of all, and the loss after 200 steps is up to .05 nats higher (docs/reference/encoder.md).
-"""
 MIN_TEMPERATURE = 0.01
 """CLIP's bound: similarities are multiplied by at most 100."""
 
@@ -137,13 +131,12 @@ class Encoder(nn.Module):
             summary_UD: of the transformer; None without one.
             bag_UO: of the bag; None without one.
         """
-        if self.transformer is None or summary_UD is None:
-            assert bag_UO is not None
-            return bag_UO
-        deep_UO: Tensor = self.transformer.output(summary_UD)
-        if self.mixer is None or bag_UO is None:
-            return deep_UO
-        return bag_UO + DEEP_SHARE * (deep_UO + self.mixer(summary_UD, bag_UO))
+        vectors = [] if bag_UO is None else [bag_UO]
+        if self.transformer is not None and summary_UD is not None:
+            vectors.append(self.transformer.output(summary_UD))
+        if self.mixer is not None and summary_UD is not None and bag_UO is not None:
+            vectors.append(self.mixer(summary_UD, bag_UO))
+        return torch.stack(vectors).sum(0)
 
     @property
     def scale(self) -> Tensor:
