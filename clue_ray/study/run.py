@@ -252,12 +252,12 @@ def _scoring_baselines(
     if lengths <= _scored_lengths(file):
         yield
         return
-    scored = _score_at.remote(corpus.place, candidates, sorted(lengths))
+    task = ray.remote(num_cpus=0)(_score_at)
+    scored = task.remote(corpus.place, candidates, sorted(lengths))
     yield
     write_json(file, {"baselines": ray.get(scored)})
 
 
-@ray.remote(num_cpus=0)
 def _score_at(place: str, candidates: int, lengths: list[int]) -> list[dict[str, Any]]:
     return score_baselines(open_corpus(place, verify=False), candidates, lengths)
 
