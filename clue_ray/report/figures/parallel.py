@@ -85,9 +85,9 @@ def _scaled(column: str, value: Any) -> Any:
 
 
 def _positions(table: pd.DataFrame, column: str) -> npt.NDArray[np.float64]:
-    """Map the values of a column to 0 to 1; encoder sizes by rank, missing values to nan."""
+    """Map the values of a column to 0 to 1; text by rank, missing values to nan."""
     values = distinct(table, column)
-    if column == "encoder_size":
+    if format_of(column) == "text":
         place = {value: index / max(len(values) - 1, 1) for index, value in enumerate(values)}
         return np.array([place.get(value, np.nan) for value in table[column]], dtype=float)
     low, high = (float(_scaled(column, end)) for end in (values[0], values[-1]))
@@ -98,7 +98,7 @@ def _axis(ax: Axes, table: pd.DataFrame, column: str, place: int) -> None:
     """Draw one vertical axis with the values of the runs, or values spaced between its ends."""
     ax.axvline(place, color=INK, linewidth=0.6, zorder=1)
     values = distinct(table, column)
-    if column == "encoder_size":
+    if format_of(column) == "text":
         heights = [index / max(len(values) - 1, 1) for index in range(len(values))]
     else:
         values = (
