@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 
 from clue_ray.report.figures.headline import loss_against_compute
 from clue_ray.report.figures.parts import gain_against_compute
+from clue_ray.report.figures.style import distinct
 from clue_ray.report.page import write_report
 from clue_ray.report.read import StudyFiles, read_directory
 from clue_ray.report.sections.parts import law_of_gain, pair_runs, parts
@@ -44,7 +45,7 @@ def planted(exponent: float = 0.3, noise: float = 0.0) -> list[dict]:
     return rows
 
 
-def study(folder: Path, rows: list[dict]) -> StudyFiles:
+def study(folder: Path, rows: list[dict] | pd.DataFrame) -> StudyFiles:
     Runs(pd.DataFrame(rows)).write(folder)
     return read_directory(folder)
 
@@ -127,6 +128,8 @@ def test_what_the_bag_adds_is_compared_at_equal_size(tmp_path):
 def test_runs_that_were_trained_otherwise_are_not_compared(tmp_path):
     files = study(tmp_path, [run("bag", "xs", 16, 5.3, steps=100), run(WHOLE, "s", 16, 5.0)])
     assert "No run of the whole encoder agrees in sequence length" in words(files)
+    files = study(tmp_path, [run("transformer", "xs", 16, 5.3), run(WHOLE, "s", 16, 5.0)])
+    assert "agrees in encoder size, sequence length" in words(files)
     assert parts(study(tmp_path, [run(WHOLE, "s", 16, 5.0)])) is None
 
 
@@ -153,13 +156,24 @@ def test_the_headline_shows_runs_of_one_part_as_open_marks(tmp_path):
 
 
 def test_the_page_and_its_markdown_have_the_section(tmp_path):
-    study(tmp_path, planted(noise=0.05))
+    rows = pd.DataFrame(planted(noise=0.05))
+    study(tmp_path, rows)
+    curves = pd.concat([rows.assign(step=100, train_flops=rows["train_flops"] / 2), rows])
+    curves[["run_id", "step", "train_flops", "loss"]].to_parquet(tmp_path / "curves.parquet")
     page = write_report(tmp_path).read_text()
     text = (tmp_path / "report" / "report.md").read_text()
     for written in (page, text):
         assert "What does the transformer add to the bag of tokens?" in written
     assert page.index('id="learned"') < page.index('id="parts"') < page.index('id="axes"')
     assert "length 16, users 1,900, batch 256, bag alone" in page
+    assert "Runs of one part of the encoder are left out." in page
+    assert "12 of 12 runs finished" in page
+
+
+def test_a_size_keeps_its_place_where_the_bag_alone_has_its_name():
+    table = pd.DataFrame([run(WHOLE, size, 16, 5.0) for size in SIZES])
+    bag = run("bag", "xs", 16, 5.3, non_embedding_params=2)
+    assert distinct(pd.concat([pd.DataFrame([bag]), table]), "encoder_size") == list(SIZES)
 
 
 def test_laws_are_fitted_to_the_whole_encoder_and_say_what_they_leave_out():

@@ -24,6 +24,7 @@ TRAINING = ["sequence_length", "corpus_users", "global_batch_size", "learning_ra
 SHAPE = ["encoder_size", "width", "item_layers", "service_layers", "heads"]
 """Columns of the transformer, in which two runs that have one also agree."""
 PAIRED_BY = {"bag": TRAINING, "transformer": [*TRAINING, *SHAPE]}
+_EQUAL = listing([short_label(column) for column in TRAINING])
 FEWEST, DECADES = 5, 1.0
 """Number of pairs, and decades of compute that they span, for a law of the gain."""
 
@@ -33,7 +34,10 @@ def parts(files: StudyFiles) -> Section | None:
     if files.ablations.empty:
         return None
     trained = set(files.ablations["encoder_parts"])
-    words = (*(_over_the_bag(files) if "bag" in trained else ()), _over_clue(files))
+    words = [
+        *(_over_the_bag(files) if "bag" in trained else ()),
+        *(_over_clue(files) if "transformer" in trained else ()),
+    ]
     title = (
         "What does the transformer add to the bag of tokens?"
         if "bag" in trained
@@ -42,7 +46,7 @@ def parts(files: StudyFiles) -> Section | None:
     pairs = pair_runs(files, "bag")
     drawn = () if pairs["train_flops"].isna().all() else (_picture(pairs),)
     shown = () if pairs.empty else (_table(pairs),)
-    return Section("parts", title, "parts", tuple(filter(None, words)), drawn, shown)
+    return Section("parts", title, "parts", tuple(words), drawn, shown)
 
 
 def pair_runs(files: StudyFiles, part: str) -> pd.DataFrame:
@@ -78,24 +82,28 @@ def law_of_gain(pairs: pd.DataFrame) -> Line | None:
 
 def _over_the_bag(files: StudyFiles) -> tuple[str, ...]:
     """State the gain from the transformer, its law, and how the bag alone does by length."""
-    equal = listing([short_label(column) for column in TRAINING])
     pairs = pair_runs(files, "bag")
     if pairs.empty:
-        return (
-            f"No run of the whole encoder agrees in {equal} with a run of the bag alone, so their "
-            "losses cannot be compared.",
-        )
+        return (_unpaired("bag"),)
     method = (
-        f"Each point compares the whole encoder with the bag of tokens alone at equal {equal}; "
+        f"Each point compares the whole encoder with the bag of tokens alone at equal {_EQUAL}; "
         "losses are means over seeds. The gain is the loss of the bag minus that of the encoder."
     )
     found = (_gains(pairs), _noise(files.done), _law(pairs), _bag_by_length(files.ablations))
     return method, " ".join(filter(None, found))
 
 
+def _unpaired(part: str) -> str:
+    size = "encoder size, " if part == "transformer" else ""
+    return (
+        f"No run of the whole encoder agrees in {size}{_EQUAL} with a run of the {part} alone, so "
+        "their losses cannot be compared."
+    )
+
+
 def _gains(pairs: pd.DataFrame) -> str:
     """Count the positive gains and state the largest."""
-    best = pairs.loc[pairs["gain"].idxmax()]
+    best = pairs.sort_values("gain").iloc[-1]
     ahead = int((pairs["gain"] > 0).sum())
     return (
         f"The whole encoder is ahead in {ahead} of {len(pairs)} comparisons. The gain is "
@@ -144,15 +152,15 @@ def _ends(gains: pd.Series) -> str:
     return " to ".join(dict.fromkeys(ends))
 
 
-def _over_clue(files: StudyFiles) -> str:
-    """State what the bag adds to CLUE's own model; empty without a pair."""
+def _over_clue(files: StudyFiles) -> tuple[str, ...]:
+    """State what the bag adds to CLUE's own model."""
     pairs = pair_runs(files, "transformer")
     if pairs.empty:
-        return ""
+        return (_unpaired("transformer"),)
     count = f"{len(pairs)} comparison{'s' * (len(pairs) > 1)}"
     return (
         "Against CLUE's own model, which has no bag, the gain of the whole encoder at equal size "
-        f"and training is {_ends(pairs['gain'])} nats in {count}."
+        f"and training is {_ends(pairs['gain'])} nats in {count}.",
     )
 
 
