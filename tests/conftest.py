@@ -6,10 +6,45 @@ import socket
 import tempfile
 from pathlib import Path
 
+import hypothesis
 import pytest
 
+hypothesis.settings.register_profile("no deadline", deadline=None)  # machines may be busy
+hypothesis.settings.load_profile("no deadline")
+# Two workers of pytest share two cores: more threads of torch and BLAS would wait for each other.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["RAY_AUTH_MODE"] = "disabled"
 os.environ["RAY_TRAIN_HEALTH_CHECK_INTERVAL_S"] = "0.2"
+
+LONGEST = (
+    "study/test_run.py",
+    "study/test_scoring.py",
+    "corpus/test_build.py",
+    "study/test_mirror.py",
+    "cli/test_cli.py",
+    "training/test_loop.py",
+    "report/test_page.py",
+    "transfer/test_embed.py",
+    "training/test_ray_train.py",
+    "study/test_costs.py",
+    "training/test_rates.py",
+    "report/test_browser.py",
+    "transfer/test_tasks.py",
+    "spec/test_columns.py",
+    "report/test_predict.py",
+)
+"""The test files that take longest, most of them on Ray, which waits more than it computes."""
+
+
+def pytest_collection_modifyitems(items):
+    """Run the longest files first, so that no worker is left alone with one of them at the end.
+
+    Workers take the files in this order, given xdist's --no-loadscope-reorder.
+    """
+    tests = Path(__file__).parent
+    place = {tests / name: number for number, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: place.get(item.path, len(place)))  # stable: files stay together
+
 
 SPLIT = {"validation": 0.1, "test": 0.25}
 
@@ -73,8 +108,8 @@ def corpus(planted_log, tmp_path_factory):
     return plain_corpus(planted_log, tmp_path_factory.mktemp("corpus") / "c", SPLIT)
 
 
-@pytest.fixture
-def write_study(tmp_path):
+@pytest.fixture(scope="session")
+def write_study(tmp_path_factory):
     """Write a study file over a log, with changes to its dotted fields; return its path."""
     import yaml
 
@@ -98,7 +133,7 @@ def write_study(tmp_path):
             for parent in parents:
                 node = node[parent]
             node[key] = value
-        path = tmp_path / "study.yaml"
+        path = tmp_path_factory.mktemp("study") / "study.yaml"
         path.write_text(yaml.safe_dump(study))
         return path
 

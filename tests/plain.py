@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from clue_ray.corpus.store import Corpus, open_corpus
+from clue_ray.corpus.store import Corpus, open_corpus, sha256
 from clue_ray.corpus.tokenizer import train_tokenizer
 from clue_ray.encoder.model import Encoder
 from clue_ray.encoder.transformer import Transformer
@@ -66,6 +66,7 @@ def plain_corpus(log: Path, folder: Path, split: dict) -> Corpus:
         "max_item_tokens": spec.max_item_tokens + 1,
         "rejected": {},
         "files": {},
+        "tokenizer_sha256": sha256(folder / "tokenizer.json"),
     }
     (folder / "corpus.json").write_text(json.dumps(manifest))
     return open_corpus(folder)

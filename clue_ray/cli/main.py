@@ -5,6 +5,8 @@ Ray and torch are imported inside the commands, so that help texts and mistakes 
 """
 
 import errno
+import io
+import os
 import sys
 
 import typer
@@ -44,8 +46,27 @@ for command in (
     app.command()(command)
 
 
+def _read_names_as_utf8() -> None:
+    """Start this command again in Python's UTF-8 mode if the locale has another encoding.
+
+    Otherwise arguments with other letters would name files that pyarrow and Ray cannot find.
+    """
+    if sys.getfilesystemencoding() != "utf-8" and os.environ.get("PYTHONUTF8") != "1":
+        os.environ["PYTHONUTF8"] = "1"
+        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+
+
+def _print_what_the_terminal_can() -> None:
+    """Print characters that the terminal's encoding lacks as escapes, instead of failing."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
 def main() -> None:
     """Run the command line."""
+    _read_names_as_utf8()
+    _print_what_the_terminal_can()
     try:
         app()
     except ClueRayError as error:

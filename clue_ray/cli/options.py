@@ -38,7 +38,7 @@ Without a terminal, as in a log file, it is wide enough for tables.
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 Output = Annotated[Path, typer.Option(help="Folder of corpora and studies.")]
 Columns = Annotated[
-    str | None,
+    list[str] | None,
     typer.Option(help="Names of columns in the logs, such as user_id=author,text=title."),
 ]
 Address = Annotated[
@@ -80,7 +80,7 @@ def check_predict_at(grow: float | None, predict_at: float | None) -> None:
 
 
 def make_corpus_spec(
-    events: list[str], columns: str | None, text: str | None, spec: Path | None
+    events: list[str], columns: list[str] | None, text: str | None, spec: Path | None
 ) -> CorpusSpec:
     """Build a corpus spec from EVENTS, --columns, --text and the file of --spec.
 
@@ -104,8 +104,8 @@ def make_corpus_spec(
         document["events"] = _parse_events(events)
     if text is not None:
         document["text"] = text
-    if columns is not None:
-        document["columns"] = _parse_columns(columns)
+    if columns:
+        document["columns"] = _parse_columns(",".join(columns))
     return CorpusSpec.parse(document, str(spec or "prepare"))
 
 

@@ -21,34 +21,46 @@ def usable_cpus() -> int:
 
 
 def _cgroup_limits() -> list[int]:
-    """Return the whole CPUs that cgroups allow, at least one each."""
+    """Return the whole CPUs that cgroups of version 1 and 2 allow, at least one each."""
     limits = []
     for folder in _cgroup_folders():
-        try:
-            quota, period = (folder / "cpu.max").read_text().split()
-            limits += [max(1, int(quota) // int(period))] if quota != "max" else []
-        except (OSError, ValueError):
-            continue
-    try:
-        first = Path("/sys/fs/cgroup/cpu")
-        quota_us = int((first / "cpu.cfs_quota_us").read_text())
-        period_us = int((first / "cpu.cfs_period_us").read_text())
-        limits += [max(1, quota_us // period_us)] if quota_us > 0 else []
-    except (OSError, ValueError):
-        pass
+        quota, period = _read_quota(folder)
+        limits += [max(1, quota // period)] if quota > 0 else []
     return limits
 
 
+def _read_quota(folder: Path) -> tuple[int, int]:
+    """Return the microseconds of CPU per period of a cgroup; the former is -1 without a limit."""
+    try:
+        quota, period = (folder / "cpu.max").read_text().split()
+        return (-1 if quota == "max" else int(quota)), int(period)
+    except (OSError, ValueError):
+        pass
+    try:
+        quota, period = ((folder / f"cpu.cfs_{n}_us").read_text() for n in ("quota", "period"))
+        return int(quota), int(period)
+    except (OSError, ValueError):
+        return -1, 1
+
+
 def _cgroup_folders() -> list[Path]:
-    """Return the folders of this process's cgroup (version 2) and of all above it."""
-    root = Path("/sys/fs/cgroup")
+    """Return the folders of this process's cgroups that may limit CPUs, and all above them."""
+    mount = Path("/sys/fs/cgroup")
+    found = {mount: "/", mount / "cpu": "/"}  # in a container, its own cgroup is the root
     try:
         lines = Path("/proc/self/cgroup").read_text().splitlines()
     except OSError:
-        return [root]
-    own = next((line[3:] for line in lines if line.startswith("0::")), "/")
-    here = root / own.lstrip("/")
-    return [folder for folder in (here, *here.parents) if folder.is_relative_to(root)]
+        lines = []
+    for _, controllers, own in (line.split(":", 2) for line in lines):
+        if not controllers:
+            found[mount] = own
+        elif "cpu" in controllers.split(","):
+            found[mount / "cpu"] = own
+    folders = []
+    for root, own in found.items():
+        here = root / own.lstrip("/")
+        folders += [folder for folder in (here, *here.parents) if folder.is_relative_to(root)]
+    return folders
 
 
 def check_temporary_folder() -> None:

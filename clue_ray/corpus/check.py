@@ -16,6 +16,7 @@ from clue_ray.corpus.logs.encoding import kind_of
 from clue_ray.corpus.logs.reading import Part, Reading, plan_reading, read_part
 from clue_ray.corpus.logs.schema import Log, good_rows, normalise, template_fields
 from clue_ray.corpus.logs.table import LINE
+from clue_ray.corpus.logs.times import EARLIEST_DATE
 from clue_ray.spec.specs import CorpusSpec
 
 MOST_FILES, MOST_ROWS = 20, 20_000
@@ -24,8 +25,6 @@ FIRST_ROWS = 5
 EXAMPLES = 3
 LONGEST_VALUE = 120
 """Characters of a value that are shown."""
-EARLIEST_DATE = 315_532_800
-"""The first second of 1980: earlier times are shown as numbers, because they may be indices."""
 
 
 @dataclass
@@ -44,6 +43,8 @@ class LogCheck:
     events: int = 0
     omitted: int = 0
     "rows of services that the spec leaves out"
+    latest: float | None = None
+    "the last time of an event, in seconds since 1970; None without timestamps"
     columns: list[dict[str, Any]] = field(default_factory=list)
     services: dict[str, int] = field(default_factory=dict)
     first_rows: list[dict[str, Any]] = field(default_factory=list)
@@ -71,7 +72,7 @@ def check_events(spec: CorpusSpec) -> Check:
     Raises:
         EventLogError: a file cannot be read or lacks a column, or all files are empty.
     """
-    reading = plan_reading(spec)
+    reading = plan_reading(spec, sample=True)
     logs = [_check_log(reading, index) for index in range(len(reading.logs))]
     return Check(
         logs,
@@ -127,6 +128,8 @@ def _add_rows(
     check.rows += table.num_rows
     check.events += good.num_rows
     check.omitted += table.num_rows - rows.num_rows
+    if log.has_time and good.num_rows:
+        check.latest = max(check.latest or 0.0, pc.max(good["timestamp"]).as_py())
     for count in pc.value_counts(good["service"]).to_pylist():
         name = count["values"]
         check.services[name] = check.services.get(name, 0) + count["counts"]
@@ -204,6 +207,17 @@ def _describe_values(column: str, tables: list[pa.Table]) -> dict[str, Any]:
 
 
 def _find_warnings(logs: list[LogCheck], spec: CorpusSpec) -> list[str]:
+    """List what would stop the preparation if all rows were like the sample, and doubtful times."""
+    early = [log.latest for log in logs if log.latest is not None and log.latest < EARLIEST_DATE]
+    doubts = [
+        f"The times of a log are numbers up to {latest:,.0f}, too small for times since 1980, and "
+        "are taken for an order; if they are days or another count, convert them to ISO 8601."
+        for latest in early
+    ]
+    return [*_find_faults(logs, spec), *doubts]
+
+
+def _find_faults(logs: list[LogCheck], spec: CorpusSpec) -> list[str]:
     """List what would stop the preparation if all rows were like the sample."""
     rows = sum(log.rows - log.omitted for log in logs)
     rejected = rows - sum(log.events for log in logs)

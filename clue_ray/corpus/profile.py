@@ -17,13 +17,12 @@ from numpy.typing import NDArray
 
 from clue_ray.corpus.forms import Forms, sample_forms
 from clue_ray.corpus.logs.ids import DOUBTFUL
+from clue_ray.corpus.logs.times import EARLIEST_DATE
 from clue_ray.corpus.rows import SortedRows
 from clue_ray.corpus.store import split_of
 from clue_ray.corpus.tokenizer import TokenizedItems
 from clue_ray.spec.specs import CorpusSpec
 
-EARLIEST_DATE = 315_532_800
-"""The first second of 1980, in seconds since the epoch."""
 SPLITS = ("train", "validation", "test")
 SEQUENCE_LENGTHS = (4, 8, 16, 32, 64, 128, 256, 512)
 HASH_STEP = np.uint64(0x9E3779B97F4A7C15)

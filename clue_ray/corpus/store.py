@@ -321,7 +321,8 @@ def open_corpus(path: str | Path, *, verify: bool = True) -> Corpus:
 
 def _find_damage(folder: Path, manifest: dict[str, Any]) -> str:
     """Describe the first file that differs from the manifest; return "" if none does."""
-    for name, expected in manifest["files"].items():
+    files = {"tokenizer.json": manifest["tokenizer_sha256"], **manifest["files"]}
+    for name, expected in files.items():
         found = sha256(folder / name) if (folder / name).exists() else "file missing"
         if found != expected:
             return f"{name} is damaged (sha256 {found[:12]}, expected {expected[:12]})"

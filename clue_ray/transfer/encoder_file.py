@@ -31,10 +31,14 @@ ENCODER_FOLDER = "encoder"
 ENCODER_FILES = ("weights.safetensors", "tokenizer.json", "encoder.json")
 
 
+FORMAT = 2
+"""Of an exported encoder; 2 has the bag of tokens."""
+
+
 class EncoderCard(Spec):
     """The description of an exported encoder, stored as encoder.json."""
 
-    format: int = Field(1, ge=1, le=1)
+    format: int = Field(FORMAT, ge=FORMAT, le=FORMAT)
     run_id: str
     run: RunSpec
     "the run that trained it, with the model's shape and the sequence length"
@@ -205,9 +209,20 @@ def read_card(path: str | Path) -> EncoderCard:
             raise StudyError(
                 f"{path}/{ENCODER_FOLDER}/encoder.json is damaged ({error}); export the run again."
             ) from None
-        return EncoderCard.parse(document, f"{path}/{ENCODER_FOLDER}/encoder.json")
+        return _parse_card(document, f"{path}/{ENCODER_FOLDER}/encoder.json")
     file = find_encoder(Path(path)) / "encoder.json"
-    return EncoderCard.parse(read_yaml(file), str(file))
+    return _parse_card(read_yaml(file), str(file))
+
+
+def _parse_card(document: Any, file: str) -> EncoderCard:
+    """Check a card; one of another format has weights of another model."""
+    found = document.get("format", 1) if isinstance(document, dict) else FORMAT
+    if found != FORMAT:
+        raise StudyError(
+            f"{file} has format {found!r}, and this version of clue-ray reads format {FORMAT}; "
+            "load the encoder with the version that exported it, or train its run again."
+        )
+    return EncoderCard.parse(document, file)
 
 
 def find_encoder(path: Path) -> Path:

@@ -4,6 +4,7 @@ import os
 
 import pytest
 
+from clue_ray.cluster import machine
 from clue_ray.cluster.machine import check_temporary_folder, explain_start_error, usable_cpus
 from clue_ray.errors import ClusterError
 
@@ -31,3 +32,22 @@ def test_lasting_causes():
 def test_cpus_follow_affinity(monkeypatch):
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {3})
     assert usable_cpus() == 1
+
+
+@pytest.mark.parametrize(
+    ("files", "cpus"),
+    [
+        ({"cpu.max": "250000 100000\n"}, 2),
+        ({"cpu.max": "50000 100000\n"}, 1),
+        ({"cpu.max": "max 100000\n"}, 64),
+        ({"cpu.cfs_quota_us": "300000\n", "cpu.cfs_period_us": "100000\n"}, 3),
+        ({"cpu.cfs_quota_us": "-1\n", "cpu.cfs_period_us": "100000\n"}, 64),
+        ({}, 64),
+    ],
+)
+def test_cpus_follow_cgroups_of_both_versions(monkeypatch, tmp_path, files, cpus):
+    for name, content in files.items():
+        (tmp_path / name).write_text(content)
+    monkeypatch.setattr(machine, "_cgroup_folders", lambda: [tmp_path])
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(64)), raising=False)
+    assert usable_cpus() == cpus

@@ -296,12 +296,12 @@ def test_a_log_that_changes_meanwhile_is_an_error(planted_log, tmp_path, monkeyp
         build_corpus(make_spec(planted_log), tmp_path / "corpus")
 
 
-def test_damaged_shard_is_named(prepared, tmp_path):
+@pytest.mark.parametrize("name", ["shards/shard-00000.parquet", "tokenizer.json"])
+def test_damaged_file_is_named(prepared, tmp_path, name):
     copy = tmp_path / "corpus"
     shutil.copytree(prepared.path, copy)
-    shard = sorted((copy / "shards").iterdir())[0]
-    shard.write_bytes(shard.read_bytes()[:-9])
-    with pytest.raises(CorpusError, match=f"{shard.name} is damaged"):
+    (copy / name).write_bytes((copy / name).read_bytes()[:-9])
+    with pytest.raises(CorpusError, match=f"{name} is damaged"):
         open_corpus(copy)
 
 

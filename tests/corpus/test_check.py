@@ -11,6 +11,8 @@ from typer.testing import CliRunner
 from clue_ray.cli.main import app
 from clue_ray.corpus import check as module
 from clue_ray.corpus.check import check_events
+from clue_ray.corpus.logs import jsonlines
+from clue_ray.corpus.logs.reading import plan_reading
 from clue_ray.errors import EventLogError
 from clue_ray.spec.specs import CorpusSpec
 
@@ -83,6 +85,27 @@ def test_several_services_each_with_its_own_log(tmp_path):
     }
     assert shop.first_rows[0]["timestamp"] is None
     assert ads.first_rows[0]["timestamp"] == "2023-11-14T22:13:20.000Z"
+
+
+def test_days_of_a_spreadsheet_are_doubted_and_columns_may_be_named_one_by_one(tmp_path):
+    days = FRAME.assign(timestamp=FRAME.timestamp / 86_400 + 25_569)
+    days.rename(columns={"user_id": "who", "text": "what"}).to_csv(tmp_path / "log.csv")
+    names = ["--columns", "user_id=who", "--columns", "text=what"]
+    printed = CliRunner().invoke(app, ["prepare", "--check", str(tmp_path / "log.csv"), *names])
+    assert printed.exit_code == 0
+    assert "too small for times since 1980" in " ".join(printed.output.split())
+
+
+def test_a_key_after_the_first_block_of_json_is_not_looked_for(tmp_path, monkeypatch):
+    lines = FRAME.to_dict("records")
+    lines[30]["brand"] = "acme"
+    (tmp_path / "log.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    monkeypatch.setattr(jsonlines, "SAMPLE", 100)
+    monkeypatch.setattr(jsonlines, "BLOCK", 500)
+    spec = CorpusSpec(events=str(tmp_path), text="{text}; {brand}")
+    with pytest.raises(EventLogError, match="no column 'brand'"):
+        check_events(spec)
+    assert plan_reading(spec).files
 
 
 def test_only_the_first_rows_of_some_files_are_read(tmp_path, monkeypatch):

@@ -52,6 +52,24 @@ def test_relative_paths_and_odd_names(tmp_path, monkeypatch):
     assert find_files(["b c.csv.gz"])[0].format == "csv"
 
 
+@pytest.mark.parametrize("pattern", ["*.csv", "a?.csv", "**/*.csv", "[b]/../a1.csv", ""])
+def test_a_glob_in_a_folder_with_brackets_in_its_name(tmp_path, pattern):
+    folder = tmp_path / "[b] x?"
+    (folder / "[b]").mkdir(parents=True)
+    FRAME.to_csv(folder / "a1.csv", index=False)
+    FRAME.to_csv(tmp_path / "b x.csv", index=False)  # what [b] would match
+    assert names(find_files([f"{folder}/{pattern}"])) == ["a1.csv"]
+
+
+@pytest.mark.parametrize("place", ["", "\udcff.csv", "*.csv"])
+def test_a_name_that_is_not_utf8(tmp_path, place):
+    with open(os.fsencode(tmp_path) + b"/\xff.csv", "w") as file:
+        file.write(FRAME.to_csv(index=False))
+    with pytest.raises(EventLogError, match=r"ff\.csv'.* not UTF-8; rename it") as error:
+        find_files([f"{tmp_path}/{place}"])
+    str(error.value).encode()
+
+
 @pytest.mark.parametrize(
     ("place", "words"),
     [
@@ -164,6 +182,9 @@ def test_keys_with_odd_characters(bucket):
         == names(find_files([bucket("odd%20keys")]))
         == ["a #1.csv"]
     )
+    with store.open_output_stream("logs/[odd]/a1.csv") as sink:
+        sink.write(FRAME.to_csv(index=False).encode())
+    assert names(find_files([bucket("[odd]/a*.csv")])) == ["a1.csv"]
 
 
 def test_a_bucket_that_denies_access():

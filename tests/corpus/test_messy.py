@@ -106,12 +106,14 @@ def test_ragged_and_cut_lines_are_rejected_with_their_place(tmp_path):
         60: "the line has 1 fields, and the header 4",
     }
     lines = [json.dumps(dict(zip(NAMES, row, strict=True))) for row in ROWS]
-    (tmp_path / "log.jsonl").write_text("\n".join([*lines, "[1]", "7", lines[0][:-9]]))
+    odd = ["[1]", "7", lines[0][:-9], lines[0] * 2, f"{lines[0]}, {lines[1]}"]
+    (tmp_path / "log.jsonl").write_text("\n".join([*lines, *odd]))
     found = read(tmp_path / "log.jsonl")
     assert [row["reason"] for row in found[200:]] == [
         "the line holds a list, not an object",
         "the line holds a number, not an object",
         "the line is not JSON",
+        *["the line holds 2 JSON values, not one object"] * 2,
     ]
 
 
@@ -122,7 +124,7 @@ CELL = st.one_of(
 """Separators and line ends in one cell may look like rows of the file."""
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     st.lists(st.tuples(CELL, CELL, CELL), max_size=12), st.sampled_from([20, 1000]), st.booleans()
 )
@@ -135,13 +137,13 @@ def test_well_formed_csv_equals_a_plain_reader(rows, block, quote_all):
     assert found == [tuple(value.encode() for value in row) for row in rows]
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.binary(max_size=300), st.sampled_from([20, 1000]))
 def test_any_bytes_as_csv_add_up(data, block):
     list_rows(b"a,b,c\n" + data, block)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.text(st.sampled_from('a1",\n\r'), max_size=80), st.sampled_from([5, 20, 1000]))
 def test_any_quotes_add_up(text, block):
     list_rows(b"a,b,c\n" + text.encode(), block)
@@ -267,6 +269,29 @@ def test_missing_values_in_templates_are_empty(tmp_path):
     rows = read(CorpusSpec(events=str(tmp_path), text="{text}; {price}"))
     assert [row["text"] for row in rows] == ["tea; 1.5", "tea; 2", "tea;"]
     assert [row["reason"] for row in rows] == [None, "user_id is null or empty", None]
+
+
+@pytest.mark.parametrize("timed", [True, False])
+@pytest.mark.parametrize("mark", ["", "\ufeff"])
+def test_a_header_in_the_middle_is_rejected(tmp_path, timed, mark):
+    frame = pd.DataFrame(ROWS, columns=NAMES)
+    text = (frame if timed else frame.drop(columns="timestamp")).to_csv(index=False)
+    (tmp_path / "log.csv").write_text(text + mark + text)
+    rows = read(tmp_path / "log.csv")
+    assert [row["reason"] for row in rows if row["reason"]] == ["the row repeats the header"]
+    spec = CorpusSpec(events=str(tmp_path), text="{service}: {text}")
+    assert [row["reason"] for row in read(spec)].count("the row repeats the header") == 1
+
+
+@pytest.mark.parametrize("packed", ["parquet", "utf-16-le"])
+def test_a_csv_file_that_is_not_text_is_named(tmp_path, packed):
+    frame, path = pd.DataFrame(ROWS, columns=NAMES), tmp_path / "log.csv"
+    if packed == "parquet":
+        frame.to_parquet(path)
+    else:
+        path.write_text(frame.to_csv(), encoding=packed)
+    with pytest.raises(EventLogError, match="UTF-16 or a binary format such as Parquet"):
+        read(path)
 
 
 def write_frame(frame, path):

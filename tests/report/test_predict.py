@@ -1,14 +1,24 @@
 """Questions to a study: a loss for a compute, a compute for a loss, and refusals."""
 
 import math
+from functools import cache
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
 from clue_ray.errors import FitError, RunsError
+from clue_ray.report import predict
 from clue_ray.report.predict import predict_study
 from tests.report.planted import planted, write_study
+
+_analyse_once = cache(predict._forecaster)
+
+
+@pytest.fixture(autouse=True)
+def analysed_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Analyse each study once for all questions, which takes a second or two."""
+    monkeypatch.setattr(predict, "_forecaster", _analyse_once)
 
 
 @pytest.fixture(scope="module")

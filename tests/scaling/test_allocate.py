@@ -69,7 +69,7 @@ def study_fit(third: str) -> tuple[Fit, Cost]:
     return found, calibrate_cost(table, columns)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(budget=st.floats(12, 24))
 def test_two_axes_follow_hoffmanns_closed_form(exact: Fit, budget: float) -> None:
     recipe, p = allocate(exact, 10**budget), exact.parameters

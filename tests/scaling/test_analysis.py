@@ -233,7 +233,7 @@ def test_what_cannot_be_analysed_is_refused() -> None:
         analyse(Runs(mixed), LAWS)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.lists(st.tuples(st.integers(1, 6), st.integers(1, 6)), min_size=1, max_size=12))
 def test_frontier_equals_its_definition(points: list[tuple[int, int]]) -> None:
     table = pd.DataFrame(points, columns=["train_flops", "loss"])

@@ -77,7 +77,7 @@ def test_breaks_are_recovered_wherever_they_lie() -> None:
         )
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(floor=st.floats(0.5, 4), height=st.floats(0.5, 5), exponent=st.floats(0.06, 0.6))
 def test_floor_and_exponent_are_recovered_anywhere(
     floor: float, height: float, exponent: float
@@ -173,22 +173,15 @@ def test_order_of_runs_and_units_of_x_do_not_matter(name: str) -> None:
         assert stretched.parameters["coefficient"] == pytest.approx(grown, rel=1e-4)
 
 
-@pytest.mark.parametrize(
-    ("name", "factor"),
-    [
-        ("power_law", 1e-12),
-        ("power_law", 1e12),
-        ("power_law_plus_constant", 1e-8),
-        ("power_law_plus_constant", 1e12),
-    ],
-)
+@pytest.mark.parametrize("factor", [1e-12, 1e12])
+@pytest.mark.parametrize("name", ["power_law", "power_law_plus_constant", "log_linear"])
 def test_units_of_the_loss_do_not_matter(name: str, factor: float) -> None:
     runs = table(name, noise=0.01).drop(columns="loss_candidates")
     plain = fit(name, runs).parameters
     scaled = fit(name, runs.assign(loss=runs["loss"] * factor)).parameters
     for parameter, value in plain.items():
         expected = value if parameter == "exponent" else value * factor
-        assert scaled[parameter] == pytest.approx(expected, rel=1e-8, abs=0)
+        assert scaled[parameter] == pytest.approx(expected, rel=1e-6, abs=0)
 
 
 def test_one_outlier_hardly_moves_a_robust_fit() -> None:

@@ -107,7 +107,7 @@ def test_seeds_of_a_setting_are_averaged_before_they_compete():
     assert ask(pd.concat([table, lucky])).value == pytest.approx(ask(table).value)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(
     scale=st.floats(1e-3, 1e3),
     unit=st.floats(1e-6, 1e6),

@@ -25,7 +25,7 @@ def planted(exponent: float = 0.5, shift: float = 0.0, sizes: int = 7) -> pd.Dat
     return pd.DataFrame(rows, columns=["train_flops", "n", "loss"])
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(exponent=st.floats(0.2, 0.9), shift=st.floats(-0.9, 0.9))
 def test_planted_line_is_recovered(exponent: float, shift: float) -> None:
     found = fit_isoflop(planted(exponent, shift), size="n")

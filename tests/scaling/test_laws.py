@@ -24,7 +24,7 @@ def test_every_law_takes_its_predictors_and_parameters_and_describes_itself() ->
         assert "{" not in known.describe(numbers)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(floor=st.floats(0, 5), centre=st.floats(0, 12), exponent=st.floats(0.05, 2))
 def test_bounded_power_law_falls_from_ceiling_to_floor_and_inverts(
     floor: float, centre: float, exponent: float

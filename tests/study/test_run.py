@@ -23,12 +23,12 @@ def output(tmp_path_factory):
     return tmp_path_factory.mktemp("output")
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def study(planted_log, write_study):
     return read_study(write_study(planted_log))
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def finished(study, output):
     snapshots = []
     runs = run_study(study, output, on_progress=snapshots.append)

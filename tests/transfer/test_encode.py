@@ -136,6 +136,9 @@ def test_a_folder_without_a_valid_encoder_is_refused(encoder_folder, events, tmp
         match=r"do not fit its encoder.json .size mismatch for transformer.token_embedding",
     ):
         load_encoder(damaged)
+    (damaged / "encoder.json").write_text(json.dumps({**card, "format": 1}))
+    with pytest.raises(StudyError, match=r"has format 1, and this version .* reads format 2; load"):
+        load_encoder(damaged)
     with pytest.raises(EventLogError, match="no column 'text'"):
         load_encoder(encoder_folder).encode(events.drop_columns(["text"]))
     with pytest.raises(EventLogError, match="1 nulls in 'service'"):

@@ -1,7 +1,7 @@
 """Read CSV files with Arrow's parser, block by block, and count their lines independently of it."""
 
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
@@ -53,7 +53,7 @@ def csv_schema(
     """Return a file's columns, with types as its first rows suggest, and its separator.
 
     Raises:
-        ArrowInvalid: the file is UTF-16.
+        ArrowInvalid: the file is UTF-16 or not text.
     """
     start = _read_fully(source, HEADER)
     header = _parse_header(start, wanted, separator)
@@ -89,6 +89,11 @@ def _parse_header(start: bytes, wanted: Sequence[str], separator: str | None) ->
         text = decode_bytes(line)[0] or ""
         if declared_separator(text) and not declared:
             declared = declared_separator(text)
+        elif "\0" in text:
+            raise pa.ArrowInvalid(
+                "its header holds NUL bytes, so it is UTF-16 or a binary format such as Parquet; "
+                "only UTF-8 text is read"
+            )
         elif text.strip():
             used = separator or declared or find_separator(text, wanted)
             return Header(tuple(split_header(text, used)), used, place, lines)
@@ -174,7 +179,7 @@ class _Reader:
         """Read the whole records of some bytes, and return the rest."""
         ends = find_line_ends(data)
         whole = data[: int(ends[-1]) + 1] if len(ends) else b""
-        found = scan(whole, self.separator, len(self.keys))
+        found = scan(whole, ends, self.separator, len(self.keys))
         left = len(data) - found.cut
         stuck = found.waiting and (final or left > LONGEST_FIELD + BLOCK)
         if found.clean and not stuck and not data.startswith(BOM):  # Arrow drops a BOM
@@ -191,6 +196,8 @@ class _Reader:
 
         Ragged rows become faults. Arrow cannot pass them on if they are not UTF-8.
         """
+        if not found.records:
+            return Block(self._empty(), other_lines=found.other_lines)
         faults: dict[int, tuple[str, str]] = {}
 
         def note(row: pa.csv.InvalidRow) -> str:
@@ -200,26 +207,34 @@ class _Reader:
             faults[row.number - 1] = (fault, row.text)
             return "skip"
 
-        if not found.records:
-            return Block(self._empty(), other_lines=found.other_lines)
+        table = self._read_arrow(data, found, None)
+        if table is None and _is_utf8(data):  # rare: the check would cost time in every block
+            table = self._read_arrow(data, found, note)
+        if table is None:
+            return None
+        if table.num_rows + len(faults) != found.records:
+            raise pa.ArrowInvalid(
+                f"{table.num_rows + len(faults):,} rows were parsed of {found.records:,} records"
+            )
+        return Block(with_faults(table, faults), other_lines=found.other_lines)
+
+    def _read_arrow(
+        self, data: bytes, found: Scan, on_ragged: Callable[[pa.csv.InvalidRow], str] | None
+    ) -> pa.Table | None:
+        """Read a block with Arrow, or return None if Arrow rejects it."""
         reading = pa.csv.ReadOptions(
             block_size=len(data) + 1, use_threads=False, column_names=self.keys
         )
         parsing = pa.csv.ParseOptions(
             delimiter=self.separator.decode(),
             newlines_in_values=found.multiline,
-            invalid_row_handler=note if _is_utf8(data) else None,
+            invalid_row_handler=on_ragged,
         )
         try:
             table = pa.csv.read_csv(pa.BufferReader(data), reading, parsing, self.convert)
         except pa.ArrowInvalid:
             return None
-        table = table.rename_columns(self.names)
-        if table.num_rows + len(faults) != found.records:
-            raise pa.ArrowInvalid(
-                f"{table.num_rows + len(faults):,} rows were parsed of {found.records:,} records"
-            )
-        return Block(with_faults(table, faults), other_lines=found.other_lines)
+        return table.rename_columns(self.names)
 
     def _build(self, records: list[Record]) -> Block:
         """Make a table of records that were divided one by one."""

@@ -48,14 +48,18 @@ def find_line_ends(data: bytes) -> NDArray[np.int64]:
     ends = np.flatnonzero(array == LF)
     if b"\r" not in data:
         return ends
-    alone = np.flatnonzero(array == CR)
-    follows = np.append(array, 0)[alone + 1]
-    return np.sort(np.concatenate([ends, alone[follows != LF]]))
+    returns = np.flatnonzero(array == CR)
+    alone = returns[array[np.minimum(returns + 1, len(array) - 1)] != LF]
+    return np.sort(np.concatenate([ends, alone])) if len(alone) else ends
 
 
-def scan(data: bytes, separator: bytes, columns: int) -> Scan:
-    """Find the records of a block that begins at a record and ends at a line end."""
-    array, ends = np.frombuffer(data, np.uint8), find_line_ends(data)
+def scan(data: bytes, ends: NDArray[np.int64], separator: bytes, columns: int) -> Scan:
+    """Find the records of a block that begins at a record and ends at a line end.
+
+    Args:
+        ends: the block's line ends, as from `find_line_ends`.
+    """
+    array = np.frombuffer(data, np.uint8)
     quotes = np.flatnonzero(array == QUOTE)
     inside = (
         (np.searchsorted(quotes, ends) & 1).astype(bool)
@@ -99,7 +103,7 @@ def _quotes_are_in_place(
     allowed[[separator[0], LF, CR, QUOTE]] = True
     opening, closing = quotes[0::2], quotes[1::2]
     before = np.where(opening == 0, LF, array[opening - 1])
-    after = np.append(array, LF)[closing + 1]
+    after = array[np.minimum(closing + 1, len(array) - 1)]
     return bool(allowed[before].all() and allowed[after].all()) and not len(quotes) & 1
 
 

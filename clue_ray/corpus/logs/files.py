@@ -129,16 +129,22 @@ def _expand(place: str) -> tuple[list[EventFile], list[str]]:
     """List the event files of a place, and the names of visible files of other formats."""
     root, base, pattern = _locate(place)
     try:
+        base, pattern = _enter(_filesystem(root), base, pattern)
         infos = _list(root, base, pattern)
+        visible = [
+            info
+            for info in infos
+            if info.type == pa.fs.FileType.File and _is_visible(info.path[len(base) :])
+        ]
     except (OSError, pa.ArrowException) as error:
         raise EventLogError(
             f"Event log {place} cannot be read ({explain_access(error)})."
         ) from None
-    visible = [
-        info
-        for info in infos
-        if info.type == pa.fs.FileType.File and _is_visible(info.path[len(base) :])
-    ]
+    except UnicodeDecodeError as error:
+        raise EventLogError(
+            f"Event log {place} has a file in its folder with the name {error.object!r}, which is "
+            "not UTF-8; rename it."
+        ) from None
     files = [
         EventFile(
             root, info.path, info.size, info.mtime_ns or 0, _partition(info.path[len(base) :])
@@ -162,10 +168,14 @@ def _explain_none(place: str, infos: list[pa.fs.FileInfo], pattern: str) -> str:
 
 def _locate(place: str) -> tuple[str, str, str]:
     """Split a place into its filesystem's URI, the path before the first wildcard, and the rest."""
+    try:
+        place.encode()
+    except UnicodeEncodeError:
+        raise EventLogError(
+            f"Event log {place!r} has a name that is not UTF-8; rename it."
+        ) from None
     if "://" not in place:
-        path = os.path.abspath(os.path.expanduser(place))
-        # The name of an existing file may contain wildcard characters.
-        return ("", path, "") if os.path.exists(path) else ("", *_split_pattern(path))
+        return "", *_split_pattern(os.path.abspath(os.path.expanduser(place)))
     try:
         parts = urlsplit(place.replace("#", "%23"))  # a key may contain #; a place has no fragment
     except ValueError as error:
@@ -201,6 +211,20 @@ def _split_pattern(path: str) -> tuple[str, str]:
     return "/".join(steps[:wild]) or "/", "/".join(steps[wild:])
 
 
+def _enter(store: pa.fs.FileSystem, base: str, pattern: str) -> tuple[str, str]:
+    """Move the leading parts of a pattern that exist as written, such as a folder [b], to the base.
+
+    The name of an existing file or folder may contain wildcard characters.
+    """
+    steps = pattern.split("/") if pattern else []
+    while steps:
+        inner = f"{base.rstrip('/')}/{steps[0]}"
+        if store.get_file_info(inner).type == pa.fs.FileType.NotFound:
+            break
+        base, steps = inner, steps[1:]
+    return base, "/".join(steps)
+
+
 def _list(root: str, base: str, pattern: str) -> list[pa.fs.FileInfo]:
     """List what lies at a path, including all files below it if it is a folder."""
     store = _filesystem(root)
@@ -211,7 +235,9 @@ def _list(root: str, base: str, pattern: str) -> list[pa.fs.FileInfo]:
     if pattern:
         # fsspec's glob returns nothing where access is denied; this listing raises the error.
         store.get_file_info(pa.fs.FileSelector(base, allow_not_found=True))
-        matches = ArrowFSWrapper(store).glob(f"{base.rstrip('/')}/{pattern}")
+        # The glob is of the folder alone, because the folder's own name may hold wildcards.
+        within = ArrowFSWrapper(pa.fs.SubTreeFileSystem(base, store)).glob(pattern)
+        matches = [f"{base.rstrip('/')}/{match.lstrip('/')}" for match in within]
         infos = store.get_file_info(sorted(matches)) if matches else []
     else:
         infos = [

@@ -17,6 +17,8 @@ import pyarrow.compute as pc
 
 MISSING = pa.array(["NaN", "nan", "-NaN", "-nan", "<NA>", "NaT", r"\N"])
 """Texts that stand for a missing value and nothing else: pandas, numpy, and database dumps."""
+LONGEST_MISSING = 4
+"""Bytes of the longest of them."""
 DOUBTFUL = ("null", "(null)", "none", "nil", "na", "n/a", "undefined", "unknown", "-", "?")
 """Ids that are usually placeholders; the profile names them, but they are read as ids."""
 WHOLE = r"^(-?(?:0|[1-9][0-9]*))\.0*$"
@@ -43,11 +45,11 @@ def as_ids(column: pa.ChunkedArray) -> pa.ChunkedArray:
     if pa.types.is_integer(column.type):
         return text
     text = _map_where(text, pc.starts_with(text, '{"$'), _unwrap)
-    if _any(pc.match_substring(text, ".")):
+    if _may_hold(text, b"."):
         text = pc.replace_substring_regex(text, WHOLE, r"\1")
         text = pc.if_else(pc.equal(text, "-0"), "0", text)
         text = _map_where(text, pc.match_substring_regex(text, SCIENTIFIC), _expand)
-    elif _any(pc.match_substring(text, "e+")):
+    elif _may_hold(text, b"e+"):
         text = _map_where(text, pc.match_substring_regex(text, SCIENTIFIC), _expand)
     return text
 
@@ -75,6 +77,8 @@ def as_text(column: pa.ChunkedArray) -> pa.ChunkedArray:
 
 def without_missing(text: pa.ChunkedArray) -> pa.ChunkedArray:
     """Replace the texts that stand for a missing value by null."""
+    if not _any(pc.less_equal(pc.binary_length(text), LONGEST_MISSING)):  # usual for texts
+        return text
     missing = pc.is_in(text, value_set=MISSING)
     return pc.if_else(missing, pa.scalar(None, pa.string()), text) if _any(missing) else text
 
@@ -101,6 +105,12 @@ def _map_where(text: Any, mask: Any, change: Callable[[str], str]) -> Any:
     values = text.to_numpy(zero_copy_only=False).astype(object)
     values[chosen] = np.array([change(value) for value in values[chosen]], dtype=object)
     return pa.chunked_array([pa.array(values, pa.string(), from_pandas=True)])
+
+
+def _may_hold(text: pa.ChunkedArray, part: bytes) -> bool:
+    """Return whether any value may hold a text: a search of all bytes, not value by value."""
+    buffers = [chunk.buffers()[2] for chunk in text.chunks]
+    return any(part in buffer.to_pybytes() for buffer in buffers if buffer)
 
 
 def _any(mask: Any) -> bool:

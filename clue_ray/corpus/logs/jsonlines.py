@@ -22,6 +22,8 @@ from clue_ray.storage.unpack import Readable
 BLOCK, SAMPLE = 16_000_000, 200_000
 """Bytes that are parsed at a time, and bytes of a block from which its schema is inferred."""
 JSON_NAMES = {list: "a list", str: "a text", type(None): "null", bool: "true or false"}
+BETWEEN = re.compile(r"[\s,]*")
+"""What may be between two values on one line."""
 EXACT = 2.0**53
 """Floats beyond this may stand for integers that lost digits."""
 
@@ -51,8 +53,8 @@ def json_schema(source: Readable) -> pa.Schema | None:
     return found
 
 
-def has_key(source: Readable, key: str) -> bool:
-    """Return whether a key occurs anywhere in a file."""
+def has_key(source: Readable, key: str, *, sample: bool = False) -> bool:
+    """Return whether a key occurs anywhere in a file, or, for a sample, in its first block."""
     spelled = {json.dumps(key).encode(), json.dumps(key, ensure_ascii=False).encode()}
     pattern = re.compile(b"(?:" + b"|".join(map(re.escape, spelled)) + rb")\s*:")
     tail = b""
@@ -60,6 +62,8 @@ def has_key(source: Readable, key: str) -> bool:
         text = tail + data
         if pattern.search(text):
             return True
+        if sample:
+            break
         tail = text[-1000:]
     return False
 
@@ -170,13 +174,26 @@ def _without_surrogates(text: str) -> str:
 
 def _parse(line: bytes) -> tuple[dict[str, Any], str | None]:
     """Parse one line; return its object, or what is wrong with the line."""
+    text = (decode_bytes(line)[0] or "").removeprefix("\ufeff")
     try:
-        row = json.loads((decode_bytes(line)[0] or "").removeprefix("\ufeff"))
+        row = json.loads(text)
     except (ValueError, RecursionError):
-        return {}, "is not JSON"
+        return {}, _name_fault(text)
     if not isinstance(row, dict):
         return {}, f"holds {JSON_NAMES.get(type(row), 'a number')}, not an object"
     return row, None
+
+
+def _name_fault(text: str) -> str:
+    """Return why a line is not one JSON value: it may be several, where a line end was lost."""
+    decoder, place, values = json.JSONDecoder(), 0, 0
+    try:
+        while (place := BETWEEN.match(text, place).end()) < len(text):  # type: ignore[union-attr]
+            place = decoder.raw_decode(text, place)[1]
+            values += 1
+    except (ValueError, RecursionError):
+        return "is not JSON"
+    return f"holds {values} JSON values, not one object" if values > 1 else "is not JSON"
 
 
 def _as_text(value: Any) -> str | None:

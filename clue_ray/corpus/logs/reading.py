@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 import pyarrow as pa
 
@@ -69,8 +70,12 @@ class Reading:
         return list(dict.fromkeys(part.file for part in self.parts))
 
 
-def plan_reading(spec: CorpusSpec) -> Reading:
+def plan_reading(spec: CorpusSpec, *, sample: bool = False) -> Reading:
     """Find and check all files of a corpus's logs, and divide them into parts.
+
+    Args:
+        sample: whether a key of JSON that is missing in the first lines of a file is looked for in
+            its first megabytes only, instead of in the whole file.
 
     Raises:
         EventLogError: a file cannot be read or lacks a column, or all files are empty.
@@ -88,7 +93,7 @@ def plan_reading(spec: CorpusSpec) -> Reading:
             raise EventLogError(
                 f"Event log {', '.join(log.places)} is empty; give a file with rows."
             )
-        files, stored = [file for file, _ in whole], _add_late_keys(log, whole)
+        files, stored = [file for file, _ in whole], _add_late_keys(log, whole, sample)
         log = replace(log, has_time=_has_time(log, files, stored))
         _check_files(log, files, stored)
         _check_time(log, spec)
@@ -153,7 +158,7 @@ def _read_stored_schema(file: EventFile, log: Log) -> Schema | None:
         return Schema(columns, separator=separator) if columns.names else None
 
 
-def _add_late_keys(log: Log, whole: list[tuple[EventFile, Schema]]) -> list[Schema]:
+def _add_late_keys(log: Log, whole: list[tuple[EventFile, Schema]], sample: bool) -> list[Schema]:
     """Add the needed keys of JSON files that occur only after the lines that were sampled."""
     wanted = log.needed if "timestamp" in log.columns else [*log.needed, "timestamp"]
     wanted = list(dict.fromkeys(wanted))
@@ -164,12 +169,21 @@ def _add_late_keys(log: Log, whole: list[tuple[EventFile, Schema]]) -> list[Sche
         for column in wanted if file.format == "json" else ():
             if schema.has(column) or (column in fields and column in known):
                 continue
-            with file.stream() as source:
-                if has_key(source, column):
-                    schema = schema.with_column(column, pa.null())
-                    known.add(column)
+            if _occurs(file, column, sample):
+                schema = schema.with_column(column, pa.null())
+                known.add(column)
         schemas.append(schema)
     return schemas
+
+
+@lru_cache(maxsize=10_000)  # a study plans its reading more than once, and this may read all of it
+def _occurs(file: EventFile, key: str, sample: bool) -> bool:
+    """Return whether a key occurs in a file of JSON Lines, or in its beginning."""
+    try:
+        with file.stream() as source:
+            return has_key(source, key, sample=sample)
+    except UNREADABLE as error:
+        raise _unreadable(file, error) from None
 
 
 def _unreadable(file: EventFile, error: Exception) -> EventLogError:

@@ -23,6 +23,7 @@ from clue_ray.spec.specs import CorpusSpec
 ROLES = ("user_id", "service", "timestamp")
 LATEST_TIME = 4_102_444_800.0
 """The year 2100. A later time means that its unit or date was misread."""
+BYTE_ORDER_MARK = "\ufeff"
 TIME_FAULT = "timestamp cannot be read"
 ROWS_PER_FILE = 2**32
 """Order of appearance = file number * this + row number; exact in float64 for two million files."""
@@ -261,19 +262,23 @@ def build_text(table: pa.Table, log: Log) -> pa.ChunkedArray | pa.Array:
 def _untrimmed(text: pa.ChunkedArray) -> pa.ChunkedArray:
     """Return a text column as it is, with null for white space and for missing values."""
     text = without_missing(text)
-    empty = pc.fill_null(pc.equal(pc.utf8_length(pc.utf8_trim_whitespace(text)), 0), True)
+    empty = pc.fill_null(pc.equal(pc.binary_length(pc.utf8_trim_whitespace(text)), 0), True)
     return pc.if_else(empty, pa.scalar(None, pa.string()), text)
 
 
 def _find_reasons(rows: dict[str, Any], spec: CorpusSpec, log: Log) -> Any:
     """Return the first fault of each row; null for a row that can be used."""
-    lengths = {role: pc.utf8_length(rows[role]) for role in ("user_id", "service", "text")}
+    lengths = {role: pc.binary_length(rows[role]) for role in ("user_id", "service", "text")}
     faults = {
         f"{role} is null or empty": pc.fill_null(pc.equal(length, 0), True)
         for role, length in lengths.items()
     }
     long = f"text is longer than {spec.max_text_length:,} characters"
     faults[long] = pc.fill_null(pc.greater(lengths["text"], spec.max_text_length), False)
+    if pc.any(faults[long]).as_py():  # no text has more characters than bytes
+        characters = pc.utf8_length(rows["text"])
+        faults[long] = pc.fill_null(pc.greater(characters, spec.max_text_length), False)
+    faults["the row repeats the header"] = _repeats_header(rows, log)
     unread = f"timestamp is not like {log.timestamp_format}" if log.timestamp_format else TIME_FAULT
     faults[unread] = pc.is_null(rows["timestamp"], nan_is_null=True)
     if log.has_time:
@@ -286,6 +291,19 @@ def _find_reasons(rows: dict[str, Any], spec: CorpusSpec, log: Log) -> Any:
         *(_flat(fault) for fault in faults.values()), field_names=list(faults)
     )
     return pc.case_when(conditions, *(pa.scalar(fault) for fault in faults))
+
+
+def _repeats_header(rows: dict[str, Any], log: Log) -> Any:
+    """Return which rows are the header again, as where CSV files were joined to one."""
+    texts = [
+        literal + (log.source(field) if field else "")
+        for literal, field, _, _ in string.Formatter().parse(log.text)
+    ]
+    user, text = (
+        pc.is_in(rows[role], value_set=pa.array([name, f"{BYTE_ORDER_MARK}{name}"]))
+        for role, name in (("user_id", log.column("user_id")), ("text", "".join(texts).strip()))
+    )
+    return pc.and_(user, text)
 
 
 def _flat(column: Any) -> pa.Array:

@@ -20,6 +20,8 @@ from clue_ray.corpus.logs.written_times import parse_time
 
 UNITS = {"seconds": 0.0, "milliseconds": 1e11, "microseconds": 1e14, "nanoseconds": 1e17}
 """Unit -> the smallest number that is read in this unit; 1e11 seconds would be the year 5138."""
+EARLIEST_DATE = 315_532_800
+"""The first second of 1980: earlier numbers are hardly times, but places in an order or days."""
 EPOCH = pd.Timestamp(0, tz="UTC")
 NUMBER = r"^\s*[+-]?\d+(\.\d*)?([eE][+-]?\d+)?\s*$"
 NEAR_DATE = r"^(1[7-9]|2[01])\d\d\D"

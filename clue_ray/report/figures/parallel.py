@@ -85,7 +85,7 @@ def _scaled(column: str, value: Any) -> Any:
 
 
 def _positions(table: pd.DataFrame, column: str) -> npt.NDArray[np.float64]:
-    """Map the values of a column to 0 to 1; text by rank, missing values to nan."""
+    """Map the values of a column to 0 to 1; words by rank, missing values to nan."""
     values = distinct(table, column)
     if format_of(column) == "text":
         place = {value: index / max(len(values) - 1, 1) for index, value in enumerate(values)}

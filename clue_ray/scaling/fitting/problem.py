@@ -37,11 +37,13 @@ LARGEST_EXPONENT = 5.0
 class Problem:
     """A law on its data, in the coordinates `theta` in which it is fitted.
 
-    A coordinate is the parameter itself, with two exceptions. For the coefficient of a term it is
+    A coordinate is the parameter itself, with these exceptions. For the coefficient of a term it is
     log(coefficient * scale ** -exponent), the log of the term at x = scale. For a position on a
     predictor's axis it is log(position / scale). The scale is the geometric mean of the predictor:
     there a change of the exponent leaves the term unchanged, so coefficient and exponent are nearly
-    uncorrelated and the minimiser takes few steps.
+    uncorrelated and the minimiser takes few steps. A floor, and any other parameter in the unit of
+    the loss, is divided by the geometric mean of the losses: a fit to losses of 1e-12 then takes
+    the same steps as one to losses of 1.
 
     Attributes:
         law: the law.
@@ -49,12 +51,14 @@ class Problem:
         log_y: log of the losses, (n,).
         scales: geometric means of the predictors, (predictors,); 1 where the law declares no term
             or position for a predictor.
+        unit: geometric mean of the losses.
     """
 
     law: Law
     x: Floats
     log_y: Floats
     scales: Floats
+    unit: float
 
     @classmethod
     def build(cls, law: Law, x: Floats, y: Floats) -> "Problem":
@@ -64,7 +68,9 @@ class Problem:
         # Predictors of one unit share one scale, or the law would see another ratio of them.
         units = law.units or range(len(x))
         scales = np.array([means[unit] if unit in scaled else 1.0 for unit in units])
-        return cls(law=law, x=x / scales[:, None], log_y=np.log(y), scales=scales)
+        log_y = np.log(y)
+        unit = float(np.exp(log_y.mean()))
+        return cls(law=law, x=x / scales[:, None], log_y=log_y, scales=scales, unit=unit)
 
     @cached_property
     def terms(self) -> list[tuple[int, int]]:
@@ -83,7 +89,7 @@ class Problem:
             lower[exponent], upper[exponent] = 0.0, LARGEST_EXPONENT
         if self.law.floor:
             floor = index(self.law.floor)
-            lower[floor], upper[floor] = 0.0, np.exp(self.log_y.max())
+            lower[floor], upper[floor] = 0.0, np.exp(self.log_y.max()) / self.unit
         for name, predictor in self.law.places.items():
             lower[index(name)] = np.log(self.x[predictor].min() / PLACE_REACH)
             upper[index(name)] = np.log(self.x[predictor].max() * PLACE_REACH)
@@ -98,6 +104,8 @@ class Problem:
         with np.errstate(all="ignore"):
             for index in self._logs:
                 columns[index] = np.exp(columns[index])
+            for index in self._in_loss_units:
+                columns[index] = columns[index] * self.unit
             return self.law(list(self.x if x is None else x), columns)
 
     def log_values(self, theta: Any, x: Any = None) -> Any:
@@ -127,10 +135,12 @@ class Problem:
         for predictor, (coefficient, exponent) in enumerate(self.terms):
             if index == coefficient:
                 return theta[..., index] + theta[..., exponent] * np.log(self.scales[predictor])
-        return theta[..., index]
+        return theta[..., index] * (self.unit if index in self._in_loss_units else 1.0)
 
     def coordinate(self, name: str, value: float) -> float:
         """Return the coordinate of a value in the user's units; not for coefficients of terms."""
+        if self.law.parameters.index(name) in self._in_loss_units:
+            return value / self.unit
         if name not in self.law.places:
             return value
         with np.errstate(divide="ignore"):
@@ -140,6 +150,16 @@ class Problem:
     def _logs(self) -> list[int]:
         """Indices of the parameters whose coordinate is a log."""
         return [index for index, name in enumerate(self.law.parameters) if self.is_log(name)]
+
+    @cached_property
+    def _in_loss_units(self) -> list[int]:
+        """Indices of the parameters that are proportional to the losses, but not logs."""
+        names = {self.law.floor, *self.law.linear, *self.law.in_loss_units}
+        return [
+            index
+            for index, name in enumerate(self.law.parameters)
+            if name in names and not self.is_log(name)
+        ]
 
     def is_log(self, name: str) -> bool:
         """Return whether `natural` returns the log of this parameter."""

@@ -152,7 +152,7 @@ def _values(problem: Problem, name: str, count: int) -> Floats:
         ends = np.log(problem.x[law.places[name]])
         return np.linspace(ends.min(), ends.max(), count + 2)[1:-1]
     if name == law.floor:
-        return np.multiply(FLOOR_SHARES, losses.min())
+        return np.multiply(FLOOR_SHARES, losses.min() / problem.unit)
     if name in law.exponents:
         return np.geomspace(MIN_EXPONENT, MAX_EXPONENT, count)
     if problem.is_log(name):
@@ -165,7 +165,8 @@ def _values(problem: Problem, name: str, count: int) -> Floats:
 
 def _blind_values(problem: Problem, index: int, lower: float, upper: float) -> Floats:
     """Return starting values of a parameter of unknown role."""
-    first = float(np.exp(problem.log_y).mean()) if index == 0 else 1.0
+    loss = problem.coordinate(problem.law.parameters[index], float(np.exp(problem.log_y).mean()))
+    first = loss if index == 0 else 1.0
     values = np.unique(np.clip([first, *MAGNITUDES], lower, upper))
     if len(unguided(problem)) > MAX_UNGUIDED:
         return values

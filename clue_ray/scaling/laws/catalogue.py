@@ -128,6 +128,7 @@ _LAWS = (
         function=_log_linear,
         template="{intercept:.4g} - {slope:.3g} log10 x",
         title="log-linear law",
+        in_loss_units=("intercept", "slope"),
         inverse=_log_linear_at,
     ),
     Law(

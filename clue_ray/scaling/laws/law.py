@@ -53,6 +53,8 @@ class Law:
         template: the formula with numbers, for `str.format` with the parameters and `ceiling`.
         linear: non-negative parameters in which the function is linear and homogeneous. They are
             solved for, not searched.
+        in_loss_units: other parameters in the unit of the loss, of any sign; together with those
+            of `linear` they multiply the law's value by s if all are multiplied by s.
         places: parameters that are positions on a predictor's axis, with the index of the
             predictor. They are fitted as logs.
         units: for each predictor the index of the predictor that it shares a unit with; itself
@@ -76,6 +78,7 @@ class Law:
     template: str = ""
     title: str = ""
     linear: tuple[str, ...] = ()
+    in_loss_units: tuple[str, ...] = ()
     places: Mapping[str, int] = field(default_factory=dict, hash=False)
     units: tuple[int, ...] = ()
     bounds: Mapping[str, tuple[float, float]] = field(default_factory=dict, hash=False)
@@ -88,6 +91,7 @@ class Law:
         hinted = [
             *(name for term in self.terms for name in term),
             *self.linear,
+            *self.in_loss_units,
             *self.places,
             *self.bounds,
             *self.guesses,
