@@ -23,6 +23,7 @@ from clue_ray.report.sections import (
     laws,
     measured,
     next_step,
+    parts,
     sealed,
 )
 from clue_ray.runs import Runs
@@ -59,10 +60,11 @@ def build_content(
         *(analysis.warnings if analysis else ()),
         *evidence.calibration_warnings(files),
     )
-    parts = (
+    sections = (
         next_step.next_step(analysis) if analysis else None,
         sealed.sealed(files),
         evidence.learned(files),
+        parts.parts(files),
         axes.axes(analysis) if analysis else None,
         axes.grids(files),
         axes.isoflop(files),
@@ -81,7 +83,7 @@ def build_content(
         answer=answer.answer(analysis, str(document.get("error", ""))),
         warning=answer.main_warning(warnings),
         headline=answer.headline(files, analysis),
-        sections=tuple(part for part in parts if part is not None),
+        sections=tuple(section for section in sections if section is not None),
         study_text=files.study_text,
     )
 

@@ -223,7 +223,7 @@ def _judged_runs(
     directory: Path, table: pd.DataFrame, warnings: list[str]
 ) -> tuple[dict[str, Any], ...]:
     """Read the latest result of each downstream task, of the run of lowest loss that has one."""
-    ended = table[(table["status"] == "done") & table["loss"].notna()].sort_values("loss")["run_id"]
+    ended = _with_loss(Runs(table).done).sort_values("loss")["run_id"]
     found = []
     for names in _read_mapping(directory / "transfer.json", warnings).values():
         asked = {run: str(names.get(run)) for run in ended} if isinstance(names, dict) else {}

@@ -12,7 +12,7 @@ import pandas as pd
 from clue_ray.report import numbers
 from clue_ray.report.figures.style import distinct, law_label
 from clue_ray.report.read import StudyFiles
-from clue_ray.report.rivals import list_rivals, verdict
+from clue_ray.report.rivals import PARTS, list_rivals, verdict
 from clue_ray.runs import chance_loss
 from clue_ray.scaling.answering.analysis import Analysis
 from clue_ray.spec.columns import Format, format_of, head_of, name_columns, settings, short_label
@@ -234,8 +234,10 @@ def describe(run: Any) -> str:
     A run without known settings is described by its id.
     """
     known = [column for column in name_columns() if not numbers.is_absent(run.get(column))]
-    words = ", ".join(f"{head_of(column)} {_setting(run[column], column)}" for column in known)
-    return words or str(run["run_id"])
+    words = [f"{head_of(column)} {_setting(run[column], column)}" for column in known]
+    if (part := run.get("encoder_parts")) in PARTS:
+        words.append(f"{part} alone")
+    return ", ".join(words) or str(run["run_id"])
 
 
 def _setting(value: Any, column: str) -> str:

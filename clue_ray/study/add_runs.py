@@ -161,7 +161,11 @@ def _choose_round(
     furthest = float(analysis.points["train_flops"].max())
     added.add_interval(law, request.predict_at or added.predict_at or DEFAULT_LOOK_AHEAD * furthest)
     # A run that failed is in the table, so it is neither chosen nor paid for again.
-    left = candidates[~candidates["run_id"].isin(runs.table["run_id"])]
+    # Laws describe the whole encoder, which runs of one part would not narrow.
+    left = candidates[
+        ~candidates["run_id"].isin(runs.table["run_id"])
+        & candidates["encoder_parts"].isin(analysis.points["encoder_parts"])
+    ]
     return next_runs(analysis.points, law, left, request.budget - added.spent, added.predict_at)
 
 

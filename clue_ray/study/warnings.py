@@ -10,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from clue_ray.corpus.store import Corpus
+from clue_ray.runs import WHOLE
 from clue_ray.spec.columns import SIZE, run_axes, short_label
 from clue_ray.spec.specs import StudySpec
 from clue_ray.study.directory import StudyDirectory
@@ -46,16 +47,18 @@ class Scales(NamedTuple):
 def find_warnings(planned: list[PlannedRun], corpus: Corpus, study: StudySpec) -> list[str]:
     """List what would weaken the study's answer."""
     columns = [SIZE, *run_axes()]
-    scales = [Scales(short_label(c), [getattr(r.description, c) for r in planned]) for c in columns]
+    # Laws describe the whole encoder, so runs of one part make no axis longer.
+    whole = [r for r in planned if r.description.encoder_parts == WHOLE] or planned
+    scales = [Scales(short_label(c), [getattr(r.description, c) for r in whole]) for c in columns]
     swept = [each for each in scales if each.distinct > 1]
-    tokens = Scales(short_label("train_tokens"), [float(r.train_tokens) for r in planned])
+    tokens = Scales(short_label("train_tokens"), [float(r.train_tokens) for r in whole])
     return [
         *_few_scales(swept),
         *_collinear(
             [(a, b) for a, b in itertools.combinations(swept, 2)]
             + [(scales[0], tokens)] * (scales[0] in swept)
         ),
-        *_narrow_compute(planned),
+        *_narrow_compute(whole),
         *_many_epochs(planned, corpus),
         *untrained_pairs(planned, corpus),
         *no_service_alone(planned, corpus),

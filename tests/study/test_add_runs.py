@@ -4,8 +4,9 @@ import pandas as pd
 import pytest
 
 from clue_ray.errors import StudyError
-from clue_ray.runs import Runs
+from clue_ray.runs import WHOLE, Runs
 from clue_ray.spec.specs import StudySpec
+from clue_ray.study import add_runs
 from clue_ray.study.add_runs import (
     AddedRuns,
     AddRunsRequest,
@@ -135,6 +136,19 @@ def test_intervals_at_another_compute_are_not_compared(study, corpus, candidates
         )
         assert AddedRuns.read(tmp_path).predict_at == predict_at
         assert len(AddedRuns.read(tmp_path).intervals) == 1
+
+
+def test_only_runs_of_the_whole_encoder_are_added(study, corpus, candidates, tmp_path, monkeypatch):
+    bags = {"encoder.transformer": [False], "sequence_length": [2, 4, 8]}
+    both = list_candidates(study.model_copy(update={"axes": [AXES, bags]}), corpus)
+    assert set(both["encoder_parts"]) == {WHOLE, "bag"}
+    offered = []
+    monkeypatch.setattr(add_runs, "list_candidates", lambda *_: both)
+    monkeypatch.setattr(
+        add_runs, "next_runs", lambda points, law, left, *_: offered.append(left) or []
+    )
+    add_in_rounds(study, corpus, tmp_path, AddRunsRequest(1e12), trainer(tmp_path, candidates))
+    assert set(offered[0]["encoder_parts"]) == {WHOLE}
 
 
 def test_adding_runs_needs_a_prediction(study, corpus, candidates, tmp_path):

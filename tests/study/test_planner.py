@@ -149,6 +149,11 @@ def test_a_changed_study_says_what_stays_valid(corpus, tmp_path):
             "the runs have 3 values of sequence length; a law along them needs at least 4",
         ),
         ({"sequence_length": [3, 4, 5, 6]}, {}, "compute spans 0.3 decades"),
+        (  # the bag alone costs a fraction, but laws describe the whole encoder
+            [{"sequence_length": [3, 4, 5, 6]}, {"encoder.transformer": [False]}],
+            {},
+            "compute spans 0.3 decades",
+        ),
         (
             {"encoder.size, sequence_length": [["xxs", 1], ["xs", 2], ["s", 4], ["m", 8]]},
             {},

@@ -50,6 +50,15 @@ FRONTIER: dict[str, Any] = {
     "zorder": 5,
 }
 BEHIND: dict[str, Any] = {"markersize": 5, "markeredgecolor": "none", "alpha": 0.55, "zorder": 4}
+PART: dict[str, Any] = {
+    "linestyle": "none",
+    "markersize": 5,
+    "markerfacecolor": "none",
+    "markeredgecolor": MUTED,
+    "markeredgewidth": 0.8,
+    "alpha": 0.7,
+    "zorder": 3,
+}
 RING: dict[str, Any] = {
     "marker": "o",
     "markersize": 12,
@@ -75,6 +84,7 @@ def loss_against_compute(
     baselines: Sequence[tuple[str, float]] = (),
     band: Band | None = None,
     floor: float | None = None,
+    ablations: pd.DataFrame | None = None,
 ) -> Axes:
     """Draw the held-out loss of every run over training compute, and the laws of an Analysis.
 
@@ -87,6 +97,7 @@ def loss_against_compute(
         baselines: names and losses of the baselines.
         band: the forecast and its interval, where several drawings share them.
         floor: the lowest loss that an encoder can have, in nats.
+        ablations: runs of one part of the encoder, drawn faintly: no law describes them.
     """
     points = source.points if isinstance(source, Analysis) else source
     points = points[points["train_flops"].notna() & points["loss"].notna()]
@@ -99,6 +110,8 @@ def loss_against_compute(
         _forecast(ax, drawn_band)
         _extrapolation_zone(ax, largest)
     _runs(points, ax)
+    others = points.iloc[:0] if ablations is None else ablations
+    _parts(others, Encoding.of(points), ax)
     if candidates:
         _level(
             ax,
@@ -110,13 +123,14 @@ def loss_against_compute(
     for name, level in baselines:
         _level(ax, level, f"{name}: {significant(level)}", BASELINE_COLOUR, above=False)
     reached = largest * (EXTRAPOLATION if isinstance(source, Analysis) else 1.6)
-    ax.set_xlim(float(points["train_flops"].min()) / 1.6, reached)
-    _limit_loss(ax, points, [level for _, level in baselines], drawn_band, floor)
+    shown = pd.concat([points, others])
+    ax.set_xlim(float(shown["train_flops"].min()) / 1.6, reached)
+    _limit_loss(ax, shown, [level for _, level in baselines], drawn_band, floor)
     if floor is not None:
         _floor(ax, floor)
     ax.set_xlabel(label("train_flops"))
     ax.set_ylabel(label("loss", candidates))
-    _headline_keys(ax, points, source)
+    _headline_keys(ax, points, source, has_parts=len(others) > 0)
     return ax
 
 
@@ -268,6 +282,12 @@ def _runs(points: pd.DataFrame, ax: Axes) -> None:
             ax.plot(*where, linestyle="none", gid=f"ring-{run['run_id']}", **RING)
 
 
+def _parts(ablations: pd.DataFrame, encoding: Encoding, ax: Axes) -> None:
+    for run in ablations.to_dict("records"):
+        where = run["train_flops"], run["loss"]
+        ax.plot(*where, marker=encoding.shape(run), gid=f"run-{run['run_id']}", **PART)
+
+
 def _level(ax: Axes, height: float, text: str, colour: str, *, above: bool) -> None:
     ax.axhline(height, color=colour, linewidth=0.9, linestyle=DASHES[0], zorder=1)
     ax.annotate(
@@ -343,16 +363,22 @@ def _law_lines(ax: Axes) -> list[Line2D]:
     return sorted(lines, key=lambda line: -line.get_zorder())
 
 
-def _headline_keys(ax: Axes, points: pd.DataFrame, source: Analysis | pd.DataFrame) -> None:
+def _headline_keys(
+    ax: Axes, points: pd.DataFrame, source: Analysis | pd.DataFrame, has_parts: bool
+) -> None:
     key_rows(ax, Encoding.of(points))
-    if not isinstance(source, Analysis):
+    handles = []
+    if isinstance(source, Analysis):
+        dot: dict[str, Any] = {"linestyle": "none", "marker": "o", "color": "white"}
+        handles = [*_law_lines(ax), Line2D([], [], label="on the frontier", **dot, **FRONTIER)]
+        if points["held_out"].any():
+            handles.append(Line2D([], [], label="held out of the fit", linestyle="none", **RING))
+    if has_parts:
+        handles.append(Line2D([], [], label="one part of the encoder", marker="o", **PART))
+    if not handles:
         return
-    dot: dict[str, Any] = {"linestyle": "none", "marker": "o", "color": "white"}
-    marks = [Line2D([], [], label="on the frontier", **dot, **FRONTIER)]
-    if points["held_out"].any():
-        marks.append(Line2D([], [], label="held out of the fit", linestyle="none", **RING))
     ax.legend(
-        handles=[*_law_lines(ax), *marks],
+        handles=handles,
         loc="lower left",
         handlelength=2.2,
         labelspacing=0.35,

@@ -97,8 +97,11 @@ def distinct(table: pd.DataFrame, column: str) -> list[Any]:
         return []
     known = table[table[column].notna()]
     if column == "encoder_size" and columns.SIZE in table:
-        known = known.sort_values(columns.SIZE, kind="stable")
-        return list(dict.fromkeys(known[column]))
+        # By the largest encoder of a name: the bag alone keeps the name of a size, not its size.
+        params = pd.to_numeric(known[columns.SIZE], errors="coerce")
+        return list(
+            params.groupby(known[column], sort=False).max().sort_values(kind="stable").index
+        )
     return sorted(dict.fromkeys(known[column]))
 
 

@@ -62,9 +62,10 @@ def headline(files: StudyFiles, analysis: Analysis | None) -> Picture | None:
     points = files.done[files.done["train_flops"].notna()]
     if points.empty:
         return None
+    ablations = files.ablations[files.ablations["train_flops"].notna()]
     titles = {
         f"{mark}{run['run_id']}": run_title(run)
-        for _, run in points.iterrows()
+        for _, run in pd.concat([points, ablations]).iterrows()
         for mark in OF_A_RUN
     }
     band = forecast_band(analysis) if analysis else None
@@ -75,8 +76,10 @@ def headline(files: StudyFiles, analysis: Analysis | None) -> Picture | None:
         baselines=[(numbers.shortened(name), loss) for name, loss in rivals],
         band=band,
         floor=min(files.floor.values(), default=None),
+        ablations=ablations,
     )
-    caption = _caption(points, [loss for _, loss in rivals], analysis, band)
+    shown = pd.concat([analysis.points if analysis else points, ablations])
+    caption = _caption(shown, [loss for _, loss in rivals], analysis, band)
     return picture("loss-against-compute", caption, draw, titles=titles)
 
 
@@ -91,7 +94,7 @@ def _caption(
             "is preferred). Outlined runs are on the frontier: no run has a lower loss "
             "at the same compute, or a much lower loss at slightly more."
         )
-    if len(clipped_runs(analysis.points if analysis else points, levels)):
+    if len(clipped_runs(points, levels)):
         caption += f" {CLIPPED}"
     return f"{caption} {_reach(band)}" if band is not None and len(band.low) else caption
 

@@ -155,11 +155,14 @@ def curves(files: StudyFiles) -> Section | None:
     """Draw held-out loss during training."""
     if files.curves is None:
         return None
+    parts = files.curves["run_id"].isin(files.ablations["run_id"])
     caption = (
         "Held-out loss during training. A marker is the end of a run; dashed runs have no final "
         "loss."
     )
-    draw = partial(figures.learning_curves, files.curves, runs=files.done)
+    if parts.any():
+        caption += " Runs of one part of the encoder are left out."
+    draw = partial(figures.learning_curves, files.curves[~parts], runs=files.done)
     drawn = picture("learning-curves", caption, draw, titles=_titles(files.table))
     return Section("curves", "Learning curves", "curves", pictures=(drawn,))
 
@@ -203,7 +206,7 @@ def calibration_warnings(files: StudyFiles) -> list[str]:
     curves = files.curves
     if curves is None or "calibrated_temperature" not in curves:  # a study before calibration
         return []
-    last = curves[curves["run_id"].isin(files.done["run_id"])].groupby("run_id").last()
+    last = curves[curves["run_id"].isin(files.finished["run_id"])].groupby("run_id").last()
     bounded = last[last["calibrated_temperature"].map(is_at_bound)]
     if bounded.empty:
         return []

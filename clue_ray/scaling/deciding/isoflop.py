@@ -43,6 +43,16 @@ class Line(NamedTuple):
     exponent: float
     error: float
 
+    def interval(self, points: int) -> tuple[float, float]:
+        """Return the 95 % interval of the exponent; infinite for a line through two points.
+
+        It uses Student's t with (points - 2) degrees of freedom and assumes independent normal
+        residuals of equal variance.
+        """
+        freedom = points - 2
+        reach = float(stdtrit(freedom, 0.975)) * self.error if freedom else np.inf
+        return self.exponent - reach, self.exponent + reach
+
 
 @dataclass(frozen=True)
 class IsoFlop:
@@ -66,12 +76,9 @@ class IsoFlop:
     def interval(self) -> tuple[float, float]:
         """Return the 95 % interval of the exponent of the line; infinite for two levels.
 
-        It uses Student's t with (levels used - 2) degrees of freedom and assumes normal residuals
-        of equal variance. An error common to all parabolas is not included.
+        An error common to all parabolas is not included.
         """
-        freedom = int(self.levels["used"].sum()) - FEWEST_LEVELS
-        reach = float(stdtrit(freedom, 0.975)) * self.line.error if freedom else np.inf
-        return self.line.exponent - reach, self.line.exponent + reach
+        return self.line.interval(int(self.levels["used"].sum()))
 
     @cached_property
     def parametric(self) -> Prediction:

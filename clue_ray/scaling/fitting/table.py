@@ -36,12 +36,14 @@ class Sample:
         y: what the law predicts, (n,).
         candidates: size of the pool on which the loss was measured, where the table has it.
         left_out: the number of rows that are not done.
+        ablations: the number of finished runs of one part of the encoder, which are not used.
     """
 
     x: Floats
     y: Floats
     candidates: int | None
     left_out: int
+    ablations: int = 0
 
 
 def select(table: Table, x: Sequence[str], y: str) -> Sample:
@@ -56,7 +58,8 @@ def select(table: Table, x: Sequence[str], y: str) -> Sample:
             raise RunsError(
                 f"The runs table has no column {column!r}; {nearest(column, list(frame.columns))}"
             )
-    done = Runs(frame).done
+    runs = Runs(frame)
+    done = runs.done
     if done.empty:
         raise RunsError(f"None of the {len(frame)} runs is done; a law needs finished runs.")
     candidates = candidates_of(done)
@@ -65,7 +68,8 @@ def select(table: Table, x: Sequence[str], y: str) -> Sample:
         x=np.array(columns[:-1]),
         y=columns[-1],
         candidates=candidates,
-        left_out=len(frame) - len(done),
+        left_out=len(frame) - len(runs.finished),
+        ablations=len(runs.ablations),
     )
 
 

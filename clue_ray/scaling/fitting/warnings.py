@@ -34,8 +34,10 @@ def fit_warnings(problem: Problem, theta: Floats, sample: Sample) -> Iterator[st
     """Yield what to know before trusting a fit at theta (p,), one sentence each."""
     law, parameters = problem.law, problem.parameters(theta)
     if sample.left_out:
-        total = sample.left_out + len(sample.y)
+        total = sample.left_out + sample.ablations + len(sample.y)
         yield f"{sample.left_out} of {total} runs are not done and were left out."
+    if sample.ablations:
+        yield f"{sample.ablations} runs of one part of the encoder were left out."
     yield from _narrow(law, sample.x)
     yield from _at_bounds(law, sample.y, parameters)
     yield from _at_edges(problem, theta, parameters)

@@ -27,11 +27,11 @@ SHAPE = ("width", "item_layers", "service_layers", "heads")
 
 def models(evidence: Evidence) -> str:
     """Count the runs, their settings and their seeds."""
-    table, done = evidence.files.table, evidence.done
-    settings = len(set(settings_of(done))) if len(done) else 0
+    table, finished = evidence.files.table, evidence.files.finished
+    settings = len(set(settings_of(finished))) if len(finished) else 0
     seeds = evidence.column("seed").nunique()
     return sentences(
-        f"{len(done)} of {len(table)} runs finished",
+        f"{len(finished)} of {len(table)} runs finished",
         f"{settings} settings" if settings else "",
         f"{seeds} seed{'s' * (seeds > 1)}" if seeds else "",
     )
