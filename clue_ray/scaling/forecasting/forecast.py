@@ -38,7 +38,7 @@ HIGHER_IS_BETTER = ("recall_at_10", "mrr", "tokens_per_second")
 FURTHEST_SEARCH, BISECTIONS = 1e4, 30
 """Factor beyond the frontier up to which a value of y is searched, and halvings of the range."""
 BACKTEST = ["cut", "at", "reach", "predicted", "measured", "low80", "high80", "low95", "high95"]
-"""Columns of a backtest: x of the last run used and of the run forecast, their ratio, y, intervals."""
+"""Of a backtest: x of the last run used and of the run forecast, their ratio, y, intervals."""
 LEVELS = (0.5, 0.8, 0.95)
 """Levels of the intervals that are written down."""
 PUBLIC_RECORD = Path(__file__).with_name("public_record.json")
