@@ -62,13 +62,13 @@ class Record:
     cuts: tuple[tuple[int, Posterior, np.ndarray], ...]
 
     @classmethod
-    def build(cls, x: Floats, y: Floats) -> "Record":
+    def build(cls, x: Floats, y: Floats, chance: float | None = None) -> "Record":
         """Weigh the hypotheses at every cut; points beyond it are not seen."""
         cuts = []
         for cut in range(FEWEST_POINTS + 1, len(x)):
             beyond = cut + np.flatnonzero(x[cut:] <= x[cut - 1] + FURTHEST)
             if len(beyond):
-                cuts.append((cut, Posterior.build(x[:cut], y[:cut]), beyond))
+                cuts.append((cut, Posterior.build(x[:cut], y[:cut], chance), beyond))
         return cls(x, y, tuple(cuts))
 
     def factor(self) -> float:

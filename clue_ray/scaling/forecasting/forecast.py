@@ -172,7 +172,7 @@ class Forecaster:
         points = _frontier(spent, loss)
         _check_runs(spent, loss, points, x, y)
         best = np.log10(spent[points]), np.log(loss[points])
-        record, posterior = Record.build(*best), Posterior.build(*best)
+        record, posterior = Record.build(*best, chance), Posterior.build(*best, chance)
         return cls(x, y, spent, loss, points, record, posterior, record.factor(), chance)
 
     @property
