@@ -118,10 +118,11 @@ def _doublings(fit: Fit, analysis: Analysis) -> list[Doubling]:
     place: dict[str, Any] = {axis: float(best[axis]) for axis in fit.x}
     with np.errstate(all="ignore"):  # a profile may reach parameters where the law overflows
         found = marginal_returns(fit, **place)
-    rows = found[["axis", "value", "gain", "low", "high"]].to_numpy().tolist()
+    rows = list(found[["axis", "value", "gain", "low", "high"]].itertuples(index=False, name=None))
     return [
-        Doubling(axis, *gain, costs.get(axis), _forecast(analysis, best, costs.get(axis)))
-        for axis, *gain in rows
+        Doubling(*row, cost, _forecast(analysis, best, cost))
+        for row in rows
+        for cost in [costs.get(row[0])]
     ]
 
 
