@@ -95,7 +95,8 @@ def test_quantiles_invert_the_distribution():
     levels = np.array([0.025, 0.5, 0.9])
     for level, found in zip(levels, mixture.quantiles(levels), strict=True):
         assert mixture.below(found) == pytest.approx(level, abs=1e-6)
-    single = Mixture(np.array([[0.3]]), np.array([[0.2]]), np.array([1.5]), np.ones(1))
+    free = np.array([np.inf])
+    single = Mixture(np.array([[0.3]]), np.array([[0.2]]), np.array([1.5]), free, np.ones(1))
     expected = np.log(1.5 + np.exp(0.3 + 0.2 * ndtri(0.9)))
     assert single.quantiles(np.array([0.9])) == pytest.approx(expected, abs=1e-8)
     assert single.below(np.array([expected])) == pytest.approx(ndtr(ndtri(0.9)))
@@ -136,6 +137,18 @@ def test_a_drifting_slope_follows_a_curve_that_bends():
     assert abs(made.value - truth) < abs(straight - truth) / 2
     assert sum(w for name, w in made.laws.items() if "drifting" in name) > 0.7
     assert sum(made.laws.values()) == pytest.approx(1)
+
+
+def test_a_ceiling_is_seen_where_the_loss_leaves_a_plateau():
+    """The next decade of an S-shaped curve falls far more than any line through it shows."""
+    compute = np.geomspace(1e12, 1e16, 16)
+    rise = (compute / 3e15) ** -0.8
+    table = {"train_flops": compute, "loss": rise / (1 + rise)}
+    made, truth = ask(table, at=1e17), (1e17 / 3e15) ** -0.8
+    assert made.value == pytest.approx(truth / (1 + truth), rel=0.1)
+    assert made.laws["S-shaped law with a ceiling"] > 0.5
+    low, high = ask(table, at=1e17, chance=1.0).interval(0.95)
+    assert low <= truth / (1 + truth) <= high
 
 
 def test_runs_behind_the_frontier_change_nothing():

@@ -118,11 +118,11 @@ def _doublings(fit: Fit, analysis: Analysis) -> list[Doubling]:
     place: dict[str, Any] = {axis: float(best[axis]) for axis in fit.x}
     with np.errstate(all="ignore"):  # a profile may reach parameters where the law overflows
         found = marginal_returns(fit, **place)
-    rows = list(found[["axis", "value", "gain", "low", "high"]].itertuples(index=False, name=None))
+    rows = found[["axis", "value", "gain", "low", "high"]].to_numpy().tolist()
     return [
-        Doubling(*row, cost, _forecast(analysis, best, cost))
-        for row in rows
-        for cost in [costs.get(row[0])]
+        Doubling(axis, value, gain, low, high, cost, _forecast(analysis, best, cost))
+        for axis, value, gain, low, high in rows
+        for cost in [costs.get(axis)]
     ]
 
 
