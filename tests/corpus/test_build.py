@@ -219,7 +219,7 @@ def test_profile_equals_the_plain_calculation(prepared, planted_log):
     )
     assert profile["users_by_split"] == {
         "train": len(prepared.train_users),
-        "validation": 0,
+        "validation": len(prepared.validation_users),
         "test": len(prepared.test_users),
     }
     assert profile["time"] == [log["timestamp"].min(), log["timestamp"].max()]
