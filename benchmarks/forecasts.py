@@ -18,6 +18,7 @@ import argparse
 import warnings
 from collections.abc import Callable, Iterator
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -144,12 +145,29 @@ def by_law(law: str) -> Callable[[Case], Interval]:
     return predict
 
 
+def by_peer(case: Case) -> Interval:
+    """Forecast with simple-scaling-laws: a power law with a floor over the frontier."""
+    from polars import DataFrame
+    from simple_scaling_laws import fit
+
+    kept = frontier(case.compute, case.loss)
+    runs = {"training_run_id": [str(i) for i in range(kept.sum())]}
+    runs |= {"model_size__c": case.compute[kept], "test_loss__l": case.loss[kept]}
+    fitted = fit(DataFrame(runs), law="separable-power", n_draws=200, seed=0)
+    place = DataFrame({"point_id": ["at"], "model_size__c": [case.at]})
+    row = fitted.predict(place, quantiles=[0.025, 0.1, 0.5, 0.9, 0.975]).row(0, named=True)
+    ends = [float(row[f"test_loss__l__{name}"]) for name in ("median", "q100", "q900")]
+    return (*ends, float(row["test_loss__l__q025"]), float(row["test_loss__l__q975"]))
+
+
 METHODS: dict[str, Callable[[Case], Interval]] = {
     "clue-ray": by_clue_ray,
     "straight line": by_straight_line,
     "power law": by_law("power_law"),
     "power law with floor": by_law("power_law_plus_constant"),
 }
+if find_spec("simple_scaling_laws"):  # needs Python 3.12
+    METHODS["simple-scaling-laws"] = by_peer
 
 
 def score(case: Case, method: Callable[[Case], Interval]) -> dict[str, Any]:

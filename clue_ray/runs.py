@@ -97,6 +97,8 @@ OTHER_TOOLS: dict[Status, str] = {
 STATUSES: dict[str, Status] = {
     word: status for status, words in OTHER_TOOLS.items() for word in (status, *words.split())
 }
+STATUS_NAMES = ("state", "run_state", "run_status", "trial_state", "trial_status", "job_state")
+"""What other tools call the column of statuses, next to Status."""
 DECIMAL_COMMA = r"[+-]?\d+(,\d+)?([eE][+-]?\d+)?"
 RUN_COLUMNS = [name for name in COLUMNS if name in RunRecord.model_fields]
 """The columns of the runs table, in order."""
@@ -241,19 +243,39 @@ def _with_own_statuses(table: pd.DataFrame, source: Path) -> pd.DataFrame:
     Raises:
         RunsError: a status has no meaning that is known.
     """
-    if "status" not in table:
+    column = "status" if "status" in table else _find_status_column(table)
+    if column is None:
         return table
-    words = table["status"].map(lambda value: re.sub(r"[\s_-]+", "_", str(value).strip().lower()))
-    statuses = words.map(STATUSES)
+    statuses = _as_statuses(table[column])
     if (unknown := statuses.isna()).any():
         row = int(np.flatnonzero(unknown)[0])
         raise RunsError(
-            f"Column 'status' of {source} holds {table['status'].iloc[row]!r} in row {row + 1}; "
+            f"Column {column!r} of {source} holds {table[column].iloc[row]!r} in row {row + 1}; "
             "allowed are done (or finished, completed, succeeded), failed, diverged and missing "
             "(or running, pending): replace it, or rename the column if it is not the state of a "
             "run."
         )
     return table.assign(status=statuses)
+
+
+def _find_status_column(table: pd.DataFrame) -> str | None:
+    """Return the column that another tool calls State or Status; None if there is none.
+
+    A column State may also hold a place, so all its values must be statuses.
+    """
+    for name in table.columns:
+        called = re.sub(r"[\W_]+", "_", str(name).strip().lower())
+        if called == "status":
+            return str(name)
+        if called in STATUS_NAMES and _as_statuses(table[name]).notna().all():
+            return str(name)
+    return None
+
+
+def _as_statuses(column: pd.Series) -> pd.Series:
+    """Return our status for each word of another tool; NaN for an unknown word."""
+    words = column.map(lambda value: re.sub(r"[\s_-]+", "_", str(value).strip().lower()))
+    return words.map(STATUSES)
 
 
 def read_current_runs(path: str | Path, *, skip_damaged: bool = False) -> Runs:

@@ -1,7 +1,7 @@
-"""Compare two studies on one page: both laws, and their difference with its interval.
+"""Compare two studies on one page: laws, forecasts, and their differences with intervals.
 
-Losses are comparable only at the same number of candidates, and laws only in the range of compute
-that both studies cover.
+Losses are comparable only at the same number of candidates. Where both studies have runs, their
+laws are compared; beyond the runs of both, their forecasts.
 """
 
 from collections.abc import Sequence
@@ -20,9 +20,10 @@ from clue_ray.report.figures.style import law_label
 from clue_ray.report.page import analyse_files, render
 from clue_ray.report.read import StudyFiles, read_directory
 from clue_ray.report.section import Section
-from clue_ray.report.tables import Table, written
+from clue_ray.report.tables import Table, text, written
 from clue_ray.scaling.answering.analysis import Analysis
 from clue_ray.scaling.fitting.result import Prediction
+from clue_ray.scaling.judging.backtest import LOOK_AHEAD
 from clue_ray.storage.files import atomic_write
 
 PLACES = 9
@@ -41,6 +42,8 @@ class Comparison:
             no preferred law.
         losses: predicted losses at these places in nats, one list per study.
         differences: first minus second in nats, with 95% intervals.
+        ahead: the forecasts at `LOOK_AHEAD` times the largest compute of both, with 80% intervals,
+            and first minus second; empty where a study has no forecast.
         warnings: one sentence each.
     """
 
@@ -49,10 +52,19 @@ class Comparison:
     train_flops: tuple[float, ...]
     losses: tuple[list[Prediction], list[Prediction]]
     differences: tuple[Prediction, ...]
+    ahead: tuple[Prediction, ...]
     warnings: tuple[str, ...]
 
+    @property
+    def ahead_at(self) -> float:
+        """The compute of the forecasts, in FLOP."""
+        return _look_ahead(self.analyses)
+
     def sentence(self) -> str:
-        """State which study has the lower loss at the largest compute that both reached."""
+        """State which study has the lower loss, where both have runs and where it is forecast."""
+        return " ".join((self._measured(), *self._forecast()))
+
+    def _measured(self) -> str:
         if not self.differences:
             return f"No difference is stated. {self.warnings[0]}"
         gap, place = self.differences[-1], numbers.flop(self.train_flops[-1])
@@ -67,6 +79,18 @@ class Comparison:
         return (
             f"{start} the loss of {first} is {side} than that of {second}: the difference is "
             f"{_signed(gap, ' nats')}."
+        )
+
+    def _forecast(self) -> tuple[str, ...]:
+        if not self.ahead:
+            return ()
+        (one, other, gap), (first, second) = self.ahead, self.names
+        level = "not distinguishable: " if gap.low <= 0 <= gap.high else ""
+        return (
+            f"At {numbers.flop(self.ahead_at)} FLOP, {LOOK_AHEAD} times the largest compute of "
+            f"both, the forecasts are {level}{numbers.significant(one.value)} nats for {first} and "
+            f"{numbers.significant(other.value)} for {second}, a difference of "
+            f"{_signed(gap, ' nats')} (80% interval).",
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -85,6 +109,10 @@ class Comparison:
             "studies": self.names,
             "answer": self.sentence(),
             "differences": rows,
+            "forecasts": [
+                {"of": name, "train_flops": self.ahead_at, **made._asdict()}
+                for name, made in zip((*self.names, "difference"), self.ahead, strict=False)
+            ],
             "warnings": self.warnings,
         }
 
@@ -168,13 +196,30 @@ def _compare(
             "The studies share no compute: the largest of one is below the smallest of the other."
         )
     if reasons:
-        return Comparison(names, analyses, (), ([], []), (), (*reasons, *warnings))
+        return Comparison(
+            names, analyses, (), ([], []), (), _ahead(analyses), (*reasons, *warnings)
+        )
     places = tuple(map(float, np.geomspace(low, high, PLACES)))
     losses = tuple(
         [one.fits[one.preferred].predict(train_flops=place) for place in places] for one in (a, b)
     )
     gaps = tuple(difference(one, other) for one, other in zip(losses[0], losses[1], strict=True))
-    return Comparison(names, analyses, places, (losses[0], losses[1]), gaps, tuple(warnings))
+    ahead = _ahead(analyses)
+    return Comparison(names, analyses, places, (losses[0], losses[1]), gaps, ahead, tuple(warnings))
+
+
+def _look_ahead(analyses: tuple[Analysis, Analysis]) -> float:
+    return LOOK_AHEAD * max(float(one.points["train_flops"].max()) for one in analyses)
+
+
+def _ahead(analyses: tuple[Analysis, Analysis]) -> tuple[Prediction, ...]:
+    """Forecast both studies beyond the runs of both; empty where one has no forecast."""
+    at = _look_ahead(analyses)
+    made = [one.forecaster.at(at) for one in analyses if one.forecaster]
+    if len(made) < len(analyses):
+        return ()
+    first, second = (Prediction(each.value, *each.interval(0.8)) for each in made)
+    return first, second, difference(first, second)
 
 
 def difference(one: Prediction, other: Prediction) -> Prediction:
@@ -216,6 +261,8 @@ def _page(found: Comparison) -> str:
         sections.append(
             Section("difference", title, "difference", pictures=(gap,), tables=(_table(found),))
         )
+    if found.ahead:
+        sections.append(_forecasts(found))
     return render(
         "compare.html.j2",
         title=names,
@@ -223,6 +270,28 @@ def _page(found: Comparison) -> str:
         warnings=found.warnings,
         sections=sections,
     )
+
+
+def _forecasts(found: Comparison) -> Section:
+    """List both forecasts, how each study's earlier ones fared, and their difference."""
+    heads = ("study", "compute, FLOP", "forecast, nats [80%]", "median error of earlier forecasts")
+    place = written(numbers.flop(found.ahead_at))
+    rows = [
+        (text(name), place, written(numbers.interval(*made)), written(_own_error(one)))
+        for name, made, one in zip(found.names, found.ahead, found.analyses, strict=False)
+    ]
+    gap = (text("difference"), place, written(_signed(found.ahead[-1])), written(numbers.ABSENT))
+    return Section(
+        "forecasts", "The forecasts beyond both", "forecasts", tables=(Table(heads, (*rows, gap)),)
+    )
+
+
+def _own_error(analysis: Analysis) -> str:
+    made = analysis.forecast
+    if made is None or made.backtest.empty:
+        return numbers.ABSENT
+    rows = made.backtest
+    return numbers.percent((rows["predicted"] / rows["measured"] - 1).abs().median())
 
 
 def _table(found: Comparison) -> Table:

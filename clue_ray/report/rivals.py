@@ -52,7 +52,7 @@ def _trained_parts(ablations: pd.DataFrame) -> list[dict[str, Any]]:
         {
             "name": f"{PARTS[run['encoder_parts']]}, {run['sequence_length']:,} events",
             "method": run["encoder_parts"],
-            **run[["loss", "recall_at_10", "mrr"]].to_dict(),
+            **{score: run[score] for score in ("loss", "recall_at_10", "mrr")},
         }
         for _, run in best.iterrows()
     ]

@@ -197,8 +197,9 @@ class TrainSpec(Spec):
     train_flops: float | None = Field(None, gt=0)
     learning_rate: float = Field(3e-3, gt=0)
     "peak rate at width 32; weight matrices use learning_rate x 32 / width (decision D6)"
-    token_rate: float = Field(3.0, gt=0)
-    "factor on the learning rate of token embeddings: most tokens occur in few batches"
+    token_rate: float = Field(6.0, gt=0)
+    """factor on the learning rate of the token tables, the bag's included: most tokens occur in few
+    batches, and the bag learns most in the first steps"""
     weight_decay: float = Field(0.1, ge=0)
     warmup: float = Field(0.05, ge=0, lt=1)
     "share of the steps in which the learning rate rises linearly"

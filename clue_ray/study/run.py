@@ -5,12 +5,14 @@ then trains the missing runs (study/tune.py), writes the tables, evaluates the d
 writes the report.
 """
 
-from collections.abc import Sequence
-from contextlib import nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
+import ray
 import torch
 from ray import tune
 
@@ -202,10 +204,14 @@ def _train_study(
     plan = _plan_checked(study, corpus, directory, output, address, retry_failed, added)
     directory.claim(study, corpus.digest)
     write_json(directory.path / "plan.json", plan.to_dict())
-    _write_side_files(plan, corpus, study, directory)
+    lengths = {planned.run.sequence_length for planned in plan.runs}
+    candidates = study.evaluation.candidates
+    floor = planted_floor(corpus.manifest.get("planted"), lengths, candidates)
+    write_json(directory.path / "corpus.json", corpus.summary() | floor)
     directory.publish()
     try:
-        train_pending(plan, corpus, study, directory, on_progress, callbacks)
+        with _scoring_baselines(corpus, directory, candidates, lengths):
+            train_pending(plan, corpus, study, directory, on_progress, callbacks)
     finally:  # an interrupted study leaves its tables too
         runs = directory.write_tables([r.description for r in plan.runs])
     score_runs(directory, read_tasks(study.transfer), list(runs.finished["run_id"]))
@@ -232,18 +238,28 @@ def _plan_checked(
     return plan
 
 
-def _write_side_files(
-    plan: Plan, corpus: Corpus, study: StudySpec, directory: StudyDirectory
-) -> None:
-    """Write what the report shows next to the runs: the corpus, the baselines, a planted floor."""
-    candidates = study.evaluation.candidates
-    lengths = {planned.run.sequence_length for planned in plan.runs}
-    floor = planted_floor(corpus.manifest.get("planted"), lengths, candidates)
-    write_json(directory.path / "corpus.json", corpus.summary() | floor)
+@contextmanager
+def _scoring_baselines(
+    corpus: Corpus, directory: StudyDirectory, candidates: int, lengths: set[int]
+) -> Iterator[None]:
+    """Score the baselines that a study lacks while its runs train, and write baselines.json.
+
+    A task does it and not the driver: Ray limits a task to one thread, and a driver with a thread
+    per core would slow down the runs.
+    """
     file = directory.path / "baselines.json"
     # The folder belongs to one corpus and number of candidates, so a baseline never changes.
-    if not lengths <= _scored_lengths(file):
-        write_json(file, {"baselines": score_baselines(corpus, candidates, lengths)})
+    if lengths <= _scored_lengths(file):
+        yield
+        return
+    task = ray.remote(num_cpus=0)(_score_at)
+    scored = task.remote(corpus.place, candidates, sorted(lengths))
+    yield
+    write_json(file, {"baselines": ray.get(scored)})
+
+
+def _score_at(place: str, candidates: int, lengths: list[int]) -> list[dict[str, Any]]:
+    return score_baselines(open_corpus(place, verify=False), candidates, lengths)
 
 
 def _scored_lengths(file: Path) -> set[int]:

@@ -83,7 +83,7 @@ def test_a_seal_that_fails_is_shown_with_the_reason(directory: Path) -> None:
     assert "6 not verified, and so not in the score" in html
     for name, reason in (
         (changed.name, "was changed after it was sealed"),
-        (forged.name, "says 2.5, but version"),
+        (forged.name, "says 2.5, but the engine that it names"),
         ("cut.json", "is damaged"),
         ("nan.json", "was changed after it was sealed"),
         ("folder.json", ""),
@@ -94,11 +94,11 @@ def test_a_seal_that_fails_is_shown_with_the_reason(directory: Path) -> None:
     assert kept.name not in "".join(shown(directory).points)
 
 
-def test_a_seal_of_another_version_counts_with_a_note(
+def test_a_seal_of_another_engine_counts_with_a_note(
     directory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file, runs = seal(directory, 4e14, runs=8), read_runs(directory)
-    monkeypatch.setattr(sealing, "version", lambda _: "9.9")
+    monkeypatch.setattr(sealing, "engine_fingerprint", lambda: "f" * 64)
     assert verify_seal(file, json.loads(file.read_text()), runs) == ""  # it forecasts the same
     again = sealing.forecast
     monkeypatch.setattr(
@@ -109,8 +109,27 @@ def test_a_seal_of_another_version_counts_with_a_note(
     ((_, card, problem),) = judge_seals(directory, runs)
     assert problem == ""
     assert card is not None
-    assert "version 9.9 forecasts 3 from the same runs" in card.note
+    assert "the engine here, ffffffff of version" in card.note
+    assert "forecasts 3 from the same runs" in card.note
     assert shown(directory).tables[0].rows[0][0].detail == card.note
+
+
+def test_a_seal_counts_where_another_engine_makes_no_forecast(
+    directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seal(directory, 4e14, runs=8)
+
+    def refuse(*_: object, **__: object) -> None:
+        raise FitError("Too few runs.")
+
+    monkeypatch.setattr(sealing, "forecast", refuse)
+    ((_, card, problem),) = judge_seals(directory, read_runs(directory))
+    assert card is None  # the engine that sealed it must be able to repeat it
+    assert "Too few runs." in problem
+    monkeypatch.setattr(sealing, "engine_fingerprint", lambda: "f" * 64)
+    ((_, card, problem),) = judge_seals(directory, read_runs(directory))
+    assert card is not None
+    assert "makes no forecast from the same runs: Too few runs." in card.note
 
 
 def test_a_score_is_not_forecast_as_if_it_were_a_loss(directory: Path) -> None:

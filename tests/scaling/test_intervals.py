@@ -12,6 +12,7 @@ from benchmarks.coverage import CASES, Case, coverage
 from clue_ray.scaling.fitting.fit import fit_law
 from clue_ray.scaling.fitting.intervals import MAX_PROFILED
 from clue_ray.scaling.fitting.result import Fit
+from clue_ray.scaling.fitting.warnings import widths_differ
 
 FLOOR, HEIGHT, EXPONENT = 1.8, 3.5, 0.25
 
@@ -107,7 +108,8 @@ def test_intervals_respect_bounds_and_hold_the_estimate() -> None:
 
 def test_bootstrap_agrees_with_profile_on_good_data_and_is_seeded() -> None:
     found = fitted(20, 1)
-    assert found.cross_check(x=1e4) is None
+    profile, bootstrap = found.predict(x=1e4), found.bootstrap_predict(x=1e4)
+    assert not widths_differ(profile[1:], bootstrap[1:])
     assert found.bootstrap_interval("exponent") == fitted(20, 1).bootstrap_interval("exponent")
 
 

@@ -26,6 +26,19 @@ def test_statuses_of_other_tools(tmp_path, words, statuses):
     assert read_runs(tmp_path / "runs.csv").table["status"].tolist() == statuses
 
 
+@pytest.mark.parametrize("name", ["State", "Status", "state", "Run Status"])
+def test_the_column_of_statuses_has_other_names_too(tmp_path, name):
+    TABLE.assign(**{name: ["finished", "crashed", "RUNNING"]}).to_csv(tmp_path / "runs.csv")
+    runs = read_runs(tmp_path / "runs.csv")
+    assert runs.table["status"].tolist() == ["done", "failed", "missing"]
+    assert len(runs.done) == 1
+
+
+def test_a_state_may_be_a_place(tmp_path):
+    TABLE.assign(state=["finished", "Ohio", "Utah"]).to_csv(tmp_path / "runs.csv")
+    assert len(read_runs(tmp_path / "runs.csv").done) == 3
+
+
 def test_an_unknown_status_is_named(tmp_path):
     TABLE.assign(status=["done", "purple", "done"]).to_csv(tmp_path / "runs.csv")
     with pytest.raises(RunsError, match=r"'status' .* holds 'purple' in row 2"):

@@ -276,7 +276,7 @@ def test_wider_and_deeper_matrices_move_slower(corpus):
             base[name]
             == wide[name]
             == deep[name]
-            == (3.0 if "token_emb" in name or "table" in name else 1.0, 0.0)
+            == (6.0 if "token_emb" in name or "table" in name else 1.0, 0.0)
         )
 
 

@@ -1,6 +1,5 @@
 """Read CSV files with Arrow's parser, block by block, and count their lines independently of it."""
 
-import io
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -145,11 +144,13 @@ def read_csv(source: Readable, wanted: Sequence[str], separator: str | None) -> 
 
 def _read_fully(source: Readable, size: int) -> bytes:
     """Read until `size` bytes are there or the file ends; a stream may return fewer at a time."""
-    parts = io.BytesIO()
-    while parts.tell() < size and (more := source.read(size - parts.tell())):
-        parts.write(more)
-    found = parts.getvalue()
-    return found + source.read(1) if found.endswith(b"\r") else found
+    parts, left = [], size
+    while left > 0 and (more := source.read(left)):
+        parts.append(more)
+        left -= len(more)
+    if parts and parts[-1].endswith(b"\r"):  # LF may follow
+        parts.append(source.read(1))
+    return b"".join(parts)  # without a copy if it is one part
 
 
 def _is_utf8(data: bytes) -> bool:
@@ -183,7 +184,7 @@ class _Reader:
         left = len(data) - found.cut
         stuck = found.waiting and (final or left > LONGEST_FIELD + BLOCK)
         if found.clean and not stuck and not data.startswith(BOM):  # Arrow drops a BOM
-            block = self._parse(data[: found.cut], found)
+            block = self._parse(whole[: found.cut], found)
             if block:
                 return block, data[found.cut :]
         slow = split_records(whole, self.separator, len(self.keys), final=final)

@@ -69,7 +69,7 @@ def scan(data: bytes, ends: NDArray[np.int64], separator: bytes, columns: int) -
     stops = ends[~inside]
     cut = int(stops[-1]) + 1 if len(stops) else 0
     starts = np.concatenate([[0], stops[:-1] + 1]) if len(stops) else stops
-    blank = int((_lengths(array, starts, stops) == 0).sum())
+    blank = _count_blank(array, starts, stops)
     within = ends[inside & (ends < cut)]
     clean = _quotes_are_in_place(array, quotes[quotes < cut], separator)
     if clean and len(within):
@@ -84,13 +84,14 @@ def scan(data: bytes, ends: NDArray[np.int64], separator: bytes, columns: int) -
     )
 
 
-def _lengths(
+def _count_blank(
     array: NDArray[np.uint8], starts: NDArray[np.int64], stops: NDArray[np.int64]
-) -> NDArray[np.int64]:
-    """Return the bytes of each record without its line end."""
+) -> int:
+    """Count the records that hold nothing but their line end."""
     lengths = stops - starts
-    pair = (lengths > 0) & (array[stops] == LF) & (array[np.maximum(stops - 1, 0)] == CR)
-    return lengths - pair
+    pairs = starts[lengths == 1]  # one byte before the last: blank if it begins CR LF
+    pairs = pairs[(array[pairs] == CR) & (array[pairs + 1] == LF)]
+    return int((lengths == 0).sum()) + len(pairs)
 
 
 def _quotes_are_in_place(

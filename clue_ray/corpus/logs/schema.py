@@ -299,11 +299,13 @@ def _repeats_header(rows: dict[str, Any], log: Log) -> Any:
         literal + (log.source(field) if field else "")
         for literal, field, _, _ in string.Formatter().parse(log.text)
     ]
-    user, text = (
-        pc.is_in(rows[role], value_set=pa.array([name, f"{BYTE_ORDER_MARK}{name}"]))
-        for role, name in (("user_id", log.column("user_id")), ("text", "".join(texts).strip()))
-    )
-    return pc.and_(user, text)
+    repeats: Any = None
+    for role, name in (("user_id", log.column("user_id")), ("text", "".join(texts).strip())):
+        same = pc.is_in(rows[role], value_set=pa.array([name, f"{BYTE_ORDER_MARK}{name}"]))
+        repeats = same if repeats is None else pc.and_(repeats, same)
+        if not pc.any(repeats).as_py():
+            break
+    return repeats
 
 
 def _flat(column: Any) -> pa.Array:

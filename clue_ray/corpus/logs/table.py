@@ -86,7 +86,8 @@ class LineCounter:
             self.ended = True
             terminators = b"\n\r" if self.carriage_returns else b"\n"
             self.lines += bool(self.last) and self.last not in terminators
-        self.lines += data.count(b"\n")
+        # numpy counts one byte several times as fast as bytes.count.
+        self.lines += int(np.count_nonzero(np.frombuffer(data, np.uint8) == ord("\n")))
         if self.carriage_returns and (b"\r" in data or self.last == b"\r"):
             pairs = data.count(b"\r\n") + (self.last == b"\r" and data.startswith(b"\n"))
             self.lines += data.count(b"\r") - pairs

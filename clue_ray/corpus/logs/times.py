@@ -90,7 +90,7 @@ def _unit_codes(numbers: NDArray[np.float64]) -> NDArray[np.int64]:
 
 def _read_text(column: pa.ChunkedArray) -> NDArray[np.float64]:
     """Read text values: those that look like numbers as numbers, and the others as dates."""
-    numeric = pc.fill_null(pc.match_substring_regex(column, NUMBER), False)
+    numeric = pc.fill_null(_are_numbers(column), False)
     count = pc.sum(numeric).as_py() or 0
     if count == len(column):  # the usual case of a CSV file: pandas need not see any value
         return _seconds(pc.utf8_trim_whitespace(column).cast(pa.float64()))
@@ -99,6 +99,12 @@ def _read_text(column: pa.ChunkedArray) -> NDArray[np.float64]:
         mask = numeric.to_numpy()
         seconds[mask] = _seconds(pc.utf8_trim_whitespace(column.filter(numeric)).cast(pa.float64()))
     return seconds
+
+
+def _are_numbers(text: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Return which texts are written as numbers."""
+    digits = pc.ascii_is_decimal(text)  # almost all numbers, and far cheaper than the expression
+    return digits if pc.all(digits).as_py() else pc.match_substring_regex(text, NUMBER)
 
 
 def _read_dates(column: pa.ChunkedArray) -> NDArray[np.float64]:
@@ -168,7 +174,7 @@ def count_units(column: pa.ChunkedArray, timestamp_format: str | None = None) ->
 def _count_text_units(text: pa.ChunkedArray) -> Counter[str]:
     if not len(text):
         return Counter()
-    numeric = pc.match_substring_regex(text, NUMBER)
+    numeric = _are_numbers(text)
     counts = count_units(pc.utf8_trim_whitespace(text.filter(numeric)).cast(pa.float64()))
     rest: Any = text.filter(pc.invert(numeric))
     other = int(pc.sum(pc.match_substring_regex(rest, OTHER_FORM)).as_py() or 0)

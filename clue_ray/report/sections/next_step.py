@@ -1,7 +1,8 @@
 """The section on what to double next: the gain and the cost of doubling each axis at the best run.
 
-The gains come from one law over all swept axes. Where their intervals overlap, the page states that
-the order of the axes is not settled.
+The gains come from one law over all swept axes, because the forecast knows compute only. Next to
+each is what the forecast expects of the same compute, spent as along the frontier. Where the
+intervals of the gains overlap, the page states that the order of the axes is not settled.
 """
 
 from functools import partial
@@ -40,6 +41,8 @@ class Doubling(NamedTuple):
         value: the value before doubling.
         gain, low, high: decrease of the loss in nats, with its 95% interval.
         costs: smallest and largest factor on compute of a doubling between runs; None if unknown.
+        forecast: decrease of the loss in nats that is forecast for as much compute, with its 80%
+            interval; None where the cost is unknown or leads to no more compute than was spent.
     """
 
     axis: str
@@ -48,6 +51,7 @@ class Doubling(NamedTuple):
     low: float
     high: float
     costs: tuple[float, float] | None
+    forecast: tuple[float, float, float] | None = None
 
 
 def next_step(analysis: Analysis) -> Section | None:
@@ -75,7 +79,8 @@ def next_step(analysis: Analysis) -> Section | None:
         f"({tables.describe(best)})."
     )
     drawn = picture("doubling", caption, partial(gains, rows), sizes=(SHORT, NARROW))
-    words = (f"{lead(rows)} {certainty(rows)}", *_recipe(analysis.points))
+    told = " ".join(filter(None, (lead(rows), same_compute(rows[0]), certainty(rows))))
+    words = (told, *_recipe(analysis))
     return Section(
         "next", title, "what next", words, (drawn,), (_table(rows, fit),), points, lead=lead(rows)
     )
@@ -115,9 +120,25 @@ def _doublings(fit: Fit, analysis: Analysis) -> list[Doubling]:
         found = marginal_returns(fit, **place)
     rows = found[["axis", "value", "gain", "low", "high"]].to_numpy().tolist()
     return [
-        Doubling(axis, value, gain, low, high, costs.get(axis))
+        Doubling(axis, value, gain, low, high, cost, _forecast(analysis, best, cost))
         for axis, value, gain, low, high in rows
+        for cost in [costs.get(axis)]
     ]
+
+
+def _forecast(
+    analysis: Analysis, best: pd.Series, costs: tuple[float, float] | None
+) -> tuple[float, float, float] | None:
+    """Return the decrease of the loss that is forecast for the compute of a doubling."""
+    forecaster = analysis.forecaster
+    if costs is None or forecaster is None:
+        return None
+    at = float(best["train_flops"]) * float(np.sqrt(costs[0] * costs[1]))
+    if at <= forecaster.end:
+        return None
+    made, now = forecaster.at(at), float(best["loss"])
+    low, high = made.interval(0.8)
+    return now - made.value, now - high, now - low
 
 
 def _cost_of_doubling(effect: AxisEffect) -> tuple[float, float] | None:
@@ -143,6 +164,16 @@ def lead(rows: list[Doubling]) -> str:
         f"{_gain(first)} nats{_price(first)}"
     )
     return start + (", the largest gain of the swept axes." if others else ".")
+
+
+def same_compute(row: Doubling) -> str:
+    """State what is forecast for the compute of a doubling; empty where nothing is."""
+    if row.forecast is None:
+        return ""
+    return (
+        "For as much compute, spent as along the frontier, the forecast is a decrease of "
+        f"{_three(*row.forecast)} nats (80% interval)."
+    )
 
 
 def certainty(rows: list[Doubling]) -> str:
@@ -176,14 +207,23 @@ def _cost(row: Doubling) -> str:
 
 def _gain(row: Doubling) -> str:
     """Format a gain in nats with its interval, to three decimals: the profile is not finer."""
-    value, low, high = (
-        f"{end:.3f}" if np.isfinite(end) else "unbounded" for end in (row.gain, row.low, row.high)
-    )
+    return _three(row.gain, row.low, row.high)
+
+
+def _three(*ends: float) -> str:
+    value, low, high = (f"{end:.3f}" if np.isfinite(end) else "unbounded" for end in ends)
     return f"{value} [{low}, {high}]"
 
 
 def _table(rows: list[Doubling], fit: Fit) -> Table:
-    heads = ("axis", "from", "to", "gain, nats [95%]", "compute, times")
+    heads = (
+        "axis",
+        "from",
+        "to",
+        "gain, nats [95%]",
+        "compute, times",
+        "forecast for it, nats [80%]",
+    )
     cells = tuple(
         (
             text(short_label(row.axis)),
@@ -191,12 +231,14 @@ def _table(rows: list[Doubling], fit: Fit) -> Table:
             written(numbers.compact(2 * row.value)),
             written(_gain(row)),
             Cell(_cost(row), _cost(row), numeric=True),
+            written(_three(*row.forecast) if row.forecast else numbers.ABSENT),
         )
         for row in rows
     )
     note = (
         f"A floor plus one power law per axis, fitted to {fit.num_runs} runs, including the "
-        "largest. Compute is the factor per doubling between runs that differ in this axis only."
+        "largest. Compute is the factor per doubling between runs that differ in this axis only. "
+        "The last column is the forecast decrease for as much compute, spent as along the frontier."
     )
     warnings = "; ".join(warning.partition(": ")[2].rstrip(".") for warning in fit.warnings)
     return Table(
@@ -224,8 +266,9 @@ def gains(rows: list[Doubling], ax: Axes) -> Axes:
     return ax
 
 
-def _recipe(points: pd.DataFrame) -> list[str]:
+def _recipe(analysis: Analysis) -> list[str]:
     """State the best split of ten times the largest compute between size and tokens."""
+    points = analysis.points
     if (
         not {"non_embedding_params", "train_tokens"} <= set(points)
         or points["train_tokens"].isna().any()
@@ -252,8 +295,17 @@ def _recipe(points: pd.DataFrame) -> list[str]:
     )
     return [
         f"For {budget_words} the best split by a law in size and tokens is {size} non-embedding "
-        f"parameters trained on {tokens} tokens (95%)."
+        f"parameters trained on {tokens} tokens (95%).{_forecast_of(analysis)}"
     ]
+
+
+def _forecast_of(analysis: Analysis) -> str:
+    """State the forecast at ten times the largest compute, where there is one."""
+    made = analysis.forecast
+    if made is None:
+        return ""
+    value = numbers.interval(made.value, *made.interval(0.8))
+    return f" The forecast loss there is {value} nats (80%)."
 
 
 def _bounded(recipe: Recipe, points: pd.DataFrame) -> bool:

@@ -9,8 +9,9 @@ from clue_ray.spec.columns import short_label
 
 WORDS = (
     "Each forecast was written to the study before the run that tests it, with a hash of its "
-    "numbers and of the runs behind it; the commit of its file proves when. It was recomputed for "
-    "this page from those runs. A hit is a measured value inside the 80 % interval."
+    "numbers and of the runs behind it; the commit of its file proves when. For this page it was "
+    "recomputed from those runs, unless it names another engine. A hit is a measured value inside "
+    "the 80 % interval."
 )
 HEADS = ("outcome", "forecast of", "sealed", "predicted [80%]", "measured", "error")
 

@@ -133,7 +133,6 @@ class Analysis:
             "backtest_error": _known(judged["mean_absolute_relative_error"].get(name)),
             "backtest_error_nats": _known(judged["mean_absolute_error"].get(name)),
             "coverage": _known(judged["coverage"].get(name)),
-            "as_good": name in (self.backtest.preferred, *self.backtest.tied),
             **self._held_out_errors(fit),
             "exponent": fit.parameters[exponent] if exponent else None,
             "exponent_low": ends[0],

@@ -15,7 +15,7 @@ from clue_ray.errors import FitError, nearest
 from clue_ray.scaling.fitting.intervals import Likelihood, Quantity
 from clue_ray.scaling.fitting.problem import LARGEST_EXPONENT, Problem
 from clue_ray.scaling.fitting.table import check_width, is_number, place_of
-from clue_ray.scaling.fitting.warnings import interval_warnings, widths_differ
+from clue_ray.scaling.fitting.warnings import interval_warnings
 from clue_ray.scaling.laws.law import Floats, Law
 
 BOUND_SHARE = 0.01
@@ -143,16 +143,6 @@ class Fit:
         """Predict the value of the law at x with a bootstrap interval, the check of `predict`."""
         quantity = self._log_value(x)
         return self._prediction(quantity, self.likelihood.bootstrap(quantity, _check_level(level)))
-
-    def cross_check(self, **x: float) -> tuple[Prediction, Prediction] | None:
-        """Return the profile's and the bootstrap's prediction at x where their widths differ.
-
-        None where the ratio of the widths is below 1.5, or where `predict` uses the bootstrap.
-        """
-        if self.likelihood.many:
-            return None
-        profile, bootstrap = self.predict(**x), self.bootstrap_predict(**x)
-        return (profile, bootstrap) if widths_differ(profile[1:], bootstrap[1:]) else None
 
     def curve(self, x_values: Any) -> Floats:
         """Evaluate the fitted law of one predictor at x_values (n,), in the table's units: (n,)."""

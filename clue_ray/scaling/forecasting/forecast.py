@@ -1,7 +1,8 @@
 """Forecast the loss of a run that is larger than all that were trained.
 
-One value and one interval for any level, from a combination of laws that is judged by backtest
-(`combine.py`). The parameters of a law and their intervals are another question: see `fit_law`.
+One value and one interval for any level, from laws weighted by how they predicted the runs in turn
+(`hypotheses.py`), calibrated by backtest (`combine.py`). The parameters of a law and their
+intervals are another question: see `fit_law`.
 """
 
 from collections.abc import Callable, Mapping
@@ -12,14 +13,13 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy.special import stdtrit
 
 from clue_ray.errors import FitError
 from clue_ray.runs import SCORES
 from clue_ray.scaling.fitting.frontier import settings_of
 from clue_ray.scaling.fitting.table import Table, finished, is_number, select
-from clue_ray.scaling.forecasting.candidates import CANDIDATES
-from clue_ray.scaling.forecasting.combine import DEGREES_OF_FREEDOM, FEWEST_POINTS, Record
+from clue_ray.scaling.forecasting.combine import FEWEST_POINTS, Distribution, Record
+from clue_ray.scaling.forecasting.hypotheses import Posterior
 from clue_ray.scaling.laws.law import Floats
 from clue_ray.storage.files import read_json
 
@@ -37,6 +37,8 @@ HIGHER_IS_BETTER = ("recall_at_10", "mrr", "tokens_per_second")
 """Columns of a runs table, besides scores on downstream tasks, that a better run raises."""
 FURTHEST_SEARCH, BISECTIONS = 1e4, 30
 """Factor beyond the frontier up to which a value of y is searched, and halvings of the range."""
+BACKTEST = ["cut", "at", "reach", "predicted", "measured", "low80", "high80", "low95", "high95"]
+"""Of a backtest: x of the last run used and of the run forecast, their ratio, y, intervals."""
 LEVELS = (0.5, 0.8, 0.95)
 """Levels of the intervals that are written down."""
 PUBLIC_RECORD = Path(__file__).with_name("public_record.json")
@@ -51,9 +53,7 @@ class Forecast:
         value: median of the prediction.
         at: where, in the unit of x.
         reach: `at` over the largest x on the frontier.
-        laws: weight of each candidate law, sum 1.
-        backtest: one row per earlier forecast on these runs: columns cut, at, reach, predicted,
-            measured, low80, high80, low95, high95.
+        laws: weight of each kind of law, sum 1.
         warnings: reasons to trust it less, one sentence each.
     """
 
@@ -61,11 +61,17 @@ class Forecast:
     at: float
     reach: float
     laws: Mapping[str, float]
-    backtest: pd.DataFrame
-    warnings: tuple[str, ...] = ()
-    scale: float = field(default=0.0, repr=False)
-    "of ln y, Student's t"
+    warnings: tuple[str, ...]
+    distribution: Distribution = field(repr=False, compare=False)
+    "of ln y, without chance"
+    earlier: Record = field(repr=False, compare=False)
+    "the forecasts at earlier cuts of the same runs"
     chance: float | None = field(default=None, repr=False)
+
+    @cached_property
+    def backtest(self) -> pd.DataFrame:
+        """One row per earlier forecast on these runs, with the columns `BACKTEST`."""
+        return _backtest(self.earlier, self.distribution.factor)
 
     def interval(self, level: float = 0.8) -> tuple[float, float]:
         """Return the interval that holds y with probability `level`; ends never exceed chance.
@@ -75,10 +81,10 @@ class Forecast:
         """
         if not (is_number(level) and 0 < level < 1):
             raise FitError(f"level is {level!r}; give a number between 0 and 1, such as 0.8.")
-        low, high = _interval(np.log(self.value), self.scale, level)
-        return (
-            (low, high) if self.chance is None else (min(low, self.chance), min(high, self.chance))
-        )
+        ends = self.distribution.quantiles((1 - level) / 2, (1 + level) / 2)[:, 0]
+        low, high = map(float, np.exp(ends))
+        limit = np.inf if self.chance is None else self.chance
+        return min(low, limit), min(high, limit)
 
     def sentence(self, x: str, y: str) -> str:
         """State the forecast, its 80 % interval, its reach, and how earlier ones fared."""
@@ -140,8 +146,9 @@ class Forecaster:
         x, y: columns.
         spent, loss: x and y of each setting, in order of x, (settings,).
         points: indices of the frontier's settings, (n,).
-        record: backtest of the candidates over the frontier.
-        factor: of the scale, see `Record.factor`.
+        record: the forecasts at earlier cuts of the frontier.
+        posterior: the hypotheses after all points.
+        factor: by which intervals are stretched, see `Record.factor`.
         chance: y that no prediction exceeds.
     """
 
@@ -151,6 +158,7 @@ class Forecaster:
     loss: Floats
     points: np.ndarray
     record: Record
+    posterior: Posterior
     factor: float
     chance: float | None
 
@@ -163,13 +171,9 @@ class Forecaster:
         spent, loss = _settings(table, x, y)
         points = _frontier(spent, loss)
         _check_runs(spent, loss, points, x, y)
-        record = Record.build(np.log10(spent[points]), np.log(loss[points]))
-        return cls(x, y, spent, loss, points, record, record.factor(), chance)
-
-    @cached_property
-    def backtest(self) -> pd.DataFrame:
-        """The combined forecasts at every cut, see `Forecast.backtest`."""
-        return _backtest(self.record, self.factor)
+        best = np.log10(spent[points]), np.log(loss[points])
+        record, posterior = Record.build(*best, chance), Posterior.build(*best, chance)
+        return cls(x, y, spent, loss, points, record, posterior, record.factor(), chance)
 
     @property
     def end(self) -> float:
@@ -188,18 +192,16 @@ class Forecaster:
                 f"{self.x} is {at:.3g}, which is not beyond the best run at {self.end:.3g}; "
                 f"forecast a larger {self.x}, or read a smaller one off the runs."
             )
-        record, place = self.record, np.log10([at])
-        predicted = np.array([c.fit(record.x, record.y)(place)[0] for c in CANDIDATES])
-        combined = record.combine(predicted, float(place[0]), len(self.points))
-        value = float(np.exp(combined.mean))
+        distribution = Distribution(self.posterior, np.log10([at]), self.factor)
+        value = float(np.exp(distribution.quantiles(0.5)[0, 0]))
         return Forecast(
             value=value if self.chance is None else min(value, self.chance),
             at=float(at),
             reach=at / self.end,
-            laws={str(c): float(w) for c, w in zip(CANDIDATES, combined.weights, strict=True)},
-            backtest=self.backtest,
+            laws=self.posterior.laws,
             warnings=tuple(_warnings(self.spent, self.points, at, self.x)),
-            scale=self.factor * combined.scale,
+            distribution=distribution,
+            earlier=self.record,
             chance=self.chance,
         )
 
@@ -266,22 +268,16 @@ def _frontier(spent: Floats, loss: Floats) -> np.ndarray:
 
 
 def _backtest(record: Record, factor: float) -> pd.DataFrame:
-    """Tabulate the combined forecasts at every cut, with the intervals they would have had."""
-    rows = []
-    for cut, point, made in record.backtest():
-        ends = [
-            end for level in (0.8, 0.95) for end in _interval(made.mean, factor * made.scale, level)
-        ]
-        from_x, to_x = 10.0 ** record.x[cut - 1], 10.0 ** record.x[point]
-        measured = float(np.exp(record.y[point]))
-        rows.append((from_x, to_x, to_x / from_x, float(np.exp(made.mean)), measured, *ends))
-    columns = ["cut", "at", "reach", "predicted", "measured", "low80", "high80", "low95", "high95"]
-    return pd.DataFrame(rows, columns=columns)
-
-
-def _interval(mean: float, scale: float, level: float) -> tuple[float, float]:
-    half = float(stdtrit(DEGREES_OF_FREEDOM, (1 + level) / 2)) * scale
-    return float(np.exp(mean - half)), float(np.exp(mean + half))
+    """Tabulate the forecasts at every cut, with the intervals they would have had."""
+    tables = [pd.DataFrame(columns=BACKTEST)]
+    for cut, posterior, beyond in record.cuts:
+        made = Distribution(posterior, record.x[beyond], factor)
+        from_x, to_x = 10.0 ** record.x[cut - 1], 10.0 ** record.x[beyond]
+        known = np.full_like(to_x, from_x), to_x, to_x / from_x
+        value, *ends = np.exp(made.quantiles(0.5, 0.1, 0.9, 0.025, 0.975))
+        rows = np.array([*known, value, np.exp(record.y[beyond]), *ends])
+        tables.append(pd.DataFrame(rows.T, columns=BACKTEST))
+    return pd.concat(tables[1:] or tables, ignore_index=True)
 
 
 def _check_runs(spent: Floats, loss: Floats, points: np.ndarray, x: str, y: str) -> None:

@@ -1,8 +1,9 @@
 """Sealed forecasts: written down before the run that tests them, and compared with it later.
 
 A seal is a JSON file in the study's `forecasts/`. It names the runs that the forecast was made
-from, and ends with a hash of all that it says. Verifying it recomputes that hash, and the forecast
-from the same runs, so neither the card nor the runs can be changed afterwards without notice.
+from and the engine that made it, and ends with a hash of all that it says. Verifying it recomputes
+that hash and the hash of the runs' values, so neither the card nor the runs can be changed
+afterwards without notice. Where the engine is the same, the forecast is recomputed, too.
 Commit the file before the run starts: the order of commits is the proof of time.
 """
 
@@ -12,6 +13,7 @@ import math
 import re
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from statistics import median
@@ -20,6 +22,8 @@ from typing import Any, Literal, NamedTuple
 from clue_ray.errors import ClueRayError, FitError, RunsError
 from clue_ray.runs import Runs
 from clue_ray.scaling.fitting.frontier import settings_of
+from clue_ray.scaling.forecasting import combine, hypotheses
+from clue_ray.scaling.forecasting import forecast as engine
 from clue_ray.scaling.forecasting.forecast import LEVELS, Forecast, forecast
 from clue_ray.storage.files import read_json, write_json
 
@@ -28,7 +32,9 @@ SAME_PLACE = 1.1
 """Factor in x within which a later run tests a seal."""
 ROUNDING = 1e-6
 NUMBERS = ("at", "value")
-TEXTS = ("x", "y", "table_sha256", "clue_ray_version", "sealed_at")
+TEXTS = ("x", "y", "table_sha256", "engine_sha256", "clue_ray_version", "sealed_at")
+ENGINE = (hypotheses, combine, engine)
+"""Modules whose source determines a forecast."""
 
 Outcome = Literal["open", "hit", "miss"]
 
@@ -100,6 +106,7 @@ def seal_forecast(runs: Runs, made: Forecast, *, x: str, y: str, folder: Path) -
         "warnings": list(made.warnings),
         "runs": sorted(map(str, runs.done["run_id"])),
         "table_sha256": _hash_table(runs, x, y, set(map(str, runs.done["run_id"]))),
+        "engine_sha256": engine_fingerprint(),
         "clue_ray_version": version("clue-ray"),
         "sealed_at": datetime.now(UTC).isoformat(timespec="seconds"),
     }
@@ -108,6 +115,15 @@ def seal_forecast(runs: Runs, made: Forecast, *, x: str, y: str, folder: Path) -
     file = folder / FOLDER / f"{name}-at-{made.at:.3g}-{seal['sha256'][:8]}.json"
     write_json(file, seal)
     return file
+
+
+@cache
+def engine_fingerprint() -> str:
+    """Return a hash of the source of the modules that make forecasts.
+
+    A version number does not identify them: between two releases they may change.
+    """
+    return hashlib.sha256(b"".join(Path(str(m.__file__)).read_bytes() for m in ENGINE)).hexdigest()
 
 
 def read_seals(folder: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
@@ -121,12 +137,12 @@ def verify_seal(file: Path, seal: dict[str, Any], runs: Runs) -> str:
     """Check that neither a card nor the runs it was made from were changed.
 
     Returns:
-        A note where another version of clue-ray sealed the card and this one forecasts otherwise;
-        empty where the same forecast was recomputed.
+        A note where another engine sealed the card and this one forecasts otherwise; empty where
+        the same forecast was recomputed.
 
     Raises:
         RunsError: the card or a run was changed, or a run is missing; the message says which.
-        FitError: this version makes no forecast from the runs.
+        FitError: the engine that sealed it makes no forecast from the runs.
     """
     if seal.get("sha256", "") != _content_hash(seal):
         raise RunsError(f"{file} was changed after it was sealed; restore it from version control.")
@@ -134,7 +150,12 @@ def verify_seal(file: Path, seal: dict[str, Any], runs: Runs) -> str:
     named = set(seal["runs"])
     _check_runs(file, seal, runs, named)
     table = runs.done[runs.done["run_id"].astype(str).isin(named)]
-    again = forecast(table, x=seal["x"], y=seal["y"], at=seal["at"], chance=seal.get("chance"))
+    try:
+        again = forecast(table, x=seal["x"], y=seal["y"], at=seal["at"], chance=seal.get("chance"))
+    except FitError as error:
+        if seal["engine_sha256"] == engine_fingerprint():
+            raise
+        return f"{_other_engine(seal)}, which makes no forecast from the same runs: {error}"
     return _compare(file, seal, again)
 
 
@@ -174,22 +195,28 @@ def _check_runs(file: Path, seal: dict[str, Any], runs: Runs, named: set[str]) -
 
 
 def _compare(file: Path, seal: dict[str, Any], again: Forecast) -> str:
-    """Compare a card with the forecast that this version makes of the same runs.
+    """Compare a card with the forecast that is made now of the same runs.
 
-    Another version may forecast otherwise, which does not make an unchanged card wrong. The same
-    version must not: then the card was written by hand and hashed again.
+    Another engine may forecast otherwise, which does not make an unchanged card wrong. The same
+    engine must not: then the card was written by hand and hashed again.
     """
     if math.isclose(again.value, seal["value"], rel_tol=ROUNDING) and _same_ends(seal, again):
         return ""
-    here, there = version("clue-ray"), seal["clue_ray_version"]
-    if here != there:
-        return (
-            f"sealed by version {there}; version {here} forecasts {again.value:.4g} from the same "
-            "runs"
-        )
+    if seal["engine_sha256"] != engine_fingerprint():
+        return f"{_other_engine(seal)}, which forecasts {again.value:.4g} from the same runs"
     raise RunsError(
-        f"{file} says {seal['value']:.6g}, but version {here} forecasts {again.value:.6g} from the "
-        "same runs, or another interval; the card was not written by --seal."
+        f"{file} says {seal['value']:.6g}, but the engine that it names forecasts "
+        f"{again.value:.6g} from the same runs, or another interval; the card was not written by "
+        "--seal."
+    )
+
+
+def _other_engine(seal: dict[str, Any]) -> str:
+    return (
+        f"the card and its runs are unchanged, but it was sealed by engine "
+        f"{seal['engine_sha256'][:8]} of version {seal['clue_ray_version']} and cannot be "
+        f"recomputed by the engine here, {engine_fingerprint()[:8]} of version "
+        f"{version('clue-ray')}"
     )
 
 

@@ -20,8 +20,7 @@ from clue_ray.scaling.fitting.search import (
     RIVAL_COSTS,
     screen,
 )
-from clue_ray.scaling.forecasting.candidates import CANDIDATES
-from clue_ray.scaling.forecasting.combine import DEGREES_OF_FREEDOM
+from clue_ray.scaling.forecasting.hypotheses import DRIFTS, GAPS, NOISES
 from clue_ray.scaling.judging.backtest import LOOK_AHEAD
 from clue_ray.scaling.laws.law import Law
 from clue_ray.spec.columns import label, short_label
@@ -142,13 +141,11 @@ def validation(evidence: Evidence) -> str:
 
 
 def _forecasts() -> str:
-    """Describe the combination of laws that forecasts are made from."""
-    laws = dict.fromkeys(each.law.replace("_", " ") for each in CANDIDATES)
-    recent = [f"{half:g}" for half in sorted({each.half_life for each in CANDIDATES} - {0.0})]
+    """Describe the laws that forecasts average over."""
+    count = (len(GAPS) + 1) * len(DRIFTS) * len(NOISES)
     return (
-        f"forecasts weigh {len(CANDIDATES)} fits by their backtest ({listing(list(laws))}, also "
-        f"with weights that halve every {listing(recent)} decades), with intervals of Student's t, "
-        f"{DEGREES_OF_FREEDOM} degrees of freedom"
+        f"forecasts average over {count:,} power laws, with and without a floor and a drifting "
+        "slope, by how well each predicted the runs in turn, with intervals scaled by a backtest"
     )
 
 
