@@ -109,6 +109,7 @@ def test_the_words_count_gains_and_say_why_there_is_no_law(tmp_path):
     assert "−0.050 to +0.090 nats, the largest at size s and 16 events" in said  # noqa: RUF001
     assert "Gains below 0.028 nats are within the noise" in said
     assert "A law of the gain needs 5 comparisons over 1 decade of compute" in said
+    assert "there are 2 over 0.9 decades, 1 of them positive." in said
     assert "From 16 to 40 events, the loss of the bag alone goes from 5.300 to 5.100 nats." in said
 
 

@@ -6,6 +6,7 @@ difference of their losses is the gain from the other part.
 
 from functools import partial
 
+import numpy as np
 import pandas as pd
 
 from clue_ray.report import numbers
@@ -124,9 +125,11 @@ def _law(pairs: pd.DataFrame) -> str:
     """State the exponent of the law of the gain, or why there is none."""
     line = law_of_gain(pairs)
     if line is None:
+        decades = np.log10(pairs["train_flops"].max() / pairs["train_flops"].min())
         return (
             f"A law of the gain needs {FEWEST} comparisons over {DECADES:g} decade of compute, all "
-            "with a positive gain, so none was fitted."
+            f"with a positive gain, so none was fitted: there are {len(pairs)} over "
+            f"{decades:.1f} decades, {int((pairs['gain'] > 0).sum())} of them positive."
         )
     low, high = line.interval(len(pairs.dropna(subset=["train_flops"])))
     grows = "grows" if line.exponent > 0 else "falls"
