@@ -15,7 +15,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from clue_ray.corpus.logs import csv_files, jsonlines
@@ -144,6 +144,7 @@ def test_any_bytes_as_csv_add_up(data, block):
 
 
 @settings(max_examples=200)
+@example("111111111111111111\r\r\n", 5)  # a block of the file ends between the CRs
 @given(st.text(st.sampled_from('a1",\n\r'), max_size=80), st.sampled_from([5, 20, 1000]))
 def test_any_quotes_add_up(text, block):
     list_rows(b"a,b,c\n" + text.encode(), block)

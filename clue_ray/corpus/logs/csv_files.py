@@ -148,7 +148,7 @@ def _read_fully(source: Readable, size: int) -> bytes:
     while left > 0 and (more := source.read(left)):
         parts.append(more)
         left -= len(more)
-    if parts and parts[-1].endswith(b"\r"):  # LF may follow
+    while parts and parts[-1].endswith(b"\r"):  # LF may follow, also the next CR
         parts.append(source.read(1))
     return b"".join(parts)  # without a copy if it is one part
 
