@@ -31,11 +31,24 @@ def test_difference_is_the_planted_one_within_its_interval(
     assert gap.low < -0.2 < gap.high < 0
     assert gap.value == pytest.approx(found.losses[0][-1].value - found.losses[1][-1].value)
     assert "is lower than that of" in found.sentence()
-    assert json.loads(json.dumps(found.to_dict()))["differences"]
+    document = json.loads(json.dumps(found.to_dict()))
+    assert document["differences"]
+    assert [each["of"] for each in document["forecasts"]] == [*found.names, "difference"]
     html = page.read_text(encoding="utf-8")
     assert found.sentence() in html
     assert "different corpora" in html
     assert "http://" not in html.replace("http://www.w3", "")
+
+
+def test_beyond_the_runs_forecasts_are_compared(compared: tuple[Path, Comparison]) -> None:
+    page, found = compared
+    first, second, gap = found.ahead
+    for made, one in zip((first, second), found.analyses, strict=True):
+        assert one.forecast is not None
+        assert tuple(made) == pytest.approx((one.forecast.value, *one.forecast.interval(0.8)))
+    assert gap.low < -0.2 < gap.high
+    assert "10 times the largest compute of both, the forecasts are" in found.sentence()
+    assert "The forecasts beyond both" in page.read_text(encoding="utf-8")
 
 
 def test_difference_of_equal_studies_holds_zero() -> None:

@@ -165,6 +165,7 @@ def test_answers_on_laws_change_with_the_fits(files: StudyFiles, before: dict[st
         (fitting, "LARGEST_EXPONENT", 9.0, "assumptions of each form", "between 0 and 9"),
         (fitting, "MAX_GRID_POINTS", 17, "algorithm and starts", "up to 17 points"),
         (fitting, "LARGEST_LEVEL_SHARE", 0.5, "runs fitted", "at least 50%"),
+        (fitting, "DRIFTS", range(8), "validation", "8 drifts of the slope"),
     ],
 )
 def test_constants_come_from_the_code(

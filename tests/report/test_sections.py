@@ -22,6 +22,7 @@ from clue_ray.report.sections.next_step import (
     larger_value,
     lead,
     no_gain,
+    same_compute,
 )
 from clue_ray.runs import Runs
 from clue_ray.scaling.answering.analysis import analyse
@@ -45,6 +46,12 @@ def test_next_step_says_what_is_settled() -> None:
     assert "for 1.4 to 1.8 times the compute, the largest gain of the swept axes" in words
     assert "not settled" not in words
     assert "not identified" not in words
+
+
+def test_next_step_says_what_the_forecast_expects_of_the_same_compute() -> None:
+    assert same_compute(USERS) == ""
+    words = same_compute(LENGTH._replace(forecast=(0.03, 0.01, 0.05)))
+    assert "the forecast is a decrease of 0.030 [0.010, 0.050] nats (80% interval)" in words
 
 
 def test_next_step_says_what_is_not() -> None:

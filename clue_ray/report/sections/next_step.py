@@ -79,7 +79,7 @@ def next_step(analysis: Analysis) -> Section | None:
         f"({tables.describe(best)})."
     )
     drawn = picture("doubling", caption, partial(gains, rows), sizes=(SHORT, NARROW))
-    told = " ".join(filter(None, (lead(rows), _same_compute(rows[0]), certainty(rows))))
+    told = " ".join(filter(None, (lead(rows), same_compute(rows[0]), certainty(rows))))
     words = (told, *_recipe(analysis))
     return Section(
         "next", title, "what next", words, (drawn,), (_table(rows, fit),), points, lead=lead(rows)
@@ -166,7 +166,7 @@ def lead(rows: list[Doubling]) -> str:
     return start + (", the largest gain of the swept axes." if others else ".")
 
 
-def _same_compute(row: Doubling) -> str:
+def same_compute(row: Doubling) -> str:
     """State what is forecast for the compute of a doubling; empty where nothing is."""
     if row.forecast is None:
         return ""

@@ -142,10 +142,10 @@ def validation(evidence: Evidence) -> str:
 
 def _forecasts() -> str:
     """Describe the laws that forecasts average over."""
-    count = (len(GAPS) + 1) * len(DRIFTS) * len(NOISES)
     return (
-        f"forecasts average over {count:,} power laws, with and without a floor and a drifting "
-        "slope, by how well each predicted the runs in turn, with intervals scaled by a backtest"
+        f"forecasts average over power laws with {len(GAPS) + 1} floors, with and without a "
+        f"ceiling at chance, {len(DRIFTS)} drifts of the slope and {len(NOISES)} levels of noise, "
+        "by how well each predicted the runs in turn, with intervals scaled by a backtest"
     )
 
 
