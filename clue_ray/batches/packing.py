@@ -184,10 +184,10 @@ def pack_histories(
     )
 
 
-def bag_histories(corpus: Corpus, histories: Lists, dropout: Dropout = NO_DROPOUT) -> Bag:
-    """Count the tokens of histories of items, in their order."""
+def bag_histories(corpus: Corpus, histories: Lists) -> Bag:
+    """Count the tokens of histories of items, in their order, without dropout."""
     distinct, event_items = np.unique(histories.values, return_inverse=True)
-    return count_tokens(histories, event_items, gather_tokens(corpus, distinct, dropout))
+    return count_tokens(histories, event_items, gather_tokens(corpus, distinct, NO_DROPOUT))
 
 
 def sort_lists(lists: Lists) -> tuple[Lists, NDArray[np.int64]]:

@@ -115,6 +115,22 @@ def test_the_backtest_sees_only_what_was_known():
         assert old.laws == new.laws
         np.testing.assert_array_equal(old.predict(x[beyond]).z, new.predict(x[beyond]).z)
         assert old.end == x[cut - 1]
+        assert before.factor(cut) == after.factor(cut)
+    assert before.factor() != after.factor()
+
+
+def test_intervals_of_the_backtest_are_not_stretched_by_the_errors_they_are_judged_by():
+    x = np.linspace(0, 3, 20)
+    broken = -0.2 * x - 0.3 * (np.arange(20) >= 12)
+    table = pd.DataFrame({"train_flops": 10**x, "loss": np.exp(broken)})
+    smooth = table.assign(loss=np.exp(-0.2 * x))
+    ends = ["low80", "high80", "low95", "high95"]
+    early = [
+        one.loc[one["cut"] <= 10 ** x[11] * 1.001, ends]
+        for one in (ask(table, 1e4).backtest, ask(smooth, 1e4).backtest)
+    ]
+    assert len(early[0])
+    pd.testing.assert_frame_equal(*early)
 
 
 def test_errors_larger_than_predicted_widen_the_interval():

@@ -71,17 +71,24 @@ class Record:
                 cuts.append((cut, Posterior.build(x[:cut], y[:cut], chance), beyond))
         return cls(x, y, tuple(cuts))
 
-    def factor(self) -> float:
+    def factor(self, seen: int | None = None) -> float:
         """Return the root mean square error in standard deviations, shrunk to 1.
 
         Predictions from one cut err together, so together they count as the root of their number.
+
+        Args:
+            seen: number of points that are known; all of them by default.
         """
+        seen = len(self.x) if seen is None else seen
         total = count = PRIOR_WEIGHT
         for cut, posterior, beyond in self.cuts:
-            distance = self.x[beyond] - self.x[cut - 1]
-            recency = 2.0 ** (-(self.x[-1] - self.x[cut - 1]) / CUT_HALF_LIFE)
-            weight = recency * np.minimum(1, distance / NEAR) / np.sqrt(len(beyond))
-            total += weight @ self._deviations(posterior, beyond) ** 2
+            known = beyond[beyond < seen]
+            if not len(known):
+                continue
+            distance = self.x[known] - self.x[cut - 1]
+            recency = 2.0 ** (-(self.x[seen - 1] - self.x[cut - 1]) / CUT_HALF_LIFE)
+            weight = recency * np.minimum(1, distance / NEAR) / np.sqrt(len(known))
+            total += weight @ self._deviations(posterior, known) ** 2
             count += weight.sum()
         return float(np.sqrt(total / count))
 
