@@ -10,6 +10,9 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from clue_ray.errors import SpecError, nearest
 
+RENAMED = {"spare_duplicates": "mask_false_negatives"}
+"""Keys of study files of earlier versions, and their present names."""
+
 
 class Spec(BaseModel):
     """Base class of specs: frozen, and strict about unknown keys."""
@@ -91,7 +94,10 @@ def explain(error: ValidationError, spec: type[Spec], where: str) -> str:
     place = ".".join(str(step) for step in steps)
     if first["type"] == "extra_forbidden":
         allowed = field_names(spec, steps[:-1])
-        return f"{where} has an unknown key {place!r}; {nearest(str(steps[-1]), allowed)}"
+        key = str(steps[-1])
+        if RENAMED.get(key) in allowed:
+            return f"{where} has the key {place!r} of an earlier version; call it {RENAMED[key]!r}."
+        return f"{where} has an unknown key {place!r}; {nearest(key, allowed)}"
     if first["type"] == "missing":
         return f"{where} lacks the key {place!r}; add it."
     message = first["msg"].removeprefix("Value error, ")

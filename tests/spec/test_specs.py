@@ -44,6 +44,11 @@ def changed(path: str, value) -> dict:
             1,
             "unknown key 'base.train.learning_rat'; did you mean 'learning_rate'?",
         ),
+        (
+            "base.train.spare_duplicates",
+            False,
+            "'base.train.spare_duplicates' of an earlier version; call it 'mask_false_negatives'.",
+        ),
         ("corpus.vocab_sizes", 3, "unknown key 'corpus.vocab_sizes'; did you mean 'vocab_size'?"),
         ("corpus.split.tests", 0.1, "did you mean 'test'?"),
         ("base.train.global_batch_size", -3, "base.train.global_batch_size is -3"),
