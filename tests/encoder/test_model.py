@@ -57,6 +57,18 @@ def test_gradients_equal_plain(corpus, parts):
             assert torch.allclose(a.grad, b.grad, atol=1e-5), name
 
 
+def test_an_untrained_transformer_adds_nothing_to_the_bag(corpus):
+    """It would drown the bag. CLUE's own model has no bag and starts with random vectors."""
+    packed = pack(corpus, recent_windows(corpus, corpus.train_users[:5], np.zeros(5, int), 8))
+    whole, own = (
+        Encoder(EncoderSpec(size="xs", bag=bag), corpus.vocabulary(8), temperature=0.1, seed=0)
+        for bag in (True, False)
+    )
+    bag_UO = torch.nn.functional.normalize(whole.bag(packed.bag), dim=-1)
+    assert torch.equal(whole(packed)[0], bag_UO[packed.order])
+    assert own(packed)[0].abs().max() > 0
+
+
 def test_other_users_do_not_matter(corpus):
     model = make_model(corpus)
     windows = recent_windows(corpus, corpus.train_users[:9], np.arange(9) % 3, 8)

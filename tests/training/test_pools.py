@@ -14,7 +14,7 @@ def test_pools_hold_users_of_their_split_with_both_services(corpus: Corpus):
     for pool, split in zip(pools[:2], (corpus.test_users, corpus.validation_users), strict=True):
         assert len(pool) == 3
         for (a, b), users in pool.items():
-            assert len(set(users)) == len(users) == 16 * (len(users) // 16)
+            assert len(set(users)) == len(users) >= 16
             assert np.isin(users, split).all()
             assert (corpus.counts[users, a] > 0).all()
             assert (corpus.counts[users, b] > 0).all()
@@ -29,6 +29,16 @@ def test_a_pair_with_fewer_validation_users_calibrates_with_all_of_them(corpus):
     assert {len(users) for users in pools.scored.values()} == {48}
     for pair, users in pools.validation.items():
         assert sorted(users) == corpus.users_of_pair(corpus.validation_users, pair).tolist()
+
+
+def test_the_temperature_is_calibrated_on_several_pools(corpus: Corpus):
+    pools = make_pools(corpus, 6)
+    assert {len(users) for users in pools.scored.values()} == {6}
+    for pair, users in pools.validation.items():
+        there = len(corpus.users_of_pair(corpus.validation_users, pair))
+        assert there >= 24
+        assert len(set(users)) == len(users) == 4 * 6
+        assert [len(part) for part in split_pool(users, 6)] == 4 * [6]
 
 
 def test_a_long_pool_is_scored_in_parts_of_the_same_size():
