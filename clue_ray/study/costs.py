@@ -23,7 +23,9 @@ from clue_ray.spec.compute import Work, train_flops
 from clue_ray.spec.specs import HORIZONS, EvaluationSpec, ResourcesSpec, RunSpec
 from clue_ray.study.probes import node_failure
 from clue_ray.study.trial import cached_corpus
+from clue_ray.training.evaluate import USERS_AT_ONCE
 from clue_ray.training.loop import LocalContext, Trainer
+from clue_ray.training.pools import make_pools, pool_members
 from clue_ray.training.schedule import mean_of, mean_work, resolve_steps
 
 PACKED_STEPS = 8
@@ -60,7 +62,7 @@ class Workload:
     def __init__(self, corpus: Corpus):
         self.corpus = corpus
         self._steps: dict[str, Step] = {}
-        self._evaluations: dict[int, Work] = {}
+        self._evaluations: dict[tuple[int, int], Work] = {}
 
     def step(self, run: RunSpec) -> Step:
         """Count the work of one step.
@@ -82,21 +84,22 @@ class Workload:
         """Convert a run's horizon to steps."""
         return resolve_steps(run, BatchSampler(run, self.corpus))
 
-    def evaluation(self, sequence_length: int) -> Work:
-        """Count the work of embedding every held-out and validation user once in every service."""
-        if sequence_length not in self._evaluations:
-            self._evaluations[sequence_length] = self._count_evaluation(sequence_length)
-        return self._evaluations[sequence_length]
+    def evaluation(self, sequence_length: int, candidates: int) -> Work:
+        """Count the work of embedding the users of the pools once in each of their services."""
+        key = sequence_length, candidates
+        if key not in self._evaluations:
+            self._evaluations[key] = self._count_evaluation(sequence_length, candidates)
+        return self._evaluations[key]
 
-    def _count_evaluation(self, sequence_length: int) -> Work:
-        corpus, total = self.corpus, Work()
-        users = np.concatenate([corpus.test_users, corpus.validation_users])
-        for service in range(len(corpus.services)):
-            present = users[corpus.counts[users, service] > 0]
-            windows = recent_windows(
-                corpus, present, np.full(len(present), service), sequence_length
-            )
-            total += count_executed(pack(corpus, windows))
+    def _count_evaluation(self, sequence_length: int, candidates: int) -> Work:
+        pools, total = make_pools(self.corpus, candidates), Work()
+        for pool in (pools.scored, pools.validation):
+            for service, users in pool_members(pool).items():
+                for some in np.array_split(users, -(-len(users) // USERS_AT_ONCE)):
+                    windows = recent_windows(
+                        self.corpus, some, np.full(len(some), service), sequence_length
+                    )
+                    total += count_executed(pack(self.corpus, windows))
         return total
 
 

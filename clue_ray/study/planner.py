@@ -122,7 +122,8 @@ def _seconds_of(planned: PlannedRun, workload: Workload, study: StudySpec, rates
     per_step, per_flop = rates[run.encoder.model_dump_json()]
     step_seconds = per_step + per_flop * train_flops(run.encoder, workload.step(run).executed)
     evaluations = -(-1 // study.evaluation.every)  # `every` is a share of the steps; rounded up
-    evaluation_flops = forward_flops(run.encoder, workload.evaluation(run.sequence_length))
+    evaluated = workload.evaluation(run.sequence_length, study.evaluation.candidates)
+    evaluation_flops = forward_flops(run.encoder, evaluated)
     evaluation_seconds = evaluations * per_flop * evaluation_flops
     startup = INLINE_STARTUP_SECONDS if planned.workers == 1 else RAY_TRAIN_STARTUP_SECONDS
     return planned.steps * step_seconds / planned.workers + evaluation_seconds + startup

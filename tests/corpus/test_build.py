@@ -176,7 +176,8 @@ def test_users_of_one_service_are_kept_and_marked(planted_log, tmp_path):
         == (made.counts > 0).sum(axis=1).tolist().count(1)
     )
     assert all(
-        made.user_ids[user] >= "u00000100" for user in made.users_of_pair(made.train_users, (0, 1))
+        made.user_ids[user] >= "u00000100"
+        for user in made.train_users[made.training_pool((0, 1), None)]
     )
 
 

@@ -201,9 +201,8 @@ def test_a_small_pool_says_what_it_can_tell_apart(corpus, tmp_path):
 def test_pairs_with_fewer_users_than_a_batch_are_a_warning(corpus, tmp_path):
     shared = {(0, 1): 60, (0, 2): 15, (1, 2): 0}
     three = SimpleNamespace(
-        train_users=np.arange(60),
         pairs=lambda: list(shared),
-        users_of_pair=lambda users, pair: users[: shared[pair]],
+        training_pool=lambda pair, users: np.arange(shared[pair]),
     )
     planned = plan(corpus, tmp_path, {"sequence_length": [4]}).runs  # batches of 16
     (said,) = untrained_pairs(planned, three)
@@ -216,11 +215,11 @@ def test_pairs_with_fewer_users_than_a_batch_are_a_warning(corpus, tmp_path):
 
 def test_runs_without_single_service_batches_are_a_warning(corpus, tmp_path):
     planned = plan(corpus, tmp_path, {"train.same_service": [0.0, 0.5]}).runs  # batches of 16
+    most = [15]
     few = SimpleNamespace(
-        train_users=np.arange(60),
-        counts=np.where(np.arange(60)[:, None] < 15, 2, 1) * np.ones((1, 3)),
+        services="abc", training_pool=lambda pair, users: np.arange(most[0] - pair[0])
     )
     (said,) = no_service_alone(planned, few)
     assert "at most 15 training users with two events" in said
-    few.counts[15] = 2
+    most[0] = 16
     assert no_service_alone(planned, few) == []
