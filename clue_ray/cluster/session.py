@@ -40,7 +40,7 @@ START_ATTEMPTS = 3
 MAX_REASON_LENGTH = 300
 """Characters of Ray's own error message that are quoted in ours."""
 OOM_RETRIES = 5
-"""Tries of a task that Ray ended because its node ran out of memory; Ray's own default is endless."""
+"""Tries of a task that Ray ended for lack of memory; by default, Ray tries without end."""
 QUIET: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
 NO_LOGGERS = "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"
 
