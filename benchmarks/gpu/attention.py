@@ -1,4 +1,4 @@
-"""Attention limits: how many short sequences one step may hold, each number in a process of its own.
+"""Attention limits: how many short sequences one step may hold, each number in its own process.
 
 The variable-length kernel counts sequences in a grid dimension that ends at 65,535, and computes
 addresses of its backward pass in 32 bits; an illegal access kills the process.

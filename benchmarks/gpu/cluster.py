@@ -1,4 +1,4 @@
-"""Ray: studies on whole cards and on shares of one, Ray Train against bare PyTorch, and a lost worker.
+"""Ray: studies on whole cards and on shares, Ray Train against bare PyTorch, and a lost worker.
 
 The studies run by the command line, each in a Ray session of its own on this machine.
 """
@@ -210,7 +210,7 @@ def _kill_trial() -> bool:
             command = (entry / "cmdline").read_bytes()
         except OSError:
             continue
-        if command.startswith(b"ray::ImplicitFunc") or command.startswith(b"ray::run_trial"):
+        if command.startswith((b"ray::ImplicitFunc", b"ray::run_trial")):
             os.kill(int(entry.name), signal.SIGKILL)
             return True
     return False

@@ -1,4 +1,4 @@
-"""What the phases share: the device, sizes for a card and for a dry run, a corpus in memory, timing."""
+"""What the phases share: the device, sizes for a card and a dry run, a corpus, timing."""
 
 import statistics
 import time

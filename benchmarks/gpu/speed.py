@@ -1,4 +1,4 @@
-"""Speed: sizes of encoder, batches and catalogues; what a step takes, and what of it the card works.
+"""Speed: by size, batch and catalogue, what a step takes and what of it the card works.
 
 `asked` FLOPs are those of the mathematics, every event's item counted; `executed` are those that
 ran, each distinct item once and a second forward pass where the batch is cut into chunks.

@@ -13,32 +13,40 @@ MOST_LINES = 60
 WIDEST = 150
 MARKS = {True: "ok", False: "FAIL", None: ""}
 PAGE = Path("docs/gpu.md")
-OPENING = """# What one GPU was measured to do
-
-`make gpu` runs `python -m benchmarks.gpu` on the machine's card, at most nine minutes, and writes this page from what it found.
-"""
-WAITING = """
-**No GPU was at hand so far.** Everything below is built and tested on a CPU, by the equality tests in `tests/` and by
-`python -m benchmarks.gpu --dry`, which runs every phase in tiny sizes. None of it has run on a card. `make gpu` on a machine with one
-card answers all of it; `pytest -m gpu` runs the tests that need one.
-
-| waits for a card | required |
-|---|---|
-| vectors, loss and every gradient of `l` against the CPU in fp64 | 1e-4 in fp32, 1e-2 in bf16 |
-| 20 steps in fp32 on the card and on the CPU | 1e-4 in loss |
-| save on the card, resume on the CPU and back | equal in state |
-| attention over 10,000 to 100,000 items in one step, forward and backward | never fails |
-| heads of 8 to 256 | 2e-2 |
-| `clue-110m`, 1,024 users of 128 events, bf16, no item twice | 35 % of the measured peak in executed FLOPs |
-| the same on a Zipf catalogue | 60 % in asked FLOPs |
-| `l`, 4,096 users | GPU busy 80 % of a step |
-| `s`, 4,096 users | 20 times the steps per second of the earlier path |
-| `clue-725m`, 4,096 users | trains on 80 GB |
-| Ray Train, one worker over NCCL | at most 3 % slower than bare PyTorch |
-| a study on a whole card and on quarters of one; its driver | all runs done; holds no memory of the card |
-| a worker killed | the study goes on |
-| embedding on the card and on the CPU | 1e-3 |
-"""
+OPENING = (
+    "# What one GPU was measured to do\n\n"
+    "`make gpu` runs `python -m benchmarks.gpu` on the machine's card, at most nine minutes, and "
+    "writes this page from what\nit found.\n"
+)
+NOT_YET = (
+    "**No GPU was at hand so far.** The GPU path is tested on a CPU, by the equality tests in "
+    "`tests/` and by\n`python -m benchmarks.gpu --dry`, which runs every phase in tiny sizes. None "
+    "of it has run on a card. `make gpu` on a\nmachine with one card answers all of this; `pytest "
+    "-m gpu` runs the tests that need one.\n"
+)
+WAITING = {
+    "vectors, loss and every gradient of `l` against the CPU in fp64": (
+        "1e-4 in fp32, 1e-2 in bf16"
+    ),
+    "20 steps in fp32 on the card and on the CPU": ("1e-4 in loss"),
+    "save on the card, resume on the CPU and back": ("equal in state"),
+    "attention over 10,000 to 100,000 items in one step, forward and backward": ("never fails"),
+    "heads of 8 to 256": ("2e-2"),
+    "`clue-110m`, 1,024 users of 128 events, bf16, no item twice": (
+        "35 % of the measured peak in executed FLOPs"
+    ),
+    "the same on a Zipf catalogue": ("60 % in asked FLOPs"),
+    "`l`, 4,096 users": ("GPU busy 80 % of a step"),
+    "`s`, 4,096 users": ("20 times the steps per second of the earlier path"),
+    "`clue-725m`, 4,096 users": ("trains on 80 GB"),
+    "Ray Train, one worker over NCCL": ("at most 3 % slower than bare PyTorch"),
+    "a study on a whole card and on quarters of one; its driver": (
+        "all runs done; holds no memory of the card"
+    ),
+    "a worker killed": ("the study goes on"),
+    "embedding on the card and on the CPU": ("1e-3"),
+}
+"""What waits for a card, and what is required of it."""
 
 
 def render_table(results: list[Measurement]) -> list[str]:
@@ -69,7 +77,9 @@ def render_page(results: list[Measurement]) -> str:
     """Return docs/gpu.md: all measurements, a table per phase; or what waits for a card."""
     machine, software = find(results, "machine"), find(results, "software")
     if machine.get("card", NO_CARD) == NO_CARD:
-        return OPENING + WAITING
+        rows = [f"| {what} | {required} |" for what, required in WAITING.items()]
+        head = ["| waits for a card | required |", "|---|---|"]
+        return "\n".join([OPENING, NOT_YET, *head, *rows, ""])
     parts = [OPENING, "Required figures are marked ok or FAIL; the others are facts.\n"]
     facts = ", ".join(f"{key} {value}" for key, value in {**machine, **software}.items())
     parts.append(f"Machine: {facts}.\n")
