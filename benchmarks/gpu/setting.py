@@ -71,6 +71,9 @@ def make_corpus(setting: Setting, catalogue: str = "uniform") -> Corpus:
     corpus.test_users = np.sort(order[:held_out])
     corpus.validation_users = np.sort(order[held_out : 2 * held_out])
     corpus.train_users = order[2 * held_out :]
+    lengths = np.diff(corpus.item_offsets).astype(np.int8)
+    tokens = lengths[corpus.events].reshape(setting.users, -1).sum(axis=1, dtype=np.int64)
+    corpus.train_tokens = np.append(0, np.cumsum(tokens[corpus.train_users]))
     corpus.layout = EveryUser(corpus)
     return corpus
 
