@@ -137,7 +137,7 @@ def check_cluster(plan: Plan, study: StudySpec, nodes: list[Node]) -> None:
     workers, resources = max(r.workers for r in plan.pending), study.resources
     most = max(workers, plan.concurrency)
     need = {
-        "CPU": float(most * resources.cpus_per_worker),
+        "CPU": float(most * (resources.cpus_per_worker + (resources.feed == "ray_data"))),
         "GPU": most * resources.gpus_per_worker,
         "trial_slot": float(plan.multi_worker_runs) if workers > 1 else 0.0,
     }

@@ -34,8 +34,23 @@ TIMED_STEPS = 5
 ROOM_SECONDS = 1800.0
 """Longest wait for a free node, for its copy of the corpus and for the timing itself."""
 
-Rates = dict[str, tuple[float, float]]
-"""By encoder (its JSON): seconds per step whatever its size, and seconds per FLOP."""
+
+class Rate(NamedTuple):
+    """How fast an encoder trains.
+
+    Attributes:
+        per_step: seconds per step whatever its size.
+        per_flop: seconds per FLOP.
+        packing: seconds to pack a batch, relative to those of the step that it is for.
+    """
+
+    per_step: float
+    per_flop: float
+    packing: float = 0.0
+
+
+Rates = dict[str, Rate]
+"""By encoder (its JSON)."""
 Timed = Callable[[list[RunSpec]], Rates]
 
 
@@ -137,7 +152,7 @@ def choose_timing(
 
 def fixed_rate(runs: list[RunSpec], flops_per_second: float) -> Rates:
     """Return the same speed for every encoder."""
-    return {run.encoder.model_dump_json(): (0.0, 1 / flops_per_second) for run in runs}
+    return {run.encoder.model_dump_json(): Rate(0.0, 1 / flops_per_second) for run in runs}
 
 
 def time_on_a_node(
@@ -182,7 +197,8 @@ def _calibrate(runs: list[RunSpec], corpus: Corpus, evaluation: EvaluationSpec) 
         torch.set_num_threads(same[0].resources.cpus_per_worker)
         smallest = _time_step(same[0], corpus, evaluation)
         largest = smallest if len(same) == 1 else _time_step(same[-1], corpus, evaluation)
-        rates[encoder.model_dump_json()] = _fit_rate(*smallest, *largest)
+        packing = max(smallest[2], largest[2])
+        rates[encoder.model_dump_json()] = Rate(*_fit_rate(*smallest[:2], *largest[:2]), packing)
     torch.set_num_threads(threads)
     return rates
 
@@ -192,20 +208,30 @@ def _events_per_step(run: RunSpec) -> int:
     return run.sequence_length * run.train.global_batch_size
 
 
-def _time_step(run: RunSpec, corpus: Corpus, evaluation: EvaluationSpec) -> tuple[float, float]:
-    """Measure one training step after a warm-up step: (executed FLOPs, seconds)."""
+def _time_step(
+    run: RunSpec, corpus: Corpus, evaluation: EvaluationSpec
+) -> tuple[float, float, float]:
+    """Measure one training step after a warm-up step.
+
+    Returns:
+        Its executed FLOPs, the seconds to pack and train it, and the ratio of the two times.
+    """
     train = run.train.model_copy(
         update={"steps": 1 + TIMED_STEPS, "users_seen": None, "train_flops": None}
     )
     trainer = Trainer(run.model_copy(update={"train": train}), corpus, evaluation, LocalContext())
     trainer.step(trainer.prepare(trainer.state.step))
-    before, seconds = trainer.state.executed, []
+    before, times = trainer.state.executed, []
     for _ in range(TIMED_STEPS):
         started = time.perf_counter()
-        trainer.step(trainer.prepare(trainer.state.step))
-        seconds.append(time.perf_counter() - started)
+        batch = trainer.prepare(trainer.state.step)
+        packed = time.perf_counter()
+        trainer.step(batch)
+        times.append((packed - started, time.perf_counter() - packed))
+    packing, stepping = np.median(times, axis=0).tolist()
     executed = Work(*(a - b for a, b in zip(trainer.state.executed, before, strict=True)))
-    return train_flops(run.encoder, executed) / TIMED_STEPS, float(np.median(seconds))
+    flops = train_flops(run.encoder, executed) / TIMED_STEPS
+    return flops, packing + stepping, packing / stepping
 
 
 def _fit_rate(

@@ -12,7 +12,7 @@ import platform
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property, partial
@@ -71,6 +71,9 @@ class Context(Protocol):
     def progress(self, metrics: dict[str, Any]) -> None:
         """Report that the run is alive."""
 
+    def feed(self, prepare: Callable[[int], "Batch"], steps: int) -> "BatchFeed":
+        """Return what gives the loop its batches."""
+
 
 @dataclass
 class LocalContext:
@@ -92,6 +95,10 @@ class LocalContext:
 
     def progress(self, metrics: dict[str, Any]) -> None:
         """Do nothing; a launcher that shows progress overrides it."""
+
+    def feed(self, prepare: Callable[[int], "Batch"], steps: int) -> "BatchFeed":
+        """Prepare batches ahead, in a thread."""
+        return Prefetch(prepare, steps)
 
 
 class Prefetch(Generic[Prepared]):
@@ -133,6 +140,19 @@ class Batch(NamedTuple):
     "these three as in `GlobalBatch`"
 
 
+BatchFeed = AbstractContextManager[Callable[[int], Batch]]
+"""Within the block, returns the batch of a step; steps are asked for in order."""
+
+
+def pack_share(sampler: BatchSampler, run: RunSpec, rank: int, world_size: int, step: int) -> Batch:
+    """Draw global batch `step` and pack one worker's share of it."""
+    batch = sampler.batch(step)
+    rows = batch.rows_of(rank, world_size)
+    users = run.resources.users_per_chunk or len(rows)
+    chunks = [batch.pack(chunk) for chunk in split_rows(rows, users)]
+    return Batch(chunks, batch.work, batch.duplicate_ids, batch.masked_pairs, batch.is_one_service)
+
+
 class Trainer:
     """One run on one worker: model, optimizer, batches and counters."""
 
@@ -170,10 +190,10 @@ class Trainer:
 
     def train(self) -> bool:
         """Train to the horizon; return False if the loss stopped being finite."""
-        with Prefetch(self.prepare, self.steps) as batches:
+        with self.context.feed(self.prepare, self.steps) as batches:
             return self._train(batches)
 
-    def _train(self, batches: Prefetch[Batch]) -> bool:
+    def _train(self, batches: Callable[[int], Batch]) -> bool:
         while self.state.step < self.steps:
             started = time.perf_counter()
             if not self.step(batches(self.state.step)):
@@ -188,13 +208,8 @@ class Trainer:
 
     def prepare(self, step: int) -> Batch:
         """Draw and pack this worker's share of a global batch."""
-        batch = self.sampler.batch(step)
-        rows = batch.rows_of(self.context.rank, self.context.world_size)
-        users = self.run.resources.users_per_chunk or len(rows)
-        chunks = [batch.pack(chunk) for chunk in split_rows(rows, users)]
-        return Batch(
-            chunks, batch.work, batch.duplicate_ids, batch.masked_pairs, batch.is_one_service
-        )
+        context = self.context
+        return pack_share(self.sampler, self.run, context.rank, context.world_size, step)
 
     def step(self, batch: Batch) -> bool:
         """Train one step; if loss or gradient is not finite, keep the weights and return False."""
