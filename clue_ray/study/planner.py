@@ -54,7 +54,9 @@ def plan_runs(
     planned = _with_times(planned, workload, study, directory.planned_seconds(), timed, nodes)
     pending = [run for run in planned if not run.finished]
     workers = max((run.workers for run in pending), default=1)
-    fitting = count_workers(study.resources, nodes)
+    streamed = any(run.run.resources.feed == "ray_data" for run in pending)
+    fed = study.resources.model_copy(update={"feed": "ray_data"} if streamed else {})
+    fitting = count_workers(fed, nodes)
     multi_worker_runs = multi_worker_concurrency(workers, fitting, nodes)
     asked = study.resources.concurrency
     return Plan(

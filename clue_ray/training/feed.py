@@ -58,10 +58,8 @@ def make_stream(run: RunSpec, corpus: str, checkpoints: str, rank: int, world_si
     steps = resolve_steps(run, BatchSampler(run, open_corpus(corpus, verify=False)))
     state = load_state(checkpoints, where="meta")
     first = min(state["progress"]["step"] if state else 0, steps - 1)
-    stream = ray.data.range(
-        steps - first, override_num_blocks=-(-(steps - first) // STEPS_PER_TASK)
-    )
-    packed = stream.map_batches(
+    tasks = -(-(steps - first) // STEPS_PER_TASK)
+    packed = ray.data.range(steps - first, override_num_blocks=tasks).map_batches(
         Packer,
         batch_size=None,
         compute=ActorPoolStrategy(min_size=1, max_size=PACKERS),
