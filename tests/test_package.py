@@ -19,8 +19,8 @@ MOST_LINES = 400
 RAY_HOMES = {
     "corpus/build.py",
     "corpus/planted.py",
-    "training/feed.py",
     "training/ray_train.py",
+    "training/streams.py",
     "cluster/session.py",
     "study/run.py",
     "study/progress.py",

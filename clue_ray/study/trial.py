@@ -6,7 +6,6 @@ Tune a few times, and resumes from the run's last checkpoint.
 """
 
 import os
-from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -23,9 +22,9 @@ from clue_ray.spec.specs import EvaluationSpec, RunSpec
 from clue_ray.storage.place import is_uri, place_below
 from clue_ray.storage.sync import working_folder
 from clue_ray.study.directory import write_run
-from clue_ray.training.feed import Feed, make_stream
-from clue_ray.training.loop import Batch, BatchFeed, LocalContext, train_with
+from clue_ray.training.loop import LocalContext, Pack, train_with
 from clue_ray.training.ray_train import LoopError, train_on_workers
+from clue_ray.training.streams import Stream, make_stream
 from clue_ray.training.tensorboard import DRIVER_LOG, LOG_FILE, CurveEvents, log_to
 from clue_ray.transfer.encoder_file import export_run
 
@@ -120,11 +119,9 @@ class TrialContext(LocalContext):
         """Report metrics to Tune."""
         tune.report(metrics)
 
-    def feed(self, prepare: Callable[[int], Batch], steps: int) -> BatchFeed:
-        """Take batches from the stream of Ray Data, or prepare them in a thread."""
-        if self.stream is None:
-            return super().feed(prepare, steps)
-        return Feed(self.stream.iterator(), prepare)
+    def source(self, pack: Pack) -> Pack:
+        """Pack in this process, or take shares from the stream of Ray Data."""
+        return pack if self.stream is None else Stream(self.stream.iterator(), pack)
 
 
 @lru_cache(maxsize=2)

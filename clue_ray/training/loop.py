@@ -12,7 +12,7 @@ import platform
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property, partial
@@ -71,8 +71,8 @@ class Context(Protocol):
     def progress(self, metrics: dict[str, Any]) -> None:
         """Report that the run is alive."""
 
-    def feed(self, prepare: Callable[[int], "Batch"], steps: int) -> "BatchFeed":
-        """Return what gives the loop its batches."""
+    def source(self, pack: "Pack") -> "Pack":
+        """Return what gives this worker its share of each batch: `pack`, or who packs for it."""
 
 
 @dataclass
@@ -96,9 +96,9 @@ class LocalContext:
     def progress(self, metrics: dict[str, Any]) -> None:
         """Do nothing; a launcher that shows progress overrides it."""
 
-    def feed(self, prepare: Callable[[int], "Batch"], steps: int) -> "BatchFeed":
-        """Prepare batches ahead, in a thread."""
-        return Prefetch(prepare, steps)
+    def source(self, pack: "Pack") -> "Pack":
+        """Pack in this process."""
+        return pack
 
 
 class Prefetch(Generic[Prepared]):
@@ -140,8 +140,8 @@ class Batch(NamedTuple):
     "these three as in `GlobalBatch`"
 
 
-BatchFeed = AbstractContextManager[Callable[[int], Batch]]
-"""Within the block, returns the batch of a step; steps are asked for in order."""
+Pack = Callable[[int], Batch]
+"""Returns the share of a step; steps are asked for in order."""
 
 
 def pack_share(sampler: BatchSampler, run: RunSpec, rank: int, world_size: int, step: int) -> Batch:
@@ -166,6 +166,8 @@ class Trainer:
         self.pools = make_pools(corpus, evaluation.candidates)
         self.sampler = BatchSampler(run, corpus)
         self.steps = resolve_steps(run, self.sampler)
+        pack = partial(pack_share, self.sampler, run, context.rank, context.world_size)
+        self.share_of = context.source(pack)
         self.device = choose_device(run.resources.gpus_per_worker)
         vocabulary, train = corpus.vocabulary(run.sequence_length), run.train
         self.model = Encoder(
@@ -190,10 +192,10 @@ class Trainer:
 
     def train(self) -> bool:
         """Train to the horizon; return False if the loss stopped being finite."""
-        with self.context.feed(self.prepare, self.steps) as batches:
+        with Prefetch(self.prepare, self.steps) as batches:
             return self._train(batches)
 
-    def _train(self, batches: Callable[[int], Batch]) -> bool:
+    def _train(self, batches: Prefetch[Batch]) -> bool:
         while self.state.step < self.steps:
             started = time.perf_counter()
             if not self.step(batches(self.state.step)):
@@ -207,9 +209,8 @@ class Trainer:
         return True
 
     def prepare(self, step: int) -> Batch:
-        """Draw and pack this worker's share of a global batch."""
-        context = self.context
-        return pack_share(self.sampler, self.run, context.rank, context.world_size, step)
+        """Return this worker's share of a global batch."""
+        return self.share_of(step)
 
     def step(self, batch: Batch) -> bool:
         """Train one step; if loss or gradient is not finite, keep the weights and return False."""

@@ -7,7 +7,6 @@ checkpoint, a few times. An error of the run itself ends it, as a retry would ra
 
 import itertools
 import logging
-from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
@@ -36,8 +35,8 @@ from clue_ray.spec.specs import EvaluationSpec, RunSpec
 from clue_ray.storage.sync import working_folder
 from clue_ray.training.checkpoints import load_state, save_state
 from clue_ray.training.counters import describe_run
-from clue_ray.training.feed import Feed, make_stream, ordered
-from clue_ray.training.loop import Batch, BatchFeed, Prefetch, train_with
+from clue_ray.training.loop import Pack, train_with
+from clue_ray.training.streams import Stream, make_stream, ordered
 from clue_ray.training.tensorboard import LOG_FILE, CurveEvents, log_to
 
 LOST_WORKERS = 3
@@ -114,11 +113,11 @@ class RayContext:
     def progress(self, metrics: dict[str, Any]) -> None:
         """Do nothing, as every report of Ray Train is a barrier over the workers."""
 
-    def feed(self, prepare: Callable[[int], Batch], steps: int) -> BatchFeed:
-        """Take batches from this worker's stream, or prepare them in a thread."""
+    def source(self, pack: Pack) -> Pack:
+        """Pack in this process, or take shares from this worker's stream."""
         if not self.streamed:
-            return Prefetch(prepare, steps)
-        return Feed(ray.train.get_dataset_shard(_stream_name(self.rank)), prepare)
+            return pack
+        return Stream(ray.train.get_dataset_shard(_stream_name(self.rank)), pack)
 
 
 def _stream_name(rank: int) -> str:

@@ -6,8 +6,8 @@ import torch
 from clue_ray.batches.sampler import BatchSampler
 from clue_ray.spec.specs import EvaluationSpec, ResourcesSpec, RunSpec, TrainSpec
 from clue_ray.training.checkpoints import save_state
-from clue_ray.training.feed import Feed, make_stream
 from clue_ray.training.loop import LocalContext, pack_share, train_with
+from clue_ray.training.streams import Stream, make_stream
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_session")]
 RUN = RunSpec(
@@ -37,17 +37,16 @@ def test_a_stream_holds_the_batches_from_the_checkpoint_on(corpus, tmp_path):
         return pack_share(sampler, RUN, 1, 2, step)
 
     stream = make_stream(RUN, str(corpus.path), str(tmp_path), rank=1, world_size=2)
-    with Feed(stream.iterator(), prepare) as feed:
-        found = {step: tensors(feed(step)) for step in (2, 3, 4, 5, 8, 9, 10)}
+    share_of = Stream(stream.iterator(), prepare)
+    found = {step: tensors(share_of(step)) for step in (2, 3, 4, 5, 8, 9, 10)}
     assert here == [2]  # before the checkpoint, so packed here
     assert found == {step: tensors(prepare(step)) for step in found}
 
 
 def test_training_from_a_stream_loses_no_digit(corpus, tmp_path):
     class Streamed(LocalContext):
-        def feed(self, prepare, steps):
-            stream = make_stream(RUN, str(corpus.path), str(tmp_path), 0, 1)
-            return Feed(stream.iterator(), prepare)
+        def source(self, pack):
+            return Stream(make_stream(RUN, str(corpus.path), str(tmp_path), 0, 1).iterator(), pack)
 
     columns = {"wall_seconds", "tokens_per_second", "started_at"}
     curves, records = [], []

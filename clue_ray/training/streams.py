@@ -76,36 +76,30 @@ def ordered() -> ExecutionOptions:
     return ExecutionOptions(preserve_order=True, label_selector=selector)
 
 
-class Feed:
-    """Takes a worker's batches from its stream; a context that ends with the run.
+class Stream:
+    """Takes a worker's shares from its dataset, step by step.
 
-    A stream may start after the step that is asked for, if its checkpoint was damaged; those
-    batches are packed here.
+    A dataset may start after the step that is asked for, if its checkpoint was damaged; those
+    shares are packed here.
 
     Args:
-        stream: of `make_stream`.
-        prepare: packs a batch in this process.
+        rows: of `make_stream`.
+        pack: packs a share in this process.
     """
 
-    def __init__(self, stream: DataIterator, prepare: Callable[[int], Batch]):
-        self.prepare = prepare
+    def __init__(self, rows: DataIterator, pack: Callable[[int], Batch]):
+        self.pack = pack
         self.rows = iter(
-            stream.iter_batches(batch_size=1, batch_format="pyarrow", prefetch_batches=AHEAD)
+            rows.iter_batches(batch_size=1, batch_format="pyarrow", prefetch_batches=AHEAD)
         )
         self.step, self.row = -1, pa.table({})
 
-    def __enter__(self) -> "Feed":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.rows = iter(())  # the pipeline ends with its last reader
-
     def __call__(self, step: int) -> Batch:
-        """Return the batch of a step; steps may not go back."""
+        """Return the share of a step; steps may not go back."""
         while self.step < step:
             self.row = next(self.rows)
             self.step = self.row["step"][0].as_py()
         if self.step > step:
-            return self.prepare(step)
-        batch: Batch = pickle.loads(self.row["batch"][0].as_buffer())
-        return batch
+            return self.pack(step)
+        share: Batch = pickle.loads(self.row["batch"][0].as_buffer())
+        return share
