@@ -21,7 +21,7 @@ install: $(READY)
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet -c constraints.txt $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) torch
-	$(BIN)/pip install --quiet -c constraints.txt -e '.[completejourney,dev]'
+	$(BIN)/pip install --quiet -c constraints.txt -e '.[train,cluster,completejourney,dev]'
 	touch $@
 
 demo: $(READY)

@@ -18,7 +18,7 @@ from clue_ray.cli.forecasts import forecast
 from clue_ray.cli.laws import browse, fit, predict, report
 from clue_ray.cli.options import HomeGroup
 from clue_ray.cli.studies import plan, results, run, train
-from clue_ray.errors import ClueRayError
+from clue_ray.errors import ClueRayError, missing_extra
 
 app = typer.Typer(
     cls=HomeGroup,
@@ -71,6 +71,11 @@ def main() -> None:
         app()
     except ClueRayError as error:
         sys.stderr.write(f"clue-ray: {error}\n")
+        sys.exit(2)
+    except ImportError as error:
+        if (sentence := missing_extra(error)) is None:
+            raise
+        sys.stderr.write(f"clue-ray: {sentence}\n")
         sys.exit(2)
     except OSError as error:
         if error.errno != errno.ENOSPC:

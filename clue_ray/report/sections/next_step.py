@@ -75,7 +75,8 @@ def next_step(analysis: Analysis) -> Section | None:
         )
         return Section("next", title, "what next", (none,), points=points)
     caption = (
-        f"Predicted decrease of {short_label('loss')} when one axis alone is doubled from the best run "
+        f"Predicted decrease of {short_label('loss')} when one axis alone is doubled from the best "
+        "run "
         f"({tables.describe(best)})."
     )
     drawn = picture("doubling", caption, partial(gains, rows), sizes=(SHORT, NARROW))
@@ -285,8 +286,8 @@ def _recipe(analysis: Analysis) -> list[str]:
     budget_words = f"{flop_words(budget)}, ten times the largest {noun('train_flops')},"
     if not _bounded(recipe, points):
         return [
-            f"These runs do not identify how {budget_words} should be split between "
-            "size and training tokens: the best split lies far outside the range of the runs, or its "
+            f"These runs do not identify how {budget_words} should be split between size and "
+            "training tokens: the best split lies far outside the range of the runs, or its "
             "interval is unbounded."
         ]
     size, tokens = (
