@@ -39,6 +39,8 @@ HEALTH_SECONDS = 20.0
 START_ATTEMPTS = 3
 MAX_REASON_LENGTH = 300
 """Characters of Ray's own error message that are quoted in ours."""
+OOM_RETRIES = 5
+"""Tries of a task that Ray ended for lack of memory; by default, Ray tries without end."""
 QUIET: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
 NO_LOGGERS = "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"
 
@@ -58,6 +60,7 @@ def connect(address: str | None = None) -> Iterator[None]:
     quieten_ray_data()
     # Tune's newer output ignores `verbose`.
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
+    os.environ.setdefault("RAY_task_oom_retries", str(OOM_RETRIES))
     if ray.is_initialized():
         yield
         return

@@ -28,7 +28,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import ray
 import ray.data
-from ray.exceptions import RayError
+from ray.exceptions import OutOfMemoryError, RayError
 from tokenizers import Tokenizer
 
 from clue_ray.corpus.logs.reading import Reading, plan_reading
@@ -39,7 +39,7 @@ from clue_ray.corpus.shards import ShardPlan, bucket_part, number_of_shards, wri
 from clue_ray.corpus.store import Corpus, holds_corpus, open_corpus, read_manifest, sha256
 from clue_ray.corpus.survey import TALLY, Survey, survey_part
 from clue_ray.corpus.tokenizer import read_tokenizer, train_tokenizer
-from clue_ray.errors import CorpusError, EventLogError, find_worker_error
+from clue_ray.errors import ClusterError, CorpusError, EventLogError, find_worker_error
 from clue_ray.spec.specs import CorpusSpec, without_new_fields
 from clue_ray.spec.yaml import fingerprint
 from clue_ray.storage.files import fetch_files, list_files, write_json
@@ -150,6 +150,12 @@ def _explain_failure(error: Exception, folder: str | Path) -> Exception:
     message = str(error)
     if "No space left on device" in message:
         return CorpusError(f"No free disk at {folder}; free some space or choose another output.")
+    if isinstance(error, OutOfMemoryError) or "OutOfMemoryError" in message:
+        return ClusterError(
+            "The corpus cannot be prepared (Ray ended a task again and again, because its node ran "
+            "out of memory); use a machine with more memory, end other programs, or start Ray with "
+            "fewer CPUs, so that fewer tasks run at once."
+        )
     if not isinstance(error, RayError):
         return EventLogError(
             f"The corpus cannot be prepared ({message.splitlines()[-1].rstrip('.')})."

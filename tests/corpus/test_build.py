@@ -9,6 +9,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from ray.exceptions import OutOfMemoryError
 from tokenizers import Tokenizer
 
 from clue_ray.corpus import build
@@ -16,7 +17,7 @@ from clue_ray.corpus.build import build_corpus
 from clue_ray.corpus.logs.reading import plan_reading
 from clue_ray.corpus.planted import PlantedSpec
 from clue_ray.corpus.store import open_corpus
-from clue_ray.errors import CorpusError, EventLogError
+from clue_ray.errors import ClusterError, CorpusError, EventLogError
 from clue_ray.spec.specs import CorpusSpec
 from clue_ray.storage.files import write_json
 from tests.conftest import SPLIT
@@ -270,6 +271,7 @@ def test_a_full_disk_is_reported_before_anything_is_written(planted_log, tmp_pat
             EventLogError,
             "cannot be prepared .*Input/output error",
         ),
+        (OutOfMemoryError("node is short"), ClusterError, "ran out of memory"),
     ],
 )
 def test_errors_while_a_worker_writes(planted_log, tmp_path, monkeypatch, error, kind, words):
