@@ -14,6 +14,7 @@ import typer
 from clue_ray.cli.clusters import submit
 from clue_ray.cli.corpora import fetch, prepare
 from clue_ray.cli.encoders import embed, transfer
+from clue_ray.cli.explain import explain
 from clue_ray.cli.forecasts import forecast
 from clue_ray.cli.laws import browse, fit, predict, report
 from clue_ray.cli.options import HomeGroup
@@ -24,7 +25,6 @@ app = typer.Typer(
     cls=HomeGroup,
     help="Scaling-law studies of user encoders on Ray, from event logs to a report.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
 )
 for command in (
@@ -42,6 +42,7 @@ for command in (
     embed,
     transfer,
     submit,
+    explain,
 ):
     app.command()(command)
 
