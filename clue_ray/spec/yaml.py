@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Self, get_args
@@ -96,7 +96,7 @@ class Lines(dict[Any, Any]):
 class _LineLoader(yaml.SafeLoader):
     """Loads plain values as SafeLoader does, and notes where keys are."""
 
-    def construct_yaml_map(self, node: Any) -> Iterator[Lines]:
+    def construct_yaml_map(self, node: Any) -> Generator[dict[Any, Any], None, None]:
         """Yield the mapping before its values, as SafeLoader does, so that anchors may recur."""
         found = Lines()
         yield found
