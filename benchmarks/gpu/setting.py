@@ -11,7 +11,8 @@ import torch
 
 from clue_ray.corpus.store import Corpus
 from clue_ray.spec.specs import EncoderSpec, EvaluationSpec, ResourcesSpec, RunSpec, TrainSpec
-from clue_ray.training.loop import LocalContext, Trainer
+from clue_ray.training.context import LocalContext
+from clue_ray.training.loop import Trainer
 
 WARM_UPS, REPEATS = 3, 5
 SERVICES = 2

@@ -6,7 +6,8 @@ import torch
 
 from clue_ray.encoder.model import Encoder
 from clue_ray.spec.specs import EncoderSpec, EvaluationSpec, RunSpec, TrainSpec
-from clue_ray.training.loop import LocalContext, Trainer
+from clue_ray.training.context import LocalContext
+from clue_ray.training.loop import Trainer
 
 STEPS = 10
 EVALUATION = EvaluationSpec(candidates=16)
