@@ -62,7 +62,9 @@ def test_workers_share_the_global_batch(corpus, workers):
     shares = [batch.rows_of(rank, workers) for rank in range(workers)]
     for half in (0, 1):
         joined = np.concatenate([np.array_split(share, 2)[half] for share in shares])
-        assert joined.tolist() == list(range(16 * half, 16 * (half + 1)))
+        assert sorted(joined.tolist()) == list(range(16 * half, 16 * (half + 1)))
+    first, second = np.split(np.stack(shares), 2, axis=1)
+    assert (second == first + 16).all()  # a worker has the same users in both services
 
 
 def test_one_service_alone_halves_a_history(corpus):
