@@ -261,6 +261,9 @@ class ResourcesSpec(Spec):
     of the batch on a CPU, and on a GPU what fits its memory"""
     compile: bool = False
     "compile the encoder's blocks on a GPU, which takes up to a minute per run"
+    feed: Literal["auto", "worker", "ray_data"] = "auto"
+    """who packs batches: a thread of each worker, or tasks of Ray Data on free cores of any node;
+    auto chooses ray_data where packing takes longer than the GPU's step"""
     checkpoints: str | None = None
     """folder or URI (s3://...) of the checkpoints of all runs; each run's own folder when
     omitted"""

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from clue_ray.training.checkpoints import StateWriter, load_state
+from clue_ray.training.feed import Pack
 
 
 class Context(Protocol):
@@ -29,6 +30,9 @@ class Context(Protocol):
 
     def flush(self) -> None:
         """Wait until every saved state is kept."""
+
+    def source(self, pack: Pack) -> Pack:
+        """Return what gives this worker its share of each batch: `pack`, or who packs for it."""
 
 
 @dataclass
@@ -59,6 +63,10 @@ class LocalContext:
         """Wait until the last state is written."""
         if self.directory:
             self.writer.close()
+
+    def source(self, pack: Pack) -> Pack:
+        """Pack in this process."""
+        return pack
 
     def progress(self, metrics: dict[str, Any]) -> None:
         """Do nothing; a launcher that shows progress overrides it."""

@@ -15,6 +15,7 @@ from clue_ray.batches.device import DeviceBatch, ResidentCorpus
 from clue_ray.batches.packing import Packed
 from clue_ray.batches.sampler import BatchSampler, GlobalBatch
 from clue_ray.batches.transfer import copy_to, keep_for
+from clue_ray.corpus.store import Corpus
 from clue_ray.spec.compute import Work
 from clue_ray.training.device import free_bytes
 
@@ -50,28 +51,61 @@ class Prefetch(Generic[Prepared]):
 
 
 class Batch(NamedTuple):
-    """One worker's share of a global batch, on its device."""
+    """One worker's share of a global batch."""
 
     packed: Packed
-    masks: torch.Tensor | None
-    "dropout masks of the step"
     duplicate_ids: torch.Tensor | None
-    "as in `GlobalBatch`"
+    "as in `GlobalBatch`, in the order in which the embeddings of all workers are gathered"
     work: Work
     "of the whole batch"
     masked_pairs: int
     is_one_service: bool
     "these two as in `GlobalBatch`"
+    masks: torch.Tensor | None = None
+    "dropout masks of the step"
     ready: torch.cuda.Event | None = None
-    "on a GPU, when the copies are done"
+    "on a GPU, when the batch is there"
+
+
+Pack = Callable[[int], Batch]
+"""Returns the share of a step; steps are asked for in order."""
+
+
+def pack_share(
+    sampler: BatchSampler,
+    rank: int,
+    world_size: int,
+    step: int,
+    *,
+    resident: ResidentCorpus | None = None,
+) -> Batch:
+    """Draw global batch `step` and pack one worker's share of it.
+
+    Args:
+        sampler: draws the batch.
+        rank: of the worker.
+        world_size: number of workers.
+        step: number of the batch.
+        resident: the corpus on a device, to pack there instead of with numpy.
+    """
+    drawn = sampler.batch(step)
+    made: GlobalBatch | DeviceBatch = drawn
+    if resident is not None:
+        made = DeviceBatch(resident, drawn.windows, drawn.dropout, drawn.mask_false_negatives)
+    packed = made.pack(drawn.rows_of(rank, world_size))
+    ids = None if made.duplicate_ids is None else torch.as_tensor(made.duplicate_ids)
+    if ids is not None and world_size > 1:
+        ids = ids[torch.from_numpy(drawn.deal(world_size).ravel())]
+    return Batch(packed, ids, made.work, made.masked_pairs, drawn.is_one_service)
 
 
 class Feed:
-    """Makes the batches of one worker.
+    """Gives one worker its batches, on its device.
 
     Args:
         sampler: draws the global batches.
         share: rank of the worker and number of workers.
+        source: chooses who packs, given how this process would do it.
         device: where the batches are needed.
         draw_masks: returns the dropout masks of a step by its key.
     """
@@ -80,18 +114,28 @@ class Feed:
         self,
         sampler: BatchSampler,
         share: tuple[int, int],
+        source: Callable[[Pack], Pack],
         device: torch.device,
         draw_masks: Callable[[int], torch.Tensor | None],
     ):
-        self.sampler, self.share, self.device, self.draw_masks = sampler, share, device, draw_masks
-        on_gpu = device.type == "cuda"
-        self.copies = torch.cuda.Stream(device) if on_gpu else None
+        self.device, self.draw_masks = device, draw_masks
         self.resident: ResidentCorpus | None = None
-        if on_gpu and ResidentCorpus.size(sampler.corpus) < RESIDENT_SHARE * free_bytes(device):
-            self.resident = ResidentCorpus(sampler.corpus, device)
+        self.copies = torch.cuda.Stream(device) if device.type == "cuda" else None
+
+        def pack(step: int) -> Batch:
+            return pack_share(sampler, *share, step, resident=self.resident)
+
+        self.source = source(pack)
+        if self.copies is not None and self.source is pack:
+            self._keep_resident(sampler.corpus)
+
+    def _keep_resident(self, corpus: Corpus) -> None:
+        """Copy the corpus to the GPU if it is small enough."""
+        if ResidentCorpus.size(corpus) < RESIDENT_SHARE * free_bytes(self.device):
+            self.resident = ResidentCorpus(corpus, self.device)
 
     def __call__(self, step: int) -> Batch:
-        """Draw, pack and copy this worker's share of a global batch."""
+        """Return this worker's share of a global batch."""
         if self.copies is None:
             return self._make(step)
         with torch.cuda.stream(self.copies):
@@ -101,20 +145,8 @@ class Feed:
         return batch._replace(ready=ready)
 
     def _make(self, step: int) -> Batch:
-        drawn = self.sampler.batch(step)
-        made: GlobalBatch | DeviceBatch = drawn
-        if self.resident is not None:
-            made = DeviceBatch(
-                self.resident, drawn.windows, drawn.dropout, drawn.mask_false_negatives
-            )
-        packed = made.pack(drawn.rows_of(*self.share))
-        ids = None if made.duplicate_ids is None else torch.as_tensor(made.duplicate_ids)
-        if ids is not None and self.share[1] > 1:
-            # The embeddings of all workers are gathered in the order in which users were dealt.
-            ids = ids[torch.from_numpy(drawn.deal(self.share[1]).ravel())]
-        tensors = packed, self.draw_masks(packed.mask_key), ids
-        facts = made.work, made.masked_pairs, drawn.is_one_service
-        return Batch(*copy_to(tensors, self.device), *facts)
+        share = self.source(step)
+        return copy_to(share._replace(masks=self.draw_masks(share.packed.mask_key)), self.device)
 
 
 def wait_for(batch: Batch) -> None:
@@ -122,4 +154,4 @@ def wait_for(batch: Batch) -> None:
     if batch.ready is not None:
         stream = torch.cuda.current_stream()
         stream.wait_event(batch.ready)
-        keep_for(batch[:3], stream)
+        keep_for(batch, stream)

@@ -95,7 +95,11 @@ class Trainer:
         self.curve: list[dict[str, float]] = []
         self.gradient_norm = math.nan
         self.prepare = Feed(
-            self.sampler, (context.rank, context.world_size), self.device, self.model.draw_masks
+            self.sampler,
+            (context.rank, context.world_size),
+            context.source,
+            self.device,
+            self.model.draw_masks,
         )
         self.memory: MemoryShare | None = None
         self.unread: deque[Unread] = deque()

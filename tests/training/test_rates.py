@@ -30,7 +30,7 @@ def activations(corpus, **shape):
             lambda _, inputs, __: handed_on.append(inputs[0].square().mean().sqrt().item())
         )
     with torch.no_grad():
-        trainer.model(trainer.prepare(STEPS).chunks[0])
+        trainer.model(trainer.prepare(STEPS).packed)
     return handed_on
 
 
