@@ -5,6 +5,7 @@
 # make schemas   the JSON Schemas of study, corpus and task files, which editors read
 # make test-all  all tests, including slow and multi-node ones
 # make gpu       measure and check the GPU path on this machine's card; writes docs/gpu.md
+# make gpu-carry what to carry to a machine with a GPU and without a package index
 # make open-clue-report  the page, figures and reports of the open CLUE study from its runs; trains nothing
 #
 # For another build of torch (CUDA or CPU only): make TORCH_INDEX=<index URL of its wheels> install
@@ -16,7 +17,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 LOG := data/completejourney.parquet
 
-.PHONY: install demo test test-all check format docs schemas gpu open-clue-report
+.PHONY: install demo test test-all check format docs schemas gpu gpu-carry open-clue-report
 
 install: $(READY)
 
@@ -53,6 +54,10 @@ schemas: $(READY)
 
 docs: $(READY)
 	$(BIN)/python docs/build_api.py --output build/api
+
+# What a machine without a package index needs next to the checkout: put the folder on its PYTHONPATH.
+gpu-carry: $(READY)
+	$(BIN)/python -m benchmarks.gpu.carry --output build/carry
 
 # The page is written where a check failed, too: what was found is kept, good or bad.
 gpu: $(READY)

@@ -15,7 +15,8 @@ from rich.table import Table
 
 from clue_ray.corpus.store import Corpus, open_corpus
 from clue_ray.spec.specs import EncoderSpec, EvaluationSpec, RunSpec, TrainSpec
-from clue_ray.training.loop import LocalContext, Trainer
+from clue_ray.training.context import LocalContext
+from clue_ray.training.loop import Trainer
 
 RATES = [0.003 * 2**power for power in range(-3, 3)]
 

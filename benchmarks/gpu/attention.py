@@ -11,9 +11,9 @@ import torch
 
 from benchmarks.gpu.results import Recorder
 from benchmarks.gpu.setting import Setting, peak_bytes, time_ms
-from clue_ray.batches.packing import group_lengths
-from clue_ray.encoder.blocks import Block, lay_out
-from clue_ray.spec.specs import EncoderSpec
+from clue_ray.batches.layout import lay_out
+from clue_ray.batches.transfer import copy_to
+from clue_ray.encoder.attention import attend, attend_by_length
 
 LENGTH = 17
 COUNTS = (65_536, 100_000, 21_846, 65_535, 32_000, 21_845, 10_000)
@@ -34,11 +34,11 @@ def _attend_apart(record: Recorder, setting: Setting, count: int, heads: int, wi
     """Attend in a process of its own on a card; in this one in a dry run."""
     name = f"{count} x {LENGTH}, {heads} x {width}"
     if setting.dry:
-        milliseconds, peak = attend(setting.device, count, heads, width)
+        milliseconds, peak = attend_many(setting.device, count, heads, width)
         return record(name, True, ms=milliseconds, peak_mb=peak / 1e6)
     code = (
-        "import torch; from benchmarks.gpu.attention import attend; "
-        f"print(*attend(torch.device('cuda'), {count}, {heads}, {width}))"
+        "import torch; from benchmarks.gpu.attention import attend_many; "
+        f"print(*attend_many(torch.device('cuda'), {count}, {heads}, {width}))"
     )
     try:
         ended = subprocess.run(
@@ -51,19 +51,13 @@ def _attend_apart(record: Recorder, setting: Setting, count: int, heads: int, wi
     record(name, True, ms=milliseconds, peak_mb=peak / 1e6)
 
 
-def attend(device: torch.device, count: int, heads: int, width: int) -> tuple[float, float]:
+def attend_many(device: torch.device, count: int, heads: int, width: int) -> tuple[float, float]:
     """Return milliseconds of attention forward and backward, and its peak of bytes.
 
     Raises:
         RuntimeError: the result differs from that of a few sequences alone.
     """
-    import numpy as np
-
-    block = Block(
-        EncoderSpec(width=heads * width, item_layers=1, service_layers=1, heads=heads), 0, 1
-    )
-    groups = group_lengths(np.full(count, LENGTH))
-    sequences = lay_out(groups, torch.zeros(0, dtype=torch.int64, device=device), None)
+    layout = copy_to(lay_out([(count, LENGTH)]), device)
     qkv = torch.randn(
         count * LENGTH, 3 * heads * width, device=device, dtype=torch.bfloat16, requires_grad=True
     )
@@ -71,13 +65,13 @@ def attend(device: torch.device, count: int, heads: int, width: int) -> tuple[fl
 
     def both() -> torch.Tensor:
         qkv.grad = None
-        attended = block._attend(qkv, sequences)
+        attended = attend(qkv, layout, heads)
         attended.sum().backward()
         return attended
 
     milliseconds = time_ms(both, device, repeats=3, warm_ups=1)
     with torch.no_grad():
-        last = block._attend_by_length(qkv[-4 * LENGTH :], [(4, LENGTH)])
+        last = attend_by_length(qkv[-4 * LENGTH :], [(4, LENGTH)], heads)
     if not torch.allclose(both()[-4 * LENGTH :], last, atol=2e-2):
         raise RuntimeError("the last sequences differ from the same ones alone")
     return milliseconds, peak_bytes(device)

@@ -26,7 +26,8 @@ from clue_ray.errors import SpecError
 from clue_ray.runs import read_runs
 from clue_ray.spec.specs import EvaluationSpec, read_study
 from clue_ray.study.checks import check_study
-from clue_ray.training.loop import LocalContext, train_with
+from clue_ray.training.context import LocalContext
+from clue_ray.training.loop import train_with
 
 SAME_LOSS = 1e-4
 OVERHEAD = 0.03

@@ -8,10 +8,12 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from clue_ray.corpus.store import Corpus
 from clue_ray.spec.specs import EncoderSpec, EvaluationSpec, ResourcesSpec, RunSpec, TrainSpec
-from clue_ray.training.loop import LocalContext, Trainer
+from clue_ray.training.context import LocalContext
+from clue_ray.training.loop import Trainer
 
 WARM_UPS, REPEATS = 3, 5
 SERVICES = 2
@@ -43,6 +45,18 @@ def choose_setting(dry: bool) -> Setting:
     return Setting(False, torch.device("cuda"), 1_000_000, 1_000_000, 130, 50_256)
 
 
+class MemoryCorpus(Corpus):
+    """A corpus in memory, whose users all have events in both services."""
+
+    def training_pool(self, pair: tuple[int, int], users: int | None) -> NDArray[np.int64]:
+        """Return the positions of all training users, or of the first."""
+        return np.arange(len(self.train_users))[:users]
+
+    def held_out_pool(self, split: str, pair: tuple[int, int]) -> NDArray[np.int64]:
+        """Return all users of a split."""
+        return getattr(self, f"{split}_users")
+
+
 def make_corpus(setting: Setting, catalogue: str = "uniform") -> Corpus:
     """Draw a corpus in memory: items of 13 to 17 tokens, events from a uniform or Zipf catalogue.
 
@@ -56,7 +70,7 @@ def make_corpus(setting: Setting, catalogue: str = "uniform") -> Corpus:
         "vocab_size": setting.tokens + SERVICES,
         "max_item_tokens": 17,
     }
-    corpus = Corpus(Path(), manifest)
+    corpus = MemoryCorpus(Path(), manifest)
     events = setting.users * SERVICES * setting.events
     if catalogue == "zipf":
         ranks = np.exp(rng.random(events, np.float32) * np.float32(np.log(setting.items)))
@@ -71,6 +85,9 @@ def make_corpus(setting: Setting, catalogue: str = "uniform") -> Corpus:
     corpus.test_users = np.sort(order[:held_out])
     corpus.validation_users = np.sort(order[held_out : 2 * held_out])
     corpus.train_users = order[2 * held_out :]
+    # Every user has as many events, of about as many tokens.
+    tokens = SERVICES * setting.events * len(corpus.item_tokens) // setting.items
+    corpus.train_tokens = tokens * np.arange(len(corpus.train_users) + 1)
     lengths = np.diff(corpus.item_offsets).astype(np.int8)
     tokens = lengths[corpus.events].reshape(setting.users, -1).sum(axis=1, dtype=np.int64)
     corpus.train_tokens = np.append(0, np.cumsum(tokens[corpus.train_users]))

@@ -23,7 +23,8 @@ from benchmarks.gpu.setting import (
 )
 from clue_ray.corpus.store import Corpus
 from clue_ray.spec.compute import train_flops
-from clue_ray.training.loop import Prefetch, Trainer
+from clue_ray.training.feed import Prefetch
+from clue_ray.training.loop import Trainer
 
 ROWS = (
     ("clue-110m", 1024),
@@ -99,7 +100,7 @@ def measure_steps(trainer: Trainer, device: torch.device, peak: float | None) ->
         synchronise(device)
         peak_bytes(device)
         before, seconds = trainer.state, []
-        work, executed = before.work, before.executed_flops(trainer.run, 1)
+        work, executed = before.work, before.executed_flops(trainer.run)
         started = time.perf_counter()
         limit = SECONDS if device.type == "cuda" else 0.0
         while len(seconds) < 2 or (
@@ -117,7 +118,7 @@ def measure_steps(trainer: Trainer, device: torch.device, peak: float | None) ->
     steps = max(1, state.step - 1)
     tokens = (asked.tokens - work.tokens) / steps
     asked_flops = train_flops(trainer.run.encoder, asked) / state.step
-    executed_flops = (state.executed_flops(trainer.run, 1) - executed) / steps
+    executed_flops = (state.executed_flops(trainer.run) - executed) / steps
     host = time.perf_counter()
     trainer.prepare(900)
     measured |= {

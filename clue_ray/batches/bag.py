@@ -24,9 +24,19 @@ class Bag(NamedTuple):
     starts: torch.Tensor
     "first entry of each sequence, [sequences]"
 
-    def to(self, device: torch.device) -> "Bag":
-        """Copy the tensors to a device."""
-        return Bag(*(part.to(device) for part in self))
+    def split(self, counts: list[int]) -> list["Bag"]:
+        """Split into the bags of consecutive sequences, `counts` of them each."""
+        firsts = np.append(0, np.cumsum(counts))
+        # The bounds cross to the host; only a batch that memory cannot hold is split.
+        ends = [*self.starts[torch.from_numpy(firsts[:-1])].tolist(), len(self.tokens)]
+        return [
+            Bag(self.tokens[start:stop], self.weights[start:stop], self.starts[a:b] - start)
+            for start, stop, a, b in zip(ends, ends[1:], firsts, firsts[1:], strict=False)
+        ]
+
+
+NO_BAG = Bag(torch.empty(0, dtype=torch.long), torch.empty(0), torch.empty(0, dtype=torch.long))
+"""For an encoder that does not read it."""
 
 
 def count_tokens(histories: Lists, event_items: NDArray[np.int64], items: Lists) -> Bag:

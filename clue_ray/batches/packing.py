@@ -1,13 +1,10 @@
 """The packed form of histories that the encoder reads: distinct items only, and no padding.
 
 Most users of a batch share items, so each distinct item is encoded once (decision D5). Sequences
-are sorted by length and stored end to end. The sort makes equally long sequences neighbours: a
-`Groups` entry then describes all of them, and a plain view of their positions as
-[sequences, length, ...] is what attention and means need. Without the sort each sequence would be
-its own group, with its own kernel launch.
+are sorted by length and stored end to end (`layout.py`).
 """
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -22,14 +19,13 @@ from clue_ray.batches.dropout import (
     keep_tokens,
     keyed_hash,
 )
+from clue_ray.batches.layout import Layout, group_lengths, lay_out, split_by_positions
 from clue_ray.batches.lists import Lists
+from clue_ray.batches.transfer import copy_to
 from clue_ray.corpus.ranges import ranges
 from clue_ray.corpus.store import Corpus
 from clue_ray.errors import CorpusError
 from clue_ray.spec.compute import Work
-
-Groups = list[tuple[int, int]]
-"""Runs of equally long sequences: (number of sequences, their length), in storage order."""
 
 
 class Windows(NamedTuple):
@@ -41,36 +37,64 @@ class Windows(NamedTuple):
     "number of events, [sequences]"
 
 
-class Packed(NamedTuple):
-    """Sequences of items ready to encode, all on one device, without padding."""
+class Items(NamedTuple):
+    """Distinct items ready to encode."""
 
     tokens: torch.Tensor
-    "token ids of the distinct items, end to end, [tokens]"
-    token_positions: torch.Tensor
+    "token ids, items end to end, [tokens]"
+    positions: torch.Tensor
     "position of each token in its item, [tokens]"
-    item_groups: Groups
+    layout: Layout
+
+    def split(self, tokens: int) -> list["Items"]:
+        """Split into parts of at most `tokens` tokens."""
+        parts, first, start = [], 0, 0
+        for piece in split_by_positions(self.layout.groups, tokens):
+            layout = self.layout.part(piece, first, start)
+            stop = start + layout.positions
+            parts.append(Items(self.tokens[start:stop], self.positions[start:stop], layout))
+            first, start = first + layout.sequences, stop
+        return parts
+
+
+class Sequences(NamedTuple):
+    """Histories ready to encode, given the encoded items."""
+
     event_items: torch.Tensor
     "index among the distinct items of each event, [events]"
     event_positions: torch.Tensor
     "recency of each event in its history, 0 the most recent, [events]"
-    user_groups: Groups
+    layout: Layout
+    bag: Bag
+    "distinct tokens of each sequence"
+
+    def split(self, events: int) -> list["Sequences"]:
+        """Split into parts of at most `events` events."""
+        pieces = split_by_positions(self.layout.groups, events)
+        counts = [sum(count for count, _ in piece) for piece in pieces]
+        parts, first, start = [], 0, 0
+        for piece, bag in zip(pieces, self.bag.split(counts), strict=True):
+            layout = self.layout.part(piece, first, start)
+            stop = start + layout.positions
+            places, recency = self.event_items[start:stop], self.event_positions[start:stop]
+            parts.append(Sequences(places, recency, layout, bag))
+            first, start = first + layout.sequences, stop
+        return parts
+
+
+class Packed(NamedTuple):
+    """Sequences of items ready to encode, all on one device, without padding."""
+
+    items: Items
+    sequences: Sequences
     order: torch.Tensor
     "storage index of each requested sequence, [sequences]"
-    item_masks: torch.Tensor
-    "index of the dropout mask of each distinct item, in storage order, [items]"
-    user_masks: torch.Tensor
-    "index of the dropout mask of each sequence, in storage order, [sequences]"
     mask_key: int
     "seed of the dropout masks"
-    bag: Bag
-    "distinct tokens of each sequence, in storage order"
 
     def to(self, device: torch.device) -> "Packed":
         """Copy the tensors to a device."""
-        parts: list[Any] = [
-            part.to(device) if isinstance(part, torch.Tensor | Bag) else part for part in self
-        ]
-        return Packed(*parts)
+        return copy_to(self, device)
 
 
 def recent_windows(
@@ -140,14 +164,15 @@ def _count_item_tokens(
 
 def count_executed(packed: Packed, similarities: int = 0) -> Work:
     """Count what encoding `packed` computes: each distinct item once."""
+    items, sequences = packed.items, packed.sequences
     return Work(
-        users=sum(count for count, _ in packed.user_groups),
-        events=sum(count * length for count, length in packed.user_groups),
-        events_squared=sum(count * length**2 for count, length in packed.user_groups),
-        tokens=sum(count * length for count, length in packed.item_groups),
-        tokens_squared=sum(count * length**2 for count, length in packed.item_groups),
+        users=sequences.layout.sequences,
+        events=sequences.layout.positions,
+        events_squared=sum(count * length**2 for count, length in sequences.layout.groups),
+        tokens=items.layout.positions,
+        tokens_squared=sum(count * length**2 for count, length in items.layout.groups),
         similarities=similarities,
-        bag_tokens=len(packed.bag.tokens),
+        bag_tokens=len(sequences.bag.tokens),
     )
 
 
@@ -179,18 +204,23 @@ def pack_histories(
     histories, by_length = sort_lists(histories)
     distinct, event_items = np.unique(histories.values, return_inverse=True)
     items, items_by_length = sort_lists(gather_tokens(corpus, distinct, dropout))
+    places = _invert(items_by_length)[event_items]
+    item_masks = _choose_masks(distinct[items_by_length], dropout.key)
+    sequence_masks = _choose_masks(starts[by_length], dropout.key)
     return Packed(
-        tokens=torch.from_numpy(items.values),
-        token_positions=torch.from_numpy(_positions(items)),
-        item_groups=group_lengths(items.lengths),
-        event_items=torch.from_numpy(_invert(items_by_length)[event_items]),
-        event_positions=torch.from_numpy(_positions(histories)),
-        user_groups=group_lengths(histories.lengths),
+        Items(
+            torch.from_numpy(items.values),
+            torch.from_numpy(_positions(items)),
+            lay_out(group_lengths(items.lengths), item_masks),
+        ),
+        Sequences(
+            torch.from_numpy(places),
+            torch.from_numpy(_positions(histories)),
+            lay_out(group_lengths(histories.lengths), sequence_masks),
+            count_tokens(histories, places, items),
+        ),
         order=torch.from_numpy(_invert(by_length)),
-        item_masks=_choose_masks(distinct[items_by_length], dropout.key),
-        user_masks=_choose_masks(starts[by_length], dropout.key),
         mask_key=dropout.key,
-        bag=count_tokens(histories, _invert(items_by_length)[event_items], items),
     )
 
 
@@ -204,12 +234,6 @@ def sort_lists(lists: Lists) -> tuple[Lists, NDArray[np.int64]]:
     """Sort lists by length, stably; return them and their order, [lists]."""
     order = np.argsort(lists.lengths, kind="stable")
     return lists.take(order), order
-
-
-def group_lengths(lengths: NDArray[np.int64]) -> Groups:
-    """Run-length encode sorted lengths."""
-    distinct, counts = np.unique(lengths, return_counts=True)
-    return list(zip(counts.tolist(), distinct.tolist(), strict=True))
 
 
 def _choose_masks(names: NDArray[np.int64], key: int) -> torch.Tensor:

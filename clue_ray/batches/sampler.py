@@ -14,6 +14,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
+from clue_ray.batches.deal import deal
 from clue_ray.batches.dropout import HIDDEN_SHARE, Dropout, keyed_hash
 from clue_ray.batches.lists import Lists
 from clue_ray.batches.packing import (
@@ -88,12 +89,14 @@ class GlobalBatch:
         counts = np.bincount(self.duplicate_ids)
         return int((counts * (counts - 1)).sum())
 
+    def deal(self, world_size: int) -> NDArray[np.int64]:
+        """Return the users of each worker, [workers, users per worker]."""
+        return deal(self.windows.lengths.reshape(2, -1).sum(0), world_size)
+
     def rows_of(self, rank: int, world_size: int) -> NDArray[np.int64]:
         """Return the rows of one worker: the same users in both services."""
-        users = len(self.windows.lengths) // 2
-        per_worker = users // world_size
-        mine = np.arange(rank * per_worker, (rank + 1) * per_worker)
-        return np.concatenate([mine, mine + users])
+        mine = self.deal(world_size)[rank]
+        return np.concatenate([mine, mine + len(self.windows.lengths) // 2])
 
     def pack(self, rows: NDArray[np.int64]) -> Packed:
         """Pack the histories of some rows for the encoder."""

@@ -3,22 +3,19 @@
 Shape suffixes as in `model.py`. A branch is scaled by 1 / sqrt(blocks) (depth-muP).
 """
 
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.attention.varlen import varlen_attn
 
-from clue_ray.batches.packing import Groups
+from clue_ray.batches.layout import Layout
+from clue_ray.encoder.attention import attend
 from clue_ray.spec.recipe import BASE_WIDTH
 from clue_ray.spec.specs import EncoderSpec
 
 RESIDUAL_GAIN = 0.5
 """Gain of a branch's last matrix: branches start small relative to the stream they add to."""
-FLASH_MULTIPLE = 8
-"""Head widths that the variable-length kernel takes are multiples of this."""
 
 
 class Role(NamedTuple):
@@ -36,22 +33,18 @@ VECTOR = Role("vector")
 CONSTANT = Role("vector", std=None)
 
 
-class Sequences(NamedTuple):
-    """How positions stored end to end form sequences, and which dropout applies to them."""
+class MaskedLayout(NamedTuple):
+    """How positions form sequences, and which dropout applies to them."""
 
-    groups: Groups
-    bounds: Tensor
-    "first position of each sequence, and the number of positions, [sequences + 1]"
+    layout: Layout
     masks: Tensor | None
     "dropout masks, [sites, masks, width]; None without dropout"
     mask_rows: Tensor
-    "mask of each position, [positions]; without masks, unused"
+    "mask of each position, [positions]; without masks, of each sequence and unused"
 
-    def drop(self, x_ED: Tensor, site: int) -> Tensor:
-        """Apply dropout, with the masks of one of the places that have it."""
-        if self.masks is None:
-            return x_ED
-        return x_ED * self.masks[site].index_select(0, self.mask_rows)
+    def mask_of(self, site: int) -> Tensor | None:
+        """Return the masks of one of the places that have dropout, [masks, width]."""
+        return None if self.masks is None else self.masks[site]
 
 
 class Block(nn.Module):
@@ -70,42 +63,38 @@ class Block(nn.Module):
         self.ffn_up = nn.Linear(width, hidden)
         self.ffn_down = nn.Linear(hidden, width)
 
-    def forward(self, x_ED: Tensor, sequences: Sequences) -> Tensor:
+    def forward(self, x_ED: Tensor, sequences: MaskedLayout) -> Tensor:
         """Add attention within each sequence, then a feed-forward layer."""
-        mixed_ED = self.attention_out(
-            self._attend(self.query_key_value(self.attention_norm(x_ED)), sequences)
-        )
-        x_ED = x_ED + self.branch_scale * sequences.drop(mixed_ED, self.sites[0])
-        fed_ED = self.ffn_down(F.relu(self.ffn_up(self.ffn_norm(x_ED))))
-        return x_ED + self.branch_scale * sequences.drop(fed_ED, self.sites[1])
+        mixed = attend(self.project(x_ED), sequences.layout, self.heads)
+        masks = [sequences.mask_of(site) for site in self.sites]
+        return self.add(x_ED, mixed, masks[0], masks[1], sequences.mask_rows)
 
-    def _attend(self, qkv: Tensor, sequences: Sequences) -> Tensor:
-        """Attend within each sequence, [E, 3 * D] to [E, D]."""
-        head_width = qkv.shape[1] // 3 // self.heads
-        half = qkv.dtype in (torch.bfloat16, torch.float16)
-        if qkv.is_cuda and half and head_width % FLASH_MULTIPLE == 0:
-            return self._attend_at_once(qkv, sequences)
-        return self._attend_by_length(qkv, sequences.groups)
+    def project(self, x_ED: Tensor) -> Tensor:
+        """Return queries, keys and values, [E, 3 * D]."""
+        qkv: Tensor = self.query_key_value(self.attention_norm(x_ED))
+        return qkv
 
-    def _attend_at_once(self, qkv: Tensor, sequences: Sequences) -> Tensor:
-        """Attend in one kernel for all lengths: a batch has too many lengths for one launch each.
+    def add(
+        self,
+        x_ED: Tensor,
+        attended_ED: Tensor,
+        attention_masks: Tensor | None,
+        ffn_masks: Tensor | None,
+        rows: Tensor,
+    ) -> Tensor:
+        """Add the two branches to the stream, given the result of attention.
 
-        The kernel takes half precision on a GPU only.
+        Args:
+            x_ED: the stream.
+            attended_ED: the result of attention.
+            attention_masks: dropout masks of the first branch, [masks, width].
+            ffn_masks: those of the second.
+            rows: mask of each position, [E].
         """
-        q, k, v = qkv.view(len(qkv), 3, self.heads, -1).unbind(1)
-        longest = sequences.groups[-1][1]
-        attended: Any = varlen_attn(q, k, v, sequences.bounds, sequences.bounds, longest, longest)
-        return attended.reshape(len(qkv), -1)
-
-    def _attend_by_length(self, qkv: Tensor, groups: Groups) -> Tensor:
-        """Attend once per length, on a dense [sequences, heads, length, head width] each."""
-        parts = []
-        # One `split`, not a slice per group: the gradient of each slice would be as large as qkv.
-        for part, (count, length) in zip(qkv.split(_sizes(groups)), groups, strict=True):
-            q, k, v = part.view(count, length, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
-            attended = F.scaled_dot_product_attention(q, k, v)
-            parts.append(attended.transpose(1, 2).reshape(count * length, -1))
-        return torch.cat(parts)
+        mixed_ED = self.attention_out(attended_ED)
+        x_ED = x_ED + self.branch_scale * _drop(mixed_ED, attention_masks, rows)
+        fed_ED = self.ffn_down(F.relu(self.ffn_up(self.ffn_norm(x_ED))))
+        return x_ED + self.branch_scale * _drop(fed_ED, ffn_masks, rows)
 
     def roles(self) -> dict[Tensor, Role]:
         """Return the roles of this block's matrices."""
@@ -118,24 +107,30 @@ class Block(nn.Module):
         }
 
 
-def lay_out(groups: Groups, sequence_masks: Tensor, masks: Tensor | None) -> Sequences:
-    """Describe sequences to the blocks.
+def _drop(x_ED: Tensor, masks: Tensor | None, rows: Tensor) -> Tensor:
+    return x_ED if masks is None else x_ED * masks.index_select(0, rows)
 
-    Args:
-        groups: of the sequences.
-        sequence_masks: mask of each sequence, [sequences]; empty without masks.
-        masks: as in `Sequences`.
+
+def compile_blocks(model: nn.Module, backend: str = "inductor") -> None:
+    """Compile what blocks do before and after attention, for any number of positions.
+
+    Attention stays as it is: its list of lengths changes with every batch, and each would be
+    compiled anew.
     """
-    device = sequence_masks.device
-    counts, lengths = np.array(groups).T
-    positions = np.repeat(lengths, counts)
-    bounds = np.append(0, positions.cumsum()).astype(np.int32)
+    for block in model.modules():
+        if isinstance(block, Block):
+            for part in ("project", "add"):
+                compiled = torch.compile(getattr(block, part), dynamic=True, backend=backend)
+                setattr(block, part, compiled)
+
+
+def mask(layout: Layout, masks: Tensor | None) -> MaskedLayout:
+    """Choose the dropout mask of each position; `masks` as in `MaskedLayout`."""
+    rows = layout.masks
     if masks is not None:
         # With the size of its output known, a GPU need not report it to the host.
-        sequence_masks = sequence_masks.repeat_interleave(
-            torch.from_numpy(positions).to(device), output_size=int(bounds[-1])
-        )
-    return Sequences(groups, torch.from_numpy(bounds).to(device), masks, sequence_masks)
+        rows = rows.repeat_interleave(layout.lengths, output_size=layout.positions)
+    return MaskedLayout(layout, masks, rows)
 
 
 def make_blocks(encoder: EncoderSpec, blocks: int) -> nn.ModuleList:
@@ -148,12 +143,16 @@ def matrix_role(layer: nn.Linear, rate: float, gain: float = 1.0) -> Role:
     return Role("matrix", rate, std=gain * layer.in_features**-0.5)
 
 
-def _sizes(groups: Groups) -> list[int]:
-    """Return the number of positions of each group."""
-    return [count * length for count, length in groups]
-
-
-def mean_over(x_ED: Tensor, groups: Groups) -> Tensor:
+def mean_over(x_ED: Tensor, layout: Layout) -> Tensor:
     """Average each sequence over its positions, [sequences, width]."""
-    parts = zip(x_ED.split(_sizes(groups)), groups, strict=True)
+    if x_ED.is_cuda:
+        return _segment_mean(x_ED, layout)
+    sizes = [count * length for count, length in layout.groups]
+    parts = zip(x_ED.split(sizes), layout.groups, strict=True)
     return torch.cat([part.view(count, length, -1).mean(1) for part, (count, length) in parts])
+
+
+def _segment_mean(x_ED: Tensor, layout: Layout) -> Tensor:
+    """Average by one kernel for all lengths; a GPU would launch two per length otherwise."""
+    # `unsafe` leaves out a check of the lengths that waits for the device.
+    return torch.segment_reduce(x_ED, "mean", lengths=layout.lengths, axis=0, unsafe=True)

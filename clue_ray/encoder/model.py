@@ -38,13 +38,14 @@ Linear layers therefore see each position once, and nothing is padded or masked.
 """
 
 import math
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from clue_ray.batches.packing import Packed
+from clue_ray.batches.packing import Items, Packed, Sequences
 from clue_ray.encoder.blocks import CONSTANT, VECTOR, Role
 from clue_ray.encoder.transformer import Transformer
 from clue_ray.encoder.wide import Mixer, TokenBag
@@ -108,21 +109,51 @@ class Encoder(nn.Module):
             elif role.std == 0:
                 parameter.zero_()
 
-    def forward(self, packed: Packed) -> tuple[Tensor, Tensor]:
-        """Encode packed sequences."""
-        bf16 = self.precision == "bf16"
-        with torch.autocast(self.log_scale.device.type, torch.bfloat16) if bf16 else nullcontext():
-            vectors_UO = self._encode_users(packed)
+    def forward(self, packed: Packed, masks: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Encode packed sequences; the step's `masks` are drawn in training if left out."""
+        if masks is None and self.training:
+            drawn = self.draw_masks(packed.mask_key)
+            masks = None if drawn is None else drawn.to(self.log_scale)
+        users_UO = self.encode_sequences(
+            self.encode_items(packed.items, masks), packed.sequences, masks
+        )
+        return users_UO[packed.order], self.logit
+
+    def draw_masks(self, key: int) -> Tensor | None:
+        """Draw a step's dropout masks as the transformer does; None where there is no dropout."""
+        return self.transformer.draw_masks(key) if self.transformer is not None else None
+
+    def encode_items(self, items: Items, masks: Tensor | None = None) -> Tensor | None:
+        """Encode distinct items, [I, D]; None without a transformer, which alone reads them."""
+        if self.transformer is None:
+            return None
+        with self._autocast():
+            return self.transformer.encode_items(items, masks)
+
+    def encode_sequences(
+        self, items_ID: Tensor | None, sequences: Sequences, masks: Tensor | None = None
+    ) -> Tensor:
+        """Encode sequences of encoded items to unit vectors in storage order, [U, O]."""
+        with self._autocast():
+            summary_UD = None
+            if self.transformer is not None and items_ID is not None:
+                summary_UD = self.transformer.summarise(items_ID, sequences, masks)
+            bag_UO = self.bag(sequences.bag) if self.bag is not None else None
+            vectors_UO = self.combine(summary_UD, bag_UO)
         # Cosines of bf16 vectors would be off by 1e-3, a tenth of a nat at the lowest temperature.
         at_least_fp32 = torch.promote_types(vectors_UO.dtype, torch.float32)
-        users_UO = F.normalize(vectors_UO.to(at_least_fp32), dim=-1)
-        return users_UO[packed.order], torch.stack([self.scale, self.bias.squeeze()])
+        return F.normalize(vectors_UO.to(at_least_fp32), dim=-1)
 
-    def _encode_users(self, packed: Packed) -> Tensor:
-        """Encode the sequences in storage order, [U, O], before scaling to unit length."""
-        summary_UD = self.transformer(packed) if self.transformer is not None else None
-        bag_UO = self.bag(packed.bag) if self.bag is not None else None
-        return self.combine(summary_UD, bag_UO)
+    def _autocast(self) -> AbstractContextManager[Any]:
+        """Return the context in which matrix products have the run's precision."""
+        if self.precision == "bf16":
+            return torch.autocast(self.log_scale.device.type, torch.bfloat16)
+        return nullcontext()
+
+    @property
+    def logit(self) -> Tensor:
+        """Inverse temperature and bias of the logits, [2]."""
+        return torch.stack([self.scale, self.bias.squeeze()])
 
     def combine(self, summary_UD: Tensor | None, bag_UO: Tensor | None) -> Tensor:
         """Combine the parts that this encoder has to vectors, [U, O].

@@ -9,19 +9,12 @@
 Weights are shared over all services. Shape suffixes as in `model.py`.
 """
 
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from clue_ray.batches.dropout import draw_masks
-from clue_ray.batches.packing import Packed
-from clue_ray.encoder.blocks import (
-    Block,
-    Role,
-    Sequences,
-    lay_out,
-    make_blocks,
-    matrix_role,
-    mean_over,
-)
+from clue_ray.batches.packing import Items, Sequences
+from clue_ray.encoder.blocks import Block, Role, make_blocks, mask, matrix_role, mean_over
 from clue_ray.spec.compute import Vocabulary
 from clue_ray.spec.recipe import BASE_WIDTH
 from clue_ray.spec.specs import EncoderSpec
@@ -60,48 +53,45 @@ class Transformer(nn.Module):
                 roles |= module.roles()
         return roles
 
-    def forward(self, packed: Packed) -> Tensor:
-        """Summarise the sequences in storage order, [U, D]."""
-        item_masks, user_masks = self._draw_masks(packed)
-        items_ID = self.encode_items(packed, item_masks)
-        sequences = lay_out(packed.user_groups, packed.user_masks, user_masks)
-        return self.encode_sequences(
-            items_ID[packed.event_items], packed.event_positions, sequences
-        )
-
-    def encode_items(self, packed: Packed, masks: Tensor | None = None) -> Tensor:
-        """Encode the distinct items, [I, D]."""
-        x_TD = self.token_embedding(packed.tokens) + self.token_position(packed.token_positions)
-        sequences = lay_out(packed.item_groups, packed.item_masks, masks)
+    def encode_items(self, items: Items, masks: Tensor | None = None) -> Tensor:
+        """Encode distinct items, [I, D]; `masks` are the step's, from `draw_masks`."""
+        x_TD = self.token_embedding(items.tokens) + self.token_position(items.positions)
+        masked = mask(items.layout, None if masks is None else masks[: self.item_sites])
         for block in self.item_blocks:
-            x_TD = block(x_TD, sequences)
-        return self.item_norm(mean_over(x_TD, packed.item_groups))
+            x_TD = block(x_TD, masked)
+        return self.item_norm(mean_over(x_TD, items.layout))
 
-    def encode_sequences(
-        self, items_ED: Tensor, event_positions: Tensor, sequences: Sequences
+    def summarise(
+        self, items_ID: Tensor, sequences: Sequences, masks: Tensor | None = None
     ) -> Tensor:
         """Summarise sequences of encoded items, [U, D].
 
         Args:
-            items_ED: the encoded item of each event, in storage order.
-            event_positions: recency of each event, [E].
-            sequences: how the events form sequences.
+            items_ID: all items that the events of the sequences name.
+            sequences: how events form sequences.
+            masks: the step's, from `draw_masks`.
         """
-        x_ED = items_ED + self.event_position(event_positions)
+        # The backward pass of a look-up adds up repeated items by segments; that of an index would
+        # add them one after the other.
+        items_ED = F.embedding(sequences.event_items, items_ID)
+        x_ED = items_ED + self.event_position(sequences.event_positions)
+        masked = mask(sequences.layout, None if masks is None else masks[self.item_sites :])
         for block in self.service_blocks:
-            x_ED = block(x_ED, sequences)
-        return self.service_norm(mean_over(x_ED, sequences.groups))
+            x_ED = block(x_ED, masked)
+        return self.service_norm(mean_over(x_ED, sequences.layout))
 
-    def _draw_masks(self, packed: Packed) -> tuple[Tensor | None, Tensor | None]:
-        """Draw the step's dropout masks of the item and the service transformer.
+    @property
+    def item_sites(self) -> int:
+        """Places of the item transformer that have dropout."""
+        return 2 * len(self.item_blocks)
 
-        There are none outside training.
+    def draw_masks(self, key: int) -> Tensor | None:
+        """Draw the dropout masks of a step, on the CPU; None without dropout.
+
+        They are [sites, masks, width], those of the item transformer first. A thread draws them
+        ahead, so it must not matter whether the model is being evaluated at that moment.
         """
-        if not (self.training and self.dropout):
-            return None, None
-        sites = (2 * len(self.item_blocks), 2 * len(self.service_blocks))
-        width = self.token_embedding.embedding_dim
-        masks = draw_masks(sum(sites), width, self.dropout, packed.mask_key).to(
-            self.token_embedding.weight
-        )
-        return masks[: sites[0]], masks[sites[0] :]
+        if not self.dropout:
+            return None
+        sites = self.item_sites + 2 * len(self.service_blocks)
+        return draw_masks(sites, self.token_embedding.embedding_dim, self.dropout, key)

@@ -13,6 +13,7 @@ from pydantic import Field, PositiveInt, field_validator, model_validator
 
 from clue_ray.spec.ladder import LADDER, Rung
 from clue_ray.spec.logs import check_separator, check_timestamp_format
+from clue_ray.spec.precision import with_bf16_on_gpus
 from clue_ray.spec.yaml import Spec, fingerprint, read_yaml
 
 RECIPE = 3
@@ -222,7 +223,8 @@ class TrainSpec(Spec):
     """mask false negatives: users of a batch with the same items in both services are not negatives
     of each other"""
     precision: Literal["fp32", "bf16"] = "fp32"
-    "precision of matrix products; normalisation, logits and loss are always fp32"
+    """precision of matrix products; normalisation, logits and loss are always fp32. A study that
+    asks for GPUs and does not set it trains in bf16"""
     seed: int = Field(0, ge=0)
 
     @model_validator(mode="before")
@@ -254,9 +256,11 @@ class ResourcesSpec(Spec):
     workers: int = Field(1, ge=1)
     cpus_per_worker: int = Field(1, ge=1)
     gpus_per_worker: float = Field(0, ge=0)
-    users_per_chunk: int | None = Field(None, ge=1)
-    """number of users that a worker encodes at a time, by gradient caching; its whole share of the
-    batch when omitted"""
+    users_per_chunk: PositiveInt | Literal["auto"] = "auto"
+    """number of users that a worker encodes at a time, by gradient caching; auto is its whole share
+    of the batch on a CPU, and on a GPU what fits its memory"""
+    compile: bool = False
+    "compile the encoder's blocks on a GPU, which takes up to a minute per run"
     feed: Literal["auto", "worker", "ray_data"] = "auto"
     """who packs batches: a thread of each worker, or tasks of Ray Data on free cores of any node;
     auto chooses ray_data where packing takes longer than the GPU's step"""
@@ -265,6 +269,11 @@ class ResourcesSpec(Spec):
     omitted"""
     concurrency: PositiveInt | Literal["auto"] = "auto"
     "number of concurrent runs; auto fills the cluster"
+
+    @field_validator("users_per_chunk", mode="before")
+    @classmethod
+    def _none_is_auto(cls, users: Any) -> Any:
+        return "auto" if users is None else users  # specs of earlier versions hold null
 
 
 class FitSpec(Spec):
@@ -350,6 +359,8 @@ class StudySpec(Spec):
     fit: FitSpec = FitSpec()
     transfer: tuple[str, ...] = ()
     "files of downstream tasks on which every finished run is evaluated"
+
+    _choose_precision = model_validator(mode="before")(with_bf16_on_gpus)
 
     @model_validator(mode="after")
     def _resources_once(self) -> Self:

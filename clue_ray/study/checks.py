@@ -20,6 +20,7 @@ from pathlib import Path
 
 from clue_ray.cluster.placement import Node, cores_per_worker, count_workers, largest, total
 from clue_ray.corpus.logs.reading import plan_reading
+from clue_ray.encoder.attention import WIDEST_HEAD
 from clue_ray.errors import ClusterError, SpecError, StudyError
 from clue_ray.scaling.laws.catalogue import find_law
 from clue_ray.spec.compute import train_flops
@@ -49,8 +50,9 @@ def check_study(study: StudySpec, most_points: int | None = MOST_POINTS) -> None
     for law in study.fit.laws:
         find_law(law)
     check_size(study, most_points)
-    _check_gpu_share(study.resources)
     for run in expand(study):
+        _check_gpu_share(run.resources)
+        _check_heads(run)
         check_batch(run)
     if isinstance(study.corpus, CorpusSpec):
         plan_reading(study.corpus)
@@ -84,11 +86,29 @@ def check_resources(
 
 
 def _check_gpu_share(resources: ResourcesSpec) -> None:
-    """Raise for a number of GPUs that is neither whole nor a share of one."""
-    share = resources.gpus_per_worker
-    if share > 1 and share % 1:
+    """Raise for GPUs that a worker cannot use, or that several workers would have to share."""
+    share, workers = resources.gpus_per_worker, resources.workers
+    if share > 1:
         raise SpecError(
-            f"resources.gpus_per_worker is {share:g}; give a share of one GPU, or whole GPUs."
+            f"resources.gpus_per_worker is {share:g}, and a worker uses one GPU; set it to 1 and "
+            f"resources.workers to the number of GPUs."
+        )
+    if 0 < share < 1 and workers > 1:
+        raise SpecError(
+            f"resources.gpus_per_worker is {share:g} with {workers} workers, and NCCL needs a GPU "
+            f"for each worker; set it to 1, or resources.workers to 1."
+        )
+
+
+def _check_heads(run: RunSpec) -> None:
+    """Raise for heads that the attention kernels of a GPU do not take."""
+    width, heads = run.encoder.width, run.encoder.heads
+    half = run.resources.gpus_per_worker and run.train.precision == "bf16"
+    if half and run.encoder.transformer and width // heads > WIDEST_HEAD:
+        raise SpecError(
+            f"encoder width {width} with {heads} heads makes heads of {width // heads}, and "
+            f"attention on a GPU in bf16 takes at most {WIDEST_HEAD}; use "
+            f"{-(-width // WIDEST_HEAD)} heads or more."
         )
 
 

@@ -23,8 +23,9 @@ from clue_ray.spec.compute import Work, train_flops
 from clue_ray.spec.specs import HORIZONS, EvaluationSpec, ResourcesSpec, RunSpec
 from clue_ray.study.probes import node_failure
 from clue_ray.study.trial import cached_corpus
+from clue_ray.training.context import LocalContext
 from clue_ray.training.evaluate import USERS_AT_ONCE
-from clue_ray.training.loop import LocalContext, Trainer
+from clue_ray.training.loop import Trainer
 from clue_ray.training.pools import make_pools, pool_members
 from clue_ray.training.schedule import mean_of, mean_work, resolve_steps
 
@@ -143,11 +144,12 @@ def choose_timing(
     if flops_per_second:
         return partial(fixed_rate, flops_per_second=flops_per_second)
     # A cluster without room for one worker is refused after planning; a task would wait there.
-    if address and count_workers(resources, nodes):
+    # With GPUs, this process must not time anything: it would keep memory of the first one.
+    if (address or resources.gpus_per_worker) and count_workers(resources, nodes):
         return partial(
             time_on_a_node, place=corpus.place, evaluation=evaluation, resources=resources
         )
-    return partial(_calibrate, corpus=corpus, evaluation=evaluation)
+    return partial(_calibrate_on_cpu, corpus=corpus, evaluation=evaluation)
 
 
 def fixed_rate(runs: list[RunSpec], flops_per_second: float) -> Rates:
@@ -181,6 +183,17 @@ def time_on_a_node(
     except RayError as error:
         raise node_failure("A node of the cluster", error) from None
     return rates
+
+
+def _calibrate_on_cpu(runs: list[RunSpec], corpus: Corpus, evaluation: EvaluationSpec) -> Rates:
+    """Time runs in this process, and never on a GPU."""
+    without = [
+        run.model_copy(
+            update={"resources": run.resources.model_copy(update={"gpus_per_worker": 0})}
+        )
+        for run in runs
+    ]
+    return _calibrate(without, corpus, evaluation)
 
 
 def _calibrate_there(runs: list[RunSpec], place: str, evaluation: EvaluationSpec) -> Rates:

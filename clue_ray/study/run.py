@@ -75,9 +75,11 @@ def plan_study(
         "trial_slot": TRIAL_SLOTS,
     }
     added = AddedRuns.read(directory.path).points
-    with connect(address) if address else nullcontext():
+    # A GPU is timed in a task, because this process would keep memory of it.
+    on_ray = bool(address or (study.resources.gpus_per_worker and here["GPU"]))
+    with connect(address) if on_ray else nullcontext():
         corpus = _open_study_corpus(study, output, storage)
-        nodes = cluster_nodes() if address else [here]
+        nodes = cluster_nodes() if on_ray else [here]
         timed = choose_timing(
             corpus, study.evaluation, study.resources, nodes, address, flops_per_second
         )

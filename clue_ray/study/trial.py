@@ -1,8 +1,9 @@
 """The function that Ray Tune runs for each trial: train one run and write its record.
 
 A run that raises becomes a record with status `failed`. It is not tried again, because it would
-raise again. A trial that dies with its process (killed, out of memory, a lost node) is restarted by
-Tune a few times, and resumes from the run's last checkpoint.
+raise again; only a CUDA error that no later call survives ends the process. A trial that dies with
+its process (killed, out of memory, a lost node) is restarted by Tune a few times, and resumes from
+the run's last checkpoint.
 """
 
 import os
@@ -22,7 +23,10 @@ from clue_ray.spec.specs import EvaluationSpec, RunSpec
 from clue_ray.storage.place import is_uri, place_below
 from clue_ray.storage.sync import working_folder
 from clue_ray.study.directory import write_run
-from clue_ray.training.loop import LocalContext, Pack, train_with
+from clue_ray.training.context import LocalContext
+from clue_ray.training.device import is_lost
+from clue_ray.training.feed import Pack
+from clue_ray.training.loop import train_with
 from clue_ray.training.ray_train import LoopError, train_on_workers
 from clue_ray.training.streams import Stream, make_stream
 from clue_ray.training.tensorboard import DRIVER_LOG, LOG_FILE, CurveEvents, log_to
@@ -52,6 +56,8 @@ def run_trial(config: dict[str, Any]) -> None:
                     states = checkpoint_place(run, record.run_id, place)
                     export_run(folder, states, run, record.run_id, corpus)
         except Exception as error:
+            if is_lost(error):
+                _die(folder, error)
             reason, trace = error.args if isinstance(error, LoopError) else describe_error(error)
             (folder / "error.txt").write_text(trace, encoding="utf-8")
             record, curve = description.to_record("failed", error=reason), []
@@ -60,6 +66,15 @@ def run_trial(config: dict[str, Any]) -> None:
         write_run(folder, run, record, curve)
     ended = {"status": record.status, "error": record.error, "loss": record.loss}
     tune.report({**ended, "step": record.steps, "steps": record.steps})
+
+
+def _die(folder: Path, error: Exception) -> None:
+    """End this process, whose CUDA is unusable: every later run of it would fail, too.
+
+    Tune starts the trial again in another process, and gives up after a few times.
+    """
+    (folder / "error.txt").write_text(describe_error(error)[1], encoding="utf-8")
+    os._exit(1)
 
 
 def _train_here(

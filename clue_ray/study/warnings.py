@@ -225,7 +225,19 @@ def find_notes(planned: list[PlannedRun], points: int, directory: StudyDirectory
         f"Done before and still valid: {status['done']} of {len(planned)} runs.": status["done"],
         f"Diverged before, and would diverge again: {status['diverged']}.": status["diverged"],
         f"Failed before: {status['failed']}, {retried}.": status["failed"],
+        "Runs train on GPUs in bf16; train.precision: fp32 is exact and several times slower.": (
+            _count_on_gpus(planned, "bf16")
+        ),
+        "Runs train on GPUs in fp32, at a tenth of the speed of train.precision: bf16 or less.": (
+            _count_on_gpus(planned, "fp32")
+        ),
         f"Finished before but no longer in this study file: {len(dropped)}, kept in "
         f"{directory.path}, not in the table.": len(dropped),
     }
     return [sentence for sentence, count in counts.items() if count]
+
+
+def _count_on_gpus(planned: list[PlannedRun], precision: str) -> int:
+    """Count the runs that train on GPUs in a precision."""
+    runs = [r.run for r in planned]
+    return sum(r.resources.gpus_per_worker > 0 and r.train.precision == precision for r in runs)

@@ -9,6 +9,7 @@ import io
 import logging
 import re
 import zipfile
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.fs
 import torch
+from torch.utils._pytree import tree_map
 
 from clue_ray.errors import StudyError
 from clue_ray.storage.files import with_retries, write_file
@@ -45,6 +47,43 @@ def save_state(place: str | Path, state: dict[str, Any]) -> None:
         _delete_others(place, step)
     except OSError as error:
         logger.warning("Old checkpoints stay at %s (%s).", place, explain_access(error))
+
+
+class StateWriter:
+    """Writes states to one place while training goes on, one at a time."""
+
+    def __init__(self, place: str | Path):
+        self.place = place
+        self.pool = ThreadPoolExecutor(1)
+        self.writing: Future[None] | None = None
+
+    def write(self, state: dict[str, Any]) -> None:
+        """Copy a state to the host and start to write it, once the one before is written.
+
+        Raises:
+            StudyError: the one before could not be written.
+        """
+        self.wait()
+        self.writing = self.pool.submit(save_state, self.place, tree_map(_to_host, state))
+
+    def wait(self) -> None:
+        """Wait until the last state is written; raise StudyError if it could not be."""
+        writing, self.writing = self.writing, None
+        if writing is not None:
+            writing.result()
+
+    def close(self) -> None:
+        """Wait, and end the thread until the next state."""
+        try:
+            self.wait()
+        finally:
+            self.pool.shutdown()
+            self.pool = ThreadPoolExecutor(1)
+
+
+def _to_host(part: Any) -> Any:
+    """Copy a tensor, which the next step would change while it is written."""
+    return part.detach().to("cpu", copy=True) if isinstance(part, torch.Tensor) else part
 
 
 def _delete_others(place: str | Path, step: int) -> None:

@@ -29,7 +29,9 @@ class Counters:
     work: Work = field(default_factory=Work)
     "what the mathematics required"
     executed: Work = field(default_factory=Work)
-    "what this worker computed"
+    "what this worker computed in a forward and a backward pass"
+    repeated: Work = field(default_factory=Work)
+    "what of it passed forward a second time, by gradient caching"
     wall_seconds: float = 0.0
     loss_sum: float = 0.0
     "sum of training losses, with weights that fade by exp(-users / SMOOTHING_USERS)"
@@ -38,11 +40,15 @@ class Counters:
     masked_pairs: int = 0
     "ordered pairs of users with the same items, which were not negatives of each other"
 
-    def add(self, work: Work, executed: Work, loss: float, masked_pairs: int) -> None:
-        """Count one more step."""
+    def add(
+        self, work: Work, executed: Work, loss: float, masked_pairs: int, *, cached: bool = False
+    ) -> None:
+        """Count one more step; a cached one passed forward twice, except for the similarities."""
         self.step += 1
         self.work += work
         self.executed += executed
+        if cached:
+            self.repeated += executed._replace(similarities=0)
         self.masked_pairs += masked_pairs
         kept = math.exp(-(work.users / 2) / SMOOTHING_USERS)
         self.loss_sum = kept * self.loss_sum + (1 - kept) * loss
@@ -60,23 +66,19 @@ class Counters:
 
     def to_dict(self) -> dict[str, Any]:
         """Return what a checkpoint keeps."""
-        return {**vars(self), "work": tuple(self.work), "executed": tuple(self.executed)}
+        works = ("work", "executed", "repeated")
+        return {**vars(self), **{name: tuple(getattr(self, name)) for name in works}}
 
     @classmethod
     def from_dict(cls, saved: dict[str, Any]) -> "Counters":
         """Read what `to_dict` returned."""
-        return cls(**{**saved, "work": Work(*saved["work"]), "executed": Work(*saved["executed"])})
+        works = {name: Work(*saved.get(name, ())) for name in ("work", "executed", "repeated")}
+        return cls(**{**saved, **works})
 
-    def executed_flops(self, run: RunSpec, world_size: int) -> int:
-        """Count the FLOPs that one worker executed.
-
-        Gradient caching adds a forward pass of the encoder per chunk.
-        """
+    def executed_flops(self, run: RunSpec) -> int:
+        """Count the FLOPs that one worker executed; gradient caching adds a forward pass."""
         executed = train_flops(run.encoder, self.executed)
-        per_worker = run.train.global_batch_size // world_size
-        if (run.resources.users_per_chunk or math.inf) >= per_worker:
-            return executed
-        return executed + forward_flops(run.encoder, self.executed._replace(similarities=0))
+        return executed + forward_flops(run.encoder, self.repeated)
 
     def results(self, run: RunSpec, world_size: int) -> dict[str, Any]:
         """Return the columns of the runs table that follow from the counters."""
@@ -85,7 +87,7 @@ class Counters:
             "users_seen": self.step * run.train.global_batch_size,
             "train_tokens": self.work.tokens,
             "train_flops": float(train_flops(run.encoder, self.work)),
-            "executed_flops": float(self.executed_flops(run, world_size)) * world_size,
+            "executed_flops": float(self.executed_flops(run)) * world_size,
             "train_loss": self.train_loss if math.isfinite(self.train_loss) else None,
             "wall_seconds": self.wall_seconds,
             "tokens_per_second": self.tokens_per_second,

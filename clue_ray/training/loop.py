@@ -2,7 +2,7 @@
 
 A launcher passes a `Context`: which worker this is, where state is kept, who hears of progress.
 `train_run` uses the simplest one: this process, without Ray. Batches are drawn and packed ahead, by
-a thread, while the model trains.
+a thread, while the model trains (`feed.py`); states are written by another one.
 """
 
 import logging
@@ -10,33 +10,39 @@ import math
 import os
 import platform
 import time
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections import deque
 from datetime import UTC, datetime
 from functools import cached_property, partial
-from pathlib import Path
-from typing import Any, Generic, NamedTuple, Protocol, TypeVar
+from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 import torch.distributed as dist
-from numpy.typing import NDArray
+from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import bf16_compress_hook
 from torch.nn.parallel import DistributedDataParallel
 
 from clue_ray.batches.packing import Packed, count_executed
 from clue_ray.batches.sampler import BatchSampler
 from clue_ray.corpus.store import Corpus
+from clue_ray.encoder.blocks import compile_blocks
 from clue_ray.encoder.loss import OBJECTIVES, at_temperature, count_similarities
 from clue_ray.encoder.model import Encoder
 from clue_ray.runs import RunRecord, is_at_bound
 from clue_ray.spec.compute import Work, train_flops
 from clue_ray.spec.specs import EvaluationSpec, RunSpec
-from clue_ray.training.checkpoints import check_run_id, load_state, save_state
+from clue_ray.training.checkpoints import check_run_id
+from clue_ray.training.context import Context, LocalContext
 from clue_ray.training.counters import Counters, describe_run, peak_memory
+from clue_ray.training.device import (
+    choose_device,
+    explaining_memory,
+    fitting_share,
+    free_bytes,
+    free_device,
+    log_peaks,
+)
 from clue_ray.training.evaluate import USERS_AT_ONCE, evaluate
-from clue_ray.training.gradient_cache import Loss, cached_backward, split_rows
+from clue_ray.training.feed import Batch, Feed, Prefetch, wait_for
+from clue_ray.training.gradient_cache import Loss, MemoryShare, cached_backward
 from clue_ray.training.pools import make_pools
 from clue_ray.training.schedule import (
     learning_rate_share,
@@ -45,112 +51,23 @@ from clue_ray.training.schedule import (
     set_learning_rate,
 )
 
+CHECKPOINT_SECONDS = 600.0
+"""Longest time without a checkpoint, besides those at evaluations."""
 PROGRESS_REPORTS = 20
 """Reports of progress per run, besides those of the evaluations."""
 
-Prepared = TypeVar("Prepared")
 logger = logging.getLogger(__name__)
 
 
-class Context(Protocol):
-    """What a launcher offers the loop."""
+class Unread(NamedTuple):
+    """A step whose numbers are still on their way to the host."""
 
-    rank: int
-    world_size: int
-
-    @property
-    def directory(self) -> str | Path | None:
-        """Folder or URI where states are kept."""
-
-    def restore(self) -> dict[str, Any] | None:
-        """Return the last saved state, or None at a fresh start."""
-
-    def save(self, state: dict[str, Any], metrics: dict[str, Any]) -> None:
-        """Keep a state; every worker calls it at the same steps."""
-
-    def progress(self, metrics: dict[str, Any]) -> None:
-        """Report that the run is alive."""
-
-    def source(self, pack: "Pack") -> "Pack":
-        """Return what gives this worker its share of each batch: `pack`, or who packs for it."""
-
-
-@dataclass
-class LocalContext:
-    """One process; state in a folder, or nowhere."""
-
-    directory: str | Path | None = None
-    rank: int = 0
-    world_size: int = 1
-
-    def restore(self) -> dict[str, Any] | None:
-        """Read the folder's state."""
-        return load_state(self.directory) if self.directory else None
-
-    def save(self, state: dict[str, Any], metrics: dict[str, Any]) -> None:
-        """Write the folder's state."""
-        if self.directory:
-            save_state(self.directory, state)
-        self.progress(metrics)
-
-    def progress(self, metrics: dict[str, Any]) -> None:
-        """Do nothing; a launcher that shows progress overrides it."""
-
-    def source(self, pack: "Pack") -> "Pack":
-        """Pack in this process."""
-        return pack
-
-
-class Prefetch(Generic[Prepared]):
-    """Calls `prepare(step)` up to `ahead` steps early; a context that ends its thread.
-
-    A batch is a function of its step alone (decision D7), so a checkpoint need not hold what was
-    prepared.
-    """
-
-    def __init__(self, prepare: Callable[[int], Prepared], last: int, ahead: int = 2):
-        self.prepare, self.last, self.ahead = prepare, last, ahead
-        self.pool = ThreadPoolExecutor(1)
-        self.waiting: dict[int, Future[Prepared]] = {}
-
-    def __enter__(self) -> "Prefetch[Prepared]":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.pool.shutdown(cancel_futures=True)
-
-    def __call__(self, step: int) -> Prepared:
-        """Return the batch of a step, and start preparing the next ones."""
-        for coming in range(step, min(step + self.ahead, self.last - 1) + 1):
-            if coming not in self.waiting:
-                self.waiting[coming] = self.pool.submit(self.prepare, coming)
-        return self.waiting.pop(step).result()
-
-
-class Batch(NamedTuple):
-    """One worker's share of a global batch."""
-
-    chunks: list[Packed]
-    "its sequences, packed in one chunk or several"
-    work: Work
-    "of the whole batch"
-    duplicate_ids: NDArray[np.int64] | None
-    masked_pairs: int
-    is_one_service: bool
-    "these three as in `GlobalBatch`"
-
-
-Pack = Callable[[int], Batch]
-"""Returns the share of a step; steps are asked for in order."""
-
-
-def pack_share(sampler: BatchSampler, run: RunSpec, rank: int, world_size: int, step: int) -> Batch:
-    """Draw global batch `step` and pack one worker's share of it."""
-    batch = sampler.batch(step)
-    rows = batch.rows_of(rank, world_size)
-    users = run.resources.users_per_chunk or len(rows)
-    chunks = [batch.pack(chunk) for chunk in split_rows(rows, users)]
-    return Batch(chunks, batch.work, batch.duplicate_ids, batch.masked_pairs, batch.is_one_service)
+    numbers: torch.Tensor
+    "loss, norm of the gradient, and whether a checkpoint is due"
+    arrived: torch.cuda.Event | None
+    batch: Batch
+    cached: bool
+    "whether gradients were cached"
 
 
 class Trainer:
@@ -166,29 +83,51 @@ class Trainer:
         self.pools = make_pools(corpus, evaluation.candidates)
         self.sampler = BatchSampler(run, corpus)
         self.steps = resolve_steps(run, self.sampler)
-        pack = partial(pack_share, self.sampler, run, context.rank, context.world_size)
-        self.prepare = context.source(pack)
-        self.device = choose_device(run.resources.gpus_per_worker)
+        self.device = choose_device(run.resources.gpus_per_worker, run.train.precision)
         vocabulary, train = corpus.vocabulary(run.sequence_length), run.train
         self.model = Encoder(
             run.encoder, vocabulary, train.temperature, train.seed, train.precision
         ).to(self.device)
+        if run.resources.compile and self.device.type == "cuda":
+            compile_blocks(self.model)
         self.optimizer = make_optimizer(self.model, train)
         self.state = Counters()
         self.curve: list[dict[str, float]] = []
         self.gradient_norm = math.nan
+        self.prepare = Feed(
+            self.sampler,
+            (context.rank, context.world_size),
+            context.source,
+            self.device,
+            self.model.draw_masks,
+        )
+        self.memory: MemoryShare | None = None
+        self.unread: deque[Unread] = deque()
+        self.lag = int(self.device.type == "cuda")
+        self.broken: torch.Tensor | None = None
+        self.due, self.saved = False, time.monotonic()
         self.run_id = run.run_id(corpus.digest, evaluation.candidates)
         self._restore()
 
     @cached_property
     def forward(self) -> torch.nn.Module:
         """The model, wrapped to average gradients if there are several workers."""
-        return DistributedDataParallel(self.model) if self.context.world_size > 1 else self.model
+        if self.context.world_size == 1:
+            return self.model
+        wrapped = DistributedDataParallel(self.model, gradient_as_bucket_view=True)
+        if self.device.type == "cuda" and self.run.train.precision == "bf16":
+            wrapped.register_comm_hook(None, bf16_compress_hook)
+        return wrapped
 
     @property
     def evaluation_steps(self) -> int:
         """Steps between two points of the learning curve."""
         return max(1, math.ceil(self.steps * self.evaluation.every))
+
+    @property
+    def next_step(self) -> int:
+        """The step to train next; on a GPU the last one may not have been read yet."""
+        return self.state.step + len(self.unread)
 
     def train(self) -> bool:
         """Train to the horizon; return False if the loss stopped being finite."""
@@ -196,73 +135,156 @@ class Trainer:
             return self._train(batches)
 
     def _train(self, batches: Prefetch[Batch]) -> bool:
-        while self.state.step < self.steps:
+        while self.next_step < self.steps:
             started = time.perf_counter()
-            if not self.step(batches(self.state.step)):
+            finite = self.step(batches(self.next_step))
+            evaluates = self.next_step == self.steps or self.next_step % self.evaluation_steps == 0
+            if evaluates or self.due:
+                finite = finite and self._read(all_but=0)
+            if not finite:
                 return False
             self.state.wall_seconds += time.perf_counter() - started
-            if self.state.step == self.steps or self.state.step % self.evaluation_steps == 0:
+            if evaluates:
                 self._evaluate()
-                self.context.save(self._snapshot(), self._metrics())
-            elif self.state.step % max(1, self.steps // PROGRESS_REPORTS) == 0:
+            if evaluates or self.due:
+                self._save()
+            elif self.next_step % max(1, self.steps // PROGRESS_REPORTS) == 0:
                 self.context.progress(self._metrics())
         return True
 
+    def _save(self) -> None:
+        self.due, self.saved = False, time.monotonic()
+        self.context.save(self._snapshot(), self._metrics())
+
     def step(self, batch: Batch) -> bool:
-        """Train one step; if loss or gradient is not finite, keep the weights and return False."""
+        """Train one step; if loss or gradient is not finite, keep the weights and return False.
+
+        On a GPU the numbers are read after the next step was launched, so that the host need not
+        wait; the device itself skips the updates from a number that is not finite on.
+        """
         train = self.run.train
-        set_learning_rate(self.optimizer, learning_rate_share(self.state.step, self.steps, train))
+        set_learning_rate(self.optimizer, learning_rate_share(self.next_step, self.steps, train))
         self.optimizer.zero_grad(set_to_none=True)
-        loss = self._mean_over_workers(self._backward(batch))
+        loss = self._backward(batch)
+        loss_and_due = self._mean_over_workers(torch.stack([loss, self._is_due(loss)]))
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), train.clip_norm)
-        # Both numbers cross to the host together: the step's only wait for the device.
-        mean_loss, self.gradient_norm = torch.stack([loss, norm]).tolist()
-        if not (math.isfinite(mean_loss) and math.isfinite(self.gradient_norm)):
+        numbers = torch.cat([loss_and_due, norm[None]])
+        self.unread.append(self._send(numbers, batch))
+        if self.lag:
+            self._skip_from_broken_on(numbers)
+        elif not self._read(all_but=0):
             return False
         self.optimizer.step()
         self.model.clamp_temperature()
-        self.state.add(batch.work, self._count_executed(batch), mean_loss, batch.masked_pairs)
+        return self._read(all_but=self.lag)
+
+    def _is_due(self, like: torch.Tensor) -> torch.Tensor:
+        """Return 1 on the first worker if no checkpoint was kept for long; all save at once."""
+        late = time.monotonic() - self.saved > CHECKPOINT_SECONDS
+        return torch.full_like(like, float(late and self.context.rank == 0))
+
+    def _send(self, numbers: torch.Tensor, batch: Batch) -> Unread:
+        """Start to copy a step's numbers to the host."""
+        arrived = None
+        if numbers.is_cuda:
+            numbers = numbers.to("cpu", non_blocking=True)
+            arrived = torch.cuda.Event()
+            arrived.record()
+        return Unread(numbers, arrived, batch, self.memory is not None and self.memory.share < 1)
+
+    def _skip_from_broken_on(self, numbers: torch.Tensor) -> None:
+        """Tell the fused optimizer to leave the weights as they are if a number is not finite."""
+        broken = 1 - numbers.isfinite().all().float()
+        self.broken = broken if self.broken is None else torch.maximum(self.broken, broken)
+        self.optimizer.found_inf = self.broken  # type: ignore[attr-defined]
+
+    def _read(self, all_but: int) -> bool:
+        """Read and count all steps but the last ones; return False for one that is not finite."""
+        while len(self.unread) > all_but:
+            unread = self.unread[0]
+            if unread.arrived is not None:
+                unread.arrived.synchronize()
+            loss, due, self.gradient_norm = unread.numbers.tolist()
+            if not (math.isfinite(loss) and math.isfinite(self.gradient_norm)):
+                return False
+            self.due = self.due or due > 0
+            batch = unread.batch
+            executed = self._count_executed(batch)
+            self.state.add(batch.work, executed, loss, batch.masked_pairs, cached=unread.cached)
+            self.unread.popleft()
         return True
 
     def _backward(self, batch: Batch) -> torch.Tensor:
-        """Accumulate the gradient of a worker's share of a batch; return its loss, detached."""
-        chunks = [chunk.to(self.device) for chunk in batch.chunks]
-        objective = self._objective(batch)
-        if len(chunks) > 1:
-            return cached_backward(self.forward, chunks, objective)
-        users, logit = self.forward(chunks[0])
+        """Set the gradient of a worker's share of a batch; return its loss, detached."""
+        wait_for(batch)
+        objective, memory = self._objective(batch), self._choose_memory(batch.packed)
+        if memory.share == 1:
+            try:
+                return self._backward_whole(batch, objective)
+            except torch.OutOfMemoryError:
+                # Workers that have begun to average gradients cannot start the step again.
+                if not memory.adapts or self.context.world_size > 1:
+                    raise
+            memory.share = 0.5
+            self.optimizer.zero_grad(set_to_none=True)
+        return cached_backward(self.model, batch.packed, memory, objective, batch.masks)
+
+    def _backward_whole(self, batch: Batch, objective: Loss) -> torch.Tensor:
+        users, logit = self.forward(batch.packed, batch.masks)
         first, second = users.chunk(2)
         loss = objective(first, second, logit)
         loss.backward()
         return loss.detach()
 
+    def _choose_memory(self, packed: Packed) -> MemoryShare:
+        """Choose once how much of a batch is encoded at a time: the same share on all workers."""
+        if self.memory is None:
+            users = self.run.resources.users_per_chunk
+            own = self.run.train.global_batch_size // self.context.world_size
+            if users == "auto":
+                adapts = self.device.type == "cuda"
+                self.memory = MemoryShare(self._fitting_share(packed) if adapts else 1.0, adapts)
+            else:
+                self.memory = MemoryShare(min(1.0, users / own))
+        return self.memory
+
+    def _fitting_share(self, packed: Packed) -> float:
+        free, train = free_bytes(self.device), self.run.train
+        share = fitting_share(self.run.encoder, packed, train.precision, free)
+        if self.context.world_size > 1:
+            smallest = torch.tensor(share, device=self.device)
+            dist.all_reduce(smallest, dist.ReduceOp.MIN)
+            share = smallest.item()
+        return share
+
     def _objective(self, batch: Batch) -> Loss:
-        numbers = batch.duplicate_ids
-        ids = None if numbers is None else torch.from_numpy(numbers).to(self.device)
-        objective: Loss = partial(OBJECTIVES[self.run.train.objective], duplicate_ids=ids)
+        objective: Loss = partial(
+            OBJECTIVES[self.run.train.objective], duplicate_ids=batch.duplicate_ids
+        )
         # Two halves of one history are easier to match than two services. The learned temperature
         # belongs to the harder task, on which the encoder is scored.
         if batch.is_one_service:
             return at_temperature(objective, self.run.train.temperature)
         return objective
 
-    def _mean_over_workers(self, loss: torch.Tensor) -> torch.Tensor:
+    def _mean_over_workers(self, numbers: torch.Tensor) -> torch.Tensor:
         if self.context.world_size > 1:
-            dist.all_reduce(loss)
-            loss /= self.context.world_size
-        return loss
+            dist.all_reduce(numbers)
+            numbers /= self.context.world_size
+        return numbers
 
     def _count_executed(self, batch: Batch) -> Work:
         train, workers = self.run.train, self.context.world_size
         similarities = count_similarities(train.objective, train.global_batch_size, workers)
-        return sum(map(count_executed, batch.chunks), Work(similarities=similarities))
+        return count_executed(batch.packed, similarities)
 
     def _evaluate(self) -> None:
         """Add a point to the learning curve; the time it takes counts as the run's."""
         if self.context.rank:
             return
         started = time.perf_counter()
-        at_once = min(USERS_AT_ONCE, self.run.resources.users_per_chunk or USERS_AT_ONCE)
+        users = self.run.resources.users_per_chunk
+        at_once = USERS_AT_ONCE if users == "auto" else min(USERS_AT_ONCE, users)
         scores = evaluate(self.model, self.corpus, self.pools, self.run.sequence_length, at_once)
         self.state.wall_seconds += time.perf_counter() - started
         if self.state.step == self.steps and is_at_bound(scores.calibrated_temperature):
@@ -336,27 +358,19 @@ class Trainer:
         }
 
 
-def choose_device(gpus: float) -> torch.device:
-    """Return a GPU if some are requested and torch sees one, otherwise the CPU.
-
-    A requested GPU that torch does not see is a warning.
-    """
-    found = torch.cuda.is_available()
-    if gpus and not found:
-        logger.warning(
-            "%g GPUs were requested and torch sees none: this run trains on the CPU.", gpus
-        )
-    return torch.device("cuda" if gpus and found else "cpu")
-
-
 def train_with(
     run: RunSpec, corpus: Corpus, evaluation: EvaluationSpec, context: Context
 ) -> tuple[RunRecord, list[dict[str, float]]]:
     """Train one run under a launcher's context; return its record and learning curve."""
     started = datetime.now(UTC).isoformat(timespec="seconds")
-    with _explaining_memory(run, context.world_size):
+    free_device()
+    with explaining_memory(run, context.world_size):
         trainer = Trainer(run, corpus, evaluation, context)
-        finite = trainer.train()
+        try:
+            finite = trainer.train()
+        finally:  # what was saved is kept, however the run ends
+            context.flush()
+    log_peaks(trainer.device)
     results = trainer.results()
     outcome: dict[str, Any] = {"status": "done"}
     if not finite:
@@ -373,26 +387,3 @@ def train_with(
 def train_run(run: RunSpec, corpus: Corpus, evaluation: EvaluationSpec | None = None) -> RunRecord:
     """Train one run in this process, without Ray, and return its record."""
     return train_with(run, corpus, evaluation or EvaluationSpec(), LocalContext())[0]
-
-
-@contextmanager
-def _explaining_memory(run: RunSpec, workers: int) -> Iterator[None]:
-    """Turn an out-of-memory error of a GPU, of torch on the CPU or of numpy into one sentence."""
-    try:
-        yield
-    except (RuntimeError, MemoryError) as error:
-        # On a GPU torch raises its OutOfMemoryError, on the CPU a plain RuntimeError.
-        known = isinstance(error, torch.OutOfMemoryError | MemoryError)
-        if not known and "DefaultCPUAllocator" not in str(error):
-            raise
-        batch = run.train.global_batch_size
-        chunk = min(run.resources.users_per_chunk or batch, batch // workers)
-        smaller = (
-            f"set resources.users_per_chunk to {chunk // 2} or less (same gradient), or "
-            if chunk > 1
-            else ""
-        )
-        raise MemoryError(
-            f"Out of memory: global_batch_size {batch} on {workers} workers, {chunk} users encoded "
-            f"at a time; {smaller}lower global_batch_size, sequence_length or the encoder's size."
-        ) from error

@@ -9,7 +9,7 @@ import itertools
 import logging
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -33,9 +33,10 @@ from clue_ray.errors import StudyError, describe_error
 from clue_ray.runs import RunRecord
 from clue_ray.spec.specs import EvaluationSpec, RunSpec
 from clue_ray.storage.sync import working_folder
-from clue_ray.training.checkpoints import load_state, save_state
+from clue_ray.training.checkpoints import StateWriter, load_state
 from clue_ray.training.counters import describe_run
-from clue_ray.training.loop import Pack, train_with
+from clue_ray.training.feed import Pack
+from clue_ray.training.loop import train_with
 from clue_ray.training.streams import Stream, make_stream, ordered
 from clue_ray.training.tensorboard import LOG_FILE, CurveEvents, log_to
 
@@ -85,6 +86,11 @@ class RayContext:
     rank: int = field(default_factory=lambda: ray.train.get_context().get_world_rank())
     world_size: int = field(default_factory=lambda: ray.train.get_context().get_world_size())
 
+    @cached_property
+    def writer(self) -> StateWriter:
+        """Writes the states."""
+        return StateWriter(self.directory)
+
     def restore(self) -> dict[str, Any] | None:
         """Read the state that the first worker chose; a barrier.
 
@@ -104,14 +110,18 @@ class RayContext:
         return state
 
     def save(self, state: dict[str, Any], metrics: dict[str, Any]) -> None:
-        """Keep the state and report it; a barrier, so every worker must call it."""
+        """Start to write the state and report it; a barrier, so every worker must call it."""
         if self.events:
-            save_state(self.directory, state)
+            self.writer.write(state)
             self.events.show(state["curve"])
         ray.train.report(metrics)
 
     def progress(self, metrics: dict[str, Any]) -> None:
         """Do nothing, as every report of Ray Train is a barrier over the workers."""
+
+    def flush(self) -> None:
+        """Wait until the last state is written."""
+        self.writer.close()
 
     def source(self, pack: Pack) -> Pack:
         """Pack in this process, or take shares from this worker's stream."""

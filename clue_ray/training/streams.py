@@ -19,13 +19,14 @@ from numpy.typing import NDArray
 from ray.data import ActorPoolStrategy, DataContext, DataIterator, Dataset, ExecutionOptions
 
 from clue_ray.batches.bag import Bag
-from clue_ray.batches.packing import Packed
+from clue_ray.batches.layout import Layout
+from clue_ray.batches.packing import Items, Packed, Sequences
 from clue_ray.batches.sampler import BatchSampler
 from clue_ray.corpus.store import open_corpus
 from clue_ray.spec.compute import Work
 from clue_ray.spec.specs import RunSpec
 from clue_ray.training.checkpoints import load_state
-from clue_ray.training.loop import Batch, pack_share
+from clue_ray.training.feed import Batch, pack_share
 from clue_ray.training.schedule import resolve_steps
 
 STEPS_PER_TASK = 4
@@ -34,9 +35,10 @@ PACKERS = 4
 """Most processes that pack for one worker; Ray Data starts them where cores are free."""
 AHEAD = 2
 """Batches that a worker fetches early."""
-TUPLES: dict[str, Any] = {kind.__name__: kind for kind in (Batch, Packed, Bag, Work)}
+TUPLES: dict[str, Any] = {
+    kind.__name__: kind for kind in (Batch, Packed, Items, Sequences, Layout, Bag, Work)
+}
 """The named tuples that a share is made of."""
-ARRAY = "array"
 
 
 class Packer:
@@ -50,7 +52,7 @@ class Packer:
     def __call__(self, rows: dict[str, NDArray[np.int64]]) -> Iterator[pa.Table]:
         """Yield a row per step: its number and its packed share."""
         for step in (self.first + rows["id"]).tolist():
-            share = pack_share(self.sampler, self.run, self.rank, self.world_size, step)
+            share = pack_share(self.sampler, self.rank, self.world_size, step)
             yield pa.table({"step": [step], "share": pa.array([_write(share)], pa.large_binary())})
 
 
@@ -95,11 +97,9 @@ def _read(content: pa.Buffer) -> Batch:
 
 
 def _to_plain(value: Any) -> Any:
-    """Replace named tuples by their name and values, and NumPy arrays by tensors."""
+    """Replace named tuples by their name and values."""
     if type(value).__name__ in TUPLES:
         return {type(value).__name__: [_to_plain(part) for part in value]}
-    if isinstance(value, np.ndarray):
-        return {ARRAY: torch.from_numpy(value)}
     return [_to_plain(part) for part in value] if isinstance(value, list) else value
 
 
@@ -107,8 +107,6 @@ def _from_plain(value: Any) -> Any:
     """Undo `_to_plain`."""
     if isinstance(value, dict):
         ((name, content),) = value.items()
-        if name == ARRAY:
-            return content.numpy()
         return TUPLES[name](*map(_from_plain, content))
     return [_from_plain(part) for part in value] if isinstance(value, list) else value
 

@@ -18,22 +18,24 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 
+from clue_ray.batches.bag import NO_BAG
 from clue_ray.batches.dropout import keyed_hash
+from clue_ray.batches.layout import group_lengths, lay_out
 from clue_ray.batches.packing import (
+    Sequences,
     Windows,
     bag_histories,
     gather_events,
-    group_lengths,
     pack,
     recent_windows,
     sort_lists,
 )
+from clue_ray.batches.transfer import copy_to
 from clue_ray.corpus.logs.times import as_seconds
 from clue_ray.corpus.ranges import ranges
 from clue_ray.corpus.rows import SortedRows
 from clue_ray.corpus.shards import item_tokenizer
 from clue_ray.corpus.store import Corpus
-from clue_ray.encoder.blocks import lay_out
 from clue_ray.encoder.model import Encoder
 from clue_ray.encoder.transformer import Transformer
 from clue_ray.errors import EventLogError
@@ -229,7 +231,7 @@ def encode_items(
     for chunk in np.array_split(items, -(-len(items) // ITEMS_PER_PASS) or 1):
         windows = Windows(event_of[chunk], np.ones(len(chunk), np.int64))
         packed = pack(corpus, windows).to(device)
-        vectors.append(transformer.encode_items(packed)[packed.event_items])
+        vectors.append(transformer.encode_items(packed.items)[packed.sequences.event_items])
     return torch.cat(vectors)
 
 
@@ -277,15 +279,13 @@ def _encode_sequences(
     histories, by_length = sort_lists(gather_events(corpus, windows))
     summary_UD, bag_UO = None, None
     if model.transformer is not None and items_ID is not None:
-        groups = group_lengths(histories.lengths)
         recency = ranges(np.zeros_like(histories.lengths), histories.lengths)
-        places = torch.from_numpy(np.searchsorted(items, histories.values)).to(device)
-        sequences = lay_out(groups, torch.zeros(0, dtype=torch.int64, device=device), None)
-        summary_UD = model.transformer.encode_sequences(
-            items_ID[places], torch.from_numpy(recency).to(device), sequences
-        )
+        places = torch.from_numpy(np.searchsorted(items, histories.values))
+        layout = lay_out(group_lengths(histories.lengths))
+        sequences = Sequences(places, torch.from_numpy(recency), layout, NO_BAG)
+        summary_UD = model.transformer.summarise(items_ID, copy_to(sequences, device))
     if model.bag is not None:
-        bag_UO = model.bag(bag_histories(corpus, histories).to(device))
+        bag_UO = model.bag(copy_to(bag_histories(corpus, histories), device))
     stored_UO = model.combine(summary_UD, bag_UO)
     vectors_UO = torch.empty_like(stored_UO)
     vectors_UO[torch.from_numpy(by_length).to(device)] = stored_UO

@@ -85,9 +85,9 @@ def test_tokens_left_out_keep_order_and_guide(corpus):
 
 def test_hidden_services_carry_the_shared_guide(corpus, windows):
     shown, hidden = pack(corpus, windows), pack(corpus, windows, Dropout(hide_services=True))
-    guides = hidden.token_positions == 0
-    assert (hidden.tokens[guides] == corpus.shared_guide).all()
-    assert torch.equal(hidden.tokens[~guides], shown.tokens[~guides])
+    guides = hidden.items.positions == 0
+    assert (hidden.items.tokens[guides] == corpus.shared_guide).all()
+    assert torch.equal(hidden.items.tokens[~guides], shown.items.tokens[~guides])
 
 
 def test_some_batches_hide_services(corpus):
@@ -146,5 +146,7 @@ def test_masks_keep_the_mean():
 
 def test_ranges_of_packed_lists_are_recency(corpus, windows):
     packed = pack(corpus, windows, LEFT_OUT)
-    lengths = np.concatenate([[length] * count for count, length in packed.user_groups])
-    assert np.array_equal(packed.event_positions.numpy(), ranges(np.zeros_like(lengths), lengths))
+    lengths = packed.sequences.layout.lengths.numpy()
+    assert np.array_equal(
+        packed.sequences.event_positions.numpy(), ranges(np.zeros_like(lengths), lengths)
+    )

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from clue_ray.batches.deal import deal
 from clue_ray.batches.packing import (
     Windows,
     count_executed,
@@ -61,7 +62,9 @@ def test_workers_share_the_global_batch(corpus, workers):
     shares = [batch.rows_of(rank, workers) for rank in range(workers)]
     for half in (0, 1):
         joined = np.concatenate([np.array_split(share, 2)[half] for share in shares])
-        assert joined.tolist() == list(range(16 * half, 16 * (half + 1)))
+        assert sorted(joined.tolist()) == list(range(16 * half, 16 * (half + 1)))
+    first, second = np.split(np.stack(shares), 2, axis=1)
+    assert (second == first + 16).all()  # a worker has the same users in both services
 
 
 def test_one_service_alone_halves_a_history(corpus):
@@ -104,21 +107,25 @@ def test_batch_larger_than_the_corpus_is_refused(corpus):
 def test_pack_keeps_every_event(corpus):
     windows = make_sampler(corpus).batch(0).windows
     packed = pack(corpus, windows)
-    assert packed.tokens.shape == packed.token_positions.shape
-    item_lengths = np.concatenate([[length] * count for count, length in packed.item_groups])
+    assert packed.items.tokens.shape == packed.items.positions.shape
+    item_lengths = np.concatenate(
+        [[length] * count for count, length in packed.items.layout.groups]
+    )
     item_starts = np.concatenate([[0], np.cumsum(item_lengths)])
-    user_lengths = np.concatenate([[length] * count for count, length in packed.user_groups])
+    user_lengths = packed.sequences.layout.lengths.numpy()
     user_starts = np.concatenate([[0], np.cumsum(user_lengths)])
     for index, (start, length) in enumerate(zip(*windows, strict=True)):
         place = packed.order[index]
         assert user_lengths[place] == length
         positions = slice(user_starts[place], user_starts[place] + length)
-        assert packed.event_positions[positions].tolist() == list(range(length))
+        assert packed.sequences.event_positions[positions].tolist() == list(range(length))
         for event, item in zip(
-            range(start, start + length), packed.event_items[positions].tolist(), strict=True
+            range(start, start + length),
+            packed.sequences.event_items[positions].tolist(),
+            strict=True,
         ):
             expected = corpus.item_tokens[ranges(*item_bounds(corpus, corpus.events[event]))]
-            found = packed.tokens[item_starts[item] : item_starts[item + 1]].numpy()
+            found = packed.items.tokens[item_starts[item] : item_starts[item + 1]].numpy()
             assert np.array_equal(found, expected)
 
 
@@ -169,3 +176,15 @@ def test_users_with_the_same_items_share_a_number(corpus):
     assert (numbers[:, None] == numbers).tolist() == alike
     assert alike[0][2]
     assert not alike[0][1]
+
+
+def test_users_are_dealt_once_and_evenly():
+    lengths = np.random.default_rng(0).zipf(1.5, 96).clip(max=64)
+    assert deal(lengths, 1).tolist() == [list(range(96))]
+    for workers in (2, 4, 8):
+        shares = deal(lengths, workers)
+        assert sorted(shares.ravel().tolist()) == list(range(96))
+        loads = lengths[shares].sum(1)
+        drawn = lengths.reshape(workers, -1).sum(1)
+        assert loads.max() - loads.min() <= lengths.max()
+        assert loads.max() <= drawn.max()

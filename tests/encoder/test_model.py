@@ -64,7 +64,7 @@ def test_an_untrained_transformer_adds_nothing_to_the_bag(corpus):
         Encoder(EncoderSpec(size="xs", bag=bag), corpus.vocabulary(8), temperature=0.1, seed=0)
         for bag in (True, False)
     )
-    direction = torch.nn.functional.normalize(whole.bag(packed.bag), dim=-1)
+    direction = torch.nn.functional.normalize(whole.bag(packed.sequences.bag), dim=-1)
     assert torch.equal(whole(packed)[0], direction[packed.order])
     assert own(packed)[0].abs().max() > 0
 

@@ -9,7 +9,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.ladder import ladder_table
 from clue_ray.batches.bag import Bag
-from clue_ray.batches.packing import Packed
+from clue_ray.batches.layout import lay_out
+from clue_ray.batches.packing import Items, Packed, Sequences
 from clue_ray.encoder.loss import info_nce
 from clue_ray.encoder.model import Encoder
 from clue_ray.spec.compute import (
@@ -50,21 +51,23 @@ def test_flops_equal_torchs_counter(size):
         model = Encoder(encoder, VOCABULARY, temperature=0.1, seed=0)
         items = 2 * batch * events
         packed = Packed(
-            tokens=torch.empty(items * tokens, dtype=torch.long),
-            token_positions=torch.empty(items * tokens, dtype=torch.long),
-            item_groups=[(items, tokens)],
-            event_items=torch.empty(items, dtype=torch.long),
-            event_positions=torch.empty(items, dtype=torch.long),
-            user_groups=[(2 * batch, events)],
-            order=torch.empty(2 * batch, dtype=torch.long),
-            item_masks=torch.empty(items, dtype=torch.long),
-            user_masks=torch.empty(2 * batch, dtype=torch.long),
-            mask_key=0,
-            bag=Bag(
-                tokens=torch.empty(bag_tokens, dtype=torch.long),
-                weights=torch.empty(bag_tokens),
-                starts=torch.empty(2 * batch, dtype=torch.long),
+            Items(
+                torch.empty(items * tokens, dtype=torch.long),
+                torch.empty(items * tokens, dtype=torch.long),
+                lay_out([(items, tokens)]),
             ),
+            Sequences(
+                torch.empty(items, dtype=torch.long),
+                torch.empty(items, dtype=torch.long),
+                lay_out([(2 * batch, events)]),
+                Bag(
+                    tokens=torch.empty(bag_tokens, dtype=torch.long),
+                    weights=torch.empty(bag_tokens),
+                    starts=torch.empty(2 * batch, dtype=torch.long),
+                ),
+            ),
+            order=torch.empty(2 * batch, dtype=torch.long),
+            mask_key=0,
         )
         with FlopCounterMode(display=False) as counter:
             users, scale = model(packed)

@@ -8,9 +8,12 @@ import pytest
 
 from clue_ray.errors import SpecError
 from clue_ray.spec.compute import train_flops
+from clue_ray.spec.grid import expand
+from clue_ray.spec.specs import ResourcesSpec, StudySpec
 from clue_ray.storage.files import write_json
+from clue_ray.study import costs
 from clue_ray.study.checks import check_study
-from clue_ray.study.costs import Rate, Workload, fixed_rate
+from clue_ray.study.costs import Rate, Workload, choose_timing, fixed_rate, time_on_a_node
 from clue_ray.study.directory import StudyDirectory
 from clue_ray.study.planner import BYTES_PER_PARAM, plan_runs
 from clue_ray.study.warnings import no_service_alone, untrained_pairs
@@ -49,8 +52,13 @@ def test_an_unreachable_horizon_is_refused_with_the_arithmetic(corpus, tmp_path)
 
 
 def test_a_broken_share_of_gpus_is_refused():
-    with pytest.raises(SpecError, match=r"gpus_per_worker is 1\.5"):
-        check_study(make_study({}, resources={"gpus_per_worker": 1.5}))
+    for resources, words in (
+        ({"gpus_per_worker": 1.5}, r"gpus_per_worker is 1\.5, and a worker uses one GPU"),
+        ({"gpus_per_worker": 2}, r"gpus_per_worker is 2, and a worker uses one GPU"),
+        ({"gpus_per_worker": 0.5, "workers": 2}, r"is 0\.5 with 2 workers, and NCCL needs a GPU"),
+    ):
+        with pytest.raises(SpecError, match=words):
+            check_study(make_study({}, resources=resources))
 
 
 @pytest.mark.parametrize(
@@ -254,3 +262,45 @@ def test_runs_without_single_service_batches_are_a_warning(corpus, tmp_path):
     assert "at most 15 training users with two events" in said
     most[0] = 16
     assert no_service_alone(planned, few) == []
+
+
+def test_a_study_on_gpus_trains_in_bf16_unless_it_says_otherwise():
+    gpu, share = {"gpus_per_worker": 1}, {"gpus_per_worker": 0.25}
+    for resources, train, expected in (
+        ({}, {}, "fp32"),
+        (gpu, {}, "bf16"),
+        (share, {}, "bf16"),
+        (gpu, {"precision": "fp32"}, "fp32"),
+    ):
+        study = StudySpec(
+            name="p",
+            corpus="c",
+            base={"train": {"steps": 4, **train}},
+            axes={"encoder.size": ["xs"]},
+            resources=resources,
+        )
+        (run,) = expand(study)
+        assert run.train.precision == expected
+        assert StudySpec(**study.model_dump(exclude={"base": {"resources"}})) == study
+
+
+def test_heads_too_wide_for_a_gpu_are_refused():
+    shape = {"width": 1056, "item_layers": 1, "service_layers": 1, "heads": 4}
+    study = {
+        "name": "wide",
+        "corpus": "c",
+        "base": {"train": {"steps": 4}, "encoder": shape},
+        "axes": {"train.seed": [0]},
+    }
+    check_study(StudySpec(**study))
+    on_gpu = StudySpec(**study, resources={"gpus_per_worker": 1})
+    with pytest.raises(SpecError, match=r"heads of 264, and attention .* at most 256; use 5 heads"):
+        check_study(on_gpu)
+
+
+def test_gpus_are_never_timed_in_this_process():
+    one, resources = [{"CPU": 4.0, "GPU": 1.0}], ResourcesSpec(gpus_per_worker=1)
+    corpus = SimpleNamespace(place="c")
+    assert choose_timing(corpus, None, resources, one, None).func is time_on_a_node
+    without = choose_timing(corpus, None, resources, [{"CPU": 4.0}], None)
+    assert without.func is costs._calibrate_on_cpu

@@ -14,7 +14,8 @@ from clue_ray.spec.specs import EvaluationSpec, RunSpec
 from clue_ray.study import scoring
 from clue_ray.study.mirror import StoredDirectory
 from clue_ray.study.scoring import score_study
-from clue_ray.training.loop import LocalContext, train_with
+from clue_ray.training.context import LocalContext
+from clue_ray.training.loop import train_with
 from clue_ray.transfer.encoder_file import export_run
 from clue_ray.transfer.tasks.evaluate import run_task
 from clue_ray.transfer.tasks.spec import TaskSpec, read_tasks

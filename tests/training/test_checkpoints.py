@@ -1,6 +1,7 @@
 """Checkpoints: the last two states, on a disk or in a bucket, despite damage and bad storage."""
 
 import logging
+import threading
 
 import pyarrow.fs
 import pytest
@@ -231,3 +232,33 @@ def test_event_files_hold_the_curve_once(tmp_path):
     ]
     plugins = found.summary_metadata
     assert any(tag.startswith("_hparams_") for tag in plugins)
+
+
+def test_training_goes_on_while_a_state_is_written(tmp_path, monkeypatch):
+    go, real = threading.Event(), checkpoints.save_state
+
+    def slow(place, state):
+        go.wait(30)
+        real(place, state)
+
+    monkeypatch.setattr(checkpoints, "save_state", slow)
+    weights = torch.zeros(3)
+    writer = checkpoints.StateWriter(tmp_path)
+    writer.write({"model": {"w": weights}, "progress": {"step": 1}})
+    weights += 1  # the next step of training
+    assert load_state(tmp_path) is None
+    go.set()
+    writer.close()
+    assert load_state(tmp_path)["model"]["w"].tolist() == [0, 0, 0]
+
+
+def test_a_state_that_cannot_be_written_ends_the_run(tmp_path, monkeypatch):
+    def full(place, state):
+        raise StudyError("the disk is full")
+
+    monkeypatch.setattr(checkpoints, "save_state", full)
+    writer = checkpoints.StateWriter(tmp_path)
+    writer.write({"progress": {"step": 1}})
+    with pytest.raises(StudyError, match="the disk is full"):
+        writer.write({"progress": {"step": 2}})
+    writer.close()

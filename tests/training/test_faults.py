@@ -19,7 +19,8 @@ from clue_ray.spec.grid import expand
 from clue_ray.spec.specs import EvaluationSpec, RunSpec, read_study
 from clue_ray.study.directory import StudyDirectory
 from clue_ray.study.run import run_study, train_point
-from clue_ray.training.loop import LocalContext, train_run, train_with
+from clue_ray.training.context import LocalContext
+from clue_ray.training.loop import train_run, train_with
 
 CLOCK = {"wall_seconds", "tokens_per_second", "started_at", "study"}
 LONG = {

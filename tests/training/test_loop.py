@@ -4,25 +4,24 @@ import itertools
 import json
 import math
 import time
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from clue_ray.encoder.loss import OBJECTIVES, info_nce
 from clue_ray.encoder.model import MIN_TEMPERATURE, Encoder
+from clue_ray.errors import ClusterError
 from clue_ray.runs import RUN_COLUMNS
 from clue_ray.spec.specs import EncoderSpec, EvaluationSpec, ResourcesSpec, RunSpec, TrainSpec
 from clue_ray.study.directory import StudyDirectory
+from clue_ray.training import loop
 from clue_ray.training.checkpoints import load_state
+from clue_ray.training.context import LocalContext
+from clue_ray.training.device import choose_device, fitting_share, is_lost
 from clue_ray.training.evaluate import Evaluation
-from clue_ray.training.loop import (
-    LocalContext,
-    Prefetch,
-    Trainer,
-    choose_device,
-    train_run,
-    train_with,
-)
+from clue_ray.training.feed import Prefetch
+from clue_ray.training.loop import Trainer, train_run, train_with
 from clue_ray.training.schedule import learning_rate_share, make_optimizer
 
 EVALUATION = EvaluationSpec(candidates=32, every=0.25)
@@ -147,8 +146,6 @@ def test_damaged_checkpoint_starts_again(corpus, tmp_path):
 
 
 def test_divergence_is_a_result(corpus, monkeypatch):
-    from clue_ray.training import loop
-
     real = loop.OBJECTIVES["info_nce"]
     calls = iter(range(100))
 
@@ -162,7 +159,7 @@ def test_divergence_is_a_result(corpus, monkeypatch):
     assert record.steps == 4
 
 
-@pytest.mark.parametrize("place", ["OBJECTIVES", "Encoder", "split_rows", "evaluate"])
+@pytest.mark.parametrize("place", ["OBJECTIVES", "Encoder", "BatchSampler", "evaluate"])
 @pytest.mark.parametrize(
     "error",
     [
@@ -172,8 +169,6 @@ def test_divergence_is_a_result(corpus, monkeypatch):
     ],
 )
 def test_out_of_memory_says_what_to_lower(corpus, monkeypatch, error, place):
-    from clue_ray.training import loop
-
     def full(*args, **kwargs):
         raise error
 
@@ -190,8 +185,6 @@ def test_out_of_memory_says_what_to_lower(corpus, monkeypatch, error, place):
 
 
 def test_a_held_out_loss_that_is_no_number_is_divergence(corpus, monkeypatch, tmp_path):
-    from clue_ray.training import loop
-
     nothing = Evaluation(math.nan, 0.5, 0.5, math.nan, math.nan)
     monkeypatch.setattr(loop, "evaluate", lambda *_: nothing)
     record, curve = train_with(make_run(), corpus, EVALUATION, LocalContext())
@@ -354,3 +347,80 @@ def test_a_gpu_that_is_not_there_is_told(caplog, monkeypatch):
     assert choose_device(1).type == "cuda"
     assert choose_device(0).type == "cpu"
     assert not caplog.text
+
+
+def test_a_step_that_is_read_late_is_the_same_step(corpus):
+    """A GPU reads the loss of a step after it has launched the next one."""
+    weights = []
+    for lag in (0, 1):
+        trainer = Trainer(make_run(), corpus, EVALUATION, LocalContext())
+        trainer.lag = lag
+        assert trainer.train()
+        weights.append([trainer.state.train_loss, *trainer.model.state_dict().values()])
+    assert weights[0][0] == weights[1][0]
+    assert all(torch.equal(a, b) for a, b in zip(weights[0][1:], weights[1][1:], strict=True))
+
+
+def test_a_broken_step_that_is_read_late_keeps_the_weights(corpus, monkeypatch):
+    kept = Trainer(make_run(), corpus, EVALUATION, LocalContext())
+    for step in range(4):
+        kept.step(kept.prepare(step))
+    trainer = Trainer(make_run(), corpus, EVALUATION, LocalContext())
+    trainer.lag = 1
+    real, calls = loop.OBJECTIVES["info_nce"], iter(range(100))
+
+    def broken(*args, **kwargs):
+        return real(*args, **kwargs) * (math.nan if next(calls) == 4 else 1)
+
+    monkeypatch.setitem(loop.OBJECTIVES, "info_nce", broken)
+    assert not trainer.train()
+    assert trainer.state.step == 4
+    pairs = zip(trainer.model.parameters(), kept.model.parameters(), strict=True)
+    assert all(torch.equal(a, b) for a, b in pairs)
+
+
+def test_checkpoints_are_kept_by_time_too(corpus, tmp_path, monkeypatch):
+    whole = train_run(make_run(), corpus, EvaluationSpec(candidates=32, every=1))
+    monkeypatch.setattr(loop, "CHECKPOINT_SECONDS", 0.0)
+    saved = []
+    context = LocalContext(tmp_path)
+    monkeypatch.setattr(context, "progress", lambda metrics: saved.append(metrics["step"]))
+    record, _ = train_with(make_run(), corpus, EvaluationSpec(candidates=32, every=1), context)
+    assert saved == list(range(1, 13))
+    assert without_clock(record) == without_clock(whole)
+    assert load_state(tmp_path)["progress"]["step"] == 12
+
+
+def test_an_old_card_and_a_lost_one_are_told(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (7, 0))
+    with pytest.raises(ClusterError, match=r"compute capability 7\.0, and train\.precision bf16"):
+        choose_device(1, "bf16")
+    assert choose_device(1, "fp32").type == "cuda"
+    assert is_lost(RuntimeError("CUDA error: an illegal memory access was encountered"))
+    assert not is_lost(torch.OutOfMemoryError("CUDA out of memory"))
+    assert not is_lost(ValueError("CUDA error"))
+
+
+def test_the_share_that_fits_a_card():
+    packed = SimpleNamespace(
+        items=SimpleNamespace(layout=SimpleNamespace(positions=4_460_000)),
+        sequences=SimpleNamespace(layout=SimpleNamespace(positions=262_144)),
+    )
+    encoder = EncoderSpec(size="clue-110m", bag=False)
+    share = fitting_share(encoder, packed, "bf16", 70 * 10**9)
+    assert 0.05 < share < 0.1  # about 575 GB of activations for 1,024 users
+    assert fitting_share(encoder, packed, "fp32", 70 * 10**9) == pytest.approx(share / 2)
+    assert fitting_share(EncoderSpec(size="xs"), packed, "bf16", 70 * 10**9) == 1
+
+
+def test_masks_that_are_drawn_during_an_evaluation_are_those_of_training(corpus):
+    """The thread that makes batches does not know whether the model is being evaluated."""
+    run = make_run().model_copy(
+        update={"encoder": EncoderSpec(size="xs", output_width=16, dropout=0.2)}
+    )
+    trainer = Trainer(run, corpus, EVALUATION, LocalContext())
+    expected = trainer.prepare(3).masks
+    trainer.model.eval()
+    assert torch.equal(trainer.prepare(3).masks, expected)
+    assert 0.1 < (expected == 0).float().mean() < 0.3

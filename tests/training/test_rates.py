@@ -6,7 +6,8 @@ import torch
 
 from clue_ray.encoder.model import Encoder
 from clue_ray.spec.specs import EncoderSpec, EvaluationSpec, RunSpec, TrainSpec
-from clue_ray.training.loop import LocalContext, Trainer
+from clue_ray.training.context import LocalContext
+from clue_ray.training.loop import Trainer
 
 STEPS = 10
 EVALUATION = EvaluationSpec(candidates=16)
@@ -29,7 +30,7 @@ def activations(corpus, **shape):
             lambda _, inputs, __: handed_on.append(inputs[0].square().mean().sqrt().item())
         )
     with torch.no_grad():
-        trainer.model(trainer.prepare(STEPS).chunks[0])
+        trainer.model(trainer.prepare(STEPS).packed)
     return handed_on
 
 

@@ -2,11 +2,14 @@
 
 import pytest
 import torch
+from torch.utils._pytree import tree_leaves
 
 from clue_ray.batches.sampler import BatchSampler
 from clue_ray.spec.specs import EvaluationSpec, ResourcesSpec, RunSpec, TrainSpec
 from clue_ray.training.checkpoints import save_state
-from clue_ray.training.loop import LocalContext, pack_share, train_with
+from clue_ray.training.context import LocalContext
+from clue_ray.training.feed import pack_share
+from clue_ray.training.loop import train_with
 from clue_ray.training.streams import Stream, make_stream
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_session")]
@@ -19,13 +22,10 @@ RUN = RunSpec(
 
 def tensors(batch):
     """List the bytes of all tensors of a batch, and what else it says."""
-    chunks = [
-        [part.numpy().tobytes() if isinstance(part, torch.Tensor) else part for part in chunk[:-1]]
-        + [part.numpy().tobytes() for part in chunk.bag]
-        for chunk in batch.chunks
+    return [
+        part.numpy().tobytes() if isinstance(part, torch.Tensor) else part
+        for part in tree_leaves(batch)
     ]
-    ids = None if batch.duplicate_ids is None else batch.duplicate_ids.tolist()
-    return chunks, batch.work, ids, batch.masked_pairs, batch.is_one_service
 
 
 def test_a_stream_holds_the_batches_from_the_checkpoint_on(corpus, tmp_path):
@@ -34,7 +34,7 @@ def test_a_stream_holds_the_batches_from_the_checkpoint_on(corpus, tmp_path):
 
     def prepare(step):
         here.append(step)
-        return pack_share(sampler, RUN, 1, 2, step)
+        return pack_share(sampler, 1, 2, step)
 
     stream = make_stream(RUN, str(corpus.path), str(tmp_path), rank=1, world_size=2)
     share_of = Stream(stream.iterator(), prepare)

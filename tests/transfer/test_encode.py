@@ -56,7 +56,11 @@ def test_each_distinct_item_is_encoded_once_per_block(encoder_folder, events, mo
     encoder, encoded = load_encoder(encoder_folder), []
     plain = encoder.model.transformer.encode_items
     monkeypatch.setattr(encode, "EVENTS_PER_PASS", 50)
-    count = lambda packed: (encoded.append(sum(n for n, _ in packed.item_groups)), plain(packed))[1]  # noqa: E731
+
+    def count(items):
+        encoded.append(items.layout.sequences)
+        return plain(items)
+
     monkeypatch.setattr(encoder.model.transformer, "encode_items", count)
     encoder.encode(events)
     recent = events.to_pandas().sort_values("timestamp").groupby(["user_id", "service"]).tail(6)

@@ -12,7 +12,8 @@ from clue_ray.corpus.store import open_corpus
 from clue_ray.errors import StudyError
 from clue_ray.spec.specs import EvaluationSpec
 from clue_ray.training.checkpoints import load_state
-from clue_ray.training.loop import LocalContext, train_with
+from clue_ray.training.context import LocalContext
+from clue_ray.training.loop import train_with
 from clue_ray.transfer.encoder_file import export_run, read_encoder
 
 
