@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from clue_ray.corpus.forms import Forms, sample_forms
-from clue_ray.corpus.logs.ids import DOUBTFUL
+from clue_ray.corpus.logs.ids import DOUBTFUL, ROUNDED
 from clue_ray.corpus.logs.times import EARLIEST_DATE
 from clue_ray.corpus.rows import SortedRows
 from clue_ray.corpus.store import split_of
@@ -25,6 +25,8 @@ from clue_ray.spec.specs import CorpusSpec
 
 SPLITS = ("train", "validation", "test")
 SEQUENCE_LENGTHS = (4, 8, 16, 32, 64, 128, 256, 512)
+MOST_DOUBTFUL = 100
+"""Doubtful ids of a shard that are listed."""
 HASH_STEP = np.uint64(0x9E3779B97F4A7C15)
 """Added per service to the hash of a text: the same text in two services is two items."""
 PERCENTILES = (10, 50, 90, 99, 100)
@@ -68,11 +70,11 @@ def count_shard(
 
 
 def _find_doubtful(users: pa.Array, events: NDArray[np.int64]) -> list[list[str]]:
-    """List the ids that look like placeholders, each with its number of events."""
-    doubtful = pc.is_in(pc.utf8_lower(users), value_set=pa.array(DOUBTFUL)).to_numpy(
-        zero_copy_only=False
-    )
-    return [[users[int(i)].as_py(), str(events[i])] for i in np.flatnonzero(doubtful)]
+    """List the ids that are placeholders or rounded numbers, each with its number of events."""
+    placeholders = pc.is_in(pc.utf8_lower(users), value_set=pa.array(DOUBTFUL))
+    doubtful = pc.or_(placeholders, pc.match_substring_regex(users, ROUNDED))
+    places = np.flatnonzero(doubtful.to_numpy(zero_copy_only=False))[:MOST_DOUBTFUL]
+    return [[users[int(i)].as_py(), str(events[i])] for i in places]
 
 
 class ShardTotals:
