@@ -3,6 +3,7 @@
 # make check     format, lint and types
 # make docs      the API reference, build/api/clue_ray.html
 # make test-all  all tests, including slow and multi-node ones
+# make gpu       measure and check the GPU path on this machine's card; writes docs/gpu.md
 # make open-clue-report  the page, figures and reports of the open CLUE study from its runs; trains nothing
 #
 # For another build of torch (CUDA or CPU only): make TORCH_INDEX=<index URL of its wheels> install
@@ -14,7 +15,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 LOG := data/completejourney.parquet
 
-.PHONY: install demo test test-all check format docs open-clue-report
+.PHONY: install demo test test-all check format docs gpu open-clue-report
 
 install: $(READY)
 
@@ -48,3 +49,8 @@ format: $(READY)
 
 docs: $(READY)
 	$(BIN)/python docs/build_api.py --output build/api
+
+# The page is written where a check failed, too: what was found is kept, good or bad.
+gpu: $(READY)
+	$(BIN)/python -m benchmarks.gpu --output build/gpu; status=$$?; \
+	$(BIN)/python -m benchmarks.gpu.table build/gpu && exit $$status

@@ -1,0 +1,80 @@
+"""The phases of the acceptance command, each in a process of its own with its own limit."""
+
+import importlib
+import multiprocessing
+import sys
+import time
+import traceback
+from pathlib import Path
+from typing import Any
+
+from benchmarks.gpu.results import Recorder
+
+PHASES = {
+    "facts": 30,
+    "correctness": 80,
+    "attention": 60,
+    "speed": 150,
+    "profile": 40,
+    "candidates": 70,
+    "cluster": 110,
+    "embedding": 30,
+}
+"""Seconds that each phase may take, in order."""
+TOTAL_SECONDS = 540
+
+
+def run_phases(phases: list[str], output: Path, dry: bool) -> None:
+    """Run phases one after the other, each in a process that ends at its limit."""
+    deadline = time.monotonic() + TOTAL_SECONDS
+    for phase in phases:
+        limit = max(1.0, min(PHASES[phase], deadline - time.monotonic()))
+        started = time.monotonic()
+        failure = _run_apart(phase, output, dry, limit)
+        seconds = time.monotonic() - started
+        Recorder(output, phase)("phase", not failure, failure, seconds=seconds)
+
+
+def _run_apart(phase: str, output: Path, dry: bool, limit: float) -> str:
+    """Run a phase in a process of its own; return what went wrong, or an empty string.
+
+    The processes are forks of a server that has imported torch and used no device: importing it
+    again for each phase would take a minute of the nine.
+    """
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["benchmarks.gpu.setting"])
+    receiver, sender = context.Pipe(duplex=False)
+    process = context.Process(target=_run_phase, args=(phase, output, dry, sender))
+    process.start()
+    sender.close()
+    process.join(limit)
+    if process.is_alive():
+        process.kill()
+        process.join()
+        return f"not done within {limit:.0f} s; what it had measured is kept"
+    if process.exitcode:
+        told = receiver.poll() and _received(receiver)
+        return told or f"the process ended with code {process.exitcode}"
+    return ""
+
+
+def _received(receiver: Any) -> str:
+    """Return what a process sent before it ended, if anything."""
+    try:
+        return str(receiver.recv())
+    except EOFError:
+        return ""
+
+
+def _run_phase(phase: str, output: Path, dry: bool, sender: Any) -> None:
+    """Run a phase in this process; send the reason where it fails."""
+    from benchmarks.gpu.setting import choose_setting
+
+    try:
+        module = importlib.import_module(f"benchmarks.gpu.{phase}")
+        module.run(Recorder(output, phase), choose_setting(dry))
+    except BaseException as error:
+        traceback.print_exc()
+        lines = str(error).strip().splitlines() or [""]
+        sender.send(f"{type(error).__name__}: {lines[0]}"[:200])
+        sys.exit(1)
