@@ -20,6 +20,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from clue_ray.errors import RunsError, StudyError
 from clue_ray.spec.columns import COLUMNS
+from clue_ray.storage.delimited import DECIMAL_COMMA
 from clue_ray.storage.files import atomic_write, read_json
 from clue_ray.storage.tables import CsvText, check_names, open_table
 
@@ -99,7 +100,6 @@ STATUSES: dict[str, Status] = {
 }
 STATUS_NAMES = ("state", "run_state", "run_status", "trial_state", "trial_status", "job_state")
 """What other tools call the column of statuses, next to Status."""
-DECIMAL_COMMA = r"[+-]?\d+(,\d+)?([eE][+-]?\d+)?"
 RUN_COLUMNS = [name for name in COLUMNS if name in RunRecord.model_fields]
 """The columns of the runs table, in order."""
 OPTIONAL = {
@@ -250,7 +250,7 @@ def _with_own_statuses(table: pd.DataFrame, source: Path) -> pd.DataFrame:
     if (unknown := statuses.isna()).any():
         row = int(np.flatnonzero(unknown)[0])
         raise RunsError(
-            f"Column {column!r} of {source} holds {table[column].iloc[row]!r} in row {row + 1}; "
+            f"Column {column!r} of {source} holds {table[column].iloc[row]!r} in row {row}; "
             "allowed are done (or finished, completed, succeeded), failed, diverged and missing "
             "(or running, pending): replace it, or rename the column if it is not the state of a "
             "run."

@@ -20,6 +20,12 @@ def render_check(check: Check) -> Group:
         if files:
             more = f" and {len(files) - 3:,} more" if len(files) > 3 else ""
             parts.append(Text(f"{what}: {', '.join(files[:3])}{more}"))
+    for what, number in (
+        ("Lines with a misplaced or escaped quote, read as a character", "literal"),
+        ("Values that are not UTF-8, read as Windows-1252", "recoded"),
+    ):
+        if count := sum(getattr(log, number) for log in check.logs):
+            parts.append(Text(f"{what}: {count:,}"))
     parts += [Text(f"warning: {warning}", style="yellow") for warning in check.warnings]
     return Group(*parts)
 

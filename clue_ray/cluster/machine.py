@@ -78,9 +78,9 @@ def check_temporary_folder() -> None:
         )
     existing = next(path for path in (folder, *folder.parents) if path.exists())
     if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
+        why = f"belongs to {_owner(existing)}" if existing.is_dir() else "is not a folder"
         raise ClusterError(
-            f"Ray's temporary folder {folder} cannot be written: {existing} belongs to "
-            f"{_owner(existing)}; {REMEDY}."
+            f"Ray's temporary folder {folder} cannot be written: {existing} {why}; {REMEDY}."
         )
 
 

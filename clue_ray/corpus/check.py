@@ -3,9 +3,10 @@
 The sample goes through the same code as preparation, so that what it shows is what will be read.
 """
 
+import uuid
 from collections.abc import Iterator
 from contextlib import closing
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -13,10 +14,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from clue_ray.corpus.logs.encoding import kind_of
-from clue_ray.corpus.logs.reading import Part, Reading, plan_reading, read_part
-from clue_ray.corpus.logs.schema import Log, good_rows, normalise, template_fields
+from clue_ray.corpus.logs.reading import Batch, Part, Reading, plan_reading, read_part
+from clue_ray.corpus.logs.schema import UNREAD_TIME, Log, good_rows, normalise, template_fields
 from clue_ray.corpus.logs.table import LINE
-from clue_ray.corpus.logs.times import EARLIEST_DATE
+from clue_ray.corpus.logs.times import EARLIEST_DATE, explain_unread
 from clue_ray.spec.specs import CorpusSpec
 
 MOST_FILES, MOST_ROWS = 20, 20_000
@@ -49,6 +50,12 @@ class LogCheck:
     services: dict[str, int] = field(default_factory=dict)
     first_rows: list[dict[str, Any]] = field(default_factory=list)
     rejected: dict[str, dict[str, Any]] = field(default_factory=dict)
+    unread_times: list[str] = field(default_factory=list)
+    "up to three timestamps that cannot be read"
+    literal: int = 0
+    "lines of CSV with a misplaced quote"
+    recoded: int = 0
+    "values that are not UTF-8"
 
 
 @dataclass
@@ -93,9 +100,9 @@ def _check_log(reading: Reading, index: int) -> LogCheck:
     tables = []
     for part in _spread(parts, max(1, MOST_FILES // len(reading.logs))):
         check.sampled_files += 1
-        for first_row, table in _read_start(part, log):
-            tables.append(table)
-            _add_rows(check, part, table, first_row, log, reading.spec)
+        for batch in _read_start(part, log):
+            tables += [batch.table] if batch.table.num_rows else []
+            _add_rows(check, part, batch, log, reading.spec)
     check.columns = _describe_columns(log, tables)
     return check
 
@@ -107,27 +114,28 @@ def _spread(parts: list[Part], most: int) -> list[Part]:
     return [parts[place] for place in np.linspace(0, len(parts) - 1, most).round().astype(int)]
 
 
-def _read_start(part: Part, log: Log) -> Iterator[tuple[int, pa.Table]]:
-    """Yield the first rows of a part, each table with the number of its first row."""
+def _read_start(part: Part, log: Log) -> Iterator[Batch]:
+    """Yield the first rows of a part."""
     left = MOST_ROWS
     with closing(read_part(part, log)) as batches:  # type: ignore[type-var]  # generator
         for batch in batches:
             table = batch.table.slice(0, left)
-            yield batch.first_row, table
+            yield replace(batch, table=table)
             left -= table.num_rows
             if left <= 0:
                 return
 
 
-def _add_rows(
-    check: LogCheck, part: Part, table: pa.Table, first_row: int, log: Log, spec: CorpusSpec
-) -> None:
+def _add_rows(check: LogCheck, part: Part, batch: Batch, log: Log, spec: CorpusSpec) -> None:
     """Add consecutive rows of a file to the check of its log."""
+    table, first_row = batch.table, batch.first_row
     rows = normalise(table, log, spec, file=part.number, first_row=first_row)
     good = good_rows(rows)
     check.rows += table.num_rows
     check.events += good.num_rows
     check.omitted += table.num_rows - rows.num_rows
+    check.literal += batch.literal
+    check.recoded += batch.recoded
     if log.has_time and good.num_rows:
         check.latest = max(check.latest or 0.0, pc.max(good["timestamp"]).as_py())
     for count in pc.value_counts(good["service"]).to_pylist():
@@ -136,10 +144,20 @@ def _add_rows(
     missing = FIRST_ROWS - len(check.first_rows)
     check.first_rows += [_as_read(row, log) for row in good.slice(0, missing).to_pylist()]
     bad = rows.filter(pc.is_valid(rows["reason"]))
+    _add_rejected(check, part, batch, bad)
+    if log.has_time:
+        unread = bad.filter(pc.match_substring_regex(bad["reason"], UNREAD_TIME))["row"]
+        times = table[log.column("timestamp")].take(pc.subtract(unread, first_row)).drop_null()
+        found = [*check.unread_times, *filter(None, map(_short, times.to_pylist()))]
+        check.unread_times = list(dict.fromkeys(found))[:EXAMPLES]
+
+
+def _add_rejected(check: LogCheck, part: Part, batch: Batch, bad: pa.Table) -> None:
+    """Count rows by their reason, with the place and content of the first one."""
     for reason, row in zip(bad["reason"].to_pylist(), bad["row"].to_pylist(), strict=True):
         found = check.rejected.get(reason)
         if found is None:
-            content = _as_written(table.slice(row - first_row, 1).to_pylist()[0])
+            content = _as_written(batch.table.slice(row - batch.first_row, 1).to_pylist()[0])
             found = {"rows": 0, "file": str(part.file), "row": row, "content": content}
             check.rejected[reason] = found
         found["rows"] += 1
@@ -164,7 +182,9 @@ def _as_written(row: dict[str, Any]) -> str:
 
 
 def _short(value: Any) -> str:
-    """Format a value, cut where it is long; null is null."""
+    """Format a value, cut where it is long; null is null, and 16 bytes are a UUID."""
+    if isinstance(value, bytes) and len(value) == 16:
+        value = uuid.UUID(bytes=value)
     text = "null" if value is None else str(value)
     return text if len(text) <= LONGEST_VALUE else text[: LONGEST_VALUE - 3] + "..."
 
@@ -196,12 +216,10 @@ def _describe_values(column: str, tables: list[pa.Table]) -> dict[str, Any]:
     having = [table[column] for table in tables if column in table.column_names]
     kinds = {kind_of(values.type) for values in having}
     examples = dict.fromkeys(
-        _short(value)
-        for values in having
-        for value in pc.unique(values.drop_null().slice(0, 100)).to_pylist()[:EXAMPLES]
+        _short(value) for values in having for value in values.drop_null()[:100].to_pylist()
     )
     return {
-        "holds": ", ".join(sorted(kinds - {"unknown"} or kinds)),
+        "holds": ", ".join(sorted(kinds - {"unknown"} or kinds)) or "nothing",
         "examples": list(examples)[:EXAMPLES],
     }
 
@@ -214,7 +232,8 @@ def _find_warnings(logs: list[LogCheck], spec: CorpusSpec) -> list[str]:
         "are taken for an order; if they are days or another count, convert them to ISO 8601."
         for latest in early
     ]
-    return [*_find_faults(logs, spec), *doubts]
+    unread = [f"{explain_unread(log.unread_times)}." for log in logs if log.unread_times]
+    return [*_find_faults(logs, spec), *unread, *doubts]
 
 
 def _find_faults(logs: list[LogCheck], spec: CorpusSpec) -> list[str]:

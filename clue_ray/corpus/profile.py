@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from clue_ray.corpus.forms import Forms, sample_forms
 from clue_ray.corpus.hashes import split_of
-from clue_ray.corpus.logs.ids import DOUBTFUL
+from clue_ray.corpus.logs.ids import DOUBTFUL, ROUNDED
 from clue_ray.corpus.logs.times import EARLIEST_DATE
 from clue_ray.corpus.rows import SortedRows
 from clue_ray.corpus.tokenizer import TokenizedItems
@@ -25,6 +25,8 @@ from clue_ray.spec.specs import CorpusSpec
 
 SPLITS = ("train", "validation", "test")
 SEQUENCE_LENGTHS = (4, 8, 16, 32, 64, 128, 256, 512)
+MOST_DOUBTFUL = 100
+"""Doubtful ids of a shard that are listed."""
 PERCENTILES = (10, 50, 90, 99, 100)
 
 
@@ -70,11 +72,11 @@ def _count_tokens(text_tokens: NDArray[np.int32]) -> dict[str, NDArray[Any]]:
 
 
 def _find_doubtful(users: pa.Array, events: NDArray[np.int64]) -> list[list[str]]:
-    """List the ids that look like placeholders, each with its number of events."""
-    doubtful = pc.is_in(pc.utf8_lower(users), value_set=pa.array(DOUBTFUL)).to_numpy(
-        zero_copy_only=False
-    )
-    return [[users[int(i)].as_py(), str(events[i])] for i in np.flatnonzero(doubtful)]
+    """List the ids that are placeholders or rounded numbers, each with its number of events."""
+    placeholders = pc.is_in(pc.utf8_lower(users), value_set=pa.array(DOUBTFUL))
+    doubtful = pc.or_(placeholders, pc.match_substring_regex(users, ROUNDED))
+    places = np.flatnonzero(doubtful.to_numpy(zero_copy_only=False))[:MOST_DOUBTFUL]
+    return [[users[int(i)].as_py(), str(events[i])] for i in places]
 
 
 class ShardTotals:

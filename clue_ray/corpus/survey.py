@@ -19,9 +19,9 @@ import pyarrow.parquet as pq
 from clue_ray.corpus.hashes import split_of
 from clue_ray.corpus.logs.ids import as_text, is_uuid
 from clue_ray.corpus.logs.reading import Batch, Part, Reading, read_part
-from clue_ray.corpus.logs.schema import TIME_FAULT, Log, good_rows, normalise
+from clue_ray.corpus.logs.schema import UNREAD_TIME, Log, good_rows, normalise
 from clue_ray.corpus.logs.table import LINE
-from clue_ray.corpus.logs.times import FORMS, count_units
+from clue_ray.corpus.logs.times import count_units, explain_unread
 from clue_ray.corpus.tokenizer import MAX_TEXTS, TrainingTexts, lowest_hashes
 from clue_ray.errors import EventLogError
 from clue_ray.spec.specs import CorpusSpec
@@ -284,18 +284,14 @@ def _explain_times(folder: Path) -> str:
     values: list[str] = []
     for file in sorted(folder.glob("*.parquet")):
         table = pq.read_table(file)
-        unread = pc.match_substring_regex(table["reason"], f"^({TIME_FAULT}|timestamp is not like)")
+        unread = pc.match_substring_regex(table["reason"], UNREAD_TIME)
         for row in table.filter(unread).to_pylist():
-            values += [str(row["timestamp"])] if row.get("timestamp") not in (None, *values) else []
+            values += (
+                [str(row["timestamp"])] if row.get("timestamp") not in (None, "", *values) else []
+            )
         if len(values) >= 3:
             break
-    if not values:
-        return ""
-    shown = ", ".join(repr(value[:60]) for value in values[:3])
-    return (
-        f"; timestamps such as {shown} cannot be read; read are {FORMS}; describe any other form "
-        "in timestamp_format, such as '%d/%m/%Y %H:%M'"
-    )
+    return f"; {explain_unread(values)}" if values else ""
 
 
 def _describe_row(row: dict[str, Any]) -> str:
@@ -309,4 +305,4 @@ def _describe_row(row: dict[str, Any]) -> str:
         name: f"{value[:40]} ..." if value and len(value) > 40 else value
         for name, value in values.items()
     }
-    return f"row {row['row'] + 1} of {row['file']} {cut}"
+    return f"row {row['row']} (counted from 0) of {row['file']} {cut}"

@@ -178,11 +178,19 @@ def _id_sentences(profile: Profile) -> list[str]:
             f"{_counted(forms['users'], 'user')} compared, differ only by form "
             f"(case, Unicode form, spaces, zeros): {examples}."
         )
-    for name, events in profile.get("doubtful_ids", {}).items():
+    doubtful = profile.get("doubtful_ids", {})
+    rounded = {name: events for name, events in doubtful.items() if "E+" in name}
+    if rounded:
         sentences.append(
-            f"Warning: user id {name!r} looks like a missing value and has "
-            f"{_counted(events, 'event')}."
+            f"Warning: user ids such as {_first(list(map(repr, rounded)))} are numbers that a "
+            f"spreadsheet rounded, so that each may be several users; they have "
+            f"{_counted(sum(rounded.values()), 'event')}: export ids as text."
         )
+    sentences += [
+        f"Warning: user id {name!r} looks like a missing value and has {_counted(events, 'event')}."
+        for name, events in doubtful.items()
+        if name not in rounded
+    ]
     return sentences
 
 

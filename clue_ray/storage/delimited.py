@@ -6,6 +6,8 @@ from collections.abc import Collection
 
 SEPARATORS = (",", ";", "\t", "|", "\x01")
 """In the order of preference; the last one is Hive's."""
+DECIMAL_COMMA = r"[+-]?\d+(,\d+)?([eE][+-]?\d+)?"
+"""A number as spreadsheets of many countries write it to files that commas do not separate."""
 NAMES = {",": "comma", ";": "semicolon", "\t": "tab", "|": "bar", "\x01": "\\x01"}
 """How a separator is called in messages."""
 

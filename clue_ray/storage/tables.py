@@ -14,8 +14,6 @@ from clue_ray.storage.unpack import unpack
 PACKED = {".gz", ".gzip", ".bz2", ".zst", ".zstd", ".lz4", ".xz", ".zip"}
 PARQUET, JSON_LINES = {".parquet", ".pq", ".parq"}, {".jsonl", ".ndjson", ".json", ".jsonlines"}
 CHUNK = 16_000_000
-MARKS = ((b"\xef\xbb\xbf", "utf-8-sig"), (b"\xff\xfe", "utf-16"), (b"\xfe\xff", "utf-16"))
-"""Byte order marks and their encodings."""
 
 
 @dataclass(frozen=True)
@@ -62,10 +60,9 @@ def check_names(names: Iterable[str]) -> None:
 
 
 def _decode(content: bytes) -> str:
-    """Decode text as UTF-8 or by its mark, and otherwise as Windows-1252."""
-    encoding = next((name for mark, name in MARKS if content.startswith(mark)), "utf-8")
+    """Decode text as UTF-8, and otherwise as Windows-1252."""
     try:
-        return content.decode(encoding)
+        return content.decode("utf-8-sig")
     except UnicodeDecodeError:
         return content.decode("cp1252", "replace")
 

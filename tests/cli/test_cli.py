@@ -271,7 +271,7 @@ def test_mistakes_of_preparation(run_cli, tmp_path, monkeypatch, arguments, word
     }.items():
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(content)
-    (tmp_path / "utf16.csv").write_text(log, encoding="utf-16")
+    (tmp_path / "utf16.csv").write_text(log, encoding="utf-16-le")
     assert_mistake(run_cli("prepare", *arguments), words)
 
 

@@ -18,7 +18,7 @@ def test_a_path_too_long_for_a_socket_is_named(monkeypatch, tmp_path):
 def test_a_folder_that_cannot_be_written_is_named(monkeypatch, tmp_path):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("RAY_TMPDIR", "/dev/null")
-    with pytest.raises(ClusterError, match="cannot be written: /dev/null belongs to"):
+    with pytest.raises(ClusterError, match="cannot be written: /dev/null is not a folder"):
         check_temporary_folder()
 
 

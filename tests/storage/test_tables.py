@@ -41,7 +41,7 @@ def test_a_state_may_be_a_place(tmp_path):
 
 def test_an_unknown_status_is_named(tmp_path):
     TABLE.assign(status=["done", "purple", "done"]).to_csv(tmp_path / "runs.csv")
-    with pytest.raises(RunsError, match=r"'status' .* holds 'purple' in row 2"):
+    with pytest.raises(RunsError, match=r"'status' .* holds 'purple' in row 1"):
         read_runs(tmp_path / "runs.csv")
 
 

@@ -26,7 +26,6 @@ BLOCK, HEADER = 16_000_000, 1_000_000
 SLOW_RECORDS = 20_000
 """Records that are divided one by one before the rest of a block is scanned again."""
 BOM = b"\xef\xbb\xbf"
-UTF_16_MARKS = (b"\xff\xfe", b"\xfe\xff")
 
 
 @dataclass(frozen=True)
@@ -52,7 +51,7 @@ def csv_schema(
     """Return a file's columns, with types as its first rows suggest, and its separator.
 
     Raises:
-        ArrowInvalid: the file is UTF-16 or not text.
+        ArrowInvalid: the file is not text.
     """
     start = _read_fully(source, HEADER)
     header = _parse_header(start, wanted, separator)
@@ -77,8 +76,6 @@ def _guess_types(data: bytes, header: Header) -> list[pa.DataType]:
 
 
 def _parse_header(start: bytes, wanted: Sequence[str], separator: str | None) -> Header:
-    if start[:2] in UTF_16_MARKS:
-        raise pa.ArrowInvalid("it is UTF-16, but only UTF-8 is supported: convert it")
     place, lines = (len(BOM) if start.startswith(BOM) else 0), 0
     declared = None
     while place < len(start):
@@ -91,7 +88,7 @@ def _parse_header(start: bytes, wanted: Sequence[str], separator: str | None) ->
         elif "\0" in text:
             raise pa.ArrowInvalid(
                 "its header holds NUL bytes, so it is UTF-16 or a binary format such as Parquet; "
-                "only UTF-8 text is read"
+                "only UTF-8, and UTF-16 with a byte order mark, are read"
             )
         elif text.strip():
             used = separator or declared or find_separator(text, wanted)

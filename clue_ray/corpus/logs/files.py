@@ -162,7 +162,16 @@ def _explain_none(place: str, infos: list[pa.fs.FileInfo], pattern: str) -> str:
     known = ", ".join(FORMATS)
     if len(infos) == 1 and infos[0].type == pa.fs.FileType.File:
         return f"Event log {place} ends in {_ending(place) or 'nothing'!r}; allowed are {known}."
-    what = "has no event files" if infos else "matches no file" if pattern else "does not exist"
+    other = next((info.base_name for info in infos if info.type == pa.fs.FileType.File), None)
+    what = (
+        f"has no event files ({other} is none)"
+        if other
+        else "has no event files"
+        if infos
+        else "matches no file"
+        if pattern
+        else "does not exist"
+    )
     return f"Event log {place} {what}; give a file, folder or glob of {known} files."
 
 

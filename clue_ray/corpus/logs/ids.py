@@ -21,6 +21,8 @@ LONGEST_MISSING = 4
 """Bytes of the longest of them."""
 DOUBTFUL = ("null", "(null)", "none", "nil", "na", "n/a", "undefined", "unknown", "-", "?")
 """Ids that are usually placeholders; the profile names them, but they are read as ids."""
+ROUNDED = r"^\d(?:[.,]\d{1,5})?E\+\d\d+$"
+"""How Excel shows a number of twelve digits or more: different ids become one, for good."""
 WHOLE = r"^(-?(?:0|[1-9][0-9]*))\.0*$"
 """A whole number with nothing but zeros after its point."""
 SCIENTIFIC = r"^-?\d(?:\.\d+)?e\+\d+$|^-?\d\.\d+E\d+$"

@@ -8,6 +8,7 @@ import json
 import math
 import re
 from collections.abc import Iterator, Sequence
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ import pyarrow.compute as pc
 import pyarrow.json
 
 from clue_ray.corpus.logs.encoding import decode_bytes
+from clue_ray.corpus.logs.nested import flatten_object, look_up, nest, pick
 from clue_ray.corpus.logs.table import Block, LineCounter, with_faults
 from clue_ray.storage.unpack import Readable
 
@@ -48,24 +50,37 @@ def json_schema(source: Readable) -> pa.Schema | None:
         faults = [(n, fault) for n, line in lines if (fault := _parse(line)[1])]
         if faults:
             raise pa.ArrowInvalid(
-                f"line {faults[0][0]} {faults[0][1]}; each line must be one object"
+                f"line {faults[0][0]} {faults[0][1]}; each line must be one object, "
+                "as `jq -c` writes it (`jq -c '.[]'` from an array)"
             )
     return found
 
 
 def has_key(source: Readable, key: str, *, sample: bool = False) -> bool:
-    """Return whether a key occurs anywhere in a file, or, for a sample, in its first block."""
-    spelled = {json.dumps(key).encode(), json.dumps(key, ensure_ascii=False).encode()}
-    pattern = re.compile(b"(?:" + b"|".join(map(re.escape, spelled)) + rb")\s*:")
-    tail = b""
-    while data := bytes(source.read(BLOCK)):
-        text = tail + data
-        if pattern.search(text):
-            return True
-        if sample:
-            break
-        tail = text[-1000:]
+    """Return whether an object of a file has a key, or, for a sample, one of the first block.
+
+    The key may be a path. The same word within another object or within a text does not count.
+    """
+    spelled = _spell(key) | _spell(key.rpartition(".")[2])
+    pattern = re.compile(rb"(?:" + b"|".join(map(re.escape, spelled)) + rb")\s*:")
+    for block in islice(_blocks(source), 1 if sample else None):
+        place = 0
+        while found := pattern.search(block, place):
+            start, end = block.rfind(b"\n", 0, found.start()) + 1, block.find(b"\n", found.end())
+            place = end if end >= 0 else len(block)
+            if look_up(_parse(block[start:place])[0], key, absent=pattern) is not pattern:
+                return True
     return False
+
+
+def _spell(key: str) -> set[bytes]:
+    """Return how JSON may write a key."""
+    return {json.dumps(key).encode(), json.dumps(key, ensure_ascii=False).encode()}
+
+
+def _mentions(block: bytes, key: str) -> bool:
+    """Return whether a key may occur in a block."""
+    return any(spelled in block for spelled in _spell(key))
 
 
 def _sample(block: bytes) -> bytes:
@@ -76,7 +91,7 @@ def _sample(block: bytes) -> bytes:
 def _find_schema(sample: bytes) -> pa.Schema:
     kinds: dict[str, set[type]] = {}
     for line in sample.split(b"\n"):
-        for key, value in (_parse(line)[0] if line.strip() else {}).items():
+        for key, value in (flatten_object(_parse(line)[0]) if line.strip() else {}).items():
             kinds.setdefault(key, set()).add(type(value))
     return pa.schema([(key, _arrow_type(found - {type(None)})) for key, found in kinds.items()])
 
@@ -124,17 +139,22 @@ def _read_fast(block: bytes, columns: list[str], found: pa.Schema) -> Block | No
     """Read a block with Arrow, or return None if Arrow rejects it."""
     types = [found.field(column).type if column in found.names else pa.null() for column in columns]
     # A field that the sample lacks may still occur later in the block: read it as text.
-    fields = [
-        (c, pa.string() if pa.types.is_null(t) else t) for c, t in zip(columns, types, strict=True)
-    ]
+    fields = {
+        c: pa.string() if pa.types.is_null(t) else t for c, t in zip(columns, types, strict=True)
+    }
+    flat = [c for c in columns if "." not in c or _mentions(block, c)]
+    paths = [c.partition(".")[0] for c in columns if "." in c]
+    if any(c in paths or ("." in c and _mentions(block, c.partition(".")[0])) for c in flat):
+        return None  # whether a name is a path is decided line by line
     options = pa.json.ParseOptions(
-        explicit_schema=pa.schema(fields), unexpected_field_behavior="ignore"
+        explicit_schema=nest(fields, flat), unexpected_field_behavior="ignore"
     )
     whole = pa.json.ReadOptions(block_size=len(block) + 1)
     try:
-        table = pa.json.read_json(pa.BufferReader(block), whole, options).select(columns)
+        read = pa.json.read_json(pa.BufferReader(block), whole, options)
     except pa.ArrowInvalid:
         return None
+    table = pick(read, columns)
     return None if any(map(_may_be_rounded, table.columns)) else Block(table)
 
 
@@ -155,7 +175,7 @@ def _read_slowly(block: bytes, columns: list[str]) -> Block:
         for place, (_, fault) in enumerate(parsed)
         if fault
     }
-    values = {column: [_as_text(row.get(column)) for row in rows] for column in columns}
+    values = {column: [_as_text(look_up(row, column)) for row in rows] for column in columns}
     whole = {
         column: [v and _without_surrogates(v) for v in found] for column, found in values.items()
     }

@@ -7,6 +7,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from clue_ray.corpus.logs.files import EventFile
+from clue_ray.corpus.logs.nested import flatten_schema, pick
 from clue_ray.corpus.logs.table import Block
 
 ROWS_PER_BATCH = 250_000
@@ -17,12 +18,12 @@ MICROSECONDS = 9_223_372_036_854_775
 
 
 def parquet_schema(file: EventFile) -> tuple[pa.Schema, tuple[int, ...]]:
-    """Return the schema of a file, and the number of rows in each row group."""
+    """Return the schema of a file, with paths into structs, and the rows of each row group."""
     with file.open() as source:
         parquet = pq.ParquetFile(source)
         groups = range(parquet.metadata.num_row_groups)
         rows = tuple(parquet.metadata.row_group(group).num_rows for group in groups)
-        return parquet.schema_arrow, rows
+        return flatten_schema(parquet.schema_arrow), rows
 
 
 def read_parquet(
@@ -35,14 +36,16 @@ def read_parquet(
     """
     with file.open() as source, file.open() as again:
         parquet = pq.ParquetFile(source)
-        columns = [name for name in wanted if name in parquet.schema_arrow.names]
+        names = flatten_schema(parquet.schema_arrow).names
+        columns = [name for name in wanted if name in names]
         counted = sum(parquet.metadata.row_group(group).num_rows for group in row_groups)
         batches = parquet.iter_batches(ROWS_PER_BATCH, row_groups=list(row_groups), columns=columns)
-        tables = (pa.Table.from_batches([batch]) for batch in batches)
+        tables = (pick(batch, columns) for batch in batches)
         if old := _int96_columns(parquet, columns):
             coarse = pq.ParquetFile(again, coerce_int96_timestamp_unit="ms")
             others = coarse.iter_batches(ROWS_PER_BATCH, row_groups=list(row_groups), columns=old)
-            tables = (_unwrap(*pair) for pair in zip(tables, others, strict=True))
+            pairs = zip(tables, others, strict=True)
+            tables = (_unwrap(table, pick(batch, old)) for table, batch in pairs)
         lines, rows = counted, 0
         for table in tables:
             rows += table.num_rows
@@ -58,10 +61,10 @@ def _int96_columns(parquet: pq.ParquetFile, columns: Sequence[str]) -> list[str]
     return [c.path for c in found if c.physical_type == "INT96" and c.path in columns]
 
 
-def _unwrap(table: pa.Table, coarse: pa.RecordBatch) -> pa.Table:
+def _unwrap(table: pa.Table, coarse: pa.Table) -> pa.Table:
     """Replace the times that wrapped around, given the same columns in milliseconds."""
-    for name in coarse.schema.names:
-        stored = coarse.column(name).cast(pa.int64())
+    for name in coarse.column_names:
+        stored = coarse[name].cast(pa.int64())
         far = pc.greater(pc.abs_checked(pc.max_element_wise(stored, -MICROSECONDS)), NANOSECONDS)
         if not pc.any(far).as_py():
             continue

@@ -25,8 +25,12 @@ LATEST_TIME = 4_102_444_800.0
 """The year 2100. A later time means that its unit or date was misread."""
 BYTE_ORDER_MARK = "\ufeff"
 TIME_FAULT = "timestamp cannot be read"
+UNREAD_TIME = f"^({TIME_FAULT}|timestamp is not like)"
+"""Pattern of the reasons of rows whose timestamp cannot be read."""
 ROWS_PER_FILE = 2**32
 """Order of appearance = file number * this + row number; exact in float64 for two million files."""
+MOST_NAMES = 40
+"""Columns that a message lists."""
 KINDS = ("text", "whole numbers", "numbers", "times", "bool", "unknown", "UUIDs")
 """Kinds of values that a needed column may hold."""
 EVENTS_SCHEMA = pa.schema(
@@ -173,7 +177,8 @@ def check_columns(schema: pa.Schema, log: Log, elsewhere: Collection[str] = ()) 
 
 
 def _check_column(schema: pa.Schema, column: str) -> None:
-    found = ", ".join(map(repr, schema.names)) or "none"
+    more = f" and {len(schema.names) - MOST_NAMES} more" if len(schema.names) > MOST_NAMES else ""
+    found = (", ".join(map(repr, schema.names[:MOST_NAMES])) or "none") + more
     if column not in schema.names:
         if len(schema.names) == 1 and set(schema.names[0]) & set(",;\t|"):
             raise EventLogError(
@@ -181,8 +186,8 @@ def _check_column(schema: pa.Schema, column: str) -> None:
                 "its columns in separator."
             )
         raise EventLogError(
-            f"The event log has no column {column!r}; columns found are {found}; rename with "
-            "columns."
+            f"The event log has no column {column!r}; columns found are {found}; "
+            f"{_advise_on_names(schema.names, column)}."
         )
     if (count := schema.names.count(column)) > 1:
         raise EventLogError(
@@ -191,8 +196,25 @@ def _check_column(schema: pa.Schema, column: str) -> None:
     if (kind := kind_of(schema.field(column).type)) not in KINDS:
         raise EventLogError(
             f"Column {column!r} holds {kind}; ids, services and texts must be text or numbers, "
-            "and timestamps text, numbers or dates."
+            f"and timestamps text, numbers or dates{_advise_on_fields(schema.names, column)}."
         )
+
+
+def _advise_on_names(names: list[str], column: str) -> str:
+    """Say how a missing column may be named; a header with a number is probably a row."""
+    if any(name.strip().isdigit() for name in names):
+        return "a line with the names of the columns must come first"
+    alike = [name for name in names if _bare(name.rpartition(".")[2]) == _bare(column)]
+    return f"rename with columns, as in {column}={alike[0]}" if alike else "rename with columns"
+
+
+def _advise_on_fields(names: list[str], column: str) -> str:
+    inner = next((name for name in names if name.startswith(f"{column}.")), None)
+    return f"; name a field of it, such as {inner}" if inner else ""
+
+
+def _bare(name: str) -> str:
+    return "".join(filter(str.isalnum, name)).lower()
 
 
 def normalise(

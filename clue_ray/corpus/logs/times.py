@@ -6,6 +6,7 @@ only with `timestamp_format`.
 """
 
 from collections import Counter
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -40,6 +41,15 @@ FORMS = (
     "14/Nov/2023:22:13:20 +0000"
 )
 """The forms that are read, for messages."""
+
+
+def explain_unread(values: Sequence[str]) -> str:
+    """Show up to three timestamps that cannot be read, and name the forms that are read."""
+    shown = ", ".join(repr(value[:60]) for value in values[:3])
+    return (
+        f"timestamps such as {shown} cannot be read; read are {FORMS}; describe any other form "
+        "in timestamp_format, such as '%d/%m/%Y %H:%M'"
+    )
 
 
 def as_seconds(column: pa.ChunkedArray, timestamp_format: str | None = None) -> pa.Array:

@@ -4,6 +4,7 @@ All checks of the data are here. A user fixes rows, so every message names them:
 the table has one, otherwise by number from 0.
 """
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -61,7 +62,12 @@ def select(table: Table, x: Sequence[str], y: str) -> Sample:
     runs = Runs(frame)
     done = runs.done
     if done.empty:
-        raise RunsError(f"None of the {len(frame)} runs is done; a law needs finished runs.")
+        found = Counter(frame["status"]) if "status" in frame else {}
+        held = " and ".join(f"{name!r} {count} times" for name, count in found.items()) or "no row"
+        raise RunsError(
+            f"None of the {len(frame)} runs is done (column 'status' holds {held}); a law needs "
+            "finished runs."
+        )
     candidates = candidates_of(done)
     columns = [_read_numbers(done, column) for column in (*x, y)]
     return Sample(

@@ -16,6 +16,7 @@ from clue_ray.corpus.logs.encoding import decode, kind_of
 from clue_ray.corpus.logs.ids import as_ids
 from clue_ray.corpus.logs.numbers import as_number, find_exception
 from clue_ray.errors import SpecError, StudyError
+from clue_ray.storage.delimited import DECIMAL_COMMA
 from clue_ray.storage.files import read_bytes
 from clue_ray.storage.tables import CsvText, check_names, open_table
 from clue_ray.transfer.tasks.spec import AttributeSpec
@@ -67,10 +68,10 @@ def _read_values(column: pa.ChunkedArray, asked: AttributeSpec) -> NDArray[Any]:
     if len(texts) <= MOST_WORDS:
         return values
     if odd := find_exception(texts):
-        row = column.to_pylist().index(odd) + 1
+        row = column.to_pylist().index(odd)
         raise SpecError(
-            f"Column {asked.column!r} of table {asked.table} holds numbers, and {odd!r} for user "
-            f"in row {row}; give numbers only, and leave the value out where it is missing."
+            f"Column {asked.column!r} of table {asked.table} holds numbers, and {odd!r} in row "
+            f"{row}; give numbers only, and leave the value out where it is missing."
         )
     numbers = [as_number(text) for text in texts]
     if None in numbers:
@@ -173,6 +174,8 @@ def _read_table(place: str, wanted: tuple[str, str]) -> pa.Table:
                 convert_options=csv.ConvertOptions(column_types={wanted[0]: pa.string()}),
             )
             table = table.rename_columns([name.strip() for name in table.column_names])
+            if found.separator != ",":
+                table = _with_decimal_points(table, wanted[1])
         else:
             table = pa.Table.from_pylist(found)
         check_names(table.column_names)
@@ -180,3 +183,16 @@ def _read_table(place: str, wanted: tuple[str, str]) -> pa.Table:
     except (OSError, ValueError, TypeError, pa.ArrowException) as error:
         reason = str(error).splitlines()[0].rstrip(".")
         raise SpecError(f"Table {place} cannot be read ({reason}); give CSV or Parquet.") from None
+
+
+def _with_decimal_points(table: pa.Table, name: str) -> pa.Table:
+    """Replace the decimal commas of a column that holds nothing but numbers."""
+    if name not in table.column_names or not pa.types.is_string(table[name].type):
+        return table
+    texts = table[name]
+    numbers = pc.match_substring_regex(texts, f"^({DECIMAL_COMMA})?$")
+    if not pc.all(numbers).as_py():
+        return table
+    points = pc.replace_substring(pc.if_else(pc.equal(texts, ""), None, texts), ",", ".")
+    column = points.cast(pa.float64())
+    return table.set_column(table.column_names.index(name), name, column)
