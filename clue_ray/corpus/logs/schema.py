@@ -6,7 +6,7 @@ can count them and write them to `rejected/`.
 
 import string
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -15,9 +15,11 @@ import pyarrow.compute as pc
 
 from clue_ray.corpus.logs.encoding import kind_of
 from clue_ray.corpus.logs.ids import as_ids, as_text, without_missing
+from clue_ray.corpus.logs.items import ITEM, ItemJoin
 from clue_ray.corpus.logs.table import FAULT
 from clue_ray.corpus.logs.times import as_seconds
 from clue_ray.errors import EventLogError, nearest
+from clue_ray.spec.items import split_item_key
 from clue_ray.spec.specs import CorpusSpec
 
 ROLES = ("user_id", "service", "timestamp")
@@ -54,6 +56,8 @@ class Log:
         has_time: whether events have timestamps; otherwise they are in order of appearance.
         timestamp_format: how timestamps are written, for strptime.
         separator: character between the columns of CSV files; found in each file if None.
+        items: catalogues whose texts stand for the ids in columns of the template.
+        numbers: whether the text may be a bare number, as that of a label may.
     """
 
     places: tuple[str, ...]
@@ -63,6 +67,8 @@ class Log:
     has_time: bool = True
     timestamp_format: str | None = None
     separator: str | None = None
+    items: tuple[ItemJoin, ...] = ()
+    numbers: bool = False
 
     def column(self, role: str) -> str:
         """Return the name of the log's column for a role."""
@@ -91,7 +97,39 @@ class Log:
 
 
 def logs_of(spec: CorpusSpec) -> list[Log]:
-    """List the logs of a corpus: one with a column `service`, or one per service."""
+    """List the logs of a corpus: one with a column `service`, or one per service.
+
+    Raises:
+        EventLogError: a role is unknown, or no log uses the items of a catalogue.
+    """
+    logs = [replace(log, items=_joins_of(log, spec)) for log in _plain_logs(spec)]
+    joined = {join.name for log in logs for join in log.items}
+    if unused := [name for name in spec.items or () if name not in joined]:
+        raise EventLogError(
+            f"items has a catalogue for {unused[0]!r}, but no log has that service and that column "
+            f"in its text template; name it there as '{{{_item_column(unused[0], spec)}}}'."
+        )
+    return logs
+
+
+def _item_column(name: str, spec: CorpusSpec) -> str:
+    return split_item_key(name, list(spec.events) if isinstance(spec.events, dict) else [])[1]
+
+
+def _joins_of(log: Log, spec: CorpusSpec) -> tuple[ItemJoin, ...]:
+    """Return the catalogues of a log: those of a column in its template."""
+    known = list(spec.events) if isinstance(spec.events, dict) else []
+    columns = [log.source(field) for field in template_fields(log.text)]
+    joins = []
+    for name, items in (spec.items or {}).items():
+        service, column = split_item_key(name, known)
+        if column in columns and (None in (service, log.service) or service == log.service):
+            joins.append(ItemJoin(name, column, service, items))
+    return tuple(joins)
+
+
+def _plain_logs(spec: CorpusSpec) -> list[Log]:
+    """List the logs of a corpus, without catalogues."""
     for role in spec.columns:
         _check_role(role)
     if not isinstance(spec.events, dict):
@@ -165,7 +203,9 @@ def check_columns(schema: pa.Schema, log: Log, elsewhere: Collection[str] = ()) 
             _check_column(schema, column)
     only = fields[0]
     # A lone number is usually an id, and the digits of an id say nothing about an item.
-    if len(fields) == 1 and kind_of(schema.field(only).type) not in ("text", "unknown"):
+    joined = [join.column for join in log.items]
+    number = kind_of(schema.field(only).type) not in ("text", "unknown")
+    if len(fields) == 1 and number and only not in joined and not log.numbers:
         raise EventLogError(
             f"Text column {only!r} holds {schema.field(only).type}, not words; build the text from "
             "columns with words, as in '{brand}; {title}'."
@@ -243,7 +283,9 @@ def good_rows(events: pa.Table) -> pa.Table:
 
 def build_text(table: pa.Table, log: Log) -> pa.ChunkedArray | pa.Array:
     """Fill the text template for each row; the result is null for a row of empty fields."""
-    if log.text == "{text}":  # by far the most common template, and texts stay exactly as they are
+    if (
+        log.text == "{text}" and not log.items
+    ):  # by far the most common template, and texts stay exactly as they are
         return _untrimmed(table[log.column("text")].cast(pa.string()))
     parts: list[Any] = []
     present: Any = None
@@ -251,7 +293,10 @@ def build_text(table: pa.Table, log: Log) -> pa.ChunkedArray | pa.Array:
         parts.append(pa.scalar(literal))
         if field is None:
             continue
-        column = as_text(table[log.source(field)])
+        joined = ITEM + log.source(field)
+        column = (
+            table[joined] if joined in table.column_names else as_text(table[log.source(field)])
+        )
         filled = pc.fill_null(pc.greater(pc.utf8_length(column), 0), False)
         present = filled if present is None else pc.or_(present, filled)
         parts.append(pc.fill_null(column, ""))

@@ -43,7 +43,14 @@ EVALUATION = 7
 """Version of the evaluation; increase it when the same task and encoder get other scores."""
 MAX_SCRATCH = 3
 """Maximum number of encoders trained from scratch; each has one head."""
-NO_FEATURES = {"next_item": "popularity", "attribute": "base rate", "retrieval": "guess"}
+NO_FEATURES = {
+    "next_item": "popularity",
+    "attribute": "base rate",
+    "retrieval": "guess",
+    "multi_label": "popularity",
+    "churn": "base rate",
+    "regression": "base rate",
+}
 """Name of the baseline without features, by kind of task."""
 METHODS = (
     "encoder",
@@ -51,6 +58,7 @@ METHODS = (
     "TF-IDF, cosine",
     "shared linear map",
     "untrained items",
+    "counts, 1/7/30 days",
     "from scratch",
     *NO_FEATURES.values(),
 )
@@ -223,6 +231,8 @@ def _method_features(
         "shared linear map": [features.linear_map(histories, examples.rows("train"))[0]],
         "untrained items": [features.untrained_items(encoder, histories)[0]],
     }
+    if task.rule:
+        known["counts, 1/7/30 days"] = [features.window_counts(examples)]
     for name, other in others.items():
         # Each encoder has its own tokenizer and services, and so its own histories.
         own = Histories(examples.inputs, other.exported)
@@ -240,6 +250,8 @@ def _measure_heads(examples: Examples, outputs: Iterable[Matrix]) -> Measures:
     """Return the measures of heads, given by their scores of test users."""
     test = examples.rows("test")
     targets = examples.targets[test]
+    if examples.multi:
+        return {"auc": [scores.MacroAuc(each, targets) for each in outputs]}
     if targets.ndim == 2:
         # Only the ranks of each output are kept: scores may be millions of users by labels.
         return _mean_measures(
