@@ -72,9 +72,8 @@ def test_targets_equal_those_of_a_slow_reference(log):
 
 
 def test_churn_and_amounts_equal_those_of_a_slow_reference(log):
-    churn = examples_of(
-        task_of(log, churn={"days": WINDOW, "services": ["shop"], "active_days": 20})
-    )
+    rule = {"days": WINDOW, "services": ["shop"], "active_days": 20}
+    churn = examples_of(task_of(log, churn=rule))
     frame, day = pd.read_parquet(log), DAY
     for user, part, target in zip(churn.users, churn.part, churn.targets, strict=True):
         begin = CUT if part == "test" else CUT - WINDOW * day
