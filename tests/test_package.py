@@ -21,6 +21,7 @@ RAY_HOMES = {
     "corpus/planted.py",
     "corpus/sharing.py",
     "training/ray_train.py",
+    "training/streams.py",
     "cluster/session.py",
     "study/run.py",
     "study/progress.py",
