@@ -47,6 +47,7 @@ from clue_ray.corpus.sharing import share_reading
 from clue_ray.corpus.store import Corpus, holds_corpus, open_corpus, read_manifest
 from clue_ray.corpus.survey import TALLY, Survey, survey_part
 from clue_ray.corpus.tokenizer import read_tokenizer, train_tokenizer
+from clue_ray.corpus.types import add_types, describe_types, without_types
 from clue_ray.errors import ClusterError, CorpusError, EventLogError, find_worker_error
 from clue_ray.spec.specs import CorpusSpec, without_new_fields
 from clue_ray.spec.yaml import fingerprint
@@ -191,7 +192,7 @@ def _write_corpus(reading: Reading, folder: Path, key: str, place: str = "") -> 
     parts, catalogues = share_reading(reading)
     survey = _survey(reading, parts, folder, place, catalogues)
     services = tuple(sorted(survey.services))
-    tokenizer = _make_tokenizer(spec, survey)
+    tokenizer, types = _make_tokenizer(spec, survey)
     tokenizer.save(str(folder / "tokenizer.json"))
     plan = ShardPlan(spec, folder, services, tokenizer.to_str(), number_of_shards(survey.good))
     with small_shuffle_tasks():
@@ -218,15 +219,22 @@ def _write_corpus(reading: Reading, folder: Path, key: str, place: str = "") -> 
     manifest["digest"] = fingerprint(
         [manifest["files"], manifest["tokenizer_sha256"], manifest["spec"]["split"]]
     )
+    profile["typed_columns"] = types
     profile |= count_items(_build_layout(manifest, folder, place))
     write_json(folder / "profile.json", profile)
     write_json(folder / "corpus.json", manifest)
 
 
-def _make_tokenizer(spec: CorpusSpec, survey: Survey) -> Tokenizer:
+def _make_tokenizer(
+    spec: CorpusSpec, survey: Survey
+) -> tuple[Tokenizer, dict[str, dict[str, Any]]]:
+    """Read or train the tokenizer; return it with what each typed column became."""
     if spec.tokenizer:
-        return read_tokenizer(spec.tokenizer)
-    return train_tokenizer(survey.texts.sample(), spec.vocab_size)
+        tokenizer = read_tokenizer(spec.tokenizer)
+        return tokenizer, describe_types(tokenizer)
+    texts = survey.texts.sample()
+    tokenizer = train_tokenizer(filter(None, map(without_types, texts)), spec.vocab_size)
+    return tokenizer, add_types(tokenizer, texts)
 
 
 def _survey(

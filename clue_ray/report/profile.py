@@ -27,6 +27,7 @@ from clue_ray.report.figures.profile import (
 )
 from clue_ray.report.figures.style import label
 from clue_ray.report.numbers import share_percent
+from clue_ray.report.profile_items import catalogue_table, types_table
 from clue_ray.report.tables import Cell, Table, number, text, written
 from clue_ray.storage.files import atomic_write
 
@@ -83,7 +84,8 @@ def profile_tables(profile: Profile) -> dict[str, Table]:
         | rows
         | {
             "How the log was read": _reading_table(profile),
-            **({"Catalogues": _catalogue_table(profile)} if profile.get("catalogues") else {}),
+            **({"Typed columns": types_table(profile)} if profile.get("typed_columns") else {}),
+            **({"Catalogues": catalogue_table(profile)} if profile.get("catalogues") else {}),
             "Users by split": _split_table(profile),
             "Services": _service_table(profile),
             "Users by number of services": _users_table(profile),
@@ -133,29 +135,6 @@ def _reading_table(profile: Profile) -> Table:
         )
     body = tuple((text(what), number(rows)) for what, rows in found.items())
     return Table(("found", "number"), body, note=" ".join(_reading_sentences(profile)))
-
-
-def _catalogue_table(profile: Profile) -> Table:
-    """Count the rows whose items each catalogue has, and those that it lacks."""
-    catalogues = profile["catalogues"]
-    rows = tuple(
-        (
-            text(name),
-            text(found["table"]),
-            number(found["keys"]),
-            number(found["matched"]),
-            number(found["unmatched"]),
-            _share(found["unmatched"] / max(1, found["matched"] + found["unmatched"])),
-            text(", ".join(found["ids"])),
-        )
-        for name, found in catalogues.items()
-    )
-    heads = ("items", "table", "keys", "rows with an item", "rows without", "share", "for example")
-    unusable = sum(found["unusable_rows"] for found in catalogues.values())
-    note = (
-        f"{_counted(unusable, 'row')} of the catalogues had no key or no text." if unusable else ""
-    )
-    return Table(heads, rows, note=note)
 
 
 def _reading_sentences(profile: Profile) -> list[str]:

@@ -18,6 +18,7 @@ from clue_ray.corpus.logs.ids import as_ids, as_text, without_missing
 from clue_ray.corpus.logs.items import ITEM, ItemJoin
 from clue_ray.corpus.logs.table import FAULT
 from clue_ray.corpus.logs.times import as_seconds
+from clue_ray.corpus.logs.typed import CLOSE, OPEN, check_type, write_typed
 from clue_ray.errors import EventLogError, nearest
 from clue_ray.spec.items import split_item_key
 from clue_ray.spec.specs import CorpusSpec
@@ -165,17 +166,18 @@ def template_fields(template: str) -> list[str]:
     """List the fields of a text template.
 
     Raises:
-        EventLogError: the template is malformed or has no named field.
+        EventLogError: the template is malformed, has no named field, or an unknown type.
     """
     try:
-        fields = [
-            field for _, field, _, _ in string.Formatter().parse(template) if field is not None
-        ]
+        parsed = [part for part in string.Formatter().parse(template) if part[1] is not None]
+        fields = [str(field) for _, field, _, _ in parsed]
     except ValueError as error:
         raise EventLogError(
             f"Text template {template!r} is malformed ({error}); write it like "
             "'{brand}; {title}'."
         ) from None
+    for _, field, type_, _ in parsed:
+        check_type(template, str(field), type_)
     if not fields or "" in fields:
         raise EventLogError(
             f"Text template {template!r} names no column; write it like '{{brand}}; {{title}}'."
@@ -205,7 +207,9 @@ def check_columns(schema: pa.Schema, log: Log, elsewhere: Collection[str] = ()) 
     # A lone number is usually an id, and the digits of an id say nothing about an item.
     joined = [join.column for join in log.items]
     number = kind_of(schema.field(only).type) not in ("text", "unknown")
-    if len(fields) == 1 and number and only not in joined and not log.numbers:
+    typed = any(type_ for _, _, type_, _ in string.Formatter().parse(log.text))
+    allowed = typed or log.numbers or only in joined
+    if len(fields) == 1 and number and not allowed:
         raise EventLogError(
             f"Text column {only!r} holds {schema.field(only).type}, not words; build the text from "
             "columns with words, as in '{brand}; {title}'."
@@ -289,14 +293,15 @@ def build_text(table: pa.Table, log: Log) -> pa.ChunkedArray | pa.Array:
         return _untrimmed(table[log.column("text")].cast(pa.string()))
     parts: list[Any] = []
     present: Any = None
-    for literal, field, _, _ in string.Formatter().parse(log.text):
+    for literal, field, type_, _ in string.Formatter().parse(log.text):
         parts.append(pa.scalar(literal))
         if field is None:
             continue
-        joined = ITEM + log.source(field)
-        column = (
-            table[joined] if joined in table.column_names else as_text(table[log.source(field)])
-        )
+        joined, stored = ITEM + log.source(field), table[log.source(field)]
+        if joined in table.column_names:
+            column = table[joined]
+        else:
+            column = write_typed(stored, field, type_) if type_ else as_text(stored)
         filled = pc.fill_null(pc.greater(pc.utf8_length(column), 0), False)
         present = filled if present is None else pc.or_(present, filled)
         parts.append(pc.fill_null(column, ""))
@@ -341,8 +346,8 @@ def _find_reasons(rows: dict[str, Any], spec: CorpusSpec, log: Log) -> Any:
 def _repeats_header(rows: dict[str, Any], log: Log) -> Any:
     """Return which rows are the header again, as where CSV files were joined to one."""
     texts = [
-        literal + (log.source(field) if field else "")
-        for literal, field, _, _ in string.Formatter().parse(log.text)
+        literal + (_header_text(log, field, type_) if field else "")
+        for literal, field, type_, _ in string.Formatter().parse(log.text)
     ]
     repeats: Any = None
     for role, name in (("user_id", log.column("user_id")), ("text", "".join(texts).strip())):
@@ -351,6 +356,12 @@ def _repeats_header(rows: dict[str, Any], log: Log) -> Any:
         if not pc.any(repeats).as_py():
             break
     return repeats
+
+
+def _header_text(log: Log, field: str, type_: str | None) -> str:
+    """Return what the text of a repeated header has for a field."""
+    name = log.source(field)
+    return f"{OPEN}{field}:{type_}={name}{CLOSE}" if type_ else name
 
 
 def _flat(column: Any) -> pa.Array:
