@@ -257,7 +257,13 @@ class Survey:
 
     def _check_catalogues(self) -> None:
         for name, found in self.catalogues.items():
-            if found["unmatched"] and not found["matched"]:
+            if not found["unmatched"] + found["matched"]:
+                raise EventLogError(
+                    f"The catalogue for {name!r} has no row; services found are "
+                    f"{', '.join(sorted(self.services)[:10])}; spell the service as in the log, or "
+                    "check the column."
+                )
+            if not found["matched"]:
                 raise EventLogError(
                     f"None of the {found['unmatched']:,} ids of {name} is a key of catalogue "
                     f"{found['table']} (the log has {found['ids'][0]!r}, the catalogue "

@@ -102,7 +102,7 @@ def test_bad_catalogues_are_one_sentence(tmp_path):
     assert "no column 'colour'" in message(good, items={"text": "{colour}"})
     assert "has no row with a key and a text" in message({"sku": [None], "name": ["one"]})
     assert "holds list" in message({"sku": [[1]], "name": ["one"]})
-    assert "no log has that service" in message(good, key="t.sku", items={}, text="{sku}")
+    assert "no log has that service" in message(good, text="{user_id}")
     assert "write it as events.COLUMN" in message(good, SpecError, key="sku")
     assert "unmatched" in message(good, SpecError, items={"unmatched": "drop"})
     nowhere = {"table": str(tmp_path / "no.parquet")}
@@ -153,6 +153,8 @@ def test_a_corpus_with_a_catalogue_equals_one_of_the_joined_log(tmp_path, monkey
     write(tmp_path, log, {"sku": [f"A{n}" for n in range(6)], "name": WORDS})
     with pytest.raises(EventLogError, match=r"None of the 400 ids of events\.sku is a key"):
         build_corpus(spec_of(tmp_path), tmp_path / "none")
+    with pytest.raises(EventLogError, match=r"'bank.sku' has no row; services found are news, sh"):
+        build_corpus(spec_of(tmp_path, key="bank.sku"), tmp_path / "absent")
     write(tmp_path, log, {"sku": [1, 1], "name": WORDS[:2]})
     with pytest.raises(EventLogError, match="more than once"):
         build_corpus(spec_of(tmp_path), tmp_path / "twice")

@@ -298,10 +298,10 @@ def build_text(table: pa.Table, log: Log) -> pa.ChunkedArray | pa.Array:
         if field is None:
             continue
         joined, stored = ITEM + log.source(field), table[log.source(field)]
-        if joined in table.column_names:
-            column = table[joined]
+        if type_:  # of an id that is joined, the id itself: {sku} {sku:category}
+            column = write_typed(stored, field, type_)
         else:
-            column = write_typed(stored, field, type_) if type_ else as_text(stored)
+            column = table[joined] if joined in table.column_names else as_text(stored)
         filled = pc.fill_null(pc.greater(pc.utf8_length(column), 0), False)
         present = filled if present is None else pc.or_(present, filled)
         parts.append(pc.fill_null(column, ""))

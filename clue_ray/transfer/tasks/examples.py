@@ -27,6 +27,7 @@ from clue_ray.transfer.tasks.windows import (
     label_texts,
     label_windows,
     select_events,
+    target_reading,
     target_template,
 )
 
@@ -203,8 +204,7 @@ def _read_targets(task: TaskSpec, events: pd.DataFrame) -> pd.DataFrame:
     template = target_template(task)
     if template is None:
         return events
-    reading = task.reading().model_copy(update={"text": template})
-    return read_events(plan_reading(reading, numbers=True))[0]
+    return read_events(plan_reading(target_reading(task, template), numbers=True))[0]
 
 
 def _group_left_out(

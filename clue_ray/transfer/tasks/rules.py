@@ -7,6 +7,7 @@ from typing import Literal
 
 from pydantic import Field
 
+from clue_ray.spec.items import ItemsSpec
 from clue_ray.spec.yaml import Spec
 
 WINDOW_KINDS = ("multi_label", "churn", "regression")
@@ -22,6 +23,8 @@ class WindowRule(Spec):
     "services whose events count; all if omitted"
     where: dict[str, tuple[str, ...]] | None = None
     "values that columns of the log must have: {event: [purchase]}; all events if omitted"
+    items: dict[str, ItemsSpec] | None = None
+    "catalogues for `text` and `where`; those of the task if omitted"
 
 
 class MultiLabelSpec(WindowRule):

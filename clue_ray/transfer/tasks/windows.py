@@ -7,6 +7,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from clue_ray.errors import SpecError
+from clue_ray.spec.specs import CorpusSpec
 from clue_ray.transfer.tasks.rules import MultiLabelSpec, RegressionSpec
 from clue_ray.transfer.tasks.spec import TaskSpec
 
@@ -25,6 +26,22 @@ def target_template(task: TaskSpec) -> str | None:
         return None
     fields = [f"{{{column}}}" for column in rule.where or ()]
     return MARK.join([task.text if text is None else text, *fields])
+
+
+def target_reading(task: TaskSpec, template: str) -> CorpusSpec:
+    """Return how the log is read for the targets: the logs that count, with their template."""
+    spec, rule = task.reading(), task.rule
+    assert rule is not None
+    changes: dict[str, Any] = {"text": template}
+    if rule.items is not None:
+        changes["items"] = rule.items
+    if isinstance(spec.events, dict):
+        changes["events"] = {
+            name: log.model_copy(update={"text": template})
+            for name, log in spec.events.items()
+            if rule.services is None or name in rule.services
+        }
+    return spec.model_copy(update=changes)
 
 
 def select_events(task: TaskSpec, events: pd.DataFrame) -> pd.DataFrame:
