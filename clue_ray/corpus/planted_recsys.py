@@ -10,7 +10,7 @@ Users are drawn in blocks with random states of their own, so memory hardly grow
 
 from collections.abc import Iterator
 from contextlib import ExitStack
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -135,7 +135,8 @@ def _draw_blocks(spec: PlantedRecsysSpec) -> Iterator[tuple[pa.Table, dict[str, 
     """Yield the truth and the events of each block of users."""
     # Ids are spread over a range ten times as large, as in a sample of users.
     ids = np.random.default_rng([spec.seed, 4]).permutation(spec.users * 10)[: spec.users]
-    end = spec.last_day.timestamp() - spec.last_day.timestamp() % DAY + DAY
+    last = spec.last_day.replace(tzinfo=UTC).timestamp()
+    end = last - last % DAY + DAY
     for block, start in enumerate(range(0, spec.users, USERS_PER_BLOCK)):
         own = ids[start : start + USERS_PER_BLOCK]
         rng = np.random.default_rng([spec.seed, 5, block])
@@ -184,6 +185,6 @@ def _write_targets(spec: PlantedRecsysSpec, folder: Path, bought: NDArray[np.int
     categories = np.bincount(_category_of(spec, np.arange(1, spec.skus + 1)), bought)
     counts = {"sku": np.r_[0, bought], "category": categories.astype(np.int64)}
     for name, found in counts.items():
-        labels = np.argsort(-found, kind="stable")[:LABELS].astype(np.int64)
+        labels = np.argsort(-found, kind="stable")[: min(LABELS, (found > 0).sum())]
         np.save(folder / "target" / f"propensity_{name}.npy", labels)
         np.save(folder / "target" / f"popularity_propensity_{name}.npy", found[labels])

@@ -24,7 +24,7 @@ from clue_ray.transfer.tasks.evaluate import evaluate_task, prepare_examples
 from clue_ray.transfer.tasks.examples import plan_events
 from clue_ray.transfer.tasks.spec import read_task
 
-SPEC = PlantedRecsysSpec(users=400, skus=200, urls=200, topics=4)
+SPEC = PlantedRecsysSpec(users=1_000, skus=200, urls=200, topics=4)
 TYPES = {
     "product_buy": {"client_id": "int64", "timestamp": "string", "sku": "int64"},
     "add_to_cart": {"client_id": "int64", "timestamp": "string", "sku": "int64"},
@@ -44,7 +44,7 @@ TYPES = {
 def edition(tmp_path_factory):
     folder = tmp_path_factory.mktemp("edition")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(planted_recsys, "USERS_PER_BLOCK", 150)
+        patch.setattr(planted_recsys, "USERS_PER_BLOCK", 350)
         return folder, write_planted_recsys(SPEC, folder)
 
 
@@ -179,5 +179,7 @@ def test_the_shipped_study_leads_to_a_valid_submission(edition, ray_session, tmp
             task = task.model_copy(update={"multi_label": few})
         examples = prepare_examples(task, plan_events(task))
         assert len(examples.names) >= 2
-        result = evaluate_task(load_encoder(tmp_path / "run"), {}, task, examples)
-        assert "counts, 1/7/30 days" in {row["method"] for row in result["methods"]}
+        assert all(name.isdigit() for name in examples.names) == bool(task.multi_label)
+    task = task.model_copy(update={"seeds": (0,)})
+    result = evaluate_task(load_encoder(tmp_path / "run"), {}, task, examples)
+    assert "counts, 1/7/30 days" in {row["method"] for row in result["methods"]}

@@ -1,5 +1,7 @@
 """Window tasks: targets and counts against slow references, and planted truth."""
 
+import re
+
 import numpy as np
 import pandas as pd
 import pyarrow as pa
@@ -160,9 +162,8 @@ def test_bad_windows_are_one_sentence(log):
         multi_label={"days": 5, "min_users": 300}
     )
     assert "no column 'colour'" in message_of_log(log, multi_label={"days": 5, "text": "{colour}"})
-    assert "sums numbers, but an event has 'buy'" in message(
-        regression={"days": 5, "value": "sum", "text": "{kind}"}
-    )
+    words = message(regression={"days": 5, "value": "sum", "text": "{kind}"})
+    assert re.search("sums numbers, but an event has '(buy|view)'", words)
     assert "without a cut in time" in message(churn={"days": 5}, time=None)
     one = {"days": WINDOW, "value": "sum", "text": "0"}
     assert "names no column" in message_of_log(log, regression=one)

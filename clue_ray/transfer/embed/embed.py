@@ -335,12 +335,8 @@ def _write_manifest(
         name: sum(part[name] for part in summaries)
         for name in ("rows", "rows_without_user", "users", "vectors")
     }
-    if asked.listed and not totals["users"]:
-        raise EventLogError(
-            f"None of the {len(asked.listed.users):,} users in {asked.listed.place} has an event "
-            f"that can be encoded (the list has {asked.listed.users[0].as_py()!r}); check that it "
-            "has the log's user ids."
-        )
+    if asked.wanted and not totals["users"]:
+        raise EventLogError(f"{asked.nobody()}; check that the log's user ids are read as meant.")
     if not totals["users"] and not counts["left_out"]:
         raise EventLogError(
             f"The log names no user in its {totals['rows']:,} rows; give the log of the users to "

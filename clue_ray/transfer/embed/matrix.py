@@ -104,6 +104,15 @@ class MatrixRequest:
         listed = self.listed and self.listed.digest
         return {"users": listed, "format": self.form, "join": [key for key, _ in self.join]}
 
+    def nobody(self) -> str:
+        """Describe that no user has a vector."""
+        if self.listed is None:
+            return "No user of the log has an event that can be encoded"
+        return (
+            f"None of the {len(self.listed.users):,} users in {self.listed.place} has an event "
+            f"that can be encoded (the list has {self.listed.users[0].as_py()!r})"
+        )
+
     def check_width(self, own: int) -> None:
         """Raise StudyError if the matrix would be too wide, given its own columns."""
         columns = own + sum(view.columns for _, view in self.join)
@@ -241,7 +250,8 @@ def _as_numbers(order: pd.Index) -> NDArray[Any]:
 def _row_groups(order: pd.Index, matrix: NDArray[Any]) -> Iterator[pa.Table]:
     for start in range(0, len(order), ROWS_PER_GROUP):
         rows = slice(start, start + ROWS_PER_GROUP)
-        vectors = pa.FixedSizeListArray.from_arrays(matrix[rows].ravel(), matrix.shape[1])
+        values = pa.array(np.asarray(matrix[rows]).ravel())
+        vectors = pa.FixedSizeListArray.from_arrays(values, matrix.shape[1])
         yield pa.table({"user_id": pa.array(order[rows], pa.string()), "vector": vectors})
 
 
