@@ -8,6 +8,7 @@ the whole catalogue once. A shuffle join would sort the log once more for each c
 from typing import Any
 
 import ray
+import ray.data
 from ray.exceptions import RayTaskError
 
 from clue_ray.corpus.logs.catalogue import describe_catalogues, load_catalogues
@@ -23,7 +24,8 @@ def share_reading(reading: Reading) -> tuple["ray.ObjectRef[Reading]", dict[str,
     """
     if not reading.catalogues:
         return ray.put(reading), {}
-    load = ray.remote(num_cpus=1, num_returns=2)(_load)
+    selector = ray.data.DataContext.get_current().execution_options.label_selector
+    load = ray.remote(num_cpus=1, num_returns=2, label_selector=selector)(_load)
     shared, described = load.remote(reading)
     try:
         return shared, ray.get(described)
