@@ -13,7 +13,7 @@ from clue_ray.transfer.encode import load_encoder
 from clue_ray.transfer.tasks.evaluate import evaluate_task, prepare_examples
 from clue_ray.transfer.tasks.examples import plan_events
 from clue_ray.transfer.tasks.features import window_counts
-from clue_ray.transfer.tasks.scores import MacroAuc, auc, resample
+from clue_ray.transfer.tasks.scores import ChallengeScore, MacroAuc, auc, resample
 from clue_ray.transfer.tasks.spec import TaskSpec
 
 DAY = 86_400
@@ -126,6 +126,24 @@ def test_macro_auc_is_exact_for_all_users_and_close_for_resamples():
     assert np.corrcoef(found, true)[0, 1] > 0.97
     assert np.isclose(found.std(), true.std(), rtol=0.1)
     assert resample([measure], 400).interval().low < exact(everyone)
+
+
+def test_the_challenge_score_equals_its_description():
+    rng = np.random.default_rng(3)
+    targets, logits = rng.random((50, 12)) < 0.3, rng.normal(-6, 2, (50, 12))
+    popularity = rng.integers(1, 90, 12)
+    novelty, diversity = [], []
+    for row in logits:
+        chances = 1 / (1 + np.exp(-row))
+        top = sorted(range(12), key=lambda n: -chances[n])[:10]
+        novelty.append(sum(chances[n] * popularity[n] / popularity.max() for n in top))
+        shares = chances / chances.sum()
+        diversity.append(-(shares * np.log2(shares)).sum() / np.log2(12))
+    expected = 0.8 * MacroAuc(logits, targets)(np.arange(50)) + 0.1 * np.mean(diversity)
+    expected += 0.1 * (1 - np.mean(novelty)) ** 100
+    assert ChallengeScore(logits, targets, popularity)(np.arange(50)) == pytest.approx(expected)
+    tiny = ChallengeScore(np.full((50, 12), -20.0), targets, popularity)
+    assert tiny(np.arange(50)) == pytest.approx(0.6, abs=1e-3)  # the chance level
 
 
 @pytest.fixture(scope="module")
