@@ -19,6 +19,7 @@ MOST_LINES = 400
 RAY_HOMES = {
     "corpus/build.py",
     "corpus/planted.py",
+    "corpus/sharing.py",
     "training/ray_train.py",
     "training/streams.py",
     "cluster/session.py",

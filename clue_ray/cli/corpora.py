@@ -15,7 +15,8 @@ def fetch(
     name: Annotated[
         str,
         typer.Argument(
-            help="completejourney, a public log; or planted, a log drawn from a known model."
+            help="completejourney, a public log; planted, a log drawn from a known model; or "
+            "planted-recsys2025, the same in the files of the RecSys Challenge 2025."
         ),
     ],
     output: Annotated[
@@ -27,7 +28,12 @@ def fetch(
     ] = None,
 ) -> None:
     """Build a public event log from its installed package, or draw a planted one."""
-    if name == "planted":
+    if name == "planted-recsys2025":
+        from clue_ray.corpus.planted_recsys import PlantedRecsysSpec, write_planted_recsys
+
+        drawn = PlantedRecsysSpec.parse({} if spec is None else read_yaml(spec), str(spec))
+        rows, note = write_planted_recsys(drawn, output), "planted: drawn from a known model."
+    elif name == "planted":
         rows = _fetch_planted(output, spec)
         note = "planted: drawn from a known model, see docs/reference/planted.md."
     else:

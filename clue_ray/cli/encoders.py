@@ -26,6 +26,13 @@ class Precision(StrEnum):
     float16 = "float16"
 
 
+class MatrixFormat(StrEnum):
+    """Formats of a matrix of vectors."""
+
+    parquet = "parquet"
+    npy = "npy"
+
+
 def embed(
     run: RunFolder,
     output: Annotated[str, typer.Option(help="Folder or URI to write the vectors to.")],
@@ -53,6 +60,20 @@ def embed(
         str | None,
         typer.Option(help="Earlier output of this command: embed only users with new events."),
     ] = None,
+    users: Annotated[
+        str | None,
+        typer.Option(
+            help="List of users (.npy, CSV, Parquet): embed these, and write a matrix in its order."
+        ),
+    ] = None,
+    form: Annotated[
+        MatrixFormat,
+        typer.Option("--format", help="npy: write a matrix as client_ids.npy and embeddings.npy."),
+    ] = MatrixFormat.parquet,
+    join: Annotated[
+        list[str] | None,
+        typer.Option(help="Another output of this command, as further columns of the matrix."),
+    ] = None,
     gpus_per_worker: Annotated[
         float, typer.Option(min=0, help="GPUs per encoding actor. With 0, tasks run on CPUs.")
     ] = 0,
@@ -79,6 +100,9 @@ def embed(
             per_service=per_service,
             since=since,
             gpus_per_worker=gpus_per_worker,
+            users=users,
+            form="npy" if form is MatrixFormat.npy else "parquet",
+            join=join or [],
         )
     if as_json:
         return print(json.dumps(manifest))
@@ -91,6 +115,11 @@ def _describe_embedding(
 ) -> Iterator[str]:
     """Describe what `embed_users` wrote, and what it left out or did not expect."""
     yield f"{output}: {manifest['vectors']:,} vectors of {manifest['users']:,} users"
+    if matrix := manifest.get("matrix"):
+        yield (
+            f"{output}/matrix: {matrix['rows']:,} users of {matrix['columns']:,} numbers, "
+            f"{matrix['without_vector']:,} of them zeros, listed in without_vector.parquet"
+        )
     for reason, users in manifest["left_out"].items():
         yield f"left out, {reason}: {users:,} users"
     if nameless := manifest["rows_without_user"]:

@@ -43,9 +43,11 @@ from clue_ray.corpus.output import check_disk, is_empty, publish, remove_debris
 from clue_ray.corpus.planted import METADATA_KEY
 from clue_ray.corpus.profile import ShardTotals, count_items
 from clue_ray.corpus.shards import ShardPlan, bucket_part, number_of_shards, write_shards
+from clue_ray.corpus.sharing import share_reading
 from clue_ray.corpus.store import Corpus, holds_corpus, open_corpus, read_manifest
 from clue_ray.corpus.survey import TALLY, Survey, survey_part
 from clue_ray.corpus.tokenizer import read_tokenizer, train_tokenizer
+from clue_ray.corpus.types import add_types, describe_types, without_types
 from clue_ray.errors import ClusterError, CorpusError, EventLogError, find_worker_error
 from clue_ray.spec.specs import CorpusSpec, without_new_fields
 from clue_ray.spec.yaml import fingerprint
@@ -132,7 +134,10 @@ def source_key(reading: Reading) -> str:
     files = [
         (Path(file.path).name, file.partition, file.size, file.changed) for file in reading.files
     ]
+    tables = [[plan.name, f.size, f.changed] for plan in reading.catalogues for f in plan.files]
     spec = without_new_fields(reading.spec.model_dump(mode="json"))
+    for items in (spec.get("items") or {}).values():
+        del items["table"]
     # Paths are left out: of several logs, it matters only which part belongs to which.
     if isinstance(reading.spec.events, dict):
         logs = {
@@ -146,7 +151,8 @@ def source_key(reading: Reading) -> str:
         spec["tokenizer"] = hashlib.sha256(
             read_tokenizer(reading.spec.tokenizer).to_str().encode()
         ).hexdigest()
-    return fingerprint({"preparation": PREPARATION, "spec": spec, "files": files})
+    made_of = {"preparation": PREPARATION, "spec": spec, "files": files}
+    return fingerprint(made_of | ({"catalogues": tables} if tables else {}))
 
 
 def _explain_failure(error: Exception, folder: str | Path) -> Exception:
@@ -182,10 +188,11 @@ def _write_corpus(reading: Reading, folder: Path, key: str, place: str = "") -> 
         folder: local folder for the files of the driver.
         place: where workers write theirs; the same folder when left out.
     """
-    spec, parts, place = reading.spec, ray.put(reading), place or str(folder)
-    survey = _survey(reading, parts, folder, place)
+    spec, place = reading.spec, place or str(folder)
+    parts, catalogues = share_reading(reading)
+    survey = _survey(reading, parts, folder, place, catalogues)
     services = tuple(sorted(survey.services))
-    tokenizer = _make_tokenizer(spec, survey)
+    tokenizer, types = _make_tokenizer(spec, survey)
     tokenizer.save(str(folder / "tokenizer.json"))
     plan = ShardPlan(spec, folder, services, tokenizer.to_str(), number_of_shards(survey.good))
     with small_shuffle_tasks():
@@ -212,20 +219,33 @@ def _write_corpus(reading: Reading, folder: Path, key: str, place: str = "") -> 
     manifest["digest"] = fingerprint(
         [manifest["files"], manifest["tokenizer_sha256"], manifest["spec"]["split"]]
     )
+    profile["typed_columns"] = types
     profile |= count_items(_build_layout(manifest, folder, place))
     write_json(folder / "profile.json", profile)
     write_json(folder / "corpus.json", manifest)
 
 
-def _make_tokenizer(spec: CorpusSpec, survey: Survey) -> Tokenizer:
+def _make_tokenizer(
+    spec: CorpusSpec, survey: Survey
+) -> tuple[Tokenizer, dict[str, dict[str, Any]]]:
+    """Read or train the tokenizer; return it with what each typed column became."""
     if spec.tokenizer:
-        return read_tokenizer(spec.tokenizer)
-    return train_tokenizer(survey.texts.sample(), spec.vocab_size)
+        tokenizer = read_tokenizer(spec.tokenizer)
+        return tokenizer, describe_types(tokenizer)
+    texts = survey.texts.sample()
+    tokenizer = train_tokenizer(filter(None, map(without_types, texts)), spec.vocab_size)
+    return tokenizer, add_types(tokenizer, texts)
 
 
-def _survey(reading: Reading, parts: "ray.ObjectRef[Reading]", folder: Path, place: str) -> Survey:
+def _survey(
+    reading: Reading,
+    parts: "ray.ObjectRef[Reading]",
+    folder: Path,
+    place: str,
+    catalogues: dict[str, dict[str, Any]],
+) -> Survey:
     """Run the first pass, and check what it found."""
-    survey = Survey()
+    survey = Survey(catalogues)
     tallies = _each_part(reading).map_batches(
         _survey_parts, batch_size=None, fn_kwargs={"reading": parts, "place": place}
     )

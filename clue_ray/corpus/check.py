@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from clue_ray.corpus.logs.catalogue import load_catalogues
 from clue_ray.corpus.logs.encoding import kind_of
 from clue_ray.corpus.logs.reading import Batch, Part, Reading, plan_reading, read_part
 from clue_ray.corpus.logs.schema import UNREAD_TIME, Log, good_rows, normalise, template_fields
@@ -79,7 +80,7 @@ def check_events(spec: CorpusSpec) -> Check:
     Raises:
         EventLogError: a file cannot be read or lacks a column, or all files are empty.
     """
-    reading = plan_reading(spec, sample=True)
+    reading = load_catalogues(plan_reading(spec, sample=True))
     logs = [_check_log(reading, index) for index in range(len(reading.logs))]
     return Check(
         logs,

@@ -6,7 +6,7 @@ raw values. The name of that file comes from the position of the batch, so that 
 """
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 
 from clue_ray.corpus.hashes import split_of
 from clue_ray.corpus.logs.ids import as_text, is_uuid
+from clue_ray.corpus.logs.items import EXAMPLES
 from clue_ray.corpus.logs.reading import Batch, Part, Reading, read_part
 from clue_ray.corpus.logs.schema import UNREAD_TIME, Log, good_rows, normalise
 from clue_ray.corpus.logs.table import LINE
@@ -28,8 +29,8 @@ from clue_ray.spec.specs import CorpusSpec
 from clue_ray.storage.files import atomic_write
 
 TALLY = pa.schema([("kind", pa.string()), ("name", pa.string()), ("rows", pa.int64())])
-"""Kinds are service, rejected, omitted, literal, time, recoded, text, unreadable, and COUNTS of
-each file; see `Survey.add`."""
+"""Kinds are service, rejected, omitted, literal, time, recoded, text, unreadable, COUNTS of each
+file, and matched, unmatched and id of each catalogue; see `Survey.add`."""
 COUNTS = ("lines", "other", "rows")
 FILES_LISTED = 1000
 """Files whose rows are listed one by one in profile.json."""
@@ -65,6 +66,9 @@ def _tally(events: pa.Table, batch: Batch, log: Log, spec: CorpusSpec, file: str
         for name, rows in _value_counts(events["reason"])
         if name is not None
     }
+    for name, matched, unmatched, examples in batch.joined:
+        counts |= {("matched", name): matched, ("unmatched", name): unmatched}
+        counts |= {("id", f"{name}={example}"): 0 for example in examples}
     if log.has_time:
         counts |= {
             ("time", unit): rows
@@ -135,10 +139,15 @@ class Survey:
         literal: lines of CSV in which a misplaced quote was read as a character.
         files: file -> lines that an independent count found, those that are no rows, and rows read.
         unreadable: messages for the parts that could not be read.
+        catalogues: name -> what it holds, and rows that were matched, unmatched, and example ids.
         texts: sample on which a tokenizer is trained.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, catalogues: Mapping[str, dict[str, Any]] | None = None) -> None:
+        self.catalogues = {
+            name: {**held, "matched": 0, "unmatched": 0, "ids": []}
+            for name, held in (catalogues or {}).items()
+        }
         self.services: Counter[str] = Counter()
         self.rejected: Counter[str] = Counter()
         self.times: Counter[str] = Counter()
@@ -162,6 +171,12 @@ class Survey:
                 self.literal += row["rows"]
             elif row["kind"] in COUNTS:
                 self.files.setdefault(row["name"], Counter())[row["kind"]] += row["rows"]
+            elif row["kind"] in ("matched", "unmatched"):
+                self.catalogues[row["name"]][row["kind"]] += row["rows"]
+            elif row["kind"] == "id":
+                name, _, found = row["name"].partition("=")
+                ids = self.catalogues[name]["ids"]
+                ids[:] = sorted({*ids, found})[:EXAMPLES]
             elif row["kind"] == "unreadable":
                 self.unreadable.append(row["name"])
             else:
@@ -198,6 +213,7 @@ class Survey:
             "timestamps_read_as": dict(self.times.most_common()),
             "in_order_of_appearance": untimed,
             "values_not_utf8": self.recoded,
+            "catalogues": self.catalogues,
         }
 
     def check(self, spec: CorpusSpec, rejected: Path) -> None:
@@ -210,6 +226,7 @@ class Survey:
         if self.unreadable:
             raise EventLogError(min(self.unreadable))  # one of them, the same one every time
         self._check_conservation()
+        self._check_catalogues()
         total = self.good + self.rejected.total()
         if not total:
             raise EventLogError(
@@ -237,6 +254,21 @@ class Survey:
                 f"{rows:,} rows were read, but {told:,} are usable, rejected or of omitted "
                 "services; this is an error of clue-ray; report it with the log."
             )
+
+    def _check_catalogues(self) -> None:
+        for name, found in self.catalogues.items():
+            if not found["unmatched"] + found["matched"]:
+                raise EventLogError(
+                    f"The catalogue for {name!r} has no row; services found are "
+                    f"{', '.join(sorted(self.services)[:10])}; spell the service as in the log, or "
+                    "check the column."
+                )
+            if not found["matched"]:
+                raise EventLogError(
+                    f"None of the {found['unmatched']:,} ids of {name} is a key of catalogue "
+                    f"{found['table']} (the log has {found['ids'][0]!r}, the catalogue "
+                    f"{found['key']!r}); check the column and the key."
+                )
 
     def _check_texts(self) -> None:
         texts = self.texts.distinct()

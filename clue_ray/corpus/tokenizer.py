@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from clue_ray.corpus.ranges import ranges
+from clue_ray.corpus.types import TypeWriter
 from clue_ray.errors import CorpusError
 from clue_ray.storage.files import read_bytes
 
@@ -122,6 +123,7 @@ class ItemTokenizer:
     def __init__(self, tokenizer: Tokenizer, max_item_tokens: int, limit: int = MAX_TEXTS):
         self.tokenizer = tokenizer
         self.max_item_tokens = max_item_tokens
+        self.write_types = TypeWriter(tokenizer)
         self.first_guide: int = tokenizer.get_vocab_size()
         self.limit = limit
         self._clear()
@@ -156,7 +158,8 @@ class ItemTokenizer:
     def _add(self, texts: list[str]) -> None:
         """Tokenize texts that are not in the cache, and add them to it."""
         self.cached |= {text: number for number, text in enumerate(texts, len(self.cached))}
-        encoded = self.tokenizer.encode_batch_fast(texts, add_special_tokens=False)
+        written = [self.write_types(text) for text in texts]
+        encoded = self.tokenizer.encode_batch_fast(written, add_special_tokens=False)
         ids = [item.ids for item in encoded]
         cut = [np.array(item[: self.max_item_tokens], dtype=np.int32) for item in ids]
         ends = self.offsets[-1] + np.cumsum([len(item) for item in cut], dtype=np.int64)

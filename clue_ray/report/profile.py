@@ -27,6 +27,7 @@ from clue_ray.report.figures.profile import (
 )
 from clue_ray.report.figures.style import label
 from clue_ray.report.numbers import share_percent
+from clue_ray.report.profile_items import catalogue_table, types_table
 from clue_ray.report.tables import Cell, Table, number, text, written
 from clue_ray.storage.files import atomic_write
 
@@ -83,6 +84,8 @@ def profile_tables(profile: Profile) -> dict[str, Table]:
         | rows
         | {
             "How the log was read": _reading_table(profile),
+            **({"Typed columns": types_table(profile)} if profile.get("typed_columns") else {}),
+            **({"Catalogues": catalogue_table(profile)} if profile.get("catalogues") else {}),
             "Users by split": _split_table(profile),
             "Services": _service_table(profile),
             "Users by number of services": _users_table(profile),

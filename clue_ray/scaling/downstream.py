@@ -26,6 +26,7 @@ MEASURES = {
     "ndcg_at_10": "nDCG@10",
     "recall_at_10": "recall@10",
     "auc": "AUC",
+    "challenge": "challenge score",
     "r2": "R2",
 }
 """Names of the measures of a task, the main one first."""

@@ -11,6 +11,7 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, PositiveInt, field_validator, model_validator
 
+from clue_ray.spec.items import ItemsSpec, with_text_of_items
 from clue_ray.spec.ladder import LADDER, Rung
 from clue_ray.spec.logs import check_separator, check_timestamp_format
 from clue_ray.spec.precision import with_bf16_on_gpus
@@ -18,7 +19,7 @@ from clue_ray.spec.yaml import Spec, fingerprint, read_yaml
 
 RECIPE = 3
 """Training version, part of every run id; increase it when a spec trains to other weights."""
-NEW_FIELDS = ("timestamp_format", "separator")
+NEW_FIELDS = ("timestamp_format", "separator", "items")
 """Optional fields of logs that are younger than PREPARATION of corpora."""
 HORIZONS = ("steps", "users_seen", "train_flops")
 """Fields of `TrainSpec` that say how long a run trains; a run has exactly one of them."""
@@ -71,6 +72,9 @@ class CorpusSpec(Spec):
     "the log's names of user_id, service, timestamp and text, where they differ: {user_id: author}"
     text: str = "{text}"
     "template of the item text over the log's columns"
+    items: dict[str, ItemsSpec] | None = None
+    """catalogues by the log's column of item ids: {events.sku: {table, key, text}} for all logs,
+    {SERVICE.sku: ...} for one; the catalogue's text takes the place of {sku} in `text`"""
     timestamp_format: str | None = None
     "how timestamps are written, as in Python's strptime: %d/%m/%Y %H:%M; only for ambiguous ones"
     separator: str | None = None
@@ -111,6 +115,11 @@ class CorpusSpec(Spec):
                 "give files, folders, globs or URIs, or a mapping from service to these"
             )
         return events
+
+    @model_validator(mode="before")
+    @classmethod
+    def _text_of_items(cls, document: Any) -> Any:
+        return with_text_of_items(document)
 
     @model_validator(mode="after")
     def _one_tokenizer(self) -> Self:

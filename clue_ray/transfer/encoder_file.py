@@ -20,6 +20,7 @@ from clue_ray.corpus.store import Corpus, open_corpus
 from clue_ray.encoder.model import Encoder
 from clue_ray.errors import StudyError
 from clue_ray.spec.compute import Vocabulary
+from clue_ray.spec.items import ItemsSpec
 from clue_ray.spec.specs import RunSpec, SplitSpec
 from clue_ray.spec.yaml import Spec, fingerprint, read_yaml
 from clue_ray.storage.files import atomic_write, fetch_files, read_file, write_json
@@ -54,6 +55,8 @@ class EncoderCard(Spec):
     "template over the log's columns that made the item text"
     columns: dict[str, str]
     "the log's names of user_id, service, timestamp and text, where they differ"
+    items: dict[str, ItemsSpec] | None = None
+    "catalogues whose texts stood for item ids"
     duplicates: Literal["keep", "drop"]
     "what was done with rows that agree in user, service, time and text"
     split: SplitSpec
@@ -132,6 +135,7 @@ def export_encoder(
         max_item_tokens=spec["max_item_tokens"],
         text=spec["text"],
         columns=spec["columns"],
+        items=spec.get("items"),
         duplicates=spec["duplicates"],
         split=SplitSpec(**spec["split"]),
         tokenizer_sha256=sha256(folder / "tokenizer.json"),

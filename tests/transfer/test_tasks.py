@@ -148,6 +148,7 @@ def planted_examples(targets, names):
         targets,
         np.zeros(180, int),
         LEFT_OUT.empty_table(),
+        np.full(180, np.inf),
     )
 
 

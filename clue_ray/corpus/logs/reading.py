@@ -5,6 +5,7 @@ which is streamed. Ray Data's own readers are not used. They do not number rows,
 needed for the order of appearance and for messages; nor do they mix formats in one dataset.
 """
 
+import re
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -16,11 +17,13 @@ import pyarrow as pa
 from clue_ray.corpus.logs.csv_files import csv_schema, read_csv
 from clue_ray.corpus.logs.encoding import decode
 from clue_ray.corpus.logs.files import EventFile, find_log
+from clue_ray.corpus.logs.items import Joined, join_items
 from clue_ray.corpus.logs.jsonlines import has_key, json_schema, read_json_lines
 from clue_ray.corpus.logs.parquet import parquet_schema, read_parquet
 from clue_ray.corpus.logs.schema import Log, check_columns, logs_of, template_fields
 from clue_ray.corpus.logs.table import Block
 from clue_ray.errors import EventLogError
+from clue_ray.spec.items import ItemsSpec
 from clue_ray.spec.specs import CorpusSpec
 from clue_ray.storage.delimited import NAMES
 from clue_ray.storage.place import explain_access
@@ -63,6 +66,8 @@ class Reading:
     "files of other formats in the logs' folders"
     separators: tuple[tuple[str, int], ...] = ()
     "how the columns of CSV files are separated, and in how many files"
+    catalogues: tuple["CataloguePlan", ...] = ()
+    "catalogues that are joined to the logs; load them before reading a part"
 
     @property
     def files(self) -> list[EventFile]:
@@ -70,39 +75,96 @@ class Reading:
         return list(dict.fromkeys(part.file for part in self.parts))
 
 
-def plan_reading(spec: CorpusSpec, *, sample: bool = False) -> Reading:
+@dataclass(frozen=True)
+class CataloguePlan:
+    """How a catalogue is read: like a log, with its key in the place of the user.
+
+    Attributes:
+        name: its key in the spec, such as events.sku.
+    """
+
+    name: str
+    spec: ItemsSpec
+    log: Log
+    parts: tuple[Part, ...]
+
+    @property
+    def files(self) -> list[EventFile]:
+        """The files, each once, in order."""
+        return list(dict.fromkeys(part.file for part in self.parts))
+
+
+def plan_reading(spec: CorpusSpec, *, sample: bool = False, numbers: bool = False) -> Reading:
     """Find and check all files of a corpus's logs, and divide them into parts.
 
     Args:
         sample: whether a key of JSON that is missing in the first lines of a file is looked for in
             its first megabytes only, instead of in the whole file.
+        numbers: whether a text may be a bare number, which is usually an id by mistake.
 
     Raises:
         EventLogError: a file cannot be read or lacks a column, or all files are empty.
     """
     logs, parts, empty, others = [], [], [], []
     separators: Counter[str] = Counter()
-    for index, log in enumerate(logs_of(spec)):
-        found, ignored = find_log(log.places)
-        with ThreadPoolExecutor(SCHEMA_READERS) as pool:
-            schemas = list(pool.map(_read_schema, found, [log] * len(found)))
-        whole = [(file, schema) for file, schema in zip(found, schemas, strict=True) if schema]
-        empty += [str(file) for file, schema in zip(found, schemas, strict=True) if not schema]
+    for index, planned in enumerate(logs_of(spec)):
+        log, whole, unread, ignored = _find_schemas(replace(planned, numbers=numbers), sample)
+        empty += unread
         others += ignored
-        if not whole:
-            raise EventLogError(
-                f"Event log {', '.join(log.places)} is empty; give a file with rows."
-            )
-        files, stored = [file for file, _ in whole], _add_late_keys(log, whole, sample)
-        log = replace(log, has_time=_has_time(log, files, stored))
-        _check_files(log, files, stored)
         _check_time(log, spec)
         logs.append(log)
-        separators.update(NAMES.get(s.separator, s.separator) for s in stored if s.separator)
-        for number, (file, schema) in enumerate(zip(files, stored, strict=True)):
+        separators.update(NAMES.get(s.separator, s.separator) for _, s in whole if s.separator)
+        for number, (file, schema) in enumerate(whole):
             parts += _divide(Part(index, number, file), schema)
     told = tuple(sorted(separators.items()))
-    return Reading(spec, tuple(logs), tuple(parts), tuple(empty), tuple(others), told)
+    catalogues = tuple(_plan_catalogue(*named) for named in (spec.items or {}).items())
+    return Reading(spec, tuple(logs), tuple(parts), tuple(empty), tuple(others), told, catalogues)
+
+
+def _find_schemas(
+    log: Log, sample: bool
+) -> tuple[Log, list[tuple[EventFile, "Schema"]], list[str], list[str]]:
+    """Find and check the files of a log.
+
+    Returns:
+        The log, now known to have times or not; its files with their schemas; those without
+        content; and those of other formats.
+    """
+    found, ignored = find_log(log.places)
+    with ThreadPoolExecutor(SCHEMA_READERS) as pool:
+        schemas = list(pool.map(_read_schema, found, [log] * len(found)))
+    whole = [(file, schema) for file, schema in zip(found, schemas, strict=True) if schema]
+    empty = [str(file) for file, schema in zip(found, schemas, strict=True) if not schema]
+    if not whole:
+        raise EventLogError(f"Event log {', '.join(log.places)} is empty; give a file with rows.")
+    files, stored = [file for file, _ in whole], _add_late_keys(log, whole, sample)
+    if log.has_time:  # a catalogue has no times
+        log = replace(log, has_time=_has_time(log, files, stored))
+    _check_files(log, files, stored)
+    return log, list(zip(files, stored, strict=True)), empty, ignored
+
+
+def _plan_catalogue(name: str, spec: ItemsSpec) -> CataloguePlan:
+    """Find and check the files of a catalogue.
+
+    Raises:
+        EventLogError: a file cannot be read or lacks a column, or all files are empty.
+    """
+    columns = {"user_id": spec.key}
+    log = Log((spec.table,), "item", columns, spec.text, has_time=False, numbers=True)
+    try:
+        whole = _find_schemas(log, sample=False)[1]
+    except EventLogError as error:
+        said = re.sub(
+            r"\b(?:The e|E)vent log\b", f"Catalogue {spec.table} of {name}:", str(error), count=1
+        )
+        raise EventLogError(said) from None
+    parts = [
+        part
+        for number, (file, schema) in enumerate(whole)
+        for part in _divide(Part(0, number, file), schema)
+    ]
+    return CataloguePlan(name, spec, log, tuple(parts))
 
 
 @dataclass(frozen=True)
@@ -258,6 +320,7 @@ class Batch:
         table: the needed columns; see `Block` for those of lines that could not be read.
         recoded: number of values that were not UTF-8.
         lines, other_lines, literal: see `Block`.
+        joined: what was found in each catalogue.
     """
 
     first_row: int
@@ -266,6 +329,7 @@ class Batch:
     lines: int = 0
     other_lines: int = 0
     literal: int = 0
+    joined: tuple[Joined, ...] = ()
 
 
 def read_part(part: Part, log: Log) -> Iterator[Batch]:
@@ -278,8 +342,10 @@ def read_part(part: Part, log: Log) -> Iterator[Batch]:
     try:
         for block in _read_blocks(part, log):
             table, recoded = decode(_with_all_columns(block.table, part.file, log))
+            service = None if log.service is not None else log.column("service")
+            table, joined = join_items(table, log.items, service)
             counts = (block.recoded + recoded, block.lines, block.other_lines, block.literal)
-            yield Batch(row, table, *counts)
+            yield Batch(row, table, *counts, joined)
             row += table.num_rows
     except UNREADABLE as error:
         raise _unreadable(part.file, error) from None

@@ -6,7 +6,7 @@ can count them and write them to `rejected/`.
 
 import string
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -15,9 +15,12 @@ import pyarrow.compute as pc
 
 from clue_ray.corpus.logs.encoding import kind_of
 from clue_ray.corpus.logs.ids import as_ids, as_text, without_missing
+from clue_ray.corpus.logs.items import ITEM, ItemJoin
 from clue_ray.corpus.logs.table import FAULT
 from clue_ray.corpus.logs.times import as_seconds
+from clue_ray.corpus.logs.typed import CLOSE, OPEN, check_type, write_typed
 from clue_ray.errors import EventLogError, nearest
+from clue_ray.spec.items import split_item_key
 from clue_ray.spec.specs import CorpusSpec
 
 ROLES = ("user_id", "service", "timestamp")
@@ -58,6 +61,8 @@ class Log:
         has_time: whether events have timestamps; otherwise they are in order of appearance.
         timestamp_format: how timestamps are written, for strptime.
         separator: character between the columns of CSV files; found in each file if None.
+        items: catalogues whose texts stand for the ids in columns of the template.
+        numbers: whether the text may be a bare number, as that of a label may.
     """
 
     places: tuple[str, ...]
@@ -67,6 +72,8 @@ class Log:
     has_time: bool = True
     timestamp_format: str | None = None
     separator: str | None = None
+    items: tuple[ItemJoin, ...] = ()
+    numbers: bool = False
 
     def column(self, role: str) -> str:
         """Return the name of the log's column for a role."""
@@ -95,7 +102,39 @@ class Log:
 
 
 def logs_of(spec: CorpusSpec) -> list[Log]:
-    """List the logs of a corpus: one with a column `service`, or one per service."""
+    """List the logs of a corpus: one with a column `service`, or one per service.
+
+    Raises:
+        EventLogError: a role is unknown, or no log uses the items of a catalogue.
+    """
+    logs = [replace(log, items=_joins_of(log, spec)) for log in _plain_logs(spec)]
+    joined = {join.name for log in logs for join in log.items}
+    if unused := [name for name in spec.items or () if name not in joined]:
+        raise EventLogError(
+            f"items has a catalogue for {unused[0]!r}, but no log has that service and that column "
+            f"in its text template; name it there as '{{{_item_column(unused[0], spec)}}}'."
+        )
+    return logs
+
+
+def _item_column(name: str, spec: CorpusSpec) -> str:
+    return split_item_key(name, list(spec.events) if isinstance(spec.events, dict) else [])[1]
+
+
+def _joins_of(log: Log, spec: CorpusSpec) -> tuple[ItemJoin, ...]:
+    """Return the catalogues of a log: those of a column in its template."""
+    known = list(spec.events) if isinstance(spec.events, dict) else []
+    columns = [log.source(field) for field in template_fields(log.text)]
+    joins = []
+    for name, items in (spec.items or {}).items():
+        service, column = split_item_key(name, known)
+        if column in columns and (None in (service, log.service) or service == log.service):
+            joins.append(ItemJoin(name, column, service, items))
+    return tuple(joins)
+
+
+def _plain_logs(spec: CorpusSpec) -> list[Log]:
+    """List the logs of a corpus, without catalogues."""
     for role in spec.columns:
         _check_role(role)
     if not isinstance(spec.events, dict):
@@ -131,17 +170,18 @@ def template_fields(template: str) -> list[str]:
     """List the fields of a text template.
 
     Raises:
-        EventLogError: the template is malformed or has no named field.
+        EventLogError: the template is malformed, has no named field, or an unknown type.
     """
     try:
-        fields = [
-            field for _, field, _, _ in string.Formatter().parse(template) if field is not None
-        ]
+        parsed = [part for part in string.Formatter().parse(template) if part[1] is not None]
+        fields = [str(field) for _, field, _, _ in parsed]
     except ValueError as error:
         raise EventLogError(
             f"Text template {template!r} is malformed ({error}); write it like "
             "'{brand}; {title}'."
         ) from None
+    for _, field, type_, _ in parsed:
+        check_type(template, str(field), type_)
     if not fields or "" in fields:
         raise EventLogError(
             f"Text template {template!r} names no column; write it like '{{brand}}; {{title}}'."
@@ -169,7 +209,11 @@ def check_columns(schema: pa.Schema, log: Log, elsewhere: Collection[str] = ()) 
             _check_column(schema, column)
     only = fields[0]
     # A lone number is usually an id, and the digits of an id say nothing about an item.
-    if len(fields) == 1 and kind_of(schema.field(only).type) not in ("text", "unknown"):
+    joined = [join.column for join in log.items]
+    number = kind_of(schema.field(only).type) not in ("text", "unknown")
+    typed = any(type_ for _, _, type_, _ in string.Formatter().parse(log.text))
+    allowed = typed or log.numbers or only in joined
+    if len(fields) == 1 and number and not allowed:
         raise EventLogError(
             f"Text column {only!r} holds {schema.field(only).type}, not words; build the text from "
             "columns with words, as in '{brand}; {title}'."
@@ -265,15 +309,21 @@ def good_rows(events: pa.Table) -> pa.Table:
 
 def build_text(table: pa.Table, log: Log) -> pa.ChunkedArray | pa.Array:
     """Fill the text template for each row; the result is null for a row of empty fields."""
-    if log.text == "{text}":  # by far the most common template, and texts stay exactly as they are
+    if (
+        log.text == "{text}" and not log.items
+    ):  # by far the most common template, and texts stay exactly as they are
         return _untrimmed(table[log.column("text")].cast(pa.string()))
     parts: list[Any] = []
     present: Any = None
-    for literal, field, _, _ in string.Formatter().parse(log.text):
+    for literal, field, type_, _ in string.Formatter().parse(log.text):
         parts.append(pa.scalar(literal))
         if field is None:
             continue
-        column = as_text(table[log.source(field)])
+        joined, stored = ITEM + log.source(field), table[log.source(field)]
+        if type_:  # of an id that is joined, the id itself: {sku} {sku:category}
+            column = write_typed(stored, field, type_)
+        else:
+            column = table[joined] if joined in table.column_names else as_text(stored)
         filled = pc.fill_null(pc.greater(pc.utf8_length(column), 0), False)
         present = filled if present is None else pc.or_(present, filled)
         parts.append(pc.fill_null(column, ""))
@@ -318,8 +368,8 @@ def _find_reasons(rows: dict[str, Any], spec: CorpusSpec, log: Log) -> Any:
 def _repeats_header(rows: dict[str, Any], log: Log) -> Any:
     """Return which rows are the header again, as where CSV files were joined to one."""
     texts = [
-        literal + (log.source(field) if field else "")
-        for literal, field, _, _ in string.Formatter().parse(log.text)
+        literal + (_header_text(log, field, type_) if field else "")
+        for literal, field, type_, _ in string.Formatter().parse(log.text)
     ]
     repeats: Any = None
     for role, name in (("user_id", log.column("user_id")), ("text", "".join(texts).strip())):
@@ -328,6 +378,12 @@ def _repeats_header(rows: dict[str, Any], log: Log) -> Any:
         if not pc.any(repeats).as_py():
             break
     return repeats
+
+
+def _header_text(log: Log, field: str, type_: str | None) -> str:
+    """Return what the text of a repeated header has for a field."""
+    name = log.source(field)
+    return f"{OPEN}{field}:{type_}={name}{CLOSE}" if type_ else name
 
 
 def _flat(column: Any) -> pa.Array:

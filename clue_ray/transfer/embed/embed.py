@@ -5,13 +5,14 @@ their id. Each bucket becomes one part: a task encodes its users and writes them
 that exist are not written again, so the same call resumes an interrupted one.
 """
 
-import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import ray
@@ -20,10 +21,20 @@ import torch
 from ray.exceptions import RayError
 
 from clue_ray.corpus.build import MAX_TASKS, small_shuffle_tasks, source_key
+from clue_ray.corpus.logs.items import hash_ids
 from clue_ray.corpus.logs.reading import Reading, plan_reading
+from clue_ray.corpus.sharing import share_reading
 from clue_ray.errors import ClusterError, EventLogError, StudyError, find_worker_error
 from clue_ray.spec.specs import CorpusSpec
 from clue_ray.spec.yaml import fingerprint
+from clue_ray.transfer.embed.client_list import read_clients
+from clue_ray.transfer.embed.matrix import (
+    Format,
+    MatrixRequest,
+    find_view,
+    read_finished,
+    view_of,
+)
 from clue_ray.transfer.embed.parts import Parts
 from clue_ray.transfer.embed.writing import (
     USER_ROWS,
@@ -52,6 +63,9 @@ def embed_users(
     precision: Precision = "float32",
     since: str | None = None,
     gpus_per_worker: float = 0,
+    users: str | None = None,
+    form: Format = "parquet",
+    join: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Embed every user of a log and return the manifest. Needs a Ray session.
 
@@ -66,6 +80,10 @@ def embed_users(
             encoder. Only users with other encoded events than then are embedded.
         gpus_per_worker: GPUs per encoding actor, possibly a fraction; 0 encodes in tasks on CPUs.
             An actor that finds no GPU encodes on its CPU; `devices` in the manifest counts both.
+        users: .npy file or table of the users to embed; `matrix` then has their vectors in its
+            order, zeros for users without events.
+        form: `npy` writes the matrix as arrays, its numbers as float16.
+        join: outputs of finished embeddings, whose vectors are further columns of the matrix.
 
     Raises:
         StudyError: the encoder, the earlier embedding or the output cannot be used.
@@ -80,14 +98,26 @@ def embed_users(
         "per_service": per_service,
         "precision": precision,
     }
+    listed = read_clients(users) if users else None
+    asked = MatrixRequest(listed, form, tuple(map(find_view, join)))
+    if since and asked.wanted:
+        raise StudyError(
+            "--since leaves the vectors of unchanged users in the earlier output, so it has no "
+            "matrix; leave out --since, or --users, --format npy and --join."
+        )
+    if asked.wanted:
+        width = exported.card.run.encoder.output_width
+        asked.check_width(width * (len(exported.card.services) if per_service else 1))
     earlier = _read_manifest(since, exported.card, settings) if since else None
-    request = _identify(exported.card, reading, settings, earlier)
+    request = _identify(exported.card, reading, settings, earlier, asked)
     parts = Parts(output)
     if manifest := parts.begin(request["key"]):
         return manifest
     plan = _plan_parts(parts, reading, settings, earlier)
+    if listed:
+        plan = replace(plan, listed=np.sort(hash_ids(listed.users)))
     make_parts(reading, exported, plan, gpus_per_worker)
-    return _write_manifest(request, exported.card, plan)
+    return _write_manifest(request, exported.card, plan, asked)
 
 
 def _plan_log(spec: CorpusSpec) -> Reading:
@@ -106,10 +136,15 @@ def _plan_log(spec: CorpusSpec) -> Reading:
 
 
 def _identify(
-    card: EncoderCard, reading: Reading, settings: Settings, earlier: dict[str, Any] | None
+    card: EncoderCard,
+    reading: Reading,
+    settings: Settings,
+    earlier: dict[str, Any] | None,
+    asked: MatrixRequest,
 ) -> dict[str, Any]:
     """Return what an embedding is made from, and its key, the fingerprint of all of it."""
     made_of = {"encoder_digest": card.digest, "log_digest": source_key(reading), **settings}
+    made_of |= asked.identity()
     since = earlier and earlier["key"]
     return {"key": fingerprint({**made_of, "since": since}), **made_of, "since": since}
 
@@ -135,31 +170,29 @@ def _reading_spec(events: CorpusSpec | str | Sequence[str], card: EncoderCard) -
     spec = events
     if not isinstance(spec, CorpusSpec):
         spec = CorpusSpec.parse({"events": spec}, "events")
-    own = {"text": card.text, "columns": card.columns}
+    own: dict[str, Any] = {"text": card.text, "columns": card.columns}
+    if "text" not in spec.model_fields_set:  # the caller's text may not name the card's items
+        own["items"] = card.items
     update = {name: value for name, value in own.items() if name not in spec.model_fields_set}
     reading = CorpusSpec(**{name: getattr(spec, name) for name in READ_AS_GIVEN}, events="unused")
     return reading.model_copy(
-        update={"events": spec.events, "text": spec.text, "columns": spec.columns, **update}
+        update={
+            "events": spec.events,
+            "text": spec.text,
+            "columns": spec.columns,
+            "items": spec.items,
+            **update,
+        }
     )
 
 
 def _read_manifest(since: str, card: EncoderCard, settings: Settings) -> dict[str, Any]:
-    """Read the manifest of a finished embedding, given by its file or its folder.
+    """Read the manifest of an earlier embedding, given by its file or its folder.
 
     Raises:
         StudyError: there is no manifest, or it is of another encoder or with other settings.
     """
-    place = re.sub(r"/?manifest\.json(?=\?|$)", "", since)  # a URI may end with a query
-    manifest = Parts(place).read_json("manifest.json")
-    if manifest is None:
-        raise StudyError(
-            f"{since} is not a finished embedding (no manifest.json); give the --output of one "
-            "that is finished."
-        )
-    if not {"key", "encoder_digest", "parts"} <= manifest.keys():
-        raise StudyError(
-            f"{since} is not a manifest of an embedding; give the --output of one that is finished."
-        )
+    manifest = read_finished(since)
     if manifest["encoder_digest"] != card.digest:
         raise StudyError(
             f"The embedding at {since} is by encoder {manifest['encoder_digest']}, not by "
@@ -171,7 +204,7 @@ def _read_manifest(since: str, card: EncoderCard, settings: Settings) -> dict[st
                 f"The embedding at {since} has {name} {manifest[name]}, not {settings[name]}; use "
                 "the same setting, or leave --since out to embed all users."
             )
-    return manifest | {"place": place}
+    return manifest
 
 
 def _count_parts(reading: Reading) -> int:
@@ -194,7 +227,7 @@ def make_parts(
             f"An encoding actor needs {gpus_per_worker:g} GPU, but the Ray cluster has {gpus:g}; "
             "leave --gpus-per-worker out to encode on CPUs, or start nodes with GPUs."
         )
-    inputs = {"reading": ray.put(reading), "plan": ray.put(plan)}
+    inputs = {"reading": share_reading(reading)[0], "plan": ray.put(plan)}
     parts = len(reading.parts)
     rows = (
         ray.data.range(parts, override_num_blocks=min(parts, MAX_TASKS))
@@ -285,11 +318,14 @@ class PartEncoder:
         return pa.concat_tables(written)
 
 
-def _write_manifest(request: dict[str, Any], card: EncoderCard, plan: EmbedPlan) -> dict[str, Any]:
+def _write_manifest(
+    request: dict[str, Any], card: EncoderCard, plan: EmbedPlan, asked: MatrixRequest
+) -> dict[str, Any]:
     """Sum the parts' counts and write the manifest, which marks the embedding as finished.
 
     Raises:
-        EventLogError: the log names no user.
+        EventLogError: the log names no user, or none of the list.
+        StudyError: the matrix would be too wide.
     """
     summaries = plan.parts.summaries()
     counted = ("left_out", "unknown_services", "devices")
@@ -299,6 +335,8 @@ def _write_manifest(request: dict[str, Any], card: EncoderCard, plan: EmbedPlan)
         name: sum(part[name] for part in summaries)
         for name in ("rows", "rows_without_user", "users", "vectors")
     }
+    if asked.wanted and not totals["users"]:
+        raise EventLogError(f"{asked.nobody()}; check that the log's user ids are read as meant.")
     if not totals["users"] and not counts["left_out"]:
         raise EventLogError(
             f"The log names no user in its {totals['rows']:,} rows; give the log of the users to "
@@ -316,5 +354,8 @@ def _write_manifest(request: dict[str, Any], card: EncoderCard, plan: EmbedPlan)
         **{name: dict(sorted(counter.items())) for name, counter in counts.items()},
         "absent_services": sorted(absent),
     }
+    if asked.wanted:
+        own = view_of(plan.parts, per_service=plan.per_service, width=manifest["width"])
+        manifest["matrix"] = asked.write(own, plan.precision)
     plan.parts.write_json("manifest.json", manifest)
     return manifest

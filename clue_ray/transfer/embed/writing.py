@@ -11,8 +11,10 @@ from typing import Literal
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from numpy.typing import NDArray
 
 from clue_ray.corpus.hashes import stable_hash
+from clue_ray.corpus.logs.items import hash_ids
 from clue_ray.corpus.logs.reading import Part, Reading, read_part
 from clue_ray.corpus.logs.schema import normalise
 from clue_ray.transfer.embed.parts import Parts
@@ -38,6 +40,8 @@ class EmbedPlan:
     "the earlier embedding; users with equal histories are not encoded again"
     done: frozenset[int] = frozenset()
     "buckets with a complete part"
+    listed: NDArray[np.uint64] | None = None
+    "hashes of the users to embed, sorted; all users if None"
 
 
 def read_user_rows(part: Part, reading: Reading, plan: EmbedPlan) -> Iterator[pa.Table]:
@@ -62,9 +66,17 @@ def read_user_rows(part: Part, reading: Reading, plan: EmbedPlan) -> Iterator[pa
         )
         columns = [users, *(rows[name] for name in EVENTS.names[1:]), reason, pa.array(bucket)]
         found = pa.table(columns, schema=USER_ROWS)
+        if plan.listed is not None:  # a stranger with the hash of a listed user does no harm
+            found = found.filter(pa.array(_is_in(hash_ids(found["user_id"]), plan.listed)))
         yield found.filter(
             pc.invert(pc.is_in(found["bucket"], value_set=pa.array(list(plan.done), pa.int32())))
         )
+
+
+def _is_in(values: NDArray[np.uint64], ordered: NDArray[np.uint64]) -> NDArray[np.bool_]:
+    """Return whether each value is among sorted ones."""
+    places = np.minimum(np.searchsorted(ordered, values), len(ordered) - 1)
+    return np.asarray(ordered[places] == values)
 
 
 def write_parts(rows: pa.Table, encoder: UserEncoder, plan: EmbedPlan) -> pa.Table:

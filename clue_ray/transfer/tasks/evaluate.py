@@ -43,7 +43,14 @@ EVALUATION = 7
 """Version of the evaluation; increase it when the same task and encoder get other scores."""
 MAX_SCRATCH = 3
 """Maximum number of encoders trained from scratch; each has one head."""
-NO_FEATURES = {"next_item": "popularity", "attribute": "base rate", "retrieval": "guess"}
+NO_FEATURES = {
+    "next_item": "popularity",
+    "attribute": "base rate",
+    "retrieval": "guess",
+    "multi_label": "popularity",
+    "churn": "base rate",
+    "regression": "base rate",
+}
 """Name of the baseline without features, by kind of task."""
 METHODS = (
     "encoder",
@@ -51,6 +58,7 @@ METHODS = (
     "TF-IDF, cosine",
     "shared linear map",
     "untrained items",
+    "counts, 1/7/30 days",
     "from scratch",
     *NO_FEATURES.values(),
 )
@@ -198,7 +206,9 @@ def _evaluate_heads(
     if not examples.names:
         base = np.array([examples.targets[examples.rows("train")].mean()])
     same_for_all = np.tile(base, (len(examples.rows("test")), 1))
-    measures = {NO_FEATURES[task.kind]: _measure_heads(examples, [same_for_all])}
+    challenge = task.multi_label is not None and task.multi_label.challenge
+    same = _measure_heads(examples, [same_for_all], challenge=challenge)
+    measures = {NO_FEATURES[task.kind]: same}
     for name, matrices in known.items():
         # One encoder has a head per seed; encoders trained from scratch have one head each.
         seeds = task.seeds if len(matrices) == 1 else task.seeds[: len(matrices)]
@@ -208,7 +218,7 @@ def _evaluate_heads(
             )
             for number, seed in enumerate(seeds)
         )
-        measures[name] = _measure_heads(examples, outputs)
+        measures[name] = _measure_heads(examples, outputs, challenge=challenge)
     return measures
 
 
@@ -223,6 +233,8 @@ def _method_features(
         "shared linear map": [features.linear_map(histories, examples.rows("train"))[0]],
         "untrained items": [features.untrained_items(encoder, histories)[0]],
     }
+    if task.rule:
+        known["counts, 1/7/30 days"] = [features.window_counts(examples)]
     for name, other in others.items():
         # Each encoder has its own tokenizer and services, and so its own histories.
         own = Histories(examples.inputs, other.exported)
@@ -236,10 +248,14 @@ def _method_features(
     return known
 
 
-def _measure_heads(examples: Examples, outputs: Iterable[Matrix]) -> Measures:
+def _measure_heads(
+    examples: Examples, outputs: Iterable[Matrix], *, challenge: bool = False
+) -> Measures:
     """Return the measures of heads, given by their scores of test users."""
     test = examples.rows("test")
     targets = examples.targets[test]
+    if examples.multi:
+        return _measure_labels(examples, list(outputs), challenge=challenge)
     if targets.ndim == 2:
         # Only the ranks of each output are kept: scores may be millions of users by labels.
         return _mean_measures(
@@ -248,6 +264,18 @@ def _measure_heads(examples: Examples, outputs: Iterable[Matrix]) -> Measures:
     if examples.names:
         return {"auc": [partial(_auc_of, each, targets) for each in outputs]}
     return {"r2": [partial(_r2_of, each[:, 0], targets) for each in outputs]}
+
+
+def _measure_labels(examples: Examples, outputs: list[Matrix], *, challenge: bool) -> Measures:
+    """Return the measures of heads with a question per label."""
+    targets = examples.targets[examples.rows("test")]
+    measures: Measures = {"auc": [scores.MacroAuc(each, targets) for each in outputs]}
+    if challenge:
+        popularity = examples.targets[examples.rows("train")].sum(0)
+        measures["challenge"] = [
+            scores.ChallengeScore(each, targets, popularity) for each in outputs
+        ]
+    return measures
 
 
 def _mean_measures(outputs: Sequence[dict[str, Matrix]]) -> Measures:

@@ -15,14 +15,22 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from clue_ray.corpus.hashes import split_of
+from clue_ray.corpus.logs.catalogue import load_catalogues
 from clue_ray.corpus.logs.reading import Reading, plan_reading, read_part
 from clue_ray.corpus.logs.schema import good_rows, normalise
 from clue_ray.errors import EventLogError, SpecError
 from clue_ray.transfer.encode import EVENTS, LEFT_OUT
 from clue_ray.transfer.tasks.attributes import label_attribute, user_values
 from clue_ray.transfer.tasks.spec import RetrievalSpec, TaskSpec
+from clue_ray.transfer.tasks.windows import (
+    DAY,
+    label_texts,
+    label_windows,
+    select_events,
+    target_reading,
+    target_template,
+)
 
-DAY = 86_400.0
 MIN_USERS = 20
 """Users that each part of the split needs."""
 
@@ -38,6 +46,8 @@ class Examples:
         targets: true labels, of which a user may have several, [users, names] of bool; or class
             numbers or values, [users]; zeros for retrieval.
         missed: number of a user's labels that are not candidates, [users].
+        cuts: time at which each user's inputs end, in seconds, [users].
+        multi: whether each label is a question of its own, not a candidate among others.
         left_out: users of the log that cannot be used, as LEFT_OUT, sorted by user.
         key: fingerprint of the task and its log.
     """
@@ -49,6 +59,8 @@ class Examples:
     targets: NDArray[Any]
     missed: NDArray[np.int64]
     left_out: pa.Table
+    cuts: NDArray[np.float64]
+    multi: bool = False
     key: str = ""
 
     def rows(self, *parts: str) -> NDArray[np.int64]:
@@ -79,6 +91,7 @@ def plan_events(task: TaskSpec) -> Reading:
 
 def read_events(reading: Reading) -> tuple[pd.DataFrame, set[str]]:
     """Read a task's log into memory; return its events, and the users without usable rows."""
+    reading = load_catalogues(reading)
     tables: list[pa.Table] = []
     users: set[str] = set()
     for part in reading.parts:
@@ -106,10 +119,16 @@ def make_examples(task: TaskSpec, events: pd.DataFrame, unusable: Collection[str
     _check_log(task, events)
     users = events["user_id"].unique()
     part = pd.Series(split_of(pd.Series(users), task.split), index=users)
-    cut = events["user_id"].map(_find_cuts(task, events, part))
+    cuts = _find_cuts(task, events, part)
+    cut = events["user_id"].map(cuts)
     seen = set(task.services or set(events["service"].unique()) - set(_label_services(task)))
     inputs = events[events["service"].isin(seen) & (events["timestamp"] < cut)]
-    labelled, names, targets, missed = _label(task, events, cut, part)
+    if task.rule:
+        counted = select_events(task, _read_targets(task, events))
+        counted = counted[counted["user_id"].isin(part.index)]
+        labelled, names, targets, missed = label_windows(task, counted, cuts, part)
+    else:
+        labelled, names, targets, missed = _label(task, events, cut, part)
     used = np.array(sorted(set(labelled) & set(inputs["user_id"].unique())), dtype=object)
     rows = pd.Index(labelled).get_indexer(pd.Index(used))
     used_inputs = inputs[inputs["user_id"].isin(used)]
@@ -121,6 +140,8 @@ def make_examples(task: TaskSpec, events: pd.DataFrame, unusable: Collection[str
         targets=targets[rows],
         missed=missed[rows],
         left_out=_list_left_out(_group_left_out(task, part, unusable, labelled, used)),
+        cuts=np.asarray(cuts[used], np.float64),
+        multi=task.multi_label is not None,
     )
     _check_examples(task, examples)
     return examples
@@ -139,7 +160,14 @@ def _check_log(task: TaskSpec, events: pd.DataFrame) -> None:
             f"Task {task.name} has a log without a usable row; check events and columns."
         )
     found = set(events["service"].unique())
-    if unknown := sorted({*(task.services or ()), *_asked_services(task)} - found):
+    if unknown := sorted(
+        {
+            *(task.services or ()),
+            *_asked_services(task),
+            *((task.rule and task.rule.services) or ()),
+        }
+        - found
+    ):
         raise SpecError(
             f"Task {task.name} names service {unknown[0]!r}, which its log lacks; its services are "
             f"{', '.join(sorted(found))}."
@@ -148,12 +176,35 @@ def _check_log(task: TaskSpec, events: pd.DataFrame) -> None:
         return
     cut = task.time.timestamp()
     first, last = float(events["timestamp"].min()), float(events["timestamp"].max())
+    if task.rule:
+        _check_window(task, cut, first, last)
     if first >= cut or (task.next_item and last < cut):
         begin, end = (f"{pd.Timestamp(second, unit='s'):%Y-%m-%d}" for second in (first, last))
         raise SpecError(
             f"Task {task.name} has its cut in time at {task.time:%Y-%m-%d}, but its log is from "
             f"{begin} to {end}; choose a time within."
         )
+
+
+def _check_window(task: TaskSpec, cut: float, first: float, last: float) -> None:
+    """Raise SpecError if the windows of test or training users lie outside the log."""
+    days = task.window_days or 0
+    # The log may end in the last day of the window: nobody exports until midnight.
+    if first >= cut - days * DAY or last < cut + (days - 1) * DAY:
+        begin, end = (f"{pd.Timestamp(second, unit='s'):%Y-%m-%d}" for second in (first, last))
+        raise SpecError(
+            f"Task {task.name} has windows of {days} days before and after its cut at "
+            f"{task.time:%Y-%m-%d}, but its log is from {begin} to {end}; choose another time or "
+            "fewer days."
+        )
+
+
+def _read_targets(task: TaskSpec, events: pd.DataFrame) -> pd.DataFrame:
+    """Return the events that targets are built from: the log again, if its rule needs columns."""
+    template = target_template(task)
+    if template is None:
+        return events
+    return read_events(plan_reading(target_reading(task, template), numbers=True))[0]
 
 
 def _group_left_out(
@@ -176,6 +227,7 @@ def _group_left_out(
         reasons["no events in the log"] = set(user_values(task.attribute).index) - known
     reasons["no usable row"] = unusable
     no_label = "not in both services" if task.retrieval else "no label"
+    no_label = "not active before the window" if task.churn else no_label
     reasons[no_label] = set(part.index) - set(labelled)
     reasons["no events that the encoder may see"] = set(labelled) - set(used)
     if task.retrieval:
@@ -199,6 +251,8 @@ def _list_left_out(reasons: Mapping[str, Collection[str]]) -> pa.Table:
 def _asked_services(task: TaskSpec) -> tuple[str, ...]:
     if task.retrieval:
         return (task.retrieval.query, task.retrieval.target)
+    if task.rule:
+        return task.rule.services or ()
     return _label_services(task)
 
 
@@ -217,8 +271,8 @@ def _find_cuts(task: TaskSpec, events: pd.DataFrame, part: "pd.Series[Any]") -> 
         asked = events[events["service"] == task.next_item.service]
         return asked.groupby("user_id")["timestamp"].max().reindex(part.index).fillna(np.inf)
     cuts = pd.Series(task.time.timestamp() if task.time else np.inf, index=part.index)
-    if task.next_item and task.next_item.days:
-        cuts[part != "test"] -= task.next_item.days * DAY
+    if task.window_days:
+        cuts[part != "test"] -= task.window_days * DAY
     return cuts
 
 
@@ -267,16 +321,6 @@ def _label_next(
     return users, names, targets, np.bincount(row[column < 0], minlength=len(users))
 
 
-def label_texts(text: "pd.Series[str]", part: int | None) -> "pd.Series[str]":
-    """Return the part of each text that is its label; missing where a text has no such part."""
-    if part is None:
-        return text
-    labels = text.str.split(";").map(
-        lambda parts: parts[part - 1].strip() if len(parts) >= part else ""
-    )
-    return labels.where(labels != "")
-
-
 def _check_examples(task: TaskSpec, examples: Examples) -> None:
     """Raise SpecError if a part of the split has too few users, or too few labels or classes."""
     for part in ("test",) if task.retrieval else ("test", "validation", "train"):
@@ -288,8 +332,11 @@ def _check_examples(task: TaskSpec, examples: Examples) -> None:
                 f"than {MIN_USERS}; {remedy} split.{'test' if part == 'train' else part}, or give "
                 "a larger log."
             )
-    if task.attribute:
-        _check_classes(task.name, task.attribute.column, examples)
+    if task.attribute or task.churn or task.regression:
+        what = task.attribute.column if task.attribute else f"{task.kind} target"
+        _check_classes(task.name, what, examples)
+    if task.multi_label:
+        _check_labels(task, examples)
     if task.next_item and len(examples.names) < 2:
         raise SpecError(
             f"Task {task.name} has {len(examples.names)} labels that {task.next_item.min_users} "
@@ -300,6 +347,16 @@ def _check_examples(task: TaskSpec, examples: Examples) -> None:
             f"Task {task.name} has no validation user with a label that {task.next_item.min_users} "
             "training users have; raise split.validation, lower next_item.min_users, or give "
             "next_item.part."
+        )
+
+
+def _check_labels(task: TaskSpec, examples: Examples) -> None:
+    """Raise SpecError if test users differ in no label."""
+    shares = examples.targets[examples.rows("test")].mean(0)
+    if not ((shares > 0) & (shares < 1)).any():
+        raise SpecError(
+            f"Task {task.name} has one class: all test users have the same {len(shares)} labels; "
+            "give a longer window, more labels, or a larger split.test."
         )
 
 

@@ -17,11 +17,15 @@ from clue_ray.corpus.ranges import ranges
 from clue_ray.training.linear_map import shared_linear_map, shared_users
 from clue_ray.training.terms import leading_directions, term_counts, unit, unit_rows
 from clue_ray.transfer.encode import Histories, UserEncoder, encode_items
+from clue_ray.transfer.tasks.examples import Examples
+from clue_ray.transfer.tasks.windows import DAY
 
 COMPONENTS = 64
 """Directions of TF-IDF, SVD."""
 OWN_WEIGHTS = 400
 """Number of labels up to which each label has its own weights."""
+COUNTED_DAYS, COUNTED_TEXTS = (1, 7, 30), 50
+"""Windows of the count features, and number of texts that are counted each."""
 LABEL_COLUMNS = 128
 """Columns of the features of labels, if there are more."""
 Matrix = NDArray[np.float64]
@@ -97,6 +101,28 @@ def untrained_items(encoder: UserEncoder, histories: Histories) -> tuple[Matrix,
         vectors[users[services == service]] = means[services == service]
         each.append(vectors)
     return unit(np.sum(each, axis=0)), each
+
+
+def window_counts(examples: Examples) -> Matrix:
+    """Count events of the last 1, 7 and 30 days before each user's cut: log(1 + count).
+
+    Counts are of each service and of the texts that most training users have.
+    """
+    inputs = examples.inputs.to_pandas()
+    user = pd.Index(examples.users).get_indexer(pd.Index(inputs["user_id"]))
+    age = (examples.cuts[user] - inputs["timestamp"].to_numpy()) / DAY
+    training = np.isin(user, examples.rows("train"))
+    texts = inputs[training].drop_duplicates(["user_id", "text"])["text"].value_counts()
+    frequent = texts.sort_index().sort_values(kind="stable", ascending=False).index[:COUNTED_TEXTS]
+    columns = []
+    for values in (inputs["service"], inputs["text"].where(inputs["text"].isin(frequent))):
+        codes, names = pd.factorize(values, sort=True)
+        for days in COUNTED_DAYS:
+            kept = (codes >= 0) & (age <= days)
+            counts = np.zeros((len(examples.users), len(names)))
+            np.add.at(counts, (user[kept], codes[kept]), 1)
+            columns.append(counts)
+    return np.log1p(np.concatenate(columns, axis=1))
 
 
 def encode_users(encoder: UserEncoder, histories: Histories) -> Matrix:

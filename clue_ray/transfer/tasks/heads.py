@@ -92,9 +92,13 @@ class EarlyStopping:
 def base_scores(examples: Examples) -> torch.Tensor:
     """Return the best scores without features, from training users, [outputs].
 
-    They are the logarithms of the shares of labels or classes, or the mean of standardised values.
+    They are the logarithms of the shares of labels or classes, the log odds of labels that are
+    questions of their own, or the mean of standardised values.
     """
     targets = examples.targets[examples.rows("train")]
+    if examples.multi:
+        having = targets.sum(0) + 0.5
+        return torch.from_numpy(np.log(having / (len(targets) + 1 - having))).float()
     if not examples.names:
         return torch.zeros(1)
     ranked = targets.ndim == 2
@@ -102,11 +106,16 @@ def base_scores(examples: Examples) -> torch.Tensor:
     return torch.from_numpy(np.log((counts + 0.5) / (counts.sum() + 0.5 * len(counts)))).float()
 
 
-def head_loss(scores: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+def head_loss(scores: torch.Tensor, targets: torch.Tensor, *, multi: bool = False) -> torch.Tensor:
     """Compute the cross-entropy of labels or classes, or the squared error of values.
 
     The labels of one user have equal probabilities.
+
+    Args:
+        multi: each label is a question of its own, with two answers.
     """
+    if multi:
+        return F.binary_cross_entropy_with_logits(scores, targets)
     if targets.ndim == 2:
         shares = targets / targets.sum(1, keepdim=True)
         return -(shares * F.log_softmax(scores, dim=1)).sum(1).mean()
@@ -121,6 +130,8 @@ def to_tensors(examples: Examples, rows: NDArray[np.int64]) -> tuple[torch.Tenso
     A user without a label among the candidates has no target.
     """
     targets = examples.targets
+    if examples.multi:
+        return torch.from_numpy(rows), torch.from_numpy(targets[rows]).float()
     if targets.ndim == 2:
         rows = rows[targets[rows].any(1)]
         return torch.from_numpy(rows), torch.from_numpy(targets[rows]).float()
@@ -148,7 +159,8 @@ def fit_head(features: Matrix, examples: Examples, *, hidden: bool, seed: int) -
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         head = Head(x.shape[1], base_scores(examples), label_features(examples.names), hidden)
-        _train(head, x, train, validation, torch.Generator().manual_seed(seed))
+        generator = torch.Generator().manual_seed(seed)
+        _train(head, x, train, validation, generator, multi=examples.multi)
     with torch.no_grad():
         scores = head.eval()(x[examples.rows("test")]).double()
     if examples.targets.ndim == 2:
@@ -176,18 +188,20 @@ def _train(
     train: tuple[torch.Tensor, torch.Tensor],
     validation: tuple[torch.Tensor, torch.Tensor],
     generator: torch.Generator,
+    *,
+    multi: bool,
 ) -> None:
     optimizer = torch.optim.AdamW(head.parameters(), LEARNING_RATE, weight_decay=WEIGHT_DECAY)
     stopping = EarlyStopping(head, PATIENCE)
 
     def validation_loss() -> torch.Tensor:
-        return head_loss(head(x[validation[0]]), validation[1])
+        return head_loss(head(x[validation[0]]), validation[1], multi=multi)
 
     for step in range(STEPS + 1):
         if step % CHECK_EVERY == 0 and stopping.update(validation_loss):
             break
         batch = torch.randperm(len(train[0]), generator=generator)[:BATCH]
         optimizer.zero_grad()
-        head_loss(head(x[train[0][batch]]), train[1][batch]).backward()
+        head_loss(head(x[train[0][batch]]), train[1][batch], multi=multi).backward()
         optimizer.step()
     stopping.restore()

@@ -16,9 +16,10 @@ from clue_ray.corpus.hashes import split_of
 from clue_ray.errors import SpecError
 from clue_ray.transfer.encoder_file import EncoderCard
 from clue_ray.transfer.tasks.attributes import user_values
-from clue_ray.transfer.tasks.examples import MIN_USERS, Examples, label_texts
+from clue_ray.transfer.tasks.examples import MIN_USERS, Examples
 from clue_ray.transfer.tasks.features import word_counts
 from clue_ray.transfer.tasks.spec import AttributeSpec, NextItemSpec, TaskSpec
+from clue_ray.transfer.tasks.windows import label_texts
 
 MAX_COPIED = 0.5
 """Largest share of test users with inputs that contain their labels.

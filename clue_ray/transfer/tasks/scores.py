@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import entr, expit
 from scipy.stats import rankdata
 
 RESAMPLES = 1000
@@ -93,6 +94,79 @@ def auc(scores: Matrix, classes: NDArray[np.int64]) -> float:
     found = [number for number in columns if 0 < (classes == number).sum() < len(classes)]
     areas = [_area(scores[:, number], classes == number) for number in found]
     return float(np.mean(areas)) if areas else float("nan")
+
+
+class MacroAuc:
+    """The mean over labels of the area under the ROC curve, as a measure of one head's scores.
+
+    A resample is computed to first order, from each user's placement among the users of the other
+    answer (DeLong, DeLong and Clarke-Pearson 1988), without ranking users again. For all users once
+    it is exact. A label that no user or every user has is left out.
+
+    Args:
+        scores: [users, labels].
+        targets: true labels, [users, labels] of bool.
+    """
+
+    def __init__(self, scores: Matrix, targets: NDArray[np.bool_]):
+        varied = targets.any(0) & ~targets.all(0)
+        self.targets = targets[:, varied].astype(np.float64)
+        columns = zip(scores[:, varied].T, targets[:, varied].T, strict=True)
+        self.placements = np.stack([_placements(*column) for column in columns], axis=1)
+        self.won = self.placements * self.targets
+        self.areas = self.won.sum(0) / self.targets.sum(0)
+
+    def __call__(self, rows: NDArray[np.int64]) -> float:
+        """Compute the mean area for a resample of users."""
+        weights = np.bincount(rows, minlength=len(self.targets)).astype(np.float64)
+        having, won, all_won = (
+            weights @ each for each in (self.targets, self.won, self.placements)
+        )
+        found = (having > 0) & (having < len(rows))
+        others = len(rows) - having[found]
+        areas = won[found] / having[found] + (all_won - won)[found] / others
+        return float((areas - self.areas[found]).mean()) if found.any() else float("nan")
+
+
+class ChallengeScore:
+    """The propensity score of the RecSys Challenge 2025, as a measure of one head's scores.
+
+    It is .8 macro AUC + .1 novelty + .1 diversity. Novelty is (1 - p)^100, where p is the mean over
+    users of the sum over their ten highest probabilities, each times the label's popularity over
+    that of the most popular one. Diversity is the mean entropy of the probabilities, divided by
+    their sum, relative to that of equal ones.
+
+    Args:
+        scores: logits, [users, labels].
+        targets: true labels, [users, labels] of bool.
+        popularity: number of training users with each label, [labels].
+    """
+
+    def __init__(self, scores: Matrix, targets: NDArray[np.bool_], popularity: NDArray[np.int64]):
+        self.auc = MacroAuc(scores, targets)
+        chances = expit(scores)
+        top = np.argsort(-chances, axis=1, kind="stable")[:, :TOP]
+        weights = popularity / max(1, popularity.max())
+        self.popular = (np.take_along_axis(chances, top, axis=1) * weights[top]).sum(1)
+        shares = chances / chances.sum(1, keepdims=True)
+        self.entropy = entr(shares).sum(1) / np.log(max(2, scores.shape[1]))
+
+    def __call__(self, rows: NDArray[np.int64]) -> float:
+        """Compute the score for a resample of users."""
+        novelty = max(0.0, 1 - float(self.popular[rows].mean())) ** 100
+        return 0.8 * self.auc(rows) + 0.1 * novelty + 0.1 * float(self.entropy[rows].mean())
+
+
+def _placements(scores: Matrix, positive: NDArray[np.bool_]) -> Matrix:
+    """Return the share of users of the other answer that each user is ordered correctly to.
+
+    A tie counts as half.
+    """
+    ranks, placements = rankdata(scores), np.empty(len(scores))
+    for group, sign in ((positive, 1), (~positive, -1)):
+        below = (ranks[group] - rankdata(scores[group])) / (len(scores) - group.sum())
+        placements[group] = below if sign > 0 else 1 - below
+    return placements
 
 
 def _area(scores: Matrix, positive: NDArray[np.bool_]) -> float:

@@ -57,7 +57,7 @@ def train_from_scratch(
     def compute_loss(users: torch.Tensor, true: torch.Tensor) -> torch.Tensor:
         vectors = _encode_users(model, histories, users.numpy(), run.sequence_length)
         # Components of unit vectors are about width^-0.5; the head expects about 1.
-        return head_loss(head(vectors * width**0.5), true)
+        return head_loss(head(vectors * width**0.5), true, multi=examples.multi)
 
     stopping = EarlyStopping(nn.ModuleList([model, head]), PATIENCE)
     generator = torch.Generator().manual_seed(seed)

@@ -1,6 +1,6 @@
 """The specification of a downstream task: a log, the inputs that an encoder sees, and the target.
 
-Exactly one of `next_item`, `attribute` and `retrieval` defines the target. A task names no encoder,
+Exactly one of KINDS defines the target. A task names no encoder,
 so every run can be evaluated on it.
 """
 
@@ -13,10 +13,18 @@ from pydantic import Field, field_validator, model_validator
 
 from clue_ray.errors import SpecError
 from clue_ray.runs import SCORES
+from clue_ray.spec.items import ItemsSpec, with_text_of_items
 from clue_ray.spec.specs import CorpusSpec, SplitSpec
 from clue_ray.spec.yaml import Spec, read_yaml
+from clue_ray.transfer.tasks.rules import (
+    WINDOW_KINDS,
+    ChurnSpec,
+    MultiLabelSpec,
+    RegressionSpec,
+    WindowRule,
+)
 
-KINDS = ("next_item", "attribute", "retrieval")
+KINDS = ("next_item", "attribute", "retrieval", *WINDOW_KINDS)
 
 
 class NextItemSpec(Spec):
@@ -67,6 +75,8 @@ class TaskSpec(Spec):
     events: str | tuple[str, ...] | dict[str, Any]
     columns: dict[str, str] = Field(default={})
     text: str = "{text}"
+    items: dict[str, ItemsSpec] | None = None
+    "catalogues of items, as in a corpus section"
     timestamp_format: str | None = None
     separator: str | None = None
     services: tuple[str, ...] | None = None
@@ -81,6 +91,9 @@ class TaskSpec(Spec):
     next_item: NextItemSpec | None = None
     attribute: AttributeSpec | None = None
     retrieval: RetrievalSpec | None = None
+    multi_label: MultiLabelSpec | None = None
+    churn: ChurnSpec | None = None
+    regression: RegressionSpec | None = None
     head: Literal["mlp", "linear"] = "mlp"
     "the model on the frozen features: one hidden layer, or none (logistic regression)"
     seeds: tuple[Annotated[int, Field(ge=0, lt=2**31)], ...] = Field((0, 1, 2), min_length=1)
@@ -93,6 +106,11 @@ class TaskSpec(Spec):
     @classmethod
     def _in_utc(cls, time: datetime | None) -> datetime | None:
         return SplitSpec(time=time).time
+
+    @model_validator(mode="before")
+    @classmethod
+    def _text_of_items(cls, document: Any) -> Any:
+        return with_text_of_items(document)
 
     @model_validator(mode="after")
     def _one_question(self) -> Self:
@@ -107,6 +125,8 @@ class TaskSpec(Spec):
                 f"has repeated seeds {list(self.seeds)}; a repeated seed adds nothing, so leave it "
                 "out"
             )
+        if self.rule and not self.time:
+            raise ValueError(f"has {self.kind} without a cut in time; add time")
         if self.split.time:
             raise ValueError("has split.time; give the cut in time of a task as time instead")
         if self.next_item and self.next_item.days and not self.time:
@@ -137,8 +157,20 @@ class TaskSpec(Spec):
 
     @property
     def kind(self) -> str:
-        """The target: next_item, attribute or retrieval."""
+        """The target, one of KINDS."""
         return next(kind for kind in KINDS if getattr(self, kind) is not None)
+
+    @property
+    def rule(self) -> WindowRule | None:
+        """The rule that builds the targets of a window task; None for other kinds."""
+        return self.multi_label or self.churn or self.regression
+
+    @property
+    def window_days(self) -> int | None:
+        """Days of the window of the labels; None for labels without a window."""
+        if self.rule:
+            return self.rule.days
+        return self.next_item.days if self.next_item else None
 
     @property
     def column(self) -> str:
@@ -151,6 +183,7 @@ class TaskSpec(Spec):
             "events": self.events,
             "columns": self.columns,
             "text": self.text,
+            "items": self.items,
             "timestamp_format": self.timestamp_format,
             "separator": self.separator,
         }

@@ -1,0 +1,58 @@
+"""Load the catalogues of a reading: the tables whose texts stand for the item ids of its logs.
+
+A catalogue is read like a log, with its key in the place of the user, so it may have any format,
+any number of files, and ids in any form.
+"""
+
+from dataclasses import replace
+from typing import Any
+
+import pyarrow as pa
+
+from clue_ray.corpus.logs.items import Catalogue, make_catalogue
+from clue_ray.corpus.logs.reading import CataloguePlan, Reading, read_part
+from clue_ray.corpus.logs.schema import good_rows, normalise
+
+
+def load_catalogues(reading: Reading) -> Reading:
+    """Return a reading whose logs hold their catalogues, in memory.
+
+    Raises:
+        EventLogError: a catalogue cannot be read, is empty, or repeats a key.
+    """
+    loaded = {plan.name: _load(plan, reading) for plan in reading.catalogues}
+    logs = [
+        replace(log, items=tuple(replace(j, catalogue=loaded[j.name]) for j in log.items))
+        for log in reading.logs
+    ]
+    return replace(reading, logs=tuple(logs))
+
+
+def describe_catalogues(reading: Reading) -> dict[str, dict[str, Any]]:
+    """Return the size of each loaded catalogue, and one of its keys, by name."""
+    joins = {join.name: join for log in reading.logs for join in log.items}
+    found = {}
+    for plan in reading.catalogues:
+        catalogue = joins[plan.name].catalogue
+        assert catalogue is not None
+        found[plan.name] = {
+            "table": plan.spec.table,
+            "keys": len(catalogue.hashes),
+            "unusable_rows": catalogue.unusable,
+            "key": catalogue.ids[0].as_py(),
+        }
+    return found
+
+
+def _load(plan: CataloguePlan, reading: Reading) -> Catalogue:
+    spec = reading.spec.model_copy(update={"services": None})
+    tables, rows = [], 0
+    for part in plan.parts:
+        for batch in read_part(part, plan.log):
+            items = normalise(batch.table, plan.log, spec)
+            tables.append(good_rows(items).select(["user_id", "text"]))
+            rows += items.num_rows
+    whole = pa.concat_tables(tables)
+    large = pa.schema([("user_id", pa.large_string()), ("text", pa.large_string())])
+    ids, texts = (column.combine_chunks() for column in whole.cast(large).columns)
+    return make_catalogue(ids, texts, plan.spec.table, rows - whole.num_rows)

@@ -1,0 +1,210 @@
+"""Window tasks: targets and counts against slow references, and planted truth."""
+
+import re
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from clue_ray.errors import SpecError
+from clue_ray.transfer.encode import load_encoder
+from clue_ray.transfer.tasks.evaluate import evaluate_task, prepare_examples
+from clue_ray.transfer.tasks.examples import plan_events
+from clue_ray.transfer.tasks.features import window_counts
+from clue_ray.transfer.tasks.scores import ChallengeScore, MacroAuc, auc, resample
+from clue_ray.transfer.tasks.spec import TaskSpec
+
+DAY = 86_400
+CUT = pd.Timestamp("2024-03-01").timestamp()
+WINDOW = 10
+SPLIT = {"validation": 0.2, "test": 0.3}
+
+
+@pytest.fixture(scope="module")
+def log(tmp_path_factory):
+    """A log of 300 users. Each has a taste, which decides the category of what they buy, and a day
+    after which they are gone."""
+    rng = np.random.default_rng(0)
+    rows = []
+    for user in range(300):
+        taste, gone = user % 3, CUT + rng.choice([-15, 30]) * DAY
+        for time in CUT + DAY * rng.uniform(-60, WINDOW, 40):
+            category = taste if rng.random() < 0.8 else int(rng.integers(3))
+            kind = "buy" if rng.random() < 0.5 else "view"
+            if time < gone:
+                rows.append((f"u{user}", "shop" if kind == "buy" else "news", time, category, kind))
+    names = ["user_id", "service", "timestamp", "category", "kind"]
+    frame = pd.DataFrame(rows, columns=names)
+    frame["text"] = [f"goods of kind {'abc'[c]}" for c in frame["category"]]
+    frame["price"] = frame["category"] + 1.5
+    path = tmp_path_factory.mktemp("windows") / "log.parquet"
+    frame.to_parquet(path)
+    return path
+
+
+def task_of(log, **target):
+    document = {"name": "t", "events": str(log), "time": "2024-03-01", "split": SPLIT}
+    return TaskSpec.parse({**document, "scratch_steps": 0, **target}, "t.yaml")
+
+
+def examples_of(task):
+    return prepare_examples(task, plan_events(task))
+
+
+def window_of(log, part, where=None):
+    """Return the events of a user's window, by hand."""
+    begin = CUT if part == "test" else CUT - WINDOW * DAY
+    frame = pd.read_parquet(log)
+    kept = (frame["timestamp"] >= begin) & (frame["timestamp"] < begin + WINDOW * DAY)
+    return frame[kept & (frame["kind"] == where if where else True)]
+
+
+def test_targets_equal_those_of_a_slow_reference(log):
+    rule = {"days": WINDOW, "where": {"kind": ["buy"]}, "text": "{category}", "min_users": 1}
+    examples = examples_of(task_of(log, multi_label=rule))
+    assert set(examples.names) == {"0", "1", "2"}
+    windows = {part: window_of(log, part, "buy") for part in ("train", "test", "validation")}
+    for user, part, row in zip(examples.users, examples.part, examples.targets, strict=True):
+        mine = windows[part]
+        found = {str(c) for c in mine[mine["user_id"] == user]["category"]}
+        assert {examples.names[n] for n in np.flatnonzero(row)} == found
+    assert not examples.targets.any(1).all()  # users without an event are examples too
+
+
+def test_churn_and_amounts_equal_those_of_a_slow_reference(log):
+    rule = {"days": WINDOW, "services": ["shop"], "active_days": 20}
+    churn = examples_of(task_of(log, churn=rule))
+    frame, day = pd.read_parquet(log), DAY
+    for user, part, target in zip(churn.users, churn.part, churn.targets, strict=True):
+        begin = CUT if part == "test" else CUT - WINDOW * day
+        times = frame[(frame["user_id"] == user) & (frame["service"] == "shop")]["timestamp"]
+        assert ((times >= begin - 20 * day) & (times < begin)).any()
+        stays = ((times >= begin) & (times < begin + WINDOW * day)).any()
+        assert churn.names[target] == ("stays" if stays else "leaves")
+    rule = {"days": WINDOW, "value": "sum", "text": "{price}", "log": False}
+    amounts = examples_of(task_of(log, regression=rule))
+    for user, part, target in zip(amounts.users, amounts.part, amounts.targets, strict=True):
+        mine = window_of(log, part)
+        assert np.isclose(target, mine[mine["user_id"] == user]["price"].sum())
+    assert {"not active before the window"} == set(churn.left_out["reason"].to_pylist())
+
+
+def test_counts_equal_those_of_a_slow_reference(log):
+    examples = examples_of(task_of(log, churn={"days": WINDOW}))
+    inputs = examples.inputs.to_pandas()
+    counts = np.expm1(window_counts(examples))
+    assert counts.shape == (len(examples.users), 3 * (2 + 3))
+    for row in range(0, len(examples.users), 17):
+        mine = inputs[inputs["user_id"] == examples.users[row]]
+        age = (examples.cuts[row] - mine["timestamp"]) / DAY
+        names = [("service", ["news", "shop"]), ("text", sorted(inputs["text"].unique()))]
+        expected = [
+            ((mine[column] == name) & (age <= days)).sum()
+            for column, values in names
+            for days in (1, 7, 30)
+            for name in values
+        ]
+        assert np.allclose(counts[row], expected)
+
+
+def test_macro_auc_is_exact_for_all_users_and_close_for_resamples():
+    rng = np.random.default_rng(2)
+    targets = rng.random((400, 4)) < [0.5, 0.2, 0.05, 0.0]
+    values = np.round(targets + rng.normal(0, 1.5, targets.shape), 1)  # with ties
+    measure = MacroAuc(values, targets)
+
+    def exact(rows):
+        columns = ((values[rows, n], targets[rows, n].astype(int)) for n in range(3))
+        return np.mean([auc(np.stack([-v, v], 1), t) for v, t in columns])
+
+    everyone = np.arange(400)
+    assert np.isclose(measure(everyone), exact(everyone))
+    draws = [rng.integers(0, 400, 400) for _ in range(200)]
+    found, true = (np.array([f(rows) for rows in draws]) for f in (measure, exact))
+    assert np.corrcoef(found, true)[0, 1] > 0.97
+    assert np.isclose(found.std(), true.std(), rtol=0.1)
+    assert resample([measure], 400).interval().low < exact(everyone)
+
+
+def test_the_challenge_score_equals_its_description():
+    rng = np.random.default_rng(3)
+    targets, logits = rng.random((50, 12)) < 0.3, rng.normal(-6, 2, (50, 12))
+    popularity = rng.integers(1, 90, 12)
+    novelty, diversity = [], []
+    for row in logits:
+        chances = 1 / (1 + np.exp(-row))
+        top = sorted(range(12), key=lambda n: -chances[n])[:10]
+        novelty.append(sum(chances[n] * popularity[n] / popularity.max() for n in top))
+        shares = chances / chances.sum()
+        diversity.append(-(shares * np.log2(shares)).sum() / np.log2(12))
+    expected = 0.8 * MacroAuc(logits, targets)(np.arange(50)) + 0.1 * np.mean(diversity)
+    expected += 0.1 * (1 - np.mean(novelty)) ** 100
+    assert ChallengeScore(logits, targets, popularity)(np.arange(50)) == pytest.approx(expected)
+    tiny = ChallengeScore(np.full((50, 12), -20.0), targets, popularity)
+    assert tiny(np.arange(50)) == pytest.approx(0.6, abs=1e-3)  # the chance level
+
+
+@pytest.fixture(scope="module")
+def encoder(encoder_folder):
+    return load_encoder(encoder_folder)
+
+
+def test_planted_tastes_are_found_by_counts_with_paired_intervals(log, encoder):
+    task = task_of(log, multi_label={"days": WINDOW, "services": ["shop"]}, other_company=True)
+    result = evaluate_task(encoder, {}, task, examples_of(task))
+    rows = {row["method"]: row for row in result["methods"]}
+    assert rows["popularity"]["auc"]["value"] == pytest.approx(0.5)
+    counts = rows["counts, 1/7/30 days"]
+    assert counts["auc"]["low"] > 0.6
+    assert set(counts["auc_lead"]) == {"value", "low", "high"}
+    lead = rows["encoder"]["auc"]["value"] - counts["auc"]["value"]
+    assert counts["auc_lead"]["value"] == pytest.approx(lead)
+
+
+def test_bad_windows_are_one_sentence(log):
+    def message(**target):
+        with pytest.raises(SpecError) as caught:
+            examples_of(task_of(log, **target))
+        assert "\n" not in str(caught.value)
+        return str(caught.value)
+
+    assert "windows of 40 days before and after its cut" in message(churn={"days": 40})
+    assert "windows of 10 days" in message(churn={"days": 10}, time="2024-03-09")
+    assert "names service 'bank'" in message(churn={"days": 5, "services": ["bank"]})
+    assert "has that; values found are buy, view" in message(
+        churn={"days": 5, "where": {"kind": ["rent"]}}
+    )
+    assert "has no label that 300 training users" in message(
+        multi_label={"days": 5, "min_users": 300}
+    )
+    assert "no column 'colour'" in message_of_log(log, multi_label={"days": 5, "text": "{colour}"})
+    words = message(regression={"days": 5, "value": "sum", "text": "{kind}"})
+    assert re.search("sums numbers, but an event has '(buy|view)'", words)
+    assert "without a cut in time" in message(churn={"days": 5}, time=None)
+    one = {"days": WINDOW, "value": "sum", "text": "0"}
+    assert "names no column" in message_of_log(log, regression=one)
+
+
+def message_of_log(log, **target):
+    from clue_ray.errors import EventLogError
+
+    with pytest.raises(EventLogError) as caught:
+        examples_of(task_of(log, **target))
+    return str(caught.value)
+
+
+def test_a_window_with_one_class_is_refused(tmp_path):
+    users = [f"u{n}" for n in range(200)]
+    times = [CUT - 40 * DAY, CUT - 1, CUT + 4.5 * DAY]
+    table = {
+        "user_id": users * 3,
+        "service": ["shop"] * 600,
+        "timestamp": np.repeat(times, 200),
+        "text": ["tea"] * 600,
+    }
+    pq.write_table(pa.table(table), tmp_path / "log.parquet")
+    for target in ({"churn": {"days": 5}}, {"multi_label": {"days": 5, "min_users": 1}}):
+        with pytest.raises(SpecError, match="one class"):
+            examples_of(task_of(tmp_path / "log.parquet", **target))
