@@ -4,7 +4,6 @@ Training writes this table; fits and reports read nothing else of it. `Runs` als
 elsewhere (CSV, Parquet). Failed, diverged and missing runs are rows, too.
 """
 
-import json
 import math
 import re
 from collections.abc import Iterable, Mapping
@@ -20,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from clue_ray.errors import RunsError, StudyError
 from clue_ray.spec.columns import COLUMNS
+from clue_ray.storage.documents import is_file_name, read_document
 from clue_ray.storage.files import atomic_write, read_json
 from clue_ray.storage.tables import CsvText, check_names, open_table
 
@@ -108,6 +108,8 @@ OPTIONAL = {
 """The values of columns before a run has a record."""
 TEMPERATURE_BOUNDS = (0.001, 10.0)
 """Bounds of the calibrated temperature; at the upper one all candidates are as likely."""
+MOST_RUNS = 10_000_000
+"""Rows of a runs table in Parquet that are read."""
 SCORES = "transfer_"
 """Prefix of the additional columns for scores on downstream tasks."""
 
@@ -218,12 +220,22 @@ def _read_table(source: Path) -> pd.DataFrame:
     """Read a table of any common format, packed or not."""
     found = open_table(source.read_bytes(), source.name, COLUMNS)
     if isinstance(found, bytes):
-        check_names(pq.read_schema(pa.BufferReader(found)).names)
+        _check_parquet(pq.ParquetFile(pa.BufferReader(found)))
         return pd.read_parquet(BytesIO(found))
     if isinstance(found, CsvText):
         table = pd.read_csv(StringIO(found.text), sep=found.separator, skipinitialspace=True)
         return table if found.separator == "," else _with_decimal_points(table)
     return pd.DataFrame(found)
+
+
+def _check_parquet(file: pq.ParquetFile) -> None:
+    """Raise ValueError for a Parquet file with two columns of one name, or with absurdly many rows.
+
+    A file of a kilobyte can hold a billion equal rows.
+    """
+    check_names(file.schema_arrow.names)
+    if file.metadata.num_rows > MOST_RUNS:
+        raise ValueError(f"it has {file.metadata.num_rows:,} rows, at most {MOST_RUNS:,} are read")
 
 
 def _with_decimal_points(table: pd.DataFrame) -> pd.DataFrame:
@@ -333,9 +345,17 @@ def read_plan(directory: Path) -> list[dict[str, Any]]:
     if not file.exists():
         return []
     try:
-        return list(read_json(file, remedy)["runs"])
+        runs = read_json(file, remedy)["runs"]
     except KeyError:
         raise RunsError(f"{file} is damaged (it has no runs); {remedy}.") from None
+    if not isinstance(runs, list) or not all(map(_is_planned, runs)):
+        raise RunsError(f"{file} is damaged (its runs lack proper run ids); {remedy}.")
+    return runs
+
+
+def _is_planned(run: Any) -> bool:
+    """Return whether an entry of a plan is a run whose id can name its folder."""
+    return isinstance(run, dict) and is_file_name(run.get("run_id"))
 
 
 def read_record(file: Path) -> RunRecord | None:
@@ -369,13 +389,13 @@ def _read_plan_or_nothing(directory: Path) -> list[dict[str, Any]]:
     """Read those runs of plan.json that have a run id."""
     runs = _mapping_or_nothing(directory / "plan.json").get("runs")
     listed = runs if isinstance(runs, list) else []
-    return [run for run in listed if isinstance(run, dict) and run.get("run_id") is not None]
+    return [run for run in listed if _is_planned(run)]
 
 
 def _mapping_or_nothing(file: Path) -> dict[str, Any]:
     """Read a JSON mapping; empty where there is none or it cannot be read."""
     try:
-        found = json.loads(file.read_text(encoding="utf-8"))
+        found = read_document(file)
     except (OSError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}

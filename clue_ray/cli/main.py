@@ -13,6 +13,7 @@ import typer
 
 from clue_ray.cli.clusters import submit
 from clue_ray.cli.corpora import fetch, prepare
+from clue_ray.cli.doctor import doctor
 from clue_ray.cli.encoders import embed, transfer
 from clue_ray.cli.forecasts import forecast
 from clue_ray.cli.laws import browse, fit, predict, report
@@ -42,6 +43,7 @@ for command in (
     embed,
     transfer,
     submit,
+    doctor,
 ):
     app.command()(command)
 

@@ -28,6 +28,7 @@ from numpy.typing import NDArray
 from clue_ray.errors import CorpusError
 from clue_ray.spec.compute import Vocabulary
 from clue_ray.spec.specs import SplitSpec
+from clue_ray.storage.documents import parse_json
 from clue_ray.storage.files import fetch_files, list_files, push_files, read_file
 from clue_ray.storage.place import is_uri
 from clue_ray.storage.sync import node_folder
@@ -36,6 +37,17 @@ CORPUS_FILE = re.compile(
     r"(corpus|profile|tokenizer)\.json|(shards|items|later)/shard-\d+\.parquet"
 )
 """Names that are fetched or copied; other names on storage are not trusted as local paths."""
+MANIFEST = {
+    "digest": str,
+    "services": list,
+    "vocab_size": int,
+    "max_item_tokens": int,
+    "tokenizer_sha256": str,
+    "files": dict,
+    "spec": dict,
+    "rejected": dict,
+}
+"""What a manifest must hold, and of which type."""
 LATER = pa.schema(
     [
         ("user_id", pa.string()),
@@ -119,8 +131,14 @@ class Corpus:
         """
         if name not in Corpus.__annotations__:
             raise AttributeError(f"Corpus has no attribute {name!r}")
-        self._load_events(self._load_items())
-        self._split_users()
+        try:
+            self._load_events(self._load_items())
+            self._split_users()
+        except (pa.ArrowException, LookupError, ValueError, TypeError, AttributeError) as error:
+            raise CorpusError(
+                f"The shards of {self.path} cannot be read ({' '.join(str(error).split())}); "
+                "delete the folder and prepare the corpus again."
+            ) from None
         return self.__dict__[name]
 
     def _load_items(self) -> list[NDArray[np.int32]]:
@@ -288,12 +306,27 @@ def read_manifest(path: str | Path) -> dict[str, Any]:
 def _parse_manifest(content: bytes, source: str | Path) -> dict[str, Any]:
     """Parse a manifest, or raise CorpusError if it is damaged."""
     try:
-        manifest: dict[str, Any] = json.loads(content)
+        manifest: dict[str, Any] = parse_json(content)
+        _check_manifest(manifest)
     except ValueError as error:
         raise CorpusError(
             f"{source} is damaged ({error}); delete the folder and prepare the corpus again."
         ) from None
     return manifest
+
+
+def _check_manifest(manifest: Any) -> None:
+    """Raise ValueError for a manifest that lacks a part, or names a file outside its folder."""
+    if not isinstance(manifest, dict):
+        raise ValueError("it is not a mapping")
+    for name, holds in MANIFEST.items():
+        if not isinstance(manifest.get(name), holds):
+            raise ValueError(f"it lacks a proper {name!r}")
+    if not all(isinstance(service, str) for service in manifest["services"]):
+        raise ValueError("a service is not a text")
+    for name, expected in manifest["files"].items():
+        if not (CORPUS_FILE.fullmatch(name) and isinstance(expected, str)):
+            raise ValueError(f"{name!r} is not a file of a corpus")
 
 
 def open_corpus(path: str | Path, *, verify: bool = True) -> Corpus:

@@ -4,7 +4,6 @@ Only the runs table is required. Every other file may be absent, and a file or a
 cannot be used is left out with a warning on the page, so that the report is always written.
 """
 
-import json
 import math
 import re
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from clue_ray.report.numbers import is_absent
 from clue_ray.runs import RUN_COLUMNS, Runs, read_current_runs, read_runs
 from clue_ray.scaling.forecasting.seal import Judged, judge_seals
 from clue_ray.spec.specs import FitSpec, StudySpec, read_study
+from clue_ray.storage.documents import is_file_name, read_document
 
 RESULT = re.compile(r"transfer/[\w.-]+\.json")
 """Path of a task's result within the folder of its run; other paths are not followed."""
@@ -201,7 +201,7 @@ def _read_mapping(path: Path, warnings: list[str]) -> dict[str, Any]:
     if not path.is_file():
         return {}
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
+        document = read_document(path)
     except (ValueError, OSError) as error:
         warnings.append(
             f"{path.name} cannot be read ({error}); its part of the report is left out."
@@ -230,7 +230,7 @@ def _judged_runs(
         places = (
             directory / "runs" / str(run) / name
             for run, name in asked.items()
-            if RESULT.fullmatch(name)
+            if RESULT.fullmatch(name) and is_file_name(run)
         )
         results = (_read_mapping(place, warnings) for place in places)
         found += [result for result in results if "methods" in result][:1]

@@ -1,6 +1,5 @@
 """Open a small table: CSV with any separator, Parquet or JSON Lines, packed or not."""
 
-import json
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from pathlib import PurePosixPath
@@ -9,11 +8,14 @@ from typing import Any
 import pyarrow as pa
 
 from clue_ray.storage.delimited import declared_separator, find_separator, split_header
+from clue_ray.storage.documents import parse_json
 from clue_ray.storage.unpack import unpack
 
 PACKED = {".gz", ".gzip", ".bz2", ".zst", ".zstd", ".lz4", ".xz", ".zip"}
 PARQUET, JSON_LINES = {".parquet", ".pq", ".parq"}, {".jsonl", ".ndjson", ".json", ".jsonlines"}
 CHUNK = 16_000_000
+MOST_PLAIN, MOST_RATIO = 64_000_000, 200
+"""A packed table may unpack to so many bytes, or so many times its size; texts shrink tenfold."""
 MARKS = ((b"\xef\xbb\xbf", "utf-8-sig"), (b"\xff\xfe", "utf-16"), (b"\xfe\xff", "utf-16"))
 """Byte order marks and their encodings."""
 
@@ -45,8 +47,11 @@ def open_table(
     ending = endings[-1] if endings else ""
     stream = unpack(pa.BufferReader(content))
     parts = []
+    most = max(MOST_PLAIN, MOST_RATIO * len(content))
     while chunk := bytes(stream.read(CHUNK)):
         parts.append(chunk)
+        if sum(map(len, parts)) > most:
+            raise OSError(f"it unpacks to more than {most:,} bytes, as no table does")
     plain = b"".join(parts)
     if ending in PARQUET or plain[:4] == b"PAR1":
         return plain
@@ -73,9 +78,9 @@ def _decode(content: bytes) -> str:
 def _read_json(text: str) -> list[dict[str, Any]]:
     """Read a list of objects, or one object per line."""
     if text.lstrip().startswith("["):
-        rows = json.loads(text)
+        rows = parse_json(text)
     else:
-        rows = [json.loads(line) for line in text.split("\n") if line.strip()]
+        rows = [parse_json(line) for line in text.split("\n") if line.strip()]
     if not all(isinstance(row, dict) for row in rows):
         raise ValueError("each line must be one object")
     return list(rows)
