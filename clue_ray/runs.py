@@ -7,21 +7,20 @@ elsewhere (CSV, Parquet). Failed, diverged and missing runs are rows, too.
 import math
 import re
 from collections.abc import Iterable, Mapping
-from io import BytesIO, StringIO
+from io import StringIO
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from clue_ray.errors import RunsError, StudyError
 from clue_ray.spec.columns import COLUMNS
 from clue_ray.storage.documents import is_file_name, read_document
 from clue_ray.storage.files import atomic_write, read_json
-from clue_ray.storage.tables import CsvText, check_names, open_table
+from clue_ray.storage.tables import CsvText, open_table, read_parquet
 
 WHOLE = "bag+transformer"
 """`encoder_parts` of an encoder with all its parts; tables without the column hold one model."""
@@ -108,8 +107,6 @@ OPTIONAL = {
 """The values of columns before a run has a record."""
 TEMPERATURE_BOUNDS = (0.001, 10.0)
 """Bounds of the calibrated temperature; at the upper one all candidates are as likely."""
-MOST_RUNS = 10_000_000
-"""Rows of a runs table in Parquet that are read."""
 SCORES = "transfer_"
 """Prefix of the additional columns for scores on downstream tasks."""
 
@@ -220,22 +217,11 @@ def _read_table(source: Path) -> pd.DataFrame:
     """Read a table of any common format, packed or not."""
     found = open_table(source.read_bytes(), source.name, COLUMNS)
     if isinstance(found, bytes):
-        _check_parquet(pq.ParquetFile(pa.BufferReader(found)))
-        return pd.read_parquet(BytesIO(found))
+        return read_parquet(pa.BufferReader(found))
     if isinstance(found, CsvText):
         table = pd.read_csv(StringIO(found.text), sep=found.separator, skipinitialspace=True)
         return table if found.separator == "," else _with_decimal_points(table)
     return pd.DataFrame(found)
-
-
-def _check_parquet(file: pq.ParquetFile) -> None:
-    """Raise ValueError for a Parquet file with two columns of one name, or with absurdly many rows.
-
-    A file of a kilobyte can hold a billion equal rows.
-    """
-    check_names(file.schema_arrow.names)
-    if file.metadata.num_rows > MOST_RUNS:
-        raise ValueError(f"it has {file.metadata.num_rows:,} rows, at most {MOST_RUNS:,} are read")
 
 
 def _with_decimal_points(table: pd.DataFrame) -> pd.DataFrame:

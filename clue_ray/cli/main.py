@@ -19,7 +19,7 @@ from clue_ray.cli.forecasts import forecast
 from clue_ray.cli.laws import browse, fit, predict, report
 from clue_ray.cli.options import HomeGroup
 from clue_ray.cli.studies import plan, results, run, train
-from clue_ray.errors import ClueRayError
+from clue_ray.errors import ClueRayError, without_controls
 
 app = typer.Typer(
     cls=HomeGroup,
@@ -72,7 +72,7 @@ def main() -> None:
     try:
         app()
     except ClueRayError as error:
-        sys.stderr.write(f"clue-ray: {error}\n")
+        sys.stderr.write(f"clue-ray: {without_controls(str(error))}\n")
         sys.exit(2)
     except OSError as error:
         if error.errno != errno.ENOSPC:

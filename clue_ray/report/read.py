@@ -18,6 +18,7 @@ from clue_ray.runs import RUN_COLUMNS, Runs, read_current_runs, read_runs
 from clue_ray.scaling.forecasting.seal import Judged, judge_seals
 from clue_ray.spec.specs import FitSpec, StudySpec, read_study
 from clue_ray.storage.documents import is_file_name, read_document
+from clue_ray.storage.tables import read_parquet
 
 RESULT = re.compile(r"transfer/[\w.-]+\.json")
 """Path of a task's result within the folder of its run; other paths are not followed."""
@@ -184,7 +185,7 @@ def _curves(path: Path, warnings: list[str]) -> pd.DataFrame | None:
     if not path.is_file():
         return None
     try:
-        curves = pd.read_parquet(path)
+        curves = read_parquet(path)
     except (ValueError, OSError) as error:
         warnings.append(f"{path.name} cannot be read ({error}); the learning curves are left out.")
         return None

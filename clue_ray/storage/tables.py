@@ -2,10 +2,12 @@
 
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Any
 
+import pandas as pd
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from clue_ray.storage.delimited import declared_separator, find_separator, split_header
 from clue_ray.storage.documents import parse_json
@@ -16,6 +18,8 @@ PARQUET, JSON_LINES = {".parquet", ".pq", ".parq"}, {".jsonl", ".ndjson", ".json
 CHUNK = 16_000_000
 MOST_PLAIN, MOST_RATIO = 64_000_000, 200
 """A packed table may unpack to so many bytes, or so many times its size; texts shrink tenfold."""
+MOST_ROWS = 10_000_000
+"""Rows of a Parquet table that is read whole."""
 MARKS = ((b"\xef\xbb\xbf", "utf-8-sig"), (b"\xff\xfe", "utf-16"), (b"\xfe\xff", "utf-16"))
 """Byte order marks and their encodings."""
 
@@ -57,6 +61,25 @@ def open_table(
         return plain
     text = _decode(plain)
     return _read_json(text) if ending in JSON_LINES else _find_dialect(text, wanted)
+
+
+def read_parquet(source: pa.NativeFile | Path) -> pd.DataFrame:
+    """Read a small Parquet table, by its columns alone: notes that pandas left in it are ignored.
+
+    Raises:
+        ValueError: it is damaged, two columns have one name, or it has absurdly many rows; a file
+            of a kilobyte can hold a billion equal ones.
+        OSError: it cannot be read.
+    """
+    try:
+        file = pq.ParquetFile(source)
+        names, rows = file.schema_arrow.names, file.metadata.num_rows
+        if rows > MOST_ROWS:
+            raise ValueError(f"it has {rows:,} rows, at most {MOST_ROWS:,} are read")
+        check_names(names)
+        return file.read().to_pandas(ignore_metadata=True)
+    except (pa.ArrowException, LookupError, TypeError, AttributeError) as error:
+        raise ValueError(str(error)) from None
 
 
 def check_names(names: Iterable[str]) -> None:
