@@ -21,6 +21,7 @@ RAY_HOMES = {
     "corpus/planted.py",
     "training/ray_train.py",
     "cluster/asking.py",
+    "training/streams.py",
     "cluster/session.py",
     "study/doctor.py",
     "study/run.py",

@@ -15,7 +15,8 @@ import pytest
 import torch
 from hypothesis import given
 
-from clue_ray.corpus.store import open_corpus, sha256
+from clue_ray.corpus.hashes import sha256
+from clue_ray.corpus.store import open_corpus
 from clue_ray.corpus.tokenizer import read_tokenizer
 from clue_ray.encoder.model import Encoder
 from clue_ray.errors import RunsError, StudyError
