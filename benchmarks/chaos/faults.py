@@ -55,9 +55,10 @@ def kill_gcs(scene: "Scene", draw: random.Random) -> str:
 
 
 def kill_head(scene: "Scene", draw: random.Random) -> str:
-    """Kill the head."""
+    """Kill the head's machine, where the command runs too."""
+    scene.driver.kill()
     scene.machines.kill_head()
-    return "head killed, cluster started again"
+    return "head and driver killed, cluster started again"
 
 
 def stop_process(scene: "Scene", draw: random.Random) -> str:

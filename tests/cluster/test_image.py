@@ -60,6 +60,8 @@ def test_the_image_runs_without_root_on_a_read_only_disk():
     docker = shutil.which("docker") or shutil.which("podman")
     if not docker:
         pytest.skip("neither docker nor podman is installed, so the image cannot be built here")
+    if subprocess.run([docker, "info"], capture_output=True).returncode:
+        pytest.skip(f"{docker} does not work here, so the image cannot be built")
     tag = "clue-ray:read-only-check"
     subprocess.run([docker, "build", "-f", FOLDER / "Dockerfile", "-t", tag, ROOT], check=True)
     mounts = [word for place in sorted(WRITTEN) for word in ("--tmpfs", f"{place}:mode=1777")]
