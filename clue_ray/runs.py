@@ -317,7 +317,8 @@ def join_records(
         # A plan also predicts steps and compute; only a record states them as facts.
         expected = {name: run[name] for name in RunDescription.model_fields if name in run}
         missing = {"status": "missing", "error": "not finished yet"}
-        rows.append({**OPTIONAL, **expected, **missing, **_record_row(file, skip_damaged)})
+        row = {**OPTIONAL, **expected, **missing, **_record_row(file, skip_damaged)}
+        rows.append(row | {"run_id": run["run_id"]})  # whatever a copied record calls itself
     return Runs(pd.DataFrame(rows, columns=RUN_COLUMNS))
 
 
@@ -359,7 +360,7 @@ def read_record(file: Path) -> RunRecord | None:
     except ValidationError as error:
         wrong = error.errors()[0]
         raise StudyError(
-            f"{file} is not a record ({wrong['loc'][0]}: {wrong['msg']}); {remedy}."
+            f"{file} is not a record ({str(wrong['loc'][0])[:80]}: {wrong['msg']}); {remedy}."
         ) from None
 
 

@@ -4,8 +4,8 @@ Only the runs table is required. Every other file may be absent, and a file or a
 cannot be used is left out with a warning on the page, so that the report is always written.
 """
 
-import math
 import re
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -357,9 +357,9 @@ def _mappings(
 
 def _number(value: Any) -> float | None:
     """Return a finite number, or None for anything else."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, int | float):
         return None
-    return value
+    return value if abs(value) <= sys.float_info.max else None  # JSON has integers of any size
 
 
 def _candidates(table: pd.DataFrame) -> set[float]:

@@ -12,6 +12,8 @@ from clue_ray.errors import SpecError, nearest
 
 MOST_DEPTH, MOST_VALUES = 100, 1_000_000
 """Levels of nesting and number of values of a YAML document that is read."""
+LONGEST_SENTENCE = 800
+"""Characters of an error message."""
 RENAMED = {"spare_duplicates": "mask_false_negatives"}
 """Keys of study files of earlier versions, and their present names."""
 
@@ -39,7 +41,14 @@ class Spec(BaseModel):
         try:
             return cls.model_validate(document)
         except ValidationError as error:
-            raise SpecError(explain(error, cls, where)) from None
+            raise SpecError(_shorten(explain(error, cls, where))) from None
+
+
+def _shorten(sentence: str) -> str:
+    """Cut the middle out of a sentence that quotes a very long value."""
+    if len(sentence) <= LONGEST_SENTENCE:
+        return sentence
+    return f"{sentence[: LONGEST_SENTENCE // 2]} ... {sentence[-LONGEST_SENTENCE // 2 :]}"
 
 
 def read_yaml(path: str | Path) -> Any:

@@ -20,7 +20,7 @@ import yaml
 from clue_ray.errors import RunsError, StudyError
 from clue_ray.runs import RunDescription, RunRecord, Runs, join_records, read_plan, read_record
 from clue_ray.spec.specs import RunSpec, StudySpec
-from clue_ray.storage.documents import read_document
+from clue_ray.storage.documents import is_file_name, read_document
 from clue_ray.storage.files import atomic_write, read_json, write_json
 from clue_ray.storage.lock import locked
 from clue_ray.storage.place import place_below
@@ -112,7 +112,13 @@ class StudyDirectory:
         )
 
     def run_path(self, run_id: str) -> Path:
-        """Folder of one run."""
+        """Folder of one run.
+
+        Raises:
+            StudyError: The id, as of a table by somebody else, would lead to another folder.
+        """
+        if not is_file_name(run_id):
+            raise StudyError(f"{run_id!r:.80} cannot be the id of a run; restore the runs table.")
         return self.path / "runs" / run_id
 
     def run_place(self, run_id: str) -> str:

@@ -40,7 +40,7 @@ REMOVES = {
 }
 WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_TRUNC
 DEEP: Any = None
-for _ in range(200):
+for _ in range(120):
     DEEP = [DEEP]
 VALUES = (
     None, True, -1, 0, 1, 10**400, 2**63, 1e308, float("nan"), float("inf"), "", "x" * 5_000,

@@ -2,6 +2,7 @@
 
 import json
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from clue_ray.corpus.store import read_manifest
 from clue_ray.errors import SpecError
 from clue_ray.report.read import read_directory
 from clue_ray.runs import read_current_runs, read_record
-from clue_ray.scaling.forecasting.seal import judge_seals
+from clue_ray.scaling.forecasting.seal import _hash, judge_seals
 from clue_ray.spec.grid import expand
 from clue_ray.spec.specs import read_study
 from clue_ray.spec.yaml import read_yaml
@@ -269,15 +270,25 @@ def test_manifest_card_and_seal(tmp_path, examples):
 def test_sealed_forecasts(tmp_path, examples):
     study = study_directory(tmp_path / "in")
     seal = {
-        "forecast": {"x": "train_flops", "y": "loss", "at": 1e12, "value": 2.0, "spread": 0.1},
-        "made_at": "2026-11-22T10:00:00+00:00",
-        "runs_sha256": "0" * 64,
-        "digest": "0" * 64,
+        "x": "steps",
+        "y": "loss",
+        "at": 1e12,
+        "value": 2.0,
+        "intervals": {"0.8": [1.9, 2.1]},
+        "runs": [RECORD["run_id"]],
+        "table_sha256": _hash([(RECORD["run_id"], 6.0, 2.5)]),
+        "engine_sha256": "0" * 64,
+        "clue_ray_version": "0.1.0",
+        "sealed_at": "2026-11-22T10:00:00+00:00",
     }
 
     @attack(examples)
     @given(changed(seal))
     def attacked(document):
+        if isinstance(document, dict):  # signed by whoever wrote it
+            with suppress(ValueError, TypeError):
+                unsigned = {name: value for name, value in document.items() if name != "sha256"}
+                document = {**unsigned, "sha256": _hash(unsigned)}
         write(study / "forecasts" / "loss-at-1e+12-0123abcd.json", as_json(document))
         reads_or_refuses(study, lambda: judge_seals(study, read_current_runs(study)))
 
