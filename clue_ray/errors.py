@@ -29,6 +29,10 @@ TOKEN_REMEDY = (
 """The end of an error message: how to pass the token of a Ray cluster."""
 
 
+CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+"""Characters that steer a terminal; carriage returns too, which overwrite a line."""
+
+
 class ClueRayError(Exception):
     """Base class of all errors that a user can correct; the message says how."""
 
@@ -68,6 +72,11 @@ def nearest(name: str, allowed: list[str]) -> str:
         name, allowed, n=1, cutoff=0.5
     )
     return f"did you mean {close[0]!r}?" if close else f"allowed are {', '.join(allowed)}."
+
+
+def without_controls(text: str) -> str:
+    """Return a text with its control characters as escapes, but for line breaks and tabs."""
+    return CONTROLS.sub(lambda found: f"\\x{ord(found[0]):02x}", text)
 
 
 def missing_extra(error: ImportError) -> str | None:

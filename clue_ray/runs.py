@@ -4,25 +4,24 @@ Training writes this table; fits and reports read nothing else of it. `Runs` als
 elsewhere (CSV, Parquet). Failed, diverged and missing runs are rows, too.
 """
 
-import json
 import math
 import re
 from collections.abc import Iterable, Mapping
-from io import BytesIO, StringIO
+from io import StringIO
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from clue_ray.errors import RunsError, StudyError
 from clue_ray.spec.columns import COLUMNS
 from clue_ray.storage.delimited import DECIMAL_COMMA
+from clue_ray.storage.documents import is_file_name, read_document
 from clue_ray.storage.files import atomic_write, read_json
-from clue_ray.storage.tables import CsvText, check_names, open_table
+from clue_ray.storage.tables import CsvText, open_table, read_parquet
 
 WHOLE = "bag+transformer"
 """`encoder_parts` of an encoder with all its parts; tables without the column hold one model."""
@@ -218,8 +217,7 @@ def _read_table(source: Path) -> pd.DataFrame:
     """Read a table of any common format, packed or not."""
     found = open_table(source.read_bytes(), source.name, COLUMNS)
     if isinstance(found, bytes):
-        check_names(pq.read_schema(pa.BufferReader(found)).names)
-        return pd.read_parquet(BytesIO(found))
+        return read_parquet(pa.BufferReader(found))
     if isinstance(found, CsvText):
         table = pd.read_csv(StringIO(found.text), sep=found.separator, skipinitialspace=True)
         return table if found.separator == "," else _with_decimal_points(table)
@@ -319,7 +317,8 @@ def join_records(
         # A plan also predicts steps and compute; only a record states them as facts.
         expected = {name: run[name] for name in RunDescription.model_fields if name in run}
         missing = {"status": "missing", "error": "not finished yet"}
-        rows.append({**OPTIONAL, **expected, **missing, **_record_row(file, skip_damaged)})
+        row = {**OPTIONAL, **expected, **missing, **_record_row(file, skip_damaged)}
+        rows.append(row | {"run_id": run["run_id"]})  # whatever a copied record calls itself
     return Runs(pd.DataFrame(rows, columns=RUN_COLUMNS))
 
 
@@ -333,9 +332,17 @@ def read_plan(directory: Path) -> list[dict[str, Any]]:
     if not file.exists():
         return []
     try:
-        return list(read_json(file, remedy)["runs"])
+        runs = read_json(file, remedy)["runs"]
     except KeyError:
         raise RunsError(f"{file} is damaged (it has no runs); {remedy}.") from None
+    if not isinstance(runs, list) or not all(map(_is_planned, runs)):
+        raise RunsError(f"{file} is damaged (its runs lack proper run ids); {remedy}.")
+    return runs
+
+
+def _is_planned(run: Any) -> bool:
+    """Return whether an entry of a plan is a run whose id can name its folder."""
+    return isinstance(run, dict) and is_file_name(run.get("run_id"))
 
 
 def read_record(file: Path) -> RunRecord | None:
@@ -353,7 +360,7 @@ def read_record(file: Path) -> RunRecord | None:
     except ValidationError as error:
         wrong = error.errors()[0]
         raise StudyError(
-            f"{file} is not a record ({wrong['loc'][0]}: {wrong['msg']}); {remedy}."
+            f"{file} is not a record ({str(wrong['loc'][0])[:80]}: {wrong['msg']}); {remedy}."
         ) from None
 
 
@@ -369,13 +376,13 @@ def _read_plan_or_nothing(directory: Path) -> list[dict[str, Any]]:
     """Read those runs of plan.json that have a run id."""
     runs = _mapping_or_nothing(directory / "plan.json").get("runs")
     listed = runs if isinstance(runs, list) else []
-    return [run for run in listed if isinstance(run, dict) and run.get("run_id") is not None]
+    return [run for run in listed if _is_planned(run)]
 
 
 def _mapping_or_nothing(file: Path) -> dict[str, Any]:
     """Read a JSON mapping; empty where there is none or it cannot be read."""
     try:
-        found = json.loads(file.read_text(encoding="utf-8"))
+        found = read_document(file)
     except (OSError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}

@@ -13,13 +13,14 @@ import typer
 
 from clue_ray.cli.clusters import submit
 from clue_ray.cli.corpora import fetch, prepare
+from clue_ray.cli.doctor import doctor
 from clue_ray.cli.encoders import embed, transfer
 from clue_ray.cli.explain import explain
 from clue_ray.cli.forecasts import forecast
 from clue_ray.cli.laws import browse, fit, predict, report
 from clue_ray.cli.options import HomeGroup
 from clue_ray.cli.studies import plan, results, run, train
-from clue_ray.errors import ClueRayError, missing_extra
+from clue_ray.errors import ClueRayError, missing_extra, without_controls
 
 app = typer.Typer(
     cls=HomeGroup,
@@ -42,6 +43,7 @@ for command in (
     embed,
     transfer,
     submit,
+    doctor,
     explain,
 ):
     app.command()(command)
@@ -71,7 +73,7 @@ def main() -> None:
     try:
         app()
     except ClueRayError as error:
-        sys.stderr.write(f"clue-ray: {error}\n")
+        sys.stderr.write(f"clue-ray: {without_controls(str(error))}\n")
         sys.exit(2)
     except ImportError as error:
         if (sentence := missing_extra(error)) is None:

@@ -3,14 +3,16 @@
 import os
 import re
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType
+from rich.segment import Segment
 from typer.core import TyperGroup
 
-from clue_ray.errors import SpecError
+from clue_ray.errors import SpecError, without_controls
 from clue_ray.spec.specs import CorpusSpec
 from clue_ray.spec.yaml import read_yaml
 
@@ -29,7 +31,21 @@ def _expand_home(argument: str) -> str:
     return (found[1] or "") + os.path.expanduser(found[2]) if found else argument
 
 
-console = Console(width=None if sys.stdout.isatty() else 160, markup=False, emoji=False)
+class PlainConsole(Console):
+    """A console that prints control characters as escapes.
+
+    Names and errors come from files: one with an escape sequence could rename or clear a terminal.
+    """
+
+    def render(
+        self, renderable: RenderableType, options: ConsoleOptions | None = None
+    ) -> Iterator[Segment]:
+        """Render to segments of text without control characters; rich's own are kept."""
+        for text, style, control in super().render(renderable, options):
+            yield Segment(text if control else without_controls(text), style, control)
+
+
+console = PlainConsole(width=None if sys.stdout.isatty() else 160, markup=False, emoji=False)
 """Prints results as they are, brackets in paths included.
 
 Without a terminal, as in a log file, it is wide enough for tables.

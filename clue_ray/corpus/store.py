@@ -32,9 +32,21 @@ from clue_ray.corpus.layout.arrays import DTYPES, Layout, read_layout
 from clue_ray.corpus.layout.opening import LAYOUT, open_layout
 from clue_ray.errors import CorpusError
 from clue_ray.spec.compute import Vocabulary
+from clue_ray.storage.documents import parse_json
 from clue_ray.storage.files import push_files, read_file
 from clue_ray.storage.place import is_uri
 
+MANIFEST = {
+    "digest": str,
+    "services": list,
+    "vocab_size": int,
+    "max_item_tokens": int,
+    "tokenizer_sha256": str,
+    "files": dict,
+    "spec": dict,
+    "rejected": dict,
+}
+"""What a manifest must hold, and of which type."""
 LATER = pa.schema(
     [
         ("user_id", pa.string()),
@@ -102,7 +114,13 @@ class Corpus:
         """The training layout, which holds the arrays."""
         if is_uri(self.place) and read_layout(self.path / LAYOUT, self.digest) is None:
             self._files("shards"), self._files("items")  # to build it from
-        return open_layout(self.path, self.manifest)
+        try:
+            return open_layout(self.path, self.manifest)
+        except (pa.ArrowException, LookupError, ValueError, TypeError, AttributeError) as error:
+            raise CorpusError(
+                f"The shards of {self.path} cannot be read ({' '.join(str(error).split())}); "
+                "delete the folder and prepare the corpus again."
+            ) from None
 
     def _files(self, folder: str) -> list[Path]:
         if is_uri(self.place):
@@ -235,12 +253,28 @@ def read_manifest(path: str | Path) -> dict[str, Any]:
 def _parse_manifest(content: bytes, source: str | Path) -> dict[str, Any]:
     """Parse a manifest, or raise CorpusError if it is damaged."""
     try:
-        manifest: dict[str, Any] = json.loads(content)
+        manifest: dict[str, Any] = parse_json(content)
+        _check_manifest(manifest)
     except ValueError as error:
         raise CorpusError(
             f"{source} is damaged ({error}); delete the folder and prepare the corpus again."
         ) from None
     return manifest
+
+
+def _check_manifest(manifest: Any) -> None:
+    """Raise ValueError for a manifest that lacks a part, or names a file outside its folder."""
+    if not isinstance(manifest, dict):
+        raise ValueError("it is not a mapping")
+    for name, holds in MANIFEST.items():
+        if not isinstance(manifest.get(name), holds):
+            raise ValueError(f"it lacks a proper {name!r}")
+    if not all(isinstance(service, str) for service in manifest["services"]):
+        raise ValueError("a service is not a text")
+    for name, expected in manifest["files"].items():
+        known = SHARD_FILE.fullmatch(name) or TRAINING_FILE.fullmatch(name)
+        if not (known and isinstance(expected, str)):
+            raise ValueError(f"{name!r} is not a file of a corpus")
 
 
 def open_corpus(path: str | Path, *, verify: bool = True) -> Corpus:

@@ -4,9 +4,8 @@ Only the runs table is required. Every other file may be absent, and a file or a
 cannot be used is left out with a warning on the page, so that the report is always written.
 """
 
-import json
-import math
 import re
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +18,8 @@ from clue_ray.report.numbers import is_absent
 from clue_ray.runs import RUN_COLUMNS, Runs, read_current_runs, read_runs
 from clue_ray.scaling.forecasting.seal import Judged, judge_seals
 from clue_ray.spec.specs import FitSpec, StudySpec, read_study
+from clue_ray.storage.documents import is_file_name, read_document
+from clue_ray.storage.tables import read_parquet
 
 SOURCE = "source.json"
 """Where the runs of another tool came from, and what their columns are called."""
@@ -195,7 +196,7 @@ def _curves(path: Path, warnings: list[str]) -> pd.DataFrame | None:
     if not path.is_file():
         return None
     try:
-        curves = pd.read_parquet(path)
+        curves = read_parquet(path)
     except (ValueError, OSError) as error:
         warnings.append(f"{path.name} cannot be read ({error}); the learning curves are left out.")
         return None
@@ -212,7 +213,7 @@ def _read_mapping(path: Path, warnings: list[str]) -> dict[str, Any]:
     if not path.is_file():
         return {}
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
+        document = read_document(path)
     except (ValueError, OSError) as error:
         warnings.append(
             f"{path.name} cannot be read ({error}); its part of the report is left out."
@@ -241,7 +242,7 @@ def _judged_runs(
         places = (
             directory / "runs" / str(run) / name
             for run, name in asked.items()
-            if RESULT.fullmatch(name)
+            if RESULT.fullmatch(name) and is_file_name(run)
         )
         results = (_read_mapping(place, warnings) for place in places)
         found += [result for result in results if "methods" in result][:1]
@@ -367,9 +368,9 @@ def _mappings(
 
 def _number(value: Any) -> float | None:
     """Return a finite number, or None for anything else."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, int | float):
         return None
-    return value
+    return value if abs(value) <= sys.float_info.max else None  # JSON has integers of any size
 
 
 def _candidates(table: pd.DataFrame) -> set[float]:

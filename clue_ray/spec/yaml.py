@@ -12,6 +12,10 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from clue_ray.errors import SpecError, nearest
 
+MOST_DEPTH, MOST_VALUES = 100, 1_000_000
+"""Levels of nesting and number of values of a YAML document that is read."""
+LONGEST_SENTENCE = 800
+"""Characters of an error message."""
 RENAMED = {"spare_duplicates": "mask_false_negatives"}
 """Keys of study files of earlier versions, and their present names."""
 
@@ -39,7 +43,14 @@ class Spec(BaseModel):
         try:
             return cls.model_validate(document)
         except ValidationError as error:
-            raise SpecError(explain(error, cls, where, document)) from None
+            raise SpecError(_shorten(explain(error, cls, where, document))) from None
+
+
+def _shorten(sentence: str) -> str:
+    """Cut the middle out of a sentence that quotes a very long value."""
+    if len(sentence) <= LONGEST_SENTENCE:
+        return sentence
+    return f"{sentence[: LONGEST_SENTENCE // 2]} ... {sentence[-LONGEST_SENTENCE // 2 :]}"
 
 
 def read_yaml(path: str | Path) -> Any:
@@ -50,16 +61,63 @@ def read_yaml(path: str | Path) -> Any:
     """
     file = Path(path)
     try:
-        return _LineLoader(file.read_text(encoding="utf-8")).get_single_data()
+        return _load(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise SpecError(f"YAML file {file} does not exist; give the path of a YAML file.") from None
     except (OSError, UnicodeDecodeError) as error:
         raise SpecError(
             f"YAML file {file} cannot be read ({error}); give a YAML text file."
         ) from None
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, OverflowError, RecursionError) as error:
+        # A number or date that Python cannot hold raises a ValueError.
         reason = " ".join(str(error).split())
         raise SpecError(f"File {file} is not valid YAML ({reason}); fix that line.") from None
+
+
+class _BoundedLoader(yaml.SafeLoader):
+    """A safe loader that refuses documents which are too deep, or too large once expanded.
+
+    A name such as `*a` stands for a copy, so that ten short lines can stand for billions of values.
+    """
+
+    depth = 0
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        """Build a node, unless it is nested too deeply."""
+        self.depth += 1
+        if self.depth > MOST_DEPTH:
+            raise yaml.YAMLError(f"it is nested more than {MOST_DEPTH} levels deep")
+        node = super().compose_node(parent, index)
+        self.depth -= 1
+        return node
+
+
+def _load(text: str) -> Any:
+    """Load a YAML document whose size is bounded."""
+    loader = _LineLoader(text)
+    try:
+        node = loader.get_single_node()
+        if node is None:
+            return None
+        if _count_values(node, {}) > MOST_VALUES:
+            raise yaml.YAMLError(f"its names (&, *) expand to more than {MOST_VALUES:,} values")
+        return loader.construct_document(node)
+    finally:
+        loader.dispose()
+
+
+def _count_values(node: yaml.Node, known: dict[int, float]) -> float:
+    """Count the values below a node with names expanded; infinite for a node that contains itself.
+
+    Args:
+        known: counts of nodes that were met before, by identity.
+    """
+    if id(node) not in known:
+        known[id(node)] = float("inf")  # until it is counted: met below itself, it has no end
+        values = node.value if isinstance(node, yaml.CollectionNode) else []
+        inner = [part for value in values for part in (value if type(value) is tuple else (value,))]
+        known[id(node)] = 1 + sum(_count_values(part, known) for part in inner)
+    return known[id(node)]
 
 
 def fingerprint(document: Any) -> str:
@@ -93,7 +151,7 @@ class Lines(dict[Any, Any]):
     lines: Mapping[Any, int] = MappingProxyType({})
 
 
-class _LineLoader(yaml.SafeLoader):
+class _LineLoader(_BoundedLoader):
     """Loads plain values as SafeLoader does, and notes where keys are."""
 
     def construct_yaml_map(self, node: Any) -> Generator[dict[Any, Any], None, None]:

@@ -19,6 +19,7 @@ import pyarrow as pa
 import pyarrow.fs
 
 from clue_ray.errors import RunsError, StudyError
+from clue_ray.storage.documents import read_document
 from clue_ray.storage.place import explain_access, open_place
 
 RETRY_SECONDS = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 32.0, 32.0)
@@ -94,7 +95,7 @@ def read_json(file: Path, remedy: str = "restore it, or give another --output") 
         RunsError: the file is damaged.
     """
     try:
-        found = json.loads(file.read_text(encoding="utf-8"))
+        found = read_document(file)
         if not isinstance(found, dict):
             raise ValueError("not a mapping")
     except (OSError, ValueError) as error:

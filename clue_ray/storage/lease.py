@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from clue_ray.errors import StudyError
+from clue_ray.storage.documents import parse_json
 from clue_ray.storage.files import delete_file, read_file_once, write_file
 from clue_ray.storage.place import explain_access
 
@@ -106,7 +107,7 @@ class Lease:
     def _read_other(self) -> dict[str, Any] | None:
         """Return another command's lease, or None if there is none or it cannot be parsed."""
         try:
-            found = json.loads(read_file_once(self.place, LEASE_FILE) or b"null")
+            found = parse_json(read_file_once(self.place, LEASE_FILE) or b"null")
         except ValueError:
             return None
         return found if isinstance(found, dict) and found.get("id") != self.holder["id"] else None

@@ -1,19 +1,25 @@
 """Open a small table: CSV with any separator, Parquet or JSON Lines, packed or not."""
 
-import json
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Any
 
+import pandas as pd
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from clue_ray.storage.delimited import declared_separator, find_separator, split_header
+from clue_ray.storage.documents import parse_json
 from clue_ray.storage.unpack import unpack
 
 PACKED = {".gz", ".gzip", ".bz2", ".zst", ".zstd", ".lz4", ".xz", ".zip"}
 PARQUET, JSON_LINES = {".parquet", ".pq", ".parq"}, {".jsonl", ".ndjson", ".json", ".jsonlines"}
 CHUNK = 16_000_000
+MOST_PLAIN, MOST_RATIO = 64_000_000, 200
+"""A packed table may unpack to so many bytes, or so many times its size; texts shrink tenfold."""
+MOST_ROWS = 10_000_000
+"""Rows of a Parquet table that is read whole."""
 
 
 @dataclass(frozen=True)
@@ -43,13 +49,35 @@ def open_table(
     ending = endings[-1] if endings else ""
     stream = unpack(pa.BufferReader(content))
     parts = []
+    most = max(MOST_PLAIN, MOST_RATIO * len(content))
     while chunk := bytes(stream.read(CHUNK)):
         parts.append(chunk)
+        if sum(map(len, parts)) > most:
+            raise OSError(f"it unpacks to more than {most:,} bytes, as no table does")
     plain = b"".join(parts)
     if ending in PARQUET or plain[:4] == b"PAR1":
         return plain
     text = _decode(plain)
     return _read_json(text) if ending in JSON_LINES else _find_dialect(text, wanted)
+
+
+def read_parquet(source: pa.NativeFile | Path) -> pd.DataFrame:
+    """Read a small Parquet table, by its columns alone: notes that pandas left in it are ignored.
+
+    Raises:
+        ValueError: it is damaged, two columns have one name, or it has absurdly many rows; a file
+            of a kilobyte can hold a billion equal ones.
+        OSError: it cannot be read.
+    """
+    try:
+        file = pq.ParquetFile(source)
+        names, rows = file.schema_arrow.names, file.metadata.num_rows
+        if rows > MOST_ROWS:
+            raise ValueError(f"it has {rows:,} rows, at most {MOST_ROWS:,} are read")
+        check_names(names)
+        return file.read().to_pandas(ignore_metadata=True)
+    except (pa.ArrowException, LookupError, TypeError, AttributeError) as error:
+        raise ValueError(str(error)) from None
 
 
 def check_names(names: Iterable[str]) -> None:
@@ -70,9 +98,9 @@ def _decode(content: bytes) -> str:
 def _read_json(text: str) -> list[dict[str, Any]]:
     """Read a list of objects, or one object per line."""
     if text.lstrip().startswith("["):
-        rows = json.loads(text)
+        rows = parse_json(text)
     else:
-        rows = [json.loads(line) for line in text.split("\n") if line.strip()]
+        rows = [parse_json(line) for line in text.split("\n") if line.strip()]
     if not all(isinstance(row, dict) for row in rows):
         raise ValueError("each line must be one object")
     return list(rows)

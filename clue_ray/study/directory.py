@@ -1,14 +1,13 @@
 """A study's folder: which study owns it, what each run left in it, and the tables made from that.
 
 study.yaml  plan.json  corpus.json  baselines.json  grown.json  transfer.json  owner.json
-runs.csv  runs.parquet  curves.parquet  fits.json  forecasts/*.json  report/
+runs.csv  runs.parquet  curves.parquet  fits.json  forecasts/*.json  report/  events.jsonl
 runs/<run_id>/{spec.json, curve.json, record.json, log.txt, checkpoints/, encoder/, transfer/,
 events.out.tfevents.*}
 
 Plans and records are read by `clue_ray.runs`, which the report uses too.
 """
 
-import json
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,12 +17,14 @@ from typing import Any
 import pandas as pd
 import yaml
 
-from clue_ray.errors import StudyError
+from clue_ray.errors import RunsError, StudyError
 from clue_ray.runs import RunDescription, RunRecord, Runs, join_records, read_plan, read_record
 from clue_ray.spec.specs import RunSpec, StudySpec
+from clue_ray.storage.documents import is_file_name, read_document
 from clue_ray.storage.files import atomic_write, read_json, write_json
 from clue_ray.storage.lock import locked
 from clue_ray.storage.place import place_below
+from clue_ray.study.events import EVENTS_FILE, EventLog
 
 CURVE_COLUMNS = (
     "run_id", "step", "users_seen", "train_flops", "loss", "loss_at_training_temperature",
@@ -42,6 +43,7 @@ class StudyDirectory:
 
     def __init__(self, path: str | Path):
         self.path = Path(path).absolute()
+        self.events = EventLog(self.path / EVENTS_FILE)
 
     @property
     def place(self) -> str:
@@ -110,7 +112,13 @@ class StudyDirectory:
         )
 
     def run_path(self, run_id: str) -> Path:
-        """Folder of one run."""
+        """Folder of one run.
+
+        Raises:
+            StudyError: The id, as of a table by somebody else, would lead to another folder.
+        """
+        if not is_file_name(run_id):
+            raise StudyError(f"{run_id!r:.80} cannot be the id of a run; restore the runs table.")
         return self.path / "runs" / run_id
 
     def run_place(self, run_id: str) -> str:
@@ -155,7 +163,25 @@ class StudyDirectory:
         file = self.run_path(run_id) / "curve.json"
         if not (self.read_record(run_id) and file.exists()):
             return []
-        return [{"run_id": run_id, **row} for row in json.loads(file.read_text(encoding="utf-8"))]
+        return [{"run_id": run_id, **row} for row in _read_rows(file)]
+
+
+def _read_rows(file: Path) -> list[dict[str, Any]]:
+    """Read the points of a learning curve.
+
+    Raises:
+        RunsError: The file is damaged.
+    """
+    try:
+        rows = read_document(file)
+        if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+            raise ValueError("not a list of mappings")
+    except (OSError, ValueError) as error:
+        raise RunsError(
+            f"{file} is damaged ({error}); delete the record next to it, and the same command "
+            "writes both again."
+        ) from None
+    return rows
 
 
 def write_run(folder: Path, run: RunSpec, record: RunRecord, curve: list[dict[str, float]]) -> None:

@@ -5,7 +5,6 @@ pushed from here. The same command on another machine with an empty disk therefo
 study. Checkpoints and exported encoders stay on storage.
 """
 
-import json
 import re
 import time
 from collections.abc import Iterable, Iterator
@@ -16,16 +15,25 @@ from typing import Any
 from clue_ray.errors import StudyError
 from clue_ray.runs import RunDescription, RunRecord, Runs, read_current_runs
 from clue_ray.spec.specs import RunSpec, StudySpec
-from clue_ray.storage.files import delete_file, fetch_files, list_files, push_files, write_json
+from clue_ray.storage.documents import parse_json
+from clue_ray.storage.files import (
+    delete_file,
+    fetch_files,
+    list_files,
+    push_files,
+    read_json,
+    write_json,
+)
 from clue_ray.storage.lease import Lease
 from clue_ray.storage.lock import locked
 from clue_ray.storage.place import place_below, resolve_place
 from clue_ray.study.directory import StudyDirectory
+from clue_ray.study.events import EVENTS_FILE, join_events, read_lines
 from clue_ray.transfer.tasks.columns import join_results
 
 TABLES = (
     r"(owner|plan|corpus|baselines|fits|grown|transfer)\.json|study\.yaml"
-    r"|runs\.(csv|parquet)|curves\.parquet"
+    r"|runs\.(csv|parquet)|curves\.parquet|events\.jsonl"
 )
 RUN_FILES = (
     r"(spec|curve|record)\.json|(log|driver|error)\.txt|events\.out\.tfevents\.[\w.-]+"
@@ -99,7 +107,7 @@ class StoredDirectory(StudyDirectory):
         if here.exists() and "owner.json" in list_files(self.home):
             before = here.read_bytes()
             fetch_files(self.home, ["owner.json"], self.path)
-            if json.loads(before) != json.loads(here.read_bytes()):
+            if not _agree(before, here.read_bytes()):
                 here.write_bytes(before)
                 raise StudyError(
                     f"{self.path} and {self.home} hold different studies; choose another --output."
@@ -120,14 +128,17 @@ class StoredDirectory(StudyDirectory):
             for name, version in versions.items()
             if seen.get(name) != version or not (self.path / name).exists()
         ]
+        log = self.path / EVENTS_FILE
+        before = read_lines(log)
         fetch_files(self.home, sorted(changed), self.path)
+        join_events(log, before)  # a killed command may not have pushed its last events
         if changed:
             write_json(self.path / SEEN, seen | versions)
 
     def _seen(self) -> dict[str, Any]:
         """Read the sizes and times of the files fetched before."""
         file = self.path / SEEN
-        return dict(json.loads(file.read_text(encoding="utf-8"))) if file.exists() else {}
+        return read_json(file, "delete it") if file.exists() else {}
 
     def _forget_retried(self) -> None:
         """Delete failed records that storage no longer has: another machine retries those runs."""
@@ -188,7 +199,7 @@ class StoredDirectory(StudyDirectory):
         self._fetch_changed(run_id)
         if time.monotonic() - self.table_pushed > TABLE_SECONDS:
             write_current(self.path)
-            push_files(self.path, ["runs.csv", "runs.parquet"], self.home)
+            push_files(self.path, ["runs.csv", "runs.parquet", EVENTS_FILE], self.home)
             self.table_pushed = time.monotonic()
 
     def write_tables(self, planned: list[RunDescription]) -> Runs:
@@ -199,6 +210,14 @@ class StoredDirectory(StudyDirectory):
         if not self.failure:
             self.publish()
         return runs
+
+
+def _agree(one: bytes, other: bytes) -> bool:
+    """Return whether two JSON documents are equal; damaged ones are not."""
+    try:
+        return bool(parse_json(one) == parse_json(other))
+    except ValueError:
+        return False
 
 
 def write_current(path: Path) -> None:

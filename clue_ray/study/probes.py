@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 import ray
 from ray import tune
 from ray.tune.stopper import NoopStopper
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from clue_ray.cluster.asking import NODE_SECONDS, ask_nodes
 from clue_ray.errors import ClueRayError, ClusterError, StudyError
 from clue_ray.spec.specs import StudySpec
 from clue_ray.storage.files import delete_file, read_file, read_file_once, with_retries, write_file
@@ -24,8 +24,6 @@ from clue_ray.study.planned import PlannedRun
 from clue_ray.study.trial import checkpoint_place
 from clue_ray.training.checkpoints import check_owner
 
-NODE_SECONDS = 120.0
-"""Longest wait for the answer of a node, which starts a process for its first task."""
 REMEDY = (
     "give resources.checkpoints and --storage folders or URIs that every node can write with its "
     "own credentials"
@@ -88,26 +86,14 @@ class Places(NamedTuple):
 
 def _ask_nodes(nodes: list[dict[str, Any]], places: Places, home: str) -> None:
     """Run a task on each node that checks the study's places; raise what one of them finds."""
-    tasks = [
-        ray.remote(find_failure)
-        .options(
-            num_cpus=0,
-            scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False),
-        )
-        .remote(places)
-        for node in nodes
-    ]
-    ray.wait(tasks, num_returns=len(tasks), timeout=NODE_SECONDS)
-    for node, task in zip(nodes, tasks, strict=True):
+    for node, failure in zip(nodes, ask_nodes(find_failure, nodes, places), strict=True):
         name = f"Node {node['NodeManagerAddress']}"
-        try:
-            failure = ray.get(task, timeout=0)
-        except ray.exceptions.GetTimeoutError:
+        if isinstance(failure, ray.exceptions.GetTimeoutError):
             raise ClusterError(
                 f"{name} did not answer within {NODE_SECONDS:g} s; repair or remove it."
-            ) from None
-        except ray.exceptions.RayError as error:
-            raise node_failure(name, error) from None
+            )
+        if isinstance(failure, ray.exceptions.RayError):
+            raise node_failure(name, failure)
         if failure:
             raise ClusterError(
                 f"{name} {failure}; the study's folder is {home}: give an --output and a corpus on "

@@ -5,10 +5,13 @@ then trains the missing runs (study/tune.py), writes the tables, evaluates the d
 writes the report.
 """
 
+import os
+import socket
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from functools import partial
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -170,7 +173,8 @@ def train_point(
         plan = _plan_checked(alone, corpus, directory, output, address, retry_failed=True)
         plan = replace(plan, warnings=[], notes=[])  # they are about grids; this is one run
         directory.claim(study, corpus.digest)
-        train_pending(plan, corpus, alone, directory, on_progress)
+        with _logged(plan, directory, address):
+            train_pending(plan, corpus, alone, directory, on_progress)
         directory.fetch_run(plan.runs[0].run_id)
     (planned,) = plan.runs
     record = directory.read_record(planned.run_id)
@@ -211,11 +215,12 @@ def _train_study(
     floor = planted_floor(corpus.manifest.get("planted"), lengths, candidates)
     write_json(directory.path / "corpus.json", corpus.summary() | floor)
     directory.publish()
-    try:
-        with _scoring_baselines(corpus, directory, candidates, lengths):
-            train_pending(plan, corpus, study, directory, on_progress, callbacks)
-    finally:  # an interrupted study leaves its tables too
-        runs = directory.write_tables([r.description for r in plan.runs])
+    with _logged(plan, directory, address):
+        try:
+            with _scoring_baselines(corpus, directory, candidates, lengths):
+                train_pending(plan, corpus, study, directory, on_progress, callbacks)
+        finally:  # an interrupted study leaves its tables too
+            runs = directory.write_tables([r.description for r in plan.runs])
     score_runs(directory, read_tasks(study.transfer), list(runs.finished["run_id"]))
     return join_results(directory.path, runs), plan.concurrency
 
@@ -238,6 +243,22 @@ def _plan_checked(
     )
     check_resources(plan, study, nodes, output, directory)
     return plan
+
+
+def _logged(
+    plan: Plan, directory: StudyDirectory, address: str | None
+) -> AbstractContextManager[None]:
+    """Log the start and the end of training, with what is trained, and by which process."""
+    return directory.events.logged(
+        "training",
+        runs=len(plan.runs),
+        pending=len(plan.pending),
+        concurrency=plan.concurrency,
+        address=address or "this machine",
+        host=socket.gethostname(),
+        pid=os.getpid(),
+        versions={name: version(name) for name in ("clue-ray", "ray", "torch")},
+    )
 
 
 @contextmanager

@@ -20,13 +20,13 @@ from clue_ray.errors import StudyError
 from clue_ray.spec.specs import ResourcesSpec, RunSpec, StudySpec
 from clue_ray.storage.place import resolve_place
 from clue_ray.study.directory import StudyDirectory
+from clue_ray.study.metrics import StudyMetrics
+from clue_ray.study.observer import RunObserver
+from clue_ray.study.patience import DEATHS_IN_PLACE, ForgivingProgress
 from clue_ray.study.planned import Plan, PlannedRun
 from clue_ray.study.probes import RunFetcher, StorageStopper
 from clue_ray.study.progress import OnProgress, StudyProgress
 from clue_ray.study.trial import run_trial
-
-ACTOR_FAILURES = 3
-"""Number of times that a trial is restarted after its process was lost."""
 
 
 def train_pending(
@@ -44,9 +44,10 @@ def train_pending(
     """
     progress = StudyProgress(plan, on_progress)
     progress.report()
+    observer = RunObserver(plan, directory.events, StudyMetrics(study.name))
     for workers in sorted({r.workers for r in plan.pending}, reverse=True):
         pending = [r for r in plan.pending if r.workers == workers]
-        _tune_runs(pending, plan, corpus, study, directory, [progress, *callbacks])
+        _tune_runs(pending, plan, corpus, study, directory, [progress, observer, *callbacks])
 
 
 def tune_results(directory: str | Path) -> dict[str, tune.ResultGrid]:
@@ -98,9 +99,10 @@ def _tune_runs(
             name=f"workers-{workers}" if workers > 1 else "inline",
             storage_path=str(directory.path / "tune"),
             verbose=0,
-            failure_config=tune.FailureConfig(max_failures=ACTOR_FAILURES),
+            failure_config=tune.FailureConfig(max_failures=DEATHS_IN_PLACE),
             callbacks=[
                 *callbacks,
+                ForgivingProgress(),
                 RunFetcher(directory),
                 CSVLoggerCallback(),
                 JsonLoggerCallback(),

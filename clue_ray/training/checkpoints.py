@@ -139,10 +139,14 @@ def _read(store: pa.fs.FileSystem, path: str, where: str) -> dict[str, Any]:
         # none; their checksums reveal changed bytes, which torch.load would accept as weights.
         if not zipfile.is_zipfile(file):
             raise ValueError("truncated")
-        if broken := zipfile.ZipFile(file).testzip():
+        archive = zipfile.ZipFile(file)
+        if any(part.compress_type for part in archive.infolist()):
+            raise ValueError("packed, which torch's are not: it may be any size once unpacked")
+        if broken := archive.testzip():
             raise ValueError(f"wrong checksum in {broken}")
         file.seek(0)
         state: dict[str, Any] = torch.load(file, weights_only=True, map_location=where)
+    int(state["progress"]["step"])  # whatever else may be in it, without these it is no state
     return state
 
 

@@ -318,6 +318,8 @@ class Trainer:
             "steps": self.steps,
             "train_loss": self.state.train_loss,
             "loss": latest,
+            "trained_seconds": self.state.wall_seconds,
+            "tokens_per_second": self.state.tokens_per_second,
         }
 
     def _snapshot(self) -> dict[str, Any]:

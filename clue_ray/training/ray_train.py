@@ -5,7 +5,6 @@ D11). If a worker is lost (killed, out of memory, its node gone), the run starts
 checkpoint, a few times. An error of the run itself ends it, as a retry would raise it again.
 """
 
-import itertools
 import logging
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -15,6 +14,7 @@ from typing import Any
 
 import ray.train
 import torch
+from ray import tune
 from ray.exceptions import RayActorError
 from ray.train import (
     DataConfig,
@@ -41,11 +41,13 @@ from clue_ray.training.streams import Stream, make_stream, ordered
 from clue_ray.training.tensorboard import LOG_FILE, CurveEvents, log_to
 
 LOST_WORKERS = 3
-"""Times that a run resumes after losing workers."""
+"""Times that a run resumes after losing workers without a new checkpoint in between."""
 PREEMPTIONS = 20
 """Times that it resumes after a cloud took a node back, which is not a sign of a broken run."""
 CONTROLLER_FAILURES = 5
 """Attempts to place the workers, a minute each; Ray's default has no limit."""
+LOST = "lost"
+"""Key of a report to Ray Tune that says why workers were lost."""
 LOST_CONTACT = (
     "gloo/transport",
     "NCCL error",
@@ -163,7 +165,9 @@ def train_on_workers(
         "place": place,
         "checkpoints": checkpoints,
     }
-    for tries in itertools.count(1):
+    tries, kept = 0, _kept_step(checkpoints)
+    while True:
+        tries += 1
         try:
             outcome: Any = make_trainer(run, job).fit().return_value
             return RunRecord(**outcome["record"]), outcome["curve"]
@@ -172,13 +176,21 @@ def train_on_workers(
             for failure in lost:
                 if isinstance(failure, LoopError):
                     raise failure from None
+            if (now := _kept_step(checkpoints)) > kept:
+                tries, kept = 1, now
             if tries > LOST_WORKERS:
                 raise
             reason = str(getattr(lost[0], "health_check_failure", lost[0])).split("\n")[0]
             logger.warning(
                 "Workers were lost (%.200s); try %d of %d.", reason, tries + 1, LOST_WORKERS + 1
             )
-    raise AssertionError("the last try returns or raises")
+            tune.report({LOST: reason[:300]})
+
+
+def _kept_step(checkpoints: str) -> int:
+    """Return the step of the last whole checkpoint; -1 where there is none."""
+    state = load_state(checkpoints, where="meta")
+    return -1 if state is None else int(state["progress"]["step"])
 
 
 def make_trainer(run: RunSpec, job: dict[str, Any]) -> TorchTrainer:

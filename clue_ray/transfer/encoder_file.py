@@ -4,7 +4,6 @@ An exported encoder is a folder of three files: `weights.safetensors`, `encoder.
 `tokenizer.json`. None of them is a pickle, and reading them needs torch but not ray.
 """
 
-import json
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,11 +18,13 @@ from clue_ray.corpus.hashes import sha256
 from clue_ray.corpus.store import Corpus, open_corpus
 from clue_ray.encoder.model import Encoder
 from clue_ray.errors import StudyError
-from clue_ray.spec.compute import Vocabulary
+from clue_ray.runs import read_record
+from clue_ray.spec.compute import Vocabulary, count_params
 from clue_ray.spec.items import ItemsSpec
 from clue_ray.spec.specs import RunSpec, SplitSpec
 from clue_ray.spec.yaml import Spec, fingerprint, read_yaml
-from clue_ray.storage.files import atomic_write, fetch_files, read_file, write_json
+from clue_ray.storage.documents import parse_json
+from clue_ray.storage.files import atomic_write, fetch_files, read_file, read_json, write_json
 from clue_ray.storage.place import is_uri
 from clue_ray.storage.sync import node_folder
 from clue_ray.training.checkpoints import load_state
@@ -80,12 +81,16 @@ class EncoderCard(Spec):
 
     def build(self) -> Encoder:
         """Build the model with its initial weights, as before training."""
-        train, length = self.run.train, self.run.sequence_length
-        # One more token for the shared guide, and one more per item for its guide token.
-        vocabulary = Vocabulary(self.vocab_size + 1, self.max_item_tokens + 1, length)
+        train = self.run.train
         return Encoder(
-            self.run.encoder, vocabulary, train.temperature, train.seed, train.precision
+            self.run.encoder, self.vocabulary, train.temperature, train.seed, train.precision
         ).eval()
+
+    @property
+    def vocabulary(self) -> Vocabulary:
+        """Number of rows of its embedding tables."""
+        # One more token for the shared guide, and one more per item for its guide token.
+        return Vocabulary(self.vocab_size + 1, self.max_item_tokens + 1, self.run.sequence_length)
 
 
 @dataclass(frozen=True)
@@ -97,14 +102,22 @@ class ExportedEncoder:
     "as JSON"
     weights: dict[str, torch.Tensor]
 
+    def _check_size(self) -> None:
+        """Raise RuntimeError where the weights are not as many as the card's encoder has."""
+        found = sum(tensor.numel() for tensor in self.weights.values())
+        expected = count_params(self.card.run.encoder, self.card.vocabulary)["total"]
+        if found != expected:
+            raise RuntimeError(f"{found:,} weights, and its encoder has {expected:,}")
+
     def model(self) -> Encoder:
         """Build the trained model, in evaluation mode.
 
         Raises:
             StudyError: the weights do not fit the card.
         """
-        model = self.card.build()
         try:
+            self._check_size()  # before memory is taken for what the card says
+            model = self.card.build()
             model.load_state_dict(self.weights)
         except RuntimeError as error:  # a heading, then one line per tensor
             first = str(error).splitlines()[1].strip() if "\n" in str(error) else str(error)
@@ -185,14 +198,20 @@ def read_encoder(path: str | Path) -> ExportedEncoder:
                 f"{expected[:12]}); delete the folder to export it again from the run's last "
                 "checkpoint."
             )
-    tokenizer = (folder / "tokenizer.json").read_text(encoding="utf-8")
-    if Tokenizer.from_str(tokenizer).get_vocab_size() + len(card.services) != card.vocab_size:
+    try:
+        # A card with a matching sum can stand next to any file, so the libraries may still refuse.
+        tokenizer = (folder / "tokenizer.json").read_text(encoding="utf-8")
+        tokens = Tokenizer.from_str(tokenizer).get_vocab_size()
+        weights = safetensors.torch.load_file(folder / "weights.safetensors")
+    except Exception as error:  # both libraries raise plain exceptions
+        raise StudyError(
+            f"Encoder {folder} cannot be read ({' '.join(str(error).split())}); export it again."
+        ) from None
+    if tokens + len(card.services) != card.vocab_size:
         raise StudyError(
             f"Encoder {folder} has another vocabulary than its tokenizer; export it again."
         )
-    return ExportedEncoder(
-        card, tokenizer, safetensors.torch.load_file(folder / "weights.safetensors")
-    )
+    return ExportedEncoder(card, tokenizer, weights)
 
 
 def read_card(path: str | Path) -> EncoderCard:
@@ -209,7 +228,7 @@ def read_card(path: str | Path) -> EncoderCard:
                 "finished run."
             )
         try:
-            document = json.loads(content)
+            document = parse_json(content)
         except ValueError as error:
             raise StudyError(
                 f"{path}/{ENCODER_FOLDER}/encoder.json is damaged ({error}); export the run again."
@@ -252,29 +271,30 @@ def find_encoder(path: Path) -> Path:
 
 def _best_run(study: Path) -> str:
     """Return the folder of a study's run with the lowest loss, as an example for a message."""
-    records = [
-        read_yaml(file) | {"path": str(file.parent)} for file in study.glob("runs/*/record.json")
-    ]
-    done = [record for record in records if record["status"] == "done"]
-    best = min(
-        done, key=lambda record: float(record["loss"]), default={"path": f"{study}/runs/<run_id>"}
-    )
-    return str(best["path"])
+    records = {file.parent: read_record(file) for file in study.glob("runs/*/record.json")}
+    done = {
+        folder: record.loss
+        for folder, record in records.items()
+        if record and record.status == "done" and record.loss is not None
+    }
+    return str(min(done, key=done.__getitem__, default=f"{study}/runs/<run_id>"))
 
 
 def _export_finished(path: Path) -> None:
     """Export the encoder of a finished run from its last checkpoint and its study's corpus."""
-    record: dict[str, Any] = read_yaml(path / "record.json")
-    if record["status"] != "done":
-        raise StudyError(f"Run {path} is {record['status']}; give the folder of a finished run.")
+    record = read_record(path / "record.json")
+    assert record is not None  # `find_encoder` has seen the file
+    if record.status != "done":
+        raise StudyError(f"Run {path} is {record.status}; give the folder of a finished run.")
     run = RunSpec.parse(read_yaml(path / "spec.json"), str(path / "spec.json"))
-    corpus = open_corpus(read_yaml(path.parent.parent / "corpus.json")["path"], verify=False)
-    if corpus.digest != record["corpus_digest"]:
+    place = read_json(path.parent.parent / "corpus.json").get("path")
+    corpus = open_corpus(str(place), verify=False)
+    if corpus.digest != record.corpus_digest:
         raise StudyError(
             f"The corpus at {corpus.path} is not the one that {path} was trained on; prepare that "
             "one again."
         )
-    export_run(path, path / "checkpoints", run, record["run_id"], corpus)
+    export_run(path, path / "checkpoints", run, record.run_id, corpus)
     if not (path / ENCODER_FOLDER / "encoder.json").exists():
         raise StudyError(
             f"Run {path} has neither an encoder nor a checkpoint here; copy its folder "

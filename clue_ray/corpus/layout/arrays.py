@@ -9,7 +9,6 @@ tasks, nodes or other parts once the parts are put in order, so the files do not
 """
 
 import hashlib
-import json
 import re
 import shutil
 from collections.abc import Iterator
@@ -23,6 +22,7 @@ from numpy.typing import NDArray
 from clue_ray.corpus.hashes import sha256
 from clue_ray.corpus.layout.plan import as_batch
 from clue_ray.errors import CorpusError
+from clue_ray.storage.documents import is_file_name, read_document
 from clue_ray.storage.files import write_json
 
 VERSION = 1
@@ -164,12 +164,22 @@ def read_recipe(folder: Path) -> Recipe | None:
     """Read a recipe; return None if there is none.
 
     Raises:
-        CorpusError: it names something else than parts.
+        CorpusError: it is damaged, or names something else than parts.
     """
     file = folder / "recipe.json"
     if not file.exists():
         return None
-    found = json.loads(file.read_text(encoding="utf-8"))
+    try:
+        recipe = _parse_recipe(read_document(file))
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        raise CorpusError(
+            f"{file} is damaged ({error}); delete the corpus and prepare it again."
+        ) from None
+    return recipe
+
+
+def _parse_recipe(found: Any) -> Recipe:
+    """Check a recipe; raise any of several errors if it is not one."""
     pieces = {name: [Piece(*piece) for piece in given] for name, given in found["pieces"].items()}
     names = [*found["files"], *(piece.part for given in pieces.values() for piece in given)]
     # Storage is not trusted: a name must not lead out of the folder of the parts.
@@ -178,7 +188,9 @@ def read_recipe(folder: Path) -> Recipe | None:
             f"The layout's recipe names {strange!r}, which is not a part of a layout; delete the "
             "corpus there and prepare it again."
         )
-    return Recipe(found["facts"], pieces, found["files"])
+    if not set(pieces) <= {*DTYPES, USER_IDS}:
+        raise ValueError("it names other arrays than those of a layout")
+    return Recipe(dict(found["facts"]), pieces, dict(found["files"]))
 
 
 class Layout:
@@ -228,8 +240,10 @@ class Layout:
 def read_layout(folder: Path, digest: str) -> Layout | None:
     """Open the layout in a folder; return None if there is none of this version and corpus."""
     try:
-        facts = json.loads((folder / "layout.json").read_text(encoding="utf-8"))
+        facts = read_document(folder / "layout.json")
     except (OSError, ValueError):
+        return None
+    if not isinstance(facts, dict) or not all(map(is_file_name, facts.get("files", ()))):
         return None
     if facts.get("version") != VERSION or facts.get("digest") != digest:
         return None

@@ -11,6 +11,7 @@ import hashlib
 import json
 import math
 import re
+import sys
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from functools import cache
@@ -270,7 +271,7 @@ def score(cards: Sequence[Card]) -> str:
 
 
 def _is_positive(value: Any) -> bool:
-    return isinstance(value, float | int) and math.isfinite(value) and value > 0
+    return isinstance(value, float | int) and 0 < value <= sys.float_info.max
 
 
 def _is_interval(ends: Any) -> bool:

@@ -19,6 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from clue_ray.errors import StudyError
+from clue_ray.storage.documents import parse_json
 from clue_ray.storage.files import list_files, read_file, write_file
 from clue_ray.storage.place import explain_access, resolve_place
 
@@ -59,7 +60,7 @@ class Parts:
         """Read a JSON document; return None if it does not exist."""
         try:
             content = read_file(self.place, name)
-            document: dict[str, Any] | None = None if content is None else json.loads(content)
+            document: dict[str, Any] | None = None if content is None else parse_json(content)
         except (OSError, ValueError) as error:
             raise StudyError(
                 f"{name} at {self.place} cannot be read ({explain_access(error)})."

@@ -1,0 +1,1 @@
+"""A study in which something dies every few seconds, and whose table must be the same."""

@@ -1,0 +1,112 @@
+"""The faults: each takes the scene and the random draw, and says what it did."""
+
+import os
+import random
+import signal
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from benchmarks.chaos.__main__ import Scene
+
+STOP_SECONDS = 20.0
+BAD_STORAGE_SECONDS = 10.0
+Fault = Callable[["Scene", random.Random], str]
+
+
+def _kill_one(scene: "Scene", draw: random.Random, what: str, *words: str) -> str:
+    processes = scene.machines.processes(*words)
+    if not processes:
+        return f"no {what} to kill"
+    process = draw.choice(processes)
+    process.kill()
+    return f"{what} {process.pid} killed"
+
+
+def kill_worker(scene: "Scene", draw: random.Random) -> str:
+    """Kill a worker of a run of several workers."""
+    return _kill_one(scene, draw, "worker", "RayTrainWorker")
+
+
+def kill_trial(scene: "Scene", draw: random.Random) -> str:
+    """Kill the actor of a trial."""
+    return _kill_one(scene, draw, "trial actor", "ImplicitFunc", "run_trial")
+
+
+def kill_raylet(scene: "Scene", draw: random.Random) -> str:
+    """Kill a node's raylet, and so the node."""
+    number = draw.randrange(scene.machines.count)
+    scene.machines.kill_node(number)
+    return f"raylet of node {number} killed, another node added"
+
+
+def kill_driver(scene: "Scene", draw: random.Random) -> str:
+    """Kill the command."""
+    scene.driver.kill()
+    return f"driver {scene.driver.pid} killed"
+
+
+def kill_gcs(scene: "Scene", draw: random.Random) -> str:
+    """Kill the GCS, which starts again with the state on its disk."""
+    scene.machines.kill_gcs()
+    return "GCS killed and started again"
+
+
+def kill_head(scene: "Scene", draw: random.Random) -> str:
+    """Kill the head's machine, where the command runs too."""
+    scene.driver.kill()
+    scene.machines.kill_head()
+    return "head and driver killed, cluster started again"
+
+
+def stop_process(scene: "Scene", draw: random.Random) -> str:
+    """Suspend a process for a while."""
+    processes = scene.machines.processes("RayTrainWorker", "ImplicitFunc", "run_trial")
+    if not processes:
+        return "no process to stop"
+    process = draw.choice(processes)
+    os.kill(process.pid, signal.SIGSTOP)
+
+    def resume() -> None:
+        with suppress(ProcessLookupError):
+            os.kill(process.pid, signal.SIGCONT)
+
+    threading.Timer(STOP_SECONDS, resume).start()
+    return f"process {process.pid} stopped for {STOP_SECONDS:g} s"
+
+
+def spoil_storage(scene: "Scene", draw: random.Random) -> str:
+    """Make storage refuse, crawl or cut for a while."""
+    scene.storage.mood = draw.choice(["refusing", "slow", "cutting"])
+
+    def recover() -> None:
+        scene.storage.mood = "well"
+
+    threading.Timer(BAD_STORAGE_SECONDS, recover).start()
+    return f"storage {scene.storage.mood} for {BAD_STORAGE_SECONDS:g} s"
+
+
+def truncate_checkpoint(scene: "Scene", draw: random.Random) -> str:
+    """Cut a checkpoint on storage in half."""
+    names = scene.storage.names(scene.disturbed, ".pt")
+    if not names:
+        return "no checkpoint to truncate"
+    name = draw.choice(names)
+    scene.storage.truncate(name)
+    return f"{name.split('/runs/')[-1]} truncated"
+
+
+FAULTS: dict[str, tuple[int, Fault]] = {
+    "worker": (3, kill_worker),
+    "trial": (3, kill_trial),
+    "raylet": (2, kill_raylet),
+    "driver": (2, kill_driver),
+    "gcs": (1, kill_gcs),
+    "head": (1, kill_head),
+    "stop": (2, stop_process),
+    "storage": (3, spoil_storage),
+    "truncate": (2, truncate_checkpoint),
+}
+"""Each fault with its weight in the draw."""

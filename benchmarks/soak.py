@@ -1,0 +1,197 @@
+"""Train very many very short runs, and show what grows or stays behind.
+
+    python -m benchmarks.soak --runs 1000     # about a second per run on 2 cores
+    python -m benchmarks.soak --starts 50     # the whole command again and again, nothing to train
+
+Prints the slope of the memory of each kind of process over the second half of the study, and what
+is left at its end: placement groups, resources, processes, open files, temporary files. The exit
+status is 1 if something is left.
+"""
+
+import argparse
+import os
+import sys
+import tempfile
+import threading
+import time
+from contextlib import suppress
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pyarrow.parquet as pq
+
+os.environ["RAY_AUTH_MODE"] = "disabled"
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import ray
+
+from clue_ray.cluster.session import connect
+from clue_ray.corpus.planted import PlantedSpec, planted_events
+from clue_ray.spec.specs import StudySpec
+from clue_ray.study.run import run_study
+
+PAUSE = 2.0
+"""Seconds between two samples of memory."""
+KINDS = {"trial actors": "ImplicitFunc", "raylet": "raylet/raylet", "GCS": "gcs_server"}
+"""Kinds of processes, and a part of their command lines; the driver is this process."""
+
+
+def make_study(events: Path, runs: int) -> StudySpec:
+    """Return a study of runs that take about a second each."""
+    document = {
+        "name": "soak",
+        "corpus": {
+            "events": str(events),
+            "vocab_size": 400,
+            "split": {"validation": 0.1, "test": 0.25},
+        },
+        "base": {
+            "encoder": {"size": "xxs", "output_width": 16},
+            "train": {"global_batch_size": 16, "steps": 4},
+            "sequence_length": 2,
+        },
+        "axes": {"train.seed": list(range(runs))},
+        "evaluation": {"candidates": 16, "every": 1},
+        "resources": {"concurrency": 2},
+    }
+    return StudySpec.parse(document, "soak")
+
+
+class Sampler:
+    """Samples the memory of this process and of Ray's, with the number of runs that have ended."""
+
+    def __init__(self, study: Path):
+        self.study, self.rows = study, []
+        self.seen: dict[int, float] = {}
+        self.ended = threading.Event()
+        self.thread = threading.Thread(target=self._sample, daemon=True)
+
+    def __enter__(self) -> "Sampler":
+        self.thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.ended.set()
+        self.thread.join()
+
+    def _sample(self) -> None:
+        while not self.ended.wait(PAUSE):
+            done = sum(1 for _ in self.study.glob("runs/*/record.json"))
+            own = psutil.Process()
+            row = {"runs": done, "driver": own.memory_info().rss, "open files": own.num_fds()}
+            for child in own.children(recursive=True):
+                with suppress(psutil.Error):
+                    self.seen[child.pid] = child.create_time()
+                    line = " ".join(child.cmdline())[:300]
+                    for kind, part in KINDS.items():
+                        if part in line:
+                            row[kind] = row.get(kind, 0) + child.memory_info().rss
+            self.rows.append(row)
+
+    def slopes(self) -> dict[str, tuple[float, float]]:
+        """Return (last value, growth per 100 runs) of each kind over the second half."""
+        late = [row for row in self.rows if row["runs"] > self.rows[-1]["runs"] / 2]
+        found = {}
+        for kind in ("driver", *KINDS, "open files"):
+            points = [(row["runs"], row[kind]) for row in late if kind in row]
+            if len({runs for runs, _ in points}) > 2:
+                runs, values = np.array(points, dtype=float).T
+                found[kind] = (values[-1], 100 * float(np.polyfit(runs, values, 1)[0]))
+        return found
+
+    def alive(self) -> list[int]:
+        """List the processes of Ray that have outlived it."""
+        found = []
+        for pid, born in self.seen.items():
+            with suppress(psutil.Error):
+                process = psutil.Process(pid)
+                if process.create_time() == born and process.status() != psutil.STATUS_ZOMBIE:
+                    found.append(pid)
+        return found
+
+
+def leftovers() -> list[str]:
+    """List what a study has left in its Ray session."""
+    groups = [
+        name
+        for name, group in ray.util.placement_group_table().items()
+        if group["state"] != "REMOVED"
+    ]
+    deadline = time.monotonic() + 30  # actors of the last runs may still be ending
+    total = ray.cluster_resources()
+    while (free := ray.available_resources()) != total and time.monotonic() < deadline:
+        time.sleep(1)
+    taken = {name: amount - free.get(name, 0) for name, amount in total.items()}
+    held = {
+        name: amount for name, amount in taken.items() if amount > 1e-6 and "memory" not in name
+    }
+    return [f"placement group {name}" for name in groups] + [
+        f"{amount:g} {name} not given back" for name, amount in held.items()
+    ]
+
+
+def temporary_files(folder: Path) -> list[str]:
+    """List the temporary files, but for Ray's logs and the cache of corpora."""
+    files = [file.relative_to(folder) for file in folder.rglob("*") if file.is_file()]
+    kept = ("ray/", "corpora/")
+    return [str(f) for f in files if not any(part in f"{f}/" for part in kept)]
+
+
+def soak(folder: Path, runs: int) -> list[str]:
+    """Run the study, print the slopes, and return what is left."""
+    events = folder / "events.parquet"
+    spec = PlantedSpec(users=240, services=3, topics=12, items_per_topic=20, events=24)
+    pq.write_table(planted_events(spec), events)
+    started = time.monotonic()
+    with Sampler(folder / "out" / "soak") as sampler:
+        with connect():
+            table = run_study(make_study(events, runs), folder / "out").table
+            left = leftovers()
+        time.sleep(2 * PAUSE)
+    statuses = table["status"].value_counts().to_dict()
+    print(f"{runs} runs in {time.monotonic() - started:.0f} s: {statuses}")
+    for kind, (last, slope) in sampler.slopes().items():
+        unit, scale = ("", 1) if kind == "open files" else (" MB", 1e6)
+        print(f"{kind:>12}: {last / scale:8.1f}{unit}, {slope / scale:+.2f}{unit} per 100 runs")
+    left += [f"process {pid}" for pid in sampler.alive()]
+    return left
+
+
+def start_again(folder: Path, starts: int) -> list[str]:
+    """Run a finished study again and again in this process; return what is left."""
+    soak(folder, 2)
+    study = make_study(folder / "events.parquet", 2)
+    counts = []
+    for _ in range(starts):
+        run_study(study, folder / "out")
+        own = psutil.Process()
+        counts.append((own.memory_info().rss / 1e6, own.num_fds(), own.num_threads()))
+    for name, values in zip(
+        ("MB", "open files", "threads"), zip(*counts, strict=True), strict=True
+    ):
+        slope = np.polyfit(range(starts), values, 1)[0] if starts > 2 else float("nan")
+        print(
+            f"{starts} starts: {name} {values[0]:.0f} to {values[-1]:.0f}, {slope:+.2f} per start"
+        )
+    return [f"process {child.pid}" for child in psutil.Process().children(recursive=True)]
+
+
+def main() -> None:
+    """Soak, and print what is left."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.soak", description=__doc__)
+    parser.add_argument("--runs", type=int, default=1000)
+    parser.add_argument("--starts", type=int, default=0)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="cr-", dir="/tmp", ignore_cleanup_errors=True) as name:
+        folder = Path(name)
+        (folder / "t").mkdir()
+        os.environ["TMPDIR"] = tempfile.tempdir = str(folder / "t")
+        left = start_again(folder, options.starts) if options.starts else soak(folder, options.runs)
+        left += [f"file {file}" for file in temporary_files(folder / "t")]
+    print("\n".join(["left:", *left]) if left else "nothing is left")
+    sys.exit(1 if left else 0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,180 @@
+"""Documents and files as an attacker may write them, and a guard that notices what reading does.
+
+A reader may accept a document, or refuse it in one sentence. It may not run anything, write outside
+the folder, or open the canary that lies next to it.
+"""
+
+import copy
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+
+from clue_ray.errors import ClueRayError
+
+LONGEST_SENTENCE = 1500
+CANARY = "secret.txt"
+RUNS = {
+    "os.system",
+    "os.exec",
+    "os.posix_spawn",
+    "os.fork",
+    "subprocess.Popen",
+    "pickle.find_class",
+}
+REMOVES = {
+    "os.remove",
+    "os.rename",
+    "os.rmdir",
+    "shutil.rmtree",
+    "os.mkdir",
+    "os.symlink",
+    "os.link",
+}
+WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_TRUNC
+DEEP: Any = None
+for _ in range(120):
+    DEEP = [DEEP]
+VALUES = (
+    None, True, -1, 0, 1, 10**400, 2**63, 1e308, float("nan"), float("inf"), "", "x" * 5_000,
+    f"../{CANARY}", f"../../{CANARY}", "/etc/passwd", "..", ".", "a/b", "a\x00b", "C:\\x",
+    "\x1b]0;owned\x07\x1b[2J", "\ud800", "<script>alert(1)</script>", "{{ 7 * 7 }}", "$\\frac{",
+    "=cmd|' /C calc'!A0", "`id`", "$(id)", "!!python/object/apply:os.system [id]", "\u202e",
+    "é" * 99, [], {}, [[]], {"a": {}}, [None], {"": 0}, DEEP,
+)  # fmt: skip
+EXAMPLES = pytest.mark.parametrize("examples", [12, pytest.param(3000, marks=pytest.mark.slow)])
+"""Inputs per test: few in `make test`, many in `make test-all`."""
+
+
+def attack(examples: int) -> settings:
+    """Return the settings of one attack: the short ones repeat, the long ones look for more."""
+    return settings(
+        max_examples=examples,
+        derandomize=examples < 100,
+        deadline=None,
+        database=None,
+        suppress_health_check=list(HealthCheck),
+    )
+
+
+def values() -> st.SearchStrategy[Any]:
+    """Draw what nobody expects in a document."""
+    return st.sampled_from(VALUES) | st.text(max_size=20) | st.integers() | st.floats()
+
+
+def places(document: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """Yield the path of every value below the top of a document."""
+    items = document.items() if isinstance(document, dict) else enumerate(document)
+    for key, value in items:
+        yield (*path, key)
+        if isinstance(value, dict | list):
+            yield from places(value, (*path, key))
+
+
+@st.composite
+def changed(draw: Callable[..., Any], document: Any) -> Any:
+    """Draw a document with a few values replaced, removed or renamed."""
+    found = copy.deepcopy(document)
+    for _ in range(draw(st.integers(1, 3))):
+        known = list(places(found)) if isinstance(found, dict | list) else []
+        if not known or draw(st.integers(0, 30)) == 0:
+            return draw(values())
+        *parents, key = draw(st.sampled_from(known))
+        node = found
+        for parent in parents:
+            node = node[parent]
+        what = draw(st.sampled_from(["replace", "replace", "replace", "remove", "rename"]))
+        if what == "replace":
+            node[key] = draw(values())
+        else:
+            value = node.pop(key)
+            if what == "rename" and isinstance(node, dict):
+                node[str(draw(values()))] = value
+    return found
+
+
+@st.composite
+def garbled(draw: Callable[..., Any], content: bytes) -> bytes:
+    """Draw bytes that were a valid file: cut, flipped, doubled, or with others in between."""
+    found = bytearray(content)
+    for _ in range(draw(st.integers(1, 4))):
+        at = draw(st.integers(0, max(len(found) - 1, 0)))
+        size = draw(st.integers(0, 16))
+        what = draw(st.sampled_from(["cut", "flip", "insert", "remove", "double"]))
+        if what == "cut":
+            found = found[:at]
+        elif what == "flip" and found:
+            found[at] ^= draw(st.integers(1, 255))
+        elif what == "insert":
+            found[at:at] = draw(st.binary(max_size=16))
+        elif what == "remove":
+            del found[at : at + size]
+        else:
+            found[at:at] = found[at : at + size]
+    return bytes(found)
+
+
+def as_json(document: Any) -> bytes:
+    """Write a document as JSON, with what JSON does not allow but Python reads."""
+    return json.dumps(document).encode()
+
+
+class _Watch:
+    """What the process did while a reader read; one audit hook serves all guards."""
+
+    def __init__(self) -> None:
+        self.folder: Path | None = None
+        self.done: list[str] = []
+        sys.addaudithook(self._hear)
+
+    def _hear(self, event: str, arguments: tuple[Any, ...]) -> None:
+        if self.folder is None:
+            return
+        if event in RUNS:
+            self.done.append(f"{event} {arguments[:1]}")
+        elif event == "open":
+            path, flags = str(arguments[0]), arguments[2] or 0
+            outside = not os.path.abspath(path).startswith(str(self.folder))
+            if CANARY in path or (flags & WRITES and outside and path != "/dev/null"):
+                self.done.append(f"open {path}")
+        elif event in REMOVES and not os.path.abspath(str(arguments[0])).startswith(
+            str(self.folder)
+        ):
+            self.done.append(f"{event} {arguments[0]}")
+
+
+_watch = _Watch()
+
+
+@contextmanager
+def guarded(folder: Path) -> Iterator[None]:
+    """Fail where the block runs anything, writes outside a folder, or opens the canary above it."""
+    (folder.parent / CANARY).write_text("nobody reads this")
+    _watch.folder, _watch.done = folder.resolve(), []
+    try:
+        yield
+    finally:
+        _watch.folder = None
+    assert _watch.done == []
+
+
+def reads_or_refuses(folder: Path, read: Callable[[], Any]) -> Any:
+    """Call a reader under guard; return what it read, or the error with which it refused.
+
+    Any error but one sentence for the user fails the test.
+    """
+    with guarded(folder):
+        try:
+            return read()
+        except ClueRayError as error:
+            sentence = str(error)
+    assert "\n" not in sentence, sentence
+    assert 0 < len(sentence) < LONGEST_SENTENCE, sentence[:200]
+    return None

@@ -1,0 +1,50 @@
+"""A run may die as often as it likes while it progresses, and three times where it does not."""
+
+from types import SimpleNamespace
+
+import pytest
+from ray import tune
+from ray.exceptions import RayActorError
+from ray.tune.experiment.trial import _TrainingRunMetadata
+
+from clue_ray.spec.specs import RunSpec
+from clue_ray.study.patience import ForgivingProgress
+from clue_ray.training import ray_train
+
+
+def live(steps_of_lives):
+    """Play lives of a trial, each with the steps that it reports; return the deaths counted."""
+    trial = SimpleNamespace(trial_id="t", run_metadata=_TrainingRunMetadata())
+    callback, counted = ForgivingProgress(), []
+    for steps in steps_of_lives:
+        for step in steps:
+            callback.on_trial_result(0, [], trial, {"step": step})
+        trial.run_metadata.num_failures += 1
+        callback.on_trial_recover(0, [], trial)
+        counted.append(trial.run_metadata.num_failures)
+    return counted
+
+
+def test_deaths_count_only_where_nothing_is_gained():
+    assert live([[], [], []]) == [1, 2, 3]  # dies before it says anything
+    assert live([[5, 10], [5, 10], [10]]) == [1, 2, 3]  # dies again and again at step 10
+    assert live([[5], [10], [15], [20]]) == [1, 1, 1, 1]
+    assert live([[5], [5], [5, 10], [10]]) == [1, 2, 1, 2]
+
+
+@pytest.mark.parametrize(("kept", "lives"), [([-1] * 9, 4), ([0, 1, 2, 3, 4, 4, 4, 4, 4], 7)])
+def test_lost_workers_count_only_without_a_new_checkpoint(monkeypatch, kept, lives):
+    steps, tries = iter(kept), []
+
+    def lose(*_):
+        tries.append(1)
+        raise RayActorError(error_msg="gone")
+
+    monkeypatch.setattr(ray_train, "_kept_step", lambda _: next(steps))
+    monkeypatch.setattr(ray_train, "make_trainer", lambda *_: SimpleNamespace(fit=lose))
+    reports, run = [], RunSpec(train={"steps": 1})
+    monkeypatch.setattr(tune, "report", reports.append)
+    with pytest.raises(RayActorError):
+        ray_train.train_on_workers(run, "c", ray_train.EvaluationSpec(), "f", "p", "s")
+    assert len(tries) == lives
+    assert len(reports) == lives - 1  # each loss that is tried again is told to the study
