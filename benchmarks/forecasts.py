@@ -72,7 +72,7 @@ def frontier(compute: np.ndarray, loss: np.ndarray) -> np.ndarray:
 
 def cases_of(name: str, data: pd.DataFrame) -> Iterator[Case]:
     """Yield the forecasts that a data set allows."""
-    data = data[(data["C"] > 0) & (data["L"] > 0)].dropna(subset=["C", "L"])
+    data = data[(data["C"] > 0) & (data["L"] > 0)]
     column = next((each for each in ("study", "group") if each in data), None)
     keys = data[column].fillna("all") if column else pd.Series("all", index=data.index)
     for study, runs in data.groupby(keys):
@@ -226,9 +226,12 @@ def record(rows: pd.DataFrame) -> dict[str, Any]:
         "tuned_sets": len(TUNED & set(table.index)),
         "forecasts": int(table.loc["mean", "forecasts"]),
         "refused": int(rows["error"].isna().sum()),
-        "inside_80": round(float(table.loc["mean", "in80"]), 3),
-        "inside_95": round(float(table.loc["mean", "in95"]), 3),
-        "median_error": round(float(table.loc["median", "error"]), 3),
+        "nearest": NEAREST,
+        "furthest": FURTHEST,
+        # Finer than it is quoted: .7547 rounded to .755 would be quoted as 76 %.
+        "inside_80": round(float(table.loc["mean", "in80"]), 4),
+        "inside_95": round(float(table.loc["mean", "in95"]), 4),
+        "median_error": round(float(table.loc["median", "error"]), 4),
         "clue_ray_version": version("clue-ray"),
     }
 

@@ -15,9 +15,9 @@ import numpy as np
 import pandas as pd
 
 from clue_ray.errors import FitError
-from clue_ray.runs import SCORES
-from clue_ray.scaling.fitting.frontier import settings_of
-from clue_ray.scaling.fitting.table import Table, finished, is_number, select
+from clue_ray.runs import SCORES, chance_loss
+from clue_ray.scaling.fitting.frontier import Y, settings_of
+from clue_ray.scaling.fitting.table import Table, candidates_of, finished, is_number, select
 from clue_ray.scaling.forecasting.combine import FEWEST_POINTS, Distribution, Record
 from clue_ray.scaling.forecasting.hypotheses import Posterior
 from clue_ray.scaling.laws.law import Floats
@@ -101,9 +101,11 @@ class Forecast:
         if len(made):
             error = (made["predicted"] / made["measured"] - 1).abs().median()
             inside = made["measured"].between(made["low80"], made["high80"]).sum()
+            near, far = made["reach"].min(), made["reach"].max()
             own = (
-                f"From fewer of these runs, {inside} of {len(made)} such forecasts were inside "
-                f"their 80 % interval, with a median error of {error:.1%}."
+                f"From fewer of these runs, {inside} of {len(made)} forecasts {near:.2g} to "
+                f"{far:.2g} times further were inside their 80 % interval, with a median error of "
+                f"{error:.1%}."
             )
         return f"{own} {_public_record()}"
 
@@ -128,7 +130,8 @@ def forecast(table: Table, *, x: str, y: str, at: float, chance: float | None = 
         x: column of compute, or of any quantity that the loss falls with.
         y: column of the loss or error.
         at: value of x beyond the runs.
-        chance: y of a model that learns nothing, where it is known: no prediction exceeds it.
+        chance: y of a model that learns nothing, where it is known: no prediction exceeds it. For
+            the column `loss` of a table with `loss_candidates`, it is known.
 
     Raises:
         RunsError: a column is missing or holds something other than positive finite numbers.
@@ -171,6 +174,8 @@ class Forecaster:
         spent, loss = _settings(table, x, y)
         points = _frontier(spent, loss)
         _check_runs(spent, loss, points, x, y)
+        chance = _known_chance(table, y) if chance is None else chance
+        _check_learned(loss[points], y, chance)
         best = np.log10(spent[points]), np.log(loss[points])
         record, posterior = Record.build(*best, chance), Posterior.build(*best, chance)
         return cls(x, y, spent, loss, points, record, posterior, record.factor(), chance)
@@ -199,7 +204,7 @@ class Forecaster:
             at=float(at),
             reach=at / self.end,
             laws=self.posterior.laws,
-            warnings=tuple(_warnings(self.spent, self.points, at, self.x)),
+            warnings=(*_warnings(self.spent, self.points, at, self.x), *self._above_chance()),
             distribution=distribution,
             earlier=self.record,
             chance=self.chance,
@@ -231,6 +236,16 @@ class Forecaster:
         high = self._first(lambda made: made.interval(level)[1] <= y)
         return place, self.end if low is None else low, np.inf if high is None else high
 
+    def _above_chance(self) -> list[str]:
+        """Warn where runs of the frontier are worse than a model that learns nothing."""
+        above = 0 if self.chance is None else int((self.loss[self.points] > self.chance).sum())
+        if not above:
+            return []
+        return [
+            f"Settings on the frontier have a {self.y} above chance, {self.chance:.4g} ({above} of "
+            f"{len(self.points)}), so no law with a ceiling there was tried."
+        ]
+
     def _first(self, reached: Callable[[Forecast], bool]) -> float | None:
         """Find the least place beyond the frontier at which a condition holds, by bisection."""
         low, high = np.log(self.end * (1 + SLACK)), np.log(self.end * FURTHEST_SEARCH)
@@ -249,12 +264,15 @@ def _settings(table: Table, x: str, y: str) -> tuple[Floats, Floats]:
     expensive one. Rows count as replicates only where nothing but the seed differs.
     """
     sample = select(table, (x,), y)
-    frame = pd.DataFrame({x: sample.x[0], y: sample.y})
-    done = finished(table)
-    if x == "train_flops" and "seed" in done:
-        frame = frame.groupby(settings_of(done)).mean()
-    frame = frame.sort_values([x, y], kind="stable")
-    return frame[x].to_numpy(dtype=float), frame[y].to_numpy(dtype=float)
+    frame = pd.DataFrame({"x": sample.x[0], "y": sample.y})
+    means = frame.groupby(settings_of(finished(table), x)).mean().sort_values(["x", "y"])
+    return means["x"].to_numpy(), means["y"].to_numpy()
+
+
+def _known_chance(table: Table, y: str) -> float | None:
+    """Return the loss at chance where the table says among how many candidates it was measured."""
+    candidates = candidates_of(finished(table)) if y == Y else None
+    return None if candidates is None else chance_loss(candidates)
 
 
 def _frontier(spent: Floats, loss: Floats) -> np.ndarray:
@@ -292,9 +310,15 @@ def _check_runs(spent: Floats, loss: Floats, points: np.ndarray, x: str, y: str)
             f"Only {len(spent)} settings have a finished run; a forecast needs {FEWEST_RUNS} or "
             "more: add runs."
         )
+    if len(points) == 1:
+        raise FitError(
+            f"{y} does not fall along {x}: no run is below the {loss[points[0]]:.4g} of the one "
+            f"with the least {x}; forecast a loss, of which lower is better, or tune the larger "
+            "runs."
+        )
     if len(points) < FEWEST_POINTS:
         raise FitError(
-            f"{y} falls only {len(points) - 1} times along {x}, from {loss[points[0]]:.4g} to "
+            f"{y} falls only once along {x}, from {loss[points[0]]:.4g} to "
             f"{loss[points[-1]]:.4g}; a forecast needs {FEWEST_POINTS - 1} falls or more: add runs "
             f"at other values of {x}."
         )
@@ -304,6 +328,15 @@ def _check_runs(spent: Floats, loss: Floats, points: np.ndarray, x: str, y: str)
             f"{y} does not fall beyond {x} {end:.3g}: no run up to {largest:.3g}, "
             f"{largest / end:.2g} times as much, is lower; tune or regularise the larger runs, or "
             "leave them out if they failed."
+        )
+
+
+def _check_learned(best: Floats, y: str, chance: float | None) -> None:
+    """Raise FitError where not even the best run is below chance."""
+    if chance is not None and best[-1] >= chance:
+        raise FitError(
+            f"The lowest {y}, {best[-1]:.4g}, is not below chance, {chance:.4g}: these runs "
+            "learned nothing that could be extrapolated; train longer, or correct chance."
         )
 
 
@@ -333,8 +366,9 @@ def _warnings(spent: Floats, points: np.ndarray, at: float, x: str) -> list[str]
     above = int((spent > end * 10**BIN_DECADES).sum())
     if above:
         found.append(
-            f"{above} settings with more {x} than {end:.3g} have a higher loss than the run there; "
-            "the forecast assumes that larger runs are tuned as well as the best ones."
+            f"Settings with more {x} than {end:.3g} have a higher loss than the run there ({above} "
+            f"of {len(spent)}); the forecast assumes that larger runs are tuned as well as the "
+            "best ones."
         )
     return found
 
@@ -344,8 +378,8 @@ def _public_record() -> str:
     return (
         f"On {found['sets']} public sets of scaling runs, {found['tuned_sets']} of which were used "
         "to tune the method while the others were looked at three times, "
-        f"{found['inside_80']:.0%} of "
-        f"{found['forecasts']} such forecasts were inside their 80 % interval (mean over sets), "
+        f"{found['inside_80']:.0%} of {found['forecasts']} forecasts {found['nearest']:g} to "
+        f"{found['furthest']:g} times further were inside their 80 % interval (mean over sets), "
         f"with a median error of {found['median_error']:.1%}."
     )
 
