@@ -108,14 +108,16 @@ def seal_forecast(runs: Runs, made: Forecast, *, x: str, y: str, folder: Path) -
         "warnings": list(made.warnings),
         "runs": sorted(map(str, runs.done["run_id"])),
         "table_sha256": _hash_table(runs, x, y, set(map(str, runs.done["run_id"]))),
-        "engine_sha256": engine_fingerprint(),
-        "clue_ray_version": version("clue-ray"),
     }
     name = re.sub(r"\W+", "-", y).strip("-") or "y"  # a column may be called ../loss
     file = folder / FOLDER / f"{name}-at-{made.at:.3g}-{_hash(seal)[:8]}.json"
     if file.exists():  # twice it would count twice in the score
         raise FitError(f"This forecast is sealed already, in {file}; add runs, or another place.")
-    seal["sealed_at"] = datetime.now(UTC).isoformat(timespec="seconds")
+    seal |= {
+        "engine_sha256": engine_fingerprint(),
+        "clue_ray_version": version("clue-ray"),
+        "sealed_at": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
     write_json(file, {**seal, "sha256": _hash(seal)})
     return file
 
