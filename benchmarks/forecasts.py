@@ -240,9 +240,17 @@ def read_cases(folder: Path, sets: list[str]) -> list[Case]:
     """Read the forecasts of all data sets of a folder, or of some."""
     files = [file for file in sorted(folder.glob("*.csv")) if "curves" not in file.suffixes[0]]
     chosen = [file for file in files if not sets or file.stem in sets]
-    return [
-        case for file in chosen for case in cases_of(file.stem, pd.read_csv(file, low_memory=False))
-    ]
+    return [case for file in chosen for case in cases_of(file.stem, read_set(file))]
+
+
+def read_set(file: Path) -> pd.DataFrame:
+    """Read one data set; exit with a sentence where it lacks C or L."""
+    data = pd.read_csv(file, low_memory=False)
+    if not {"C", "L"} <= set(data):
+        raise SystemExit(
+            f"{file} has columns {', '.join(data)}; it needs C (compute) and L (loss)."
+        )
+    return data
 
 
 def main() -> None:
