@@ -31,7 +31,7 @@ def study(noise=0.0, seed=0, runs=24, floor=2.0, decades=2.5):
 
 
 def ask(table, at=AT, **options):
-    return forecast(table, x="train_flops", y="loss", at=at, **options)
+    return forecast(table, **{"x": "train_flops", "y": "loss", "at": at, **options})
 
 
 @pytest.mark.parametrize("floor", [0.0, 2.0])
@@ -246,6 +246,7 @@ def test_no_prediction_exceeds_chance():
         (study(), {"at": float("nan")}, "at is nan; give a positive"),
         (study(), {"at": "far"}, "at is 'far'"),
         (study(), {"chance": -1}, "chance is -1"),
+        (study(), {"x": ["train_flops"]}, "takes the name of one column"),
         (study(), {"chance": 2.0}, "is not below chance, 2: these runs learned nothing"),
         (study().assign(loss_candidates=8), {}, "is not below chance, 2.079"),
     ],
@@ -267,10 +268,11 @@ def test_rows_that_cannot_be_read_are_refused():
 def test_a_forecast_says_when_to_trust_it_less():
     assert "times beyond the best run" in " ".join(ask(study(), at=1e20).warnings)
     assert "span 0.4 decades" in " ".join(ask(study(decades=0.5)).warnings)
+    assert "rests on 7 settings" in " ".join(ask(study(runs=7)).warnings)
     rising = study()
     rising.loc[22:, "loss"] = 4.0
-    assert "Settings with more train_flops" in " ".join(ask(rising).warnings)
-    assert "have a loss above chance, 5 (" in " ".join(ask(study(), chance=5.0).warnings)
+    assert "Settings with more training compute" in " ".join(ask(rising).warnings)
+    assert "have a held-out loss above chance, 5 (" in " ".join(ask(study(), chance=5.0).warnings)
     assert ask(study()).warnings == ()
 
 

@@ -15,26 +15,26 @@ import numpy as np
 import pandas as pd
 
 from clue_ray.errors import FitError
-from clue_ray.runs import SCORES, chance_loss
+from clue_ray.runs import chance_loss
 from clue_ray.scaling.fitting.frontier import Y, settings_of
 from clue_ray.scaling.fitting.table import Table, candidates_of, finished, is_number, select
-from clue_ray.scaling.forecasting.combine import FEWEST_POINTS, Distribution, Record
+from clue_ray.scaling.forecasting.checks import (
+    chance_warnings,
+    check_columns,
+    check_learned,
+    check_number,
+    check_runs,
+    reach_warnings,
+)
+from clue_ray.scaling.forecasting.combine import Distribution, Record
 from clue_ray.scaling.forecasting.hypotheses import Posterior
 from clue_ray.scaling.laws.law import Floats
 from clue_ray.storage.files import read_json
 
-FEWEST_RUNS = 5
 BIN_DECADES = 0.08
 """At most one frontier run per bin is kept, so that a thousand cheap runs do not outweigh ten
 expensive ones."""
-ENOUGH_DECADES = 1.0
-CHECKED_REACH = 10.5
-"""Factor beyond the largest run up to which forecasts were checked on public runs."""
-TURNED = 10.0
-"""Factor in x between the best run and the largest one from which the loss no longer falls."""
 SLACK = 1e-9
-HIGHER_IS_BETTER = ("recall_at_10", "mrr", "tokens_per_second")
-"""Columns of a runs table, besides scores on downstream tasks, that a better run raises."""
 FURTHEST_SEARCH, BISECTIONS = 1e4, 30
 """Factor beyond the frontier up to which a value of y is searched, and halvings of the range."""
 BACKTEST = ["cut", "at", "reach", "predicted", "measured", "low80", "high80", "low95", "high95"]
@@ -137,7 +137,7 @@ def forecast(table: Table, *, x: str, y: str, at: float, chance: float | None = 
         RunsError: a column is missing or holds something other than positive finite numbers.
         FitError: the runs do not support a forecast; the message says why.
     """
-    _check_number("at", at)
+    check_number("at", at)
     return Forecaster.build(table, x=x, y=y, chance=chance).at(at)
 
 
@@ -168,14 +168,14 @@ class Forecaster:
     @classmethod
     def build(cls, table: Table, *, x: str, y: str, chance: float | None = None) -> "Forecaster":
         """Read a table and backtest it; arguments and errors are those of `forecast`."""
-        _check_lower_is_better(y)
+        check_columns(x, y)
         if chance is not None:
-            _check_number("chance", chance)
+            check_number("chance", chance)
         spent, loss = _settings(table, x, y)
         points = _frontier(spent, loss)
-        _check_runs(spent, loss, points, x, y)
+        check_runs(spent, loss, points, x, y)
         chance = _known_chance(table, y) if chance is None else chance
-        _check_learned(loss[points], y, chance)
+        check_learned(loss[points], y, chance)
         best = np.log10(spent[points]), np.log(loss[points])
         record, posterior = Record.build(*best, chance), Posterior.build(*best, chance)
         return cls(x, y, spent, loss, points, record, posterior, record.factor(), chance)
@@ -191,7 +191,7 @@ class Forecaster:
         Raises:
             FitError: it is not beyond it.
         """
-        _check_number("at", at)
+        check_number("at", at)
         if at <= self.end:
             raise FitError(
                 f"{self.x} is {at:.3g}, which is not beyond the best run at {self.end:.3g}; "
@@ -204,7 +204,10 @@ class Forecaster:
             at=float(at),
             reach=at / self.end,
             laws=self.posterior.laws,
-            warnings=(*_warnings(self.spent, self.points, at, self.x), *self._above_chance()),
+            warnings=(
+                *reach_warnings(self.spent, self.points, at, self.x),
+                *chance_warnings(self.loss[self.points], self.y, self.chance),
+            ),
             distribution=distribution,
             earlier=self.record,
             chance=self.chance,
@@ -220,7 +223,7 @@ class Forecaster:
             FitError: y is not below the best run, or the forecast does not reach it within
                 `FURTHEST_SEARCH` times the x of the frontier's end.
         """
-        _check_number("y", y)
+        check_number("y", y)
         best = float(self.loss[self.points[-1]])
         if y >= best:
             raise FitError(f"{self.y} {y:g} is not below the best run's {best:.4g}; it is reached.")
@@ -235,16 +238,6 @@ class Forecaster:
         low = self._first(lambda made: made.interval(level)[0] <= y)
         high = self._first(lambda made: made.interval(level)[1] <= y)
         return place, self.end if low is None else low, np.inf if high is None else high
-
-    def _above_chance(self) -> list[str]:
-        """Warn where runs of the frontier are worse than a model that learns nothing."""
-        above = 0 if self.chance is None else int((self.loss[self.points] > self.chance).sum())
-        if not above:
-            return []
-        return [
-            f"Settings on the frontier have a {self.y} above chance, {self.chance:.4g} ({above} of "
-            f"{len(self.points)}), so no law with a ceiling there was tried."
-        ]
 
     def _first(self, reached: Callable[[Forecast], bool]) -> float | None:
         """Find the least place beyond the frontier at which a condition holds, by bisection."""
@@ -299,80 +292,6 @@ def _backtest(record: Record) -> pd.DataFrame:
     return pd.concat(tables[1:] or tables, ignore_index=True)
 
 
-def _check_runs(spent: Floats, loss: Floats, points: np.ndarray, x: str, y: str) -> None:
-    """Raise FitError for runs that do not support a forecast.
-
-    Raises:
-        FitError: they are too few, or the loss does not fall along them.
-    """
-    if len(spent) < FEWEST_RUNS:
-        raise FitError(
-            f"Only {len(spent)} settings have a finished run; a forecast needs {FEWEST_RUNS} or "
-            "more: add runs."
-        )
-    if len(points) == 1:
-        raise FitError(
-            f"{y} does not fall along {x}: no run is below the {loss[points[0]]:.4g} of the one "
-            f"with the least {x}; forecast a loss, of which lower is better, or tune the larger "
-            "runs."
-        )
-    if len(points) < FEWEST_POINTS:
-        raise FitError(
-            f"{y} falls only once along {x}, from {loss[points[0]]:.4g} to "
-            f"{loss[points[-1]]:.4g}; a forecast needs {FEWEST_POINTS - 1} falls or more: add runs "
-            f"at other values of {x}."
-        )
-    end, largest = float(spent[points[-1]]), float(spent[-1])
-    if largest > TURNED * end:
-        raise FitError(
-            f"{y} does not fall beyond {x} {end:.3g}: no run up to {largest:.3g}, "
-            f"{largest / end:.2g} times as much, is lower; tune or regularise the larger runs, or "
-            "leave them out if they failed."
-        )
-
-
-def _check_learned(best: Floats, y: str, chance: float | None) -> None:
-    """Raise FitError where not even the best run is below chance."""
-    if chance is not None and best[-1] >= chance:
-        raise FitError(
-            f"The lowest {y}, {best[-1]:.4g}, is not below chance, {chance:.4g}: these runs "
-            "learned nothing that could be extrapolated; train longer, or correct chance."
-        )
-
-
-def _check_lower_is_better(y: str) -> None:
-    """Raise FitError for a score: the runs of lowest y would be forecast, which are the worst."""
-    if y in HIGHER_IS_BETTER or y.startswith(SCORES):
-        raise FitError(
-            f"{y} is a score, of which higher is better; forecast the loss, or a column of errors, "
-            "such as 1 minus the score."
-        )
-
-
-def _warnings(spent: Floats, points: np.ndarray, at: float, x: str) -> list[str]:
-    """List the reasons to trust a forecast less."""
-    end, found = float(spent[points[-1]]), []
-    decades = float(np.log10(end / spent[points[0]]))
-    if decades < ENOUGH_DECADES:
-        found.append(
-            f"The best runs span {decades:.1f} decades of {x}; forecasts were checked on studies "
-            f"of {ENOUGH_DECADES:g} or more."
-        )
-    if at > CHECKED_REACH * end:
-        found.append(
-            f"The forecast reaches {at / end:.3g} times beyond the best run; forecasts were "
-            f"checked up to {CHECKED_REACH:g} times."
-        )
-    above = int((spent > end * 10**BIN_DECADES).sum())
-    if above:
-        found.append(
-            f"Settings with more {x} than {end:.3g} have a higher loss than the run there ({above} "
-            f"of {len(spent)}); the forecast assumes that larger runs are tuned as well as the "
-            "best ones."
-        )
-    return found
-
-
 def _public_record() -> str:
     found = read_json(PUBLIC_RECORD)
     return (
@@ -382,8 +301,3 @@ def _public_record() -> str:
         f"{found['furthest']:g} times further were inside their 80 % interval (mean over sets), "
         f"with a median error of {found['median_error']:.1%}."
     )
-
-
-def _check_number(name: str, value: float) -> None:
-    if not (is_number(value) and np.isfinite(value) and value > 0):
-        raise FitError(f"{name} is {value!r}; give a positive finite number.")

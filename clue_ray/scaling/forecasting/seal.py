@@ -24,7 +24,7 @@ from clue_ray.runs import Runs
 from clue_ray.scaling.fitting import frontier
 from clue_ray.scaling.fitting import table as tables
 from clue_ray.scaling.fitting.frontier import settings_of
-from clue_ray.scaling.forecasting import combine, hypotheses
+from clue_ray.scaling.forecasting import checks, combine, hypotheses
 from clue_ray.scaling.forecasting import forecast as engine
 from clue_ray.scaling.forecasting.forecast import LEVELS, Forecast, forecast
 from clue_ray.storage.files import read_json, write_json
@@ -35,7 +35,7 @@ SAME_PLACE = 1.1
 ROUNDING = 1e-6
 NUMBERS = ("at", "value")
 TEXTS = ("x", "y", "table_sha256", "engine_sha256", "clue_ray_version", "sealed_at")
-ENGINE = (frontier, tables, hypotheses, combine, engine)
+ENGINE = (frontier, tables, hypotheses, combine, checks, engine)
 """Modules whose source determines a forecast."""
 
 Outcome = Literal["open", "hit", "miss"]
