@@ -72,7 +72,7 @@ def frontier(compute: np.ndarray, loss: np.ndarray) -> np.ndarray:
 
 def cases_of(name: str, data: pd.DataFrame) -> Iterator[Case]:
     """Yield the forecasts that a data set allows."""
-    data = data[(data["C"] > 0) & (data["L"] > 0)].dropna(subset=["C", "L"])
+    data = data[(data["C"] > 0) & (data["L"] > 0)]
     column = next((each for each in ("study", "group") if each in data), None)
     keys = data[column].fillna("all") if column else pd.Series("all", index=data.index)
     for study, runs in data.groupby(keys):
@@ -226,9 +226,12 @@ def record(rows: pd.DataFrame) -> dict[str, Any]:
         "tuned_sets": len(TUNED & set(table.index)),
         "forecasts": int(table.loc["mean", "forecasts"]),
         "refused": int(rows["error"].isna().sum()),
-        "inside_80": round(float(table.loc["mean", "in80"]), 3),
-        "inside_95": round(float(table.loc["mean", "in95"]), 3),
-        "median_error": round(float(table.loc["median", "error"]), 3),
+        "nearest": NEAREST,
+        "furthest": FURTHEST,
+        # Finer than it is quoted: .7547 rounded to .755 would be quoted as 76 %.
+        "inside_80": round(float(table.loc["mean", "in80"]), 4),
+        "inside_95": round(float(table.loc["mean", "in95"]), 4),
+        "median_error": round(float(table.loc["median", "error"]), 4),
         "clue_ray_version": version("clue-ray"),
     }
 
@@ -237,9 +240,17 @@ def read_cases(folder: Path, sets: list[str]) -> list[Case]:
     """Read the forecasts of all data sets of a folder, or of some."""
     files = [file for file in sorted(folder.glob("*.csv")) if "curves" not in file.suffixes[0]]
     chosen = [file for file in files if not sets or file.stem in sets]
-    return [
-        case for file in chosen for case in cases_of(file.stem, pd.read_csv(file, low_memory=False))
-    ]
+    return [case for file in chosen for case in cases_of(file.stem, read_set(file))]
+
+
+def read_set(file: Path) -> pd.DataFrame:
+    """Read one data set; exit with a sentence where it lacks C or L."""
+    data = pd.read_csv(file, low_memory=False)
+    if not {"C", "L"} <= set(data):
+        raise SystemExit(
+            f"{file} has columns {', '.join(data)}; it needs C (compute) and L (loss)."
+        )
+    return data
 
 
 def main() -> None:

@@ -94,6 +94,29 @@ def test_a_seal_that_fails_is_shown_with_the_reason(directory: Path) -> None:
     assert kept.name not in "".join(shown(directory).points)
 
 
+@pytest.mark.parametrize("level", ["0.5", "0.8", "0.95"])
+def test_an_interval_that_was_hashed_again_is_noticed(directory: Path, level: str) -> None:
+    file = seal(directory, 1e16, runs=8)
+    document = json.loads(file.read_text())
+    del document["sha256"]
+    document["intervals"][level][1] *= 1.5
+    file.write_text(json.dumps({**document, "sha256": sealing._hash(document)}))
+    ((_, card, problem),) = judge_seals(directory, read_runs(directory))
+    assert card is None
+    assert "or another interval; the card was not written by --seal" in problem
+
+
+def test_a_seal_is_tested_in_a_table_without_compute(directory: Path) -> None:
+    table = read_runs(directory).table.drop(columns="loss_candidates")
+    other = table.rename(columns={"train_flops": "C", "loss": "L"}).assign(seed=0)
+    few = Runs(other.head(8))
+    made = forecast(few, x="C", y="L", at=4e14)
+    seal_forecast(few, made, x="C", y="L", folder=directory)
+    ((_, card, _),) = judge_seals(directory, Runs(other))
+    assert card is not None
+    assert card.outcome == "hit"
+
+
 def test_a_seal_of_another_engine_counts_with_a_note(
     directory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

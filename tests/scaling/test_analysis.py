@@ -215,7 +215,8 @@ def test_warnings_are_few_and_the_most_serious_is_first(little: Analysis) -> Non
     assert len(warnings) <= 8
     assert not any("_" in warning for warning in warnings)
     assert sum("do not identify a floor" in warning for warning in warnings) == 1
-    assert "Each law is fitted to only five runs" in warnings[0]
+    assert "The forecast rests on" in warnings[0]
+    assert "Each law is fitted to only five runs" in warnings[1]
 
 
 def test_a_forecast_that_holds_the_best_loss_is_warned_of(little: Analysis) -> None:

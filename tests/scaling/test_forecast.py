@@ -31,7 +31,7 @@ def study(noise=0.0, seed=0, runs=24, floor=2.0, decades=2.5):
 
 
 def ask(table, at=AT, **options):
-    return forecast(table, x="train_flops", y="loss", at=at, **options)
+    return forecast(table, **{"x": "train_flops", "y": "loss", "at": at, **options})
 
 
 @pytest.mark.parametrize("floor", [0.0, 2.0])
@@ -182,6 +182,25 @@ def test_seeds_of_a_setting_are_averaged_before_they_compete():
     assert ask(pd.concat([table, lucky])).value == pytest.approx(ask(table).value)
 
 
+def test_seeds_are_averaged_in_tables_of_other_columns():
+    table = study(0.0, runs=12).rename(columns={"train_flops": "C", "loss": "L"})
+    plain = forecast(table, x="C", y="L", at=AT)
+    seeds = [table.assign(seed=seed, L=table["L"] * (1 + 0.02 * (seed - 1))) for seed in range(3)]
+    assert forecast(pd.concat(seeds), x="C", y="L", at=AT).value == pytest.approx(plain.value)
+    # A seed that appears twice at one x does not tell its rows apart: something else does.
+    again = pd.concat([table.assign(seed=0), table.assign(seed=0, L=table["L"] * 1.3)])
+    assert forecast(again, x="C", y="L", at=AT).value == pytest.approx(plain.value)
+
+
+def test_the_chance_of_a_study_is_known():
+    """So the command, a seal and the page of one study forecast the same."""
+    table = study(0.02, 3).assign(loss=lambda t: t["loss"] * 0.9)
+    found = ask(table.assign(loss_candidates=256))
+    assert found == ask(table, chance=np.log(256))
+    assert found != ask(table)
+    assert found.chance == pytest.approx(np.log(256))
+
+
 @settings(max_examples=10, deadline=None)
 @given(
     scale=st.floats(1e-3, 1e3),
@@ -215,8 +234,9 @@ def test_no_prediction_exceeds_chance():
     ("table", "options", "words"),
     [
         (study(runs=4), {}, "Only 4 settings have a finished run"),
-        (study().assign(loss=3.0), {}, "loss falls only 0 times along train_flops"),
-        (study().assign(loss=np.linspace(3, 4, 24)), {}, "falls only 0 times"),
+        (study().assign(loss=3.0), {}, "loss does not fall along train_flops"),
+        (study().assign(loss=np.linspace(3, 4, 24)), {}, "does not fall along"),
+        (study().assign(loss=np.repeat([3.0, 2.5], 12)), {}, "loss falls only once along"),
         (
             study().assign(loss=lambda t: abs(np.log10(t["train_flops"]) - 15.3) + 3),
             {},
@@ -226,6 +246,9 @@ def test_no_prediction_exceeds_chance():
         (study(), {"at": float("nan")}, "at is nan; give a positive"),
         (study(), {"at": "far"}, "at is 'far'"),
         (study(), {"chance": -1}, "chance is -1"),
+        (study(), {"x": ["train_flops"]}, "takes the name of one column"),
+        (study(), {"chance": 2.0}, "is not below chance, 2: these runs learned nothing"),
+        (study().assign(loss_candidates=8), {}, "is not below chance, 2.079"),
     ],
 )
 def test_what_carries_no_forecast_is_refused(table, options, words):
@@ -245,9 +268,11 @@ def test_rows_that_cannot_be_read_are_refused():
 def test_a_forecast_says_when_to_trust_it_less():
     assert "times beyond the best run" in " ".join(ask(study(), at=1e20).warnings)
     assert "span 0.4 decades" in " ".join(ask(study(decades=0.5)).warnings)
+    assert "rests on 7 settings" in " ".join(ask(study(runs=7)).warnings)
     rising = study()
     rising.loc[22:, "loss"] = 4.0
-    assert "settings with more train_flops" in " ".join(ask(rising).warnings)
+    assert "Settings with more training compute" in " ".join(ask(rising).warnings)
+    assert "have a held-out loss above chance, 5 (" in " ".join(ask(study(), chance=5.0).warnings)
     assert ask(study()).warnings == ()
 
 
@@ -280,6 +305,8 @@ def test_a_seal_is_compared_with_the_run_that_tests_it(sealed):
     assert missed.outcome == "miss"
     assert missed.measured == pytest.approx(made.value * 1.5)
     verify_seal(file, seal, later(runs, made.value))
+    with pytest.raises(FitError, match=f"is sealed already, in {file}"):
+        seal_forecast(runs, made, x="train_flops", y="loss", folder=folder)
     with pytest.raises(FitError, match="sealed before the run"):
         seal_forecast(later(runs, 3.0), made, x="train_flops", y="loss", folder=folder)
 

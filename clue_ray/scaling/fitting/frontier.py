@@ -47,21 +47,24 @@ def frontier(table: pd.DataFrame, x: str = X, y: str = Y) -> npt.NDArray[np.bool
     return ~beaten.any(axis=1)
 
 
-def settings_of(done: pd.DataFrame) -> npt.NDArray[np.int64]:
+def settings_of(done: pd.DataFrame, x: str = X) -> npt.NDArray[np.int64]:
     """Number the setting of each run, (rows,); runs that differ only in their seed share one.
 
+    They agree in the columns of a study file, and nearly in compute (in x where the table has no
+    compute); in a table without such columns, exactly in x.
     Where a seed appears twice in what the columns call one setting, something else was varied, and
     each of its runs is a setting of its own.
     """
     alone = np.arange(len(done))
-    keys = [name for name in fixed_columns() if name in done]
-    if "seed" not in done or not keys:
+    if "seed" not in done:
         return alone
-    order = done.reset_index(drop=True).assign(row=alone).sort_values([*keys, X], kind="stable")
+    keys = [name for name in fixed_columns() if name in done] or [x]
+    x = X if X in done else x
+    order = done.reset_index(drop=True).assign(row=alone).sort_values([*keys, x], kind="stable")
     before = order[keys].shift()
     # nan != nan, but two runs without a value share it.
     other = ((order[keys] != before) & ~(order[keys].isna() & before.isna())).any(axis=1)
-    larger = order[X].astype(float) > SEED_COMPUTE_TOLERANCE * order[X].astype(float).shift()
+    larger = order[x].astype(float) > SEED_COMPUTE_TOLERANCE * order[x].astype(float).shift()
     group = (other | larger).cumsum().to_numpy()
     twice = (
         order.assign(group=group)

@@ -15,26 +15,26 @@ import numpy as np
 import pandas as pd
 
 from clue_ray.errors import FitError
-from clue_ray.runs import SCORES
-from clue_ray.scaling.fitting.frontier import settings_of
-from clue_ray.scaling.fitting.table import Table, finished, is_number, select
-from clue_ray.scaling.forecasting.combine import FEWEST_POINTS, Distribution, Record
+from clue_ray.runs import chance_loss
+from clue_ray.scaling.fitting.frontier import Y, settings_of
+from clue_ray.scaling.fitting.table import Table, candidates_of, finished, is_number, select
+from clue_ray.scaling.forecasting.checks import (
+    chance_warnings,
+    check_columns,
+    check_learned,
+    check_number,
+    check_runs,
+    reach_warnings,
+)
+from clue_ray.scaling.forecasting.combine import Distribution, Record
 from clue_ray.scaling.forecasting.hypotheses import Posterior
 from clue_ray.scaling.laws.law import Floats
 from clue_ray.storage.files import read_json
 
-FEWEST_RUNS = 5
 BIN_DECADES = 0.08
 """At most one frontier run per bin is kept, so that a thousand cheap runs do not outweigh ten
 expensive ones."""
-ENOUGH_DECADES = 1.0
-CHECKED_REACH = 10.5
-"""Factor beyond the largest run up to which forecasts were checked on public runs."""
-TURNED = 10.0
-"""Factor in x between the best run and the largest one from which the loss no longer falls."""
 SLACK = 1e-9
-HIGHER_IS_BETTER = ("recall_at_10", "mrr", "tokens_per_second")
-"""Columns of a runs table, besides scores on downstream tasks, that a better run raises."""
 FURTHEST_SEARCH, BISECTIONS = 1e4, 30
 """Factor beyond the frontier up to which a value of y is searched, and halvings of the range."""
 BACKTEST = ["cut", "at", "reach", "predicted", "measured", "low80", "high80", "low95", "high95"]
@@ -101,9 +101,11 @@ class Forecast:
         if len(made):
             error = (made["predicted"] / made["measured"] - 1).abs().median()
             inside = made["measured"].between(made["low80"], made["high80"]).sum()
+            near, far = made["reach"].min(), made["reach"].max()
             own = (
-                f"From fewer of these runs, {inside} of {len(made)} such forecasts were inside "
-                f"their 80 % interval, with a median error of {error:.1%}."
+                f"From fewer of these runs, {inside} of {len(made)} forecasts {near:.2g} to "
+                f"{far:.2g} times further were inside their 80 % interval, with a median error of "
+                f"{error:.1%}."
             )
         return f"{own} {_public_record()}"
 
@@ -128,13 +130,14 @@ def forecast(table: Table, *, x: str, y: str, at: float, chance: float | None = 
         x: column of compute, or of any quantity that the loss falls with.
         y: column of the loss or error.
         at: value of x beyond the runs.
-        chance: y of a model that learns nothing, where it is known: no prediction exceeds it.
+        chance: y of a model that learns nothing, where it is known: no prediction exceeds it. For
+            the column `loss` of a table with `loss_candidates`, it is known.
 
     Raises:
         RunsError: a column is missing or holds something other than positive finite numbers.
         FitError: the runs do not support a forecast; the message says why.
     """
-    _check_number("at", at)
+    check_number("at", at)
     return Forecaster.build(table, x=x, y=y, chance=chance).at(at)
 
 
@@ -165,12 +168,14 @@ class Forecaster:
     @classmethod
     def build(cls, table: Table, *, x: str, y: str, chance: float | None = None) -> "Forecaster":
         """Read a table and backtest it; arguments and errors are those of `forecast`."""
-        _check_lower_is_better(y)
+        check_columns(x, y)
         if chance is not None:
-            _check_number("chance", chance)
+            check_number("chance", chance)
         spent, loss = _settings(table, x, y)
         points = _frontier(spent, loss)
-        _check_runs(spent, loss, points, x, y)
+        check_runs(spent, loss, points, x, y)
+        chance = _known_chance(table, y) if chance is None else chance
+        check_learned(loss[points], y, chance)
         best = np.log10(spent[points]), np.log(loss[points])
         record, posterior = Record.build(*best, chance), Posterior.build(*best, chance)
         return cls(x, y, spent, loss, points, record, posterior, record.factor(), chance)
@@ -186,7 +191,7 @@ class Forecaster:
         Raises:
             FitError: it is not beyond it.
         """
-        _check_number("at", at)
+        check_number("at", at)
         if at <= self.end:
             raise FitError(
                 f"{self.x} is {at:.3g}, which is not beyond the best run at {self.end:.3g}; "
@@ -199,7 +204,10 @@ class Forecaster:
             at=float(at),
             reach=at / self.end,
             laws=self.posterior.laws,
-            warnings=tuple(_warnings(self.spent, self.points, at, self.x)),
+            warnings=(
+                *reach_warnings(self.spent, self.points, at, self.x),
+                *chance_warnings(self.loss[self.points], self.y, self.chance),
+            ),
             distribution=distribution,
             earlier=self.record,
             chance=self.chance,
@@ -215,7 +223,7 @@ class Forecaster:
             FitError: y is not below the best run, or the forecast does not reach it within
                 `FURTHEST_SEARCH` times the x of the frontier's end.
         """
-        _check_number("y", y)
+        check_number("y", y)
         best = float(self.loss[self.points[-1]])
         if y >= best:
             raise FitError(f"{self.y} {y:g} is not below the best run's {best:.4g}; it is reached.")
@@ -249,12 +257,15 @@ def _settings(table: Table, x: str, y: str) -> tuple[Floats, Floats]:
     expensive one. Rows count as replicates only where nothing but the seed differs.
     """
     sample = select(table, (x,), y)
-    frame = pd.DataFrame({x: sample.x[0], y: sample.y})
-    done = finished(table)
-    if x == "train_flops" and "seed" in done:
-        frame = frame.groupby(settings_of(done)).mean()
-    frame = frame.sort_values([x, y], kind="stable")
-    return frame[x].to_numpy(dtype=float), frame[y].to_numpy(dtype=float)
+    frame = pd.DataFrame({"x": sample.x[0], "y": sample.y})
+    means = frame.groupby(settings_of(finished(table), x)).mean().sort_values(["x", "y"])
+    return means["x"].to_numpy(), means["y"].to_numpy()
+
+
+def _known_chance(table: Table, y: str) -> float | None:
+    """Return the loss at chance where the table says among how many candidates it was measured."""
+    candidates = candidates_of(finished(table)) if y == Y else None
+    return None if candidates is None else chance_loss(candidates)
 
 
 def _frontier(spent: Floats, loss: Floats) -> np.ndarray:
@@ -281,75 +292,12 @@ def _backtest(record: Record) -> pd.DataFrame:
     return pd.concat(tables[1:] or tables, ignore_index=True)
 
 
-def _check_runs(spent: Floats, loss: Floats, points: np.ndarray, x: str, y: str) -> None:
-    """Raise FitError for runs that do not support a forecast.
-
-    Raises:
-        FitError: they are too few, or the loss does not fall along them.
-    """
-    if len(spent) < FEWEST_RUNS:
-        raise FitError(
-            f"Only {len(spent)} settings have a finished run; a forecast needs {FEWEST_RUNS} or "
-            "more: add runs."
-        )
-    if len(points) < FEWEST_POINTS:
-        raise FitError(
-            f"{y} falls only {len(points) - 1} times along {x}, from {loss[points[0]]:.4g} to "
-            f"{loss[points[-1]]:.4g}; a forecast needs {FEWEST_POINTS - 1} falls or more: add runs "
-            f"at other values of {x}."
-        )
-    end, largest = float(spent[points[-1]]), float(spent[-1])
-    if largest > TURNED * end:
-        raise FitError(
-            f"{y} does not fall beyond {x} {end:.3g}: no run up to {largest:.3g}, "
-            f"{largest / end:.2g} times as much, is lower; tune or regularise the larger runs, or "
-            "leave them out if they failed."
-        )
-
-
-def _check_lower_is_better(y: str) -> None:
-    """Raise FitError for a score: the runs of lowest y would be forecast, which are the worst."""
-    if y in HIGHER_IS_BETTER or y.startswith(SCORES):
-        raise FitError(
-            f"{y} is a score, of which higher is better; forecast the loss, or a column of errors, "
-            "such as 1 minus the score."
-        )
-
-
-def _warnings(spent: Floats, points: np.ndarray, at: float, x: str) -> list[str]:
-    """List the reasons to trust a forecast less."""
-    end, found = float(spent[points[-1]]), []
-    decades = float(np.log10(end / spent[points[0]]))
-    if decades < ENOUGH_DECADES:
-        found.append(
-            f"The best runs span {decades:.1f} decades of {x}; forecasts were checked on studies "
-            f"of {ENOUGH_DECADES:g} or more."
-        )
-    if at > CHECKED_REACH * end:
-        found.append(
-            f"The forecast reaches {at / end:.3g} times beyond the best run; forecasts were "
-            f"checked up to {CHECKED_REACH:g} times."
-        )
-    above = int((spent > end * 10**BIN_DECADES).sum())
-    if above:
-        found.append(
-            f"{above} settings with more {x} than {end:.3g} have a higher loss than the run there; "
-            "the forecast assumes that larger runs are tuned as well as the best ones."
-        )
-    return found
-
-
 def _public_record() -> str:
     found = read_json(PUBLIC_RECORD)
     return (
         f"On {found['sets']} public sets of scaling runs, {found['tuned_sets']} of which were used "
         "to tune the method while the others were looked at three times, "
-        f"{found['inside_80']:.0%} of "
-        f"{found['forecasts']} such forecasts were inside their 80 % interval (mean over sets), "
+        f"{found['inside_80']:.0%} of {found['forecasts']} forecasts {found['nearest']:g} to "
+        f"{found['furthest']:g} times further were inside their 80 % interval (mean over sets), "
         f"with a median error of {found['median_error']:.1%}."
     )
-
-
-def _check_number(name: str, value: float) -> None:
-    if not (is_number(value) and np.isfinite(value) and value > 0):
-        raise FitError(f"{name} is {value!r}; give a positive finite number.")

@@ -22,8 +22,10 @@ from typing import Any, Literal, NamedTuple
 
 from clue_ray.errors import ClueRayError, FitError, RunsError
 from clue_ray.runs import Runs
+from clue_ray.scaling.fitting import frontier
+from clue_ray.scaling.fitting import table as tables
 from clue_ray.scaling.fitting.frontier import settings_of
-from clue_ray.scaling.forecasting import combine, hypotheses
+from clue_ray.scaling.forecasting import checks, combine, hypotheses
 from clue_ray.scaling.forecasting import forecast as engine
 from clue_ray.scaling.forecasting.forecast import LEVELS, Forecast, forecast
 from clue_ray.storage.files import read_json, write_json
@@ -34,7 +36,7 @@ SAME_PLACE = 1.1
 ROUNDING = 1e-6
 NUMBERS = ("at", "value")
 TEXTS = ("x", "y", "table_sha256", "engine_sha256", "clue_ray_version", "sealed_at")
-ENGINE = (hypotheses, combine, engine)
+ENGINE = (frontier, tables, hypotheses, combine, checks, engine)
 """Modules whose source determines a forecast."""
 
 Outcome = Literal["open", "hit", "miss"]
@@ -86,7 +88,7 @@ def seal_forecast(runs: Runs, made: Forecast, *, x: str, y: str, folder: Path) -
 
     Raises:
         RunsError: the table has no run ids, by which the runs could be named later.
-        FitError: a finished run already tests the forecast.
+        FitError: a finished run already tests the forecast, or it is sealed already.
     """
     if "run_id" not in runs.done:
         raise RunsError("The table has no column 'run_id'; a seal names the runs it was made from.")
@@ -107,14 +109,17 @@ def seal_forecast(runs: Runs, made: Forecast, *, x: str, y: str, folder: Path) -
         "warnings": list(made.warnings),
         "runs": sorted(map(str, runs.done["run_id"])),
         "table_sha256": _hash_table(runs, x, y, set(map(str, runs.done["run_id"]))),
+    }
+    name = re.sub(r"\W+", "-", y).strip("-") or "y"  # a column may be called ../loss
+    file = folder / FOLDER / f"{name}-at-{made.at:.3g}-{_hash(seal)[:8]}.json"
+    if file.exists():  # twice it would count twice in the score
+        raise FitError(f"This forecast is sealed already, in {file}; add runs, or another place.")
+    seal |= {
         "engine_sha256": engine_fingerprint(),
         "clue_ray_version": version("clue-ray"),
         "sealed_at": datetime.now(UTC).isoformat(timespec="seconds"),
     }
-    seal["sha256"] = _hash(seal)
-    name = re.sub(r"\W+", "-", y).strip("-") or "y"  # a column may be called ../loss
-    file = folder / FOLDER / f"{name}-at-{made.at:.3g}-{seal['sha256'][:8]}.json"
-    write_json(file, seal)
+    write_json(file, {**seal, "sha256": _hash(seal)})
     return file
 
 
@@ -222,8 +227,14 @@ def _other_engine(seal: dict[str, Any]) -> str:
 
 
 def _same_ends(seal: dict[str, Any], again: Forecast) -> bool:
-    ends = zip(seal["intervals"]["0.8"], again.interval(0.8), strict=True)
-    return all(math.isclose(sealed, now, rel_tol=ROUNDING) for sealed, now in ends)
+    """Return whether a card has the intervals of a forecast, at every level."""
+    sealed, now = seal["intervals"], {str(level): again.interval(level) for level in LEVELS}
+    return sealed.keys() == now.keys() and all(
+        _is_interval(sealed[level])
+        and math.isclose(sealed[level][0], low, rel_tol=ROUNDING)
+        and math.isclose(sealed[level][1], high, rel_tol=ROUNDING)
+        for level, (low, high) in now.items()
+    )
 
 
 def judge_seals(folder: Path, runs: Runs) -> tuple[Judged, ...]:
@@ -300,7 +311,7 @@ def _measured(runs: Runs, x: str, y: str, at: float, before: set[str]) -> float 
     ]
     if later.empty:
         return None
-    means = later[y].astype(float).groupby(settings_of(later)).mean()
+    means = later[y].astype(float).groupby(settings_of(later, x)).mean()
     return None if means.isna().all() else float(means.min())
 
 
