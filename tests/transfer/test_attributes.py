@@ -28,9 +28,10 @@ def write(path, frame=FRAME, **options):
     return path
 
 
-@pytest.mark.parametrize("separator", [",", ";", "\t"])
-@pytest.mark.parametrize("decimal", [".", ","])
-@pytest.mark.parametrize("name", ["users.csv", "users.csv.gz", "USERS.CSV"])
+@pytest.mark.parametrize(
+    ("separator", "decimal"), [(",", "."), (";", "."), (";", ","), ("\t", ".")]
+)
+@pytest.mark.parametrize("name", ["users.csv", "USERS.CSV.gz"])
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-16"])
 def test_numbers_of_text_files(tmp_path, separator, decimal, name, encoding):
     options = {"sep": separator, "decimal": decimal, "encoding": encoding}
