@@ -68,8 +68,9 @@ def read_yaml(path: str | Path) -> Any:
         raise SpecError(
             f"YAML file {file} cannot be read ({error}); give a YAML text file."
         ) from None
-    except (yaml.YAMLError, ValueError, OverflowError, RecursionError) as error:
-        # A number or date that Python cannot hold raises a ValueError.
+    except Exception as error:
+        # yaml raises errors of many types: for numbers and dates that Python cannot hold, for tags
+        # such as !!timestamp on other texts, for deep nesting.
         reason = " ".join(str(error).split())
         raise SpecError(f"File {file} is not valid YAML ({reason}); fix that line.") from None
 
