@@ -2,6 +2,7 @@
 # make test      the fast tests, including tests on a real local Ray
 # make check     format, lint and types
 # make docs      the API reference, build/api/clue_ray.html
+# make schemas   the JSON Schemas of study, corpus and task files, which editors read
 # make test-all  all tests, including slow and multi-node ones
 # make gpu       measure and check the GPU path on this machine's card; writes docs/gpu.md
 # make open-clue-report  the page, figures and reports of the open CLUE study from its runs; trains nothing
@@ -15,14 +16,14 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 LOG := data/completejourney.parquet
 
-.PHONY: install demo test test-all check format docs gpu open-clue-report
+.PHONY: install demo test test-all check format docs schemas gpu open-clue-report
 
 install: $(READY)
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet -c constraints.txt $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) torch
-	$(BIN)/pip install --quiet -c constraints.txt -e '.[completejourney,dev]'
+	$(BIN)/pip install --quiet -c constraints.txt -e '.[train,cluster,completejourney,dev]'
 	touch $@
 
 demo: $(READY)
@@ -46,6 +47,9 @@ check: $(READY)
 format: $(READY)
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+schemas: $(READY)
+	$(BIN)/python docs/build_schemas.py
 
 docs: $(READY)
 	$(BIN)/python docs/build_api.py --output build/api

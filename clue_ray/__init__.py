@@ -27,6 +27,7 @@ _HOMES = {
     "fit_law": "clue_ray.scaling.fitting.fit",
     "forecast": "clue_ray.scaling.forecasting.forecast",
     "identifiability": "clue_ray.scaling.judging.identifiability",
+    "import_runs": "clue_ray.foreign.table",
     "influence": "clue_ray.scaling.judging.panels",
     "load_encoder": "clue_ray.transfer.encode",
     "marginal_returns": "clue_ray.scaling.deciding.budget",

@@ -17,6 +17,11 @@ import difflib
 import re
 import traceback
 
+EXTRAS = {
+    **dict.fromkeys(("torch", "tokenizers", "safetensors", "tensorboard"), "train"),
+    **dict.fromkeys(("ray", "fsspec"), "cluster"),
+}
+"""Packages that are not part of the base installation, and the extra that installs each."""
 TOKEN_REMEDY = (
     "set RAY_AUTH_TOKEN, or RAY_AUTH_TOKEN_PATH to a file with it, "
     "or write it to ~/.ray/auth_token, and set RAY_AUTH_MODE=token"
@@ -63,6 +68,17 @@ def nearest(name: str, allowed: list[str]) -> str:
         name, allowed, n=1, cutoff=0.5
     )
     return f"did you mean {close[0]!r}?" if close else f"allowed are {', '.join(allowed)}."
+
+
+def missing_extra(error: ImportError) -> str | None:
+    """Return the sentence for a package of an extra that is not installed; None for others."""
+    package = (error.name or "").partition(".")[0]
+    if package not in EXTRAS:
+        return None
+    return (
+        f"This needs {package}, which is not part of the base installation; run: pip install "
+        f"'clue-ray[train,cluster]' ({package} alone: 'clue-ray[{EXTRAS[package]}]')."
+    )
 
 
 def describe_error(error: BaseException) -> tuple[str, str]:

@@ -37,7 +37,7 @@ FLOORS = [
     ["errors"],
     ["spec", "storage"],
     ["runs"],
-    ["scaling", "corpus"],
+    ["scaling", "corpus", "foreign"],
     ["report", "batches"],
     ["encoder"],
     ["training"],

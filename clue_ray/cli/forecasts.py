@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from clue_ray.cli.options import Json, console
+from clue_ray.cli.options import Json, RunsOf, Where, X, Y, console
 from clue_ray.errors import FitError, SpecError
 
 if TYPE_CHECKING:
@@ -15,15 +15,13 @@ if TYPE_CHECKING:
 
 
 def forecast(
-    runs: Annotated[
-        Path,
-        typer.Argument(metavar="RUNS", help="Runs table (CSV or Parquet), or a study's directory."),
-    ],
+    runs: RunsOf,
     at: Annotated[
         list[float] | None, typer.Option(help="Value of x to forecast at. Repeat for several.")
     ] = None,
-    x: Annotated[str, typer.Option(help="Column that the loss falls with.")] = "train_flops",
-    y: Annotated[str, typer.Option(help="Column to forecast; lower is better.")] = "loss",
+    x: X = None,
+    y: Y = None,
+    where: Where = None,
     chance: Annotated[
         float | None, typer.Option(help="y of a model that learns nothing, if it is known.")
     ] = None,
@@ -36,31 +34,37 @@ def forecast(
     as_json: Json = False,
 ) -> None:
     """Forecast the loss of a larger run, with intervals calibrated by backtest."""
+    from clue_ray.cli.foreign import open_runs
     from clue_ray.runs import read_runs
     from clue_ray.scaling.forecasting.forecast import forecast as make
 
     _check_options(runs, at, seal, verify)
-    table = read_runs(runs)
     if verify:
-        return _verify(runs, table, as_json)
-    made = [make(table, x=x, y=y, at=place, chance=chance) for place in at or ()]
-    files = [_seal(table, each, x, y, runs) for each in made] if seal else []
+        return _verify(runs, read_runs(runs), as_json)
+    opened = open_runs(runs, [x] if x else None, y, where)
+    table, (spent,), loss = opened.runs, opened.x, opened.y
+    made = [make(table, x=spent, y=loss, at=place, chance=chance) for place in at or ()]
+    files = [_seal(table, each, spent, loss, runs) for each in made] if seal else []
     if as_json:
         documents = [each.to_dict() for each in made]
-        return print(json.dumps({"forecasts": documents, "sealed": list(map(str, files))}))
+        printed = {"forecasts": documents, "sealed": list(map(str, files))}
+        return print(json.dumps({**printed, "notes": list(opened.notes)}))
+    opened.print_notes(console)
     for each in made:
-        _print(each, x, y)
+        _print(each, opened.called_x, opened.called_y)
     for file in files:
         console.print(f"Sealed: {file}", highlight=False, markup=False, soft_wrap=True)
     return None
 
 
 def _check_options(runs: Path, at: list[float] | None, seal: bool, verify: bool) -> None:
+    from clue_ray.cli.foreign import is_study
+
     if verify and (at or seal):
         raise SpecError("--verify checks the sealed forecasts; give it without --at and --seal.")
     if not verify and not at:
         raise SpecError("Forecast takes --at, the value of x to forecast at; give one or more.")
-    if (seal or verify) and not runs.is_dir():
+    if (seal or verify) and not is_study(runs):
         raise SpecError(f"{runs} is not a study's directory, where sealed forecasts are; give one.")
 
 

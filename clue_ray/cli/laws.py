@@ -7,32 +7,34 @@ from typing import Annotated
 
 import typer
 
-from clue_ray.cli.options import Json, StudyFolder, console
+from clue_ray.cli.options import Json, Output, RunsOf, StudyFolder, Where, X, Y, console
 
 
 def fit(
-    runs: Annotated[
-        Path,
-        typer.Argument(metavar="RUNS", help="Runs table (CSV or Parquet), or a study's directory."),
-    ],
+    runs: RunsOf,
     law: Annotated[str, typer.Option(help="Name of the law.")] = "power_law_plus_constant",
     x: Annotated[
         list[str] | None,
-        typer.Option(help="Predictor column. Repeat for several.", show_default="train_flops"),
+        typer.Option(help="Predictor column. Repeat for several.", show_default="compute"),
     ] = None,
-    y: Annotated[str, typer.Option(help="Column to predict.")] = "loss",
+    y: Annotated[
+        str | None, typer.Option(help="Column to predict.", show_default="the loss")
+    ] = None,
+    where: Where = None,
     as_json: Json = False,
 ) -> None:
-    """Fit one law to a table of runs."""
-    from clue_ray.runs import read_runs
+    """Fit one law to a table of runs, of clue-ray or of another tool."""
+    from clue_ray.cli.foreign import open_runs
     from clue_ray.scaling.fitting.fit import fit_law
 
-    fitted = fit_law(law, read_runs(runs), x=x or ["train_flops"], y=y)
+    opened = open_runs(runs, x, y, where)
+    fitted = fit_law(law, opened.runs, x=opened.x, y=opened.y)
     if as_json:
-        print(json.dumps(fitted.to_dict()))
+        print(json.dumps({**fitted.to_dict(), "notes": list(opened.notes)}))
         return
     from clue_ray.cli.tables import fit_table
 
+    opened.print_notes(console)
     console.print(fit_table(fitted))
     for warning in fitted.warnings:
         console.print(f"warning: {warning}", style="yellow", highlight=False)
@@ -40,16 +42,32 @@ def fit(
 
 def report(
     directories: Annotated[
-        list[Path], typer.Argument(metavar="DIR [DIR]", help="The directory of a study, or of two.")
+        list[Path],
+        typer.Argument(
+            metavar="DIR [DIR]",
+            help="The directory of a study, or of two; or the runs of another tool.",
+        ),
     ],
+    x: X = None,
+    y: Y = None,
+    where: Where = None,
+    output: Output = Path("results"),
     as_json: Json = False,
 ) -> None:
-    """Fit the laws of a study again and write its report, or compare two studies."""
+    """Fit the laws of a study again and write its report, or compare two studies.
+
+    The runs of other tools (a table, a folder of W&B, MLflow, TensorBoard or Ray Tune) get a page
+    in <output>/<name>.
+    """
+    from clue_ray.cli.foreign import is_study, write_directory
     from clue_ray.report.compare import compare_studies
     from clue_ray.report.page import write_report
 
     if len(directories) == 1:
-        return emit_laws(directories[0], write_report(directories[0]), as_json)
+        home = directories[0]
+        if x or y or where or not is_study(home):
+            home = write_directory(home, x, y, where, output)
+        return emit_laws(home, write_report(home), as_json)
     page, found = compare_studies(directories)
     if as_json:
         return print(json.dumps({"report": str(page), **found.to_dict()}))
@@ -97,7 +115,15 @@ def predict(
 
 def emit_laws(directory: Path, page: Path, as_json: bool) -> None:
     """Print the table of laws, the answer and the path of the report."""
+    from clue_ray.cli.foreign import read_source
     from clue_ray.cli.tables import print_laws
+    from clue_ray.spec.columns import named
 
     fits = json.loads((directory / "fits.json").read_text(encoding="utf-8"))
-    print(json.dumps({"report": str(page), **fits})) if as_json else print_laws(console, fits, page)
+    source = read_source(directory)
+    if as_json:
+        return print(json.dumps({"report": str(page), **fits, "notes": source.get("notes", [])}))
+    for note in source.get("notes", ()):
+        console.print(f"note: {note}", style="dim", highlight=False)
+    with named(source.get("names", {})):
+        print_laws(console, fits, page)

@@ -14,17 +14,17 @@ import typer
 from clue_ray.cli.clusters import submit
 from clue_ray.cli.corpora import fetch, prepare
 from clue_ray.cli.encoders import embed, transfer
+from clue_ray.cli.explain import explain
 from clue_ray.cli.forecasts import forecast
 from clue_ray.cli.laws import browse, fit, predict, report
 from clue_ray.cli.options import HomeGroup
 from clue_ray.cli.studies import plan, results, run, train
-from clue_ray.errors import ClueRayError
+from clue_ray.errors import ClueRayError, missing_extra
 
 app = typer.Typer(
     cls=HomeGroup,
     help="Scaling-law studies of user encoders on Ray, from event logs to a report.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
 )
 for command in (
@@ -42,6 +42,7 @@ for command in (
     embed,
     transfer,
     submit,
+    explain,
 ):
     app.command()(command)
 
@@ -71,6 +72,11 @@ def main() -> None:
         app()
     except ClueRayError as error:
         sys.stderr.write(f"clue-ray: {error}\n")
+        sys.exit(2)
+    except ImportError as error:
+        if (sentence := missing_extra(error)) is None:
+            raise
+        sys.stderr.write(f"clue-ray: {sentence}\n")
         sys.exit(2)
     except OSError as error:
         if error.errno != errno.ENOSPC:

@@ -65,6 +65,26 @@ PredictAt = Annotated[
     ),
 ]
 StudyFile = Annotated[Path, typer.Argument(metavar="STUDY.yaml", help="The study file.")]
+RunsOf = Annotated[
+    Path,
+    typer.Argument(
+        metavar="RUNS",
+        help="A study's directory, a table of runs (CSV, JSON Lines, Parquet), or what W&B, "
+        "MLflow, TensorBoard or Ray Tune wrote.",
+    ),
+]
+X = Annotated[
+    str | None,
+    typer.Option(help="Column that the loss falls with.", show_default="compute, by its name"),
+]
+Y = Annotated[
+    str | None,
+    typer.Option(help="Column of the loss; lower is better.", show_default="the loss, by its name"),
+]
+Where = Annotated[
+    str | None,
+    typer.Option(help="Condition that runs must meet, such as \"group == 'dense'\"."),
+]
 Yes = Annotated[bool, typer.Option("--yes", help="Allow studies of more than 1,000 runs.")]
 StudyFolder = Annotated[
     Path, typer.Argument(metavar="DIR", help="The study's directory, <output>/<name>.")

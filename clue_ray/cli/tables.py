@@ -14,7 +14,7 @@ from rich.text import Text
 from clue_ray.report.numbers import plain
 from clue_ray.runs import RunRecord
 from clue_ray.scaling.downstream import MEASURES, compare_methods, spell
-from clue_ray.spec.columns import SIZE, head_of, settings
+from clue_ray.spec.columns import SIZE, head_of, in_unit, settings, short_label
 
 if TYPE_CHECKING:
     from clue_ray.scaling.fitting.result import Fit
@@ -27,7 +27,7 @@ PLANNED = (SIZE, "train_tokens", "train_flops", "minutes")
 
 def law_table(fits: dict[str, Any]) -> Table:
     """Return a table of the fitted laws, with their errors in nats; the preferred one is marked."""
-    table = Table(title="Held-out loss against training compute", title_justify="left")
+    table = Table(title=_title(), title_justify="left")
     for column in (
         "law",
         "fitted",
@@ -74,9 +74,14 @@ def print_laws(console: Console, fits: dict[str, Any], page: Path) -> None:
     console.print(f"Report: {page}", highlight=False, soft_wrap=True)
 
 
+def _title() -> str:
+    names = [short_label(name) for name in ("loss", "train_flops")]
+    return f"{names[0][:1].upper()}{names[0][1:]} against {names[1]}"
+
+
 def _nats(value: float | None, form: str) -> str:
-    """Format an error in nats; empty where there is none."""
-    return "" if value is None else f"{value:{form}} nats"
+    """Format an error in nats, or in the unit of another tool's loss; empty where there is none."""
+    return "" if value is None else f"{value:{form}}{in_unit('loss')}"
 
 
 def _with_interval(row: dict[str, Any], name: str) -> str:

@@ -18,6 +18,7 @@ from clue_ray.errors import RunsError, StudyError
 from clue_ray.report.page import compose, render
 from clue_ray.report.read import read_directory
 from clue_ray.runs import Runs, read_current_runs
+from clue_ray.spec.columns import named
 
 LOOPBACK = "127.0.0.1"
 HIGHEST_PORT = 65535
@@ -69,9 +70,10 @@ class LivePage:
         started = time.monotonic()
         try:
             files = read_directory(self.directory, running=True)
-            content, _ = compose(files)
             live = {"state": state, "words": _progress(Runs(files.table))}
-            self.page = render("index.html.j2", content=content, live=live).encode()
+            with named(files.names):
+                content, _ = compose(files)
+                self.page = render("index.html.j2", content=content, live=live).encode()
             # Set last, so that a page that failed is tried again at the next request.
             self.seen = state
         finally:

@@ -5,6 +5,7 @@ the order of the sections. The analysis is written to fits.json next to the runs
 """
 
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -25,9 +26,11 @@ from clue_ray.report.sections import (
     next_step,
     parts,
     sealed,
+    source,
 )
 from clue_ray.runs import Runs
 from clue_ray.scaling.answering.analysis import Analysis, analyse
+from clue_ray.spec.columns import named
 from clue_ray.storage.files import atomic_write, write_json
 
 
@@ -60,6 +63,8 @@ def build_content(
         *(analysis.warnings if analysis else ()),
         *evidence.calibration_warnings(files),
     )
+    if files.source:
+        return _foreign_content(files, analysis, document, warnings)
     sections = (
         next_step.next_step(analysis) if analysis else None,
         sealed.sealed(files),
@@ -77,6 +82,37 @@ def build_content(
         evidence.every_run(files),
         measured.measured(files, analysis, str(document.get("error", ""))),
     )
+    return _content(files, analysis, document, warnings, sections)
+
+
+def _foreign_content(
+    files: StudyFiles,
+    analysis: Analysis | None,
+    document: dict[str, Any],
+    warnings: tuple[str, ...],
+) -> Content:
+    """Build the page of another tool's runs: the sections that are not about encoders of users."""
+    sections = (
+        next_step.next_step(analysis) if analysis else None,
+        sealed.sealed(files),
+        axes.axes(analysis) if analysis else None,
+        axes.isoflop(files),
+        laws.laws(analysis) if analysis else None,
+        laws.alternatives(analysis) if analysis else None,
+        evidence.warnings((*warnings, *files.warnings)),
+        source.source(files),
+        evidence.every_run(files),
+    )
+    return _content(files, analysis, document, warnings, sections)
+
+
+def _content(
+    files: StudyFiles,
+    analysis: Analysis | None,
+    document: dict[str, Any],
+    warnings: tuple[str, ...],
+    sections: Iterable[Section | None],
+) -> Content:
     return Content(
         name=files.name,
         question=files.question,
@@ -98,14 +134,14 @@ def write_report(directory: str | Path) -> Path:
             what could not be fitted or read.
     """
     home = Path(directory)
-    content, document = compose(read_directory(home))
-    write_json(home / "fits.json", document)
-    _write_figures(home / "report" / "figures", content.pictures)
-    _write(home / "report" / "report.md", render("report.md.j2", content=content).encode())
-    _write(
-        home / "report" / "index.html",
-        render("index.html.j2", content=content, live=False).encode(),
-    )
+    files = read_directory(home)
+    with named(files.names):
+        content, document = compose(files)
+        write_json(home / "fits.json", document)
+        _write_figures(home / "report" / "figures", content.pictures)
+        _write(home / "report" / "report.md", render("report.md.j2", content=content).encode())
+        page = render("index.html.j2", content=content, live=False).encode()
+        _write(home / "report" / "index.html", page)
     return home / "report" / "index.html"
 
 

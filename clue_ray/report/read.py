@@ -7,7 +7,8 @@ cannot be used is left out with a warning on the page, so that the report is alw
 import json
 import math
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,8 @@ from clue_ray.runs import RUN_COLUMNS, Runs, read_current_runs, read_runs
 from clue_ray.scaling.forecasting.seal import Judged, judge_seals
 from clue_ray.spec.specs import FitSpec, StudySpec, read_study
 
+SOURCE = "source.json"
+"""Where the runs of another tool came from, and what their columns are called."""
 RESULT = re.compile(r"transfer/[\w.-]+\.json")
 """Path of a task's result within the folder of its run; other paths are not followed."""
 AMOUNTS = (
@@ -57,6 +60,7 @@ class StudyFiles:
         study: the study file; None without a usable one.
         seals: the sealed forecasts, verified and compared with the runs.
         encoders: number of runs whose trained encoder is in the directory.
+        source: how the runs of another tool were read; empty for runs of a study.
     """
 
     name: str
@@ -75,6 +79,12 @@ class StudyFiles:
     study: StudySpec | None = None
     seals: tuple[Judged, ...] = ()
     encoders: int = 0
+    source: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def names(self) -> Mapping[str, Mapping[str, str]]:
+        """What columns are called where they are not ours, for `spec.columns.named`."""
+        return self.source.get("names") or {}
 
     @property
     def done(self) -> pd.DataFrame:
@@ -104,13 +114,13 @@ def read_directory(directory: Path, running: bool = False) -> StudyFiles:
     table = _completed(runs.table)
     warnings: list[str] = []
     study = _study(directory / "study.yaml", warnings)
-    plan, corpus, baselines = (
+    plan, corpus, baselines, source = (
         _read_mapping(directory / name, warnings)
-        for name in ("plan.json", "corpus.json", "baselines.json")
+        for name in ("plan.json", "corpus.json", "baselines.json", SOURCE)
     )
     expected = _planned_runs(plan, warnings)
     return StudyFiles(
-        name=study.name if study else _name_from(table, directory),
+        name=study.name if study else str(source.get("name") or _name_from(table, directory)),
         question=study.question if study else "",
         study_text=_text(directory / "study.yaml"),
         fit=study.fit if study else FitSpec(),
@@ -126,6 +136,7 @@ def read_directory(directory: Path, running: bool = False) -> StudyFiles:
         study=study,
         seals=judge_seals(directory, runs),
         encoders=sum(1 for _ in directory.glob("runs/*/encoder")),
+        source=source,
     )
 
 

@@ -15,7 +15,16 @@ from clue_ray.report.read import StudyFiles
 from clue_ray.report.rivals import PARTS, list_rivals, verdict
 from clue_ray.runs import chance_loss
 from clue_ray.scaling.answering.analysis import Analysis
-from clue_ray.spec.columns import Format, format_of, head_of, name_columns, settings, short_label
+from clue_ray.spec.columns import (
+    Format,
+    format_of,
+    head_of,
+    name_columns,
+    noun,
+    settings,
+    short_label,
+    with_unit,
+)
 
 
 @dataclass(frozen=True)
@@ -130,11 +139,11 @@ def law_table(analysis: Analysis) -> Table:
     rows = analysis.law_table()
     heads = (
         "law",
-        "backtest error, nats",
+        with_unit("backtest error", "loss"),
         "inside 95% interval",
-        "held-out error, nats",
+        with_unit("held-out error", "loss"),
         "exponent [95%]",
-        "loss at 10\N{MULTIPLICATION SIGN} compute [95%]",
+        f"{noun('loss')} at 10\N{MULTIPLICATION SIGN} {noun('train_flops')} [95%]",
         "BIC weight",
     )
     weights = dict(zip(analysis.panels.bic["law"], analysis.panels.bic["weight"], strict=True))

@@ -4,8 +4,11 @@ Tables, figures, warnings and fits read their columns here. To add an axis, give
 `Column.axis`; a new column also needs a field in `clue_ray.runs` and an entry in `COLUMNS`.
 """
 
-from collections.abc import Container
-from dataclasses import dataclass
+from collections.abc import Container, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import Any, Literal
 
 Format = Literal["text", "count", "general", "significant", "loss", "flop", "seconds", "rate"]
@@ -124,8 +127,52 @@ COLUMNS: dict[str, Column] = {column.name: column for column in _ENTRIES}
 """Every column by name: the runs table in its order, then those of learning curves alone."""
 SIZE = "non_embedding_params"
 """The size of an encoder as laws measure it; tables and names show `encoder_size` for it."""
+NOUNS = {"train_flops": "compute", "loss": "loss"}
+"""Shorter words for columns in sentences."""
 LENGTHS = ("steps", "users_seen")
 """How long a run trained. Runs are compared at equal steps, or else at equal users seen."""
+
+
+_NAMED: ContextVar[Mapping[str, Mapping[str, str]]] = ContextVar(
+    "named", default=MappingProxyType({})
+)
+
+
+@contextmanager
+def named(names: Mapping[str, Mapping[str, str]]) -> Iterator[None]:
+    """Call columns otherwise inside a `with` block: label and unit by name.
+
+    The runs of other tools have their own words for what stands in `train_flops` and `loss`.
+    """
+    token = _NAMED.set(names)
+    try:
+        yield
+    finally:
+        _NAMED.reset(token)
+
+
+def _find(name: str) -> Column | None:
+    """Return a column as it is called here; None where it is not known."""
+    column, other = COLUMNS.get(name), _NAMED.get().get(name)
+    if column is None or other is None:
+        return column
+    return replace(column, label=other["label"], head=other["label"], unit=other["unit"])
+
+
+def noun(name: str) -> str:
+    """Return what sentences call a column: compute and loss, not training compute and so on."""
+    return short_label(name) if name in _NAMED.get() else NOUNS.get(name, short_label(name))
+
+
+def in_unit(name: str) -> str:
+    """Return what follows a number of this column: its unit behind a space, or nothing."""
+    column = _find(name)
+    return f" {column.unit}" if column and column.unit else ""
+
+
+def with_unit(words: str, name: str) -> str:
+    """Return the head of numbers in the unit of a column: backtest error, nats."""
+    return f"{words},{unit}" if (unit := in_unit(name)) else words
 
 
 def axes(without: Container[str] = ()) -> list[str]:
@@ -179,15 +226,17 @@ def format_of(name: str) -> Format:
 
 def label(name: str) -> str:
     """Return what a column is called, with its unit, for figures and table heads."""
-    unit = COLUMNS[name].unit if name in COLUMNS else ""
-    return f"{short_label(name)}, {unit}" if unit else short_label(name)
+    column = _find(name)
+    return f"{short_label(name)}, {column.unit}" if column and column.unit else short_label(name)
 
 
 def short_label(name: str) -> str:
     """Return what a column is called, without its unit, for legends and sentences."""
-    return COLUMNS[name].label if name in COLUMNS else name.replace("_", " ")
+    column = _find(name)
+    return column.label if column else name.replace("_", " ")
 
 
 def head_of(name: str) -> str:
     """Return what a column is called in a narrow table."""
-    return COLUMNS[name].head if name in COLUMNS else name.replace("_", " ")
+    column = _find(name)
+    return column.head if column else name.replace("_", " ")

@@ -2,7 +2,9 @@
 
 import hashlib
 import json
+from collections.abc import Generator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Self, get_args
 
 import yaml
@@ -37,7 +39,7 @@ class Spec(BaseModel):
         try:
             return cls.model_validate(document)
         except ValidationError as error:
-            raise SpecError(explain(error, cls, where)) from None
+            raise SpecError(explain(error, cls, where, document)) from None
 
 
 def read_yaml(path: str | Path) -> Any:
@@ -48,7 +50,7 @@ def read_yaml(path: str | Path) -> Any:
     """
     file = Path(path)
     try:
-        return yaml.safe_load(file.read_text(encoding="utf-8"))
+        return _LineLoader(file.read_text(encoding="utf-8")).get_single_data()
     except FileNotFoundError:
         raise SpecError(f"YAML file {file} does not exist; give the path of a YAML file.") from None
     except (OSError, UnicodeDecodeError) as error:
@@ -71,25 +73,65 @@ def field_names(spec: type[Spec], path: tuple[Any, ...]) -> list[str]:
     for step in path:
         if isinstance(step, int) or step not in spec.model_fields:
             continue  # a list index, or the branch of a union, which pydantic adds to the path
-        inner = _spec_within(spec.model_fields[step].annotation)
+        inner = spec_within(spec.model_fields[step].annotation)
         if inner is None:
             return []
         spec = inner
     return list(spec.model_fields)
 
 
-def _spec_within(annotation: Any) -> type[Spec] | None:
+def spec_within(annotation: Any) -> type[Spec] | None:
     """Return the spec class in an annotation such as `str | dict[str, LogSpec]`, if any."""
     if isinstance(annotation, type) and issubclass(annotation, Spec):
         return annotation
-    return next(filter(None, map(_spec_within, get_args(annotation))), None)
+    return next(filter(None, map(spec_within, get_args(annotation))), None)
 
 
-def explain(error: ValidationError, spec: type[Spec], where: str) -> str:
-    """Format the first error of a validation: the place, the value found, what is allowed."""
+class Lines(dict[Any, Any]):
+    """A mapping of a YAML file that knows the line of each of its keys, from 1."""
+
+    lines: Mapping[Any, int] = MappingProxyType({})
+
+
+class _LineLoader(yaml.SafeLoader):
+    """Loads plain values as SafeLoader does, and notes where keys are."""
+
+    def construct_yaml_map(self, node: Any) -> Generator[dict[Any, Any], None, None]:
+        """Yield the mapping before its values, as SafeLoader does, so that anchors may recur."""
+        found = Lines()
+        yield found
+        found.update(self.construct_mapping(node))
+        keys = [key for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        found.lines = {key.value: key.start_mark.line + 1 for key in keys}
+
+
+_LineLoader.add_constructor("tag:yaml.org,2002:map", _LineLoader.construct_yaml_map)
+
+
+def _line_of(document: Any, path: tuple[Any, ...]) -> int | None:
+    """Return the line of the deepest key of a path that a document knows."""
+    line = None
+    for step in path:
+        if isinstance(document, Lines):
+            line = document.lines.get(step, line)
+        try:
+            document = document[step]
+        except (KeyError, IndexError, TypeError):
+            continue  # the branch of a union, which is not a key
+    return line
+
+
+def explain(error: ValidationError, spec: type[Spec], where: str, document: Any = None) -> str:
+    """Format the first error of a validation: the place, the value found, what is allowed.
+
+    Args:
+        document: What was validated; where it was read from a YAML file, the line is named.
+    """
     # Unknown keys first: a misspelt key is unknown, and the key that was meant is then missing.
     first = min(error.errors(), key=lambda e: e["type"] != "extra_forbidden")
     branch = str(first["loc"][-1]) if first["loc"] else ""
+    if line := _line_of(document, first["loc"]):
+        where = f"{where}, line {line}"
     steps = tuple(s for s in first["loc"] if not _is_branch(s) or s in spec.model_fields)
     place = ".".join(str(step) for step in steps)
     if first["type"] == "extra_forbidden":

@@ -167,7 +167,7 @@ class Trainer:
         self.sampler = BatchSampler(run, corpus)
         self.steps = resolve_steps(run, self.sampler)
         pack = partial(pack_share, self.sampler, run, context.rank, context.world_size)
-        self.share_of = context.source(pack)
+        self.prepare = context.source(pack)
         self.device = choose_device(run.resources.gpus_per_worker)
         vocabulary, train = corpus.vocabulary(run.sequence_length), run.train
         self.model = Encoder(
@@ -207,10 +207,6 @@ class Trainer:
             elif self.state.step % max(1, self.steps // PROGRESS_REPORTS) == 0:
                 self.context.progress(self._metrics())
         return True
-
-    def prepare(self, step: int) -> Batch:
-        """Return this worker's share of a global batch."""
-        return self.share_of(step)
 
     def step(self, batch: Batch) -> bool:
         """Train one step; if loss or gradient is not finite, keep the weights and return False."""

@@ -7,18 +7,22 @@ a function of its step alone (decision D7), so the batches are the same, and a s
 step from which a run resumes.
 """
 
-import pickle
+import io
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import ray.data
+import torch
 from numpy.typing import NDArray
 from ray.data import ActorPoolStrategy, DataContext, DataIterator, Dataset, ExecutionOptions
 
+from clue_ray.batches.bag import Bag
+from clue_ray.batches.packing import Packed
 from clue_ray.batches.sampler import BatchSampler
 from clue_ray.corpus.store import open_corpus
+from clue_ray.spec.compute import Work
 from clue_ray.spec.specs import RunSpec
 from clue_ray.training.checkpoints import load_state
 from clue_ray.training.loop import Batch, pack_share
@@ -30,6 +34,9 @@ PACKERS = 4
 """Most processes that pack for one worker; Ray Data starts them where cores are free."""
 AHEAD = 2
 """Batches that a worker fetches early."""
+TUPLES: dict[str, Any] = {kind.__name__: kind for kind in (Batch, Packed, Bag, Work)}
+"""The named tuples that a share is made of."""
+ARRAY = "array"
 
 
 class Packer:
@@ -44,8 +51,7 @@ class Packer:
         """Yield a row per step: its number and its packed share."""
         for step in (self.first + rows["id"]).tolist():
             share = pack_share(self.sampler, self.run, self.rank, self.world_size, step)
-            content = pa.array([pickle.dumps(share, protocol=5)], pa.large_binary())
-            yield pa.table({"step": [step], "batch": content})
+            yield pa.table({"step": [step], "share": pa.array([_write(share)], pa.large_binary())})
 
 
 def make_stream(run: RunSpec, corpus: str, checkpoints: str, rank: int, world_size: int) -> Dataset:
@@ -76,6 +82,37 @@ def ordered() -> ExecutionOptions:
     return ExecutionOptions(preserve_order=True, label_selector=selector)
 
 
+def _write(share: Batch) -> memoryview:
+    """Write a share in torch's format, from which only tensors and plain values can be read."""
+    file = io.BytesIO()
+    torch.save(_to_plain(share), file)
+    return file.getbuffer()
+
+
+def _read(content: pa.Buffer) -> Batch:
+    share: Batch = _from_plain(torch.load(io.BytesIO(content), weights_only=True))
+    return share
+
+
+def _to_plain(value: Any) -> Any:
+    """Replace named tuples by their name and values, and NumPy arrays by tensors."""
+    if type(value).__name__ in TUPLES:
+        return {type(value).__name__: [_to_plain(part) for part in value]}
+    if isinstance(value, np.ndarray):
+        return {ARRAY: torch.from_numpy(value)}
+    return [_to_plain(part) for part in value] if isinstance(value, list) else value
+
+
+def _from_plain(value: Any) -> Any:
+    """Undo `_to_plain`."""
+    if isinstance(value, dict):
+        ((name, content),) = value.items()
+        if name == ARRAY:
+            return content.numpy()
+        return TUPLES[name](*map(_from_plain, content))
+    return [_from_plain(part) for part in value] if isinstance(value, list) else value
+
+
 class Stream:
     """Takes a worker's shares from its dataset, step by step.
 
@@ -101,5 +138,4 @@ class Stream:
             self.step = self.row["step"][0].as_py()
         if self.step > step:
             return self.pack(step)
-        share: Batch = pickle.loads(self.row["batch"][0].as_buffer())
-        return share
+        return _read(self.row["share"][0].as_buffer())

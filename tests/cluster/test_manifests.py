@@ -338,7 +338,7 @@ def test_the_image_is_pinned_and_not_root():
     for old, new in (
         ("USER 1000", "USER 0"),
         (" openssh-client", ""),
-        ("-c constraints.txt '.[aws]'", "'.[aws]'"),
+        ("-c constraints.txt '.[train,", "'.[train,"),
         ("python:3.11.7-slim-bookworm", "python:3-slim"),
         (f":{VERSION} ", ":latest "),
         ("COPY constraints.txt", "COPY constraint.txt"),

@@ -18,9 +18,10 @@ from clue_ray.report.figures.style import (
     log_axis,
     ordered_colours,
 )
-from clue_ray.report.numbers import compact, flop, is_absent, shortened
+from clue_ray.report.numbers import compact, is_absent, shortened
+from clue_ray.scaling.answering.sentences import flop_words
 from clue_ray.scaling.deciding.isoflop import SAME_LEVEL, IsoFlop
-from clue_ray.spec.columns import LENGTHS, SIZE, held_equal, run_axes
+from clue_ray.spec.columns import LENGTHS, SIZE, held_equal, noun, run_axes
 
 LENGTH = "sequence_length"
 FILLED = 0.6
@@ -126,7 +127,7 @@ def isoflop_curves(table: pd.DataFrame, found: IsoFlop, ax: Axes) -> Axes:
             "o",
             markersize=4.5,
             color=colour,
-            label=f"{flop(level['compute'])} FLOP",
+            label=flop_words(float(level["compute"])),
         )
         sizes = np.geomspace(level["low"], level["high"], 60)
         parabola = level["loss"] + level["curvature"] * np.log10(sizes / level["optimum"]) ** 2
@@ -135,7 +136,9 @@ def isoflop_curves(table: pd.DataFrame, found: IsoFlop, ax: Axes) -> Axes:
     log_axis(ax)
     ax.set_xlabel(label(SIZE))
     ax.set_ylabel(label("loss"))
-    ax.legend(title="compute", loc="upper left", bbox_to_anchor=(1.0, 1.0), alignment="left")
+    ax.legend(
+        title=noun("train_flops"), loc="upper left", bbox_to_anchor=(1.0, 1.0), alignment="left"
+    )
     return ax
 
 

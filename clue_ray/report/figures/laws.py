@@ -23,6 +23,7 @@ from clue_ray.report.figures.style import (
     log_axis,
 )
 from clue_ray.report.numbers import flop
+from clue_ray.spec import columns
 
 ROOM = 0.6
 """Reach of the axis of predictions beyond the points, as a share of their range."""
@@ -80,8 +81,10 @@ def backtest_errors(rows: pd.DataFrame, ax: Axes, preferred: str) -> Axes:
     ax.set_ylim(-reach, reach)
     log_axis(ax)
     _compute_ticks(ax, sorted(set(rows["x"])))
-    ax.set_xlabel("compute of the predicted run, FLOP")
-    ax.set_ylabel("predicted \N{MINUS SIGN} measured, nats")
+    ax.set_xlabel(
+        columns.with_unit(f"{columns.noun('train_flops')} of the predicted run", "train_flops")
+    )
+    ax.set_ylabel(columns.with_unit("predicted \N{MINUS SIGN} measured", "loss"))
     ax.legend(
         loc="upper center", bbox_to_anchor=(0.5, -0.18), ncols=2, columnspacing=1, handletextpad=0.2
     )

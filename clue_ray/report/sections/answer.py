@@ -15,7 +15,8 @@ from clue_ray.report.figures.style import law_label
 from clue_ray.report.read import StudyFiles
 from clue_ray.report.rivals import headline_rivals
 from clue_ray.scaling.answering.analysis import Analysis
-from clue_ray.scaling.answering.sentences import number
+from clue_ray.scaling.answering.sentences import flop_words, number
+from clue_ray.spec.columns import in_unit, noun, short_label
 
 CLIPPED = "An arrow at the upper edge marks a run above the plotted range, with its loss."
 
@@ -86,13 +87,13 @@ def headline(files: StudyFiles, analysis: Analysis | None) -> Picture | None:
 def _caption(
     points: pd.DataFrame, levels: list[float], analysis: Analysis | None, band: Band | None
 ) -> str:
-    caption = "Every finished run: held-out loss against training compute."
+    caption = f"Every finished run: {short_label('loss')} against {short_label('train_flops')}."
     if analysis:
         caption += (
             " The thick line is the forecast with its 80% interval; thin lines are single laws, "
             f"fitted without the held-out runs (black: the {law_label(analysis.preferred)}, which "
-            "is preferred). Outlined runs are on the frontier: no run has a lower loss "
-            "at the same compute, or a much lower loss at slightly more."
+            f"is preferred). Outlined runs are on the frontier: no run has a lower {noun('loss')} "
+            f"at the same {noun('train_flops')}, or a much lower {noun('loss')} at slightly more."
         )
     if len(clipped_runs(points, levels)):
         caption += f" {CLIPPED}"
@@ -106,7 +107,8 @@ def _reach(band: Band) -> str:
         numbers.significant(low) if low > 0 else "unbounded",
         numbers.significant(high) if high < 1e3 else "unbounded",
     ]
-    return f"At {numbers.flop(band.train_flops[-1])} FLOP the interval is {' to '.join(ends)} nats."
+    at = flop_words(float(band.train_flops[-1]))
+    return f"At {at} the interval is {' to '.join(ends)}{in_unit('loss')}."
 
 
 def run_title(run: Any) -> str:
@@ -114,7 +116,7 @@ def run_title(run: Any) -> str:
     compute = (
         ""
         if numbers.is_absent(run["train_flops"])
-        else f" at {numbers.flop(run['train_flops'])} FLOP"
+        else f" at {flop_words(float(run['train_flops']))}"
     )
     ended = (
         str(run["status"])

@@ -21,7 +21,7 @@ from clue_ray.scaling.answering.analysis import Analysis
 from clue_ray.scaling.answering.axes import AxisEffect
 from clue_ray.scaling.answering.sentences import listing
 from clue_ray.scaling.deciding.isoflop import IsoFlop, fit_isoflop
-from clue_ray.spec.columns import LENGTHS, SIZE, run_axes, short_label
+from clue_ray.spec.columns import LENGTHS, SIZE, label, noun, run_axes, short_label
 
 
 def axes(analysis: Analysis) -> Section | None:
@@ -41,13 +41,17 @@ def axes(analysis: Analysis) -> Section | None:
 
 
 def _axis(effect: AxisEffect, limits: tuple[float, float]) -> Picture:
-    caption = f"{effect.label[:1].upper()}{effect.label[1:]}.{_along(effect)}"
+    caption = f"{_capital(effect.label)}.{_along(effect)}"
     if any((line["loss"] > limits[1]).any() for line in effect.lines):
         caption += f" {CLIPPED}"
     name = f"axis-{effect.column.replace('_', '-')}"
     return picture(
         name, caption, partial(figures.axis_effect, effect, loss_limits=limits), sizes=(HALF,)
     )
+
+
+def _capital(words: str) -> str:
+    return f"{words[:1].upper()}{words[1:]}"
 
 
 def _along(effect: AxisEffect) -> str:
@@ -69,8 +73,8 @@ def grids(files: StudyFiles) -> Section | None:
     if not drawn:
         return None
     words = (
-        "Held-out loss in nats, all else equal; lower is better. Each table has its own colour "
-        "scale."
+        f"{_capital(label('loss'))}, all else equal; lower is better. Each table has its own "
+        "colour scale."
     )
     title = "Encoder size against the other axes"
     return Section("grids", title, "grids", (words,), drawn, layout="panels")
@@ -93,8 +97,8 @@ def isoflop(files: StudyFiles) -> Section | None:
     except (FitError, RunsError):  # the study has no levels of equal compute
         return None
     caption = (
-        "Loss over encoder size at equal training compute; diamonds mark the minima of the "
-        "parabolas."
+        f"{_capital(noun('loss'))} over {short_label(SIZE)} at equal {noun('train_flops')}; "
+        "diamonds mark the minima of the parabolas."
     )
     draw = partial(isoflop_curves, files.done, found)
     shown = picture("isoflop", caption, draw, sizes=((6.2, 3.6), NARROW))

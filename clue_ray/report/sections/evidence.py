@@ -19,6 +19,7 @@ from clue_ray.report.section import Section
 from clue_ray.report.sections.answer import run_title
 from clue_ray.report.tables import Table, describe, number, text, written
 from clue_ray.runs import is_at_bound
+from clue_ray.spec.columns import in_unit
 
 
 def learned(files: StudyFiles) -> Section | None:
@@ -41,7 +42,7 @@ def seeds(done: pd.DataFrame) -> str:
         )
     pooled, low, high = (numbers.significant(value, 2) for value in spread[:3])
     return (
-        f"The standard deviation over seeds is {pooled} nats ({low} to {high} over "
+        f"The standard deviation over seeds is {pooled}{in_unit('loss')} ({low} to {high} over "
         f"{spread.settings} repeated configurations): smaller differences are not significant."
     )
 

@@ -21,6 +21,7 @@ from clue_ray.scaling.answering.sentences import listing, number
 from clue_ray.scaling.fitting.result import Fit
 from clue_ray.scaling.forecasting.forecast import Forecast
 from clue_ray.scaling.judging.backtest import LOOK_AHEAD
+from clue_ray.spec.columns import in_unit, noun, short_label, with_unit
 
 AUTHORS = (
     "The CLUE authors\N{RIGHT SINGLE QUOTATION MARK} own pre-publication curve is log-linear in "
@@ -55,7 +56,8 @@ def laws(analysis: Analysis) -> Section:
         )
         draw = partial(backtest_errors, rows, preferred=analysis.preferred)
         drawn = (picture("backtest", caption, draw, sizes=((5.2, 3.6), NARROW)),)
-    words = (f"{_law_sentence(analysis)} {AUTHORS}",)
+    # The sentence is about encoders of users, so runs of other models go without it.
+    words = (f"{_law_sentence(analysis)} {AUTHORS if analysis.candidates else ''}".rstrip(),)
     after = (BIC,) if len(analysis.panels.bic) > 1 else ()
     table = tables.law_table(analysis)
     return Section("laws", "Which law", "laws", words, drawn, (table,), after=after)
@@ -93,7 +95,7 @@ def _mean_error(analysis: Analysis, mean: float) -> str:
 
 
 def _nats(error: float) -> str:
-    return f"{numbers.significant(error, 2)} nats"
+    return f"{numbers.significant(error, 2)}{in_unit('loss')}"
 
 
 def alternatives(analysis: Analysis) -> Section:
@@ -121,9 +123,10 @@ def alternatives(analysis: Analysis) -> Section:
 
 def _caption() -> str:
     return (
-        f"Held-out loss predicted at {LOOK_AHEAD} times the compute: the forecast with its 80% "
-        "interval (top, shaded), the preferred law, other ways to fit it, other laws, and the "
-        "preferred law with each run left out in turn."
+        f"{short_label('loss').capitalize()} predicted at {LOOK_AHEAD} times the "
+        f"{noun('train_flops')}: the forecast with its 80% interval (top, shaded), the preferred "
+        "law, other ways to fit it, other laws, and the preferred law with each run left out in "
+        "turn."
     )
 
 
@@ -157,7 +160,7 @@ def _spread(analysis: Analysis, ahead: Forecast) -> str:
     lowest, highest = ahead.interval(0.8)
     outside = rest[~rest["predicted"].between(lowest, highest)]
     start = (
-        f"The forecast is {numbers.significant(ahead.value)} nats (80 % interval: "
+        f"The forecast is {numbers.significant(ahead.value)}{in_unit('loss')} (80 % interval: "
         f"{_two(lowest, highest)}); {number(len(rest))} single fits give {_two(low, high)}"
     )
     if outside.empty:
@@ -177,7 +180,8 @@ def _most_influential(analysis: Analysis, ahead: Forecast) -> list[str]:
     name = tables.describe(where.iloc[0]) if len(where) else str(first["run"])
     return [
         f"The run with the largest influence on the preferred law is {name}: without it the law "
-        f"predicts {numbers.significant(first['predicted'])} nats, {inside} the interval."
+        f"predicts {numbers.significant(first['predicted'])}{in_unit('loss')}, {inside} the "
+        "interval."
     ]
 
 
@@ -233,7 +237,7 @@ def _sensitivity_table(analysis: Analysis) -> Table:
         name = _choice_label(row)
         exponent = written(numbers.significant(row["exponent"]))
         rows.append((Cell(name, name, detail=str(row["reason"])), exponent, *_moved(row)))
-    heads = ("choice", "exponent", "predicted loss, nats", "change")
+    heads = ("choice", "exponent", with_unit(f"predicted {noun('loss')}", "loss"), "change")
     return Table(heads, tuple(rows), 0, folded="Choice by choice")
 
 
@@ -248,7 +252,12 @@ def _influence_table(analysis: Analysis) -> Table:
         )
         for _, row in shown.iterrows()
     )
-    heads = ("run left out", "residual", "predicted loss without it, nats", "change")
+    heads = (
+        "run left out",
+        "residual",
+        with_unit(f"predicted {noun('loss')} without it", "loss"),
+        "change",
+    )
     note = (
         f"Of the {len(analysis.panels.influence)} runs of the fit, those with the largest "
         "influence on the prediction. Residuals are relative to the law."

@@ -20,13 +20,13 @@ from clue_ray.report.section import Section
 from clue_ray.report.tables import Cell, Table, text, written
 from clue_ray.scaling.answering.analysis import Analysis
 from clue_ray.scaling.answering.axes import AxisEffect, joint_fit
-from clue_ray.scaling.answering.sentences import listing
+from clue_ray.scaling.answering.sentences import flop_words, listing
 from clue_ray.scaling.deciding.allocate import Recipe, allocate
 from clue_ray.scaling.deciding.budget import marginal_returns
 from clue_ray.scaling.fitting.fit import fit_law
 from clue_ray.scaling.fitting.result import Fit
 from clue_ray.scaling.judging.backtest import LOOK_AHEAD
-from clue_ray.spec.columns import short_label
+from clue_ray.spec.columns import in_unit, noun, short_label, with_unit
 
 SHORT = (6.8, 2.3)
 FARTHEST = 10.0
@@ -75,7 +75,8 @@ def next_step(analysis: Analysis) -> Section | None:
         )
         return Section("next", title, "what next", (none,), points=points)
     caption = (
-        "Predicted decrease of held-out loss when one axis alone is doubled from the best run "
+        f"Predicted decrease of {short_label('loss')} when one axis alone is doubled from the best "
+        "run "
         f"({tables.describe(best)})."
     )
     drawn = picture("doubling", caption, partial(gains, rows), sizes=(SHORT, NARROW))
@@ -160,8 +161,8 @@ def lead(rows: list[Doubling]) -> str:
     name = short_label(first.axis)
     start = (
         f"Doubling {name} alone, from {numbers.compact(first.value)} to "
-        f"{numbers.compact(2 * first.value)}, is predicted to lower held-out loss by "
-        f"{_gain(first)} nats{_price(first)}"
+        f"{numbers.compact(2 * first.value)}, is predicted to lower {short_label('loss')} by "
+        f"{_gain(first)}{in_unit('loss')}{_price(first)}"
     )
     return start + (", the largest gain of the swept axes." if others else ".")
 
@@ -172,7 +173,7 @@ def same_compute(row: Doubling) -> str:
         return ""
     return (
         "For as much compute, spent as along the frontier, the forecast is a decrease of "
-        f"{_three(*row.forecast)} nats (80% interval)."
+        f"{_three(*row.forecast)}{in_unit('loss')} (80% interval)."
     )
 
 
@@ -220,9 +221,9 @@ def _table(rows: list[Doubling], fit: Fit) -> Table:
         "axis",
         "from",
         "to",
-        "gain, nats [95%]",
+        f"{with_unit('gain', 'loss')} [95%]",
         "compute, times",
-        "forecast for it, nats [80%]",
+        f"{with_unit('forecast for it', 'loss')} [80%]",
     )
     cells = tuple(
         (
@@ -260,7 +261,7 @@ def gains(rows: list[Doubling], ax: Axes) -> Axes:
     )
     ax.set_ylim(len(rows) - 0.5, -0.5)
     ax.set_xlim(0, 1.1 * max(top, 1e-3))
-    ax.set_xlabel("decrease of held-out loss, nats")
+    ax.set_xlabel(with_unit(f"decrease of {short_label('loss')}", "loss"))
     ax.grid(axis="x", color=FAINT, linewidth=0.5)
     ax.tick_params(axis="y", length=0)
     return ax
@@ -282,11 +283,11 @@ def _recipe(analysis: Analysis) -> list[str]:
         recipe = allocate(fit, budget)
     except ClueRayError:
         return []
-    budget_words = f"{numbers.flop(budget)} FLOP, ten times the largest compute,"
+    budget_words = f"{flop_words(budget)}, ten times the largest {noun('train_flops')},"
     if not _bounded(recipe, points):
         return [
-            f"These runs do not identify how {budget_words} should be split between encoder size "
-            "and training tokens: the best split lies far outside the range of the runs, or its "
+            f"These runs do not identify how {budget_words} should be split between size and "
+            "training tokens: the best split lies far outside the range of the runs, or its "
             "interval is unbounded."
         ]
     size, tokens = (
@@ -305,7 +306,7 @@ def _forecast_of(analysis: Analysis) -> str:
     if made is None:
         return ""
     value = numbers.interval(made.value, *made.interval(0.8))
-    return f" The forecast loss there is {value} nats (80%)."
+    return f" The forecast {noun('loss')} there is {value}{in_unit('loss')} (80%)."
 
 
 def _bounded(recipe: Recipe, points: pd.DataFrame) -> bool:

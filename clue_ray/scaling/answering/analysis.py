@@ -38,6 +38,7 @@ from clue_ray.scaling.judging.backtest import (
 from clue_ray.scaling.judging.identifiability import Identifiability, identifiability
 from clue_ray.scaling.judging.panels import compare_bic, influence, sensitivity
 from clue_ray.scaling.laws.catalogue import find_law
+from clue_ray.spec.columns import noun
 
 FEWEST_TO_BACKTEST = 6  # frontier runs that give three predictions of a three-parameter law
 HOLD_OUTS = ["largest_compute"]
@@ -81,8 +82,8 @@ class Analysis:
 
     Attributes:
         points: the done runs, with bool columns `frontier` and `held_out`.
-        candidates: the number of evaluation candidates K behind every loss.
-        chance: the loss at chance, ln K.
+        candidates: the number of evaluation candidates K behind every loss; None for other losses.
+        chance: the loss at chance, ln K; None where it is not known.
         fits: laws of the loss in train_flops by name, fitted without the held-out runs.
         backtest: how well each law predicted larger runs.
         preferred: the law selected by `select_law`; without an answer, the law to draw.
@@ -94,8 +95,8 @@ class Analysis:
     """
 
     points: pd.DataFrame
-    candidates: int
-    chance: float
+    candidates: int | None
+    chance: float | None
     fits: dict[str, Fit]
     backtest: Backtest
     preferred: str
@@ -193,8 +194,7 @@ def analyse(runs: Runs, laws: Sequence[str], hold_out: str = "largest_compute") 
 
     Raises:
         FitError: a law or hold-out is unknown, or no law can be fitted.
-        RunsError: the table lacks loss, train_flops or loss_candidates, or has values that no law
-            can be fitted to.
+        RunsError: the table lacks loss or train_flops, or has values that no law can be fitted to.
 
     Example:
         >>> import pandas as pd
@@ -209,16 +209,17 @@ def analyse(runs: Runs, laws: Sequence[str], hold_out: str = "largest_compute") 
         raise FitError(f"There is no hold-out {hold_out!r}; {nearest(hold_out, HOLD_OUTS)}")
     # A law that loses to the plain power law is never preferred, so that one is always backtested.
     laws = list(dict.fromkeys([*laws, BASELINE_LAW]))
-    for law in laws:
-        find_law(law)
-    select(runs, [X, "loss_candidates"], Y)
+    pooled = "loss_candidates" in runs.table and runs.table["loss_candidates"].notna().any()
+    # Without candidates chance is not known, so no law can start from it.
+    laws = [law for law in laws if not find_law(law).lacks_ceiling or pooled]
+    select(runs, [X, "loss_candidates"] if pooled else [X], Y)
     points = mark(runs.done.reset_index(drop=True))
     fitted, points, basis = headline(points)
     fits, left_out = _fit_all(fitted, laws)
     judged, limits = _judge(points, list(fits))
     preferred, no_answer_reason = select_law(judged, fits, points[X])
-    candidates = candidates_of(points) or 0
-    chance = chance_loss(candidates)
+    candidates = candidates_of(points)
+    chance = chance_loss(candidates) if candidates else None
     forecaster, no_answer_reason = _forecaster(points, chance, no_answer_reason)
     fit, far = fits[preferred], LOOK_AHEAD * float(points[X].max())
     ahead = None if no_answer_reason else _reach(fit, far)
@@ -255,7 +256,7 @@ def analyse(runs: Runs, laws: Sequence[str], hold_out: str = "largest_compute") 
 
 
 def _forecaster(
-    points: pd.DataFrame, chance: float, no_answer_reason: str
+    points: pd.DataFrame, chance: float | None, no_answer_reason: str
 ) -> tuple[Forecaster | None, str]:
     """Return what forecasts beyond the runs, or None with the reason why nothing does."""
     if no_answer_reason:
@@ -263,7 +264,7 @@ def _forecaster(
     try:
         return Forecaster.build(points, x=X, y=Y, chance=chance), ""
     except FitError as error:
-        return None, f"There is no answer yet for more compute. {error}"
+        return None, f"There is no answer yet for more {noun(X)}. {error}"
 
 
 def _reach(fit: Fit, train_flops: float) -> Prediction | None:
@@ -295,13 +296,13 @@ def headline(points: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame, list[str
     below = points[~points["held_out"]]
     if len(below) >= MIN_FITTED_RUNS:
         why = (
-            f"Only {len(best)} frontier runs lie below the largest compute, so the laws were "
+            f"Only {len(best)} frontier runs lie below the largest {noun(X)}, so the laws were "
             f"fitted to all {len(below)} runs there; they describe average, not best, use of "
-            "compute."
+            f"{noun(X)}."
         )
         return below, points, [why]
     why = (
-        f"Only {len(below)} runs lie below the largest compute, so all {len(points)} done runs "
+        f"Only {len(below)} runs lie below the largest {noun(X)}, so all {len(points)} done runs "
         "were fitted and none was held out."
     )
     return points, points.assign(held_out=False), [why]

@@ -11,11 +11,12 @@ import pandas as pd
 
 from clue_ray.scaling.forecasting.forecast import Forecast
 from clue_ray.scaling.laws.catalogue import LAWS
+from clue_ray.spec.columns import in_unit, noun, short_label
 
 NUMBERS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
 
 
-def measured(points: pd.DataFrame, candidates: int, chance: float) -> str:
+def measured(points: pd.DataFrame, candidates: int | None, chance: float | None) -> str:
     """Describe how far compute lowered the measured loss, from the cheapest run to the best."""
     cheapest = points.sort_values(["train_flops", "loss"]).iloc[0]
     best = points.sort_values(["loss", "train_flops"]).iloc[0]
@@ -24,31 +25,32 @@ def measured(points: pd.DataFrame, candidates: int, chance: float) -> str:
     if more <= 1:
         beyond = _times(float(points["train_flops"].max()) / best["train_flops"])
         return (
-            f"The lowest held-out loss, {best['loss']:.3f} nats, was reached with the least "
-            f"compute, {flop(best['train_flops'])} FLOP ({level}); {beyond} times more compute "
-            "did not lower it."
+            f"The lowest {short_label('loss')}, {loss_words(best['loss'])}, was reached with the "
+            f"least {noun('train_flops')}, {flop_words(best['train_flops'])}{level}; {beyond} "
+            f"times more {noun('train_flops')} did not lower it."
         )
     return (
-        f"{_times(more)} times more compute, {flop(best['train_flops'])} instead of "
-        f"{flop(cheapest['train_flops'])} FLOP, lowered the held-out loss from "
-        f"{cheapest['loss']:.3f} to {best['loss']:.3f} nats ({level})."
+        f"{_times(more)} times more {noun('train_flops')}, {flop(best['train_flops'])} instead of "
+        f"{flop_words(cheapest['train_flops'])}, lowered the {short_label('loss')} from "
+        f"{_digits(cheapest['loss'], 3)} to {loss_words(best['loss'])}{level}."
     )
 
 
-def lowest(points: pd.DataFrame, candidates: int, chance: float) -> str:
+def lowest(points: pd.DataFrame, candidates: int | None, chance: float | None) -> str:
     """Describe the lowest loss, without a cause: the sentence where no law is preferred."""
     best = float(points["loss"].min())
     level = _chance_level(best, candidates, chance)
-    return f"The lowest held-out loss of {len(points)} runs is {best:.3f} nats ({level})."
+    return f"The lowest {short_label('loss')} of {len(points)} runs is {loss_words(best)}{level}."
 
 
 def forecasted(forecast: Forecast) -> str:
     """State the forecast, its 80 % interval, its reach, and how such forecasts fared."""
     low, high = forecast.interval(0.8)
     return (
-        f"At {flop(forecast.at)} FLOP, {_times(forecast.reach)} times the compute of the largest "
-        f"run on the frontier, the loss is forecast to be {forecast.value:.2f} nats (80 % "
-        f"interval: {low:.2f} to {high:.2f}). {forecast.record()}"
+        f"At {flop_words(forecast.at)}, {_times(forecast.reach)} times the {noun('train_flops')} "
+        f"of the largest run on the frontier, the {noun('loss')} is forecast to be "
+        f"{loss_words(forecast.value, 2)} (80 % interval: {_digits(low, 2)} to "
+        f"{_digits(high, 2)}). {forecast.record()}"
     )
 
 
@@ -61,6 +63,21 @@ def flop(value: float) -> str:
     """Format a number of FLOP with two digits and an exponent: 3.3e12."""
     mantissa, exponent = f"{value:.1e}".split("e")
     return f"{mantissa}e{int(exponent)}"
+
+
+def flop_words(value: float) -> str:
+    """Format a compute with its unit: 3.3e12 FLOP."""
+    return f"{flop(value)}{in_unit('train_flops')}"
+
+
+def loss_words(value: float, digits: int = 3) -> str:
+    """Format a loss with its unit and so many decimals: 4.924 nats."""
+    return f"{_digits(value, digits)}{in_unit('loss')}"
+
+
+def _digits(value: float, digits: int) -> str:
+    """Format a number with decimals, a small one with as many significant digits."""
+    return f"{value:.{digits}f}" if value >= 0.1 else f"{value:.{digits}g}"
 
 
 def number(count: int) -> str:
@@ -78,7 +95,9 @@ def _times(ratio: float) -> str:
     return f"{ratio:.2g}" if ratio < 10 else f"{float(f'{ratio:.2g}'):,.0f}"
 
 
-def _chance_level(best: float, candidates: int, chance: float) -> str:
-    """State the chance level, and that nothing was learned where the best loss is not below it."""
-    level = f"chance: ln {candidates} = {chance:.3f}"
-    return f"{level}, so nothing was learned" if best >= chance else level
+def _chance_level(best: float, candidates: int | None, chance: float | None) -> str:
+    """State the chance level, where it is known, and that nothing was learned at or above it."""
+    if chance is None:
+        return ""
+    level = f"chance: ln {candidates} = {chance:.3f}" if candidates else f"chance: {chance:.3g}"
+    return f" ({level}, so nothing was learned)" if best >= chance else f" ({level})"

@@ -6,13 +6,13 @@ Each function returns an empty list or one sentence. `analyse` orders them, the 
 import numpy as np
 import pandas as pd
 
-from clue_ray.scaling.answering.sentences import listing, number
+from clue_ray.scaling.answering.sentences import listing, loss_words, number
 from clue_ray.scaling.fitting.intervals import MIN_FREEDOM_TO_CLIP
 from clue_ray.scaling.fitting.result import Fit, Prediction
 from clue_ray.scaling.fitting.warnings import MIN_DECADES
 from clue_ray.scaling.forecasting.forecast import Forecast
 from clue_ray.scaling.judging.backtest import LOOK_AHEAD
-from clue_ray.spec.columns import axes, short_label
+from clue_ray.spec.columns import axes, noun, short_label
 
 
 def open_question(points: pd.DataFrame, ahead: Forecast | None) -> list[str]:
@@ -21,8 +21,9 @@ def open_question(points: pd.DataFrame, ahead: Forecast | None) -> list[str]:
     if ahead is None or not ahead.interval(0.8)[1] >= best:
         return []
     return [
-        f"The 80 % interval at {LOOK_AHEAD} times the compute contains the best measured loss, "
-        f"{best:.3f} nats: these runs do not exclude that more compute brings no gain."
+        f"The 80 % interval at {LOOK_AHEAD} times the {noun('train_flops')} contains the best "
+        f"measured {noun('loss')}, {loss_words(best)}: these runs do not exclude that more "
+        f"{noun('train_flops')} brings no gain."
     ]
 
 
@@ -49,8 +50,8 @@ def influential(table: pd.DataFrame, ahead: Prediction | None) -> list[str]:
     if ahead.low <= without <= ahead.high:
         return []
     return [
-        f"The prediction depends on run {name[:12]}: without it the law predicts {without:.2f} "
-        f"nats ({change:+.1%}), outside the interval; repeat that run."
+        f"The prediction depends on run {name[:12]}: without it the law predicts "
+        f"{loss_words(without, 2)} ({change:+.1%}), outside the interval; repeat that run."
     ]
 
 
@@ -66,7 +67,7 @@ def floors(fits: dict[str, Fit], decades: float) -> list[str]:
         for fit in fits.values()
         if fit.law.floor and not fit.identified(fit.law.floor)
     ]
-    short = f"{decades:.1f} decades of compute"
+    short = f"{decades:.1f} decades of {noun('train_flops')}"
     if bare:
         return [
             f"Over {short} the runs do not identify a floor: any floor fits in the {listing(bare)}."
@@ -91,6 +92,7 @@ def levers(points: pd.DataFrame) -> list[str]:
         for column in axes()
         if column in best
     }
+    own = "corpus_users" in points and points["corpus_users"].notna().any()
     named = [
         f"{name} ({ratio:.3g}-fold)"
         for name, ratio in grown.items()
@@ -99,14 +101,15 @@ def levers(points: pd.DataFrame) -> list[str]:
     if not named:
         return []
     return [
-        f"Along the frontier, compute was raised through {listing(named)}: the prediction holds "
-        "only as far as these can grow, and histories cannot be longer than those in the log."
+        f"Along the frontier, {noun('train_flops')} was raised through {listing(named)}: the "
+        "prediction holds only as far as these can grow"
+        f"{', and histories cannot be longer than those in the log' if own else ''}."
     ]
 
 
 def one_seed(points: pd.DataFrame) -> list[str]:
     """Warn where all runs have one seed, so that the variance between seeds is unknown."""
-    if "seed" not in points or points["seed"].nunique() > 1:
+    if "seed" not in points or points["seed"].nunique() != 1:
         return []
     return [
         "Every run has the same seed, so the intervals do not include the variance between seeds; "
@@ -114,9 +117,9 @@ def one_seed(points: pd.DataFrame) -> list[str]:
     ]
 
 
-def above_chance(points: pd.DataFrame, chance: float) -> list[str]:
+def above_chance(points: pd.DataFrame, chance: float | None) -> list[str]:
     """Count the runs with a loss above chance, a sign of overfitting."""
-    worse = points[points["loss"] > chance]
+    worse = points[points["loss"] > (np.inf if chance is None else chance)]
     if worse.empty:
         return []
     passes = ""

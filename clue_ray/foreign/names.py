@@ -1,0 +1,216 @@
+"""What other people call compute, loss and the settings of a run: from their names to ours.
+
+A column is found by its whole name, or by the last part of a path such as `eval/loss`, in any
+case and with any separators. Where several could be meant, the first counts and a note says so.
+"""
+
+import re
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from clue_ray.errors import RunsError, nearest
+
+STEPS = ("_step", "step", "training_iteration", "global_step", "iteration", "iter")
+"""Columns that count the steps of a curve."""
+FLOP_UNITS = {"gflop": 1e9, "tflop": 1e12, "pflop": 1e15, "eflop": 1e18, "pfday": 8.64e19}
+"""FLOP per unit that a name of compute states."""
+PER_PARAMETER_AND_TOKEN = 6.0
+"""FLOP of training per parameter and token: forward and backward (Kaplan et al. 2020)."""
+SHOWN = 4
+"""Other columns that a note names."""
+MANY = 12
+"""Groups that a page can tell apart by their marker."""
+
+NAMES: dict[str, tuple[str, ...]] = {
+    "compute": (
+        "train_flops", "training_flops", "total_flops", "flops", "flop", "train_compute",
+        "training_compute", "compute", "total_training_gflops", "total_gflops", "total_tflops",
+        "total_pflops", "pf_days", "pflop_days", "flops_budget", "flop_budget", "budget", "c",
+    ),
+    "spent": (
+        "gpu_hours", "gpu_seconds", "tpu_hours", "train_tokens", "tokens_trained", "total_tokens",
+        "num_tokens", "n_tokens", "tokens", "samples_seen", "examples_seen", "d", "n_params",
+        "num_params", "params",
+    ),
+    "loss": (
+        "loss", "test_loss", "held_out_loss", "val_loss", "valid_loss", "validation_loss",
+        "eval_loss", "final_loss", "val_bpb", "bpb", "bits_per_byte", "cross_entropy_loss",
+        "crossentropyloss", "cross_entropy", "ce_loss", "ce", "nll", "l", "perplexity", "ppl",
+        "test_error", "error_rate", "error", "wer", "mse", "train_loss",
+    ),
+    "non_embedding_params": (
+        "non_embedding_params", "n_non_embedding", "num_scaling_params", "params_transformer",
+        "num_params", "n_params", "params_total", "total_params", "model_params", "num_parameters",
+        "n_parameters", "parameters", "params", "model_size", "n",
+    ),
+    "train_tokens": (
+        "train_tokens", "tokens_trained", "tokens_seen", "training_tokens", "total_tokens",
+        "num_tokens", "n_tokens", "tokens", "d",
+    ),
+    "learning_rate": ("learning_rate", "peak_lr", "max_lr", "learning_rate_peak", "lr"),
+    "global_batch_size": ("global_batch_size", "batch_size", "batch", "train_batch_size"),
+    "sequence_length": ("sequence_length", "seq_len", "context_length", "max_seq_len"),
+    "seed": ("seed", "random_seed"),
+    "steps": ("steps", "num_iterations", "num_steps", "train_steps", "max_steps", "n_steps"),
+    "wall_seconds": ("wall_seconds", "train_time_sec", "runtime", "time_total_s", "wall_s"),
+    "run": ("run_id", "run", "name", "run_name", "trial_id", "id"),
+    "group": ("group", "study", "family", "architecture", "arch", "model_family", "method"),
+}  # fmt: skip
+"""Names by what they mean, in the order of preference."""
+SETTINGS = (
+    "non_embedding_params", "train_tokens", "learning_rate", "global_batch_size",
+    "sequence_length", "seed", "steps", "wall_seconds",
+)  # fmt: skip
+"""Columns of our table that are filled where another tool has them."""
+
+
+class Quantity(NamedTuple):
+    """A column that a law is fitted to.
+
+    Attributes:
+        column: its name in the table; empty where `values` were computed.
+        label: what figures and sentences call it.
+        unit: FLOP, nats or nothing.
+        values: one number per run.
+        notes: sentences on the choice.
+    """
+
+    column: str
+    label: str
+    unit: str
+    values: "pd.Series[float]"
+    notes: tuple[str, ...] = ()
+
+
+def first_of(meaning: str, columns: Sequence[str]) -> str | None:
+    """Return the column with a meaning of `NAMES`; None where there is none."""
+    found = all_of(meaning, columns)
+    return found[0] if found else None
+
+
+def all_of(meaning: str, columns: Sequence[str]) -> list[str]:
+    """List the columns that can have a meaning, the most likely first."""
+    scored = []
+    for place, column in enumerate(columns):
+        whole, last = _words(column), _words(re.split(r"[/.|]", str(column))[-1])
+        for rank, name in enumerate(NAMES[meaning]):
+            if name in (whole, last):
+                # A loss of training is the last choice, wherever its name stands in the list.
+                training = meaning == "loss" and whole.startswith("train")
+                scored.append((training, rank, name != whole, place, str(column)))
+                break
+    return [column for *_, column in sorted(scored)]
+
+
+def find_x(table: pd.DataFrame, asked: str | None) -> Quantity:
+    """Choose what the loss falls with: compute, or what stands for it.
+
+    Raises:
+        RunsError: there is no such column.
+    """
+    columns = _numeric(table)
+    if asked is not None:
+        return _in_flop(table, _resolve(table, asked, "--x"), ())
+    if found := all_of("compute", columns):
+        return _in_flop(table, found[0], _choice("compute (x)", "--x", found))
+    size, tokens = (first_of(name, columns) for name in ("non_embedding_params", "train_tokens"))
+    if size and tokens:
+        note = (
+            f"The table has no compute, so x is 6 {size} {tokens}: 6 FLOP per parameter and token."
+        )
+        flop = PER_PARAMETER_AND_TOKEN * table[size] * table[tokens]
+        return Quantity("", "compute", "FLOP", flop.astype(float), (note,))
+    if found := all_of("spent", columns):
+        note = f"The table has no compute; {found[0]!r} stands for it (x): give --x to choose."
+        return Quantity(found[0], found[0], "", table[found[0]].astype(float), (note,))
+    raise RunsError(f"No column is known as compute; give --x, one of {_list(columns)}.")
+
+
+def find_y(table: pd.DataFrame, asked: str | None) -> Quantity:
+    """Choose the loss, of which less is better.
+
+    Raises:
+        RunsError: there is no such column.
+    """
+    columns = _numeric(table)
+    if asked is None:
+        found = all_of("loss", columns)
+        if not found:
+            raise RunsError(f"No column is known as a loss; give --y, one of {_list(columns)}.")
+        column, notes = found[0], _choice("the loss (y)", "--y", found)
+    else:
+        column, notes = _resolve(table, asked, "--y"), ()
+    label = "loss" if _words(column) in ("l", "loss") else column
+    return Quantity(column, label, "", table[column].astype(float), notes)
+
+
+def _resolve(table: pd.DataFrame, asked: str, option: str) -> str:
+    """Return the column that a user means: its name, in any case, or the end of its path.
+
+    Raises:
+        RunsError: no column or several are meant, or it holds no numbers.
+    """
+    columns = [str(name) for name in table]
+    if asked in columns:
+        found = [asked]
+    else:
+        found = [c for c in columns if _words(c) == _words(asked)] or [
+            c for c in columns if re.split(r"[/.|]", c)[-1].lower() == asked.lower()
+        ]
+    if len(found) > 1:
+        raise RunsError(f"{option} {asked!r} could be {_list(found)}; give one of them.")
+    if not found:
+        raise RunsError(f"The runs have no column {asked!r}; {nearest(asked, columns)}")
+    if found[0] not in _numeric(table):
+        raise RunsError(
+            f"Column {found[0]!r} holds no numbers; give {option}, one of {_list(_numeric(table))}."
+        )
+    return found[0]
+
+
+def _in_flop(table: pd.DataFrame, column: str, notes: tuple[str, ...]) -> Quantity:
+    """Read a column of compute, converted to FLOP where its name states another unit."""
+    values = table[column].astype(float)
+    if column not in all_of("compute", [column]):
+        return Quantity(column, column, "", values, notes)
+    joined = _words(column).replace("_", "")
+    for unit, flop in FLOP_UNITS.items():
+        if unit in joined:
+            note = f"{column!r} was converted to FLOP: times {flop:g}."
+            return Quantity(column, "compute", "FLOP", values * flop, (*notes, note))
+    unit = "FLOP" if "flop" in joined else ""
+    return Quantity(column, "compute", unit, values, notes)
+
+
+def _choice(meaning: str, option: str, found: Sequence[str]) -> tuple[str, ...]:
+    """State which column was taken, and which others were possible."""
+    if len(found) == 1:
+        return (f"{found[0]!r} is taken as {meaning}.",)
+    return (
+        f"{found[0]!r} is taken as {meaning}; it could also be {_list(found[1:])}: "
+        f"give {option} to choose.",
+    )
+
+
+def _numeric(table: pd.DataFrame) -> list[str]:
+    """List the columns that hold numbers and are not empty."""
+    return [
+        str(name)
+        for name in table
+        if pd.api.types.is_numeric_dtype(table[name])
+        and not pd.api.types.is_bool_dtype(table[name])
+        and np.isfinite(table[name].astype(float)).any()
+    ]
+
+
+def _list(names: Sequence[str]) -> str:
+    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return (", ".join(map(repr, names[:SHOWN])) + more) if names else "none: it has no numbers"
+
+
+def _words(name: object) -> str:
+    """Spell a name in lower case with one underscore between words: Val Loss, val-loss."""
+    return re.sub(r"[\W_]+", "_", str(name)).strip("_").lower()

@@ -1,0 +1,166 @@
+"""From the runs of another tool to a runs table that every part of the package can read.
+
+The tool's columns stay as they are; next to them stand ours, filled from them. What was chosen, and
+what was left out, is said in notes.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from clue_ray.errors import RunsError
+from clue_ray.foreign.names import MANY, SETTINGS, Quantity, all_of, find_x, find_y, first_of
+from clue_ray.foreign.read import read_any
+from clue_ray.runs import Runs
+
+X, Y = "train_flops", "loss"
+
+
+@dataclass(frozen=True)
+class ImportedRuns:
+    """Runs of another tool.
+
+    Attributes:
+        runs: the table; x is in its column `train_flops` and y in `loss`, whatever they are.
+        x, y: the columns that were taken, with what to call them.
+        kind: what was read, in words.
+        group: the column that tells families of runs apart; empty without one.
+        notes: sentences on what was read, chosen and left out.
+    """
+
+    runs: Runs
+    x: Quantity
+    y: Quantity
+    kind: str
+    group: str
+    notes: tuple[str, ...]
+
+    def naming(self) -> dict[str, dict[str, str]]:
+        """Return what x, y and the group are called, as JSON-able values by our column."""
+        named = {
+            X: {"label": self.x.label, "unit": self.x.unit},
+            Y: {"label": self.y.label, "unit": self.y.unit},
+        }
+        return named | ({"encoder_size": {"label": self.group, "unit": ""}} if self.group else {})
+
+
+def import_runs(
+    path: str | Path, *, x: str | None = None, y: str | None = None, where: str | None = None
+) -> ImportedRuns:
+    """Read the runs of another tool.
+
+    Args:
+        path: a table (CSV, JSON Lines, Parquet), a W&B folder, an MLflow store or database, a
+            folder of TensorBoard logs, a Ray Tune experiment, or a folder of tables.
+        x: column that the loss falls with; compute where it is left out.
+        y: column of the loss; lower is better.
+        where: condition on the columns that the runs must meet.
+
+    Raises:
+        RunsError: nothing can be read, or a column is not there; the message says what to give.
+    """
+    found = read_any(Path(path))
+    table = select_rows(found.table, where)
+    spent, loss = find_x(table, x), find_y(table, y)
+    ours, notes = _ours(table, spent, loss)
+    kept = table.drop(columns=[name for name in ours if name in table])
+    runs = Runs(pd.DataFrame({**ours, **{str(name): kept[name] for name in kept}}))
+    group = _group(table) or ""
+    told = (
+        f"{len(table)} runs were read from {found.kind}.",
+        *found.notes, *spent.notes, *loss.notes, *notes, *_families(table, group),
+    )  # fmt: skip
+    return ImportedRuns(runs, spent, loss, found.kind, group, told)
+
+
+def select_rows(table: pd.DataFrame, where: str | None) -> pd.DataFrame:
+    """Keep the rows that meet a condition on the columns.
+
+    Raises:
+        RunsError: the condition cannot be read, or no row meets it.
+    """
+    if where is None:
+        return table
+    try:
+        holds = table.eval(where, engine="python")
+        kept = table[np.asarray(holds, dtype=bool)] if isinstance(holds, pd.Series) else None
+    except Exception as error:  # whatever the parser raises, the condition is wrong
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise RunsError(
+            f"--where {where!r} cannot be read ({reason}); write a condition on columns, such as "
+            "\"group == 'dense'\"."
+        ) from None
+    if kept is None or kept.empty:
+        raise RunsError(f"No run meets --where {where!r}; relax the condition.")
+    return kept.reset_index(drop=True)
+
+
+def _ours(
+    table: pd.DataFrame, x: Quantity, y: Quantity
+) -> tuple[dict[str, "pd.Series[Any]"], list[str]]:
+    """Return our columns, and a note on the runs that cannot be used."""
+    columns = [str(name) for name in table]
+    ours: dict[str, pd.Series[Any]] = {"run_id": _run_ids(table, columns)}
+    for name in SETTINGS:
+        if (found := first_of(name, columns)) and pd.api.types.is_numeric_dtype(table[found]):
+            ours[name] = table[found]
+    if group := _group(table):
+        ours["encoder_size"] = table[group].astype(str)
+    elif len(all_of("group", columns)):
+        ours.pop("seed", None)  # too many families to name: runs of equal settings are not seeds
+    ours |= {X: x.values, Y: y.values}
+    ours["status"], notes = _statuses(table, x, y)
+    return ours, notes
+
+
+def _run_ids(table: pd.DataFrame, columns: list[str]) -> "pd.Series[Any]":
+    """Name runs by the first column whose values are unique, or by their row."""
+    for name in all_of("run", columns):
+        if table[name].notna().all() and table[name].is_unique:
+            return table[name].astype(str)
+    return pd.Series([f"row-{row}" for row in range(len(table))], index=table.index)
+
+
+def _group(table: pd.DataFrame) -> str | None:
+    """Return the column that divides the runs into a few families."""
+    for name in all_of("group", [str(name) for name in table]):
+        if table[name].notna().all() and 1 < table[name].astype(str).nunique() <= MANY:
+            return name
+    return None
+
+
+def _families(table: pd.DataFrame, group: str) -> list[str]:
+    """Say that one law over several families describes the best of them."""
+    if not group:
+        return []
+    names = table[group].astype(str)
+    return [
+        f"The runs are of {names.nunique()} families ({group!r}), and one law over all describes "
+        f"the best of them; give --where \"{group} == '{names.iloc[0]}'\" for one family."
+    ]
+
+
+def _statuses(table: pd.DataFrame, x: Quantity, y: Quantity) -> tuple["pd.Series[Any]", list[str]]:
+    """Return the status of each run: one without a positive finite x and y is not done."""
+    given = table["status"] if "status" in table else pd.Series("done", index=table.index)
+    statuses = given.astype(object).fillna("done")
+    done, notes = statuses == "done", []
+    absent = done & (x.values.isna() | y.values.isna())
+    beyond = done & ~absent & ~(_usable(x.values) & _usable(y.values))
+    if count := int((~done).sum()):
+        notes.append(f"{count} runs did not finish and are left out of the fit.")
+    if count := int(absent.sum()):
+        notes.append(f"{count} runs have no {x.label} or no {y.label} and are left out of the fit.")
+    if count := int(beyond.sum()):
+        notes.append(
+            f"{count} runs have a {x.label} or {y.label} that is not a positive finite number and "
+            "are left out of the fit."
+        )
+    return statuses.mask(absent, "missing").mask(beyond, "diverged"), notes
+
+
+def _usable(values: "pd.Series[float]") -> "pd.Series[bool]":
+    return (values > 0) & (values < np.inf)

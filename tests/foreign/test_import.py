@@ -1,0 +1,239 @@
+"""Runs of other tools: each format gives the planted table, each choice a sentence."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from clue_ray import fit_law
+from clue_ray.errors import RunsError
+from clue_ray.foreign.table import import_runs
+from clue_ray.foreign.wire import decode, leveldb_records, tf_records
+from tests.foreign.written import RUNS, WRITERS, field, log_of, rows, tensorboard, wandb
+
+STUDY = Path(__file__).parents[2] / "studies" / "quickstart.yaml"
+PUBLIC = Path(__file__).parents[3] / "shared" / "forecasts" / "data"
+
+
+@pytest.mark.parametrize("tool", WRITERS)
+def test_each_tool_gives_the_planted_runs(tool: str, tmp_path: Path) -> None:
+    found = import_runs(WRITERS[tool](tmp_path))
+    table = found.runs.table.sort_values("train_flops")
+    assert np.allclose(table["train_flops"], RUNS["train_flops"], rtol=1e-6)
+    assert np.allclose(table["loss"], RUNS["val_loss"], rtol=1e-6)
+    assert np.allclose(table["non_embedding_params"], RUNS["n_params"], rtol=1e-6)
+    failed = tool != "tensorboard"  # which does not know how a run ended
+    assert list(table["status"]) == ["done"] * 7 + (["failed"] if failed else ["done"])
+    assert "'val_loss' is taken as the loss (y)." in found.notes
+    assert any("1 runs did not finish" in note for note in found.notes) == failed
+    fit = fit_law("power_law_plus_constant", found.runs, x="train_flops", y="loss")
+    assert fit.parameters["exponent"] == pytest.approx(0.15, abs=1e-3)
+
+
+def test_tables_in_every_format_are_read_alike(tmp_path: Path) -> None:
+    RUNS.to_csv(tmp_path / "a.csv", index=False)
+    RUNS.to_csv(tmp_path / "b.tsv", index=False, sep="\t")
+    RUNS.to_parquet(tmp_path / "c.parquet")
+    RUNS.to_json(tmp_path / "d.jsonl", orient="records", lines=True)
+    RUNS.to_json(tmp_path / "e.json", orient="records")
+    nested = [
+        {"name": f"r{i}", "state": "finished", "config": {"n_params": row["n_params"]},
+         "summary": {"train_flops": row["train_flops"], "val": {"loss": row["val_loss"]}}}
+        for i, row in enumerate(rows())
+    ]  # fmt: skip
+    (tmp_path / "f.json").write_text(json.dumps(nested))
+    # The W&B guide's own export: a CSV whose cells hold mappings as Python writes them.
+    pd.DataFrame(nested).map(str).to_csv(tmp_path / "g.csv", index=False)
+    for file in sorted(tmp_path.iterdir()):
+        table = import_runs(file).runs.table
+        assert np.allclose(table["train_flops"], RUNS["train_flops"]), file
+        assert np.allclose(table["loss"], RUNS["val_loss"]), file
+        assert np.allclose(table["non_embedding_params"], RUNS["n_params"]), file
+
+
+def test_a_folder_of_curves_gives_their_ends(tmp_path: Path) -> None:
+    """The shape of OLMo's exports: a CSV per run, a row per step, compute in Gflops."""
+    for number, row in enumerate(rows()):
+        curve = pd.DataFrame({
+            "_step": [100, 200],
+            "eval/c4/CrossEntropyLoss": [9.0, row["val_loss"]],
+            "throughput/total_training_Gflops": [1.0, row["train_flops"] / 1e9],
+            "throughput/total_tokens": [1, 2],
+        })  # fmt: skip
+        curve.to_csv(tmp_path / f"{number}M-1xC.csv", index=False)
+    found = import_runs(tmp_path)
+    table = found.runs.table
+    assert np.allclose(table["train_flops"], RUNS["train_flops"])
+    assert np.allclose(table["loss"], RUNS["val_loss"])
+    assert list(table["run_id"])[:2] == ["0M-1xC", "1M-1xC"]
+    assert "Of 8 files, each the curve of one run, the last values count." in found.notes
+    assert any("converted to FLOP: times 1e+09" in note for note in found.notes)
+    assert found.x.unit == "FLOP"
+    pd.DataFrame({"_step": [1, 2, 3], "loss": [3.0, 2.0, 1.0]}).to_csv(tmp_path / "one.csv")
+    with pytest.raises(RunsError, match="is the curve of one run, one row per _step"):
+        import_runs(tmp_path / "one.csv")
+
+
+def test_columns_of_nanochat(tmp_path: Path) -> None:
+    """results.csv of its scaling_laws.sh, and of its miniseries, which has no compute."""
+    table = pd.DataFrame({
+        "flops_budget": RUNS["train_flops"], "depth": 10, "params_transformer": RUNS["n_params"],
+        "tokens_trained": 1e9, "num_iterations": 100, "val_bpb": RUNS["val_loss"],
+        "core_score": 0.1, "train_time_sec": 60,
+    })  # fmt: skip
+    table.to_csv(tmp_path / "results.csv", index=False)
+    found = import_runs(tmp_path / "results.csv")
+    assert (found.x.column, found.y.column) == ("flops_budget", "val_bpb")
+    assert found.runs.table["steps"].eq(100).all()
+    table.drop(columns="flops_budget").to_csv(tmp_path / "mini.csv", index=False)
+    found = import_runs(tmp_path / "mini.csv")
+    assert np.allclose(found.runs.table["train_flops"], 6 * RUNS["n_params"] * 1e9)
+    assert any(note.startswith("The table has no compute, so x is 6") for note in found.notes)
+
+
+def test_choices_are_told_and_can_be_made(tmp_path: Path) -> None:
+    file = tmp_path / "runs.csv"
+    RUNS.assign(train_loss=2.0, test_loss=RUNS["val_loss"], opt="adam").to_csv(file, index=False)
+    found = import_runs(file)
+    assert found.y.column == "test_loss"
+    assert any(
+        "it could also be 'val_loss', 'train_loss': give --y" in note for note in found.notes
+    )
+    assert import_runs(file, x="N_Params", y="Val Loss").y.column == "val_loss"
+    for asked, words in (
+        ({"y": "acc"}, "no column 'acc'"),
+        ({"y": "opt"}, "Column 'opt' holds no numbers; give --y, one of"),
+        ({"where": "opt =="}, "cannot be read"),
+        ({"where": "train_loss > 3"}, "No run meets"),
+    ):
+        with pytest.raises(RunsError, match=words):
+            import_runs(file, **asked)
+    assert len(import_runs(file, where="train_flops > 1e15").runs) == 4
+
+
+def test_runs_that_cannot_be_fitted_are_counted(tmp_path: Path) -> None:
+    table = RUNS.assign(state="finished")
+    table.loc[0, "val_loss"] = np.nan
+    table.loc[1, "val_loss"] = np.inf
+    table.loc[2, "state"] = "crashed"
+    table.to_csv(tmp_path / "runs.csv", index=False)
+    found = import_runs(tmp_path / "runs.csv")
+    assert list(found.runs.table["status"][:4]) == ["missing", "diverged", "failed", "done"]
+    assert len(found.runs) == 8
+    assert sum("left out of the fit" in note for note in found.notes) == 3
+
+
+def test_seeds_of_several_families_are_not_one_setting(tmp_path: Path) -> None:
+    """Three routers with a seed each are not three seeds of one model."""
+    base = RUNS.rename(columns={"n_params": "N"})
+    parts = [base.assign(group=name, seed=seed) for seed, name in enumerate("abc")]
+    pd.concat(parts).to_csv(tmp_path / "few.csv", index=False)
+    found = import_runs(tmp_path / "few.csv")
+    assert found.group == "group"
+    assert any("of 3 families ('group')" in note for note in found.notes)
+    many = [base.assign(group=f"g{number}", seed=number) for number in range(20)]
+    pd.concat(many).to_csv(tmp_path / "many.csv", index=False)
+    assert "seed" in import_runs(tmp_path / "few.csv").runs.table
+    names = import_runs(tmp_path / "many.csv").runs.table.columns
+    assert "encoder_size" not in names
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("empty.csv", "", "it is empty"),
+        ("words.csv", "a,b\nx,y\n", "No column is known as compute"),
+        ("noloss.csv", "flops,b\n1e9,1\n", "No column is known as a loss; give --y, one of"),
+        ("chart.csv", "Step,r - loss,r - loss__MIN\n1,2,2\n", "export of a W&B chart"),
+        ("mlflow.db", "not a database", "it is not an MLflow database"),
+    ],
+)
+def test_what_cannot_be_read_is_one_sentence(
+    name: str, content: str, words: str, tmp_path: Path
+) -> None:
+    (tmp_path / name).write_text(content)
+    with pytest.raises(RunsError, match=words) as error:
+        import_runs(tmp_path / name)
+    assert "\n" not in str(error.value)
+
+
+def test_folders_without_runs_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(RunsError, match="holds no runs"):
+        import_runs(tmp_path)
+    with pytest.raises(RunsError, match="There is no"):
+        import_runs(tmp_path / "none")
+
+
+def test_half_written_logs_give_what_is_there(tmp_path: Path) -> None:
+    """A run that is still written, or was killed, is missing and not done."""
+    file = next(wandb(tmp_path).rglob("*.wandb"))
+    whole = file.read_bytes()
+    for end in range(0, len(whole), 11):
+        file.write_bytes(whole[:end])
+        row = next(
+            r for _, r in import_runs_or_none(tmp_path).iterrows() if r["run_id"] == file.stem[4:]
+        )
+        assert row["status"] == "missing"
+    events = next(tensorboard(tmp_path / "tb").rglob("events*"))
+    content = events.read_bytes()
+    events.write_bytes(content[:-7])
+    assert len(list(tf_records(content[:-7]))) == len(list(tf_records(content))) - 1
+    assert len(import_runs(tmp_path / "tb").runs) == 8
+
+
+def import_runs_or_none(folder: Path) -> pd.DataFrame:
+    return import_runs(folder).runs.table
+
+
+def test_records_over_blocks_are_joined() -> None:
+    records = [field(1, bytes([number]) * size) for number, size in enumerate((5, 70_000, 32_740))]
+    assert list(leveldb_records(log_of(records))) == records
+    assert decode(records[1])[1] == [b"\x01" * 70_000]
+    with pytest.raises(ValueError, match="cut"):
+        decode(records[1][:100])
+
+
+@pytest.mark.skipif(not PUBLIC.is_dir(), reason="the public runs are not on this machine")
+@pytest.mark.parametrize("file", sorted(PUBLIC.glob("*.csv")), ids=lambda file: file.stem)
+def test_public_tables_are_read(file: Path) -> None:
+    found = import_runs(file)
+    assert (found.x.column, found.y.column) == ("C", "L")
+    assert len(found.runs) == len(pd.read_csv(file))
+
+
+def test_fitting_and_reporting_load_neither_torch_nor_ray(tmp_path: Path) -> None:
+    """A stranger's table to a forecast, a law and a page, in one process without the extras."""
+    table = RUNS.rename(columns={"train_flops": "C", "val_loss": "L"})
+    table.to_csv(tmp_path / "stranger.csv", index=False)
+    code = f"""
+import sys
+class Without:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in ("torch", "ray", "tokenizers", "safetensors", "tensorboard"):
+            raise ModuleNotFoundError(name, name=name)
+sys.meta_path.insert(0, Without())
+from clue_ray.cli.main import main
+def run(line):
+    sys.argv = ["clue-ray", *line.split()]
+    try:
+        main()
+    except SystemExit as end:
+        return end.code or 0
+assert run("plan {STUDY}") == 2
+for line in ("forecast {{0}} --at 1e21", "fit {{0}}", "report {{0}} --output {tmp_path}"):
+    assert not run(line.format("{tmp_path}/stranger.csv")), line
+"""
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert ran.returncode == 0, ran.stderr
+    assert "'C' is taken as compute (x)." in ran.stdout
+    assert "clue-ray: This needs ray, which is not part of the base installation" in ran.stderr
+    assert "pip install 'clue-ray[train,cluster]'" in ran.stderr
+    page = (tmp_path / "stranger" / "report" / "index.html").read_text(encoding="utf-8")
+    assert "How the runs were read" in page
+    assert "nats" not in page
+    assert "chance" not in page.split("How the runs were read")[0]
+    assert "exponent" in page
