@@ -113,7 +113,7 @@ def find_x(table: pd.DataFrame, asked: str | None) -> Quantity:
     """
     columns = _numeric(table)
     if asked is not None:
-        return _in_flop(table, resolve(table, asked, "--x"), ())
+        return _in_flop(table, _resolve(table, asked, "--x"), ())
     if found := all_of("compute", columns):
         return _in_flop(table, found[0], _choice("compute (x)", "--x", found))
     size, tokens = (first_of(name, columns) for name in ("non_embedding_params", "train_tokens"))
@@ -142,12 +142,12 @@ def find_y(table: pd.DataFrame, asked: str | None) -> Quantity:
             raise RunsError(f"No column is known as a loss; give --y, one of {_list(columns)}.")
         column, notes = found[0], _choice("the loss (y)", "--y", found)
     else:
-        column, notes = resolve(table, asked, "--y"), ()
+        column, notes = _resolve(table, asked, "--y"), ()
     label = "loss" if _words(column) in ("l", "loss") else column
     return Quantity(column, label, "", table[column].astype(float), notes)
 
 
-def resolve(table: pd.DataFrame, asked: str, option: str) -> str:
+def _resolve(table: pd.DataFrame, asked: str, option: str) -> str:
     """Return the column that a user means: its name, in any case, or the end of its path.
 
     Raises:

@@ -52,7 +52,7 @@ class FieldDescription(NamedTuple):
 
 
 @cache
-def docstrings(spec: type[Spec]) -> dict[str, str]:
+def _docstrings(spec: type[Spec]) -> dict[str, str]:
     """Return the docstrings behind the fields of a spec class, on one line each."""
     body = ast.parse(textwrap.dedent(inspect.getsource(spec))).body[0]
     assert isinstance(body, ast.ClassDef)
@@ -102,7 +102,7 @@ def _describe(spec: type[Spec], path: str) -> FieldDescription:
     field = owner.model_fields[name]
     inner = spec_within(field.annotation)
     default = None if field.default is PydanticUndefined else field.default
-    meaning = docstrings(owner).get(name, "")
+    meaning = _docstrings(owner).get(name, "")
     if inner and not meaning:
         meaning = " ".join((inspect.getdoc(inner) or "").partition("\n\n")[0].split()).rstrip(".")
     recorded = path.removeprefix("base.")
@@ -145,7 +145,7 @@ def json_schema(spec: type[Spec], title: str) -> dict[str, Any]:
     classes = {each.__name__: each for each in _classes(spec)}
     for name, part in {spec.__name__: schema, **schema.get("$defs", {})}.items():
         for field, found in part.get("properties", {}).items():
-            if meaning := docstrings(classes[name]).get(field):
+            if meaning := _docstrings(classes[name]).get(field):
                 found["description"] = meaning
         part.pop("title", None)
     _accept_short_forms(schema, spec)

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Self, get_args
@@ -96,11 +96,16 @@ class Lines(dict[Any, Any]):
 class _LineLoader(yaml.SafeLoader):
     """Loads plain values as SafeLoader does, and notes where keys are."""
 
-    def construct_mapping(self, node: Any, deep: bool = False) -> Any:
-        found = Lines(super().construct_mapping(node, deep=deep))
-        pairs = [(self.construct_object(key, deep=True), key.start_mark) for key, _ in node.value]
-        found.lines = {key: mark.line + 1 for key, mark in pairs if isinstance(key, str)}
-        return found
+    def construct_yaml_map(self, node: Any) -> Generator[dict[Any, Any], None, None]:
+        """Yield the mapping before its values, as SafeLoader does, so that anchors may recur."""
+        found = Lines()
+        yield found
+        found.update(self.construct_mapping(node))
+        keys = [key for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        found.lines = {key.value: key.start_mark.line + 1 for key in keys}
+
+
+_LineLoader.add_constructor("tag:yaml.org,2002:map", _LineLoader.construct_yaml_map)
 
 
 def _line_of(document: Any, path: tuple[Any, ...]) -> int | None:
