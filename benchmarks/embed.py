@@ -29,7 +29,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from benchmarks.plain_bag import plain_bag
-from clue_ray.corpus.store import ranges, sha256
+from clue_ray.corpus.hashes import sha256
+from clue_ray.corpus.ranges import ranges
 from clue_ray.corpus.tokenizer import train_tokenizer
 from clue_ray.encoder.model import Block
 from clue_ray.spec.specs import EncoderSpec, RunSpec, TrainSpec

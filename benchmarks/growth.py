@@ -4,9 +4,8 @@
 
 A planted study has a grid of 4 encoder sizes by 4 history lengths at equal steps. The baseline
 extends the grid to 5 x 5 and 6 x 6. `--grow` gets shares of the extra FLOPs of the larger grid and
-selects runs by the package's own rule, two per round. Both are compared by the width of the
-interval of the loss at 100 times the compute. The law, its interval and the held-out run are those
-of the report.
+selects runs by the package's own rule, two per round. Both are compared by the width of the 80 %
+interval that is forecast at 100 times the compute.
 """
 
 import argparse
@@ -28,6 +27,7 @@ from clue_ray.scaling.answering.analysis import headline
 from clue_ray.scaling.fitting.fit import fit_law
 from clue_ray.scaling.fitting.frontier import mark
 from clue_ray.scaling.fitting.result import Fit
+from clue_ray.scaling.forecasting.forecast import Forecaster
 from clue_ray.study.add_runs import next_runs
 
 SIZES = [1e4 * 4.0**power for power in range(8)]
@@ -79,14 +79,16 @@ def train(table: pd.DataFrame, law: tuple[float, ...], seed: int) -> pd.DataFram
 
 
 def fit_headline(table: pd.DataFrame) -> tuple[pd.DataFrame, Fit]:
-    """Mark the frontier and the held-out run and fit the headline law, as the report does."""
+    """Mark the frontier and the held-out run and fit the law, as `--grow` does."""
     fitted, marked, _ = headline(mark(table))
     return marked, fit_law("power_law_plus_constant", fitted, x="train_flops", y="loss")
 
 
 def width(table: pd.DataFrame, at: float) -> float:
-    """Return the width of the interval of the loss at `at` FLOPs, in nats."""
-    _, low, high = fit_headline(table)[1].predict(train_flops=at)
+    """Return the width of the 80 % interval that is forecast at `at` FLOPs, in nats."""
+    chance = float(np.log(table["loss_candidates"].iloc[0]))
+    forecaster = Forecaster.build(table, x="train_flops", y="loss", chance=chance)
+    low, high = forecaster.at(at).interval(0.8)
     return high - low
 
 
@@ -128,7 +130,7 @@ def draw(law: tuple[float, ...], larger: int, seed: int) -> list[float]:
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(
-        description="Width of the interval of loss at 100 times the compute, nats, median."
+        description="Width of the 80 % interval of loss at 100 times the compute, nats, median."
     )
     parser.add_argument("--draws", type=int, default=24, help="studies per row")
     options = parser.parse_args()

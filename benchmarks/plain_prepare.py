@@ -15,8 +15,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from tokenizers import Tokenizer
 
+from clue_ray.corpus.hashes import split_of, stable_hash
 from clue_ray.corpus.shards import SEQUENCES, number_of_shards
-from clue_ray.corpus.store import split_of, stable_hash
 from clue_ray.corpus.tokenizer import train_tokenizer
 from clue_ray.spec.specs import CorpusSpec
 

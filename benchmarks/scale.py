@@ -1,18 +1,16 @@
 """Estimate a study of CLUE's size: work, time, memory and traffic.
 
     python -m benchmarks.scale              # a few seconds
-    python -m benchmarks.scale --measure    # also loads a corpus and writes a checkpoint, a minute
+    python -m benchmarks.scale --measure    # also prepares, plans and trains planted logs, minutes
+
+`--measure --events 5e6 1e8` takes hours on 2 cores and 60 GB of disk; see `scale_measured`.
 
 The formulas are those of docs/notes/scale.md. FLOPs come from `clue_ray.spec.compute`, assumptions
 from `Assumed`. None of the estimates has been measured on GPUs by us.
 """
 
 import argparse
-import json
 import os
-import shutil
-import subprocess
-import sys
 import tempfile
 import time
 from dataclasses import dataclass
@@ -23,6 +21,7 @@ os.environ["RAY_AUTH_MODE"] = "disabled"
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.scale_measured import measure_sizes
 from clue_ray.spec.compute import Vocabulary, Work, count_params, train_flops
 from clue_ray.spec.specs import EncoderSpec
 
@@ -135,56 +134,16 @@ def traffic(checkpoint: float) -> str:
     return f"{checkpoint / 1e9:.1f}; {2 * checkpoint / 1e9:.1f}; {10 * checkpoint / 1e9:.0f} GB"
 
 
-LOAD = """
-import json, sys, time
-import psutil
-from clue_ray.corpus.store import open_corpus
-import resource
-before, started = psutil.Process().memory_info().rss, time.perf_counter()
-corpus = open_corpus(sys.argv[1], verify=False)
-events = len(corpus.events)
-peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before
-print(json.dumps({"events": events, "peak": peak, "seconds": time.perf_counter() - started}))
-"""
-
-
-def measure(users: int) -> list[tuple[str, str]]:
-    """Load a planted corpus in its own process and write a checkpoint of 100 million numbers."""
-    import pyarrow.parquet as pq
+def checkpoint_rate() -> float:
+    """Write a checkpoint of 100 million numbers to the local disk; return GB/s."""
     import torch
 
-    from clue_ray.cluster.session import connect
-    from clue_ray.corpus.build import build_corpus
-    from clue_ray.corpus.planted import PlantedSpec, planted_events
-    from clue_ray.spec.specs import CorpusSpec
     from clue_ray.training.checkpoints import save_state
 
-    folder = Path(tempfile.mkdtemp(prefix="cr-", dir="/tmp"))
-    try:
-        pq.write_table(planted_events(PlantedSpec(users=users)), folder / "events.parquet")
-        with connect():
-            corpus = build_corpus(
-                CorpusSpec(events=str(folder / "events.parquet"), vocab_size=1024),
-                folder / "corpus",
-            )
-        size = sum(file.stat().st_size for file in (folder / "corpus" / "shards").iterdir())
-        out = subprocess.run(
-            [sys.executable, "-c", LOAD, corpus.path], capture_output=True, text=True, check=True
-        )
-        found = json.loads(out.stdout)
-        state = {"weights": torch.zeros(100_000_000), "progress": {"step": 1}}
+    with tempfile.TemporaryDirectory(prefix="cr-") as folder:
         started = time.perf_counter()
-        save_state(folder / "checkpoints", state)
-        seconds = time.perf_counter() - started
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-    return [
-        ("events loaded", f"{found['events']:,}"),
-        ("bytes per event in shards", f"{size / found['events']:.1f}"),
-        ("peak bytes per event while loading", f"{found['peak'] / found['events']:.0f}"),
-        ("events loaded per second", f"{found['events'] / found['seconds']:,.0f}"),
-        ("checkpoint to local disk, GB/s", f"{0.4 / seconds:.2f}"),
-    ]
+        save_state(folder, {"weights": torch.zeros(100_000_000), "progress": {"step": 1}})
+        return 0.4 / (time.perf_counter() - started)
 
 
 def main() -> None:
@@ -193,9 +152,12 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     options.add_argument(
-        "--measure", action="store_true", help="also load a corpus and write a checkpoint"
+        "--measure", action="store_true", help="also measure planted logs, and a checkpoint"
     )
-    options.add_argument("--users", type=int, default=20_000, help="users of the loaded corpus")
+    options.add_argument(
+        "--events", type=float, nargs="+", default=[1e6, 5e6], help="sizes, the smallest first"
+    )
+    options.add_argument("--folder", type=Path, default=Path("/tmp"), help="disk to measure on")
     chosen = options.parse_args()
     console = Console(width=110, highlight=False)
     table = Table("estimate", "value")
@@ -203,10 +165,12 @@ def main() -> None:
         table.add_row(*row)
     console.print(table)
     if chosen.measure:
-        table = Table("measured", "value")
-        for row in measure(chosen.users):
-            table.add_row(*row)
+        sizes = [int(events) for events in chosen.events]
+        table = Table("measured", *(f"{events:,}" for events in sizes), "last / first")
+        for measured in measure_sizes(sizes, chosen.folder):
+            table.add_row(*measured)
         console.print(table)
+        console.print(f"checkpoint to local disk: {checkpoint_rate():.2f} GB/s")
 
 
 if __name__ == "__main__":

@@ -243,10 +243,7 @@ def timed(work: Callable[[], object]) -> float:
 
 def print_evaluation(contest: Contest, step: float) -> None:
     """Print the cost of an evaluation relative to training, given the seconds per step."""
-    users = (
-        contest.corpus.users_of_pair(contest.corpus.test_users, pair)
-        for pair in contest.corpus.pairs()
-    )
+    users = (contest.corpus.held_out_pool("test", pair) for pair in contest.corpus.pairs())
     pools = make_pools(contest.corpus, min(CANDIDATES, max(map(len, users))))
     seconds = timed(
         lambda: evaluate(contest.ours, contest.corpus, pools, contest.run.sequence_length)

@@ -9,7 +9,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from clue_ray.corpus.store import Corpus, open_corpus, sha256
+from clue_ray.corpus.hashes import sha256
+from clue_ray.corpus.store import Corpus, open_corpus
 from clue_ray.corpus.tokenizer import train_tokenizer
 from clue_ray.encoder.model import Encoder
 from clue_ray.encoder.transformer import Transformer
@@ -35,11 +36,17 @@ def plain_corpus(log: Path, folder: Path, split: dict) -> Corpus:
         ]
         for service, text in zip(items["service"], items["text"], strict=True)
     ]
+    items["text_tokens"] = [len(tokenizer.encode(text).ids) for text in items["text"]]
     for part in ("shards", "items"):
         (folder / part).mkdir(parents=True)
     tokenizer.save(str(folder / "tokenizer.json"))
     types = pa.schema(
-        [("service", pa.string()), ("text", pa.string()), ("tokens", pa.list_(pa.int32()))]
+        [
+            ("service", pa.string()),
+            ("text", pa.string()),
+            ("tokens", pa.list_(pa.int32())),
+            ("text_tokens", pa.int32()),
+        ]
     )
     pq.write_table(
         pa.Table.from_pandas(items, types, preserve_index=False),

@@ -76,7 +76,13 @@ def test_options_of_the_command_page_exist():
         for option in parameter.opts
     }
     named = re.findall(r"`(?:[^`]* )?(--[a-z-]+)", (ROOT / "docs/guide/commands.md").read_text())
-    assert set(named) <= options | {"--install-completion", "--logdir", "--head", "--resources", "--help"}
+    assert set(named) <= options | {
+        "--install-completion",
+        "--logdir",
+        "--head",
+        "--resources",
+        "--help",
+    }
 
 
 @pytest.mark.parametrize("name", EXAMPLES)

@@ -20,6 +20,7 @@ RAY_HOMES = {
     "corpus/build.py",
     "corpus/planted.py",
     "training/ray_train.py",
+    "training/streams.py",
     "cluster/session.py",
     "study/run.py",
     "study/progress.py",

@@ -71,7 +71,22 @@ def make_corpus(setting: Setting, catalogue: str = "uniform") -> Corpus:
     corpus.test_users = np.sort(order[:held_out])
     corpus.validation_users = np.sort(order[held_out : 2 * held_out])
     corpus.train_users = order[2 * held_out :]
+    lengths = np.diff(corpus.item_offsets).astype(np.int8)
+    tokens = lengths[corpus.events].reshape(setting.users, -1).sum(axis=1, dtype=np.int64)
+    corpus.train_tokens = np.append(0, np.cumsum(tokens[corpus.train_users]))
+    corpus.layout = EveryUser(corpus)
     return corpus
+
+
+class EveryUser:
+    """The pools of a corpus in memory, all of whose users have events in every service."""
+
+    def __init__(self, corpus: Corpus):
+        self.corpus = corpus
+
+    def pool(self, split: str, pair: tuple[int, int]) -> np.ndarray:
+        """Return the positions of all users of a split."""
+        return np.arange(len(getattr(self.corpus, f"{split}_users")))
 
 
 def _draw_items(corpus: Corpus, setting: Setting, rng: np.random.Generator) -> None:

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from clue_ray.corpus.store import ranges
+from clue_ray.corpus.ranges import ranges
 
 
 class Lists(NamedTuple):

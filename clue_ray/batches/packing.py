@@ -23,7 +23,8 @@ from clue_ray.batches.dropout import (
     keyed_hash,
 )
 from clue_ray.batches.lists import Lists
-from clue_ray.corpus.store import Corpus, ranges
+from clue_ray.corpus.ranges import ranges
+from clue_ray.corpus.store import Corpus
 from clue_ray.errors import CorpusError
 from clue_ray.spec.compute import Work
 
@@ -77,7 +78,7 @@ def recent_windows(
 ) -> Windows:
     """Select the most recent events of each (user, service); users and services are [sequences]."""
     starts = corpus.offsets[users * len(corpus.services) + services]
-    return Windows(starts, np.minimum(corpus.counts[users, services], sequence_length))
+    return Windows(starts, np.minimum(corpus.count_events(users, services), sequence_length))
 
 
 def gather_events(corpus: Corpus, windows: Windows) -> Lists:
@@ -95,7 +96,7 @@ def drop_events(events: Lists, windows: Windows, dropout: Dropout) -> Lists:
 
 def gather_tokens(corpus: Corpus, items: NDArray[np.int64], dropout: Dropout) -> Lists:
     """Read the tokens of items, guide token first, and drop some of the others."""
-    lengths = corpus.item_lengths[items]
+    lengths = corpus.count_item_tokens(items)
     addresses = ranges(corpus.item_offsets[items], lengths)
     tokens = corpus.item_tokens[addresses].astype(np.int64)
     guides = np.cumsum(lengths) - lengths

@@ -32,6 +32,7 @@ from clue_ray.spec.specs import RunSpec
 
 Pair = tuple[int, int]
 Pools = dict[Pair, NDArray[np.int64]]
+"""Positions in the training users of those whom a batch of each pair can hold."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,7 @@ class GlobalBatch:
         """
         if not self.mask_false_negatives:
             return None
-        ids = number_histories(self.events, len(self.corpus.item_lengths))
+        ids = number_histories(self.events, self.corpus.num_items)
         return ids if ids.max() + 1 < len(ids) else None
 
     @property
@@ -112,26 +113,28 @@ class BatchSampler:
         self.train = run.train
         self.batch_size = run.train.global_batch_size
         self.sequence_length = run.sequence_length
-        users = corpus.train_users[: run.corpus_users]
-        pools = {pair: corpus.users_of_pair(users, pair) for pair in corpus.pairs()}
+        self.among = run.corpus_users
+        pools = {pair: corpus.training_pool(pair, self.among) for pair in corpus.pairs()}
         self.pools = self._large_enough(pools)
         if not self.pools:
             most = max(map(len, pools.values()))
+            total = len(corpus.train_users[: self.among])
             raise CorpusError(
                 f"global_batch_size {self.batch_size} is larger than the {most} training users of "
-                f"the best-filled pair of services ({len(users)} training users in total); "
+                f"the best-filled pair of services ({total} training users in total); "
                 f"use at most {most}."
             )
         self.shares = _proportions(self.pools)
         if self.train.same_service:
-            self._add_one_service_pools(users)
+            self._add_one_service_pools()
 
     def batch(self, step: int) -> GlobalBatch:
         """Draw global batch `step`."""
         # Pair, users and windows come from one stream; their order defines every published run.
         rng = np.random.default_rng([self.train.seed, step])
         pair = list(self.pools)[rng.choice(len(self.pools), p=self.shares)]
-        users = rng.choice(self.pools[pair], self.batch_size, replace=False)
+        places = rng.choice(self.pools[pair], self.batch_size, replace=False)
+        users = self.corpus.train_users[places]
         draw = self._draw_halves if pair[0] == pair[1] else self._draw_pair
         windows, dropout = draw(users, pair, rng), self._draw_dropout(step)
         return GlobalBatch(self.corpus, pair, windows, dropout, self.train.mask_false_negatives)
@@ -157,10 +160,10 @@ class BatchSampler:
         key, hide = int(rng.integers(2**62)), bool(rng.random() < HIDDEN_SHARE)
         return Dropout(key, self.train.event_dropout, self.train.token_dropout, hide)
 
-    def _add_one_service_pools(self, users: NDArray[np.int64]) -> None:
+    def _add_one_service_pools(self) -> None:
         """Draw a share of the batches from one service, among users with two or more events."""
-        counts = self.corpus.counts[users]
-        pools = {(s, s): users[counts[:, s] >= 2] for s in range(len(self.corpus.services))}
+        services = range(len(self.corpus.services))
+        pools = {(s, s): self.corpus.training_pool((s, s), self.among) for s in services}
         if pools := self._large_enough(pools):
             share = self.train.same_service
             self.shares = np.concatenate([(1 - share) * self.shares, share * _proportions(pools)])
@@ -203,7 +206,7 @@ def _random_windows(
 ) -> Windows:
     """Draw consecutive events of each (user, service); a short history is taken whole."""
     starts, lengths = recent_windows(corpus, users, services, sequence_length)
-    slack = corpus.counts[users, services] - lengths
+    slack = corpus.count_events(users, services) - lengths
     return Windows(starts + rng.integers(0, slack + 1), lengths)
 
 

@@ -15,9 +15,14 @@ def count_workers(resources: ResourcesSpec, nodes: list[Node]) -> int:
     return sum(count_workers_on(node, resources) for node in nodes)
 
 
+def cores_per_worker(resources: ResourcesSpec) -> int:
+    """Return the cores of a worker, and one more where Ray Data packs its batches."""
+    return resources.cpus_per_worker + (resources.feed == "ray_data")
+
+
 def count_workers_on(node: Node, resources: ResourcesSpec) -> int:
     """Count the workers that fit on one node."""
-    by_cpu = int(node.get("CPU", 0) // resources.cpus_per_worker)
+    by_cpu = int(node.get("CPU", 0) // cores_per_worker(resources))
     gpus, share = node.get("GPU", 0.0), resources.gpus_per_worker
     if not share:
         return by_cpu

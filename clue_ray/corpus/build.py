@@ -2,7 +2,7 @@
 
 Two passes read the log. The first one (`survey`) counts rows, writes those that cannot be used to
 `rejected/`, and samples texts for the tokenizer. The second one (`shards`) gathers each bucket of
-users and writes its shard.
+users and writes its shard. Then the training layout is built from the shards (`layout`).
 
 The corpus is byte-identical on every cluster. Its digest is part of the identity of every run, so a
 corpus that is prepared again elsewhere must not invalidate the runs of a study. Therefore users are
@@ -18,7 +18,8 @@ import os
 import re
 import shutil
 import socket
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -31,18 +32,24 @@ import ray.data
 from ray.exceptions import OutOfMemoryError, RayError
 from tokenizers import Tokenizer
 
+from clue_ray.corpus.checks import check_conservation, check_cut, check_pairs, check_shards
+from clue_ray.corpus.hashes import sha256
+from clue_ray.corpus.layout.arrays import assemble, write_recipe
+from clue_ray.corpus.layout.building import build_parts
+from clue_ray.corpus.layout.opening import LAYOUT, plan_layout
+from clue_ray.corpus.layout.plan import LayoutPlan
 from clue_ray.corpus.logs.reading import Reading, plan_reading
 from clue_ray.corpus.output import check_disk, is_empty, publish, remove_debris
 from clue_ray.corpus.planted import METADATA_KEY
-from clue_ray.corpus.profile import ShardTotals
+from clue_ray.corpus.profile import ShardTotals, count_items
 from clue_ray.corpus.shards import ShardPlan, bucket_part, number_of_shards, write_shards
-from clue_ray.corpus.store import Corpus, holds_corpus, open_corpus, read_manifest, sha256
+from clue_ray.corpus.store import Corpus, holds_corpus, open_corpus, read_manifest
 from clue_ray.corpus.survey import TALLY, Survey, survey_part
 from clue_ray.corpus.tokenizer import read_tokenizer, train_tokenizer
 from clue_ray.errors import ClusterError, CorpusError, EventLogError, find_worker_error
 from clue_ray.spec.specs import CorpusSpec, without_new_fields
 from clue_ray.spec.yaml import fingerprint
-from clue_ray.storage.files import fetch_files, list_files, write_json
+from clue_ray.storage.files import fetch_files, list_files, remove_folder, write_json
 from clue_ray.storage.place import is_uri
 from clue_ray.storage.sync import working_folder
 
@@ -160,7 +167,9 @@ def _explain_failure(error: Exception, folder: str | Path) -> Exception:
         return EventLogError(
             f"The corpus cannot be prepared ({message.splitlines()[-1].rstrip('.')})."
         )
-    found = find_worker_error(error, r"OSError|\w*ArrowInvalid|EventLogError|StudyError")
+    found = find_worker_error(
+        error, r"OSError|\w*ArrowInvalid|EventLogError|StudyError|CorpusError"
+    )
     if found is None:
         return error
     return EventLogError(f"The corpus cannot be prepared ({found[1].rstrip('.')}).")
@@ -181,12 +190,12 @@ def _write_corpus(reading: Reading, folder: Path, key: str, place: str = "") -> 
     plan = ShardPlan(spec, folder, services, tokenizer.to_str(), number_of_shards(survey.good))
     with small_shuffle_tasks():
         totals = _make_shards(reading, parts, plan, place)
-    _check_shards(totals, survey, place)
-    _check_cut(totals, spec)
+    check_shards(totals, survey, place)
+    check_cut(totals, spec)
     timed = all(log.has_time for log in reading.logs)
     profile = totals.profile(services, spec, timed) | survey.profile(reading)
-    _check_conservation(profile, spec)
-    _check_pairs(profile, services)
+    check_conservation(profile, spec)
+    check_pairs(profile, services)
     manifest = {
         "key": key,
         "spec": spec.model_dump(mode="json"),
@@ -203,6 +212,7 @@ def _write_corpus(reading: Reading, folder: Path, key: str, place: str = "") -> 
     manifest["digest"] = fingerprint(
         [manifest["files"], manifest["tokenizer_sha256"], manifest["spec"]["split"]]
     )
+    profile |= count_items(_build_layout(manifest, folder, place))
     write_json(folder / "profile.json", profile)
     write_json(folder / "corpus.json", manifest)
 
@@ -289,6 +299,37 @@ def _make_shards(
     return totals
 
 
+def _build_layout(manifest: dict[str, Any], folder: Path, place: str) -> Counter[int]:
+    """Build the training layout of the shards; return distinct items by tokens of their text.
+
+    On storage the parts stay parts, and each node assembles them in its cache.
+    """
+    shards = sorted(name.split("/")[1] for name in manifest["files"] if name.startswith("shards/"))
+    plan = plan_layout(place, manifest, shards)
+    try:
+        built = build_parts(plan, manifest["digest"], _on_all_nodes)
+        if is_uri(place):
+            write_recipe(folder / LAYOUT, built.recipe)
+        else:
+            assemble(Path(plan.parts), built.recipe, folder / LAYOUT)
+    finally:
+        remove_folder(plan.work)
+    return built.text_tokens
+
+
+def _on_all_nodes(
+    task: Callable[..., Any], plan: LayoutPlan, arguments: Iterable[Sequence[Any]]
+) -> list[Any]:
+    """Run one round of the tasks of a layout, where Ray Data runs too.
+
+    The rounds are plain tasks: each starts within milliseconds, a dataset within a second.
+    """
+    selector = ray.data.DataContext.get_current().execution_options.label_selector
+    remote = ray.remote(num_cpus=1, label_selector=selector)(task)
+    shared = ray.put(plan)
+    return list(ray.get([remote.remote(shared, n, *given) for n, given in enumerate(arguments)]))
+
+
 @contextmanager
 def small_shuffle_tasks() -> Iterator[None]:
     """Shuffle with small tasks: Ray Data's default of 1 GB per task leaves cores idle.
@@ -306,60 +347,6 @@ def small_shuffle_tasks() -> Iterator[None]:
 def partitions_for(buckets: int) -> int:
     """Return the number of partitions of the shuffle; the shards do not depend on it."""
     return buckets
-
-
-def _check_shards(totals: ShardTotals, survey: Survey, place: str) -> None:
-    """Check that both passes saw the same rows and that the driver can see all shards."""
-    if totals.totals["rows"] != survey.good:
-        raise EventLogError(
-            f"The log changed while it was read: {survey.good:,} usable rows in the first pass, "
-            f"{totals.totals['rows']:,} in the second; prepare it again when nothing writes to it."
-        )
-    present = list_files(place)
-    missing = next((name for name in totals.files if name not in present), None)
-    if missing:
-        raise CorpusError(
-            f"Workers wrote {missing} to a disk that this machine cannot see; choose an output on "
-            "storage that all nodes share."
-        )
-
-
-def _check_conservation(profile: dict[str, Any], spec: CorpusSpec) -> None:
-    """Check that every row that was read is an event of the corpus or is counted otherwise."""
-    dropped = profile["duplicate_rows"] if spec.duplicates == "drop" else 0
-    profile["duplicates_dropped"] = dropped
-    parts = ("events", "events_after_cut", "rejected_rows", "omitted_rows", "duplicates_dropped")
-    told = sum(profile[name] for name in parts)
-    if told != profile["rows"]:
-        raise EventLogError(
-            f"{profile['rows']:,} rows were read, but the corpus accounts for {told:,}; this is an "
-            "error of clue-ray, so report it with the log."
-        )
-
-
-def _check_cut(totals: ShardTotals, spec: CorpusSpec) -> None:
-    """Check that a cut in time has events before it and that timestamps are dates."""
-    cut = spec.split.time
-    if cut is None:
-        return
-    if not totals.histories:
-        raise EventLogError(f"No event lies before split.time {cut:%Y-%m-%d}; choose a later cut.")
-    if not totals.totals["later"] and totals.is_order():
-        raise EventLogError(
-            f"Timestamps end at {max(totals.times):g} seconds, in "
-            f"{1970 + int(max(totals.times) // 31_556_952)}: they look like positions or like "
-            "dates without dashes, so split.time cannot divide them; leave it out."
-        )
-
-
-def _check_pairs(profile: dict[str, Any], services: tuple[str, ...]) -> None:
-    """Check that at least one user has events in two services, as a positive pair needs."""
-    if not any(int(number) >= 2 for number in profile["users_by_services"]):
-        raise EventLogError(
-            f"None of the {profile['users']:,} users has events in two services (services found: "
-            f"{', '.join(services[:10])}); contrastive training pairs the services of a user, "
-            "so give logs of at least two services with shared user ids."
-        )
 
 
 def _planted(reading: Reading) -> str | None:

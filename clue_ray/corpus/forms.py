@@ -11,8 +11,8 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
+from clue_ray.corpus.hashes import stable_hash
 from clue_ray.corpus.logs.ids import fold_id
-from clue_ray.corpus.store import stable_hash
 
 USERS = 1_000_000
 """Users that are compared, over all shards."""

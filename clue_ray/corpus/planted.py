@@ -9,12 +9,13 @@ from this the floor that `bayes_loss` computes.
 
 import shutil
 from collections.abc import Iterable
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from pydantic import Field
@@ -74,8 +75,10 @@ class PlantedLog:
         topic = np.arange(items) // spec.items_per_topic % spec.topics
         own = topic[:, None] * WORDS_PER_TOPIC + rng.integers(0, WORDS_PER_TOPIC, (items, 3))
         common = spec.topics * WORDS_PER_TOPIC + rng.integers(0, COMMON_WORDS, (items, 2))
-        order = words[np.column_stack([common[:, :1], own, common[:, 1:]])]
-        return pa.array([f"{' '.join(row)} {serial}" for serial, row in enumerate(order.tolist())])
+        columns = [common[:, 0], *own.T, common[:, 1]]
+        parts = [pa.array(words).take(pa.array(column)) for column in columns]
+        serial = pa.array(np.arange(items)).cast(pa.string())
+        return pc.binary_join_element_wise(*parts, serial, " ")
 
     @cached_property
     def ranks(self) -> NDArray[np.float64]:
@@ -183,6 +186,11 @@ def write_planted(spec: PlantedSpec, folder: Path) -> int:
     return events
 
 
+@lru_cache(maxsize=1)  # a process draws many blocks, and the texts of all items take long
+def _planted_log(spec: PlantedSpec) -> PlantedLog:
+    return PlantedLog(spec)
+
+
 def _write_blocks(
     batch: dict[str, np.ndarray], spec: PlantedSpec, folder: str, size: int
 ) -> pa.Table:
@@ -190,7 +198,7 @@ def _write_blocks(
 
     A retry replaces the files by the same bytes.
     """
-    log, events = PlantedLog(spec), 0
+    log, events = _planted_log(spec), 0
     for block in batch["id"].tolist():
         table = log.draw(block, block * size, min(spec.users, (block + 1) * size))
         with atomic_write(Path(folder) / f"events-{block:05d}.parquet") as temporary:

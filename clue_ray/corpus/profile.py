@@ -1,8 +1,8 @@
 """Profile a corpus: what one wants to know about a log before training on it.
 
 All events of a user are in one shard, so the counts and histograms of shards add up to those of the
-corpus. Only items occur in several shards; they are merged by 64-bit hashes. Memory holds
-histograms, one overlap matrix and the hashes of the items, but never the events or the texts.
+corpus. Only items occur in several shards; the training layout counts them, because it numbers
+them. Memory holds histograms and one overlap matrix, but never events, items or texts.
 """
 
 from collections import Counter
@@ -16,17 +16,15 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from clue_ray.corpus.forms import Forms, sample_forms
+from clue_ray.corpus.hashes import split_of
 from clue_ray.corpus.logs.ids import DOUBTFUL
 from clue_ray.corpus.logs.times import EARLIEST_DATE
 from clue_ray.corpus.rows import SortedRows
-from clue_ray.corpus.store import split_of
 from clue_ray.corpus.tokenizer import TokenizedItems
 from clue_ray.spec.specs import CorpusSpec
 
 SPLITS = ("train", "validation", "test")
 SEQUENCE_LENGTHS = (4, 8, 16, 32, 64, 128, 256, 512)
-HASH_STEP = np.uint64(0x9E3779B97F4A7C15)
-"""Added per service to the hash of a text: the same text in two services is two items."""
 PERCENTILES = (10, 50, 90, 99, 100)
 
 
@@ -61,10 +59,14 @@ def count_shard(
         "last_time": float(time.max()) if len(time) else None,
         **sample_forms(rows.user_ids.filter(pa.array(holding)), limit),
         "doubtful": _find_doubtful(rows.user_ids, counts.sum(axis=1)),
-        "item_hashes": items.hashes + rows.item_services.astype(np.uint64) * HASH_STEP,
-        "item_tokens": items.text_tokens,
-        "item_events": np.bincount(rows.item[kept], minlength=len(items.hashes)),
+        **_count_tokens(items.text_tokens[rows.item[kept]]),
     }
+
+
+def _count_tokens(text_tokens: NDArray[np.int32]) -> dict[str, NDArray[Any]]:
+    """Count events by the tokens of their text."""
+    lengths, events = np.unique(text_tokens, return_counts=True)
+    return {"token_lengths": lengths, "token_events": events}
 
 
 def _find_doubtful(users: pa.Array, events: NDArray[np.int64]) -> list[list[str]]:
@@ -87,7 +89,6 @@ class ShardTotals:
         times: first and last time of every shard.
         forms: user ids that may differ by form alone.
         doubtful: id that looks like a placeholder -> number of events.
-        item_hashes, item_tokens: the distinct items of all shards, sorted by hash.
     """
 
     def __init__(self) -> None:
@@ -99,8 +100,6 @@ class ShardTotals:
         self.times: list[float] = []
         self.forms = Forms()
         self.doubtful: dict[str, int] = {}
-        self.item_hashes = np.zeros(0, np.uint64)
-        self.item_tokens = np.zeros(0, np.int32)
 
     def add(self, shards: Iterable[dict[str, Any]]) -> None:
         """Add shards, given as rows of SHARD_COUNTS."""
@@ -117,20 +116,9 @@ class ShardTotals:
             ]
             self.forms.add(shard)
             self.doubtful |= {name: int(events) for name, events in shard["doubtful"]}
-            self._add_items(shard)
-
-    def _add_items(self, shard: dict[str, Any]) -> None:
-        tokens, events = (
-            np.asarray(shard["item_tokens"], np.int32),
-            np.asarray(shard["item_events"]),
-        )
-        weights = np.bincount(tokens, weights=events).astype(np.int64)
-        self.event_tokens.update(
-            {int(length): int(weights[length]) for length in np.flatnonzero(weights)}
-        )
-        hashes = np.concatenate([self.item_hashes, np.asarray(shard["item_hashes"], np.uint64)])
-        self.item_hashes, first = np.unique(hashes, return_index=True)
-        self.item_tokens = np.concatenate([self.item_tokens, tokens])[first]
+            self.event_tokens.update(
+                dict(zip(shard["token_lengths"], shard["token_events"], strict=True))
+            )
 
     def is_order(self) -> bool:
         """Return whether timestamps end before 1980, so that they are hardly dates."""
@@ -157,9 +145,7 @@ class ShardTotals:
             "events": events,
             "events_after_cut": self.totals["later"],
             "duplicate_rows": self.totals["duplicates"],
-            "distinct_items": len(self.item_hashes),
             "tokens": int((np.minimum(tokens[0], spec.max_item_tokens) * tokens[1]).sum()) + events,
-            "tokens_per_item": _percentiles(*_as_arrays(Counter(self.item_tokens.tolist()))),
             "tokens_per_event": _percentiles(*tokens),
             "events_cut_at_max_item_tokens": _share(
                 tokens[1][tokens[0] > spec.max_item_tokens].sum(), events
@@ -176,6 +162,18 @@ class ShardTotals:
             "ids_that_differ_by_form": self.forms.summary(),
             "doubtful_ids": dict(sorted(self.doubtful.items())),
         }
+
+
+def count_items(text_tokens: Counter[int]) -> dict[str, Any]:
+    """Return the part of the profile that describes distinct items.
+
+    Args:
+        text_tokens: tokens of an item's whole text -> number of items.
+    """
+    return {
+        "distinct_items": text_tokens.total(),
+        "tokens_per_item": _percentiles(*_as_arrays(text_tokens)),
+    }
 
 
 def _as_arrays(histogram: Counter[int]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

@@ -26,18 +26,16 @@ SHARD_COUNTS = pa.schema(
         ("form_ids", pa.list_(pa.string())),
         ("form_limit", pa.uint64()),
         ("doubtful", pa.list_(pa.list_(pa.string()))),
-        ("item_hashes", pa.list_(pa.uint64())),
-        ("item_tokens", pa.list_(pa.int32())),
-        ("item_events", COUNTS),
+        ("token_lengths", COUNTS),
+        ("token_events", COUNTS),
     ]
 )
 """What a worker returns for each shard: its files as (name, sha256), and its counts.
 
 `overlap` is a matrix [services, services], flattened. `history_lengths` are the distinct lengths of
 histories, and `history_counts` how often each occurs. `forms` are hashes of user ids without their
-form, for a sample of users (see `Forms`); `doubtful` are ids that look like placeholders. The three
-`item_` columns have one value per item: they let the driver merge items that occur in several
-shards.
+form, for a sample of users (see `Forms`); `doubtful` are ids that look like placeholders.
+`token_lengths` are the distinct numbers of tokens of a text, and `token_events` the events of each.
 """
 
 

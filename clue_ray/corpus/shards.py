@@ -22,11 +22,11 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from clue_ray.corpus.forms import USERS
+from clue_ray.corpus.hashes import sha256, stable_hash
 from clue_ray.corpus.logs.reading import Part, Reading, read_part
 from clue_ray.corpus.logs.schema import good_rows, normalise
 from clue_ray.corpus.profile import count_shard
 from clue_ray.corpus.rows import SHARD_COUNTS, SortedRows
-from clue_ray.corpus.store import sha256, stable_hash
 from clue_ray.corpus.tokenizer import ItemTokenizer
 from clue_ray.spec.specs import CorpusSpec
 from clue_ray.storage.files import atomic_write

@@ -2,40 +2,39 @@
 
 A corpus folder contains `corpus.json` (the manifest, written last), `profile.json`,
 `tokenizer.json`, `shards/*.parquet` and `items/*.parquet` (one file of each per bucket of users),
-`later/*.parquet` (events from a cut in time on) and `rejected/` (rows that cannot be used).
+`train/` (the training layout, see `layout.arrays`), `later/*.parquet` (events from a cut in time
+on) and `rejected/` (rows that cannot be used).
 
-In memory an event is one int32 item id, so that a hundred million events take 400 MB and every
+The training layout is mapped into memory, not read. In it an event is one int32 item id, and every
 window of events is a slice. With S services, the events of user u in service s are
 `events[offsets[u * S + s] : offsets[u * S + s + 1]]`, most recent first.
 """
 
-import hashlib
 import json
-import re
-import shutil
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from filelock import FileLock
 from numpy.typing import NDArray
 
+from clue_ray.corpus.cache import (
+    SHARD_FILE,
+    TRAINING_FILE,
+    fetch_shards,
+    find_damage,
+    open_cached,
+)
+from clue_ray.corpus.layout.arrays import DTYPES, Layout, read_layout
+from clue_ray.corpus.layout.opening import LAYOUT, open_layout
 from clue_ray.errors import CorpusError
 from clue_ray.spec.compute import Vocabulary
-from clue_ray.spec.specs import SplitSpec
-from clue_ray.storage.files import fetch_files, list_files, push_files, read_file
+from clue_ray.storage.files import push_files, read_file
 from clue_ray.storage.place import is_uri
-from clue_ray.storage.sync import node_folder
 
-CORPUS_FILE = re.compile(
-    r"(corpus|profile|tokenizer)\.json|(shards|items|later)/shard-\d+\.parquet"
-)
-"""Names that are fetched or copied; other names on storage are not trusted as local paths."""
 LATER = pa.schema(
     [
         ("user_id", pa.string()),
@@ -47,37 +46,8 @@ LATER = pa.schema(
 """Rows of `Corpus.later_events`."""
 
 
-def stable_hash(users: pd.Series, salt: str) -> NDArray[np.uint64]:
-    """Hash user ids to uint64, the same on every machine and in every version of every library.
-
-    Splits, buckets and the order of training users depend on it. Python's own hash changes with
-    every process, and pandas does not promise to keep its hash.
-
-    Args:
-        salt: names the purpose, so that splits, buckets and orders are independent of each other.
-    """
-    codes, distinct = pd.factorize(users)
-    key = salt.encode()
-    digests = b"".join(
-        hashlib.blake2b(str(user).encode(), digest_size=8, key=key).digest() for user in distinct
-    )
-    return np.frombuffer(digests, dtype="<u8").astype(np.uint64)[codes]
-
-
-def split_of(users: pd.Series, split: SplitSpec) -> NDArray[np.object_]:
-    """Return `train`, `validation` or `test` for each user id.
-
-    The split of a user depends on the id alone, so a user who is held out in one corpus is held out
-    in every corpus with the same shares.
-    """
-    share = stable_hash(users, "split") / 2.0**64
-    return np.select(
-        [share < split.test, share < split.test + split.validation], ["test", "validation"], "train"
-    )
-
-
 class Corpus:
-    """A corpus opened for reading. Its arrays are loaded when the first of them is used.
+    """A corpus opened for reading. Each array is mapped when it is first used.
 
     Attributes:
         path: local folder.
@@ -94,6 +64,7 @@ class Corpus:
         validation_users: indices of the users kept for tuning and calibration, sorted.
         item_tokens: token ids of all items, concatenated.
         item_offsets: bounds of each item in `item_tokens`, [items + 1].
+        train_tokens: tokens of the first n training users, for each n, [training users + 1].
     """
 
     user_ids: NDArray[np.object_]
@@ -104,6 +75,7 @@ class Corpus:
     validation_users: NDArray[np.int64]
     item_tokens: NDArray[np.int32]
     item_offsets: NDArray[np.int64]
+    train_tokens: NDArray[np.int64]
 
     def __init__(self, path: Path, manifest: dict[str, Any], place: str | None = None):
         self.path = path
@@ -113,65 +85,36 @@ class Corpus:
         self.services: tuple[str, ...] = tuple(manifest["services"])
 
     def __getattr__(self, name: str) -> Any:
-        """Load all arrays; Python calls this only for an attribute that is not set yet.
+        """Map an array; Python calls this only for an attribute that is not set yet.
 
         `clue-ray prepare` opens its corpus too, but needs only the manifest and the profile.
         """
-        if name not in Corpus.__annotations__:
+        if name == "user_ids":
+            self.user_ids = self.layout.user_ids()
+        elif name in DTYPES:
+            self.__dict__[name] = self.layout.array(name)
+        else:
             raise AttributeError(f"Corpus has no attribute {name!r}")
-        self._load_events(self._load_items())
-        self._split_users()
         return self.__dict__[name]
 
-    def _load_items(self) -> list[NDArray[np.int32]]:
-        """Merge the items of all shards, and return the corpus-wide id of each shard's items.
-
-        Ids are in the order of service and text, so they do not depend on the number of shards.
-        """
-        shards = [pq.read_table(file) for file in self._files("items")]
-        items = pa.concat_tables(shards)
-        text = items["text"].cast(pa.large_string()).combine_chunks().dictionary_encode()
-        rank = pc.rank(text.dictionary, sort_keys="ascending").to_numpy().astype(np.int64)
-        service = pc.index_in(items["service"], value_set=pa.array(self.services)).to_numpy()
-        keys = service.astype(np.int64) * (len(rank) + 1) + rank[text.indices.to_numpy()]
-        _, first, common = np.unique(keys, return_index=True, return_inverse=True)
-        tokens = unite_lists(items["tokens"]).take(pa.array(first))  # of one copy of each item
-        self.item_offsets = tokens.offsets.to_numpy().astype(np.int64)
-        self.item_tokens = tokens.values.to_numpy()
-        if len(self.item_tokens) and self.item_tokens.max() >= self.shared_guide:
-            raise CorpusError(
-                f"{self.path} contains token {self.item_tokens.max()}, but its vocabulary has "
-                f"{self.shared_guide} tokens; delete the folder and prepare the corpus again."
-            )
-        return np.split(common.astype(np.int32), np.cumsum([len(shard) for shard in shards])[:-1])
-
-    def _load_events(self, common: list[NDArray[np.int32]]) -> None:
-        """Load the events of all shards, given the corpus-wide ids of each shard's items."""
-        tables = [
-            pq.read_table(file, columns=["user_id", "service", "items"])
-            for file in self._files("shards")
-        ]
-        shards = pa.concat_tables(tables)
-        self.user_ids, users = np.unique(shards["user_id"].to_numpy(), return_inverse=True)
-        rows = users * len(self.services) + pd.Index(self.services).get_indexer(
-            shards["service"].to_pandas()
-        )
-        lists = [table["items"].combine_chunks() for table in tables]
-        lengths = np.concatenate([np.asarray(column.value_lengths()) for column in lists])
-        counts = np.zeros(len(self.user_ids) * len(self.services), dtype=np.int64)
-        counts[rows] = lengths
-        self.offsets = np.concatenate([[0], np.cumsum(counts)])
-        self.events = np.empty(self.offsets[-1], dtype=np.int32)
-        # Shards are in order of bucket, but `events` in order of user: scatter the histories.
-        flat = [ids[column.flatten().to_numpy()] for ids, column in zip(common, lists, strict=True)]
-        self.events[ranges(self.offsets[rows], lengths)] = np.concatenate(flat)
+    @cached_property
+    def layout(self) -> Layout:
+        """The training layout, which holds the arrays."""
+        if is_uri(self.place) and read_layout(self.path / LAYOUT, self.digest) is None:
+            self._files("shards"), self._files("items")  # to build it from
+        return open_layout(self.path, self.manifest)
 
     def _files(self, folder: str) -> list[Path]:
+        if is_uri(self.place):
+            fetch_shards(self.place, self.manifest, self.path, folder)
         return sorted((self.path / folder).glob("*.parquet"))
 
     def later_events(self) -> pa.Table:
         """Read the events from the cut in time on, as LATER; there are none without a cut."""
-        return pa.concat_tables([LATER.empty_table(), *map(self._later, self._files("later"))])
+        later = self._files("later")
+        if later:
+            self._files("items")  # hold the texts
+        return pa.concat_tables([LATER.empty_table(), *map(self._later, later)])
 
     def _later(self, file: Path) -> pa.Table:
         """Read one file of later events, one row per event."""
@@ -184,29 +127,49 @@ class Corpus:
         columns = [owner["user_id"], owner["service"], text, pc.list_flatten(table["timestamps"])]
         return pa.table(columns, schema=LATER)
 
-    def _split_users(self) -> None:
-        ids = pd.Series(self.user_ids)
-        split = split_of(ids, SplitSpec(**self.manifest["spec"]["split"]))
-        order = np.lexsort((self.user_ids, stable_hash(ids, "order")))
-        self.train_users = order[split[order] == "train"]
-        self.test_users = np.sort(order[split[order] == "test"])
-        self.validation_users = np.sort(order[split[order] == "validation"])
-
     @cached_property
     def counts(self) -> NDArray[np.int64]:
-        """Events of each user in each service, [users, services]."""
-        return np.diff(self.offsets).reshape(len(self.user_ids), len(self.services))
+        """Events of each user in each service, [users, services]; as large as the users."""
+        return np.diff(self.offsets).reshape(-1, len(self.services))
 
-    @cached_property
-    def item_lengths(self) -> NDArray[np.int64]:
-        """Tokens of each item, including its guide token, [items]."""
-        return np.diff(self.item_offsets)
+    def count_events(
+        self, users: NDArray[np.int64], services: NDArray[np.int64] | int
+    ) -> NDArray[np.int64]:
+        """Count the events of each user in a service, [users]."""
+        rows = users * len(self.services) + services
+        return self.offsets[rows + 1] - self.offsets[rows]
 
-    def count_tokens(self, users: NDArray[np.int64]) -> int:
-        """Count the tokens in all events of `users`, each event once and in full."""
-        starts = self.offsets[users * len(self.services)]
-        stops = self.offsets[(users + 1) * len(self.services)]
-        return int(self.item_lengths[self.events[ranges(starts, stops - starts)]].sum())
+    def count_item_tokens(self, items: NDArray[np.integer]) -> NDArray[np.int64]:
+        """Count the tokens of items, their guide tokens included, [items]."""
+        return self.item_offsets[items + 1] - self.item_offsets[items]
+
+    @property
+    def num_items(self) -> int:
+        """Number of distinct items."""
+        return len(self.item_offsets) - 1
+
+    def count_training_tokens(self, users: int | None) -> int:
+        """Count the tokens in all events of the first training users, or of all of them."""
+        return int(self.train_tokens[-1 if users is None else min(users, len(self.train_users))])
+
+    def training_pool(self, pair: tuple[int, int], users: int | None) -> NDArray[np.int64]:
+        """Return which of the first training users can be drawn for a pair of services.
+
+        Args:
+            pair: two services, in both of which users have events; or one service twice, in which
+                they have two events or more.
+            users: number of training users; all of them if None.
+
+        Returns:
+            Positions in `train_users`, ascending.
+        """
+        pool = self.layout.pool("train", pair)
+        return pool if users is None else pool[: np.searchsorted(pool, users)]
+
+    def held_out_pool(self, split: str, pair: tuple[int, int]) -> NDArray[np.int64]:
+        """Return the users of `validation` or `test` with events in both services, sorted."""
+        users: NDArray[np.int64] = getattr(self, f"{split}_users")
+        return users[self.layout.pool(split, pair)]
 
     def profile(self) -> dict[str, Any]:
         """Read the profile that preparation wrote to profile.json."""
@@ -214,7 +177,7 @@ class Corpus:
 
     def summary(self) -> dict[str, Any]:
         """Return the sizes of the corpus, its origin, its digest and its path as JSON values."""
-        spec = self.manifest.get("spec", {})
+        spec, facts = self.manifest.get("spec", {}), self.layout.facts
         return {
             "path": self.place,
             "digest": self.digest,
@@ -225,13 +188,13 @@ class Corpus:
             "vocab_size": self.shared_guide - len(self.services),
             "max_item_tokens": spec.get("max_item_tokens"),
             "services": ", ".join(self.services),
-            "users": len(self.user_ids),
-            "users_in_two_services": int(((self.counts > 0).sum(1) >= 2).sum()),
+            "users": facts["users"],
+            "users_in_two_services": facts["users_in_two_services"],
             "training_users": len(self.train_users),
             "held_out_users": len(self.test_users),
-            "events": len(self.events),
-            "items": len(self.item_lengths),
-            "tokens": int(self.item_lengths[self.events].sum()),
+            "events": facts["events"],
+            "items": facts["items"],
+            "tokens": facts["tokens"],
             "rejected_rows": sum(self.manifest["rejected"].values()),
             "rejected": self.manifest["rejected"],
         }
@@ -248,22 +211,6 @@ class Corpus:
     def pairs(self) -> list[tuple[int, int]]:
         """List all pairs of services, by index."""
         return [(a, b) for a in range(len(self.services)) for b in range(a + 1, len(self.services))]
-
-    def users_of_pair(self, users: NDArray[np.int64], pair: tuple[int, int]) -> NDArray[np.int64]:
-        """Return those of `users`, in order, who have events in both services of a pair."""
-        a, b = pair
-        return users[(self.counts[users, a] > 0) & (self.counts[users, b] > 0)]
-
-
-def unite_lists(column: pa.ChunkedArray) -> pa.LargeListArray:
-    """Join the chunks of a list column, with 64-bit offsets: 32 bits end at 2^31 tokens."""
-    return column.cast(pa.large_list(column.type.value_type)).combine_chunks()
-
-
-def ranges(starts: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Concatenate the ranges [start, start + length) without a Python loop, [sum of lengths]."""
-    ends = np.cumsum(lengths)
-    return np.arange(ends[-1] if len(ends) else 0) + np.repeat(starts - ends + lengths, lengths)
 
 
 def read_manifest(path: str | Path) -> dict[str, Any]:
@@ -312,55 +259,22 @@ def open_corpus(path: str | Path, *, verify: bool = True) -> Corpus:
         return _open_fetched(str(path), verify)
     folder = Path(path)
     manifest = read_manifest(folder)
-    if damage := _find_damage(folder, manifest) if verify else "":
+    if damage := find_damage(folder, manifest) if verify else "":
         raise CorpusError(
             f"Corpus file {folder}/{damage}; delete the corpus folder and prepare it again."
         )
     return Corpus(folder, manifest)
 
 
-def _find_damage(folder: Path, manifest: dict[str, Any]) -> str:
-    """Describe the first file that differs from the manifest; return "" if none does."""
-    files = {"tokenizer.json": manifest["tokenizer_sha256"], **manifest["files"]}
-    for name, expected in files.items():
-        found = sha256(folder / name) if (folder / name).exists() else "file missing"
-        if found != expected:
-            return f"{name} is damaged (sha256 {found[:12]}, expected {expected[:12]})"
-    return ""
-
-
 def _open_fetched(place: str, verify: bool) -> Corpus:
-    """Open a corpus at a URI from this node's cache; the first process of the node fetches it."""
+    """Open a corpus at a URI from this node's cache."""
     content = read_file(place, "corpus.json")
     if content is None:
         raise CorpusError(
             f"{place} is not a prepared corpus (no corpus.json); run clue-ray prepare first."
         )
     manifest = _parse_manifest(content, place)
-    # The cache is keyed by content, not by place: a corpus that is prepared again is fetched again.
-    folder = node_folder("corpora") / hashlib.sha256(content).hexdigest()[:16]
-    with FileLock(folder.with_suffix(".lock")):
-        if folder.exists() and verify and _find_damage(folder, manifest):
-            shutil.rmtree(folder)
-        if not folder.exists():
-            fetch_corpus(place, manifest, folder)
-    return Corpus(folder, manifest, place)
-
-
-def fetch_corpus(place: str, manifest: dict[str, Any], folder: Path) -> None:
-    """Fetch a corpus into a folder, which appears once it is complete.
-
-    Raises:
-        CorpusError: a file differs from the manifest.
-    """
-    partial = folder.with_suffix(".partial")
-    shutil.rmtree(partial, ignore_errors=True)  # left by a killed process; the caller has the lock
-    fetch_files(place, [name for name in list_files(place) if CORPUS_FILE.fullmatch(name)], partial)
-    if damage := _find_damage(partial, manifest):
-        raise CorpusError(
-            f"Corpus file {damage} at {place}; delete the corpus there and prepare it again."
-        )
-    partial.rename(folder)
+    return Corpus(open_cached(place, content, manifest, verify=verify), manifest, place)
 
 
 def holds_corpus(place: str | Path) -> bool:
@@ -373,14 +287,13 @@ def share_corpus(corpus: Corpus, place: str) -> Corpus:
     if is_uri(corpus.place):
         return corpus
     if not holds_corpus(place):
+        corpus.layout.array("events")  # built now if it is not there, not by every node
         files = [file for file in corpus.path.rglob("*") if file.is_file()]
         names = {str(file.relative_to(corpus.path)) for file in files} - {"corpus.json"}
-        push_files(corpus.path, sorted(filter(CORPUS_FILE.fullmatch, names)), place)
+        push_files(corpus.path, sorted(filter(_is_part_of_corpus, names)), place)
         push_files(corpus.path, ["corpus.json"], place)  # last: it marks the corpus as complete
     return open_corpus(place, verify=False)
 
 
-def sha256(path: Path) -> str:
-    """Return the sha256 of a file as hexadecimal digits."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def _is_part_of_corpus(name: str) -> bool:
+    return bool(TRAINING_FILE.fullmatch(name) or SHARD_FILE.fullmatch(name))

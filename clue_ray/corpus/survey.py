@@ -16,12 +16,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from clue_ray.corpus.hashes import split_of
 from clue_ray.corpus.logs.ids import as_text, is_uuid
 from clue_ray.corpus.logs.reading import Batch, Part, Reading, read_part
 from clue_ray.corpus.logs.schema import TIME_FAULT, Log, good_rows, normalise
 from clue_ray.corpus.logs.table import LINE
 from clue_ray.corpus.logs.times import FORMS, count_units
-from clue_ray.corpus.store import split_of
 from clue_ray.corpus.tokenizer import MAX_TEXTS, TrainingTexts, lowest_hashes
 from clue_ray.errors import EventLogError
 from clue_ray.spec.specs import CorpusSpec

@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from clue_ray.corpus.store import ranges
+from clue_ray.corpus.ranges import ranges
 from clue_ray.errors import CorpusError
 from clue_ray.storage.files import read_bytes
 

@@ -257,6 +257,9 @@ class ResourcesSpec(Spec):
     users_per_chunk: int | None = Field(None, ge=1)
     """number of users that a worker encodes at a time, by gradient caching; its whole share of the
     batch when omitted"""
+    feed: Literal["auto", "worker", "ray_data"] = "auto"
+    """who packs batches: a thread of each worker, or tasks of Ray Data on free cores of any node;
+    auto chooses ray_data where packing takes longer than the GPU's step"""
     checkpoints: str | None = None
     """folder or URI (s3://...) of the checkpoints of all runs; each run's own folder when
     omitted"""

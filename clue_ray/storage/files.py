@@ -214,6 +214,17 @@ def fetch_files(place: str, names: Iterable[str], folder: Path) -> None:
     _in_parallel(fetch, names)
 
 
+def remove_folder(place: str) -> None:
+    """Delete a folder, or all files below a URI, if there are any."""
+    store, base = open_place(place)
+
+    def remove() -> None:
+        if store.get_file_info(base).type == pa.fs.FileType.Directory:
+            store.delete_dir(base)
+
+    with_retries(remove, f"{place} cannot be deleted")
+
+
 def _copy(
     source_store: pa.fs.FileSystem, source: str, target_store: pa.fs.FileSystem, target: str
 ) -> None:

@@ -23,6 +23,7 @@ from clue_ray.scaling.answering.axes import joint_fit
 from clue_ray.scaling.deciding.add_runs import choose_runs
 from clue_ray.scaling.fitting.frontier import MIN_FITTED_RUNS
 from clue_ray.scaling.fitting.result import Fit
+from clue_ray.scaling.forecasting.forecast import Forecaster
 from clue_ray.spec.columns import scale_fields
 from clue_ray.spec.compute import train_flops
 from clue_ray.spec.grid import BUDGETS, Point, list_points
@@ -35,6 +36,8 @@ from clue_ray.training.counters import describe_run
 
 DEFAULT_LOOK_AHEAD = 100.0
 """Compute of the default prediction, as a multiple of the largest run's."""
+LEVEL = 0.8
+"""Of the interval that is told."""
 STEPS_BEYOND = 2
 """Values by which each axis of scale is continued."""
 
@@ -46,7 +49,8 @@ class AddedRuns:
     Attributes:
         predict_at: Compute of the prediction that the runs narrow, FLOP (`at` in the file).
         runs: Point and train_flops of each added run.
-        intervals: 95% interval of the loss at `predict_at`, before the first round and after each.
+        intervals: 80% interval that is forecast for the loss at `predict_at`, before the first
+            round and after each.
     """
 
     predict_at: float = 0.0
@@ -77,16 +81,18 @@ class AddedRuns:
         """Training compute of the added runs, FLOP."""
         return float(sum(run["train_flops"] for run in self.runs))
 
-    def add_interval(self, law: Fit, predict_at: float) -> None:
-        """Append a law's interval of the loss at some compute.
+    def add_interval(self, forecaster: Forecaster, predict_at: float) -> None:
+        """Append the interval that is forecast for the loss at some compute.
 
         Intervals at another compute cannot be compared with it, so they are removed.
         """
         if predict_at != self.predict_at:
             self.predict_at, self.intervals = predict_at, []
-        prediction = law.predict(train_flops=predict_at)
-        if [prediction.low, prediction.high] not in self.intervals[-1:]:
-            self.intervals.append([prediction.low, prediction.high])
+        if predict_at <= forecaster.end:  # it was measured by an added run
+            return
+        interval = list(forecaster.at(predict_at).interval(LEVEL))
+        if interval not in self.intervals[-1:]:
+            self.intervals.append(interval)
 
     def sentence(self) -> str:
         """Describe what was added and how it changed the interval."""
@@ -95,7 +101,7 @@ class AddedRuns:
             return f"{added}."
         (low, high), (new_low, new_high) = self.intervals[0], self.intervals[-1]
         return (
-            f"{added}: the 95% interval of loss at {self.predict_at:.2e} FLOP went from "
+            f"{added}: the 80% interval of loss at {self.predict_at:.2e} FLOP went from "
             f"[{low:.3f}, {high:.3f}] to [{new_low:.3f}, {new_high:.3f}]."
         )
 
@@ -155,18 +161,19 @@ def _choose_round(
 ) -> list[dict[str, Any]]:
     """Fit the laws again, append the interval to `added`, and choose what to add next."""
     analysis = analyse(runs, study.fit.laws, study.fit.hold_out)
-    if analysis.no_answer_reason:
-        raise StudyError(f"--grow has no prediction to narrow. {analysis.no_answer_reason}")
+    if analysis.forecaster is None:
+        raise StudyError(f"--grow has no forecast to narrow. {analysis.no_answer_reason}")
     law = analysis.fits[analysis.preferred]
     furthest = float(analysis.points["train_flops"].max())
-    added.add_interval(law, request.predict_at or added.predict_at or DEFAULT_LOOK_AHEAD * furthest)
+    predict_at = request.predict_at or added.predict_at or DEFAULT_LOOK_AHEAD * furthest
+    added.add_interval(analysis.forecaster, predict_at)
     # A run that failed is in the table, so it is neither chosen nor paid for again.
     # Laws describe the whole encoder, which runs of one part would not narrow.
     left = candidates[
         ~candidates["run_id"].isin(runs.table["run_id"])
         & candidates["encoder_parts"].isin(analysis.points["encoder_parts"])
     ]
-    return next_runs(analysis.points, law, left, request.budget - added.spent, added.predict_at)
+    return next_runs(analysis.points, law, left, request.budget - added.spent, predict_at)
 
 
 def next_runs(

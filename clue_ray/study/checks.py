@@ -18,7 +18,7 @@ import shutil
 from collections.abc import Iterable
 from pathlib import Path
 
-from clue_ray.cluster.placement import Node, count_workers, largest, total
+from clue_ray.cluster.placement import Node, cores_per_worker, count_workers, largest, total
 from clue_ray.corpus.logs.reading import plan_reading
 from clue_ray.errors import ClusterError, SpecError, StudyError
 from clue_ray.scaling.laws.catalogue import find_law
@@ -137,7 +137,7 @@ def check_cluster(plan: Plan, study: StudySpec, nodes: list[Node]) -> None:
     workers, resources = max(r.workers for r in plan.pending), study.resources
     most = max(workers, plan.concurrency)
     need = {
-        "CPU": float(most * resources.cpus_per_worker),
+        "CPU": float(most * cores_per_worker(resources)),
         "GPU": most * resources.gpus_per_worker,
         "trial_slot": float(plan.multi_worker_runs) if workers > 1 else 0.0,
     }

@@ -23,7 +23,9 @@ from clue_ray.spec.compute import Work, train_flops
 from clue_ray.spec.specs import HORIZONS, EvaluationSpec, ResourcesSpec, RunSpec
 from clue_ray.study.probes import node_failure
 from clue_ray.study.trial import cached_corpus
+from clue_ray.training.evaluate import USERS_AT_ONCE
 from clue_ray.training.loop import LocalContext, Trainer
+from clue_ray.training.pools import make_pools, pool_members
 from clue_ray.training.schedule import mean_of, mean_work, resolve_steps
 
 PACKED_STEPS = 8
@@ -32,8 +34,23 @@ TIMED_STEPS = 5
 ROOM_SECONDS = 1800.0
 """Longest wait for a free node, for its copy of the corpus and for the timing itself."""
 
-Rates = dict[str, tuple[float, float]]
-"""By encoder (its JSON): seconds per step whatever its size, and seconds per FLOP."""
+
+class Rate(NamedTuple):
+    """How fast an encoder trains.
+
+    Attributes:
+        per_step: seconds per step whatever its size.
+        per_flop: seconds per FLOP.
+        packing: seconds to pack a batch, relative to those of the step that it is for.
+    """
+
+    per_step: float
+    per_flop: float
+    packing: float = 0.0
+
+
+Rates = dict[str, Rate]
+"""By encoder (its JSON)."""
 Timed = Callable[[list[RunSpec]], Rates]
 
 
@@ -60,7 +77,7 @@ class Workload:
     def __init__(self, corpus: Corpus):
         self.corpus = corpus
         self._steps: dict[str, Step] = {}
-        self._evaluations: dict[int, Work] = {}
+        self._evaluations: dict[tuple[int, int], Work] = {}
 
     def step(self, run: RunSpec) -> Step:
         """Count the work of one step.
@@ -82,21 +99,22 @@ class Workload:
         """Convert a run's horizon to steps."""
         return resolve_steps(run, BatchSampler(run, self.corpus))
 
-    def evaluation(self, sequence_length: int) -> Work:
-        """Count the work of embedding every held-out and validation user once in every service."""
-        if sequence_length not in self._evaluations:
-            self._evaluations[sequence_length] = self._count_evaluation(sequence_length)
-        return self._evaluations[sequence_length]
+    def evaluation(self, sequence_length: int, candidates: int) -> Work:
+        """Count the work of embedding the users of the pools once in each of their services."""
+        key = sequence_length, candidates
+        if key not in self._evaluations:
+            self._evaluations[key] = self._count_evaluation(sequence_length, candidates)
+        return self._evaluations[key]
 
-    def _count_evaluation(self, sequence_length: int) -> Work:
-        corpus, total = self.corpus, Work()
-        users = np.concatenate([corpus.test_users, corpus.validation_users])
-        for service in range(len(corpus.services)):
-            present = users[corpus.counts[users, service] > 0]
-            windows = recent_windows(
-                corpus, present, np.full(len(present), service), sequence_length
-            )
-            total += count_executed(pack(corpus, windows))
+    def _count_evaluation(self, sequence_length: int, candidates: int) -> Work:
+        pools, total = make_pools(self.corpus, candidates), Work()
+        for pool in (pools.scored, pools.validation):
+            for service, users in pool_members(pool).items():
+                for some in np.array_split(users, -(-len(users) // USERS_AT_ONCE)):
+                    windows = recent_windows(
+                        self.corpus, some, np.full(len(some), service), sequence_length
+                    )
+                    total += count_executed(pack(self.corpus, windows))
         return total
 
 
@@ -134,7 +152,7 @@ def choose_timing(
 
 def fixed_rate(runs: list[RunSpec], flops_per_second: float) -> Rates:
     """Return the same speed for every encoder."""
-    return {run.encoder.model_dump_json(): (0.0, 1 / flops_per_second) for run in runs}
+    return {run.encoder.model_dump_json(): Rate(0.0, 1 / flops_per_second) for run in runs}
 
 
 def time_on_a_node(
@@ -179,7 +197,8 @@ def _calibrate(runs: list[RunSpec], corpus: Corpus, evaluation: EvaluationSpec) 
         torch.set_num_threads(same[0].resources.cpus_per_worker)
         smallest = _time_step(same[0], corpus, evaluation)
         largest = smallest if len(same) == 1 else _time_step(same[-1], corpus, evaluation)
-        rates[encoder.model_dump_json()] = _fit_rate(*smallest, *largest)
+        packing = max(smallest[2], largest[2])
+        rates[encoder.model_dump_json()] = Rate(*_fit_rate(*smallest[:2], *largest[:2]), packing)
     torch.set_num_threads(threads)
     return rates
 
@@ -189,20 +208,30 @@ def _events_per_step(run: RunSpec) -> int:
     return run.sequence_length * run.train.global_batch_size
 
 
-def _time_step(run: RunSpec, corpus: Corpus, evaluation: EvaluationSpec) -> tuple[float, float]:
-    """Measure one training step after a warm-up step: (executed FLOPs, seconds)."""
+def _time_step(
+    run: RunSpec, corpus: Corpus, evaluation: EvaluationSpec
+) -> tuple[float, float, float]:
+    """Measure one training step after a warm-up step.
+
+    Returns:
+        Its executed FLOPs, the seconds to pack and train it, and the ratio of the two times.
+    """
     train = run.train.model_copy(
         update={"steps": 1 + TIMED_STEPS, "users_seen": None, "train_flops": None}
     )
     trainer = Trainer(run.model_copy(update={"train": train}), corpus, evaluation, LocalContext())
     trainer.step(trainer.prepare(trainer.state.step))
-    before, seconds = trainer.state.executed, []
+    before, times = trainer.state.executed, []
     for _ in range(TIMED_STEPS):
         started = time.perf_counter()
-        trainer.step(trainer.prepare(trainer.state.step))
-        seconds.append(time.perf_counter() - started)
+        batch = trainer.prepare(trainer.state.step)
+        packed = time.perf_counter()
+        trainer.step(batch)
+        times.append((packed - started, time.perf_counter() - packed))
+    packing, stepping = np.median(times, axis=0).tolist()
     executed = Work(*(a - b for a, b in zip(trainer.state.executed, before, strict=True)))
-    return train_flops(run.encoder, executed) / TIMED_STEPS, float(np.median(seconds))
+    flops = train_flops(run.encoder, executed) / TIMED_STEPS
+    return flops, packing + stepping, packing / stepping
 
 
 def _fit_rate(

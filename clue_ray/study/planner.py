@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from clue_ray.cluster.placement import Node, count_workers, multi_worker_concurrency
+from clue_ray.cluster.placement import Node, count_workers, multi_worker_concurrency, total
 from clue_ray.corpus.store import Corpus
 from clue_ray.spec.compute import forward_flops, train_flops
 from clue_ray.spec.grid import Point, count_points, expand
@@ -51,10 +51,12 @@ def plan_runs(
     planned = [
         replace(_plan_run(run, workload, study, directory), retry=retry_failed) for run in runs
     ]
-    planned = _with_times(planned, workload, study, directory.planned_seconds(), timed)
+    planned = _with_times(planned, workload, study, directory.planned_seconds(), timed, nodes)
     pending = [run for run in planned if not run.finished]
     workers = max((run.workers for run in pending), default=1)
-    fitting = count_workers(study.resources, nodes)
+    streamed = any(run.run.resources.feed == "ray_data" for run in pending)
+    fed = study.resources.model_copy(update={"feed": "ray_data"} if streamed else {})
+    fitting = count_workers(fed, nodes)
     multi_worker_runs = multi_worker_concurrency(workers, fitting, nodes)
     asked = study.resources.concurrency
     return Plan(
@@ -64,7 +66,10 @@ def plan_runs(
         multi_worker_runs=multi_worker_runs if asked == "auto" else min(asked, multi_worker_runs),
         disk_bytes=sum(BYTES_PER_PARAM * run.description.total_params for run in pending),
         warnings=[*_no_room(fitting, study), *find_warnings(planned, corpus, study)],
-        notes=find_notes(planned, count_points(study) + len(added), directory),
+        notes=[
+            *find_notes(planned, count_points(study) + len(added), directory),
+            *_find_streamed(pending, study),
+        ],
     )
 
 
@@ -97,14 +102,42 @@ def _plan_run(
     )
 
 
+def _choose_feed(planned: PlannedRun, rates: Rates, nodes: list[Node]) -> PlannedRun:
+    """Choose who packs a run's batches: Ray Data if the GPU would wait, and cores are free for it.
+
+    On CPUs packing and training share the cores, so others would have to be free.
+    """
+    run = planned.run
+    resources, rate = run.resources, rates.get(run.encoder.model_dump_json())
+    if resources.feed != "auto":
+        return planned
+    starves = resources.gpus_per_worker > 0 and rate is not None and rate.packing > 1
+    free = total(nodes, "CPU") >= resources.workers * (resources.cpus_per_worker + 1)
+    feed = "ray_data" if starves and free else "worker"
+    chosen = resources.model_copy(update={"feed": feed})
+    return replace(planned, run=run.model_copy(update={"resources": chosen}))
+
+
+def _find_streamed(pending: list[PlannedRun], study: StudySpec) -> list[str]:
+    """Say which runs Ray Data feeds though the study file does not ask for it."""
+    streamed = sum(r.run.resources.feed == "ray_data" for r in pending)
+    if not streamed or study.resources.feed == "ray_data":
+        return []
+    return [
+        f"{streamed} of {len(pending)} pending runs are fed by Ray Data: packing a batch takes "
+        f"longer than its step (resources.feed: worker packs in the workers)."
+    ]
+
+
 def _with_times(
     planned: list[PlannedRun],
     workload: Workload,
     study: StudySpec,
     earlier: dict[str, float],
     timed: Callable[[list[RunSpec]], Rates],
+    nodes: list[Node],
 ) -> list[PlannedRun]:
-    """Add the expected seconds of each run.
+    """Add the expected seconds of each run, and choose who packs its batches.
 
     A finished run keeps the seconds that were expected before it was trained, so that the report
     can compare them with the measured ones.
@@ -112,6 +145,7 @@ def _with_times(
     kept = {r.run_id: earlier[r.run_id] for r in planned if r.finished and r.run_id in earlier}
     untimed = [r for r in planned if r.run_id not in kept]
     rates = timed([r.run for r in untimed]) if untimed else {}
+    planned = [_choose_feed(r, rates, nodes) for r in planned]
     expected = {r.run_id: _seconds_of(r, workload, study, rates) for r in untimed} | kept
     return [replace(r, expected_seconds=expected[r.run_id]) for r in planned]
 
@@ -119,10 +153,11 @@ def _with_times(
 def _seconds_of(planned: PlannedRun, workload: Workload, study: StudySpec, rates: Rates) -> float:
     """Estimate the seconds of a run: its start, its steps and its evaluations."""
     run = planned.run
-    per_step, per_flop = rates[run.encoder.model_dump_json()]
+    per_step, per_flop, _ = rates[run.encoder.model_dump_json()]
     step_seconds = per_step + per_flop * train_flops(run.encoder, workload.step(run).executed)
     evaluations = -(-1 // study.evaluation.every)  # `every` is a share of the steps; rounded up
-    evaluation_flops = forward_flops(run.encoder, workload.evaluation(run.sequence_length))
+    evaluated = workload.evaluation(run.sequence_length, study.evaluation.candidates)
+    evaluation_flops = forward_flops(run.encoder, evaluated)
     evaluation_seconds = evaluations * per_flop * evaluation_flops
     startup = INLINE_STARTUP_SECONDS if planned.workers == 1 else RAY_TRAIN_STARTUP_SECONDS
     return planned.steps * step_seconds / planned.workers + evaluation_seconds + startup

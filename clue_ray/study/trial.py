@@ -12,7 +12,9 @@ from typing import Any
 
 import torch
 from ray import tune
+from ray.data import Dataset
 
+from clue_ray.cluster.session import data_pool
 from clue_ray.corpus.store import Corpus, open_corpus
 from clue_ray.errors import describe_error
 from clue_ray.runs import RunDescription, RunRecord
@@ -20,8 +22,9 @@ from clue_ray.spec.specs import EvaluationSpec, RunSpec
 from clue_ray.storage.place import is_uri, place_below
 from clue_ray.storage.sync import working_folder
 from clue_ray.study.directory import write_run
-from clue_ray.training.loop import LocalContext, train_with
+from clue_ray.training.loop import LocalContext, Pack, train_with
 from clue_ray.training.ray_train import LoopError, train_on_workers
+from clue_ray.training.streams import Stream, make_stream
 from clue_ray.training.tensorboard import DRIVER_LOG, LOG_FILE, CurveEvents, log_to
 from clue_ray.transfer.encoder_file import export_run
 
@@ -74,11 +77,14 @@ def _train_here(
         place: Folder or URI of the run that all nodes can write.
     """
     states = checkpoint_place(run, description.run_id, place)
-    if run.resources.workers > 1:
-        return train_on_workers(run, corpus.place, evaluation, folder, place, states)
-    torch.set_num_threads(run.resources.cpus_per_worker)
-    with CurveEvents(folder, description) as events:
-        return train_with(run, corpus, evaluation, TrialContext(states, events))
+    with data_pool():
+        if run.resources.workers > 1:
+            return train_on_workers(run, corpus.place, evaluation, folder, place, states)
+        torch.set_num_threads(run.resources.cpus_per_worker)
+        streamed = run.resources.feed == "ray_data"
+        stream = make_stream(run, corpus.place, states, 0, 1) if streamed else None
+        with CurveEvents(folder, description) as events:
+            return train_with(run, corpus, evaluation, TrialContext(states, events, stream))
 
 
 def checkpoint_place(run: RunSpec, run_id: str, place: str) -> str:
@@ -93,9 +99,9 @@ def checkpoint_place(run: RunSpec, run_id: str, place: str) -> str:
 class TrialContext(LocalContext):
     """The context of a one-worker run: checkpoints, TensorBoard events, and progress for Tune."""
 
-    def __init__(self, place: str, events: CurveEvents):
+    def __init__(self, place: str, events: CurveEvents, stream: Dataset | None = None):
         super().__init__(place)
-        self.events = events
+        self.events, self.stream = events, stream
 
     def restore(self) -> dict[str, Any] | None:
         """Read the last checkpoint, and write its learning curve to the event file."""
@@ -112,6 +118,10 @@ class TrialContext(LocalContext):
     def progress(self, metrics: dict[str, Any]) -> None:
         """Report metrics to Tune."""
         tune.report(metrics)
+
+    def source(self, pack: Pack) -> Pack:
+        """Pack in this process, or take shares from the stream of Ray Data."""
+        return pack if self.stream is None else Stream(self.stream.iterator(), pack)
 
 
 @lru_cache(maxsize=2)

@@ -90,7 +90,7 @@ def _tune_runs(
         tune.with_resources(run_trial, trial_resources(pending[0].run)),
         param_space=_describe_trials(pending, corpus, study, directory),
         tune_config=tune.TuneConfig(
-            max_concurrent_trials=_concurrency(workers, plan, study.resources),
+            max_concurrent_trials=_concurrency(workers, plan, pending[0].run.resources),
             reuse_actors=True,
             trial_dirname_creator=lambda trial: trial.config["run"]["run_id"],
         ),

@@ -112,8 +112,7 @@ def _many_epochs(planned: list[PlannedRun], corpus: Corpus) -> list[str]:
     """
     pairs: dict[int, int] = {}
     for users in {r.description.corpus_users for r in planned}:
-        subset = corpus.train_users[:users]
-        pairs[users] = sum(len(corpus.users_of_pair(subset, pair)) for pair in corpus.pairs())
+        pairs[users] = sum(len(corpus.training_pool(pair, users)) for pair in corpus.pairs())
     epochs = [
         r.steps * r.description.global_batch_size / max(1, pairs[r.description.corpus_users])
         for r in planned
@@ -133,9 +132,7 @@ def untrained_pairs(planned: list[PlannedRun], corpus: Corpus) -> list[str]:
     sizes = {(r.description.corpus_users, r.description.global_batch_size) for r in planned}
     left = 0
     for users, batch in sizes:
-        counts = [
-            len(corpus.users_of_pair(corpus.train_users[:users], pair)) for pair in corpus.pairs()
-        ]
+        counts = [len(corpus.training_pool(pair, users)) for pair in corpus.pairs()]
         left = max(left, sum(0 < count < batch for count in counts))
     if not left:
         return []
@@ -153,8 +150,9 @@ def no_service_alone(planned: list[PlannedRun], corpus: Corpus) -> list[str]:
         for r in planned
         if r.run.train.same_service
     }
+    services = range(len(corpus.services))
     counts = {
-        users: (corpus.counts[corpus.train_users[:users]] >= 2).sum(0).max() for users, _ in asked
+        users: max(len(corpus.training_pool((s, s), users)) for s in services) for users, _ in asked
     }
     most = [counts[users] for users, batch in asked if counts[users] < batch]
     if not most:

@@ -18,7 +18,13 @@ from clue_ray.corpus.store import Corpus
 from clue_ray.training.evaluate import score_calibrated
 from clue_ray.training.linear_map import SHAPES, LinearMap, shared_linear_map
 from clue_ray.training.pools import Pool, Pools, make_pools, pool_members, split_pool
-from clue_ray.training.terms import Matrix, inverse_document_frequency, term_counts, unit_rows
+from clue_ray.training.terms import (
+    Matrix,
+    inverse_document_frequency,
+    split_users,
+    term_counts,
+    unit_rows,
+)
 
 Encode = Callable[[NDArray[np.int64], int], Any]
 """Encodes users in a service, [users, columns], dense or sparse, of unit length."""
@@ -61,8 +67,12 @@ def _fit(corpus: Corpus, sequence_length: int | None, shape: tuple[int, int]) ->
 
 def _tfidf_baseline(corpus: Corpus, pools: Pools, candidates: int) -> dict[str, Any]:
     """Score the TF-IDF cosine between a user's whole histories in two services."""
-    services = range(len(corpus.services))
-    idf = inverse_document_frequency([term_counts(corpus, corpus.train_users, s) for s in services])
+    # Frequencies add up over blocks of users, so memory never holds the terms of all of them.
+    idf = inverse_document_frequency(
+        term_counts(corpus, users, service)
+        for users in split_users(corpus, corpus.train_users)
+        for service in range(len(corpus.services))
+    )
 
     def encode(users: NDArray[np.int64], service: int) -> Any:
         return unit_rows(term_counts(corpus, users, service), idf)

@@ -97,7 +97,6 @@ def describe_run(
 ) -> RunDescription:
     """Return the columns of the runs table that are known before training."""
     params = count_params(run.encoder, corpus.vocabulary(run.sequence_length))
-    users = corpus.train_users[: run.corpus_users]
     shape = run.encoder.model_dump(include={"width", "item_layers", "service_layers", "heads"})
     return RunDescription(
         run_id=run.run_id(corpus.digest, evaluation.candidates),
@@ -108,8 +107,8 @@ def describe_run(
         **shape,
         non_embedding_params=params["non_embedding"],
         total_params=params["total"],
-        corpus_users=len(users),
-        corpus_tokens=corpus.count_tokens(users),
+        corpus_users=len(corpus.train_users[: run.corpus_users]),
+        corpus_tokens=corpus.count_training_tokens(run.corpus_users),
         sequence_length=run.sequence_length,
         global_batch_size=run.train.global_batch_size,
         learning_rate=run.train.learning_rate,

@@ -120,7 +120,7 @@ def embed(
     """
     device = model.log_scale.device
     vectors = torch.zeros(len(users), model.output_width, device=device)
-    (present,) = np.nonzero(corpus.counts[users, service])
+    (present,) = np.nonzero(corpus.count_events(users, service))
     for rows in np.array_split(present, max(1, -(-len(present) // users_at_once))):
         windows = recent_windows(corpus, users[rows], np.full(len(rows), service), sequence_length)
         vectors[torch.from_numpy(rows)] = model(pack(corpus, windows).to(device))[0]

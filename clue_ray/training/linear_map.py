@@ -17,6 +17,7 @@ from scipy.linalg import eigh
 
 from clue_ray.corpus.store import Corpus
 from clue_ray.training.terms import (
+    USERS_AT_ONCE,
     Matrix,
     inverse_document_frequency,
     leading_directions,
@@ -62,7 +63,7 @@ class LinearMap(NamedTuple):
         """
         counts = term_counts(corpus, users, service, sequence_length)
         vectors = unit_rows(counts, self.idf) @ self.weights - self.centres[service]
-        return unit(vectors * (corpus.counts[users, service] > 0)[:, None])
+        return unit(vectors * (corpus.count_events(users, service) > 0)[:, None])
 
 
 def shared_linear_map(
@@ -82,12 +83,12 @@ def shared_linear_map(
         components: Directions of the truncated SVD before it.
     """
     services = len(corpus.services)
-    shared = shared_users(corpus, corpus.train_users if users is None else users)
-    shared = shared[: MAX_HISTORIES // services]
+    everyone = corpus.train_users if users is None else users
+    shared = shared_users(corpus, everyone, MAX_HISTORIES // services)
     counts = [term_counts(corpus, shared, s, sequence_length) for s in range(services)]
     idf = inverse_document_frequency(counts)
     terms = [unit_rows(matrix, idf) for matrix in counts]
-    present = [corpus.counts[shared, s] > 0 for s in range(services)]
+    present = [corpus.count_events(shared, s) > 0 for s in range(services)]
     stacked = sparse.csr_array(
         sparse.vstack([matrix[have] for matrix, have in zip(terms, present, strict=True)])
     )
@@ -107,9 +108,15 @@ def shared_linear_map(
     return LinearMap(reduction @ found, centres @ found, idf, correlations)
 
 
-def shared_users(corpus: Corpus, users: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return those of `users`, in order, who have events in at least two services."""
-    return users[(corpus.counts[users] > 0).sum(axis=1) >= 2]
+def shared_users(corpus: Corpus, users: NDArray[np.int64], limit: int) -> NDArray[np.int64]:
+    """Return the first `limit` of `users`, in order, with events in at least two services."""
+    services, found = np.arange(len(corpus.services)), [users[:0]]
+    for start in range(0, len(users), USERS_AT_ONCE):
+        some = users[start : start + USERS_AT_ONCE]
+        found.append(some[(corpus.count_events(some[:, None], services) > 0).sum(axis=1) >= 2])
+        if sum(map(len, found)) >= limit:
+            break
+    return np.concatenate(found)[:limit]
 
 
 def agreeing_directions(

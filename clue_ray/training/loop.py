@@ -71,6 +71,9 @@ class Context(Protocol):
     def progress(self, metrics: dict[str, Any]) -> None:
         """Report that the run is alive."""
 
+    def source(self, pack: "Pack") -> "Pack":
+        """Return what gives this worker its share of each batch: `pack`, or who packs for it."""
+
 
 @dataclass
 class LocalContext:
@@ -92,6 +95,10 @@ class LocalContext:
 
     def progress(self, metrics: dict[str, Any]) -> None:
         """Do nothing; a launcher that shows progress overrides it."""
+
+    def source(self, pack: "Pack") -> "Pack":
+        """Pack in this process."""
+        return pack
 
 
 class Prefetch(Generic[Prepared]):
@@ -133,6 +140,19 @@ class Batch(NamedTuple):
     "these three as in `GlobalBatch`"
 
 
+Pack = Callable[[int], Batch]
+"""Returns the share of a step; steps are asked for in order."""
+
+
+def pack_share(sampler: BatchSampler, run: RunSpec, rank: int, world_size: int, step: int) -> Batch:
+    """Draw global batch `step` and pack one worker's share of it."""
+    batch = sampler.batch(step)
+    rows = batch.rows_of(rank, world_size)
+    users = run.resources.users_per_chunk or len(rows)
+    chunks = [batch.pack(chunk) for chunk in split_rows(rows, users)]
+    return Batch(chunks, batch.work, batch.duplicate_ids, batch.masked_pairs, batch.is_one_service)
+
+
 class Trainer:
     """One run on one worker: model, optimizer, batches and counters."""
 
@@ -146,6 +166,8 @@ class Trainer:
         self.pools = make_pools(corpus, evaluation.candidates)
         self.sampler = BatchSampler(run, corpus)
         self.steps = resolve_steps(run, self.sampler)
+        pack = partial(pack_share, self.sampler, run, context.rank, context.world_size)
+        self.prepare = context.source(pack)
         self.device = choose_device(run.resources.gpus_per_worker)
         vocabulary, train = corpus.vocabulary(run.sequence_length), run.train
         self.model = Encoder(
@@ -185,16 +207,6 @@ class Trainer:
             elif self.state.step % max(1, self.steps // PROGRESS_REPORTS) == 0:
                 self.context.progress(self._metrics())
         return True
-
-    def prepare(self, step: int) -> Batch:
-        """Draw and pack this worker's share of a global batch."""
-        batch = self.sampler.batch(step)
-        rows = batch.rows_of(self.context.rank, self.context.world_size)
-        users = self.run.resources.users_per_chunk or len(rows)
-        chunks = [batch.pack(chunk) for chunk in split_rows(rows, users)]
-        return Batch(
-            chunks, batch.work, batch.duplicate_ids, batch.masked_pairs, batch.is_one_service
-        )
 
     def step(self, batch: Batch) -> bool:
         """Train one step; if loss or gradient is not finite, keep the weights and return False."""

@@ -47,7 +47,7 @@ def make_pools(corpus: Corpus, candidates: int) -> Pools:
 
 def _draw_scored(corpus: Corpus, candidates: int) -> Pool:
     """Draw `candidates` held-out users for each pair of services that has enough."""
-    users = _users_of_pairs(corpus, corpus.test_users)
+    users = _users_of_pairs(corpus, "test")
     pool = {
         pair: np.random.default_rng([POOL_SEED, *pair]).choice(found, candidates, replace=False)
         for pair, found in users.items()
@@ -68,7 +68,7 @@ def _draw_validation(corpus: Corpus, candidates: int) -> Pool:
 
     A pair with fewer than `candidates` of them has one pool of all.
     """
-    users = _users_of_pairs(corpus, corpus.validation_users)
+    users = _users_of_pairs(corpus, "validation")
     pool = {
         pair: np.random.default_rng([VALIDATION_SEED, *pair]).permutation(found)[
             : max(1, min(VALIDATION_POOLS, len(found) // candidates)) * candidates
@@ -88,8 +88,8 @@ def _draw_validation(corpus: Corpus, candidates: int) -> Pool:
     return pool
 
 
-def _users_of_pairs(corpus: Corpus, users: NDArray[np.int64]) -> Pool:
-    return {pair: corpus.users_of_pair(users, pair) for pair in corpus.pairs()}
+def _users_of_pairs(corpus: Corpus, split: str) -> Pool:
+    return {pair: corpus.held_out_pool(split, pair) for pair in corpus.pairs()}
 
 
 def split_pool(users: NDArray[np.int64], candidates: int) -> list[NDArray[np.int64]]:

@@ -9,13 +9,21 @@ import itertools
 import logging
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import ray.train
 import torch
 from ray.exceptions import RayActorError
-from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig, WorkerGroupError
+from ray.train import (
+    DataConfig,
+    FailureConfig,
+    LoggingConfig,
+    RunConfig,
+    ScalingConfig,
+    WorkerGroupError,
+)
 from ray.train.collective import broadcast_from_rank_zero
 from ray.train.torch import TorchTrainer
 from ray.tune.integration.ray_train import TuneReportCallback
@@ -27,7 +35,8 @@ from clue_ray.spec.specs import EvaluationSpec, RunSpec
 from clue_ray.storage.sync import working_folder
 from clue_ray.training.checkpoints import load_state, save_state
 from clue_ray.training.counters import describe_run
-from clue_ray.training.loop import train_with
+from clue_ray.training.loop import Pack, train_with
+from clue_ray.training.streams import Stream, make_stream, ordered
 from clue_ray.training.tensorboard import LOG_FILE, CurveEvents, log_to
 
 LOST_WORKERS = 3
@@ -71,6 +80,8 @@ class RayContext:
     directory: str
     events: CurveEvents | None
     "on the first worker only"
+    streamed: bool = False
+    "whether Ray Data packs the batches"
     rank: int = field(default_factory=lambda: ray.train.get_context().get_world_rank())
     world_size: int = field(default_factory=lambda: ray.train.get_context().get_world_size())
 
@@ -101,6 +112,16 @@ class RayContext:
 
     def progress(self, metrics: dict[str, Any]) -> None:
         """Do nothing, as every report of Ray Train is a barrier over the workers."""
+
+    def source(self, pack: Pack) -> Pack:
+        """Pack in this process, or take shares from this worker's stream."""
+        if not self.streamed:
+            return pack
+        return Stream(ray.train.get_dataset_shard(_stream_name(self.rank)), pack)
+
+
+def _stream_name(rank: int) -> str:
+    return f"rank-{rank}"
 
 
 def train_on_workers(
@@ -159,6 +180,15 @@ def make_trainer(run: RunSpec, job: dict[str, Any]) -> TorchTrainer:
     return TorchTrainer(
         _run_worker,
         train_loop_config=job,
+        # Called when the workers start, so that a group that starts again resumes its streams.
+        datasets={
+            _stream_name(rank): partial(
+                make_stream, run, job["corpus"], job["checkpoints"], rank, resources.workers
+            )
+            for rank in range(resources.workers)
+            if resources.feed == "ray_data"
+        },
+        dataset_config=DataConfig(datasets_to_split=[], execution_options=ordered()),
         scaling_config=ScalingConfig(
             num_workers=resources.workers,
             use_gpu=resources.gpus_per_worker > 0,
@@ -202,6 +232,6 @@ def _train_share(job: dict[str, Any]) -> dict[str, Any]:
             stack.enter_context(log_to(folder))
             description = describe_run(run, corpus, evaluation)
             events = stack.enter_context(CurveEvents(folder, description))
-        context = RayContext(job["checkpoints"], events)
+        context = RayContext(job["checkpoints"], events, run.resources.feed == "ray_data")
         record, curve = train_with(run, corpus, evaluation, context)
     return {"record": record.model_dump(mode="json"), "curve": curve}

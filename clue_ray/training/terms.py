@@ -4,15 +4,22 @@ A history is one user's events in one service: all of them, or the most recent o
 holds (1 + ln count) * idf of each token, scaled to unit length.
 """
 
+from collections.abc import Iterable, Iterator
+
 import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
 from clue_ray.batches.packing import recent_windows
-from clue_ray.corpus.store import Corpus, ranges
+from clue_ray.corpus.ranges import ranges
+from clue_ray.corpus.store import Corpus
 
 WHOLE_HISTORY = np.iinfo(np.int64).max
 """A number of events that no history exceeds."""
+EVENTS_AT_ONCE = 250_000
+"""Events whose tokens are counted at a time; about 100 MB at 16 tokens each."""
+USERS_AT_ONCE = 65_536
+"""Users whose events are counted at a time."""
 OVERSAMPLED = 16
 """Extra random directions of the SVD, which make its last components exact."""
 POWER_ITERATIONS = 4
@@ -33,16 +40,31 @@ def term_counts(
     Args:
         sequence_length: Number of most recent events of a history; all of them by default.
     """
-    windows = recent_windows(
-        corpus, users, np.full(len(users), service), sequence_length or WHOLE_HISTORY
-    )
-    items = corpus.events[ranges(*windows)]
-    owner = np.repeat(
-        np.repeat(np.arange(len(users)), windows.lengths), corpus.item_lengths[items] - 1
-    )
-    tokens = corpus.item_tokens[
-        ranges(corpus.item_offsets[items] + 1, corpus.item_lengths[items] - 1)
+    blocks = [
+        _count_block(corpus, some, service, sequence_length or WHOLE_HISTORY)
+        for some in split_users(corpus, users)
     ]
+    return sparse.csr_array(sparse.vstack(blocks))
+
+
+def split_users(corpus: Corpus, users: NDArray[np.int64]) -> Iterator[NDArray[np.int64]]:
+    """Split users into blocks of about EVENTS_AT_ONCE events, at least one block."""
+    services = np.arange(len(corpus.services))
+    for start in range(0, max(1, len(users)), USERS_AT_ONCE):
+        some = users[start : start + USERS_AT_ONCE]
+        events = corpus.count_events(some[:, None], services).sum(axis=1)
+        block = np.cumsum(events) // EVENTS_AT_ONCE
+        yield from np.split(some, np.flatnonzero(np.diff(block)) + 1)
+
+
+def _count_block(
+    corpus: Corpus, users: NDArray[np.int64], service: int, sequence_length: int
+) -> sparse.csr_array:
+    windows = recent_windows(corpus, users, np.full(len(users), service), sequence_length)
+    items = corpus.events[ranges(*windows)]
+    lengths = corpus.count_item_tokens(items) - 1
+    owner = np.repeat(np.repeat(np.arange(len(users)), windows.lengths), lengths)
+    tokens = corpus.item_tokens[ranges(corpus.item_offsets[items] + 1, lengths)]
     counts = sparse.csr_array(
         (np.ones(len(tokens)), (owner, tokens)), shape=(len(users), corpus.shared_guide + 1)
     )
@@ -50,14 +72,16 @@ def term_counts(
     return counts
 
 
-def inverse_document_frequency(counts: list[sparse.csr_array]) -> Matrix:
+def inverse_document_frequency(counts: Iterable[sparse.csr_array]) -> Matrix:
     """Compute ln((1 + n) / (1 + df)) + 1 over n histories that are not empty, [tokens].
 
     Args:
-        counts: The token counts of each service, [users, tokens].
+        counts: Token counts of histories, [users, tokens] each; read once, one after the other.
     """
-    documents = sum(int((matrix.sum(axis=1) > 0).sum()) for matrix in counts)
-    frequency = sum(np.asarray((matrix > 0).sum(axis=0)).ravel() for matrix in counts)
+    documents, frequency = 0, np.zeros(1, np.int64)
+    for matrix in counts:
+        documents += int((np.diff(matrix.indptr) > 0).sum())
+        frequency = frequency + np.bincount(matrix.indices, minlength=matrix.shape[1])
     return np.log((1 + documents) / (1 + frequency)) + 1
 
 

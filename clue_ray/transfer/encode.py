@@ -29,9 +29,10 @@ from clue_ray.batches.packing import (
     sort_lists,
 )
 from clue_ray.corpus.logs.times import as_seconds
+from clue_ray.corpus.ranges import ranges
 from clue_ray.corpus.rows import SortedRows
 from clue_ray.corpus.shards import item_tokenizer
-from clue_ray.corpus.store import Corpus, ranges
+from clue_ray.corpus.store import Corpus
 from clue_ray.encoder.blocks import lay_out
 from clue_ray.encoder.model import Encoder
 from clue_ray.encoder.transformer import Transformer
@@ -222,7 +223,7 @@ def encode_items(
     device = transformer.token_embedding.weight.device
     # Each item is packed as a history of one event, any one that holds it. Packing sorts items by
     # length, and `event_items` maps each event, here each item, to its place.
-    event_of = np.empty(len(corpus.item_lengths), dtype=np.int64)
+    event_of = np.empty(corpus.num_items, dtype=np.int64)
     event_of[corpus.events] = np.arange(len(corpus.events))
     vectors = []
     for chunk in np.array_split(items, -(-len(items) // ITEMS_PER_PASS) or 1):

@@ -15,7 +15,8 @@ import torch
 from pydantic import Field
 from tokenizers import Tokenizer
 
-from clue_ray.corpus.store import Corpus, open_corpus, sha256
+from clue_ray.corpus.hashes import sha256
+from clue_ray.corpus.store import Corpus, open_corpus
 from clue_ray.encoder.model import Encoder
 from clue_ray.errors import StudyError
 from clue_ray.spec.compute import Vocabulary

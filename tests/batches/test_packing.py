@@ -12,7 +12,7 @@ from clue_ray.batches.packing import (
     recent_windows,
 )
 from clue_ray.batches.sampler import BatchSampler, number_histories
-from clue_ray.corpus.store import ranges
+from clue_ray.corpus.ranges import ranges
 from clue_ray.errors import CorpusError
 from clue_ray.spec.compute import Work
 from clue_ray.spec.specs import RunSpec, TrainSpec
@@ -123,7 +123,7 @@ def test_pack_keeps_every_event(corpus):
 
 
 def item_bounds(corpus, item):
-    return corpus.item_offsets[[item]], corpus.item_lengths[[item]]
+    return corpus.item_offsets[[item]], np.diff(corpus.item_offsets)[[item]]
 
 
 def test_distinct_items_are_encoded_once(corpus):
@@ -131,7 +131,7 @@ def test_distinct_items_are_encoded_once(corpus):
     asked = count_work(corpus, gather_events(corpus, windows))
     done = count_executed(pack(corpus, windows))
     distinct = np.unique(corpus.events[ranges(*windows)])
-    assert done.tokens == corpus.item_lengths[distinct].sum() < asked.tokens
+    assert done.tokens == np.diff(corpus.item_offsets)[distinct].sum() < asked.tokens
     assert (done.users, done.events, done.events_squared) == (
         asked.users,
         asked.events,
@@ -142,7 +142,7 @@ def test_distinct_items_are_encoded_once(corpus):
 def test_work_by_hand(corpus):
     windows = recent_windows(corpus, corpus.train_users[:2], np.array([0, 1]), 3)
     lengths = [
-        [int(corpus.item_lengths[item]) for item in corpus.events[start : start + length]]
+        [int(np.diff(corpus.item_offsets)[item]) for item in corpus.events[start : start + length]]
         for start, length in zip(*windows, strict=True)
     ]
     flat = [n for history in lengths for n in history]
@@ -161,7 +161,7 @@ def test_users_with_the_same_items_share_a_number(corpus):
     stretches = [(0, 4), (10, 3), (0, 4), (20, 2), (30, 3), (11, 3), (30, 3), (20, 2)]
     starts, lengths = (np.array(side) for side in zip(*stretches, strict=True))
     events = gather_events(corpus, Windows(starts, lengths))
-    numbers = number_histories(events, len(corpus.item_lengths))
+    numbers = number_histories(events, corpus.num_items)
     items = [set(corpus.events[start : start + length].tolist()) for start, length in stretches]
     alike = [
         [items[i] == items[j] and items[i + 4] == items[j + 4] for j in range(4)] for i in range(4)

@@ -84,6 +84,27 @@ def test_same_bytes_whatever_the_files_and_partitions(prepared, planted_log, tmp
     assert again.manifest["files"] == prepared.manifest["files"]
 
 
+def test_on_storage_each_node_assembles_the_same_layout(
+    prepared, planted_log, tmp_path, monkeypatch
+):
+    for name in ("disk", "lake"):
+        (tmp_path / name).mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "disk"))
+    place = f"file://{tmp_path}/lake"
+    made = build_corpus(make_spec(planted_log), place)
+    assert made.layout.facts == prepared.layout.facts
+    assert not made.layout.find_damage()
+    assert {path.name for path in made.path.iterdir()} == {
+        *("corpus.json", "profile.json", "tokenizer.json", "train")
+    }
+    assert not (tmp_path / "lake" / "build").exists()
+    shutil.rmtree(made.path)
+    part = next((tmp_path / "lake" / "train" / "parts").glob("events-*"))
+    part.write_bytes(part.read_bytes()[::-1])
+    with pytest.raises(CorpusError, match=f"train/parts/{part.name} is damaged .* at file:"):
+        open_corpus(place)
+
+
 def test_opened_again_not_built_again(prepared, planted_log, monkeypatch):
     monkeypatch.setattr(build, "_write_corpus", lambda *_: pytest.fail("built again"))
     assert build_corpus(make_spec(planted_log), prepared.path).digest == prepared.digest
@@ -177,7 +198,8 @@ def test_users_of_one_service_are_kept_and_marked(planted_log, tmp_path):
         == (made.counts > 0).sum(axis=1).tolist().count(1)
     )
     assert all(
-        made.user_ids[user] >= "u00000100" for user in made.users_of_pair(made.train_users, (0, 1))
+        made.user_ids[user] >= "u00000100"
+        for user in made.train_users[made.training_pool((0, 1), None)]
     )
 
 

@@ -70,12 +70,18 @@ def finish(process: subprocess.Popen) -> dict:
     return json.loads(out.splitlines()[-1])
 
 
+def layout(folder: Path) -> dict:
+    """Read the sizes and checksums of a corpus' training layout."""
+    return json.loads((folder / "train" / "layout.json").read_text())
+
+
 @pytest.mark.slow
 @pytest.mark.ray
 def test_same_bytes_on_one_core_and_on_eight(start, tmp_path):
     for name, cpus in (("one", 1), ("eight", 8)):
         finish(start(name, cpus=cpus))
     assert read_manifest(tmp_path / "one")["files"] == read_manifest(tmp_path / "eight")["files"]
+    assert layout(tmp_path / "one") == layout(tmp_path / "eight")
 
 
 @pytest.mark.multinode
@@ -84,6 +90,7 @@ def test_same_bytes_on_two_nodes(start, tmp_path):
     finish(start("one"))
     assert finish(start("two", nodes=2, cpus=1)) == {"nodes": 2}
     assert read_manifest(tmp_path / "one")["digest"] == read_manifest(tmp_path / "two")["digest"]
+    assert layout(tmp_path / "one") == layout(tmp_path / "two")
 
 
 @pytest.mark.slow
@@ -142,4 +149,6 @@ def test_same_bytes_on_storage_from_three_nodes_of_which_one_is_killed(
             assert not holds_corpus(place)
             nodes.ask("add")
             subprocess.run(command, check=True, timeout=400, stderr=subprocess.DEVNULL)
-    assert open_corpus(place).manifest["files"] == read_manifest(tmp_path / "one")["files"]
+    fetched = open_corpus(place)
+    assert fetched.manifest["files"] == read_manifest(tmp_path / "one")["files"]
+    assert fetched.layout.facts == layout(tmp_path / "one")

@@ -13,11 +13,13 @@ import pyarrow.parquet as pq
 import pytest
 
 from clue_ray.corpus import build
+from clue_ray.corpus.checks import check_cut
+from clue_ray.corpus.hashes import split_of, stable_hash
 from clue_ray.corpus.logs.reading import plan_reading
 from clue_ray.corpus.profile import ShardTotals
+from clue_ray.corpus.ranges import ranges
 from clue_ray.corpus.rows import SHARD_COUNTS
 from clue_ray.corpus.shards import BUCKETED, ShardPlan, number_of_shards, write_shards
-from clue_ray.corpus.store import ranges, split_of, stable_hash, unite_lists
 from clue_ray.corpus.tokenizer import train_tokenizer
 from clue_ray.errors import EventLogError
 from clue_ray.spec.specs import CorpusSpec, SplitSpec
@@ -65,16 +67,6 @@ def test_debris_of_a_killed_preparation_is_removed(planted_log, tmp_path):
     assert not dead.exists()
     assert alive.exists()
     assert elsewhere.exists()
-
-
-def test_more_tokens_than_32_bits_count_are_united():
-    many = 1_200_000_000
-    chunk = pa.ListArray.from_arrays(
-        pa.array([0, many], pa.int32()), pa.nulls(many)
-    )  # nulls take no memory
-    united = unite_lists(pa.chunked_array([chunk, chunk]))
-    assert united.offsets.to_pylist() == [0, many, 2 * many]
-    assert len(united.values) == 2 * many > 2**31
 
 
 def test_split_is_by_user_and_stable():
@@ -153,5 +145,5 @@ def test_a_cut_in_time_must_cut(tmp_path, rows, words):
     plan = ShardPlan(spec, tmp_path, ("s", "t"), train_tokenizer(["a"], 257).to_str(), 4)
     totals.add(write_shards(events, plan).to_pylist())
     with pytest.raises(EventLogError, match=words) if words else nullcontext():
-        build._check_cut(totals, spec)
+        check_cut(totals, spec)
     assert totals.totals["later"] == sum(time >= 1_577_836_800 for _, _, time, _ in rows)

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from clue_ray.batches.packing import Windows, pack, recent_windows
-from clue_ray.corpus.store import ranges
+from clue_ray.corpus.ranges import ranges
 from clue_ray.encoder.model import Encoder
 from clue_ray.spec.specs import EncoderSpec
 from tests.plain import plain_embedding

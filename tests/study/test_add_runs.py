@@ -152,7 +152,7 @@ def test_only_runs_of_the_whole_encoder_are_added(study, corpus, candidates, tmp
 
 
 def test_adding_runs_needs_a_prediction(study, corpus, candidates, tmp_path):
-    with pytest.raises(StudyError, match="no prediction to narrow"):
+    with pytest.raises(StudyError, match="no forecast to narrow"):
         add_in_rounds(
             study, corpus, tmp_path, AddRunsRequest(1e12), trainer(tmp_path, candidates, rise=0.2)
         )

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -11,7 +12,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from clue_ray.corpus import store
+from clue_ray.corpus import cache
+from clue_ray.corpus.hashes import sha256
 from clue_ray.corpus.store import open_corpus, share_corpus
 from clue_ray.errors import CorpusError, StudyError
 from clue_ray.spec.specs import RunSpec, read_study
@@ -162,10 +164,10 @@ def test_a_corpus_is_fetched_once_and_again_when_damaged(corpus, place, monkeypa
     shared = share_corpus(corpus, f"{place}/corpora/c")
     assert shared.place == f"{place}/corpora/c"
     assert shared.digest == corpus.digest
-    store.shutil.rmtree(shared.path)
-    fetched, fetch = [], store.fetch_corpus
+    shutil.rmtree(shared.path)
+    fetched, fetch = [], cache.fetch_corpus
     monkeypatch.setattr(
-        store, "fetch_corpus", lambda *a: (fetched.append(a), time.sleep(0.3), fetch(*a))
+        cache, "fetch_corpus", lambda *a: (fetched.append(a), time.sleep(0.3), fetch(*a))
     )
     opened = []
     threads = [
@@ -186,20 +188,72 @@ def test_a_corpus_is_fetched_once_and_again_when_damaged(corpus, place, monkeypa
 def test_a_damaged_file_of_a_cache_or_of_storage(corpus, tmp_path, place):
     lake = tmp_path / "lake" / "c"
     share_corpus(corpus, f"{place}/c")
-    shard = "shards/shard-00000.parquet"
+    events, shard = "train/events.i4", "shards/shard-00000.parquet"
     manifest = json.loads((lake / "corpus.json").read_text())
-    manifest["files"] = {shard: store.sha256(lake / shard)}
+    manifest["files"] = {shard: sha256(lake / shard)}
     (lake / "corpus.json").write_text(json.dumps(manifest))
-    put(lake, tune__evil_dot_pkl="x", shards__evil_dot_sh="x")
+    put(lake, tune__evil_dot_pkl="x", shards__evil_dot_sh="x", train__evil_dot_sh="x")
     cached = open_corpus(f"{place}/c")
     assert not list(cached.path.rglob("evil*"))
-    (cached.path / shard).write_bytes(b"junk")
+    (cached.path / events).write_bytes(b"junk")
     assert open_corpus(f"{place}/c", verify=False).path == cached.path  # whoever verifies mends
-    assert store.sha256(open_corpus(f"{place}/c").path / shard) == manifest["files"][shard]
-    (lake / shard).write_bytes(b"junk")
-    (cached.path / shard).write_bytes(b"junk")
+    assert sha256(open_corpus(f"{place}/c").path / events) == sha256(lake / events)
+    (lake / shard).write_bytes(b"junk")  # changed behind the manifest
     with pytest.raises(CorpusError, match=r"shard-00000\.parquet is damaged .* at file:"):
+        cache.fetch_shards(f"{place}/c", manifest, cached.path, "shards")
+    for place_of_it in (lake, cached.path):
+        (place_of_it / events).write_bytes(b"junk")
+    with pytest.raises(CorpusError, match=r"events\.i4 is damaged .* at file:"):
         open_corpus(f"{place}/c")
+
+
+def test_a_node_fetches_what_training_needs_and_shards_on_demand(corpus, place):
+    fetched = share_corpus(corpus, f"{place}/c")
+    assert {path.name for path in fetched.path.iterdir()} == {
+        "corpus.json",
+        "tokenizer.json",
+        "train",
+    }
+    assert fetched.later_events().num_rows == 0
+    cache.fetch_shards(fetched.place, fetched.manifest, fetched.path, "items")
+    assert (fetched.path / "items" / "shard-00000.parquet").exists()
+    assert not (fetched.path / "shards").exists()
+
+
+def test_a_corpus_without_a_layout_on_storage_gets_one_in_the_cache(corpus, place, tmp_path):
+    share_corpus(corpus, f"{place}/c")
+    shutil.rmtree(tmp_path / "lake" / "c" / "train")
+    manifest = json.loads((tmp_path / "lake" / "c" / "corpus.json").read_text())
+    (tmp_path / "lake" / "c" / "corpus.json").write_text(json.dumps(manifest | {"key": "other"}))
+    again = open_corpus(f"{place}/c")
+    assert (again.events == corpus.events).all()
+    file = again.path / "train" / "layout.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"version": 0}))
+    assert (open_corpus(f"{place}/c").events == corpus.events).all()
+
+
+def test_a_full_disk_gives_up_the_corpora_that_were_opened_least_recently(
+    corpus, place, tmp_path, monkeypatch
+):
+    manifest = json.loads((corpus.path / "corpus.json").read_text())
+    opened = []
+    for name in "abc":
+        share_corpus(corpus, f"{place}/{name}")
+        (tmp_path / "lake" / name / "corpus.json").write_text(json.dumps(manifest | {"key": name}))
+        opened.append(open_corpus(f"{place}/{name}"))
+        os.utime(opened[-1].path.with_suffix(".lock"), (len(opened), len(opened)))
+    open_corpus(f"{place}/a")  # now b is the oldest
+    share_corpus(corpus, f"{place}/d")
+    (tmp_path / "lake" / "d" / "corpus.json").write_text(json.dumps(manifest | {"key": "d"}))
+    free = iter([0, 10**9])
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(cache.shutil, "disk_usage", lambda _: usage._replace(free=next(free, 0)))
+    events = opened[1].events
+    open_corpus(f"{place}/d")
+    assert [corpus.path.exists() for corpus in opened] == [True, False, True]
+    assert (events == corpus.events).all()  # what is mapped stays
+    with pytest.raises(CorpusError, match="set TMPDIR to a larger disk"):
+        open_corpus(f"{place}/b")
 
 
 @pytest.fixture

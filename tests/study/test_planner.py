@@ -10,7 +10,7 @@ from clue_ray.errors import SpecError
 from clue_ray.spec.compute import train_flops
 from clue_ray.storage.files import write_json
 from clue_ray.study.checks import check_study
-from clue_ray.study.costs import Workload, fixed_rate
+from clue_ray.study.costs import Rate, Workload, fixed_rate
 from clue_ray.study.directory import StudyDirectory
 from clue_ray.study.planner import BYTES_PER_PARAM, plan_runs
 from clue_ray.study.warnings import no_service_alone, untrained_pairs
@@ -51,6 +51,37 @@ def test_an_unreachable_horizon_is_refused_with_the_arithmetic(corpus, tmp_path)
 def test_a_broken_share_of_gpus_is_refused():
     with pytest.raises(SpecError, match=r"gpus_per_worker is 1\.5"):
         check_study(make_study({}, resources={"gpus_per_worker": 1.5}))
+
+
+@pytest.mark.parametrize(
+    ("packing", "gpus", "cores", "feed", "expected"),
+    [
+        (2.0, 1, 2.0, "auto", "ray_data"),
+        (0.5, 1, 2.0, "auto", "worker"),
+        (2.0, 0, 2.0, "auto", "worker"),
+        (2.0, 1, 1.0, "auto", "worker"),  # no core is free to pack
+        (0.5, 1, 2.0, "ray_data", "ray_data"),
+        (2.0, 1, 2.0, "worker", "worker"),
+    ],
+)
+def test_ray_data_packs_where_a_gpu_would_wait(
+    corpus, tmp_path, packing, gpus, cores, feed, expected
+):
+    resources = {"gpus_per_worker": gpus, "feed": feed}
+    study = make_study({"sequence_length": [4]}, resources=resources)
+    planned = plan_runs(
+        study,
+        corpus,
+        StudyDirectory(tmp_path),
+        [{"CPU": cores, "GPU": 4.0, "trial_slot": 8.0}],
+        timed=lambda runs: {run.encoder.model_dump_json(): Rate(0, 1e-9, packing) for run in runs},
+    )
+    (run,) = planned.runs
+    assert run.run.resources.feed == expected
+    assert any("fed by Ray Data" in note for note in planned.notes) == (
+        (feed, expected) == ("auto", "ray_data")
+    )
+    assert planned.concurrency == (1 if expected == "ray_data" or cores == 1 else 2)
 
 
 def test_cost_is_that_of_what_is_pending(corpus, tmp_path):
@@ -201,9 +232,8 @@ def test_a_small_pool_says_what_it_can_tell_apart(corpus, tmp_path):
 def test_pairs_with_fewer_users_than_a_batch_are_a_warning(corpus, tmp_path):
     shared = {(0, 1): 60, (0, 2): 15, (1, 2): 0}
     three = SimpleNamespace(
-        train_users=np.arange(60),
         pairs=lambda: list(shared),
-        users_of_pair=lambda users, pair: users[: shared[pair]],
+        training_pool=lambda pair, users: np.arange(shared[pair]),
     )
     planned = plan(corpus, tmp_path, {"sequence_length": [4]}).runs  # batches of 16
     (said,) = untrained_pairs(planned, three)
@@ -216,11 +246,11 @@ def test_pairs_with_fewer_users_than_a_batch_are_a_warning(corpus, tmp_path):
 
 def test_runs_without_single_service_batches_are_a_warning(corpus, tmp_path):
     planned = plan(corpus, tmp_path, {"train.same_service": [0.0, 0.5]}).runs  # batches of 16
+    most = [15]
     few = SimpleNamespace(
-        train_users=np.arange(60),
-        counts=np.where(np.arange(60)[:, None] < 15, 2, 1) * np.ones((1, 3)),
+        services="abc", training_pool=lambda pair, users: np.arange(most[0] - pair[0])
     )
     (said,) = no_service_alone(planned, few)
     assert "at most 15 training users with two events" in said
-    few.counts[15] = 2
+    most[0] = 16
     assert no_service_alone(planned, few) == []

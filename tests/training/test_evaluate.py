@@ -8,6 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from clue_ray.corpus.store import Corpus
 from clue_ray.encoder.model import Encoder
 from clue_ray.spec.specs import EncoderSpec
 from clue_ray.training.calibration import fit_temperature
@@ -75,13 +76,11 @@ def test_evaluate_equals_plain_embeddings(corpus):
 
 def test_users_without_events_embed_to_zero(corpus):
     model = Encoder(EncoderSpec(size="xxs"), corpus.vocabulary(4), temperature=0.1, seed=0)
-    absent = corpus.counts.copy()
-    absent[corpus.test_users[3], 1] = 0
-    corpus.__dict__["counts"], kept = absent, corpus.counts
-    try:
-        vectors = embed(model, corpus, corpus.test_users, 1, 4)
-    finally:
-        corpus.__dict__["counts"] = kept
+    histories = Corpus(corpus.path, corpus.manifest)
+    histories.offsets = corpus.offsets.copy()
+    start = corpus.test_users[3] * 3 + 1  # the second service is given to the first
+    histories.offsets[start] = histories.offsets[start + 1]
+    vectors = embed(model, histories, corpus.test_users, 1, 4)
     norms = vectors.norm(dim=1)
     assert norms[3] == 0
     assert torch.allclose(norms[norms > 0], torch.ones(len(norms) - 1), atol=1e-5)

@@ -28,14 +28,14 @@ def test_a_pair_with_fewer_validation_users_calibrates_with_all_of_them(corpus):
     pools = make_pools(corpus, 48)
     assert {len(users) for users in pools.scored.values()} == {48}
     for pair, users in pools.validation.items():
-        assert sorted(users) == corpus.users_of_pair(corpus.validation_users, pair).tolist()
+        assert sorted(users) == corpus.held_out_pool("validation", pair).tolist()
 
 
 def test_the_temperature_is_calibrated_on_several_pools(corpus: Corpus):
     pools = make_pools(corpus, 6)
     assert {len(users) for users in pools.scored.values()} == {6}
     for pair, users in pools.validation.items():
-        there = len(corpus.users_of_pair(corpus.validation_users, pair))
+        there = len(corpus.held_out_pool("validation", pair))
         assert there >= 24
         assert len(set(users)) == len(users) == 4 * 6
         assert [len(part) for part in split_pool(users, 6)] == 4 * [6]

@@ -13,7 +13,7 @@ import pytest
 import torch
 from scipy import stats
 
-from clue_ray.corpus.store import stable_hash
+from clue_ray.corpus.hashes import stable_hash
 from clue_ray.errors import EventLogError, SpecError
 from clue_ray.transfer.encode import LEFT_OUT, Histories, load_encoder
 from clue_ray.transfer.encoder_file import read_card, read_encoder

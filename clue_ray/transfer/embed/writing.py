@@ -12,9 +12,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from clue_ray.corpus.hashes import stable_hash
 from clue_ray.corpus.logs.reading import Part, Reading, read_part
 from clue_ray.corpus.logs.schema import normalise
-from clue_ray.corpus.store import stable_hash
 from clue_ray.transfer.embed.parts import Parts
 from clue_ray.transfer.encode import EVENTS, LEFT_OUT, Histories, UserEncoder, Vectors
 

@@ -14,9 +14,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from clue_ray.corpus.hashes import split_of
 from clue_ray.corpus.logs.reading import Reading, plan_reading, read_part
 from clue_ray.corpus.logs.schema import good_rows, normalise
-from clue_ray.corpus.store import split_of
 from clue_ray.errors import EventLogError, SpecError
 from clue_ray.transfer.encode import EVENTS, LEFT_OUT
 from clue_ray.transfer.tasks.attributes import label_attribute, user_values

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from scipy import sparse
 
-from clue_ray.corpus.store import ranges
+from clue_ray.corpus.ranges import ranges
 from clue_ray.training.linear_map import shared_linear_map, shared_users
 from clue_ray.training.terms import leading_directions, term_counts, unit, unit_rows
 from clue_ray.transfer.encode import Histories, UserEncoder, encode_items
@@ -63,7 +63,7 @@ def linear_map(histories: Histories, train: NDArray[np.int64]) -> tuple[Matrix, 
         Vectors of users over all services, in the direction of the mean over their services, and
         in each service, of unit length. All are zeros if no training user has two services.
     """
-    if not len(shared_users(histories, train)):
+    if not len(shared_users(histories, train, limit=1)):
         zeros = np.zeros((len(histories.user_ids), 1))
         return zeros, [zeros] * len(histories.services)
     fitted, everyone = shared_linear_map(histories, users=train), np.arange(len(histories.user_ids))

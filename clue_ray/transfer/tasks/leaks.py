@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from scipy import sparse
 from scipy.stats import ks_2samp
 
-from clue_ray.corpus.store import split_of
+from clue_ray.corpus.hashes import split_of
 from clue_ray.errors import SpecError
 from clue_ray.transfer.encoder_file import EncoderCard
 from clue_ray.transfer.tasks.attributes import user_values

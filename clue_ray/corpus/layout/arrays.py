@@ -1,0 +1,222 @@
+"""The arrays of the training layout: their files, and how they are assembled, opened and checked.
+
+The folder `train/` of a corpus holds one raw little-endian file per array, `user_ids.arrow`, and
+`layout.json`, written last. Opening maps the files, so it reads nothing, takes no private memory,
+and all processes of a node share the pages that they touch.
+
+The arrays are made in parts, by many tasks (see `building`). A part never depends on the number of
+tasks, nodes or other parts once the parts are put in order, so the files do not either.
+"""
+
+import hashlib
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from clue_ray.corpus.hashes import sha256
+from clue_ray.corpus.layout.plan import as_batch
+from clue_ray.storage.files import write_json
+
+VERSION = 1
+"""Increase when the files below change; a layout of another version is built again."""
+DTYPES = {
+    "events": "<i4",
+    "offsets": "<i8",
+    "item_tokens": "<i4",
+    "item_offsets": "<i8",
+    "train_users": "<i8",
+    "validation_users": "<i8",
+    "test_users": "<i8",
+    "train_tokens": "<i8",
+    "train_pools": "<i8",
+    "validation_pools": "<i8",
+    "test_pools": "<i8",
+}
+"""Arrays and their types.
+
+`train_tokens` are prefix sums: the tokens of the first n training users, [training users + 1]. The
+pools of a split list, for each pair of services in turn, the positions in the split's users of
+those who have events in both; for a service with itself, of those who have two events or more.
+"""
+SPLITS = ("train", "validation", "test")
+SUMS = {"offsets", "item_offsets", "train_tokens"}
+"""Arrays that are prefix sums; their parts hold what is summed."""
+USER_IDS = "user_ids"
+IDS_PER_BATCH = 100_000
+BLOCK = 4_000_000
+"""Numbers that are read at a time when parts are assembled."""
+
+Pair = tuple[int, int]
+
+
+class Piece(NamedTuple):
+    """A stretch of a part, in numbers."""
+
+    part: str
+    start: int
+    stop: int
+
+
+class Recipe(NamedTuple):
+    """How the arrays are put together from parts.
+
+    Attributes:
+        facts: sizes of the corpus, and the bounds of the pools.
+        pieces: stretches of parts of each array, in order; those of `user_ids` are whole.
+        files: name -> sha256 of every part.
+    """
+
+    facts: dict[str, Any]
+    pieces: dict[str, list[Piece]]
+    files: dict[str, str]
+
+
+def service_pairs(services: int) -> list[Pair]:
+    """List the pairs of services in the order of the pools, each service with itself included."""
+    return [(a, b) for a in range(services) for b in range(a, services)]
+
+
+def _file_name(array: str) -> str:
+    """Return the name of an array's file."""
+    if array == USER_IDS:
+        return f"{USER_IDS}.arrow"
+    return f"{array}.{DTYPES[array][1:]}"
+
+
+def assemble(parts: Path, recipe: Recipe, folder: Path) -> None:
+    """Write the files of a layout from its parts, in blocks; the folder appears complete.
+
+    Call it under a lock, or for a folder that no other process writes.
+    """
+    partial = folder.with_name(f".{folder.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    files = {}
+    for array in DTYPES:
+        target = partial / _file_name(array)
+        files[target.name] = _write_array(parts, recipe.pieces[array], array, target)
+    ids = partial / _file_name(USER_IDS)
+    _join_user_ids(parts, recipe.pieces[USER_IDS], ids)
+    files[ids.name] = sha256(ids)
+    write_json(partial / "layout.json", {**recipe.facts, "files": files})
+    shutil.rmtree(folder, ignore_errors=True)
+    partial.rename(folder)
+
+
+def _write_array(parts: Path, pieces: list[Piece], array: str, target: Path) -> str:
+    """Write the file of one array and return its sha256."""
+    found, total = hashlib.sha256(), np.zeros(1, "<i8")
+    with open(target, "wb") as file:
+
+        def write(values: NDArray[Any]) -> None:
+            content = values.astype(DTYPES[array]).data.cast("B")
+            file.write(content)
+            found.update(content)
+
+        if array in SUMS:
+            write(total)
+        for block in _read_pieces(parts, pieces, array):
+            if array in SUMS:
+                sums = np.cumsum(block) + total
+                total = sums[-1:]
+            write(sums if array in SUMS else block)
+    return found.hexdigest()
+
+
+def _read_pieces(parts: Path, pieces: list[Piece], array: str) -> Iterator[NDArray[Any]]:
+    """Read pieces of an array in blocks."""
+    dtype = np.dtype(DTYPES[array])
+    for piece in pieces:
+        for start in range(piece.start, piece.stop, BLOCK):
+            count = min(BLOCK, piece.stop - start)
+            yield np.fromfile(parts / piece.part, dtype, count, offset=start * dtype.itemsize)
+
+
+def _join_user_ids(parts: Path, pieces: list[Piece], target: Path) -> None:
+    """Write the ids in batches of IDS_PER_BATCH, however many parts they come from."""
+    schema = pa.schema([("user_id", pa.string())])
+    waiting = schema.empty_table()
+    with pa.ipc.new_file(str(target), schema) as writer:
+        for number, piece in enumerate(pieces, 1):
+            with pa.ipc.open_file(pa.memory_map(str(parts / piece.part))) as reader:
+                waiting = pa.concat_tables([waiting, reader.read_all()])
+            least = 1 if number == len(pieces) else IDS_PER_BATCH
+            while len(waiting) >= least:
+                writer.write_batch(as_batch(waiting.slice(0, IDS_PER_BATCH)))
+                waiting = waiting.slice(IDS_PER_BATCH)
+
+
+def write_recipe(folder: Path, recipe: Recipe) -> None:
+    """Write a recipe for the nodes that fetch the parts."""
+    write_json(folder / "recipe.json", recipe._asdict())
+
+
+def read_recipe(folder: Path) -> Recipe | None:
+    """Read a recipe; return None if there is none."""
+    file = folder / "recipe.json"
+    if not file.exists():
+        return None
+    found = json.loads(file.read_text(encoding="utf-8"))
+    pieces = {name: [Piece(*piece) for piece in given] for name, given in found["pieces"].items()}
+    return Recipe(found["facts"], pieces, found["files"])
+
+
+class Layout:
+    """An assembled layout.
+
+    Attributes:
+        facts: content of layout.json.
+    """
+
+    def __init__(self, folder: Path, facts: dict[str, Any]):
+        self.folder, self.facts = folder, facts
+        self._places = {pair: n for n, pair in enumerate(service_pairs(facts["services"]))}
+        self._pools: dict[str, NDArray[np.int64]] = {}
+
+    def array(self, name: str) -> NDArray[Any]:
+        """Map an array into memory."""
+        file = self.folder / _file_name(name)
+        if not file.stat().st_size:
+            return np.zeros(0, DTYPES[name])
+        # A plain view: indexing it does not go through the methods of np.memmap.
+        return np.memmap(file, DTYPES[name], "r").view(np.ndarray)
+
+    def pool(self, split: str, pair: Pair) -> NDArray[np.int64]:
+        """Map the pool of a pair of services: ascending positions in the users of the split."""
+        if split not in self._pools:
+            self._pools[split] = self.array(f"{split}_pools")
+        place, bounds = self._places[pair], self.facts["pool_bounds"][split]
+        return self._pools[split][bounds[place] : bounds[place + 1]]
+
+    def user_ids(self) -> NDArray[np.object_]:
+        """Read the ids of all users, sorted, into memory."""
+        with pa.ipc.open_file(pa.memory_map(str(self.folder / _file_name(USER_IDS)))) as reader:
+            column = reader.read_all()["user_id"]
+        return column.to_numpy(zero_copy_only=False) if len(column) else np.zeros(0, object)
+
+    def find_damage(self) -> str:
+        """Describe the first file that differs from layout.json; return "" if none does."""
+        for name, expected in self.facts["files"].items():
+            file = self.folder / name
+            found = sha256(file) if file.exists() else "file missing"
+            if found != expected:
+                place = f"{self.folder.name}/{name}"
+                return f"{place} is damaged (sha256 {found[:12]}, expected {expected[:12]})"
+        return ""
+
+
+def read_layout(folder: Path, digest: str) -> Layout | None:
+    """Open the layout in a folder; return None if there is none of this version and corpus."""
+    try:
+        facts = json.loads((folder / "layout.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    if facts.get("version") != VERSION or facts.get("digest") != digest:
+        return None
+    return Layout(folder, facts)
