@@ -209,8 +209,9 @@ def _by_values(
 
 
 def _is_text(column: "pd.Series[Any]") -> bool:
-    values = column.dropna().astype(str)
-    return bool(len(values)) and bool(pd.to_numeric(values, errors="coerce").isna().mean() > 0.5)
+    """Return whether most values have letters: numbers and most dates have none."""
+    letters = [any(map(str.isalpha, value)) for value in column.dropna().astype(str)]
+    return bool(letters) and sum(letters) > len(letters) / 2
 
 
 def _words(name: str) -> str:

@@ -107,7 +107,7 @@ def test_the_file_is_a_study_that_costs_what_was_asked(
             )  # fmt: skip
             ours.assign(user_id=ours["user_id"].astype(str)).to_parquet(tmp_path / "log.parquet")
             corpora[key] = plain_corpus(tmp_path / "log.parquet", tmp_path / "corpus", split)
-        timed = partial(fixed_rate, flops_per_second=4e8)
+        timed = partial(fixed_rate, flops_per_second=4e9)
         node = {"CPU": 1.0, "trial_slot": 4.0}
         return plan_runs(study, corpora[key], StudyDirectory(output), [node], timed=timed)
 
@@ -145,7 +145,8 @@ def test_the_file_is_a_study_that_costs_what_was_asked(
         ({}, [], "one of --minutes, --gpu-hours and --budget"),
         ({}, ["--minutes", "0.02"], "--minutes is 0.02; a study takes a minute or more"),
         ({}, ["--budget", "1e6"], "less than a step of each run"),
-        ({"department": None}, ["--minutes", "5"], "No column of the log looks like a service"),
+        ({"department": None, "brand": None}, ["--minutes", "5"],
+         "No column of the log looks like a service"),
         ({"department": "food"}, ["--minutes", "5", "--columns", "service=department"],
          "The log has one service, 'food'"),
         ({"brand": None, "productTitle": None}, ["--minutes", "5"], "The log has no text"),
