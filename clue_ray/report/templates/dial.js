@@ -3,7 +3,7 @@
 class Dial {
   constructor(panel) {
     this.panel = panel;
-    this.data = JSON.parse(panel.querySelector("script[type='application/json']").textContent);
+    this.data = JSON.parse(panel.dataset.values);
     this.field = (name) => panel.querySelector(`[name='${name}']`);
     this.said = (name) => panel.querySelector(`[data-said='${name}']`);
     panel.hidden = false;
