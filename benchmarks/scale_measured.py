@@ -47,7 +47,8 @@ def prepare(folder: Path, events: int) -> dict[str, float]:
     from clue_ray.corpus.build import build_corpus
 
     with ray_session():
-        write_planted(planted(events), folder / "log")
+        if not (folder / "log").exists():
+            write_planted(planted(events), folder / "log")
         watch, started = Watch(), time.perf_counter()
         corpus = build_corpus(_spec(folder), folder / "corpus")
         seconds = time.perf_counter() - started

@@ -116,8 +116,7 @@ def count_work(
     corpus: Corpus, histories: Lists, similarities: int = 0, dropout: Dropout = NO_DROPOUT
 ) -> Work:
     """Count users, events, tokens and their squares, every event's item counted as encoded."""
-    items, places = np.unique(histories.values, return_inverse=True)
-    tokens = gather_tokens(corpus, items, dropout).lengths[places]
+    tokens = _count_item_tokens(corpus, histories.values, dropout)
     return Work(
         users=len(histories.lengths),
         events=int(histories.lengths.sum()),
@@ -127,6 +126,16 @@ def count_work(
         similarities=similarities,
         bag_tokens=int(tokens.sum()),
     )
+
+
+def _count_item_tokens(
+    corpus: Corpus, items: NDArray[np.int64], dropout: Dropout
+) -> NDArray[np.int64]:
+    """Count the tokens of items that dropout keeps, [items]; only dropout needs to read them."""
+    if not dropout.token_dropout:
+        return corpus.count_item_tokens(items)
+    distinct, places = np.unique(items, return_inverse=True)
+    return gather_tokens(corpus, distinct, dropout).lengths[places]
 
 
 def count_executed(packed: Packed, similarities: int = 0) -> Work:

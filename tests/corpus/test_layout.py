@@ -184,6 +184,14 @@ def test_damage_of_the_layout_is_named(corpus, tmp_path):
     assert len(open_corpus(copy, verify=False).events)
 
 
+def test_a_recipe_leads_nowhere_else(tmp_path):
+    pieces = {"events": [["../../secret-0", 0, 1]]}
+    recipe = {"facts": {}, "pieces": pieces, "files": {"events-0": "00"}}
+    (tmp_path / "recipe.json").write_text(json.dumps(recipe))
+    with pytest.raises(CorpusError, match=r"names '\.\./\.\./secret-0'"):
+        arrays.read_recipe(tmp_path)
+
+
 def test_a_token_outside_the_vocabulary_is_an_error(sharded, tmp_path):
     corpus = reopen(sharded, tmp_path / "corpus")
     corpus.manifest = {**corpus.manifest, "vocab_size": 300}

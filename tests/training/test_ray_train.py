@@ -5,7 +5,7 @@ import pytest
 from ray import tune
 
 from clue_ray.spec.grid import expand
-from clue_ray.spec.specs import EvaluationSpec, read_study
+from clue_ray.spec.specs import EvaluationSpec, ResourcesSpec, read_study
 from clue_ray.study.directory import StudyDirectory
 from clue_ray.study.run import run_study
 from clue_ray.training import ray_train as distributed
@@ -80,6 +80,15 @@ def run(planted_log, write_study):
 def test_one_worker_under_ray_train_equals_none(corpus, run, tmp_path):
     found = under_ray_train(run, corpus.path, tmp_path / "run").metrics
     assert_same(found, train_run(run, corpus, EVALUATION).model_dump())
+
+
+@pytest.mark.slow
+def test_ray_data_feeds_ray_train_without_losing_a_digit(corpus, run, tmp_path):
+    streamed = run.model_copy(update={"resources": ResourcesSpec(feed="ray_data")})
+    found = under_ray_train(streamed, str(corpus.path), tmp_path / "run").metrics
+    expected = train_run(run, corpus, EVALUATION).model_dump()
+    for column in ("loss", "train_loss", "train_flops", "calibrated_temperature", "steps"):
+        assert found[column] == expected[column], column
 
 
 @pytest.mark.slow

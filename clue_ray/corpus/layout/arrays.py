@@ -10,6 +10,7 @@ tasks, nodes or other parts once the parts are put in order, so the files do not
 
 import hashlib
 import json
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,6 +22,7 @@ from numpy.typing import NDArray
 
 from clue_ray.corpus.hashes import sha256
 from clue_ray.corpus.layout.plan import as_batch
+from clue_ray.errors import CorpusError
 from clue_ray.storage.files import write_json
 
 VERSION = 1
@@ -48,6 +50,7 @@ SPLITS = ("train", "validation", "test")
 SUMS = {"offsets", "item_offsets", "train_tokens"}
 """Arrays that are prefix sums; their parts hold what is summed."""
 USER_IDS = "user_ids"
+PART_NAME = re.compile(r"[a-z_]+-\d+")
 IDS_PER_BATCH = 100_000
 BLOCK = 4_000_000
 """Numbers that are read at a time when parts are assembled."""
@@ -158,12 +161,23 @@ def write_recipe(folder: Path, recipe: Recipe) -> None:
 
 
 def read_recipe(folder: Path) -> Recipe | None:
-    """Read a recipe; return None if there is none."""
+    """Read a recipe; return None if there is none.
+
+    Raises:
+        CorpusError: it names something else than parts.
+    """
     file = folder / "recipe.json"
     if not file.exists():
         return None
     found = json.loads(file.read_text(encoding="utf-8"))
     pieces = {name: [Piece(*piece) for piece in given] for name, given in found["pieces"].items()}
+    names = [*found["files"], *(piece.part for given in pieces.values() for piece in given)]
+    # Storage is not trusted: a name must not lead out of the folder of the parts.
+    if strange := next((name for name in names if not PART_NAME.fullmatch(name)), None):
+        raise CorpusError(
+            f"The layout's recipe names {strange!r}, which is not a part of a layout; delete the "
+            "corpus there and prepare it again."
+        )
     return Recipe(found["facts"], pieces, found["files"])
 
 
@@ -202,8 +216,8 @@ class Layout:
 
     def find_damage(self) -> str:
         """Describe the first file that differs from layout.json; return "" if none does."""
-        for name, expected in self.facts["files"].items():
-            file = self.folder / name
+        for name in map(_file_name, (*DTYPES, USER_IDS)):
+            file, expected = self.folder / name, self.facts["files"].get(name, "none")
             found = sha256(file) if file.exists() else "file missing"
             if found != expected:
                 place = f"{self.folder.name}/{name}"
