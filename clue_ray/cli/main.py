@@ -17,6 +17,7 @@ from clue_ray.cli.doctor import doctor
 from clue_ray.cli.encoders import embed, transfer
 from clue_ray.cli.explain import explain
 from clue_ray.cli.forecasts import forecast
+from clue_ray.cli.init import init
 from clue_ray.cli.laws import browse, fit, predict, report
 from clue_ray.cli.options import HomeGroup
 from clue_ray.cli.studies import plan, results, run, train
@@ -29,6 +30,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 for command in (
+    init,
     fetch,
     prepare,
     plan,

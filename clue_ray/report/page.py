@@ -13,7 +13,9 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from clue_ray.errors import ClueRayError
+from clue_ray.report.dial import Dial, build_dial
 from clue_ray.report.figures.files import Picture
+from clue_ray.report.figures.headline import forecast_band
 from clue_ray.report.read import StudyFiles, read_directory
 from clue_ray.report.section import Download, Section
 from clue_ray.report.sections import (
@@ -46,6 +48,7 @@ class Content:
     sections: tuple[Section, ...]
     study_text: str
     downloads: tuple[Download, ...] = ()
+    dial: Dial | None = None
 
     @property
     def pictures(self) -> list[Picture]:
@@ -113,12 +116,14 @@ def _content(
     warnings: tuple[str, ...],
     sections: Iterable[Section | None],
 ) -> Content:
+    band = forecast_band(analysis) if analysis else None
     return Content(
         name=files.name,
         question=files.question,
         answer=answer.answer(analysis, str(document.get("error", ""))),
         warning=answer.main_warning(warnings),
-        headline=answer.headline(files, analysis),
+        headline=answer.headline(files, analysis, band),
+        dial=build_dial(analysis, band, files.done) if analysis else None,
         sections=tuple(section for section in sections if section is not None),
         study_text=files.study_text,
     )

@@ -10,7 +10,7 @@ import pandas as pd
 
 from clue_ray.report import numbers, tables
 from clue_ray.report.figures.files import OF_A_RUN, Picture, picture
-from clue_ray.report.figures.headline import Band, clipped_runs, forecast_band, loss_against_compute
+from clue_ray.report.figures.headline import Band, clipped_runs, loss_against_compute
 from clue_ray.report.figures.style import law_label
 from clue_ray.report.read import StudyFiles
 from clue_ray.report.rivals import headline_rivals
@@ -58,8 +58,14 @@ def main_warning(warnings: tuple[str, ...]) -> str:
     return f"{warnings[0]}{rest}"
 
 
-def headline(files: StudyFiles, analysis: Analysis | None) -> Picture | None:
-    """Draw the loss of every finished run against its compute, with the laws of the analysis."""
+def headline(
+    files: StudyFiles, analysis: Analysis | None, band: Band | None = None
+) -> Picture | None:
+    """Draw the loss of every finished run against its compute, with the laws of the analysis.
+
+    Args:
+        band: the forecast, which the dial of the page shares.
+    """
     points = files.done[files.done["train_flops"].notna()]
     if points.empty:
         return None
@@ -69,7 +75,6 @@ def headline(files: StudyFiles, analysis: Analysis | None) -> Picture | None:
         for _, run in pd.concat([points, ablations]).iterrows()
         for mark in OF_A_RUN
     }
-    band = forecast_band(analysis) if analysis else None
     rivals = headline_rivals(files)
     draw = partial(
         loss_against_compute,

@@ -284,7 +284,7 @@ def _recipe(analysis: Analysis) -> list[str]:
     except ClueRayError:
         return []
     budget_words = f"{flop_words(budget)}, ten times the largest {noun('train_flops')},"
-    if not _bounded(recipe, points):
+    if not is_bounded(recipe, points):
         return [
             f"These runs do not identify how {budget_words} should be split between size and "
             "training tokens: the best split lies far outside the range of the runs, or its "
@@ -309,7 +309,7 @@ def _forecast_of(analysis: Analysis) -> str:
     return f" The forecast {noun('loss')} there is {value}{in_unit('loss')} (80%)."
 
 
-def _bounded(recipe: Recipe, points: pd.DataFrame) -> bool:
+def is_bounded(recipe: Recipe, points: pd.DataFrame) -> bool:
     """Return whether a recipe has a bounded interval and lies close to the range of the runs."""
     for place, column in (
         (recipe.non_embedding_params, "non_embedding_params"),

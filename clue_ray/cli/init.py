@@ -1,0 +1,211 @@
+"""The command that writes a study for a log and a budget, and prints its plan."""
+
+import json
+import shlex
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from clue_ray.cli.options import Columns, Json, Output, console, make_corpus_spec
+from clue_ray.errors import ClueRayError, SpecError
+
+if TYPE_CHECKING:
+    from clue_ray.corpus.guess import Guess
+    from clue_ray.spec.specs import CorpusSpec
+    from clue_ray.study.planned import Plan
+
+DEMO = Path("data/completejourney.parquet")
+DEMO_MINUTES = 5.0
+FIRST_SPEED = 2e9
+"""FLOP per second of a CPU core from which the sizing starts; the plan measures the real one."""
+ROUNDS = 4
+CLOSE = (0.6, 1.05)
+"""Planned over wanted time at which the sizing ends."""
+FEWEST_FLOPS = 3e10
+"""FLOPs of a study below which its cheapest runs have no step."""
+
+
+def init(
+    events: Annotated[
+        list[str] | None,
+        typer.Argument(help="Files, folders, globs or URIs of logs; or SERVICE=FILES each."),
+    ] = None,
+    minutes: Annotated[
+        float | None, typer.Option(help="Time that the study may take here.")
+    ] = None,
+    gpu_hours: Annotated[
+        float | None, typer.Option(help="GPU-hours that the study may take, on this machine's GPU.")
+    ] = None,
+    budget: Annotated[
+        float | None, typer.Option(help="Training FLOPs of all runs; nothing is timed.")
+    ] = None,
+    name: Annotated[str, typer.Option(help="Name of the study, and of <name>.yaml.")] = "study",
+    columns: Columns = None,
+    text: Annotated[
+        str | None, typer.Option(help='Template of the item text, such as "{brand}; {title}".')
+    ] = None,
+    demo: Annotated[
+        bool, typer.Option("--demo", help="Take the demo's log and five minutes.")
+    ] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Ask nothing: take what seems best.")] = False,
+    output: Output = Path("results"),
+    as_json: Json = False,
+) -> None:
+    """Write a commented study file for a log, sized to a time or a budget, and print its plan."""
+    if demo:
+        events, minutes, name = [str(_fetch_demo())], minutes or DEMO_MINUTES, "quickstart"
+    file = Path(f"{name}.yaml")
+    _check(events, minutes, gpu_hours, budget, file)
+    spec, why = _find_columns(events or [], columns, text, ask=sys.stdin.isatty() and not yes)
+    plan = _write_sized(file, spec, why, minutes, gpu_hours, budget, output)
+    command = f"clue-ray run {shlex.quote(str(file))} --output {shlex.quote(str(output))}"
+    if as_json:
+        return print(json.dumps({"study": str(file), "run": command, **plan.to_dict()}))
+    from clue_ray.cli.tables import print_plan
+
+    print_plan(console, plan)
+    console.print(f"Study: {file}\nRun it: {command}", highlight=False, soft_wrap=True)
+    return None
+
+
+def _fetch_demo() -> Path:
+    from clue_ray.corpus.public import fetch_source
+
+    DEMO.parent.mkdir(parents=True, exist_ok=True)
+    fetch_source("completejourney", DEMO)
+    return DEMO
+
+
+def _check(
+    events: list[str] | None,
+    minutes: float | None,
+    gpu_hours: float | None,
+    budget: float | None,
+    file: Path,
+) -> None:
+    """Raise an error for a request that nothing can be sized to."""
+    if not events:
+        raise SpecError("Init takes the files of a log, or --demo; give one of them.")
+    given = [value for value in (minutes, gpu_hours, budget) if value is not None]
+    if len(given) != 1:
+        raise SpecError(
+            "Init takes one of --minutes, --gpu-hours and --budget (training FLOPs); "
+            f"{len(given)} are given."
+        )
+    if not given[0] > 0:
+        raise SpecError(f"The study's budget is {given[0]:g}; give a positive number.")
+    if minutes is not None and minutes < 1:
+        raise SpecError(
+            f"--minutes is {minutes:g}; a study takes a minute or more to start: give 5."
+        )
+    if budget is not None and budget < FEWEST_FLOPS:
+        raise SpecError(
+            f"--budget is {budget:.3g} FLOP, less than a step of each run; give {FEWEST_FLOPS:g} "
+            "or more."
+        )
+    if file.exists():
+        raise SpecError(f"{file} exists and is not replaced; give another --name.")
+
+
+def _find_columns(
+    events: list[str], columns: list[str] | None, text: str | None, ask: bool
+) -> tuple["CorpusSpec", dict[str, str]]:
+    """Return the corpus with the guessed columns, and the reason for each.
+
+    Raises:
+        SpecError: a column cannot be guessed.
+    """
+    from clue_ray.corpus.guess import column_names, guess_columns, text_template
+
+    asked = make_corpus_spec(events, columns, text, None)
+    guesses = guess_columns(asked)
+    known = column_names(asked)
+    named, why = dict(asked.columns), dict.fromkeys(asked.columns, "named by you")
+    by_service = isinstance(asked.events, dict)
+    for role in ("user_id", "service", "timestamp", "text"):
+        if role in named or (role == "service" and by_service) or (role == "text" and text):
+            continue
+        guess = guesses[role]
+        if ask and not guess.sure and role != "timestamp":
+            guess = _ask(role, guess, known)
+        if guess.column:
+            named[role], why[role] = guess.column, guess.why
+        elif role != "timestamp":
+            raise SpecError(_absent(role, known))
+    item = named.pop("text", "")
+    template, reason = (text, "given by you") if text else text_template(known, item)
+    columns_ = {role: column for role, column in named.items() if role != column}
+    if template == f"{{{item}}}" and item == "text":
+        template = "{text}"
+    spec = asked.model_copy(update={"columns": columns_, "text": template})
+    return spec, {**why, "text": reason}
+
+
+def _ask(role: str, guess: "Guess", known: list[str]) -> "Guess":
+    """Ask a person which column has a role; the guess is the default."""
+    from clue_ray.corpus.guess import Guess
+
+    words = {"user_id": "the user", "service": "the service", "text": "the words of an item"}[role]
+    console.print(f"Columns: {', '.join(known)}", highlight=False)
+    while True:
+        answer = typer.prompt(f"Which column is {words}?", default=guess.column or None)
+        if answer in known:
+            return Guess(answer, True, "named by you")
+        console.print(f"There is no column {answer!r}.", highlight=False)
+
+
+def _absent(role: str, known: list[str]) -> str:
+    found = ", ".join(map(repr, known))
+    if role == "service":
+        return (
+            f"No column of the log looks like a service (columns are {found}); name it with "
+            "--columns service=COLUMN, or give one log per service, SERVICE=FILES."
+        )
+    what = "has no text" if role == "text" else "has no column that looks like a user"
+    return f"The log {what} (columns are {found}); name it with --columns {role}=COLUMN."
+
+
+def _write_sized(
+    file: Path,
+    spec: "CorpusSpec",
+    why: dict[str, str],
+    minutes: float | None,
+    gpu_hours: float | None,
+    budget: float | None,
+    output: Path,
+) -> "Plan":
+    """Write the study, time its plan here, and size it again until it takes the time."""
+    from clue_ray.corpus.guess import survey_log
+    from clue_ray.spec.specs import read_study
+    from clue_ray.study.propose.sizes import propose
+    from clue_ray.study.propose.written import Head, study_text
+    from clue_ray.study.run import plan_study
+
+    facts = survey_log(spec)
+    wanted = minutes if minutes is not None else (gpu_hours or 0) * 60
+    total = budget or FIRST_SPEED * wanted * 60
+    words = (
+        f"Sized to {minutes:g} minutes here." if minutes is not None
+        else f"Sized to {gpu_hours:g} GPU-hours." if gpu_hours is not None
+        else f"Sized to {budget:g} FLOP."
+    )  # fmt: skip
+    schema = Path(__file__).parents[1] / "schemas" / "study.schema.json"
+    head = Head(file.stem, shlex.join(["clue-ray", *sys.argv[1:]]), words, str(schema))
+    try:
+        for _ in range(ROUNDS):
+            made = propose(facts, total)
+            text = study_text(head, spec, why, facts, made, 1 if gpu_hours else 0)
+            file.write_text(text, encoding="utf-8")
+            plan = plan_study(read_study(file), output)
+            takes = plan.gpu_hours * 60 if gpu_hours else plan.expected_minutes
+            if budget or CLOSE[0] <= takes / wanted <= CLOSE[1]:
+                break
+            total *= max(0.05, min(20.0, 0.85 * wanted / takes))
+    except ClueRayError as error:
+        file.unlink(missing_ok=True)  # a study that cannot run is no study
+        if "is less than one step" in str(error):
+            raise SpecError(f"{words} That is too little for this log: {error}") from None
+        raise
+    return plan

@@ -1,0 +1,219 @@
+"""Guess what the columns of an event log are, and count what a study needs to know of it.
+
+A column is guessed by its name, and otherwise by its values; a guess by values is not sure, so the
+command line asks where it can. Nothing is written.
+"""
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+
+from clue_ray.corpus.logs.reading import Part, plan_reading, read_first_columns, read_part
+from clue_ray.corpus.logs.schema import Log, good_rows, logs_of, normalise
+from clue_ray.errors import EventLogError
+from clue_ray.spec.specs import CorpusSpec
+
+SAMPLE = 5_000
+"""Rows from which columns are guessed."""
+MOST_ROWS = 3_000_000
+"""Rows in which events per user are counted; a longer log is judged by its beginning."""
+NAMES = {
+    "user_id": "user_id userid user uid customer_id customer household_id household member_id "
+    "account_id client_id visitor_id person_id reviewer_id reviewerid author profile_id",
+    "service": "service domain department channel section category_main source platform vertical "
+    "product_line main_category store_type event_source",
+    "timestamp": "timestamp time ts datetime date event_time event_timestamp created_at "
+    "occurred_at unixreviewtime unix_time transaction_timestamp day",
+    "text": "text title item_text product_title item_name product_name name query headline "
+    "description search_term product_description",
+}
+"""Names of each role in the order of preference, in lower case with underscores."""
+DETAILS = "brand category product_category sub_category product_type commodity color"
+"""Columns that a template puts before the title, where a log has them."""
+MOST_SERVICES = 50
+ROLES = ("user_id", "service", "timestamp", "text")
+
+
+@dataclass(frozen=True)
+class Guess:
+    """What a column is taken for.
+
+    Attributes:
+        column: its name; empty where the log has none for the role.
+        sure: whether its name says so.
+        why: a phrase for the comment in the study file.
+    """
+
+    column: str
+    sure: bool
+    why: str
+
+
+@dataclass(frozen=True)
+class LogFacts:
+    """What a log holds, counted over its first rows.
+
+    Attributes:
+        rows: usable events that were counted.
+        whole: whether these are all events.
+        pairs: users by pair of services, {(a, b): users}.
+        services: events by service, the largest first.
+        users: number of users.
+        lengths: events per user and service, (n,).
+        characters: mean length of a text.
+    """
+
+    rows: int
+    whole: bool
+    pairs: dict[tuple[str, str], int]
+    services: dict[str, int]
+    users: int
+    lengths: "np.ndarray[Any, np.dtype[np.int64]]"
+    characters: float
+
+
+def guess_columns(spec: CorpusSpec) -> dict[str, Guess]:
+    """Guess the column of each role of `ROLES` from the first rows of the first log.
+
+    Raises:
+        EventLogError: the log cannot be read.
+    """
+    table = _first_rows(logs_of(spec)[0])
+    guesses: dict[str, Guess] = {}
+    for role in ROLES:
+        left = [str(c) for c in table if c not in [guess.column for guess in guesses.values()]]
+        guesses[role] = _by_name(role, left) or _by_values(role, table, left, guesses)
+    return guesses
+
+
+def text_template(columns: Sequence[str], text: str) -> tuple[str, str]:
+    """Return a template that puts details such as the brand before the text, and why."""
+    known = {_words(column): column for column in columns if re.fullmatch(r"\w+", column)}
+    details = [known[name] for name in DETAILS.split() if name in known and known[name] != text]
+    template = "; ".join(f"{{{column}}}" for column in [*details[:2], text])
+    if not details:
+        return template, "the words that describe an item"
+    return template, "details first, because long texts are cut at max_item_tokens"
+
+
+def column_names(spec: CorpusSpec) -> list[str]:
+    """List the columns of the first file of the first log."""
+    return [str(name) for name in _first_rows(logs_of(spec)[0])]
+
+
+def survey_log(spec: CorpusSpec) -> LogFacts:
+    """Count users, services and events of a log, up to `MOST_ROWS` rows.
+
+    Raises:
+        EventLogError: the log cannot be read, or lacks a column.
+    """
+    parts, rows, characters, whole = [], 0, 0, True
+    for table in _events(spec):
+        counted = pd.DataFrame({
+            "user": pd.util.hash_array(table["user_id"].to_numpy(zero_copy_only=False)),
+            "service": table["service"].to_pandas().astype("category"),
+        })  # fmt: skip
+        parts.append(counted.groupby(["user", "service"], observed=True).size())
+        characters += int(pa.compute.sum(pa.compute.utf8_length(table["text"])).as_py() or 0)
+        rows += table.num_rows
+        if rows >= MOST_ROWS:
+            whole = False
+            break
+    if not rows:
+        raise EventLogError("The log has no usable row; `clue-ray prepare --check` says why.")
+    counts = pd.concat([part.rename("events").reset_index() for part in parts])
+    counts["service"] = counts["service"].astype(str)
+    each = counts.groupby(["user", "service"])["events"].sum()
+    events = each.groupby("service").sum().sort_values(ascending=False)
+    return LogFacts(
+        rows, whole, _pairs(each, list(events.index)), {str(k): int(v) for k, v in events.items()},
+        int(each.index.get_level_values("user").nunique()), each.to_numpy(), characters / rows,
+    )  # fmt: skip
+
+
+def _pairs(each: "pd.Series[int]", services: list[str]) -> dict[tuple[str, str], int]:
+    """Count the users that two services share, for each pair."""
+    has = each.unstack(fill_value=0).reindex(columns=services).to_numpy() > 0
+    shared = has.T.astype(np.int64) @ has
+    return {
+        (a, b): int(shared[i, j])
+        for i, a in enumerate(services)
+        for j, b in enumerate(services)
+        if i < j
+    }
+
+
+def _events(spec: CorpusSpec) -> Iterator[pa.Table]:
+    reading = plan_reading(spec, sample=True)
+    for part in reading.parts:
+        log = reading.logs[part.log]
+        for batch in read_part(part, log):
+            rows = normalise(batch.table, log, spec, file=part.number, first_row=batch.first_row)
+            yield good_rows(rows)
+
+
+def _first_rows(log: Log) -> pd.DataFrame:
+    """Read the first rows of a log with all columns."""
+    file, columns = read_first_columns(log)
+    plain = [name for name in columns if re.fullmatch(r"[^{}\[\].!:]+", name)]
+    if not plain:
+        raise EventLogError(f"Event log {file} has no columns; give a file with a header.")
+    every = Log(
+        log.places, None, {"user_id": plain[0], "service": plain[0]},
+        "".join(f"{{{name}}}" for name in plain), has_time=False, separator=log.separator,
+    )  # fmt: skip
+    groups = (0,) if file.format == "parquet" else None
+    batch = next(read_part(Part(0, 0, file, groups), every), None)
+    if batch is None:
+        raise EventLogError(f"Event log {file} is empty; give a file with rows.")
+    frame: pd.DataFrame = batch.table.slice(0, SAMPLE).to_pandas()
+    return frame[[name for name in plain if name in frame]]
+
+
+def _by_name(role: str, columns: Sequence[str]) -> Guess | None:
+    known = {_words(column): column for column in reversed(columns)}
+    for name in NAMES[role].split():
+        if name in known:
+            return Guess(known[name], True, "by its name")
+    ends = ("_time", "_timestamp", "_date", "_at") if role == "timestamp" else (f"_{role}",)
+    found = next((known[name] for name in known if name.endswith(ends)), None)
+    return Guess(found, True, "by the end of its name") if found else None
+
+
+def _by_values(
+    role: str, table: pd.DataFrame, columns: Sequence[str], so_far: dict[str, Guess]
+) -> Guess:
+    texts = table.astype(str)
+    distinct = {column: texts[column].nunique() for column in columns}
+    if role == "user_id":  # many values, each in several rows
+        repeated = {c: n for c, n in distinct.items() if 1 < n <= len(table) / 2}
+        column = max(repeated, key=lambda c: repeated[c], default="")
+        return Guess(column, False, "many values, each in several rows")
+    if role == "service":  # few values, of which users have several
+        few = [c for c, n in distinct.items() if 1 < n <= MOST_SERVICES and _is_text(table[c])]
+        user = so_far["user_id"].column
+        met = {c: texts.groupby(user)[c].nunique().mean() for c in few} if user else {}
+        column = max(met, key=lambda c: met[c], default="")
+        return Guess(column, False, "few values, of which users have several")
+    if role == "text":
+        long = {c: texts[c].str.len().mean() for c in columns if _is_text(table[c])}
+        column = max(long, key=lambda c: long[c], default="")
+        return Guess(column, False, "the longest words")
+    dates = [c for c in columns if pd.api.types.is_datetime64_any_dtype(table[c])]
+    return Guess(dates[0] if dates else "", bool(dates), "holds dates")
+
+
+def _is_text(column: "pd.Series[Any]") -> bool:
+    """Return whether most values have letters: numbers and most dates have none."""
+    letters = [any(map(str.isalpha, value)) for value in column.dropna().astype(str)]
+    return bool(letters) and sum(letters) > len(letters) / 2
+
+
+def _words(name: str) -> str:
+    spelled = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name)
+    return re.sub(r"[\W_]+", "_", spelled).strip("_").lower()

@@ -1,0 +1,178 @@
+"""The dial of a page: at each training compute the forecast, its interval, a recipe and a price.
+
+Everything is computed here, at a few places between the runs and ten times the largest; the page
+interpolates between them and needs no network. In Markdown the same places are a table.
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from clue_ray.errors import ClueRayError
+from clue_ray.report import numbers, tables
+from clue_ray.report.figures.headline import EXTRAPOLATION, Band
+from clue_ray.report.sections.next_step import is_bounded
+from clue_ray.report.tables import Table, text, written
+from clue_ray.runs import SCORES
+from clue_ray.scaling.answering.analysis import Analysis
+from clue_ray.scaling.deciding.allocate import allocate
+from clue_ray.scaling.downstream import predict_largest
+from clue_ray.scaling.fitting.fit import fit_law
+from clue_ray.spec.columns import in_unit, label, noun, short_label
+
+SHOWN = (1.02, 2.0, 5.0, 10.0)
+"""Places of the table, in multiples of the largest compute on the frontier."""
+FEWEST_PLACES = 2
+
+
+@dataclass(frozen=True)
+class Dial:
+    """What the dial of a page shows, as JSON-able values.
+
+    Attributes:
+        compute, value, low, high: the forecast with its 80% interval, (places,).
+        largest: compute of the largest run, where the marked part of the figure begins.
+        reach: factor beyond it at which that part ends.
+        best: lowest measured loss; a target is below it.
+        sizes, tokens: the best split at each place, (places,); empty where it is not identified.
+        settings: the best run in words, whose settings are scaled where no split is identified.
+        flop_per_second: measured speed of the largest runs, per device; None where unknown.
+        device: what they ran on.
+        scores: name, offset and slope of each downstream score over the loss.
+        names: what compute, loss and their units are called.
+    """
+
+    compute: list[float]
+    value: list[float]
+    low: list[float]
+    high: list[float]
+    largest: float
+    reach: float
+    best: float
+    sizes: list[float]
+    tokens: list[float]
+    settings: str
+    flop_per_second: float | None
+    device: str
+    scores: list[dict[str, Any]]
+    names: Mapping[str, str]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the values that the page reads."""
+        return asdict(self)
+
+    @property
+    def is_priced(self) -> bool:
+        """Whether compute is in FLOP, so that it can be turned into hours and money."""
+        return self.names["compute_unit"] == " FLOP"
+
+    @property
+    def table(self) -> Table:
+        """The same at a few places, for Markdown and for pages without scripts."""
+        heads = (label("train_flops"), f"forecast {noun('loss')} [80%]", *self._recipe_heads)
+        places = np.array(self.compute)
+        far = (np.abs(np.log(places / (self.compute[0] * factor))) for factor in SHOWN)
+        chosen = sorted({int(each.argmin()) for each in far})
+        return Table(heads, tuple(self._row(place) for place in chosen))
+
+    @property
+    def _recipe_heads(self) -> tuple[str, ...]:
+        return ("parameters", "tokens") if self.sizes else ()
+
+    def _row(self, place: int) -> tuple[Any, ...]:
+        made = numbers.interval(self.value[place], self.low[place], self.high[place])
+        recipe = (self.sizes[place], self.tokens[place]) if self.sizes else ()
+        return (
+            text(numbers.flop(self.compute[place])), written(made),
+            *(written(numbers.compact(each)) for each in recipe),
+        )  # fmt: skip
+
+
+def build_dial(analysis: Analysis, band: Band | None, table: pd.DataFrame) -> Dial | None:
+    """Build the dial of a page; None where nothing is forecast.
+
+    Args:
+        table: the runs, with scores and times.
+    """
+    if band is None or len(band.value) < FEWEST_PLACES or not np.isfinite(band.high).all():
+        return None
+    points = analysis.points
+    sizes, tokens = _splits(points, band)
+    best = points.sort_values(["loss", "train_flops"], kind="stable").iloc[0]
+    speed, device = _speed(points)
+    return Dial(
+        compute=band.train_flops.tolist(),
+        value=band.value.tolist(),
+        low=band.low.tolist(),
+        high=band.high.tolist(),
+        largest=float(points["train_flops"].max()),
+        reach=EXTRAPOLATION,
+        best=float(points["loss"].min()),
+        sizes=sizes,
+        tokens=tokens,
+        settings=tables.describe(best),
+        flop_per_second=speed,
+        device=device,
+        scores=_scores(table),
+        names={
+            "compute": noun("train_flops"),
+            "compute_unit": in_unit("train_flops"),
+            "loss": noun("loss"),
+            "loss_unit": in_unit("loss"),
+        },
+    )
+
+
+def _splits(points: pd.DataFrame, band: Band) -> tuple[list[float], list[float]]:
+    """Return the best size and tokens at each place; empty where the runs do not identify them.
+
+    Under a law in size and tokens both optima are powers of the compute, so two places give all.
+    """
+    needed = ["non_embedding_params", "train_tokens"]
+    if not set(needed) <= set(points) or points[needed].isna().any(axis=None):
+        return [], []
+    ends = [float(band.train_flops[0]), float(band.train_flops[-1])]
+    try:
+        fit = fit_law("parametric_loss", points, x=needed, y="loss")
+        first, last = (allocate(fit, flops) for flops in ends)
+    except ClueRayError:
+        return [], []
+    if not is_bounded(last, points):
+        return [], []
+    share = np.log(band.train_flops / ends[0]) / np.log(ends[1] / ends[0])
+    found = []
+    for name in needed:
+        start, end = (float(getattr(recipe, name).value) for recipe in (first, last))
+        found.append((start * (end / start) ** share).tolist())
+    return found[0], found[1]
+
+
+def _speed(points: pd.DataFrame) -> tuple[float | None, str]:
+    """Return the median speed of the larger half of the runs, per worker, and their device."""
+    if "wall_seconds" not in points:
+        return None, ""
+    timed = points[points["wall_seconds"].notna() & (points["wall_seconds"] > 0)]
+    larger = timed[timed["train_flops"] >= timed["train_flops"].median()]
+    if larger.empty:
+        return None, ""
+    workers = larger["num_workers"].fillna(1) if "num_workers" in larger else 1
+    speed = larger["train_flops"] / larger["wall_seconds"] / workers
+    devices = larger["device"].dropna().unique().tolist() if "device" in larger else []
+    return float(speed.median()), ", ".join(map(str, devices))
+
+
+def _scores(table: pd.DataFrame) -> list[dict[str, Any]]:
+    """Return a line of each downstream score over the loss, where enough runs have it."""
+    found = []
+    for column in (str(name) for name in table if str(name).startswith(SCORES)):
+        own = table[table[column].notna() & table["loss"].notna() & table["train_flops"].notna()]
+        line = predict_largest(
+            *(own[name].to_numpy(dtype=float) for name in ("train_flops", "loss", column))
+        )
+        if line is not None and line.slope:
+            name = short_label(column.removeprefix(SCORES))
+            found.append({"name": name, "offset": line.offset, "slope": line.slope})
+    return found

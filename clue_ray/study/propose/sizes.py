@@ -1,0 +1,136 @@
+"""Propose a study for a log and a budget: sizes, budgets, histories, batch, pool and seeds.
+
+The shape of the study is fixed: training budgets over two decades, each with the same encoder
+sizes; two more seeds where runs are cheap; histories of several lengths. `written.py` says why in
+the file.
+"""
+
+from dataclasses import dataclass
+from itertools import combinations
+
+import numpy as np
+
+from clue_ray.corpus.guess import LogFacts
+from clue_ray.errors import SpecError
+
+BUDGETS = 5
+DECADES = 2.0
+SIZES = ("xxs", "xs", "s", "m")
+"""Encoders of every budget; larger ones are added where the budget allows it."""
+SEEDS = (1, 2)
+SEEDED = 2
+"""Cheapest budgets that two more seeds repeat."""
+POOLS = (256, 128, 64, 32)
+MOST_SERVICES = 6
+FEWEST_USERS = 200
+"""Users with events in two services below which no pool of 32 and no batch is left."""
+MOST_TEST = 0.22
+LONGEST = 400
+PERCENTILES = (50, 75, 90)
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """The numbers of a study file.
+
+    Attributes:
+        services: the services to keep.
+        test: share of users held out.
+        candidates: held-out users per pair of services.
+        batch: users per step.
+        lengths: history lengths, the shortest first; the base run has the middle one.
+        budgets: training FLOPs, from cheap to expensive.
+        sizes: encoders of each budget.
+        vocab_size: of the tokenizer.
+    """
+
+    services: tuple[str, ...]
+    test: float
+    candidates: int
+    batch: int
+    lengths: tuple[int, ...]
+    budgets: tuple[float, ...]
+    sizes: tuple[str, ...]
+    vocab_size: int
+
+    @property
+    def length(self) -> int:
+        """The history length of the base run."""
+        return self.lengths[len(self.lengths) // 2]
+
+
+def propose(facts: LogFacts, total_flops: float) -> Proposal:
+    """Propose a study whose runs cost about `total_flops` in all.
+
+    Raises:
+        SpecError: the log has one service, or too few users in two services.
+    """
+    services = _services(facts)
+    smallest = min(facts.pairs[pair] for pair in _pairs_of(services, facts))
+    largest = max(facts.pairs[pair] for pair in _pairs_of(services, facts))
+    candidates = next((k for k in POOLS if k <= MOST_TEST * smallest * 0.9), POOLS[-1])
+    test = min(MOST_TEST, max(0.05, round(1.15 * candidates / smallest, 2)))
+    training = largest * (1 - test - 0.05)
+    batch = int(2 ** np.floor(np.log2(np.clip(training / 4, 16, 256))))
+    return Proposal(
+        services, test, candidates, batch, _lengths(facts), budgets_for(total_flops),
+        SIZES, 4096 if facts.rows < 3e6 else 8192,
+    )  # fmt: skip
+
+
+def budgets_for(total_flops: float) -> tuple[float, ...]:
+    """Divide the FLOPs of a study over its budgets, geometrically over `DECADES`.
+
+    Each budget has a run per size, the cheapest ones a run per size and seed more, and one budget a
+    run per further history length.
+    """
+    shape = 10 ** np.linspace(0, DECADES, BUDGETS)
+    runs = np.full(BUDGETS, float(len(SIZES)))
+    runs[:SEEDED] += len(SIZES) * len(SEEDS)
+    runs[BUDGETS // 2] += len(PERCENTILES) - 1
+    cheapest = total_flops / float(shape @ runs)
+    return tuple(float(f"{cheapest * factor:.2g}") for factor in shape)
+
+
+def _services(facts: LogFacts) -> tuple[str, ...]:
+    """Choose the services that share enough users, the largest first.
+
+    Raises:
+        SpecError: there is one service only, or no two of them share enough users.
+    """
+    if len(facts.services) < 2:
+        raise SpecError(
+            f"The log has one service, {next(iter(facts.services))!r}, and an encoder learns from "
+            "users of two: name the column of services with --columns service=COLUMN, or give one "
+            "log per service, SERVICE=FILES."
+        )
+    best = max(facts.pairs, key=lambda pair: facts.pairs[pair])
+    if facts.pairs[best] < FEWEST_USERS:
+        raise SpecError(
+            f"Only {facts.pairs[best]} users have events in two services ({best[0]} and "
+            f"{best[1]}); a study needs {FEWEST_USERS} or more: give more of the log."
+        )
+    kept = list(best)
+    for service in facts.services:
+        shared = [
+            facts.pairs[_ordered(service, other, facts)] for other in kept if other != service
+        ]
+        if service not in kept and len(kept) < MOST_SERVICES and min(shared) >= FEWEST_USERS:
+            kept.append(service)
+    return tuple(kept)
+
+
+def _ordered(a: str, b: str, facts: LogFacts) -> tuple[str, str]:
+    return (a, b) if (a, b) in facts.pairs else (b, a)
+
+
+def _pairs_of(services: tuple[str, ...], facts: LogFacts) -> list[tuple[str, str]]:
+    return [_ordered(a, b, facts) for a, b in combinations(services, 2)]
+
+
+def _lengths(facts: LogFacts) -> tuple[int, ...]:
+    """Return percentiles of the events per user and service, as lengths that differ."""
+    found = np.percentile(facts.lengths, PERCENTILES)
+    rounded = [max(4, min(LONGEST, int(round(value / 4) * 4))) for value in found]
+    spread = [rounded[0], max(rounded[1], 2 * rounded[0]), max(rounded[2], 4 * rounded[0])]
+    return tuple(dict.fromkeys(min(LONGEST, length) for length in spread))

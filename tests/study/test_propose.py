@@ -1,0 +1,181 @@
+"""`clue-ray init`: columns are guessed, a study is sized, and what cannot be is one sentence."""
+
+import sys
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+
+from clue_ray.cli.main import main
+from clue_ray.cli.options import make_corpus_spec
+from clue_ray.corpus.guess import guess_columns, survey_log
+from clue_ray.spec.grid import expand
+from clue_ray.spec.specs import read_study
+from clue_ray.study.costs import fixed_rate
+from clue_ray.study.directory import StudyDirectory
+from clue_ray.study.planner import plan_runs
+from clue_ray.study.propose.sizes import BUDGETS, SIZES, budgets_for, propose
+from tests.plain import plain_corpus
+
+ROWS, USERS = 12_000, 700
+
+
+def log(**names: str) -> pd.DataFrame:
+    """A log of three services with the names of a shop; `names` renames columns."""
+    draw = np.random.default_rng(0)
+    days = pd.to_timedelta(draw.integers(0, 10**7, ROWS), unit="s")
+    table = pd.DataFrame({
+        "customerID": draw.integers(0, USERS, ROWS),
+        "department": draw.choice(["food", "home", "garden"], ROWS, p=[0.5, 0.3, 0.2]),
+        "purchase_time": (pd.Timestamp("2024-01-01") + days).astype(str),
+        "brand": draw.choice(["acme", "zeta"], ROWS),
+        "productTitle": [f"a blue thing {word}" for word in draw.integers(0, 300, ROWS)],
+        "price": draw.random(ROWS),
+    })  # fmt: skip
+    return table.rename(columns=names)
+
+
+@pytest.fixture
+def shop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    log().to_csv(tmp_path / "shop.csv", index=False)
+    return tmp_path / "shop.csv"
+
+
+def call(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["clue-ray", "init", *map(str, arguments)])
+        try:
+            main()
+            code = 0
+        except SystemExit as end:
+            code = int(end.code or 0)
+    out = capsys.readouterr()
+    return code, out.out, out.err
+
+
+def test_columns_are_guessed_by_name_and_by_value(shop: Path) -> None:
+    found = guess_columns(make_corpus_spec([str(shop)], None, None, None))
+    assert {role: guess.column for role, guess in found.items()} == {
+        "user_id": "customerID", "service": "department", "timestamp": "purchase_time",
+        "text": "productTitle",
+    }  # fmt: skip
+    other = shop.with_name("other.csv")
+    log(customerID="c1", department="c2", productTitle="c3", purchase_time="c4").drop(
+        columns="brand"
+    ).to_csv(other, index=False)
+    found = guess_columns(make_corpus_spec([str(other)], None, None, None))
+    assert [found[role].column for role in ("user_id", "service", "text")] == ["c1", "c2", "c3"]
+    assert not any(found[role].sure for role in ("user_id", "service", "text"))
+
+
+def test_facts_of_a_log_are_counted(shop: Path) -> None:
+    columns = ["user_id=customerID,service=department,timestamp=purchase_time"]
+    spec = make_corpus_spec([str(shop)], columns, "{productTitle}", None)
+    facts, table = survey_log(spec), log()
+    assert facts.rows == ROWS
+    assert facts.services == table["department"].value_counts().to_dict()
+    users = table.groupby("department")["customerID"].agg(set)
+    assert facts.pairs["food", "garden"] == len(users["food"] & users["garden"])
+    sizes = table.groupby(["customerID", "department"]).size()
+    assert sorted(facts.lengths) == sorted(sizes)
+    assert facts.characters == pytest.approx(table["productTitle"].str.len().mean())
+
+
+def test_budgets_add_up_and_span_two_decades() -> None:
+    budgets = budgets_for(1e15)
+    assert budgets[-1] / budgets[0] == pytest.approx(100, rel=0.05)
+    assert len(budgets) == BUDGETS
+
+
+def test_the_file_is_a_study_that_costs_what_was_asked(
+    shop: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The plan is timed at a fixed speed on a corpus prepared without Ray."""
+    corpora = {}
+
+    def plan_study(study, output):  # type: ignore[no-untyped-def]
+        split = study.corpus.split.model_dump(exclude_none=True)
+        key = str(split)
+        if key not in corpora:
+            ours = log(
+                customerID="user_id", department="service", productTitle="text",
+                purchase_time="timestamp",
+            )  # fmt: skip
+            ours.assign(user_id=ours["user_id"].astype(str)).to_parquet(tmp_path / "log.parquet")
+            corpora[key] = plain_corpus(tmp_path / "log.parquet", tmp_path / "corpus", split)
+        timed = partial(fixed_rate, flops_per_second=4e9)
+        node = {"CPU": 1.0, "trial_slot": 4.0}
+        return plan_runs(study, corpora[key], StudyDirectory(output), [node], timed=timed)
+
+    monkeypatch.setattr("clue_ray.study.run.plan_study", plan_study)
+    code, out, err = call(capsys, shop, "--minutes", 20, "--name", "mine", "--yes")
+    assert code == 0, err
+    assert "Run it: clue-ray run mine.yaml" in out
+    study = read_study("mine.yaml")
+    text = Path("mine.yaml").read_text()
+    assert text.startswith("# yaml-language-server: $schema=")
+    # Every line of a choice says why, and the plan takes the time that was asked for.
+    choices = [line for line in text.splitlines() if ": " in line and not line.startswith("#")]
+    assert sum("#" in line for line in choices) >= 10
+    plan = plan_study(study, tmp_path)
+    assert 0.6 * 20 <= plan.expected_minutes <= 1.05 * 20
+    runs = expand(study)
+    assert {run.encoder.size for run in runs} == set(SIZES)
+    assert len({run.sequence_length for run in runs}) == 3
+    assert len({run.train.seed for run in runs}) == 3
+    spent = sorted({run.train.train_flops for run in runs if run.train.train_flops})
+    assert spent[-1] / spent[0] >= 95
+    code, _, err = call(capsys, shop, "--minutes", 20, "--name", "mine", "--yes")
+    assert code == 2
+    assert "mine.yaml exists and is not replaced" in err
+    budget = 1e12
+    code, _, err = call(capsys, shop, "--budget", budget, "--name", "flops", "--yes")
+    assert code == 0, err
+    flops = [run.train.train_flops or 0 for run in expand(read_study("flops.yaml"))]
+    assert sum(flops) == pytest.approx(budget, rel=0.1)
+
+
+@pytest.mark.parametrize(
+    ("change", "options", "words"),
+    [
+        ({}, [], "one of --minutes, --gpu-hours and --budget"),
+        ({}, ["--minutes", "0.02"], "--minutes is 0.02; a study takes a minute or more"),
+        ({}, ["--budget", "1e6"], "less than a step of each run"),
+        ({"department": None, "brand": None}, ["--minutes", "5"],
+         "No column of the log looks like a service"),
+        ({"department": "food"}, ["--minutes", "5", "--columns", "service=department"],
+         "The log has one service, 'food'"),
+        ({"brand": None, "productTitle": None}, ["--minutes", "5"], "The log has no text"),
+        ({"customerID": 7}, ["--minutes", "5"], "Only 1 users have events in two services"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_sized_is_one_sentence(
+    change: dict[str, object], options: list[str], words: str, shop: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    table = log()
+    for column, value in change.items():
+        table = table.drop(columns=column) if value is None else table.assign(**{column: value})
+    if "brand" in change:
+        table = table.drop(columns="purchase_time")
+    table.to_csv(shop, index=False)
+    code, _, err = call(capsys, shop, *options, "--yes")
+    assert code == 2, err
+    assert words in err
+    assert err.count("\n") == 1
+    assert not Path("study.yaml").exists()
+
+
+def test_the_widest_pool_that_the_log_allows(shop: Path) -> None:
+    columns = ["user_id=customerID,service=department,timestamp=purchase_time"]
+    made = propose(survey_log(make_corpus_spec([str(shop)], columns, "{productTitle}", None)), 1e13)
+    smallest = min(survey_log(
+        make_corpus_spec([str(shop)], columns, "{productTitle}", None)
+    ).pairs.values())  # fmt: skip
+    assert made.candidates <= made.test * smallest
+    assert made.batch <= USERS / 4
+    assert yaml.safe_load(f"x: {made.budgets[0]:.1e}")["x"] == made.budgets[0]
