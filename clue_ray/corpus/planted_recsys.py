@@ -92,14 +92,14 @@ def write_planted_recsys(spec: PlantedRecsysSpec, folder: Path) -> int:
     return rows
 
 
-def topic_of(spec: PlantedRecsysSpec, ids: NDArray[np.integer]) -> NDArray[np.integer]:
+def _topic_of(spec: PlantedRecsysSpec, ids: NDArray[np.integer]) -> NDArray[np.integer]:
     """Return the topic of products or pages, whose ids begin at 1."""
     return (ids - 1) % spec.topics
 
 
 def _category_of(spec: PlantedRecsysSpec, skus: NDArray[np.integer]) -> NDArray[np.integer]:
     """Return the category of products: ten in each topic."""
-    return 1 + topic_of(spec, skus) * 10 + (skus - 1) // spec.topics % 10
+    return 1 + _topic_of(spec, skus) * 10 + (skus - 1) // spec.topics % 10
 
 
 def _codes(
@@ -125,7 +125,7 @@ def _write_products(spec: PlantedRecsysSpec, folder: Path) -> None:
         "sku": skus,
         "category": _category_of(spec, skus),
         "price": rng.integers(0, 100, spec.skus),
-        "name": _codes(spec, topic_of(spec, skus), skus),
+        "name": _codes(spec, _topic_of(spec, skus), skus),
     }
     with atomic_write(folder / "product_properties.parquet") as temporary:
         pq.write_table(pa.table(table).filter(pa.array(kept)), temporary)

@@ -1,7 +1,10 @@
-"""Checks of the fields that say how a log is written."""
+"""Checks of the fields that say where logs are and how they are written."""
 
 import re
 from datetime import UTC, datetime
+from typing import Any
+
+from clue_ray.spec.yaml import Spec
 
 EXAMPLE_TIME = datetime(2023, 11, 14, 22, 13, 20, tzinfo=UTC)
 
@@ -30,3 +33,24 @@ def check_separator(separator: str | None) -> str | None:
     if len(one) != 1 or one.isalnum() or one in "\"'\r\n." or ord(one) > 127:
         raise ValueError(f"is {separator!r}; give one ASCII character such as ';' or '|', or 'tab'")
     return one
+
+
+def logs_by_service(events: Any) -> Any:
+    """Return the given logs, each log of a mapping from service to files as a document.
+
+    Raises:
+        ValueError: no files are given, or a service has no name.
+    """
+    if isinstance(events, dict) and events:
+        unnamed = [name for name in events if not str(name).strip()]
+        if unnamed:
+            raise ValueError(f"names a service {unnamed[0]!r}; give it a name")
+        return {
+            name: log if isinstance(log, dict | Spec) else {"events": log}
+            for name, log in events.items()
+        }
+    if not events or not isinstance(events, str | list | tuple):
+        raise ValueError(
+            f"is {events!r}; give files, folders, globs or URIs, or a mapping from service to these"
+        )
+    return events

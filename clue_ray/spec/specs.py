@@ -13,7 +13,7 @@ from pydantic import Field, PositiveInt, field_validator, model_validator
 
 from clue_ray.spec.items import ItemsSpec, with_text_of_items
 from clue_ray.spec.ladder import LADDER, Rung
-from clue_ray.spec.logs import check_separator, check_timestamp_format
+from clue_ray.spec.logs import check_separator, check_timestamp_format, logs_by_service
 from clue_ray.spec.precision import with_bf16_on_gpus
 from clue_ray.spec.yaml import Spec, fingerprint, read_yaml
 
@@ -101,20 +101,7 @@ class CorpusSpec(Spec):
     @field_validator("events", mode="before")
     @classmethod
     def _logs_by_service(cls, events: Any) -> Any:
-        if isinstance(events, dict) and events:
-            unnamed = [name for name in events if not str(name).strip()]
-            if unnamed:
-                raise ValueError(f"names a service {unnamed[0]!r}; give it a name")
-            return {
-                name: log if isinstance(log, dict | LogSpec) else {"events": log}
-                for name, log in events.items()
-            }
-        if not events or not isinstance(events, str | list | tuple):
-            raise ValueError(
-                f"is {events!r}; "
-                "give files, folders, globs or URIs, or a mapping from service to these"
-            )
-        return events
+        return logs_by_service(events)
 
     @model_validator(mode="before")
     @classmethod

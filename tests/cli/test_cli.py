@@ -114,7 +114,7 @@ def test_mistakes_before_ray_starts(run_cli, planted_log, write_study, tmp_path,
     sizes = write_study(planted_log, axes={"encoder.size": [["xs", 0.003]]})
     assert_mistake(run_cli("plan", sizes), "encoder size ['xs', 0.003] is not on the ladder")
     assert_mistake(run_cli("results", tmp_path / "none"), "No runs table")
-    assert_mistake(run_cli("report", tmp_path / "none"), "No runs table")
+    assert_mistake(run_cli("report", tmp_path / "none"), "give a table of runs")
     assert_mistake(run_cli("report", *[tmp_path / "none"] * 3), "3 studies are given")
     assert_mistake(run_cli("browse", tmp_path / "none"), "is not a directory")
     assert_mistake(

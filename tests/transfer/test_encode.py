@@ -137,7 +137,7 @@ def test_a_folder_without_a_valid_encoder_is_refused(encoder_folder, events, tmp
     (damaged / "encoder.json").write_text(json.dumps(card))
     with pytest.raises(
         StudyError,
-        match=r"do not fit its encoder.json .size mismatch for transformer.token_embedding",
+        match=r"do not fit its encoder.json .19,074 weights, and its encoder has 49,234",
     ):
         load_encoder(damaged)
     (damaged / "encoder.json").write_text(json.dumps({**card, "format": 1}))

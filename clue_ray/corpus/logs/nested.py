@@ -14,7 +14,7 @@ Steps = tuple[str, ...]
 """The names that lead to a field, from the column inwards."""
 
 
-def find_paths(schema: pa.Schema) -> dict[str, tuple[Steps, pa.DataType]]:
+def _find_paths(schema: pa.Schema) -> dict[str, tuple[Steps, pa.DataType]]:
     """Return the steps to each column and to each field of a struct, with its type, by its path."""
     found: dict[str, tuple[Steps, pa.DataType]] = {}
     fields = [field for top in schema for field in _walk((top.name,), top.type)]
@@ -34,14 +34,14 @@ def _walk(steps: Steps, type_: pa.DataType) -> Iterator[tuple[Steps, pa.DataType
 def flatten_schema(schema: pa.Schema) -> pa.Schema:
     """Return a schema with the fields of its structs as further columns, named by their paths."""
     columns = set(schema.names)
-    paths = find_paths(schema).items()
+    paths = _find_paths(schema).items()
     inner = [pa.field(path, type_) for path, (_, type_) in paths if path not in columns]
     return pa.schema([*schema, *inner])
 
 
 def pick(rows: pa.RecordBatch | pa.Table, columns: Sequence[str]) -> pa.Table:
     """Return columns and fields of structs by their paths; a field of a null struct is null."""
-    paths = find_paths(rows.schema)
+    paths = _find_paths(rows.schema)
     picked: dict[str, Any] = {}
     for path in columns:
         first, *inner = paths[path][0]

@@ -207,13 +207,15 @@ def check_columns(schema: pa.Schema, log: Log, elsewhere: Collection[str] = ()) 
     for column in log.needed:
         if column not in absent:
             _check_column(schema, column)
+    if len(fields) > 1:
+        return
     only = fields[0]
     # A lone number is usually an id, and the digits of an id say nothing about an item.
     joined = [join.column for join in log.items]
     number = kind_of(schema.field(only).type) not in ("text", "unknown")
     typed = any(type_ for _, _, type_, _ in string.Formatter().parse(log.text))
     allowed = typed or log.numbers or only in joined
-    if len(fields) == 1 and number and not allowed:
+    if number and not allowed:
         raise EventLogError(
             f"Text column {only!r} holds {schema.field(only).type}, not words; build the text from "
             "columns with words, as in '{brand}; {title}'."
