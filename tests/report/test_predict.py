@@ -44,7 +44,7 @@ def test_sentences_state_the_distance_and_the_record(study: Path) -> None:
     assert words.startswith("1.0e14 FLOP reach ")
     assert "times the compute of the largest run" in words
     assert "\n" not in words
-    assert "such forecasts were inside their 80 % interval" in words
+    assert "times further were inside their 80 % interval" in words
     assert "nats need" in predict_study(study, loss=5.0).sentence()
 
 
