@@ -191,9 +191,15 @@ def explain(error: ValidationError, spec: type[Spec], where: str, document: Any 
     branch = str(first["loc"][-1]) if first["loc"] else ""
     if line := _line_of(document, first["loc"]):
         where = f"{where}, line {line}"
-    steps = tuple(s for s in first["loc"] if not _is_branch(s) or s in spec.model_fields)
+    unknown = first["type"] == "extra_forbidden"  # its last step is a key, whatever it looks like
+    last = len(first["loc"]) - 1 if unknown else None
+    steps = tuple(
+        s
+        for place, s in enumerate(first["loc"])
+        if place == last or not _is_branch(s) or s in spec.model_fields
+    )
     place = ".".join(str(step) for step in steps)
-    if first["type"] == "extra_forbidden":
+    if unknown:
         allowed = field_names(spec, steps[:-1])
         key = str(steps[-1])
         if RENAMED.get(key) in allowed:

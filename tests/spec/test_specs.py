@@ -142,3 +142,8 @@ def test_json_round_trip_keeps_identity(run):
     again = RunSpec.model_validate(run.model_dump(mode="json"))
     assert again == run
     assert again.run_id("d", 256) == run.run_id("d", 256)
+
+
+def test_an_unknown_key_that_looks_like_a_branch_of_a_union_is_named():
+    with pytest.raises(SpecError, match=r"unknown key 'x\[0\]'"):
+        StudySpec.parse({"name": "a", "x[0]": 1}, "s.yaml")
