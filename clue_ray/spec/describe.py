@@ -177,4 +177,4 @@ def _accept_short_forms(schema: dict[str, Any], spec: type[Spec]) -> None:
 
 
 def _as_options(schema: Any) -> list[Any]:
-    return [schema] if isinstance(schema, dict) else []
+    return [schema if isinstance(schema, dict) else {"type": "object"}]  # True allows anything
