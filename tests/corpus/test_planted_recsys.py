@@ -140,6 +140,7 @@ def test_the_checker_knows_each_rule(edition, tmp_path):
 STUDIES = Path(__file__).parents[2] / "studies" / "recsys2025"
 
 
+@pytest.mark.slow
 @pytest.mark.ray
 def test_the_shipped_study_leads_to_a_valid_submission(edition, ray_session, tmp_path, monkeypatch):
     monkeypatch.setattr(build, "partitions_for", lambda buckets: 2)
