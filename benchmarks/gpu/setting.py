@@ -166,7 +166,7 @@ def time_ms(
 
 
 def peak_bytes(device: torch.device) -> int:
-    """Return the most bytes that tensors held since the last call, and count anew."""
+    """Return the peak bytes of tensors since the last call, and reset the peak."""
     if device.type != "cuda":
         return 0
     peak = torch.cuda.max_memory_allocated(device)

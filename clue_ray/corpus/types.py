@@ -85,7 +85,7 @@ def _number_tokens(head: str, values: Counter[str]) -> list[str]:
         shares = np.linspace(0, 1, QUANTILES + 1)[1:]
         places = np.searchsorted(upto / upto[-1], shares - 1e-9)
         edges = [numbers[place][0] for place in np.unique(places)]
-    # The last quantile is open, and a value that is no number has a token too.
+    # The last quantile has no upper end. A value that is not a number has a token, too.
     upper = [*edges[:-1], float("inf")]
     return [f"{head}<={edge!r}{CLOSE}" for edge in upper] + [f"{head}#{CLOSE}"]
 

@@ -115,7 +115,7 @@ def compile_blocks(model: nn.Module, backend: str = "inductor") -> None:
     """Compile what blocks do before and after attention, for any number of positions.
 
     Attention stays as it is: its list of lengths changes with every batch, and each would be
-    compiled anew.
+    compiled again.
     """
     for block in model.modules():
         if isinstance(block, Block):

@@ -55,7 +55,7 @@ def _check_capability(found: tuple[int, int]) -> None:
 
 
 def free_device() -> None:
-    """Give back what earlier runs of this process hold on the GPU, and count its peaks anew."""
+    """Free the GPU memory of earlier runs of this process, and reset its peak counters."""
     if torch.cuda.is_available() and torch.cuda.is_initialized():
         gc.collect()
         torch.cuda.empty_cache()

@@ -46,7 +46,7 @@ class MemoryShare:
         self.share, self.adapts = share, adapts
 
     def within(self, work: Callable[[float], Found]) -> Found:
-        """Call work with the share until it fits. It is called again, so it must start anew."""
+        """Call work with the share until it fits; calls must not depend on earlier ones."""
         while True:
             try:
                 return work(self.share)

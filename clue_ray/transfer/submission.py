@@ -61,7 +61,7 @@ def check_submission(data: str | Path, embeddings: str | Path) -> dict[str, int]
 def _load(file: Path) -> NDArray[Any]:
     """Map an array into memory."""
     try:
-        return np.asanyarray(np.load(file, mmap_mode="r", allow_pickle=False))
+        return np.asanyarray(np.load(file, mmap_mode="r"))
     except FileNotFoundError:
         raise StudyError(f"{file} does not exist.") from None
     except ValueError as error:

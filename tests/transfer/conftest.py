@@ -1,5 +1,6 @@
-"""An exported encoder of the planted corpus."""
+"""An exported encoder of the planted corpus, and embedding without Ray."""
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -8,6 +9,9 @@ from clue_ray.corpus.tokenizer import train_tokenizer
 from clue_ray.encoder.model import Encoder
 from clue_ray.spec.compute import Vocabulary
 from clue_ray.spec.specs import EncoderSpec, RunSpec, TrainSpec
+from clue_ray.transfer.embed import embed
+from clue_ray.transfer.embed.writing import USER_ROWS, read_user_rows, write_parts
+from clue_ray.transfer.encode import UserEncoder
 from clue_ray.transfer.encoder_file import export_encoder
 
 SHAPE = EncoderSpec(width=16, item_layers=1, service_layers=1, heads=2, output_width=8)
@@ -41,3 +45,14 @@ def encoder_folder(run_spec, corpus, events, tmp_path_factory):
     folder = tmp_path_factory.mktemp("run") / "encoder"
     export_encoder(folder, model.state_dict(), run_spec, "abc123", corpus)
     return folder
+
+
+@pytest.fixture
+def in_this_process(monkeypatch):
+    """Do the work of the Ray Data tasks sequentially in this process."""
+
+    def make_parts(reading, exported, plan, gpus_per_worker):
+        rows = [table for part in reading.parts for table in read_user_rows(part, reading, plan)]
+        write_parts(pa.concat_tables([USER_ROWS.empty_table(), *rows]), UserEncoder(exported), plan)
+
+    monkeypatch.setattr(embed, "make_parts", make_parts)

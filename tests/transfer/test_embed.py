@@ -18,11 +18,9 @@ from clue_ray.transfer.embed.embed import embed_users, make_parts
 from clue_ray.transfer.embed.writing import (
     NOTHING_NEW,
     OTHER_SERVICES,
-    USER_ROWS,
     read_user_rows,
-    write_parts,
 )
-from clue_ray.transfer.encode import UserEncoder, load_encoder
+from clue_ray.transfer.encode import load_encoder
 
 
 @pytest.fixture(scope="module")
@@ -37,17 +35,6 @@ def ray_session(s3_query):
     yield
     ray.shutdown()
     shutil.rmtree(folder, ignore_errors=True)
-
-
-@pytest.fixture
-def in_this_process(monkeypatch):
-    """Do the work of the Ray Data tasks sequentially in this process."""
-
-    def make_parts(reading, exported, plan, gpus_per_worker):
-        rows = [table for part in reading.parts for table in read_user_rows(part, reading, plan)]
-        write_parts(pa.concat_tables([USER_ROWS.empty_table(), *rows]), UserEncoder(exported), plan)
-
-    monkeypatch.setattr(embed, "make_parts", make_parts)
 
 
 @pytest.fixture(scope="module")

@@ -2,27 +2,16 @@
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from clue_ray.errors import EventLogError, StudyError
-from clue_ray.transfer.embed import embed, matrix
+from clue_ray.transfer.embed import matrix
 from clue_ray.transfer.embed.client_list import read_clients
 from clue_ray.transfer.embed.embed import embed_users
-from clue_ray.transfer.embed.writing import USER_ROWS, read_user_rows, write_parts
-from clue_ray.transfer.encode import UserEncoder, load_encoder
+from clue_ray.transfer.encode import load_encoder
 
-
-@pytest.fixture(autouse=True)
-def in_this_process(monkeypatch):
-    """Do the work of the Ray Data tasks sequentially in this process."""
-
-    def make_parts(reading, exported, plan, gpus_per_worker):
-        rows = [table for part in reading.parts for table in read_user_rows(part, reading, plan)]
-        write_parts(pa.concat_tables([USER_ROWS.empty_table(), *rows]), UserEncoder(exported), plan)
-
-    monkeypatch.setattr(embed, "make_parts", make_parts)
+pytestmark = pytest.mark.usefixtures("in_this_process")
 
 
 @pytest.fixture(scope="module")

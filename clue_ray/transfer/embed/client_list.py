@@ -76,7 +76,7 @@ def _read_column(place: str, content: bytes) -> pa.ChunkedArray:
     """Return the column of users as it is stored."""
     path = urlsplit(place).path
     if path.endswith(".npy"):
-        values = np.load(io.BytesIO(content), allow_pickle=False)
+        values = np.load(io.BytesIO(content))
         if values.ndim != 1:
             raise ValueError(f"it has {values.ndim} dimensions, not 1")
         return pa.chunked_array([pa.array(values)])

@@ -188,7 +188,7 @@ def _write_matrix(
         _write_table(folder / "without_vector.parquet", [_explain_missing(missing, parts)])
         if form == "npy":
             with atomic_write(folder / "client_ids.npy") as temporary, temporary.open("wb") as out:
-                np.save(out, _as_numbers(order), allow_pickle=False)
+                np.save(out, _as_numbers(order))
             del matrix  # closes the file, which is then renamed
             file.replace(folder / "embeddings.npy")
         else:
