@@ -1,10 +1,12 @@
 """Runs beyond the grid: continued axes, candidates, and rounds with a planted law for training."""
 
+import numpy as np
 import pandas as pd
 import pytest
 
 from clue_ray.errors import StudyError
 from clue_ray.runs import WHOLE, Runs
+from clue_ray.scaling.forecasting.forecast import Forecaster
 from clue_ray.spec.specs import StudySpec
 from clue_ray.study import add_runs
 from clue_ray.study.add_runs import (
@@ -156,3 +158,13 @@ def test_adding_runs_needs_a_prediction(study, corpus, candidates, tmp_path):
         add_in_rounds(
             study, corpus, tmp_path, AddRunsRequest(1e12), trainer(tmp_path, candidates, rise=0.2)
         )
+
+
+def test_the_told_interval_is_the_forecast_of_80_percent():
+    compute = 10.0 ** np.arange(10, 16)
+    table = {"train_flops": compute, "loss": 1 + 3 * (compute / 1e10) ** -0.2}
+    forecaster, added = Forecaster.build(table, x="train_flops", y="loss"), AddedRuns()
+    added.add_interval(forecaster, 1e17)
+    assert added.intervals == [list(forecaster.at(1e17).interval(0.8))]
+    added.add_interval(forecaster, 1e15)  # it was measured, so nothing is forecast there
+    assert added.intervals == []
