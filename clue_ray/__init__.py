@@ -24,6 +24,7 @@ _HOMES = {
     "budget_for_loss": "clue_ray.scaling.deciding.budget",
     "build_corpus": "clue_ray.corpus.build",
     "embed_users": "clue_ray.transfer.embed.embed",
+    "export_model": "clue_ray.transfer.export",
     "fit_law": "clue_ray.scaling.fitting.fit",
     "forecast": "clue_ray.scaling.forecasting.forecast",
     "identifiability": "clue_ray.scaling.judging.identifiability",

@@ -1,4 +1,4 @@
-"""Commands that use trained encoders: embed users, and evaluate encoders on downstream tasks."""
+"""Commands that use trained encoders: embed users, evaluate on downstream tasks, export."""
 
 import json
 from collections.abc import Iterator
@@ -108,6 +108,22 @@ def embed(
         return print(json.dumps(manifest))
     for line in _describe_embedding(output, manifest, gpus_per_worker):
         console.print(line, highlight=False, markup=False)
+
+
+def export(
+    run: Annotated[str, typer.Argument(metavar="RUN", help="Folder of a finished run.")],
+    output: Annotated[Path, typer.Option(help="New or empty folder for the encoder.")],
+    as_json: Json = False,
+) -> None:
+    """Export a trained encoder with a model card, for use with or without clue-ray."""
+    from clue_ray.transfer.export import export_model
+
+    written = export_model(run, output)
+    if as_json:
+        return print(json.dumps(written))
+    console.print(f"{output}: {', '.join(written['files'])}", highlight=False, markup=False)
+    console.print(f"ONNX file: {written['onnx']}.", highlight=False, markup=False)
+    console.print("Fill in the licence in README.md.", highlight=False, markup=False)
 
 
 def _describe_embedding(

@@ -14,7 +14,7 @@ import typer
 from clue_ray.cli.clusters import submit
 from clue_ray.cli.corpora import fetch, prepare
 from clue_ray.cli.doctor import doctor
-from clue_ray.cli.encoders import embed, transfer
+from clue_ray.cli.encoders import embed, export, transfer
 from clue_ray.cli.explain import explain
 from clue_ray.cli.forecasts import forecast
 from clue_ray.cli.init import init
@@ -44,6 +44,7 @@ for command in (
     predict,
     embed,
     transfer,
+    export,
     submit,
     doctor,
     explain,

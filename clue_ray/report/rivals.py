@@ -36,6 +36,8 @@ class SeedSpread(NamedTuple):
     high: float
     settings: int
     "number of configurations that were repeated"
+    freedom: int
+    "degrees of freedom of the pooled one"
 
 
 def list_rivals(files: StudyFiles) -> list[dict[str, Any]]:
@@ -83,7 +85,7 @@ def seed_spread(done: pd.DataFrame) -> SeedSpread | None:
     # Weighted by degrees of freedom: the pooled variance of an analysis of variance.
     pooled = float(np.sqrt(np.average(repeated["std"] ** 2, weights=repeated["count"] - 1)))
     low, high = float(repeated["std"].min()), float(repeated["std"].max())
-    return SeedSpread(pooled, low, high, len(repeated))
+    return SeedSpread(pooled, low, high, len(repeated), int((repeated["count"] - 1).sum()))
 
 
 def verdict(files: StudyFiles, candidates: int) -> str:

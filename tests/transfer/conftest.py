@@ -1,5 +1,7 @@
 """An exported encoder of the planted corpus, and embedding without Ray."""
 
+import json
+
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -8,7 +10,9 @@ import torch
 from clue_ray.corpus.tokenizer import train_tokenizer
 from clue_ray.encoder.model import Encoder
 from clue_ray.spec.compute import Vocabulary
-from clue_ray.spec.specs import EncoderSpec, RunSpec, TrainSpec
+from clue_ray.spec.specs import EncoderSpec, EvaluationSpec, RunSpec, TrainSpec
+from clue_ray.training.context import LocalContext
+from clue_ray.training.loop import train_with
 from clue_ray.transfer.embed import embed
 from clue_ray.transfer.embed.writing import USER_ROWS, read_user_rows, write_parts
 from clue_ray.transfer.encode import UserEncoder
@@ -45,6 +49,23 @@ def encoder_folder(run_spec, corpus, events, tmp_path_factory):
     folder = tmp_path_factory.mktemp("run") / "encoder"
     export_encoder(folder, model.state_dict(), run_spec, "abc123", corpus)
     return folder
+
+
+@pytest.fixture(scope="session")
+def finished(run_spec, encoder_folder, corpus, tmp_path_factory):
+    """A study and its run, as an earlier version left them."""
+    assert encoder_folder.exists()  # its fixture gives the corpus its tokenizer
+    study = tmp_path_factory.mktemp("study")
+    run = run_spec.model_copy(update={"train": run_spec.train.model_copy(update={"steps": 3})})
+    evaluation = EvaluationSpec(candidates=16, every=1)
+    run_id = run.run_id(corpus.digest, 16)
+    folder = study / "runs" / run_id
+    record, _ = train_with(run, corpus, evaluation, LocalContext(folder / "checkpoints"))
+    (folder / "spec.json").write_text(run.model_dump_json())
+    (folder / "record.json").write_text(record.model_dump_json())
+    (study / "corpus.json").write_text(json.dumps({"path": str(corpus.path)}))
+    (study / "owner.json").write_text("{}")
+    return study, folder
 
 
 @pytest.fixture

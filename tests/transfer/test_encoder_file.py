@@ -10,28 +10,8 @@ from typer.testing import CliRunner
 from clue_ray.cli.main import app
 from clue_ray.corpus.store import open_corpus
 from clue_ray.errors import StudyError
-from clue_ray.spec.specs import EvaluationSpec
 from clue_ray.training.checkpoints import load_state
-from clue_ray.training.context import LocalContext
-from clue_ray.training.loop import train_with
 from clue_ray.transfer.encoder_file import export_run, read_encoder
-
-
-@pytest.fixture(scope="module")
-def finished(run_spec, encoder_folder, corpus, tmp_path_factory):
-    """A study and its run, as an earlier version left them."""
-    assert encoder_folder.exists()  # its fixture gives the corpus its tokenizer
-    study = tmp_path_factory.mktemp("study")
-    run = run_spec.model_copy(update={"train": run_spec.train.model_copy(update={"steps": 3})})
-    evaluation = EvaluationSpec(candidates=16, every=1)
-    run_id = run.run_id(corpus.digest, 16)
-    folder = study / "runs" / run_id
-    record, _ = train_with(run, corpus, evaluation, LocalContext(folder / "checkpoints"))
-    (folder / "spec.json").write_text(run.model_dump_json())
-    (folder / "record.json").write_text(record.model_dump_json())
-    (study / "corpus.json").write_text(json.dumps({"path": str(corpus.path)}))
-    (study / "owner.json").write_text("{}")
-    return study, folder
 
 
 def test_the_exported_weights_are_those_of_the_last_checkpoint(finished, corpus, tmp_path):
