@@ -2,6 +2,9 @@
 # make test      the fast tests, including tests on a real local Ray
 # make check     format, lint and types
 # make docs      the API reference, build/api/clue_ray.html
+# make site      these docs and the API reference as a site, build/site; fails at a broken link
+# make package   build wheel and sdist, install the wheel into a fresh environment and run it
+# make sbom      a CycloneDX bill of materials of the pinned packages, build/sbom.json
 # make schemas   the JSON Schemas of study, corpus and task files, which editors read
 # make test-all  all tests, including slow and multi-node ones
 # make gpu       measure and check the GPU path on this machine's card; writes docs/gpu.md
@@ -17,7 +20,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 LOG := data/completejourney.parquet
 
-.PHONY: install demo test test-all check format docs schemas gpu gpu-carry open-clue-report
+.PHONY: install demo test test-all check format docs site package sbom schemas gpu gpu-carry open-clue-report
 
 install: $(READY)
 
@@ -54,6 +57,16 @@ schemas: $(READY)
 
 docs: $(READY)
 	$(BIN)/python docs/build_api.py --output build/api
+
+site: docs
+	$(BIN)/pip install --quiet -c constraints.txt -e '.[docs]'
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+package: $(READY)
+	$(BIN)/pytest tests/test_published.py
+
+sbom: $(READY)
+	$(BIN)/python docs/build_sbom.py
 
 # What a machine without a package index needs next to the checkout: put the folder on its PYTHONPATH.
 gpu-carry: $(READY)
