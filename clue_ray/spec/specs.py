@@ -355,6 +355,8 @@ class StudySpec(Spec):
     fit: FitSpec = FitSpec()
     transfer: tuple[str, ...] = ()
     "files of downstream tasks on which every finished run is evaluated"
+    trackers: tuple[Literal["mlflow", "wandb"], ...] = ()
+    "where runs, curves and the report are sent, too; places and logins are the libraries' own"
 
     _choose_precision = model_validator(mode="before")(with_bf16_on_gpus)
 

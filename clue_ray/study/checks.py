@@ -31,6 +31,7 @@ from clue_ray.study.costs import Workload
 from clue_ray.study.directory import StudyDirectory
 from clue_ray.study.planned import Plan
 from clue_ray.study.probes import check_checkpoints
+from clue_ray.study.trackers import check_trackers
 from clue_ray.training.pools import make_pools
 from clue_ray.transfer.tasks.spec import read_tasks
 
@@ -57,6 +58,7 @@ def check_study(study: StudySpec, most_points: int | None = MOST_POINTS) -> None
     if isinstance(study.corpus, CorpusSpec):
         plan_reading(study.corpus)
     read_tasks(study.transfer)
+    check_trackers(study.trackers)
 
 
 def check_corpus(study: StudySpec, runs: Iterable[RunSpec], workload: Workload) -> None:

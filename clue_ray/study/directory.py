@@ -1,6 +1,7 @@
 """A study's folder: which study owns it, what each run left in it, and the tables made from that.
 
 study.yaml  plan.json  corpus.json  baselines.json  grown.json  transfer.json  owner.json
+tracked.json
 runs.csv  runs.parquet  curves.parquet  fits.json  forecasts/*.json  report/  events.jsonl
 runs/<run_id>/{spec.json, curve.json, record.json, log.txt, checkpoints/, encoder/, transfer/,
 events.out.tfevents.*}
@@ -153,12 +154,12 @@ class StudyDirectory:
         """
         runs = join_records(self.path, [run.model_dump() for run in planned])
         runs.write(self.path)
-        curves = [row for run in planned for row in self._read_curve(run.run_id)]
+        curves = [row for run in planned for row in self.read_curve(run.run_id)]
         with atomic_write(self.path / "curves.parquet") as temporary:
             pd.DataFrame(curves, columns=list(CURVE_COLUMNS)).to_parquet(temporary, index=False)
         return runs
 
-    def _read_curve(self, run_id: str) -> list[dict[str, Any]]:
+    def read_curve(self, run_id: str) -> list[dict[str, Any]]:
         """Read the learning curve of a run that has ended, one row per evaluation."""
         file = self.run_path(run_id) / "curve.json"
         if not (self.read_record(run_id) and file.exists()):

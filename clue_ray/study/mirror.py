@@ -32,7 +32,7 @@ from clue_ray.study.events import EVENTS_FILE, join_events, read_lines
 from clue_ray.transfer.tasks.columns import join_results
 
 TABLES = (
-    r"(owner|plan|corpus|baselines|fits|grown|transfer)\.json|study\.yaml"
+    r"(owner|plan|corpus|baselines|fits|grown|transfer|tracked)\.json|study\.yaml"
     r"|runs\.(csv|parquet)|curves\.parquet|events\.jsonl"
 )
 RUN_FILES = (

@@ -42,6 +42,7 @@ from clue_ray.study.planner import plan_runs
 from clue_ray.study.probes import check_storage
 from clue_ray.study.progress import OnProgress, ignore_progress
 from clue_ray.study.scoring import score_runs
+from clue_ray.study.trackers import send_study
 from clue_ray.study.tune import train_pending
 from clue_ray.training.baselines import score_baselines
 from clue_ray.transfer.tasks.columns import join_results
@@ -134,7 +135,10 @@ def run_study(
         else:
             runs, _ = train(retry_failed)
     write_report(directory.path)
-    directory.publish()
+    try:
+        send_study(directory, study.name, study.trackers, runs)
+    finally:  # the report is kept, whatever a tracker does
+        directory.publish()
     return runs
 
 

@@ -1,6 +1,7 @@
 """A whole small study on real Ray Tune: runs, report, resume, failures as rows."""
 
 import json
+import sys
 from typing import ClassVar
 
 import pandas as pd
@@ -14,6 +15,7 @@ from clue_ray.storage.lock import locked
 from clue_ray.study.directory import CURVE_COLUMNS
 from clue_ray.study.run import plan_study, run_study
 from clue_ray.study.tune import tune_results
+from tests.study import tracking
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_session")]
 
@@ -158,7 +160,7 @@ def test_a_second_command_on_the_directory_is_refused(study, output, finished):
 
 
 def test_tune_results_are_reachable_and_callbacks_heard(
-    study, output, finished, planted_log, write_study
+    study, output, finished, planted_log, write_study, monkeypatch
 ):
     class Ends(tune.Callback):
         trials: ClassVar[list[str]] = []
@@ -166,8 +168,11 @@ def test_tune_results_are_reachable_and_callbacks_heard(
         def on_trial_complete(self, iteration, trials, trial, **info):
             self.trials.append(trial.config["run"]["run_id"])
 
-    one_more = read_study(write_study(planted_log, axes={"sequence_length": [2, 4, 5]}))
-    run_study(one_more, output, callbacks=[Ends()])
+    wandb = tracking.wandb()
+    monkeypatch.setitem(sys.modules, "wandb", wandb)
+    changes = {"axes": {"sequence_length": [2, 4, 5]}, "trackers": ["wandb"]}
+    runs = run_study(read_study(write_study(planted_log, **changes)), output, callbacks=[Ends()])
+    assert set(wandb.runs) == {*runs.table["run_id"], "report"}
     ended = list(Ends.trials)  # restoring below sets the class back to what Tune pickled
     (grid,) = tune_results(output / "tiny").values()
     assert [result.config["run"]["run_id"] for result in grid] == ended
