@@ -78,6 +78,7 @@ def test_options_of_the_command_page_exist():
     named = re.findall(r"`(?:[^`]* )?(--[a-z-]+)", (ROOT / "docs/guide/commands.md").read_text())
     assert set(named) <= options | {
         "--install-completion",
+        "--show-completion",
         "--logdir",
         "--head",
         "--resources",
