@@ -4,15 +4,16 @@ Training writes this table; fits and reports read nothing else of it. `Runs` als
 elsewhere (CSV, Parquet). Failed, diverged and missing runs are rows, too.
 """
 
+from __future__ import annotations
+
 import math
 import re
 from collections.abc import Iterable, Mapping
 from io import StringIO
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-import pandas as pd
 import pyarrow as pa
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -22,6 +23,9 @@ from clue_ray.storage.delimited import DECIMAL_COMMA
 from clue_ray.storage.documents import is_file_name, read_document
 from clue_ray.storage.files import atomic_write, read_json
 from clue_ray.storage.tables import CsvText, open_table, read_parquet
+
+if TYPE_CHECKING:  # pandas is slow to import, and `import clue_ray` should not be
+    import pandas as pd
 
 WHOLE = "bag+transformer"
 """`encoder_parts` of an encoder with all its parts; tables without the column hold one model."""
@@ -59,7 +63,7 @@ class RunDescription(BaseModel):
     device: str
     clue_ray_version: str
 
-    def to_record(self, status: Status, **results: Any) -> "RunRecord":
+    def to_record(self, status: Status, **results: Any) -> RunRecord:
         """Return the record of this run; `results` replace described columns, such as device."""
         return RunRecord(**{**self.model_dump(), "status": status, **results})
 
@@ -139,8 +143,10 @@ class Runs:
         self.table = table.reset_index(drop=True)
 
     @classmethod
-    def from_records(cls, records: list[RunRecord]) -> "Runs":
+    def from_records(cls, records: list[RunRecord]) -> Runs:
         """Build the table from records, with columns in the order of `RUN_COLUMNS`."""
+        import pandas as pd
+
         return cls(pd.DataFrame([record.model_dump() for record in records], columns=RUN_COLUMNS))
 
     @property
@@ -215,6 +221,8 @@ def read_runs(path: str | Path) -> Runs:
 
 def _read_table(source: Path) -> pd.DataFrame:
     """Read a table of any common format, packed or not."""
+    import pandas as pd
+
     found = open_table(source.read_bytes(), source.name, COLUMNS)
     if isinstance(found, bytes):
         return read_parquet(pa.BufferReader(found))
@@ -226,9 +234,11 @@ def _read_table(source: Path) -> pd.DataFrame:
 
 def _with_decimal_points(table: pd.DataFrame) -> pd.DataFrame:
     """Read numbers with decimal commas, which a file has whose separator is not a comma."""
+    from pandas.api.types import is_numeric_dtype
+
     for name in table.columns:
         values = table[name].dropna()
-        if not pd.api.types.is_numeric_dtype(table[name]) and len(values):
+        if not is_numeric_dtype(table[name]) and len(values):
             texts = values.astype(str)
             if texts.str.fullmatch(DECIMAL_COMMA).all():
                 table[name] = table[name].str.replace(",", ".").astype(float)
@@ -311,6 +321,8 @@ def join_records(
         planned: The columns of `RunDescription`, one mapping per run; others are ignored.
         skip_damaged: As in `read_current_runs`.
     """
+    import pandas as pd
+
     rows = []
     for run in planned:
         file = directory / "runs" / str(run["run_id"]) / "record.json"

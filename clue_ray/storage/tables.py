@@ -3,15 +3,17 @@
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from clue_ray.storage.delimited import declared_separator, find_separator, split_header
 from clue_ray.storage.documents import parse_json
 from clue_ray.storage.unpack import unpack
+
+if TYPE_CHECKING:  # pandas is slow to import, and `import clue_ray` should not be
+    import pandas as pd
 
 PACKED = {".gz", ".gzip", ".bz2", ".zst", ".zstd", ".lz4", ".xz", ".zip"}
 PARQUET, JSON_LINES = {".parquet", ".pq", ".parq"}, {".jsonl", ".ndjson", ".json", ".jsonlines"}
@@ -61,7 +63,7 @@ def open_table(
     return _read_json(text) if ending in JSON_LINES else _find_dialect(text, wanted)
 
 
-def read_parquet(source: pa.NativeFile | Path) -> pd.DataFrame:
+def read_parquet(source: pa.NativeFile | Path) -> "pd.DataFrame":
     """Read a small Parquet table, by its columns alone: notes that pandas left in it are ignored.
 
     Raises:

@@ -7,7 +7,6 @@ Hinkley 1997, sections 3.8 and 6.2). Draws are seeded: the same data give the sa
 
 import numpy as np
 import numpy.typing as npt
-from scipy.special import stdtrit
 
 from clue_ray.scaling.fitting.problem import Minima, Problem, Rows, minimise
 from clue_ray.scaling.laws.law import Floats
@@ -76,6 +75,8 @@ def percentiles(
     undefined counts as beyond both ends.
     """
     tail = (1 + level) / 2
+    from scipy.special import stdtrit  # slow to import
+
     widening = float(stdtrit(max(freedom, 1), tail) / stdtrit(1e9, tail))
     # Interpolation between infinite draws would give nan, so the closest draw is taken there.
     method: str = "linear" if np.isfinite(values).all() else "closest_observation"

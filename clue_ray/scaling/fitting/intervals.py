@@ -26,7 +26,6 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-from scipy.special import fdtri
 
 from clue_ray.scaling.fitting.bootstrap import (
     Configurations,
@@ -199,6 +198,8 @@ class Likelihood:
 
     def _limit(self, level: float) -> float:
         """Return the root of F at which the data reject a value."""
+        from scipy.special import fdtri  # slow to import
+
         return float(np.sqrt(fdtri(1, self.freedom, level)))
 
     def _linear(self, quantity: Quantity) -> tuple[float, Floats]:

@@ -6,10 +6,9 @@ for.
 
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-import pandas as pd
 
 from clue_ray.errors import FitError, nearest
 from clue_ray.scaling.fitting.intervals import Likelihood, Quantity
@@ -17,6 +16,9 @@ from clue_ray.scaling.fitting.problem import LARGEST_EXPONENT, Problem
 from clue_ray.scaling.fitting.table import check_width, is_number, place_of
 from clue_ray.scaling.fitting.warnings import interval_warnings
 from clue_ray.scaling.laws.law import Floats, Law
+
+if TYPE_CHECKING:  # pandas is slow to import, and `import clue_ray` should not be
+    import pandas as pd
 
 BOUND_SHARE = 0.01
 """Share of its range within which a parameter counts as at its bound."""
@@ -150,7 +152,7 @@ class Fit:
         scaled = np.asarray(x_values, dtype=float) / self.problem.scales[0]
         return np.asarray(self.problem.values(self.theta, scaled[None]), dtype=float)
 
-    def expected(self, table: pd.DataFrame) -> Floats:
+    def expected(self, table: "pd.DataFrame") -> Floats:
         """Evaluate the fitted law at the rows of a table that has its predictor columns: (n,)."""
         x = np.array([np.asarray(table[column], dtype=float) for column in self.x])
         return np.asarray(

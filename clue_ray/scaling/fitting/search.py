@@ -11,7 +11,6 @@ from itertools import product
 from typing import NamedTuple
 
 import numpy as np
-from scipy.optimize import nnls
 
 from clue_ray.scaling.fitting.problem import Problem, huber, minimise
 from clue_ray.scaling.laws.law import Floats
@@ -203,4 +202,6 @@ def _solve(basis: Floats, target: Floats) -> Floats:
     """Solve one non-negative least squares (n, q) -> (q,); nan where the law is undefined."""
     if not np.isfinite(basis).all():
         return np.full(basis.shape[1], np.nan)  # screened out, as its cost is infinite
+    from scipy.optimize import nnls  # takes longer to import than all of this package
+
     return np.asarray(nnls(basis, target)[0])

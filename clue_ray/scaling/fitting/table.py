@@ -4,17 +4,21 @@ All checks of the data are here. A user fixes rows, so every message names them:
 the table has one, otherwise by number from 0.
 """
 
+from __future__ import annotations
+
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
-import pandas as pd
 
 from clue_ray.errors import FitError, RunsError, nearest
 from clue_ray.runs import Runs
 from clue_ray.scaling.laws.law import Floats
+
+if TYPE_CHECKING:  # pandas is slow to import, and `import clue_ray` should not be
+    import pandas as pd
 
 MAX_NAMED_ROWS = 4
 """Rows that a message names."""
@@ -25,7 +29,7 @@ MIN_VALUE, MAX_VALUE = 1e-100, 1e100
 NON_NUMERIC_KINDS = {"b": "truth values", "c": "complex numbers", "m": "durations", "M": "dates"}
 """Kinds of dtype that convert to numbers without being any, in words."""
 
-Table = Runs | pd.DataFrame | Mapping[str, Any]
+Table: TypeAlias = "Runs | pd.DataFrame | Mapping[str, Any]"
 
 
 @dataclass(frozen=True)
@@ -85,6 +89,8 @@ def as_frame(table: Table) -> pd.DataFrame:
     Raises:
         RunsError: it is not a table, or its columns differ in length or repeat.
     """
+    import pandas as pd
+
     if not isinstance(table, Runs | pd.DataFrame | Mapping):
         raise RunsError(
             f"A table is a DataFrame, Runs or a mapping of columns, not {_brief(table)}; read a "
@@ -113,7 +119,9 @@ def check_once(done: pd.DataFrame) -> None:
     """Raise RunsError where a run_id appears in several rows, as it would count several times."""
     if "run_id" not in done:
         return
-    odd = ~done["run_id"].map(pd.api.types.is_hashable).to_numpy(dtype=bool)
+    from pandas.api.types import is_hashable
+
+    odd = ~done["run_id"].map(is_hashable).to_numpy(dtype=bool)
     if odd.any():
         found = _cell(done["run_id"].iloc[int(odd.argmax())])
         raise RunsError(
@@ -218,7 +226,10 @@ def _read_numbers(done: pd.DataFrame, column: str) -> Floats:
 
 def _as_floats(column: pd.Series) -> Floats:
     """Read cells as floats (n,), nan where a cell is not a number."""
-    return np.asarray(pd.to_numeric(column, errors="coerce").to_numpy(dtype=float, na_value=np.nan))
+    from pandas import to_numeric
+
+    numbers = to_numeric(column, errors="coerce")
+    return np.asarray(numbers.to_numpy(dtype=float, na_value=np.nan))
 
 
 def _cell(value: Any) -> str:
