@@ -15,6 +15,7 @@ hypothesis.settings.load_profile("no deadline")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["RAY_AUTH_MODE"] = "disabled"
 os.environ["RAY_TRAIN_HEALTH_CHECK_INTERVAL_S"] = "0.2"
+os.environ.setdefault("RAY_num_workers_soft_limit", "8")  # idle ones kept: each starts for seconds
 
 LONGEST = (
     "study/test_run.py",

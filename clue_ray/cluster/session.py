@@ -41,6 +41,9 @@ MAX_REASON_LENGTH = 300
 """Characters of Ray's own error message that are quoted in ours."""
 OOM_RETRIES = 5
 """Tries of a task that Ray ended for lack of memory; by default, Ray tries without end."""
+IDLE_WORKERS = 8
+"""Idle workers that a session on this machine keeps. Ray keeps one per CPU, but a shuffle has
+workers of its own kinds, which would push out the others and take seconds to start again."""
 QUIET: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
 NO_LOGGERS = "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"
 
@@ -81,6 +84,7 @@ def connect(address: str | None = None) -> Iterator[None]:
 def _start_local() -> None:
     """Start Ray on this machine; retry, because a busy machine may exceed Ray's start timeout."""
     check_temporary_folder()
+    os.environ.setdefault("RAY_num_workers_soft_limit", str(max(IDLE_WORKERS, usable_cpus())))
     start = {"num_cpus": usable_cpus(), "resources": {"trial_slot": TRIAL_SLOTS}}
     for attempt in range(1, START_ATTEMPTS + 1):
         try:

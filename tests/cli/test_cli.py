@@ -275,6 +275,7 @@ def test_mistakes_of_preparation(run_cli, tmp_path, monkeypatch, arguments, word
     assert_mistake(run_cli("prepare", *arguments), words)
 
 
+@pytest.mark.slow
 @pytest.mark.ray
 def test_one_point_is_trained_alone_and_not_again(
     run_cli, ray_session, planted_log, write_study, corpus, tmp_path

@@ -124,6 +124,7 @@ def test_keys_of_corpora_follow_the_catalogue(tmp_path):
     assert len(keys) == 3
 
 
+@pytest.mark.slow
 @pytest.mark.ray
 @pytest.mark.usefixtures("ray_session")
 def test_a_corpus_with_a_catalogue_equals_one_of_the_joined_log(tmp_path, monkeypatch):

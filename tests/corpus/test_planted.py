@@ -103,6 +103,7 @@ def test_histories_are_cut_to_the_sequence_length():
     assert whole.sum() == (drawn.service == 1).sum()
 
 
+@pytest.mark.slow
 @pytest.mark.ray
 def test_streamed_log_is_the_drawn_one(ray_session, tmp_path, monkeypatch):
     monkeypatch.setattr(

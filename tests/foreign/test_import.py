@@ -205,6 +205,7 @@ def test_public_tables_are_read(file: Path) -> None:
     assert len(found.runs) == len(pd.read_csv(file))
 
 
+@pytest.mark.slow
 def test_fitting_and_reporting_load_neither_torch_nor_ray(tmp_path: Path) -> None:
     """A stranger's table to a forecast, a law and a page, in one process without the extras."""
     table = RUNS.rename(columns={"train_flops": "C", "val_loss": "L"})

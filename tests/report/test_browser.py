@@ -180,6 +180,7 @@ def test_names_that_are_markup_stay_words(tmp_path: Path, open_page: Any) -> Non
     assert len(runs_of(page)) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("width", WIDTHS)
 def test_a_name_of_dollars_and_four_hundred_letters_fits(
     tmp_path: Path, open_page: Any, width: int

@@ -67,6 +67,7 @@ def test_other_candidates_are_refused(study: Path, tmp_path: Path) -> None:
         compare_studies([study, tmp_path])
 
 
+@pytest.mark.slow
 def test_studies_that_share_no_compute_have_no_difference(study: Path, tmp_path: Path) -> None:
     table = planted()
     table["train_flops"] *= 1e6

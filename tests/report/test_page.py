@@ -234,6 +234,7 @@ def test_report_of_failures_only_still_lists_them(tmp_path: Path) -> None:
     assert not (tmp_path / "report" / "figures").exists()
 
 
+@pytest.mark.slow
 def test_report_of_a_table_made_elsewhere_needs_few_columns(tmp_path: Path) -> None:
     table = planted(9).head(9)[["train_flops", "loss", "loss_candidates"]]
     table.to_parquet(tmp_path / "runs.parquet")
@@ -340,6 +341,7 @@ def test_figures_of_an_earlier_report_are_removed(tmp_path: Path) -> None:
     assert {path.name for path in figures.iterdir()} == {"mine.txt"}
 
 
+@pytest.mark.slow
 def test_floor_of_a_planted_log_is_drawn_if_it_holds_for_these_candidates(tmp_path: Path) -> None:
     write_study(tmp_path, planted(runs=3))
     (tmp_path / "corpus.json").write_text(

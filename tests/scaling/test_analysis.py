@@ -122,6 +122,7 @@ def test_answer_table_and_document(analysis: Analysis) -> None:
     assert len(document["backtest"]["rows"]) == len(analysis.backtest.rows)
 
 
+@pytest.mark.slow
 def test_short_frontier_falls_back_to_all_runs() -> None:
     table = study()
     table.loc[0, "loss"] = 5.0  # one lucky small run hides most of the frontier

@@ -39,6 +39,7 @@ def test_laws_that_agree_tie() -> None:
     assert {result.preferred, *result.tied} == set(LAWS[:2])
 
 
+@pytest.mark.slow
 def test_preferred_law_never_loses_to_the_plain_power_law() -> None:
     """On pure power laws a floor often errs more, by chance; it is then not preferred."""
     preferred = []
@@ -98,6 +99,7 @@ def test_predictions_use_only_smaller_runs() -> None:
     assert row["covered"] == (alone.low <= row["actual"] <= alone.high)
 
 
+@pytest.mark.slow
 def test_a_law_that_becomes_negative_is_scored() -> None:
     """The log-linear law of the steep start of a strong floor falls below 0 before the end."""
     x = np.logspace(10, 14, 25)

@@ -165,7 +165,9 @@ def test_a_prediction_is_quick() -> None:
     assert time.perf_counter() - began < 1.5  # about 0.05 s on an idle core
 
 
-@pytest.mark.parametrize("case", [CASES[1], CASES[4]], ids=lambda case: case.name)
+@pytest.mark.parametrize(
+    "case", [CASES[1], pytest.param(CASES[4], marks=pytest.mark.slow)], ids=lambda case: case.name
+)
 def test_nominal_intervals_cover_in_the_benchmark(case: Case) -> None:
     """Of 60 studies, 95 % coverage means 52 to 60 with a probability of 99.9 %."""
     found = coverage(case, draws=60)

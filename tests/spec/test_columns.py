@@ -167,6 +167,7 @@ def test_tables_and_figures_see_an_added_axis(added, tmp_path):
     plt.close("all")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("added", ["event_dropout"], indirect=True)
 def test_a_report_sees_an_added_axis(added, tmp_path):
     write_report(write_study(tmp_path / "study", swept(added)))

@@ -94,6 +94,7 @@ def test_an_axis_ends_where_the_log_does(study, corpus):
     assert sorted(table["corpus_users"]) == [60, 120]
 
 
+@pytest.mark.slow
 def test_added_runs_stay_within_its_budget_and_narrows(study, corpus, candidates, tmp_path):
     budget = 0.7 * float(candidates["train_flops"].max())
     runs = add_in_rounds(

@@ -24,6 +24,7 @@ def test_a_cluster_of_another_ray_is_named_with_ours(monkeypatch):
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("ray_session")
 def test_encoders_that_find_no_room_are_not_waited_for_for_ever(monkeypatch):
     monkeypatch.setattr(timing, "ROOM_SECONDS", 0.5)

@@ -392,6 +392,7 @@ def test_another_study_is_not_mixed_in(study, corpus, place, tmp_path):
         fetch_study(place, "none", tmp_path / "b")
 
 
+@pytest.mark.slow
 @pytest.mark.ray
 @pytest.mark.usefixtures("ray_session")
 def test_a_study_goes_on_from_storage_alone_and_stops_when_it_is_lost(

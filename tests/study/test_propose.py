@@ -91,6 +91,7 @@ def test_budgets_add_up_and_span_two_decades() -> None:
     assert len(budgets) == BUDGETS
 
 
+@pytest.mark.slow
 def test_the_file_is_a_study_that_costs_what_was_asked(
     shop: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

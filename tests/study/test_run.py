@@ -125,6 +125,7 @@ def test_what_cannot_train_stops_before_anything(planted_log, write_study, outpu
     assert not (output / "hopeless").exists()
 
 
+@pytest.mark.slow
 def test_failed_run_is_a_row_and_tried_again_when_asked(planted_log, write_study, output, finished):
     study = read_study(write_study(planted_log, name="broken", axes={"sequence_length": [2, 3]}))
     unlucky = plan_study(study, output).runs[1].run_id
@@ -159,6 +160,7 @@ def test_a_second_command_on_the_directory_is_refused(study, output, finished):
     assert len(run_study(study, output)) == 4
 
 
+@pytest.mark.slow
 def test_tune_results_are_reachable_and_callbacks_heard(
     study, output, finished, planted_log, write_study, monkeypatch
 ):

@@ -102,6 +102,7 @@ def test_scores_join_the_table_and_failures_are_sentences(study, found, ray_sess
         score_study(study, tasks[1:], {})
 
 
+@pytest.mark.slow
 def test_errors_of_a_trial_are_recorded_and_cleared(study, found, ray_session, corpus):
     run_id = next(study.glob("runs/*/encoder")).parent.name
     weights = study / "runs" / run_id / "encoder" / "weights.safetensors"
@@ -120,6 +121,7 @@ def test_errors_of_a_trial_are_recorded_and_cleared(study, found, ray_session, c
     assert table["transfer_damaged_error"].isna()[run_id]
 
 
+@pytest.mark.slow
 def test_the_table_shows_what_was_asked_last(study, found, ray_session):
     shown = []
     for candidates in (32, 16, 32):
@@ -142,6 +144,7 @@ def test_the_command_scores_a_study(study, found, ray_session, tmp_path):
         read_tasks([file, file])
 
 
+@pytest.mark.slow
 def test_a_study_on_storage_has_its_encoders_there(study, found, ray_session, s3_query, tmp_path):
     store = pyarrow.fs.FileSystem.from_uri(f"s3://team{s3_query}&allow_bucket_creation=true")[0]
     store.create_dir("team")

@@ -32,6 +32,7 @@ def check(ended: subprocess.CompletedProcess, output: Path, expected: list[str])
     assert f"{sum(each['passed'] is True for each in results)} of" in lines[0]
 
 
+@pytest.mark.slow
 def test_a_dry_run_passes_every_phase_without_ray(tmp_path):
     ended = run_dry(tmp_path, "--phases", ",".join(WITHOUT_RAY))
     check(ended, tmp_path, WITHOUT_RAY)

@@ -88,6 +88,7 @@ def chunked_gradients(rank, world_size, path):
     return {name: gradient.numpy() for name, gradient in gradients(model).items()}
 
 
+@pytest.mark.slow
 def test_chunks_on_two_workers_equal_one_process(corpus, plain):
     found = on_workers(2, chunked_gradients, corpus.path)
     assert_equal({name: torch.from_numpy(gradient) for name, gradient in found.items()}, plain[1])

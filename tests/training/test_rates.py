@@ -2,6 +2,7 @@
 with either."""
 
 import numpy as np
+import pytest
 import torch
 
 from clue_ray.encoder.model import Encoder
@@ -41,6 +42,7 @@ def slopes(corpus, axis, scales):
     return np.polyfit(np.log(scales), np.log(found), 1)[0], found
 
 
+@pytest.mark.slow
 def test_activations_stay_flat_over_width(corpus):
     found, activations = slopes(corpus, ["width"], [32, 128, 512])
     assert np.abs(found).max() < 0.1, activations
@@ -51,6 +53,7 @@ def test_activations_stay_flat_over_depth(corpus):
     assert np.abs(found).max() < 0.2, activations
 
 
+@pytest.mark.slow
 def test_equal_rates_for_all_widths_would_not(corpus, monkeypatch):
     roles = Encoder.roles
 

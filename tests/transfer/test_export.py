@@ -42,6 +42,15 @@ def rows(events: pa.Table) -> list[tuple]:
 
 
 @pytest.fixture(scope="module")
+def finished(finished, tmp_path_factory):
+    """A copy of the study, without the scores that other tests write into it."""
+    study, run = finished
+    copy = tmp_path_factory.mktemp("copy") / "study"
+    shutil.copytree(study, copy, ignore=shutil.ignore_patterns("transfer"))
+    return copy, copy / "runs" / run.name
+
+
+@pytest.fixture(scope="module")
 def exported(finished, tmp_path_factory):
     _, run = finished
     folder = tmp_path_factory.mktemp("exported") / "mine"

@@ -495,6 +495,7 @@ def test_users_of_a_table_that_the_log_does_not_name_are_listed(task, events, tm
     assert {"user_id": "ghost", "reason": "no events in the log"} in left_out
 
 
+@pytest.mark.slow
 def test_labels_have_the_same_features_in_every_process():
     code = (
         "import hashlib; from clue_ray.transfer.tasks.features import label_features as f;"

@@ -240,7 +240,9 @@ def minimise(
         better = new_cost < cost
         # At the bottom, rounding makes the cost go up and down. A step to the same cost is strong
         # evidence of convergence; a step to a higher cost may only show that damping is too small.
-        same = np.isclose(new_cost, cost, rtol=COST_TOLERANCE, atol=0) & np.isfinite(cost)
+        with np.errstate(invalid="ignore"):  # inf - inf; `np.isclose` would take longer than rows
+            same = np.abs(new_cost - cost) <= COST_TOLERANCE * cost
+        same &= np.isfinite(cost)
         quiet = np.where(same, quiet + PATIENCE // 2, np.where(better, 0, quiet + 1))
         theta = np.where(better[:, None], trial, theta)
         residual = np.where(better[:, None], new_residual, residual)

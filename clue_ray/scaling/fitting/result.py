@@ -118,9 +118,17 @@ class Fit:
         Raises:
             FitError: the law has no such parameter.
         """
-        low, high = self._unlogged(name, *self._ends(self._quantity(name), level))
-        low, high = np.clip([low, high], *self._bounds(name))
-        return self._around(self.parameters[name], float(low), float(high))
+        if (name, level) not in self._intervals:
+            low, high = self._unlogged(name, *self._ends(self._quantity(name), level))
+            low, high = np.clip([low, high], *self._bounds(name))
+            around = self._around(self.parameters[name], float(low), float(high))
+            self._intervals[name, level] = around
+        return self._intervals[name, level]
+
+    @cached_property
+    def _intervals(self) -> dict[tuple[str, float], tuple[float, float]]:
+        """The intervals so far: each takes dozens of refits and is asked for in several places."""
+        return {}
 
     def bootstrap_interval(self, name: str, level: float = 0.95) -> tuple[float, float]:
         """Return the bootstrap interval of a parameter: the check of `interval`, or its source."""
