@@ -25,6 +25,8 @@ CONSTRAINTS = (ROOT / "constraints.txt").read_text()
 PUBLISHED = ("pyproject.toml", "README.md", "LICENSE", "MANIFEST.in", "CHANGELOG.md")
 DATA = {".json", ".j2", ".js", ".css", ".typed"}
 """Endings of the files of the package that are not Python."""
+MOST_BYTES = 200_000
+"""Of a notebook with its outputs."""
 
 
 def run(*command: object, cwd: Path, **more: str) -> str:
@@ -130,6 +132,34 @@ def test_every_page_is_in_the_navigation_of_the_site():
     listed = set(re.findall(r"[\w/-]+\.md", json.dumps(yaml.safe_load(text)["nav"])))
     pages = {path.relative_to(ROOT / "docs").as_posix() for path in ROOT.glob("docs/**/*.md")}
     assert listed == pages
+
+
+@pytest.mark.parametrize("book", sorted(ROOT.glob("docs/notebooks/*.ipynb")), ids=lambda p: p.stem)
+def test_a_notebook_was_executed_as_it_is(book):
+    cells = [c for c in json.loads(book.read_text())["cells"] if c["cell_type"] == "code"]
+    assert [cell["execution_count"] for cell in cells] == list(range(1, len(cells) + 1))
+    outputs = [output for cell in cells for output in cell["outputs"]]
+    assert outputs
+    assert {output["output_type"] for output in outputs} <= {"stream", "execute_result"}
+    assert book.stat().st_size < MOST_BYTES
+    assert str(ROOT) not in book.read_text()
+    assert f"notebooks/{book.name}" in (ROOT / "mkdocs.yml").read_text()
+
+
+@pytest.mark.slow
+def test_the_notebook_on_other_runs_still_says_the_same(capsys):
+    book = json.loads((ROOT / "docs" / "notebooks" / "other-runs.ipynb").read_text())
+    cells = [cell for cell in book["cells"] if cell["cell_type"] == "code"]
+    names: dict = {}
+    for cell in cells:
+        exec("".join(cell["source"]), names)
+    printed = [
+        "".join(output["text"])
+        for cell in cells
+        for output in cell["outputs"]
+        if output["output_type"] == "stream"
+    ]
+    assert capsys.readouterr().out == "".join(printed)
 
 
 @pytest.mark.slow
