@@ -41,23 +41,19 @@ def score_baselines(
         calibrated_temperature.
     """
     pools = make_pools(corpus, candidates)
-    shape = _choose_shape(corpus, pools)
-    lengths = [None, *sorted(set(sequence_lengths))]
+    whole = {shape: _fit(corpus, None, shape) for shape in SHAPES}
+    shape = min(SHAPES, key=lambda shape: _validation_loss(whole[shape], corpus, pools))
+    maps = {None: whole[shape]} | {n: _fit(corpus, n, shape) for n in sorted(set(sequence_lengths))}
     return [
         _tfidf_baseline(corpus, pools, candidates),
-        *(_linear_baseline(corpus, pools, candidates, length, shape) for length in lengths),
+        *(_linear_baseline(corpus, pools, candidates, *fitted) for fitted in maps.items()),
     ]
 
 
-def _choose_shape(corpus: Corpus, pools: Pools) -> tuple[int, int]:
-    """Choose the shape of the linear map by the loss of validation users, on whole histories."""
-
-    def loss(shape: tuple[int, int]) -> float:
-        encode = partial(_fit(corpus, None, shape).encode, corpus)
-        cosines = _pool_cosines(encode, pools.validation, pools.candidates)
-        return score_calibrated(cosines, cosines)[0].loss
-
-    return min(SHAPES, key=loss)
+def _validation_loss(fitted: LinearMap, corpus: Corpus, pools: Pools) -> float:
+    """Return the loss of validation users on whole histories, which chooses the shape of a map."""
+    cosines = _pool_cosines(partial(fitted.encode, corpus), pools.validation, pools.candidates)
+    return score_calibrated(cosines, cosines)[0].loss
 
 
 def _fit(corpus: Corpus, sequence_length: int | None, shape: tuple[int, int]) -> LinearMap:
@@ -90,10 +86,9 @@ def _linear_baseline(
     pools: Pools,
     candidates: int,
     sequence_length: int | None,
-    shape: tuple[int, int],
+    fitted: LinearMap,
 ) -> dict[str, Any]:
-    """Fit the linear map that all services share and score it."""
-    fitted = _fit(corpus, sequence_length, shape)
+    """Score the linear map that all services share."""
     encode = partial(fitted.encode, corpus, sequence_length=sequence_length)
     history = f"{sequence_length:,} events" if sequence_length else "whole history"
     return {

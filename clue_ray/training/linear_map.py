@@ -7,6 +7,7 @@ two services along w. This is canonical correlation analysis (Hotelling 1936) wi
 weights for all services, after a truncated SVD.
 """
 
+from collections.abc import Iterable
 from functools import reduce
 from typing import NamedTuple
 
@@ -21,6 +22,7 @@ from clue_ray.training.terms import (
     Matrix,
     inverse_document_frequency,
     leading_directions,
+    split_rows,
     term_counts,
     unit,
     unit_rows,
@@ -93,17 +95,18 @@ def shared_linear_map(
         sparse.vstack([matrix[have] for matrix, have in zip(terms, present, strict=True)])
     )
     reduction = leading_directions(stacked, min(components, *stacked.shape))
-    reduced = [matrix @ reduction for matrix in terms]
-    centres = np.stack(
-        [
-            rows[have].mean(axis=0) if have.any() else np.zeros(rows.shape[1])
-            for rows, have in zip(reduced, present, strict=True)
-        ]
-    )
-    centred = [
-        (rows - centre) * have[:, None]
-        for rows, centre, have in zip(reduced, centres, present, strict=True)
+    # A row without events is zero, so the sum over all rows is that over those with events.
+    means = [
+        rows.sum(axis=0) / max(1, have.sum()) for rows, have in zip(terms, present, strict=True)
     ]
+    centres = np.stack(means) @ reduction
+    centred = (
+        [
+            (rows[some] @ reduction - centre) * have[some, None]
+            for rows, centre, have in zip(terms, centres, present, strict=True)
+        ]
+        for some in split_rows(len(shared))
+    )
     correlations, found = agreeing_directions(centred, np.stack(present, axis=1), directions)
     return LinearMap(reduction @ found, centres @ found, idf, correlations)
 
@@ -120,15 +123,15 @@ def shared_users(corpus: Corpus, users: NDArray[np.int64], limit: int) -> NDArra
 
 
 def agreeing_directions(
-    vectors: list[Matrix], present: NDArray[np.bool_], directions: int
+    vectors: Iterable[list[Matrix]], present: NDArray[np.bool_], directions: int
 ) -> tuple[Matrix, Matrix]:
     """Compute the directions in which users' vectors in different services agree most.
 
     Each is weighted by the root of its correlation, so that weak ones count less in a cosine.
 
     Args:
-        vectors: Centred vectors of the same users, one matrix per service, [users, components];
-            a user without events in a service has zeros there.
+        vectors: Blocks of users, each with their centred vectors, one matrix per service, [users of
+            the block, components]; a user without events in a service has zeros there.
         present: Whether users have events, [users, services].
 
     Returns:
@@ -136,10 +139,13 @@ def agreeing_directions(
     """
     number = present.sum(axis=1)
     pairs = max(1, int((number * (number - 1)).sum()))
-    own = reduce(np.add, (rows.T @ rows for rows in vectors))
-    summed = reduce(np.add, vectors)
+    own = all_pairs = np.zeros(())
+    for block in vectors:
+        own = own + reduce(np.add, (rows.T @ rows for rows in block))
+        summed = reduce(np.add, block)
+        all_pairs = all_pairs + summed.T @ summed
     # The products of a user's sum hold each ordered pair of services, and each service with itself.
-    between = (summed.T @ summed - own) / pairs
+    between = (all_pairs - own) / pairs
     total = own / max(1, int(number.sum()))
     size = len(total)
     variance = max(np.trace(total) / size, 1e-12)  # of a few equal histories it is 0

@@ -20,6 +20,8 @@ EVENTS_AT_ONCE = 250_000
 """Events whose tokens are counted at a time; about 100 MB at 16 tokens each."""
 USERS_AT_ONCE = 65_536
 """Users whose events are counted at a time."""
+ROWS_AT_ONCE = 8192
+"""Rows that are dense at a time; 34 MB at 512 columns."""
 OVERSAMPLED = 16
 """Extra random directions of the SVD, which make its last components exact."""
 POWER_ITERATIONS = 4
@@ -105,11 +107,23 @@ def unit(rows: Matrix) -> Matrix:
 def leading_directions(matrix: sparse.csr_array, components: int) -> Matrix:
     """Compute the leading right singular vectors, [columns, components].
 
-    By power iteration on a random subspace (Halko, Martinsson and Tropp 2011, algorithm 4.4); an
-    exact SVD of a sparse matrix with a column per token would need it dense.
+    By subspace iteration from a random start (Halko, Martinsson and Tropp 2011, section 4.5); an
+    exact SVD of a sparse matrix with a column per token would need it dense. Each pass reads blocks
+    of rows, so that nothing dense has as many rows as the matrix.
     """
     found = np.random.default_rng(0).standard_normal((matrix.shape[1], components + OVERSAMPLED))
     for _ in range(POWER_ITERATIONS):
-        found, _ = np.linalg.qr(matrix.T @ np.linalg.qr(matrix @ found)[0])
-    _, _, right = np.linalg.svd(matrix @ found, full_matrices=False)
-    return found @ right[:components].T
+        found = np.linalg.qr(_apply_twice(matrix, found))[0]
+    _, right = np.linalg.eigh(found.T @ _apply_twice(matrix, found))
+    return found @ right[:, ::-1][:, :components]
+
+
+def _apply_twice(matrix: sparse.csr_array, vectors: Matrix) -> Matrix:
+    """Compute matrix.T @ matrix @ vectors."""
+    blocks = (matrix[rows] for rows in split_rows(matrix.shape[0]))
+    return sum((block.T @ (block @ vectors) for block in blocks), np.zeros_like(vectors))
+
+
+def split_rows(number: int) -> Iterator[slice]:
+    """Split rows into blocks of `ROWS_AT_ONCE`."""
+    return (slice(start, start + ROWS_AT_ONCE) for start in range(0, number, ROWS_AT_ONCE))

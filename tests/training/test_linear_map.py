@@ -47,7 +47,9 @@ def plain_fit(corpus, idf: np.ndarray, components: int, directions: int):
     return weights @ weights.T, values
 
 
-def test_the_map_equals_a_dense_fit(corpus):
+@pytest.mark.parametrize("rows_at_once", [50, 8192])
+def test_the_map_equals_a_dense_fit(corpus, rows_at_once, monkeypatch):
+    monkeypatch.setattr("clue_ray.training.terms.ROWS_AT_ONCE", rows_at_once)
     assert (corpus.counts > 0).sum(1).min() >= 2  # every user is in two services
     # With all components, because those of a truncated SVD of noise are not exact.
     size = corpus.vocabulary(1).tokens
@@ -78,7 +80,7 @@ def test_directions_find_what_two_services_share():
     b[:50] = 0  # users without events in the second service
     present = np.ones((5000, 2), dtype=bool)
     present[:50, 1] = False
-    correlations, found = agreeing_directions([a, b], present, 3)
+    correlations, found = agreeing_directions([[a, b]], present, 3)
     assert np.argmax(np.abs(found[:, 0])) == 4
     assert correlations[0] > 3 * correlations[1]
     assert np.corrcoef(a[50:] @ found[:, 0], b[50:] @ found[:, 0])[0, 1] > 0.9

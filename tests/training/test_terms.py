@@ -29,7 +29,9 @@ def test_terms_are_counted_in_the_most_recent_events(corpus, length):
         assert {token: row[token] for token in np.flatnonzero(row)} == tokens
 
 
-def test_leading_directions_span_the_svd():
+@pytest.mark.parametrize("rows_at_once", [7, 8192])
+def test_leading_directions_span_the_svd(rows_at_once, monkeypatch):
+    monkeypatch.setattr("clue_ray.training.terms.ROWS_AT_ONCE", rows_at_once)
     rng = np.random.default_rng(0)
     scales = np.array([9.0, 7, 5, 4, 3, *[0.3] * 35])
     matrix = (
