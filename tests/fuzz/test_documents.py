@@ -145,7 +145,7 @@ READERS = {
     "record.json": (RECORD, lambda study: read_record(study / "runs/0123456789ab/record.json")),
     "curve.json": (
         [{"step": 6, "loss": 2.5, "train_flops": 1e9}],
-        lambda study: StudyDirectory(study)._read_curve("0123456789ab"),
+        lambda study: StudyDirectory(study).read_curve("0123456789ab"),
     ),
     "grown.json": (
         {"points": [{"sequence_length": 4}]},
