@@ -144,10 +144,16 @@ class _Watch:
             outside = not os.path.abspath(path).startswith(str(self.folder))
             if CANARY in path or (flags & WRITES and outside and path != "/dev/null"):
                 self.done.append(f"open {path}")
-        elif event in REMOVES and not os.path.abspath(str(arguments[0])).startswith(
-            str(self.folder)
-        ):
+        elif event in REMOVES and not _whole_path(arguments).startswith(str(self.folder)):
             self.done.append(f"{event} {arguments[0]}")
+
+
+def _whole_path(arguments: tuple[Any, ...]) -> str:
+    """Return the path that a call removes or makes; rmtree names it within an open folder."""
+    path, folder = str(arguments[0]), arguments[-1]
+    if isinstance(folder, int) and folder >= 0 and os.path.exists(f"/proc/self/fd/{folder}"):
+        path = os.path.join(os.readlink(f"/proc/self/fd/{folder}"), path)
+    return os.path.abspath(path)
 
 
 _watch = _Watch()
@@ -162,7 +168,7 @@ def guarded(folder: Path) -> Iterator[None]:
         yield
     finally:
         _watch.folder = None
-    assert _watch.done == []
+    assert not _watch.done, _watch.done
 
 
 def reads_or_refuses(folder: Path, read: Callable[[], Any]) -> Any:

@@ -19,7 +19,7 @@ from clue_ray.corpus.hashes import sha256
 from clue_ray.corpus.store import open_corpus
 from clue_ray.corpus.tokenizer import read_tokenizer
 from clue_ray.encoder.model import Encoder
-from clue_ray.errors import RunsError, StudyError
+from clue_ray.errors import CorpusError, RunsError, StudyError
 from clue_ray.runs import read_runs
 from clue_ray.spec.specs import RunSpec
 from clue_ray.storage.tables import MOST_ROWS
@@ -172,6 +172,7 @@ def copied(corpus, tmp_path):
         files = [*folder.glob("shards/*"), *folder.glob("items/*")]
         manifest["files"] = {str(file.relative_to(folder)): sha256(file) for file in files}
         (folder / "corpus.json").write_text(json.dumps(manifest))
+        shutil.rmtree(folder / "train", ignore_errors=True)  # or nothing would read the shards
 
     return folder, sign
 
@@ -191,6 +192,17 @@ def test_shards_with_matching_sums(copied, part, examples):
         reads_or_refuses(folder, lambda: open_corpus(folder).summary())
 
     damaged()
+
+
+def test_a_damaged_shard_is_refused_at_once(copied, monkeypatch):
+    folder, sign = copied
+    file = folder / "shards" / "shard-00000.parquet"
+    whole = file.read_bytes()
+    file.write_bytes(whole[:4] + bytes(byte ^ 255 for byte in whole[4:40]) + whole[40:])
+    sign()
+    monkeypatch.setattr("time.sleep", lambda seconds: pytest.fail("a damaged file is read again"))
+    with pytest.raises(CorpusError, match=r"cannot be read \(shards/shard-00000.parquet: .*again"):
+        open_corpus(folder).summary()
 
 
 def with_column(table, name, values):

@@ -107,10 +107,20 @@ def find_cuts(values: pa.Array, bounds: Sequence[str]) -> list[int]:
 
 
 def read_table(place: str, name: str, columns: list[str]) -> pa.Table:
-    """Read columns of a Parquet file below a place."""
+    """Read columns of a Parquet file below a place.
+
+    Raises:
+        ArrowInvalid: the file is damaged.
+        StudyError: storage failed for two minutes.
+    """
     store, base = open_place(place)
     read = partial(pq.read_table, f"{base}/{name}", columns=columns, filesystem=store)
-    return with_retries(read, f"{name} cannot be read from {place}")
+    if is_uri(place):
+        return with_retries(read, f"{name} cannot be read from {place}")
+    try:
+        return read()
+    except OSError as error:  # also for damaged pages, which a retry does not mend
+        raise pa.ArrowInvalid(f"{name}: {error}") from None
 
 
 def write_batches(place: str, name: str, batches: Iterable[pa.RecordBatch]) -> str:
