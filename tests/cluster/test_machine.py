@@ -3,8 +3,9 @@
 import os
 
 import pytest
+import ray
 
-from clue_ray.cluster import machine
+from clue_ray.cluster import machine, session
 from clue_ray.cluster.machine import check_temporary_folder, explain_start_error, usable_cpus
 from clue_ray.errors import ClusterError
 
@@ -26,6 +27,20 @@ def test_lasting_causes():
     assert explain_start_error(OSError("AF_UNIX path length cannot exceed 107 bytes: /x"))
     assert explain_start_error(PermissionError(13, "Permission denied", "/tmp/ray"))
     assert explain_start_error(TimeoutError("slow")) is None
+
+
+@pytest.mark.parametrize(("cpus", "kept"), [(2, "8"), (64, "64")])
+def test_a_session_keeps_idle_workers_of_each_kind(monkeypatch, cpus, kept):
+    seen, limit = [], "RAY_num_workers_soft_limit"
+    monkeypatch.delenv(limit, raising=False)
+    monkeypatch.setattr(session, "usable_cpus", lambda: cpus)
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(
+        ray, "init", lambda *_, **how: seen.append((how["num_cpus"], os.environ[limit]))
+    )
+    with session.connect():
+        pass
+    assert seen == [(cpus, kept)]
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="needs Linux")

@@ -10,7 +10,7 @@ from scipy.stats import t as t_distribution
 
 from benchmarks.coverage import CASES, Case, coverage
 from clue_ray.scaling.fitting.fit import fit_law
-from clue_ray.scaling.fitting.intervals import MAX_PROFILED
+from clue_ray.scaling.fitting.intervals import MAX_PROFILED, Likelihood
 from clue_ray.scaling.fitting.result import Fit
 from clue_ray.scaling.fitting.warnings import widths_differ
 
@@ -156,6 +156,19 @@ def test_exact_data_have_a_point_as_interval() -> None:
         "power_law_plus_constant", {"x": x, "y": FLOOR + HEIGHT * x**-EXPONENT}, x="x", y="y"
     )
     assert found.predict(x=1e4) == pytest.approx([FLOOR + HEIGHT * 1e4**-EXPONENT] * 3, rel=1e-5)
+
+
+def test_an_interval_is_computed_once_per_level(monkeypatch: pytest.MonkeyPatch) -> None:
+    found, asked = fitted(8, 3), []
+    interval = Likelihood.interval
+    monkeypatch.setattr(
+        Likelihood, "interval", lambda self, *how: asked.append(how) or interval(self, *how)
+    )
+    first = found.interval("exponent")
+    assert found.known_interval("exponent") == first == found.interval("exponent")
+    narrower = found.interval("exponent", 0.8)
+    assert first[0] < narrower[0] < narrower[1] < first[1]
+    assert len(asked) == 2
 
 
 def test_a_prediction_is_quick() -> None:
