@@ -18,8 +18,9 @@ if TYPE_CHECKING:
 
 DEMO = Path("data/completejourney.parquet")
 DEMO_MINUTES = 5.0
-FIRST_SPEED = 2e9
-"""FLOP per second of a CPU core from which the sizing starts; the plan measures the real one."""
+FIRST_SPEED = 2e10
+"""FLOP per second from which the sizing starts, rather too many than too few: the plan measures the
+real ones, but cannot plan a run of less than one step."""
 ROUNDS = 4
 CLOSE = (0.6, 1.05)
 """Planned over wanted time at which the sizing ends."""
