@@ -17,7 +17,7 @@ from clue_ray.spec.specs import read_study
 from clue_ray.study.costs import fixed_rate
 from clue_ray.study.directory import StudyDirectory
 from clue_ray.study.planner import plan_runs
-from clue_ray.study.propose.sizes import BUDGETS, SIZES, budgets_for, propose
+from clue_ray.study.propose.sizes import BUDGETS, DESIGNS, SIZES, budgets_for, propose
 from tests.plain import plain_corpus
 
 ROWS, USERS = 12_000, 700
@@ -125,7 +125,7 @@ def test_the_file_is_a_study_that_costs_what_was_asked(
     plan = plan_study(study, tmp_path)
     assert 0.6 * 20 <= plan.expected_minutes <= 1.05 * 20
     runs = expand(study)
-    assert {run.encoder.size for run in runs} == set(SIZES)
+    assert {run.encoder.size for run in runs} in [set(sizes) for sizes, _ in DESIGNS]
     assert len({run.sequence_length for run in runs}) == 3
     assert len({run.train.seed for run in runs}) == 3
     spent = sorted({run.train.train_flops for run in runs if run.train.train_flops})
@@ -169,6 +169,15 @@ def test_what_cannot_be_sized_is_one_sentence(
     assert words in err
     assert err.count("\n") == 1
     assert not Path("study.yaml").exists()
+
+
+def test_a_small_budget_has_a_leaner_design(shop: Path) -> None:
+    columns = ["user_id=customerID,service=department,timestamp=purchase_time"]
+    facts = survey_log(make_corpus_spec([str(shop)], columns, "{productTitle}", None))
+    made = [propose(facts, total) for total in (1e16, 1e13, 1e12, 1e9)]
+    assert made[0].sizes == SIZES
+    assert [len(m.sizes) for m in made] == sorted([len(m.sizes) for m in made], reverse=True)
+    assert (made[-1].sizes, made[-1].batch <= 64) == (SIZES[:2], True)
 
 
 def test_the_widest_pool_that_the_log_allows(shop: Path) -> None:

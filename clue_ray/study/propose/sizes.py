@@ -12,11 +12,26 @@ import numpy as np
 
 from clue_ray.corpus.guess import LogFacts
 from clue_ray.errors import SpecError
+from clue_ray.spec.compute import Work, train_flops
+from clue_ray.spec.specs import EncoderSpec
 
 BUDGETS = 5
 DECADES = 2.0
 SIZES = ("xxs", "xs", "s", "m")
-"""Encoders of every budget; larger ones are added where the budget allows it."""
+"""Encoders of every budget, where it pays for them."""
+LARGEST_BATCH = 256
+DESIGNS = (
+    (SIZES, LARGEST_BATCH),
+    (SIZES[:3], LARGEST_BATCH),
+    (SIZES[:3], 128),
+    (SIZES[:3], 64),
+    (SIZES[:2], 64),
+)
+"""Sizes and the largest batch of a study, the richest first."""
+FEWEST_STEPS = 30
+"""Steps that the largest encoder must have at the cheapest budget, or a leaner design is taken."""
+CHARACTERS_PER_TOKEN = 4
+"""Assumed, to count the FLOPs of a step before there is a tokenizer; the plan counts tokens."""
 SEEDS = (1, 2)
 SEEDED = 2
 """Cheapest budgets that two more seeds repeat."""
@@ -70,23 +85,42 @@ def propose(facts: LogFacts, total_flops: float) -> Proposal:
     largest = max(facts.pairs[pair] for pair in _pairs_of(services, facts))
     candidates = next((k for k in POOLS if k <= MOST_TEST * smallest * 0.9), POOLS[-1])
     test = min(MOST_TEST, max(0.05, round(1.15 * candidates / smallest, 2)))
-    training = largest * (1 - test - 0.05)
-    batch = int(2 ** np.floor(np.log2(np.clip(training / 4, 16, 256))))
-    return Proposal(
-        services, test, candidates, batch, _lengths(facts), budgets_for(total_flops),
-        SIZES, 4096 if facts.rows < 3e6 else 8192,
-    )  # fmt: skip
+    quarter, lengths = largest * (1 - test - 0.05) / 4, _lengths(facts)
+    for sizes, most in DESIGNS:
+        batch = int(2 ** np.floor(np.log2(np.clip(quarter, 16, most))))
+        budgets = budgets_for(total_flops, len(sizes))
+        step = _step_flops(facts, sizes[-1], batch, lengths[len(lengths) // 2])
+        if budgets[0] >= FEWEST_STEPS * step:
+            break
+    vocab_size = 4096 if facts.rows < 3e6 else 8192
+    return Proposal(services, test, candidates, batch, lengths, budgets, sizes, vocab_size)
 
 
-def budgets_for(total_flops: float) -> tuple[float, ...]:
+def _step_flops(facts: LogFacts, size: str, batch: int, length: int) -> float:
+    """Estimate the FLOPs of a step whose users all have histories of `length` events or more."""
+    tokens = 1 + facts.characters / CHARACTERS_PER_TOKEN
+    events = 2 * batch * length
+    work = Work(
+        users=2 * batch,
+        events=events,
+        events_squared=events * length,
+        tokens=int(events * tokens),
+        tokens_squared=int(events * tokens**2),
+        similarities=batch**2,
+        bag_tokens=int(events * tokens),
+    )
+    return train_flops(EncoderSpec(size=size), work)
+
+
+def budgets_for(total_flops: float, sizes: int = len(SIZES)) -> tuple[float, ...]:
     """Divide the FLOPs of a study over its budgets, geometrically over `DECADES`.
 
     Each budget has a run per size, the cheapest ones a run per size and seed more, and one budget a
     run per further history length.
     """
     shape = 10 ** np.linspace(0, DECADES, BUDGETS)
-    runs = np.full(BUDGETS, float(len(SIZES)))
-    runs[:SEEDED] += len(SIZES) * len(SEEDS)
+    runs = np.full(BUDGETS, float(sizes))
+    runs[:SEEDED] += sizes * len(SEEDS)
     runs[BUDGETS // 2] += len(PERCENTILES) - 1
     cheapest = total_flops / float(shape @ runs)
     return tuple(float(f"{cheapest * factor:.2g}") for factor in shape)

@@ -7,7 +7,14 @@ import yaml
 
 from clue_ray.corpus.guess import LogFacts
 from clue_ray.spec.specs import CorpusSpec
-from clue_ray.study.propose.sizes import PERCENTILES, SEEDED, SEEDS, Proposal
+from clue_ray.study.propose.sizes import (
+    LARGEST_BATCH,
+    PERCENTILES,
+    SEEDED,
+    SEEDS,
+    SIZES,
+    Proposal,
+)
 
 
 @dataclass(frozen=True)
@@ -106,8 +113,10 @@ def _corpus_lines(corpus: CorpusSpec, why: dict[str, str], made: Proposal) -> li
 
 
 def _batch_reason(facts: LogFacts, made: Proposal) -> str:
-    if made.batch == 256:
+    if made.batch == LARGEST_BATCH:
         return "users per step; each is the negative of the others"
+    if made.sizes != SIZES:
+        return "users per step; fewer than 256, so that the cheapest runs have enough steps"
     return "users per step: at most a quarter of the training users of two services"
 
 
