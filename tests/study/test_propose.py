@@ -17,7 +17,7 @@ from clue_ray.spec.specs import read_study
 from clue_ray.study.costs import fixed_rate
 from clue_ray.study.directory import StudyDirectory
 from clue_ray.study.planner import plan_runs
-from clue_ray.study.propose.sizes import BUDGETS, DESIGNS, SIZES, budgets_for, propose
+from clue_ray.study.propose.sizes import BUDGETS, FEWEST_STEPS, SIZES, budgets_for, propose
 from tests.plain import plain_corpus
 
 ROWS, USERS = 12_000, 700
@@ -125,7 +125,8 @@ def test_the_file_is_a_study_that_costs_what_was_asked(
     plan = plan_study(study, tmp_path)
     assert 0.6 * 20 <= plan.expected_minutes <= 1.05 * 20
     runs = expand(study)
-    assert {run.encoder.size for run in runs} in [set(sizes) for sizes, _ in DESIGNS]
+    assert {run.encoder.size for run in runs} == set(SIZES[:2])  # what this budget pays for
+    assert min(planned.steps for planned in plan.runs) >= FEWEST_STEPS
     assert len({run.sequence_length for run in runs}) == 3
     assert len({run.train.seed for run in runs}) == 3
     spent = sorted({run.train.train_flops for run in runs if run.train.train_flops})
