@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 import torch
 
 from clue_ray.corpus.hashes import sha256
+from clue_ray.corpus.shards import SEQUENCES
 from clue_ray.corpus.store import Corpus, open_corpus
 from clue_ray.corpus.tokenizer import train_tokenizer
 from clue_ray.encoder.model import Encoder
@@ -57,12 +58,11 @@ def plain_corpus(log: Path, folder: Path, split: dict) -> Corpus:
     rows = []
     for (user, service), group in events.groupby(["user_id", "service"]):
         newest = group.sort_values(["timestamp", "item"], ascending=[False, True])
-        rows.append({"user_id": user, "service": service, "items": newest["item"].tolist()})
-    schema = pa.schema(
-        [("user_id", pa.string()), ("service", pa.string()), ("items", pa.list_(pa.int32()))]
-    )
+        lists = {"items": newest["item"], "timestamps": newest["timestamp"].astype(float)}
+        lists = {name: column.tolist() for name, column in lists.items()}
+        rows.append({"user_id": user, "service": service, **lists})
     pq.write_table(
-        pa.Table.from_pylist(rows, schema=schema), folder / "shards" / "shard-00000.parquet"
+        pa.Table.from_pylist(rows, schema=SEQUENCES), folder / "shards" / "shard-00000.parquet"
     )
     manifest = {
         "key": "plain",

@@ -69,6 +69,12 @@ class DeviceBatch:
     windows: Windows
     dropout: Dropout
     mask_false_negatives: bool
+    views: NDArray[np.int64] | None = None
+
+    @cached_property
+    def view_of(self) -> NDArray[np.int64]:
+        """The view of each window, on the host, [windows]."""
+        return np.arange(len(self.windows.lengths)) if self.views is None else self.views
 
     @cached_property
     def starts(self) -> Tensor:
@@ -103,13 +109,13 @@ class DeviceBatch:
         histories = self.histories
         items, places = histories.values.unique(return_inverse=True)
         tokens = _gather_tokens(self.corpus, items, self.dropout).lengths[places]
-        lengths, users = histories.lengths, len(self.windows.lengths) // 2
+        lengths, users = histories.lengths, (int(self.view_of[-1]) + 1) // 2
         counts = torch.stack(
             [lengths.sum(), (lengths**2).sum(), tokens.sum(), (tokens**2).sum(), tokens.sum()]
         )
         events, events_squared, all_tokens, tokens_squared, bag_tokens = counts.tolist()
         return Work(
-            users=2 * users,
+            users=len(lengths),
             events=events,
             events_squared=events_squared,
             tokens=all_tokens,
@@ -123,7 +129,8 @@ class DeviceBatch:
         """A number per user as in `GlobalBatch`, [users]; None where there is nothing to mask."""
         if not self.mask_false_negatives:
             return None
-        ids = _number_histories(self.events, len(self.corpus.item_offsets) - 1)
+        views = torch.from_numpy(self.view_of).to(self.corpus.device)
+        ids = _number_histories(self.events, views, len(self.corpus.item_offsets) - 1)
         return ids if int(ids.max()) + 1 < len(ids) else None
 
     @property
@@ -137,7 +144,11 @@ class DeviceBatch:
     def pack(self, rows: NDArray[np.int64]) -> Packed:
         """Pack the histories of some rows for the encoder."""
         chosen = torch.from_numpy(rows).to(self.corpus.device)
-        return _pack(self.corpus, _take(self.histories, chosen), self.starts[chosen], self.dropout)
+        histories = _take(self.histories, chosen)
+        packed = _pack(self.corpus, histories, self.starts[chosen], self.dropout)
+        if self.views is None:
+            return packed
+        return packed.of_views(self.views[rows]).to(self.corpus.device)
 
 
 def _pack(corpus: ResidentCorpus, histories: Histories, starts: Tensor, dropout: Dropout) -> Packed:
@@ -239,11 +250,11 @@ def _saturation(counts: Tensor) -> Tensor:
     return torch.from_numpy(table).to(counts.device)[counts - 1]
 
 
-def _number_histories(events: Histories, items: int) -> Tensor:
-    """Number users by the items of their two histories, as `sampler.number_histories` does."""
-    rows = _owners(events.lengths, len(events.values))
+def _number_histories(events: Histories, views: Tensor, items: int) -> Tensor:
+    """Number users by the items of their two views, as `sampler.number_histories` does."""
+    rows = views.repeat_interleave(events.lengths, output_size=len(events.values))
     keys = (rows * items + events.values).unique()
-    sums = torch.zeros(len(events.lengths), dtype=torch.long, device=keys.device)
+    sums = torch.zeros(int(views[-1]) + 1, dtype=torch.long, device=keys.device)
     sums.index_add_(0, keys // items, keyed_hash(keys % items, 1))
     # Numbers are in the order of the pairs of unsigned sums.
     first, second = (half.unique(return_inverse=True)[1] for half in (sums ^ SIGN).chunk(2))

@@ -91,6 +91,14 @@ class Packed(NamedTuple):
     "storage index of each requested sequence, [sequences]"
     mask_key: int
     "seed of the dropout masks"
+    views: torch.Tensor | None = None
+    """first requested sequence of each view, [views]; None where each sequence is a view. The vector
+    of a view is the normalised mean of those of its sequences"""
+
+    def of_views(self, views: NDArray[np.int64]) -> "Packed":
+        """Say which view each requested sequence is a part of; those of a view are together."""
+        firsts = np.flatnonzero(np.append(True, views[1:] != views[:-1]))
+        return self._replace(views=torch.from_numpy(firsts))
 
     def to(self, device: torch.device) -> "Packed":
         """Copy the tensors to a device."""

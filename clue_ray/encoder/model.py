@@ -58,11 +58,23 @@ MIN_TEMPERATURE = 0.01
 """CLIP's bound: similarities are multiplied by at most 100."""
 
 
+def join_views(users_UO: Tensor, packed: Packed) -> Tensor:
+    """Return the vector of each view, in the requested order, [views, O].
+
+    Args:
+        users_UO: unit vectors of the packed sequences, in storage order.
+    """
+    if packed.views is None:
+        return users_UO[packed.order]
+    sums = F.embedding_bag(packed.order, users_UO, packed.views, mode="sum")
+    return F.normalize(sums, dim=-1)
+
+
 class Encoder(nn.Module):
     """The user encoder: a transformer and a bag of tokens, or one of them.
 
-    `forward` takes packed sequences. It returns their unit embeddings in the requested order,
-    [sequences, output_width], and the inverse temperature and bias of the logits, [2], which are
+    `forward` takes packed sequences. It returns the unit embeddings of their views in the requested
+    order, [views, output_width], and the inverse temperature and bias of the logits, [2], which are
     returned so that DDP sees their gradient.
     """
 
@@ -117,7 +129,7 @@ class Encoder(nn.Module):
         users_UO = self.encode_sequences(
             self.encode_items(packed.items, masks), packed.sequences, masks
         )
-        return users_UO[packed.order], self.logit
+        return join_views(users_UO, packed), self.logit
 
     def draw_masks(self, key: int) -> Tensor | None:
         """Draw a step's dropout masks as the transformer does; None where there is no dropout."""

@@ -17,7 +17,7 @@ class Work(NamedTuple):
     """
 
     users: int = 0
-    "user embeddings computed: two per positive pair"
+    "histories encoded: two per positive pair, more where a view joins all services"
     events: int = 0
     events_squared: int = 0
     tokens: int = 0
@@ -103,14 +103,15 @@ def _transformer_flops(encoder: EncoderSpec, work: Work) -> int:
     return items + events + projection
 
 
-def users_for_budget(encoder: EncoderSpec, work: Work, budget: float) -> float:
+def users_for_budget(encoder: EncoderSpec, work: Work, pairs: int, budget: float) -> float:
     """Return the number of positive pairs that a budget of training FLOPs pays for.
 
     Args:
-        work: Typical work of `work.users / 2` pairs.
+        work: Typical work of a batch.
+        pairs: Positive pairs of the batch.
         budget: Training FLOPs.
     """
-    return budget * (work.users / 2) / train_flops(encoder, work)
+    return budget * pairs / train_flops(encoder, work)
 
 
 def size_for_budget(work: Work, budget: float, encoders: dict[str, EncoderSpec]) -> str | None:

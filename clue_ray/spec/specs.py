@@ -21,6 +21,8 @@ RECIPE = 3
 """Training version, part of every run id; increase it when a spec trains to other weights."""
 NEW_FIELDS = ("timestamp_format", "separator", "items")
 """Optional fields of logs that are younger than PREPARATION of corpora."""
+NEW_IN_RUNS = {"train": ("past_future",)}
+"""Fields of runs younger than RECIPE: at their defaults they are not part of a run's id."""
 HORIZONS = ("steps", "users_seen", "train_flops")
 """Fields of `TrainSpec` that say how long a run trains; a run has exactly one of them."""
 
@@ -215,6 +217,9 @@ class TrainSpec(Spec):
     same_service: float = Field(0.0, ge=0, lt=1)
     """share of the batches drawn from a single service; the positive pair is then the recent half
     of a history and the half before it"""
+    past_future: float = Field(0.0, ge=0, le=1)
+    """share of the batches that pair a user's past with their future, in all services at once: up
+    to sequence_length events per service on either side of a random cut in time"""
     mask_false_negatives: bool = True
     """mask false negatives: users of a batch with the same items in both services are not negatives
     of each other"""
@@ -222,6 +227,15 @@ class TrainSpec(Spec):
     """precision of matrix products; normalisation, logits and loss are always fp32. A study that
     asks for GPUs and does not set it trains in bf16"""
     seed: int = Field(0, ge=0)
+
+    @model_validator(mode="after")
+    def _shares_of_batches(self) -> Self:
+        if self.same_service + self.past_future > 1:
+            raise ValueError(
+                f"gives same_service {self.same_service:g} and past_future {self.past_future:g}, "
+                "which are shares of the batches; let them add up to 1 at most"
+            )
+        return self
 
     @model_validator(mode="before")
     @classmethod
@@ -318,6 +332,11 @@ class RunSpec(Spec):
         """Return everything that defines the result (decision D8), and nothing of its execution."""
         # The name of a size is left out too: a size and the same shape spelled out are one run.
         run = self.model_dump(mode="json", exclude={"resources": True, "encoder": {"size"}})
+        for part, names in NEW_IN_RUNS.items():
+            defaults = type(getattr(self, part)).model_fields
+            for name in names:
+                if run[part][name] == defaults[name].default:
+                    del run[part][name]
         return {"recipe": RECIPE, "corpus_digest": corpus_digest, "candidates": candidates, **run}
 
     def run_id(self, corpus_digest: str, candidates: int) -> str:

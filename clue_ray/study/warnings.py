@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from clue_ray.corpus.layout.arrays import PAST_FUTURE, Pair
 from clue_ray.corpus.store import Corpus
 from clue_ray.runs import WHOLE
 from clue_ray.spec.columns import SIZE, run_axes, short_label
@@ -61,7 +62,7 @@ def find_warnings(planned: list[PlannedRun], corpus: Corpus, study: StudySpec) -
         *_narrow_compute(whole),
         *_many_epochs(planned, corpus),
         *untrained_pairs(planned, corpus),
-        *no_service_alone(planned, corpus),
+        *no_cut_in_time(planned, corpus),
         *_same_training(planned),
         *_small_pool(corpus, study.evaluation.candidates),
     ]
@@ -143,24 +144,41 @@ def untrained_pairs(planned: list[PlannedRun], corpus: Corpus) -> list[str]:
     ]
 
 
-def no_service_alone(planned: list[PlannedRun], corpus: Corpus) -> list[str]:
-    """Warn where runs ask for batches of one service and no service has enough users for one."""
+def no_cut_in_time(planned: list[PlannedRun], corpus: Corpus) -> list[str]:
+    """Warn where runs ask for batches that cut histories in time and too few users fit one."""
+    services = range(len(corpus.services))
+    return [
+        *_too_few(
+            planned, corpus, "same_service", [(s, s) for s in services], "events in any service"
+        ),
+        *_too_few(planned, corpus, "past_future", [PAST_FUTURE], "different times of events"),
+    ]
+
+
+def _too_few(
+    planned: list[PlannedRun], corpus: Corpus, field: str, pairs: list[Pair], needed: str
+) -> list[str]:
+    """Warn where no pool of some pairs fills a batch of the runs that ask for them.
+
+    Args:
+        field: of `train`; the share of such batches.
+        needed: what a user must have two of.
+    """
     asked = {
         (r.description.corpus_users, r.description.global_batch_size)
         for r in planned
-        if r.run.train.same_service
+        if getattr(r.run.train, field)
     }
-    services = range(len(corpus.services))
     counts = {
-        users: max(len(corpus.training_pool((s, s), users)) for s in services) for users, _ in asked
+        users: max(len(corpus.training_pool(pair, users)) for pair in pairs) for users, _ in asked
     }
     most = [counts[users] for users, batch in asked if counts[users] < batch]
     if not most:
         return []
     return [
-        f"train.same_service asks for batches of one service, but some runs have at most "
-        f"{min(most):,} training users with two events in any service, fewer than a batch, and "
-        f"train without such batches; lower train.global_batch_size, or give more users."
+        f"train.{field} asks for batches whose histories are cut in time, but some runs have at "
+        f"most {min(most):,} training users with two {needed}, fewer than a batch, and train "
+        f"without such batches; lower train.global_batch_size, or give more users."
     ]
 
 

@@ -59,7 +59,7 @@ class Batch(NamedTuple):
     work: Work
     "of the whole batch"
     masked_pairs: int
-    is_one_service: bool
+    is_cut_in_time: bool
     "these two as in `GlobalBatch`"
     masks: torch.Tensor | None = None
     "dropout masks of the step"
@@ -91,12 +91,14 @@ def pack_share(
     drawn = sampler.batch(step)
     made: GlobalBatch | DeviceBatch = drawn
     if resident is not None:
-        made = DeviceBatch(resident, drawn.windows, drawn.dropout, drawn.mask_false_negatives)
+        made = DeviceBatch(
+            resident, drawn.windows, drawn.dropout, drawn.mask_false_negatives, drawn.views
+        )
     packed = made.pack(drawn.rows_of(rank, world_size))
     ids = None if made.duplicate_ids is None else torch.as_tensor(made.duplicate_ids)
     if ids is not None and world_size > 1:
         ids = ids[torch.from_numpy(drawn.deal(world_size).ravel())]
-    return Batch(packed, ids, made.work, made.masked_pairs, drawn.is_one_service)
+    return Batch(packed, ids, made.work, made.masked_pairs, drawn.is_cut_in_time)
 
 
 class Feed:

@@ -28,12 +28,19 @@ def pairs(corpus, steps=8, **train):
     sampler, resident = BatchSampler(run, corpus), ResidentCorpus(corpus, CPU)
     for step in range(steps):
         plain = sampler.batch(step)
-        fast = DeviceBatch(resident, plain.windows, plain.dropout, plain.mask_false_negatives)
+        fast = DeviceBatch(
+            resident, plain.windows, plain.dropout, plain.mask_false_negatives, plain.views
+        )
         yield plain, fast
 
 
 @pytest.mark.parametrize(
-    "train", [{}, {"event_dropout": 0.4, "token_dropout": 0.4, "same_service": 0.5}]
+    "train",
+    [
+        {},
+        {"event_dropout": 0.4, "token_dropout": 0.4, "same_service": 0.4, "past_future": 0.3},
+        {"past_future": 1.0},
+    ],
 )
 def test_every_field_of_a_batch_has_the_same_bits(corpus, train):
     hidden = 0
@@ -43,6 +50,7 @@ def test_every_field_of_a_batch_has_the_same_bits(corpus, train):
         share = plain.rows_of(1, 3)
         assert same(fast.pack(share), plain.pack(share))
         assert fast.work == plain.work
+        assert same(fast.duplicate_ids, plain.duplicate_ids)
         hidden += plain.dropout.hide_services
     assert hidden  # some batches hide their services
 

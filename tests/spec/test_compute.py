@@ -94,7 +94,7 @@ def test_work_adds_up():
 def test_budgets_are_inverted():
     encoder, work = EncoderSpec(size="m"), Work(20, 200, 2000, 4000, 90_000, 100)
     budget = train_flops(encoder, work) * 37.5
-    assert users_for_budget(encoder, work, budget) == pytest.approx(375)
+    assert users_for_budget(encoder, work, 10, budget) == pytest.approx(375)
     encoders = {size: EncoderSpec(size=size) for size in LADDER}
     costs = {size: train_flops(spec, work) for size, spec in encoders.items()}
     for size, cost in costs.items():

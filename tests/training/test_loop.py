@@ -63,7 +63,8 @@ def test_every_choice_of_the_recipe_trains(corpus):
     chosen = {
         "event_dropout": 0.2,
         "token_dropout": 0.1,
-        "same_service": 0.5,
+        "same_service": 0.3,
+        "past_future": 0.3,
         "objective": "sigmoid",
         "schedule": "warmup_stable_decay",
     }

@@ -25,10 +25,11 @@ from clue_ray.errors import CorpusError
 from clue_ray.storage.documents import is_file_name, read_document
 from clue_ray.storage.files import write_json
 
-VERSION = 1
+VERSION = 2
 """Increase when the files below change; a layout of another version is built again."""
 DTYPES = {
     "events": "<i4",
+    "times": "<f8",
     "offsets": "<i8",
     "item_tokens": "<i4",
     "item_offsets": "<i8",
@@ -44,7 +45,8 @@ DTYPES = {
 
 `train_tokens` are prefix sums: the tokens of the first n training users, [training users + 1]. The
 pools of a split list, for each pair of services in turn, the positions in the split's users of
-those who have events in both; for a service with itself, of those who have two events or more.
+those who have events in both; for a service with itself, of those who have two events or more; and
+last, of those who have events at two different times or more.
 """
 SPLITS = ("train", "validation", "test")
 SUMS = {"offsets", "item_offsets", "train_tokens"}
@@ -56,6 +58,8 @@ BLOCK = 4_000_000
 """Numbers that are read at a time when parts are assembled."""
 
 Pair = tuple[int, int]
+PAST_FUTURE: Pair = (-1, -1)
+"""Stands for a pair of services where a user's past is paired with the same user's future."""
 
 
 class Piece(NamedTuple):
@@ -81,7 +85,10 @@ class Recipe(NamedTuple):
 
 
 def service_pairs(services: int) -> list[Pair]:
-    """List the pairs of services in the order of the pools, each service with itself included."""
+    """List the pairs of services in the order of the pools, each service with itself included.
+
+    The pool of PAST_FUTURE follows theirs.
+    """
     return [(a, b) for a in range(services) for b in range(a, services)]
 
 
@@ -202,7 +209,8 @@ class Layout:
 
     def __init__(self, folder: Path, facts: dict[str, Any]):
         self.folder, self.facts = folder, facts
-        self._places = {pair: n for n, pair in enumerate(service_pairs(facts["services"]))}
+        pairs = [*service_pairs(facts["services"]), PAST_FUTURE]
+        self._places = {pair: n for n, pair in enumerate(pairs)}
         self._pools: dict[str, NDArray[np.int64]] = {}
 
     def array(self, name: str) -> NDArray[Any]:
@@ -214,7 +222,7 @@ class Layout:
         return np.memmap(file, DTYPES[name], "r").view(np.ndarray)
 
     def pool(self, split: str, pair: Pair) -> NDArray[np.int64]:
-        """Map the pool of a pair of services: ascending positions in the users of the split."""
+        """Map the pool of a pair: ascending positions in the users of the split."""
         if split not in self._pools:
             self._pools[split] = self.array(f"{split}_pools")
         place, bounds = self._places[pair], self.facts["pool_bounds"][split]
