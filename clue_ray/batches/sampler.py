@@ -19,6 +19,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
+from clue_ray.batches.clock import Clock, times_after
 from clue_ray.batches.cut import cut_histories
 from clue_ray.batches.deal import deal
 from clue_ray.batches.dropout import HIDDEN_SHARE, Dropout, keyed_hash
@@ -29,6 +30,7 @@ from clue_ray.batches.packing import (
     count_work,
     drop_events,
     gather_events,
+    gather_times,
     pack_histories,
     recent_windows,
 )
@@ -60,6 +62,8 @@ class GlobalBatch:
     "whether users with the same items in both views are not negatives of each other"
     views: NDArray[np.int64] | None = None
     "view of each window, ascending, where views have several; None if window i is view i"
+    cuts: NDArray[np.float64] | None = None
+    "time of the cut of each window; None where the encoder does not read times, [windows]"
 
     @property
     def is_cut_in_time(self) -> bool:
@@ -85,6 +89,11 @@ class GlobalBatch:
     def histories(self) -> Lists:
         """Items of the windows, after dropout of events."""
         return drop_events(self.events, self.windows, self.dropout)
+
+    @cached_property
+    def times(self) -> Lists:
+        """Times of the events of `histories`."""
+        return drop_events(gather_times(self.corpus, self.windows), self.windows, self.dropout)
 
     @cached_property
     def work(self) -> Work:
@@ -126,7 +135,10 @@ class GlobalBatch:
     def pack(self, rows: NDArray[np.int64]) -> Packed:
         """Pack the histories of some rows for the encoder; the rows of a view are together."""
         histories, starts = self.histories.take(rows), self.windows.starts[rows]
-        packed = pack_histories(self.corpus, histories, starts, self.dropout)
+        clock = None
+        if self.cuts is not None:
+            clock = Clock(self.times.take(rows), self.cuts[rows])
+        packed = pack_histories(self.corpus, histories, starts, self.dropout, clock)
         return packed if self.views is None else packed.of_views(self.views[rows])
 
 
@@ -139,7 +151,7 @@ class BatchSampler:
 
     def __init__(self, run: RunSpec, corpus: Corpus):
         self.corpus = corpus
-        self.train = run.train
+        self.train, self.reads_time = run.train, run.encoder.time
         self.batch_size = run.train.global_batch_size
         self.sequence_length = run.sequence_length
         self.among = run.corpus_users
@@ -163,13 +175,33 @@ class BatchSampler:
         pair = list(self.pools)[rng.choice(len(self.pools), p=self.shares)]
         places = rng.choice(self.pools[pair], self.batch_size, replace=False)
         users = self.corpus.train_users[places]
-        mask, views = self.train.mask_false_negatives, None
+        views, cuts = None, None
         if pair == PAST_FUTURE:
-            windows, views, _ = cut_histories(self.corpus, users, self.sequence_length, rng)
+            windows, views, cuts = cut_histories(self.corpus, users, self.sequence_length, rng)
         else:
             draw = self._draw_halves if pair[0] == pair[1] else self._draw_pair
             windows = draw(users, pair, rng)
-        return GlobalBatch(self.corpus, pair, windows, self._draw_dropout(step), mask, views)
+        return GlobalBatch(
+            self.corpus,
+            pair,
+            windows,
+            self._draw_dropout(step),
+            self.train.mask_false_negatives,
+            views,
+            self._find_cuts(windows, views, cuts) if self.reads_time else None,
+        )
+
+    def _find_cuts(
+        self,
+        windows: Windows,
+        views: NDArray[np.int64] | None,
+        cuts: NDArray[np.float64] | None,
+    ) -> NDArray[np.float64]:
+        """Return the cut of each window: the user's own for the past, else what follows it."""
+        after = times_after(self.corpus, windows.starts)
+        if views is None or cuts is None:
+            return after
+        return np.where(views < len(cuts), after, cuts[views % len(cuts)])
 
     def _draw_pair(self, users: NDArray[np.int64], pair: Pair, rng: np.random.Generator) -> Windows:
         """Draw a window per user in the first service, then one per user in the second."""

@@ -124,6 +124,11 @@ class Corpus:
                 "delete the folder and prepare the corpus again."
             ) from None
 
+    @property
+    def last_time(self) -> float:
+        """Time of the last event, in seconds since 1970."""
+        return float(self.layout.facts["last_time"])
+
     def _files(self, folder: str) -> list[Path]:
         if is_uri(self.place):
             fetch_shards(self.place, self.manifest, self.path, folder)

@@ -22,7 +22,7 @@ the multiplier of the run's learning rate:
       next to a bag                    0                      32 / W                 yes
     mixer, first matrix                normal, fan_in^-1/2    32 / fan_in            yes
       second matrix                    0                      32 / fan_in            yes
-    token and event positions, biases  0                      1                      no
+    positions, times, biases           0                      1                      no
     gains of norms                     1                      1                      no
     log inverse temperature            -ln temperature        1                      no
     bias of the logits                 -10                    1                      no
@@ -161,6 +161,11 @@ class Encoder(nn.Module):
         if self.precision == "bf16":
             return torch.autocast(self.log_scale.device.type, torch.bfloat16)
         return nullcontext()
+
+    @property
+    def reads_time(self) -> bool:
+        """Whether sequences must be packed with the times of their events."""
+        return self.transformer is not None and self.transformer.event_time is not None
 
     @property
     def logit(self) -> Tensor:

@@ -9,6 +9,11 @@ from typing import NamedTuple
 
 from clue_ray.spec.specs import EncoderSpec
 
+GAPS, HOURS, WEEKDAYS = 32, 24, 7
+CLOCK_ROWS = (GAPS + 1) + GAPS + HOURS + WEEKDAYS
+"""Rows of the table of an encoder that reads time: gaps to the event before (and that there is
+none) and to the cut, hour, weekday."""
+
 
 class Work(NamedTuple):
     """What passes through an encoder; `+` adds up batches.
@@ -57,7 +62,8 @@ def count_params(encoder: EncoderSpec, vocabulary: Vocabulary) -> dict[str, int]
     of all groups.
     """
     d = encoder.width
-    embedding = (vocabulary.tokens + vocabulary.item_positions + vocabulary.sequence_length) * d
+    rows = vocabulary.tokens + vocabulary.item_positions + vocabulary.sequence_length
+    embedding = (rows + (CLOCK_ROWS if encoder.time else 0)) * d
     block = sum(block_params(encoder))
     groups = {
         "embedding": embedding,

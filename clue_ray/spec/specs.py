@@ -21,7 +21,7 @@ RECIPE = 3
 """Training version, part of every run id; increase it when a spec trains to other weights."""
 NEW_FIELDS = ("timestamp_format", "separator", "items")
 """Optional fields of logs that are younger than PREPARATION of corpora."""
-NEW_IN_RUNS = {"train": ("past_future",)}
+NEW_IN_RUNS = {"train": ("past_future",), "encoder": ("time",)}
 """Fields of runs younger than RECIPE: at their defaults they are not part of a run's id."""
 HORIZONS = ("steps", "users_seen", "train_flops")
 """Fields of `TrainSpec` that say how long a run trains; a run has exactly one of them."""
@@ -140,6 +140,9 @@ class EncoderSpec(Spec):
     is CLUE's own model"""
     transformer: bool = True
     "use the transformer; false leaves the bag alone, a baseline that costs almost nothing"
+    time: bool = False
+    """let the transformer read the times of events: the gaps to the event before and to the cut,
+    the hour and the weekday, in UTC"""
 
     @model_validator(mode="before")
     @classmethod
@@ -182,6 +185,11 @@ class EncoderSpec(Spec):
     def _has_a_part(self) -> Self:
         if not (self.bag or self.transformer):
             raise ValueError("has bag: false and transformer: false; keep at least one of them")
+        if self.time and not self.transformer:
+            raise ValueError(
+                "has time: true and transformer: false, but only the transformer reads times; "
+                "leave out one of the two"
+            )
         return self
 
 
@@ -331,17 +339,21 @@ class RunSpec(Spec):
     def identity(self, corpus_digest: str, candidates: int) -> dict[str, Any]:
         """Return everything that defines the result (decision D8), and nothing of its execution."""
         # The name of a size is left out too: a size and the same shape spelled out are one run.
-        run = self.model_dump(mode="json", exclude={"resources": True, "encoder": {"size"}})
-        for part, names in NEW_IN_RUNS.items():
-            defaults = type(getattr(self, part)).model_fields
-            for name in names:
-                if run[part][name] == defaults[name].default:
-                    del run[part][name]
+        run = self.model_dump(mode="json", exclude={"resources"})
+        run |= {part: without_new_in_runs(part, getattr(self, part)) for part in NEW_IN_RUNS}
+        del run["encoder"]["size"]
         return {"recipe": RECIPE, "corpus_digest": corpus_digest, "candidates": candidates, **run}
 
     def run_id(self, corpus_digest: str, candidates: int) -> str:
         """Return the first 12 hex digits of the SHA-256 of the identity."""
         return fingerprint(self.identity(corpus_digest, candidates))
+
+
+def without_new_in_runs(part: str, spec: Spec) -> dict[str, Any]:
+    """Return the values of a part of a run, without younger fields that are at their defaults."""
+    fields = type(spec).model_fields
+    new = {n for n in NEW_IN_RUNS[part] if getattr(spec, n) == fields[n].default}
+    return spec.model_dump(mode="json", exclude=new)
 
 
 class StudySpec(Spec):

@@ -91,9 +91,8 @@ def pack_share(
     drawn = sampler.batch(step)
     made: GlobalBatch | DeviceBatch = drawn
     if resident is not None:
-        made = DeviceBatch(
-            resident, drawn.windows, drawn.dropout, drawn.mask_false_negatives, drawn.views
-        )
+        mask = drawn.mask_false_negatives
+        made = DeviceBatch(resident, drawn.windows, drawn.dropout, mask, drawn.views, drawn.cuts)
     packed = made.pack(drawn.rows_of(rank, world_size))
     ids = None if made.duplicate_ids is None else torch.as_tensor(made.duplicate_ids)
     if ids is not None and world_size > 1:
@@ -129,12 +128,12 @@ class Feed:
 
         self.source = source(pack)
         if self.copies is not None and self.source is pack:
-            self._keep_resident(sampler.corpus)
+            self._keep_resident(sampler.corpus, times=sampler.reads_time)
 
-    def _keep_resident(self, corpus: Corpus) -> None:
+    def _keep_resident(self, corpus: Corpus, *, times: bool) -> None:
         """Copy the corpus to the GPU if it is small enough."""
-        if ResidentCorpus.size(corpus) < RESIDENT_SHARE * free_bytes(self.device):
-            self.resident = ResidentCorpus(corpus, self.device)
+        if ResidentCorpus.size(corpus, times=times) < RESIDENT_SHARE * free_bytes(self.device):
+            self.resident = ResidentCorpus(corpus, self.device, times=times)
 
     def __call__(self, step: int) -> Batch:
         """Return this worker's share of a global batch."""

@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 
 from clue_ray.batches.bag import NO_BAG
+from clue_ray.batches.clock import Clock
 from clue_ray.batches.dropout import keyed_hash
 from clue_ray.batches.layout import group_lengths, lay_out
 from clue_ray.batches.packing import (
@@ -26,6 +27,7 @@ from clue_ray.batches.packing import (
     Windows,
     bag_histories,
     gather_events,
+    gather_times,
     pack,
     recent_windows,
     sort_lists,
@@ -79,7 +81,13 @@ class UserEncoder:
         self.card: EncoderCard = exported.card
         self.model = exported.model().to(device)
 
-    def encode(self, events: pa.Table | pd.DataFrame, *, per_service: bool = False) -> Vectors:
+    def encode(
+        self,
+        events: pa.Table | pd.DataFrame,
+        *,
+        per_service: bool = False,
+        at: float | None = None,
+    ) -> Vectors:
         """Encode users by their events.
 
         A user's vector is the mean of the unit vectors of their services, normalised to unit
@@ -90,17 +98,19 @@ class UserEncoder:
             events: columns user_id, service, text and optionally timestamp; without timestamps,
                 the rows must be in order of time.
             per_service: return one vector per user and service instead.
+            at: when users are looked at, in seconds since 1970, for an encoder that reads times;
+                the end of its corpus if None.
 
         Raises:
             EventLogError: a column is missing, cannot be read, or holds nulls.
         """
-        histories = Histories(as_events(events), self.exported)
+        histories = Histories(as_events(events), self.exported, at)
         return self.encode_histories(histories, per_service=per_service)
 
     def encode_histories(self, histories: "Histories", *, per_service: bool = False) -> Vectors:
         """Encode users by their histories, as `encode` does."""
         users, services, windows = histories.present(self.card.run.sequence_length)
-        vectors = _encode_windows(self.model, histories, windows)
+        vectors = _encode_windows(self.model, histories, windows, histories.cuts[users])
         if per_service:
             names = np.array(histories.services, dtype=object)[services]
             return Vectors(histories.user_ids[users], names, vectors.cpu().numpy())
@@ -123,11 +133,23 @@ class Histories(Corpus):
 
     The services are those of the encoder, then the unknown ones, sorted by name.
 
+    Args:
+        events: as EVENTS.
+        exported: the encoder, whose services come first and whose tokenizer is used.
+        at: when users are looked at, in seconds since 1970: one time, or one per user in the order
+            of their ids; the end of the encoder's corpus if None.
+
     Attributes:
         item_services, item_texts, item_hashes: of each distinct item, [items].
+        cuts: when each user is looked at, [users].
     """
 
-    def __init__(self, events: pa.Table, exported: ExportedEncoder):
+    def __init__(
+        self,
+        events: pa.Table,
+        exported: ExportedEncoder,
+        at: float | NDArray[np.float64] | None = None,
+    ):
         card = exported.card
         found = pc.unique(events["service"]).to_pylist()
         services = [*card.services, *sorted(set(found) - set(card.services))]
@@ -141,7 +163,10 @@ class Histories(Corpus):
         kept = np.ones(len(rows.item), dtype=bool)
         if card.duplicates == "drop":
             kept = ~rows.duplicates()
-        self.events = rows.item[kept].astype(np.int32)
+        self.events, self.times = rows.item[kept].astype(np.int32), rows.time[kept]
+        default = card.last_time or 0.0
+        self.cuts = np.zeros(len(self.user_ids)) + (default if at is None else at)
+        self.reads_time = card.run.encoder.time
         owners = (rows.user * len(services) + rows.service)[kept]
         counts = np.bincount(owners, minlength=len(self.user_ids) * len(services))
         self.offsets = np.append(0, np.cumsum(counts))
@@ -164,7 +189,7 @@ class Histories(Corpus):
         return users, services, recent_windows(self, users, services, sequence_length)
 
     def fingerprints(self, sequence_length: int) -> NDArray[np.uint64]:
-        """Hash what the encoder reads of each user: services, items and their order, [users]."""
+        """Hash what the encoder reads of each user: services, items, order and times, [users]."""
         users, services, windows = self.present(sequence_length)
         names = np.array(
             [pd.util.hash_array(np.array([name], dtype=object))[0] for name in self.services],
@@ -176,6 +201,9 @@ class Histories(Corpus):
         )
         # Hashes of events are summed per user, which loses their order, so each hash includes the
         # event's position; the constant is 2^64 divided by the golden ratio.
+        if self.reads_time:
+            gaps = np.repeat(self.cuts[users], windows.lengths) - self.times[ranges(*windows)]
+            texts ^= keyed_hash(gaps.view(np.int64), 2)
         hashes = keyed_hash((texts + recency * np.uint64(0x9E3779B97F4A7C15)).view(np.int64), 1)
         sums = np.zeros(len(self.user_ids), np.uint64)
         np.add.at(sums, np.repeat(users, windows.lengths), hashes)
@@ -236,8 +264,14 @@ def encode_items(
 
 
 @torch.no_grad()
-def _encode_windows(model: Encoder, corpus: Corpus, windows: Windows) -> torch.Tensor:
-    """Encode windows of events to unit vectors, [windows, output_width]."""
+def _encode_windows(
+    model: Encoder, corpus: Corpus, windows: Windows, cuts: NDArray[np.float64]
+) -> torch.Tensor:
+    """Encode windows of events to unit vectors, [windows, output_width].
+
+    Args:
+        cuts: time of the cut of each window, [windows].
+    """
     device = model.log_scale.device
     if not len(windows.lengths):
         return torch.zeros(0, model.output_width, device=device)
@@ -249,7 +283,7 @@ def _encode_windows(model: Encoder, corpus: Corpus, windows: Windows) -> torch.T
         items_ID = encode_items(model.transformer, corpus, items) if model.transformer else None
         for rows in _split_by_events(windows.lengths):
             chunk = Windows(windows.starts[rows], windows.lengths[rows])
-            chunk_vectors = _encode_sequences(model, corpus, chunk, items, items_ID)
+            chunk_vectors = _encode_sequences(model, corpus, chunk, cuts[rows], items, items_ID)
             vectors[torch.from_numpy(rows)] = chunk_vectors.float()
     return F.normalize(vectors, dim=-1)
 
@@ -265,12 +299,14 @@ def _encode_sequences(
     model: Encoder,
     corpus: Corpus,
     windows: Windows,
+    cuts: NDArray[np.float64],
     items: NDArray[np.int32],
     items_ID: torch.Tensor | None,
 ) -> torch.Tensor:
     """Encode windows of events, given their encoded items, [windows, output_width].
 
     Args:
+        cuts: time of the cut of each window, [windows].
         items: distinct items, sorted.
         items_ID: their vectors; None without a transformer, which alone reads them.
     """
@@ -282,7 +318,10 @@ def _encode_sequences(
         recency = ranges(np.zeros_like(histories.lengths), histories.lengths)
         places = torch.from_numpy(np.searchsorted(items, histories.values))
         layout = lay_out(group_lengths(histories.lengths))
-        sequences = Sequences(places, torch.from_numpy(recency), layout, NO_BAG)
+        times = None
+        if model.reads_time:
+            times = Clock(gather_times(corpus, windows), cuts).take(by_length).rows()
+        sequences = Sequences(places, torch.from_numpy(recency), layout, NO_BAG, times)
         summary_UD = model.transformer.summarise(items_ID, copy_to(sequences, device))
     if model.bag is not None:
         bag_UO = model.bag(copy_to(bag_histories(corpus, histories), device))

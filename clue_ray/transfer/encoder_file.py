@@ -21,7 +21,7 @@ from clue_ray.errors import StudyError
 from clue_ray.runs import read_record
 from clue_ray.spec.compute import Vocabulary, count_params
 from clue_ray.spec.items import ItemsSpec
-from clue_ray.spec.specs import RunSpec, SplitSpec
+from clue_ray.spec.specs import RunSpec, SplitSpec, without_new_in_runs
 from clue_ray.spec.yaml import Spec, fingerprint, read_yaml
 from clue_ray.storage.documents import parse_json
 from clue_ray.storage.files import atomic_write, fetch_files, read_file, read_json, write_json
@@ -62,6 +62,9 @@ class EncoderCard(Spec):
     "what was done with rows that agree in user, service, time and text"
     split: SplitSpec
     "users, and the time from which on events, were held out of its training"
+    last_time: float | None = None
+    """time of the last event of the corpus, in seconds since 1970; an encoder that reads times
+    looks at users then, unless another time is given"""
     tokenizer_sha256: str
     weights_sha256: str
 
@@ -70,7 +73,7 @@ class EncoderCard(Spec):
         """Hash of everything that determines the vector of a text, 12 hex digits."""
         return fingerprint(
             [
-                self.run.encoder.model_dump(mode="json"),
+                without_new_in_runs("encoder", self.run.encoder),
                 self.run.sequence_length,
                 self.max_item_tokens,
                 list(self.services),
@@ -151,6 +154,7 @@ def export_encoder(
         items=spec.get("items"),
         duplicates=spec["duplicates"],
         split=SplitSpec(**spec["split"]),
+        last_time=corpus.last_time,
         tokenizer_sha256=sha256(folder / "tokenizer.json"),
         weights_sha256=sha256(folder / "weights.safetensors"),
     )

@@ -24,13 +24,16 @@ def same(found, expected) -> bool:
 
 
 def pairs(corpus, steps=8, **train):
-    run = RunSpec(train=TrainSpec(global_batch_size=24, steps=9, **train), sequence_length=6)
-    sampler, resident = BatchSampler(run, corpus), ResidentCorpus(corpus, CPU)
+    run = RunSpec(
+        encoder={"time": True},
+        train=TrainSpec(global_batch_size=24, steps=9, **train),
+        sequence_length=6,
+    )
+    sampler, resident = BatchSampler(run, corpus), ResidentCorpus(corpus, CPU, times=True)
     for step in range(steps):
         plain = sampler.batch(step)
-        fast = DeviceBatch(
-            resident, plain.windows, plain.dropout, plain.mask_false_negatives, plain.views
-        )
+        mask = plain.mask_false_negatives
+        fast = DeviceBatch(resident, plain.windows, plain.dropout, mask, plain.views, plain.cuts)
         yield plain, fast
 
 

@@ -42,6 +42,8 @@ class EmbedPlan:
     "buckets with a complete part"
     listed: NDArray[np.uint64] | None = None
     "hashes of the users to embed, sorted; all users if None"
+    at: float | None = None
+    "when users are looked at, in seconds since 1970; the end of the encoder's corpus if None"
 
 
 def read_user_rows(part: Part, reading: Reading, plan: EmbedPlan) -> Iterator[pa.Table]:
@@ -90,7 +92,7 @@ def write_parts(rows: pa.Table, encoder: UserEncoder, plan: EmbedPlan) -> pa.Tab
 def _write_part(bucket: int, rows: pa.Table, encoder: UserEncoder, plan: EmbedPlan) -> None:
     """Encode one bucket's users, list those left out, and write both."""
     usable = rows.filter(pc.is_null(rows["reason"])).select(EVENTS.names)
-    histories = Histories(usable, encoder.exported)
+    histories = Histories(usable, encoder.exported, plan.at)
     hashes = histories.fingerprints(encoder.card.run.sequence_length)
     current = pa.table(
         {
@@ -106,7 +108,7 @@ def _write_part(bucket: int, rows: pa.Table, encoder: UserEncoder, plan: EmbedPl
         )
         changed = current["user_id"].filter(pc.invert(unchanged))
         usable = usable.filter(pc.is_in(usable["user_id"], value_set=changed.combine_chunks()))
-        histories = Histories(usable, encoder.exported)
+        histories = Histories(usable, encoder.exported, plan.at)
     vectors = encoder.encode_histories(histories, per_service=plan.per_service)
     table = _vector_table(vectors, plan.precision)
     unknown = set(histories.services) - set(encoder.card.services)
