@@ -96,8 +96,8 @@ class Packed(NamedTuple):
     mask_key: int
     "seed of the dropout masks"
     views: torch.Tensor | None = None
-    """first requested sequence of each view, [views]; None where each sequence is a view. The vector
-    of a view is the normalised mean of those of its sequences"""
+    """first requested sequence of each view, [views]; None where each sequence is a view. A view's
+    vector is the normalised mean of those of its sequences"""
 
     def of_views(self, views: NDArray[np.int64]) -> "Packed":
         """Say which view each requested sequence is a part of; those of a view are together."""

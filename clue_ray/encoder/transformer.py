@@ -7,7 +7,8 @@
       -> linear layer of output_width
 
 With `encoder.time`, an event also reads its gaps to the event before and to the cut, its hour and
-its weekday (`batches/clock.py`). Weights are shared over all services. Shape suffixes as in `model.py`.
+its weekday (`batches/clock.py`). Weights are shared over all services. Shape suffixes are those of
+`model.py`.
 """
 
 import torch.nn.functional as F

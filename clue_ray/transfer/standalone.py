@@ -186,7 +186,7 @@ class UserTower(nn.Module):
 
 
 def clock(times_UE: Tensor, lengths_U: Tensor, at: float) -> Tensor:
-    """Return the features of time: gaps to the event before and to `at`, hour and weekday, [U, E, C].
+    """Return features of time: gaps to the event before and to `at`, hour and weekday, [U, E, C].
 
     Args:
         times_UE: seconds since 1970 in float64, most recent event first; padding is ignored.
