@@ -5,10 +5,12 @@ Each sentence holds the number that was found, and what would help.
 
 import itertools
 from collections import Counter
+from datetime import UTC, datetime
 from typing import NamedTuple
 
 import numpy as np
 
+from clue_ray.batches.clock import SECONDS_PER_DAY
 from clue_ray.corpus.layout.arrays import PAST_FUTURE, Pair
 from clue_ray.corpus.store import Corpus
 from clue_ray.runs import WHOLE
@@ -31,6 +33,10 @@ USER_DEVIATION = 0.3
 """Typical standard deviation over users of the difference of two runs' losses, nats."""
 FINE_DIFFERENCE = 0.03
 """Difference in loss between neighbouring values of an axis in a small study, nats."""
+
+
+SAMPLED_TIMES = 100_000
+"""Times of events that tell whether a log knows more than their days."""
 
 
 class Scales(NamedTuple):
@@ -63,6 +69,7 @@ def find_warnings(planned: list[PlannedRun], corpus: Corpus, study: StudySpec) -
         *_many_epochs(planned, corpus),
         *untrained_pairs(planned, corpus),
         *no_cut_in_time(planned, corpus),
+        *whole_days(planned, corpus),
         *_same_training(planned),
         *_small_pool(corpus, study.evaluation.candidates),
     ]
@@ -179,6 +186,20 @@ def _too_few(
         f"train.{field} asks for batches whose histories are cut in time, but some runs have at "
         f"most {min(most):,} training users with two {needed}, fewer than a batch, and train "
         f"without such batches; lower train.global_batch_size, or give more users."
+    ]
+
+
+def whole_days(planned: list[PlannedRun], corpus: Corpus) -> list[str]:
+    """Warn where encoders read the hour of events and the log knows only their days."""
+    if not any(r.run.encoder.time for r in planned):
+        return []
+    times = corpus.times[:: max(1, len(corpus.times) // SAMPLED_TIMES)]
+    if len(np.unique(times % SECONDS_PER_DAY)) > 1:
+        return []
+    return [
+        "encoder.time reads hours and gaps of less than a day, but all times of the log are at "
+        f"{datetime.fromtimestamp(times[0], UTC):%H:%M} UTC; give times to the second, or expect "
+        "only days and weekdays to help."
     ]
 
 

@@ -53,7 +53,8 @@ def test_every_field_of_a_batch_has_the_same_bits(corpus, train):
         share = plain.rows_of(1, 3)
         assert same(fast.pack(share), plain.pack(share))
         assert fast.work == plain.work
-        assert same(fast.duplicate_ids, plain.duplicate_ids)
+        ids = [each.duplicate_ids for each in (fast, plain)]
+        assert len({str(found if found is None else found.tolist()) for found in ids}) == 1
         hidden += plain.dropout.hide_services
     assert hidden  # some batches hide their services
 

@@ -16,7 +16,7 @@ from clue_ray.study.checks import check_study
 from clue_ray.study.costs import Rate, Workload, choose_timing, fixed_rate, time_on_a_node
 from clue_ray.study.directory import StudyDirectory
 from clue_ray.study.planner import BYTES_PER_PARAM, plan_runs
-from clue_ray.study.warnings import no_cut_in_time, untrained_pairs
+from clue_ray.study.warnings import no_cut_in_time, untrained_pairs, whole_days
 from tests.study.planning import make_study, plan
 
 WIDE = {"encoder.size": ["xxs", "xs", "s", "m"], "sequence_length": [1, 2, 4, 8]}
@@ -266,6 +266,16 @@ def test_runs_without_batches_cut_in_time_are_a_warning(corpus, tmp_path, field,
     assert f"at most 15 training users with {needed}" in said
     most[0] = 16
     assert no_cut_in_time(planned, few) == []
+
+
+def test_times_of_whole_days_are_a_warning_where_encoders_read_hours(corpus, tmp_path):
+    planned = plan(corpus, tmp_path, {"encoder.time": [False, True]}).runs
+    days = SimpleNamespace(times=np.arange(9.0) * 86_400 - 7_200)
+    (said,) = whole_days(planned, days)
+    assert "all times of the log are at 22:00 UTC" in said
+    assert whole_days(planned[:1], days) == []
+    days.times[3] += 1
+    assert whole_days(planned, days) == []
 
 
 def test_a_study_on_gpus_trains_in_bf16_unless_it_says_otherwise():
