@@ -135,7 +135,7 @@ def test_windows_of_past_and_future_lie_next_to_a_cut(corpus, length):
             cuts.add(cut)
             expected = [{}, {}]
             for time, service, place in events_of(corpus, drawn):
-                expected[time < cut].setdefault(service, []).append(place)
+                expected[int(time < cut)].setdefault(service, []).append(place)
             for found, side in zip(sides, expected, strict=True):
                 assert found
                 assert found.keys() <= side.keys()
