@@ -11,18 +11,16 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, PositiveInt, field_validator, model_validator
 
+from clue_ray.spec.fits import FitSpec, IsoFlopSpec
 from clue_ray.spec.items import ItemsSpec, with_text_of_items
 from clue_ray.spec.ladder import LADDER, Rung
 from clue_ray.spec.logs import check_separator, check_timestamp_format, logs_by_service
 from clue_ray.spec.precision import with_bf16_on_gpus
 from clue_ray.spec.yaml import Spec, fingerprint, read_yaml
+from clue_ray.spec.younger import NEW_IN_RUNS, without_new_in_runs
 
 RECIPE = 3
 """Training version, part of every run id; increase it when a spec trains to other weights."""
-NEW_FIELDS = ("timestamp_format", "separator", "items")
-"""Optional fields of logs that are younger than PREPARATION of corpora."""
-NEW_IN_RUNS = {"train": ("past_future",), "encoder": ("time",)}
-"""Fields of runs younger than RECIPE: at their defaults they are not part of a run's id."""
 HORIZONS = ("steps", "users_seen", "train_flops")
 """Fields of `TrainSpec` that say how long a run trains; a run has exactly one of them."""
 
@@ -43,11 +41,6 @@ class SplitSpec(Spec):
     @classmethod
     def _in_utc(cls, time: datetime | None) -> datetime | None:
         return time.replace(tzinfo=UTC) if time and time.tzinfo is None else time
-
-
-def without_new_fields(spec: dict[str, Any]) -> dict[str, Any]:
-    """Leave out fields that came later and are not set, so that older corpora keep their key."""
-    return {k: v for k, v in spec.items() if v is not None or k not in NEW_FIELDS}
 
 
 class LogSpec(Spec):
@@ -294,28 +287,6 @@ class ResourcesSpec(Spec):
         return "auto" if users is None else users  # specs of earlier versions hold null
 
 
-class FitSpec(Spec):
-    """Laws to fit to held-out loss against train_flops, and the runs held out to test them."""
-
-    laws: tuple[str, ...] = (
-        "power_law_plus_constant",
-        "log_linear",
-        "power_law",
-        "bounded_power_law",
-    )
-    hold_out: Literal["largest_compute"] = "largest_compute"
-
-
-class IsoFlopSpec(Spec):
-    """How a grid of `budgets` chooses encoder sizes, where it names none."""
-
-    tokens_per_param: float = Field(20, ge=1e-3, le=1e9)
-    """expected training tokens per non-embedding parameter at the best size; 20 holds for text, so
-    adjust it to what a first study finds"""
-    sizes: int = Field(5, ge=2, le=40)
-    "number of encoders per budget, each about twice as large as the one before"
-
-
 class RunSpec(Spec):
     """One run of a study: everything that defines its result, and its resources.
 
@@ -347,13 +318,6 @@ class RunSpec(Spec):
     def run_id(self, corpus_digest: str, candidates: int) -> str:
         """Return the first 12 hex digits of the SHA-256 of the identity."""
         return fingerprint(self.identity(corpus_digest, candidates))
-
-
-def without_new_in_runs(part: str, spec: Spec) -> dict[str, Any]:
-    """Return the values of a part of a run, without younger fields that are at their defaults."""
-    fields = type(spec).model_fields
-    new = {n for n in NEW_IN_RUNS[part] if getattr(spec, n) == fields[n].default}
-    return spec.model_dump(mode="json", exclude=new)
 
 
 class StudySpec(Spec):

@@ -21,8 +21,9 @@ from clue_ray.errors import StudyError
 from clue_ray.runs import read_record
 from clue_ray.spec.compute import Vocabulary, count_params
 from clue_ray.spec.items import ItemsSpec
-from clue_ray.spec.specs import RunSpec, SplitSpec, without_new_in_runs
+from clue_ray.spec.specs import RunSpec, SplitSpec
 from clue_ray.spec.yaml import Spec, fingerprint, read_yaml
+from clue_ray.spec.younger import without_new_in_runs
 from clue_ray.storage.documents import parse_json
 from clue_ray.storage.files import atomic_write, fetch_files, read_file, read_json, write_json
 from clue_ray.storage.place import is_uri

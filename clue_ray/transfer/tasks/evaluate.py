@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 
 from clue_ray.corpus.logs.reading import Reading
 from clue_ray.errors import SpecError
-from clue_ray.spec.specs import without_new_fields
 from clue_ray.spec.yaml import fingerprint
+from clue_ray.spec.younger import without_new_fields
 from clue_ray.storage.files import read_file, with_retries, write_file
 from clue_ray.storage.place import is_uri
 from clue_ray.transfer.encode import Histories, UserEncoder, load_encoder
