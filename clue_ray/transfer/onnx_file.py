@@ -29,7 +29,7 @@ def write_onnx(encoder: UserEncoder, folder: Path) -> str:
 
     Its input `tokens` is int64 [histories, events, tokens], padded with -1; its output `vectors` is
     float32 [histories, output width]. An encoder that reads times has a second input, `clock`,
-    int64 [histories, events, 4], as the function of that name in user_encoder.py returns it.
+    int64 [histories, events, 4], as `UserEncoder.inputs` of user_encoder.py returns it.
     """
     missing = [name for name in ("onnx", "onnxscript") if find_spec(name) is None]
     if missing:

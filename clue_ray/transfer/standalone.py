@@ -159,7 +159,7 @@ class UserTower(nn.Module):
     """The model: token ids of histories, padded with -1, to their unit vectors.
 
     An item is the guide token of its service and then the tokens of its text; events are most
-    recent first. An encoder that reads times also takes the features of `clock`.
+    recent first. An encoder that reads times also takes the features of time that `UserEncoder.inputs` returns.
     """
 
     def __init__(self, card: dict[str, Any]):
@@ -185,7 +185,7 @@ class UserTower(nn.Module):
         return F.normalize(torch.stack(parts).sum(0), dim=-1)
 
 
-def clock(times_UE: Tensor, lengths_U: Tensor, at: float) -> Tensor:
+def _clock(times_UE: Tensor, lengths_U: Tensor, at: float) -> Tensor:
     """Return features of time: gaps to the event before and to `at`, hour and weekday, [U, E, C].
 
     Args:
@@ -318,7 +318,7 @@ class UserEncoder:
                 [time for time, _ in events], dtype=torch.float64
             )
         lengths = torch.tensor([len(events) for _, events in histories])
-        return tokens, clock(times, lengths, self.card["last_time"] if at is None else at)
+        return tokens, _clock(times, lengths, self.card["last_time"] if at is None else at)
 
     def _tokens(self, histories: Histories) -> Tensor:
         """Tokenize histories, [U, E, T] with -1 where there is nothing."""
