@@ -159,7 +159,7 @@ class UserTower(nn.Module):
     """The model: token ids of histories, padded with -1, to their unit vectors.
 
     An item is the guide token of its service and then the tokens of its text; events are most
-    recent first. An encoder that reads times also takes the features of time that `UserEncoder.inputs` returns.
+    recent first. An encoder that reads times also takes features of time (`UserEncoder.inputs`).
     """
 
     def __init__(self, card: dict[str, Any]):
