@@ -228,13 +228,13 @@ class BatchSampler:
         """Give shares of the batches to pools of users whose history is cut in time."""
         services = range(len(self.corpus.services))
         asked = [
-            (self.train.same_service, self._find_pools([(s, s) for s in services])),
-            (self.train.past_future, self._find_pools([PAST_FUTURE])),
+            (self.train.same_service, [(service, service) for service in services]),
+            (self.train.past_future, [PAST_FUTURE]),
         ]
         added = [
             (share, found)
-            for share, pools in asked
-            if share and (found := self._large_enough(pools))
+            for share, pairs in asked
+            if share and (found := self._large_enough(self._find_pools(pairs)))
         ]
         parts = [(1 - sum(share for share, _ in added)) * self.shares]
         parts += [share * _proportions(found) for share, found in added]

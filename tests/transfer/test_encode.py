@@ -16,6 +16,7 @@ from clue_ray.errors import EventLogError, StudyError
 from clue_ray.spec.specs import EncoderSpec
 from clue_ray.training.evaluate import embed
 from clue_ray.transfer import encode
+from clue_ray.transfer.embed.embed import embed_users
 from clue_ray.transfer.encode import Histories, as_events, load_encoder
 from clue_ray.transfer.encoder_file import export_encoder, read_encoder
 from tests.plain import plain_embedding
@@ -56,6 +57,13 @@ def test_an_encoder_of_times_looks_at_the_end_of_its_corpus(run_spec, corpus, ev
         Histories(as_events(events), encoder.exported, at) for at in (None, corpus.last_time + 9)
     )
     assert not (plain.fingerprints(6) == moved.fingerprints(6)).any()
+
+
+def test_a_time_to_look_at_is_refused_where_it_would_change_nothing(
+    encoder_folder, planted_log, tmp_path
+):
+    with pytest.raises(StudyError, match="does not read times, so --at would change nothing"):
+        embed_users(encoder_folder, str(planted_log), str(tmp_path / "out"), at=1.0)
 
 
 def test_a_user_is_the_mean_of_the_services_whatever_their_sizes(encoder_folder, events):
