@@ -53,8 +53,8 @@ class ResidentCorpus:
     @staticmethod
     def size(corpus: Corpus, *, times: bool = False) -> int:
         """Return the bytes that a corpus takes on a device."""
-        arrays = [corpus.events, corpus.item_tokens, corpus.item_offsets]
-        return sum(array.nbytes for array in [*arrays, *[corpus.times] * times])
+        items = corpus.events.nbytes + corpus.item_tokens.nbytes + corpus.item_offsets.nbytes
+        return items + (corpus.times.nbytes if times else 0)
 
 
 @dataclass(frozen=True)

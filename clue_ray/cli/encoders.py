@@ -111,7 +111,7 @@ def embed(
             users=users,
             form="npy" if form is MatrixFormat.npy else "parquet",
             join=join or [],
-            at=at and at.replace(tzinfo=UTC).timestamp(),
+            at=None if at is None else at.replace(tzinfo=UTC).timestamp(),
         )
     if as_json:
         return print(json.dumps(manifest))

@@ -163,7 +163,8 @@ class Histories(Corpus):
         kept = np.ones(len(rows.item), dtype=bool)
         if card.duplicates == "drop":
             kept = ~rows.duplicates()
-        self.events, self.times = rows.item[kept].astype(np.int32), rows.time[kept]
+        self.events = rows.item[kept].astype(np.int32)
+        self.times = rows.time[kept].astype(np.float64)
         default = card.last_time or 0.0
         self.cuts = np.zeros(len(self.user_ids)) + (default if at is None else at)
         self.reads_time = card.run.encoder.time
