@@ -28,11 +28,6 @@ RUN = {
 }
 
 
-@pytest.fixture(scope="module", autouse=True)
-def credentials(s3_query):
-    """Set them before Ray starts, whose workers take over the environment."""
-
-
 @pytest.fixture(scope="module")
 def study(corpus, tmp_path_factory):
     """A study directory of two finished runs, one of which lost its encoder, and one that

@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import tempfile
 
 import numpy as np
 import pyarrow as pa
@@ -28,17 +27,17 @@ from clue_ray.transfer.encode import load_encoder
 
 
 @pytest.fixture(scope="module")
-def ray_session(s3_query):
+def ray_session(s3_query, ray_folder):
     """A session of two cores that claims a GPU, started after S3 credentials are set, because
     workers inherit them."""
     import ray
 
-    folder = tempfile.mkdtemp(prefix="cr-", dir="/tmp")
+    ray.shutdown()  # the session that other modules share
     quiet = {"include_dashboard": False, "log_to_driver": False, "logging_level": "error"}
-    ray.init(num_cpus=2, num_gpus=1, object_store_memory=200_000_000, _temp_dir=folder, **quiet)
+    where = {"_temp_dir": ray_folder, "object_store_memory": 200_000_000}
+    ray.init(num_cpus=2, num_gpus=1, **where, **quiet)
     yield
     ray.shutdown()
-    shutil.rmtree(folder, ignore_errors=True)
 
 
 @pytest.fixture(scope="module")
