@@ -5,10 +5,10 @@ reads them. Each distinct item of a block of users is encoded once, whatever the
 services with that item, and there is no padding. Shape suffixes are those of `encoder/model.py`.
 """
 
-from collections.abc import Iterator
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from clue_ray.batches.bag import NO_BAG
 from clue_ray.batches.clock import Clock
-from clue_ray.batches.dropout import keyed_hash
+from clue_ray.batches.dropout import NO_DROPOUT, keyed_hash
 from clue_ray.batches.layout import group_lengths, lay_out
 from clue_ray.batches.packing import (
     Sequences,
@@ -28,34 +28,30 @@ from clue_ray.batches.packing import (
     bag_histories,
     gather_events,
     gather_times,
+    gather_tokens,
     pack,
     recent_windows,
     sort_lists,
 )
 from clue_ray.batches.transfer import copy_to
-from clue_ray.corpus.logs.times import as_seconds
 from clue_ray.corpus.ranges import ranges
 from clue_ray.corpus.rows import SortedRows
 from clue_ray.corpus.shards import item_tokenizer
 from clue_ray.corpus.store import Corpus
 from clue_ray.encoder.model import Encoder
 from clue_ray.encoder.transformer import Transformer
-from clue_ray.errors import EventLogError
 from clue_ray.transfer.encoder_file import EncoderCard, ExportedEncoder, read_encoder
+from clue_ray.transfer.events import as_events
 
-EVENTS = pa.schema(
-    [
-        ("user_id", pa.string()),
-        ("service", pa.string()),
-        ("timestamp", pa.float64()),
-        ("text", pa.string()),
-    ]
-)
 LEFT_OUT = pa.schema([("user_id", pa.string()), ("reason", pa.string())])
 EVENTS_PER_PASS = 32_768
 """Events in one pass of the service transformer."""
 ITEMS_PER_PASS = 4_096
 """Items in one pass of the item transformer."""
+GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+"""2^64 divided by the golden ratio: multiples of it differ in all bits."""
+FindItems = Callable[[NDArray[np.uint64]], tuple[NDArray[np.bool_], NDArray[np.float32]]]
+"""Looks items up by their keys: whether each is known, and the vectors of those that are."""
 
 
 class Vectors(NamedTuple):
@@ -76,7 +72,7 @@ class UserEncoder:
         card: its description.
     """
 
-    def __init__(self, exported: ExportedEncoder, device: str = "cpu"):
+    def __init__(self, exported: ExportedEncoder, device: str | torch.device = "cpu"):
         self.exported = exported
         self.card: EncoderCard = exported.card
         self.model = exported.model().to(device)
@@ -107,10 +103,17 @@ class UserEncoder:
         histories = Histories(as_events(events), self.exported, at)
         return self.encode_histories(histories, per_service=per_service)
 
-    def encode_histories(self, histories: "Histories", *, per_service: bool = False) -> Vectors:
-        """Encode users by their histories, as `encode` does."""
+    def encode_histories(
+        self, histories: "Histories", *, per_service: bool = False, find: FindItems | None = None
+    ) -> Vectors:
+        """Encode users by their histories, as `encode` does.
+
+        Args:
+            find: looks up vectors of items; those that it does not know are encoded.
+        """
         users, services, windows = histories.present(self.card.run.sequence_length)
-        vectors = _encode_windows(self.model, histories, windows, histories.cuts[users])
+        cuts = histories.cuts[users] if self.model.reads_time else None
+        vectors = _encode_windows(self.model, histories, windows, find, cuts)
         if per_service:
             names = np.array(histories.services, dtype=object)[services]
             return Vectors(histories.user_ids[users], names, vectors.cpu().numpy())
@@ -118,8 +121,19 @@ class UserEncoder:
         sums.index_add_(0, torch.from_numpy(users).to(vectors.device), vectors)
         return Vectors(histories.user_ids, None, F.normalize(sums, dim=-1).cpu().numpy())
 
+    @torch.no_grad()
+    def encode_items(self, histories: "Histories") -> NDArray[np.float32]:
+        """Encode all items of some histories, [items, width].
 
-def load_encoder(path: str | Path, device: str = "cpu") -> UserEncoder:
+        An item's vector depends on its text and its service alone, so it serves every user.
+        """
+        assert self.model.transformer is not None, "only a transformer has vectors of items"
+        with _precision(self.model):
+            items = np.arange(histories.num_items, dtype=np.int32)
+            return encode_items(self.model.transformer, histories, items).float().cpu().numpy()
+
+
+def load_encoder(path: str | Path, device: str | torch.device = "cpu") -> UserEncoder:
     """Load the encoder of a run, given by the run's folder or the `encoder` folder in it.
 
     Raises:
@@ -141,8 +155,12 @@ class Histories(Corpus):
 
     Attributes:
         item_services, item_texts, item_hashes: of each distinct item, [items].
+        item_keys: hash of each item's text and guide token, which determine its vector, [items].
         cuts: when each user is looked at, [users].
     """
+
+    item_keys: NDArray[np.uint64]
+    cuts: NDArray[np.float64]
 
     def __init__(
         self,
@@ -181,8 +199,41 @@ class Histories(Corpus):
         guides = np.minimum(self.item_services, len(card.services))
         items = tokenize(self.item_texts.to_pylist(), guides)
         self.item_hashes = items.hashes
+        self.item_keys = keyed_hash(
+            (items.hashes + guides.astype(np.uint64) * GOLDEN).view(np.int64), 2
+        )
         self.item_offsets = items.tokens.offsets.to_numpy().astype(np.int64)
         self.item_tokens = items.tokens.values.to_numpy()
+
+    @classmethod
+    def of_arrays(
+        cls, services: Sequence[str], user_ids: NDArray[np.object_], **arrays: NDArray[Any]
+    ) -> "Histories":
+        """Return histories with given arrays, for encoding; texts are not needed for that."""
+        found = cls.__new__(cls)
+        Corpus.__init__(found, Path(), {"digest": "", "services": services})
+        found.user_ids = user_ids
+        vars(found).update(arrays)
+        return found
+
+    def recent(self, sequence_length: int) -> "Histories":
+        """Return the histories that the encoder reads, with their items alone."""
+        users, services, windows = self.present(sequence_length)
+        items, events = np.unique(self.events[ranges(*windows)], return_inverse=True)
+        lengths = np.zeros(len(self.user_ids) * len(self.services), np.int64)
+        lengths[users * len(self.services) + services] = windows.lengths
+        tokens = gather_tokens(self, items.astype(np.int64), NO_DROPOUT)
+        return Histories.of_arrays(
+            self.services,
+            self.user_ids,
+            events=events.astype(np.int32),
+            times=self.times[ranges(*windows)] if self.reads_time else np.zeros(0),
+            cuts=self.cuts,
+            offsets=np.append(0, np.cumsum(lengths)),
+            item_tokens=tokens.values.astype(np.int32),
+            item_offsets=np.append(0, np.cumsum(tokens.lengths)),
+            item_keys=self.item_keys[items],
+        )
 
     def present(self, sequence_length: int) -> tuple[NDArray[np.int64], NDArray[np.int64], Windows]:
         """List every user and service with events, and the window of the most recent ones."""
@@ -201,50 +252,14 @@ class Histories(Corpus):
             names[services], windows.lengths
         )
         # Hashes of events are summed per user, which loses their order, so each hash includes the
-        # event's position; the constant is 2^64 divided by the golden ratio.
+        # event's position.
         if self.reads_time:
             gaps = np.repeat(self.cuts[users], windows.lengths) - self.times[ranges(*windows)]
             texts ^= keyed_hash(gaps.view(np.int64), 2)
-        hashes = keyed_hash((texts + recency * np.uint64(0x9E3779B97F4A7C15)).view(np.int64), 1)
+        hashes = keyed_hash((texts + recency * GOLDEN).view(np.int64), 1)
         sums = np.zeros(len(self.user_ids), np.uint64)
         np.add.at(sums, np.repeat(users, windows.lengths), hashes)
         return sums
-
-
-def as_events(table: pa.Table | pd.DataFrame) -> pa.Table:
-    """Convert a table to the schema EVENTS; without timestamps, the order of rows is the time.
-
-    Raises:
-        EventLogError: a column is missing, cannot be read, or holds nulls.
-    """
-    if isinstance(table, pd.DataFrame):
-        table = pa.Table.from_pandas(table, preserve_index=False)
-    if "timestamp" not in table.column_names:
-        order = np.arange(table.num_rows, dtype=np.float64)
-        table = table.append_column("timestamp", pa.array(order))
-    absent = [name for name in EVENTS.names if name not in table.column_names]
-    if absent:
-        raise EventLogError(
-            f"Events have no column {absent[0]!r}; give user_id, service, text and optionally "
-            "timestamp."
-        )
-    events = table.select(EVENTS.names)
-    try:
-        seconds = as_seconds(events["timestamp"])
-        events = events.set_column(EVENTS.get_field_index("timestamp"), "timestamp", seconds)
-        events = events.cast(EVENTS)
-    except (pa.ArrowException, ValueError, TypeError) as error:
-        raise EventLogError(
-            f"Events cannot be read ({str(error).splitlines()[0]}); give user_id, service and text "
-            "as strings, and timestamp as numbers, dates or ISO 8601."
-        ) from None
-    with_nulls = [name for name in EVENTS.names if events[name].null_count]
-    if with_nulls:
-        raise EventLogError(
-            f"Events hold {events[with_nulls[0]].null_count} nulls in {with_nulls[0]!r}; leave "
-            "those rows out."
-        )
-    return events
 
 
 def encode_items(
@@ -264,27 +279,58 @@ def encode_items(
     return torch.cat(vectors)
 
 
+def _precision(model: Encoder) -> AbstractContextManager[Any]:
+    """Return the context in which a model's matrix products have its precision."""
+    if model.precision == "bf16":
+        return torch.autocast(model.log_scale.device.type, torch.bfloat16)
+    return nullcontext()
+
+
+def _find_or_encode(
+    transformer: Transformer, histories: Histories, items: NDArray[np.int32], find: FindItems
+) -> torch.Tensor:
+    """Look distinct items up and encode those that are not known, [items, width]."""
+    known, stored = find(histories.item_keys[items])
+    if not known.any():
+        return encode_items(transformer, histories, items)
+    weight = transformer.token_embedding.weight
+    vectors = torch.empty(len(items), weight.shape[1], device=weight.device)
+    vectors[torch.from_numpy(known)] = torch.from_numpy(stored).to(weight.device)
+    if not known.all():
+        others = encode_items(transformer, histories, items[~known])
+        vectors[torch.from_numpy(~known)] = others.to(vectors.dtype)
+    return vectors
+
+
 @torch.no_grad()
 def _encode_windows(
-    model: Encoder, corpus: Corpus, windows: Windows, cuts: NDArray[np.float64]
+    model: Encoder,
+    histories: Histories,
+    windows: Windows,
+    find: FindItems | None,
+    cuts: NDArray[np.float64] | None,
 ) -> torch.Tensor:
     """Encode windows of events to unit vectors, [windows, output_width].
 
     Args:
-        cuts: time of the cut of each window, [windows].
+        find: looks up vectors of items; those that it does not know are encoded.
+        cuts: time of the cut of each window, for an encoder that reads times, [windows].
     """
     device = model.log_scale.device
     if not len(windows.lengths):
         return torch.zeros(0, model.output_width, device=device)
-    items = np.unique(corpus.events[ranges(*windows)])
+    items = np.unique(histories.events[ranges(*windows)])
     vectors = torch.zeros(len(windows.lengths), model.output_width, device=device)
-    with (
-        torch.autocast(device.type, torch.bfloat16) if model.precision == "bf16" else nullcontext()
-    ):
-        items_ID = encode_items(model.transformer, corpus, items) if model.transformer else None
+    with _precision(model):
+        items_ID = None
+        if model.transformer and find:
+            items_ID = _find_or_encode(model.transformer, histories, items, find)
+        elif model.transformer:
+            items_ID = encode_items(model.transformer, histories, items)
         for rows in _split_by_events(windows.lengths):
             chunk = Windows(windows.starts[rows], windows.lengths[rows])
-            chunk_vectors = _encode_sequences(model, corpus, chunk, cuts[rows], items, items_ID)
+            mine = None if cuts is None else cuts[rows]
+            chunk_vectors = _encode_sequences(model, histories, chunk, mine, items, items_ID)
             vectors[torch.from_numpy(rows)] = chunk_vectors.float()
     return F.normalize(vectors, dim=-1)
 
@@ -300,14 +346,14 @@ def _encode_sequences(
     model: Encoder,
     corpus: Corpus,
     windows: Windows,
-    cuts: NDArray[np.float64],
+    cuts: NDArray[np.float64] | None,
     items: NDArray[np.int32],
     items_ID: torch.Tensor | None,
 ) -> torch.Tensor:
     """Encode windows of events, given their encoded items, [windows, output_width].
 
     Args:
-        cuts: time of the cut of each window, [windows].
+        cuts: time of the cut of each window, for an encoder that reads times, [windows].
         items: distinct items, sorted.
         items_ID: their vectors; None without a transformer, which alone reads them.
     """
@@ -320,7 +366,7 @@ def _encode_sequences(
         places = torch.from_numpy(np.searchsorted(items, histories.values))
         layout = lay_out(group_lengths(histories.lengths))
         times = None
-        if model.reads_time:
+        if cuts is not None:
             times = Clock(gather_times(corpus, windows), cuts).take(by_length).rows()
         sequences = Sequences(places, torch.from_numpy(recency), layout, NO_BAG, times)
         summary_UD = model.transformer.summarise(items_ID, copy_to(sequences, device))

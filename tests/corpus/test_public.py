@@ -29,7 +29,7 @@ def package(tmp_path, monkeypatch):
             "household_id": [2, 1, 1, 1],
             "product_id": [7, 6, 5, 8],
             "transaction_timestamp": pd.to_datetime(
-                ["2017-01-02 10:00:05"] * 2 + ["2017-01-01"] * 2
+                ["2017-01-02 10:00:05"] * 2 + ["2017-01-01 09:00:00"] * 2
             ),
             "quantity": 1,
             "sales_value": [1.5, 2.0, 3.0, 4.0],

@@ -21,7 +21,7 @@ def make_model(corpus, **shape):
     model = Encoder(encoder, corpus.vocabulary(8), temperature=0.1, seed=3).double()
     with torch.no_grad():  # positions and the mixer start at zero, which would hide them
         for name, parameter in model.named_parameters():
-            if re.search("position|output.weight|down.weight", name):
+            if re.search("position|event_time|output.weight|down.weight", name):
                 parameter.normal_(generator=torch.Generator().manual_seed(1))
     return model
 

@@ -17,8 +17,10 @@ from clue_ray.spec.specs import EncoderSpec
 from clue_ray.training.evaluate import embed
 from clue_ray.transfer import encode
 from clue_ray.transfer.embed.embed import embed_users
-from clue_ray.transfer.encode import Histories, as_events, load_encoder
+from clue_ray.transfer.embed.packed import pack, unpack
+from clue_ray.transfer.encode import Histories, load_encoder
 from clue_ray.transfer.encoder_file import export_encoder, read_encoder
+from clue_ray.transfer.events import as_events
 from tests.plain import plain_embedding
 
 
@@ -53,6 +55,9 @@ def test_an_encoder_of_times_looks_at_the_end_of_its_corpus(run_spec, corpus, ev
         assert np.allclose(whole.values[places], expected, atol=1e-6)
     later = encoder.encode(events, per_service=True, at=corpus.last_time + 1e7)
     assert not np.allclose(later.values, whole.values, atol=1e-3)
+    histories = Histories(as_events(events), encoder.exported)
+    travelled = unpack(pack(0, histories.recent(run.sequence_length)))
+    assert np.array_equal(encoder.encode_histories(travelled).values, encoder.encode(events).values)
     plain, moved = (
         Histories(as_events(events), encoder.exported, at) for at in (None, corpus.last_time + 9)
     )
