@@ -114,7 +114,8 @@ def assemble(parts: Path, recipe: Recipe, folder: Path) -> None:
     ids = partial / _file_name(USER_IDS)
     _join_user_ids(parts, recipe.pieces[USER_IDS], ids)
     files[ids.name] = sha256(ids)
-    write_json(partial / "layout.json", {**recipe.facts, "files": files})
+    sizes = {name: (partial / name).stat().st_size for name in files}
+    write_json(partial / "layout.json", {**recipe.facts, "files": files, "bytes": sizes})
     shutil.rmtree(folder, ignore_errors=True)
     partial.rename(folder)
 
@@ -234,6 +235,19 @@ class Layout:
         with pa.ipc.open_file(pa.memory_map(str(self.folder / _file_name(USER_IDS)))) as reader:
             column = reader.read_all()["user_id"]
         return column.to_numpy(zero_copy_only=False) if len(column) else np.zeros(0, object)
+
+    def is_whole(self) -> bool:
+        """Return whether no file is cut short, by the sizes in layout.json, without reading them.
+
+        A process that maps such a file would be killed, or would train on fewer users.
+        """
+        sizes = self.facts.get("bytes")
+        try:
+            return sizes is None or all(  # an earlier version wrote none
+                (self.folder / name).stat().st_size == sizes[name] for name in self.facts["files"]
+            )
+        except (OSError, LookupError, TypeError):
+            return False
 
     def find_damage(self) -> str:
         """Describe the first file that differs from layout.json; return "" if none does."""
