@@ -42,8 +42,9 @@ from clue_ray.corpus.ranges import ranges
 from clue_ray.corpus.tokenizer import train_tokenizer
 from clue_ray.encoder.blocks import Block
 from clue_ray.spec.specs import EncoderSpec, RunSpec, TrainSpec
-from clue_ray.transfer.encode import Histories, UserEncoder, as_events
+from clue_ray.transfer.encode import Histories, UserEncoder
 from clue_ray.transfer.encoder_file import EncoderCard, ExportedEncoder, read_encoder
+from clue_ray.transfer.events import as_events
 
 BATCH = 32
 

@@ -52,7 +52,7 @@ def _load_items(corpus: Corpus, found: SimpleNamespace) -> list[np.ndarray]:
 
 def _load_events(corpus: Corpus, common: list[np.ndarray], found: SimpleNamespace) -> None:
     tables = [
-        pq.read_table(file, columns=["user_id", "service", "items"])
+        pq.read_table(file, columns=["user_id", "service", "items", "timestamps"])
         for file in _files(corpus, "shards")
     ]
     shards = pa.concat_tables(tables)
@@ -68,3 +68,6 @@ def _load_events(corpus: Corpus, common: list[np.ndarray], found: SimpleNamespac
     found.events = np.empty(found.offsets[-1], dtype=np.int32)
     flat = [ids[column.flatten().to_numpy()] for ids, column in zip(common, lists, strict=True)]
     found.events[ranges(found.offsets[rows], lengths)] = np.concatenate(flat)
+    found.times = np.empty(found.offsets[-1])
+    times = shards["timestamps"].combine_chunks().flatten().to_numpy()
+    found.times[ranges(found.offsets[rows], lengths)] = times

@@ -2,6 +2,7 @@
 
 import json
 import math
+from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ import pyarrow.parquet as pq
 import torch
 
 from clue_ray.corpus.hashes import sha256
+from clue_ray.corpus.shards import SEQUENCES
 from clue_ray.corpus.store import Corpus, open_corpus
 from clue_ray.corpus.tokenizer import train_tokenizer
 from clue_ray.encoder.model import Encoder
@@ -57,12 +59,11 @@ def plain_corpus(log: Path, folder: Path, split: dict) -> Corpus:
     rows = []
     for (user, service), group in events.groupby(["user_id", "service"]):
         newest = group.sort_values(["timestamp", "item"], ascending=[False, True])
-        rows.append({"user_id": user, "service": service, "items": newest["item"].tolist()})
-    schema = pa.schema(
-        [("user_id", pa.string()), ("service", pa.string()), ("items", pa.list_(pa.int32()))]
-    )
+        lists = {"items": newest["item"], "timestamps": newest["timestamp"].astype(float)}
+        lists = {name: column.tolist() for name, column in lists.items()}
+        rows.append({"user_id": user, "service": service, **lists})
     pq.write_table(
-        pa.Table.from_pylist(rows, schema=schema), folder / "shards" / "shard-00000.parquet"
+        pa.Table.from_pylist(rows, schema=SEQUENCES), folder / "shards" / "shard-00000.parquet"
     )
     manifest = {
         "key": "plain",
@@ -79,12 +80,18 @@ def plain_corpus(log: Path, folder: Path, split: dict) -> Corpus:
     return open_corpus(folder)
 
 
-def plain_embedding(model: Encoder, corpus: Corpus, events: np.ndarray) -> torch.Tensor:
+def plain_embedding(
+    model: Encoder,
+    corpus: Corpus,
+    events: np.ndarray,
+    times: list[float] | None = None,
+    cut: float = 0.0,
+) -> torch.Tensor:
     """Embed one history with plain loops: item by item, without packing."""
     if model.bag:
         vector = _plain_bag(model.bag.table.weight, corpus, events)
     if model.transformer:
-        summary = _plain_transformer(model.transformer, corpus, events)
+        summary = _plain_transformer(model.transformer, corpus, events, times, cut)
         output = model.transformer.output(summary)
     if not model.bag:
         vector = output
@@ -109,7 +116,24 @@ def _plain_bag(table: torch.Tensor, corpus: Corpus, events: np.ndarray) -> torch
     return table[guide] + sum(weight / norm * table[t] for t, weight in weights.items())
 
 
-def _plain_transformer(model: Transformer, corpus: Corpus, events: np.ndarray) -> torch.Tensor:
+def plain_clock(times: list[float], place: int, cut: float) -> list[int]:
+    """Return the rows of the table of times that one event reads."""
+    moment = datetime.fromtimestamp(times[place], UTC)
+
+    def bucket(gap: float) -> int:
+        return 0 if gap < 1 else min(31, 1 + math.floor(math.log2(gap)))
+
+    before = bucket(times[place] - times[place + 1]) if place + 1 < len(times) else 32
+    return [before, 33 + bucket(cut - times[place]), 65 + moment.hour, 89 + moment.weekday()]
+
+
+def _plain_transformer(
+    model: Transformer,
+    corpus: Corpus,
+    events: np.ndarray,
+    times: list[float] | None,
+    cut: float,
+) -> torch.Tensor:
     """Encode one history item by item and head by head."""
     items = []
     for item in events:
@@ -121,6 +145,9 @@ def _plain_transformer(model: Transformer, corpus: Corpus, events: np.ndarray) -
             x = plain_block(block, x, len(model.item_blocks))
         items.append(model.item_norm(x.mean(0)))
     x = torch.stack(items) + model.event_position(torch.arange(len(events)))
+    if times is not None:
+        rows = [plain_clock(times, place, cut) for place in range(len(events))]
+        x = x + torch.stack([model.event_time.weight[each].sum(0) for each in rows])
     for block in model.service_blocks:
         x = plain_block(block, x, len(model.service_blocks))
     return model.service_norm(x.mean(0))

@@ -209,7 +209,11 @@ def main() -> None:
     study = make_study(events, options.runs, options.steps)
     (folder / "study.yaml").write_text(yaml.safe_dump(study))
     storage = Storage()
-    machines = Machines(folder, options.nodes)
+    own = folder / str(options.seed)
+    shutil.rmtree(own, ignore_errors=True)  # an earlier call may have used this folder and seed
+    shutil.rmtree(folder / f"seed{options.seed}", ignore_errors=True)
+    own.mkdir()
+    machines = Machines(own, options.nodes)
     cache = node_folder("corpora")
     scene = Scene(folder, machines, storage, f"seed{options.seed}", cache, clock)
     try:

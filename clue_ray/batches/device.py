@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from clue_ray.batches.bag import Bag
+from clue_ray.batches.clock import clock_rows
 from clue_ray.batches.dropout import MASKS, Dropout
 from clue_ray.batches.layout import Groups, Layout
 from clue_ray.batches.packing import Items, Packed, Sequences, Windows
@@ -38,19 +39,22 @@ class ResidentCorpus:
         item_tokens: tokens of all items, end to end.
         item_offsets: bounds of each item in `item_tokens`, [items + 1].
         shared_guide: guide token of any service.
+        times: time of each event, [events]; None where the encoder does not read times.
     """
 
-    def __init__(self, corpus: Corpus, device: torch.device):
+    def __init__(self, corpus: Corpus, device: torch.device, *, times: bool = False):
         self.device = device
+        self.times = _resident(corpus.times, device) if times else None
         self.events = _resident(corpus.events, device)
         self.item_tokens = _resident(corpus.item_tokens, device)
         self.item_offsets = _resident(corpus.item_offsets, device)
         self.shared_guide = corpus.shared_guide
 
     @staticmethod
-    def size(corpus: Corpus) -> int:
+    def size(corpus: Corpus, *, times: bool = False) -> int:
         """Return the bytes that a corpus takes on a device."""
-        return corpus.events.nbytes + corpus.item_tokens.nbytes + corpus.item_offsets.nbytes
+        items = corpus.events.nbytes + corpus.item_tokens.nbytes + corpus.item_offsets.nbytes
+        return items + (corpus.times.nbytes if times else 0)
 
 
 @dataclass(frozen=True)
@@ -69,6 +73,13 @@ class DeviceBatch:
     windows: Windows
     dropout: Dropout
     mask_false_negatives: bool
+    views: NDArray[np.int64] | None = None
+    cuts: NDArray[np.float64] | None = None
+
+    @cached_property
+    def view_of(self) -> NDArray[np.int64]:
+        """The view of each window, on the host, [windows]."""
+        return np.arange(len(self.windows.lengths)) if self.views is None else self.views
 
     @cached_property
     def starts(self) -> Tensor:
@@ -78,18 +89,29 @@ class DeviceBatch:
     @cached_property
     def events(self) -> Histories:
         """Items of the windows, before dropout."""
-        lengths = torch.from_numpy(self.windows.lengths).to(self.corpus.device)
-        total = int(self.windows.lengths.sum())
-        addresses = _ranges(self.starts, lengths, total)
-        return Histories(self.corpus.events[addresses].long(), lengths)
+        return Histories(self.corpus.events[self.addresses].long(), self.lengths)
+
+    @cached_property
+    def lengths(self) -> Tensor:
+        """Events of each window, [sequences]."""
+        return torch.from_numpy(self.windows.lengths).to(self.corpus.device)
+
+    @cached_property
+    def addresses(self) -> Tensor:
+        """Index in the corpus of each event of the windows, before dropout, [events]."""
+        return _ranges(self.starts, self.lengths, int(self.windows.lengths.sum()))
 
     @cached_property
     def histories(self) -> Histories:
         """Items of the windows, after dropout of events."""
-        events, dropout = self.events, self.dropout
+        return self._drop(self.events)
+
+    def _drop(self, events: Histories) -> Histories:
+        """Drop some of what was gathered of the windows' events."""
+        dropout = self.dropout
         if not dropout.event_dropout:
             return events
-        hashes = keyed_hash(_ranges(self.starts, events.lengths, len(events.values)), dropout.key)
+        hashes = keyed_hash(self.addresses, dropout.key)
         owners = _owners(events.lengths, len(events.values))
         # Signed comparison with the sign bit flipped is unsigned comparison.
         highest = torch.full((len(events.lengths),), SIGN, device=hashes.device)
@@ -103,13 +125,13 @@ class DeviceBatch:
         histories = self.histories
         items, places = histories.values.unique(return_inverse=True)
         tokens = _gather_tokens(self.corpus, items, self.dropout).lengths[places]
-        lengths, users = histories.lengths, len(self.windows.lengths) // 2
+        lengths, users = histories.lengths, (int(self.view_of[-1]) + 1) // 2
         counts = torch.stack(
             [lengths.sum(), (lengths**2).sum(), tokens.sum(), (tokens**2).sum(), tokens.sum()]
         )
         events, events_squared, all_tokens, tokens_squared, bag_tokens = counts.tolist()
         return Work(
-            users=2 * users,
+            users=len(lengths),
             events=events,
             events_squared=events_squared,
             tokens=all_tokens,
@@ -123,7 +145,8 @@ class DeviceBatch:
         """A number per user as in `GlobalBatch`, [users]; None where there is nothing to mask."""
         if not self.mask_false_negatives:
             return None
-        ids = _number_histories(self.events, len(self.corpus.item_offsets) - 1)
+        views = torch.from_numpy(self.view_of).to(self.corpus.device)
+        ids = _number_histories(self.events, views, len(self.corpus.item_offsets) - 1)
         return ids if int(ids.max()) + 1 < len(ids) else None
 
     @property
@@ -137,10 +160,33 @@ class DeviceBatch:
     def pack(self, rows: NDArray[np.int64]) -> Packed:
         """Pack the histories of some rows for the encoder."""
         chosen = torch.from_numpy(rows).to(self.corpus.device)
-        return _pack(self.corpus, _take(self.histories, chosen), self.starts[chosen], self.dropout)
+        histories = _take(self.histories, chosen)
+        packed = _pack(self.corpus, histories, self.starts[chosen], self.dropout, self._clock(rows))
+        if self.views is None:
+            return packed
+        return packed.of_views(self.views[rows]).to(self.corpus.device)
+
+    def _clock(self, rows: NDArray[np.int64]) -> "_Clock | None":
+        """Return the times of the events of some rows, and their cuts."""
+        if self.cuts is None or self.corpus.times is None:
+            return None
+        times = self._drop(Histories(self.corpus.times[self.addresses], self.lengths))
+        chosen, cuts = (
+            torch.from_numpy(each).to(times.values.device) for each in (rows, self.cuts)
+        )
+        return _take(times, chosen), cuts[chosen]
 
 
-def _pack(corpus: ResidentCorpus, histories: Histories, starts: Tensor, dropout: Dropout) -> Packed:
+_Clock = tuple[Histories, Tensor]
+
+
+def _pack(
+    corpus: ResidentCorpus,
+    histories: Histories,
+    starts: Tensor,
+    dropout: Dropout,
+    clock: _Clock | None,
+) -> Packed:
     by_length = histories.lengths.argsort(stable=True)
     histories = _take(histories, by_length)
     distinct, event_items = histories.values.unique(return_inverse=True)
@@ -159,10 +205,19 @@ def _pack(corpus: ResidentCorpus, histories: Histories, starts: Tensor, dropout:
             _positions(histories),
             _lay_out(histories.lengths, starts[by_length], dropout.key),
             _count_tokens(histories, places, items),
+            _sort_clock(clock, by_length),
         ),
         order=_invert(by_length),
         mask_key=dropout.key,
     )
+
+
+def _sort_clock(clock: _Clock | None, by_length: Tensor) -> Tensor | None:
+    """Return the rows of the table of times, in the order of the sequences."""
+    if clock is None:
+        return None
+    times = _take(clock[0], by_length)
+    return clock_rows(times.values, times.lengths, clock[1][by_length])
 
 
 def keyed_hash(addresses: Tensor, key: int) -> Tensor:
@@ -239,11 +294,11 @@ def _saturation(counts: Tensor) -> Tensor:
     return torch.from_numpy(table).to(counts.device)[counts - 1]
 
 
-def _number_histories(events: Histories, items: int) -> Tensor:
-    """Number users by the items of their two histories, as `sampler.number_histories` does."""
-    rows = _owners(events.lengths, len(events.values))
+def _number_histories(events: Histories, views: Tensor, items: int) -> Tensor:
+    """Number users by the items of their two views, as `sampler.number_histories` does."""
+    rows = views.repeat_interleave(events.lengths, output_size=len(events.values))
     keys = (rows * items + events.values).unique()
-    sums = torch.zeros(len(events.lengths), dtype=torch.long, device=keys.device)
+    sums = torch.zeros(int(views[-1]) + 1, dtype=torch.long, device=keys.device)
     sums.index_add_(0, keys // items, keyed_hash(keys % items, 1))
     # Numbers are in the order of the pairs of unsigned sums.
     first, second = (half.unique(return_inverse=True)[1] for half in (sums ^ SIGN).chunk(2))

@@ -1,6 +1,6 @@
 """Lists of different lengths, stored end to end."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,7 +11,7 @@ from clue_ray.corpus.ranges import ranges
 class Lists(NamedTuple):
     """Lists of different lengths, stored end to end."""
 
-    values: NDArray[np.int64]
+    values: NDArray[Any]
     "[sum of lengths]"
     lengths: NDArray[np.int64]
     "[lists]"

@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from clue_ray.batches.bag import Bag, count_tokens
+from clue_ray.batches.clock import Clock
 from clue_ray.batches.dropout import (
     MASKS,
     NO_DROPOUT,
@@ -67,6 +68,8 @@ class Sequences(NamedTuple):
     layout: Layout
     bag: Bag
     "distinct tokens of each sequence"
+    event_times: torch.Tensor | None = None
+    "rows of the table of times that each event reads, [events, 4]; None where the encoder has none"
 
     def split(self, events: int) -> list["Sequences"]:
         """Split into parts of at most `events` events."""
@@ -77,7 +80,8 @@ class Sequences(NamedTuple):
             layout = self.layout.part(piece, first, start)
             stop = start + layout.positions
             places, recency = self.event_items[start:stop], self.event_positions[start:stop]
-            parts.append(Sequences(places, recency, layout, bag))
+            times = None if self.event_times is None else self.event_times[start:stop]
+            parts.append(Sequences(places, recency, layout, bag, times))
             first, start = first + layout.sequences, stop
         return parts
 
@@ -91,6 +95,14 @@ class Packed(NamedTuple):
     "storage index of each requested sequence, [sequences]"
     mask_key: int
     "seed of the dropout masks"
+    views: torch.Tensor | None = None
+    """first requested sequence of each view, [views]; None where each sequence is a view. A view's
+    vector is the normalised mean of those of its sequences"""
+
+    def of_views(self, views: NDArray[np.int64]) -> "Packed":
+        """Say which view each requested sequence is a part of; those of a view are together."""
+        firsts = np.flatnonzero(np.append(True, views[1:] != views[:-1]))
+        return self._replace(views=torch.from_numpy(firsts))
 
     def to(self, device: torch.device) -> "Packed":
         """Copy the tensors to a device."""
@@ -110,8 +122,13 @@ def gather_events(corpus: Corpus, windows: Windows) -> Lists:
     return Lists(corpus.events[ranges(*windows)].astype(np.int64), windows.lengths)
 
 
+def gather_times(corpus: Corpus, windows: Windows) -> Lists:
+    """Read the times of the events of windows."""
+    return Lists(corpus.times[ranges(*windows)], windows.lengths)
+
+
 def drop_events(events: Lists, windows: Windows, dropout: Dropout) -> Lists:
-    """Drop some of the gathered events of windows; at least one per window stays."""
+    """Drop some of what was gathered of the events of windows; at least one per window stays."""
     if not dropout.event_dropout:
         return events
     keep = keep_events(ranges(*windows), windows.lengths, dropout)
@@ -176,8 +193,19 @@ def count_executed(packed: Packed, similarities: int = 0) -> Work:
     )
 
 
-def pack(corpus: Corpus, windows: Windows, dropout: Dropout = NO_DROPOUT) -> Packed:
+def pack(
+    corpus: Corpus,
+    windows: Windows,
+    dropout: Dropout = NO_DROPOUT,
+    cuts: NDArray[np.float64] | None = None,
+) -> Packed:
     """Pack windows for the encoder.
+
+    Args:
+        corpus: holds their events.
+        windows: none of them empty.
+        dropout: what to leave out of them.
+        cuts: time of the cut of each window, for an encoder that reads time, [windows].
 
     Raises:
         CorpusError: a window has no events.
@@ -188,11 +216,18 @@ def pack(corpus: Corpus, windows: Windows, dropout: Dropout = NO_DROPOUT) -> Pac
             f"{empty} of {len(windows.lengths)} histories have no events; leave those users out."
         )
     histories = drop_events(gather_events(corpus, windows), windows, dropout)
-    return pack_histories(corpus, histories, windows.starts, dropout)
+    clock = None
+    if cuts is not None:
+        clock = Clock(drop_events(gather_times(corpus, windows), windows, dropout), cuts)
+    return pack_histories(corpus, histories, windows.starts, dropout, clock)
 
 
 def pack_histories(
-    corpus: Corpus, histories: Lists, starts: NDArray[np.int64], dropout: Dropout
+    corpus: Corpus,
+    histories: Lists,
+    starts: NDArray[np.int64],
+    dropout: Dropout,
+    clock: Clock | None = None,
 ) -> Packed:
     """Pack histories: sequences by length, their distinct items by length, each end to end.
 
@@ -200,6 +235,7 @@ def pack_histories(
         histories: items of each sequence, after event dropout; none is empty.
         starts: of the sequences' windows, which name the sequences to dropout, [sequences].
         dropout: what else to leave out of them.
+        clock: times of the sequences' events, for an encoder that reads them.
     """
     histories, by_length = sort_lists(histories)
     distinct, event_items = np.unique(histories.values, return_inverse=True)
@@ -218,6 +254,7 @@ def pack_histories(
             torch.from_numpy(_positions(histories)),
             lay_out(group_lengths(histories.lengths), sequence_masks),
             count_tokens(histories, places, items),
+            None if clock is None else clock.take(by_length).rows(),
         ),
         order=torch.from_numpy(_invert(by_length)),
         mask_key=dropout.key,

@@ -15,7 +15,8 @@ def fetch(
     name: Annotated[
         str,
         typer.Argument(
-            help="completejourney, a public log; planted, a log drawn from a known model; or "
+            help="completejourney, a public log, or completejourney-products, its baskets and a "
+            "catalogue; planted, a log drawn from a known model; or "
             "planted-recsys2025, the same in the files of the RecSys Challenge 2025."
         ),
     ],

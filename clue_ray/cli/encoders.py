@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -74,6 +75,13 @@ def embed(
         list[str] | None,
         typer.Option(help="Another output of this command, as further columns of the matrix."),
     ] = None,
+    at: Annotated[
+        datetime | None,
+        typer.Option(
+            help="When users are looked at (UTC), by an encoder that reads times.",
+            show_default="the end of its corpus",
+        ),
+    ] = None,
     gpus_per_worker: Annotated[
         float, typer.Option(min=0, help="GPUs per encoding actor. With 0, tasks run on CPUs.")
     ] = 0,
@@ -103,6 +111,7 @@ def embed(
             users=users,
             form="npy" if form is MatrixFormat.npy else "parquet",
             join=join or [],
+            at=None if at is None else at.replace(tzinfo=UTC).timestamp(),
         )
     if as_json:
         return print(json.dumps(manifest))

@@ -50,8 +50,9 @@ from clue_ray.corpus.survey import TALLY, Survey, survey_part
 from clue_ray.corpus.tokenizer import TextFilter, read_tokenizer, train_tokenizer
 from clue_ray.corpus.types import add_types, describe_types, without_types
 from clue_ray.errors import ClusterError, CorpusError, EventLogError, find_worker_error
-from clue_ray.spec.specs import CorpusSpec, without_new_fields
+from clue_ray.spec.specs import CorpusSpec
 from clue_ray.spec.yaml import fingerprint
+from clue_ray.spec.younger import without_new_fields
 from clue_ray.storage.files import fetch_files, list_files, remove_folder, write_json
 from clue_ray.storage.place import is_uri
 from clue_ray.storage.sync import working_folder

@@ -70,11 +70,18 @@ def open_cached(place: str, content: bytes, manifest: dict[str, Any], *, verify:
     lock = folder.with_suffix(".lock")
     with FileLock(lock):
         os.utime(lock)  # says when the corpus was last opened
-        if folder.exists() and verify and find_damage(folder, manifest, whole=False):
-            shutil.rmtree(folder)
+        if _is_cut_short(folder, manifest) or (
+            folder.exists() and verify and find_damage(folder, manifest, whole=False)
+        ):
+            shutil.rmtree(folder)  # processes that have mapped its files keep them
         if not folder.exists():
             fetch_corpus(place, manifest, folder)
     return folder
+
+
+def _is_cut_short(folder: Path, manifest: dict[str, Any]) -> bool:
+    layout = read_layout(folder / LAYOUT, manifest["digest"])
+    return layout is not None and not layout.is_whole()
 
 
 def fetch_corpus(place: str, manifest: dict[str, Any], folder: Path) -> None:

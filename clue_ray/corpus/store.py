@@ -69,6 +69,7 @@ class Corpus:
         services: names, in the order of the service axis of the arrays.
         user_ids: user ids, sorted, [users].
         events: item ids of all events, [events], most recent first per user and service.
+        times: seconds since 1970 of all events, [events].
         offsets: bounds of each (user, service) in `events`, [users * services + 1].
         train_users: indices of training users in one fixed random order, so that a prefix is a
             random subset and smaller subsets are nested in larger ones.
@@ -81,6 +82,7 @@ class Corpus:
 
     user_ids: NDArray[np.object_]
     events: NDArray[np.int32]
+    times: NDArray[np.float64]
     offsets: NDArray[np.int64]
     train_users: NDArray[np.int64]
     test_users: NDArray[np.int64]
@@ -121,6 +123,11 @@ class Corpus:
                 f"The shards of {self.path} cannot be read ({' '.join(str(error).split())}); "
                 "delete the folder and prepare the corpus again."
             ) from None
+
+    @property
+    def last_time(self) -> float:
+        """Time of the last event, in seconds since 1970."""
+        return float(self.layout.facts["last_time"])
 
     def _files(self, folder: str) -> list[Path]:
         if is_uri(self.place):
@@ -174,8 +181,8 @@ class Corpus:
         """Return which of the first training users can be drawn for a pair of services.
 
         Args:
-            pair: two services, in both of which users have events; or one service twice, in which
-                they have two events or more.
+            pair: two services, in both of which users have events; one service twice, in which
+                they have two events or more; or PAST_FUTURE, for users with events at two times.
             users: number of training users; all of them if None.
 
         Returns:

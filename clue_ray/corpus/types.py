@@ -42,7 +42,8 @@ def add_types(tokenizer: Tokenizer, texts: Iterable[str]) -> dict[str, dict[str,
         texts: of the distinct items of training users.
 
     Returns:
-        For each typed column: its type, its tokens, and the distinct values found.
+        For each typed column: its type, its tokens, the distinct values found, and of a category
+        how many of them have a token of their `own`.
     """
     found: dict[tuple[str, str], Counter[str]] = defaultdict(Counter)
     for text in texts:
@@ -55,6 +56,8 @@ def add_types(tokenizer: Tokenizer, texts: Iterable[str]) -> dict[str, dict[str,
             [AddedToken(token, lstrip=True, rstrip=True, normalized=False) for token in tokens]
         )
         described[name] = {"type": type_, "tokens": len(tokens), "values": len(values)}
+        if type_ == "category":
+            described[name]["own"] = len(tokens) - BUCKETS
     return described
 
 

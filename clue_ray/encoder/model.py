@@ -22,7 +22,7 @@ the multiplier of the run's learning rate:
       next to a bag                    0                      32 / W                 yes
     mixer, first matrix                normal, fan_in^-1/2    32 / fan_in            yes
       second matrix                    0                      32 / fan_in            yes
-    token and event positions, biases  0                      1                      no
+    positions, times, biases           0                      1                      no
     gains of norms                     1                      1                      no
     log inverse temperature            -ln temperature        1                      no
     bias of the logits                 -10                    1                      no
@@ -58,11 +58,23 @@ MIN_TEMPERATURE = 0.01
 """CLIP's bound: similarities are multiplied by at most 100."""
 
 
+def join_views(users_UO: Tensor, packed: Packed) -> Tensor:
+    """Return the vector of each view, in the requested order, [views, O].
+
+    Args:
+        users_UO: unit vectors of the packed sequences, in storage order.
+    """
+    if packed.views is None:
+        return users_UO[packed.order]
+    sums = F.embedding_bag(packed.order, users_UO, packed.views, mode="sum")
+    return F.normalize(sums, dim=-1)
+
+
 class Encoder(nn.Module):
     """The user encoder: a transformer and a bag of tokens, or one of them.
 
-    `forward` takes packed sequences. It returns their unit embeddings in the requested order,
-    [sequences, output_width], and the inverse temperature and bias of the logits, [2], which are
+    `forward` takes packed sequences. It returns the unit embeddings of their views in the requested
+    order, [views, output_width], and the inverse temperature and bias of the logits, [2], which are
     returned so that DDP sees their gradient.
     """
 
@@ -117,7 +129,7 @@ class Encoder(nn.Module):
         users_UO = self.encode_sequences(
             self.encode_items(packed.items, masks), packed.sequences, masks
         )
-        return users_UO[packed.order], self.logit
+        return join_views(users_UO, packed), self.logit
 
     def draw_masks(self, key: int) -> Tensor | None:
         """Draw a step's dropout masks as the transformer does; None where there is no dropout."""
@@ -149,6 +161,11 @@ class Encoder(nn.Module):
         if self.precision == "bf16":
             return torch.autocast(self.log_scale.device.type, torch.bfloat16)
         return nullcontext()
+
+    @property
+    def reads_time(self) -> bool:
+        """Whether sequences must be packed with the times of their events."""
+        return self.transformer is not None and self.transformer.event_time is not None
 
     @property
     def logit(self) -> Tensor:

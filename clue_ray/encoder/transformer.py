@@ -3,10 +3,12 @@
     tokens of an item (guide token of its service first)
       -> token embedding + token position -> item transformer -> mean over tokens -> norm
     items of a user's recent events in one service
-      -> + event position -> service transformer -> mean over events -> norm: the summary
+      -> + event position (+ time) -> service transformer -> mean over events -> norm: the summary
       -> linear layer of output_width
 
-Weights are shared over all services. Shape suffixes as in `model.py`.
+With `encoder.time`, an event also reads its gaps to the event before and to the cut, its hour and
+its weekday (`batches/clock.py`). Weights are shared over all services. Shape suffixes are those of
+`model.py`.
 """
 
 import torch.nn.functional as F
@@ -15,7 +17,7 @@ from torch import Tensor, nn
 from clue_ray.batches.dropout import draw_masks
 from clue_ray.batches.packing import Items, Sequences
 from clue_ray.encoder.blocks import Block, Role, make_blocks, mask, matrix_role, mean_over
-from clue_ray.spec.compute import Vocabulary
+from clue_ray.spec.compute import CLOCK_ROWS, Vocabulary
 from clue_ray.spec.recipe import BASE_WIDTH
 from clue_ray.spec.specs import EncoderSpec
 
@@ -33,6 +35,7 @@ class Transformer(nn.Module):
         self.token_embedding = nn.Embedding(vocabulary.tokens, width)
         self.token_position = nn.Embedding(vocabulary.item_positions, width)
         self.event_position = nn.Embedding(vocabulary.sequence_length, width)
+        self.event_time = nn.EmbeddingBag(CLOCK_ROWS, width, mode="sum") if encoder.time else None
         self.item_blocks = make_blocks(encoder, encoder.item_layers)
         self.item_norm = nn.LayerNorm(width)
         self.service_blocks = make_blocks(encoder, encoder.service_layers)
@@ -75,6 +78,9 @@ class Transformer(nn.Module):
         # add them one after the other.
         items_ED = F.embedding(sequences.event_items, items_ID)
         x_ED = items_ED + self.event_position(sequences.event_positions)
+        if self.event_time is not None:
+            assert sequences.event_times is not None, "packed without times"
+            x_ED = x_ED + self.event_time(sequences.event_times)
         masked = mask(sequences.layout, None if masks is None else masks[self.item_sites :])
         for block in self.service_blocks:
             x_ED = block(x_ED, masked)

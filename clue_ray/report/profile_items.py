@@ -19,7 +19,19 @@ def types_table(profile: Mapping[str, Any]) -> Table:
         for name, found in profile["typed_columns"].items()
     )
     note = "Values of a sample of the items of training users; values without a token share some."
-    return Table(("column", "type", "tokens", "distinct values"), rows, note=note)
+    notes = [note, *_crowded(profile["typed_columns"])]
+    return Table(("column", "type", "tokens", "distinct values"), rows, note=" ".join(notes))
+
+
+def _crowded(columns: Mapping[str, Any]) -> list[str]:
+    """Say of which categories most values have no token of their own."""
+    return [
+        f"Column {name!r} is a category of {found['values']:,} values, of which {found['own']:,} "
+        f"have a token of their own and the others share {found['tokens'] - found['own']}; give a "
+        "coarser column, or leave its type out to read it as text."
+        for name, found in columns.items()
+        if found.get("own") is not None and found["values"] > 2 * found["own"]
+    ]
 
 
 def catalogue_table(profile: Mapping[str, Any]) -> Table:

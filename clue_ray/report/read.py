@@ -17,7 +17,8 @@ from clue_ray.errors import SpecError
 from clue_ray.report.numbers import is_absent
 from clue_ray.runs import RUN_COLUMNS, Runs, read_current_runs, read_runs
 from clue_ray.scaling.forecasting.seal import Judged, judge_seals
-from clue_ray.spec.specs import FitSpec, StudySpec, read_study
+from clue_ray.spec.fits import FitSpec
+from clue_ray.spec.specs import StudySpec, read_study
 from clue_ray.storage.documents import is_file_name, read_document
 from clue_ray.storage.tables import read_parquet
 

@@ -9,6 +9,11 @@ from typing import NamedTuple
 
 from clue_ray.spec.specs import EncoderSpec
 
+GAPS, HOURS, WEEKDAYS = 32, 24, 7
+CLOCK_ROWS = (GAPS + 1) + GAPS + HOURS + WEEKDAYS
+"""Rows of the table of an encoder that reads time: gaps to the event before (and that there is
+none) and to the cut, hour, weekday."""
+
 
 class Work(NamedTuple):
     """What passes through an encoder; `+` adds up batches.
@@ -17,7 +22,7 @@ class Work(NamedTuple):
     """
 
     users: int = 0
-    "user embeddings computed: two per positive pair"
+    "histories encoded: two per positive pair, more where a view joins all services"
     events: int = 0
     events_squared: int = 0
     tokens: int = 0
@@ -57,7 +62,8 @@ def count_params(encoder: EncoderSpec, vocabulary: Vocabulary) -> dict[str, int]
     of all groups.
     """
     d = encoder.width
-    embedding = (vocabulary.tokens + vocabulary.item_positions + vocabulary.sequence_length) * d
+    rows = vocabulary.tokens + vocabulary.item_positions + vocabulary.sequence_length
+    embedding = (rows + (CLOCK_ROWS if encoder.time else 0)) * d
     block = sum(block_params(encoder))
     groups = {
         "embedding": embedding,
@@ -103,14 +109,15 @@ def _transformer_flops(encoder: EncoderSpec, work: Work) -> int:
     return items + events + projection
 
 
-def users_for_budget(encoder: EncoderSpec, work: Work, budget: float) -> float:
+def users_for_budget(encoder: EncoderSpec, work: Work, pairs: int, budget: float) -> float:
     """Return the number of positive pairs that a budget of training FLOPs pays for.
 
     Args:
-        work: Typical work of `work.users / 2` pairs.
+        work: Typical work of a batch.
+        pairs: Positive pairs of the batch.
         budget: Training FLOPs.
     """
-    return budget * (work.users / 2) / train_flops(encoder, work)
+    return budget * pairs / train_flops(encoder, work)
 
 
 def size_for_budget(work: Work, budget: float, encoders: dict[str, EncoderSpec]) -> str | None:

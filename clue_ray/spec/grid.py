@@ -22,8 +22,9 @@ from pydantic import ValidationError
 
 from clue_ray.errors import SpecError, nearest
 from clue_ray.spec.compute import block_params
+from clue_ray.spec.fits import IsoFlopSpec
 from clue_ray.spec.ladder import LADDER, Rung
-from clue_ray.spec.specs import HORIZONS, EncoderSpec, IsoFlopSpec, RunSpec, StudySpec
+from clue_ray.spec.specs import HORIZONS, EncoderSpec, RunSpec, StudySpec
 from clue_ray.spec.yaml import Spec, explain, field_names
 
 Point = dict[str, Any]

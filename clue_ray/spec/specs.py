@@ -11,16 +11,16 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, PositiveInt, field_validator, model_validator
 
+from clue_ray.spec.fits import FitSpec, IsoFlopSpec
 from clue_ray.spec.items import ItemsSpec, with_text_of_items
 from clue_ray.spec.ladder import LADDER, Rung
 from clue_ray.spec.logs import check_separator, check_timestamp_format, logs_by_service
 from clue_ray.spec.precision import with_bf16_on_gpus
 from clue_ray.spec.yaml import Spec, fingerprint, read_yaml
+from clue_ray.spec.younger import NEW_IN_RUNS, without_new_in_runs
 
 RECIPE = 3
 """Training version, part of every run id; increase it when a spec trains to other weights."""
-NEW_FIELDS = ("timestamp_format", "separator", "items")
-"""Optional fields of logs that are younger than PREPARATION of corpora."""
 HORIZONS = ("steps", "users_seen", "train_flops")
 """Fields of `TrainSpec` that say how long a run trains; a run has exactly one of them."""
 
@@ -41,11 +41,6 @@ class SplitSpec(Spec):
     @classmethod
     def _in_utc(cls, time: datetime | None) -> datetime | None:
         return time.replace(tzinfo=UTC) if time and time.tzinfo is None else time
-
-
-def without_new_fields(spec: dict[str, Any]) -> dict[str, Any]:
-    """Leave out fields that came later and are not set, so that older corpora keep their key."""
-    return {k: v for k, v in spec.items() if v is not None or k not in NEW_FIELDS}
 
 
 class LogSpec(Spec):
@@ -138,6 +133,9 @@ class EncoderSpec(Spec):
     is CLUE's own model"""
     transformer: bool = True
     "use the transformer; false leaves the bag alone, a baseline that costs almost nothing"
+    time: bool = False
+    """let the transformer read the times of events: the gaps to the event before and to the cut,
+    the hour and the weekday, in UTC"""
 
     @model_validator(mode="before")
     @classmethod
@@ -180,6 +178,11 @@ class EncoderSpec(Spec):
     def _has_a_part(self) -> Self:
         if not (self.bag or self.transformer):
             raise ValueError("has bag: false and transformer: false; keep at least one of them")
+        if self.time and not self.transformer:
+            raise ValueError(
+                "has time: true and transformer: false, but only the transformer reads times; "
+                "leave out one of the two"
+            )
         return self
 
 
@@ -215,6 +218,9 @@ class TrainSpec(Spec):
     same_service: float = Field(0.0, ge=0, lt=1)
     """share of the batches drawn from a single service; the positive pair is then the recent half
     of a history and the half before it"""
+    past_future: float = Field(0.0, ge=0, le=1)
+    """share of the batches that pair a user's past with their future, in all services at once: up
+    to sequence_length events per service on either side of a random cut in time"""
     mask_false_negatives: bool = True
     """mask false negatives: users of a batch with the same items in both services are not negatives
     of each other"""
@@ -222,6 +228,15 @@ class TrainSpec(Spec):
     """precision of matrix products; normalisation, logits and loss are always fp32. A study that
     asks for GPUs and does not set it trains in bf16"""
     seed: int = Field(0, ge=0)
+
+    @model_validator(mode="after")
+    def _shares_of_batches(self) -> Self:
+        if self.same_service + self.past_future > 1:
+            raise ValueError(
+                f"gives same_service {self.same_service:g} and past_future {self.past_future:g}, "
+                "which are shares of the batches; let them add up to 1 at most"
+            )
+        return self
 
     @model_validator(mode="before")
     @classmethod
@@ -272,28 +287,6 @@ class ResourcesSpec(Spec):
         return "auto" if users is None else users  # specs of earlier versions hold null
 
 
-class FitSpec(Spec):
-    """Laws to fit to held-out loss against train_flops, and the runs held out to test them."""
-
-    laws: tuple[str, ...] = (
-        "power_law_plus_constant",
-        "log_linear",
-        "power_law",
-        "bounded_power_law",
-    )
-    hold_out: Literal["largest_compute"] = "largest_compute"
-
-
-class IsoFlopSpec(Spec):
-    """How a grid of `budgets` chooses encoder sizes, where it names none."""
-
-    tokens_per_param: float = Field(20, ge=1e-3, le=1e9)
-    """expected training tokens per non-embedding parameter at the best size; 20 holds for text, so
-    adjust it to what a first study finds"""
-    sizes: int = Field(5, ge=2, le=40)
-    "number of encoders per budget, each about twice as large as the one before"
-
-
 class RunSpec(Spec):
     """One run of a study: everything that defines its result, and its resources.
 
@@ -317,7 +310,9 @@ class RunSpec(Spec):
     def identity(self, corpus_digest: str, candidates: int) -> dict[str, Any]:
         """Return everything that defines the result (decision D8), and nothing of its execution."""
         # The name of a size is left out too: a size and the same shape spelled out are one run.
-        run = self.model_dump(mode="json", exclude={"resources": True, "encoder": {"size"}})
+        run = self.model_dump(mode="json", exclude={"resources"})
+        run |= {part: without_new_in_runs(part, getattr(self, part)) for part in NEW_IN_RUNS}
+        del run["encoder"]["size"]
         return {"recipe": RECIPE, "corpus_digest": corpus_digest, "candidates": candidates, **run}
 
     def run_id(self, corpus_digest: str, candidates: int) -> str:

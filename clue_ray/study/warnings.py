@@ -5,10 +5,13 @@ Each sentence holds the number that was found, and what would help.
 
 import itertools
 from collections import Counter
+from datetime import UTC, datetime
 from typing import NamedTuple
 
 import numpy as np
 
+from clue_ray.batches.clock import SECONDS_PER_DAY
+from clue_ray.corpus.layout.arrays import PAST_FUTURE, Pair
 from clue_ray.corpus.store import Corpus
 from clue_ray.runs import WHOLE
 from clue_ray.spec.columns import SIZE, run_axes, short_label
@@ -30,6 +33,10 @@ USER_DEVIATION = 0.3
 """Typical standard deviation over users of the difference of two runs' losses, nats."""
 FINE_DIFFERENCE = 0.03
 """Difference in loss between neighbouring values of an axis in a small study, nats."""
+
+
+SAMPLED_TIMES = 100_000
+"""Times of events that tell whether a log knows more than their days."""
 
 
 class Scales(NamedTuple):
@@ -61,7 +68,8 @@ def find_warnings(planned: list[PlannedRun], corpus: Corpus, study: StudySpec) -
         *_narrow_compute(whole),
         *_many_epochs(planned, corpus),
         *untrained_pairs(planned, corpus),
-        *no_service_alone(planned, corpus),
+        *no_cut_in_time(planned, corpus),
+        *whole_days(planned, corpus),
         *_same_training(planned),
         *_small_pool(corpus, study.evaluation.candidates),
     ]
@@ -143,24 +151,55 @@ def untrained_pairs(planned: list[PlannedRun], corpus: Corpus) -> list[str]:
     ]
 
 
-def no_service_alone(planned: list[PlannedRun], corpus: Corpus) -> list[str]:
-    """Warn where runs ask for batches of one service and no service has enough users for one."""
+def no_cut_in_time(planned: list[PlannedRun], corpus: Corpus) -> list[str]:
+    """Warn where runs ask for batches that cut histories in time and too few users fit one."""
+    services = range(len(corpus.services))
+    return [
+        *_too_few(
+            planned, corpus, "same_service", [(s, s) for s in services], "events in any service"
+        ),
+        *_too_few(planned, corpus, "past_future", [PAST_FUTURE], "different times of events"),
+    ]
+
+
+def _too_few(
+    planned: list[PlannedRun], corpus: Corpus, field: str, pairs: list[Pair], needed: str
+) -> list[str]:
+    """Warn where no pool of some pairs fills a batch of the runs that ask for them.
+
+    Args:
+        field: of `train`; the share of such batches.
+        needed: what a user must have two of.
+    """
     asked = {
         (r.description.corpus_users, r.description.global_batch_size)
         for r in planned
-        if r.run.train.same_service
+        if getattr(r.run.train, field)
     }
-    services = range(len(corpus.services))
     counts = {
-        users: max(len(corpus.training_pool((s, s), users)) for s in services) for users, _ in asked
+        users: max(len(corpus.training_pool(pair, users)) for pair in pairs) for users, _ in asked
     }
     most = [counts[users] for users, batch in asked if counts[users] < batch]
     if not most:
         return []
     return [
-        f"train.same_service asks for batches of one service, but some runs have at most "
-        f"{min(most):,} training users with two events in any service, fewer than a batch, and "
-        f"train without such batches; lower train.global_batch_size, or give more users."
+        f"train.{field} asks for batches whose histories are cut in time, but some runs have at "
+        f"most {min(most):,} training users with two {needed}, fewer than a batch, and train "
+        f"without such batches; lower train.global_batch_size, or give more users."
+    ]
+
+
+def whole_days(planned: list[PlannedRun], corpus: Corpus) -> list[str]:
+    """Warn where encoders read the hour of events and the log knows only their days."""
+    if not any(r.run.encoder.time for r in planned):
+        return []
+    times = corpus.times[:: max(1, len(corpus.times) // SAMPLED_TIMES)]
+    if len(np.unique(times % SECONDS_PER_DAY)) > 1:
+        return []
+    return [
+        "encoder.time reads hours and gaps of less than a day, but all times of the log are at "
+        f"{datetime.fromtimestamp(times[0], UTC):%H:%M} UTC; give times to the second, or expect "
+        "only days and weekdays to help."
     ]
 
 

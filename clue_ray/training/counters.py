@@ -41,16 +41,32 @@ class Counters:
     "ordered pairs of users with the same items, which were not negatives of each other"
 
     def add(
-        self, work: Work, executed: Work, loss: float, masked_pairs: int, *, cached: bool = False
+        self,
+        work: Work,
+        executed: Work,
+        loss: float,
+        masked_pairs: int,
+        *,
+        users: int,
+        cached: bool = False,
     ) -> None:
-        """Count one more step; a cached one passed forward twice, except for the similarities."""
+        """Count one more step; a cached one passed forward twice, except for the similarities.
+
+        Args:
+            work: what the mathematics of the batch required.
+            executed: what this worker computed.
+            loss: of the batch.
+            masked_pairs: as in `GlobalBatch`.
+            users: of the batch.
+            cached: whether gradients were cached.
+        """
         self.step += 1
         self.work += work
         self.executed += executed
         if cached:
             self.repeated += executed._replace(similarities=0)
         self.masked_pairs += masked_pairs
-        kept = math.exp(-(work.users / 2) / SMOOTHING_USERS)
+        kept = math.exp(-users / SMOOTHING_USERS)
         self.loss_sum = kept * self.loss_sum + (1 - kept) * loss
         self.loss_weight = kept * self.loss_weight + (1 - kept)
 

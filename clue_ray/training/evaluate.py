@@ -123,7 +123,9 @@ def embed(
     (present,) = np.nonzero(corpus.count_events(users, service))
     for rows in np.array_split(present, max(1, -(-len(present) // users_at_once))):
         windows = recent_windows(corpus, users[rows], np.full(len(rows), service), sequence_length)
-        vectors[torch.from_numpy(rows)] = model(pack(corpus, windows).to(device))[0]
+        cuts = np.full(len(rows), corpus.last_time) if model.reads_time else None
+        packed = pack(corpus, windows, cuts=cuts).to(device)
+        vectors[torch.from_numpy(rows)] = model(packed)[0]
     return vectors
 
 

@@ -59,7 +59,7 @@ class Batch(NamedTuple):
     work: Work
     "of the whole batch"
     masked_pairs: int
-    is_one_service: bool
+    is_cut_in_time: bool
     "these two as in `GlobalBatch`"
     masks: torch.Tensor | None = None
     "dropout masks of the step"
@@ -91,12 +91,13 @@ def pack_share(
     drawn = sampler.batch(step)
     made: GlobalBatch | DeviceBatch = drawn
     if resident is not None:
-        made = DeviceBatch(resident, drawn.windows, drawn.dropout, drawn.mask_false_negatives)
+        mask = drawn.mask_false_negatives
+        made = DeviceBatch(resident, drawn.windows, drawn.dropout, mask, drawn.views, drawn.cuts)
     packed = made.pack(drawn.rows_of(rank, world_size))
     ids = None if made.duplicate_ids is None else torch.as_tensor(made.duplicate_ids)
     if ids is not None and world_size > 1:
         ids = ids[torch.from_numpy(drawn.deal(world_size).ravel())]
-    return Batch(packed, ids, made.work, made.masked_pairs, drawn.is_one_service)
+    return Batch(packed, ids, made.work, made.masked_pairs, drawn.is_cut_in_time)
 
 
 class Feed:
@@ -127,12 +128,12 @@ class Feed:
 
         self.source = source(pack)
         if self.copies is not None and self.source is pack:
-            self._keep_resident(sampler.corpus)
+            self._keep_resident(sampler.corpus, times=sampler.reads_time)
 
-    def _keep_resident(self, corpus: Corpus) -> None:
+    def _keep_resident(self, corpus: Corpus, *, times: bool) -> None:
         """Copy the corpus to the GPU if it is small enough."""
-        if ResidentCorpus.size(corpus) < RESIDENT_SHARE * free_bytes(self.device):
-            self.resident = ResidentCorpus(corpus, self.device)
+        if ResidentCorpus.size(corpus, times=times) < RESIDENT_SHARE * free_bytes(self.device):
+            self.resident = ResidentCorpus(corpus, self.device, times=times)
 
     def __call__(self, step: int) -> Batch:
         """Return this worker's share of a global batch."""

@@ -22,7 +22,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from clue_ray.batches.packing import Items, Packed, Sequences
-from clue_ray.encoder.model import Encoder
+from clue_ray.encoder.model import Encoder, join_views
 
 Loss = Callable[[Tensor, Tensor, Tensor], Tensor]
 """Embeddings of the first and the second views, [users, width] each, and inverse temperature and
@@ -65,7 +65,7 @@ def cached_backward(
 
     Args:
         model: not wrapped in DDP.
-        packed: sequences which are first all users in one service, then all in the other.
+        packed: sequences which are first all users' first views, then their second ones.
         memory: how much of them is encoded at once.
         loss: of the whole batch.
         masks: the step's dropout masks.
@@ -73,7 +73,7 @@ def cached_backward(
     items, users = memory.within(lambda share: _embed(model, packed, share, masks))
     users.requires_grad_()
     logit = model.logit.detach().requires_grad_()
-    first, second = users[packed.order].chunk(2)
+    first, second = join_views(users, packed).chunk(2)
     # Only the loss and the average below communicate, so a worker may repeat the rest on its own.
     value = loss(first, second, logit)
     gradient, logit_gradient = torch.autograd.grad(value, (users, logit))

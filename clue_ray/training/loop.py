@@ -210,7 +210,8 @@ class Trainer:
             self.due = self.due or due > 0
             batch = unread.batch
             executed = self._count_executed(batch)
-            self.state.add(batch.work, executed, loss, batch.masked_pairs, cached=unread.cached)
+            masked, users = batch.masked_pairs, self.run.train.global_batch_size
+            self.state.add(batch.work, executed, loss, masked, users=users, cached=unread.cached)
             self.unread.popleft()
         return True
 
@@ -261,9 +262,9 @@ class Trainer:
         objective: Loss = partial(
             OBJECTIVES[self.run.train.objective], duplicate_ids=batch.duplicate_ids
         )
-        # Two halves of one history are easier to match than two services. The learned temperature
+        # Two parts of one history are easier to match than two services. The learned temperature
         # belongs to the harder task, on which the encoder is scored.
-        if batch.is_one_service:
+        if batch.is_cut_in_time:
             return at_temperature(objective, self.run.train.temperature)
         return objective
 

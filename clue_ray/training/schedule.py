@@ -35,8 +35,9 @@ def resolve_steps(run: RunSpec, sampler: BatchSampler) -> int:
     if train.users_seen is not None:
         return max(1, round(train.users_seen / train.global_batch_size))
     assert train.train_flops is not None
-    pairs = users_for_budget(run.encoder, mean_work(sampler), train.train_flops)
-    return max(1, round(pairs / train.global_batch_size))
+    batch = train.global_batch_size
+    pairs = users_for_budget(run.encoder, mean_work(sampler), batch, train.train_flops)
+    return max(1, round(pairs / batch))
 
 
 def learning_rate_share(step: int, steps: int, train: TrainSpec) -> float:

@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 
 from clue_ray.batches.bag import NO_BAG
+from clue_ray.batches.clock import Clock
 from clue_ray.batches.dropout import NO_DROPOUT, keyed_hash
 from clue_ray.batches.layout import group_lengths, lay_out
 from clue_ray.batches.packing import (
@@ -26,30 +27,22 @@ from clue_ray.batches.packing import (
     Windows,
     bag_histories,
     gather_events,
+    gather_times,
     gather_tokens,
     pack,
     recent_windows,
     sort_lists,
 )
 from clue_ray.batches.transfer import copy_to
-from clue_ray.corpus.logs.times import as_seconds
 from clue_ray.corpus.ranges import ranges
 from clue_ray.corpus.rows import SortedRows
 from clue_ray.corpus.shards import item_tokenizer
 from clue_ray.corpus.store import Corpus
 from clue_ray.encoder.model import Encoder
 from clue_ray.encoder.transformer import Transformer
-from clue_ray.errors import EventLogError
 from clue_ray.transfer.encoder_file import EncoderCard, ExportedEncoder, read_encoder
+from clue_ray.transfer.events import as_events
 
-EVENTS = pa.schema(
-    [
-        ("user_id", pa.string()),
-        ("service", pa.string()),
-        ("timestamp", pa.float64()),
-        ("text", pa.string()),
-    ]
-)
 LEFT_OUT = pa.schema([("user_id", pa.string()), ("reason", pa.string())])
 EVENTS_PER_PASS = 32_768
 """Events in one pass of the service transformer."""
@@ -84,7 +77,13 @@ class UserEncoder:
         self.card: EncoderCard = exported.card
         self.model = exported.model().to(device)
 
-    def encode(self, events: pa.Table | pd.DataFrame, *, per_service: bool = False) -> Vectors:
+    def encode(
+        self,
+        events: pa.Table | pd.DataFrame,
+        *,
+        per_service: bool = False,
+        at: float | None = None,
+    ) -> Vectors:
         """Encode users by their events.
 
         A user's vector is the mean of the unit vectors of their services, normalised to unit
@@ -95,11 +94,13 @@ class UserEncoder:
             events: columns user_id, service, text and optionally timestamp; without timestamps,
                 the rows must be in order of time.
             per_service: return one vector per user and service instead.
+            at: when users are looked at, in seconds since 1970, for an encoder that reads times;
+                the end of its corpus if None.
 
         Raises:
             EventLogError: a column is missing, cannot be read, or holds nulls.
         """
-        histories = Histories(as_events(events), self.exported)
+        histories = Histories(as_events(events), self.exported, at)
         return self.encode_histories(histories, per_service=per_service)
 
     def encode_histories(
@@ -111,7 +112,8 @@ class UserEncoder:
             find: looks up vectors of items; those that it does not know are encoded.
         """
         users, services, windows = histories.present(self.card.run.sequence_length)
-        vectors = _encode_windows(self.model, histories, windows, find)
+        cuts = histories.cuts[users] if self.model.reads_time else None
+        vectors = _encode_windows(self.model, histories, windows, find, cuts)
         if per_service:
             names = np.array(histories.services, dtype=object)[services]
             return Vectors(histories.user_ids[users], names, vectors.cpu().numpy())
@@ -145,14 +147,27 @@ class Histories(Corpus):
 
     The services are those of the encoder, then the unknown ones, sorted by name.
 
+    Args:
+        events: as EVENTS.
+        exported: the encoder, whose services come first and whose tokenizer is used.
+        at: when users are looked at, in seconds since 1970: one time, or one per user in the order
+            of their ids; the end of the encoder's corpus if None.
+
     Attributes:
         item_services, item_texts, item_hashes: of each distinct item, [items].
         item_keys: hash of each item's text and guide token, which determine its vector, [items].
+        cuts: when each user is looked at, [users].
     """
 
     item_keys: NDArray[np.uint64]
+    cuts: NDArray[np.float64]
 
-    def __init__(self, events: pa.Table, exported: ExportedEncoder):
+    def __init__(
+        self,
+        events: pa.Table,
+        exported: ExportedEncoder,
+        at: float | NDArray[np.float64] | None = None,
+    ):
         card = exported.card
         found = pc.unique(events["service"]).to_pylist()
         services = [*card.services, *sorted(set(found) - set(card.services))]
@@ -167,6 +182,10 @@ class Histories(Corpus):
         if card.duplicates == "drop":
             kept = ~rows.duplicates()
         self.events = rows.item[kept].astype(np.int32)
+        self.times = rows.time[kept].astype(np.float64)
+        default = card.last_time or 0.0
+        self.cuts = np.zeros(len(self.user_ids)) + (default if at is None else at)
+        self.reads_time = card.run.encoder.time
         owners = (rows.user * len(services) + rows.service)[kept]
         counts = np.bincount(owners, minlength=len(self.user_ids) * len(services))
         self.offsets = np.append(0, np.cumsum(counts))
@@ -208,6 +227,8 @@ class Histories(Corpus):
             self.services,
             self.user_ids,
             events=events.astype(np.int32),
+            times=self.times[ranges(*windows)] if self.reads_time else np.zeros(0),
+            cuts=self.cuts,
             offsets=np.append(0, np.cumsum(lengths)),
             item_tokens=tokens.values.astype(np.int32),
             item_offsets=np.append(0, np.cumsum(tokens.lengths)),
@@ -220,7 +241,7 @@ class Histories(Corpus):
         return users, services, recent_windows(self, users, services, sequence_length)
 
     def fingerprints(self, sequence_length: int) -> NDArray[np.uint64]:
-        """Hash what the encoder reads of each user: services, items and their order, [users]."""
+        """Hash what the encoder reads of each user: services, items, order and times, [users]."""
         users, services, windows = self.present(sequence_length)
         names = np.array(
             [pd.util.hash_array(np.array([name], dtype=object))[0] for name in self.services],
@@ -232,46 +253,13 @@ class Histories(Corpus):
         )
         # Hashes of events are summed per user, which loses their order, so each hash includes the
         # event's position.
+        if self.reads_time:
+            gaps = np.repeat(self.cuts[users], windows.lengths) - self.times[ranges(*windows)]
+            texts ^= keyed_hash(gaps.view(np.int64), 2)
         hashes = keyed_hash((texts + recency * GOLDEN).view(np.int64), 1)
         sums = np.zeros(len(self.user_ids), np.uint64)
         np.add.at(sums, np.repeat(users, windows.lengths), hashes)
         return sums
-
-
-def as_events(table: pa.Table | pd.DataFrame) -> pa.Table:
-    """Convert a table to the schema EVENTS; without timestamps, the order of rows is the time.
-
-    Raises:
-        EventLogError: a column is missing, cannot be read, or holds nulls.
-    """
-    if isinstance(table, pd.DataFrame):
-        table = pa.Table.from_pandas(table, preserve_index=False)
-    if "timestamp" not in table.column_names:
-        order = np.arange(table.num_rows, dtype=np.float64)
-        table = table.append_column("timestamp", pa.array(order))
-    absent = [name for name in EVENTS.names if name not in table.column_names]
-    if absent:
-        raise EventLogError(
-            f"Events have no column {absent[0]!r}; give user_id, service, text and optionally "
-            "timestamp."
-        )
-    events = table.select(EVENTS.names)
-    try:
-        seconds = as_seconds(events["timestamp"])
-        events = events.set_column(EVENTS.get_field_index("timestamp"), "timestamp", seconds)
-        events = events.cast(EVENTS)
-    except (pa.ArrowException, ValueError, TypeError) as error:
-        raise EventLogError(
-            f"Events cannot be read ({str(error).splitlines()[0]}); give user_id, service and text "
-            "as strings, and timestamp as numbers, dates or ISO 8601."
-        ) from None
-    with_nulls = [name for name in EVENTS.names if events[name].null_count]
-    if with_nulls:
-        raise EventLogError(
-            f"Events hold {events[with_nulls[0]].null_count} nulls in {with_nulls[0]!r}; leave "
-            "those rows out."
-        )
-    return events
 
 
 def encode_items(
@@ -316,9 +304,18 @@ def _find_or_encode(
 
 @torch.no_grad()
 def _encode_windows(
-    model: Encoder, histories: Histories, windows: Windows, find: FindItems | None
+    model: Encoder,
+    histories: Histories,
+    windows: Windows,
+    find: FindItems | None,
+    cuts: NDArray[np.float64] | None,
 ) -> torch.Tensor:
-    """Encode windows of events to unit vectors, [windows, output_width]."""
+    """Encode windows of events to unit vectors, [windows, output_width].
+
+    Args:
+        find: looks up vectors of items; those that it does not know are encoded.
+        cuts: time of the cut of each window, for an encoder that reads times, [windows].
+    """
     device = model.log_scale.device
     if not len(windows.lengths):
         return torch.zeros(0, model.output_width, device=device)
@@ -332,7 +329,8 @@ def _encode_windows(
             items_ID = encode_items(model.transformer, histories, items)
         for rows in _split_by_events(windows.lengths):
             chunk = Windows(windows.starts[rows], windows.lengths[rows])
-            chunk_vectors = _encode_sequences(model, histories, chunk, items, items_ID)
+            mine = None if cuts is None else cuts[rows]
+            chunk_vectors = _encode_sequences(model, histories, chunk, mine, items, items_ID)
             vectors[torch.from_numpy(rows)] = chunk_vectors.float()
     return F.normalize(vectors, dim=-1)
 
@@ -348,12 +346,14 @@ def _encode_sequences(
     model: Encoder,
     corpus: Corpus,
     windows: Windows,
+    cuts: NDArray[np.float64] | None,
     items: NDArray[np.int32],
     items_ID: torch.Tensor | None,
 ) -> torch.Tensor:
     """Encode windows of events, given their encoded items, [windows, output_width].
 
     Args:
+        cuts: time of the cut of each window, for an encoder that reads times, [windows].
         items: distinct items, sorted.
         items_ID: their vectors; None without a transformer, which alone reads them.
     """
@@ -365,7 +365,10 @@ def _encode_sequences(
         recency = ranges(np.zeros_like(histories.lengths), histories.lengths)
         places = torch.from_numpy(np.searchsorted(items, histories.values))
         layout = lay_out(group_lengths(histories.lengths))
-        sequences = Sequences(places, torch.from_numpy(recency), layout, NO_BAG)
+        times = None
+        if cuts is not None:
+            times = Clock(gather_times(corpus, windows), cuts).take(by_length).rows()
+        sequences = Sequences(places, torch.from_numpy(recency), layout, NO_BAG, times)
         summary_UD = model.transformer.summarise(items_ID, copy_to(sequences, device))
     if model.bag is not None:
         bag_UO = model.bag(copy_to(bag_histories(corpus, histories), device))

@@ -23,6 +23,7 @@ from clue_ray.spec.compute import Vocabulary, count_params
 from clue_ray.spec.items import ItemsSpec
 from clue_ray.spec.specs import RunSpec, SplitSpec
 from clue_ray.spec.yaml import Spec, fingerprint, read_yaml
+from clue_ray.spec.younger import without_new_in_runs
 from clue_ray.storage.documents import parse_json
 from clue_ray.storage.files import atomic_write, fetch_files, read_file, read_json, write_json
 from clue_ray.storage.place import is_uri
@@ -62,6 +63,9 @@ class EncoderCard(Spec):
     "what was done with rows that agree in user, service, time and text"
     split: SplitSpec
     "users, and the time from which on events, were held out of its training"
+    last_time: float | None = None
+    """time of the last event of the corpus, in seconds since 1970; an encoder that reads times
+    looks at users then, unless another time is given"""
     tokenizer_sha256: str
     weights_sha256: str
 
@@ -70,7 +74,7 @@ class EncoderCard(Spec):
         """Hash of everything that determines the vector of a text, 12 hex digits."""
         return fingerprint(
             [
-                self.run.encoder.model_dump(mode="json"),
+                without_new_in_runs("encoder", self.run.encoder),
                 self.run.sequence_length,
                 self.max_item_tokens,
                 list(self.services),
@@ -151,6 +155,7 @@ def export_encoder(
         items=spec.get("items"),
         duplicates=spec["duplicates"],
         split=SplitSpec(**spec["split"]),
+        last_time=corpus.last_time,
         tokenizer_sha256=sha256(folder / "tokenizer.json"),
         weights_sha256=sha256(folder / "weights.safetensors"),
     )

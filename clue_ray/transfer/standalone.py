@@ -13,7 +13,7 @@ An event is (user, service, time in seconds, text). Everything is padded, which 
 an encoder that was trained in bf16 differ from those by its rounding.
 
 Shape suffixes: U histories (the events of one user in one service), E events of the longest, T
-tokens of the longest item, D width, O output width, V vocabulary.
+tokens of the longest item, D width, O output width, V vocabulary, C features of time.
 """
 
 import hashlib
@@ -41,6 +41,12 @@ HISTORIES = 32
 OF_THE_LOSS = ("log_scale", "bias")
 """Weights that only training uses."""
 Event = tuple[str, str, float, str]
+Histories = list[tuple[tuple[str, str], list[tuple[float, str]]]]
+"""User and service, and the times and texts of the events, most recent first."""
+GAPS, HOURS, WEEKDAYS = 32, 24, 7
+CLOCK_ROWS = (GAPS + 1) + GAPS + HOURS + WEEKDAYS
+FIRST_WEEKDAY = 3
+"""Of 1970-01-01, a Thursday; Monday is 0."""
 
 
 class Block(nn.Module):
@@ -75,6 +81,8 @@ class Transformer(nn.Module):
         self.token_embedding = nn.Embedding(tokens, width)
         self.token_position = nn.Embedding(item_tokens, width)
         self.event_position = nn.Embedding(events, width)
+        reads_time = shape.get("time", False)
+        self.event_time = nn.EmbeddingBag(CLOCK_ROWS, width, mode="sum") if reads_time else None
         layers = shape["item_layers"], shape["service_layers"]
         self.item_blocks = nn.ModuleList(Block(shape, layers[0]) for _ in range(layers[0]))
         self.item_norm = nn.LayerNorm(width)
@@ -82,7 +90,7 @@ class Transformer(nn.Module):
         self.service_norm = nn.LayerNorm(width)
         self.output = nn.Linear(width, shape["output_width"])
 
-    def forward(self, tokens_UET: Tensor) -> Tensor:
+    def forward(self, tokens_UET: Tensor, clock_UEC: Tensor | None = None) -> Tensor:
         """Summarise histories, [U, D]."""
         present_UET = tokens_UET >= 0
         embedded = self.token_embedding(tokens_UET.clamp(min=0)) + self._first(
@@ -91,6 +99,8 @@ class Transformer(nn.Module):
         items = _run(self.item_blocks, embedded.flatten(0, 1), present_UET.flatten(0, 1))
         items_UED = self.item_norm(items).unflatten(0, tokens_UET.shape[:2])
         events_UED = items_UED + self._first(self.event_position, tokens_UET.shape[1])
+        if self.event_time is not None and clock_UEC is not None:
+            events_UED = events_UED + F.embedding(clock_UEC, self.event_time.weight).sum(2)
         summary: Tensor = self.service_norm(
             _run(self.service_blocks, events_UED, present_UET[:, :, 0])
         )
@@ -149,7 +159,7 @@ class UserTower(nn.Module):
     """The model: token ids of histories, padded with -1, to their unit vectors.
 
     An item is the guide token of its service and then the tokens of its text; events are most
-    recent first.
+    recent first. An encoder that reads times also takes features of time (`UserEncoder.inputs`).
     """
 
     def __init__(self, card: dict[str, Any]):
@@ -161,18 +171,39 @@ class UserTower(nn.Module):
         self.bag = TokenBag(tokens, shape["output_width"]) if shape["bag"] else None
         self.mixer = Mixer(shape) if shape["transformer"] and shape["bag"] else None
 
-    def forward(self, tokens_UET: Tensor) -> Tensor:
+    def forward(self, tokens_UET: Tensor, clock_UEC: Tensor | None = None) -> Tensor:
         """Encode histories, [U, O]."""
         parts = []
         bag_UO = self.bag(tokens_UET) if self.bag is not None else None
         if bag_UO is not None:
             parts.append(bag_UO)
         if self.transformer is not None:
-            summary_UD = self.transformer(tokens_UET)
+            summary_UD = self.transformer(tokens_UET, clock_UEC)
             parts.append(self.transformer.output(summary_UD))
             if self.mixer is not None:
                 parts.append(self.mixer(summary_UD, bag_UO))
         return F.normalize(torch.stack(parts).sum(0), dim=-1)
+
+
+def _clock(times_UE: Tensor, lengths_U: Tensor, at: float) -> Tensor:
+    """Return features of time: gaps to the event before and to `at`, hour and weekday, [U, E, C].
+
+    Args:
+        times_UE: seconds since 1970 in float64, most recent event first; padding is ignored.
+        lengths_U: events of each history.
+        at: when users are looked at, in seconds since 1970.
+    """
+    edges = 2.0 ** torch.arange(GAPS - 1, dtype=torch.float64)
+    before = torch.bucketize(times_UE - times_UE.roll(-1, 1), edges, right=True)
+    oldest = torch.arange(times_UE.shape[1]) == lengths_U[:, None] - 1
+    seconds = times_UE.floor().long()
+    features = (
+        before.masked_fill(oldest, GAPS),
+        torch.bucketize(at - times_UE, edges, right=True) + GAPS + 1,
+        seconds // 3600 % HOURS + 2 * GAPS + 1,
+        (seconds // 86_400 + FIRST_WEEKDAY) % WEEKDAYS + 2 * GAPS + 1 + HOURS,
+    )
+    return torch.stack(features, dim=2)
 
 
 class TypedFields:
@@ -244,15 +275,20 @@ class UserEncoder:
         self.tower.load_state_dict({k: v for k, v in weights.items() if k not in OF_THE_LOSS})
 
     @torch.no_grad()
-    def encode(self, events: Iterable[Event], *, per_service: bool = False) -> dict[Any, Tensor]:
+    def encode(
+        self, events: Iterable[Event], *, per_service: bool = False, at: float | None = None
+    ) -> dict[Any, Tensor]:
         """Encode users: the normalised mean of the unit vectors of their services.
 
         Args:
             events: (user, service, time in seconds, text) in any order.
             per_service: return one vector per (user, service) instead.
+            at: when users are looked at, in seconds since 1970, if the encoder reads times; the end
+                of its corpus if None.
         """
         histories = self._histories(events)
-        vectors = [self.tower(self.tokens(part)) for part in _parts(list(histories.items()))]
+        parts = _parts(list(histories.items()))
+        vectors = [self.tower(*self.inputs(part, at)) for part in parts]
         each = dict(zip(histories, torch.cat(vectors), strict=True)) if vectors else {}
         if per_service:
             return each
@@ -261,19 +297,32 @@ class UserEncoder:
             sums[user] = sums[user] + vector if user in sums else vector
         return {user: F.normalize(total, dim=-1) for user, total in sums.items()}
 
-    def _histories(self, events: Iterable[Event]) -> dict[tuple[str, str], list[str]]:
-        """Group events by user and service: the most recent texts, the latest first."""
+    def _histories(self, events: Iterable[Event]) -> dict[tuple[str, str], list[tuple[float, str]]]:
+        """Group events by user and service: the most recent times and texts, the latest first."""
         rows = list(events)
         rows = list(dict.fromkeys(rows)) if self.card["duplicates"] == "drop" else rows
-        histories: dict[tuple[str, str], list[str]] = defaultdict(list)
-        for user, service, _, text in sorted(rows, key=lambda row: (*row[:2], -row[2], row[3])):
-            histories[user, service].append(text)
+        histories: dict[tuple[str, str], list[tuple[float, str]]] = defaultdict(list)
+        for user, service, time, text in sorted(rows, key=lambda row: (*row[:2], -row[2], row[3])):
+            histories[user, service].append((time, text))
         length = self.card["run"]["sequence_length"]
-        return {key: texts[:length] for key, texts in histories.items()}
+        return {key: events[:length] for key, events in histories.items()}
 
-    def tokens(self, histories: list[tuple[tuple[str, str], list[str]]]) -> Tensor:
-        """Tokenize histories, [U, E, T] with -1 where there is nothing: the input of the tower."""
-        items = [[self._item(key[1], text) for text in texts] for key, texts in histories]
+    def inputs(self, histories: Histories, at: float | None = None) -> tuple[Tensor, ...]:
+        """Return the inputs of the tower: tokens, and features of time if it reads them."""
+        tokens = self._tokens(histories)
+        if not self.card["run"]["encoder"].get("time", False):
+            return (tokens,)
+        times = torch.zeros(tokens.shape[:2], dtype=torch.float64)
+        for user, (_, events) in enumerate(histories):
+            times[user, : len(events)] = torch.tensor(
+                [time for time, _ in events], dtype=torch.float64
+            )
+        lengths = torch.tensor([len(events) for _, events in histories])
+        return tokens, _clock(times, lengths, self.card["last_time"] if at is None else at)
+
+    def _tokens(self, histories: Histories) -> Tensor:
+        """Tokenize histories, [U, E, T] with -1 where there is nothing."""
+        items = [[self._item(key[1], text) for _, text in events] for key, events in histories]
         shape = max(map(len, items)), max(len(item) for texts in items for item in texts)
         padded = torch.full((len(items), *shape), ABSENT)
         for user, texts in enumerate(items):
@@ -291,7 +340,7 @@ class UserEncoder:
         return [first + guide, *ids[: self.card["max_item_tokens"]]]
 
 
-def _parts(histories: list[Any]) -> Iterator[list[Any]]:
+def _parts(histories: Histories) -> Iterator[Histories]:
     for start in range(0, len(histories), HISTORIES):
         yield histories[start : start + HISTORIES]
 

@@ -24,16 +24,26 @@ def same(found, expected) -> bool:
 
 
 def pairs(corpus, steps=8, **train):
-    run = RunSpec(train=TrainSpec(global_batch_size=24, steps=9, **train), sequence_length=6)
-    sampler, resident = BatchSampler(run, corpus), ResidentCorpus(corpus, CPU)
+    run = RunSpec(
+        encoder={"time": True},
+        train=TrainSpec(global_batch_size=24, steps=9, **train),
+        sequence_length=6,
+    )
+    sampler, resident = BatchSampler(run, corpus), ResidentCorpus(corpus, CPU, times=True)
     for step in range(steps):
         plain = sampler.batch(step)
-        fast = DeviceBatch(resident, plain.windows, plain.dropout, plain.mask_false_negatives)
+        mask = plain.mask_false_negatives
+        fast = DeviceBatch(resident, plain.windows, plain.dropout, mask, plain.views, plain.cuts)
         yield plain, fast
 
 
 @pytest.mark.parametrize(
-    "train", [{}, {"event_dropout": 0.4, "token_dropout": 0.4, "same_service": 0.5}]
+    "train",
+    [
+        {},
+        {"event_dropout": 0.4, "token_dropout": 0.4, "same_service": 0.4, "past_future": 0.3},
+        {"past_future": 1.0},
+    ],
 )
 def test_every_field_of_a_batch_has_the_same_bits(corpus, train):
     hidden = 0
@@ -43,6 +53,8 @@ def test_every_field_of_a_batch_has_the_same_bits(corpus, train):
         share = plain.rows_of(1, 3)
         assert same(fast.pack(share), plain.pack(share))
         assert fast.work == plain.work
+        ids = [each.duplicate_ids for each in (fast, plain)]
+        assert len({str(found if found is None else found.tolist()) for found in ids}) == 1
         hidden += plain.dropout.hide_services
     assert hidden  # some batches hide their services
 

@@ -1,8 +1,11 @@
 """Batches: drawn from (seed, step) alone, shared out without loss, packed without change."""
 
+import copy
+
 import numpy as np
 import pytest
 
+from clue_ray.batches.cut import cut_histories
 from clue_ray.batches.deal import deal
 from clue_ray.batches.packing import (
     Windows,
@@ -70,7 +73,7 @@ def test_workers_share_the_global_batch(corpus, workers):
 def test_one_service_alone_halves_a_history(corpus):
     train = TrainSpec(steps=1, global_batch_size=16, same_service=0.4)
     sampler = BatchSampler(RunSpec(train=train, sequence_length=3), corpus)
-    alone = [step for step in range(200) if sampler.batch(step).is_one_service]
+    alone = [step for step in range(200) if sampler.batch(step).is_cut_in_time]
     assert 55 < len(alone) < 105
     for step in alone[:10]:
         windows = sampler.batch(step).windows
@@ -87,7 +90,88 @@ def test_one_service_alone_halves_a_history(corpus):
         assert (recent.lengths <= 3).all()
         assert (recent.lengths - before.lengths <= 1).all()
         assert before.lengths.all()
-    assert not any(make_sampler(corpus).batch(step).is_one_service for step in range(50))
+    assert not any(make_sampler(corpus).batch(step).is_cut_in_time for step in range(50))
+
+
+def cut_sampler(corpus, length=3, **fields):
+    train = TrainSpec(steps=1, global_batch_size=16, past_future=1.0)
+    return BatchSampler(RunSpec(train=train, sequence_length=length, **fields), corpus)
+
+
+def events_of(corpus, user):
+    """(time, service, place) of a user's events, newest first."""
+    rows = []
+    for service in range(len(corpus.services)):
+        start, stop = corpus.offsets[user * len(corpus.services) + service :][:2]
+        rows += [(corpus.times[place], service, place) for place in range(start, stop)]
+    return rows
+
+
+@pytest.mark.parametrize("length", [2, 50])
+def test_windows_of_past_and_future_lie_next_to_a_cut(corpus, length):
+    sampler, cuts = cut_sampler(corpus, length), set()
+    for step in range(8):
+        batch = sampler.batch(step)
+        users, services, _ = owners(corpus, batch.windows)
+        assert batch.is_cut_in_time
+        assert batch.users == 16
+        assert len(set(users)) == 16
+        assert np.isin(users, corpus.train_users).all()
+        for user in range(16):
+            sides = [
+                {
+                    service: list(range(start, start + count))
+                    for start, count, service in zip(
+                        batch.windows.starts[rows],
+                        batch.windows.lengths[rows],
+                        services[rows],
+                        strict=True,
+                    )
+                }
+                for rows in (batch.view_of == user, batch.view_of == user + 16)
+            ]
+            drawn = users[batch.view_of == user][0]
+            cut = min(corpus.times[places].min() for places in sides[0].values())
+            cuts.add(cut)
+            expected = [{}, {}]
+            for time, service, place in events_of(corpus, drawn):
+                expected[int(time < cut)].setdefault(service, []).append(place)
+            for found, side in zip(sides, expected, strict=True):
+                assert found
+                assert found.keys() <= side.keys()
+            # The earliest future event may have fallen out of its window only where that is full.
+            if length == 50:
+                assert sides == expected
+            else:
+                assert sides[1] == {s: places[:length] for s, places in expected[1].items()}
+    assert len(cuts) > 60
+
+
+@pytest.mark.parametrize("workers", [1, 2, 4])
+def test_workers_share_a_batch_of_pasts_and_futures(corpus, workers):
+    batch, seen = cut_sampler(corpus).batch(3), []
+    for rank in range(workers):
+        rows = batch.rows_of(rank, workers)
+        views = batch.view_of[rows]
+        first = views[: np.searchsorted(views >= 16, True)]
+        assert list(dict.fromkeys(views[len(first) :] - 16)) == list(dict.fromkeys(first))
+        seen += rows.tolist()
+        assert len(batch.pack(rows).views) == 2 * 16 // workers
+    assert sorted(seen) == list(range(len(batch.windows.lengths)))
+
+
+def test_equal_times_are_on_one_side(corpus):
+    ties = copy.copy(corpus)
+    ties.times = np.floor(corpus.times / np.ptp(corpus.times) * 3)  # three or four times in all
+    users = np.array(
+        [u for u in corpus.train_users if len({t for t, *_ in events_of(ties, u)}) > 1]
+    )
+    windows, views, cuts = cut_histories(ties, users, 50, np.random.default_rng(0))
+    for start, count, view in zip(*windows, views, strict=True):
+        times = ties.times[start : start + count]
+        cut = cuts[view % len(users)]
+        assert (times >= cut).all() if view < len(users) else (times < cut).all()
+    assert set(views) == set(range(2 * len(users)))  # no side is empty
 
 
 def test_smaller_corpus_is_nested(corpus):
@@ -168,7 +252,7 @@ def test_users_with_the_same_items_share_a_number(corpus):
     stretches = [(0, 4), (10, 3), (0, 4), (20, 2), (30, 3), (11, 3), (30, 3), (20, 2)]
     starts, lengths = (np.array(side) for side in zip(*stretches, strict=True))
     events = gather_events(corpus, Windows(starts, lengths))
-    numbers = number_histories(events, corpus.num_items)
+    numbers = number_histories(events, np.arange(8), corpus.num_items)
     items = [set(corpus.events[start : start + length].tolist()) for start, length in stretches]
     alike = [
         [items[i] == items[j] and items[i + 4] == items[j + 4] for j in range(4)] for i in range(4)

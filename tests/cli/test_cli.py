@@ -119,7 +119,7 @@ def test_mistakes_before_ray_starts(run_cli, planted_log, write_study, tmp_path,
     assert_mistake(run_cli("browse", tmp_path / "none"), "is not a directory")
     assert_mistake(
         run_cli("fetch", "netflix", "--output", tmp_path / "n.parquet"),
-        "known logs are completejourney",
+        "known logs are completejourney, completejourney-products",
     )
     assert not (tmp_path / "c").exists()
     assert not (tmp_path / "n.parquet").exists()

@@ -2,6 +2,7 @@
 
 import errno
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -11,10 +12,11 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from torch.utils._pytree import tree_leaves
 
 from clue_ray.batches.sampler import BatchSampler
 from clue_ray.corpus.layout import arrays, opening, plan
-from clue_ray.corpus.layout.arrays import DTYPES, service_pairs
+from clue_ray.corpus.layout.arrays import DTYPES, PAST_FUTURE, service_pairs
 from clue_ray.corpus.shards import BUCKETED, ShardPlan, write_shards
 from clue_ray.corpus.store import Corpus, open_corpus
 from clue_ray.corpus.tokenizer import train_tokenizer
@@ -23,7 +25,7 @@ from clue_ray.spec.specs import CorpusSpec, RunSpec, TrainSpec
 from tests.conftest import SPLIT
 from tests.loader import load_corpus
 
-ARRAYS = ("events", "offsets", "item_tokens", "item_offsets", "train_users", "test_users")
+ARRAYS = ("events", "times", "offsets", "item_tokens", "item_offsets", "train_users", "test_users")
 
 
 @pytest.fixture(scope="module")
@@ -87,6 +89,11 @@ def test_arrays_equal_the_loader(mapped):
     assert not list(mapped.path.glob("build*"))
 
 
+def times_of(corpus, user):
+    """Times of a user's events in the three services."""
+    return corpus.times[corpus.offsets[3 * user] : corpus.offsets[3 * user + 3]]
+
+
 def test_prefix_sums_and_pools_equal_the_plain_counts(mapped):
     expected = load_corpus(mapped)
     lengths = np.diff(expected.item_offsets)
@@ -100,6 +107,8 @@ def test_prefix_sums_and_pools_equal_the_plain_counts(mapped):
         for a, b in service_pairs(3):
             plain = [u for u in some if min(expected.counts[u, [a, b]]) >= 1 + (a == b)]
             assert mapped.train_users[mapped.training_pool((a, b), users)].tolist() == plain
+        moving = [u for u in some if len(set(times_of(expected, u))) > 1]
+        assert mapped.train_users[mapped.training_pool(PAST_FUTURE, users)].tolist() == moving
     for split in ("test", "validation"):
         for a, b in mapped.pairs():
             users = getattr(expected, f"{split}_users")
@@ -112,16 +121,21 @@ def test_windows_and_packed_batches_equal_the_loader(mapped):
     for name, values in vars(load_corpus(mapped)).items():
         setattr(loaded, name, values)
     train = TrainSpec(
-        steps=9, global_batch_size=16, same_service=0.3, event_dropout=0.2, token_dropout=0.1
+        steps=12,
+        global_batch_size=16,
+        same_service=0.3,
+        past_future=0.4,
+        event_dropout=0.2,
+        token_dropout=0.1,
     )
-    run = RunSpec(train=train, sequence_length=5, corpus_users=90)
+    run = RunSpec(encoder={"time": True}, train=train, sequence_length=5, corpus_users=90)
     one, other = BatchSampler(run, mapped), BatchSampler(run, loaded)
-    for step in range(9):
+    for step in range(12):
         a, b = one.batch(step), other.batch(step)
         assert all(np.array_equal(x, y) for x, y in zip(a.windows, b.windows, strict=True))
         packed = [batch.pack(batch.rows_of(0, 1)) for batch in (a, b)]
-        for x, y in zip(*packed, strict=True):
-            assert x.numpy().tobytes() == y.numpy().tobytes() if hasattr(x, "numpy") else True
+        for x, y in zip(*map(tree_leaves, packed), strict=True):
+            assert x.numpy().tobytes() == y.numpy().tobytes() if hasattr(x, "numpy") else x == y
         assert (a.work, a.masked_pairs) == (b.work, b.masked_pairs)
 
 
@@ -155,6 +169,10 @@ def test_a_layout_of_another_version_or_corpus_is_built_again(mapped, tmp_path, 
         (copy / "train" / "events.i4").write_bytes(b"old")
         again = Corpus(copy, mapped.manifest)
         assert np.array_equal(again.events, mapped.events)
+    os.truncate(copy / "train" / "test_users.i8", 8)  # a disk lost the rest
+    assert np.array_equal(
+        Corpus(copy, mapped.manifest).layout.array("test_users"), mapped.layout.array("test_users")
+    )
     monkeypatch.setattr(opening, "_build_here", lambda *_: pytest.fail("built again"))
     assert np.array_equal(Corpus(copy, mapped.manifest).events, mapped.events)
 

@@ -12,6 +12,7 @@ from clue_ray.corpus.logs.schema import normalise
 from clue_ray.corpus.tokenizer import ItemTokenizer, train_tokenizer
 from clue_ray.corpus.types import TypeWriter, add_types, describe_types, without_types
 from clue_ray.errors import EventLogError
+from clue_ray.report.profile_items import types_table
 from clue_ray.spec.specs import CorpusSpec
 
 TEMPLATE = "{name} {kind:category} {price:number} {codes:codes}"
@@ -87,7 +88,12 @@ def test_rare_and_unknown_values_share_tokens(trained, monkeypatch):
     assert write("⟦colour:category=red⟧ x") == " red  x"  # no tokens for it: words
     monkeypatch.setattr(types, "MOST_CATEGORIES", 3)
     many = [f"⟦id:category={n % 50_000}⟧" for n in range(100_000)]
-    assert add_types(train_tokenizer([], 257), many)["id"]["tokens"] == 3 + types.BUCKETS
+    found = add_types(train_tokenizer([], 257), many)
+    assert found["id"]["tokens"] == 3 + types.BUCKETS
+    told = "Column 'id' is a category of 50,000 values, of which 3 have a token of their own and"
+    assert told in types_table({"typed_columns": found}).note
+    few = add_types(train_tokenizer([], 257), [f"⟦id:category={n % 4}⟧" for n in range(9)])
+    assert "Column" not in types_table({"typed_columns": few}).note
 
 
 def test_a_log_of_typed_columns_alone_needs_no_words(tmp_path):

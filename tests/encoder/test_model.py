@@ -7,9 +7,10 @@ import pytest
 import torch
 
 from clue_ray.batches.packing import Windows, pack, recent_windows
+from clue_ray.batches.sampler import BatchSampler
 from clue_ray.corpus.ranges import ranges
 from clue_ray.encoder.model import Encoder
-from clue_ray.spec.specs import EncoderSpec
+from clue_ray.spec.specs import EncoderSpec, RunSpec, TrainSpec
 from tests.plain import plain_embedding
 
 
@@ -20,12 +21,25 @@ def make_model(corpus, **shape):
     model = Encoder(encoder, corpus.vocabulary(8), temperature=0.1, seed=3).double()
     with torch.no_grad():  # positions and the mixer start at zero, which would hide them
         for name, parameter in model.named_parameters():
-            if re.search("position|output.weight|down.weight", name):
+            if re.search("position|event_time|output.weight|down.weight", name):
                 parameter.normal_(generator=torch.Generator().manual_seed(1))
     return model
 
 
-PARTS = [{}, {"bag": False}, {"transformer": False}]
+PARTS = [{}, {"bag": False}, {"transformer": False}, {"time": True}]
+
+
+def packed_and_plain(model, corpus, windows, shift=0.5):
+    """Encode windows both ways; each has a cut of its own, some before its events."""
+    cuts = corpus.times[windows.starts] + (np.arange(len(windows.starts)) - 3) * 10.0**5 + shift
+    packed = pack(corpus, windows, cuts=cuts if model.reads_time else None)
+    slow = []
+    for start, length, cut in zip(*windows, cuts, strict=True):
+        times = corpus.times[start : start + length].tolist() if model.reads_time else None
+        slow.append(
+            plain_embedding(model, corpus, corpus.events[start : start + length], times, cut)
+        )
+    return model(packed)[0].double(), torch.stack(slow)
 
 
 @pytest.mark.parametrize("parts", PARTS)
@@ -34,10 +48,25 @@ def test_packed_equals_plain(corpus, parts):
     users = corpus.train_users[:12]
     services = np.arange(12) % len(corpus.services)
     windows = recent_windows(corpus, users, services, 8)
-    fast = model(pack(corpus, windows))[0].double()
-    for row, start, length in zip(fast, *windows, strict=True):
-        slow = plain_embedding(model, corpus, corpus.events[start : start + length])
-        assert torch.allclose(row, slow, atol=1e-6)
+    fast, slow = packed_and_plain(model, corpus, windows)
+    assert torch.allclose(fast, slow, atol=1e-6)
+    if model.reads_time:
+        later, _ = packed_and_plain(model, corpus, windows, shift=1e7)
+        assert not torch.allclose(fast, later, atol=1e-4)
+
+
+def test_a_view_of_all_services_is_the_mean_of_their_vectors(corpus):
+    train = TrainSpec(steps=1, global_batch_size=16, past_future=1.0)
+    batch = BatchSampler(RunSpec(train=train, sequence_length=5), corpus).batch(0)
+    model, rows = make_model(corpus), batch.rows_of(1, 2)
+    views = model(batch.pack(rows))[0].double()
+    windows = Windows(batch.windows.starts[rows], batch.windows.lengths[rows])
+    _, each = packed_and_plain(model, corpus, windows)
+    numbers = batch.view_of[rows]
+    sums = [each[torch.from_numpy(numbers == view)].sum(0) for view in dict.fromkeys(numbers)]
+    expected = torch.nn.functional.normalize(torch.stack(sums), dim=-1)
+    assert len(rows) > len(expected) == 16
+    assert torch.allclose(views, expected, atol=1e-6)
 
 
 @pytest.mark.parametrize("parts", PARTS)
@@ -46,12 +75,8 @@ def test_gradients_equal_plain(corpus, parts):
     windows = recent_windows(corpus, users, services, 8)
     weights = torch.randn(6, 64, generator=torch.Generator().manual_seed(0)).double()
     fast, slow = make_model(corpus, **parts), make_model(corpus, **parts)
-    (fast(pack(corpus, windows))[0].double() * weights).sum().backward()
-    rows = [
-        plain_embedding(slow, corpus, corpus.events[a : a + n])
-        for a, n in zip(*windows, strict=True)
-    ]
-    (torch.stack(rows) * weights).sum().backward()
+    (packed_and_plain(fast, corpus, windows)[0] * weights).sum().backward()
+    (packed_and_plain(slow, corpus, windows)[1] * weights).sum().backward()
     for (name, a), (_, b) in zip(fast.named_parameters(), slow.named_parameters(), strict=True):
         if b.grad is not None:
             assert torch.allclose(a.grad, b.grad, atol=1e-5), name

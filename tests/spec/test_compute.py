@@ -27,25 +27,28 @@ from clue_ray.spec.specs import EncoderSpec
 VOCABULARY = Vocabulary(tokens=1000, item_positions=12, sequence_length=16)
 
 
-@pytest.mark.parametrize("size", LADDER)
-def test_params_equal_the_built_model(size):
-    encoder = EncoderSpec(size=size)
+SHAPES = [*({"size": size} for size in LADDER), {"size": "s", "time": True}]
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_params_equal_the_built_model(shape):
+    encoder = EncoderSpec(**shape)
     with torch.device("meta"):
         model = Encoder(encoder, VOCABULARY, temperature=0.1, seed=0)
     built = {name: parameter.numel() for name, parameter in model.named_parameters()}
     tables = sum(
         count
         for name, count in built.items()
-        if any(table in name for table in ("embedding", "position", "bag.table"))
+        if any(table in name for table in ("embedding", "position", "event_time", "bag.table"))
     )
     counted = count_params(encoder, VOCABULARY)
     assert counted["total"] == sum(built.values())
     assert counted["non_embedding"] == counted["total"] - tables
 
 
-@pytest.mark.parametrize("size", LADDER)
-def test_flops_equal_torchs_counter(size):
-    encoder = EncoderSpec(size=size)
+@pytest.mark.parametrize("shape", SHAPES)
+def test_flops_equal_torchs_counter(shape):
+    encoder = EncoderSpec(**shape)
     batch, events, tokens, bag_tokens = 8, 5, 7, 90
     with torch.device("meta"):
         model = Encoder(encoder, VOCABULARY, temperature=0.1, seed=0)
@@ -65,6 +68,7 @@ def test_flops_equal_torchs_counter(size):
                     weights=torch.empty(bag_tokens),
                     starts=torch.empty(2 * batch, dtype=torch.long),
                 ),
+                torch.empty(items, 4, dtype=torch.long) if encoder.time else None,
             ),
             order=torch.empty(2 * batch, dtype=torch.long),
             mask_key=0,
@@ -94,7 +98,7 @@ def test_work_adds_up():
 def test_budgets_are_inverted():
     encoder, work = EncoderSpec(size="m"), Work(20, 200, 2000, 4000, 90_000, 100)
     budget = train_flops(encoder, work) * 37.5
-    assert users_for_budget(encoder, work, budget) == pytest.approx(375)
+    assert users_for_budget(encoder, work, 10, budget) == pytest.approx(375)
     encoders = {size: EncoderSpec(size=size) for size in LADDER}
     costs = {size: train_flops(spec, work) for size, spec in encoders.items()}
     for size, cost in costs.items():

@@ -147,3 +147,14 @@ def test_json_round_trip_keeps_identity(run):
 def test_an_unknown_key_that_looks_like_a_branch_of_a_union_is_named():
     with pytest.raises(SpecError, match=r"unknown key 'x\[0\]'"):
         StudySpec.parse({"name": "a", "x[0]": 1}, "s.yaml")
+
+
+def test_run_ids_of_earlier_versions_stay():
+    first = RunSpec(train={"steps": 3}, sequence_length=7)
+    train = {"users_seen": 100, "same_service": 0.3, "seed": 4}
+    second = RunSpec(encoder={"size": "m", "bag": False}, train=train, sequence_length=7)
+    found = [run.run_id("abc", 256) for run in (first, second)]
+    assert found == ["1fc3a4fedf85", "f10c7f452391"]
+    for part, change in (("encoder", {"time": True}), ("train", {"past_future": 0.1})):
+        changed = getattr(first, part).model_copy(update=change)
+        assert first.model_copy(update={part: changed}).run_id("abc", 256) not in found

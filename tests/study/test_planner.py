@@ -16,7 +16,7 @@ from clue_ray.study.checks import check_study
 from clue_ray.study.costs import Rate, Workload, choose_timing, fixed_rate, time_on_a_node
 from clue_ray.study.directory import StudyDirectory
 from clue_ray.study.planner import BYTES_PER_PARAM, plan_runs
-from clue_ray.study.warnings import no_service_alone, untrained_pairs
+from clue_ray.study.warnings import no_cut_in_time, untrained_pairs, whole_days
 from tests.study.planning import make_study, plan
 
 WIDE = {"encoder.size": ["xxs", "xs", "s", "m"], "sequence_length": [1, 2, 4, 8]}
@@ -252,16 +252,30 @@ def test_pairs_with_fewer_users_than_a_batch_are_a_warning(corpus, tmp_path):
     assert untrained_pairs(planned, three) == []
 
 
-def test_runs_without_single_service_batches_are_a_warning(corpus, tmp_path):
-    planned = plan(corpus, tmp_path, {"train.same_service": [0.0, 0.5]}).runs  # batches of 16
+@pytest.mark.parametrize(
+    ("field", "needed"),
+    [("same_service", "two events in any"), ("past_future", "two different times")],
+)
+def test_runs_without_batches_cut_in_time_are_a_warning(corpus, tmp_path, field, needed):
+    planned = plan(corpus, tmp_path, {f"train.{field}": [0.0, 0.5]}).runs  # batches of 16
     most = [15]
     few = SimpleNamespace(
-        services="abc", training_pool=lambda pair, users: np.arange(most[0] - pair[0])
+        services="abc", training_pool=lambda pair, users: np.arange(most[0] - max(0, pair[0]))
     )
-    (said,) = no_service_alone(planned, few)
-    assert "at most 15 training users with two events" in said
+    (said,) = no_cut_in_time(planned, few)
+    assert f"at most 15 training users with {needed}" in said
     most[0] = 16
-    assert no_service_alone(planned, few) == []
+    assert no_cut_in_time(planned, few) == []
+
+
+def test_times_of_whole_days_are_a_warning_where_encoders_read_hours(corpus, tmp_path):
+    planned = plan(corpus, tmp_path, {"encoder.time": [False, True]}).runs
+    days = SimpleNamespace(times=np.arange(9.0) * 86_400 - 7_200)
+    (said,) = whole_days(planned, days)
+    assert "all times of the log are at 22:00 UTC" in said
+    assert whole_days(planned[:1], days) == []
+    days.times[3] += 1
+    assert whole_days(planned, days) == []
 
 
 def test_a_study_on_gpus_trains_in_bf16_unless_it_says_otherwise():

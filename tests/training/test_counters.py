@@ -11,7 +11,7 @@ from clue_ray.training.counters import SMOOTHING_USERS, Counters
 def after(batch_size, losses):
     counters = Counters()
     for loss in losses:
-        counters.add(Work(users=2 * batch_size, tokens=100 * batch_size), Work(), loss, 0)
+        counters.add(Work(tokens=100 * batch_size), Work(), loss, 0, users=batch_size)
     return counters
 
 

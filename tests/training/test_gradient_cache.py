@@ -69,6 +69,20 @@ def test_chunks_equal_the_whole(corpus, plain, users_per_chunk):
     assert_equal(gradients(model), plain[1])
 
 
+def test_chunks_equal_the_whole_where_views_join_services(corpus):
+    train = RUN.train.model_copy(update={"past_future": 1.0})
+    batch = BatchSampler(RUN.model_copy(update={"train": train}), corpus).batch(0)
+    packed = batch.pack(batch.rows_of(0, 1))
+    whole, model = make_model(corpus), make_model(corpus)
+    users, scale = whole(packed)
+    assert len(users) == 48 < len(packed.order)
+    loss = info_nce(*users.chunk(2), scale)
+    loss.backward()
+    cached = cached_backward(model, packed, MemoryShare(0.2), info_nce)
+    assert cached.item() == pytest.approx(loss.item(), abs=1e-12)
+    assert_equal(gradients(model), gradients(whole))
+
+
 def test_accumulation_without_the_cache_is_another_gradient(corpus, plain):
     model = make_model(corpus)
     for rank in range(2):  # a control: the check has power
@@ -111,7 +125,7 @@ def test_the_second_forward_pass_is_counted():
     work = Work(users=16, events=64, events_squared=256, tokens=300, tokens_squared=1500)
     for cached, passes in ((False, 3), (True, 4)):
         counters = Counters()
-        counters.add(work, work, 1.0, 0, cached=cached)
+        counters.add(work, work, 1.0, 0, users=8, cached=cached)
         assert Counters.from_dict(counters.to_dict()).executed_flops(RUN) == passes * forward_flops(
             RUN.encoder, work
         )

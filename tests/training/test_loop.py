@@ -61,9 +61,10 @@ def test_same_spec_same_record(corpus):
 
 def test_every_choice_of_the_recipe_trains(corpus):
     chosen = {
-        "event_dropout": 0.2,
+        "event_dropout": 0.4,
         "token_dropout": 0.1,
-        "same_service": 0.5,
+        "same_service": 0.3,
+        "past_future": 0.3,
         "objective": "sigmoid",
         "schedule": "warmup_stable_decay",
     }

@@ -14,7 +14,10 @@ from clue_ray.training.streams import Stream, make_stream
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_session")]
 RUN = RunSpec(
-    train=TrainSpec(steps=11, global_batch_size=16, token_dropout=0.1, event_dropout=0.2),
+    encoder={"time": True},
+    train=TrainSpec(
+        steps=11, global_batch_size=16, token_dropout=0.1, event_dropout=0.2, past_future=0.4
+    ),
     sequence_length=4,
     resources=ResourcesSpec(users_per_chunk=3),
 )

@@ -11,11 +11,16 @@ import pyarrow.compute as pc
 import pytest
 import torch
 
+from clue_ray.encoder.model import Encoder
 from clue_ray.errors import EventLogError, StudyError
+from clue_ray.spec.specs import EncoderSpec
 from clue_ray.training.evaluate import embed
 from clue_ray.transfer import encode
-from clue_ray.transfer.encode import Histories, as_events, load_encoder
-from clue_ray.transfer.encoder_file import read_encoder
+from clue_ray.transfer.embed.embed import embed_users
+from clue_ray.transfer.embed.packed import pack, unpack
+from clue_ray.transfer.encode import Histories, load_encoder
+from clue_ray.transfer.encoder_file import export_encoder, read_encoder
+from clue_ray.transfer.events import as_events
 from tests.plain import plain_embedding
 
 
@@ -32,6 +37,38 @@ def test_vectors_of_a_log_are_those_of_the_corpus(encoder_folder, corpus, events
     first = corpus.events[corpus.offsets[0] :][:6][: corpus.counts[0, 0]]
     plain = plain_embedding(encoder.model, corpus, first).detach().numpy()
     assert np.allclose(found.values[row[corpus.user_ids[0], corpus.services[0]]], plain, atol=1e-5)
+
+
+def test_an_encoder_of_times_looks_at_the_end_of_its_corpus(run_spec, corpus, events, tmp_path):
+    run = run_spec.model_copy(update={"encoder": EncoderSpec(size="xs", time=True, bag=False)})
+    model = Encoder(run.encoder, corpus.vocabulary(run.sequence_length), 0.1, 0).eval()
+    with torch.no_grad():
+        model.transformer.event_time.weight.normal_(generator=torch.manual_seed(1))
+    export_encoder(tmp_path, model.state_dict(), run, "abc", corpus)
+    encoder = load_encoder(tmp_path)
+    whole = encoder.encode(events, per_service=True)
+    rows = {key: i for i, key in enumerate(zip(whole.user_ids, whole.services, strict=True))}
+    for service, name in enumerate(corpus.services):
+        (present,) = np.nonzero(corpus.counts[:, service])
+        expected = embed(model, corpus, present, service, run.sequence_length)
+        places = [rows[corpus.user_ids[user], name] for user in present]
+        assert np.allclose(whole.values[places], expected, atol=1e-6)
+    later = encoder.encode(events, per_service=True, at=corpus.last_time + 1e7)
+    assert not np.allclose(later.values, whole.values, atol=1e-3)
+    histories = Histories(as_events(events), encoder.exported)
+    travelled = unpack(pack(0, histories.recent(run.sequence_length)))
+    assert np.array_equal(encoder.encode_histories(travelled).values, encoder.encode(events).values)
+    plain, moved = (
+        Histories(as_events(events), encoder.exported, at) for at in (None, corpus.last_time + 9)
+    )
+    assert not (plain.fingerprints(6) == moved.fingerprints(6)).any()
+
+
+def test_a_time_to_look_at_is_refused_where_it_would_change_nothing(
+    encoder_folder, planted_log, tmp_path
+):
+    with pytest.raises(StudyError, match="does not read times, so --at would change nothing"):
+        embed_users(encoder_folder, str(planted_log), str(tmp_path / "out"), at=1.0)
 
 
 def test_a_user_is_the_mean_of_the_services_whatever_their_sizes(encoder_folder, events):

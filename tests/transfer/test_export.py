@@ -79,13 +79,13 @@ def test_both_loaders_give_the_same_vectors(exported, events):
     assert np.abs(found - there.values).max() < 1e-6
 
 
-@pytest.mark.parametrize("parts", ["bag+transformer", "bag", "transformer"])
+@pytest.mark.parametrize("parts", ["bag+transformer", "bag", "transformer", "transformer+time"])
 @pytest.mark.parametrize("duplicates", ["keep", "drop"])
 def test_equal_for_each_part_and_for_doubtful_logs(
     parts, duplicates, run_spec, encoder_folder, corpus, events, tmp_path
 ):
     shape = run_spec.encoder.model_copy(
-        update={name: name in parts for name in ("bag", "transformer")}
+        update={name: name in parts for name in ("bag", "transformer", "time")}
         | {"item_layers": 2, "service_layers": 3}
     )
     run = run_spec.model_copy(update={"encoder": shape})
@@ -108,6 +108,11 @@ def test_equal_for_each_part_and_for_doubtful_logs(
     assert sorted(alone) == keys
     found = torch.stack([alone[key] for key in keys]).numpy()
     assert np.abs(found - there.values).max() < 1e-6
+    later = {"per_service": True, "at": corpus.last_time + 1e6}
+    moved = load_encoder(tmp_path).encode(table, **later).values
+    alone = standalone.load(tmp_path).encode(log, **later)
+    assert np.abs(torch.stack([alone[key] for key in keys]).numpy() - moved).max() < 1e-6
+    assert np.allclose(moved, there.values, atol=1e-6) == ("time" not in parts)
 
 
 def test_typed_fields_are_written_as_in_the_package():

@@ -13,6 +13,9 @@ FOLDER = Path(__file__).parents[2] / "studies" / "transfer"
 OPEN = FOLDER.parent / "open-clue"
 STUDIES = sorted(FOLDER.glob("*-study.yaml"))
 TASKS = sorted(set(FOLDER.glob("*.yaml")) - set(STUDIES))
+JOURNEY = [
+    FOLDER.parent / "completejourney" / f"{what}.yaml" for what in ("departments", "categories")
+]
 AMAZON = FOLDER.parents[1] / "data" / "amazon-cdsr" / "events.parquet"
 
 
@@ -37,6 +40,17 @@ def test_a_task_of_the_open_study_has_held_out_test_users(file):
     assert task.events == corpus.events
     assert task.split.test <= corpus.split.test
     assert f"clue-ray transfer results/open-clue-{file.stem.split('-')[0]} " in file.read_text()
+
+
+@pytest.mark.parametrize("file", JOURNEY, ids=lambda file: file.stem)
+def test_a_task_of_next_week_reads_what_its_encoders_read_and_nothing_later(file):
+    task, corpus = read_task(file), read_study(file.parent / "study.yaml").corpus
+    assert (task.events, task.columns) == (corpus.events, corpus.columns)
+    assert task.items == corpus.items
+    assert task.time == corpus.split.time
+    assert task.split.test <= corpus.split.test
+    assert task.question.endswith("?")
+    assert f"clue-ray transfer RUN studies/completejourney/{file.name}" in file.read_text()
 
 
 @pytest.mark.parametrize("file", STUDIES, ids=lambda file: file.stem)

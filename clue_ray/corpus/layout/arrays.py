@@ -25,10 +25,11 @@ from clue_ray.errors import CorpusError
 from clue_ray.storage.documents import is_file_name, read_document
 from clue_ray.storage.files import write_json
 
-VERSION = 1
+VERSION = 2
 """Increase when the files below change; a layout of another version is built again."""
 DTYPES = {
     "events": "<i4",
+    "times": "<f8",
     "offsets": "<i8",
     "item_tokens": "<i4",
     "item_offsets": "<i8",
@@ -44,7 +45,8 @@ DTYPES = {
 
 `train_tokens` are prefix sums: the tokens of the first n training users, [training users + 1]. The
 pools of a split list, for each pair of services in turn, the positions in the split's users of
-those who have events in both; for a service with itself, of those who have two events or more.
+those who have events in both; for a service with itself, of those who have two events or more; and
+last, of those who have events at two different times or more.
 """
 SPLITS = ("train", "validation", "test")
 SUMS = {"offsets", "item_offsets", "train_tokens"}
@@ -56,6 +58,8 @@ BLOCK = 4_000_000
 """Numbers that are read at a time when parts are assembled."""
 
 Pair = tuple[int, int]
+PAST_FUTURE: Pair = (-1, -1)
+"""Stands for a pair of services where a user's past is paired with the same user's future."""
 
 
 class Piece(NamedTuple):
@@ -81,7 +85,10 @@ class Recipe(NamedTuple):
 
 
 def service_pairs(services: int) -> list[Pair]:
-    """List the pairs of services in the order of the pools, each service with itself included."""
+    """List the pairs of services in the order of the pools, each service with itself included.
+
+    The pool of PAST_FUTURE follows theirs.
+    """
     return [(a, b) for a in range(services) for b in range(a, services)]
 
 
@@ -107,7 +114,8 @@ def assemble(parts: Path, recipe: Recipe, folder: Path) -> None:
     ids = partial / _file_name(USER_IDS)
     _join_user_ids(parts, recipe.pieces[USER_IDS], ids)
     files[ids.name] = sha256(ids)
-    write_json(partial / "layout.json", {**recipe.facts, "files": files})
+    sizes = {name: (partial / name).stat().st_size for name in files}
+    write_json(partial / "layout.json", {**recipe.facts, "files": files, "bytes": sizes})
     shutil.rmtree(folder, ignore_errors=True)
     partial.rename(folder)
 
@@ -203,7 +211,8 @@ class Layout:
 
     def __init__(self, folder: Path, facts: dict[str, Any]):
         self.folder, self.facts = folder, facts
-        self._places = {pair: n for n, pair in enumerate(service_pairs(facts["services"]))}
+        pairs = [*service_pairs(facts["services"]), PAST_FUTURE]
+        self._places = {pair: n for n, pair in enumerate(pairs)}
         self._pools: dict[str, NDArray[np.int64]] = {}
 
     def array(self, name: str) -> NDArray[Any]:
@@ -215,7 +224,7 @@ class Layout:
         return np.memmap(file, DTYPES[name], "r").view(np.ndarray)
 
     def pool(self, split: str, pair: Pair) -> NDArray[np.int64]:
-        """Map the pool of a pair of services: ascending positions in the users of the split."""
+        """Map the pool of a pair: ascending positions in the users of the split."""
         if split not in self._pools:
             self._pools[split] = self.array(f"{split}_pools")
         place, bounds = self._places[pair], self.facts["pool_bounds"][split]
@@ -226,6 +235,19 @@ class Layout:
         with pa.ipc.open_file(pa.memory_map(str(self.folder / _file_name(USER_IDS)))) as reader:
             column = reader.read_all()["user_id"]
         return column.to_numpy(zero_copy_only=False) if len(column) else np.zeros(0, object)
+
+    def is_whole(self) -> bool:
+        """Return whether no file is cut short, by the sizes in layout.json, without reading them.
+
+        A process that maps such a file would be killed, or would train on fewer users.
+        """
+        sizes = self.facts.get("bytes")
+        try:
+            return sizes is None or all(  # an earlier version wrote none
+                (self.folder / name).stat().st_size == sizes[name] for name in self.facts["files"]
+            )
+        except (OSError, LookupError, TypeError):
+            return False
 
     def find_damage(self) -> str:
         """Describe the first file that differs from layout.json; return "" if none does."""

@@ -81,6 +81,9 @@ def build_parts(plan: LayoutPlan, digest: str, each: Each) -> Built:
         "items": sum(found["items"] for found in items),
         "tokens": sum(found["tokens"] for found in shards),
         "users_in_two_services": sum(found["in_two_services"] for found in shards),
+        "last_time": max(
+            (t for found in shards if (t := found["last_time"]) is not None), default=0.0
+        ),
         "pool_bounds": {split: [0, *accumulate(_sum(pools[split]))] for split in SPLITS},
     }
     pieces = _list_pieces(items, sums, len(plan.services))
@@ -106,6 +109,7 @@ def _list_pieces(
     """
     lengths = {
         "events": sums["events"],
+        "times": sums["events"],
         "offsets": [users * services for users in sums["users"]],
         "item_tokens": [found["tokens"] for found in items],
         "item_offsets": [found["items"] for found in items],

@@ -1,7 +1,8 @@
 """Open the training layout of a corpus folder; build it there if the corpus has none.
 
-A corpus that an earlier version prepared has no layout, or one of another version. The first
-process that opens it builds it, in ranges, so memory is bounded; others wait for it.
+A corpus that an earlier version prepared has no layout, or one of another version, and files may
+have been cut short. The first process that opens such a corpus builds the layout, in ranges, so
+memory is bounded; others wait for it.
 """
 
 import shutil
@@ -28,11 +29,11 @@ def open_layout(folder: Path, manifest: dict[str, Any]) -> Layout:
         CorpusError: there is none, and it cannot be built.
     """
     digest = manifest["digest"]
-    if found := read_layout(folder / LAYOUT, digest):
+    if found := _read_whole(folder, digest):
         return found
     try:
         with FileLock(folder / f".{LAYOUT}.lock"):
-            if not (found := read_layout(folder / LAYOUT, digest)):
+            if not (found := _read_whole(folder, digest)):
                 _build_here(folder, manifest)
     except OSError as error:
         raise CorpusError(
@@ -43,6 +44,11 @@ def open_layout(folder: Path, manifest: dict[str, Any]) -> Layout:
     found = found or read_layout(folder / LAYOUT, digest)
     assert found, "the layout was just written"
     return found
+
+
+def _read_whole(folder: Path, digest: str) -> Layout | None:
+    found = read_layout(folder / LAYOUT, digest)
+    return found if found and found.is_whole() else None
 
 
 def _build_here(folder: Path, manifest: dict[str, Any]) -> None:

@@ -29,7 +29,7 @@ SAMPLED_SHARDS = 4
 ITEMS_PER_RANGE = 1_500_000
 """Items of shards in one range, repeats counted; about 150 bytes each."""
 EVENTS_PER_RANGE = 20_000_000
-"""Events of the users in one range; about 10 bytes each."""
+"""Events of the users in one range; about 30 bytes each."""
 USERS_PER_RANGE = 2_000_000
 """Users in one range; about 150 bytes each."""
 

@@ -36,16 +36,17 @@ def split_users(plan: LayoutPlan, shard: int, first_ids: list[int]) -> dict[str,
 
     Returns:
         The number of `users`, `events` and users of each split (`train`, ...), [ranges] each; the
-        `tokens` of all events, and the number of users with events `in_two_services`.
+        `tokens` of all events, the number of users with events `in_two_services`, and the
+        `last_time` of an event (None without events).
     """
     ids, lengths = _item_ids(plan, shard, first_ids)
-    table = read_table(plan.corpus, f"shards/{plan.shards[shard]}", ["user_id", "service", "items"])
-    rows = as_batch(table)
+    columns = ["user_id", "service", "items", "timestamps"]
+    rows = as_batch(read_table(plan.corpus, f"shards/{plan.shards[shard]}", columns))
     service = pc.index_in(rows["service"], value_set=pa.array(plan.services)).to_numpy()
     owners, user_ids = _number_users(rows["user_id"])
     counts = np.zeros((len(user_ids), len(plan.services)), np.int32)
     counts[owners, service] = np.asarray(rows["items"].value_lengths())
-    items = rows["items"].flatten().to_numpy()
+    items, times = (rows[name].flatten().to_numpy() for name in ("items", "timestamps"))
     bounds = np.append(0, np.cumsum(counts.sum(1, dtype=np.int64)))
     tokens = np.add.reduceat(lengths[items], bounds[:-1]) if len(items) else bounds[:0]
     names = user_ids.to_pandas()
@@ -57,7 +58,9 @@ def split_users(plan: LayoutPlan, shard: int, first_ids: list[int]) -> dict[str,
             "tokens": tokens.astype(np.int64),
             "order": stable_hash(names, "order"),
             "split": split,
+            "moves": _move_in_time(times, bounds),
             "events": pa.ListArray.from_arrays(bounds.astype(np.int32), pa.array(ids[items])),
+            "times": pa.ListArray.from_arrays(bounds.astype(np.int32), pa.array(times)),
         }
     )
     cuts = find_cuts(user_ids, plan.user_ranges)
@@ -76,7 +79,16 @@ def split_users(plan: LayoutPlan, shard: int, first_ids: list[int]) -> dict[str,
         },
         "tokens": int(tokens.sum()),
         "in_two_services": int(((counts > 0).sum(1) >= 2).sum()),
+        "last_time": float(times.max()) if len(times) else None,
     }
+
+
+def _move_in_time(times: NDArray[np.float64], bounds: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Return which users have events at two different times, [users]."""
+    if not len(times):
+        return np.zeros(0, bool)
+    first, last = (each.reduceat(times, bounds[:-1]) for each in (np.minimum, np.maximum))
+    return np.asarray(first < last)
 
 
 def _item_ids(
@@ -115,18 +127,19 @@ def merge_users(
     """
     names = [f"users-{shard}.arrow" for shard in range(len(plan.shards))]
     batches = read_batches(plan.work, names, number)
-    table = pa.Table.from_batches([batch.drop_columns("events") for batch in batches])
+    table = pa.Table.from_batches([batch.drop_columns(["events", "times"]) for batch in batches])
     order = pc.sort_indices(table["user_id"]).to_numpy()
     counts = _as_matrix(as_batch(table)["counts"], len(plan.services))[order]
     named: dict[str, NDArray[Any]] = {
-        f"events-{number}": _place_events(batches, order, counts).astype("<i4"),
+        f"events-{number}": _place_events(batches, "events", order, counts).astype("<i4"),
+        f"times-{number}": _place_events(batches, "times", order, counts).astype("<f8"),
         f"offsets-{number}": counts.astype("<i8").ravel(),
     }
-    split = table["split"].to_numpy()[order]
+    split, moves = (table[name].to_numpy()[order] for name in ("split", "moves"))
     pools = {}
     for code, name in enumerate(SPLITS[1:], 1):
         users = np.flatnonzero(split == code)
-        positions = _find_pools(counts[users], first_of_split[name])
+        positions = _find_pools(counts[users], moves[users], first_of_split[name])
         named[f"{name}_users-{number}"] = (first_user + users).astype("<i8")
         named[f"{name}_pools-{number}"] = np.concatenate(positions).astype("<i8")
         pools[name] = [len(pool) for pool in positions]
@@ -134,26 +147,28 @@ def merge_users(
     ids = as_batch(table.select(["user_id"]).take(pa.array(order)))
     files[f"{USER_IDS}-{number}"] = write_batches(plan.parts, f"{USER_IDS}-{number}", [ids])
     training = split == SPLITS.index("train")
-    columns = {name: table[name].to_numpy()[order][training] for name in ("order", "tokens")}
+    columns = {
+        name: table[name].to_numpy()[order][training] for name in ("order", "tokens", "moves")
+    }
     users = first_user + np.flatnonzero(training)
     in_order = _split_order(plan, number, users, counts[training], **columns)
     return {"order": in_order, "pools": pools, "files": files}
 
 
 def _place_events(
-    batches: list[pa.RecordBatch], order: NDArray[np.int64], counts: NDArray[np.int32]
-) -> NDArray[np.int32]:
-    """Put the events of the batches' users in the order of the users."""
+    batches: list[pa.RecordBatch], name: str, order: NDArray[np.int64], counts: NDArray[np.int32]
+) -> NDArray[Any]:
+    """Put a column of the events of the batches' users in the order of the users."""
     place = np.empty(len(order), np.int64)
     place[order] = np.arange(len(order))
     bounds = np.append(0, np.cumsum(counts.sum(1, dtype=np.int64)))
-    events = np.empty(bounds[-1], np.int32)
+    events = np.empty(bounds[-1], batches[0][name].type.value_type.to_pandas_dtype())
     done = 0
     for batch in batches:
         mine = place[done : done + batch.num_rows]
         done += batch.num_rows
         lengths = bounds[mine + 1] - bounds[mine]
-        events[ranges(bounds[mine], lengths)] = batch["events"].flatten().to_numpy()
+        events[ranges(bounds[mine], lengths)] = batch[name].flatten().to_numpy()
     return events
 
 
@@ -162,17 +177,19 @@ def _as_matrix(column: pa.FixedSizeListArray, width: int) -> NDArray[Any]:
     return matrix
 
 
-def _find_pools(counts: NDArray[Any], first: int) -> list[NDArray[np.int64]]:
-    """List the positions of the users in the pool of each pair of services, the first at `first`.
+def _find_pools(
+    counts: NDArray[Any], moves: NDArray[np.bool_], first: int
+) -> list[NDArray[np.int64]]:
+    """List the positions of the users in the pool of each pair of services and of PAST_FUTURE.
 
     Args:
         counts: events of each user in each service, [users, services].
+        moves: whether each user has events at two different times, [users].
+        first: position of the first user.
     """
-    return [
-        first
-        + np.flatnonzero((counts[:, a] >= 1 + (a == b)) & (counts[:, b] >= 1)).astype(np.int64)
-        for a, b in service_pairs(counts.shape[1])
-    ]
+    pairs = service_pairs(counts.shape[1])
+    members = [(counts[:, a] >= 1 + (a == b)) & (counts[:, b] >= 1) for a, b in pairs]
+    return [first + np.flatnonzero(each).astype(np.int64) for each in (*members, moves)]
 
 
 def _split_order(
@@ -182,6 +199,7 @@ def _split_order(
     counts: NDArray[np.int32],
     order: NDArray[np.uint64],
     tokens: NDArray[np.int64],
+    moves: NDArray[np.bool_],
 ) -> list[int]:
     """Write the training users of one range of ids as a record batch per range of their order."""
     sort = np.argsort(order, kind="stable")
@@ -190,6 +208,7 @@ def _split_order(
             "order": order[sort],
             "user": users[sort],
             "tokens": tokens[sort],
+            "moves": moves[sort],
             "counts": _as_lists(np.minimum(counts[sort], 2).astype(np.uint8)),  # see _find_pools
         }
     )
@@ -216,7 +235,9 @@ def order_users(plan: LayoutPlan, number: int, first: int) -> dict[str, Any]:
     table = as_batch(pa.Table.from_batches(read_batches(plan.work, names, number)).combine_chunks())
     users = table["user"].to_numpy()
     order = np.lexsort((users, table["order"].to_numpy()))
-    pools = _find_pools(_as_matrix(table["counts"], len(plan.services))[order], first)
+    counts = _as_matrix(table["counts"], len(plan.services))[order]
+    moves = table["moves"].to_numpy(zero_copy_only=False)[order]
+    pools = _find_pools(counts, moves, first)
     named = {
         f"train_users-{number}": users[order],
         f"train_tokens-{number}": table["tokens"].to_numpy()[order],

@@ -53,6 +53,7 @@ def embed_users(
     users: str | None = None,
     form: Format = "parquet",
     join: Sequence[str] = (),
+    at: float | None = None,
 ) -> dict[str, Any]:
     """Embed every user of a log and return the manifest. Needs a Ray session.
 
@@ -71,6 +72,8 @@ def embed_users(
             order, zeros for users without events.
         form: `npy` writes the matrix as arrays, its numbers as float16.
         join: outputs of finished embeddings, whose vectors are further columns of the matrix.
+        at: when users are looked at, in seconds since 1970, by an encoder that reads times; the end
+            of its corpus if None.
 
     Raises:
         StudyError: the encoder, the earlier embedding or the output cannot be used.
@@ -85,6 +88,9 @@ def embed_users(
         "per_service": per_service,
         "precision": precision,
     }
+    if at is not None:
+        _check_reads_time(exported.card)
+        settings["at"] = at
     listed = read_clients(users) if users else None
     asked = MatrixRequest(listed, form, tuple(map(find_view, join)))
     if since and asked.wanted:
@@ -106,6 +112,14 @@ def embed_users(
     make_parts(reading, exported, plan, gpus_per_worker)
     parts.remove_items()
     return _write_manifest(request, exported.card, plan, asked)
+
+
+def _check_reads_time(card: EncoderCard) -> None:
+    if not card.run.encoder.time:
+        raise StudyError(
+            f"Encoder {card.run_id} does not read times, so --at would change nothing; leave it "
+            "out, or give a run with encoder.time: true."
+        )
 
 
 def _plan_log(spec: CorpusSpec) -> Reading:

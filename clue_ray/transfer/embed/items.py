@@ -80,6 +80,8 @@ def _as_histories(keys: NDArray[np.uint64], tokens: pa.LargeListArray) -> Histor
         item_tokens=tokens.flatten().to_numpy(),
         item_offsets=np.append(0, np.cumsum(lengths)),
         item_keys=keys,
+        times=np.zeros(0),
+        cuts=np.zeros(0),
     )
 
 

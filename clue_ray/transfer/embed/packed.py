@@ -17,6 +17,8 @@ ARRAYS = {
     "item_tokens": pa.int32(),
     "item_offsets": pa.int64(),
     "item_keys": pa.uint64(),
+    "times": pa.float64(),
+    "cuts": pa.float64(),
 }
 PACKED = pa.schema(
     [

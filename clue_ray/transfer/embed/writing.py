@@ -21,7 +21,6 @@ from clue_ray.corpus.logs.schema import normalise
 from clue_ray.transfer.embed.packed import PACKED, pack, unpack
 from clue_ray.transfer.embed.parts import Parts
 from clue_ray.transfer.encode import (
-    EVENTS,
     LEFT_OUT,
     FindItems,
     Histories,
@@ -29,6 +28,7 @@ from clue_ray.transfer.encode import (
     Vectors,
 )
 from clue_ray.transfer.encoder_file import ExportedEncoder
+from clue_ray.transfer.events import EVENTS
 
 OTHER_SERVICES = "no events in the requested services"
 NOTHING_NEW = "no new events"
@@ -52,6 +52,8 @@ class EmbedPlan:
     "buckets with a complete part"
     listed: NDArray[np.uint64] | None = None
     "hashes of the users to embed, sorted; all users if None"
+    at: float | None = None
+    "when users are looked at, in seconds since 1970; the end of the encoder's corpus if None"
     encoded: frozenset[int] = frozenset()
     "ranges of items whose vectors are written"
     attempt: str = ""
@@ -110,7 +112,7 @@ def _gather(bucket: int, rows: pa.Table, exported: ExportedEncoder, plan: EmbedP
     """Pack what the encoder reads of one bucket's users, and list those left out."""
     length = exported.card.run.sequence_length
     usable = rows.filter(pc.is_null(rows["reason"])).select(EVENTS.names)
-    histories = Histories(usable, exported)
+    histories = Histories(usable, exported, plan.at)
     current = pa.table(
         {
             "user_id": pa.array(histories.user_ids, pa.string()),
@@ -125,7 +127,7 @@ def _gather(bucket: int, rows: pa.Table, exported: ExportedEncoder, plan: EmbedP
         )
         changed = current["user_id"].filter(pc.invert(unchanged))
         usable = usable.filter(pc.is_in(usable["user_id"], value_set=changed.combine_chunks()))
-        histories = Histories(usable, exported)
+        histories = Histories(usable, exported, plan.at)
     unknown = set(histories.services) - set(exported.card.services)
     services = Counter(usable["service"].to_pylist())
     summary = {

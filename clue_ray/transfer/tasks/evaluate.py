@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 
 from clue_ray.corpus.logs.reading import Reading
 from clue_ray.errors import SpecError
-from clue_ray.spec.specs import without_new_fields
 from clue_ray.spec.yaml import fingerprint
+from clue_ray.spec.younger import without_new_fields
 from clue_ray.storage.files import read_file, with_retries, write_file
 from clue_ray.storage.place import is_uri
 from clue_ray.training.device import choose_device
@@ -233,7 +233,7 @@ def _method_features(
     task: TaskSpec, examples: Examples, encoder: UserEncoder, others: dict[str, UserEncoder]
 ) -> dict[str, list[Matrix]]:
     """Return the features of each method; there are several for encoders trained from scratch."""
-    histories = Histories(examples.inputs, encoder.exported)
+    histories = _histories(examples, encoder)
     known = {
         "encoder": [features.encode_users(encoder, histories)],
         "TF-IDF, SVD": [features.tfidf_svd(histories, examples.rows("train"))],
@@ -244,7 +244,7 @@ def _method_features(
         known["counts, 1/7/30 days"] = [features.window_counts(examples)]
     for name, other in others.items():
         # Each encoder has its own tokenizer and services, and so its own histories.
-        own = Histories(examples.inputs, other.exported)
+        own = _histories(examples, other)
         known[name] = [features.encode_users(other, own)]
     if task.scratch_steps:
         trained = [
@@ -253,6 +253,13 @@ def _method_features(
         ]
         known["from scratch"] = [features.encode_users(one, histories) for one in trained]
     return known
+
+
+def _histories(examples: Examples, encoder: UserEncoder) -> Histories:
+    """Return the inputs of all users, each looked at when their inputs end."""
+    if not np.isfinite(examples.cuts).all():
+        return Histories(examples.inputs, encoder.exported)
+    return Histories(examples.inputs, encoder.exported, examples.cuts)
 
 
 def _measure_heads(
@@ -309,7 +316,7 @@ def _evaluate_retrieval(
     asked = task.retrieval
     assert asked is not None
     pool = draw_candidates(asked, examples.part)
-    histories = Histories(examples.inputs, encoder.exported)
+    histories = _histories(examples, encoder)
 
     def select(matrices: Sequence[Any], layout: Histories) -> list[Any]:
         """Return the candidates' vectors in the query service and in the target service."""
@@ -326,7 +333,7 @@ def _evaluate_retrieval(
         "untrained items": select(features.untrained_items(encoder, histories)[1], histories),
     }
     for name, other in others.items():
-        own = Histories(examples.inputs, other.exported)
+        own = _histories(examples, other)
         pairs[name] = select(features.encode_services(other, own), own)
     measures = {NO_FEATURES["retrieval"]: _mean_measures([scores.chance_measures(len(pool))])}
     for name, (query, target) in pairs.items():

@@ -19,7 +19,8 @@ from clue_ray.corpus.logs.catalogue import load_catalogues
 from clue_ray.corpus.logs.reading import Reading, plan_reading, read_part
 from clue_ray.corpus.logs.schema import good_rows, normalise
 from clue_ray.errors import EventLogError, SpecError
-from clue_ray.transfer.encode import EVENTS, LEFT_OUT
+from clue_ray.transfer.encode import LEFT_OUT
+from clue_ray.transfer.events import EVENTS
 from clue_ray.transfer.tasks.attributes import label_attribute, user_values
 from clue_ray.transfer.tasks.spec import RetrievalSpec, TaskSpec
 from clue_ray.transfer.tasks.windows import (

@@ -84,6 +84,7 @@ def _encode_users(
     rows, services = np.nonzero(counts)
     starts = histories.offsets[users[rows] * len(histories.services) + services]
     windows = Windows(starts, np.minimum(counts[rows, services], sequence_length))
-    vectors = model(pack(histories, windows))[0]
+    cuts = histories.cuts[users[rows]] if model.reads_time else None
+    vectors = model(pack(histories, windows, cuts=cuts))[0]
     sums = torch.zeros(len(users), vectors.shape[1]).index_add(0, torch.from_numpy(rows), vectors)
     return F.normalize(sums, dim=-1)
