@@ -40,7 +40,7 @@ from benchmarks.plain_bag import plain_bag
 from clue_ray.corpus.hashes import sha256
 from clue_ray.corpus.ranges import ranges
 from clue_ray.corpus.tokenizer import train_tokenizer
-from clue_ray.encoder.model import Block
+from clue_ray.encoder.blocks import Block
 from clue_ray.spec.specs import EncoderSpec, RunSpec, TrainSpec
 from clue_ray.transfer.encode import Histories, UserEncoder
 from clue_ray.transfer.encoder_file import EncoderCard, ExportedEncoder, read_encoder

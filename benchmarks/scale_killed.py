@@ -12,6 +12,7 @@ import json
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -75,7 +76,8 @@ def _identity(corpus: Path) -> tuple[str, dict[str, object]]:
 
 def _prepare(folder: Path, log: Path, watched: str) -> tuple[float, int]:
     """Prepare a log on three nodes; return the seconds and how often the command was given."""
-    machines = Machines(folder / f"cluster-{watched or 'none'}", NODES if watched else 1)
+    own = Path(tempfile.mkdtemp(prefix="cr-", dir="/tmp"))  # Ray's sockets need a short path
+    machines = Machines(own, NODES if watched else 1)
     command = [sys.executable, "-c", PREPARE, str(log), str(folder / "corpus"), machines.address]
     started, commands = time.monotonic(), 0
     try:
@@ -88,6 +90,7 @@ def _prepare(folder: Path, log: Path, watched: str) -> tuple[float, int]:
                 raise RuntimeError("three commands failed")
     finally:
         machines.end()
+        shutil.rmtree(own, ignore_errors=True)
     return time.monotonic() - started, commands
 
 
