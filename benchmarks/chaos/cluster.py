@@ -10,7 +10,7 @@ import psutil
 from ray.cluster_utils import Cluster
 
 NODE = {"num_cpus": 1, "object_store_memory": 100_000_000}
-HEAD = {"num_cpus": 0, "resources": {"trial_slot": 8}, "object_store_memory": 100_000_000}
+HEAD = {**NODE, "num_cpus": 0, "resources": {"trial_slot": 8}, "include_dashboard": False}
 
 
 class Machines:
