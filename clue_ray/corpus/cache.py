@@ -25,7 +25,7 @@ from clue_ray.storage.sync import node_folder
 
 TRAINING_FILE = re.compile(
     r"(corpus|profile|tokenizer)\.json|"
-    rf"{LAYOUT}/((recipe|layout)\.json|[a-z_]+\.(i4|i8|arrow)|{PARTS}/[a-z_]+-\d+)"
+    rf"{LAYOUT}/((recipe|layout)\.json|[a-z_]+\.(i4|i8|f8|arrow)|{PARTS}/[a-z_]+-\d+)"
 )
 """Names that are fetched or copied; other names on storage are not trusted as local paths."""
 SHARD_FILE = re.compile(r"(shards|items|later)/shard-\d+\.parquet")

@@ -15,6 +15,7 @@ import pytest
 from torch.utils._pytree import tree_leaves
 
 from clue_ray.batches.sampler import BatchSampler
+from clue_ray.corpus.cache import TRAINING_FILE
 from clue_ray.corpus.layout import arrays, opening, plan
 from clue_ray.corpus.layout.arrays import DTYPES, PAST_FUTURE, service_pairs
 from clue_ray.corpus.shards import BUCKETED, ShardPlan, write_shards
@@ -141,6 +142,12 @@ def test_windows_and_packed_batches_equal_the_loader(mapped):
 
 def test_files_do_not_depend_on_the_ranges(sharded, mapped):
     assert sharded.layout.facts == mapped.layout.facts
+
+
+def test_every_file_of_the_layout_may_be_fetched(mapped):
+    names = [f"train/{file.name}" for file in (mapped.path / "train").iterdir()]
+    assert len(names) > len(DTYPES)
+    assert all(map(TRAINING_FILE.fullmatch, names))
 
 
 def test_sizes_are_counted(mapped):
