@@ -298,7 +298,8 @@ def compare_items(folder: Path, users: int, parts: int = 64) -> None:
                 seconds[name] = time.perf_counter() - start
             vectors = pq.read_table(folder / name / "vectors").sort_by("user_id")
             found[name] = np.stack(vectors["vector"].to_numpy())
-            print(f"{name:20} {seconds[name]:7.1f} s, {users / seconds[name]:6.0f} users/s")
+            rate = len(found[name]) / seconds[name]
+            print(f"{name:20} {seconds[name]:7.1f} s, {rate:6.0f} users/s", flush=True)
     difference = np.abs(found["shared items once"] - found["each part its own"]).max()
     ratio = seconds["each part its own"] / seconds["shared items once"]
     print(f"ratio {ratio:.2f}; largest difference of an element: {difference:.1e}")
