@@ -17,6 +17,7 @@ from clue_ray.foreign.read import read_any
 from clue_ray.runs import Runs
 
 X, Y = "train_flops", "loss"
+UNUSABLE = "that is not a positive finite number"
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,7 @@ def import_runs(
     runs = Runs(pd.DataFrame({**ours, **{str(name): kept[name] for name in kept}}))
     group = _group(table) or ""
     told = (
-        f"{len(table)} runs were read from {found.kind}.",
+        f"{_runs(len(table), 'was', 'were')} read from {found.kind}.",
         *found.notes, *spent.notes, *loss.notes, *notes, *_families(table, group),
     )  # fmt: skip
     return ImportedRuns(runs, spent, loss, found.kind, group, told)
@@ -117,8 +118,9 @@ def _ours(
 
 
 def _run_ids(table: pd.DataFrame, columns: list[str]) -> "pd.Series[Any]":
-    """Name runs by the first column whose values are unique, or by their row."""
-    for name in all_of("run", columns):
+    """Name runs by the first column whose values are unique, names before ids, or by their row."""
+    found = all_of("run", columns)
+    for name in sorted(found, key=lambda name: name.lower().endswith("id")):
         if table[name].notna().all() and table[name].is_unique:
             return table[name].astype(str)
     return pd.Series([f"row-{row}" for row in range(len(table))], index=table.index)
@@ -147,19 +149,25 @@ def _statuses(table: pd.DataFrame, x: Quantity, y: Quantity) -> tuple["pd.Series
     """Return the status of each run: one without a positive finite x and y is not done."""
     given = table["status"] if "status" in table else pd.Series("done", index=table.index)
     statuses = given.astype(object).fillna("done")
-    done, notes = statuses == "done", []
+    done, names = statuses == "done", f"{x.label} or {y.label}"
     absent = done & (x.values.isna() | y.values.isna())
     beyond = done & ~absent & ~(_usable(x.values) & _usable(y.values))
-    if count := int((~done).sum()):
-        notes.append(f"{count} runs did not finish and are left out of the fit.")
-    if count := int(absent.sum()):
-        notes.append(f"{count} runs have no {x.label} or no {y.label} and are left out of the fit.")
-    if count := int(beyond.sum()):
-        notes.append(
-            f"{count} runs have a {x.label} or {y.label} that is not a positive finite number and "
-            "are left out of the fit."
-        )
+    reasons = (
+        (~done, "did not finish", "did not finish"),
+        (absent, f"has no {x.label} or no {y.label}", f"have no {x.label} or no {y.label}"),
+        (beyond, f"has a {names} {UNUSABLE}", f"have a {names} {UNUSABLE}"),
+    )
+    notes = [
+        f"{_runs(count, one, more)} and {'is' if count == 1 else 'are'} left out of the fit."
+        for runs, one, more in reasons
+        if (count := int(runs.sum()))
+    ]
     return statuses.mask(absent, "missing").mask(beyond, "diverged"), notes
+
+
+def _runs(count: int, one: str, more: str) -> str:
+    """Return a number of runs with its verb."""
+    return f"{count} run {one}" if count == 1 else f"{count} runs {more}"
 
 
 def _usable(values: "pd.Series[float]") -> "pd.Series[bool]":

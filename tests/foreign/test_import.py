@@ -29,7 +29,7 @@ def test_each_tool_gives_the_planted_runs(tool: str, tmp_path: Path) -> None:
     failed = tool != "tensorboard"  # which does not know how a run ended
     assert list(table["status"]) == ["done"] * 7 + (["failed"] if failed else ["done"])
     assert "'val_loss' is taken as the loss (y)." in found.notes
-    assert any("1 runs did not finish" in note for note in found.notes) == failed
+    assert any("1 run did not finish" in note for note in found.notes) == failed
     fit = fit_law("power_law_plus_constant", found.runs, x="train_flops", y="loss")
     assert fit.parameters["exponent"] == pytest.approx(0.15, abs=1e-3)
 
@@ -125,6 +125,14 @@ def test_runs_that_cannot_be_fitted_are_counted(tmp_path: Path) -> None:
     assert list(found.runs.table["status"][:4]) == ["missing", "diverged", "failed", "done"]
     assert len(found.runs) == 8
     assert sum("left out of the fit" in note for note in found.notes) == 3
+
+
+def test_runs_have_their_names_where_these_are_unique(tmp_path: Path) -> None:
+    table = RUNS.assign(run_id=[f"{row:x}f" for row in range(len(RUNS))])
+    for name, expected in (("n{}", "n3"), ("same", "3f")):
+        named = table.assign(name=[name.format(row) for row in range(len(RUNS))])
+        named.to_csv(tmp_path / "runs.csv", index=False)
+        assert import_runs(tmp_path / "runs.csv").runs.table["run_id"][3] == expected
 
 
 def test_seeds_of_several_families_are_not_one_setting(tmp_path: Path) -> None:
