@@ -191,7 +191,7 @@ def _find_columns(
 
 def _ask(role: str, guess: "Guess", known: list[str]) -> "Guess":
     """Ask a person which column has a role; the guess is the default."""
-    from clue_ray.corpus.guess import Guess, LogFacts
+    from clue_ray.corpus.guess import Guess
 
     words = {"user_id": "the user", "service": "the service", "text": "the words of an item"}[role]
     console.print(f"Columns: {', '.join(known)}", highlight=False)

@@ -46,7 +46,7 @@ OTHER_KEY = (
 )
 """A column that repeats like a user but is none, by a part of its name."""
 DAY_AND_MONTH = r"(\d{1,2})([/.-])(\d{1,2})\2\d{4}(?:([ T])\d{1,2}(:\d\d)(:\d\d)?( ?[AaPp][Mm])?)?"
-"""A date whose order of day and month is not stated: 03/04/2023 17:05, 3.4.2023, 3/4/2023 5:05 PM."""
+"""A date whose order of day and month is not stated: 03/04/2023 17:05, 3.4.2023 and the like."""
 DETAILS = "brand category product_category sub_category product_type commodity color"
 """Columns that a template puts before the title, where a log has them."""
 MOST_SERVICES = 50
