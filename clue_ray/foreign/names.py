@@ -38,8 +38,9 @@ NAMES: dict[str, tuple[str, ...]] = {
     "loss": (
         "loss", "test_loss", "held_out_loss", "val_loss", "valid_loss", "validation_loss",
         "eval_loss", "final_loss", "val_bpb", "bpb", "bits_per_byte", "cross_entropy_loss",
-        "crossentropyloss", "cross_entropy", "ce_loss", "ce", "nll", "l", "perplexity", "ppl",
+        "loss_test", "loss_val", "loss_valid", "loss_validation", "loss_eval", "crossentropyloss", "cross_entropy", "ce_loss", "ce", "nll", "l", "perplexity", "ppl",
         "test_error", "error_rate", "error", "wer", "mse", "train_loss",
+        "loss_train",
     ),
     "non_embedding_params": (
         "non_embedding_params", "n_non_embedding", "num_scaling_params", "params_transformer",
@@ -98,9 +99,12 @@ def all_of(meaning: str, columns: Sequence[str]) -> list[str]:
         whole, last = _words(column), _words(re.split(r"[/.|]", str(column))[-1])
         for rank, name in enumerate(NAMES[meaning]):
             if name in (whole, last):
-                # A loss of training is the last choice, wherever its name stands in the list.
-                training = meaning == "loss" and whole.startswith("train")
-                scored.append((training, rank, name != whole, place, str(column)))
+                # A loss of training is the last choice, wherever its name stands in the list, and
+                # so is what TensorBoard repeats next to hyperparameters.
+                late = (
+                    meaning == "loss" and re.search(r"^(train|hparam)|_train$", whole) is not None
+                )
+                scored.append((late, rank, name != whole, place, str(column)))
                 break
     return [column for *_, column in sorted(scored)]
 

@@ -13,7 +13,9 @@ from clue_ray import fit_law
 from clue_ray.errors import RunsError
 from clue_ray.foreign.table import import_runs
 from clue_ray.foreign.wire import decode, leveldb_records, tf_records
-from tests.foreign.written import RUNS, WRITERS, field, log_of, rows, tensorboard, wandb
+from tests.foreign.written import (
+    RUNS, WRITERS, field, log_of, ray_tune, rows, tensorboard, wandb,
+)  # fmt: skip
 
 STUDY = Path(__file__).parents[2] / "studies" / "quickstart.yaml"
 PUBLIC = Path(__file__).parents[3] / "shared" / "forecasts" / "data"
@@ -32,6 +34,24 @@ def test_each_tool_gives_the_planted_runs(tool: str, tmp_path: Path) -> None:
     assert any("1 run did not finish" in note for note in found.notes) == failed
     fit = fit_law("power_law_plus_constant", found.runs, x="train_flops", y="loss")
     assert fit.parameters["exponent"] == pytest.approx(0.15, abs=1e-3)
+
+
+def test_hyperparameters_belong_to_the_run_above_their_folder(tmp_path: Path) -> None:
+    table = import_runs(tensorboard(tmp_path)).runs.table
+    assert list(table["run_id"]) == [f"run{number}" for number in range(len(RUNS))]
+    assert set(table["lr"]) == {0.5}
+    assert set(table["data"]) == {"c4"}
+
+
+def test_a_trial_that_failed_before_it_wrote_anything_is_a_row(tmp_path: Path) -> None:
+    ray_tune(tmp_path)
+    file = tmp_path / "experiment_state-2026.json"
+    document = json.loads(file.read_text())
+    lost = {"relative_logdir": "train_00008", "status": "ERROR", "config": {"n_params": 5.0}}
+    document["trial_data"].append([json.dumps(lost), "{}"])
+    file.write_text(json.dumps(document))
+    last = import_runs(tmp_path).runs.table.iloc[-1]
+    assert (last["run_id"], last["status"], last["config/n_params"]) == ("train_00008", "failed", 5)
 
 
 def test_tables_in_every_format_are_read_alike(tmp_path: Path) -> None:
@@ -125,6 +145,18 @@ def test_runs_that_cannot_be_fitted_are_counted(tmp_path: Path) -> None:
     assert list(found.runs.table["status"][:4]) == ["missing", "diverged", "failed", "done"]
     assert len(found.runs) == 8
     assert sum("left out of the fit" in note for note in found.notes) == 3
+
+
+@pytest.mark.parametrize(
+    ("tags", "taken"),
+    [(("Loss/train", "Loss/test"), "Loss/test"), (("hparam/loss", "loss/val"), "loss/val")],
+)
+def test_held_out_losses_come_before_others(
+    tags: tuple[str, ...], taken: str, tmp_path: Path
+) -> None:
+    table = RUNS[["train_flops"]].assign(**dict.fromkeys(tags, RUNS["val_loss"]))
+    table.to_csv(tmp_path / "runs.csv", index=False)
+    assert import_runs(tmp_path / "runs.csv").y.column == taken
 
 
 def test_runs_have_their_names_where_these_are_unique(tmp_path: Path) -> None:
