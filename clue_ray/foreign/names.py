@@ -38,9 +38,9 @@ NAMES: dict[str, tuple[str, ...]] = {
     "loss": (
         "loss", "test_loss", "held_out_loss", "val_loss", "valid_loss", "validation_loss",
         "eval_loss", "final_loss", "val_bpb", "bpb", "bits_per_byte", "cross_entropy_loss",
-        "loss_test", "loss_val", "loss_valid", "loss_validation", "loss_eval", "crossentropyloss", "cross_entropy", "ce_loss", "ce", "nll", "l", "perplexity", "ppl",
-        "test_error", "error_rate", "error", "wer", "mse", "train_loss",
-        "loss_train",
+        "loss_test", "loss_val", "loss_valid", "loss_validation", "loss_eval",
+        "crossentropyloss", "cross_entropy", "ce_loss", "ce", "nll", "l", "perplexity", "ppl",
+        "test_error", "error_rate", "error", "wer", "mse", "train_loss", "loss_train",
     ),
     "non_embedding_params": (
         "non_embedding_params", "n_non_embedding", "num_scaling_params", "params_transformer",

@@ -5,9 +5,10 @@ tracker's names, with our statuses. A run that a tracker did not see end is `mis
 """
 
 import json
+import re
 import sqlite3
 from collections.abc import Iterable
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,8 @@ from clue_ray.runs import Status
 
 Row = dict[str, Any]
 EVENTS = "events.out.tfevents*"
+TIME = r"\d{10}(\.\d+)?"
+"""Name of a folder of hyperparameters, where their writer gives none: seconds since 1970."""
 MLFLOW_STATUSES: dict[str, Status] = {
     "1": "missing", "2": "missing", "3": "done", "4": "failed", "5": "failed",
     "RUNNING": "missing", "SCHEDULED": "missing", "FINISHED": "done", "FAILED": "failed",
@@ -90,10 +93,22 @@ def mlflow_file_runs(store: Path) -> list[Row]:
     """Read an MLflow file store, `mlruns/<experiment>/<run>/`; deleted runs are left out."""
     rows = []
     for meta in sorted(store.glob("**/meta.yaml")):
-        document = yaml.safe_load(meta.read_text(encoding="utf-8")) or {}
+        document = _mlflow_meta(meta)
         if "run_id" in document and document.get("lifecycle_stage", "active") == "active":
             rows.append(_mlflow_file_run(meta.parent, document))
     return rows
+
+
+def _mlflow_meta(file: Path) -> Row:
+    """Read the description of a run, or of an experiment; of a half-written one the run's id."""
+    try:
+        document = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except yaml.YAMLError:
+        document = None
+    if isinstance(document, dict) and "run_id" in document:
+        return document
+    is_run = any((file.parent / name).is_dir() for name in ("params", "metrics"))
+    return {"run_id": file.parent.name} if is_run else {}
 
 
 def _mlflow_file_run(folder: Path, meta: Row) -> Row:
@@ -151,7 +166,7 @@ def tensorboard_runs(root: Path) -> list[Row]:
     rows: dict[Path, Row] = {}
     for folder in sorted({file.parent for file in root.rglob(EVENTS)}):
         row, settings = _tensorboard_run(folder, root)
-        if settings and folder.parent in rows:
+        if folder.parent in rows and (settings or re.fullmatch(TIME, folder.name)):
             rows[folder.parent] = {**row, **rows[folder.parent], **settings}
         else:
             rows[folder] = row | settings
@@ -239,7 +254,8 @@ def _tune_trials(file: Path) -> list[Row]:
 
 def _ray_tune_run(folder: Path) -> Row:
     row: Row = {"run_id": folder.name, "status": "missing"}
-    row |= flatten(json.loads((folder / "params.json").read_text() or "{}"), "config")
+    with suppress(ValueError):  # the file of a trial that was killed
+        row |= flatten(json.loads((folder / "params.json").read_text() or "{}"), "config")
     results = folder / "result.json"
     last: Row = {}
     for line in results.read_text().splitlines() if results.is_file() else ():

@@ -14,7 +14,14 @@ from clue_ray.errors import RunsError
 from clue_ray.foreign.table import import_runs
 from clue_ray.foreign.wire import decode, leveldb_records, tf_records
 from tests.foreign.written import (
-    RUNS, WRITERS, field, log_of, ray_tune, rows, tensorboard, wandb,
+    RUNS,
+    WRITERS,
+    field,
+    log_of,
+    ray_tune,
+    rows,
+    tensorboard,
+    wandb,
 )  # fmt: skip
 
 STUDY = Path(__file__).parents[2] / "studies" / "quickstart.yaml"
@@ -186,7 +193,8 @@ def test_seeds_of_several_families_are_not_one_setting(tmp_path: Path) -> None:
     ("name", "content", "words"),
     [
         ("empty.csv", "", "it is empty"),
-        ("words.csv", "a,b\nx,y\n", "No column is known as compute"),
+        ("words.csv", "a,b\nx,y\n", "a table, has no number of its 1 run; give one whose runs"),
+        ("nox.csv", "a,b\n1,y\n", "No column is known as compute"),
         ("noloss.csv", "flops,b\n1e9,1\n", "No column is known as a loss; give --y, one of"),
         ("chart.csv", "Step,r - loss,r - loss__MIN\n1,2,2\n", "export of a W&B chart"),
         ("mlflow.db", "not a database", "it is not an MLflow database"),
@@ -218,11 +226,19 @@ def test_half_written_logs_give_what_is_there(tmp_path: Path) -> None:
             r for _, r in import_runs_or_none(tmp_path).iterrows() if r["run_id"] == file.stem[4:]
         )
         assert row["status"] == "missing"
-    events = next(tensorboard(tmp_path / "tb").rglob("events*"))
+    events = next((tensorboard(tmp_path / "tb") / "run0").glob("events*"))
     content = events.read_bytes()
     events.write_bytes(content[:-7])
     assert len(list(tf_records(content[:-7]))) == len(list(tf_records(content))) - 1
     assert len(import_runs(tmp_path / "tb").runs) == 8
+
+
+def test_half_written_settings_leave_a_row(tmp_path: Path) -> None:
+    for folder, half in (("mlruns", "1/run2/meta.yaml"), ("tune", "train_00002/params.json")):
+        tool = {"mlruns": "mlflow-files", "tune": "ray-tune"}[folder]
+        file = WRITERS[tool](tmp_path) / half
+        file.write_text(file.read_text()[:7])
+        assert len(import_runs(tmp_path / folder).runs) == len(RUNS)
 
 
 def import_runs_or_none(folder: Path) -> pd.DataFrame:

@@ -187,7 +187,7 @@ def test_the_file_is_a_study_that_costs_what_was_asked(
         ({"department": "food"}, ["--minutes", "5", "--columns", "service=department"],
          "The log has one service, 'food'"),
         ({"brand": None, "productTitle": None}, ["--minutes", "5"], "The log has no text"),
-        ({"customerID": 7}, ["--minutes", "5"], "Only 1 users have events in two services"),
+        ({"customerID": 7}, ["--minutes", "5"], "Only 1 user has events in two services"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_sized_is_one_sentence(
