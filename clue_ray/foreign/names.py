@@ -21,8 +21,8 @@ PER_PARAMETER_AND_TOKEN = 6.0
 """FLOP of training per parameter and token: forward and backward (Kaplan et al. 2020)."""
 SHOWN = 4
 """Other columns that a note names."""
-MANY = 12
-"""Groups that a page can tell apart by their marker."""
+MANY = 7
+"""Groups whose markers fit in the legend of a figure."""
 
 NAMES: dict[str, tuple[str, ...]] = {
     "compute": (
@@ -118,9 +118,10 @@ def find_x(table: pd.DataFrame, asked: str | None) -> Quantity:
     columns = _numeric(table)
     if asked is not None:
         return _in_flop(table, _resolve(table, asked, "--x"), ())
-    if found := all_of("compute", columns):
-        return _in_flop(table, found[0], _choice("compute (x)", "--x", found))
     size, tokens = (first_of(name, columns) for name in ("non_embedding_params", "train_tokens"))
+    if found := all_of("compute", columns):
+        spent = _in_flop(table, found[0], _choice("compute (x)", "--x", found))
+        return _recognised(spent, table, size, tokens)
     if size and tokens:
         note = (
             f"The table has no compute, so x is 6 {size} {tokens}: 6 FLOP per parameter and token."
@@ -187,6 +188,20 @@ def _in_flop(table: pd.DataFrame, column: str, notes: tuple[str, ...]) -> Quanti
             return Quantity(column, "compute", "FLOP", values * flop, (*notes, note))
     unit = "FLOP" if "flop" in joined else ""
     return Quantity(column, "compute", unit, values, notes)
+
+
+def _recognised(
+    spent: Quantity, table: pd.DataFrame, size: str | None, tokens: str | None
+) -> Quantity:
+    """State that compute without a unit is FLOP where it is what parameters and tokens take."""
+    if spent.unit or not (size and tokens):
+        return spent
+    expected = PER_PARAMETER_AND_TOKEN * table[size].astype(float) * table[tokens].astype(float)
+    ratio = float((spent.values / expected).median())
+    if not 0.5 < ratio < 2:
+        return spent
+    note = f"{spent.column!r} is about 6 {size} {tokens} ({ratio:.2f} times), so it is FLOP."
+    return spent._replace(unit="FLOP", notes=(*spent.notes, note))
 
 
 def _choice(meaning: str, option: str, found: Sequence[str]) -> tuple[str, ...]:

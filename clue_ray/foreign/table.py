@@ -72,7 +72,7 @@ def import_runs(
     group = _group(table) or ""
     told = (
         f"{_runs(len(table), 'was', 'were')} read from {found.kind}.",
-        *found.notes, *spent.notes, *loss.notes, *notes, *_families(table, group),
+        *found.notes, *spent.notes, *loss.notes, *notes, *_families(table),
     )  # fmt: skip
     return ImportedRuns(runs, spent, loss, found.kind, group, told)
 
@@ -128,20 +128,27 @@ def _run_ids(table: pd.DataFrame, columns: list[str]) -> "pd.Series[Any]":
 
 def _group(table: pd.DataFrame) -> str | None:
     """Return the column that divides the runs into a few families."""
-    for name in all_of("group", [str(name) for name in table]):
-        if table[name].notna().all() and 1 < table[name].astype(str).nunique() <= MANY:
-            return name
-    return None
+    found = _group_columns(table)
+    return next((name for name in found if found[name] <= MANY), None)
 
 
-def _families(table: pd.DataFrame, group: str) -> list[str]:
+def _group_columns(table: pd.DataFrame) -> dict[str, int]:
+    """Return the number of families by column, for columns that divide the runs into families."""
+    known = [name for name in all_of("group", list(map(str, table))) if table[name].notna().all()]
+    counts = {name: table[name].astype(str).nunique() for name in known}
+    return {name: count for name, count in counts.items() if 1 < count < len(table)}
+
+
+def _families(table: pd.DataFrame) -> list[str]:
     """Say that one law over several families describes the best of them."""
+    found = _group_columns(table)
+    group = _group(table) or next(iter(found), None)
     if not group:
         return []
-    names = table[group].astype(str)
     return [
-        f"The runs are of {names.nunique()} families ({group!r}), and one law over all describes "
-        f"the best of them; give --where \"{group} == '{names.iloc[0]}'\" for one family."
+        f"The runs are of {found[group]} families ({group!r}), and one law over all describes "
+        f"the best of them; give --where \"{group} == '{table[group].astype(str).iloc[0]}'\" for one "
+        "family."
     ]
 
 

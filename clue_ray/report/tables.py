@@ -16,6 +16,7 @@ from clue_ray.report.rivals import PARTS, list_rivals, verdict
 from clue_ray.runs import chance_loss
 from clue_ray.scaling.answering.analysis import Analysis
 from clue_ray.spec.columns import (
+    SIZE,
     Format,
     format_of,
     head_of,
@@ -242,7 +243,10 @@ def describe(run: Any) -> str:
 
     A run without known settings is described by its id.
     """
-    known = [column for column in name_columns() if not numbers.is_absent(run.get(column))]
+    # A run of another tool may have no name of its size.
+    size = SIZE if numbers.is_absent(run.get("encoder_size")) else "encoder_size"
+    columns = (size, *(name for name in name_columns() if name != "encoder_size"))
+    known = [column for column in columns if not numbers.is_absent(run.get(column))]
     words = [f"{head_of(column)} {_setting(run[column], column)}" for column in known]
     if (part := run.get("encoder_parts")) in PARTS:
         words.append(f"{part} alone")
