@@ -145,10 +145,10 @@ def _families(table: pd.DataFrame) -> list[str]:
     group = _group(table) or next(iter(found), None)
     if not group:
         return []
+    first = table[group].astype(str).iloc[0]
     return [
         f"The runs are of {found[group]} families ({group!r}), and one law over all describes "
-        f"the best of them; give --where \"{group} == '{table[group].astype(str).iloc[0]}'\" for one "
-        "family."
+        f"the best of them; give --where \"{group} == '{first}'\" for one family."
     ]
 
 
