@@ -30,6 +30,7 @@ class ImportedRuns:
         kind: what was read, in words.
         group: the column that tells families of runs apart; empty without one.
         notes: sentences on what was read, chosen and left out.
+        warnings: those of the notes that limit what the law says.
     """
 
     runs: Runs
@@ -38,6 +39,7 @@ class ImportedRuns:
     kind: str
     group: str
     notes: tuple[str, ...]
+    warnings: tuple[str, ...] = ()
 
     def naming(self) -> dict[str, dict[str, str]]:
         """Return what x, y and the group are called, as JSON-able values by our column."""
@@ -69,12 +71,12 @@ def import_runs(
     ours, notes = _ours(table, spent, loss)
     kept = table.drop(columns=[name for name in ours if name in table])
     runs = Runs(pd.DataFrame({**ours, **{str(name): kept[name] for name in kept}}))
-    group = _group(table) or ""
+    group, warnings = _group(table) or "", _families(table)
     told = (
         f"{_runs(len(table), 'was', 'were')} read from {found.kind}.",
-        *found.notes, *spent.notes, *loss.notes, *notes, *_families(table),
+        *found.notes, *spent.notes, *loss.notes, *notes, *warnings,
     )  # fmt: skip
-    return ImportedRuns(runs, spent, loss, found.kind, group, told)
+    return ImportedRuns(runs, spent, loss, found.kind, group, told, tuple(warnings))
 
 
 def select_rows(table: pd.DataFrame, where: str | None) -> pd.DataFrame:

@@ -181,12 +181,24 @@ def test_seeds_of_several_families_are_not_one_setting(tmp_path: Path) -> None:
     pd.concat(parts).to_csv(tmp_path / "few.csv", index=False)
     found = import_runs(tmp_path / "few.csv")
     assert found.group == "group"
-    assert any("of 3 families ('group')" in note for note in found.notes)
+    (warning,) = found.warnings
+    assert "of 3 families ('group')" in warning
+    assert warning in found.notes
     many = [base.assign(group=f"g{number}", seed=number) for number in range(20)]
     pd.concat(many).to_csv(tmp_path / "many.csv", index=False)
     assert "seed" in import_runs(tmp_path / "few.csv").runs.table
     names = import_runs(tmp_path / "many.csv").runs.table.columns
     assert "encoder_size" not in names
+    assert "of 20 families" in import_runs(tmp_path / "many.csv").warnings[0]
+
+
+def test_compute_that_parameters_and_tokens_take_is_flop(tmp_path: Path) -> None:
+    for factor, unit in ((6.3, "FLOP"), (1e-3, "")):
+        table = RUNS.assign(tokens=1e9, C=factor * RUNS["n_params"] * 1e9)
+        table.drop(columns="train_flops").to_csv(tmp_path / "runs.csv", index=False)
+        found = import_runs(tmp_path / "runs.csv")
+        assert (found.x.column, found.x.unit) == ("C", unit)
+        assert ("is about 6 n_params tokens" in " ".join(found.notes)) == bool(unit)
 
 
 @pytest.mark.parametrize(
