@@ -159,9 +159,9 @@ def _speed(points: pd.DataFrame) -> tuple[float | None, str]:
         return None, ""
     timed = points[points["wall_seconds"].notna() & (points["wall_seconds"] > 0)]
     larger = timed[timed["train_flops"] >= timed["train_flops"].median()]
-    if larger.empty:
+    if larger.empty or larger["num_workers"].isna().any():
         return None, ""
-    speed = larger["train_flops"] / larger["wall_seconds"] / larger["num_workers"].fillna(1)
+    speed = larger["train_flops"] / larger["wall_seconds"] / larger["num_workers"]
     devices = larger["device"].dropna().unique().tolist() if "device" in larger else []
     return float(speed.median()), ", ".join(map(str, devices))
 

@@ -243,11 +243,11 @@ def describe(run: Any) -> str:
 
     A run without known settings is described by its id.
     """
-    # A run of another tool may have no name of its size.
-    size = SIZE if numbers.is_absent(run.get("encoder_size")) else "encoder_size"
-    columns = (size, *(name for name in name_columns() if name != "encoder_size"))
-    known = [column for column in columns if not numbers.is_absent(run.get(column))]
+    known = [column for column in name_columns() if not numbers.is_absent(run.get(column))]
     words = [f"{head_of(column)} {_setting(run[column], column)}" for column in known]
+    if "encoder_size" not in known:  # a run of another tool has no name of its size
+        scale = [c for c in (SIZE, "train_tokens") if not numbers.is_absent(run.get(c))]
+        words = [*(f"{head_of(c)} {numbers.compact(run[c])}" for c in scale), *words]
     if (part := run.get("encoder_parts")) in PARTS:
         words.append(f"{part} alone")
     return ", ".join(words) or str(run["run_id"])
