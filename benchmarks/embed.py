@@ -2,6 +2,7 @@
 
     python -m benchmarks.embed [RUN] [--events data/completejourney.parquet] [--users 600]
     python -m benchmarks.embed --memory
+    python -m benchmarks.embed --items [--users 10000]
 
 The first form compares users per second of `UserEncoder` with a plain loop. The plain loop uses
 PyTorch's `nn.TransformerEncoderLayer` with the same weights, in batches of padded histories of
@@ -10,13 +11,20 @@ RUN the encoder is untrained (size s, 96 events), which takes the same time.
 
 `--memory` embeds generated logs of 5,000 and 50,000 users with `embed_users` and compares the peak
 memory of the largest process.
+
+`--items` embeds a generated log with items of Zipf's law twice: as it is, where items that several
+parts share are encoded once, and with each part encoding its own items, as before 2026-11-28. Both
+must give the same vectors.
 """
 
 import argparse
 import tempfile
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import psutil
@@ -193,22 +201,24 @@ class Watch(threading.Thread):
                     continue
 
 
-def drawn_log(folder: Path, users: int) -> Path:
-    """Write a log of 20 events per user over 5,000 texts in two services."""
+def drawn_log(folder: Path, users: int, items: int = 5000, zipf: float = 0.0) -> Path:
+    """Write a log of 20 events per user over some texts in two services.
+
+    Args:
+        zipf: the text of rank r is drawn with probability proportional to r ** -zipf.
+    """
     rng, path = np.random.default_rng(0), folder / f"{users}.parquet"
     texts = np.array(
-        [f"item {a} of kind {a % 97}; colour {a % 13}" for a in range(5000)], dtype=object
+        [f"item {a} of kind {a % 97}; colour {a % 13}" for a in range(items)], dtype=object
     )
+    weights = np.cumsum(np.arange(1, items + 1) ** -zipf)
     schema = pa.schema([(name, pa.string()) for name in ("user_id", "service", "text")])
     with pq.ParquetWriter(path, schema) as writer:
         for first in range(0, users, 5000):
             owners = np.repeat(np.char.add("u", np.arange(first, first + 5000).astype(str)), 20)
             services = np.array(["shop", "news"], dtype=object)[np.arange(len(owners)) % 2]
-            columns = [
-                pa.array(owners),
-                pa.array(services),
-                pa.array(texts[rng.integers(0, 5000, len(owners))]),
-            ]
+            drawn = np.searchsorted(weights, rng.random(len(owners)) * weights[-1])
+            columns = [pa.array(owners), pa.array(services), pa.array(texts[drawn])]
             writer.write_table(pa.table(columns, schema=schema))
     return path
 
@@ -227,34 +237,37 @@ def saved_encoder(exported: ExportedEncoder, folder: Path) -> Path:
     return folder
 
 
-def compare_memory(folder: Path, sizes: tuple[int, int] = (5_000, 50_000)) -> None:
-    """Embed a log and one with ten times the users, and print the peak memory of each."""
+@contextmanager
+def session() -> Iterator[None]:
+    """Run a Ray session of two cores."""
     import ray
 
     from clue_ray.cluster.session import quieten_ray_data
+
+    quieten_ray_data()
+    quiet = {"include_dashboard": False, "log_to_driver": False, "logging_level": "error"}
+    temporary = tempfile.mkdtemp(prefix="eb-", dir="/tmp")
+    ray.init(num_cpus=2, object_store_memory=200_000_000, _temp_dir=temporary, **quiet)
+    yield
+    ray.shutdown()
+
+
+def compare_memory(folder: Path, sizes: tuple[int, int] = (5_000, 50_000)) -> None:
+    """Embed a log and one with ten times the users, and print the peak memory of each."""
     from clue_ray.transfer.embed.embed import embed_users
 
     peaks = []
-    quieten_ray_data()
     encoder = saved_encoder(
         drawn_encoder(pq.read_table(drawn_log(folder, 5000)), "xs", 16), folder / "encoder"
     )
     for users in sizes:
         log = drawn_log(folder, users)
-        temporary = tempfile.mkdtemp(prefix="eb-", dir="/tmp")
-        ray.init(
-            num_cpus=2,
-            object_store_memory=200_000_000,
-            include_dashboard=False,
-            log_to_driver=False,
-            logging_level="error",
-            _temp_dir=temporary,
-        )
-        watch = Watch()
-        watch.start()
-        start = time.perf_counter()
-        manifest = embed_users(encoder, str(log), str(folder / f"out-{users}"))
-        watch.done.set()
+        with session():
+            watch = Watch()
+            watch.start()
+            start = time.perf_counter()
+            manifest = embed_users(encoder, str(log), str(folder / f"out-{users}"))
+            watch.done.set()
         peaks.append(watch.peak)
         taken = time.perf_counter() - start
         rate = manifest["users"] / taken
@@ -262,8 +275,32 @@ def compare_memory(folder: Path, sizes: tuple[int, int] = (5_000, 50_000)) -> No
             f"{users:8,} users: {taken:6.1f} s, {rate:6.0f} users/s, largest process "
             f"{watch.peak / 1e6:.0f} MB"
         )
-        ray.shutdown()
     print(f"memory at ten times the users: {peaks[1] / peaks[0]:.2f}x")
+
+
+def compare_items(folder: Path, users: int, parts: int = 64) -> None:
+    """Embed a log of repeated items with and without vectors of shared items."""
+    from clue_ray.transfer.embed import embed, pipeline
+
+    log = drawn_log(folder, users, items=50_000, zipf=1.0)
+    table = pq.read_table(log)
+    encoder = saved_encoder(drawn_encoder(table.slice(0, 100_000), "s", 32), folder / "encoder")
+    print(f"{table.num_rows:,} events of {len(pc.unique(table['text'])):,} texts; {parts} parts")
+    found, seconds = {}, {}
+    with session(), mock.patch.object(embed, "_count_parts", return_value=parts):
+        embed.embed_users(encoder, str(drawn_log(folder, 5000)), str(folder / "warm"))
+        for name in ("shared items once", "each part its own"):
+            alone = mock.patch.object(pipeline, "_encode_shared")
+            with alone if name == "each part its own" else nullcontext():
+                start = time.perf_counter()
+                embed.embed_users(encoder, str(log), str(folder / name))
+                seconds[name] = time.perf_counter() - start
+            vectors = pq.read_table(folder / name / "vectors").sort_by("user_id")
+            found[name] = np.stack(vectors["vector"].to_numpy())
+            print(f"{name:20} {seconds[name]:7.1f} s, {users / seconds[name]:6.0f} users/s")
+    difference = np.abs(found["shared items once"] - found["each part its own"]).max()
+    ratio = seconds["each part its own"] / seconds["shared items once"]
+    print(f"ratio {ratio:.2f}; largest difference of an element: {difference:.1e}")
 
 
 def main() -> None:
@@ -273,15 +310,21 @@ def main() -> None:
     )
     parser.add_argument("run", nargs="?")
     parser.add_argument("--events", default="data/completejourney.parquet")
-    parser.add_argument("--users", type=int, default=600)
+    parser.add_argument("--users", type=int)
     parser.add_argument("--memory", action="store_true")
+    parser.add_argument("--items", action="store_true")
     asked = parser.parse_args()
     torch.set_num_threads(1)
     if asked.memory:
         with tempfile.TemporaryDirectory(dir="/tmp") as folder:
             return compare_memory(Path(folder))
+    if asked.items:
+        with tempfile.TemporaryDirectory(dir="/tmp") as folder:
+            return compare_items(Path(folder), asked.users or 10_000)
     events = pq.read_table(asked.events)
-    compare(read_encoder(asked.run) if asked.run else drawn_encoder(events), events, asked.users)
+    compare(
+        read_encoder(asked.run) if asked.run else drawn_encoder(events), events, asked.users or 600
+    )
 
 
 if __name__ == "__main__":

@@ -2,8 +2,10 @@
 
     python -m benchmarks.scale              # a few seconds
     python -m benchmarks.scale --measure    # also prepares, plans and trains planted logs, minutes
+    python -m benchmarks.scale --kill       # kills nodes while three prepare a log, minutes
 
-`--measure --events 5e6 1e8` takes hours on 2 cores and 60 GB of disk; see `scale_measured`.
+`--measure --events 5e6 1e8` takes hours on 2 cores and 30 GB of disk, goes on where it was stopped,
+and plots memory over time; see `scale_measured`. `--kill` is `scale_killed`.
 
 The formulas are those of docs/notes/scale.md. FLOPs come from `clue_ray.spec.compute`, assumptions
 from `Assumed`. None of the estimates has been measured on GPUs by us.
@@ -21,6 +23,7 @@ os.environ["RAY_AUTH_MODE"] = "disabled"
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.scale_killed import kill_nodes
 from benchmarks.scale_measured import measure_sizes
 from clue_ray.spec.compute import Vocabulary, Work, count_params, train_flops
 from clue_ray.spec.specs import EncoderSpec
@@ -155,9 +158,17 @@ def main() -> None:
         "--measure", action="store_true", help="also measure planted logs, and a checkpoint"
     )
     options.add_argument(
+        "--kill", action="store_true", help="also kill nodes while the largest log is prepared"
+    )
+    options.add_argument(
         "--events", type=float, nargs="+", default=[1e6, 5e6], help="sizes, the smallest first"
     )
-    options.add_argument("--folder", type=Path, default=Path("/tmp"), help="disk to measure on")
+    options.add_argument(
+        "--folder",
+        type=Path,
+        default=Path("/tmp/clue-ray-scale"),
+        help="where results are kept, and logs and corpora while they are needed",
+    )
     chosen = options.parse_args()
     console = Console(width=110, highlight=False)
     table = Table("estimate", "value")
@@ -170,7 +181,13 @@ def main() -> None:
         for measured in measure_sizes(sizes, chosen.folder):
             table.add_row(*measured)
         console.print(table)
+        console.print(f"Memory over time: {chosen.folder}/memory.png")
         console.print(f"checkpoint to local disk: {checkpoint_rate():.2f} GB/s")
+    if chosen.kill:
+        table = Table("node killed", "seconds", "commands", "same digest", "same layout")
+        for row in kill_nodes(int(chosen.events[-1]), chosen.folder):
+            table.add_row(*row)
+        console.print(table)
 
 
 if __name__ == "__main__":

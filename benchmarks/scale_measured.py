@@ -1,26 +1,34 @@
-"""Measure a planted log from preparation to training: time, private and shared memory.
+"""Measure a planted log from preparation to training: time, private and shared memory, disk.
 
     python -m benchmarks.scale --measure --events 1e6 5e6        # two sizes and their ratio
 
-Each step runs in its own process: prepare (with Ray), open, plan, score the baselines, and train in
-two processes at once. Private memory of preparation, plan and baselines is the largest sample of
-the largest process; that of a trainer is its unique set size after some steps. Files that a process
-has mapped count for it as far as it shares them with no other (PSS).
+Each step runs in its own process: draw the log (with Ray), prepare (with Ray), open, plan, score
+the baselines, and train in two processes at once. What a step measured is kept at once in
+`FOLDER/EVENTS/measured.json`, and its memory over time in `memory-STEP.csv`: the same command goes
+on where it was stopped. Log and corpus are deleted when a size is measured.
+
+Private memory of a step is the largest sample of its largest process; that of a trainer is its
+unique set size after some steps. Files that a process has mapped count for it as far as it shares
+them with no other (PSS).
 """
 
 import argparse
 import json
+import os
 import shutil
 import subprocess
 import sys
-import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import psutil
 
-from benchmarks.prepare import Watch, ray_session
+from benchmarks.memory import MemoryTrace, plot_memory, write_samples
+from benchmarks.prepare import ray_session
 from clue_ray.corpus.planted import PlantedSpec, write_planted
 from clue_ray.spec.specs import CorpusSpec, EvaluationSpec, RunSpec, StudySpec, TrainSpec
 
@@ -42,25 +50,29 @@ def planted(events: int) -> PlantedSpec:
     )
 
 
+def draw(folder: Path, events: int) -> dict[str, float]:
+    """Draw the log; its workers keep the catalogue, so they must not prepare."""
+    started = time.perf_counter()
+    with ray_session():
+        write_planted(planted(events), folder / "log")
+    return {"draw the log, s": time.perf_counter() - started, "log, MB": _size(folder / "log")}
+
+
 def prepare(folder: Path, events: int) -> dict[str, float]:
-    """Draw the log and prepare it; time and memory are those of the preparation."""
+    """Prepare the log; time is that of the preparation, without the start of Ray."""
     from clue_ray.corpus.build import build_corpus
 
+    shutil.rmtree(folder / "corpus", ignore_errors=True)  # of a killed measurement
     with ray_session():
-        if not (folder / "log").exists():
-            write_planted(planted(events), folder / "log")
-        watch, started = Watch(), time.perf_counter()
+        started = time.perf_counter()
         corpus = build_corpus(_spec(folder), folder / "corpus")
         seconds = time.perf_counter() - started
-        memory = watch.stop()
     profile = corpus.profile()
     return {
         "events": profile["events"],
         "users": profile["users"],
         "distinct items": profile["distinct_items"],
         "prepare, events/s": profile["events"] / seconds,
-        "prepare, largest process, MB": memory / 1e6,
-        "log, MB": _size(folder / "log"),
         "shards and items, MB": _size(folder / "corpus" / "shards")
         + _size(folder / "corpus" / "items"),
         "training layout, MB": _size(folder / "corpus" / "train"),
@@ -101,10 +113,9 @@ def plan(folder: Path, events: int) -> dict[str, float]:
         axes={"encoder.size": ["xs", "s"], "corpus_users": [events // 100, None]},
         evaluation=EVALUATION,
     )
-    watch, started = Watch(), time.perf_counter()
+    started = time.perf_counter()
     plan_study(study, folder / "out", flops_per_second=1e12)
-    seconds = time.perf_counter() - started
-    return {"plan, s, checksums included": seconds, "plan, MB": watch.stop() / 1e6}
+    return {"plan, s, checksums included": time.perf_counter() - started}
 
 
 def baselines(folder: Path, events: int) -> dict[str, float]:
@@ -112,10 +123,9 @@ def baselines(folder: Path, events: int) -> dict[str, float]:
     from clue_ray.corpus.store import open_corpus
     from clue_ray.training.baselines import score_baselines
 
-    watch, started = Watch(), time.perf_counter()
+    started = time.perf_counter()
     score_baselines(open_corpus(folder / "corpus", verify=False), 256, [16])
-    seconds = time.perf_counter() - started
-    return {"baselines, s": seconds, "baselines, MB": watch.stop() / 1e6}
+    return {"baselines, s": time.perf_counter() - started}
 
 
 def train(folder: Path, events: int) -> dict[str, float]:
@@ -146,18 +156,40 @@ def _mapped(folder: Path) -> int:
     return sum(each.rss for each in maps if each.path.startswith(str(folder / "corpus")))
 
 
-STEPS_OF_IT = {f.__name__: f for f in (prepare, open_it, plan, baselines, train)}
+STEPS_OF_IT = {f.__name__: f for f in (draw, prepare, open_it, plan, baselines, train)}
+PLOTTED = ("prepare", "plan", "baselines", "train")
+BYTES_PER_EVENT = 300
+"""Free disk that a measurement asks for: log, corpus, and what shuffle and layout exchange."""
 
 
 def _command(step: str, folder: Path, events: int) -> list[str]:
     return [sys.executable, "-m", "benchmarks.scale_measured", step, str(folder), str(events)]
 
 
+@contextmanager
+def _traced(step: str, pid: int, folder: Path, found: dict[str, float]) -> Iterator[None]:
+    """Sample the memory of a step's processes, keep the samples, and add the peaks to `found`."""
+    trace = MemoryTrace(pid)
+    try:
+        yield
+    finally:
+        samples = trace.stop()
+        write_samples(folder / f"memory-{step}.csv", samples)
+    if step in ("prepare", "plan", "baselines"):
+        found[f"{step}, largest process, MB"] = max(sample.largest for sample in samples)
+    if step == "prepare":
+        found["prepare, driver, MB"] = max(sample.driver for sample in samples)
+
+
 def _run(step: str, folder: Path, events: int) -> dict[str, float]:
-    out = subprocess.run(
-        _command(step, folder, events), stdout=subprocess.PIPE, text=True, check=True
-    ).stdout
-    return json.loads(out.splitlines()[-1])
+    """Run a step in its own process."""
+    process = subprocess.Popen(_command(step, folder, events), stdout=subprocess.PIPE, text=True)
+    found: dict[str, float] = {}
+    with _traced(step, process.pid, folder, found):
+        out, _ = process.communicate()
+    if process.returncode:
+        raise RuntimeError(f"{step} of {events:,} events failed; the same command goes on there")
+    return json.loads(out.splitlines()[-1]) | found
 
 
 def _train_two(folder: Path, events: int) -> dict[str, float]:
@@ -171,35 +203,64 @@ def _train_two(folder: Path, events: int) -> dict[str, float]:
         )
         for _ in range(2)
     ]
-    for process in two:
-        while process.stdout.readline().strip() != "trained":
-            if process.poll() is not None:
-                raise RuntimeError("a trainer died")
     found = []
-    for process in two:  # both hold the corpus until the first has been asked
-        process.stdin.write("\n")
-        process.stdin.flush()
-        found.append(json.loads(process.stdout.readline()))
-    for process in two:
-        process.communicate()
+    with _traced("train", os.getpid(), folder, {}):
+        for process in two:
+            while process.stdout.readline().strip() != "trained":
+                if process.poll() is not None:
+                    raise RuntimeError("a trainer died")
+        for process in two:  # both hold the corpus until the first has been asked
+            process.stdin.write("\n")
+            process.stdin.flush()
+            found.append(json.loads(process.stdout.readline()))
+        for process in two:
+            process.communicate()
     return {name: float(np.mean([each[name] for each in found])) for name in found[0]}
 
 
-def measure(events: int, where: Path) -> dict[str, float]:
-    """Measure one size, from the log to two trainers."""
-    folder = Path(tempfile.mkdtemp(prefix="scale-", dir=where))
-    try:
-        found = {}
-        for step in ("prepare", "open_it", "plan", "baselines"):
-            found |= _run(step, folder, events)
-        return found | _train_two(folder, events)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+def measure(events: int, folder: Path) -> dict[str, float]:
+    """Measure one size, from the log to two trainers, except what is measured already."""
+    folder.mkdir(parents=True, exist_ok=True)
+    kept = folder / "measured.json"
+    steps: dict[str, dict[str, float]] = json.loads(kept.read_text()) if kept.exists() else {}
+    missing = [step for step in STEPS_OF_IT if step not in steps]
+    if missing and not (folder / "corpus" / "corpus.json").exists():
+        steps.pop("prepare", None)  # the later steps need it again
+    if missing and not (folder / "log").exists():
+        steps.pop("draw", None)
+    _check_disk(folder, events if missing else 0)
+    for step in STEPS_OF_IT:
+        if step not in steps:
+            run = partial(_run, step) if step != "train" else _train_two
+            steps[step] = run(folder, events)
+            kept.write_text(json.dumps(steps, indent=2))
+            _tell(step, folder, steps[step])
+    for name in ("log", "corpus", "out"):
+        shutil.rmtree(folder / name, ignore_errors=True)
+    return {name: value for step in STEPS_OF_IT for name, value in steps[step].items()}
+
+
+def _tell(step: str, folder: Path, found: dict[str, float]) -> None:
+    """Print what a step measured, and the disk that its size takes now."""
+    used = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+    told = "; ".join(f"{name} {_show(value)}" for name, value in found.items())
+    print(f"{step}: {told} ({used / 1e9:.2f} GB on disk)", flush=True)
+
+
+def _check_disk(folder: Path, events: int) -> None:
+    free, need = shutil.disk_usage(folder).free, events * BYTES_PER_EVENT
+    if free < need:
+        sys.exit(
+            f"{folder} has {free / 1e9:.1f} GB of free disk, and {events:,} events take about "
+            f"{need / 1e9:.0f} GB; give --folder a larger disk."
+        )
 
 
 def measure_sizes(sizes: list[int], where: Path) -> list[tuple[str, ...]]:
     """Measure some sizes; return rows of a table, with the ratio of the last to the first."""
-    found = [measure(events, where) for events in sizes]
+    folders = {events: where / str(events) for events in sizes}
+    found = [measure(events, folder) for events, folder in folders.items()]
+    plot_memory(folders, PLOTTED, where / "memory.png")
     return [
         (name, *(_show(each[name]) for each in found), f"{found[-1][name] / found[0][name]:.2f}")
         for name in found[0]

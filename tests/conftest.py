@@ -1,8 +1,9 @@
-"""Shared by all tests: a planted corpus, and one small Ray session a module that asks for it."""
+"""Shared by all tests: a planted corpus, and one small Ray session for modules that ask for it."""
 
 import os
 import shutil
 import socket
+import sys
 import tempfile
 from pathlib import Path
 
@@ -37,16 +38,23 @@ LONGEST = (
 """The test files that take longest, most of them on Ray, which waits more than it computes."""
 
 
-def pytest_collection_modifyitems(items):
-    """Run the longest files first, so that no worker is left alone with one of them at the end.
+def pytest_collection_modifyitems(session, items):
+    """Run files on Ray first, the longest ones before the others.
 
-    Workers take the files in this order, given xdist's --no-loadscope-reorder.
+    So no worker is left alone with one of them at the end, and each worker starts Ray once. Workers
+    take the files in this order, given xdist's --no-loadscope-reorder.
     """
     tests = Path(__file__).parent
     place = {tests / name: number for number, name in enumerate(LONGEST)}
-    items.sort(key=lambda item: place.get(item.path, len(place)))  # stable: files stay together
+    on_ray = session.stash[ON_RAY] = {i.path for i in items if "ray_session" in i.fixturenames}
+    items.sort(  # stable: files stay together
+        key=lambda item: (item.path not in on_ray, place.get(item.path, len(place)))
+    )
 
 
+ON_RAY = pytest.StashKey[set[Path]]()
+"""The files with tests on Ray."""
+S3_KEYS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
 SPLIT = {"validation": 0.1, "test": 0.25}
 
 
@@ -65,24 +73,51 @@ def planted_log(tmp_path_factory):
     return path
 
 
+@pytest.fixture(scope="session")
+def ray_folder():
+    """Ray's own short temporary folder; whatever session is open at the end is shut down."""
+    folder = tempfile.mkdtemp(prefix="cr-", dir="/tmp")
+    yield folder
+    _end_ray()
+    shutil.rmtree(folder, ignore_errors=True)
+
+
 @pytest.fixture(scope="module")
-def ray_session():
-    """A Ray session with two cores and its own short temporary folder."""
+def ray_session(ray_folder):
+    """A Ray session of two cores, shared by the modules that ask for it: `pytest_runtest_setup`.
+
+    Its processes inherit the credentials of `s3_query`.
+    """
     import ray
 
-    folder = tempfile.mkdtemp(prefix="cr-", dir="/tmp")
-    ray.init(
-        num_cpus=2,
-        resources={"trial_slot": 8},
-        object_store_memory=200_000_000,
-        include_dashboard=False,
-        log_to_driver=False,
-        logging_level="error",
-        _temp_dir=folder,
-    )
-    yield
-    ray.shutdown()
-    shutil.rmtree(folder, ignore_errors=True)
+    if ray.is_initialized():
+        return
+    with pytest.MonkeyPatch.context() as patch:
+        for name in S3_KEYS:
+            patch.setenv(name, "testing")
+        ray.init(
+            num_cpus=2,
+            resources={"trial_slot": 8},
+            object_store_memory=200_000_000,
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level="error",
+            _temp_dir=ray_folder,
+        )
+
+
+def _end_ray():
+    if ray := sys.modules.get("ray"):
+        ray.shutdown()
+
+
+def pytest_runtest_setup(item):
+    """Shut Ray down before the first test of a module that does not ask for `ray_session`.
+
+    A start costs some 20 seconds of a core, so modules in a row share one.
+    """
+    if item.path not in item.session.stash[ON_RAY]:
+        _end_ray()
 
 
 @pytest.fixture(scope="module")
@@ -90,7 +125,7 @@ def s3_query():
     """The query that leads an S3 URI to moto's server on loopback."""
     moto = pytest.importorskip("moto.server", reason="moto is not installed")
     with pytest.MonkeyPatch.context() as patch:
-        for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        for name in S3_KEYS:
             patch.setenv(name, "testing")
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))

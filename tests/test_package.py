@@ -35,7 +35,7 @@ RAY_HOMES = {
     "study/costs.py",
     "study/trial.py",
     "study/tune.py",
-    "transfer/embed/embed.py",
+    "transfer/embed/pipeline.py",
     "jobs/server.py",
     "jobs/submit.py",
 }

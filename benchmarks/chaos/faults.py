@@ -6,13 +6,23 @@ import signal
 import threading
 from collections.abc import Callable
 from contextlib import suppress
+from resource import RLIM_INFINITY, RLIMIT_FSIZE, prlimit
 from typing import TYPE_CHECKING
+
+import psutil
 
 if TYPE_CHECKING:
     from benchmarks.chaos.__main__ import Scene
 
 STOP_SECONDS = 20.0
 BAD_STORAGE_SECONDS = 10.0
+FULL_SECONDS = 10.0
+FULL_BYTES = 4096
+"""Size to which a file may grow on a full disk."""
+CLOCK_SECONDS = 3600.0
+"""How far a clock is moved, forwards or back."""
+TRIALS = ("RayTrainWorker", "ImplicitFunc", "run_trial")
+"""Parts of the titles of the processes that train."""
 Fault = Callable[["Scene", random.Random], str]
 
 
@@ -63,7 +73,7 @@ def kill_head(scene: "Scene", draw: random.Random) -> str:
 
 def stop_process(scene: "Scene", draw: random.Random) -> str:
     """Suspend a process for a while."""
-    processes = scene.machines.processes("RayTrainWorker", "ImplicitFunc", "run_trial")
+    processes = scene.machines.processes(*TRIALS)
     if not processes:
         return "no process to stop"
     process = draw.choice(processes)
@@ -88,6 +98,37 @@ def spoil_storage(scene: "Scene", draw: random.Random) -> str:
     return f"storage {scene.storage.mood} for {BAD_STORAGE_SECONDS:g} s"
 
 
+def fill_disk(scene: "Scene", draw: random.Random) -> str:
+    """Let no file of one process grow for a while, as if its disk were full."""
+    driver = psutil.Process(scene.driver.pid)
+    process = draw.choice([driver, *scene.machines.processes(*TRIALS)])
+    prlimit(process.pid, RLIMIT_FSIZE, (FULL_BYTES, RLIM_INFINITY))
+
+    def recover() -> None:
+        with suppress(ProcessLookupError):
+            prlimit(process.pid, RLIMIT_FSIZE, (RLIM_INFINITY, RLIM_INFINITY))
+
+    threading.Timer(FULL_SECONDS, recover).start()
+    return f"disk of process {process.pid} full for {FULL_SECONDS:g} s"
+
+
+def move_clock(scene: "Scene", draw: random.Random) -> str:
+    """Move the clock of the processes that start from now on."""
+    offset = draw.choice([-CLOCK_SECONDS, CLOCK_SECONDS, 0.0])
+    scene.clock.write_text(str(offset))
+    return f"clock of processes that start from now on moved by {offset:+g} s"
+
+
+def truncate_cache(scene: "Scene", draw: random.Random) -> str:
+    """Cut a file of the corpus that a node has fetched in half."""
+    files = sorted(scene.cache.glob("*/**/*.i[48]"))
+    if not files:
+        return "no fetched corpus to truncate"
+    file = draw.choice(files)
+    os.truncate(file, file.stat().st_size // 2)
+    return f"{file.relative_to(scene.cache)} truncated"
+
+
 def truncate_checkpoint(scene: "Scene", draw: random.Random) -> str:
     """Cut a checkpoint on storage in half."""
     names = scene.storage.names(scene.disturbed, ".pt")
@@ -108,5 +149,8 @@ FAULTS: dict[str, tuple[int, Fault]] = {
     "stop": (2, stop_process),
     "storage": (3, spoil_storage),
     "truncate": (2, truncate_checkpoint),
+    "cache": (1, truncate_cache),
+    "disk": (2, fill_disk),
+    "clock": (1, move_clock),
 }
 """Each fault with its weight in the draw."""

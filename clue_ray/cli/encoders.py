@@ -167,6 +167,9 @@ def transfer(
         list[str] | None,
         typer.Option(help="Another encoder to compare with, NAME=RUN. Repeat for several."),
     ] = None,
+    gpus_per_worker: Annotated[
+        float, typer.Option(min=0, help="GPUs per run and task, to encode users on.")
+    ] = 0,
     address: Address = None,
     storage: Storage = None,
     as_json: Json = False,
@@ -176,11 +179,11 @@ def transfer(
 
     specs, others = read_tasks(tasks), parse_against(against or [])
     if storage or Path(run, "owner.json").is_file():
-        results = _score_study(Path(run), specs, others, address, storage)
+        results = _score_study(Path(run), specs, others, address, storage, gpus_per_worker)
     else:
         from clue_ray.transfer.tasks.evaluate import run_task
 
-        results = [run_task(run, spec, others) for spec in specs]
+        results = [run_task(run, spec, others, gpus=gpus_per_worker) for spec in specs]
     if as_json:
         print(json.dumps(results))
     else:
@@ -195,13 +198,14 @@ def _score_study(
     against: dict[str, str],
     address: str | None,
     storage: str | None,
+    gpus_per_worker: float,
 ) -> list[dict[str, Any]]:
     """Evaluate every finished run of a study, and add the scores to its runs table."""
     from clue_ray.cluster.session import connect
     from clue_ray.study.scoring import score_study
 
     with connect(address):
-        return score_study(run, tasks, against, storage)
+        return score_study(run, tasks, against, storage, gpus_per_worker)
 
 
 def _show_results(results: list[dict[str, Any]]) -> None:

@@ -22,6 +22,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +47,7 @@ from clue_ray.corpus.shards import ShardPlan, bucket_part, number_of_shards, wri
 from clue_ray.corpus.sharing import share_reading
 from clue_ray.corpus.store import Corpus, holds_corpus, open_corpus, read_manifest
 from clue_ray.corpus.survey import TALLY, Survey, survey_part
-from clue_ray.corpus.tokenizer import read_tokenizer, train_tokenizer
+from clue_ray.corpus.tokenizer import TextFilter, read_tokenizer, train_tokenizer
 from clue_ray.corpus.types import add_types, describe_types, without_types
 from clue_ray.errors import ClusterError, CorpusError, EventLogError, find_worker_error
 from clue_ray.spec.specs import CorpusSpec, without_new_fields
@@ -271,13 +272,18 @@ def _survey_parts(
     A part that cannot be read gives a tally too, because an error would lose its type on the way to
     the driver.
     """
-    whole = ray.get(reading)
+    whole, texts = ray.get(reading), _text_filter(reading)
     with working_folder(place) as folder:
         for index in batch["id"].tolist():
             try:
-                yield from survey_part(whole.parts[index], whole, folder / "rejected")
+                yield from survey_part(whole.parts[index], whole, folder / "rejected", texts)
             except EventLogError as error:
                 yield pa.table([["unreadable"], [str(error)], [0]], schema=TALLY)
+
+
+@lru_cache(maxsize=1)  # one process surveys many parts
+def _text_filter(reading: "ray.ObjectRef[Reading]") -> TextFilter:
+    return TextFilter()
 
 
 def _bucket_parts(

@@ -62,23 +62,35 @@ class PlantedLog:
     def __init__(self, spec: PlantedSpec):
         self.spec = spec
 
-    @cached_property
+    @property
     def texts(self) -> pa.Array:
-        """Item texts, sorted by (service, topic, rank), [items].
+        """Item texts, sorted by (service, topic, rank), [items]."""
+        return self._texts_of(np.arange(len(self._words[1])))
+
+    def _texts_of(self, items: NDArray[np.int64]) -> pa.Array:
+        """Return the texts of some items.
 
         A text is three words of the topic between two common words, and a serial number, which
-        makes it unique.
+        makes it unique. Texts are joined for the items that are drawn, because those of a large
+        catalogue would fill the memory of each process.
         """
+        words, used = self._words
+        parts = [words.take(pa.array(column)) for column in used[items].T]
+        return pc.binary_join_element_wise(*parts, pa.array(items).cast(pa.string()), " ")
+
+    @cached_property
+    def _words(self) -> tuple[pa.Array, NDArray[np.int32]]:
+        """The vocabulary, and the words of each item, [items, 5]."""
         spec, rng = self.spec, np.random.default_rng([self.spec.seed, 1])
         words = _pseudo_words(spec.topics * WORDS_PER_TOPIC + COMMON_WORDS, rng)
         items = spec.services * spec.topics * spec.items_per_topic
-        topic = np.arange(items) // spec.items_per_topic % spec.topics
-        own = topic[:, None] * WORDS_PER_TOPIC + rng.integers(0, WORDS_PER_TOPIC, (items, 3))
-        common = spec.topics * WORDS_PER_TOPIC + rng.integers(0, COMMON_WORDS, (items, 2))
-        columns = [common[:, 0], *own.T, common[:, 1]]
-        parts = [pa.array(words).take(pa.array(column)) for column in columns]
-        serial = pa.array(np.arange(items)).cast(pa.string())
-        return pc.binary_join_element_wise(*parts, serial, " ")
+        topic = (np.arange(items) // spec.items_per_topic % spec.topics).astype(np.int32)
+        used = np.empty((items, 5), np.int32)
+        used[:, 1:4] = rng.integers(0, WORDS_PER_TOPIC, (items, 3))
+        used[:, 1:4] += topic[:, None] * WORDS_PER_TOPIC
+        used[:, [0, 4]] = rng.integers(0, COMMON_WORDS, (items, 2))
+        used[:, [0, 4]] += spec.topics * WORDS_PER_TOPIC
+        return pa.array(words), used
 
     @cached_property
     def ranks(self) -> NDArray[np.float64]:
@@ -106,7 +118,7 @@ class PlantedLog:
             "user_id": users.take(pa.array(topics.user[order])),
             "service": services.take(pa.array(topics.service[order])),
             "timestamp": START + rng.integers(0, YEAR, rows),
-            "text": self.texts.take(pa.array(item[order])),
+            "text": self._texts_of(item[order]),
         }
         return pa.table(columns).replace_schema_metadata({METADATA_KEY: spec.model_dump_json()})
 

@@ -23,7 +23,7 @@ from clue_ray.corpus.logs.reading import Batch, Part, Reading, read_part
 from clue_ray.corpus.logs.schema import UNREAD_TIME, Log, good_rows, normalise
 from clue_ray.corpus.logs.table import LINE
 from clue_ray.corpus.logs.times import count_units, explain_unread
-from clue_ray.corpus.tokenizer import MAX_TEXTS, TrainingTexts, lowest_hashes
+from clue_ray.corpus.tokenizer import TextFilter, TrainingTexts
 from clue_ray.errors import EventLogError
 from clue_ray.spec.specs import CorpusSpec
 from clue_ray.storage.files import atomic_write
@@ -38,8 +38,14 @@ MAX_SERVICES = 200
 """More services usually mean that another column was read as the service."""
 
 
-def survey_part(part: Part, reading: Reading, rejected: Path) -> Iterator[pa.Table]:
-    """Yield the tally of each batch of a part, and write its unusable rows to `rejected`."""
+def survey_part(
+    part: Part, reading: Reading, rejected: Path, texts: TextFilter
+) -> Iterator[pa.Table]:
+    """Yield the tally of each batch of a part, and write its unusable rows to `rejected`.
+
+    Args:
+        texts: of this process and log.
+    """
     log = reading.logs[part.log]
     for batch in read_part(part, log):
         events = normalise(
@@ -48,10 +54,12 @@ def survey_part(part: Part, reading: Reading, rejected: Path) -> Iterator[pa.Tab
         bad = events.filter(pc.is_valid(events["reason"]))
         if bad.num_rows:
             _write_rejected(bad, batch, part, log, rejected)
-        yield _tally(events, batch, log, reading.spec, str(part.file))
+        yield _tally(events, batch, log, reading.spec, str(part.file), texts)
 
 
-def _tally(events: pa.Table, batch: Batch, log: Log, spec: CorpusSpec, file: str) -> pa.Table:
+def _tally(
+    events: pa.Table, batch: Batch, log: Log, spec: CorpusSpec, file: str, texts: TextFilter
+) -> pa.Table:
     """Count the rows of a batch by kind, and list its texts for the tokenizer's training."""
     good = good_rows(events)
     omitted = batch.table.num_rows - events.num_rows
@@ -80,9 +88,8 @@ def _tally(events: pa.Table, batch: Batch, log: Log, spec: CorpusSpec, file: str
     tallies = pa.table([kinds, names, list(counts.values())], schema=TALLY)
     if spec.tokenizer:
         return tallies
-    # A batch sends no more texts than the whole sample will have.
-    texts = lowest_hashes(_training_texts(good, spec), MAX_TEXTS)
-    columns = [pa.repeat("text", len(texts)), texts, pa.nulls(len(texts), pa.int64())]
+    sent = texts(_training_texts(good, spec))
+    columns = [pa.repeat("text", len(sent)), sent, pa.nulls(len(sent), pa.int64())]
     return pa.concat_tables([tallies, pa.table(columns, schema=TALLY)])
 
 

@@ -82,7 +82,7 @@ class TrainingTexts:
         """Add texts, and drop duplicates and the highest hashes if there are too many."""
         self.chunks.append(texts)
         if sum(map(len, self.chunks)) > 4 * self.limit:
-            self.chunks = [lowest_hashes(self.distinct(), self.limit)]
+            self.chunks = [_lowest_hashes(self.distinct(), self.limit)]
 
     def distinct(self) -> pa.Array:
         """Return the texts in memory, each once."""
@@ -90,10 +90,32 @@ class TrainingTexts:
 
     def sample(self) -> list[str]:
         """Return the texts to train on, sorted, because BPE depends on the order of its input."""
-        return sorted(lowest_hashes(self.distinct(), self.limit).to_pylist())
+        return sorted(_lowest_hashes(self.distinct(), self.limit).to_pylist())
 
 
-def lowest_hashes(texts: pa.Array, limit: int) -> pa.Array:
+class TextFilter:
+    """Leaves out texts that cannot be in the sample, because enough lower hashes are known.
+
+    A process keeps one per log. Without it every distinct text of every batch would go through the
+    driver, which then works for as long as the log is; with it a process soon sends few.
+    """
+
+    def __init__(self, limit: int = MAX_TEXTS):
+        self.limit = limit
+        self._lowest = np.zeros(0, np.uint64)
+        "the lowest hashes of distinct texts so far, sorted; at most `limit`"
+
+    def __call__(self, texts: pa.Array) -> pa.Array:
+        """Return those of distinct texts that may be in the sample."""
+        # Also if they were returned before: a task is tried again where its result was lost.
+        hashes = _hash_texts(texts.to_pylist())
+        self._lowest = np.union1d(self._lowest, hashes)[: self.limit]
+        if len(self._lowest) < self.limit:
+            return texts
+        return texts.filter(pa.array(hashes <= self._lowest[-1]))
+
+
+def _lowest_hashes(texts: pa.Array, limit: int) -> pa.Array:
     """Return the `limit` texts with the lowest hashes, or all if they are fewer.
 
     Args:

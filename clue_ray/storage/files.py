@@ -28,6 +28,9 @@ RETRY_SECONDS = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 32.0, 32.0)
 This is longer than a study continues without its storage (`lease.LOST_SECONDS`), so a study aborts
 before one of its runs fails.
 """
+LEAST_TRIES = 3
+"""Attempts on storage that stalls: each may take longer than all pauses until its library gives up
+(102 s for pyarrow's S3, measured)."""
 PERMANENT_ERRORS = (
     FileExistsError,
     FileNotFoundError,
@@ -48,6 +51,8 @@ Returned = TypeVar("Returned")
 def with_retries(action: Callable[[], Returned], failure: str, remedy: str = REMEDY) -> Returned:
     """Call an action on storage, and retry with growing pauses while it raises OSError.
 
+    Storage that stalls is tried LEAST_TRIES times, storage that refuses until the pauses end.
+
     Args:
         failure: what fails, the beginning of the error message.
         remedy: what to do about it, the end of the error message.
@@ -55,12 +60,14 @@ def with_retries(action: Callable[[], Returned], failure: str, remedy: str = REM
     Raises:
         StudyError: the action failed for two minutes, or with an error that is permanent.
     """
+    started = time.monotonic()
     for attempt, pause in enumerate((*RETRY_SECONDS, None), start=1):
         try:
             return action()
         except OSError as error:
             reason = explain_access(error)
-            if pause is None or isinstance(error, PERMANENT_ERRORS):
+            stalled = time.monotonic() - started > sum(RETRY_SECONDS) and attempt >= LEAST_TRIES
+            if pause is None or stalled or isinstance(error, PERMANENT_ERRORS):
                 tries = "1 try" if attempt == 1 else f"{attempt} tries"
                 raise StudyError(f"{failure} after {tries} ({reason}); {remedy}.") from error
             logger.warning("%s (%s); retrying in %g s.", failure, reason, pause)

@@ -225,7 +225,8 @@ def _train_study(
                 train_pending(plan, corpus, study, directory, on_progress, callbacks)
         finally:  # an interrupted study leaves its tables too
             runs = directory.write_tables([r.description for r in plan.runs])
-    score_runs(directory, read_tasks(study.transfer), list(runs.finished["run_id"]))
+    finished, gpus = list(runs.finished["run_id"]), study.resources.gpus_per_worker
+    score_runs(directory, read_tasks(study.transfer), finished, gpus_per_worker=gpus)
     return join_results(directory.path, runs), plan.concurrency
 
 

@@ -24,6 +24,8 @@ from clue_ray.storage.files import with_retries, write_file, write_json
 from clue_ray.study.directory import StudyDirectory
 from clue_ray.study.mirror import open_directory
 from clue_ray.study.trial import LONG_TIMEOUT, REUSE_TIMEOUT
+from clue_ray.training.device import choose_device
+from clue_ray.transfer.embed.pipeline import count_gpus
 from clue_ray.transfer.encode import load_encoder
 from clue_ray.transfer.encoder_file import read_card
 from clue_ray.transfer.tasks.columns import failure_name, join_results, select_results
@@ -52,12 +54,14 @@ def score_runs(
     tasks: Sequence[TaskSpec],
     run_ids: Sequence[str],
     against: Mapping[str, str | Path] | None = None,
+    gpus_per_worker: float = 0,
 ) -> list[dict[str, Any]]:
     """Evaluate runs on tasks, each pair once; needs a Ray session.
 
     Args:
         against: Further encoders to compare with each run, from their name to the folder of their
             run, which all nodes see.
+        gpus_per_worker: GPUs of a trial, on which its encoders encode users.
 
     Returns:
         The result of `run_task` for each pair, in the order of the tasks. A pair that failed has
@@ -65,6 +69,7 @@ def score_runs(
 
     Raises:
         StudyError: A folder of `against` holds no encoder.
+        ClusterError: The cluster has too few GPUs for one trial.
     """
     others = {name: str(Path(place).absolute()) for name, place in (against or {}).items()}
     pairs = [(run_id, task.name) for task in tasks for run_id in run_ids]
@@ -75,7 +80,8 @@ def score_runs(
         if pair not in failures and not _has_result(directory, pair, key)
     }
     if pending:
-        failures |= _run_trials(directory, pending, laid_out, others)
+        count_gpus(gpus_per_worker)
+        failures |= _run_trials(directory, pending, laid_out, others, gpus_per_worker)
     for pair in pairs:
         _record_failure(directory, pair, failures.get(pair))
     names = {
@@ -95,11 +101,13 @@ def score_study(
     tasks: Sequence[TaskSpec],
     against: Mapping[str, str | Path],
     storage: str | None = None,
+    gpus_per_worker: float = 0,
 ) -> list[dict[str, Any]]:
     """Evaluate every finished run of a study on tasks, and add the scores to its runs table.
 
     Args:
         storage: Folder or URI of corpora and studies, as for `run_study`.
+        gpus_per_worker: As for `score_runs`.
 
     Raises:
         StudyError: No run has finished, or no run could be evaluated on any task.
@@ -109,7 +117,8 @@ def score_study(
         runs = read_runs(path)
         if runs.finished.empty:
             raise StudyError(f"{path} has no finished run; run the study first.")
-        results = score_runs(directory, tasks, list(runs.finished["run_id"]), against)
+        finished = list(runs.finished["run_id"])
+        results = score_runs(directory, tasks, finished, against, gpus_per_worker)
         join_results(path, runs)
         directory.publish()
     if all("error" in result for result in results):
@@ -173,18 +182,19 @@ def _run_trials(
     pending: Mapping[Pair, str],
     laid_out: LaidOut,
     others: Mapping[str, str],
+    gpus: float,
 ) -> dict[Pair, str]:
     """Evaluate pairs in one Tune experiment, one core each; return why some failed."""
     asked = [
         {"place": directory.run_place(run_id), "run_id": run_id, "task": task, "key": key}
         for (run_id, task), key in pending.items()
     ]
-    trial = tune.with_parameters(_score_trial, laid_out=laid_out, others=dict(others))
+    trial = tune.with_parameters(_score_trial, laid_out=laid_out, others=dict(others), gpus=gpus)
     # Tune's own records go to a temporary folder: the results are files in the runs' folders.
     temporary = tempfile.TemporaryDirectory(prefix="clue-ray-transfer-", ignore_cleanup_errors=True)
     with temporary as folder, without_tune_loggers():
         results = tune.Tuner(
-            tune.with_resources(trial, {"CPU": 1.0}),
+            tune.with_resources(trial, {"CPU": 1.0, "GPU": gpus}),
             param_space={"asked": tune.grid_search(asked)},
             tune_config=tune.TuneConfig(reuse_actors=True),
             run_config=tune.RunConfig(
@@ -216,15 +226,18 @@ def _failure_reason(result: "tune.Result | None") -> str:
     return str((result.metrics or {})["error"])
 
 
-def _score_trial(config: dict[str, Any], laid_out: LaidOut, others: dict[str, str]) -> None:
+def _score_trial(
+    config: dict[str, Any], laid_out: LaidOut, others: dict[str, str], gpus: float
+) -> None:
     """Evaluate one run on one task and write the result; report an error instead of raising it."""
     os.environ.setdefault(REUSE_TIMEOUT, LONG_TIMEOUT)
     torch.set_num_threads(1)
     asked, error = config["asked"], ""
     try:
         task, examples = ray.get(laid_out[asked["task"]])
-        encoders = {name: load_encoder(place) for name, place in others.items()}
-        result = evaluate_task(load_encoder(asked["place"]), encoders, task, examples)
+        device = choose_device(gpus)
+        encoders = {name: load_encoder(place, device) for name, place in others.items()}
+        result = evaluate_task(load_encoder(asked["place"], device), encoders, task, examples)
         content = json.dumps({"key": asked["key"], **result}, indent=2, allow_nan=False).encode()
         name = result_name(asked["task"], asked["key"])
         with_retries(

@@ -37,9 +37,7 @@ def choose_device(gpus: float, precision: str = "fp32") -> torch.device:
     if not gpus:
         return torch.device("cpu")
     if not torch.cuda.is_available():
-        logger.warning(
-            "%g GPUs were requested and torch sees none: this run trains on the CPU.", gpus
-        )
+        logger.warning("%g GPUs were requested and torch sees none: this run uses the CPU.", gpus)
         return torch.device("cpu")
     if precision == "bf16":
         _check_capability(torch.cuda.get_device_capability())

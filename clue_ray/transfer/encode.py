@@ -5,10 +5,10 @@ reads them. Each distinct item of a block of users is encoded once, whatever the
 services with that item, and there is no padding. Shape suffixes are those of `encoder/model.py`.
 """
 
-from collections.abc import Iterator
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -19,13 +19,14 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 
 from clue_ray.batches.bag import NO_BAG
-from clue_ray.batches.dropout import keyed_hash
+from clue_ray.batches.dropout import NO_DROPOUT, keyed_hash
 from clue_ray.batches.layout import group_lengths, lay_out
 from clue_ray.batches.packing import (
     Sequences,
     Windows,
     bag_histories,
     gather_events,
+    gather_tokens,
     pack,
     recent_windows,
     sort_lists,
@@ -54,6 +55,10 @@ EVENTS_PER_PASS = 32_768
 """Events in one pass of the service transformer."""
 ITEMS_PER_PASS = 4_096
 """Items in one pass of the item transformer."""
+GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+"""2^64 divided by the golden ratio: multiples of it differ in all bits."""
+FindItems = Callable[[NDArray[np.uint64]], tuple[NDArray[np.bool_], NDArray[np.float32]]]
+"""Looks items up by their keys: whether each is known, and the vectors of those that are."""
 
 
 class Vectors(NamedTuple):
@@ -74,7 +79,7 @@ class UserEncoder:
         card: its description.
     """
 
-    def __init__(self, exported: ExportedEncoder, device: str = "cpu"):
+    def __init__(self, exported: ExportedEncoder, device: str | torch.device = "cpu"):
         self.exported = exported
         self.card: EncoderCard = exported.card
         self.model = exported.model().to(device)
@@ -97,10 +102,16 @@ class UserEncoder:
         histories = Histories(as_events(events), self.exported)
         return self.encode_histories(histories, per_service=per_service)
 
-    def encode_histories(self, histories: "Histories", *, per_service: bool = False) -> Vectors:
-        """Encode users by their histories, as `encode` does."""
+    def encode_histories(
+        self, histories: "Histories", *, per_service: bool = False, find: FindItems | None = None
+    ) -> Vectors:
+        """Encode users by their histories, as `encode` does.
+
+        Args:
+            find: looks up vectors of items; those that it does not know are encoded.
+        """
         users, services, windows = histories.present(self.card.run.sequence_length)
-        vectors = _encode_windows(self.model, histories, windows)
+        vectors = _encode_windows(self.model, histories, windows, find)
         if per_service:
             names = np.array(histories.services, dtype=object)[services]
             return Vectors(histories.user_ids[users], names, vectors.cpu().numpy())
@@ -108,8 +119,19 @@ class UserEncoder:
         sums.index_add_(0, torch.from_numpy(users).to(vectors.device), vectors)
         return Vectors(histories.user_ids, None, F.normalize(sums, dim=-1).cpu().numpy())
 
+    @torch.no_grad()
+    def encode_items(self, histories: "Histories") -> NDArray[np.float32]:
+        """Encode all items of some histories, [items, width].
 
-def load_encoder(path: str | Path, device: str = "cpu") -> UserEncoder:
+        An item's vector depends on its text and its service alone, so it serves every user.
+        """
+        assert self.model.transformer is not None, "only a transformer has vectors of items"
+        with _precision(self.model):
+            items = np.arange(histories.num_items, dtype=np.int32)
+            return encode_items(self.model.transformer, histories, items).float().cpu().numpy()
+
+
+def load_encoder(path: str | Path, device: str | torch.device = "cpu") -> UserEncoder:
     """Load the encoder of a run, given by the run's folder or the `encoder` folder in it.
 
     Raises:
@@ -125,7 +147,10 @@ class Histories(Corpus):
 
     Attributes:
         item_services, item_texts, item_hashes: of each distinct item, [items].
+        item_keys: hash of each item's text and guide token, which determine its vector, [items].
     """
+
+    item_keys: NDArray[np.uint64]
 
     def __init__(self, events: pa.Table, exported: ExportedEncoder):
         card = exported.card
@@ -155,8 +180,39 @@ class Histories(Corpus):
         guides = np.minimum(self.item_services, len(card.services))
         items = tokenize(self.item_texts.to_pylist(), guides)
         self.item_hashes = items.hashes
+        self.item_keys = keyed_hash(
+            (items.hashes + guides.astype(np.uint64) * GOLDEN).view(np.int64), 2
+        )
         self.item_offsets = items.tokens.offsets.to_numpy().astype(np.int64)
         self.item_tokens = items.tokens.values.to_numpy()
+
+    @classmethod
+    def of_arrays(
+        cls, services: Sequence[str], user_ids: NDArray[np.object_], **arrays: NDArray[Any]
+    ) -> "Histories":
+        """Return histories with given arrays, for encoding; texts are not needed for that."""
+        found = cls.__new__(cls)
+        Corpus.__init__(found, Path(), {"digest": "", "services": services})
+        found.user_ids = user_ids
+        vars(found).update(arrays)
+        return found
+
+    def recent(self, sequence_length: int) -> "Histories":
+        """Return the histories that the encoder reads, with their items alone."""
+        users, services, windows = self.present(sequence_length)
+        items, events = np.unique(self.events[ranges(*windows)], return_inverse=True)
+        lengths = np.zeros(len(self.user_ids) * len(self.services), np.int64)
+        lengths[users * len(self.services) + services] = windows.lengths
+        tokens = gather_tokens(self, items.astype(np.int64), NO_DROPOUT)
+        return Histories.of_arrays(
+            self.services,
+            self.user_ids,
+            events=events.astype(np.int32),
+            offsets=np.append(0, np.cumsum(lengths)),
+            item_tokens=tokens.values.astype(np.int32),
+            item_offsets=np.append(0, np.cumsum(tokens.lengths)),
+            item_keys=self.item_keys[items],
+        )
 
     def present(self, sequence_length: int) -> tuple[NDArray[np.int64], NDArray[np.int64], Windows]:
         """List every user and service with events, and the window of the most recent ones."""
@@ -175,8 +231,8 @@ class Histories(Corpus):
             names[services], windows.lengths
         )
         # Hashes of events are summed per user, which loses their order, so each hash includes the
-        # event's position; the constant is 2^64 divided by the golden ratio.
-        hashes = keyed_hash((texts + recency * np.uint64(0x9E3779B97F4A7C15)).view(np.int64), 1)
+        # event's position.
+        hashes = keyed_hash((texts + recency * GOLDEN).view(np.int64), 1)
         sums = np.zeros(len(self.user_ids), np.uint64)
         np.add.at(sums, np.repeat(users, windows.lengths), hashes)
         return sums
@@ -235,21 +291,48 @@ def encode_items(
     return torch.cat(vectors)
 
 
+def _precision(model: Encoder) -> AbstractContextManager[Any]:
+    """Return the context in which a model's matrix products have its precision."""
+    if model.precision == "bf16":
+        return torch.autocast(model.log_scale.device.type, torch.bfloat16)
+    return nullcontext()
+
+
+def _find_or_encode(
+    transformer: Transformer, histories: Histories, items: NDArray[np.int32], find: FindItems
+) -> torch.Tensor:
+    """Look distinct items up and encode those that are not known, [items, width]."""
+    known, stored = find(histories.item_keys[items])
+    if not known.any():
+        return encode_items(transformer, histories, items)
+    weight = transformer.token_embedding.weight
+    vectors = torch.empty(len(items), weight.shape[1], device=weight.device)
+    vectors[torch.from_numpy(known)] = torch.from_numpy(stored).to(weight.device)
+    if not known.all():
+        others = encode_items(transformer, histories, items[~known])
+        vectors[torch.from_numpy(~known)] = others.to(vectors.dtype)
+    return vectors
+
+
 @torch.no_grad()
-def _encode_windows(model: Encoder, corpus: Corpus, windows: Windows) -> torch.Tensor:
+def _encode_windows(
+    model: Encoder, histories: Histories, windows: Windows, find: FindItems | None
+) -> torch.Tensor:
     """Encode windows of events to unit vectors, [windows, output_width]."""
     device = model.log_scale.device
     if not len(windows.lengths):
         return torch.zeros(0, model.output_width, device=device)
-    items = np.unique(corpus.events[ranges(*windows)])
+    items = np.unique(histories.events[ranges(*windows)])
     vectors = torch.zeros(len(windows.lengths), model.output_width, device=device)
-    with (
-        torch.autocast(device.type, torch.bfloat16) if model.precision == "bf16" else nullcontext()
-    ):
-        items_ID = encode_items(model.transformer, corpus, items) if model.transformer else None
+    with _precision(model):
+        items_ID = None
+        if model.transformer and find:
+            items_ID = _find_or_encode(model.transformer, histories, items, find)
+        elif model.transformer:
+            items_ID = encode_items(model.transformer, histories, items)
         for rows in _split_by_events(windows.lengths):
             chunk = Windows(windows.starts[rows], windows.lengths[rows])
-            chunk_vectors = _encode_sequences(model, corpus, chunk, items, items_ID)
+            chunk_vectors = _encode_sequences(model, histories, chunk, items, items_ID)
             vectors[torch.from_numpy(rows)] = chunk_vectors.float()
     return F.normalize(vectors, dim=-1)
 

@@ -1,6 +1,7 @@
 """Build corpora with Ray Data: exact, byte-identical, and with one-sentence errors."""
 
 import errno
+import json
 import shutil
 from datetime import UTC, datetime
 
@@ -14,6 +15,7 @@ from tokenizers import Tokenizer
 
 from clue_ray.corpus import build
 from clue_ray.corpus.build import build_corpus
+from clue_ray.corpus.layout import building
 from clue_ray.corpus.logs.reading import plan_reading
 from clue_ray.corpus.planted import PlantedSpec
 from clue_ray.corpus.store import open_corpus
@@ -98,6 +100,12 @@ def test_on_storage_each_node_assembles_the_same_layout(
         *("corpus.json", "profile.json", "tokenizer.json", "train")
     }
     assert not (tmp_path / "lake" / "build").exists()
+    shutil.rmtree(made.path)
+    recipe = tmp_path / "lake" / "train" / "recipe.json"
+    written = json.loads(recipe.read_text())
+    recipe.write_text(json.dumps(written | {"facts": {"version": 0}}))  # by another version
+    assert open_corpus(place).layout.facts == prepared.layout.facts
+    recipe.write_text(json.dumps(written))
     shutil.rmtree(made.path)
     part = next((tmp_path / "lake" / "train" / "parts").glob("events-*"))
     part.write_bytes(part.read_bytes()[::-1])
@@ -304,6 +312,21 @@ def test_errors_while_a_worker_writes(planted_log, tmp_path, monkeypatch, error,
     with pytest.raises(kind, match=words) as raised:
         build_corpus(make_spec(planted_log), tmp_path / "out" / "corpus")
     assert "\n" not in str(raised.value)
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_a_full_disk_while_the_layout_is_written(prepared, planted_log, tmp_path, monkeypatch):
+    def fail(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    def write(reading, partial, key):
+        shutil.copytree(prepared.path, partial, dirs_exist_ok=True)
+        build._build_layout(prepared.manifest, partial, str(partial))
+
+    monkeypatch.setattr(building, "split_users", fail)
+    monkeypatch.setattr(build, "_write_corpus", write)
+    with pytest.raises(CorpusError, match=r"^No free disk at .*; free some space or choose"):
+        build_corpus(make_spec(planted_log), tmp_path / "out" / "corpus")
     assert list((tmp_path / "out").iterdir()) == []
 
 

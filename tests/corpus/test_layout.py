@@ -3,6 +3,8 @@
 import errno
 import json
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pandas as pd
@@ -186,7 +188,8 @@ def test_damage_of_the_layout_is_named(corpus, tmp_path):
 
 def test_a_recipe_leads_nowhere_else(tmp_path):
     pieces = {"events": [["../../secret-0", 0, 1]]}
-    recipe = {"facts": {}, "pieces": pieces, "files": {"events-0": "00"}}
+    facts = {"version": arrays.VERSION}
+    recipe = {"facts": facts, "pieces": pieces, "files": {"events-0": "00"}}
     (tmp_path / "recipe.json").write_text(json.dumps(recipe))
     with pytest.raises(CorpusError, match=r"names '\.\./\.\./secret-0'"):
         arrays.read_recipe(tmp_path)
@@ -197,3 +200,33 @@ def test_a_token_outside_the_vocabulary_is_an_error(sharded, tmp_path):
     corpus.manifest = {**corpus.manifest, "vocab_size": 300}
     with pytest.raises(CorpusError, match="its vocabulary has 300 tokens"):
         corpus.layout.array("events")
+
+
+FULL = """
+import shutil, subprocess, sys
+from pathlib import Path
+from clue_ray.corpus.store import Corpus, read_manifest
+from clue_ray.errors import CorpusError
+
+corpus, disk = map(Path, sys.argv[1:])
+subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "none", str(disk)], check=True)
+shutil.copytree(corpus, disk / "corpus", ignore=shutil.ignore_patterns("train", ".train.lock"))
+(disk / "filler").write_bytes(bytes(shutil.disk_usage(disk).free - 20_000))
+try:
+    Corpus(disk / "corpus", read_manifest(corpus)).layout
+except CorpusError as error:
+    print(error)
+assert not list(disk.glob("corpus/build*")) and not list(disk.glob("corpus/*train*/*"))
+(disk / "filler").unlink()
+assert len(Corpus(disk / "corpus", read_manifest(corpus)).events)
+"""
+
+
+@pytest.mark.slow
+def test_a_disk_that_is_really_full(sharded, tmp_path):
+    mount = ["unshare", "-rm", "mount", "-t", "tmpfs", "none", str(tmp_path)]
+    if not shutil.which("unshare") or subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("this machine does not let its users mount a small disk")
+    command = ["unshare", "-rm", sys.executable, "-c", FULL, sharded.path, tmp_path]
+    out = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert "cannot be written there (No space left on device); free some space" in out

@@ -9,7 +9,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, pre_tokenizers
 
-from clue_ray.corpus.tokenizer import ItemTokenizer, TrainingTexts, read_tokenizer, train_tokenizer
+from clue_ray.corpus.tokenizer import (
+    ItemTokenizer,
+    TextFilter,
+    TrainingTexts,
+    read_tokenizer,
+    train_tokenizer,
+)
 from clue_ray.errors import CorpusError
 
 TEXTS = [
@@ -47,6 +53,20 @@ def test_order_of_arrival_does_not_matter():
     assert len(once) == 40
     assert set(once) <= set(many)
     assert train_tokenizer(once, 300).to_str() == train_tokenizer(again, 300).to_str()
+
+
+def test_what_a_process_leaves_out_is_not_in_the_sample():
+    many = [f"text {n}" for n in range(2000)]
+    batches = [pa.array(many[n : n + 50]) for n in range(0, 2000, 25)]  # each text is seen twice
+    filters, sent = [TextFilter(limit=40) for _ in range(2)], TrainingTexts(limit=40)
+    for number, batch in enumerate(batches):
+        kept = filters[number % 2](batch)
+        assert filters[number % 2](batch).equals(kept)  # also when tried again
+        sent.add(kept)
+    expected = TrainingTexts(limit=40)
+    expected.add(pa.array(many))
+    assert sent.sample() == expected.sample()
+    assert sum(len(filters[0](batch)) for batch in batches) < 0.1 * len(many)
 
 
 @settings(max_examples=20)

@@ -1,8 +1,12 @@
 """Atomic writes: a reader sees the old file or the new one, and nothing temporary is left."""
 
+from types import SimpleNamespace
+
 import pytest
 
-from clue_ray.storage.files import atomic_write, read_file, write_file
+from clue_ray.errors import StudyError
+from clue_ray.storage import files
+from clue_ray.storage.files import RETRY_SECONDS, atomic_write, read_file, with_retries, write_file
 
 
 def write_and_fail(path):
@@ -28,3 +32,38 @@ def test_a_file_at_a_place_is_replaced_only_if_the_write_succeeds(tmp_path):
         write_file(place, "folder/file", "no bytes")  # fails once the temporary file is open
     assert read_file(place, "folder/file") == b"old"
     assert [file.name for file in (tmp_path / "lake" / "folder").iterdir()] == ["file"]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "tries"), [(0, len(RETRY_SECONDS) + 1), (100, 3), (500, 3)], ids=str
+)
+def test_storage_that_refuses_or_stalls_ends_in_a_sentence(monkeypatch, seconds, tries):
+    """Each try takes as long as the client of the storage waits for an answer."""
+    clock, called = [0.0], []
+
+    def wait(pause):
+        clock[0] += pause
+
+    def stall():
+        called.append(clock[0])
+        wait(seconds)
+        raise OSError("Operation too slow.")
+
+    monkeypatch.setattr(files, "time", SimpleNamespace(monotonic=lambda: clock[0], sleep=wait))
+    with pytest.raises(StudyError, match=rf"^x fails after {tries} tries \(Operation too slow\); "):
+        with_retries(stall, "x fails")
+    assert len(called) == tries
+
+
+def test_slow_storage_that_answers_again_is_used(monkeypatch):
+    clock, answers = [0.0], iter([OSError("cut"), OSError("cut"), "content"])
+
+    def read():
+        clock[0] += 400.0
+        if isinstance(answer := next(answers), OSError):
+            raise answer
+        return answer
+
+    sleep = SimpleNamespace(monotonic=lambda: clock[0], sleep=lambda _: None)
+    monkeypatch.setattr(files, "time", sleep)
+    assert with_retries(read, "x fails") == "content"

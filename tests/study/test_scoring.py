@@ -8,7 +8,7 @@ import pytest
 from typer.testing import CliRunner
 
 from clue_ray.cli.main import app
-from clue_ray.errors import SpecError, StudyError
+from clue_ray.errors import ClusterError, SpecError, StudyError
 from clue_ray.runs import RunRecord, Runs, read_runs
 from clue_ray.spec.specs import EvaluationSpec, RunSpec
 from clue_ray.study import scoring
@@ -26,11 +26,6 @@ RUN = {
     "train": {"global_batch_size": 16, "steps": 3},
     "sequence_length": 6,
 }
-
-
-@pytest.fixture(scope="module", autouse=True)
-def credentials(s3_query):
-    """Set them before Ray starts, whose workers take over the environment."""
 
 
 @pytest.fixture(scope="module")
@@ -131,6 +126,24 @@ def test_the_table_shows_what_was_asked_last(study, found, ray_session):
         table = read_runs(study).table.set_index("run_id")
         assert table["transfer_again_mrr"][result["run_id"]] == row["mrr"]["value"]
     assert shown[0] == shown[2] != shown[1]
+
+
+def test_encoders_of_a_trial_are_loaded_on_the_device_that_is_asked(study, found, monkeypatch):
+    loaded, said = [], []
+    monkeypatch.setattr(scoring, "choose_device", lambda gpus: f"a card for {gpus}")
+    monkeypatch.setattr(scoring, "load_encoder", lambda place, device: loaded.append(device))
+    monkeypatch.setattr(scoring, "evaluate_task", lambda *_: {})
+    monkeypatch.setattr(scoring.ray, "get", lambda held: held)
+    monkeypatch.setattr(scoring.tune, "report", said.append)
+    asked = {"place": str(study / "runs" / "x"), "run_id": "x", "task": "t", "key": "k"}
+    scoring._score_trial({"asked": asked}, {"t": (None, None)}, {"other": "place"}, 0.5)
+    assert said == [{"error": ""}]
+    assert loaded == ["a card for 0.5"] * 2
+
+
+def test_missing_gpus_are_an_error_before_trials_wait_for_them(study, found, ray_session):
+    with pytest.raises(ClusterError, match="needs 1 GPU, but the Ray cluster has 0; leave"):
+        score_study(study, [found("on-a-card")], {}, gpus_per_worker=1)
 
 
 def test_the_command_scores_a_study(study, found, ray_session, tmp_path):

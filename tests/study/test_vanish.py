@@ -47,9 +47,7 @@ def wait_until(done, seconds):
 
 @pytest.mark.slow
 @pytest.mark.ray
-@pytest.mark.usefixtures(
-    "s3_query", "ray_session"
-)  # in this order: Ray's processes inherit the credentials
+@pytest.mark.usefixtures("ray_session")
 def test_a_study_whose_bucket_vanishes_ends_and_goes_on_when_it_is_back(
     write_study, planted_log, corpus, bucket, s3_query, tmp_path, monkeypatch
 ):

@@ -14,7 +14,9 @@ from clue_ray.spec.specs import EncoderSpec, EvaluationSpec, RunSpec, TrainSpec
 from clue_ray.training.context import LocalContext
 from clue_ray.training.loop import train_with
 from clue_ray.transfer.embed import embed
-from clue_ray.transfer.embed.writing import USER_ROWS, read_user_rows, write_parts
+from clue_ray.transfer.embed.items import list_items, share_items, write_items
+from clue_ray.transfer.embed.pipeline import encode_users
+from clue_ray.transfer.embed.writing import USER_ROWS, gather_buckets, read_user_rows
 from clue_ray.transfer.encode import UserEncoder
 from clue_ray.transfer.encoder_file import export_encoder
 
@@ -74,6 +76,12 @@ def in_this_process(monkeypatch):
 
     def make_parts(reading, exported, plan, gpus_per_worker):
         rows = [table for part in reading.parts for table in read_user_rows(part, reading, plan)]
-        write_parts(pa.concat_tables([USER_ROWS.empty_table(), *rows]), UserEncoder(exported), plan)
+        encoder = UserEncoder(exported)
+        packed = gather_buckets(pa.concat_tables([USER_ROWS.empty_table(), *rows]), exported, plan)
+        for items in share_items(list_items(packed, plan)):
+            if items.num_rows:
+                write_items(items, encoder, plan)
+        for row in range(packed.num_rows):
+            encode_users(packed.slice(row, 1), encoder, plan)
 
     monkeypatch.setattr(embed, "make_parts", make_parts)

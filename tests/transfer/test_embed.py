@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import tempfile
 
 import numpy as np
 import pyarrow as pa
@@ -13,28 +12,32 @@ import pytest
 
 from clue_ray.errors import ClusterError, EventLogError, StudyError
 from clue_ray.spec.specs import CorpusSpec
-from clue_ray.transfer.embed import embed
-from clue_ray.transfer.embed.embed import embed_users, make_parts
+from clue_ray.transfer import encode
+from clue_ray.transfer.embed import embed, items, pipeline
+from clue_ray.transfer.embed.embed import embed_users
+from clue_ray.transfer.embed.items import ItemVectors
+from clue_ray.transfer.embed.pipeline import make_parts
 from clue_ray.transfer.embed.writing import (
     NOTHING_NEW,
     OTHER_SERVICES,
+    gather_buckets,
     read_user_rows,
 )
 from clue_ray.transfer.encode import load_encoder
 
 
 @pytest.fixture(scope="module")
-def ray_session(s3_query):
+def ray_session(s3_query, ray_folder):
     """A session of two cores that claims a GPU, started after S3 credentials are set, because
     workers inherit them."""
     import ray
 
-    folder = tempfile.mkdtemp(prefix="cr-", dir="/tmp")
+    ray.shutdown()  # the session that other modules share
     quiet = {"include_dashboard": False, "log_to_driver": False, "logging_level": "error"}
-    ray.init(num_cpus=2, num_gpus=1, object_store_memory=200_000_000, _temp_dir=folder, **quiet)
+    where = {"_temp_dir": ray_folder, "object_store_memory": 200_000_000}
+    ray.init(num_cpus=2, num_gpus=1, **where, **quiet)
     yield
     ray.shutdown()
-    shutil.rmtree(folder, ignore_errors=True)
 
 
 @pytest.fixture(scope="module")
@@ -182,21 +185,21 @@ def test_an_embedding_that_cannot_be_resumed_is_refused(
         embed_users(encoder_folder, CorpusSpec(events=str(log), services=services), str(place))
 
 
-def test_an_actor_writes_packed_buckets_as_a_task_writes_rows(
-    encoder_folder, log, tmp_path, monkeypatch
+def test_an_actor_does_the_work_of_each_packed_row(
+    encoder_folder, log, tmp_path, monkeypatch, in_this_process
 ):
-    """The calls that actors receive, one bucket per call, without Ray."""
-    monkeypatch.setattr(embed.ray, "get", lambda held: held)
+    """The calls that actors receive, one row per call, without Ray."""
+    monkeypatch.setattr(pipeline.ray, "get", lambda held: held)
 
     def make_parts(reading, exported, plan, gpus_per_worker):
         rows = pa.concat_tables(
             [table for part in reading.parts for table in read_user_rows(part, reading, plan)]
         )
-        actor, packed = embed.PartEncoder(exported, plan), embed.pack_buckets(rows)
-        assert [actor(packed.slice(row, 1)).num_rows for row in range(len(packed))] == [
-            1
-        ] * plan.buckets
-        assert actor(packed[:0]).num_rows == 0
+        packed = gather_buckets(rows, exported, plan)
+        users = pipeline.EncodingActor(exported, plan, pipeline.encode_users)
+        done = [users(packed.slice(row, 1))["number"][0].as_py() for row in range(len(packed))]
+        assert sorted(done) == list(range(plan.buckets))
+        assert users(packed[:0]).num_rows == 0
 
     monkeypatch.setattr(embed, "make_parts", make_parts)
     manifest = embed_users(encoder_folder, str(log), str(tmp_path / "o"), gpus_per_worker=1)
@@ -206,6 +209,79 @@ def test_an_actor_writes_packed_buckets_as_a_task_writes_rows(
     (row,) = read(tmp_path / "o").filter(pc.field("user_id") == "stranger").to_pylist()
     assert manifest["vectors"] == manifest["users"]
     assert np.allclose(row["vector"], expected.values[0], atol=1e-5)
+
+
+def test_each_distinct_item_is_encoded_once_over_the_whole_log(
+    encoder_folder, events, log, tmp_path, monkeypatch, in_this_process
+):
+    found, encoded, plain = [], [], encode.encode_items
+
+    def count(transformer, histories, items):
+        encoded.extend(histories.item_keys[items].tolist())
+        return plain(transformer, histories, items)
+
+    find = ItemVectors.find
+
+    def keep(self, keys):
+        known, vectors = find(self, keys)
+        found.append((keys[known], vectors))
+        return known, vectors
+
+    monkeypatch.setattr(encode, "encode_items", count)
+    monkeypatch.setattr(ItemVectors, "find", keep)
+    embed_users(encoder_folder, str(log), str(tmp_path / "o"))
+    recent = events.to_pandas().sort_values("timestamp").groupby(["user_id", "service"]).tail(6)
+    items = len(recent[["service", "text"]].drop_duplicates()) + 1  # and the stranger's
+    assert len(encoded) == len(set(encoded)) == items
+    assert sum(len(keys) for keys, _ in found) > items  # most buckets share most items
+    assert not (tmp_path / "o" / "items").exists()
+
+
+def test_ranges_of_items_that_are_written_are_not_encoded_again(
+    encoder_folder, log, tmp_path, monkeypatch, in_this_process
+):
+    """A run that was killed leaves vectors of items; what they lack is encoded with its users."""
+    monkeypatch.setattr(embed.Parts, "remove_items", lambda self: None)
+    place = tmp_path / "o"
+    manifest = embed_users(encoder_folder, str(log), str(place))
+    expected = read(place)
+    files = sorted((place / "items").iterdir())
+    times = {file: file.stat().st_mtime_ns for file in files[1:]}
+    files[0].write_bytes(b"")  # knows no item
+    shutil.rmtree(place / "vectors")
+    (place / "manifest.json").unlink()
+    assert embed_users(encoder_folder, str(log), str(place)) == manifest
+    assert {file: file.stat().st_mtime_ns for file in files[1:]} == times
+    assert np.allclose(read(place)["vector"].to_pylist(), expected["vector"].to_pylist(), atol=1e-6)
+
+
+def test_vectors_of_items_at_a_uri_are_fetched_once_per_node(
+    encoder_folder, log, tmp_path, monkeypatch, in_this_process
+):
+    cache = tmp_path / "cache"
+    monkeypatch.setattr(items, "node_folder", lambda name: cache)
+    fetched, fetch = [], items.fetch_files
+
+    def count(place, names, folder):
+        fetched.extend(names)
+        fetch(place, names, folder)
+
+    monkeypatch.setattr(items, "fetch_files", count)
+    place = f"file://{tmp_path}/lake"
+    (cache / "an earlier attempt").mkdir(parents=True)
+    manifest = embed_users(encoder_folder, str(log), place)
+    assert len(fetched) == len(set(fetched)) > 1
+    found, expected = (
+        read(tmp_path / "lake"),
+        load_encoder(encoder_folder).encode(
+            pq.read_table(log).filter(pc.field("text").is_valid() & pc.field("user_id").is_valid())
+        ),
+    )
+    vectors = dict(zip(found["user_id"].to_pylist(), found["vector"].to_pylist(), strict=True))
+    assert np.allclose([vectors[u] for u in expected.user_ids], expected.values, atol=1e-6)
+    assert manifest["vectors"] == len(vectors)
+    assert not (tmp_path / "lake" / "items").exists()
+    assert not (cache / "an earlier attempt").exists()
 
 
 @pytest.mark.ray

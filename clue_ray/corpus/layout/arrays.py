@@ -161,7 +161,7 @@ def write_recipe(folder: Path, recipe: Recipe) -> None:
 
 
 def read_recipe(folder: Path) -> Recipe | None:
-    """Read a recipe; return None if there is none.
+    """Read a recipe; return None if there is none of this version.
 
     Raises:
         CorpusError: it is damaged, or names something else than parts.
@@ -170,7 +170,8 @@ def read_recipe(folder: Path) -> Recipe | None:
     if not file.exists():
         return None
     try:
-        recipe = _parse_recipe(read_document(file))
+        found = read_document(file)
+        recipe = _parse_recipe(found) if found["facts"]["version"] == VERSION else None
     except (ValueError, LookupError, TypeError, AttributeError) as error:
         raise CorpusError(
             f"{file} is damaged ({error}); delete the corpus and prepare it again."

@@ -1,30 +1,23 @@
 """Embed all users of a log of any size with Ray Data: one vector per user, or per user and service.
 
 The log is read by the same reader as for a corpus. Users are shuffled into buckets by a hash of
-their id. Each bucket becomes one part: a task encodes its users and writes them, see `parts`. Parts
-that exist are not written again, so the same call resumes an interrupted one.
+their id, and each bucket becomes one part, see `pipeline` and `parts`. Parts that exist are not
+written again, so the same call resumes an interrupted one.
 """
 
+import uuid
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
-import ray
-import ray.data
-import torch
-from ray.exceptions import RayError
 
-from clue_ray.corpus.build import MAX_TASKS, small_shuffle_tasks, source_key
+from clue_ray.corpus.build import source_key
 from clue_ray.corpus.logs.items import hash_ids
 from clue_ray.corpus.logs.reading import Reading, plan_reading
-from clue_ray.corpus.sharing import share_reading
-from clue_ray.errors import ClusterError, EventLogError, StudyError, find_worker_error
+from clue_ray.errors import EventLogError, StudyError
 from clue_ray.spec.specs import CorpusSpec
 from clue_ray.spec.yaml import fingerprint
 from clue_ray.transfer.embed.client_list import read_clients
@@ -36,15 +29,9 @@ from clue_ray.transfer.embed.matrix import (
     view_of,
 )
 from clue_ray.transfer.embed.parts import Parts
-from clue_ray.transfer.embed.writing import (
-    USER_ROWS,
-    EmbedPlan,
-    Precision,
-    read_user_rows,
-    write_parts,
-)
-from clue_ray.transfer.encode import UserEncoder
-from clue_ray.transfer.encoder_file import EncoderCard, ExportedEncoder, read_encoder
+from clue_ray.transfer.embed.pipeline import make_parts
+from clue_ray.transfer.embed.writing import EmbedPlan, Precision
+from clue_ray.transfer.encoder_file import EncoderCard, read_encoder
 
 BYTES_PER_PART, MIN_PARTS, MAX_PARTS = 1_000_000, 16, 4096
 """Size of the log per part, and limits of the number of parts."""
@@ -117,6 +104,7 @@ def embed_users(
     if listed:
         plan = replace(plan, listed=np.sort(hash_ids(listed.users)))
     make_parts(reading, exported, plan, gpus_per_worker)
+    parts.remove_items()
     return _write_manifest(request, exported.card, plan, asked)
 
 
@@ -161,6 +149,8 @@ def _plan_parts(
         buckets=earlier["parts"] if earlier else _count_parts(reading),
         since=Parts(earlier["place"]) if earlier else None,
         done=frozenset(parts.numbers()),
+        encoded=frozenset(parts.item_ranges()),
+        attempt=uuid.uuid4().hex,
         **settings,
     )
 
@@ -211,111 +201,6 @@ def _count_parts(reading: Reading) -> int:
     """Choose the number of parts by the size of the log, so that a bucket fits one task."""
     parts = -(-sum(file.size for file in reading.files) // BYTES_PER_PART)
     return min(MAX_PARTS, max(MIN_PARTS, parts))
-
-
-def make_parts(
-    reading: Reading, exported: ExportedEncoder, plan: EmbedPlan, gpus_per_worker: float
-) -> None:
-    """Run the pipeline: read the log, shuffle users into buckets, encode and write the parts.
-
-    Raises:
-        ClusterError: the cluster has too few GPUs for one actor.
-    """
-    gpus = ray.cluster_resources().get("GPU", 0)
-    if gpus < gpus_per_worker:  # Ray would wait for them forever
-        raise ClusterError(
-            f"An encoding actor needs {gpus_per_worker:g} GPU, but the Ray cluster has {gpus:g}; "
-            "leave --gpus-per-worker out to encode on CPUs, or start nodes with GPUs."
-        )
-    inputs = {"reading": share_reading(reading)[0], "plan": ray.put(plan)}
-    parts = len(reading.parts)
-    rows = (
-        ray.data.range(parts, override_num_blocks=min(parts, MAX_TASKS))
-        .map_batches(_user_rows, batch_size=None, fn_kwargs=inputs)
-        .repartition(plan.buckets, keys=["bucket"])
-    )
-    encoder = {"exported": ray.put(exported), "plan": inputs["plan"]}
-    whole: dict[str, Any] = {"batch_format": "pyarrow", "batch_size": None}
-    if gpus_per_worker:
-        # With GPUs, Ray Data requires a batch size, which could split a bucket over two batches.
-        # So each bucket is packed into one row, and a batch is one row.
-        actors = ray.data.ActorPoolStrategy(min_size=1, max_size=int(gpus / gpus_per_worker))
-        written = rows.map_batches(pack_buckets, **whole).map_batches(
-            PartEncoder,
-            compute=actors,
-            num_gpus=gpus_per_worker,
-            fn_constructor_kwargs=encoder,
-            batch_format="pyarrow",
-            batch_size=1,
-        )
-    else:
-        written = rows.map_batches(_encode_partition, fn_kwargs=encoder, **whole)
-    try:
-        with small_shuffle_tasks():
-            for _ in written.iter_batches(batch_size=None, batch_format="pyarrow"):
-                pass  # the tasks write the parts
-    except RayError as error:
-        raise _original_error(error) from error
-
-
-def _original_error(error: RayError) -> Exception:
-    """Return the error of ours that a worker raised, or Ray's own error if there is none."""
-    kinds: dict[str, type[Exception]] = {"EventLogError": EventLogError, "StudyError": StudyError}
-    found = find_worker_error(error, "|".join(kinds))
-    return kinds[found[0]](found[1]) if found else error
-
-
-def _user_rows(
-    batch: dict[str, Any], reading: "ray.ObjectRef[Reading]", plan: "ray.ObjectRef[EmbedPlan]"
-) -> Iterator[pa.Table]:
-    """Read parts of the log, given by number, as USER_ROWS."""
-    log, request = ray.get(reading), ray.get(plan)
-    yield USER_ROWS.empty_table()  # so that parts without rows have columns, too
-    for index in batch["id"].tolist():
-        yield from read_user_rows(log.parts[index], log, request)
-
-
-def _encode_partition(
-    rows: pa.Table, exported: "ray.ObjectRef[ExportedEncoder]", plan: "ray.ObjectRef[EmbedPlan]"
-) -> pa.Table:
-    """Write the parts of one partition of the shuffle, in a task."""
-    return write_parts(rows, _load_cached(exported), ray.get(plan))
-
-
-@lru_cache(maxsize=1)  # one process runs many tasks
-def _load_cached(exported: "ray.ObjectRef[ExportedEncoder]") -> UserEncoder:
-    return UserEncoder(ray.get(exported))
-
-
-def pack_buckets(rows: pa.Table) -> pa.Table:
-    """Pack each bucket of a table of USER_ROWS into one row, as an Arrow stream."""
-    packed = []
-    for bucket in pc.unique(rows["bucket"]).to_pylist() if rows.num_rows else []:
-        stream = pa.BufferOutputStream()
-        with pa.ipc.new_stream(stream, rows.schema) as writer:
-            writer.write_table(rows.filter(pc.equal(rows["bucket"], bucket)))
-        packed.append(stream.getvalue().to_pybytes())
-    return pa.table({"rows": pa.array(packed, pa.large_binary())})
-
-
-class PartEncoder:
-    """An actor that writes the parts of packed buckets, encoded on a GPU."""
-
-    def __init__(
-        self, exported: "ray.ObjectRef[ExportedEncoder]", plan: "ray.ObjectRef[EmbedPlan]"
-    ):
-        self.plan: EmbedPlan = ray.get(plan)
-        self.encoder = UserEncoder(
-            ray.get(exported), "cuda" if torch.cuda.is_available() else "cpu"
-        )
-
-    def __call__(self, packed: pa.Table) -> pa.Table:
-        """Write the parts of packed buckets."""
-        buckets = [pa.ipc.open_stream(rows.as_buffer()).read_all() for rows in packed["rows"]]
-        written = [write_parts(rows, self.encoder, self.plan) for rows in buckets]
-        if not written:
-            return pa.table({"bucket": pa.array([], pa.int32())})
-        return pa.concat_tables(written)
 
 
 def _write_manifest(

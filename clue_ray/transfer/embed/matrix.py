@@ -217,7 +217,7 @@ def _local_folder(place: str) -> Iterator[Path]:
 
 
 def _all_users(parts: Parts) -> pa.Array:
-    tables = [parts.read("vectors", number) for number in parts.numbers()]
+    tables = [parts.read("vectors", number, ["user_id"]) for number in parts.numbers()]
     users = pa.chunked_array([c for t in tables if t for c in t["user_id"].chunks], pa.string())
     distinct = pc.unique(users)
     return distinct.take(pc.sort_indices(distinct))

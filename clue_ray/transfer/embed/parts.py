@@ -4,14 +4,18 @@
     vectors/part-*.parquet    user_id, service, vector
     left_out/part-*.parquet   user_id, reason
     histories/part-*.parquet  user_id, history: a hash of the encoded events
+    items/range-*             vectors of items that several parts share, while parts are missing
     manifest.json             written last, when all parts are complete
 
-A part is complete or absent. The hashes show which users have other events in a later log.
+A part is complete once it has vectors. The hashes show which users have other events in a later
+log.
 """
 
 import io
 import json
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,13 +24,25 @@ import pyarrow.parquet as pq
 
 from clue_ray.errors import StudyError
 from clue_ray.storage.documents import parse_json
-from clue_ray.storage.files import list_files, read_file, write_file
-from clue_ray.storage.place import explain_access, resolve_place
+from clue_ray.storage.files import (
+    list_files,
+    read_file,
+    remove_folder,
+    with_retries,
+    write_file,
+)
+from clue_ray.storage.place import explain_access, open_place, place_below, resolve_place
 
-KINDS = ("histories", "left_out", "vectors")
-"""The tables of a part, in the order written: the vectors mark the part as complete."""
 SUMMARY = b"clue_ray"
 """Key of a part's counts in the metadata of its vectors."""
+VECTORS_FILE = re.compile(r"vectors/part-(\d{5})\.parquet")
+
+ITEM_FILE = re.compile(r"items/range-(\d{5})")
+
+
+def item_file(number: int) -> str:
+    """Return the name of the file with the vectors of one range of items."""
+    return f"items/range-{number:05d}"
 
 
 @dataclass(frozen=True)
@@ -67,13 +83,22 @@ class Parts:
             ) from None
         return document
 
-    def read(self, kind: str, number: int) -> pa.Table | None:
-        """Read one table of a part; return None if it does not exist."""
-        content = read_file(self.place, f"{kind}/{_part_name(number)}")
+    def read(self, kind: str, number: int, columns: list[str] | None = None) -> pa.Table | None:
+        """Read one table of a part, or some of its columns; return None if it does not exist."""
+        name = f"{kind}/{_part_name(number)}"
+        content = read_file(self.place, name)
+        with self._naming_damage(name):
+            return (
+                None
+                if content is None
+                else pq.read_table(pa.BufferReader(content), columns=columns)
+            )
+
+    @contextmanager
+    def _naming_damage(self, name: str) -> Iterator[None]:
         try:
-            return None if content is None else pq.read_table(pa.BufferReader(content))
+            yield
         except pa.ArrowException as error:
-            name = f"{kind}/{_part_name(number)}"
             raise StudyError(
                 f"{name} at {self.place} is damaged ({explain_access(error)}); delete it and run "
                 "the same command again."
@@ -81,25 +106,46 @@ class Parts:
 
     def numbers(self) -> list[int]:
         """List the numbers of the complete parts."""
-        found = [
-            re.fullmatch(r"vectors/part-(\d{5})\.parquet", name) for name in list_files(self.place)
-        ]
+        return self._list_numbers(VECTORS_FILE)
+
+    def item_ranges(self) -> list[int]:
+        """List the numbers of the ranges of items whose vectors are written."""
+        return self._list_numbers(ITEM_FILE)
+
+    def _list_numbers(self, pattern: re.Pattern[str]) -> list[int]:
+        found = map(pattern.fullmatch, list_files(self.place))
         return sorted(int(match[1]) for match in found if match)
 
-    def write_part(self, number: int, tables: dict[str, pa.Table], summary: dict[str, Any]) -> None:
-        """Write the tables of a part, the vectors with the summary last."""
-        tables["vectors"] = tables["vectors"].replace_schema_metadata(
-            {SUMMARY: json.dumps(summary).encode()}
-        )
-        for kind in KINDS:
-            stream = io.BytesIO()
-            pq.write_table(tables[kind], stream, compression="zstd")
-            self.write(f"{kind}/{_part_name(number)}", stream.getvalue())
+    def remove_items(self) -> None:
+        """Delete the vectors of items, once all parts are complete."""
+        remove_folder(place_below(self.place, "items"))
+
+    def write_table(self, kind: str, number: int, table: pa.Table) -> None:
+        """Write one table of a part, which is not complete without its vectors."""
+        stream = io.BytesIO()
+        pq.write_table(table, stream, compression="zstd")
+        self.write(f"{kind}/{_part_name(number)}", stream.getvalue())
+
+    def complete_part(self, number: int, vectors: pa.Table, summary: dict[str, Any]) -> None:
+        """Write the vectors of a part with its counts, the last of its tables."""
+        counts = {SUMMARY: json.dumps(summary).encode()}
+        self.write_table("vectors", number, vectors.replace_schema_metadata(counts))
 
     def summaries(self) -> list[dict[str, Any]]:
-        """Read the counts of each complete part."""
-        tables = [self.read("vectors", number) for number in self.numbers()]
-        return [json.loads(table.schema.metadata[SUMMARY]) for table in tables if table is not None]
+        """Read the counts of each complete part, without its vectors."""
+        return [self._summary(number) for number in self.numbers()]
+
+    def _summary(self, number: int) -> dict[str, Any]:
+        name = f"vectors/{_part_name(number)}"
+        store, base = open_place(self.place)
+
+        def read() -> pa.Schema:
+            with store.open_input_file(f"{base}/{name}") as file:
+                return pq.read_schema(file)
+
+        with self._naming_damage(name):
+            schema = with_retries(read, f"{name} cannot be read from {self.place}")
+        return dict(json.loads(schema.metadata[SUMMARY]))
 
     def begin(self, key: str) -> dict[str, Any] | None:
         """Begin or resume the embedding with a key; return its manifest if it is complete.

@@ -1,8 +1,9 @@
-"""Read the rows of users, encode one bucket of users, and write its part.
+"""Read the rows of users, gather a bucket of users, encode it, and write its part.
 
 Every user in the log is either in the vectors or in the list of users left out, with a reason.
 """
 
+import json
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -17,8 +18,17 @@ from clue_ray.corpus.hashes import stable_hash
 from clue_ray.corpus.logs.items import hash_ids
 from clue_ray.corpus.logs.reading import Part, Reading, read_part
 from clue_ray.corpus.logs.schema import normalise
+from clue_ray.transfer.embed.packed import PACKED, pack, unpack
 from clue_ray.transfer.embed.parts import Parts
-from clue_ray.transfer.encode import EVENTS, LEFT_OUT, Histories, UserEncoder, Vectors
+from clue_ray.transfer.encode import (
+    EVENTS,
+    LEFT_OUT,
+    FindItems,
+    Histories,
+    UserEncoder,
+    Vectors,
+)
+from clue_ray.transfer.encoder_file import ExportedEncoder
 
 OTHER_SERVICES = "no events in the requested services"
 NOTHING_NEW = "no new events"
@@ -42,6 +52,10 @@ class EmbedPlan:
     "buckets with a complete part"
     listed: NDArray[np.uint64] | None = None
     "hashes of the users to embed, sorted; all users if None"
+    encoded: frozenset[int] = frozenset()
+    "ranges of items whose vectors are written"
+    attempt: str = ""
+    "name of this run of the pipeline"
 
 
 def read_user_rows(part: Part, reading: Reading, plan: EmbedPlan) -> Iterator[pa.Table]:
@@ -79,23 +93,28 @@ def _is_in(values: NDArray[np.uint64], ordered: NDArray[np.uint64]) -> NDArray[n
     return np.asarray(ordered[places] == values)
 
 
-def write_parts(rows: pa.Table, encoder: UserEncoder, plan: EmbedPlan) -> pa.Table:
-    """Encode each bucket in a table of USER_ROWS and write its part. A task may be retried."""
+def gather_buckets(rows: pa.Table, exported: ExportedEncoder, plan: EmbedPlan) -> pa.Table:
+    """Pack each bucket in a table of USER_ROWS, and write the users that are not encoded.
+
+    A task may be retried.
+    """
     buckets = pc.unique(rows["bucket"]).to_pylist() if rows.num_rows else []
-    for bucket in buckets:
-        _write_part(bucket, rows.filter(pc.equal(rows["bucket"], bucket)), encoder, plan)
-    return pa.table({"bucket": pa.array(buckets, pa.int32())})
+    packed = [
+        _gather(bucket, rows.filter(pc.equal(rows["bucket"], bucket)), exported, plan)
+        for bucket in buckets
+    ]
+    return pa.concat_tables([PACKED.empty_table(), *packed])
 
 
-def _write_part(bucket: int, rows: pa.Table, encoder: UserEncoder, plan: EmbedPlan) -> None:
-    """Encode one bucket's users, list those left out, and write both."""
+def _gather(bucket: int, rows: pa.Table, exported: ExportedEncoder, plan: EmbedPlan) -> pa.Table:
+    """Pack what the encoder reads of one bucket's users, and list those left out."""
+    length = exported.card.run.sequence_length
     usable = rows.filter(pc.is_null(rows["reason"])).select(EVENTS.names)
-    histories = Histories(usable, encoder.exported)
-    hashes = histories.fingerprints(encoder.card.run.sequence_length)
+    histories = Histories(usable, exported)
     current = pa.table(
         {
             "user_id": pa.array(histories.user_ids, pa.string()),
-            "history": pa.array(hashes, pa.uint64()),
+            "history": pa.array(histories.fingerprints(length), pa.uint64()),
         }
     )
     left_out = _list_unusable(rows, current["user_id"])
@@ -106,23 +125,30 @@ def _write_part(bucket: int, rows: pa.Table, encoder: UserEncoder, plan: EmbedPl
         )
         changed = current["user_id"].filter(pc.invert(unchanged))
         usable = usable.filter(pc.is_in(usable["user_id"], value_set=changed.combine_chunks()))
-        histories = Histories(usable, encoder.exported)
-    vectors = encoder.encode_histories(histories, per_service=plan.per_service)
-    table = _vector_table(vectors, plan.precision)
-    unknown = set(histories.services) - set(encoder.card.services)
+        histories = Histories(usable, exported)
+    unknown = set(histories.services) - set(exported.card.services)
     services = Counter(usable["service"].to_pylist())
     summary = {
         "rows": rows.num_rows,
         "rows_without_user": _count_without_user(rows),
         "users": len(histories.user_ids),
-        "vectors": table.num_rows,
         "left_out": dict(Counter(left_out["reason"].to_pylist())),
         "unknown_services": {name: services[name] for name in sorted(unknown)},
         "services": sorted(services),
-        "devices": {encoder.model.log_scale.device.type: 1},
     }
-    tables = {"histories": current, "left_out": left_out, "vectors": table}
-    plan.parts.write_part(bucket, tables, summary)
+    plan.parts.write_table("histories", bucket, current)
+    plan.parts.write_table("left_out", bucket, left_out)
+    return pack(bucket, histories.recent(length), json.dumps(summary))
+
+
+def write_vectors(row: pa.Table, encoder: UserEncoder, plan: EmbedPlan, find: FindItems) -> None:
+    """Encode the users of one packed bucket and complete its part. A task may be retried."""
+    vectors = encoder.encode_histories(unpack(row), per_service=plan.per_service, find=find)
+    summary = json.loads(row["summary"][0].as_py())
+    summary["vectors"] = len(vectors.user_ids)
+    summary["devices"] = {encoder.model.log_scale.device.type: 1}
+    table = _vector_table(vectors, plan.precision)
+    plan.parts.complete_part(row["number"][0].as_py(), table, summary)
 
 
 def _count_without_user(rows: pa.Table) -> int:

@@ -23,6 +23,7 @@ from clue_ray.spec.specs import without_new_fields
 from clue_ray.spec.yaml import fingerprint
 from clue_ray.storage.files import read_file, with_retries, write_file
 from clue_ray.storage.place import is_uri
+from clue_ray.training.device import choose_device
 from clue_ray.transfer.encode import Histories, UserEncoder, load_encoder
 from clue_ray.transfer.encoder_file import EncoderCard, find_encoder, read_card
 from clue_ray.transfer.tasks import features, scores
@@ -69,7 +70,11 @@ Measures = dict[str, list[scores.Measure]]
 
 
 def run_task(
-    run: str | Path, task: TaskSpec, against: Mapping[str, str | Path] | None = None
+    run: str | Path,
+    task: TaskSpec,
+    against: Mapping[str, str | Path] | None = None,
+    *,
+    gpus: float = 0,
 ) -> dict[str, Any]:
     """Evaluate the encoder of a run on a task, next to baselines, and store the result.
 
@@ -78,6 +83,7 @@ def run_task(
 
     Args:
         against: further encoders to compare with: name -> folder of their run.
+        gpus: encode users on a GPU if there is one; heads and other baselines stay on the CPU.
 
     Raises:
         SpecError: the task does not fit its log, has too few users, or leaks.
@@ -94,8 +100,9 @@ def run_task(
         return dict(json.loads(stored))
     examples = prepare_examples(task, reading)
     write_left_out(place, task, examples)
-    others_loaded = {other: load_encoder(folder) for other, folder in others.items()}
-    result = {"key": key, **evaluate_task(load_encoder(run), others_loaded, task, examples)}
+    device = choose_device(gpus)
+    encoders = {other: load_encoder(folder, device) for other, folder in others.items()}
+    result = {"key": key, **evaluate_task(load_encoder(run, device), encoders, task, examples)}
     content = json.dumps(result, indent=2, allow_nan=False).encode()
     with_retries(lambda: write_file(place, name, content), f"{name} cannot be written to {place}")
     return result
