@@ -193,10 +193,10 @@ def _ask(role: str, guess: "Guess", known: list[str]) -> "Guess":
     """Ask a person which column has a role; the guess is the default."""
     from clue_ray.corpus.guess import Guess
 
-    words = {"user_id": "the user", "service": "the service", "text": "the words of an item"}[role]
+    words = {"user_id": "is the user", "service": "is the service", "text": "describes the item"}
     console.print(f"Columns: {', '.join(known)}", highlight=False)
     while True:
-        answer = typer.prompt(f"Which column is {words}?", default=guess.column or None)
+        answer = typer.prompt(f"Which column {words[role]}?", default=guess.column or None)
         if answer in known:
             return Guess(answer, True, "named by you")
         console.print(f"There is no column {answer!r}.", highlight=False)
