@@ -12,7 +12,16 @@ import numpy as np
 import pandas as pd
 
 from clue_ray.errors import RunsError
-from clue_ray.foreign.names import MANY, SETTINGS, Quantity, all_of, find_x, find_y, first_of
+from clue_ray.foreign.names import (
+    MANY,
+    PER_PARAMETER_AND_TOKEN,
+    SETTINGS,
+    Quantity,
+    all_of,
+    find_x,
+    find_y,
+    first_of,
+)
 from clue_ray.foreign.read import read_any
 from clue_ray.runs import Runs
 
@@ -116,6 +125,11 @@ def _ours(
         ours.pop("seed", None)  # too many families to name: runs of equal settings are not seeds
     ours |= {X: x.values, Y: y.values}
     ours["status"], notes = _statuses(table, x, y)
+    if x.unit == "FLOP" and "train_tokens" not in ours and "non_embedding_params" in ours:
+        tokens = x.values / (PER_PARAMETER_AND_TOKEN * ours["non_embedding_params"])
+        # Six digits, so that runs of equal tokens are found equal.
+        ours["train_tokens"] = tokens.map(lambda value: float(f"{value:.6g}"))
+        notes.append("The table has no tokens, so they are compute / (6 parameters).")
     return ours, notes
 
 

@@ -192,6 +192,14 @@ def test_seeds_of_several_families_are_not_one_setting(tmp_path: Path) -> None:
     assert "of 20 families" in import_runs(tmp_path / "many.csv").warnings[0]
 
 
+def test_tokens_follow_from_compute_and_parameters(tmp_path: Path) -> None:
+    table = RUNS.assign(train_flops=6 * RUNS["n_params"] * 2e9)
+    table.to_csv(tmp_path / "runs.csv", index=False)
+    found = import_runs(tmp_path / "runs.csv")
+    assert set(found.runs.table["train_tokens"]) == {2e9}
+    assert any("compute / (6 parameters)" in note for note in found.notes)
+
+
 def test_compute_that_parameters_and_tokens_take_is_flop(tmp_path: Path) -> None:
     for factor, unit in ((6.3, "FLOP"), (1e-3, "")):
         table = RUNS.assign(tokens=1e9, C=factor * RUNS["n_params"] * 1e9)

@@ -66,3 +66,10 @@ def test_tokens_are_the_length_of_runs_that_count_no_steps():
     assert [len(line) for line in found["non_embedding_params"]] == [3] * 4
     for line in found["non_embedding_params"]:
         assert line["train_tokens"].nunique() == line["encoder_size"].nunique() == 1
+
+
+def test_equal_sizes_of_unknown_length_are_no_line():
+    frame = pd.DataFrame({"non_embedding_params": [1e6, 1e6, 3e6], "loss": [5.0, 4.0, 3.0]})
+    frame = frame.assign(run_id=list("abc"), train_flops=[1e12, 2e12, 3e12])
+    assert lines(frame) == {}
+    assert len(lines(frame.tail(2))["non_embedding_params"]) == 1

@@ -88,8 +88,12 @@ def _lines_at(done: pd.DataFrame, column: str, horizon: str) -> list[pd.DataFram
     settings = (*axes(without=LENGTHS), *held_equal(), *_family(done), horizon)
     equal = [name for name in settings if name != column and name in done]
     groups = [group for _, group in done.groupby(equal, dropna=False)] if equal else [done]
+    # Where nothing says how long runs trained, two of the same size are not all else equal.
+    timed = not horizon or horizon in done
     lines = [
-        group.sort_values(column, kind="stable") for group in groups if group[column].nunique() > 1
+        group.sort_values(column, kind="stable")
+        for group in groups
+        if group[column].nunique() > 1 and (timed or group[column].is_unique)
     ]
     return sorted(lines, key=lambda line: (-len(line), float(line["loss"].min())))
 
