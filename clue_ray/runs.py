@@ -14,17 +14,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-import pyarrow as pa
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from clue_ray.errors import RunsError, StudyError
 from clue_ray.spec.columns import COLUMNS
 from clue_ray.storage.delimited import DECIMAL_COMMA
 from clue_ray.storage.documents import is_file_name, read_document
-from clue_ray.storage.files import atomic_write, read_json
-from clue_ray.storage.tables import CsvText, open_table, read_parquet
 
-if TYPE_CHECKING:  # pandas is slow to import, and `import clue_ray` should not be
+if TYPE_CHECKING:  # pandas and pyarrow are slow to import, and `clue_ray.fit_law` should not be
     import pandas as pd
 
 WHOLE = "bag+transformer"
@@ -176,6 +173,8 @@ class Runs:
 
     def write(self, directory: Path) -> None:
         """Write runs.csv and runs.parquet into a study directory, each atomically."""
+        from clue_ray.storage.files import atomic_write
+
         with atomic_write(directory / "runs.csv") as temporary:
             self.table.to_csv(temporary, index=False)
         with atomic_write(directory / "runs.parquet") as temporary:
@@ -200,6 +199,8 @@ def read_runs(path: str | Path) -> Runs:
         >>> len(runs)
         2
     """
+    from pyarrow import ArrowException
+
     source = Path(path).expanduser()
     if source.is_dir():
         source = source / "runs.parquet"
@@ -209,7 +210,7 @@ def read_runs(path: str | Path) -> Runs:
         )
     try:
         table = _read_table(source)
-    except (ValueError, OSError, pa.ArrowException) as error:
+    except (ValueError, OSError, ArrowException) as error:
         raise RunsError(
             f"{source} cannot be read as a runs table "
             f"({' '.join(str(error).split()).rstrip('.')}); give a CSV, Parquet or JSON Lines file."
@@ -222,6 +223,9 @@ def read_runs(path: str | Path) -> Runs:
 def _read_table(source: Path) -> pd.DataFrame:
     """Read a table of any common format, packed or not."""
     import pandas as pd
+    import pyarrow as pa
+
+    from clue_ray.storage.tables import CsvText, open_table, read_parquet
 
     found = open_table(source.read_bytes(), source.name, COLUMNS)
     if isinstance(found, bytes):
@@ -340,6 +344,8 @@ def read_plan(directory: Path) -> list[dict[str, Any]]:
     Raises:
         RunsError: The file is damaged.
     """
+    from clue_ray.storage.files import read_json
+
     file, remedy = directory / "plan.json", "delete it, and clue-ray run writes it again"
     if not file.exists():
         return []
@@ -364,6 +370,8 @@ def read_record(file: Path) -> RunRecord | None:
         RunsError: The file is not JSON.
         StudyError: It does not have the columns of `RunRecord`.
     """
+    from clue_ray.storage.files import read_json
+
     if not file.exists():
         return None
     remedy = "delete it, and the same command resumes from the run's last checkpoint"

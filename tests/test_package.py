@@ -219,7 +219,7 @@ def test_public_names_are_sorted_and_exist():
 def test_fitting_loads_neither_torch_nor_ray_and_its_name_nothing_slow():
     code = (
         "import sys, clue_ray; clue_ray.fit_law; "
-        "print({'pandas', 'scipy', 'matplotlib'} & set(sys.modules)); "
+        "print({'pandas', 'scipy', 'matplotlib', 'pyarrow'} & set(sys.modules)); "
         "clue_ray.write_report; print({'torch', 'ray'} & set(sys.modules))"
     )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -110,6 +110,7 @@ def write_directory(
         "path": str(path),
         "names": found.naming(),
         "notes": list(found.notes),
+        "warnings": list(found.warnings),
     }
     write_json(home / SOURCE, source)
     return home

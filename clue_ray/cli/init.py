@@ -3,16 +3,18 @@
 import json
 import shlex
 import sys
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from clue_ray.cli.options import Columns, Json, Output, console, make_corpus_spec
-from clue_ray.errors import ClueRayError, SpecError
+from clue_ray.errors import SpecError
 
 if TYPE_CHECKING:
-    from clue_ray.corpus.guess import Guess
+    from clue_ray.corpus.guess import Guess, LogFacts
     from clue_ray.spec.specs import CorpusSpec
     from clue_ray.study.planned import Plan
 
@@ -21,11 +23,43 @@ DEMO_MINUTES = 5.0
 FIRST_SPEED = 2e10
 """FLOP per second from which the sizing starts, rather too many than too few: the plan measures the
 real ones, but cannot plan a run of less than one step."""
+AROUND_TRAINING = 1.0
+"""Minutes for the start of Ray, the cheap rivals and the report, which a plan does not count."""
 ROUNDS = 4
 CLOSE = (0.6, 1.05)
 """Planned over wanted time at which the sizing ends."""
 FEWEST_FLOPS = 3e10
 """FLOPs of a study below which its cheapest runs have no step."""
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What a study may take: one of the three is given."""
+
+    minutes: float | None
+    gpu_hours: float | None
+    budget: float | None
+
+    @property
+    def words(self) -> str:
+        """The wish as a sentence of the study file."""
+        if self.minutes is not None:
+            return f"Sized to {self.minutes:g} minutes here."
+        if self.gpu_hours is not None:
+            return f"Sized to {self.gpu_hours:g} GPU-hours."
+        return f"Sized to {self.budget:g} FLOP."
+
+    @property
+    def training_minutes(self) -> float:
+        """Minutes of training, of a GPU where there is one; 0 where FLOPs are given."""
+        if self.minutes is not None:
+            return max(0.5 * self.minutes, self.minutes - AROUND_TRAINING)
+        return (self.gpu_hours or 0.0) * 60
+
+    def taken_by(self, plan: "Plan") -> float:
+        """Return how much of the training minutes a plan takes, as a share."""
+        taken = plan.gpu_hours * 60 if self.gpu_hours else plan.expected_minutes
+        return taken / self.training_minutes
 
 
 def init(
@@ -57,10 +91,10 @@ def init(
     """Write a commented study file for a log, sized to a time or a budget, and print its plan."""
     if demo:
         events, minutes, name = [str(_fetch_demo())], minutes or DEMO_MINUTES, "quickstart"
-    file = Path(f"{name}.yaml")
-    _check(events, minutes, gpu_hours, budget, file)
+    file, wish = Path(f"{name}.yaml"), Wish(minutes, gpu_hours, budget)
+    _check(events, wish, file)
     spec, why = _find_columns(events or [], columns, text, ask=sys.stdin.isatty() and not yes)
-    plan = _write_sized(file, spec, why, minutes, gpu_hours, budget, output)
+    plan = _write_study(file, spec, why, wish, output, _ignore if as_json else _say)
     command = f"clue-ray run {shlex.quote(str(file))} --output {shlex.quote(str(output))}"
     if as_json:
         return print(json.dumps({"study": str(file), "run": command, **plan.to_dict()}))
@@ -79,17 +113,21 @@ def _fetch_demo() -> Path:
     return DEMO
 
 
-def _check(
-    events: list[str] | None,
-    minutes: float | None,
-    gpu_hours: float | None,
-    budget: float | None,
-    file: Path,
-) -> None:
+def _say(words: str) -> None:
+    """Print what is done now: preparing and timing take minutes."""
+    console.print(words, style="dim", highlight=False, soft_wrap=True)
+
+
+def _ignore(words: str) -> None:
+    """Print nothing, for --json."""
+
+
+def _check(events: list[str] | None, wish: Wish, file: Path) -> None:
     """Raise an error for a request that nothing can be sized to."""
     if not events:
         raise SpecError("Init takes the files of a log, or --demo; give one of them.")
-    given = [value for value in (minutes, gpu_hours, budget) if value is not None]
+    minutes, budget = wish.minutes, wish.budget
+    given = [value for value in (minutes, wish.gpu_hours, budget) if value is not None]
     if len(given) != 1:
         raise SpecError(
             "Init takes one of --minutes, --gpu-hours and --budget (training FLOPs); "
@@ -118,7 +156,12 @@ def _find_columns(
     Raises:
         SpecError: a column cannot be guessed.
     """
-    from clue_ray.corpus.guess import column_names, guess_columns, text_template
+    from clue_ray.corpus.guess import (
+        column_names,
+        guess_columns,
+        guess_time_format,
+        text_template,
+    )
 
     asked = make_corpus_spec(events, columns, text, None)
     guesses = guess_columns(asked)
@@ -140,7 +183,9 @@ def _find_columns(
     columns_ = {role: column for role, column in named.items() if role != column}
     if template == f"{{{item}}}" and item == "text":
         template = "{text}"
-    spec = asked.model_copy(update={"columns": columns_, "text": template})
+    form = guess_time_format(asked, named["timestamp"]) if named.get("timestamp") else None
+    given = {"columns": columns_, "text": template, "timestamp_format": form}
+    spec = asked.model_copy(update=given)
     return spec, {**why, "text": reason}
 
 
@@ -148,10 +193,10 @@ def _ask(role: str, guess: "Guess", known: list[str]) -> "Guess":
     """Ask a person which column has a role; the guess is the default."""
     from clue_ray.corpus.guess import Guess
 
-    words = {"user_id": "the user", "service": "the service", "text": "the words of an item"}[role]
+    words = {"user_id": "is the user", "service": "is the service", "text": "describes the item"}
     console.print(f"Columns: {', '.join(known)}", highlight=False)
     while True:
-        answer = typer.prompt(f"Which column is {words}?", default=guess.column or None)
+        answer = typer.prompt(f"Which column {words[role]}?", default=guess.column or None)
         if answer in known:
             return Guess(answer, True, "named by you")
         console.print(f"There is no column {answer!r}.", highlight=False)
@@ -168,45 +213,66 @@ def _absent(role: str, known: list[str]) -> str:
     return f"The log {what} (columns are {found}); name it with --columns {role}=COLUMN."
 
 
-def _write_sized(
+def _write_study(
     file: Path,
     spec: "CorpusSpec",
     why: dict[str, str],
-    minutes: float | None,
-    gpu_hours: float | None,
-    budget: float | None,
+    wish: Wish,
     output: Path,
+    say: Callable[[str], None],
+) -> "Plan":
+    """Write the study, sized to the wish, and return its plan; leave no file behind an error."""
+    from clue_ray.corpus.guess import survey_log
+
+    taken = [f"{role} {name!r}" for role, name in [*spec.columns.items(), ("text", spec.text)]]
+    say(f"Columns: {', '.join(taken)}.")
+    facts, written = survey_log(spec), False
+    say(
+        f"{facts.rows:,} events of {facts.users:,} users in {len(facts.services)} services. "
+        "Preparing the corpus and timing the encoders takes minutes for a long log."
+    )
+    try:
+        plan = _size(file, spec, why, facts, wish, output, say)
+        written = True
+    except SpecError as error:
+        if "is less than one step" in str(error):
+            raise SpecError(f"{wish.words} That is too little for this log: {error}") from None
+        raise
+    finally:  # also where the user interrupts it: a study that is not sized is no study
+        if not written:
+            file.unlink(missing_ok=True)
+    return plan
+
+
+def _size(
+    file: Path,
+    spec: "CorpusSpec",
+    why: dict[str, str],
+    facts: "LogFacts",
+    wish: Wish,
+    output: Path,
+    say: Callable[[str], None],
 ) -> "Plan":
     """Write the study, time its plan here, and size it again until it takes the time."""
-    from clue_ray.corpus.guess import survey_log
     from clue_ray.spec.specs import read_study
     from clue_ray.study.propose.sizes import propose
     from clue_ray.study.propose.written import Head, study_text
     from clue_ray.study.run import plan_study
 
-    facts = survey_log(spec)
-    wanted = minutes if minutes is not None else (gpu_hours or 0) * 60
-    total = budget or FIRST_SPEED * wanted * 60
-    words = (
-        f"Sized to {minutes:g} minutes here." if minutes is not None
-        else f"Sized to {gpu_hours:g} GPU-hours." if gpu_hours is not None
-        else f"Sized to {budget:g} FLOP."
-    )  # fmt: skip
     schema = Path(__file__).parents[1] / "schemas" / "study.schema.json"
-    head = Head(file.stem, shlex.join(["clue-ray", *sys.argv[1:]]), words, str(schema))
-    try:
-        for _ in range(ROUNDS):
-            made = propose(facts, total)
-            text = study_text(head, spec, why, facts, made, 1 if gpu_hours else 0)
-            file.write_text(text, encoding="utf-8")
-            plan = plan_study(read_study(file), output)
-            takes = plan.gpu_hours * 60 if gpu_hours else plan.expected_minutes
-            if budget or CLOSE[0] <= takes / wanted <= CLOSE[1]:
-                break
-            total *= max(0.05, min(20.0, 0.85 * wanted / takes))
-    except ClueRayError as error:
-        file.unlink(missing_ok=True)  # a study that cannot run is no study
-        if "is less than one step" in str(error):
-            raise SpecError(f"{words} That is too little for this log: {error}") from None
-        raise
+    head = Head(file.stem, shlex.join(["clue-ray", *sys.argv[1:]]), wish.words, str(schema))
+    total = wish.budget or FIRST_SPEED * wish.training_minutes * 60
+    for number in range(1, ROUNDS + 1):
+        made = propose(facts, total)
+        text = study_text(head, spec, why, facts, made, 1 if wish.gpu_hours else 0)
+        file.write_text(text, encoding="utf-8")
+        plan = plan_study(read_study(file), output)
+        if wish.budget:
+            break
+        share = wish.taken_by(plan)
+        taken = f"{share * wish.training_minutes:.1f} of {wish.training_minutes:g}"
+        say(f"Round {number}: {total:.1e} FLOP take {taken} minutes of training.")
+        if CLOSE[0] <= share <= CLOSE[1]:
+            break
+        total *= max(0.05, min(20.0, 0.85 / share))
     return plan

@@ -67,7 +67,8 @@ def fit_table(fitted: "Fit") -> Table:
 def print_laws(console: Console, fits: dict[str, Any], page: Path) -> None:
     """Print the fitted laws, the answer and the path of the report."""
     if "error" in fits:
-        console.print(f"No law was fitted: {fits['error']}", highlight=False)
+        reason = str(fits["error"]).removeprefix("No law could be fitted: ")
+        console.print(f"No law was fitted: {reason}", highlight=False)
     else:
         console.print(law_table(fits))
         console.print(fits["answer"], highlight=False)

@@ -5,6 +5,7 @@ command line asks where it can. Nothing is written.
 """
 
 import re
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,12 +15,13 @@ import pandas as pd
 import pyarrow as pa
 
 from clue_ray.corpus.logs.reading import Part, plan_reading, read_first_columns, read_part
-from clue_ray.corpus.logs.schema import Log, good_rows, logs_of, normalise
+from clue_ray.corpus.logs.schema import LATEST_TIME, Log, good_rows, logs_of, normalise
+from clue_ray.corpus.logs.times import EARLIEST_DATE, as_seconds
 from clue_ray.errors import EventLogError
 from clue_ray.spec.specs import CorpusSpec
 
-SAMPLE = 5_000
-"""Rows from which columns are guessed."""
+SAMPLE, RUNS = 5_000, 20
+"""Rows from which columns are guessed, in runs of consecutive rows: a log may be sorted by user."""
 MOST_ROWS = 3_000_000
 """Rows in which events per user are counted; a longer log is judged by its beginning."""
 NAMES = {
@@ -33,10 +35,23 @@ NAMES = {
     "description search_term product_description",
 }
 """Names of each role in the order of preference, in lower case with underscores."""
+PERSON = (
+    r"(user|customer|client|member|account|household|visitor|buyer|shopper|subscriber|author|"
+    r"person|reviewer|profile)(_(id|no|nr|num|number|key|hash|uid|code))?"
+)
+"""A column of persons, by its whole name."""
+OTHER_KEY = (
+    r"(^|_)(order|basket|session|item|product|sku|asin|article|price|amount|quantity|qty|zip|"
+    r"rating)(_|$)"
+)
+"""A column that repeats like a user but is none, by a part of its name."""
+DAY_AND_MONTH = r"(\d{1,2})([/.-])(\d{1,2})\2\d{4}(?:([ T])\d{1,2}(:\d\d)(:\d\d)?( ?[AaPp][Mm])?)?"
+"""A date whose order of day and month is not stated: 03/04/2023 17:05, 3.4.2023 and the like."""
 DETAILS = "brand category product_category sub_category product_type commodity color"
 """Columns that a template puts before the title, where a log has them."""
 MOST_SERVICES = 50
-ROLES = ("user_id", "service", "timestamp", "text")
+ROLES = ("timestamp", "user_id", "service", "text")
+"""In the order in which they are guessed: a time also has many values."""
 
 
 @dataclass(frozen=True)
@@ -91,6 +106,25 @@ def guess_columns(spec: CorpusSpec) -> dict[str, Guess]:
     return guesses
 
 
+def guess_time_format(spec: CorpusSpec, column: str) -> str | None:
+    """Return the format of dates such as 31/12/2023, as for `strptime`; None for other forms.
+
+    Also None where no day is above 12, so that nothing tells which part is the month.
+    """
+    values = _first_rows(logs_of(spec)[0])[column].dropna().astype(str).str.strip()
+    found = [re.fullmatch(DAY_AND_MONTH, value) for value in values]
+    dates = [match for match in found if match]
+    if not dates or len(dates) < len(found):
+        return None
+    first, second = (max(int(date[group]) for date in dates) > 12 for group in (1, 3))
+    if first == second:
+        return None
+    _, mark, _, space, minutes, seconds, half = dates[0].groups()
+    day = mark.join(("%d", "%m", "%Y") if first else ("%m", "%d", "%Y"))
+    hour = f"{space}{'%I' if half else '%H'}:%M{':%S' if seconds else ''}" if minutes else ""
+    return f"{day}{hour}{' %p' if half and ' ' in half else '%p' if half else ''}"
+
+
 def text_template(columns: Sequence[str], text: str) -> tuple[str, str]:
     """Return a template that puts details such as the brand before the text, and why."""
     known = {_words(column): column for column in columns if re.fullmatch(r"\w+", column)}
@@ -112,8 +146,10 @@ def survey_log(spec: CorpusSpec) -> LogFacts:
     Raises:
         EventLogError: the log cannot be read, or lacks a column.
     """
-    parts, rows, characters, whole = [], 0, 0, True
-    for table in _events(spec):
+    parts, rows, characters, whole, faults = [], 0, 0, True, Counter[str]()
+    for normal in _events(spec):
+        table = good_rows(normal)
+        faults.update(normal["reason"].drop_null().to_pylist())
         counted = pd.DataFrame({
             "user": pd.util.hash_array(table["user_id"].to_numpy(zero_copy_only=False)),
             "service": table["service"].to_pandas().astype("category"),
@@ -125,7 +161,8 @@ def survey_log(spec: CorpusSpec) -> LogFacts:
             whole = False
             break
     if not rows:
-        raise EventLogError("The log has no usable row; `clue-ray prepare --check` says why.")
+        reason, count = faults.most_common(1)[0] if faults else ("it is empty", 0)
+        raise EventLogError(f"The log has no usable row (of {count:,}, {reason}).")
     counts = pd.concat([part.rename("events").reset_index() for part in parts])
     counts["service"] = counts["service"].astype(str)
     each = counts.groupby(["user", "service"])["events"].sum()
@@ -154,7 +191,7 @@ def _events(spec: CorpusSpec) -> Iterator[pa.Table]:
         log = reading.logs[part.log]
         for batch in read_part(part, log):
             rows = normalise(batch.table, log, spec, file=part.number, first_row=batch.first_row)
-            yield good_rows(rows)
+            yield rows
 
 
 def _first_rows(log: Log) -> pd.DataFrame:
@@ -171,7 +208,10 @@ def _first_rows(log: Log) -> pd.DataFrame:
     batch = next(read_part(Part(0, 0, file, groups), every), None)
     if batch is None:
         raise EventLogError(f"Event log {file} is empty; give a file with rows.")
-    frame: pd.DataFrame = batch.table.slice(0, SAMPLE).to_pandas()
+    rows, length = batch.table.num_rows, SAMPLE // RUNS
+    starts = np.unique(np.linspace(0, max(0, rows - length), RUNS).astype(int))
+    spread = np.unique(np.concatenate([np.arange(at, min(at + length, rows)) for at in starts]))
+    frame: pd.DataFrame = batch.table.take(spread).to_pandas()
     return frame[[name for name in plain if name in frame]]
 
 
@@ -180,6 +220,10 @@ def _by_name(role: str, columns: Sequence[str]) -> Guess | None:
     for name in NAMES[role].split():
         if name in known:
             return Guess(known[name], True, "by its name")
+    if role == "user_id":
+        named = [known[name] for name in reversed(known) if re.fullmatch(PERSON, name)]
+        if named:
+            return Guess(named[0], True, "by its name")
     ends = ("_time", "_timestamp", "_date", "_at") if role == "timestamp" else (f"_{role}",)
     found = next((known[name] for name in known if name.endswith(ends)), None)
     return Guess(found, True, "by the end of its name") if found else None
@@ -190,8 +234,10 @@ def _by_values(
 ) -> Guess:
     texts = table.astype(str)
     distinct = {column: texts[column].nunique() for column in columns}
-    if role == "user_id":  # many values, each in several rows
-        repeated = {c: n for c, n in distinct.items() if 1 < n <= len(table) / 2}
+    if role == "user_id":  # many ids, each in several rows
+        repeated = {
+            c: n for c, n in distinct.items() if 1 < n <= 0.9 * len(table) and _is_id(table[c])
+        }
         column = max(repeated, key=lambda c: repeated[c], default="")
         return Guess(column, False, "many values, each in several rows")
     if role == "service":  # few values, of which users have several
@@ -204,8 +250,36 @@ def _by_values(
         long = {c: texts[c].str.len().mean() for c in columns if _is_text(table[c])}
         column = max(long, key=lambda c: long[c], default="")
         return Guess(column, False, "the longest words")
-    dates = [c for c in columns if pd.api.types.is_datetime64_any_dtype(table[c])]
+    dates = [c for c in columns if _is_time(table[c])]
     return Guess(dates[0] if dates else "", bool(dates), "holds dates")
+
+
+def _is_id(column: "pd.Series[Any]") -> bool:
+    """Return whether values look like ids: whole numbers, or words without a space."""
+    values = column.dropna()
+    if re.search(OTHER_KEY, _words(str(column.name))) or values.empty:
+        return False
+    if pd.api.types.is_float_dtype(values):
+        return bool((values % 1 == 0).all())
+    spaced = values.astype(str).str.strip().str.contains(" ")
+    return bool(spaced.mean() < 0.1)
+
+
+def _is_time(column: "pd.Series[Any]") -> bool:
+    """Return whether nearly all values are times of 1980 to 2100, in a form that is read."""
+    values = column.dropna().iloc[: SAMPLE // RUNS]
+    if values.empty or pd.api.types.is_bool_dtype(values):
+        return False
+    try:
+        seconds = as_seconds(pa.chunked_array([pa.Array.from_pandas(values)])).to_numpy(False)
+    except pa.ArrowException:  # lists and mappings
+        return False
+    dated = (seconds > EARLIEST_DATE) & (seconds < LATEST_TIME)
+    return bool(dated.mean() > 0.99) or _is_day_first(values)
+
+
+def _is_day_first(values: "pd.Series[Any]") -> bool:
+    return bool(values.astype(str).str.strip().str.fullmatch(DAY_AND_MONTH).all())
 
 
 def _is_text(column: "pd.Series[Any]") -> bool:

@@ -21,8 +21,8 @@ PER_PARAMETER_AND_TOKEN = 6.0
 """FLOP of training per parameter and token: forward and backward (Kaplan et al. 2020)."""
 SHOWN = 4
 """Other columns that a note names."""
-MANY = 12
-"""Groups that a page can tell apart by their marker."""
+MANY = 7
+"""Groups whose markers fit in the legend of a figure."""
 
 NAMES: dict[str, tuple[str, ...]] = {
     "compute": (
@@ -38,8 +38,9 @@ NAMES: dict[str, tuple[str, ...]] = {
     "loss": (
         "loss", "test_loss", "held_out_loss", "val_loss", "valid_loss", "validation_loss",
         "eval_loss", "final_loss", "val_bpb", "bpb", "bits_per_byte", "cross_entropy_loss",
+        "loss_test", "loss_val", "loss_valid", "loss_validation", "loss_eval",
         "crossentropyloss", "cross_entropy", "ce_loss", "ce", "nll", "l", "perplexity", "ppl",
-        "test_error", "error_rate", "error", "wer", "mse", "train_loss",
+        "test_error", "error_rate", "error", "wer", "mse", "train_loss", "loss_train",
     ),
     "non_embedding_params": (
         "non_embedding_params", "n_non_embedding", "num_scaling_params", "params_transformer",
@@ -98,9 +99,12 @@ def all_of(meaning: str, columns: Sequence[str]) -> list[str]:
         whole, last = _words(column), _words(re.split(r"[/.|]", str(column))[-1])
         for rank, name in enumerate(NAMES[meaning]):
             if name in (whole, last):
-                # A loss of training is the last choice, wherever its name stands in the list.
-                training = meaning == "loss" and whole.startswith("train")
-                scored.append((training, rank, name != whole, place, str(column)))
+                # A loss of training is the last choice, wherever its name stands in the list, and
+                # so is what TensorBoard repeats next to hyperparameters.
+                late = (
+                    meaning == "loss" and re.search(r"^(train|hparam)|_train$", whole) is not None
+                )
+                scored.append((late, rank, name != whole, place, str(column)))
                 break
     return [column for *_, column in sorted(scored)]
 
@@ -114,9 +118,10 @@ def find_x(table: pd.DataFrame, asked: str | None) -> Quantity:
     columns = _numeric(table)
     if asked is not None:
         return _in_flop(table, _resolve(table, asked, "--x"), ())
-    if found := all_of("compute", columns):
-        return _in_flop(table, found[0], _choice("compute (x)", "--x", found))
     size, tokens = (first_of(name, columns) for name in ("non_embedding_params", "train_tokens"))
+    if found := all_of("compute", columns):
+        spent = _in_flop(table, found[0], _choice("compute (x)", "--x", found))
+        return _recognised(spent, table, size, tokens)
     if size and tokens:
         note = (
             f"The table has no compute, so x is 6 {size} {tokens}: 6 FLOP per parameter and token."
@@ -183,6 +188,20 @@ def _in_flop(table: pd.DataFrame, column: str, notes: tuple[str, ...]) -> Quanti
             return Quantity(column, "compute", "FLOP", values * flop, (*notes, note))
     unit = "FLOP" if "flop" in joined else ""
     return Quantity(column, "compute", unit, values, notes)
+
+
+def _recognised(
+    spent: Quantity, table: pd.DataFrame, size: str | None, tokens: str | None
+) -> Quantity:
+    """State that compute without a unit is FLOP where it is what parameters and tokens take."""
+    if spent.unit or not (size and tokens):
+        return spent
+    expected = PER_PARAMETER_AND_TOKEN * table[size].astype(float) * table[tokens].astype(float)
+    ratio = float((spent.values / expected).median())
+    if not 0.5 < ratio < 2:
+        return spent
+    note = f"{spent.column!r} is about 6 {size} {tokens} ({ratio:.2f} times), so it is FLOP."
+    return spent._replace(unit="FLOP", notes=(*spent.notes, note))
 
 
 def _choice(meaning: str, option: str, found: Sequence[str]) -> tuple[str, ...]:

@@ -59,7 +59,13 @@ def read_any(path: Path) -> Found:
         raise RunsError(f"{path} cannot be read as runs ({reason}); export it as CSV.") from None
     if found.table.empty:
         raise RunsError(f"{path}, {found.kind}, holds no run; give one with finished runs.")
-    return Found(_with_numbers(found.table), found.kind, found.notes)
+    table = _with_numbers(found.table)
+    if not any(pd.api.types.is_numeric_dtype(table[name]) for name in table):
+        raise RunsError(
+            f"{path}, {found.kind}, has no number of its {len(table)} "
+            f"run{'s' * (len(table) != 1)}; give one whose runs logged a loss."
+        )
+    return Found(table, found.kind, found.notes)
 
 
 def _read_file(path: Path) -> Found:

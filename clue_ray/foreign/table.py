@@ -12,11 +12,21 @@ import numpy as np
 import pandas as pd
 
 from clue_ray.errors import RunsError
-from clue_ray.foreign.names import MANY, SETTINGS, Quantity, all_of, find_x, find_y, first_of
+from clue_ray.foreign.names import (
+    MANY,
+    PER_PARAMETER_AND_TOKEN,
+    SETTINGS,
+    Quantity,
+    all_of,
+    find_x,
+    find_y,
+    first_of,
+)
 from clue_ray.foreign.read import read_any
 from clue_ray.runs import Runs
 
 X, Y = "train_flops", "loss"
+UNUSABLE = "that is not a positive finite number"
 
 
 @dataclass(frozen=True)
@@ -29,6 +39,7 @@ class ImportedRuns:
         kind: what was read, in words.
         group: the column that tells families of runs apart; empty without one.
         notes: sentences on what was read, chosen and left out.
+        warnings: those of the notes that limit what the law says.
     """
 
     runs: Runs
@@ -37,6 +48,7 @@ class ImportedRuns:
     kind: str
     group: str
     notes: tuple[str, ...]
+    warnings: tuple[str, ...] = ()
 
     def naming(self) -> dict[str, dict[str, str]]:
         """Return what x, y and the group are called, as JSON-able values by our column."""
@@ -68,12 +80,12 @@ def import_runs(
     ours, notes = _ours(table, spent, loss)
     kept = table.drop(columns=[name for name in ours if name in table])
     runs = Runs(pd.DataFrame({**ours, **{str(name): kept[name] for name in kept}}))
-    group = _group(table) or ""
+    group, warnings = _group(table) or "", _families(table)
     told = (
-        f"{len(table)} runs were read from {found.kind}.",
-        *found.notes, *spent.notes, *loss.notes, *notes, *_families(table, group),
+        f"{_runs(len(table), 'was', 'were')} read from {found.kind}.",
+        *found.notes, *spent.notes, *loss.notes, *notes, *warnings,
     )  # fmt: skip
-    return ImportedRuns(runs, spent, loss, found.kind, group, told)
+    return ImportedRuns(runs, spent, loss, found.kind, group, told, tuple(warnings))
 
 
 def select_rows(table: pd.DataFrame, where: str | None) -> pd.DataFrame:
@@ -113,12 +125,18 @@ def _ours(
         ours.pop("seed", None)  # too many families to name: runs of equal settings are not seeds
     ours |= {X: x.values, Y: y.values}
     ours["status"], notes = _statuses(table, x, y)
+    if x.unit == "FLOP" and "train_tokens" not in ours and "non_embedding_params" in ours:
+        tokens = x.values / (PER_PARAMETER_AND_TOKEN * ours["non_embedding_params"])
+        # Six digits, so that runs of equal tokens are found equal.
+        ours["train_tokens"] = tokens.map(lambda value: float(f"{value:.6g}"))
+        notes.append("The table has no tokens, so they are compute / (6 parameters).")
     return ours, notes
 
 
 def _run_ids(table: pd.DataFrame, columns: list[str]) -> "pd.Series[Any]":
-    """Name runs by the first column whose values are unique, or by their row."""
-    for name in all_of("run", columns):
+    """Name runs by the first column whose values are unique, names before ids, or by their row."""
+    found = all_of("run", columns)
+    for name in sorted(found, key=lambda name: name.lower().endswith("id")):
         if table[name].notna().all() and table[name].is_unique:
             return table[name].astype(str)
     return pd.Series([f"row-{row}" for row in range(len(table))], index=table.index)
@@ -126,20 +144,27 @@ def _run_ids(table: pd.DataFrame, columns: list[str]) -> "pd.Series[Any]":
 
 def _group(table: pd.DataFrame) -> str | None:
     """Return the column that divides the runs into a few families."""
-    for name in all_of("group", [str(name) for name in table]):
-        if table[name].notna().all() and 1 < table[name].astype(str).nunique() <= MANY:
-            return name
-    return None
+    found = _group_columns(table)
+    return next((name for name in found if found[name] <= MANY), None)
 
 
-def _families(table: pd.DataFrame, group: str) -> list[str]:
+def _group_columns(table: pd.DataFrame) -> dict[str, int]:
+    """Return the number of families by column, for columns that divide the runs into families."""
+    known = [name for name in all_of("group", list(map(str, table))) if table[name].notna().all()]
+    counts = {name: table[name].astype(str).nunique() for name in known}
+    return {name: count for name, count in counts.items() if 1 < count < len(table)}
+
+
+def _families(table: pd.DataFrame) -> list[str]:
     """Say that one law over several families describes the best of them."""
+    found = _group_columns(table)
+    group = _group(table) or next(iter(found), None)
     if not group:
         return []
-    names = table[group].astype(str)
+    first = table[group].astype(str).iloc[0]
     return [
-        f"The runs are of {names.nunique()} families ({group!r}), and one law over all describes "
-        f"the best of them; give --where \"{group} == '{names.iloc[0]}'\" for one family."
+        f"The runs are of {found[group]} families ({group!r}), and one law over all describes "
+        f"the best of them; give --where \"{group} == '{first}'\" for one family."
     ]
 
 
@@ -147,19 +172,25 @@ def _statuses(table: pd.DataFrame, x: Quantity, y: Quantity) -> tuple["pd.Series
     """Return the status of each run: one without a positive finite x and y is not done."""
     given = table["status"] if "status" in table else pd.Series("done", index=table.index)
     statuses = given.astype(object).fillna("done")
-    done, notes = statuses == "done", []
+    done, names = statuses == "done", f"{x.label} or {y.label}"
     absent = done & (x.values.isna() | y.values.isna())
     beyond = done & ~absent & ~(_usable(x.values) & _usable(y.values))
-    if count := int((~done).sum()):
-        notes.append(f"{count} runs did not finish and are left out of the fit.")
-    if count := int(absent.sum()):
-        notes.append(f"{count} runs have no {x.label} or no {y.label} and are left out of the fit.")
-    if count := int(beyond.sum()):
-        notes.append(
-            f"{count} runs have a {x.label} or {y.label} that is not a positive finite number and "
-            "are left out of the fit."
-        )
+    reasons = (
+        (~done, "did not finish", "did not finish"),
+        (absent, f"has no {x.label} or no {y.label}", f"have no {x.label} or no {y.label}"),
+        (beyond, f"has a {names} {UNUSABLE}", f"have a {names} {UNUSABLE}"),
+    )
+    notes = [
+        f"{_runs(count, one, more)} and {'is' if count == 1 else 'are'} left out of the fit."
+        for runs, one, more in reasons
+        if (count := int(runs.sum()))
+    ]
     return statuses.mask(absent, "missing").mask(beyond, "diverged"), notes
+
+
+def _runs(count: int, one: str, more: str) -> str:
+    """Return a number of runs with its verb."""
+    return f"{count} run {one}" if count == 1 else f"{count} runs {more}"
 
 
 def _usable(values: "pd.Series[float]") -> "pd.Series[bool]":

@@ -5,9 +5,10 @@ tracker's names, with our statuses. A run that a tracker did not see end is `mis
 """
 
 import json
+import re
 import sqlite3
 from collections.abc import Iterable
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -28,12 +29,16 @@ from clue_ray.runs import Status
 
 Row = dict[str, Any]
 EVENTS = "events.out.tfevents*"
+TIME = r"\d{10}(\.\d+)?"
+"""Name of a folder of hyperparameters, where their writer gives none: seconds since 1970."""
 MLFLOW_STATUSES: dict[str, Status] = {
     "1": "missing", "2": "missing", "3": "done", "4": "failed", "5": "failed",
     "RUNNING": "missing", "SCHEDULED": "missing", "FINISHED": "done", "FAILED": "failed",
     "KILLED": "failed",
 }  # fmt: skip
 """What MLflow's stores write, as a number in files and as a word in databases."""
+
+TUNE_STATUSES: dict[str, Status] = {"TERMINATED": "done", "ERROR": "failed"}
 
 
 def flatten(values: Any, above: str = "") -> Row:
@@ -88,10 +93,22 @@ def mlflow_file_runs(store: Path) -> list[Row]:
     """Read an MLflow file store, `mlruns/<experiment>/<run>/`; deleted runs are left out."""
     rows = []
     for meta in sorted(store.glob("**/meta.yaml")):
-        document = yaml.safe_load(meta.read_text(encoding="utf-8")) or {}
+        document = _mlflow_meta(meta)
         if "run_id" in document and document.get("lifecycle_stage", "active") == "active":
             rows.append(_mlflow_file_run(meta.parent, document))
     return rows
+
+
+def _mlflow_meta(file: Path) -> Row:
+    """Read the description of a run, or of an experiment; of a half-written one the run's id."""
+    try:
+        document = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except yaml.YAMLError:
+        document = None
+    if isinstance(document, dict) and "run_id" in document:
+        return document
+    is_run = any((file.parent / name).is_dir() for name in ("params", "metrics"))
+    return {"run_id": file.parent.name} if is_run else {}
 
 
 def _mlflow_file_run(folder: Path, meta: Row) -> Row:
@@ -142,17 +159,26 @@ def mlflow_database_runs(file: Path) -> list[Row]:
 def tensorboard_runs(root: Path) -> list[Row]:
     """Read a folder of TensorBoard logs: each folder with event files is a run.
 
-    The last value of every scalar counts, and hyperparameters where they were logged. TensorBoard
-    does not say whether a run ended, so no row has a status.
+    The last value of every scalar counts, and hyperparameters where they were logged: writers put
+    these into a folder of their own below that of the run. TensorBoard does not say whether a run
+    ended, so no row has a status.
     """
-    folders = sorted({file.parent for file in root.rglob(EVENTS)})
-    return [_tensorboard_run(folder, root) for folder in folders]
+    rows: dict[Path, Row] = {}
+    for folder in sorted({file.parent for file in root.rglob(EVENTS)}):
+        row, settings = _tensorboard_run(folder, root)
+        if folder.parent in rows and (settings or re.fullmatch(TIME, folder.name)):
+            rows[folder.parent] = {**row, **rows[folder.parent], **settings}
+        else:
+            rows[folder] = row | settings
+    return list(rows.values())
 
 
-def _tensorboard_run(folder: Path, root: Path) -> Row:
+def _tensorboard_run(folder: Path, root: Path) -> tuple[Row, Row]:
+    """Return the id and last scalars of a folder, and its hyperparameters."""
     name = folder.relative_to(root).as_posix()
     row: Row = {"run_id": folder.name if name == "." else name}
     steps: dict[str, int] = {}
+    settings: Row = {}
     for file in sorted(folder.glob(EVENTS)):
         for content in tf_records(file.read_bytes()):
             event = decode(content)
@@ -162,10 +188,10 @@ def _tensorboard_run(folder: Path, root: Path) -> Row:
                 tag, number = text_in(found, 1), _scalar(found)
                 if number is not None and step >= steps.get(tag, 0):
                     row[tag], steps[tag] = number, step
-                row |= _hyperparameters(found)
+                settings |= _hyperparameters(found)
     if steps:
         row["step"] = max(steps.values())
-    return row
+    return row, settings
 
 
 def _scalar(value: Message) -> float | None:
@@ -199,13 +225,37 @@ def _hyperparameters(value: Message) -> Row:
 
 
 def ray_tune_runs(root: Path) -> list[Row]:
-    """Read a Ray Tune experiment: the config and last result of each trial's folder."""
-    return [_ray_tune_run(params.parent) for params in sorted(root.rglob("params.json"))]
+    """Read a Ray Tune experiment: config, last result and status of each trial.
+
+    The experiment's state file knows how trials ended and of those that failed before they wrote
+    anything. Without it a trial counts as done where its last result says so.
+    """
+    folders = {params.parent: _ray_tune_run(params.parent) for params in root.rglob("params.json")}
+    # States of one experiment are named by their time: the last one read is the current one.
+    for file in sorted(root.rglob("experiment_state-*.json")):
+        for trial in _tune_trials(file):
+            folder = file.parent / str(trial.get("relative_logdir"))
+            row = folders.setdefault(
+                folder, {"run_id": folder.name} | flatten(trial.get("config", {}), "config")
+            )
+            row["status"] = TUNE_STATUSES.get(str(trial.get("status")), "missing")
+    return [folders[folder] for folder in sorted(folders)]
+
+
+def _tune_trials(file: Path) -> list[Row]:
+    """Return the trials of a state file, each a JSON text within JSON; none of a damaged file."""
+    try:
+        listed = json.loads(file.read_text(encoding="utf-8"))["trial_data"]
+        trials = [json.loads(trial[0]) for trial in listed]
+    except (ValueError, LookupError, TypeError):
+        return []
+    return [trial for trial in trials if isinstance(trial, dict)]
 
 
 def _ray_tune_run(folder: Path) -> Row:
     row: Row = {"run_id": folder.name, "status": "missing"}
-    row |= flatten(json.loads((folder / "params.json").read_text() or "{}"), "config")
+    with suppress(ValueError):  # the file of a trial that was killed
+        row |= flatten(json.loads((folder / "params.json").read_text() or "{}"), "config")
     results = folder / "result.json"
     last: Row = {}
     for line in results.read_text().splitlines() if results.is_file() else ():

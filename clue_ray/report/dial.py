@@ -151,15 +151,17 @@ def _splits(points: pd.DataFrame, band: Band) -> tuple[list[float], list[float]]
 
 
 def _speed(points: pd.DataFrame) -> tuple[float | None, str]:
-    """Return the median speed of the larger half of the runs, per worker, and their device."""
-    if "wall_seconds" not in points:
+    """Return the median speed of the larger half of the runs, per worker, and their device.
+
+    The runs of other tools do not say on how many devices they ran, so their speed is unknown.
+    """
+    if not {"wall_seconds", "num_workers"} <= set(points):
         return None, ""
     timed = points[points["wall_seconds"].notna() & (points["wall_seconds"] > 0)]
     larger = timed[timed["train_flops"] >= timed["train_flops"].median()]
-    if larger.empty:
+    if larger.empty or larger["num_workers"].isna().any():
         return None, ""
-    workers = larger["num_workers"].fillna(1) if "num_workers" in larger else 1
-    speed = larger["train_flops"] / larger["wall_seconds"] / workers
+    speed = larger["train_flops"] / larger["wall_seconds"] / larger["num_workers"]
     devices = larger["device"].dropna().unique().tolist() if "device" in larger else []
     return float(speed.median()), ", ".join(map(str, devices))
 

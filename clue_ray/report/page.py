@@ -95,6 +95,7 @@ def _foreign_content(
     warnings: tuple[str, ...],
 ) -> Content:
     """Build the page of another tool's runs: the sections that are not about encoders of users."""
+    warnings = (*files.source.get("warnings", ()), *warnings)
     sections = (
         next_step.next_step(analysis) if analysis else None,
         sealed.sealed(files),

@@ -16,6 +16,7 @@ from clue_ray.report.rivals import PARTS, list_rivals, verdict
 from clue_ray.runs import chance_loss
 from clue_ray.scaling.answering.analysis import Analysis
 from clue_ray.spec.columns import (
+    SIZE,
     Format,
     format_of,
     head_of,
@@ -244,6 +245,9 @@ def describe(run: Any) -> str:
     """
     known = [column for column in name_columns() if not numbers.is_absent(run.get(column))]
     words = [f"{head_of(column)} {_setting(run[column], column)}" for column in known]
+    if "encoder_size" not in known:  # a run of another tool has no name of its size
+        scale = [c for c in (SIZE, "train_tokens") if not numbers.is_absent(run.get(c))]
+        words = [*(f"{head_of(c)} {numbers.compact(run[c])}" for c in scale), *words]
     if (part := run.get("encoder_parts")) in PARTS:
         words.append(f"{part} alone")
     return ", ".join(words) or str(run["run_id"])

@@ -13,7 +13,16 @@ from clue_ray import fit_law
 from clue_ray.errors import RunsError
 from clue_ray.foreign.table import import_runs
 from clue_ray.foreign.wire import decode, leveldb_records, tf_records
-from tests.foreign.written import RUNS, WRITERS, field, log_of, rows, tensorboard, wandb
+from tests.foreign.written import (
+    RUNS,
+    WRITERS,
+    field,
+    log_of,
+    ray_tune,
+    rows,
+    tensorboard,
+    wandb,
+)  # fmt: skip
 
 STUDY = Path(__file__).parents[2] / "studies" / "quickstart.yaml"
 PUBLIC = Path(__file__).parents[3] / "shared" / "forecasts" / "data"
@@ -29,9 +38,27 @@ def test_each_tool_gives_the_planted_runs(tool: str, tmp_path: Path) -> None:
     failed = tool != "tensorboard"  # which does not know how a run ended
     assert list(table["status"]) == ["done"] * 7 + (["failed"] if failed else ["done"])
     assert "'val_loss' is taken as the loss (y)." in found.notes
-    assert any("1 runs did not finish" in note for note in found.notes) == failed
+    assert any("1 run did not finish" in note for note in found.notes) == failed
     fit = fit_law("power_law_plus_constant", found.runs, x="train_flops", y="loss")
     assert fit.parameters["exponent"] == pytest.approx(0.15, abs=1e-3)
+
+
+def test_hyperparameters_belong_to_the_run_above_their_folder(tmp_path: Path) -> None:
+    table = import_runs(tensorboard(tmp_path)).runs.table
+    assert list(table["run_id"]) == [f"run{number}" for number in range(len(RUNS))]
+    assert set(table["lr"]) == {0.5}
+    assert set(table["data"]) == {"c4"}
+
+
+def test_a_trial_that_failed_before_it_wrote_anything_is_a_row(tmp_path: Path) -> None:
+    ray_tune(tmp_path)
+    file = tmp_path / "experiment_state-2026.json"
+    document = json.loads(file.read_text())
+    lost = {"relative_logdir": "train_00008", "status": "ERROR", "config": {"n_params": 5.0}}
+    document["trial_data"].append([json.dumps(lost), "{}"])
+    file.write_text(json.dumps(document))
+    last = import_runs(tmp_path).runs.table.iloc[-1]
+    assert (last["run_id"], last["status"], last["config/n_params"]) == ("train_00008", "failed", 5)
 
 
 def test_tables_in_every_format_are_read_alike(tmp_path: Path) -> None:
@@ -127,6 +154,26 @@ def test_runs_that_cannot_be_fitted_are_counted(tmp_path: Path) -> None:
     assert sum("left out of the fit" in note for note in found.notes) == 3
 
 
+@pytest.mark.parametrize(
+    ("tags", "taken"),
+    [(("Loss/train", "Loss/test"), "Loss/test"), (("hparam/loss", "loss/val"), "loss/val")],
+)
+def test_held_out_losses_come_before_others(
+    tags: tuple[str, ...], taken: str, tmp_path: Path
+) -> None:
+    table = RUNS[["train_flops"]].assign(**dict.fromkeys(tags, RUNS["val_loss"]))
+    table.to_csv(tmp_path / "runs.csv", index=False)
+    assert import_runs(tmp_path / "runs.csv").y.column == taken
+
+
+def test_runs_have_their_names_where_these_are_unique(tmp_path: Path) -> None:
+    table = RUNS.assign(run_id=[f"{row:x}f" for row in range(len(RUNS))])
+    for name, expected in (("n{}", "n3"), ("same", "3f")):
+        named = table.assign(name=[name.format(row) for row in range(len(RUNS))])
+        named.to_csv(tmp_path / "runs.csv", index=False)
+        assert import_runs(tmp_path / "runs.csv").runs.table["run_id"][3] == expected
+
+
 def test_seeds_of_several_families_are_not_one_setting(tmp_path: Path) -> None:
     """Three routers with a seed each are not three seeds of one model."""
     base = RUNS.rename(columns={"n_params": "N"})
@@ -134,19 +181,40 @@ def test_seeds_of_several_families_are_not_one_setting(tmp_path: Path) -> None:
     pd.concat(parts).to_csv(tmp_path / "few.csv", index=False)
     found = import_runs(tmp_path / "few.csv")
     assert found.group == "group"
-    assert any("of 3 families ('group')" in note for note in found.notes)
+    (warning,) = found.warnings
+    assert "of 3 families ('group')" in warning
+    assert warning in found.notes
     many = [base.assign(group=f"g{number}", seed=number) for number in range(20)]
     pd.concat(many).to_csv(tmp_path / "many.csv", index=False)
     assert "seed" in import_runs(tmp_path / "few.csv").runs.table
     names = import_runs(tmp_path / "many.csv").runs.table.columns
     assert "encoder_size" not in names
+    assert "of 20 families" in import_runs(tmp_path / "many.csv").warnings[0]
+
+
+def test_tokens_follow_from_compute_and_parameters(tmp_path: Path) -> None:
+    table = RUNS.assign(train_flops=6 * RUNS["n_params"] * 2e9)
+    table.to_csv(tmp_path / "runs.csv", index=False)
+    found = import_runs(tmp_path / "runs.csv")
+    assert set(found.runs.table["train_tokens"]) == {2e9}
+    assert any("compute / (6 parameters)" in note for note in found.notes)
+
+
+def test_compute_that_parameters_and_tokens_take_is_flop(tmp_path: Path) -> None:
+    for factor, unit in ((6.3, "FLOP"), (1e-3, "")):
+        table = RUNS.assign(tokens=1e9, C=factor * RUNS["n_params"] * 1e9)
+        table.drop(columns="train_flops").to_csv(tmp_path / "runs.csv", index=False)
+        found = import_runs(tmp_path / "runs.csv")
+        assert (found.x.column, found.x.unit) == ("C", unit)
+        assert ("is about 6 n_params tokens" in " ".join(found.notes)) == bool(unit)
 
 
 @pytest.mark.parametrize(
     ("name", "content", "words"),
     [
         ("empty.csv", "", "it is empty"),
-        ("words.csv", "a,b\nx,y\n", "No column is known as compute"),
+        ("words.csv", "a,b\nx,y\n", "a table, has no number of its 1 run; give one whose runs"),
+        ("nox.csv", "a,b\n1,y\n", "No column is known as compute"),
         ("noloss.csv", "flops,b\n1e9,1\n", "No column is known as a loss; give --y, one of"),
         ("chart.csv", "Step,r - loss,r - loss__MIN\n1,2,2\n", "export of a W&B chart"),
         ("mlflow.db", "not a database", "it is not an MLflow database"),
@@ -178,11 +246,19 @@ def test_half_written_logs_give_what_is_there(tmp_path: Path) -> None:
             r for _, r in import_runs_or_none(tmp_path).iterrows() if r["run_id"] == file.stem[4:]
         )
         assert row["status"] == "missing"
-    events = next(tensorboard(tmp_path / "tb").rglob("events*"))
+    events = next((tensorboard(tmp_path / "tb") / "run0").glob("events*"))
     content = events.read_bytes()
     events.write_bytes(content[:-7])
     assert len(list(tf_records(content[:-7]))) == len(list(tf_records(content))) - 1
     assert len(import_runs(tmp_path / "tb").runs) == 8
+
+
+def test_half_written_settings_leave_a_row(tmp_path: Path) -> None:
+    for folder, half in (("mlruns", "1/run2/meta.yaml"), ("tune", "train_00002/params.json")):
+        tool = {"mlruns": "mlflow-files", "tune": "ray-tune"}[folder]
+        file = WRITERS[tool](tmp_path) / half
+        file.write_text(file.read_text()[:7])
+        assert len(import_runs(tmp_path / folder).runs) == len(RUNS)
 
 
 def import_runs_or_none(folder: Path) -> pd.DataFrame:

@@ -63,16 +63,27 @@ def ray_tune(root: Path) -> Path:
         trial = root / f"train_{number:05d}"
         trial.mkdir(parents=True)
         (trial / "params.json").write_text(json.dumps({"n_params": row["n_params"]}))
-        last = {**row, "training_iteration": 2, "done": True, "config": {}}
-        first = {**last, "val_loss": 9.0, "training_iteration": 1, "done": False}
+        last = {**row, "training_iteration": 2, "done": False, "config": {}}
+        first = {**last, "val_loss": 9.0, "training_iteration": 1}
         (trial / "result.json").write_text(f"{json.dumps(first)}\n{json.dumps(last)}\n")
     (root / "train_00007" / "error.txt").write_text("killed")
+    # Functions report `done: false` to the end; the experiment knows that their trials ended.
+    states = [
+        {
+            "relative_logdir": f"train_{number:05d}",
+            "status": "ERROR" if number == 7 else "TERMINATED",
+        }
+        for number in range(len(RUNS))
+    ]
+    trials = [[json.dumps(state), "{}"] for state in states]
+    (root / "experiment_state-2026.json").write_text(json.dumps({"trial_data": trials}))
     return root
 
 
 def tensorboard(root: Path) -> Path:
     from tensorboard.compat.proto.event_pb2 import Event
     from tensorboard.compat.proto.summary_pb2 import Summary
+    from tensorboard.plugins.hparams.summary_v2 import hparams_pb
     from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
     for number, row in enumerate(rows()):
@@ -81,6 +92,10 @@ def tensorboard(root: Path) -> Path:
             values = [Summary.Value(tag=name, simple_value=row[name] * share) for name in row]
             writer.add_event(Event(step=step, summary=Summary(value=values)))
         writer.close()
+        # Where torch's and other writers put hyperparameters.
+        settings = EventFileWriter(str(root / f"run{number}" / "1795889000.5"))
+        settings.add_event(Event(summary=hparams_pb({"lr": 0.5, "data": "c4"})))
+        settings.close()
     return root
 
 

@@ -57,6 +57,15 @@ def test_the_speed_is_that_of_the_larger_runs(dial: Dial, analysis: Analysis) ->
     assert dial.flop_per_second == pytest.approx(each.median())
 
 
+def test_the_speed_of_runs_on_unknown_devices_is_unknown(analysis: Analysis, study: Path) -> None:
+    points = analysis.points.assign(wall_seconds=60.0)
+    for unknown in (points.drop(columns="num_workers"), points.assign(num_workers=np.nan)):
+        foreign = replace(analysis, points=unknown)
+        made = build_dial(foreign, forecast_band(analysis), read_directory(study).done)
+        assert made is not None
+        assert made.flop_per_second is None
+
+
 def test_nothing_is_dialled_without_a_forecast(analysis: Analysis, study: Path) -> None:
     silent = replace(analysis, forecaster=None)
     assert build_dial(silent, forecast_band(silent), read_directory(study).done) is None

@@ -70,7 +70,7 @@ def test_points_and_hold_out(analysis: Analysis) -> None:
     assert {fit.num_runs for fit in analysis.fits.values()} == {int(used.sum())}
     assert list(analysis.fits) == LAWS
     assert analysis.preferred == analysis.backtest.preferred
-    assert "1 of 19 runs are not done and were left out." in analysis.warnings
+    assert "1 of 19 runs is not done and was left out." in analysis.warnings
 
 
 def test_laws_of_the_frontier_are_asked_for_its_largest_run_where_larger_ones_did_worse() -> None:

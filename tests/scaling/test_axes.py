@@ -48,3 +48,28 @@ def test_batches_are_joined_at_equal_examples_where_steps_differ():
     (line,) = lines(table(rows))["global_batch_size"]
     assert line["users_seen"].nunique() == 1
     assert len(line) == 3
+
+
+def test_tokens_are_the_length_of_runs_that_count_no_steps():
+    """As in tables of other tools, where sizes are compared at equal tokens and in one family."""
+    grid = itertools.product(["dense", "moe"], [1e6, 3e6, 1e7], [1e8, 1e9])
+    frame = pd.DataFrame(
+        [{"encoder_size": f, "non_embedding_params": n, "train_tokens": d} for f, n, d in grid]
+    )
+    frame = frame.assign(
+        run_id=[f"r{row}" for row in range(len(frame))],
+        loss=5 - 0.01 * frame.index,
+        train_flops=6 * frame["non_embedding_params"] * frame["train_tokens"],
+    )
+    found = lines(frame)
+    assert set(found) == {"non_embedding_params", "train_tokens"}
+    assert [len(line) for line in found["non_embedding_params"]] == [3] * 4
+    for line in found["non_embedding_params"]:
+        assert line["train_tokens"].nunique() == line["encoder_size"].nunique() == 1
+
+
+def test_equal_sizes_of_unknown_length_are_no_line():
+    frame = pd.DataFrame({"non_embedding_params": [1e6, 1e6, 3e6], "loss": [5.0, 4.0, 3.0]})
+    frame = frame.assign(run_id=list("abc"), train_flops=[1e12, 2e12, 3e12])
+    assert lines(frame) == {}
+    assert len(lines(frame.tail(2))["non_embedding_params"]) == 1

@@ -198,7 +198,7 @@ def test_runs_that_are_not_done_are_left_out_and_counted() -> None:
     runs.loc[2, ["status", "loss"]] = ["failed", np.nan]
     found = fit_law("power_law", Runs(runs), x="train_flops", y="loss")
     assert found.num_runs == 8
-    assert found.warnings == ("1 of 9 runs are not done and were left out.",)
+    assert found.warnings == ("1 of 9 runs is not done and was left out.",)
 
 
 def test_weak_data_raise_warnings() -> None:

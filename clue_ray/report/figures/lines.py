@@ -31,7 +31,7 @@ from clue_ray.report.figures.style import (
     ordered_colours,
 )
 from clue_ray.report.numbers import compact, shortened
-from clue_ray.scaling.answering.axes import AxisEffect
+from clue_ray.scaling.answering.axes import TOKENS, AxisEffect, axes_of
 from clue_ray.spec.columns import SIZE, held_equal, name_columns, short_label
 
 MOST_NAMED = 10
@@ -213,14 +213,15 @@ def end_labels(
 
 
 def _varying(effect: AxisEffect) -> list[str]:
+    """List the settings that differ between lines and are equal along each."""
     firsts = pd.DataFrame([line.iloc[0] for line in effect.lines])
-    columns = (*name_columns(), *held_equal())
-    skip = {
-        effect.column,
-        "encoder_size" if effect.column == SIZE else effect.column,
-    }
+    tokens = [TOKENS] if TOKENS in axes_of(firsts) else []
+    columns = [name for name in (*name_columns(), *held_equal(), *tokens) if name in firsts]
     return [
-        column for column in columns if column not in skip and len(distinct(firsts, column)) > 1
+        column
+        for column in columns
+        if len(distinct(firsts, column)) > 1
+        and all(line[column].nunique() <= 1 for line in effect.lines)
     ]
 
 

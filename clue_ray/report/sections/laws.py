@@ -266,7 +266,8 @@ def _influence_table(analysis: Analysis) -> Table:
 
 
 def _name(points: pd.DataFrame, run: str) -> str:
-    return f"{tables.describe(points.loc[run])} ({run[:12]})" if run in points.index else str(run)
+    told = tables.describe(points.loc[run]) if run in points.index else str(run)
+    return told if told == run else f"{told} ({run[:12]})"
 
 
 def _moved(row: Any) -> tuple[Cell, Cell]:

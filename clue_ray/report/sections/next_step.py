@@ -108,7 +108,7 @@ def no_gain(axis: str, best: pd.Series, value: float, lost: float) -> str:
     return (
         f"No gain is expected from {short_label(axis)}: a run with {numbers.compact(value)} "
         f"instead of the best run's {numbers.compact(best[axis])}, all else equal, had a loss "
-        f"{lost:.3f} nats higher (one run each)."
+        f"{lost:.3f}{in_unit('loss')} higher (one run each)."
     )
 
 

@@ -278,7 +278,8 @@ def _reach(fit: Fit, train_flops: float) -> Prediction | None:
 def _counted(runs: Runs) -> list[str]:
     """Count the runs that are left out because they are not done."""
     absent = len(runs) - len(runs.finished)
-    return [f"{absent} of {len(runs)} runs are not done and were left out."] if absent else []
+    are, were = ("is", "was") if absent == 1 else ("are", "were")
+    return [f"{absent} of {len(runs)} runs {are} not done and {were} left out."] if absent else []
 
 
 def headline(points: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame, list[str]]:

@@ -6,13 +6,14 @@ Each function returns an empty list or one sentence. `analyse` orders them, the 
 import numpy as np
 import pandas as pd
 
+from clue_ray.scaling.answering.axes import axes_of
 from clue_ray.scaling.answering.sentences import listing, loss_words, number
 from clue_ray.scaling.fitting.intervals import MIN_FREEDOM_TO_CLIP
 from clue_ray.scaling.fitting.result import Fit, Prediction
 from clue_ray.scaling.fitting.warnings import MIN_DECADES
 from clue_ray.scaling.forecasting.forecast import Forecast
 from clue_ray.scaling.judging.backtest import LOOK_AHEAD
-from clue_ray.spec.columns import axes, noun, short_label
+from clue_ray.spec.columns import noun, short_label
 
 
 def open_question(points: pd.DataFrame, ahead: Forecast | None) -> list[str]:
@@ -89,7 +90,7 @@ def levers(points: pd.DataFrame) -> list[str]:
     best = points[points["frontier"]]
     grown = {
         short_label(column): best[column].max() / best[column].min()
-        for column in axes()
+        for column in axes_of(points)
         if column in best
     }
     own = "corpus_users" in points and points["corpus_users"].notna().any()

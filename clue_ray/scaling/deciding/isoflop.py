@@ -127,7 +127,7 @@ def fit_isoflop(
     members = [number == level for level in range(number.max() + 1)]
     rows = [_parabola(sample.x[0][own], sample.x[1][own], sample.y[own]) for own in members]
     levels = pd.DataFrame(rows)
-    warnings = [sentence for row in rows for sentence in _warn_of_level(row, size)]
+    warnings = [*_warn_of_few(rows), *(s for row in rows for s in _warn_of_level(row, size))]
     used = levels[levels["used"]]
     if len(used) < FEWEST_LEVELS:
         raise FitError(
@@ -204,12 +204,22 @@ def _parabola(compute: Floats, size: Floats, loss: Floats) -> dict[str, Any]:
     return row
 
 
+def _warn_of_few(rows: list[dict[str, Any]]) -> Iterator[str]:
+    """Warn in one sentence of the levels without enough sizes: a table may have dozens."""
+    few = [row["compute"] for row in rows if np.isnan(row["curvature"])]
+    if len(few) == 1:
+        yield f"At {few[0]:.3g} FLOP there are fewer than {FEWEST_SIZES} sizes; it is left out."
+    elif few:
+        total = f"{len(few)} of {len(rows)} levels"
+        yield f"{total} have fewer than {FEWEST_SIZES} sizes and are left out."
+
+
 def _warn_of_level(row: dict[str, Any], size: str) -> Iterator[str]:
-    """Warn why a level is left out, or that it has few runs."""
+    """Warn why a level with enough sizes is left out, or that it has few runs."""
     level = f"At {row['compute']:.3g} FLOP"
     if np.isnan(row["curvature"]):
-        yield f"{level} there are fewer than {FEWEST_SIZES} sizes; the level is left out."
-    elif not row["curvature"] > 0:
+        return
+    if not row["curvature"] > 0:
         yield f"{level} the loss has no minimum in {size}; the level is left out."
     elif not row["used"]:
         edge = "smallest" if row["optimum"] <= row["low"] else "largest"

@@ -159,9 +159,9 @@ def _check_design(law: Law, sample: Sample, x: tuple[str, ...]) -> None:
     """Raise FitError where runs or distinct predictors are too few for the law's parameters."""
     runs, count = len(sample.y), len(law.parameters)
     if runs <= count:
+        are = "run is" if runs == 1 else "runs are"
         raise FitError(
-            f"{law.name} has {count} parameters but only {runs} runs are done; it needs "
-            f"{count + 1}."
+            f"{law.name} has {count} parameters but only {runs} {are} done; it needs {count + 1}."
         )
     values = [np.unique(column) for column in sample.x]
     least = int(np.argmin([len(found) for found in values]))

@@ -35,7 +35,8 @@ def fit_warnings(problem: Problem, theta: Floats, sample: Sample) -> Iterator[st
     law, parameters = problem.law, problem.parameters(theta)
     if sample.left_out:
         total = sample.left_out + sample.ablations + len(sample.y)
-        yield f"{sample.left_out} of {total} runs are not done and were left out."
+        are, were = ("is", "was") if sample.left_out == 1 else ("are", "were")
+        yield f"{sample.left_out} of {total} runs {are} not done and {were} left out."
     if sample.ablations:
         yield f"{sample.ablations} runs of one part of the encoder were left out."
     yield from _narrow(law, sample.x)

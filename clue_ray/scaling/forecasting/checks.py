@@ -29,9 +29,10 @@ def check_runs(spent: Floats, loss: Floats, points: np.ndarray, x: str, y: str) 
         FitError: they are too few, or the loss does not fall along them.
     """
     if len(spent) < FEWEST_RUNS:
+        have = "setting has" if len(spent) == 1 else "settings have"
         raise FitError(
-            f"Only {len(spent)} settings have a finished run; a forecast needs {FEWEST_RUNS} or "
-            "more: add runs."
+            f"Only {len(spent)} {have} a finished run; a forecast needs {FEWEST_RUNS} or more: "
+            "add runs."
         )
     if len(points) == 1:
         raise FitError(

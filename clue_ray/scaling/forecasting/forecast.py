@@ -102,10 +102,11 @@ class Forecast:
             error = (made["predicted"] / made["measured"] - 1).abs().median()
             inside = made["measured"].between(made["low80"], made["high80"]).sum()
             near, far = made["reach"].min(), made["reach"].max()
+            span = f"{near:.2g}" if f"{near:.2g}" == f"{far:.2g}" else f"{near:.2g} to {far:.2g}"
             own = (
-                f"From fewer of these runs, {inside} of {len(made)} forecasts {near:.2g} to "
-                f"{far:.2g} times further were inside their 80 % interval, with a median error of "
-                f"{error:.1%}."
+                f"From fewer of these runs, {inside} of {len(made)} "
+                f"forecast{'s' * (len(made) != 1)} {span} times further were inside their 80 % "
+                f"interval, with a median error of {error:.1%}."
             )
         return f"{own} {_public_record()}"
 

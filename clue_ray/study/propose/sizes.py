@@ -141,7 +141,7 @@ def _services(facts: LogFacts) -> tuple[str, ...]:
     best = max(facts.pairs, key=lambda pair: facts.pairs[pair])
     if facts.pairs[best] < FEWEST_USERS:
         raise SpecError(
-            f"Only {facts.pairs[best]} users have events in two services ({best[0]} and "
+            f"Only {_users(facts.pairs[best])} events in two services ({best[0]} and "
             f"{best[1]}); a study needs {FEWEST_USERS} or more: give more of the log."
         )
     kept = list(best)
@@ -152,6 +152,10 @@ def _services(facts: LogFacts) -> tuple[str, ...]:
         if service not in kept and len(kept) < MOST_SERVICES and min(shared) >= FEWEST_USERS:
             kept.append(service)
     return tuple(kept)
+
+
+def _users(count: int) -> str:
+    return f"{count} user{'s have' if count != 1 else ' has'}"
 
 
 def _ordered(a: str, b: str, facts: LogFacts) -> tuple[str, str]:

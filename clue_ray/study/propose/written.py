@@ -48,7 +48,8 @@ def study_text(
         why: the reason for the column of each role, and for the template as `text`.
         gpus: GPUs of a run's worker.
     """
-    shared = min(facts.pairs.values())
+    kept = set(made.services)
+    shared = min(users for pair, users in facts.pairs.items() if set(pair) <= kept)
     seeds, percentiles = (", ".join(map(str, values)) for values in (SEEDS, PERCENTILES))
     middle = made.budgets[len(made.budgets) // 2]
     others = [length for length in made.lengths if length != made.length]
