@@ -11,13 +11,14 @@ import re
 from collections.abc import Iterable, Mapping
 from io import StringIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from clue_ray.errors import RunsError, StudyError
 from clue_ray.spec.columns import COLUMNS
+from clue_ray.spec.statuses import STATUS_NAMES, STATUSES, Status
 from clue_ray.storage.delimited import DECIMAL_COMMA
 from clue_ray.storage.documents import is_file_name, read_document
 
@@ -26,7 +27,6 @@ if TYPE_CHECKING:  # pandas and pyarrow are slow to import, and `clue_ray.fit_la
 
 WHOLE = "bag+transformer"
 """`encoder_parts` of an encoder with all its parts; tables without the column hold one model."""
-Status = Literal["done", "failed", "diverged", "missing"]
 
 
 class RunDescription(BaseModel):
@@ -85,21 +85,6 @@ class RunRecord(RunDescription):
     started_at: str = ""
 
 
-OTHER_TOOLS: dict[Status, str] = {
-    "done": "finished finish completed complete success successful succeeded terminated ok passed",
-    "failed": "fail failure error errored crashed crash killed aborted canceled cancelled "
-    "cancelling timeout timed_out out_of_memory node_fail boot_fail deadline preempted pruned "
-    "stopped broken",
-    "diverged": "nan exploded",
-    "missing": "running run pending queued scheduled waiting created starting in_progress "
-    "inprogress paused resuming not_started submitted configuring completing suspended",
-}
-"""Our status -> what Weights & Biases, MLflow, Slurm, Optuna, Ray Tune and cloud services write."""
-STATUSES: dict[str, Status] = {
-    word: status for status, words in OTHER_TOOLS.items() for word in (status, *words.split())
-}
-STATUS_NAMES = ("state", "run_state", "run_status", "trial_state", "trial_status", "job_state")
-"""What other tools call the column of statuses, next to Status."""
 RUN_COLUMNS = [name for name in COLUMNS if name in RunRecord.model_fields]
 """The columns of the runs table, in order."""
 OPTIONAL = {

@@ -25,7 +25,7 @@ from clue_ray.foreign.wire import (
     text_in,
     tf_records,
 )
-from clue_ray.runs import Status
+from clue_ray.spec.statuses import Status
 
 Row = dict[str, Any]
 EVENTS = "events.out.tfevents*"
