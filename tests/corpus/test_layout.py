@@ -228,22 +228,23 @@ def test_a_token_outside_the_vocabulary_is_an_error(sharded, tmp_path):
 
 
 FULL = """
-import shutil, subprocess, sys
+import json, shutil, subprocess, sys
 from pathlib import Path
-from clue_ray.corpus.store import Corpus, read_manifest
+from clue_ray.corpus.store import Corpus
 from clue_ray.errors import CorpusError
 
 corpus, disk = map(Path, sys.argv[1:])
+manifest = json.loads((corpus / "corpus.json").read_text())
 subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "none", str(disk)], check=True)
 shutil.copytree(corpus, disk / "corpus", ignore=shutil.ignore_patterns("train", ".train.lock"))
 (disk / "filler").write_bytes(bytes(shutil.disk_usage(disk).free - 20_000))
 try:
-    Corpus(disk / "corpus", read_manifest(corpus)).layout
+    Corpus(disk / "corpus", manifest).layout
 except CorpusError as error:
     print(error)
 assert not list(disk.glob("corpus/build*")) and not list(disk.glob("corpus/*train*/*"))
 (disk / "filler").unlink()
-assert len(Corpus(disk / "corpus", read_manifest(corpus)).events)
+assert len(Corpus(disk / "corpus", manifest).events)
 """
 
 
@@ -254,4 +255,5 @@ def test_a_disk_that_is_really_full(sharded, tmp_path):
         pytest.skip("this machine does not let its users mount a small disk")
     command = ["unshare", "-rm", sys.executable, "-c", FULL, sharded.path, tmp_path]
     out = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    assert "cannot be written there (No space left on device); free some space" in out
+    assert "the training layout, which cannot be written there" in out
+    assert "No space left on device); free some space" in out
