@@ -51,7 +51,8 @@ def fetch_source(name: str, output: Path) -> int:
         output: the Parquet file to write; for a log with a catalogue, the folder.
 
     Raises:
-        EventLogError: the log is unknown, or its package is not installed.
+        EventLogError: the log is unknown, its package is not installed, or the output cannot be
+            written.
     """
     if name not in SOURCES:
         raise EventLogError(f"Public log {name!r} is unknown; known logs are {', '.join(SOURCES)}.")
@@ -62,10 +63,19 @@ def fetch_source(name: str, output: Path) -> int:
     *_, log = makers
     if not log.exists():
         for file, make in makers.items():
-            with atomic_write(file) as temporary:
-                pq.write_table(make(), temporary, compression="zstd")
+            _write(file, make())
     rows: int = pq.read_metadata(log).num_rows
     return rows
+
+
+def _write(file: Path, table: pa.Table) -> None:
+    try:
+        with atomic_write(file) as temporary:
+            pq.write_table(table, temporary, compression="zstd")
+    except OSError as error:
+        raise EventLogError(
+            f"{file} cannot be written ({error.strerror or error}); choose another --output."
+        ) from None
 
 
 def _products() -> pa.Table:

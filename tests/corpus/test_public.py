@@ -8,6 +8,7 @@ from clue_ray.corpus import public
 from clue_ray.corpus.logs.catalogue import load_catalogues
 from clue_ray.corpus.logs.reading import plan_reading, read_part
 from clue_ray.corpus.logs.schema import normalise
+from clue_ray.errors import EventLogError
 from clue_ray.spec.specs import CorpusSpec
 
 
@@ -63,3 +64,10 @@ def test_the_catalogue_has_the_words_of_the_joined_log(package, tmp_path):
     assert rows["timestamp"].tolist() == joined["timestamp"].tolist()
     assert rows["text"].tolist() == ["STEAK", "GREEN/BLACK TEA", "DOLL"]
     assert joined["text"].str.startswith("green / black tea; tea; private brand; 1 lb").sum() == 1
+
+
+@pytest.mark.parametrize("name", public.SOURCES)
+def test_an_output_that_cannot_be_written_is_one_sentence(package, name, tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(EventLogError, match=r"file/x.* cannot be written \(.*choose another"):
+        public.fetch_source(name, tmp_path / "file" / "x")
