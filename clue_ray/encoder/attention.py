@@ -11,7 +11,6 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.nn.attention.varlen import varlen_attn
 
 from clue_ray.batches.layout import Groups, Layout, split_by_sequences
 from clue_ray.encoder.tiles import TILE, attend_in_tiles, has_triton
@@ -72,6 +71,9 @@ def most_sequences(width: int, heads: int) -> int:
 
 
 def _attend_once(qkv: Tensor, bounds: Tensor, longest: int, heads: int) -> Tensor:
+    # Imported on a GPU alone: it brings the compiler, two seconds in every process.
+    from torch.nn.attention.varlen import varlen_attn
+
     q, k, v = qkv.view(len(qkv), 3, heads, -1).unbind(1)
     attended: Any = varlen_attn(q, k, v, bounds, bounds, longest, longest)
     return attended.reshape(len(qkv), -1)

@@ -123,6 +123,8 @@ def predict_largest(compute: Floats, loss: Floats, score: Floats) -> LargestRuns
     2003, section 5.3), with independent residuals of equal variance. None where fewer than FEWEST
     smaller runs vary in loss.
     """
+    if len(compute) <= FEWEST:
+        return None
     held = hold_out(compute)
     x, y, new = loss[~held], score[~held], loss[held]
     if len(x) < FEWEST or np.ptp(x) == 0:

@@ -12,10 +12,11 @@ import ray
 from clue_ray.cluster.asking import NODE_SECONDS, ask_nodes
 from clue_ray.cluster.diagnose import Finding, NodeReport, judge_nodes
 from clue_ray.cluster.node import NodeFacts, describe_node, read_clock
+from clue_ray.cluster.places import Places, find_failure
 from clue_ray.cluster.session import connect
 from clue_ray.errors import ClueRayError
 from clue_ray.storage.place import check_writable, resolve_place
-from clue_ray.study.probes import Places, find_failure, node_failure, probes
+from clue_ray.study.probes import node_failure, probes
 
 PORTS = ("NodeManagerPort", "ObjectManagerPort")
 """Services of a node that every other node must reach."""

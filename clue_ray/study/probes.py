@@ -8,26 +8,22 @@ import uuid
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import ray
 from ray import tune
 from ray.tune.stopper import NoopStopper
 
 from clue_ray.cluster.asking import NODE_SECONDS, ask_nodes
+from clue_ray.cluster.places import REMEDY, Places, find_failure
 from clue_ray.errors import ClueRayError, ClusterError, StudyError
 from clue_ray.spec.specs import StudySpec
-from clue_ray.storage.files import delete_file, read_file, read_file_once, with_retries, write_file
+from clue_ray.storage.files import delete_file, with_retries, write_file
 from clue_ray.storage.place import check_writable, is_uri, resolve_place
 from clue_ray.study.directory import StudyDirectory
 from clue_ray.study.planned import PlannedRun
 from clue_ray.study.trial import checkpoint_place
 from clue_ray.training.checkpoints import check_owner
-
-REMEDY = (
-    "give resources.checkpoints and --storage folders or URIs that every node can write with its "
-    "own credentials"
-)
 
 
 def check_storage(study: StudySpec, directory: StudyDirectory, corpus: str | None = None) -> None:
@@ -70,20 +66,6 @@ def probes(places: Iterable[str]) -> Iterator[str]:
                 delete_file(place, name)
 
 
-class Places(NamedTuple):
-    """What a node checks.
-
-    Attributes:
-        written: Folders and URIs that the node must see and be able to write to.
-        probe: Name of the file that lies in each of them.
-        corpus: Folder or URI of the corpus, if there is one.
-    """
-
-    written: tuple[str, ...]
-    probe: str
-    corpus: str | None
-
-
 def _ask_nodes(nodes: list[dict[str, Any]], places: Places, home: str) -> None:
     """Run a task on each node that checks the study's places; raise what one of them finds."""
     for node, failure in zip(nodes, ask_nodes(find_failure, nodes, places), strict=True):
@@ -110,22 +92,6 @@ def node_failure(name: str, error: ray.exceptions.RayError) -> ClusterError:
     else:  # the message of a RayTaskError is a traceback, which ends with the error
         reason = lines[-1 if isinstance(cause, ray.exceptions.RayTaskError) else 0]
     return ClusterError(f"{name} failed a task ({reason.rstrip('.')}); repair or remove it.")
-
-
-def find_failure(places: Places) -> str:
-    """Return the first place that this node does not see or cannot write to, or an empty string."""
-    try:
-        for place in places.written:
-            if read_file_once(place, places.probe) is None:
-                return f"does not see {place}"
-        if places.corpus and read_file(places.corpus, "corpus.json") is None:
-            return f"does not see {places.corpus}"
-        # Only now: writing to a place that is not shared would create a folder on this node's disk.
-        for place in places.written:
-            check_writable(place, REMEDY)
-    except (ClueRayError, OSError) as error:
-        return f"cannot use storage: {str(error).split(';')[0].splitlines()[0]}"
-    return ""
 
 
 def check_checkpoints(pending: Iterable[PlannedRun], directory: StudyDirectory) -> None:

@@ -12,6 +12,7 @@ import numpy as np
 
 from clue_ray.batches.clock import SECONDS_PER_DAY
 from clue_ray.corpus.layout.arrays import PAST_FUTURE, Pair
+from clue_ray.corpus.logs.times import EARLIEST_DATE
 from clue_ray.corpus.store import Corpus
 from clue_ray.runs import WHOLE
 from clue_ray.spec.columns import SIZE, run_axes, short_label
@@ -69,7 +70,7 @@ def find_warnings(planned: list[PlannedRun], corpus: Corpus, study: StudySpec) -
         *_many_epochs(planned, corpus),
         *untrained_pairs(planned, corpus),
         *no_cut_in_time(planned, corpus),
-        *whole_days(planned, corpus),
+        *coarse_times(planned, corpus),
         *_same_training(planned),
         *_small_pool(corpus, study.evaluation.candidates),
     ]
@@ -189,10 +190,16 @@ def _too_few(
     ]
 
 
-def whole_days(planned: list[PlannedRun], corpus: Corpus) -> list[str]:
-    """Warn where encoders read the hour of events and the log knows only their days."""
+def coarse_times(planned: list[PlannedRun], corpus: Corpus) -> list[str]:
+    """Warn where encoders read times and the log knows only days, or only an order."""
     if not any(r.run.encoder.time for r in planned):
         return []
+    if corpus.last_time < EARLIEST_DATE:
+        return [
+            "encoder.time reads hours and gaps in seconds, but the log has no times, or times that "
+            f"only tell an order (0 to {corpus.last_time:,.0f}); name the column of times in "
+            "corpus.columns, or leave encoder.time false."
+        ]
     times = corpus.times[:: max(1, len(corpus.times) // SAMPLED_TIMES)]
     if len(np.unique(times % SECONDS_PER_DAY)) > 1:
         return []

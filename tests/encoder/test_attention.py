@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from torch.nn.attention import varlen
 
 from clue_ray.batches.dropout import MASKS, draw_masks
 from clue_ray.batches.layout import (
@@ -62,7 +63,7 @@ def test_the_variable_length_call_is_split(monkeypatch, most):
         qkv = torch.stack([q, k, v], 1).flatten(1)
         return plain_attention(qkv, bounds.diff().numpy(), q.shape[1]).view(q.shape)
 
-    monkeypatch.setattr(attention, "varlen_attn", kernel)
+    monkeypatch.setattr(varlen, "varlen_attn", kernel)
     monkeypatch.setattr(attention, "most_sequences", lambda width, heads: most)
     qkv = inputs(12)
     found = attend_by_varlen(qkv, lay_out(group_lengths(LENGTHS)), 3)
@@ -122,6 +123,7 @@ def test_repeated_items_add_up_the_same_bits():
 
 TILED = """
 import torch
+from torch.nn.attention import varlen
 from tests.encoder.test_attention import LENGTHS, inputs, plain_attention
 from clue_ray.batches.layout import group_lengths, lay_out
 from clue_ray.encoder.tiles import attend_in_tiles

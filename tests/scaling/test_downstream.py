@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from clue_ray.scaling.downstream import correlation, hold_out, predict_largest
+from clue_ray.scaling.downstream import FEWEST, correlation, hold_out, predict_largest
 
 
 def studies(count, parts=0.0, noise=0.01):
@@ -54,6 +54,12 @@ def test_largest_runs_that_gain_no_loss_tell_nothing():
         ).verdict
         == "no further"
     )
+
+
+@pytest.mark.parametrize("runs", [0, 1, FEWEST])
+def test_few_scored_runs_tell_nothing(runs):
+    compute = np.geomspace(1, 1e3, runs)
+    assert predict_largest(compute, -np.log(compute + 1), np.log(compute + 1)) is None
 
 
 def test_runs_of_equal_compute_are_held_out_together():

@@ -16,7 +16,7 @@ from clue_ray.study.checks import check_study
 from clue_ray.study.costs import Rate, Workload, choose_timing, fixed_rate, time_on_a_node
 from clue_ray.study.directory import StudyDirectory
 from clue_ray.study.planner import BYTES_PER_PARAM, plan_runs
-from clue_ray.study.warnings import no_cut_in_time, untrained_pairs, whole_days
+from clue_ray.study.warnings import coarse_times, no_cut_in_time, untrained_pairs
 from tests.study.planning import make_study, plan
 
 WIDE = {"encoder.size": ["xxs", "xs", "s", "m"], "sequence_length": [1, 2, 4, 8]}
@@ -270,12 +270,21 @@ def test_runs_without_batches_cut_in_time_are_a_warning(corpus, tmp_path, field,
 
 def test_times_of_whole_days_are_a_warning_where_encoders_read_hours(corpus, tmp_path):
     planned = plan(corpus, tmp_path, {"encoder.time": [False, True]}).runs
-    days = SimpleNamespace(times=np.arange(9.0) * 86_400 - 7_200)
-    (said,) = whole_days(planned, days)
+    times = np.arange(9.0) * 86_400 - 7_200
+    days = SimpleNamespace(times=times, last_time=1.7e9)
+    (said,) = coarse_times(planned, days)
     assert "all times of the log are at 22:00 UTC" in said
-    assert whole_days(planned[:1], days) == []
+    assert coarse_times(planned[:1], days) == []
     days.times[3] += 1
-    assert whole_days(planned, days) == []
+    assert coarse_times(planned, days) == []
+
+
+def test_encoders_that_read_times_of_a_log_without_any_are_a_warning(corpus, tmp_path):
+    planned = plan(corpus, tmp_path, {"encoder.time": [False, True]}).runs
+    ordered = SimpleNamespace(times=np.arange(9.0), last_time=8.0)
+    (said,) = coarse_times(planned, ordered)
+    assert "only tell an order (0 to 8)" in said
+    assert coarse_times(planned[:1], ordered) == []
 
 
 def test_a_study_on_gpus_trains_in_bf16_unless_it_says_otherwise():

@@ -6,6 +6,7 @@ import tempfile
 import pytest
 from ray.exceptions import RayTaskError, TaskUnschedulableError
 
+from clue_ray.cluster.places import Places, find_failure
 from clue_ray.corpus.store import share_corpus
 from clue_ray.errors import ClusterError, StudyError
 from clue_ray.spec.specs import ResourcesSpec, RunSpec, read_study
@@ -15,7 +16,7 @@ from clue_ray.storage.place import resolve_place
 from clue_ray.study import probes as storage
 from clue_ray.study.directory import StudyDirectory
 from clue_ray.study.mirror import StoredDirectory
-from clue_ray.study.probes import Places, check_storage, find_failure, node_failure, probes
+from clue_ray.study.probes import check_storage, node_failure, probes
 from clue_ray.study.trial import checkpoint_place
 
 
