@@ -15,7 +15,8 @@ def copy_to(batch: Batch, device: torch.device) -> Batch:
     """
 
     def copy(part: object) -> object:
-        if not isinstance(part, torch.Tensor) or part.device == device:
+        # "cuda" is not equal to "cuda:0", where its tensors lie; memory there cannot be pinned.
+        if not isinstance(part, torch.Tensor) or part.device.type == device.type:
             return part
         if device.type == "cuda":
             return part.pin_memory().to(device, non_blocking=True)

@@ -30,10 +30,26 @@ def attend(qkv: Tensor, layout: Layout, heads: int) -> Tensor:
     half = qkv.dtype in (torch.bfloat16, torch.float16)
     head_width = qkv.shape[1] // 3 // heads
     if qkv.is_cuda and half and head_width % FLASH_MULTIPLE == 0 and head_width <= WIDEST_HEAD:
-        if layout.longest <= TILE and has_triton():
-            return attend_in_tiles(qkv, layout, heads)
-        return attend_by_varlen(qkv, layout, heads)
+        return _attend_on_a_gpu(qkv, layout, heads)
     return attend_by_length(qkv, layout.groups, heads)
+
+
+def _attend_on_a_gpu(qkv: Tensor, layout: Layout, heads: int) -> Tensor:
+    """Attend in tiles within short sequences, which come first, and by flash within the others."""
+    short = [(count, length) for count, length in layout.groups if length <= TILE]
+    if not short or not has_triton():
+        return attend_by_varlen(qkv, layout, heads)
+    if len(short) == len(layout.groups):
+        return attend_in_tiles(qkv, layout, heads)
+    sequences, positions = (sum(n) for n in zip(*((c, c * n) for c, n in short), strict=True))
+    tiled, rest = qkv.split([positions, len(qkv) - positions])
+    longer = layout.groups[len(short) :]
+    return torch.cat(
+        [
+            attend_in_tiles(tiled, layout.part(short, 0, 0), heads),
+            attend_by_varlen(rest, layout.part(longer, sequences, positions), heads),
+        ]
+    )
 
 
 def attend_by_length(qkv: Tensor, groups: Groups, heads: int) -> Tensor:

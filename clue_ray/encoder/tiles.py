@@ -102,7 +102,7 @@ def attend_in_tiles(qkv: Tensor, layout: Layout, heads: int) -> Tensor:
 
 
 def _tiles(layout: Layout) -> Tensor:
-    """Return the tiles of a layout on its device, computed once per batch and part."""
+    """Return the tiles of a layout on its device."""
     found = tile(layout.groups, TILE)
     tiles = torch.from_numpy(found)
     if layout.bounds.is_cuda:

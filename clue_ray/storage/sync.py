@@ -3,18 +3,26 @@
 import getpass
 import os
 import re
+import shutil
 import tempfile
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 
+from filelock import FileLock, Timeout
+
 from clue_ray.errors import StudyError
-from clue_ray.storage.files import fetch_files, list_files, push_files
+from clue_ray.storage.files import delete_file, fetch_files, list_files, push_files, with_retries
 from clue_ray.storage.place import is_uri
 
 SYNC_SECONDS = 10.0
 """Pause between copies of a working folder to storage."""
+SETTLED_SECONDS = 60.0
+"""Age from which on a working folder without a living owner is deleted; a new one may not be locked
+yet."""
 
 
 def node_folder(name: str) -> Path:
@@ -41,7 +49,7 @@ def node_folder(name: str) -> Path:
 
 
 @contextmanager
-def working_folder(place: str, fetch: str = "", last: str = "") -> Iterator[Path]:
+def working_folder(place: str, fetch: str = "", last: str = "", stale: str = "") -> Iterator[Path]:
     """Yield a local folder to write in: the place itself, or one that is copied to the URI.
 
     The copies are made while the block runs, as far as storage allows, and when the block ends,
@@ -50,6 +58,7 @@ def working_folder(place: str, fetch: str = "", last: str = "") -> Iterator[Path
     Args:
         fetch: pattern of the names that are first fetched from the URI; none if empty.
         last: name of the file that is copied last, because it marks the others as complete.
+        stale: pattern of the names that are deleted at the URI, because the block writes them anew.
 
     Raises:
         StudyError: storage failed for two minutes.
@@ -57,12 +66,30 @@ def working_folder(place: str, fetch: str = "", last: str = "") -> Iterator[Path
     if not is_uri(place):
         yield Path(place)
         return
-    with tempfile.TemporaryDirectory(dir=node_folder("work"), ignore_cleanup_errors=True) as name:
-        folder = Path(name)
-        if fetch:
-            fetched = [file for file in list_files(place) if re.fullmatch(fetch, file)]
-            fetch_files(place, fetched, folder)
+    with _scratch_folder(node_folder("work")) as folder:
+        names = list_files(place) if fetch or stale else {}
+        for name in names:
+            if stale and re.fullmatch(stale, name):
+                with_retries(partial(delete_file, place, name), f"{place}/{name} cannot be deleted")
+        fetch_files(place, [name for name in names if fetch and re.fullmatch(fetch, name)], folder)
         with BackgroundSync(folder, place, last):
+            yield folder
+
+
+@contextmanager
+def _scratch_folder(work: Path) -> Iterator[Path]:
+    """Yield an empty folder; delete it after the block, and those of processes that were killed.
+
+    The operating system releases the lock in a folder when its process ends.
+    """
+    for lock in work.glob("*/.lock"):
+        with suppress(OSError, Timeout):
+            if time.time() - lock.stat().st_mtime > SETTLED_SECONDS:
+                with FileLock(lock, timeout=0):
+                    shutil.rmtree(lock.parent, ignore_errors=True)
+    with tempfile.TemporaryDirectory(dir=work, ignore_cleanup_errors=True) as name:
+        folder = Path(name)
+        with FileLock(folder / ".lock"):
             yield folder
 
 

@@ -233,18 +233,26 @@ def _time_step(
         update={"steps": 1 + TIMED_STEPS, "users_seen": None, "train_flops": None}
     )
     trainer = Trainer(run.model_copy(update={"train": train}), corpus, evaluation, LocalContext())
-    trainer.step(trainer.prepare(trainer.state.step))
+    trainer.lag = 0  # each step is timed to its end
+    trainer.step(trainer.prepare(trainer.next_step))
     before, times = trainer.state.executed, []
     for _ in range(TIMED_STEPS):
-        started = time.perf_counter()
-        batch = trainer.prepare(trainer.state.step)
-        packed = time.perf_counter()
+        started = _now(trainer.device)
+        batch = trainer.prepare(trainer.next_step)
+        packed = _now(trainer.device)
         trainer.step(batch)
-        times.append((packed - started, time.perf_counter() - packed))
+        times.append((packed - started, _now(trainer.device) - packed))
     packing, stepping = np.median(times, axis=0).tolist()
     executed = Work(*(a - b for a, b in zip(trainer.state.executed, before, strict=True)))
     flops = train_flops(run.encoder, executed) / TIMED_STEPS
     return flops, packing + stepping, packing / stepping
+
+
+def _now(device: torch.device) -> float:
+    """Return the time once a GPU has done what it was given, in seconds."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()
 
 
 def _fit_rate(

@@ -130,6 +130,14 @@ class StudyDirectory:
         """Write the spec, curve and record of a run."""
         write_run(self.run_path(record.run_id), run, record, curve)
 
+    def write_failure(self, run_id: str, name: str, failure: dict[str, Any] | None) -> None:
+        """Write why a run could not be scored; None deletes what an earlier try wrote."""
+        file = self.run_path(run_id) / name
+        if failure is None:
+            file.unlink(missing_ok=True)
+        else:
+            write_json(file, failure)
+
     def read_record(self, run_id: str) -> RunRecord | None:
         """Read a run's record; None until the run has ended."""
         return read_record(self.run_path(run_id) / "record.json")

@@ -170,7 +170,12 @@ class StoredDirectory(StudyDirectory):
         globs = ("*", "forecasts/*", "report/**/*")
         files = [file for glob in globs for file in self.path.glob(glob) if file.is_file()]
         names = [str(file.relative_to(self.path)) for file in files]
-        push_files(self.path, [name for name in names if MIRRORED.fullmatch(name)], self.home)
+        pushed = [name for name in names if MIRRORED.fullmatch(name)]
+        push_files(self.path, pushed, self.home)
+        # What was pushed from here is newer than what was fetched, and must not be fetched again.
+        there = list_files(self.home)
+        versions = {name: list(there[name]) for name in pushed if name in there}
+        write_json(self.path / SEEN, self._seen() | versions)
 
     def claim(self, study: StudySpec, corpus_digest: str) -> None:
         """Make the folder this study's, here and on storage, and push runs that ended before."""
@@ -193,6 +198,14 @@ class StoredDirectory(StudyDirectory):
         except StudyError:
             super().reopen(record.run_id)  # a run has ended only once storage has its record
             raise
+
+    def write_failure(self, run_id: str, name: str, failure: dict[str, Any] | None) -> None:
+        """Write why a run could not be scored, or delete it, here and on storage."""
+        super().write_failure(run_id, name, failure)
+        if failure is not None:
+            push_files(self.run_path(run_id), [name], self.run_place(run_id))
+        elif name in list_files(self.run_place(run_id)):
+            delete_file(self.run_place(run_id), name)
 
     def fetch_run(self, run_id: str) -> None:
         """Fetch a run, and push the table as it stands at most once per minute."""

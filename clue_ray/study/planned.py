@@ -55,7 +55,7 @@ class Plan:
 
     Attributes:
         concurrency: Number of one-worker runs that train concurrently.
-        disk_bytes: Expected size of the checkpoints of all pending runs.
+        disk_bytes: Expected size of the checkpoints and encoders of all pending runs.
         warnings: What would weaken the study's answer, one sentence each.
         notes: What earlier commands left and how much of it counts, one sentence each.
         multi_worker_runs: Number of multi-worker runs that train concurrently.

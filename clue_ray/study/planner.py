@@ -20,8 +20,10 @@ INLINE_STARTUP_SECONDS = 1.0
 """Start of a one-worker run in a reused Tune actor."""
 RAY_TRAIN_STARTUP_SECONDS = 20.0
 """Start of the workers of a multi-worker run through Ray Train."""
-BYTES_PER_PARAM = 12 * KEPT
-"""The weights and Adam's two moments in float32, for each checkpoint that is kept."""
+STATE_BYTES = 12
+"""A checkpoint per parameter: the weights and Adam's two moments in float32."""
+ENCODER_BYTES = 4
+"""The encoder that a finished run exports, per parameter."""
 
 
 def plan_runs(
@@ -59,18 +61,25 @@ def plan_runs(
     fitting = count_workers(fed, nodes)
     multi_worker_runs = multi_worker_concurrency(workers, fitting, nodes)
     asked = study.resources.concurrency
+    concurrency = max(1, fitting) if asked == "auto" else asked
     return Plan(
         study=study.name,
         runs=planned,
-        concurrency=max(1, fitting) if asked == "auto" else asked,
+        concurrency=concurrency,
         multi_worker_runs=multi_worker_runs if asked == "auto" else min(asked, multi_worker_runs),
-        disk_bytes=sum(BYTES_PER_PARAM * run.description.total_params for run in pending),
+        disk_bytes=_disk_bytes([run.description.total_params for run in pending], concurrency),
         warnings=[*_no_room(fitting, study), *find_warnings(planned, corpus, study)],
         notes=[
             *find_notes(planned, count_points(study) + len(added), directory),
             *_find_streamed(pending, study),
         ],
     )
+
+
+def _disk_bytes(params: list[int], concurrency: int) -> int:
+    """Return the bytes that runs leave; runs that train write a state before an old one goes."""
+    kept = (STATE_BYTES * KEPT + ENCODER_BYTES) * sum(params)
+    return kept + STATE_BYTES * sum(sorted(params)[-concurrency:])
 
 
 def _no_room(fitting: int, study: StudySpec) -> list[str]:

@@ -124,21 +124,19 @@ def run_study(
     output = Path(output).absolute()
     directory = open_directory(output / study.name, storage)
     check_study(study, most_points)
-    with directory.held(), connect(address):
-        check_storage(study, directory)  # before the corpus is prepared, which can take hours
-        corpus = _open_study_corpus(study, output, storage)
-        train = partial(
-            _train_study, study, corpus, directory, output, address, on_progress, callbacks
-        )
-        if add_runs:
-            runs = add_in_rounds(study, corpus, directory.path, add_runs, train, retry_failed)
-        else:
-            runs, _ = train(retry_failed)
-    write_report(directory.path)
-    try:
+    with directory.held():  # which pushes the report at its end, whatever a tracker does
+        with connect(address):
+            check_storage(study, directory)  # before the corpus is prepared, which can take hours
+            corpus = _open_study_corpus(study, output, storage)
+            train = partial(
+                _train_study, study, corpus, directory, output, address, on_progress, callbacks
+            )
+            if add_runs:
+                runs = add_in_rounds(study, corpus, directory.path, add_runs, train, retry_failed)
+            else:
+                runs, _ = train(retry_failed)
+        write_report(directory.path)
         send_study(directory, study.name, study.trackers, runs)
-    finally:  # the report is kept, whatever a tracker does
-        directory.publish()
     return runs
 
 

@@ -9,7 +9,7 @@ import json
 import os
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from ray import tune
 from clue_ray.cluster.session import without_tune_loggers
 from clue_ray.errors import ClueRayError, StudyError, describe_error
 from clue_ray.runs import read_runs
-from clue_ray.storage.files import with_retries, write_file, write_json
+from clue_ray.storage.files import with_retries, write_file
 from clue_ray.study.directory import StudyDirectory
 from clue_ray.study.mirror import open_directory
 from clue_ray.study.trial import LONG_TIMEOUT, REUSE_TIMEOUT
@@ -113,7 +113,7 @@ def score_study(
         StudyError: No run has finished, or no run could be evaluated on any task.
     """
     directory = open_directory(path, storage)
-    with directory.held() if storage else nullcontext():
+    with directory.held():
         runs = read_runs(path)
         if runs.finished.empty:
             raise StudyError(f"{path} has no finished run; run the study first.")
@@ -254,8 +254,5 @@ def _score_trial(
 def _record_failure(directory: StudyDirectory, pair: Pair, failure: str | None) -> None:
     """Write why a pair failed next to the results, or delete the failure of an earlier try."""
     run_id, task = pair
-    file = directory.run_path(run_id) / failure_name(task)
-    if failure is None:
-        file.unlink(missing_ok=True)
-    else:
-        write_json(file, {"task": task, "run_id": run_id, "error": failure})
+    told = failure and {"task": task, "run_id": run_id, "error": failure}
+    directory.write_failure(run_id, failure_name(task), told or None)

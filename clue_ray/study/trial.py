@@ -7,6 +7,7 @@ the run's last checkpoint.
 """
 
 import os
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -17,9 +18,10 @@ from ray.data import Dataset
 
 from clue_ray.cluster.session import data_pool
 from clue_ray.corpus.store import Corpus, open_corpus
-from clue_ray.errors import describe_error
+from clue_ray.errors import ClueRayError, describe_error
 from clue_ray.runs import RunDescription, RunRecord
 from clue_ray.spec.specs import EvaluationSpec, RunSpec
+from clue_ray.storage.files import write_file
 from clue_ray.storage.place import is_uri, place_below
 from clue_ray.storage.sync import working_folder
 from clue_ray.study.directory import write_run
@@ -29,7 +31,13 @@ from clue_ray.training.feed import Pack
 from clue_ray.training.loop import train_with
 from clue_ray.training.ray_train import LoopError, train_on_workers
 from clue_ray.training.streams import Stream, make_stream
-from clue_ray.training.tensorboard import DRIVER_LOG, LOG_FILE, CurveEvents, log_to
+from clue_ray.training.tensorboard import (
+    DRIVER_LOG,
+    EVENT_FILES,
+    LOG_FILE,
+    CurveEvents,
+    log_to,
+)
 from clue_ray.transfer.encoder_file import export_run
 
 REUSE_TIMEOUT = "TUNE_FUNCTION_THREAD_TIMEOUT_S"
@@ -48,7 +56,7 @@ def run_trial(config: dict[str, Any]) -> None:
     place = place_below(config["directory"], f"runs/{description.run_id}")
     # On storage, log.txt of a multi-worker run is written by its first worker, not by this driver.
     log = DRIVER_LOG if is_uri(place) and run.resources.workers > 1 else LOG_FILE
-    with working_folder(place, fetch=LOG_FILE, last="record.json") as folder:
+    with working_folder(place, LOG_FILE, "record.json", EVENT_FILES) as folder:
         try:
             with log_to(folder, log):
                 record, curve = _train_here(run, corpus, evaluation, description, folder, place)
@@ -57,7 +65,7 @@ def run_trial(config: dict[str, Any]) -> None:
                     export_run(folder, states, run, record.run_id, corpus)
         except Exception as error:
             if is_lost(error):
-                _die(folder, error)
+                _die(place, error)
             reason, trace = error.args if isinstance(error, LoopError) else describe_error(error)
             (folder / "error.txt").write_text(trace, encoding="utf-8")
             record, curve = description.to_record("failed", error=reason), []
@@ -68,12 +76,13 @@ def run_trial(config: dict[str, Any]) -> None:
     tune.report({**ended, "step": record.steps, "steps": record.steps})
 
 
-def _die(folder: Path, error: Exception) -> None:
+def _die(place: str, error: Exception) -> None:
     """End this process, whose CUDA is unusable: every later run of it would fail, too.
 
     Tune starts the trial again in another process, and gives up after a few times.
     """
-    (folder / "error.txt").write_text(describe_error(error)[1], encoding="utf-8")
+    with suppress(ClueRayError, OSError):
+        write_file(place, "error.txt", describe_error(error)[1].encode())
     os._exit(1)
 
 

@@ -142,7 +142,7 @@ def _read(store: pa.fs.FileSystem, path: str, where: str) -> dict[str, Any]:
         archive = zipfile.ZipFile(file)
         if any(part.compress_type for part in archive.infolist()):
             raise ValueError("packed, which torch's are not: it may be any size once unpacked")
-        if broken := archive.testzip():
+        if where != "meta" and (broken := archive.testzip()):
             raise ValueError(f"wrong checksum in {broken}")
         file.seek(0)
         state: dict[str, Any] = torch.load(file, weights_only=True, map_location=where)

@@ -41,6 +41,8 @@ def choose_device(gpus: float, precision: str = "fp32") -> torch.device:
         return torch.device("cpu")
     if precision == "bf16":
         _check_capability(torch.cuda.get_device_capability())
+    if gpus < 1:  # other runs have the rest of the memory
+        torch.cuda.set_per_process_memory_fraction(gpus)
     return torch.device("cuda")
 
 
@@ -85,10 +87,11 @@ def fitting_share(encoder: EncoderSpec, packed: Packed, precision: str, free: in
 
 
 def free_bytes(device: torch.device) -> int:
-    """Return the free bytes of a GPU, those that torch keeps for itself included."""
-    free, _ = torch.cuda.mem_get_info(device)
-    kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-    return free + kept
+    """Return the free bytes of this process's share of a GPU, those that torch keeps included."""
+    free, size = torch.cuda.mem_get_info(device)
+    used, reserved = torch.cuda.memory_allocated(device), torch.cuda.memory_reserved(device)
+    share = int(size * torch.cuda.get_per_process_memory_fraction(device))
+    return max(0, min(free + reserved, share) - used)
 
 
 def log_peaks(device: torch.device) -> None:

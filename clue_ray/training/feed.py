@@ -33,7 +33,7 @@ class Prefetch(Generic[Prepared]):
 
     def __init__(self, prepare: Callable[[int], Prepared], last: int, ahead: int = 2):
         self.prepare, self.last, self.ahead = prepare, last, ahead
-        self.pool = ThreadPoolExecutor(1)
+        self.pool = ThreadPoolExecutor(1, initializer=_use_device, initargs=(_current_device(),))
         self.waiting: dict[int, Future[Prepared]] = {}
 
     def __enter__(self) -> "Prefetch[Prepared]":
@@ -48,6 +48,18 @@ class Prefetch(Generic[Prepared]):
             if coming not in self.waiting:
                 self.waiting[coming] = self.pool.submit(self.prepare, coming)
         return self.waiting.pop(step).result()
+
+
+def _current_device() -> int | None:
+    """Return the index of the GPU that this thread uses; None without one."""
+    used = torch.cuda.is_available() and torch.cuda.is_initialized()
+    return torch.cuda.current_device() if used else None
+
+
+def _use_device(index: int | None) -> None:
+    """Use a GPU in this thread: the current one is a thread's own, and starts as the first."""
+    if index is not None:
+        torch.cuda.set_device(index)
 
 
 class Batch(NamedTuple):

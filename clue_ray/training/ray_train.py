@@ -20,6 +20,7 @@ from ray.train import (
     DataConfig,
     FailureConfig,
     LoggingConfig,
+    PreemptionError,
     RunConfig,
     ScalingConfig,
     WorkerGroupError,
@@ -35,10 +36,11 @@ from clue_ray.spec.specs import EvaluationSpec, RunSpec
 from clue_ray.storage.sync import working_folder
 from clue_ray.training.checkpoints import StateWriter, load_state
 from clue_ray.training.counters import describe_run
+from clue_ray.training.device import is_lost
 from clue_ray.training.feed import Pack
 from clue_ray.training.loop import train_with
 from clue_ray.training.streams import Stream, make_stream, ordered
-from clue_ray.training.tensorboard import LOG_FILE, CurveEvents, log_to
+from clue_ray.training.tensorboard import EVENT_FILES, LOG_FILE, CurveEvents, log_to
 
 LOST_WORKERS = 3
 """Times that a run resumes after losing workers without a new checkpoint in between."""
@@ -154,7 +156,7 @@ def train_on_workers(
 
     Raises:
         LoopError: the run itself failed.
-        WorkerGroupError: workers were lost too often.
+        WorkerGroupError, PreemptionError: workers were lost too often without progress.
         RayActorError: the controller of the workers was lost too often.
     """
     job = {
@@ -171,8 +173,8 @@ def train_on_workers(
         try:
             outcome: Any = make_trainer(run, job).fit().return_value
             return RunRecord(**outcome["record"]), outcome["curve"]
-        except (WorkerGroupError, RayActorError) as error:
-            lost = list(getattr(error, "worker_failures", {0: error}).values())
+        except (WorkerGroupError, PreemptionError, RayActorError) as error:
+            lost = list((getattr(error, "worker_failures", None) or {0: error}).values())
             for failure in lost:
                 if isinstance(failure, LoopError):
                     raise failure from None
@@ -238,7 +240,7 @@ def _run_worker(job: dict[str, Any]) -> dict[str, Any]:
     try:
         return _train_share(job)
     except Exception as error:
-        if any(sign in str(error) for sign in LOST_CONTACT):
+        if is_lost(error) or any(sign in str(error) for sign in LOST_CONTACT):
             raise
         raise LoopError(*describe_error(error)) from None
 
@@ -250,7 +252,7 @@ def _train_share(job: dict[str, Any]) -> dict[str, Any]:
     with ExitStack() as stack:
         events = None
         if ray.train.get_context().get_world_rank() == 0:
-            folder = stack.enter_context(working_folder(job["place"], fetch=LOG_FILE))
+            folder = stack.enter_context(working_folder(job["place"], LOG_FILE, stale=EVENT_FILES))
             stack.enter_context(log_to(folder))
             description = describe_run(run, corpus, evaluation)
             events = stack.enter_context(CurveEvents(folder, description))

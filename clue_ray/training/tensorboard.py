@@ -19,6 +19,8 @@ from clue_ray.runs import RunDescription
 LOG_FILE = "log.txt"
 DRIVER_LOG = "driver.txt"
 """Log of the process that starts a run's workers, if it cannot append to the first worker's."""
+EVENT_FILES = r"events\.out\.tfevents\..*"
+"""Pattern of the names of event files."""
 FORMAT = "%(asctime)s %(levelname)s %(message)s"
 POSITION = ("step", "users_seen")
 """Columns of a curve that are not values but positions."""

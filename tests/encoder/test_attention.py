@@ -72,6 +72,33 @@ def test_the_variable_length_call_is_split(monkeypatch, most):
     assert max(calls) <= most
 
 
+@pytest.mark.parametrize("tile_rows", [1, 9, 22])
+def test_short_sequences_go_to_tiles_and_long_ones_to_flash(monkeypatch, tile_rows):
+    kernels = []
+
+    def kernel(name):
+        def attend(qkv, layout, heads):
+            assert layout.bounds[0] == 0
+            assert layout.bounds[-1] == len(qkv)
+            lengths = layout.lengths.numpy()
+            kernels.append((name, int(lengths.min()), int(lengths.max())))
+            return plain_attention(qkv, lengths, heads)
+
+        return attend
+
+    monkeypatch.setattr(attention, "TILE", tile_rows)
+    monkeypatch.setattr(attention, "has_triton", lambda: True)
+    monkeypatch.setattr(attention, "attend_in_tiles", kernel("tiles"))
+    monkeypatch.setattr(attention, "attend_by_varlen", kernel("flash"))
+    qkv = inputs(12)
+    found = attention._attend_on_a_gpu(qkv, lay_out(group_lengths(LENGTHS)), 3)
+    assert torch.allclose(found, plain_attention(qkv, LENGTHS, 3), atol=1e-12)
+    assert [(name, longest <= tile_rows) for name, _, longest in kernels] == [
+        ("tiles", True),
+        ("flash", False),
+    ][: 1 if tile_rows == 22 else 2]
+
+
 def test_the_limits_of_a_call():
     assert most_sequences(768, 12) == 21_845
     assert most_sequences(1536, 16) == 10_922

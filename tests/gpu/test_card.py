@@ -57,6 +57,12 @@ def test_packing_on_the_card_has_the_bits_of_the_host(corpus):
         assert made.work == drawn.work
 
 
+def test_tensors_that_lie_on_the_card_are_not_copied_again():
+    """A run's device is "cuda", and that of its tensors "cuda:0"."""
+    there = torch.ones(3, device=CARD)
+    assert copy_to((there,), torch.device("cuda"))[0] is there
+
+
 @pytest.mark.parametrize("width", [8, 16, 32, 64, 128, 256, 264])
 @pytest.mark.parametrize("longest", [20, 100])
 def test_attention_is_that_of_each_sequence_alone(width, longest):

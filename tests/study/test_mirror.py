@@ -26,6 +26,7 @@ from clue_ray.study import run as execute
 from clue_ray.study.mirror import StoredDirectory, fetch_study
 from clue_ray.study.run import plan_study, run_study, train_point
 from clue_ray.training.counters import describe_run
+from clue_ray.training.tensorboard import EVENT_FILES
 
 
 @pytest.fixture(autouse=True)
@@ -150,7 +151,34 @@ def test_a_worker_s_folder_reaches_storage_meanwhile_and_the_record_last(place, 
     assert read_file(f"{place}/run", "log.txt") == b"begun, ended"
     assert not folder.exists()
     with working_folder(f"{place}/run", fetch=r"log\.txt") as again:
-        assert [file.name for file in again.iterdir()] == ["log.txt"]
+        assert [file.name for file in again.glob("[!.]*")] == ["log.txt"]
+
+
+def test_the_folder_of_a_killed_process_is_deleted_and_that_of_a_living_one_is_not(
+    place, node, monkeypatch
+):
+    monkeypatch.setattr(sync, "SETTLED_SECONDS", -1.0)
+    code = (
+        "import os, sys, tempfile; tempfile.tempdir = sys.argv[1]\n"
+        "from clue_ray.storage.sync import working_folder\n"
+        "with working_folder(sys.argv[2]) as folder: print(folder); os._exit(9)"
+    )
+    command = [sys.executable, "-c", code, str(node), f"{place}/killed"]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False)
+    left = Path(ended.stdout.strip())
+    assert left.is_dir()
+    with working_folder(f"{place}/one") as one, working_folder(f"{place}/two") as two:
+        assert not left.exists()
+        assert one.is_dir()
+        assert two.is_dir()
+
+
+def test_event_files_of_the_run_before_are_replaced(place):
+    with working_folder(f"{place}/run") as folder:
+        put(folder, **{"events.out.tfevents.1.host": "a", "log_dot_txt": "begun"})
+    with working_folder(f"{place}/run", r"log\.txt", stale=EVENT_FILES) as folder:
+        put(folder, **{"events.out.tfevents.2.host": "b"})
+    assert sorted(list_files(f"{place}/run")) == ["events.out.tfevents.2.host", "log.txt"]
 
 
 def test_a_folder_that_others_may_write_is_not_used(node):
@@ -274,6 +302,36 @@ def leave_run(directory, study, corpus, length, status="done") -> str:
     description = describe_run(run, corpus, study.evaluation, study.name)
     directory.write_run(run, description.to_record(status, loss=2.0), [])
     return description.run_id
+
+
+def test_what_a_command_wrote_is_not_overwritten_by_what_it_pushed_before(
+    study, corpus, place, tmp_path
+):
+    for command in ("first", "second"):
+        directory = StoredDirectory(tmp_path / "a" / "tiny", place)
+        with directory.held():
+            directory.claim(study, corpus.digest)
+            directory.publish()  # as before training: the baselines of the command before
+            put(directory.path, baselines_dot_json=json.dumps([command]))
+            directory.write_tables([])
+            assert json.loads((directory.path / "baselines.json").read_text()) == [command]
+        assert json.loads(read_file(f"{place}/tiny", "baselines.json")) == [command]
+
+
+def test_a_failed_score_travels_with_its_run(study, corpus, place, tmp_path):
+    first = StoredDirectory(tmp_path / "a" / "tiny", place)
+    with first.held():
+        first.claim(study, corpus.digest)
+        run_id = leave_run(first, study, corpus, 2)
+        first.write_failure(run_id, "transfer/kids.failed.json", {"error": "damaged"})
+    second = StoredDirectory(tmp_path / "b" / "tiny", place)
+    with second.held():
+        file = second.run_path(run_id) / "transfer" / "kids.failed.json"
+        assert json.loads(file.read_text()) == {"error": "damaged"}
+        second.write_failure(run_id, "transfer/kids.failed.json", None)
+        second.write_failure(run_id, "transfer/never.failed.json", None)
+        assert not file.exists()
+    assert "transfer/kids.failed.json" not in list_files(f"{place}/tiny/runs/{run_id}")
 
 
 def test_storage_brings_home_what_is_expected_and_nothing_else(study, corpus, place, tmp_path):

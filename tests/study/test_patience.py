@@ -5,6 +5,7 @@ from types import SimpleNamespace
 import pytest
 from ray import tune
 from ray.exceptions import RayActorError
+from ray.train import PreemptionError, WorkerGroupError
 from ray.tune.experiment.trial import _TrainingRunMetadata
 
 from clue_ray.spec.specs import RunSpec
@@ -32,19 +33,41 @@ def test_deaths_count_only_where_nothing_is_gained():
     assert live([[5], [5], [5, 10], [10]]) == [1, 2, 1, 2]
 
 
+LOSSES = [
+    RayActorError(error_msg="gone"),
+    PreemptionError(SimpleNamespace(preempted_ranks=[0])),
+    WorkerGroupError("gone", {}),
+]
+
+
+@pytest.mark.parametrize("loss", LOSSES, ids=lambda loss: type(loss).__name__)
 @pytest.mark.parametrize(("kept", "lives"), [([-1] * 9, 4), ([0, 1, 2, 3, 4, 4, 4, 4, 4], 7)])
-def test_lost_workers_count_only_without_a_new_checkpoint(monkeypatch, kept, lives):
+def test_lost_workers_count_only_without_a_new_checkpoint(monkeypatch, kept, lives, loss):
     steps, tries = iter(kept), []
 
     def lose(*_):
         tries.append(1)
-        raise RayActorError(error_msg="gone")
+        raise loss
 
     monkeypatch.setattr(ray_train, "_kept_step", lambda _: next(steps))
     monkeypatch.setattr(ray_train, "make_trainer", lambda *_: SimpleNamespace(fit=lose))
     reports, run = [], RunSpec(train={"steps": 1})
     monkeypatch.setattr(tune, "report", reports.append)
-    with pytest.raises(RayActorError):
+    with pytest.raises(type(loss)):
         ray_train.train_on_workers(run, "c", ray_train.EvaluationSpec(), "f", "p", "s")
     assert len(tries) == lives
     assert len(reports) == lives - 1  # each loss that is tried again is told to the study
+
+
+def test_a_worker_whose_cuda_is_lost_is_no_error_of_the_run(monkeypatch):
+    def fail(error):
+        def share(job):
+            raise error
+
+        monkeypatch.setattr(ray_train, "_train_share", share)
+        ray_train._run_worker({})
+
+    with pytest.raises(RuntimeError, match="CUDA error"):
+        fail(RuntimeError("CUDA error: uncorrectable ECC error encountered"))
+    with pytest.raises(ray_train.LoopError):
+        fail(RuntimeError("shapes differ"))

@@ -15,7 +15,7 @@ from clue_ray.study import costs
 from clue_ray.study.checks import check_study
 from clue_ray.study.costs import Rate, Workload, choose_timing, fixed_rate, time_on_a_node
 from clue_ray.study.directory import StudyDirectory
-from clue_ray.study.planner import BYTES_PER_PARAM, plan_runs
+from clue_ray.study.planner import plan_runs
 from clue_ray.study.warnings import coarse_times, no_cut_in_time, untrained_pairs
 from tests.study.planning import make_study, plan
 
@@ -100,9 +100,10 @@ def test_cost_is_that_of_what_is_pending(corpus, tmp_path):
     assert max(seconds) <= 60 * planned.expected_minutes
     assert sum(seconds) <= 2 * 60 * planned.expected_minutes
     assert [r.expected_seconds for r in planned.pending] == sorted(seconds, reverse=True)
-    assert planned.disk_bytes == sum(
-        BYTES_PER_PARAM * r.description.total_params for r in planned.runs
-    )
+    params = [r.description.total_params for r in planned.runs]
+    # Two states of each run and the encoder; a third state of those that train at once.
+    training = sum(sorted(params)[-planned.concurrency :])
+    assert planned.disk_bytes == (2 * 12 + 4) * sum(params) + 12 * training
 
 
 def test_what_is_finished_is_neither_timed_nor_placed_again(corpus, tmp_path):

@@ -11,6 +11,7 @@ from clue_ray.cli.main import app
 from clue_ray.errors import ClusterError, SpecError, StudyError
 from clue_ray.runs import RunRecord, Runs, read_runs
 from clue_ray.spec.specs import EvaluationSpec, RunSpec
+from clue_ray.storage.lock import locked
 from clue_ray.study import scoring
 from clue_ray.study.mirror import StoredDirectory
 from clue_ray.study.scoring import score_study
@@ -95,6 +96,11 @@ def test_scores_join_the_table_and_failures_are_sentences(study, found, ray_sess
         StudyError, match=r"No run of .* could be scored: Task lost names service 'nowhere'"
     ):
         score_study(study, tasks[1:], {})
+
+
+def test_a_study_that_another_command_holds_is_not_scored(study, found):
+    with locked(study), pytest.raises(StudyError, match="is in use by process"):
+        score_study(study, [found()], {})
 
 
 @pytest.mark.slow

@@ -46,6 +46,17 @@ def test_the_last_two_are_kept(tmp_path):
     assert_state(load_state(str(tmp_path / "states"), step=9), 9)
 
 
+def test_the_step_of_a_state_is_known_without_its_weights(tmp_path):
+    save_state(tmp_path, make_state(9))
+    file = tmp_path / "step_00000009.pt"
+    content = bytearray(file.read_bytes())
+    weights = make_state(9)["weights"].numpy().tobytes()
+    content[content.index(weights) + 100] ^= 1
+    file.write_bytes(content)
+    assert load_state(tmp_path, where="meta")["progress"]["step"] == 9
+    assert load_state(tmp_path) is None
+
+
 @pytest.mark.parametrize("size", [0, 10, 3000])
 def test_a_truncated_state_gives_way_to_the_one_before(tmp_path, caplog, size):
     for step in (3, 9):
