@@ -39,6 +39,11 @@ def forecast(
     from clue_ray.scaling.forecasting.forecast import forecast as make
 
     _check_options(runs, at, seal, verify)
+    if seal and where:
+        raise SpecError(
+            "A seal is made from all runs of its study, as a run that --where leaves out may test "
+            "it already; give --seal without --where."
+        )
     if verify:
         return _verify(runs, read_runs(runs), as_json)
     opened = open_runs(runs, [x] if x else None, y, where)

@@ -51,14 +51,16 @@ def open_runs(path: Path, x: Sequence[str] | None, y: str | None, where: str | N
     Raises:
         RunsError: nothing can be read, or a column is not there.
     """
+    from clue_ray.foreign.read import one_row_per_run
     from clue_ray.foreign.table import import_runs, select_rows
     from clue_ray.runs import Runs, read_runs
 
     columns, loss = list(x or [X]), y or Y
     own = read_runs(path) if is_study(path) or _is_table(path) else None
     if own is not None and (is_study(path) or {*columns, loss} <= set(map(str, own.table))):
-        table = select_rows(own.table, where)
-        return OpenedRuns(Runs(table), columns, loss, columns[0], loss)
+        table, notes = (own.table, []) if is_study(path) else one_row_per_run(own.table, path)
+        kept = Runs(select_rows(table, where))
+        return OpenedRuns(kept, columns, loss, columns[0], loss, tuple(notes))
     found = import_runs(path, x=x[0] if x else None, y=y, where=where)
     if x and len(x) > 1:
         _check_present(found.runs, x[1:])

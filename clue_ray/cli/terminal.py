@@ -86,9 +86,8 @@ def render_runs(path: Path, table: pd.DataFrame) -> Group:
 
 def _failures(path: Path, table: pd.DataFrame) -> list[Text]:
     """List the runs that failed or diverged, each with its reason and its log."""
-    ended = table[table["status"].isin(["failed", "diverged"])].astype(
-        {"run_id": str, "status": str, "error": str}
-    )
+    ended = table[table["status"].isin(["failed", "diverged"])]
+    ended = ended.reindex(columns=["run_id", "status", "error"]).astype(object).fillna("")
     rows = zip(ended["status"], ended["run_id"], ended["error"], strict=True)
     return [
         Text(f"{status} {run_id}: {error}{_log_of(path, run_id)}") for status, run_id, error in rows

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from clue_ray.corpus.logs.reading import Part, plan_reading, read_first_columns, read_part
+from clue_ray.corpus.logs.reading import find_first_part, plan_reading, read_part
 from clue_ray.corpus.logs.schema import LATEST_TIME, Log, good_rows, logs_of, normalise
 from clue_ray.corpus.logs.times import EARLIEST_DATE, as_seconds
 from clue_ray.errors import EventLogError
@@ -196,18 +196,17 @@ def _events(spec: CorpusSpec) -> Iterator[pa.Table]:
 
 def _first_rows(log: Log) -> pd.DataFrame:
     """Read the first rows of a log with all columns."""
-    file, columns = read_first_columns(log)
+    first, columns = find_first_part(log)
     plain = [name for name in columns if re.fullmatch(r"[^{}\[\].!:]+", name)]
     if not plain:
-        raise EventLogError(f"Event log {file} has no columns; give a file with a header.")
+        raise EventLogError(f"Event log {first.file} has no columns; give a file with a header.")
     every = Log(
         log.places, None, {"user_id": plain[0], "service": plain[0]},
         "".join(f"{{{name}}}" for name in plain), has_time=False, separator=log.separator,
     )  # fmt: skip
-    groups = (0,) if file.format == "parquet" else None
-    batch = next(read_part(Part(0, 0, file, groups), every), None)
+    batch = next(read_part(first, every), None)
     if batch is None:
-        raise EventLogError(f"Event log {file} is empty; give a file with rows.")
+        raise EventLogError(f"Event log {first.file} is empty; give a file with rows.")
     rows, length = batch.table.num_rows, SAMPLE // RUNS
     starts = np.unique(np.linspace(0, max(0, rows - length), RUNS).astype(int))
     spread = np.unique(np.concatenate([np.arange(at, min(at + length, rows)) for at in starts]))

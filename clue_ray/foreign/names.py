@@ -15,8 +15,10 @@ from clue_ray.errors import RunsError, nearest
 
 STEPS = ("_step", "step", "training_iteration", "global_step", "iteration", "iter")
 """Columns that count the steps of a curve."""
-FLOP_UNITS = {"gflop": 1e9, "tflop": 1e12, "pflop": 1e15, "eflop": 1e18, "pfday": 8.64e19}
-"""FLOP per unit that a name of compute states."""
+FLOP_UNITS = {"pf": 8.64e19, "g": 1e9, "t": 1e12, "p": 1e15, "e": 1e18}
+"""FLOP per unit that a name of compute states: PF-days, and FLOP with a prefix."""
+FLOP_UNIT = re.compile(r"(?:^|_)(?:(pf)(?:lops?|s)?_?days?|([gtpe])flops?)(?:_|$)")
+"""The unit as a word of a name: `training_flops` is not in GFLOP."""
 PER_PARAMETER_AND_TOKEN = 6.0
 """FLOP of training per parameter and token: forward and backward (Kaplan et al. 2020)."""
 SHOWN = 4
@@ -181,12 +183,12 @@ def _in_flop(table: pd.DataFrame, column: str, notes: tuple[str, ...]) -> Quanti
     values = table[column].astype(float)
     if column not in all_of("compute", [column]):
         return Quantity(column, column, "", values, notes)
-    joined = _words(column).replace("_", "")
-    for unit, flop in FLOP_UNITS.items():
-        if unit in joined:
-            note = f"{column!r} was converted to FLOP: times {flop:g}."
-            return Quantity(column, "compute", "FLOP", values * flop, (*notes, note))
-    unit = "FLOP" if "flop" in joined else ""
+    words = _words(re.split(r"[/.|]", column)[-1])
+    if found := FLOP_UNIT.search(words):
+        flop = FLOP_UNITS[found[1] or found[2]]
+        note = f"{column!r} was converted to FLOP: times {flop:g}."
+        return Quantity(column, "compute", "FLOP", values * flop, (*notes, note))
+    unit = "FLOP" if "flop" in words else ""
     return Quantity(column, "compute", unit, values, notes)
 
 

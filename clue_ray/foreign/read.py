@@ -75,7 +75,7 @@ def _read_file(path: Path) -> Found:
         return Found(pd.DataFrame(trackers.wandb_runs([path])), "a W&B run")
     if "tfevents" in path.name:
         return _read_folder(path.parent)
-    table, notes = _one_row_per_run(_spread(read_runs(path).table), path)
+    table, notes = one_row_per_run(_spread(read_runs(path).table), path)
     return Found(table, "a table", notes)
 
 
@@ -114,10 +114,13 @@ def _read_tables(folder: Path) -> Found:
     parts, curves = [], 0
     for file in files:
         part = _spread(read_runs(file).table)
-        if len(part) > 1 and (step := _step_of(part)) and part[step].is_unique:
+        run = first_of("run", list(map(str, part)))
+        if run and part[run].nunique() > 1:
+            part = one_row_per_run(part, file)[0]
+        elif len(part) > 1 and (step := _step_of(part)) and part[step].is_unique:
             part, curves = _last_values(part, step), curves + 1
         name = file.relative_to(folder).with_suffix("").as_posix()
-        if first_of("run", list(map(str, part))) is None:
+        if run is None:
             rows = [f"{name}-{row}" for row in range(len(part))]
             part = part.assign(run=name if len(part) == 1 else rows)
         parts.append(part)
@@ -127,7 +130,7 @@ def _read_tables(folder: Path) -> Found:
     return Found(pd.concat(parts, ignore_index=True), f"a folder of {len(files)} tables", notes)
 
 
-def _one_row_per_run(table: pd.DataFrame, path: Path) -> tuple[pd.DataFrame, list[str]]:
+def one_row_per_run(table: pd.DataFrame, path: Path) -> tuple[pd.DataFrame, list[str]]:
     """Take the last row of each run where a table holds curves.
 
     Raises:

@@ -161,10 +161,11 @@ def _families(table: pd.DataFrame) -> list[str]:
     group = _group(table) or next(iter(found), None)
     if not group:
         return []
-    first = table[group].astype(str).iloc[0]
+    name = group if group.isidentifier() else f"`{group}`"
+    first = table[group].tolist()[0]
     return [
         f"The runs are of {found[group]} families ({group!r}), and one law over all describes "
-        f"the best of them; give --where \"{group} == '{first}'\" for one family."
+        f'the best of them; give --where "{name} == {first!r}" for one family.'
     ]
 
 

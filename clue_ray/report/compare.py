@@ -4,8 +4,8 @@ Losses are comparable only at the same number of candidates. Where both studies 
 laws are compared; beyond the runs of both, their forecasts.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,8 +22,10 @@ from clue_ray.report.read import StudyFiles, read_directory
 from clue_ray.report.section import Section
 from clue_ray.report.tables import Table, text, written
 from clue_ray.scaling.answering.analysis import Analysis
+from clue_ray.scaling.answering.sentences import flop_words
 from clue_ray.scaling.fitting.result import Prediction
 from clue_ray.scaling.judging.backtest import LOOK_AHEAD
+from clue_ray.spec.columns import in_unit, label, named, with_unit
 from clue_ray.storage.files import atomic_write
 
 PLACES = 9
@@ -45,6 +47,7 @@ class Comparison:
         ahead: the forecasts at `LOOK_AHEAD` times the largest compute of both, with 80% intervals,
             and first minus second; empty where a study has no forecast.
         warnings: one sentence each.
+        columns: what columns are called where the runs are of another tool.
     """
 
     names: tuple[str, str]
@@ -54,6 +57,7 @@ class Comparison:
     differences: tuple[Prediction, ...]
     ahead: tuple[Prediction, ...]
     warnings: tuple[str, ...]
+    columns: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
 
     @property
     def ahead_at(self) -> float:
@@ -62,23 +66,24 @@ class Comparison:
 
     def sentence(self) -> str:
         """State which study has the lower loss, where both have runs and where it is forecast."""
-        return " ".join((self._measured(), *self._forecast()))
+        with named(self.columns):
+            return " ".join((self._measured(), *self._forecast()))
 
     def _measured(self) -> str:
         if not self.differences:
             return f"No difference is stated. {self.warnings[0]}"
-        gap, place = self.differences[-1], numbers.flop(self.train_flops[-1])
+        gap, place = self.differences[-1], flop_words(self.train_flops[-1])
         first, second = self.names
-        start = f"At {place} FLOP, the largest compute that both studies reached,"
+        start = f"At {place}, the largest compute that both studies reached,"
         if gap.low <= 0 <= gap.high:
             return (
                 f"{start} the losses of {first} and {second} are not distinguishable: {first} "
-                f"minus {second} is {_signed(gap, ' nats')}."
+                f"minus {second} is {_signed(gap, in_unit('loss'))}."
             )
         side = "lower" if gap.value < 0 else "higher"
         return (
             f"{start} the loss of {first} is {side} than that of {second}: the difference is "
-            f"{_signed(gap, ' nats')}."
+            f"{_signed(gap, in_unit('loss'))}."
         )
 
     def _forecast(self) -> tuple[str, ...]:
@@ -87,10 +92,10 @@ class Comparison:
         (one, other, gap), (first, second) = self.ahead, self.names
         level = "not distinguishable: " if gap.low <= 0 <= gap.high else ""
         return (
-            f"At {numbers.flop(self.ahead_at)} FLOP, {LOOK_AHEAD} times the largest compute of "
-            f"both, the forecasts are {level}{numbers.significant(one.value)} nats for {first} and "
-            f"{numbers.significant(other.value)} for {second}, a difference of "
-            f"{_signed(gap, ' nats')} (80% interval).",
+            f"At {flop_words(self.ahead_at)}, {LOOK_AHEAD} times the largest compute of both, the "
+            f"forecasts are {level}{numbers.significant(one.value)}{in_unit('loss')} for {first} "
+            f"and {numbers.significant(other.value)} for {second}, a difference of "
+            f"{_signed(gap, in_unit('loss'))} (80% interval).",
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -132,6 +137,11 @@ def compare_studies(directories: Sequence[Path]) -> tuple[Path, Comparison]:
         )
     first, second = directories
     files = tuple(read_directory(place) for place in (first, second))
+    if files[0].names != files[1].names:
+        raise RunsError(
+            f"{first} and {second} hold runs with other columns for compute and loss, so they "
+            "cannot be compared; make both pages with the same --x and --y."
+        )
     analyses = tuple(
         _analysed(file, place) for file, place in zip(files, (first, second), strict=True)
     )
@@ -142,9 +152,11 @@ def compare_studies(directories: Sequence[Path]) -> tuple[Path, Comparison]:
             f"{second} among {b.candidates}, so they cannot be compared; score both studies with "
             "the same evaluation.candidates."
         )
-    found = _compare(_names(files, (first, second)), (a, b), _data(files))
+    found = replace(
+        _compare(_names(files, (first, second)), (a, b), _data(files)), columns=files[0].names
+    )
     target = first / "report" / f"against-{second.resolve().name}.html"
-    with atomic_write(target) as temporary:
+    with atomic_write(target) as temporary, named(found.columns):
         temporary.write_text(_page(found), encoding="utf-8")
     return target, found
 
@@ -274,7 +286,8 @@ def _page(found: Comparison) -> str:
 
 def _forecasts(found: Comparison) -> Section:
     """List both forecasts, how each study's earlier ones fared, and their difference."""
-    heads = ("study", "compute, FLOP", "forecast, nats [80%]", "median error of earlier forecasts")
+    forecast, compute = with_unit("forecast", "loss"), label("train_flops")
+    heads = ("study", compute, f"{forecast} [80%]", "median error of earlier forecasts")
     place = written(numbers.flop(found.ahead_at))
     rows = [
         (text(name), place, written(numbers.interval(*made)), written(_own_error(one)))
@@ -296,9 +309,9 @@ def _own_error(analysis: Analysis) -> str:
 
 def _table(found: Comparison) -> Table:
     heads = (
-        "compute, FLOP",
-        *(f"{name}, nats [95%]" for name in found.names),
-        "difference, nats [95%]",
+        label("train_flops"),
+        *(f"{with_unit(name, 'loss')} [95%]" for name in found.names),
+        f"{with_unit('difference', 'loss')} [95%]",
     )
     rows = tuple(
         (

@@ -169,7 +169,8 @@ def _speed(points: pd.DataFrame) -> tuple[float | None, str]:
 def _scores(table: pd.DataFrame) -> list[dict[str, Any]]:
     """Return a line of each downstream score over the loss, where enough runs have it."""
     found = []
-    for column in (str(name) for name in table if str(name).startswith(SCORES)):
+    scored = table.select_dtypes("number")  # why a task failed is text
+    for column in (str(name) for name in scored if str(name).startswith(SCORES)):
         own = table[table[column].notna() & table["loss"].notna() & table["train_flops"].notna()]
         line = predict_largest(
             *(own[name].to_numpy(dtype=float) for name in ("train_flops", "loss", column))

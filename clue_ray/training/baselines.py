@@ -15,9 +15,9 @@ import torch
 from numpy.typing import NDArray
 
 from clue_ray.corpus.store import Corpus
-from clue_ray.training.evaluate import score_calibrated
+from clue_ray.training.evaluate import pool_cosines, score_calibrated
 from clue_ray.training.linear_map import SHAPES, LinearMap, shared_linear_map
-from clue_ray.training.pools import Pool, Pools, make_pools, pool_members, split_pool
+from clue_ray.training.pools import Pool, Pools, make_pools
 from clue_ray.training.terms import (
     Matrix,
     inverse_document_frequency,
@@ -113,15 +113,8 @@ def _score(encode: Encode, pools: Pools, candidates: int) -> dict[str, Any]:
 
 
 def _pool_cosines(encode: Encode, pool: Pool, candidates: int) -> list[torch.Tensor]:
-    """Compute the cosines of each pool of each pair of services, first service by second."""
-    members = pool_members(pool)
-    vectors = {service: encode(users, service) for service, users in members.items()}
-    cosines = []
-    for (a, b), everyone in pool.items():
-        for users in split_pool(everyone, candidates):
-            first, second = (vectors[s][np.searchsorted(members[s], users)] for s in (a, b))
-            cosines.append(_dense(first @ second.T))
-    return cosines
+    """Compute the cosines of each pool, dense."""
+    return [_dense(cosines) for cosines in pool_cosines(encode, pool, candidates)]
 
 
 def _dense(matrix: Any) -> torch.Tensor:

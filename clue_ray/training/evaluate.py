@@ -5,8 +5,8 @@ temperature that is fitted on validation users (training/calibration.py).
 """
 
 import math
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -50,10 +50,13 @@ def evaluate(
     users_at_once: int = USERS_AT_ONCE,
 ) -> Evaluation:
     """Evaluate a model on the pools, by each user's most recent `sequence_length` events."""
+
+    def encode(users: NDArray[np.int64], service: int) -> torch.Tensor:
+        return embed(model, corpus, users, service, sequence_length, users_at_once)
+
     model.eval()
     validation, scored = (
-        _pool_cosines(model, corpus, pool, pools.candidates, sequence_length, users_at_once)
-        for pool in (pools.validation, pools.scored)
+        pool_cosines(encode, pool, pools.candidates) for pool in (pools.validation, pools.scored)
     )
     model.train()
     scores, temperature = score_calibrated(scored, validation)
@@ -83,24 +86,20 @@ def score_cosines(cosines: Sequence[torch.Tensor], temperature: float) -> Scores
     return Scores(*np.mean(scores, axis=0).tolist())
 
 
-def _pool_cosines(
-    model: Encoder,
-    corpus: Corpus,
-    pool: Pool,
-    candidates: int,
-    sequence_length: int,
-    users_at_once: int,
-) -> list[torch.Tensor]:
-    """Compute the cosines of each pool of each pair of services, first service by second."""
+def pool_cosines(
+    encode: Callable[[NDArray[np.int64], int], Any], pool: Pool, candidates: int
+) -> list[Any]:
+    """Compute the cosines of each pool of each pair of services, first service by second.
+
+    Args:
+        encode: Encodes users in a service to unit vectors, [users, columns], of any array library.
+    """
     members = pool_members(pool)
-    vectors = {
-        s: embed(model, corpus, users, s, sequence_length, users_at_once)
-        for s, users in members.items()
-    }
+    vectors = {service: encode(users, service) for service, users in members.items()}
     cosines = []
     for pair, everyone in pool.items():
         for users in split_pool(everyone, candidates):
-            a, b = (vectors[s][torch.from_numpy(np.searchsorted(members[s], users))] for s in pair)
+            a, b = (vectors[s][np.searchsorted(members[s], users)] for s in pair)
             cosines.append(a @ b.T)
     return cosines
 

@@ -96,6 +96,16 @@ def test_a_table_of_other_origin_is_shown_too(tmp_path):
         Console().print(render_runs(tmp_path, select_runs(tmp_path / "runs.csv")))
 
 
+def test_failed_runs_of_other_origin_need_no_reason(tmp_path):
+    pd.DataFrame({"run_id": ["a", "b"], "loss": [3.0, None], "status": ["done", "failed"]}).to_csv(
+        tmp_path / "runs.csv", index=False
+    )
+    console = Console()
+    with console.capture() as shown:
+        console.print(render_runs(tmp_path, select_runs(tmp_path / "runs.csv")))
+    assert "failed b: " in shown.get()
+
+
 def test_runs_under_way_read_as_the_table_written_at_the_end(corpus, tmp_path):
     planned = write_under_way(corpus, tmp_path, 5, 5)
     written = StudyDirectory(tmp_path).write_tables([r.description for r in planned.runs])

@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 
 from clue_ray import fit_law
+from clue_ray.cli.foreign import open_runs
 from clue_ray.errors import RunsError
 from clue_ray.foreign.table import import_runs
 from clue_ray.foreign.wire import decode, leveldb_records, tf_records
@@ -140,6 +141,60 @@ def test_choices_are_told_and_can_be_made(tmp_path: Path) -> None:
         with pytest.raises(RunsError, match=words):
             import_runs(file, **asked)
     assert len(import_runs(file, where="train_flops > 1e15").runs) == 4
+
+
+@pytest.mark.parametrize(
+    ("name", "factor"),
+    [
+        ("training_flops", 1.0),
+        ("config/flops", 1.0),
+        ("budget/flops", 1.0),
+        ("total_training_Gflops", 1e9),
+        ("total_tflops", 1e12),
+        ("pflop_days", 8.64e19),
+        ("PF-days", 8.64e19),
+    ],
+)
+def test_a_unit_is_a_word_of_the_name(name: str, factor: float, tmp_path: Path) -> None:
+    table = pd.DataFrame({name: [1.0, 2.0, 4.0, 8.0], "loss": [4.0, 3.0, 2.5, 2.2]})
+    table.to_csv(tmp_path / "runs.csv", index=False)
+    found = import_runs(tmp_path / "runs.csv")
+    assert found.runs.table["train_flops"].tolist() == [factor * c for c in (1, 2, 4, 8)]
+
+
+def test_tables_of_a_folder_are_read_as_each_alone(tmp_path: Path) -> None:
+    """Runs of different steps are no curve, and the curves of several runs are no runs."""
+    runs = pd.DataFrame(
+        {"run": list("abcde"), "step": [1, 2, 4, 8, 16], "flops": [1.0, 2, 4, 8, 16]}
+    )
+    runs["loss"] = 4 - np.log10(runs["flops"])
+    steps = pd.concat([runs.assign(step=s, loss=runs["loss"] + 1 - s / 3) for s in (1, 2, 3)])
+    for name, table in (("runs", runs), ("curves", steps)):
+        (tmp_path / name).mkdir()
+        table.to_csv(tmp_path / name / "of.csv", index=False)
+        folder = import_runs(tmp_path / name).runs.table
+        file = import_runs(tmp_path / name / "of.csv").runs.table
+        assert folder["loss"].tolist() == pytest.approx(runs["loss"].tolist())
+        assert folder["loss"].tolist() == file["loss"].tolist()
+
+
+def test_curves_in_a_table_with_our_columns_are_runs_for_every_command(tmp_path: Path) -> None:
+    table = pd.DataFrame({"run": list("abcd") * 3, "step": np.repeat([1, 2, 3], 4)})
+    table = table.assign(train_flops=np.tile([1.0, 2, 4, 8], 3), loss=np.linspace(4, 3, 12))
+    table.to_csv(tmp_path / "runs.csv", index=False)
+    opened = open_runs(tmp_path / "runs.csv", None, None, None)
+    assert len(opened.runs.table) == len(import_runs(tmp_path / "runs.csv").runs.table) == 4
+    assert "12 rows are the curves of 4 runs" in opened.notes[0]
+
+
+@pytest.mark.parametrize("group", ["config/arch", "family"])
+@pytest.mark.parametrize("values", [["dense", "moe"], [1, 2]])
+def test_the_proposed_condition_selects_a_family(group: str, values: list, tmp_path: Path) -> None:
+    table = pd.DataFrame({group: values * 4, "flops": np.geomspace(1, 1e3, 8)})
+    table.assign(loss=4 - np.log10(table["flops"])).to_csv(tmp_path / "runs.csv", index=False)
+    (said,) = [w for w in import_runs(tmp_path / "runs.csv").warnings if "--where" in w]
+    where = said.split('--where "')[1].split('" for')[0]
+    assert len(import_runs(tmp_path / "runs.csv", where=where).runs.table) == 4
 
 
 def test_runs_that_cannot_be_fitted_are_counted(tmp_path: Path) -> None:

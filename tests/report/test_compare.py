@@ -7,6 +7,7 @@ import pytest
 
 from clue_ray.errors import RunsError
 from clue_ray.report.compare import Comparison, compare_studies, difference
+from clue_ray.report.read import SOURCE
 from clue_ray.runs import Runs
 from clue_ray.scaling.fitting.result import Prediction
 from tests.report.planted import planted, write_study
@@ -65,6 +66,21 @@ def test_other_candidates_are_refused(study: Path, tmp_path: Path) -> None:
         match=r"among 256 candidates and those of .* among 64, so they cannot be compared",
     ):
         compare_studies([study, tmp_path])
+
+
+def test_runs_of_other_tools_keep_their_units(tmp_path: Path) -> None:
+    names = {"train_flops": {"label": "tokens", "unit": ""}, "loss": {"label": "bpb", "unit": ""}}
+    for name, change in (("a", 0.0), ("b", 0.1), ("c", 0.0)):
+        table = planted().drop(columns="loss_candidates")
+        Runs(table.assign(loss=table["loss"] + change)).write(tmp_path / name)
+        called = names if name != "c" else {**names, "loss": {"label": "ppl", "unit": ""}}
+        source = {"name": name, "names": called, "notes": [], "warnings": [], "path": name}
+        (tmp_path / name / SOURCE).write_text(json.dumps(source))
+    page, found = compare_studies([tmp_path / "a", tmp_path / "b"])
+    assert " nats" not in found.sentence() + page.read_text(encoding="utf-8")
+    assert " FLOP" not in found.sentence()
+    with pytest.raises(RunsError, match="other columns for compute and loss"):
+        compare_studies([tmp_path / "a", tmp_path / "c"])
 
 
 @pytest.mark.slow

@@ -66,6 +66,11 @@ def test_the_speed_of_runs_on_unknown_devices_is_unknown(analysis: Analysis, stu
         assert made.flop_per_second is None
 
 
+def test_why_a_task_failed_is_no_score(analysis: Analysis, study: Path) -> None:
+    done = read_directory(study).done.assign(transfer_kids_error="Task kids leaks: toys")
+    assert build_dial(analysis, forecast_band(analysis), done) is not None
+
+
 def test_nothing_is_dialled_without_a_forecast(analysis: Analysis, study: Path) -> None:
     silent = replace(analysis, forecaster=None)
     assert build_dial(silent, forecast_band(silent), read_directory(study).done) is None

@@ -6,18 +6,21 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import yaml
 
 from clue_ray.cli.main import main
 from clue_ray.cli.options import make_corpus_spec
-from clue_ray.corpus.guess import guess_columns, guess_time_format, survey_log
+from clue_ray.corpus.guess import LogFacts, guess_columns, guess_time_format, survey_log
 from clue_ray.spec.grid import expand
 from clue_ray.spec.specs import read_study
 from clue_ray.study.costs import fixed_rate
 from clue_ray.study.directory import StudyDirectory
 from clue_ray.study.planner import plan_runs
 from clue_ray.study.propose.sizes import BUDGETS, FEWEST_STEPS, SIZES, budgets_for, propose
+from clue_ray.training.pools import MIN_VALIDATION_USERS
 from tests.plain import plain_corpus
 
 ROWS, USERS = 12_000, 700
@@ -70,6 +73,17 @@ def test_columns_are_guessed_by_name_and_by_value(shop: Path) -> None:
     found = guess_columns(make_corpus_spec([str(other)], None, None, None))
     assert [found[role].column for role in ("user_id", "service", "text")] == ["c1", "c2", "c3"]
     assert not any(found[role].sure for role in ("user_id", "service", "text"))
+
+
+def test_empty_first_partitions_are_passed_over(tmp_path: Path) -> None:
+    schema = pa.Table.from_pandas(log()).schema
+    with pq.ParquetWriter(tmp_path / "part-0.parquet", schema):
+        pass
+    with pq.ParquetWriter(tmp_path / "part-1.parquet", schema) as writer:
+        writer.write_table(schema.empty_table())
+        writer.write_table(pa.Table.from_pandas(log()))
+    found = guess_columns(make_corpus_spec([str(tmp_path)], [], None, None))
+    assert found["user_id"].column == "customerID"
 
 
 def test_neither_prices_nor_times_nor_items_are_users(tmp_path: Path) -> None:
@@ -223,5 +237,17 @@ def test_the_widest_pool_that_the_log_allows(shop: Path) -> None:
         make_corpus_spec([str(shop)], columns, "{productTitle}", None)
     ).pairs.values())  # fmt: skip
     assert made.candidates <= made.test * smallest
+    assert made.validation == 0.05
     assert made.batch <= USERS / 4
     assert yaml.safe_load(f"x: {made.budgets[0]:.1e}")["x"] == made.budgets[0]
+
+
+@pytest.mark.parametrize("users", [200, 250, 300, 400, 1000, 5450])
+def test_the_split_of_a_small_log_leaves_enough_users(users: int) -> None:
+    lengths = np.full(2 * users, 9)
+    pairs, services = {("a", "b"): users}, {"a": 9 * users, "b": 9 * users}
+    facts = LogFacts(18 * users, True, pairs, services, users, lengths, 30.0)
+    made, draw = propose(facts, 1e13), np.random.default_rng(0)
+    for needed, share in ((made.candidates, made.test), (MIN_VALIDATION_USERS, made.validation)):
+        assert (draw.binomial(users, share, 4000) < needed).mean() < 0.015
+    assert made.batch <= users * (1 - made.test - made.validation)

@@ -125,3 +125,9 @@ def test_bad_lists_are_one_sentence(encoder_folder, numbered, tmp_path):
     strangers = str(tmp_path / "strangers.npy")
     with pytest.raises(EventLogError, match="None of the 2 users"):
         embed_users(encoder_folder, str(numbered), str(tmp_path / "o"), users=strangers)
+
+
+def test_a_ragged_list_of_users_is_one_sentence(tmp_path):
+    (tmp_path / "users.csv").write_text("user_id,segment\n1,a\n2\n")
+    with pytest.raises(StudyError, match="line 3 has 1 fields, and the header 2"):
+        read_clients(str(tmp_path / "users.csv"))

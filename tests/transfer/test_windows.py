@@ -15,6 +15,7 @@ from clue_ray.transfer.tasks.examples import plan_events
 from clue_ray.transfer.tasks.features import window_counts
 from clue_ray.transfer.tasks.scores import ChallengeScore, MacroAuc, auc, resample
 from clue_ray.transfer.tasks.spec import TaskSpec
+from clue_ray.transfer.tasks.windows import label_texts
 
 DAY = 86_400
 CUT = pd.Timestamp("2024-03-01").timestamp()
@@ -208,3 +209,9 @@ def test_a_window_with_one_class_is_refused(tmp_path):
     for target in ({"churn": {"days": 5}}, {"multi_label": {"days": 5, "min_users": 1}}):
         with pytest.raises(SpecError, match="one class"):
             examples_of(task_of(tmp_path / "log.parquet", **target))
+
+
+@pytest.mark.parametrize("missing", [None, np.nan, ""])
+def test_a_text_without_a_label_has_none(missing):
+    texts = pd.Series(["a; b", "c", missing], dtype=object).replace("", None)
+    assert label_texts(texts, 2).isna().tolist() == [False, True, True]

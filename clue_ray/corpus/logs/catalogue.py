@@ -46,13 +46,13 @@ def describe_catalogues(reading: Reading) -> dict[str, dict[str, Any]]:
 
 def _load(plan: CataloguePlan, reading: Reading) -> Catalogue:
     spec = reading.spec.model_copy(update={"services": None})
-    tables, rows = [], 0
+    large = pa.schema([("user_id", pa.large_string()), ("text", pa.large_string())])
+    tables, rows = [large.empty_table()], 0
     for part in plan.parts:
         for batch in read_part(part, plan.log):
             items = normalise(batch.table, plan.log, spec)
-            tables.append(good_rows(items).select(["user_id", "text"]))
+            tables.append(good_rows(items).select(["user_id", "text"]).cast(large))
             rows += items.num_rows
     whole = pa.concat_tables(tables)
-    large = pa.schema([("user_id", pa.large_string()), ("text", pa.large_string())])
-    ids, texts = (column.combine_chunks() for column in whole.cast(large).columns)
+    ids, texts = (column.combine_chunks() for column in whole.columns)
     return make_catalogue(ids, texts, plan.spec.table, rows - whole.num_rows)

@@ -167,15 +167,19 @@ def _plan_catalogue(name: str, spec: ItemsSpec) -> CataloguePlan:
     return CataloguePlan(name, spec, log, tuple(parts))
 
 
-def read_first_columns(log: Log) -> tuple[EventFile, list[str]]:
-    """Return the first file of a log that is not empty, and the names of its columns.
+def find_first_part(log: Log) -> tuple[Part, list[str]]:
+    """Return the first part of a log that is not empty, and the names of its columns.
 
     Raises:
         EventLogError: there is none, or it cannot be read.
     """
     for file in find_log(log.places)[0]:
-        if schema := _read_schema(file, log):
-            return file, schema.columns.names
+        schema = _read_schema(file, log)
+        if schema is None:
+            continue
+        filled = tuple(group for group, rows in enumerate(schema.group_rows) if rows)
+        if filled or file.format != "parquet":
+            return Part(0, 0, file, filled[:1] or None), schema.columns.names
     raise EventLogError(f"Event log {', '.join(log.places)} is empty; give a file with rows.")
 
 

@@ -10,6 +10,7 @@ from clue_ray.report.figures.style import DASHES, INK, LAW_COLOUR, MUTED, label,
 from clue_ray.report.numbers import shortened
 from clue_ray.scaling.answering.analysis import Analysis
 from clue_ray.scaling.fitting.result import Prediction
+from clue_ray.spec.columns import noun, with_unit
 
 COLOURS = (LAW_COLOUR, "#0072b2")
 """Okabe-Ito vermillion and blue: distinct in every common colour vision deficiency."""
@@ -41,12 +42,12 @@ def two_laws(names: Sequence[str], analyses: Sequence[Analysis], ax: Axes) -> Ax
 def difference_over_compute(
     train_flops: Sequence[float], gaps: Sequence[Prediction], ax: Axes
 ) -> Axes:
-    """Draw a difference of two losses in nats, with its 95% interval, over compute in FLOP."""
+    """Draw a difference of two losses, with its 95% interval, over compute."""
     value, low, high = np.array(gaps).T
     log_axis(ax)
     ax.axhline(0, color=MUTED, linewidth=0.9)
     ax.fill_between(train_flops, low, high, color=INK, alpha=0.12, linewidth=0)
     ax.plot(train_flops, value, color=INK, linewidth=1.6)
     ax.set_xlabel(label("train_flops"))
-    ax.set_ylabel("difference of held-out loss, nats")
+    ax.set_ylabel(with_unit(f"difference of {noun('loss')}", "loss"))
     return ax

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from clue_ray.errors import ClueRayError, FitError
+from clue_ray.errors import ClueRayError
 from clue_ray.scaling.fitting.fit import fit_law
 from clue_ray.scaling.fitting.result import Fit
 from clue_ray.spec.columns import LENGTHS, SIZE, axes, held_equal, short_label
@@ -92,7 +92,7 @@ def _lines_at(done: pd.DataFrame, column: str, horizon: str) -> list[pd.DataFram
     timed = not horizon or horizon in done
     lines = [
         group.sort_values(column, kind="stable")
-        for group in groups
+        for group in (group[group[column].notna()] for group in groups)
         if group[column].nunique() > 1 and (timed or group[column].is_unique)
     ]
     return sorted(lines, key=lambda line: (-len(line), float(line["loss"].min())))
@@ -110,5 +110,5 @@ def _along(line: pd.DataFrame, column: str) -> Fit | None:
     """Fit a power law along a line; None where the line has too few runs."""
     try:
         return fit_law("power_law", line, x=column, y="loss")
-    except FitError:
+    except ClueRayError:
         return None

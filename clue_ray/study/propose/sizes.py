@@ -14,6 +14,7 @@ from clue_ray.corpus.guess import LogFacts
 from clue_ray.errors import SpecError
 from clue_ray.spec.compute import Work, train_flops
 from clue_ray.spec.specs import EncoderSpec
+from clue_ray.training.pools import MIN_VALIDATION_USERS
 
 BUDGETS = 5
 DECADES = 2.0
@@ -39,7 +40,12 @@ POOLS = (256, 128, 64, 32)
 MOST_SERVICES = 6
 FEWEST_USERS = 200
 """Users with events in two services below which no pool of 32 and no batch is left."""
-MOST_TEST = 0.22
+MOST_TEST = 0.24
+"""Largest share of users held out to score."""
+VALIDATION = 0.05
+"""Share held out to calibrate, where it leaves enough of them."""
+CERTAIN = 2.33
+"""Standard deviations below the mean that 99 in 100 splits reach, drawn by hashes of users."""
 LONGEST = 400
 PERCENTILES = (50, 75, 90)
 
@@ -50,7 +56,8 @@ class Proposal:
 
     Attributes:
         services: the services to keep.
-        test: share of users held out.
+        test: share of users held out to score.
+        validation: share held out to calibrate the temperature.
         candidates: held-out users per pair of services.
         batch: users per step.
         lengths: history lengths, the shortest first; the base run has the middle one.
@@ -61,6 +68,7 @@ class Proposal:
 
     services: tuple[str, ...]
     test: float
+    validation: float
     candidates: int
     batch: int
     lengths: tuple[int, ...]
@@ -83,9 +91,10 @@ def propose(facts: LogFacts, total_flops: float) -> Proposal:
     services = _services(facts)
     smallest = min(facts.pairs[pair] for pair in _pairs_of(services, facts))
     largest = max(facts.pairs[pair] for pair in _pairs_of(services, facts))
-    candidates = next((k for k in POOLS if k <= MOST_TEST * smallest * 0.9), POOLS[-1])
-    test = min(MOST_TEST, max(0.05, round(1.15 * candidates / smallest, 2)))
-    quarter, lengths = largest * (1 - test - 0.05) / 4, _lengths(facts)
+    candidates = next((k for k in POOLS if share_for(k, smallest) <= MOST_TEST), POOLS[-1])
+    test = share_for(candidates, smallest)
+    validation = max(VALIDATION, share_for(MIN_VALIDATION_USERS, largest))
+    quarter, lengths = largest * (1 - test - validation) / 4, _lengths(facts)
     for sizes, most in DESIGNS:
         batch = int(2 ** np.floor(np.log2(np.clip(quarter, 16, most))))
         budgets = budgets_for(total_flops, len(sizes))
@@ -93,7 +102,17 @@ def propose(facts: LogFacts, total_flops: float) -> Proposal:
         if budgets[0] >= FEWEST_STEPS * step:
             break
     vocab_size = 4096 if facts.rows < 3e6 else 8192
-    return Proposal(services, test, candidates, batch, lengths, budgets, sizes, vocab_size)
+    return Proposal(
+        services, test, validation, candidates, batch, lengths, budgets, sizes, vocab_size
+    )
+
+
+def share_for(needed: int, users: int) -> float:
+    """Return the smallest share, in hundredths, that holds out `needed` users almost certainly."""
+    shares = np.arange(5, 96) / 100
+    expected = shares * users
+    enough = expected - CERTAIN * np.sqrt(expected * (1 - shares)) >= needed
+    return float(shares[enough.argmax()]) if enough.any() else 1.0
 
 
 def _step_flops(facts: LogFacts, size: str, batch: int, length: int) -> float:

@@ -107,7 +107,7 @@ def _corpus_lines(corpus: CorpusSpec, why: dict[str, str], made: Proposal) -> li
     lines += [
         f"  services: {_inline(list(made.services))}  # those that share the most users",
         f"  vocab_size: {made.vocab_size}  # byte-level BPE; small logs have few distinct words",
-        f"  split: {{validation: 0.05, test: {made.test:g}}}  # enough users for the pool",
+        f"  split: {{validation: {made.validation:g}, test: {made.test:g}}}  # for the pools",
     ]
     kept = {k: v for k, v in document.items() if k not in ("text", "services", "split")}
     return lines + [f"  {key}: {_inline(value)}" for key, value in kept.items()]

@@ -87,6 +87,9 @@ def _read_column(place: str, content: bytes) -> pa.ChunkedArray:
         head, *rows = [
             row for row in csv.reader(io.StringIO(found.text), delimiter=found.separator) if row
         ]
+        for number, row in enumerate(rows, 2):
+            if len(row) != len(head):
+                raise ValueError(f"line {number} has {len(row)} fields, and the header {len(head)}")
         table = pa.table({name: [row[n] for row in rows] for n, name in enumerate(head)})
     else:
         table = pa.Table.from_pylist(found)

@@ -238,8 +238,9 @@ def _method_features(
         "encoder": [features.encode_users(encoder, histories)],
         "TF-IDF, SVD": [features.tfidf_svd(histories, examples.rows("train"))],
         "shared linear map": [features.linear_map(histories, examples.rows("train"))[0]],
-        "untrained items": [features.untrained_items(encoder, histories)[0]],
     }
+    if encoder.model.transformer is not None:
+        known["untrained items"] = [features.untrained_items(encoder, histories)[0]]
     if task.rule:
         known["counts, 1/7/30 days"] = [features.window_counts(examples)]
     for name, other in others.items():
@@ -330,8 +331,10 @@ def _evaluate_retrieval(
         "encoder": select(features.encode_services(encoder, histories), histories),
         "TF-IDF, cosine": [matrix.toarray() for matrix in select(terms, histories)],
         "shared linear map": select(features.linear_map(histories, fitting)[1], histories),
-        "untrained items": select(features.untrained_items(encoder, histories)[1], histories),
     }
+    if encoder.model.transformer is not None:
+        untrained = features.untrained_items(encoder, histories)[1]
+        pairs["untrained items"] = select(untrained, histories)
     for name, other in others.items():
         own = _histories(examples, other)
         pairs[name] = select(features.encode_services(other, own), own)

@@ -160,6 +160,6 @@ def label_texts(text: "pd.Series[str]", part: int | None) -> "pd.Series[str]":
     if part is None:
         return text
     labels = text.str.split(";").map(
-        lambda parts: parts[part - 1].strip() if len(parts) >= part else ""
+        lambda parts: parts[part - 1].strip() if len(parts) >= part else "", na_action="ignore"
     )
     return labels.where(labels != "")
