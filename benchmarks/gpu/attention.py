@@ -4,8 +4,8 @@ The variable-length kernel counts sequences in a grid dimension that ends at 65,
 addresses of its backward pass in 32 bits; an illegal access kills the process.
 """
 
-import subprocess
-import sys
+import multiprocessing
+from typing import Any
 
 import torch
 
@@ -13,11 +13,13 @@ from benchmarks.gpu.results import Recorder
 from benchmarks.gpu.setting import Setting, peak_bytes, time_ms
 from clue_ray.batches.layout import lay_out
 from clue_ray.batches.transfer import copy_to
-from clue_ray.encoder.attention import attend, attend_by_length
+from clue_ray.encoder.attention import attend, attend_by_length, attend_by_varlen
 
 LENGTH = 17
 COUNTS = (65_536, 100_000, 21_846, 65_535, 32_000, 21_845, 10_000)
 """Sequences, the most telling first."""
+PATHS = {"as a run chooses": attend, "variable length": attend_by_varlen}
+"""Runs attend within so short sequences in tiles, which do not reach the limits of the other."""
 SHAPES = ((12, 64), (2, 32))
 """Heads and their width."""
 LIMIT = 40
@@ -31,27 +33,48 @@ def run(record: Recorder, setting: Setting) -> None:
 
 
 def _attend_apart(record: Recorder, setting: Setting, count: int, heads: int, width: int) -> None:
-    """Attend in a process of its own on a card; in this one in a dry run."""
+    """Attend in a process of its own on a card, on each path; in this one in a dry run."""
     name = f"{count} x {LENGTH}, {heads} x {width}"
     if setting.dry:
         milliseconds, peak = attend_many(setting.device, count, heads, width)
         return record(name, True, ms=milliseconds, peak_mb=peak / 1e6)
-    code = (
-        "import torch; from benchmarks.gpu.attention import attend_many; "
-        f"print(*attend_many(torch.device('cuda'), {count}, {heads}, {width}))"
-    )
+    for path in PATHS:
+        _record_apart(record, f"{name}, {path}", (setting.device, count, heads, width, path))
+
+
+def _record_apart(record: Recorder, name: str, arguments: tuple[Any, ...]) -> None:
+    """Record what a process of its own attends, which may die of an illegal access."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["benchmarks.gpu.attention"])
+    receiver, sender = context.Pipe(duplex=False)
+    process = context.Process(target=_send_attended, args=(sender, *arguments))
+    process.start()
+    sender.close()
+    process.join(min(LIMIT, max(1.0, record.left)))
+    if process.is_alive():
+        process.kill()
+        process.join()
+        return record(name, False, "not done in time")
     try:
-        ended = subprocess.run(
-            [sys.executable, "-c", code], capture_output=True, text=True, timeout=LIMIT, check=True
-        )
-    except (subprocess.CalledProcessError, subprocess.TimeoutExpired) as error:
-        lines = str(error.stderr or error).strip().splitlines()
-        return record(name, False, lines[-1][:120])
-    milliseconds, peak = map(float, ended.stdout.split()[-2:])
-    record(name, True, ms=milliseconds, peak_mb=peak / 1e6)
+        found = receiver.recv()
+    except EOFError:
+        found = f"the process ended with code {process.exitcode}"
+    if isinstance(found, str):
+        return record(name, False, found[:120])
+    record(name, True, ms=found[0], peak_mb=found[1] / 1e6)
 
 
-def attend_many(device: torch.device, count: int, heads: int, width: int) -> tuple[float, float]:
+def _send_attended(sender: Any, *arguments: Any) -> None:
+    """Send what `attend_many` returns, or why it failed."""
+    try:
+        sender.send(attend_many(*arguments))
+    except Exception as error:
+        sender.send(f"{type(error).__name__}: {str(error).strip().splitlines()[0]}")
+
+
+def attend_many(
+    device: torch.device, count: int, heads: int, width: int, path: str = "as a run chooses"
+) -> tuple[float, float]:
     """Return milliseconds of attention forward and backward, and its peak of bytes.
 
     Raises:
@@ -65,7 +88,7 @@ def attend_many(device: torch.device, count: int, heads: int, width: int) -> tup
 
     def both() -> torch.Tensor:
         qkv.grad = None
-        attended = attend(qkv, layout, heads)
+        attended = PATHS[path](qkv, layout, heads)
         attended.sum().backward()
         return attended
 

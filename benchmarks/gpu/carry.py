@@ -11,9 +11,9 @@ import argparse
 import shutil
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
-ROOT = Path(__file__).parents[2]
 CARRIED = (
     "ray",
     "msgpack",
@@ -34,6 +34,7 @@ CARRIED = (
     "click",
     "pydantic",
     "pydantic-core",
+    "annotated-doc",
     "annotated-types",
     "typing-inspection",
     "typing-extensions",
@@ -82,15 +83,15 @@ def main() -> None:
 
 
 def _install(folder: Path, python: str) -> None:
-    """Install wheels for another version of Python, at the versions of constraints.txt."""
+    """Install wheels for another version of Python, at the versions of this environment."""
     platforms = [f"manylinux{name}_x86_64" for name in ("2014", "_2_17", "_2_28", "_2_34")]
     subprocess.run(
         [
             *(sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-compile"),
             *("--target", str(folder), "--python-version", python, "--only-binary=:all:"),
             *(part for name in platforms for part in ("--platform", name)),
-            *("--constraint", str(ROOT / "constraints.txt")),
-            *CARRIED,
+            # As they are here: constraints.txt names direct dependencies, whose own are exact pins.
+            *(f"{name}=={version(name)}" for name in CARRIED),
         ],
         check=True,
     )

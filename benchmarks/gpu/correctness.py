@@ -136,6 +136,7 @@ def _train(
 ) -> Any:
     trainer = make_trainer(make_run(setting, size, batch, gpus=gpus, **run), corpus, place)
     trainer.train()
+    trainer.context.flush()
     return trainer
 
 

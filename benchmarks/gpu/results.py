@@ -5,6 +5,8 @@ nothing is required of it) and a note in words.
 """
 
 import json
+import math
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,10 +20,20 @@ Measurement = dict[str, Any]
 
 @dataclass
 class Recorder:
-    """Appends the measurements of one phase to gpu.json."""
+    """Appends the measurements of one phase to gpu.json.
+
+    Attributes:
+        ends: time of `time.monotonic` at which the phase should end.
+    """
 
     folder: Path
     phase: str
+    ends: float = math.inf
+
+    @property
+    def left(self) -> float:
+        """Seconds that are left to the phase."""
+        return self.ends - time.monotonic()
 
     def __call__(self, name: str, passed: bool | None = None, note: str = "", **values: Any):
         """Keep one measurement."""
@@ -42,5 +54,7 @@ def find(results: list[Measurement], name: str) -> dict[str, Any]:
 
 
 def _rounded(value: Any) -> Any:
-    """Keep four significant digits of a float; more would be noise."""
+    """Keep four significant digits of a float, as more would be noise; JSON has no NaN."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
     return float(f"{value:.4g}") if isinstance(value, float) else value

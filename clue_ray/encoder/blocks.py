@@ -117,6 +117,8 @@ def compile_blocks(model: nn.Module, backend: str = "inductor") -> None:
     Attention stays as it is: its list of lengths changes with every batch, and each would be
     compiled again.
     """
+    # Blocks of all runs of a process share one cache of few entries; beyond it nothing is compiled.
+    torch.compiler.reset()
     for block in model.modules():
         if isinstance(block, Block):
             for part in ("project", "add"):

@@ -43,7 +43,7 @@ def choose_device(gpus: float, precision: str = "fp32") -> torch.device:
         _check_capability(torch.cuda.get_device_capability())
     if gpus < 1:  # other runs have the rest of the memory
         torch.cuda.set_per_process_memory_fraction(gpus)
-    return torch.device("cuda")
+    return torch.device("cuda", torch.cuda.current_device())
 
 
 def _check_capability(found: tuple[int, int]) -> None:
@@ -90,7 +90,7 @@ def free_bytes(device: torch.device) -> int:
     """Return the free bytes of this process's share of a GPU, those that torch keeps included."""
     free, size = torch.cuda.mem_get_info(device)
     used, reserved = torch.cuda.memory_allocated(device), torch.cuda.memory_reserved(device)
-    share = int(size * torch.cuda.get_per_process_memory_fraction(device))
+    share = int(size * torch.cuda.get_per_process_memory_fraction())
     return max(0, min(free + reserved, share) - used)
 
 

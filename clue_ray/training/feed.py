@@ -133,7 +133,9 @@ class Feed:
     ):
         self.device, self.draw_masks = device, draw_masks
         self.resident: ResidentCorpus | None = None
-        self.copies = torch.cuda.Stream(device) if device.type == "cuda" else None
+        # Packing is many small kernels that the host waits for; training is few large ones.
+        on_gpu = device.type == "cuda"
+        self.copies = torch.cuda.Stream(device, priority=-1) if on_gpu else None
 
         def pack(step: int) -> Batch:
             return pack_share(sampler, *share, step, resident=self.resident)

@@ -44,12 +44,12 @@ def test_a_dry_run_passes_every_phase(tmp_path):
     check(run_dry(tmp_path), tmp_path, list(phases.PHASES))
 
 
-def die(phase: str, output: Path, dry: bool, sender: object) -> None:
+def die(phase: str, output: Path, dry: bool, limit: float, sender: object) -> None:
     Recorder(output, phase)("measured", True, value=1.0)
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def hang(phase: str, output: Path, dry: bool, sender: object) -> None:
+def hang(phase: str, output: Path, dry: bool, limit: float, sender: object) -> None:
     Recorder(output, phase)("measured", True, value=1.0)
     time.sleep(60)
 

@@ -345,6 +345,8 @@ def test_a_gpu_that_is_not_there_is_told(caplog, monkeypatch):
     assert choose_device(0).type == "cpu"
     assert not caplog.text
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.current_device", lambda: 0)
+    assert choose_device(1) == torch.device("cuda:0")
     assert choose_device(1).type == "cuda"
     assert choose_device(0).type == "cpu"
     assert not caplog.text
@@ -395,6 +397,7 @@ def test_checkpoints_are_kept_by_time_too(corpus, tmp_path, monkeypatch):
 def test_an_old_card_and_a_lost_one_are_told(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (7, 0))
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
     with pytest.raises(ClusterError, match=r"compute capability 7\.0, and train\.precision bf16"):
         choose_device(1, "bf16")
     assert choose_device(1, "fp32").type == "cuda"
