@@ -3,8 +3,13 @@
     python -m benchmarks.gpu.carry [--python 3.12] [--output build/carry]
 
 The machine is expected to have torch with CUDA, triton, numpy, pandas, pyarrow, scipy, matplotlib,
-tokenizers and safetensors. Everything else is installed into one folder: carry it there and put it
-on PYTHONPATH, after the checkout. Ray is carried without what no phase uses.
+tokenizers and safetensors. Everything else is packed into one archive; Ray without what no phase
+uses. There, in the checkout:
+
+    mkdir -p /tmp/carry && tar xzf build/carry.tar.gz -C /tmp/carry
+    PYTHONPATH=.:/tmp/carry python3 -m benchmarks.gpu --output RESULTS
+
+and here, with what it wrote, `python -m benchmarks.gpu.table RESULTS`, which writes docs/gpu.md.
 """
 
 import argparse

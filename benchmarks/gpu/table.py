@@ -16,7 +16,8 @@ PAGE = Path("docs/gpu.md")
 OPENING = (
     "# What one GPU was measured to do\n\n"
     "`make gpu` runs `python -m benchmarks.gpu` on the machine's card, at most nine minutes, and "
-    "writes this page from what\nit found.\n"
+    "writes this page from what\nit found. For a machine without a package index there is "
+    "`make gpu-carry` (`benchmarks/gpu/carry.py` says how).\n"
 )
 NOT_YET = (
     "**No GPU was at hand so far.** The GPU path is tested on a CPU, by the equality tests in "

@@ -77,7 +77,9 @@ def read_parquet(source: pa.NativeFile | Path) -> "pd.DataFrame":
         if rows > MOST_ROWS:
             raise ValueError(f"it has {rows:,} rows, at most {MOST_ROWS:,} are read")
         check_names(names)
-        return file.read().to_pandas(ignore_metadata=True)
+        table = file.read()
+        table.validate(full=True)  # text that is not UTF-8 fails only where it is used
+        return table.to_pandas(ignore_metadata=True)
     except (pa.ArrowException, LookupError, TypeError, AttributeError) as error:
         raise ValueError(str(error)) from None
 
