@@ -65,6 +65,10 @@ class ClusterError(ClueRayError):
     """Ray cluster that cannot be reached, or lacks requested resources."""
 
 
+LONGEST_REASON = 300
+"""Characters of a library's message that a sentence quotes."""
+
+
 def nearest(name: str, allowed: list[str]) -> str:
     """Return the end of an error message: the allowed key closest to `name`, or all keys."""
     # A name inside a longer key is a better match than one of similar spelling: size, encoder.size.
@@ -88,6 +92,15 @@ def missing_extra(error: ImportError) -> str | None:
         f"This needs {package}, which is not part of the base installation; run: pip install "
         f"'clue-ray[train,cluster]' ({package} alone: 'clue-ray[{EXTRAS[package]}]')."
     )
+
+
+def reason_of(error: BaseException) -> str:
+    """Return an error's message on one line, for brackets in a sentence of ours.
+
+    A library may quote what it could not read; so the message is cut. Without one it is the type.
+    """
+    words = " ".join(str(error).split()).rstrip(".") or type(error).__name__
+    return words if len(words) <= LONGEST_REASON else f"{words[:LONGEST_REASON]} ..."
 
 
 def describe_error(error: BaseException) -> tuple[str, str]:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from clue_ray.errors import RunsError, StudyError
+from clue_ray.errors import RunsError, StudyError, reason_of
 from clue_ray.spec.columns import COLUMNS
 from clue_ray.spec.statuses import STATUS_NAMES, STATUSES, Status
 from clue_ray.storage.delimited import DECIMAL_COMMA
@@ -198,7 +198,7 @@ def read_runs(path: str | Path) -> Runs:
     except (ValueError, OSError, ArrowException) as error:
         raise RunsError(
             f"{source} cannot be read as a runs table "
-            f"({' '.join(str(error).split()).rstrip('.')}); give a CSV, Parquet or JSON Lines file."
+            f"({reason_of(error)}); give a CSV, Parquet or JSON Lines file."
         ) from None
     if table.empty:
         raise RunsError(f"{source} has no runs; run the study first.")

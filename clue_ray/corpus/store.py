@@ -30,7 +30,7 @@ from clue_ray.corpus.cache import (
 )
 from clue_ray.corpus.layout.arrays import DTYPES, Layout, read_layout
 from clue_ray.corpus.layout.opening import LAYOUT, open_layout
-from clue_ray.errors import CorpusError
+from clue_ray.errors import CorpusError, reason_of
 from clue_ray.spec.compute import Vocabulary
 from clue_ray.storage.documents import parse_json
 from clue_ray.storage.files import push_files, read_file
@@ -120,7 +120,7 @@ class Corpus:
             return open_layout(self.path, self.manifest)
         except (pa.ArrowException, LookupError, ValueError, TypeError, AttributeError) as error:
             raise CorpusError(
-                f"The shards of {self.path} cannot be read ({' '.join(str(error).split())}); "
+                f"The shards of {self.path} cannot be read ({reason_of(error)}); "
                 "delete the folder and prepare the corpus again."
             ) from None
 

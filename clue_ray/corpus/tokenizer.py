@@ -15,7 +15,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from clue_ray.corpus.ranges import ranges
 from clue_ray.corpus.types import TypeWriter
-from clue_ray.errors import CorpusError
+from clue_ray.errors import CorpusError, reason_of
 from clue_ray.storage.files import read_bytes
 
 MAX_TEXTS = 500_000
@@ -51,9 +51,9 @@ def read_tokenizer(path: str) -> Tokenizer:
             f"Tokenizer {path} does not exist; give the tokenizer.json of a corpus."
         ) from None
     except Exception as error:  # tokenizers raises a plain Exception for an unknown format
-        reason = str(error).splitlines()[0]
         raise CorpusError(
-            f"Tokenizer {path} cannot be read ({reason}); give the tokenizer.json of a corpus."
+            f"Tokenizer {path} cannot be read ({reason_of(error)}); give the tokenizer.json of a "
+            "corpus."
         ) from None
     tokenizer.no_truncation()
     tokenizer.no_padding()

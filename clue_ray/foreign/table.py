@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from clue_ray.errors import RunsError
+from clue_ray.errors import RunsError, reason_of
 from clue_ray.foreign.names import (
     MANY,
     PER_PARAMETER_AND_TOKEN,
@@ -100,10 +100,9 @@ def select_rows(table: pd.DataFrame, where: str | None) -> pd.DataFrame:
         holds = table.eval(where, engine="python")
         kept = table[np.asarray(holds, dtype=bool)] if isinstance(holds, pd.Series) else None
     except Exception as error:  # whatever the parser raises, the condition is wrong
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise RunsError(
-            f"--where {where!r} cannot be read ({reason}); write a condition on columns, such as "
-            "\"group == 'dense'\"."
+            f"--where {where!r} cannot be read ({reason_of(error)}); write a condition on columns, "
+            "such as \"group == 'dense'\"."
         ) from None
     if kept is None or kept.empty:
         raise RunsError(f"No run meets --where {where!r}; relax the condition.")

@@ -13,7 +13,7 @@ from typing import Any
 
 import pandas as pd
 
-from clue_ray.errors import SpecError
+from clue_ray.errors import SpecError, reason_of
 from clue_ray.report.numbers import is_absent
 from clue_ray.runs import RUN_COLUMNS, Runs, read_current_runs, read_runs
 from clue_ray.scaling.forecasting.seal import Judged, judge_seals
@@ -199,7 +199,9 @@ def _curves(path: Path, warnings: list[str]) -> pd.DataFrame | None:
     try:
         curves = read_parquet(path)
     except (ValueError, OSError) as error:
-        warnings.append(f"{path.name} cannot be read ({error}); the learning curves are left out.")
+        warnings.append(
+            f"{path.name} cannot be read ({reason_of(error)}); the learning curves are left out."
+        )
         return None
     missing = {"run_id", "train_flops", "loss"} - set(curves.columns)
     if missing:
@@ -217,7 +219,7 @@ def _read_mapping(path: Path, warnings: list[str]) -> dict[str, Any]:
         document = read_document(path)
     except (ValueError, OSError) as error:
         warnings.append(
-            f"{path.name} cannot be read ({error}); its part of the report is left out."
+            f"{path.name} cannot be read ({reason_of(error)}); its part of the report is left out."
         )
         return {}
     if isinstance(document, dict):

@@ -19,7 +19,7 @@ import pyarrow.fs
 import torch
 from torch.utils._pytree import tree_map
 
-from clue_ray.errors import StudyError
+from clue_ray.errors import StudyError, reason_of
 from clue_ray.storage.files import with_retries, write_file
 from clue_ray.storage.place import explain_access, open_place
 
@@ -127,8 +127,7 @@ def load_state(
         except Exception as error:  # torch raises many kinds for a damaged file
             before = [other for other in steps if other < tried]
             instead = f"that of step {before[-1]} is used" if before else "the run starts again"
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            logger.warning("Checkpoint %s is damaged (%s); %s.", path, reason, instead)
+            logger.warning("Checkpoint %s is damaged (%s); %s.", path, reason_of(error), instead)
     return None
 
 

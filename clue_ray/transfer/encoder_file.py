@@ -17,7 +17,7 @@ from tokenizers import Tokenizer
 from clue_ray.corpus.hashes import sha256
 from clue_ray.corpus.store import Corpus, open_corpus
 from clue_ray.encoder.model import Encoder
-from clue_ray.errors import StudyError
+from clue_ray.errors import StudyError, reason_of
 from clue_ray.runs import read_record
 from clue_ray.spec.compute import Vocabulary, count_params
 from clue_ray.spec.items import ItemsSpec
@@ -210,7 +210,7 @@ def read_encoder(path: str | Path) -> ExportedEncoder:
         weights = safetensors.torch.load_file(folder / "weights.safetensors")
     except Exception as error:  # both libraries raise plain exceptions
         raise StudyError(
-            f"Encoder {folder} cannot be read ({' '.join(str(error).split())}); export it again."
+            f"Encoder {folder} cannot be read ({reason_of(error)}); export it again."
         ) from None
     if tokens + len(card.services) != card.vocab_size:
         raise StudyError(

@@ -5,7 +5,7 @@ import pandas as pd
 import pyarrow as pa
 
 from clue_ray.corpus.logs.times import as_seconds
-from clue_ray.errors import EventLogError
+from clue_ray.errors import EventLogError, reason_of
 
 EVENTS = pa.schema(
     [
@@ -41,7 +41,7 @@ def as_events(table: pa.Table | pd.DataFrame) -> pa.Table:
         events = events.cast(EVENTS)
     except (pa.ArrowException, ValueError, TypeError) as error:
         raise EventLogError(
-            f"Events cannot be read ({str(error).splitlines()[0]}); give user_id, service and text "
+            f"Events cannot be read ({reason_of(error)}); give user_id, service and text "
             "as strings, and timestamp as numbers, dates or ISO 8601."
         ) from None
     with_nulls = [name for name in EVENTS.names if events[name].null_count]

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from clue_ray.errors import StudyError
+from clue_ray.errors import StudyError, reason_of
 from clue_ray.transfer.embed.matrix import MOST_COLUMNS
 
 ROWS_PER_CHECK = 65_536
@@ -65,4 +65,4 @@ def _load(file: Path) -> NDArray[Any]:
     except FileNotFoundError:
         raise StudyError(f"{file} does not exist.") from None
     except ValueError as error:
-        raise StudyError(f"{file} cannot be read ({error}).") from None
+        raise StudyError(f"{file} cannot be read ({reason_of(error)}).") from None

@@ -67,7 +67,12 @@ def attack(examples: int) -> settings:
 def values() -> st.SearchStrategy[Any]:
     """Draw what nobody expects in a document."""
     # Copies: a later change of the document would change what other documents draw.
-    return st.sampled_from(VALUES).map(copy.deepcopy) | st.text(max_size=20) | st.integers() | st.floats()
+    return (
+        st.sampled_from(VALUES).map(copy.deepcopy)
+        | st.text(max_size=20)
+        | st.integers()
+        | st.floats()
+    )
 
 
 def places(document: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:

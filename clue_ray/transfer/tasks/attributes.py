@@ -15,7 +15,7 @@ from pyarrow import csv
 from clue_ray.corpus.logs.encoding import decode, kind_of
 from clue_ray.corpus.logs.ids import as_ids
 from clue_ray.corpus.logs.numbers import as_number, find_exception
-from clue_ray.errors import SpecError, StudyError
+from clue_ray.errors import SpecError, StudyError, reason_of
 from clue_ray.storage.delimited import DECIMAL_COMMA
 from clue_ray.storage.files import read_bytes
 from clue_ray.storage.tables import CsvText, check_names, open_table
@@ -181,7 +181,7 @@ def _read_table(place: str, wanted: tuple[str, str]) -> pa.Table:
         check_names(table.column_names)
         return decode(table)[0]
     except (OSError, ValueError, TypeError, pa.ArrowException) as error:
-        reason = str(error).splitlines()[0].rstrip(".")
+        reason = reason_of(error)
         raise SpecError(f"Table {place} cannot be read ({reason}); give CSV or Parquet.") from None
 
 
