@@ -91,9 +91,9 @@ def propose(facts: LogFacts, total_flops: float) -> Proposal:
     services = _services(facts)
     smallest = min(facts.pairs[pair] for pair in _pairs_of(services, facts))
     largest = max(facts.pairs[pair] for pair in _pairs_of(services, facts))
-    candidates = next((k for k in POOLS if share_for(k, smallest) <= MOST_TEST), POOLS[-1])
-    test = share_for(candidates, smallest)
-    validation = max(VALIDATION, share_for(MIN_VALIDATION_USERS, largest))
+    candidates = next((k for k in POOLS if _share_for(k, smallest) <= MOST_TEST), POOLS[-1])
+    test = _share_for(candidates, smallest)
+    validation = max(VALIDATION, _share_for(MIN_VALIDATION_USERS, largest))
     quarter, lengths = largest * (1 - test - validation) / 4, _lengths(facts)
     for sizes, most in DESIGNS:
         batch = int(2 ** np.floor(np.log2(np.clip(quarter, 16, most))))
@@ -107,7 +107,7 @@ def propose(facts: LogFacts, total_flops: float) -> Proposal:
     )
 
 
-def share_for(needed: int, users: int) -> float:
+def _share_for(needed: int, users: int) -> float:
     """Return the smallest share, in hundredths, that holds out `needed` users almost certainly."""
     shares = np.arange(5, 96) / 100
     expected = shares * users
