@@ -43,6 +43,10 @@ def test_every_dependency_is_pinned_once():
         ),
         ({"ranges": [{"type": "ECOSYSTEM", "events": [{"introduced": "3"}]}]}, False),
         (
+            {"ranges": [{"type": "ECOSYSTEM", "events": [{"fixed": "2.1"}, {"introduced": "0"}]}]},
+            False,
+        ),
+        (
             {"ranges": [{"type": "ECOSYSTEM", "events": LAST}]},
             True,
         ),

@@ -52,8 +52,7 @@ def _hits(affected: dict[str, Any], version: str) -> bool:
 def _within(events: list[dict[str, str]], version: Version) -> bool:
     """Follow the events of a range up to a version; the last one before it decides."""
     inside = False
-    for event in events:
-        ((kind, at),) = event.items()
+    for kind, at in sorted(((*event.items(),)[0] for event in events), key=_place):
         if kind == "introduced" and (at == "0" or _at_least(version, at)):
             inside = True
         elif (kind == "fixed" and _at_least(version, at)) or (
@@ -61,6 +60,14 @@ def _within(events: list[dict[str, str]], version: Version) -> bool:
         ):
             inside = False
     return inside
+
+
+def _place(event: tuple[str, str]) -> tuple[Version, bool]:
+    """Return a sort key: by version, an end before a start; what cannot be read comes first."""
+    try:
+        return Version(event[1]), event[0] == "introduced"
+    except InvalidVersion:
+        return Version("0"), True
 
 
 def _at_least(version: Version, bound: str) -> bool:

@@ -149,7 +149,8 @@ def differences(one: Path, other: Path) -> list[str]:
         except AssertionError as error:
             found.append(f"{name}: {' '.join(str(error).split())}")
     fits = [json.loads((folder / "fits.json").read_text()) for folder in (one, other)]
-    found += [f"fits.json: {key}" for key in fits[0] if fits[0][key] != fits[1].get(key)]
+    keys = sorted(fits[0].keys() | fits[1].keys())
+    found += [f"fits.json: {key}" for key in keys if fits[0].get(key) != fits[1].get(key)]
     return found
 
 

@@ -119,7 +119,7 @@ def _ports(here: NodeFacts, node: NodeReport, facts: NodeFacts) -> Judged:
 
 def _places(here: NodeFacts, node: NodeReport, facts: NodeFacts) -> Judged:
     if not facts.failures:
-        return "ok", "seen and written, where given", ""
+        return "ok", "no failure, where asked", ""
     found = "; ".join(facts.failures.values())
     remedy = "mount the folder on every node, or give a --storage and credentials in each"
     return "problem", found, remedy
@@ -170,6 +170,9 @@ def _disk(here: NodeFacts, node: NodeReport, facts: NodeFacts) -> Judged:
 
 
 def _clock(here: NodeFacts, node: NodeReport, facts: NodeFacts) -> Judged:
+    if node.skew_error > SKEW_SECONDS:
+        found = f"not known to within {SKEW_SECONDS:g} s"
+        return "warning", found, "ask again while the node is less busy"
     certain = max(0.0, abs(node.skew) - node.skew_error)
     found = f"{node.skew:+.2f} s, give or take {node.skew_error:.2f} s"
     if certain <= SKEW_SECONDS:

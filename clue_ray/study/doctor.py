@@ -1,5 +1,6 @@
 """Ask every node of a cluster how it is, and judge the answers: `clue-ray doctor`."""
 
+import math
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -20,6 +21,7 @@ from clue_ray.study.probes import node_failure, probes
 
 PORTS = ("NodeManagerPort", "ObjectManagerPort")
 """Services of a node that every other node must reach."""
+CLOCK_READINGS = 3
 
 
 def examine(address: str | None, places: Sequence[str]) -> list[Finding]:
@@ -60,15 +62,19 @@ def _report(node: dict[str, Any], answer: Any) -> NodeReport:
 
 
 def _measure_skew(node: dict[str, Any]) -> tuple[float, float]:
-    """Return a node's clock less ours, and half the time of the question, both in seconds.
+    """Return a node's clock less ours, and half the time of the shortest question, in seconds.
 
-    The node has answered before, so that its process runs and the question is short.
+    The error is infinite where the node did not answer.
     """
+    return min((_read_skew(node) for _ in range(CLOCK_READINGS)), key=lambda found: found[1])
+
+
+def _read_skew(node: dict[str, Any]) -> tuple[float, float]:
     before = time.time()
     (clock,) = ask_nodes(read_clock, [node])
     after = time.time()
     if isinstance(clock, ray.exceptions.RayError):
-        return 0.0, after - before
+        return 0.0, math.inf
     return clock - (before + after) / 2, (after - before) / 2
 
 

@@ -48,7 +48,9 @@ class EventLog:
     def _write(self) -> None:
         text = "".join(f"{line}\n" for line in self._unwritten)
         with open(self.file, "ab+") as stream:
-            stream.write(("\n" * _ends_torn(self.file) + text).encode())
+            # A path that is not UTF-8 has surrogates, which become escapes that JSON knows.
+            whole = "\n" * _ends_torn(self.file) + text
+            stream.write(whole.encode("utf-8", "backslashreplace"))
             stream.flush()
             os.fsync(stream.fileno())
         self._unwritten.clear()

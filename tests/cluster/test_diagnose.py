@@ -1,5 +1,6 @@
 """The doctor finds what is broken and says what to do; a healthy cluster has no findings."""
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -86,6 +87,10 @@ def test_a_healthy_cluster_has_no_findings():
         (
             broken(skew=1000.0, skew_error=0.2),
             "clock", "problem", "+1000.00 s", "chrony",
+        ),
+        (
+            broken(skew=0.0, skew_error=math.inf),
+            "clock", "warning", "not known to within 5 s", "less busy",
         ),
         (
             [HEALTHY[0], NodeReport("b", OFFERED, None, "no answer within 120 s")],

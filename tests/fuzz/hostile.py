@@ -21,6 +21,8 @@ from clue_ray.errors import ClueRayError
 
 LONGEST_SENTENCE = 1500
 CANARY = "secret.txt"
+NAMED = (CANARY, "/etc/passwd")
+"""Parts of the paths outside the folder that `VALUES` name."""
 RUNS = {
     "os.system",
     "os.exec",
@@ -147,11 +149,15 @@ class _Watch:
             self.done.append(f"{event} {arguments[:1]}")
         elif event == "open":
             path, flags = str(arguments[0]), arguments[2] or 0
-            outside = not os.path.abspath(path).startswith(str(self.folder))
-            if CANARY in path or (flags & WRITES and outside and path != "/dev/null"):
+            named = any(name in path for name in NAMED)
+            if named or (flags & WRITES and self._outside(path) and path != "/dev/null"):
                 self.done.append(f"open {path}")
-        elif event in REMOVES and not _whole_path(arguments).startswith(str(self.folder)):
+        elif event in REMOVES and self._outside(_whole_path(arguments)):
             self.done.append(f"{event} {arguments[0]}")
+
+    def _outside(self, path: str) -> bool:
+        assert self.folder is not None
+        return not Path(os.path.abspath(path)).is_relative_to(self.folder)
 
 
 def _whole_path(arguments: tuple[Any, ...]) -> str:

@@ -301,7 +301,11 @@ def test_the_guard_notices(tmp_path):
     with pytest.raises(AssertionError):
         reads_or_refuses(folder, lambda: (tmp_path / CANARY).read_text())
     with pytest.raises(AssertionError):
-        reads_or_refuses(folder, lambda: (tmp_path / "new").write_text(""))
+        reads_or_refuses(folder, lambda: Path("/etc/passwd").read_text())
+    (tmp_path / "in2").mkdir()
+    for outside in (tmp_path / "new", tmp_path / "in2" / "new"):
+        with pytest.raises(AssertionError):
+            reads_or_refuses(folder, lambda outside=outside: outside.write_text(""))
     with pytest.raises(AssertionError):
         reads_or_refuses(folder, lambda: __import__("os").system("true"))
     reads_or_refuses(folder, lambda: (folder / "new").write_text(json.dumps({})))

@@ -31,6 +31,15 @@ def names(file):
     return [event["event"] for event in read_events(file)]
 
 
+def test_names_that_are_not_utf8_are_kept(tmp_path):
+    log = EventLog(tmp_path / "events.jsonl")
+    log.add("failed", reason="/data/\udce9t is gone, as is /data/été")
+    log.add("after")
+    failed, after = read_events(tmp_path / "events.jsonl")
+    assert failed["reason"] == "/data/\udce9t is gone, as is /data/été"
+    assert after["event"] == "after"
+
+
 def test_a_killed_writer_leaves_whole_lines_and_the_next_goes_on(tmp_path):
     file = tmp_path / "events.jsonl"
     process = subprocess.Popen([sys.executable, "-c", WRITER, str(file)])
