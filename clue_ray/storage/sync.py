@@ -58,7 +58,7 @@ def working_folder(place: str, fetch: str = "", last: str = "", stale: str = "")
     Args:
         fetch: pattern of the names that are first fetched from the URI; none if empty.
         last: name of the file that is copied last, because it marks the others as complete.
-        stale: pattern of the names that are deleted at the URI, because the block writes them anew.
+        stale: pattern of the names to delete at the URI first; the block writes new ones.
 
     Raises:
         StudyError: storage failed for two minutes.
