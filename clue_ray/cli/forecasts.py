@@ -38,12 +38,7 @@ def forecast(
     from clue_ray.runs import read_runs
     from clue_ray.scaling.forecasting.forecast import forecast as make
 
-    _check_options(runs, at, seal, verify)
-    if seal and where:
-        raise SpecError(
-            "A seal is made from all runs of its study, as a run that --where leaves out may test "
-            "it already; give --seal without --where."
-        )
+    _check_options(runs, at, seal, verify, where)
     if verify:
         return _verify(runs, read_runs(runs), as_json)
     opened = open_runs(runs, [x] if x else None, y, where)
@@ -62,13 +57,20 @@ def forecast(
     return None
 
 
-def _check_options(runs: Path, at: list[float] | None, seal: bool, verify: bool) -> None:
+def _check_options(
+    runs: Path, at: list[float] | None, seal: bool, verify: bool, where: str | None
+) -> None:
     from clue_ray.cli.foreign import is_study
 
     if verify and (at or seal):
         raise SpecError("--verify checks the sealed forecasts; give it without --at and --seal.")
     if not verify and not at:
         raise SpecError("Forecast takes --at, the value of x to forecast at; give one or more.")
+    if seal and where:
+        raise SpecError(
+            "A seal is made from all runs of its study, as a run that --where leaves out may test "
+            "it already; give --seal without --where."
+        )
     if (seal or verify) and not is_study(runs):
         raise SpecError(f"{runs} is not a study's directory, where sealed forecasts are; give one.")
 

@@ -6,7 +6,7 @@ process of a node would take seconds to load.
 
 from typing import NamedTuple
 
-from clue_ray.errors import ClueRayError
+from clue_ray.errors import ClueRayError, reason_of
 from clue_ray.storage.files import read_file, read_file_once
 from clue_ray.storage.place import check_writable
 
@@ -42,5 +42,5 @@ def find_failure(places: Places) -> str:
         for place in places.written:
             check_writable(place, REMEDY)
     except (ClueRayError, OSError) as error:
-        return f"cannot use storage: {str(error).split(';')[0].splitlines()[0]}"
+        return f"cannot use storage: {reason_of(error).partition(';')[0]}"
     return ""

@@ -204,7 +204,7 @@ class StoredDirectory(StudyDirectory):
         super().write_failure(run_id, name, failure)
         if failure is not None:
             push_files(self.run_path(run_id), [name], self.run_place(run_id))
-        elif name in list_files(self.run_place(run_id)):
+        else:
             delete_file(self.run_place(run_id), name)
 
     def fetch_run(self, run_id: str) -> None:

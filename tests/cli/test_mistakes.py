@@ -19,6 +19,8 @@ def test_mistakes_before_ray_starts(run_cli, planted_log, write_study, tmp_path,
     assert_mistake(
         run_cli("run", write_study(tmp_path / "no.parquet")), "no.parquet does not exist"
     )
+    sealed = ("--at", "1e9", "--seal", "--where", "seed == 0")
+    assert_mistake(run_cli("forecast", tmp_path, *sealed), "give --seal without --where")
     assert_mistake(
         run_cli("run", write_study(planted_log), "--address", "127.0.0.1:1"),
         "cannot be reached",

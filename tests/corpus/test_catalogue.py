@@ -159,3 +159,12 @@ def test_a_corpus_with_a_catalogue_equals_one_of_the_joined_log(tmp_path, monkey
     write(tmp_path, log, {"sku": [1, 1], "name": WORDS[:2]})
     with pytest.raises(EventLogError, match="more than once"):
         build_corpus(spec_of(tmp_path), tmp_path / "twice")
+
+
+def test_a_catalogue_without_row_groups_is_one_sentence(tmp_path):
+    write(tmp_path, {"user_id": ["a"], "service": ["s"], "sku": [7]}, {"sku": [7], "name": ["x"]})
+    schema = pa.schema([("sku", pa.int64()), ("name", pa.string())])
+    with pq.ParquetWriter(tmp_path / "products.parquet", schema):
+        pass
+    with pytest.raises(EventLogError, match="has no row with a key and a text"):
+        texts_of(spec_of(tmp_path))
