@@ -7,7 +7,9 @@ the folder, or open the canary that lies next to it.
 import copy
 import json
 import os
+import re
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,10 +18,17 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
+from hypothesis.database import DirectoryBasedExampleDatabase
 
 from clue_ray.errors import ClueRayError
 
 LONGEST_SENTENCE = 1500
+MOST_MEMORY = 500
+"""MB by which one input may raise the memory of the process while it is read."""
+FOUND = Path(__file__).parent / "found"
+"""Inputs that failed a long attack, which tries them first from then on; commit them."""
+outcomes: Counter[str] = Counter()
+"""Inputs of this process by outcome: read, or the kind of the error that refused them."""
 CANARY = "secret.txt"
 NAMED = (CANARY, "/etc/passwd")
 """Parts of the paths outside the folder that `VALUES` name."""
@@ -61,7 +70,7 @@ def attack(examples: int) -> settings:
         max_examples=examples,
         derandomize=examples < 100,
         deadline=None,
-        database=None,
+        database=None if examples < 100 else DirectoryBasedExampleDatabase(FOUND),
         suppress_health_check=list(HealthCheck),
     )
 
@@ -184,15 +193,31 @@ def guarded(folder: Path) -> Iterator[None]:
 
 
 def reads_or_refuses(folder: Path, read: Callable[[], Any]) -> Any:
-    """Call a reader under guard; return what it read, or the error with which it refused.
+    """Call a reader under guard; return what it read, or None where it refused.
 
-    Any error but one sentence for the user fails the test.
+    Any error but one sentence for the user fails the test, and so does more memory than
+    `MOST_MEMORY`.
     """
+    before = _peak_memory(reset=True)
+    found, sentence, outcome = None, "-", "read"
     with guarded(folder):
         try:
-            return read()
+            found = read()
         except ClueRayError as error:
-            sentence = str(error)
+            sentence, outcome = str(error), type(error).__name__
+    outcomes[outcome] += 1
     assert "\n" not in sentence, sentence
     assert 0 < len(sentence) < LONGEST_SENTENCE, sentence[:200]
-    return None
+    grown = _peak_memory() - before
+    assert grown < MOST_MEMORY, f"reading took {grown:.0f} MB"
+    return found
+
+
+def _peak_memory(*, reset: bool = False) -> float:
+    """Return the largest memory of this process in MB since the last reset (Linux, else 0)."""
+    status = Path("/proc/self/status")
+    if not status.exists():
+        return 0.0
+    if reset:
+        Path("/proc/self/clear_refs").write_text("5")  # see proc(5): VmHWM starts again
+    return int(re.search(r"VmHWM:\s+(\d+) kB", status.read_text())[1]) / 1000

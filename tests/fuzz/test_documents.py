@@ -25,7 +25,16 @@ from clue_ray.study.events import read_events
 from clue_ray.transfer.encoder_file import find_encoder, read_card
 from clue_ray.transfer.tasks.spec import read_task
 from tests.described import make_description
-from tests.fuzz.hostile import CANARY, EXAMPLES, as_json, attack, changed, garbled, reads_or_refuses
+from tests.fuzz.hostile import (
+    CANARY,
+    EXAMPLES,
+    MOST_MEMORY,
+    as_json,
+    attack,
+    changed,
+    garbled,
+    reads_or_refuses,
+)
 
 STUDY = {
     "name": "tiny",
@@ -309,3 +318,5 @@ def test_the_guard_notices(tmp_path):
     with pytest.raises(AssertionError):
         reads_or_refuses(folder, lambda: __import__("os").system("true"))
     reads_or_refuses(folder, lambda: (folder / "new").write_text(json.dumps({})))
+    with pytest.raises(AssertionError, match="reading took"):
+        reads_or_refuses(folder, lambda: bytearray(2 * MOST_MEMORY * 10**6))
