@@ -43,6 +43,7 @@ class RunDescription(BaseModel):
     corpus_digest: str
     encoder_size: str
     encoder_parts: str = WHOLE
+    other_settings: str = ""
     width: int
     item_layers: int
     service_layers: int

@@ -54,6 +54,7 @@ _ENTRIES = (
     _column("corpus_digest", format="text"),
     _column("encoder_size", head="size", format="text", field="encoder.size"),
     _column("encoder_parts", head="parts", format="text", field="encoder.bag", held=True),
+    _column("other_settings", format="text", held=True),
     _column("width", field="encoder.width", log=True),
     _column("item_layers", field="encoder.item_layers", log=True),
     _column("service_layers", field="encoder.service_layers", log=True),
@@ -205,7 +206,8 @@ def fixed_columns() -> list[str]:
     """List the columns in which runs that differ only in their seed agree."""
     # Not the length of training: seeds draw other users, so their FLOPs differ slightly.
     skipped = ("seed", *LENGTHS, "train_flops")
-    return [name for name, column in COLUMNS.items() if column.field and name not in skipped]
+    kept = (name for name, column in COLUMNS.items() if column.field or column.held)
+    return [name for name in kept if name not in skipped]
 
 
 def scale_fields() -> dict[str, bool]:

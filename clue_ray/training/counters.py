@@ -11,6 +11,7 @@ import torch
 
 from clue_ray.corpus.store import Corpus
 from clue_ray.runs import RunDescription
+from clue_ray.spec.columns import COLUMNS
 from clue_ray.spec.compute import Work, count_params, forward_flops, train_flops
 from clue_ray.spec.specs import EvaluationSpec, RunSpec
 
@@ -122,6 +123,7 @@ def describe_run(
         corpus_digest=corpus.digest,
         encoder_size=run.encoder.size,
         encoder_parts=run.encoder.parts,
+        other_settings=_other_settings(run),
         **shape,
         non_embedding_params=params["non_embedding"],
         total_params=params["total"],
@@ -136,6 +138,18 @@ def describe_run(
         device="cuda" if run.resources.gpus_per_worker else "cpu",
         clue_ray_version=version("clue-ray"),
     )
+
+
+def _other_settings(run: RunSpec) -> str:
+    """Return the settings without a column of their own, where they are not the defaults."""
+    known = {column.field for column in COLUMNS.values()} | {"encoder.transformer"}
+    changed = [
+        f"{part}.{name} {str(getattr(spec, name)).lower()}"
+        for part, spec in (("encoder", run.encoder), ("train", run.train))
+        for name, field in type(spec).model_fields.items()
+        if f"{part}.{name}" not in known and getattr(spec, name) != field.default
+    ]
+    return ", ".join(changed)
 
 
 def peak_memory(device: torch.device) -> int:

@@ -73,3 +73,16 @@ def test_equal_sizes_of_unknown_length_are_no_line():
     frame = frame.assign(run_id=list("abc"), train_flops=[1e12, 2e12, 3e12])
     assert lines(frame) == {}
     assert len(lines(frame.tail(2))["non_embedding_params"]) == 1
+
+
+def test_runs_of_other_settings_are_on_other_lines():
+    grid = itertools.product(["", "train.past_future 0.5"], [1000, 2000, 4000])
+    frame = table(
+        [{"non_embedding_params": n, "steps": 64, "global_batch_size": 64} for _, n in grid]
+    )
+    frame["other_settings"] = [""] * 3 + ["train.past_future 0.5"] * 3
+    found = lines(frame)["non_embedding_params"]
+    assert [line["other_settings"].unique().tolist() for line in found] == [
+        ["train.past_future 0.5"],
+        [""],
+    ]

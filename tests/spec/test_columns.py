@@ -78,6 +78,7 @@ def test_the_runs_table_keeps_its_columns():
         "corpus_digest",
         "encoder_size",
         "encoder_parts",
+        "other_settings",
         "width",
         "item_layers",
         "service_layers",

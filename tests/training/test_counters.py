@@ -5,7 +5,8 @@ import math
 import pytest
 
 from clue_ray.spec.compute import Work
-from clue_ray.training.counters import SMOOTHING_USERS, Counters
+from clue_ray.spec.specs import EvaluationSpec, RunSpec
+from clue_ray.training.counters import SMOOTHING_USERS, Counters, describe_run
 
 
 def after(batch_size, losses):
@@ -33,3 +34,16 @@ def test_smoothing_forgets_after_as_many_users():
 def test_kept_and_read_back():
     counters = after(32, [5.0, 4.0])
     assert Counters.from_dict(counters.to_dict()) == counters
+
+
+def test_settings_without_a_column_are_described(corpus):
+    def described(encoder, **train):
+        run = RunSpec(encoder=encoder, train={"steps": 3, **train}, sequence_length=4)
+        return describe_run(run, corpus, EvaluationSpec()).other_settings
+
+    assert described({"size": "xs", "bag": False}, seed=3, learning_rate=0.1) == ""
+    shape = {"width": 16, "item_layers": 1, "service_layers": 1, "heads": 2, "time": True}
+    assert (
+        described(shape, past_future=0.5, clip_norm=0.1)
+        == "encoder.time true, train.past_future 0.5"
+    )
