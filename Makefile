@@ -5,6 +5,7 @@
 # make site      these docs and the API reference as a site, build/site; fails at a broken link
 # make package   build wheel and sdist, install the wheel into a fresh environment and run it
 # make sbom      a CycloneDX bill of materials of the pinned packages, build/sbom.json
+# make lock      the hashes of the packages of the image, cluster/requirements.txt
 # make schemas   the JSON Schemas of study, corpus and task files, which editors read
 # make test-all  all tests, including slow and multi-node ones
 # make gpu       measure and check the GPU path on this machine's card; writes docs/gpu.md
@@ -19,8 +20,12 @@ TORCH_INDEX ?=
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 LOG := data/completejourney.parquet
+# torch, and what it pins itself: these come from the index that is chosen for the image.
+OF_TORCH := torch triton cuda-bindings cuda-pathfinder cuda-toolkit $(addprefix nvidia-,cublas cuda-cupti \
+	cuda-nvrtc cuda-runtime cudnn-cu13 cufft cufile curand cusolver cusparse cusparselt-cu13 nccl-cu13 \
+	nvjitlink nvshmem-cu13 nvtx)
 
-.PHONY: install demo test test-all check format docs site package sbom schemas gpu gpu-carry open-clue-report
+.PHONY: install demo test test-all check format docs site package sbom lock schemas gpu gpu-carry open-clue-report
 
 install: $(READY)
 
@@ -67,6 +72,13 @@ package: $(READY)
 
 sbom: $(READY)
 	$(BIN)/python docs/build_sbom.py
+
+lock: $(READY)
+	$(BIN)/pip install --quiet uv
+	$(BIN)/uv pip compile pyproject.toml --quiet --extra train --extra cluster --extra aws \
+		--constraints constraints.txt --output-file cluster/requirements.txt --generate-hashes \
+		--python-version 3.11 --python-platform x86_64-manylinux_2_28 --no-annotate \
+		--custom-compile-command "make lock" $(addprefix --no-emit-package=,$(OF_TORCH)) >/dev/null
 
 # What a machine without a package index needs next to the checkout: put the folder on its PYTHONPATH.
 gpu-carry: $(READY)

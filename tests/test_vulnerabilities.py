@@ -9,7 +9,9 @@ import pytest
 
 from tests.vulnerabilities import find_vulnerable, read_pins
 
-CONSTRAINTS = Path(__file__).parents[1] / "constraints.txt"
+ROOT = Path(__file__).parents[1]
+CONSTRAINTS = ROOT / "constraints.txt"
+LOCKED = ROOT / "cluster" / "requirements.txt"
 LAST = [{"introduced": "0"}, {"last_affected": "2.60.0"}]
 DATABASE = "CLUE_RAY_OSV"
 """Environment variable: path of the archive PyPI/all.zip of osv.dev."""
@@ -19,7 +21,10 @@ def test_pinned_packages_have_no_known_vulnerability():
     database = os.environ.get(DATABASE)
     if not database:
         pytest.skip(f"{DATABASE} is not set to the archive PyPI/all.zip of osv.dev")
-    assert find_vulnerable(read_pins(CONSTRAINTS.read_text()), Path(database)) == []
+    locked = LOCKED.read_text().replace("\\\n", "\n")
+    pins = read_pins(locked) | read_pins(CONSTRAINTS.read_text())
+    assert len(pins) > 100
+    assert find_vulnerable(pins, Path(database)) == []
 
 
 def test_every_dependency_is_pinned_once():

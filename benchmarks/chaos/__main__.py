@@ -5,20 +5,22 @@
 The study runs on a head and nodes of one core each, as processes of this machine, with its storage
 on an S3 server. Everything is drawn from the seed, which is printed; what a fault hits depends on
 the time at which it comes. A command that dies is given again. The exit status is 1 if any column
-of science differs in runs.csv, a learning curve or a fit.
+of science differs in runs.csv, a learning curve, a fit or the report.
 """
 
 import argparse
+import difflib
 import json
 import os
 import random
+import re
 import shutil
 import subprocess
 import sys
 import tempfile
 import time
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +33,11 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from benchmarks.chaos.cluster import Machines
 from benchmarks.chaos.faults import FAULTS
+from benchmarks.chaos.losses import Undisturbed, spent, tell, time_bare_start
 from benchmarks.chaos.storage import Storage
 from clue_ray.corpus.planted import PlantedSpec, planted_events
+from clue_ray.report.page import compose, render
+from clue_ray.report.read import read_directory
 from clue_ray.runs import read_runs
 from clue_ray.storage.sync import node_folder
 from clue_ray.study.events import read_events
@@ -86,11 +91,12 @@ class Scene:
     clock: Path
     "the seconds by which the clock of new processes is moved"
     driver: subprocess.Popen[bytes] = field(init=False)
-    commands: int = 0
+    began: list[float] = field(default_factory=list)
+    "when each command was given"
 
     def start(self, output: str) -> None:
         """Give the command."""
-        self.commands += 1
+        self.began.append(time.time())
         command = ["run", str(self.folder / "study.yaml"), "--output", str(self.folder / output)]
         places = ["--address", self.machines.address, "--storage", self.storage.place(output)]
         with open(self.folder / f"{output}.out", "a") as log:
@@ -151,37 +157,52 @@ def differences(one: Path, other: Path) -> list[str]:
     fits = [json.loads((folder / "fits.json").read_text()) for folder in (one, other)]
     keys = sorted(fits[0].keys() | fits[1].keys())
     found += [f"fits.json: {key}" for key in keys if fits[0].get(key) != fits[1].get(key)]
-    return found
+    pages = [_page(folder).splitlines() for folder in (one, other)]
+    changed = list(difflib.unified_diff(*pages, lineterm="", n=0))
+    return found + [f"report: {line}" for line in changed[:10]]
+
+
+def _page(folder: Path) -> str:
+    """Compose a study's page without what is about the machine, and without its place."""
+    files = read_directory(folder)
+    alike = {"started_at": "", **dict.fromkeys(COSTS[1:], 1.0)}
+    known = {name: value for name, value in alike.items() if name in files.table}
+    files = replace(files, table=files.table.assign(**known), expected_seconds={})
+    content, _ = compose(files)
+    return re.sub(r"s3://\S+", "s3://", render("index.html.j2", content=content, live=None))
 
 
 def report(
-    scene: Scene, undisturbed: Path, seconds: tuple[float, float], done: Counter[str]
+    scene: Scene, undisturbed: Path, quiet: Undisturbed, seconds: float, done: Counter[str]
 ) -> bool:
     """Print what happened, what it cost, and whether the tables agree."""
     study = scene.folder / scene.disturbed / NAME
-    events = Counter(event["event"] for event in read_events(study / "events.jsonl"))
-    lost = sum(event.get("seconds_lost", 0.0) for event in read_events(study / "events.jsonl"))
+    told = read_events(study / "events.jsonl")
     table = read_runs(study).table
-    print(f"faults: {dict(done)}, {sum(done.values())} in all; commands given: {scene.commands}")
-    print(f"events: {dict(events)}")
+    print(f"faults: {dict(done)}, {sum(done.values())} in all; commands given: {len(scene.began)}")
+    print(f"events: {dict(Counter(event['event'] for event in told))}")
     print(f"runs: {table['status'].value_counts().to_dict()}")
-    print(f"undisturbed {seconds[0]:.0f} s, disturbed {seconds[1]:.0f} s", end="; ")
-    print(f"lost in restarted runs {lost:.0f} s, elsewhere {seconds[1] - seconds[0] - lost:.0f} s")
+    print(f"undisturbed {quiet.seconds:.0f} s, disturbed {seconds:.0f} s")
+    before = spent(read_events(undisturbed / "events.jsonl"), [quiet.began])
+    tell(before, spent(told, scene.began), quiet.seconds, len(scene.began) - 1, quiet.bare)
     differ = differences(undisturbed, study)
-    print("\n".join(differ) if differ else "All columns of science are equal.")
+    print("\n".join(differ) if differ else "All columns of science are equal, and the report.")
     return not differ
 
 
-def run_undisturbed(scene: Scene, folder: Path) -> float:
-    """Run the study once without faults, unless an earlier call has; return its seconds."""
-    kept = folder / "seconds.json"
+def run_undisturbed(scene: Scene, folder: Path) -> Undisturbed:
+    """Run the study once without faults, unless an earlier call has."""
+    kept = folder / "undisturbed.json"
     if not kept.exists():
         started = time.monotonic()
         scene.start("undisturbed")
         if not scene.watch("undisturbed", LONGEST_END):
             raise TimeoutError(f"the undisturbed study took more than {LONGEST_END:g} s")
-        kept.write_text(json.dumps(time.monotonic() - started))
-    return float(json.loads(kept.read_text()))
+        seconds = time.monotonic() - started
+        found = Undisturbed(scene.began[0], seconds, time_bare_start(scene.machines.address))
+        kept.write_text(json.dumps(asdict(found)))
+        scene.began.clear()
+    return Undisturbed(**json.loads(kept.read_text()))
 
 
 def main() -> None:
@@ -219,12 +240,11 @@ def main() -> None:
     scene = Scene(folder, machines, storage, f"seed{options.seed}", cache, clock)
     try:
         quiet = run_undisturbed(scene, folder)
-        scene.commands = 0
         started = time.monotonic()
         done, ended = disturb(scene, options)
         loud = time.monotonic() - started
         print(f"the study {'ended' if ended else 'did not end'}", flush=True)
-        equal = ended and report(scene, folder / "undisturbed" / NAME, (quiet, loud), done)
+        equal = ended and report(scene, folder / "undisturbed" / NAME, quiet, loud, done)
     finally:
         if scene.driver.poll() is None:
             scene.driver.kill()

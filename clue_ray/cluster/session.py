@@ -44,6 +44,8 @@ OOM_RETRIES = 5
 IDLE_WORKERS = 8
 """Idle workers that a session on this machine keeps. Ray keeps one per CPU, but a shuffle has
 workers of its own kinds, which would push out the others and take seconds to start again."""
+STATE_SECONDS = "60"
+"""Seconds between two states of an experiment; Ray Tune's own is 10."""
 QUIET: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
 NO_LOGGERS = "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"
 
@@ -64,6 +66,8 @@ def connect(address: str | None = None) -> Iterator[None]:
     # Tune's newer output ignores `verbose`.
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
     os.environ.setdefault("RAY_task_oom_retries", str(OOM_RETRIES))
+    # Each state of an experiment that cannot be written ends the command, and resuming needs none.
+    os.environ.setdefault("TUNE_GLOBAL_CHECKPOINT_S", STATE_SECONDS)
     if ray.is_initialized():
         yield
         return

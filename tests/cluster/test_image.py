@@ -12,21 +12,33 @@ WRITTEN = {"/tmp", "/home/ray", "/scratch"}
 """Ray's sessions, the home folder (~/.ray, ~/.cache), and TMPDIR of the manifests."""
 
 
+def writable(pod, container):
+    """Return the paths of a container that lie on empty volumes of its pod."""
+    volumes = {volume["name"]: volume for volume in pod["volumes"]}
+    return {
+        mount["mountPath"]
+        for mount in container["volumeMounts"]
+        if not mount.get("readOnly") and "emptyDir" in volumes[mount["name"]]
+    }
+
+
 def check_read_only(manifest):
-    """Check each Ray container of a manifest."""
+    """Check each container of a manifest: of Ray, the autoscaler's, and the job submitter's."""
     cluster = cluster_of(manifest)
+    head = cluster["headGroupSpec"]["template"]["spec"]
+    helpers = [(head, cluster["autoscalerOptions"])]
+    if "submitterPodTemplate" in manifest["spec"]:
+        pod = manifest["spec"]["submitterPodTemplate"]["spec"]
+        helpers += [(pod, container) for container in pod["containers"]]
+    for pod, container in helpers:
+        assert container["securityContext"]["readOnlyRootFilesystem"]
+        assert writable(pod, container) >= {"/tmp", "/home/ray"}
     for group in (cluster["headGroupSpec"], *cluster["workerGroupSpecs"]):
         pod = group["template"]["spec"]
-        volumes = {volume["name"]: volume for volume in pod["volumes"]}
         for container in pod["containers"]:
             assert container["securityContext"]["readOnlyRootFilesystem"]
-            writable = {
-                mount["mountPath"]
-                for mount in container["volumeMounts"]
-                if not mount.get("readOnly") and "emptyDir" in volumes[mount["name"]]
-            }
             places = {entry["name"]: entry.get("value") for entry in container["env"]}
-            assert {places["TMPDIR"], places["RAY_TMPDIR"], *WRITTEN} <= writable
+            assert {places["TMPDIR"], places["RAY_TMPDIR"], *WRITTEN} <= writable(pod, container)
 
 
 @pytest.mark.parametrize("name", MANIFESTS)
@@ -40,6 +52,8 @@ def test_the_root_of_every_container_is_read_only(name):
         ((*container, "securityContext", "readOnlyRootFilesystem"), False),
         ((*container, "volumeMounts", 1, "mountPath"), "/elsewhere"),
         ((*pod, "volumes", 0), {"name": "scratch", "configMap": {"name": "x"}}),
+        ((*where, "autoscalerOptions", "securityContext", "readOnlyRootFilesystem"), False),
+        ((*where, "autoscalerOptions", "volumeMounts"), []),
     ):
         with pytest.raises(AssertionError):
             check_read_only(change(manifest, *path, value=value))

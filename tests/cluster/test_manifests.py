@@ -9,6 +9,7 @@ import logging
 import re
 import shlex
 import sys
+import tomllib
 from functools import cache
 from importlib.metadata import version
 from typing import Any
@@ -18,6 +19,8 @@ import pytest
 import ray
 import typer
 import yaml
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 from ray.autoscaler._private.kuberay.autoscaling_config import (
     _derive_autoscaling_config_from_ray_cr,
 )
@@ -39,6 +42,7 @@ from tests.manifests import (
     pod_specs,
     strict,
 )
+from tests.vulnerabilities import read_pins
 
 VERSION = version("clue-ray")
 SCHEMAS = ROOT.parent / "shared" / "kuberay-crds"
@@ -321,7 +325,9 @@ def check_dockerfile(text: str) -> None:
     assert re.match(r"\d+\.\d+\.\d+-", base)
     installs = re.findall(r"^RUN pip install .+$", text, re.MULTILINE)
     assert installs
-    assert all("-c constraints.txt" in line for line in installs)
+    own = "--no-deps --no-build-isolation ."
+    assert all("-c constraints.txt" in i or "--require-hashes" in i or own in i for i in installs)
+    assert sum("--no-deps --require-hashes -r requirements.txt" in line for line in installs) == 1
     assert int(re.findall(r"^USER (\S+)$", text, re.MULTILINE)[-1]) >= 1000
     assert f"clue-ray:{VERSION} " in text
     assert {"openssh-client", "rsync", "wget"} <= set(
@@ -338,7 +344,9 @@ def test_the_image_is_pinned_and_not_root():
     for old, new in (
         ("USER 1000", "USER 0"),
         (" openssh-client", ""),
-        ("-c constraints.txt '.[train,", "'.[train,"),
+        ("-c constraints.txt --index", "--index"),
+        ("--require-hashes ", ""),
+        ("--no-deps --no-build-isolation ", ""),
         ("python:3.11.7-slim-bookworm", "python:3-slim"),
         (f":{VERSION} ", ":latest "),
         ("COPY constraints.txt", "COPY constraint.txt"),
@@ -346,6 +354,23 @@ def test_the_image_is_pinned_and_not_root():
         assert old in text
         with pytest.raises((AssertionError, ValueError)):
             check_dockerfile(text.replace(old, new))
+
+
+def test_every_package_of_the_image_but_torch_has_hashes_and_the_tested_version():
+    locked = (FOLDER / "requirements.txt").read_text().split("\n")
+    pins = read_pins((ROOT / "constraints.txt").read_text())
+    found = read_pins("\n".join(line.rstrip(" \\") for line in locked))
+    assert {name: pins[name] for name in found if name in pins} == {
+        name: version for name, version in found.items() if name in pins
+    }
+    for at, line in enumerate(locked):
+        if "==" in line:
+            assert re.fullmatch(r"    --hash=sha256:[0-9a-f]{64}( \\)?", locked[at + 1]), line
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"]
+    wanted = [*project["dependencies"], *extras["train"], *extras["cluster"], *extras["aws"]]
+    names = {canonicalize_name(Requirement(each).name) for each in wanted}
+    assert names - {"torch"} <= set(found), "run make lock"
 
 
 @pytest.mark.parametrize("name", [*LAUNCHERS, *MANIFESTS, "Dockerfile"])
