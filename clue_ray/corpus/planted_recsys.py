@@ -26,11 +26,11 @@ from clue_ray.storage.files import atomic_write
 
 USERS_PER_BLOCK = 20_000
 EVENTS_PER_USER = {
-    "product_buy": 1.5,
-    "add_to_cart": 3.0,
-    "remove_from_cart": 1.0,
+    "product_buy": 6.0,
+    "add_to_cart": 8.0,
+    "remove_from_cart": 2.0,
     "page_visit": 12.0,
-    "search_query": 2.0,
+    "search_query": 4.0,
 }
 """Expected events of a user who stays to the end."""
 CODES = 16
@@ -43,7 +43,8 @@ DAY = 86_400
 class PlantedRecsysSpec(Spec):
     """The size of a planted edition, and how strong its signals are."""
 
-    users: int = Field(2_000, ge=100)
+    users: int = Field(20_000, ge=100)
+    "of fewer than 20,000, few labels have enough buyers in a fortnight"
     skus: int = Field(4_000, ge=200)
     urls: int = Field(8_000, ge=100)
     topics: int = Field(20, ge=2, le=100)
@@ -98,8 +99,8 @@ def _topic_of(spec: PlantedRecsysSpec, ids: NDArray[np.integer]) -> NDArray[np.i
 
 
 def _category_of(spec: PlantedRecsysSpec, skus: NDArray[np.integer]) -> NDArray[np.integer]:
-    """Return the category of products: ten in each topic."""
-    return 1 + _topic_of(spec, skus) * 10 + (skus - 1) // spec.topics % 10
+    """Return the category of products: five in each topic."""
+    return 1 + _topic_of(spec, skus) * 5 + (skus - 1) // spec.topics % 5
 
 
 def _codes(
