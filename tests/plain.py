@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
+from scipy.stats import rankdata
 
 from clue_ray.corpus.hashes import sha256
 from clue_ray.corpus.shards import SEQUENCES
@@ -163,3 +164,18 @@ def plain_block(block, x: torch.Tensor, depth: int) -> torch.Tensor:
         heads.append(torch.softmax(a @ b.T / a.shape[-1] ** 0.5, dim=-1) @ c)
     x = x + block.attention_out(torch.cat(heads, dim=-1)) / depth**0.5
     return x + block.ffn_down(torch.relu(block.ffn_up(block.ffn_norm(x)))) / depth**0.5
+
+
+def auc(scores, classes):
+    """Compute the area under the ROC curve from ranks, of two classes or as a mean over classes."""
+    columns = [1] if scores.shape[1] == 2 else range(scores.shape[1])
+    found = [number for number in columns if 0 < (classes == number).sum() < len(classes)]
+    areas = [_area(scores[:, number], classes == number) for number in found]
+    return float(np.mean(areas)) if areas else float("nan")
+
+
+def _area(scores, positive):
+    ranks, count = rankdata(scores), int(positive.sum())
+    return float(
+        (ranks[positive].sum() - count * (count + 1) / 2) / (count * (len(scores) - count))
+    )

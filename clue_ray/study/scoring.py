@@ -30,6 +30,7 @@ from clue_ray.transfer.encode import load_encoder
 from clue_ray.transfer.encoder_file import read_card
 from clue_ray.transfer.tasks.columns import failure_name, join_results, select_results
 from clue_ray.transfer.tasks.evaluate import (
+    Known,
     evaluate_task,
     prepare_examples,
     read_result,
@@ -42,6 +43,9 @@ from clue_ray.transfer.tasks.spec import TaskSpec
 
 PROCESS_FAILURES = 3
 """Number of times that a trial is restarted after its process was lost."""
+
+_known: Known = {}
+"""The baselines that the trials of this process have evaluated; most runs share them."""
 
 Pair = tuple[str, str]
 """Id of a run, name of a task."""
@@ -237,7 +241,8 @@ def _score_trial(
         task, examples = ray.get(laid_out[asked["task"]])
         device = choose_device(gpus)
         encoders = {name: load_encoder(place, device) for name, place in others.items()}
-        result = evaluate_task(load_encoder(asked["place"], device), encoders, task, examples)
+        encoder = load_encoder(asked["place"], device)
+        result = evaluate_task(encoder, encoders, task, examples, _known)
         content = json.dumps({"key": asked["key"], **result}, indent=2, allow_nan=False).encode()
         name = result_name(asked["task"], asked["key"])
         with_retries(

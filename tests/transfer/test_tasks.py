@@ -17,14 +17,14 @@ from clue_ray.corpus.hashes import stable_hash
 from clue_ray.errors import EventLogError, SpecError
 from clue_ray.transfer.encode import LEFT_OUT, Histories, load_encoder
 from clue_ray.transfer.encoder_file import read_card, read_encoder
-from clue_ray.transfer.tasks import evaluate, heads
+from clue_ray.transfer.tasks import evaluate, heads, methods
 from clue_ray.transfer.tasks.evaluate import result_key, run_task
 from clue_ray.transfer.tasks.examples import Examples, make_examples, plan_events, read_events
 from clue_ray.transfer.tasks.heads import fit_head
 from clue_ray.transfer.tasks.leaks import check_inputs, check_pretraining
 from clue_ray.transfer.tasks.scores import (
-    auc,
     chance_measures,
+    class_auc,
     r2,
     ranking_measures,
     resample,
@@ -32,6 +32,7 @@ from clue_ray.transfer.tasks.scores import (
 )
 from clue_ray.transfer.tasks.scratch import train_from_scratch
 from clue_ray.transfer.tasks.spec import TaskSpec, parse_against
+from tests.plain import auc
 
 
 @pytest.fixture
@@ -94,6 +95,7 @@ def test_auc_counts_pairs_and_r2_is_zero_for_the_mean():
     ]
     plain = np.mean([(a > b) + (a == b) / 2 for a, b in pairs])
     scores[:, 0] = -scores[:, 1]  # of two classes, one area is the other's
+    assert class_auc(scores, classes)(np.arange(60)) == pytest.approx(plain)
     assert auc(scores, classes) == pytest.approx(plain)
     values = rng.random(50)
     assert r2(np.full(50, values.mean()), values) == pytest.approx(0)
@@ -439,7 +441,7 @@ def test_every_kind_of_task_runs_and_is_stored(
 def test_from_scratch_has_three_encoders_at_most_and_a_head_each(task, encoder_folder, monkeypatch):
     made, read, fit = [], [], evaluate.fit_head
     monkeypatch.setattr(
-        evaluate, "train_from_scratch", lambda encoder, *_, seed, **__: made.append(seed) or encoder
+        methods, "train_from_scratch", lambda encoder, *_, seed, **__: made.append(seed) or encoder
     )
     monkeypatch.setattr(
         evaluate,

@@ -1,6 +1,7 @@
 """Window tasks: targets and counts against slow references, and planted truth."""
 
 import re
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -10,12 +11,15 @@ import pytest
 
 from clue_ray.errors import SpecError
 from clue_ray.transfer.encode import load_encoder
+from clue_ray.transfer.tasks import features
 from clue_ray.transfer.tasks.evaluate import evaluate_task, prepare_examples
 from clue_ray.transfer.tasks.examples import plan_events
 from clue_ray.transfer.tasks.features import window_counts
-from clue_ray.transfer.tasks.scores import ChallengeScore, MacroAuc, auc, resample
+from clue_ray.transfer.tasks.methods import OF_THE_LOG
+from clue_ray.transfer.tasks.scores import ChallengeScore, MacroAuc, class_auc, resample
 from clue_ray.transfer.tasks.spec import TaskSpec
 from clue_ray.transfer.tasks.windows import label_texts
+from tests.plain import auc
 
 DAY = 86_400
 CUT = pd.Timestamp("2024-03-01").timestamp()
@@ -129,6 +133,21 @@ def test_macro_auc_is_exact_for_all_users_and_close_for_resamples():
     assert resample([measure], 400).interval().low < exact(everyone)
 
 
+@pytest.mark.parametrize("classes", [2, 3])
+def test_the_area_of_classes_is_exact_for_all_users_and_close_for_resamples(classes):
+    rng = np.random.default_rng(3)
+    truth = rng.integers(0, classes, 300)
+    values = np.round(np.eye(classes)[truth] + rng.normal(0, 1.5, (300, classes)), 1)
+    measure, everyone = class_auc(values, truth), np.arange(300)
+    assert np.isclose(measure(everyone), auc(values, truth))
+    draws = [rng.integers(0, 300, 300) for _ in range(200)]
+    found = np.array([measure(rows) for rows in draws])
+    true = np.array([auc(values[rows], truth[rows]) for rows in draws])
+    assert np.corrcoef(found, true)[0, 1] > 0.97
+    assert np.isclose(found.std(), true.std(), rtol=0.1)
+    assert np.isnan(class_auc(values, np.zeros(300, int))(everyone))
+
+
 def test_the_challenge_score_equals_its_description():
     rng = np.random.default_rng(3)
     targets, logits = rng.random((50, 12)) < 0.3, rng.normal(-6, 2, (50, 12))
@@ -162,6 +181,20 @@ def test_planted_tastes_are_found_by_counts_with_paired_intervals(log, encoder):
     assert set(counts["auc_lead"]) == {"value", "low", "high"}
     lead = rows["encoder"]["auc"]["value"] - counts["auc"]["value"]
     assert counts["auc_lead"]["value"] == pytest.approx(lead)
+
+
+def test_baselines_of_the_log_are_evaluated_once_for_all_encoders(log, encoder, monkeypatch):
+    task = task_of(log, churn={"days": WINDOW}, other_company=True)
+    examples = examples_of(task)
+    assert examples.key
+    alone, known = evaluate_task(encoder, {}, task, examples), {}
+    assert evaluate_task(encoder, {}, task, examples, known) == alone
+    assert {key[-1] for key in known} == set(OF_THE_LOG)
+    monkeypatch.setattr(features, "tfidf_svd", lambda *_: pytest.fail("computed again"))
+    assert evaluate_task(encoder, {}, task, examples, known) == alone
+    other = replace(examples, key="another log")
+    with pytest.raises(pytest.fail.Exception, match="computed again"):
+        evaluate_task(encoder, {}, task, other, known)
 
 
 def test_bad_windows_are_one_sentence(log):

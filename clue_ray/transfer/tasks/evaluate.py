@@ -6,7 +6,7 @@ All methods share the users, labels, heads and measures. They differ only in the
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -37,36 +37,24 @@ from clue_ray.transfer.tasks.examples import (
 )
 from clue_ray.transfer.tasks.heads import base_scores, fit_head
 from clue_ray.transfer.tasks.leaks import check_inputs, check_pretraining
-from clue_ray.transfer.tasks.scratch import train_from_scratch
+from clue_ray.transfer.tasks.methods import (
+    METHODS,
+    NO_FEATURES,
+    OF_THE_LOG,
+    histories_of,
+    method_features,
+)
 from clue_ray.transfer.tasks.spec import TaskSpec
 
-EVALUATION = 7
+EVALUATION = 8
 """Version of the evaluation; increase it when the same task and encoder get other scores."""
-MAX_SCRATCH = 3
-"""Maximum number of encoders trained from scratch; each has one head."""
-NO_FEATURES = {
-    "next_item": "popularity",
-    "attribute": "base rate",
-    "retrieval": "guess",
-    "multi_label": "popularity",
-    "churn": "base rate",
-    "regression": "base rate",
-}
-"""Name of the baseline without features, by kind of task."""
-METHODS = (
-    "encoder",
-    "TF-IDF, SVD",
-    "TF-IDF, cosine",
-    "shared linear map",
-    "untrained items",
-    "counts, 1/7/30 days",
-    "from scratch",
-    *NO_FEATURES.values(),
-)
-"""Names of methods, which a further encoder cannot have."""
 Matrix = NDArray[np.float64]
 Measures = dict[str, list[scores.Measure]]
 """Measure name -> the measure of each output: one per seed of the head, or one without a head."""
+Found = dict[str, scores.Resampled]
+"""Measure name -> the measure with its resamples."""
+Known = dict[tuple[Any, ...], Found]
+"""What baselines that do not read the encoder have reached, by examples, tokenizer and method."""
 
 
 def run_task(
@@ -170,12 +158,17 @@ def write_left_out(place: str, task: TaskSpec, examples: Examples) -> None:
 
 
 def evaluate_task(
-    encoder: UserEncoder, others: dict[str, UserEncoder], task: TaskSpec, examples: Examples
+    encoder: UserEncoder,
+    others: dict[str, UserEncoder],
+    task: TaskSpec,
+    examples: Examples,
+    known: Known | None = None,
 ) -> dict[str, Any]:
     """Evaluate an encoder on a task, next to baselines; return a result without its key.
 
     Args:
         others: further encoders by name.
+        known: what earlier calls have found of the baselines in OF_THE_LOG; read and added to.
 
     Raises:
         SpecError: an encoder was trained on targets of test users, or has the name of a method.
@@ -189,8 +182,9 @@ def evaluate_task(
     users = {part: len(examples.rows(part)) for part in ("train", "validation", "test")}
     if task.retrieval:  # there is no training
         users = {"test": min(users["test"], task.retrieval.candidates)}
-    evaluate = _evaluate_retrieval if task.retrieval else _evaluate_heads
-    measures = evaluate(task, examples, encoder, others)
+        found = _evaluate_retrieval(task, examples, encoder, others)
+    else:
+        found = _evaluate_heads(task, examples, encoder, others, {} if known is None else known)
     return {
         "task": task.name,
         "kind": task.kind,
@@ -200,67 +194,69 @@ def evaluate_task(
         "labels": len(examples.names),
         "left_out_list": _left_out_name(task, examples),
         "left_out": dict(Counter(examples.left_out["reason"].to_pylist())),
-        "methods": _summarize(measures, users["test"]),
+        "methods": _summarize(found),
     }
 
 
 def _evaluate_heads(
-    task: TaskSpec, examples: Examples, encoder: UserEncoder, others: dict[str, UserEncoder]
-) -> dict[str, Measures]:
+    task: TaskSpec,
+    examples: Examples,
+    encoder: UserEncoder,
+    others: dict[str, UserEncoder],
+    known: Known,
+) -> dict[str, Found]:
     """Evaluate heads on the features of each method, and the baseline without features."""
-    known = _method_features(task, examples, encoder, others)
     base = base_scores(examples).double().numpy()
     if not examples.names:
         base = np.array([examples.targets[examples.rows("train")].mean()])
+    nothing = NO_FEATURES[task.kind]
     same_for_all = np.tile(base, (len(examples.rows("test")), 1))
+    found = {nothing: _resample_heads(task, examples, nothing, [same_for_all])}
+    card = encoder.card
+    log = (
+        examples.key,
+        card.tokenizer_sha256,
+        card.max_item_tokens,
+        card.services,
+        card.duplicates,
+    )
+    for name, features_of in method_features(task, examples, encoder, others).items():
+        shared = bool(examples.key) and name in OF_THE_LOG
+        if shared and (*log, name) in known:
+            found[name] = known[*log, name]
+            continue
+        # One method at a time: its scores may be millions of users by labels.
+        outputs = _fit_heads(task, examples, features_of())
+        found[name] = _resample_heads(task, examples, name, outputs)
+        if shared:
+            known[*log, name] = found[name]
+    return found
+
+
+def _fit_heads(task: TaskSpec, examples: Examples, matrices: list[Matrix]) -> Iterator[Matrix]:
+    """Yield the scores of a head per seed, of test users.
+
+    One encoder has a head per seed; encoders trained from scratch have one head each.
+    """
+    seeds = task.seeds if len(matrices) == 1 else task.seeds[: len(matrices)]
+    for number, seed in enumerate(seeds):
+        matrix = matrices[number % len(matrices)]
+        yield fit_head(matrix, examples, hidden=task.head == "mlp", seed=seed)
+
+
+def _resample_heads(
+    task: TaskSpec, examples: Examples, name: str, outputs: Iterable[Matrix]
+) -> Found:
+    """Measure the scores of a method's heads, and resample the measures."""
     challenge = task.multi_label is not None and task.multi_label.challenge
-    same = _measure_heads(examples, [same_for_all], challenge=challenge)
-    measures = {NO_FEATURES[task.kind]: same}
-    for name, matrices in known.items():
-        # One encoder has a head per seed; encoders trained from scratch have one head each.
-        seeds = task.seeds if len(matrices) == 1 else task.seeds[: len(matrices)]
-        outputs = (
-            fit_head(
-                matrices[number % len(matrices)], examples, hidden=task.head == "mlp", seed=seed
-            )
-            for number, seed in enumerate(seeds)
-        )
-        measures[name] = _measure_heads(examples, outputs, challenge=challenge)
-    return measures
+    measures = _measure_heads(examples, outputs, challenge=challenge)
+    return _resample(name, measures, len(examples.rows("test")))
 
 
-def _method_features(
-    task: TaskSpec, examples: Examples, encoder: UserEncoder, others: dict[str, UserEncoder]
-) -> dict[str, list[Matrix]]:
-    """Return the features of each method; there are several for encoders trained from scratch."""
-    histories = _histories(examples, encoder)
-    known = {
-        "encoder": [features.encode_users(encoder, histories)],
-        "TF-IDF, SVD": [features.tfidf_svd(histories, examples.rows("train"))],
-        "shared linear map": [features.linear_map(histories, examples.rows("train"))[0]],
-    }
-    if encoder.model.transformer is not None:
-        known["untrained items"] = [features.untrained_items(encoder, histories)[0]]
-    if task.rule:
-        known["counts, 1/7/30 days"] = [features.window_counts(examples)]
-    for name, other in others.items():
-        # Each encoder has its own tokenizer and services, and so its own histories.
-        own = _histories(examples, other)
-        known[name] = [features.encode_users(other, own)]
-    if task.scratch_steps:
-        trained = [
-            train_from_scratch(encoder, histories, examples, steps=task.scratch_steps, seed=seed)
-            for seed in task.seeds[:MAX_SCRATCH]
-        ]
-        known["from scratch"] = [features.encode_users(one, histories) for one in trained]
-    return known
-
-
-def _histories(examples: Examples, encoder: UserEncoder) -> Histories:
-    """Return the inputs of all users, each looked at when their inputs end."""
-    if not np.isfinite(examples.cuts).all():
-        return Histories(examples.inputs, encoder.exported)
-    return Histories(examples.inputs, encoder.exported, examples.cuts)
+def _resample(name: str, measures: Measures, users: int) -> Found:
+    """Resample the measures of a method; each has a random stream of its own."""
+    stream = METHODS.index(name) if name in METHODS else int(fingerprint(name), 16)
+    return {key: scores.resample(outputs, users, stream) for key, outputs in measures.items()}
 
 
 def _measure_heads(
@@ -277,7 +273,7 @@ def _measure_heads(
             [scores.ranking_measures(each, targets, examples.missed[test]) for each in outputs]
         )
     if examples.names:
-        return {"auc": [partial(_auc_of, each, targets) for each in outputs]}
+        return {"auc": [scores.class_auc(each, targets) for each in outputs]}
     return {"r2": [partial(_r2_of, each[:, 0], targets) for each in outputs]}
 
 
@@ -302,22 +298,18 @@ def _mean_of(values: Matrix, rows: NDArray[np.int64]) -> float:
     return float(values[rows].mean())
 
 
-def _auc_of(part: Matrix, classes: NDArray[np.int64], rows: NDArray[np.int64]) -> float:
-    return scores.auc(part[rows], classes[rows])
-
-
 def _r2_of(predictions: Matrix, values: Matrix, rows: NDArray[np.int64]) -> float:
     return scores.r2(predictions[rows], values[rows])
 
 
 def _evaluate_retrieval(
     task: TaskSpec, examples: Examples, encoder: UserEncoder, others: dict[str, UserEncoder]
-) -> dict[str, Measures]:
+) -> dict[str, Found]:
     """Evaluate how well users' vectors in two services match, for each method."""
     asked = task.retrieval
     assert asked is not None
     pool = draw_candidates(asked, examples.part)
-    histories = _histories(examples, encoder)
+    histories = histories_of(examples, encoder)
 
     def select(matrices: Sequence[Any], layout: Histories) -> list[Any]:
         """Return the candidates' vectors in the query service and in the target service."""
@@ -336,30 +328,23 @@ def _evaluate_retrieval(
         untrained = features.untrained_items(encoder, histories)[1]
         pairs["untrained items"] = select(untrained, histories)
     for name, other in others.items():
-        own = _histories(examples, other)
+        own = histories_of(examples, other)
         pairs[name] = select(features.encode_services(other, own), own)
     measures = {NO_FEATURES["retrieval"]: _mean_measures([scores.chance_measures(len(pool))])}
     for name, (query, target) in pairs.items():
         measures[name] = _mean_measures([scores.retrieval_measures(query @ target.T)])
-    return measures
+    return {name: _resample(name, each, len(pool)) for name, each in measures.items()}
 
 
-def _summarize(methods: dict[str, Measures], users: int) -> list[dict[str, Any]]:
+def _summarize(methods: dict[str, Found]) -> list[dict[str, Any]]:
     """Return a row per method: each measure and the encoder's lead in it, with intervals."""
-    resampled = {
-        name: {
-            measure: scores.resample(outputs, users, stream)
-            for measure, outputs in measures.items()
-        }
-        for stream, (name, measures) in enumerate(methods.items())
-    }
     rows = []
-    for name, measures in resampled.items():
+    for name, measures in methods.items():
         row: dict[str, Any] = {"method": name}
         for measure, found in measures.items():
             row[measure] = found.interval()._asdict()
             if name != "encoder":
-                lead = resampled["encoder"][measure].lead(found)
+                lead = methods["encoder"][measure].lead(found)
                 row[f"{measure}_lead"] = lead.interval()._asdict()
         rows.append(row)
     return rows

@@ -84,24 +84,13 @@ def _true_ranks(cosines: Matrix) -> Matrix:
     return 1 + (cosines > truth).sum(1) + ((cosines == truth).sum(1) - 1) / 2
 
 
-def auc(scores: Matrix, classes: NDArray[np.int64]) -> float:
-    """Compute the area under the ROC curve from ranks (Mann and Whitney 1947).
-
-    For two classes it is the area of the second, for more the mean of each class against the rest.
-    A class that no user or every user has is left out.
-    """
-    columns = [1] if scores.shape[1] == 2 else range(scores.shape[1])
-    found = [number for number in columns if 0 < (classes == number).sum() < len(classes)]
-    areas = [_area(scores[:, number], classes == number) for number in found]
-    return float(np.mean(areas)) if areas else float("nan")
-
-
 class MacroAuc:
     """The mean over labels of the area under the ROC curve, as a measure of one head's scores.
 
-    A resample is computed to first order, from each user's placement among the users of the other
-    answer (DeLong, DeLong and Clarke-Pearson 1988), without ranking users again. For all users once
-    it is exact. A label that no user or every user has is left out.
+    It is computed from ranks (Mann and Whitney 1947). A resample is computed to first order, from
+    each user's placement among the users of the other answer (DeLong, DeLong and Clarke-Pearson
+    1988), without ranking users again. For all users once it is exact. A label that no user or
+    every user has is left out.
 
     Args:
         scores: [users, labels].
@@ -112,12 +101,14 @@ class MacroAuc:
         varied = targets.any(0) & ~targets.all(0)
         self.targets = targets[:, varied].astype(np.float64)
         columns = zip(scores[:, varied].T, targets[:, varied].T, strict=True)
-        self.placements = np.stack([_placements(*column) for column in columns], axis=1)
+        self.placements = np.empty(self.targets.shape)
+        for number, column in enumerate(columns):
+            self.placements[:, number] = _placements(*column)
         self.won = self.placements * self.targets
         self.areas = self.won.sum(0) / self.targets.sum(0)
 
     def __call__(self, rows: NDArray[np.int64]) -> float:
-        """Compute the mean area for a resample of users."""
+        """Compute the mean area for a resample of users; nan where no label is left."""
         weights = np.bincount(rows, minlength=len(self.targets)).astype(np.float64)
         having, won, all_won = (
             weights @ each for each in (self.targets, self.won, self.placements)
@@ -126,6 +117,12 @@ class MacroAuc:
         others = len(rows) - having[found]
         areas = won[found] / having[found] + (all_won - won)[found] / others
         return float((areas - self.areas[found]).mean()) if found.any() else float("nan")
+
+
+def class_auc(scores: Matrix, classes: NDArray[np.int64]) -> MacroAuc:
+    """Return the area of the second of two classes, or the mean of each class against the rest."""
+    columns = [1] if scores.shape[1] == 2 else list(range(scores.shape[1]))
+    return MacroAuc(scores[:, columns], classes[:, None] == np.array(columns))
 
 
 class ChallengeScore:
@@ -167,13 +164,6 @@ def _placements(scores: Matrix, positive: NDArray[np.bool_]) -> Matrix:
         below = (ranks[group] - rankdata(scores[group])) / (len(scores) - group.sum())
         placements[group] = below if sign > 0 else 1 - below
     return placements
-
-
-def _area(scores: Matrix, positive: NDArray[np.bool_]) -> float:
-    ranks, count = rankdata(scores), int(positive.sum())
-    return float(
-        (ranks[positive].sum() - count * (count + 1) / 2) / (count * (len(scores) - count))
-    )
 
 
 def r2(predictions: Matrix, values: Matrix) -> float:
