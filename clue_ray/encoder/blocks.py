@@ -108,7 +108,18 @@ class Block(nn.Module):
 
 
 def _drop(x_ED: Tensor, masks: Tensor | None, rows: Tensor) -> Tensor:
-    return x_ED if masks is None else x_ED * masks.index_select(0, rows)
+    return x_ED if masks is None else x_ED * masks.to(x_ED.dtype).index_select(0, rows)
+
+
+def as_stream(x_ED: Tensor) -> Tensor:
+    """Return the stream of a transformer in the precision of its matrix products.
+
+    In bf16, blocks then read and write half as many bytes; norms compute in fp32 all the same.
+    """
+    device = x_ED.device.type
+    if torch.is_autocast_enabled(device):
+        return x_ED.to(torch.get_autocast_dtype(device))
+    return x_ED
 
 
 def compile_blocks(model: nn.Module, backend: str = "inductor") -> None:
@@ -146,7 +157,8 @@ def matrix_role(layer: nn.Linear, rate: float, gain: float = 1.0) -> Role:
 
 
 def mean_over(x_ED: Tensor, layout: Layout) -> Tensor:
-    """Average each sequence over its positions, [sequences, width]."""
+    """Average each sequence over its positions, [sequences, width], in fp32 at least."""
+    x_ED = x_ED.to(torch.promote_types(x_ED.dtype, torch.float32))  # bf16 would lose the small ones
     if x_ED.is_cuda:
         return _segment_mean(x_ED, layout)
     sizes = [count * length for count, length in layout.groups]

@@ -16,7 +16,15 @@ from torch import Tensor, nn
 
 from clue_ray.batches.dropout import draw_masks
 from clue_ray.batches.packing import Items, Sequences
-from clue_ray.encoder.blocks import Block, Role, make_blocks, mask, matrix_role, mean_over
+from clue_ray.encoder.blocks import (
+    Block,
+    Role,
+    as_stream,
+    make_blocks,
+    mask,
+    matrix_role,
+    mean_over,
+)
 from clue_ray.spec.compute import CLOCK_ROWS, Vocabulary
 from clue_ray.spec.recipe import BASE_WIDTH
 from clue_ray.spec.specs import EncoderSpec
@@ -59,6 +67,7 @@ class Transformer(nn.Module):
     def encode_items(self, items: Items, masks: Tensor | None = None) -> Tensor:
         """Encode distinct items, [I, D]; `masks` are the step's, from `draw_masks`."""
         x_TD = self.token_embedding(items.tokens) + self.token_position(items.positions)
+        x_TD = as_stream(x_TD)
         masked = mask(items.layout, None if masks is None else masks[: self.item_sites])
         for block in self.item_blocks:
             x_TD = block(x_TD, masked)
@@ -81,6 +90,7 @@ class Transformer(nn.Module):
         if self.event_time is not None:
             assert sequences.event_times is not None, "packed without times"
             x_ED = x_ED + self.event_time(sequences.event_times)
+        x_ED = as_stream(x_ED)
         masked = mask(sequences.layout, None if masks is None else masks[self.item_sites :])
         for block in self.service_blocks:
             x_ED = block(x_ED, masked)

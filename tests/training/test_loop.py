@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from clue_ray.encoder.blocks import Block
 from clue_ray.encoder.loss import OBJECTIVES, info_nce
 from clue_ray.encoder.model import MIN_TEMPERATURE, Encoder
 from clue_ray.errors import ClusterError
@@ -98,6 +99,21 @@ def test_under_bf16_vectors_logits_and_loss_stay_in_fp32(corpus, monkeypatch):
     assert {one.dtype for one in seen} == {torch.float32}
     norms = torch.cat([seen[0], seen[1]]).double().norm(dim=1)
     assert (norms - 1).abs().max() < 1e-6  # of bf16 numbers it would be off by 1e-3
+
+
+@pytest.mark.parametrize(
+    ("precision", "dtype"), [("bf16", torch.bfloat16), ("fp32", torch.float32)]
+)
+def test_the_stream_of_a_transformer_has_the_precision_of_its_products(corpus, precision, dtype):
+    encoder = {"width": 16, "item_layers": 2, "service_layers": 2, "heads": 2, "dropout": 0.3}
+    run = make_run(precision=precision).model_copy(update={"encoder": EncoderSpec(**encoder)})
+    trainer, seen = Trainer(run, corpus, EVALUATION, LocalContext()), []
+    for block in trainer.model.modules():
+        if isinstance(block, Block):
+            block.register_forward_hook(lambda _, given, made: seen.extend([given[0], made]))
+    assert trainer.step(trainer.prepare(0))
+    assert len(seen) == 2 * 4
+    assert {one.dtype for one in seen} == {dtype}
 
 
 def test_another_seed_another_loss(corpus):
