@@ -57,7 +57,7 @@ from clue_ray.storage.files import fetch_files, list_files, remove_folder, write
 from clue_ray.storage.place import is_uri
 from clue_ray.storage.sync import working_folder
 
-PREPARATION = 2
+PREPARATION = 3
 """Increase when the code builds a different corpus from the same log and spec."""
 REJECTED = re.compile(r"rejected/[\d-]+\.parquet")
 MAX_TASKS = 2000

@@ -21,8 +21,10 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from pydantic import Field
 
+from clue_ray.errors import EventLogError
 from clue_ray.spec.yaml import Spec
 from clue_ray.storage.files import atomic_write
+from clue_ray.storage.place import explain_access
 
 USERS_PER_BLOCK = 20_000
 EVENTS_PER_USER = {
@@ -61,7 +63,27 @@ class PlantedRecsysSpec(Spec):
 
 
 def write_planted_recsys(spec: PlantedRecsysSpec, folder: Path) -> int:
-    """Write a planted edition into a folder and return the number of its events."""
+    """Write a planted edition into a folder and return the number of its events.
+
+    Raises:
+        EventLogError: the folder has files of events that were not drawn here, or cannot be made.
+    """
+    found = [name for name in EVENTS_PER_USER if (folder / f"{name}.parquet").exists()]
+    if found and not (folder / "truth" / "users.parquet").exists():
+        raise EventLogError(
+            f"{folder} has {found[0]}.parquet but no truth/users.parquet, so its files were not "
+            "drawn here; give another --output, or go on with these files."
+        )
+    try:
+        return _write(spec, folder)
+    except OSError as error:
+        raise EventLogError(
+            f"{folder} cannot be written ({explain_access(error)}); give another --output."
+        ) from None
+
+
+def _write(spec: PlantedRecsysSpec, folder: Path) -> int:
+    """Write all files; return the number of events."""
     for name in ("input", "target", "truth"):
         (folder / name).mkdir(parents=True, exist_ok=True)
     _write_products(spec, folder)

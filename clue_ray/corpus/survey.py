@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from clue_ray.corpus.hashes import split_of
+from clue_ray.corpus.logs.catalogue import check_matched
 from clue_ray.corpus.logs.ids import as_text, is_uuid
 from clue_ray.corpus.logs.items import EXAMPLES
 from clue_ray.corpus.logs.reading import Batch, Part, Reading, read_part
@@ -88,8 +89,9 @@ def _tally(
     tallies = pa.table([kinds, names, list(counts.values())], schema=TALLY)
     if spec.tokenizer:
         return tallies
-    sent = texts(_training_texts(good, spec))
-    columns = [pa.repeat("text", len(sent)), sent, pa.nulls(len(sent), pa.int64())]
+    found = _training_texts(good, spec)
+    sent = found.filter(texts(found.field("values")))
+    columns = [pa.repeat("text", len(sent)), sent.field("values"), sent.field("counts")]
     return pa.concat_tables([tallies, pa.table(columns, schema=TALLY)])
 
 
@@ -98,8 +100,8 @@ def _value_counts(column: pa.ChunkedArray) -> Iterator[tuple[Any, int]]:
     return zip(counts.field("values").to_pylist(), counts.field("counts").to_pylist(), strict=True)
 
 
-def _training_texts(events: pa.Table, spec: CorpusSpec) -> pa.Array:
-    """Return the distinct texts of training users before the cut in time.
+def _training_texts(events: pa.Table, spec: CorpusSpec) -> pa.StructArray:
+    """Return the distinct texts of training users before the cut in time, and their events.
 
     Held-out users and later events must not influence the tokenizer.
     """
@@ -108,7 +110,7 @@ def _training_texts(events: pa.Table, spec: CorpusSpec) -> pa.Array:
     mask = training[users.indices.to_numpy()] if len(users) else np.zeros(0, bool)
     if spec.split.time:
         mask = mask & (events["timestamp"].to_numpy() < spec.split.time.timestamp())
-    return pc.unique(events["text"].filter(pa.array(mask)))
+    return events["text"].filter(pa.array(mask)).combine_chunks().value_counts()
 
 
 def _write_rejected(bad: pa.Table, batch: Batch, part: Part, log: Log, folder: Path) -> None:
@@ -168,7 +170,8 @@ class Survey:
     def add(self, tally: pa.Table) -> None:
         """Add the tally of a batch."""
         is_text = pc.equal(tally["kind"], "text")
-        self.texts.add(tally["name"].filter(is_text).combine_chunks())
+        texts = tally.filter(is_text)
+        self.texts.add(texts["name"], texts["rows"])
         for row in tally.filter(pc.invert(is_text)).to_pylist():
             if row["kind"] == "recoded":
                 self.recoded += row["rows"]
@@ -270,12 +273,7 @@ class Survey:
                     f"{', '.join(sorted(self.services)[:10])}; spell the service as in the log, or "
                     "check the column."
                 )
-            if not found["matched"]:
-                raise EventLogError(
-                    f"None of the {found['unmatched']:,} ids of {name} is a key of catalogue "
-                    f"{found['table']} (the log has {found['ids'][0]!r}, the catalogue "
-                    f"{found['key']!r}); check the column and the key."
-                )
+            check_matched(name, found)
 
     def _check_texts(self) -> None:
         texts = self.texts.distinct()

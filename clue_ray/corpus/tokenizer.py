@@ -9,7 +9,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from numpy.typing import NDArray
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
@@ -66,31 +65,44 @@ def read_tokenizer(path: str) -> Tokenizer:
     return tokenizer
 
 
+NO_TEXTS = pa.schema([("text", pa.string()), ("events", pa.int64())]).empty_table()
+
+
 class TrainingTexts:
-    """The texts with the lowest hashes among all that are added, each once.
+    """The texts with the lowest hashes among all that are added, each once, and their events.
 
     Sampling by hash needs no random state and no order: a text is chosen or not whatever the batch
-    or the node it comes from, and merging samples of parts gives the sample of the whole. Memory
-    holds at most a few times `limit` texts.
+    or the node it comes from, and merging samples of parts gives the sample of the whole. A text in
+    the sample is never left out before, so its events are all counted. Memory holds at most a few
+    times `limit` texts.
     """
 
     def __init__(self, limit: int = MAX_TEXTS):
         self.limit = limit
-        self.chunks: list[pa.Array] = []
+        self.chunks: list[pa.Table] = []
 
-    def add(self, texts: pa.Array) -> None:
-        """Add texts, and drop duplicates and the highest hashes if there are too many."""
-        self.chunks.append(texts)
+    def add(self, texts: pa.Array, events: pa.Array) -> None:
+        """Add texts with their events; drop the highest hashes if there are too many."""
+        self.chunks.append(pa.table({"text": texts, "events": events}))
         if sum(map(len, self.chunks)) > 4 * self.limit:
-            self.chunks = [_lowest_hashes(self.distinct(), self.limit)]
+            self.chunks = [_lowest_hashes(self._summed(), self.limit)]
+
+    def _summed(self) -> pa.Table:
+        whole = pa.concat_tables([NO_TEXTS, *self.chunks])
+        summed = whole.group_by("text").aggregate([("events", "sum")])
+        return summed.rename_columns({"events_sum": "events"}).select(NO_TEXTS.column_names)
 
     def distinct(self) -> pa.Array:
         """Return the texts in memory, each once."""
-        return pc.unique(pa.chunked_array(self.chunks, pa.string()))
+        return self._summed()["text"]
 
-    def sample(self) -> list[str]:
-        """Return the texts to train on, sorted, because BPE depends on the order of its input."""
-        return sorted(_lowest_hashes(self.distinct(), self.limit).to_pylist())
+    def sample(self) -> dict[str, int]:
+        """Return the texts to train on and the events of each.
+
+        They are sorted, because BPE depends on the order of its input.
+        """
+        table = _lowest_hashes(self._summed(), self.limit).sort_by("text")
+        return dict(zip(table["text"].to_pylist(), table["events"].to_pylist(), strict=True))
 
 
 class TextFilter:
@@ -106,24 +118,21 @@ class TextFilter:
         "the lowest hashes of distinct texts so far, sorted; at most `limit`"
 
     def __call__(self, texts: pa.Array) -> pa.Array:
-        """Return those of distinct texts that may be in the sample."""
+        """Return which of distinct texts may be in the sample."""
         # Also if they were returned before: a task is tried again where its result was lost.
         hashes = _hash_texts(texts.to_pylist())
         self._lowest = np.union1d(self._lowest, hashes)[: self.limit]
         if len(self._lowest) < self.limit:
-            return texts
-        return texts.filter(pa.array(hashes <= self._lowest[-1]))
+            return pa.array(np.ones(len(texts), bool))
+        return pa.array(hashes <= self._lowest[-1])
 
 
-def _lowest_hashes(texts: pa.Array, limit: int) -> pa.Array:
-    """Return the `limit` texts with the lowest hashes, or all if they are fewer.
-
-    Args:
-        texts: distinct texts.
-    """
-    if len(texts) <= limit:
-        return texts
-    return texts.take(pa.array(np.argsort(_hash_texts(texts.to_pylist()), kind="stable")[:limit]))
+def _lowest_hashes(table: pa.Table, limit: int) -> pa.Table:
+    """Return the rows of the `limit` texts with the lowest hashes, or all if they are fewer."""
+    if len(table) <= limit:
+        return table
+    hashes = _hash_texts(table["text"].to_pylist())
+    return table.take(pa.array(np.argsort(hashes, kind="stable")[:limit]))
 
 
 def _hash_texts(texts: Iterable[str]) -> NDArray[np.uint64]:

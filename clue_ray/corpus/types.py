@@ -8,7 +8,7 @@ with names that say what they mean: `⟦kind:category=7⟧`, `⟦price:number<=1
 import hashlib
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -18,9 +18,9 @@ from tokenizers import AddedToken, Tokenizer
 from clue_ray.corpus.logs.numbers import as_number
 from clue_ray.corpus.logs.typed import CLOSE, FIELD, OPEN
 
-MOST_CATEGORIES, BUCKETS, MIN_ITEMS = 20_000, 64, 2
+MOST_CATEGORIES, BUCKETS, MIN_EVENTS = 20_000, 64, 2
 """Values of a category with a token of their own; tokens that all others share by a hash; and
-items that a value needs for a token of its own."""
+events that a value needs for a token of its own."""
 QUANTILES = 32
 MOST_POSITIONS, MOST_CODES = 64, 4_096
 """Positions of a list of codes that are read, and codes with tokens at each of them."""
@@ -35,20 +35,23 @@ def without_types(text: str) -> str:
     return FIELD.sub(" ", text).strip() if OPEN in text else text
 
 
-def add_types(tokenizer: Tokenizer, texts: Iterable[str]) -> dict[str, dict[str, Any]]:
+def add_types(tokenizer: Tokenizer, texts: Mapping[str, int]) -> dict[str, dict[str, Any]]:
     """Learn the tokens of the typed fields in texts, and add them to a tokenizer.
 
+    Values of a category are ranked by their events: where each item has one of its own, such as its
+    id, no value is in more items than another. Quantiles and codes are those of distinct items.
+
     Args:
-        texts: of the distinct items of training users.
+        texts: of the distinct items of training users, with their events.
 
     Returns:
         For each typed column: its type, its tokens, the distinct values found, and of a category
         how many of them have a token of their `own`.
     """
     found: dict[tuple[str, str], Counter[str]] = defaultdict(Counter)
-    for text in texts:
+    for text, events in texts.items():
         for name, type_, value in FIELD.findall(text):
-            found[name, type_][value] += 1
+            found[name, type_][value] += events if type_ == "category" else 1
     described = {}
     for (name, type_), values in sorted(found.items()):
         tokens = _TOKENS_OF[type_](f"{OPEN}{name}:{type_}", values)
@@ -73,7 +76,7 @@ def describe_types(tokenizer: Tokenizer) -> dict[str, dict[str, Any]]:
 
 def _category_tokens(head: str, values: Counter[str]) -> list[str]:
     ranked = sorted(values.items(), key=lambda item: (-item[1], item[0]))
-    kept = [value for value, items in ranked[:MOST_CATEGORIES] if items >= MIN_ITEMS]
+    kept = [value for value, events in ranked[:MOST_CATEGORIES] if events >= MIN_EVENTS]
     return [f"{head}={value}{CLOSE}" for value in sorted(kept)] + [
         f"{head}#{bucket}{CLOSE}" for bucket in range(BUCKETS)
     ]

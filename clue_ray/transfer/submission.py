@@ -64,5 +64,5 @@ def _load(file: Path) -> NDArray[Any]:
         return np.asanyarray(np.load(file, mmap_mode="r"))
     except FileNotFoundError:
         raise StudyError(f"{file} does not exist.") from None
-    except ValueError as error:
+    except (OSError, EOFError, ValueError) as error:
         raise StudyError(f"{file} cannot be read ({reason_of(error)}).") from None

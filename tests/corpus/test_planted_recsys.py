@@ -11,7 +11,7 @@ import yaml
 from clue_ray.corpus import build, planted_recsys
 from clue_ray.corpus.build import build_corpus
 from clue_ray.corpus.planted_recsys import PlantedRecsysSpec, write_planted_recsys
-from clue_ray.errors import StudyError
+from clue_ray.errors import EventLogError, StudyError
 from clue_ray.spec.specs import CorpusSpec, EvaluationSpec, RunSpec, read_study
 from clue_ray.training.checkpoints import load_state
 from clue_ray.training.loop import LocalContext, train_with
@@ -68,6 +68,16 @@ def test_files_have_the_formats_of_the_challenge(edition):
         bought = np.load(folder / "target" / f"popularity_propensity_{name}.npy")
         assert (np.diff(bought) <= 0).all()
         assert len(labels) == len(bought) <= 100
+
+
+def test_files_of_another_origin_are_kept(tmp_path):
+    (tmp_path / "product_buy.parquet").write_bytes(b"mine")
+    with pytest.raises(EventLogError, match="so its files were not drawn here"):
+        write_planted_recsys(SPEC, tmp_path)
+    assert (tmp_path / "product_buy.parquet").read_bytes() == b"mine"
+    (tmp_path / "file").write_text("")
+    with pytest.raises(EventLogError, match="cannot be written"):
+        write_planted_recsys(SPEC, tmp_path / "file")
 
 
 def test_traps_are_there(edition):

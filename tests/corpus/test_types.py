@@ -1,5 +1,7 @@
 """Typed columns: one token per category, quantile or code, learned on training users."""
 
+from collections import Counter
+
 import numpy as np
 import pandas as pd
 import pyarrow as pa
@@ -42,7 +44,7 @@ def log(rows=60):
 def trained(tmp_path):
     texts = [row["text"] for row in read(tmp_path, log())]
     tokenizer = train_tokenizer(map(without_types, texts), 300)
-    return texts, tokenizer, add_types(tokenizer, texts)
+    return texts, tokenizer, add_types(tokenizer, Counter(texts))
 
 
 def test_each_value_is_one_token(trained):
@@ -87,20 +89,29 @@ def test_rare_and_unknown_values_share_tokens(trained, monkeypatch):
     assert write("⟦codes:codes=[99 1]⟧") == "⟦codes:codes[0]#⟧⟦codes:codes[1]=1⟧"
     assert write("⟦colour:category=red⟧ x") == " red  x"  # no tokens for it: words
     monkeypatch.setattr(types, "MOST_CATEGORIES", 3)
-    many = [f"⟦id:category={n % 50_000}⟧" for n in range(100_000)]
+    many = {f"⟦id:category={n}⟧": 2 for n in range(50_000)}
     found = add_types(train_tokenizer([], 257), many)
     assert found["id"]["tokens"] == 3 + types.BUCKETS
     told = "Column 'id' is a category of 50,000 values, of which 3 have a token of their own and"
     assert told in types_table({"typed_columns": found}).note
-    few = add_types(train_tokenizer([], 257), [f"⟦id:category={n % 4}⟧" for n in range(9)])
+    few = add_types(train_tokenizer([], 257), {f"⟦id:category={n}⟧": 2 for n in range(4)})
     assert "Column" not in types_table({"typed_columns": few}).note
+
+
+def test_a_category_of_its_own_for_each_item_is_ranked_by_events():
+    ids = {f"⟦id:category={n}⟧": n for n in range(1, 9)}
+    tokenizer = train_tokenizer([], 257)
+    assert add_types(tokenizer, ids)["id"]["own"] == 7  # item 1 has a single event
+    write = TypeWriter(tokenizer)
+    assert write("⟦id:category=8⟧") == "⟦id:category=8⟧"
+    assert "#" in write("⟦id:category=1⟧")
 
 
 def test_a_log_of_typed_columns_alone_needs_no_words(tmp_path):
     template = "{kind:category} {codes:codes}"
     texts = [row["text"] for row in read(tmp_path, log(), template)]
     tokenizer = train_tokenizer(filter(None, map(without_types, texts)), 300)
-    add_types(tokenizer, texts)
+    add_types(tokenizer, Counter(texts))
     items = ItemTokenizer(tokenizer, 50)(texts, np.zeros(len(texts), int))
     assert set(map(len, items.tokens.to_pylist())) == {1 + 4}
 

@@ -5,6 +5,7 @@ import importlib.util
 import json
 import shutil
 import sys
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -121,7 +122,7 @@ def test_typed_fields_are_written_as_in_the_package():
         for n in range(40)
     ]
     tokenizer = train_tokenizer(texts, 300)
-    add_types(tokenizer, texts)
+    add_types(tokenizer, Counter(texts))
     odd = ["⟦price:number=1,234.5⟧", "⟦price:number=nan⟧", "⟦price:number= ⟧", "no field"]
     odd += ["⟦kind:category=new⟧", "⟦other:category=x⟧", "⟦other:number=3⟧", "⟦name:codes=⟧"]
     odd += ["⟦price:number=1e999⟧", "⟦name:codes=9,9;9 9⟧", "⟦price:number=.⟧", "⟦torn:number=1"]

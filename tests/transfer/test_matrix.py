@@ -104,6 +104,21 @@ def test_lists_of_any_format(name, tmp_path):
     assert read_clients(str(path)).users.to_pylist() == ["007", "12"]
 
 
+def test_users_of_any_view_have_a_row(encoder_folder, numbered, tmp_path):
+    frame = pd.read_parquet(numbered)
+    logs = [tmp_path / "few.parquet", tmp_path / "others.parquet"]
+    frame[frame["user_id"] < 110].to_parquet(logs[0])
+    frame[frame["user_id"].between(105, 115)].to_parquet(logs[1])
+    first, second = str(tmp_path / "a"), str(tmp_path / "b")
+    embed_users(encoder_folder, str(logs[0]), first)
+    embed_users(encoder_folder, str(logs[1]), second, join=[first])
+    table = pq.read_table(tmp_path / "b" / "matrix" / "embeddings.parquet")
+    assert table["user_id"].to_pylist() == [str(user) for user in range(100, 116)]
+    values = np.array(table["vector"].to_pylist())
+    assert (np.abs(values[:5, :8]) == 0).all()
+    assert (np.abs(values[:5, 8:]).sum(1) > 0).all()
+
+
 def test_bad_lists_are_one_sentence(encoder_folder, numbered, tmp_path):
     def message(values):
         np.save(tmp_path / "bad.npy", np.array(values))
@@ -116,6 +131,12 @@ def test_bad_lists_are_one_sentence(encoder_folder, numbered, tmp_path):
     assert "has 2 dimensions, not 1" in message([[1, 2]])
     assert "is empty" in message(np.zeros(0, int))
     assert "1 rows without an id" in message(["a", ""])
+    (tmp_path / "nothing.npy").write_bytes(b"")
+    np.savez(tmp_path / "two.npz", a=[1])
+    (tmp_path / "two.npz").rename(tmp_path / "archive.npy")
+    for name in ("nothing.npy", "archive.npy"):
+        with pytest.raises(StudyError, match="cannot be read"):
+            read_clients(str(tmp_path / name))
     with pytest.raises(StudyError, match="does not exist"):
         read_clients(str(tmp_path / "none.npy"))
     pd.DataFrame({"a": [1], "b": [2]}).to_csv(tmp_path / "two.csv", index=False)

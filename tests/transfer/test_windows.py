@@ -9,13 +9,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from clue_ray.errors import SpecError
+from clue_ray.errors import EventLogError, SpecError
 from clue_ray.transfer.encode import load_encoder
 from clue_ray.transfer.tasks import features
 from clue_ray.transfer.tasks.evaluate import evaluate_task, prepare_examples
 from clue_ray.transfer.tasks.examples import plan_events
 from clue_ray.transfer.tasks.features import window_counts
 from clue_ray.transfer.tasks.methods import OF_THE_LOG
+from clue_ray.transfer.tasks.rules import MultiLabelSpec
 from clue_ray.transfer.tasks.scores import ChallengeScore, MacroAuc, class_auc, resample
 from clue_ray.transfer.tasks.spec import TaskSpec
 from clue_ray.transfer.tasks.windows import label_texts
@@ -197,6 +198,60 @@ def test_baselines_of_the_log_are_evaluated_once_for_all_encoders(log, encoder, 
         evaluate_task(encoder, {}, task, other, known)
 
 
+@pytest.fixture
+def sold(log, tmp_path):
+    """A log of item ids without texts, and a catalogue that lacks the items of category 2."""
+    frame = pd.read_parquet(log)
+    frame["sku"] = 1 + frame["category"]
+    frame.drop(columns=["text", "category"]).to_parquet(tmp_path / "sold.parquet")
+    items = pd.DataFrame({"sku": [1, 2], "kind_of": ["3", "b"]})
+    items.to_parquet(tmp_path / "items.parquet")
+    table = str(tmp_path / "items.parquet")
+    catalogue = {"events.sku": {"table": table, "key": "sku", "text": "{kind_of}"}}
+    return tmp_path / "sold.parquet", {"text": "goods {sku}", "items": catalogue}, items
+
+
+def test_an_id_without_an_item_is_no_label(sold):
+    log, read, _ = sold
+    task = task_of(log, multi_label={"days": WINDOW, "text": "{sku}", "min_users": 1}, **read)
+    assert set(examples_of(task).names) == {"3", "b"}  # sku 3 has no item, and sku 1 is a "3"
+    plain = {"days": WINDOW, "text": "{sku}", "min_users": 1, "items": {}}
+    assert set(examples_of(task_of(log, multi_label=plain, **read)).names) == {"1", "2", "3"}
+    prices = {"days": WINDOW, "value": "sum", "text": "{price}"}  # a column of the log: no items
+    found = examples_of(task_of(log, regression=prices, **read))
+    assert found.targets.max() > 1
+
+
+def test_a_catalogue_of_other_keys_is_one_sentence_and_a_changed_one_another_result(sold):
+    log, read, items = sold
+    rule = {"days": WINDOW, "text": "{sku}", "min_users": 1}
+    task = task_of(log, multi_label=rule, **read)
+    before = examples_of(task).key
+    path = read["items"]["events.sku"]["table"]
+    items.assign(kind_of=["a", "long name"]).to_parquet(path)
+    assert examples_of(task).key != before
+    items.assign(sku=["x", "y"]).to_parquet(path)
+    with pytest.raises(EventLogError, match=r"None of the [\d,]+ ids of events.sku is a key"):
+        examples_of(task)
+
+
+def test_a_rule_that_only_filters_needs_no_text(log, tmp_path):
+    frame = pd.read_parquet(log)
+    frame.rename(columns={"text": "words"}).to_parquet(tmp_path / "words.parquet")
+    logs = {
+        name: {"events": str(tmp_path / "words.parquet"), "text": "{words}"}
+        for name in ("shop", "news")
+    }
+    churn = {"days": WINDOW, "where": {"kind": ["buy"]}}
+    ours = TaskSpec.parse(
+        {"name": "t", "events": logs, "time": "2024-03-01", "split": SPLIT, "churn": churn}, "t"
+    )
+    assert len(examples_of(ours).users)
+    labels = {"days": WINDOW, "where": {"kind": ["buy"]}, "min_users": 1}
+    ours = ours.model_copy(update={"churn": None, "multi_label": MultiLabelSpec(**labels)})
+    assert set(examples_of(ours).names) == {f"goods of kind {c}" for c in "abc"}
+
+
 def test_bad_windows_are_one_sentence(log):
     def message(**target):
         with pytest.raises(SpecError) as caught:
@@ -222,7 +277,6 @@ def test_bad_windows_are_one_sentence(log):
 
 
 def message_of_log(log, **target):
-    from clue_ray.errors import EventLogError
 
     with pytest.raises(EventLogError) as caught:
         examples_of(task_of(log, **target))

@@ -4,14 +4,16 @@ A catalogue is read like a log, with its key in the place of the user, so it may
 any number of files, and ids in any form.
 """
 
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
 import pyarrow as pa
 
-from clue_ray.corpus.logs.items import Catalogue, make_catalogue
+from clue_ray.corpus.logs.items import Catalogue, Joined, make_catalogue
 from clue_ray.corpus.logs.reading import CataloguePlan, Reading, read_part
 from clue_ray.corpus.logs.schema import good_rows, normalise
+from clue_ray.errors import EventLogError
 
 
 def load_catalogues(reading: Reading) -> Reading:
@@ -26,6 +28,42 @@ def load_catalogues(reading: Reading) -> Reading:
         for log in reading.logs
     ]
     return replace(reading, logs=tuple(logs))
+
+
+def check_matched(name: str, found: Mapping[str, Any]) -> None:
+    """Check that some id of a log is a key of its catalogue.
+
+    Args:
+        found: the catalogue's `table` and a `key` of it, and of the log how many rows are `matched`
+            and `unmatched`, and a few unmatched `ids`.
+
+    Raises:
+        EventLogError: rows were looked up, and none was found.
+    """
+    if found["unmatched"] and not found["matched"]:
+        raise EventLogError(
+            f"None of the {found['unmatched']:,} ids of {name} is a key of catalogue "
+            f"{found['table']} (the log has {found['ids'][0]!r}, the catalogue "
+            f"{found['key']!r}); check the column and the key."
+        )
+
+
+def check_joined(reading: Reading, joined: Iterable[Joined]) -> None:
+    """Check that each catalogue of a loaded reading has some of the ids that were looked up.
+
+    Raises:
+        EventLogError: as for `check_matched`.
+    """
+    found = {
+        name: {**held, "matched": 0, "unmatched": 0, "ids": []}
+        for name, held in describe_catalogues(reading).items()
+    }
+    for name, matched, unmatched, examples in joined:
+        found[name]["matched"] += matched
+        found[name]["unmatched"] += unmatched
+        found[name]["ids"] += examples
+    for name, counts in found.items():
+        check_matched(name, counts)
 
 
 def describe_catalogues(reading: Reading) -> dict[str, dict[str, Any]]:

@@ -7,7 +7,7 @@ needed for the order of appearance and for messages; nor do they mix formats in 
 
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -117,7 +117,7 @@ def plan_reading(spec: CorpusSpec, *, sample: bool = False, numbers: bool = Fals
         for number, (file, schema) in enumerate(whole):
             parts += _divide(Part(index, number, file), schema)
     told = tuple(sorted(separators.items()))
-    catalogues = tuple(_plan_catalogue(*named) for named in (spec.items or {}).items())
+    catalogues = plan_catalogues(spec.items)
     return Reading(spec, tuple(logs), tuple(parts), tuple(empty), tuple(others), told, catalogues)
 
 
@@ -142,6 +142,15 @@ def _find_schemas(
         log = replace(log, has_time=_has_time(log, files, stored))
     _check_files(log, files, stored)
     return log, list(zip(files, stored, strict=True)), empty, ignored
+
+
+def plan_catalogues(items: Mapping[str, ItemsSpec] | None) -> tuple[CataloguePlan, ...]:
+    """Find and check the tables of catalogues.
+
+    Raises:
+        EventLogError: a table cannot be read, or lacks a column.
+    """
+    return tuple(_plan_catalogue(*named) for named in (items or {}).items())
 
 
 def _plan_catalogue(name: str, spec: ItemsSpec) -> CataloguePlan:

@@ -52,7 +52,7 @@ def read_clients(place: str) -> ClientList:
         raise StudyError(
             f"User list {place} does not exist; give a .npy, CSV or Parquet file."
         ) from None
-    except (OSError, ValueError, pa.ArrowException) as error:
+    except (OSError, EOFError, ValueError, pa.ArrowException) as error:
         raise StudyError(
             f"User list {place} cannot be read ({explain_access(error)}); give a one-dimensional "
             "array of ids as .npy, or a table as CSV or Parquet."
@@ -77,6 +77,8 @@ def _read_column(place: str, content: bytes) -> pa.ChunkedArray:
     path = urlsplit(place).path
     if path.endswith(".npy"):
         values = np.load(io.BytesIO(content))
+        if not isinstance(values, np.ndarray):
+            raise ValueError("it is an archive of arrays")
         if values.ndim != 1:
             raise ValueError(f"it has {values.ndim} dimensions, not 1")
         return pa.chunked_array([pa.array(values)])

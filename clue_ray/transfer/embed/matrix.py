@@ -169,7 +169,7 @@ def _write_matrix(
     """Write the matrix of some views next to the first one, and return its description.
 
     Args:
-        users: ids in the order of the rows; all users with a vector, by id, if None.
+        users: ids in the order of the rows; all users with a vector in some view, by id, if None.
         precision: of the numbers.
 
     Raises:
@@ -177,7 +177,7 @@ def _write_matrix(
     """
     columns = sum(view.columns for view in views)
     parts = views[0].parts
-    order = pd.Index((_all_users(parts) if users is None else users).to_pandas())
+    order = pd.Index((_all_users(views) if users is None else users).to_pandas())
     with _local_folder(parts.place) as root:
         folder = root / FOLDER
         folder.mkdir(parents=True, exist_ok=True)
@@ -216,8 +216,13 @@ def _local_folder(place: str) -> Iterator[Path]:
         yield Path(name)
 
 
-def _all_users(parts: Parts) -> pa.Array:
-    tables = [parts.read("vectors", number, ["user_id"]) for number in parts.numbers()]
+def _all_users(views: Sequence[View]) -> pa.Array:
+    """Return the users with a vector in some view, by id."""
+    tables = [
+        view.parts.read("vectors", number, ["user_id"])
+        for view in views
+        for number in view.parts.numbers()
+    ]
     users = pa.chunked_array([c for t in tables if t for c in t["user_id"].chunks], pa.string())
     distinct = pc.unique(users)
     return distinct.take(pc.sort_indices(distinct))

@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from clue_ray.corpus.logs.reading import Reading
+from clue_ray.corpus.logs.reading import Reading, plan_catalogues
 from clue_ray.errors import SpecError
 from clue_ray.spec.yaml import fingerprint
 from clue_ray.spec.younger import without_new_fields
@@ -116,11 +116,13 @@ def result_key(
 
 
 def _examples_key(task: TaskSpec, reading: Reading) -> str:
-    """Return the fingerprint of the examples' inputs: the task, its log and its table of users."""
+    """Return the fingerprint of the examples' inputs: the task, its log and its tables."""
     files = [(file.path, file.size, file.changed) for file in reading.files]
-    table = []
+    table: list[Any] = []
     if task.attribute:
         table = [hashlib.sha256(read_table_file(task.attribute.table)).hexdigest()]
+    plans = [*reading.catalogues, *plan_catalogues(getattr(task.rule, "items", None))]
+    table += [[plan.name, f.size, f.changed] for plan in plans for f in plan.files]
     asked = without_new_fields(task.model_dump(mode="json"))
     return fingerprint([asked, files, *table])
 

@@ -15,7 +15,8 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from clue_ray.corpus.hashes import split_of
-from clue_ray.corpus.logs.catalogue import load_catalogues
+from clue_ray.corpus.logs.catalogue import check_joined, load_catalogues
+from clue_ray.corpus.logs.items import Joined
 from clue_ray.corpus.logs.reading import Reading, plan_reading, read_part
 from clue_ray.corpus.logs.schema import good_rows, normalise
 from clue_ray.errors import EventLogError, SpecError
@@ -27,9 +28,9 @@ from clue_ray.transfer.tasks.windows import (
     DAY,
     label_texts,
     label_windows,
+    reads_again,
     select_events,
     target_reading,
-    target_template,
 )
 
 MIN_USERS = 20
@@ -91,18 +92,25 @@ def plan_events(task: TaskSpec) -> Reading:
 
 
 def read_events(reading: Reading) -> tuple[pd.DataFrame, set[str]]:
-    """Read a task's log into memory; return its events, and the users without usable rows."""
+    """Read a task's log into memory; return its events, and the users without usable rows.
+
+    Raises:
+        EventLogError: the log cannot be read, or a catalogue has none of its ids.
+    """
     reading = load_catalogues(reading)
     tables: list[pa.Table] = []
     users: set[str] = set()
+    joined: list[Joined] = []
     for part in reading.parts:
         log = reading.logs[part.log]
         for batch in read_part(part, log):
             rows = normalise(
                 batch.table, log, reading.spec, file=part.number, first_row=batch.first_row
             )
+            joined += batch.joined
             users.update(user for user in pc.unique(rows["user_id"]).to_pylist() if user)
             tables.append(good_rows(rows).select(EVENTS.names))
+    check_joined(reading, joined)
     events = pa.concat_tables([EVENTS.empty_table(), *tables]).to_pandas()
     return events, users - set(events["user_id"])
 
@@ -202,10 +210,9 @@ def _check_window(task: TaskSpec, cut: float, first: float, last: float) -> None
 
 def _read_targets(task: TaskSpec, events: pd.DataFrame) -> pd.DataFrame:
     """Return the events that targets are built from: the log again, if its rule needs columns."""
-    template = target_template(task)
-    if template is None:
+    if task.rule is None or not reads_again(task.rule):
         return events
-    return read_events(plan_reading(target_reading(task, template), numbers=True))[0]
+    return read_events(plan_reading(target_reading(task), numbers=True))[0]
 
 
 def _group_left_out(

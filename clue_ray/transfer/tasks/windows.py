@@ -6,9 +6,11 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from clue_ray.corpus.logs.schema import template_fields
 from clue_ray.errors import SpecError
+from clue_ray.spec.items import ItemsSpec, split_item_key
 from clue_ray.spec.specs import CorpusSpec
-from clue_ray.transfer.tasks.rules import MultiLabelSpec, RegressionSpec
+from clue_ray.transfer.tasks.rules import MultiLabelSpec, RegressionSpec, WindowRule
 from clue_ray.transfer.tasks.spec import TaskSpec
 
 DAY = 86_400.0
@@ -18,37 +20,68 @@ Targets = tuple[list[str], tuple[str, ...], NDArray[Any], NDArray[np.int64]]
 """Users with a target, names of labels or classes, targets, missed labels: see `Examples`."""
 
 
-def target_template(task: TaskSpec) -> str | None:
-    """Return the template to read for the targets; None if the item text serves."""
-    rule = task.rule
-    text = getattr(rule, "text", None)
-    if rule is None or (text is None and not rule.where):
-        return None
-    fields = [f"{{{column}}}" for column in rule.where or ()]
-    return MARK.join([task.text if text is None else text, *fields])
+def reads_again(rule: WindowRule) -> bool:
+    """Return whether the targets of a rule need other columns of the log than its item text."""
+    return bool(rule.where) or getattr(rule, "text", None) is not None
 
 
-def target_reading(task: TaskSpec, template: str) -> CorpusSpec:
-    """Return how the log is read for the targets: the logs that count, with their template."""
+def target_reading(task: TaskSpec) -> CorpusSpec:
+    """Return how the log is read for the targets: the logs that count, with their templates.
+
+    An id that a catalogue lacks has no label and no number, so its row does not count.
+    """
     spec, rule = task.reading(), task.rule
     assert rule is not None
-    changes: dict[str, Any] = {"text": template}
-    if rule.items is not None:
-        changes["items"] = rule.items
+    changes: dict[str, Any] = {"text": _target_template(rule, spec.text)}
     if isinstance(spec.events, dict):
         changes["events"] = {
-            name: log.model_copy(update={"text": template})
+            name: log.model_copy(update={"text": _target_template(rule, log.text or spec.text)})
             for name, log in spec.events.items()
             if rule.services is None or name in rule.services
         }
+    items = _items_in_use(rule, spec, changes) if rule.items is None else rule.items
+    changes["items"] = {
+        name: each
+        if "unmatched" in each.model_fields_set
+        else each.model_copy(update={"unmatched": "reject"})
+        for name, each in items.items()
+    }
     return spec.model_copy(update=changes)
+
+
+def _target_template(rule: WindowRule, text: str) -> str:
+    """Return a template of the label or number, then of the columns that the rule filters by.
+
+    Args:
+        text: the log's own template, which is the label of a rule without one.
+    """
+    own = text if isinstance(rule, MultiLabelSpec) else ""
+    label = getattr(rule, "text", None)
+    fields = [f"{{{column}}}" for column in rule.where or ()]
+    return MARK.join([own if label is None else label, *fields])
+
+
+def _items_in_use(
+    rule: WindowRule, spec: CorpusSpec, changes: dict[str, Any]
+) -> dict[str, ItemsSpec]:
+    """Return the task's own catalogues of columns that a template of the targets names."""
+    logs = changes.get("events", {})
+    templates = [log.text for log in logs.values()] or [changes["text"]]
+    used = {field for template in templates for field in template_fields(template)}
+    known = list(spec.events) if isinstance(spec.events, dict) else []
+    return {
+        name: each
+        for name, each in (spec.items or {}).items()
+        if (place := split_item_key(name, known))[1] in used
+        and (not logs or place[0] in (None, *logs))
+    }
 
 
 def select_events(task: TaskSpec, events: pd.DataFrame) -> pd.DataFrame:
     """Return the events that a rule counts, with the column `label`.
 
     Args:
-        events: the log, its text by `target_template`.
+        events: the log, its text as `target_reading` says.
 
     Raises:
         SpecError: no event has the values that the rule names.
