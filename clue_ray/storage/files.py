@@ -91,8 +91,10 @@ def atomic_write(path: Path) -> Iterator[Path]:
 def write_json(path: Path, document: Any) -> None:
     """Write a JSON document to a local file, atomically."""
     text = json.dumps(document, indent=2, allow_nan=False) + "\n"
-    with atomic_write(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+    with atomic_write(path) as temporary, temporary.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())  # or a power loss may leave an empty file under the final name
 
 
 def read_json(file: Path, remedy: str = "restore it, or give another --output") -> dict[str, Any]:

@@ -4,12 +4,41 @@ Ray Tune counts the deaths of a trial over its whole life. On machines that are 
 again, a long run would use up any number of tries although nothing is wrong with it.
 """
 
+from contextlib import suppress
 from typing import Any
 
 from ray import tune
+from ray.tune.logger import CSVLoggerCallback, JsonLoggerCallback, LoggerCallback
 
 DEATHS_IN_PLACE = 3
 """Times that a trial starts again without having passed the step at which it died before."""
+
+
+class _Patient(LoggerCallback):
+    """Logs of Ray Tune that lose lines while the disk refuses, instead of ending the study."""
+
+    def log_trial_start(self, trial: Any) -> None:
+        """Open the files of a trial."""
+        with suppress(OSError):
+            super().log_trial_start(trial)
+
+    def log_trial_result(self, iteration: int, trial: Any, result: dict[str, Any]) -> None:
+        """Add a result of a trial."""
+        with suppress(OSError):
+            super().log_trial_result(iteration, trial, result)
+
+    def log_trial_end(self, trial: Any, failed: bool = False) -> None:
+        """Close the files of a trial."""
+        with suppress(OSError):
+            super().log_trial_end(trial, failed)
+
+
+class PatientCsv(_Patient, CSVLoggerCallback):
+    """progress.csv of each trial."""
+
+
+class PatientJson(_Patient, JsonLoggerCallback):
+    """result.json of each trial."""
 
 
 class ForgivingProgress(tune.Callback):

@@ -4,6 +4,7 @@ Only the nodes themselves can say whether they see a folder or may write to a bu
 each node is asked before anything trains.
 """
 
+import logging
 import uuid
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -16,7 +17,7 @@ from ray.tune.stopper import NoopStopper
 
 from clue_ray.cluster.asking import NODE_SECONDS, ask_nodes
 from clue_ray.cluster.places import REMEDY, Places, find_failure
-from clue_ray.errors import ClueRayError, ClusterError, StudyError
+from clue_ray.errors import ClusterError, StudyError, reason_of
 from clue_ray.spec.specs import StudySpec
 from clue_ray.storage.files import delete_file, with_retries, write_file
 from clue_ray.storage.place import check_writable, is_uri, resolve_place
@@ -24,6 +25,8 @@ from clue_ray.study.directory import StudyDirectory
 from clue_ray.study.planned import PlannedRun
 from clue_ray.study.trial import checkpoint_place
 from clue_ray.training.checkpoints import check_owner
+
+logger = logging.getLogger(__name__)
 
 
 def check_storage(study: StudySpec, directory: StudyDirectory, corpus: str | None = None) -> None:
@@ -111,8 +114,10 @@ class RunFetcher(tune.Callback):
         """Fetch what the trial wrote to storage."""
         if self.directory and not self.directory.failure:
             # An error here would make Tune train the run again; the end of the study fetches all.
-            with suppress(ClueRayError):
+            try:
                 self.directory.fetch_run(trial.config["run"]["run_id"])
+            except Exception as error:  # a full disk, a file cut short: of this node, not the run
+                logger.warning("A run is fetched at the end of the study (%s).", reason_of(error))
 
     def __getstate__(self) -> dict[str, Any]:
         """Return a state without the directory, which may hold a thread and cannot be pickled."""

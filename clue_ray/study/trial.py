@@ -7,6 +7,7 @@ the run's last checkpoint.
 """
 
 import os
+import time
 from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
@@ -21,7 +22,7 @@ from clue_ray.corpus.store import Corpus, open_corpus
 from clue_ray.errors import ClueRayError, describe_error
 from clue_ray.runs import RunDescription, RunRecord
 from clue_ray.spec.specs import EvaluationSpec, RunSpec
-from clue_ray.storage.files import write_file
+from clue_ray.storage.files import PERMANENT_ERRORS, write_file
 from clue_ray.storage.place import is_uri, place_below
 from clue_ray.storage.sync import working_folder
 from clue_ray.study.directory import write_run
@@ -44,6 +45,8 @@ REUSE_TIMEOUT = "TUNE_FUNCTION_THREAD_TIMEOUT_S"
 """Environment variable: how long Tune waits for a thread to end before it reuses the actor."""
 LONG_TIMEOUT = "60"
 """Seconds; Tune's default of 2 s ends studies on busy machines."""
+TROUBLE_SECONDS = 10.0
+"""Pause before a run that met a full or failing disk is given back to Tune."""
 
 
 def run_trial(config: dict[str, Any]) -> None:
@@ -62,10 +65,16 @@ def run_trial(config: dict[str, Any]) -> None:
                 record, curve = _train_here(run, corpus, evaluation, description, folder, place)
                 if record.status == "done":
                     states = checkpoint_place(run, record.run_id, place)
-                    export_run(folder, states, run, record.run_id, corpus)
+                    last = record.steps
+                    if not export_run(folder, states, run, record.run_id, corpus, last):
+                        raise OSError(f"the checkpoint of step {last} is damaged")
         except Exception as error:
             if is_lost(error):
                 _die(place, error)
+            if isinstance(error, OSError) and not isinstance(error, PERMANENT_ERRORS):
+                # Trouble of a disk or of storage is none of the run: Tune starts the trial again.
+                time.sleep(TROUBLE_SECONDS)
+                raise
             reason, trace = error.args if isinstance(error, LoopError) else describe_error(error)
             (folder / "error.txt").write_text(trace, encoding="utf-8")
             record, curve = description.to_record("failed", error=reason), []

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from ray import tune
-from ray.tune.logger import CSVLoggerCallback, JsonLoggerCallback
 
 from clue_ray.cluster.placement import count_workers, multi_worker_concurrency
 from clue_ray.cluster.session import cluster_nodes, without_tune_loggers
@@ -22,7 +21,7 @@ from clue_ray.storage.place import resolve_place
 from clue_ray.study.directory import StudyDirectory
 from clue_ray.study.metrics import StudyMetrics
 from clue_ray.study.observer import RunObserver
-from clue_ray.study.patience import DEATHS_IN_PLACE, ForgivingProgress
+from clue_ray.study.patience import DEATHS_IN_PLACE, ForgivingProgress, PatientCsv, PatientJson
 from clue_ray.study.planned import Plan, PlannedRun
 from clue_ray.study.probes import RunFetcher, StorageStopper
 from clue_ray.study.progress import OnProgress, StudyProgress
@@ -104,8 +103,8 @@ def _tune_runs(
                 *callbacks,
                 ForgivingProgress(),
                 RunFetcher(directory),
-                CSVLoggerCallback(),
-                JsonLoggerCallback(),
+                PatientCsv(),
+                PatientJson(),
             ],
             stop=StorageStopper(directory),
         ),

@@ -25,6 +25,8 @@ from clue_ray.storage.place import explain_access, open_place
 
 KEPT = 2
 """Number of states kept: the last, and the one before in case the last is damaged."""
+END_BYTES, END_MARK = 22, b"PK\x05\x06"
+"""Size and first bytes of the record that ends a zip archive without a comment."""
 RETRY = "fix the storage and run the command again with --retry-failed"
 """What to do about a run that failed because of its storage."""
 
@@ -137,6 +139,10 @@ def _read(store: pa.fs.FileSystem, path: str, where: str) -> dict[str, Any]:
         # torch writes zip archives. Their table of contents comes last, so a truncated file has
         # none; their checksums reveal changed bytes, which torch.load would accept as weights.
         if not zipfile.is_zipfile(file):
+            # zipfile takes an end that cannot be read for no end.
+            file.seek(max(0, file.size() - END_BYTES))
+            if file.read(END_BYTES).startswith(END_MARK):
+                raise OSError("its end could not be read at the first try")
             raise ValueError("truncated")
         archive = zipfile.ZipFile(file)
         if any(part.compress_type for part in archive.infolist()):

@@ -24,6 +24,7 @@ EVENT_FILES = r"events\.out\.tfevents\..*"
 FORMAT = "%(asctime)s %(levelname)s %(message)s"
 POSITION = ("step", "users_seen")
 """Columns of a curve that are not values but positions."""
+logger = logging.getLogger(__name__)
 NO_HYPERPARAMETERS = {"run_id", "study", "corpus_digest", "clue_ray_version"}
 
 
@@ -45,6 +46,15 @@ def log_to(folder: Path, name: str = LOG_FILE) -> Iterator[None]:
         handler.close()
 
 
+@contextmanager
+def _tolerated() -> Iterator[None]:
+    """Warn of a disk that refuses: event files are derived from the curve, and no run fails."""
+    try:
+        yield
+    except OSError as error:
+        logger.warning("The TensorBoard events of this run are incomplete (%s).", error)
+
+
 class CurveEvents:
     """Event files of one run's learning curve; a context that closes them."""
 
@@ -54,25 +64,30 @@ class CurveEvents:
         Args:
             description: The run's hyper-parameters, among others.
         """
-        for old in folder.glob("events.out.tfevents.*"):
-            old.unlink()
-        writer: Any = SummaryWriter(str(folder))  # its annotations lack `file_writer`
-        self.writer = writer
+        self.writer: Any = None  # none where the disk refuses
         self.shown = 0
-        named = description.model_dump(exclude=NO_HYPERPARAMETERS)
-        for summary in hparams(named, {"loss": 0.0}):
-            writer.file_writer.add_summary(summary)
+        with _tolerated():
+            for old in folder.glob("events.out.tfevents.*"):
+                old.unlink()
+            self.writer = SummaryWriter(str(folder))
+            named = description.model_dump(exclude=NO_HYPERPARAMETERS)
+            for summary in hparams(named, {"loss": 0.0}):
+                self.writer.file_writer.add_summary(summary)
 
     def __enter__(self) -> "CurveEvents":
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.writer.close()
+        with _tolerated():
+            if self.writer is not None:
+                self.writer.close()
 
     def show(self, curve: list[dict[str, float]]) -> None:
         """Write the points of a curve that are new."""
-        for point in curve[self.shown :]:
-            for column in point.keys() - POSITION:
-                self.writer.add_scalar(column, point[column], int(point["users_seen"]))
-        self.shown = len(curve)
-        self.writer.flush()
+        with _tolerated():
+            for point in curve[self.shown :] if self.writer is not None else []:
+                for column in point.keys() - POSITION:
+                    self.writer.add_scalar(column, point[column], int(point["users_seen"]))
+            self.shown = len(curve)
+            if self.writer is not None:
+                self.writer.flush()

@@ -164,16 +164,24 @@ def export_encoder(
     )
 
 
-def export_run(folder: Path, place: str | Path, run: RunSpec, run_id: str, corpus: Corpus) -> None:
-    """Export the last checkpoint of a finished run into the run's folder, if it still has one.
+def export_run(
+    folder: Path, place: str | Path, run: RunSpec, run_id: str, corpus: Corpus, step: int | None
+) -> bool:
+    """Export the last checkpoint of a finished run into the run's folder; return whether it could.
 
     Args:
         folder: folder of the run.
         place: folder or URI of the run's checkpoints.
+        step: the run's last step; an earlier state would be another encoder.
+
+    Raises:
+        StudyError: storage failed for two minutes.
     """
     state = load_state(place)
-    if state is not None and state.get("run_id") == run_id:
-        export_encoder(folder / ENCODER_FOLDER, state["model"], run, run_id, corpus)
+    if state is None or (state.get("run_id"), state["progress"]["step"]) != (run_id, step):
+        return False
+    export_encoder(folder / ENCODER_FOLDER, state["model"], run, run_id, corpus)
+    return True
 
 
 def read_encoder(path: str | Path) -> ExportedEncoder:
@@ -248,8 +256,8 @@ def _parse_card(document: Any, file: str) -> EncoderCard:
     found = document.get("format", 1) if isinstance(document, dict) else FORMAT
     if found != FORMAT:
         raise StudyError(
-            f"{file} has format {found!r}, and this version of clue-ray reads format {FORMAT}; "
-            "load the encoder with the version that exported it, or train its run again."
+            f"{file} has format {str(found)[:40]!r}, and this version of clue-ray reads format "
+            f"{FORMAT}; load the encoder with the version that exported it, or train its run again."
         )
     return EncoderCard.parse(document, file)
 
@@ -299,10 +307,11 @@ def _export_finished(path: Path) -> None:
             f"The corpus at {corpus.path} is not the one that {path} was trained on; prepare that "
             "one again."
         )
-    export_run(path, path / "checkpoints", run, record.run_id, corpus)
-    if not (path / ENCODER_FOLDER / "encoder.json").exists():
+    states = path / "checkpoints"
+    if not export_run(path, states, run, record.run_id, corpus, record.steps):
         raise StudyError(
-            f"Run {path} has neither an encoder nor a checkpoint here; copy its folder "
-            f"{ENCODER_FOLDER} from the study's storage if it is there, or run the study again "
+            f"Run {path} has neither an encoder nor a checkpoint of its last step "
+            f"({record.steps}) here; copy its folder {ENCODER_FOLDER} from the study's storage if "
+            "it is there, or run the study again "
             "with another output."
         )

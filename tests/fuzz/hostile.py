@@ -26,7 +26,7 @@ LONGEST_SENTENCE = 1500
 MOST_MEMORY = 500
 """MB by which one input may raise the memory of the process while it is read."""
 FOUND = Path(__file__).parent / "found"
-"""Inputs that failed a long attack, which tries them first from then on; commit them."""
+"""Inputs that failed a long attack here, which tries them first from then on."""
 outcomes: Counter[str] = Counter()
 """Inputs of this process by outcome: read, or the kind of the error that refused them."""
 CANARY = "secret.txt"

@@ -7,10 +7,13 @@ from ray import tune
 from ray.exceptions import RayActorError
 from ray.train import PreemptionError, WorkerGroupError
 from ray.tune.experiment.trial import _TrainingRunMetadata
+from ray.tune.logger import CSVLoggerCallback, JsonLoggerCallback
 
-from clue_ray.spec.specs import RunSpec
-from clue_ray.study.patience import ForgivingProgress
+from clue_ray.spec.specs import EvaluationSpec, RunSpec
+from clue_ray.study import trial
+from clue_ray.study.patience import ForgivingProgress, PatientCsv, PatientJson
 from clue_ray.training import ray_train
+from clue_ray.training.counters import describe_run
 
 
 def live(steps_of_lives):
@@ -31,6 +34,54 @@ def test_deaths_count_only_where_nothing_is_gained():
     assert live([[5, 10], [5, 10], [10]]) == [1, 2, 3]  # dies again and again at step 10
     assert live([[5], [10], [15], [20]]) == [1, 1, 1, 1]
     assert live([[5], [5], [5, 10], [10]]) == [1, 2, 1, 2]
+
+
+def test_a_full_disk_costs_lines_of_a_log_and_not_the_study(monkeypatch):
+    one = SimpleNamespace(trial_id="t")
+    for kind, parent in ((PatientCsv, CSVLoggerCallback), (PatientJson, JsonLoggerCallback)):
+        log = kind()
+        for call in ("start", "result", "end"):
+            monkeypatch.setattr(parent, f"log_trial_{call}", refuse)
+        log.on_trial_result(0, [], one, {"step": 1})
+        log.on_trial_complete(0, [], one)
+
+
+def refuse(*_, **__):
+    raise OSError(28, "No space left on device")
+
+
+@pytest.mark.parametrize(
+    ("error", "again"), [(OSError(28, "full"), True), (PermissionError("no"), False)]
+)
+def test_trouble_of_a_disk_is_given_back_to_tune_and_a_user_s_mistake_is_a_row(
+    tmp_path, corpus, monkeypatch, error, again
+):
+    waits, reports = [], []
+    monkeypatch.setattr(trial.time, "sleep", waits.append)
+    monkeypatch.setattr(tune, "report", reports.append)
+
+    def fail(*_):
+        raise error
+
+    monkeypatch.setattr(trial, "_train_here", fail)
+    run = RunSpec(encoder={"size": "xxs"}, train={"steps": 1}, sequence_length=4)
+    config = {
+        "run": {
+            "spec": run.model_dump(mode="json"),
+            "description": describe_run(run, corpus, EvaluationSpec()).model_dump(),
+        },
+        "evaluation": {},
+        "corpus": str(corpus.path),
+        "directory": str(tmp_path),
+    }
+    if again:
+        with pytest.raises(OSError, match="full"):
+            trial.run_trial(config)
+        assert waits == [trial.TROUBLE_SECONDS]
+        assert not reports
+    else:
+        trial.run_trial(config)
+        assert reports[0]["status"] == "failed"
 
 
 LOSSES = [

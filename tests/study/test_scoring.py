@@ -44,7 +44,7 @@ def study(corpus, tmp_path_factory):
         )
         records.append(record)
         if seed == 0:
-            export_run(states.parent, states, run, run_id, corpus)
+            assert export_run(states.parent, states, run, run_id, corpus, record.steps)
         shutil.rmtree(states)
         (states.parent / "record.json").write_text(record.model_dump_json())
         (states.parent / "spec.json").write_text(run.model_dump_json())

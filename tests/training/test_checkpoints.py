@@ -2,6 +2,7 @@
 
 import logging
 import threading
+import zipfile
 
 import pyarrow.fs
 import pytest
@@ -13,7 +14,7 @@ from clue_ray.spec.specs import ResourcesSpec, RunSpec, TrainSpec
 from clue_ray.storage import files
 from clue_ray.storage.place import place_below, resolve_place
 from clue_ray.study.tune import trial_spec
-from clue_ray.training import checkpoints
+from clue_ray.training import checkpoints, tensorboard
 from clue_ray.training.checkpoints import check_owner, load_state, save_state
 from clue_ray.training.tensorboard import CurveEvents, log_to
 from tests.described import make_description
@@ -69,6 +70,17 @@ def test_a_truncated_state_gives_way_to_the_one_before(tmp_path, caplog, size):
     before.write_bytes(b"junk")
     assert load_state(tmp_path) is None
     assert "the run starts again" in caplog.text
+
+
+def test_an_end_that_storage_refuses_once_is_no_damage(tmp_path, monkeypatch):
+    for step in (3, 9):
+        save_state(tmp_path, make_state(step))
+    whole, asked = zipfile.is_zipfile, []
+    monkeypatch.setattr("time.sleep", asked.append)
+    # zipfile hides an OSError of its reads, and says that there is no archive.
+    monkeypatch.setattr(zipfile, "is_zipfile", lambda file: bool(asked) and whole(file))
+    assert_state(load_state(tmp_path), 9)
+    assert len(asked) == 1
 
 
 def test_other_bytes_than_were_written_are_damage(tmp_path, caplog):
@@ -243,6 +255,20 @@ def test_event_files_hold_the_curve_once(tmp_path):
     ]
     plugins = found.summary_metadata
     assert any(tag.startswith("_hparams_") for tag in plugins)
+
+
+def test_a_disk_that_refuses_event_files_ends_no_run(tmp_path, monkeypatch, caplog):
+    def refuse(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    curve = [{"step": 1, "users_seen": 10, "loss": 5.0}]
+    with CurveEvents(tmp_path, make_description()) as events:
+        monkeypatch.setattr(events.writer, "add_scalar", refuse)
+        events.show(curve)
+    assert "events of this run are incomplete" in caplog.text
+    monkeypatch.setattr(tensorboard, "SummaryWriter", refuse)
+    with CurveEvents(tmp_path, make_description()) as events:
+        events.show(curve)
 
 
 def test_training_goes_on_while_a_state_is_written(tmp_path, monkeypatch):

@@ -18,14 +18,17 @@ def test_the_exported_weights_are_those_of_the_last_checkpoint(finished, corpus,
     _, folder = finished
     run_id = folder.name
     run = read_encoder(folder).card.run
-    export_run(tmp_path, folder / "checkpoints", run, run_id, open_corpus(corpus.path))
+    states, opened = folder / "checkpoints", open_corpus(corpus.path)
+    step = load_state(states)["progress"]["step"]
+    assert export_run(tmp_path, states, run, run_id, opened, step)
     exported, state = read_encoder(tmp_path), load_state(folder / "checkpoints")
     assert state["run_id"] == run_id == exported.card.run_id
     assert all(
         torch.equal(exported.weights[name], tensor) for name, tensor in state["model"].items()
     )
     assert read_encoder(folder).card.digest == exported.card.digest  # exported late
-    export_run(tmp_path / "other", folder / "checkpoints", run, "another", open_corpus(corpus.path))
+    assert not export_run(tmp_path / "other", states, run, "another", opened, step)
+    assert not export_run(tmp_path / "other", states, run, run_id, opened, step + 1)
     assert not (tmp_path / "other").exists()
 
 

@@ -216,9 +216,16 @@ class Layout:
         self._pools: dict[str, NDArray[np.int64]] = {}
 
     def array(self, name: str) -> NDArray[Any]:
-        """Map an array into memory."""
+        """Map an array into memory.
+
+        Raises:
+            OSError: the file was cut short after the layout was opened.
+        """
         file = self.folder / _file_name(name)
-        if not file.stat().st_size:
+        size = file.stat().st_size
+        if size != self.facts.get("bytes", {}).get(file.name, size):
+            raise OSError(f"{file} was cut short; run the same command again, to build it again")
+        if not size:
             return np.zeros(0, DTYPES[name])
         # A plain view: indexing it does not go through the methods of np.memmap.
         return np.memmap(file, DTYPES[name], "r").view(np.ndarray)
