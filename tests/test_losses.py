@@ -7,13 +7,13 @@ import pytest
 from benchmarks.chaos.losses import Spent, spent, tell
 
 
-def event(at, name, run="", shift=0):
+def event(at, name, run="", shift=0, **facts):
     time = datetime.fromtimestamp(1e9 + at + shift, UTC).isoformat()
-    return {"time": time, "event": name, "run_id": run}
+    return {"time": time, "event": name, "run_id": run, **facts}
 
 
-def test_attempts_starts_and_training_of_a_killed_study():
-    """Two runs of 10 s; the command dies in the second, which is trained again."""
+def test_attempts_starts_and_lost_work_of_a_killed_study():
+    """Two runs of 10 s; the command dies in the second, which begins again."""
     events = [
         event(5, "training_started"),
         event(10, "run_started", "a"),
@@ -23,7 +23,19 @@ def test_attempts_starts_and_training_of_a_killed_study():
         event(50, "run_started", "b"),
         event(60, "run_ended", "b"),
     ]
-    assert spent(events, [1e9, 1e9 + 30]) == Spent(attempts=30, starting=20, training=50)
+    found = spent(events, [1e9, 1e9 + 30])
+    assert found == Spent(attempts=30, lost_work=10, training=50, starts=(20,))
+
+
+def test_a_run_that_resumes_loses_what_followed_its_checkpoint():
+    events = [
+        event(0, "run_started", "a"),
+        event(40, "run_restarted", "a"),
+        event(45, "run_resumed", "a", seconds_lost=7.0),
+        event(60, "run_ended", "a"),
+    ]
+    found = spent(events, [1e9])
+    assert (found.attempts, found.lost_work, found.starts) == (60, 7, ())
 
 
 def test_a_command_whose_clock_is_an_hour_off():
@@ -34,11 +46,13 @@ def test_a_command_whose_clock_is_an_hour_off():
         event(31, "run_started", "a", shift=-3600),
         event(40, "run_ended", "a", shift=-3600),
     ]
-    assert spent(events, [1e9, 1e9 + 20]).training == pytest.approx(39)
-    assert spent(events, [1e9, 1e9 + 20]).starting == pytest.approx(11)
+    found = spent(events, [1e9, 1e9 + 20])
+    assert found.training == pytest.approx(39)
+    assert found.starts == pytest.approx((11,))
 
 
-def test_what_is_beyond_lost_work_and_starts_of_ray(capsys):
-    quiet, loud = Spent(20, 0, 20), Spent(30, 20, 50)
-    assert tell(quiet, loud, seconds=40, starts=1, bare=14) == pytest.approx((20 - 14) / 40)
-    assert "30 s longer: 10 s of attempts repeated, 20 s in 1 starts" in capsys.readouterr().out
+def test_a_command_that_dies_at_once_is_no_credit(capsys):
+    quiet, loud = Spent(20, 0, 20, ()), Spent(30, 10, 50, (20, 2))
+    share = tell(quiet, loud, seconds=(40, 80), bare=14)
+    assert share == pytest.approx((40 - 10 - 14 - 2) / 40)
+    assert "40 s lost: 10 s of lost work, 16 s for 2 starts of Ray alone" in capsys.readouterr().out

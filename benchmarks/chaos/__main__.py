@@ -184,7 +184,7 @@ def report(
     print(f"runs: {table['status'].value_counts().to_dict()}")
     print(f"undisturbed {quiet.seconds:.0f} s, disturbed {seconds:.0f} s")
     before = spent(read_events(undisturbed / "events.jsonl"), [quiet.began])
-    tell(before, spent(told, scene.began), quiet.seconds, len(scene.began) - 1, quiet.bare)
+    tell(before, spent(told, scene.began), (quiet.seconds, seconds), quiet.bare)
     differ = differences(undisturbed, study)
     print("\n".join(differ) if differ else "All columns of science are equal, and the report.")
     return not differ

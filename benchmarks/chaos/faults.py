@@ -31,7 +31,8 @@ def _kill_one(scene: "Scene", draw: random.Random, what: str, *words: str) -> st
     if not processes:
         return f"no {what} to kill"
     process = draw.choice(processes)
-    process.kill()
+    with suppress(psutil.NoSuchProcess):  # it may have ended since it was listed
+        process.kill()
     return f"{what} {process.pid} killed"
 
 
@@ -77,7 +78,8 @@ def stop_process(scene: "Scene", draw: random.Random) -> str:
     if not processes:
         return "no process to stop"
     process = draw.choice(processes)
-    os.kill(process.pid, signal.SIGSTOP)
+    with suppress(ProcessLookupError):
+        os.kill(process.pid, signal.SIGSTOP)
 
     def resume() -> None:
         with suppress(ProcessLookupError):
@@ -100,16 +102,17 @@ def spoil_storage(scene: "Scene", draw: random.Random) -> str:
 
 def fill_disk(scene: "Scene", draw: random.Random) -> str:
     """Let no file of one process grow for a while, as if its disk were full."""
-    driver = psutil.Process(scene.driver.pid)
-    process = draw.choice([driver, *scene.machines.processes(*TRIALS)])
-    prlimit(process.pid, RLIMIT_FSIZE, (FULL_BYTES, RLIM_INFINITY))
+    pids = [scene.driver.pid, *(process.pid for process in scene.machines.processes(*TRIALS))]
+    pid = draw.choice(pids)
+    with suppress(ProcessLookupError):
+        prlimit(pid, RLIMIT_FSIZE, (FULL_BYTES, RLIM_INFINITY))
 
     def recover() -> None:
         with suppress(ProcessLookupError):
-            prlimit(process.pid, RLIMIT_FSIZE, (RLIM_INFINITY, RLIM_INFINITY))
+            prlimit(pid, RLIMIT_FSIZE, (RLIM_INFINITY, RLIM_INFINITY))
 
     threading.Timer(FULL_SECONDS, recover).start()
-    return f"disk of process {process.pid} full for {FULL_SECONDS:g} s"
+    return f"disk of process {pid} full for {FULL_SECONDS:g} s"
 
 
 def move_clock(scene: "Scene", draw: random.Random) -> str:

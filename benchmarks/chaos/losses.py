@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 from benchmarks.chaos.faults import CLOCK_SECONDS
 
@@ -40,13 +40,24 @@ class Spent:
 
     Attributes:
         attempts: Sum over all attempts of runs, from their start to their end or death.
-        starting: From each command but the first to its first run, or to its own death.
-        training: From the first run's start to the end of training.
+        lost_work: Of these, what was trained and is not kept: since the last checkpoint of a run
+            that resumed, or the whole attempt of one that began again.
+        training: From the first run's start to the last run's end.
+        starts: From each command but the first to its first run, or to its own death.
     """
 
     attempts: float
-    starting: float
+    lost_work: float
     training: float
+    starts: tuple[float, ...]
+
+
+class Attempt(NamedTuple):
+    """A run's life from its start, or from a restart, to its end or death."""
+
+    run: str
+    seconds: float
+    died: bool
 
 
 def time_bare_start(address: str) -> float:
@@ -68,16 +79,21 @@ def spent(events: Sequence[Event], began: Sequence[float]) -> Spent:
     """
     told = list(_on_one_clock(events, began[0]))
     bounds = [*began, float("inf")]
-    attempts = starting = 0.0
-    for number, (start, end) in enumerate(itertools.pairwise(bounds)):
+    attempts: list[Attempt] = []
+    starts = []
+    for start, end in itertools.pairwise(bounds):
         own = [(at, event) for at, event in told if start <= at < end]
         first = [at for at, event in own if event["event"] == "run_started"]
-        last = own[-1][0] if own else start
-        death = last if end == float("inf") else end
-        starting += (first[0] if first else death) - start if number else 0.0
+        death = end if end < float("inf") else (own[-1][0] if own else start)
+        starts.append((first[0] if first else death) - start)
         attempts += _attempts(own, death)
+    resumed = [(at, event) for at, event in told if event["event"] == "run_resumed"]
+    again = {event["run_id"] for _, event in resumed}
+    lost = sum(event["seconds_lost"] for _, event in resumed)
+    lost += sum(each.seconds for each in attempts if each.died and each.run not in again)
     runs = [at for at, event in told if event["event"] in ("run_started", "run_ended")]
-    return Spent(attempts, starting, runs[-1] - runs[0])
+    whole = sum(each.seconds for each in attempts)
+    return Spent(whole, lost, runs[-1] - runs[0], tuple(starts[1:]))
 
 
 def _on_one_clock(events: Sequence[Event], now: float) -> Iterator[tuple[float, Event]]:
@@ -88,35 +104,34 @@ def _on_one_clock(events: Sequence[Event], now: float) -> Iterator[tuple[float, 
         yield now, event
 
 
-def _attempts(own: Sequence[tuple[float, Event]], death: float) -> float:
-    """Add up the attempts of one command; those still open end with it."""
+def _attempts(own: Sequence[tuple[float, Event]], death: float) -> Iterator[Attempt]:
+    """Yield the attempts of one command; those still open die with it."""
     begun: dict[str, float] = {}
-    total = 0.0
     for at, event in own:
-        if event["event"] == "run_started":
+        if event["event"] in ("run_ended", "run_restarted") and event["run_id"] in begun:
+            run = event["run_id"]
+            yield Attempt(run, at - begun.pop(run), event["event"] == "run_restarted")
+        if event["event"] in ("run_started", "run_restarted"):
             begun[event["run_id"]] = at
-        elif event["event"] == "run_ended" and event["run_id"] in begun:
-            total += at - begun.pop(event["run_id"])
-    return total + sum(death - at for at in begun.values())
+    yield from (Attempt(run, death - at, True) for run, at in begun.items())
 
 
-def tell(quiet: Spent, loud: Spent, seconds: float, starts: int, bare: float) -> float:
+def tell(quiet: Spent, loud: Spent, seconds: tuple[float, float], bare: float) -> float:
     """Print where the time went; return the share lost beyond lost work and Ray's own starts.
 
     Args:
-        seconds: How long the undisturbed study took.
-        starts: Number of commands after the first.
+        seconds: How long the undisturbed and the disturbed study took.
         bare: Seconds of an empty experiment on the same cluster.
     """
-    lost = loud.training - quiet.training
-    repeated = (loud.attempts - quiet.attempts) * quiet.training / quiet.attempts
-    own = loud.starting - starts * bare
-    other = lost - repeated - loud.starting
+    lost = seconds[1] - seconds[0]
+    # Several runs train at once, so a second of work is less than one of the clock.
+    work = loud.lost_work * quiet.training / quiet.attempts
+    own = sum(min(bare, each) for each in loud.starts)
+    share = (lost - work - own) / seconds[0]
     print(
-        f"training took {lost:.0f} s longer: {repeated:.0f} s of attempts repeated, "
-        f"{loud.starting:.0f} s in {starts} starts of the command "
-        f"({bare:.1f} s each with Ray alone), {other:.0f} s other"
+        f"{lost:.0f} s lost: {work:.0f} s of lost work, {own:.0f} s for {len(loud.starts)} starts "
+        f"of Ray alone ({bare:.1f} s each; ours took {sum(loud.starts):.0f} s), "
+        f"{lost - work - own:.0f} s other"
     )
-    share = (own + other) / seconds
     print(f"beyond lost work and Ray's own starts: {share:+.0%} of the undisturbed study")
     return share

@@ -133,6 +133,16 @@ def _check(events: list[str] | None, wish: Wish, file: Path) -> None:
             "Init takes one of --minutes, --gpu-hours and --budget (training FLOPs); "
             f"{len(given)} are given."
         )
+    if file.parent != Path():
+        raise SpecError(f"--name is {str(file.with_suffix(''))!r}; give a name without a folder.")
+    if wish.gpu_hours is not None:
+        import torch
+
+        if not torch.cuda.is_available():
+            raise SpecError(
+                "--gpu-hours times the encoders on a GPU, and this machine has none; run it where "
+                "there is one, or give --budget in FLOPs or --minutes of this machine."
+            )
     if not given[0] > 0:
         raise SpecError(f"The study's budget is {given[0]:g}; give a positive number.")
     if minutes is not None and minutes < 1:

@@ -4,6 +4,7 @@ A column is guessed by its name, and otherwise by its values; a guess by values 
 command line asks where it can. Nothing is written.
 """
 
+import itertools
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -111,7 +112,10 @@ def guess_time_format(spec: CorpusSpec, column: str) -> str | None:
 
     Also None where no day is above 12, so that nothing tells which part is the month.
     """
-    values = _first_rows(logs_of(spec)[0])[column].dropna().astype(str).str.strip()
+    rows = _first_rows(logs_of(spec)[0])
+    if column not in rows:  # within another column, or none: reading the log says which
+        return None
+    values = rows[column].dropna().astype(str).str.strip()
     found = [re.fullmatch(DAY_AND_MONTH, value) for value in values]
     dates = [match for match in found if match]
     if not dates or len(dates) < len(found):
@@ -186,8 +190,14 @@ def _pairs(each: "pd.Series[int]", services: list[str]) -> dict[tuple[str, str],
 
 
 def _events(spec: CorpusSpec) -> Iterator[pa.Table]:
-    reading = plan_reading(spec, sample=True)
-    for part in reading.parts:
+    """Yield the rows of a log, part by part: of each log in turn, and from anywhere in it.
+
+    So the first `MOST_ROWS` are of all services, whether these are logs of their own or sorted.
+    """
+    reading, rng = plan_reading(spec, sample=True), np.random.default_rng(0)
+    parts = [[part for part in reading.parts if part.log == n] for n in range(len(reading.logs))]
+    mixed = [[own[n] for n in rng.permutation(len(own))] for own in parts]
+    for part in filter(None, itertools.chain.from_iterable(itertools.zip_longest(*mixed))):
         log = reading.logs[part.log]
         for batch in read_part(part, log):
             rows = normalise(batch.table, log, spec, file=part.number, first_row=batch.first_row)

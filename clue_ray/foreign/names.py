@@ -88,6 +88,10 @@ class Quantity(NamedTuple):
     notes: tuple[str, ...] = ()
 
 
+OF_TRAINING = re.compile(r"^(train|hparam)|_train$")
+"""Marks a loss of training in any segment of a name: summary/train/loss."""
+
+
 def first_of(meaning: str, columns: Sequence[str]) -> str | None:
     """Return the column with a meaning of `NAMES`; None where there is none."""
     found = all_of(meaning, columns)
@@ -98,14 +102,13 @@ def all_of(meaning: str, columns: Sequence[str]) -> list[str]:
     """List the columns that can have a meaning, the most likely first."""
     scored = []
     for place, column in enumerate(columns):
-        whole, last = _words(column), _words(re.split(r"[/.|]", str(column))[-1])
+        segments = [_words(part) for part in re.split(r"[/.|]", str(column))]
+        whole, last = _words(column), segments[-1]
         for rank, name in enumerate(NAMES[meaning]):
             if name in (whole, last):
                 # A loss of training is the last choice, wherever its name stands in the list, and
                 # so is what TensorBoard repeats next to hyperparameters.
-                late = (
-                    meaning == "loss" and re.search(r"^(train|hparam)|_train$", whole) is not None
-                )
+                late = meaning == "loss" and any(map(OF_TRAINING.search, (whole, *segments)))
                 scored.append((late, rank, name != whole, place, str(column)))
                 break
     return [column for *_, column in sorted(scored)]

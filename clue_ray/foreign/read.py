@@ -130,6 +130,13 @@ def _read_tables(folder: Path) -> Found:
     return Found(pd.concat(parts, ignore_index=True), f"a folder of {len(files)} tables", notes)
 
 
+MOST_REPEATED = 0.2
+"""Share of a table's rows that may repeat a run and step."""
+MISSING = ("", "nan", "none", "null", "n/a", "na")
+"""Words for no value; trackers write the loss of a run that diverged so."""
+NOT_FINITE = re.compile(r"\b(nan|inf)\b", re.IGNORECASE)
+
+
 def one_row_per_run(table: pd.DataFrame, path: Path) -> tuple[pd.DataFrame, list[str]]:
     """Take the last row of each run where a table holds curves.
 
@@ -144,6 +151,8 @@ def one_row_per_run(table: pd.DataFrame, path: Path) -> tuple[pd.DataFrame, list
     step, run = _step_of(table), first_of("run", list(map(str, table)))
     if step is None:
         return table, []
+    if run is not None:
+        table = _without_repeats(table, run, step)
     if run and table[run].duplicated().any() and not table.duplicated([run, step]).any():
         last = pd.concat([_last_values(rows, step) for _, rows in table.groupby(run, sort=False)])
         note = f"{len(table)} rows are the curves of {len(last)} runs; the last values count."
@@ -155,6 +164,16 @@ def one_row_per_run(table: pd.DataFrame, path: Path) -> tuple[pd.DataFrame, list
             "runs: give a folder with the files of all runs, or a table of runs."
         )
     return table, []
+
+
+def _without_repeats(table: pd.DataFrame, run: str, step: str) -> pd.DataFrame:
+    """Keep the last of a few rows of one run and step, as where a resumed run logged them twice.
+
+    Where most rows repeat, they are runs of their own, such as seeds under one name.
+    """
+    again = table.duplicated([run, step], keep="last")
+    curves = table.groupby(run)[step].nunique().min() > 1
+    return table[~again] if curves and again.mean() < MOST_REPEATED else table
 
 
 def _step_of(table: pd.DataFrame) -> str | None:
@@ -190,7 +209,7 @@ def _as_mapping(value: Any) -> Any:
         return value
     for read in (json.loads, ast.literal_eval):
         try:
-            return read(value if read is json.loads else re.sub(r"\b(nan|inf)\b", "None", value))
+            return read(value if read is json.loads else NOT_FINITE.sub("None", value))
         except (ValueError, SyntaxError):
             continue
     return value
@@ -204,7 +223,7 @@ def _with_numbers(table: pd.DataFrame) -> pd.DataFrame:
         if name in ("run_id", "status") or pd.api.types.is_numeric_dtype(values):
             continue
         numbers = pd.to_numeric(values.astype(str), errors="coerce")
-        known = values.notna() & (values.astype(str).str.strip() != "")
+        known = values.notna() & ~values.astype(str).str.strip().str.lower().isin(MISSING)
         if known.any() and numbers[known].notna().all():
             read[name] = numbers
     return table.assign(**read)

@@ -37,6 +37,8 @@ def export_model(run: str | Path, output: str | Path) -> dict[str, Any]:
         if is_uri(place):
             raise StudyError(f"{place} is a URI; export from and to local folders.")
     source, target = Path(run), Path(output)
+    if target.resolve() == Path.cwd():
+        raise StudyError(f"--output {output} is the current folder; name a folder to be made.")
     _check_empty(target)
     record = _finished(source)
     encoder = read_encoder(source).card  # verifies the files

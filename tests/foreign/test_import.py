@@ -211,7 +211,11 @@ def test_runs_that_cannot_be_fitted_are_counted(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("tags", "taken"),
-    [(("Loss/train", "Loss/test"), "Loss/test"), (("hparam/loss", "loss/val"), "loss/val")],
+    [
+        (("Loss/train", "Loss/test"), "Loss/test"),
+        (("hparam/loss", "loss/val"), "loss/val"),
+        (("summary/train/loss", "summary/eval/loss"), "summary/eval/loss"),
+    ],
 )
 def test_held_out_losses_come_before_others(
     tags: tuple[str, ...], taken: str, tmp_path: Path
@@ -219,6 +223,33 @@ def test_held_out_losses_come_before_others(
     table = RUNS[["train_flops"]].assign(**dict.fromkeys(tags, RUNS["val_loss"]))
     table.to_csv(tmp_path / "runs.csv", index=False)
     assert import_runs(tmp_path / "runs.csv").y.column == taken
+
+
+def test_a_loss_that_is_no_number_hides_no_column(tmp_path: Path) -> None:
+    values = [str(loss) for loss in RUNS["val_loss"]]
+    values[2], values[4] = "NaN", " null "
+    RUNS.assign(val_loss=values).to_csv(tmp_path / "runs.csv", index=False)
+    found = import_runs(tmp_path / "runs.csv")
+    assert found.y.column == "val_loss"
+    summary = [json.dumps({"val_loss": loss}).replace(f"{loss}", "NaN" if n == 2 else f"{loss}")
+               for n, loss in enumerate(RUNS["val_loss"])]  # fmt: skip
+    RUNS.drop(columns="val_loss").assign(summary=[s.replace('"', "'") for s in summary]).to_csv(
+        tmp_path / "wandb.csv", index=False
+    )
+    found = import_runs(tmp_path / "wandb.csv")
+    assert found.y.column == "summary/val_loss"
+
+
+def test_a_step_that_a_resumed_run_logged_twice_is_one_step(tmp_path: Path) -> None:
+    curves = pd.concat([
+        RUNS.assign(run=[f"r{n}" for n in RUNS.index], step=step, val_loss=RUNS["val_loss"] + more)
+        for step, more in ((100, 2.0), (200, 1.0), (300, 0.0))
+    ])  # fmt: skip
+    again = curves[(curves["run"] == "r1") & (curves["step"] == 200)].assign(val_loss=7.0)
+    pd.concat([again, curves]).to_csv(tmp_path / "runs.csv", index=False)
+    found = import_runs(tmp_path / "runs.csv")
+    assert len(found.runs) == len(RUNS)
+    assert np.allclose(sorted(found.runs.table["loss"]), sorted(RUNS["val_loss"]))
 
 
 def test_runs_have_their_names_where_these_are_unique(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ import yaml
 
 from clue_ray.cli.main import main
 from clue_ray.cli.options import make_corpus_spec
+from clue_ray.corpus import guess
 from clue_ray.corpus.guess import LogFacts, guess_columns, guess_time_format, survey_log
 from clue_ray.spec.grid import expand
 from clue_ray.spec.specs import read_study
@@ -73,6 +74,29 @@ def test_columns_are_guessed_by_name_and_by_value(shop: Path) -> None:
     found = guess_columns(make_corpus_spec([str(other)], None, None, None))
     assert [found[role].column for role in ("user_id", "service", "text")] == ["c1", "c2", "c3"]
     assert not any(found[role].sure for role in ("user_id", "service", "text"))
+
+
+def test_services_are_found_wherever_they_lie(tmp_path, monkeypatch) -> None:
+    table = log().rename(columns={"customerID": "user_id", "productTitle": "text"})
+    for name, rows in table.groupby("department"):
+        rows.drop(columns="department").to_parquet(tmp_path / f"{name}.parquet")
+    logs = [f"{name}={tmp_path / name}.parquet" for name in ("food", "home", "garden")]
+    table.sort_values("department").to_parquet(tmp_path / "all.parquet", row_group_size=500)
+    monkeypatch.setattr(guess, "MOST_ROWS", 11_000)
+    for events in (logs, [f"{tmp_path / 'all.parquet'}"]):
+        service = {} if len(events) > 1 else {"service": "department"}
+        columns = {"timestamp": "purchase_time", **service}
+        spec = make_corpus_spec(events, None, None, None).model_copy(update={"columns": columns})
+        assert set(survey_log(spec).services) == {"food", "home", "garden"}
+
+
+def test_a_larger_budget_has_larger_encoders() -> None:
+    facts = LogFacts(10**6, True, {("a", "b"): 50_000}, {"a": 500_000, "b": 500_000}, 60_000,
+                     np.full(10**5, 20), 40.0)  # fmt: skip
+    largest = [SIZES.index(propose(facts, flops).sizes[-1]) for flops in (1e12, 1e15, 1e17, 1e19)]
+    assert largest == sorted(largest)
+    assert largest[-1] == len(SIZES) - 1
+    assert largest[0] < largest[2]
 
 
 def test_empty_first_partitions_are_passed_over(tmp_path: Path) -> None:
@@ -194,6 +218,9 @@ def test_the_file_is_a_study_that_costs_what_was_asked(
     ("change", "options", "words"),
     [
         ({}, [], "one of --minutes, --gpu-hours and --budget"),
+        ({}, ["--gpu-hours", "8"], "--gpu-hours times the encoders on a GPU, and this machine has"),
+        ({}, ["--minutes", "5", "--name", "sub/mine"], "give a name without a folder"),
+        ({}, ["--minutes", "5", "--columns", "timestamp=tme"], "no column 'tme'"),
         ({}, ["--minutes", "0.02"], "--minutes is 0.02; a study takes a minute or more"),
         ({}, ["--budget", "1e6"], "less than a step of each run"),
         ({"department": None, "brand": None}, ["--minutes", "5"],
@@ -225,7 +252,7 @@ def test_a_small_budget_has_a_leaner_design(shop: Path) -> None:
     columns = ["user_id=customerID,service=department,timestamp=purchase_time"]
     facts = survey_log(make_corpus_spec([str(shop)], columns, "{productTitle}", None))
     made = [propose(facts, total) for total in (1e16, 1e13, 1e12, 1e9)]
-    assert made[0].sizes == SIZES
+    assert len(made[0].sizes) == 4
     assert [len(m.sizes) for m in made] == sorted([len(m.sizes) for m in made], reverse=True)
     assert (made[-1].sizes, made[-1].batch <= 64) == (SIZES[:2], True)
 

@@ -39,7 +39,7 @@ class Dial {
   }
 
   show() {
-    const { compute: places, names, sizes, tokens } = this.data;
+    const { compute: places, names, sizes } = this.data;
     const share = Number(this.field("compute").value) / Number(this.field("compute").max);
     const compute = places[0] * (places[places.length - 1] / places[0]) ** share;
     const loss = this.between(this.data.value, compute), low = this.between(this.data.low, compute);
@@ -51,8 +51,7 @@ class Dial {
     this.said("scores").textContent = this.data.scores.map(({ name, offset, slope }) =>
       `${name} ${this.number(offset + slope * loss)}`).join(", ");
     this.said("recipe").textContent = sizes.length
-      ? `Best split by the law in size and tokens: ${this.number(this.between(sizes, compute))} parameters on ` +
-        `${this.number(this.between(tokens, compute))} tokens.`
+      ? `Best split by the law in size and tokens: ${this.split(compute)}.`
       : `These runs do not identify a split between size and data; scale up the best run (${this.data.settings}).`;
     this.said("price").textContent = this.price(compute);
     this.said("target").textContent = this.target();
@@ -63,6 +62,11 @@ class Dial {
         line.setAttribute(key, value);
       }
     }
+  }
+
+  split(compute) {
+    const { sizes, tokens } = this.data;
+    return `${this.number(this.between(sizes, compute))} parameters on ${this.number(this.between(tokens, compute))} tokens`;
   }
 
   price(compute) {
@@ -87,8 +91,8 @@ class Dial {
       return `${implied}The forecast does not reach it within ten times the largest run, as far as forecasts were checked` +
         (early === null ? "." : `; it may be reached from ${this.number(early)}${unit} on.`);
     }
-    const money = this.price(place);
-    return `${implied}Train ${this.number(place)}${unit}${money ? `: ${money}` : "."} How sure: 80% interval from ` +
+    const money = this.price(place), split = this.data.sizes.length ? ` (${this.split(place)})` : "";
+    return `${implied}Train ${this.number(place)}${unit}${split}${money ? `: ${money}` : "."} How sure: 80% interval from ` +
       `${this.number(early)} to ${late === null ? "beyond ten times the largest run" : this.number(late)}${unit}.`;
   }
 

@@ -18,11 +18,13 @@ from clue_ray.training.pools import MIN_VALIDATION_USERS
 
 BUDGETS = 5
 DECADES = 2.0
-SIZES = ("xxs", "xs", "s", "m")
-"""Encoders of every budget, where it pays for them."""
+SIZES = ("xxs", "xs", "s", "m", "l", "xl", "2xl")
 LARGEST_BATCH = 256
 DESIGNS = (
-    (SIZES, LARGEST_BATCH),
+    (SIZES[3:7], LARGEST_BATCH),
+    (SIZES[2:6], LARGEST_BATCH),
+    (SIZES[1:5], LARGEST_BATCH),
+    (SIZES[:4], LARGEST_BATCH),
     (SIZES[:3], LARGEST_BATCH),
     (SIZES[:3], 128),
     (SIZES[:3], 64),
@@ -131,7 +133,7 @@ def _step_flops(facts: LogFacts, size: str, batch: int, length: int) -> float:
     return train_flops(EncoderSpec(size=size), work)
 
 
-def budgets_for(total_flops: float, sizes: int = len(SIZES)) -> tuple[float, ...]:
+def budgets_for(total_flops: float, sizes: int = 4) -> tuple[float, ...]:
     """Divide the FLOPs of a study over its budgets, geometrically over `DECADES`.
 
     Each budget has a run per size, the cheapest ones a run per size and seed more, and one budget a
