@@ -43,7 +43,7 @@ open-clue-report: $(READY)
 	$(BIN)/python -m paper.findings
 
 test: $(READY)
-	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not slow and not multinode"
+	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder --durations=40 -m "not slow and not multinode"
 
 test-all: $(READY)
 	$(BIN)/pytest

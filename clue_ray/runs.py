@@ -375,7 +375,8 @@ def _record_row(file: Path, skip_damaged: bool) -> dict[str, Any]:
     if skip_damaged:  # unvalidated: a page also shows records of other versions
         return _mapping_or_nothing(file)
     record = read_record(file)
-    return record.model_dump() if record else {}
+    # What an older version did not write is taken from the plan.
+    return record.model_dump(exclude_unset=True) if record else {}
 
 
 def _read_plan_or_nothing(directory: Path) -> list[dict[str, Any]]:

@@ -57,8 +57,9 @@ from clue_ray.storage.files import fetch_files, list_files, remove_folder, write
 from clue_ray.storage.place import is_uri
 from clue_ray.storage.sync import working_folder
 
-PREPARATION = 3
-"""Increase when the code builds a different corpus from the same log and spec."""
+PREPARATION, CATEGORIES = 2, 2
+"""Increase when the code builds a different corpus from the same log and spec; the second where
+only logs with category columns differ."""
 REJECTED = re.compile(r"rejected/[\d-]+\.parquet")
 MAX_TASKS = 2000
 """Tasks per pass: a log of more parts than this has several parts per task."""
@@ -153,7 +154,9 @@ def source_key(reading: Reading) -> str:
         spec["tokenizer"] = hashlib.sha256(
             read_tokenizer(reading.spec.tokenizer).to_str().encode()
         ).hexdigest()
-    made_of = {"preparation": PREPARATION, "spec": spec, "files": files}
+    made_of: dict[str, Any] = {"preparation": PREPARATION, "spec": spec, "files": files}
+    if ":category}" in reading.spec.model_dump_json():
+        made_of["categories"] = CATEGORIES
     return fingerprint(made_of | ({"catalogues": tables} if tables else {}))
 
 

@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from clue_ray.corpus.logs.reading import find_first_part, plan_reading, read_part
+from clue_ray.corpus.logs.reading import Reading, find_first_part, plan_reading, read_part
 from clue_ray.corpus.logs.schema import LATEST_TIME, Log, good_rows, logs_of, normalise
 from clue_ray.corpus.logs.times import EARLIEST_DATE, as_seconds
 from clue_ray.errors import EventLogError
@@ -190,18 +190,24 @@ def _pairs(each: "pd.Series[int]", services: list[str]) -> dict[tuple[str, str],
 
 
 def _events(spec: CorpusSpec) -> Iterator[pa.Table]:
-    """Yield the rows of a log, part by part: of each log in turn, and from anywhere in it.
+    """Yield the rows of logs batch by batch: of each log in turn, and from anywhere in it.
 
     So the first `MOST_ROWS` are of all services, whether these are logs of their own or sorted.
     """
-    reading, rng = plan_reading(spec, sample=True), np.random.default_rng(0)
-    parts = [[part for part in reading.parts if part.log == n] for n in range(len(reading.logs))]
-    mixed = [[own[n] for n in rng.permutation(len(own))] for own in parts]
-    for part in filter(None, itertools.chain.from_iterable(itertools.zip_longest(*mixed))):
-        log = reading.logs[part.log]
+    reading = plan_reading(spec, sample=True)
+    logs = [_events_of(reading, number) for number in range(len(reading.logs))]
+    turns = itertools.chain.from_iterable(itertools.zip_longest(*logs))
+    yield from (rows for rows in turns if rows is not None)
+
+
+def _events_of(reading: Reading, number: int) -> Iterator[pa.Table]:
+    log, own = reading.logs[number], [part for part in reading.parts if part.log == number]
+    for place in np.random.default_rng(0).permutation(len(own)):
+        part = own[place]
         for batch in read_part(part, log):
-            rows = normalise(batch.table, log, spec, file=part.number, first_row=batch.first_row)
-            yield rows
+            yield normalise(
+                batch.table, log, reading.spec, file=part.number, first_row=batch.first_row
+            )
 
 
 def _first_rows(log: Log) -> pd.DataFrame:

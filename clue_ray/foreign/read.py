@@ -172,8 +172,13 @@ def _without_repeats(table: pd.DataFrame, run: str, step: str) -> pd.DataFrame:
     Where most rows repeat, they are runs of their own, such as seeds under one name.
     """
     again = table.duplicated([run, step], keep="last")
-    curves = table.groupby(run)[step].nunique().min() > 1
-    return table[~again] if curves and again.mean() < MOST_REPEATED else table
+    curves = (table.groupby(run)[step].nunique() > 1).mean() > 0.5
+    if not again.any() or not curves or again.mean() >= MOST_REPEATED:
+        return table
+    # Validation and training may be logged in rows of their own.
+    others = [name for name in table if name not in (run, step)]
+    filled = table.assign(**table.groupby([run, step])[others].ffill())
+    return filled[~again]
 
 
 def _step_of(table: pd.DataFrame) -> str | None:

@@ -313,6 +313,7 @@ class RunSpec(Spec):
         run = self.model_dump(mode="json", exclude={"resources"})
         run |= {part: without_new_in_runs(part, getattr(self, part)) for part in NEW_IN_RUNS}
         del run["encoder"]["size"]
+        run |= {"stream": "bf16"} if self.train.precision == "bf16" else {}
         return {"recipe": RECIPE, "corpus_digest": corpus_digest, "candidates": candidates, **run}
 
     def run_id(self, corpus_digest: str, candidates: int) -> str:

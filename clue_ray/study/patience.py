@@ -4,7 +4,7 @@ Ray Tune counts the deaths of a trial over its whole life. On machines that are 
 again, a long run would use up any number of tries although nothing is wrong with it.
 """
 
-from contextlib import suppress
+from collections.abc import Callable
 from typing import Any
 
 from ray import tune
@@ -19,18 +19,24 @@ class _Patient(LoggerCallback):
 
     def log_trial_start(self, trial: Any) -> None:
         """Open the files of a trial."""
-        with suppress(OSError):
-            super().log_trial_start(trial)
+        self._patiently(trial, super().log_trial_start, trial)
 
     def log_trial_result(self, iteration: int, trial: Any, result: dict[str, Any]) -> None:
         """Add a result of a trial."""
-        with suppress(OSError):
-            super().log_trial_result(iteration, trial, result)
+        self._patiently(trial, super().log_trial_result, iteration, trial, result)
 
     def log_trial_end(self, trial: Any, failed: bool = False) -> None:
         """Close the files of a trial."""
-        with suppress(OSError):
-            super().log_trial_end(trial, failed)
+        self._patiently(trial, super().log_trial_end, trial, failed)
+
+    def _patiently(self, trial: Any, log: Callable[..., None], *facts: Any) -> None:
+        try:
+            log(*facts)
+        except (OSError, ValueError, KeyError):
+            # A file that could not be opened is missing, and one that could not be closed is
+            # closed all the same: the next result opens it again.
+            for held in ("_trial_files", "_trial_csv"):
+                getattr(self, held, {}).pop(trial, None)
 
 
 class PatientCsv(_Patient, CSVLoggerCallback):

@@ -73,6 +73,7 @@ def run_trial(config: dict[str, Any]) -> None:
                 _die(place, error)
             if isinstance(error, OSError) and not isinstance(error, PERMANENT_ERRORS):
                 # Trouble of a disk or of storage is none of the run: Tune starts the trial again.
+                _keep_trace(place, error)
                 time.sleep(TROUBLE_SECONDS)
                 raise
             reason, trace = error.args if isinstance(error, LoopError) else describe_error(error)
@@ -90,9 +91,14 @@ def _die(place: str, error: Exception) -> None:
 
     Tune starts the trial again in another process, and gives up after a few times.
     """
+    _keep_trace(place, error)
+    os._exit(1)
+
+
+def _keep_trace(place: str, error: Exception) -> None:
+    """Write the traceback into the run's folder, if it can be written."""
     with suppress(ClueRayError, OSError):
         write_file(place, "error.txt", describe_error(error)[1].encode())
-    os._exit(1)
 
 
 def _train_here(

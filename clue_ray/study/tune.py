@@ -15,7 +15,7 @@ from ray import tune
 from clue_ray.cluster.placement import count_workers, multi_worker_concurrency
 from clue_ray.cluster.session import cluster_nodes, without_tune_loggers
 from clue_ray.corpus.store import Corpus
-from clue_ray.errors import StudyError
+from clue_ray.errors import StudyError, describe_error
 from clue_ray.spec.specs import ResourcesSpec, RunSpec, StudySpec
 from clue_ray.storage.place import resolve_place
 from clue_ray.study.directory import StudyDirectory
@@ -168,7 +168,9 @@ def _keep_failures(
         if directory.read_record(planned.run_id) is None:
             if not errors.get(planned.run_id):  # on Ctrl-C, Tune returns what it has so far
                 raise KeyboardInterrupt
-            reason = f"the trial died: {str(errors[planned.run_id]).splitlines()[0]}"
+            error = errors[planned.run_id]
+            cause = describe_error(getattr(error, "cause", None) or error)[0]
+            reason = f"the trial died: {cause}"
             directory.write_run(
                 planned.run, planned.description.to_record("failed", error=reason), []
             )

@@ -33,6 +33,7 @@ from clue_ray.corpus.store import open_corpus
 from clue_ray.errors import StudyError, describe_error
 from clue_ray.runs import RunRecord
 from clue_ray.spec.specs import EvaluationSpec, RunSpec
+from clue_ray.storage.files import PERMANENT_ERRORS
 from clue_ray.storage.sync import working_folder
 from clue_ray.training.checkpoints import StateWriter, load_state
 from clue_ray.training.counters import describe_run
@@ -242,6 +243,8 @@ def _run_worker(job: dict[str, Any]) -> dict[str, Any]:
     except Exception as error:
         if is_lost(error) or any(sign in str(error) for sign in LOST_CONTACT):
             raise
+        if isinstance(error, OSError) and not isinstance(error, PERMANENT_ERRORS):
+            raise  # trouble of a disk or of storage, which may pass
         raise LoopError(*describe_error(error)) from None
 
 

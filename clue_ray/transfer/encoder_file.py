@@ -80,6 +80,7 @@ class EncoderCard(Spec):
                 list(self.services),
                 self.tokenizer_sha256,
                 self.weights_sha256,
+                *(["bf16 stream"] if self.run.train.precision == "bf16" else []),
             ]
         )
 

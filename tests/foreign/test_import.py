@@ -246,10 +246,13 @@ def test_a_step_that_a_resumed_run_logged_twice_is_one_step(tmp_path: Path) -> N
         for step, more in ((100, 2.0), (200, 1.0), (300, 0.0))
     ])  # fmt: skip
     again = curves[(curves["run"] == "r1") & (curves["step"] == 200)].assign(val_loss=7.0)
-    pd.concat([again, curves]).to_csv(tmp_path / "runs.csv", index=False)
+    training = curves[(curves["run"] == "r2") & (curves["step"] == 300)].assign(val_loss=None)
+    crashed = curves[:1].assign(run="r99", step=1)  # a run of a single step
+    parts = [again, curves, training.assign(train_loss=1.0), crashed.assign(val_loss=9.0)]
+    pd.concat(parts).to_csv(tmp_path / "runs.csv", index=False)
     found = import_runs(tmp_path / "runs.csv")
-    assert len(found.runs) == len(RUNS)
-    assert np.allclose(sorted(found.runs.table["loss"]), sorted(RUNS["val_loss"]))
+    assert len(found.runs) == len(RUNS) + 1
+    assert np.allclose(sorted(found.runs.table["loss"]), sorted([*RUNS["val_loss"], 9.0]))
 
 
 def test_runs_have_their_names_where_these_are_unique(tmp_path: Path) -> None:

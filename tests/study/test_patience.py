@@ -1,13 +1,13 @@
 """A run may die as often as it likes while it progresses, and three times where it does not."""
 
 from types import SimpleNamespace
+from unittest.mock import MagicMock
 
 import pytest
 from ray import tune
 from ray.exceptions import RayActorError
 from ray.train import PreemptionError, WorkerGroupError
 from ray.tune.experiment.trial import _TrainingRunMetadata
-from ray.tune.logger import CSVLoggerCallback, JsonLoggerCallback
 
 from clue_ray.spec.specs import EvaluationSpec, RunSpec
 from clue_ray.study import trial
@@ -36,18 +36,26 @@ def test_deaths_count_only_where_nothing_is_gained():
     assert live([[5], [5], [5, 10], [10]]) == [1, 2, 1, 2]
 
 
-def test_a_full_disk_costs_lines_of_a_log_and_not_the_study(monkeypatch):
-    one = SimpleNamespace(trial_id="t")
-    for kind, parent in ((PatientCsv, CSVLoggerCallback), (PatientJson, JsonLoggerCallback)):
-        log = kind()
-        for call in ("start", "result", "end"):
-            monkeypatch.setattr(parent, f"log_trial_{call}", refuse)
-        log.on_trial_result(0, [], one, {"step": 1})
-        log.on_trial_complete(0, [], one)
+@pytest.mark.parametrize("kind", [PatientCsv, PatientJson])
+def test_a_full_disk_costs_lines_of_a_log_and_not_the_study(tmp_path, monkeypatch, kind):
+    one = MagicMock(local_path=str(tmp_path), checkpoint=None, config={}, evaluated_params={})
+    log, result, real = kind(), {"step": 1, "training_iteration": 1}, open
+    full = [True]
 
+    def opened(file, mode="r", **how):
+        return real("/dev/full" if full[0] else file, mode.replace("+", ""), **how)
 
-def refuse(*_, **__):
-    raise OSError(28, "No space left on device")
+    monkeypatch.setattr("builtins.open", opened)
+    log.on_trial_start(0, [], one)
+    for _ in range(3):
+        log.on_trial_result(0, [], one, result)
+    log.on_trial_start(0, [], one)  # a restart closes the file, which is refused too
+    full[0] = False
+    log.on_trial_start(0, [], one)
+    log.on_trial_result(0, [], one, result)
+    log.on_trial_complete(0, [], one)
+    names = {PatientCsv: "progress.csv", PatientJson: "result.json"}
+    assert "1" in (tmp_path / names[kind]).read_text()
 
 
 @pytest.mark.parametrize(

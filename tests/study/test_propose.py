@@ -81,6 +81,8 @@ def test_services_are_found_wherever_they_lie(tmp_path, monkeypatch) -> None:
     for name, rows in table.groupby("department"):
         rows.drop(columns="department").to_parquet(tmp_path / f"{name}.parquet")
     logs = [f"{name}={tmp_path / name}.parquet" for name in ("food", "home", "garden")]
+    for name, rows in table.groupby("department"):
+        rows.drop(columns="department").to_csv(tmp_path / f"{name}.csv", index=False)
     table.sort_values("department").to_parquet(tmp_path / "all.parquet", row_group_size=500)
     monkeypatch.setattr(guess, "MOST_ROWS", 11_000)
     for events in (logs, [f"{tmp_path / 'all.parquet'}"]):

@@ -2,14 +2,18 @@
 
 import json
 import shutil
+from contextlib import nullcontext
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.fs
 import pyarrow.parquet as pq
 import pytest
 
+from clue_ray.corpus.logs.catalogue import load_catalogues
+from clue_ray.corpus.logs.reading import plan_reading
 from clue_ray.errors import ClusterError, EventLogError, StudyError
 from clue_ray.spec.specs import CorpusSpec
 from clue_ray.transfer import encode
@@ -344,3 +348,15 @@ def test_actors_that_hold_a_gpu_write_to_a_bucket(
     assert again["left_out"][NOTHING_NEW] == manifest["users"]
     with pytest.raises(StudyError, match="vanished"):
         embed_users(encoder_folder, str(log), f"s3://vanished/vectors{s3_query}")
+
+
+def test_a_catalogue_of_other_keys_is_refused_before_the_log_is_read(tmp_path):
+    frame = pd.DataFrame({"user_id": ["a", "b"], "service": "s", "timestamp": [1, 2]})
+    frame.assign(sku=["SKU-7", "SKU-8"]).to_parquet(tmp_path / "log.parquet")
+    items = {"events.sku": {"table": str(tmp_path / "items.parquet"), "key": "k", "text": "{t}"}}
+    for keys, refused in ((["7", "8"], True), (["7", "SKU-8"], False)):
+        pd.DataFrame({"k": keys, "t": ["tea", "cups"]}).to_parquet(tmp_path / "items.parquet")
+        spec = CorpusSpec(events=str(tmp_path / "log.parquet"), text="{sku}", items=items)
+        reading = load_catalogues(plan_reading(spec))
+        with pytest.raises(EventLogError, match="None of the 2 ids") if refused else nullcontext():
+            pipeline._check_catalogues(reading)

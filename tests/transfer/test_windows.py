@@ -215,6 +215,11 @@ def test_an_id_without_an_item_is_no_label(sold):
     log, read, _ = sold
     task = task_of(log, multi_label={"days": WINDOW, "text": "{sku}", "min_users": 1}, **read)
     assert set(examples_of(task).names) == {"3", "b"}  # sku 3 has no item, and sku 1 is a "3"
+    whole = task_of(log, multi_label={"days": WINDOW, "min_users": 1}, **read)
+    assert set(examples_of(whole).names) == {"goods 3", "goods b"}
+    mapped = read | {"columns": {"text": "sku"}, "text": "{text}"}
+    by_role = {"days": WINDOW, "min_users": 1, "where": {"kind": ["buy"]}}
+    assert set(examples_of(task_of(log, multi_label=by_role, **mapped)).names) == {"3", "b"}
     plain = {"days": WINDOW, "text": "{sku}", "min_users": 1, "items": {}}
     assert set(examples_of(task_of(log, multi_label=plain, **read)).names) == {"1", "2", "3"}
     prices = {"days": WINDOW, "value": "sum", "text": "{price}"}  # a column of the log: no items

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from functools import lru_cache, partial
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import ray
 import ray.data
@@ -19,7 +20,9 @@ import torch
 from ray.exceptions import RayError
 
 from clue_ray.corpus.build import MAX_TASKS, small_shuffle_tasks
-from clue_ray.corpus.logs.reading import Reading
+from clue_ray.corpus.logs.catalogue import check_joined
+from clue_ray.corpus.logs.items import Joined
+from clue_ray.corpus.logs.reading import Reading, read_part
 from clue_ray.corpus.sharing import share_reading
 from clue_ray.errors import ClusterError, EventLogError, StudyError, find_worker_error
 from clue_ray.transfer.embed.items import list_items, open_items, share_items, write_items
@@ -35,6 +38,8 @@ from clue_ray.transfer.encoder_file import ExportedEncoder
 
 Work = Callable[[pa.Table, UserEncoder, EmbedPlan], None]
 """Encodes one packed row and writes the result."""
+PARTS_TRIED = 32
+"""Parts of the log of which a batch is looked up in the catalogues first."""
 WHOLE: dict[str, Any] = {"batch_format": "pyarrow", "batch_size": None}
 
 
@@ -86,7 +91,10 @@ def _gather_users(
 ) -> "ray.data.MaterializedDataset":
     """Read the log and shuffle users into buckets; return a packed row per bucket."""
     parts = len(reading.parts)
-    log = {"reading": share_reading(reading)[0], "plan": inputs["plan"]}
+    shared = share_reading(reading)[0]
+    if reading.catalogues:
+        ray.get(ray.remote(num_cpus=1)(_check_catalogues).remote(shared))
+    log = {"reading": shared, "plan": inputs["plan"]}
     return (
         ray.data.range(parts, override_num_blocks=min(parts, MAX_TASKS))
         .map_batches(_user_rows, batch_size=None, fn_kwargs=log)
@@ -94,6 +102,20 @@ def _gather_users(
         .map_batches(_gather_partition, fn_kwargs=inputs, **WHOLE)
         .materialize()
     )
+
+
+def _check_catalogues(reading: Reading) -> None:
+    """Look up the ids of a few batches from anywhere in the log, before all of it is read.
+
+    Raises:
+        EventLogError: as for `check_joined`.
+    """
+    parts = np.random.default_rng(0).permutation(len(reading.parts))[:PARTS_TRIED]
+    joined: list[Joined] = []
+    for part in (reading.parts[number] for number in parts):
+        batch = next(read_part(part, reading.logs[part.log]), None)
+        joined += batch.joined if batch else ()
+    check_joined(reading, joined)
 
 
 def _encode_shared(

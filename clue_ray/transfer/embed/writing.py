@@ -15,8 +15,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from clue_ray.corpus.hashes import stable_hash
-from clue_ray.corpus.logs.catalogue import check_joined
-from clue_ray.corpus.logs.items import Joined, hash_ids
+from clue_ray.corpus.logs.items import hash_ids
 from clue_ray.corpus.logs.reading import Part, Reading, read_part
 from clue_ray.corpus.logs.schema import normalise
 from clue_ray.transfer.embed.packed import PACKED, pack, unpack
@@ -33,8 +32,6 @@ from clue_ray.transfer.events import EVENTS
 
 OTHER_SERVICES = "no events in the requested services"
 NOTHING_NEW = "no new events"
-ENOUGH_IDS = 1_000
-"""Unmatched ids of a part of the log with which a catalogue should have matched one."""
 USER_ROWS = pa.schema([*EVENTS, ("reason", pa.string()), ("bucket", pa.int32())])
 """Rows of a log: the event or the reason why it cannot be used, and the user's bucket."""
 Precision = Literal["float32", "float16"]
@@ -67,14 +64,9 @@ def read_user_rows(part: Part, reading: Reading, plan: EmbedPlan) -> Iterator[pa
     """Read the rows of a part of the log, except those of buckets that are done.
 
     Rows that cannot be used are included, because their users may have to be listed as left out.
-
-    Raises:
-        EventLogError: a catalogue has none of the many ids of this part.
     """
     log = reading.logs[part.log]
-    joined: list[Joined] = []
     for batch in read_part(part, log):
-        joined += batch.joined
         rows = normalise(
             batch.table, log, reading.spec, file=part.number, first_row=batch.first_row
         )
@@ -95,8 +87,6 @@ def read_user_rows(part: Part, reading: Reading, plan: EmbedPlan) -> Iterator[pa
         yield found.filter(
             pc.invert(pc.is_in(found["bucket"], value_set=pa.array(list(plan.done), pa.int32())))
         )
-    if sum(each.unmatched for each in joined) >= ENOUGH_IDS:
-        check_joined(reading, joined)
 
 
 def _is_in(values: NDArray[np.uint64], ordered: NDArray[np.uint64]) -> NDArray[np.bool_]:

@@ -210,7 +210,7 @@ def _check_window(task: TaskSpec, cut: float, first: float, last: float) -> None
 
 def _read_targets(task: TaskSpec, events: pd.DataFrame) -> pd.DataFrame:
     """Return the events that targets are built from: the log again, if its rule needs columns."""
-    if task.rule is None or not reads_again(task.rule):
+    if not reads_again(task):
         return events
     return read_events(plan_reading(target_reading(task), numbers=True))[0]
 

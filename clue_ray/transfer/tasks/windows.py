@@ -20,9 +20,14 @@ Targets = tuple[list[str], tuple[str, ...], NDArray[Any], NDArray[np.int64]]
 """Users with a target, names of labels or classes, targets, missed labels: see `Examples`."""
 
 
-def reads_again(rule: WindowRule) -> bool:
-    """Return whether the targets of a rule need other columns of the log than its item text."""
-    return bool(rule.where) or getattr(rule, "text", None) is not None
+def reads_again(task: TaskSpec) -> bool:
+    """Return whether the targets of a task need another reading of the log than its item text."""
+    rule = task.rule
+    if rule is None:
+        return False
+    # As a label, the id of an item that the catalogue lacks would stand for itself.
+    labels = isinstance(rule, MultiLabelSpec) and bool(task.items or rule.items)
+    return labels or bool(rule.where) or getattr(rule, "text", None) is not None
 
 
 def target_reading(task: TaskSpec) -> CorpusSpec:
@@ -55,7 +60,10 @@ def _target_template(rule: WindowRule, text: str) -> str:
     Args:
         text: the log's own template, which is the label of a rule without one.
     """
-    own = text if isinstance(rule, MultiLabelSpec) else ""
+    numbers = isinstance(rule, RegressionSpec) and rule.value == "sum"
+    # A row whose template has no value at all would be left out, and "" may be asked for.
+    empty = any("" in values for values in (rule.where or {}).values())
+    own = text if isinstance(rule, MultiLabelSpec) or numbers or empty else ""
     label = getattr(rule, "text", None)
     fields = [f"{{{column}}}" for column in rule.where or ()]
     return MARK.join([own if label is None else label, *fields])
@@ -66,8 +74,12 @@ def _items_in_use(
 ) -> dict[str, ItemsSpec]:
     """Return the task's own catalogues of columns that a template of the targets names."""
     logs = changes.get("events", {})
-    templates = [log.text for log in logs.values()] or [changes["text"]]
-    used = {field for template in templates for field in template_fields(template)}
+    named = [(log.text, spec.columns | (log.columns or {})) for log in logs.values()]
+    used = {
+        columns.get(field, field)
+        for template, columns in named or [(changes["text"], spec.columns)]
+        for field in template_fields(template)
+    }
     known = list(spec.events) if isinstance(spec.events, dict) else []
     return {
         name: each
