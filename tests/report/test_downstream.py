@@ -1,6 +1,7 @@
 """The downstream section: a task follows the loss, or it does not, or the runs do not decide."""
 
 import json
+import re
 
 import numpy as np
 import pandas as pd
@@ -9,7 +10,12 @@ from matplotlib.figure import Figure
 
 from clue_ray.report.page import build_content, render
 from clue_ray.report.read import read_directory
-from clue_ray.report.sections.downstream import downstream, follows_loss, score_over_loss
+from clue_ray.report.sections.downstream import (
+    downstream,
+    follows_loss,
+    over_compute,
+    score_over_loss,
+)
 from clue_ray.transfer.tasks.columns import join_results, select_results
 from tests.report.planted import planted, write_study
 
@@ -45,6 +51,22 @@ def test_the_sentence_says_what_the_runs_allow(changes, words):
     assert words in follows_loss(
         "transfer_kids_auc", with_scores(**changes).dropna(subset=["loss"])
     )
+
+
+def test_the_score_of_ten_times_the_compute_follows_from_a_planted_law():
+    compute = np.geomspace(1e12, 1e15, 13)
+    rng = np.random.default_rng(1)
+    error = 0.05 + 0.3 * (compute / 1e12) ** -0.25 * np.exp(0.004 * rng.standard_normal(13))
+    runs = pd.DataFrame({"train_flops": compute, "transfer_kids_auc": 1 - error})
+    words = over_compute("transfer_kids_auc", runs)
+    told = re.search(r"give AUC ([\d.]+) \[([\d.]+), ([\d.]+)\]", words)
+    value, low, high = map(float, told.groups())
+    truth = 1 - (0.05 + 0.3 * 1e4**-0.25)
+    assert low < truth < high
+    assert value == pytest.approx(truth, abs=0.01)
+    assert "at 1.0e+16 FLOP, 10 times the largest run" in words
+    none = over_compute("transfer_kids_auc", runs.assign(transfer_kids_auc=0.7))
+    assert "there is no law of AUC over compute (1 - AUC does not fall along train_flops" in none
 
 
 def test_a_task_that_follows_until_the_largest_runs_is_not_told_from_its_correlation():

@@ -12,6 +12,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from numpy.typing import NDArray
 
+from clue_ray.errors import FitError, RunsError
 from clue_ray.report import numbers
 from clue_ray.report.figures.files import HALF, Picture, picture
 from clue_ray.report.figures.style import INK, LAW_COLOUR, label
@@ -29,8 +30,10 @@ from clue_ray.scaling.downstream import (
     predict_largest,
     spell,
 )
+from clue_ray.scaling.forecasting.forecast import forecast
 
 ERROR = "_error"
+REACH = 10.0
 FIRST = {"_mrr": "MRR", "_auc": "AUC", "_r2": "R2"}
 """Endings of the columns of the main measure of a task."""
 WORDS = (
@@ -55,6 +58,7 @@ def downstream(files: StudyFiles) -> Section | None:
     panels = tuple(_panel(column, runs) for column, runs in scored.items() if len(runs) >= FEWEST)
     points = (
         *(follows_loss(column, runs) for column, runs in scored.items()),
+        *(over_compute(column, runs) for column, runs in scored.items()),
         *(_without_score(column, files.done[column]) for column in failed),
     )
     tables = tuple(_methods_table(result) for result in files.judged)
@@ -165,6 +169,24 @@ def follows_loss(column: str, runs: pd.DataFrame) -> str:
         else "These runs do not show whether a lower loss improves the task"
     )
     return f"{found}. {trend}. {_at_scale(predict_largest(compute, loss, score))}"
+
+
+def over_compute(column: str, runs: pd.DataFrame) -> str:
+    """Forecast a score at REACH times the largest compute, by the laws of its distance from 1."""
+    task, measure = _task_of(column)
+    at = REACH * runs["train_flops"].max()
+    error_of = f"1 - {measure}"  # falls with compute as a loss does
+    table = runs.assign(**{error_of: 1 - runs[column]})
+    try:
+        found = forecast(table, x="train_flops", y=error_of, at=at)
+    except (FitError, RunsError) as error:
+        return f"{task}: there is no law of {measure} over compute ({str(error).rstrip('.')})."
+    low, high = found.interval()
+    return (
+        f"{task}: at {at:.1e} FLOP, {REACH:g} times the largest run, the laws of "
+        f"1 - {measure} over training compute give {measure} {1 - found.value:.3f} "
+        f"[{1 - high:.3f}, {1 - low:.3f}] (80 %, over runs and laws, not over test users)."
+    )
 
 
 def _at_scale(largest: LargestRuns | None) -> str:
