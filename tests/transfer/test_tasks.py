@@ -154,18 +154,22 @@ def planted_examples(targets, names):
     )
 
 
-def test_a_head_learns_a_planted_signal_and_ignores_noise():
+def test_a_head_learns_a_planted_signal_and_ignores_noise(monkeypatch):
     rng = np.random.default_rng(0)
     classes = rng.integers(0, 2, 180)
     examples, test = planted_examples(classes, ("no", "yes")), slice(120, 180)
     signal, noise = rng.standard_normal((2, 180, 8))
     signal[:, 2] += 3 * classes
-    assert auc(fit_head(signal, examples, hidden=True, seed=0), classes[test]) > 0.85
+    monkeypatch.setattr(heads, "CHALLENGE_WIDTHS", (32, 64))
+    network = fit_head(signal, examples, kind="challenge", seed=0)
+    assert auc(network, classes[test]) > 0.85
+    assert np.array_equal(network, fit_head(signal, examples, kind="challenge", seed=0))
+    assert auc(fit_head(signal, examples, kind="mlp", seed=0), classes[test]) > 0.85
     base = np.bincount(classes[:60])
-    scores = fit_head(noise, examples, hidden=True, seed=0)
+    scores = fit_head(noise, examples, kind="mlp", seed=0)
     assert abs(np.log(base[1] / base[0]) - (scores[:, 1] - scores[:, 0]).mean()) < 0.5
     values = planted_examples(5 + 3 * signal[:, 0], ())
-    assert r2(fit_head(signal, values, hidden=False, seed=0)[:, 0], values.targets[test]) > 0.8
+    assert r2(fit_head(signal, values, kind="linear", seed=0)[:, 0], values.targets[test]) > 0.8
 
 
 def test_labels_of_test_users_come_later_and_from_other_people(events, task, corpus):
@@ -595,7 +599,7 @@ def test_a_further_encoder_cannot_have_the_name_of_a_method(task, encoder_folder
 def test_classes_are_scored_by_probabilities():
     targets = np.random.default_rng(0).integers(0, 3, 180)
     scores = fit_head(
-        np.eye(3)[targets], planted_examples(targets, ("a", "b", "c")), hidden=False, seed=0
+        np.eye(3)[targets], planted_examples(targets, ("a", "b", "c")), kind="linear", seed=0
     )
     assert scores.sum(1) == pytest.approx(np.ones(60))
     assert scores.min() >= 0
@@ -648,7 +652,7 @@ def test_features_without_a_signal_score_as_popularity():
     base = ranking_measures(
         np.tile(heads.base_scores(examples).numpy(), (60, 1)), targets[120:], np.zeros(60, int)
     )
-    found = fit_head(rng.standard_normal((180, 16)), examples, hidden=True, seed=0)
+    found = fit_head(rng.standard_normal((180, 16)), examples, kind="mlp", seed=0)
     assert (
         ranking_measures(found, targets[120:], np.zeros(60, int))["mrr"].mean()
         > base["mrr"].mean() - 0.05

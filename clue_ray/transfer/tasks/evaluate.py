@@ -243,7 +243,7 @@ def _fit_heads(task: TaskSpec, examples: Examples, matrices: list[Matrix]) -> It
     seeds = task.seeds if len(matrices) == 1 else task.seeds[: len(matrices)]
     for number, seed in enumerate(seeds):
         matrix = matrices[number % len(matrices)]
-        yield fit_head(matrix, examples, hidden=task.head == "mlp", seed=seed)
+        yield fit_head(matrix, examples, kind=task.head, seed=seed)
 
 
 def _resample_heads(

@@ -6,6 +6,7 @@ Features without a signal therefore score the same as popularity.
 
 import copy
 from collections.abc import Callable
+from typing import Literal
 
 import numpy as np
 import torch
@@ -26,6 +27,10 @@ CHECK_EVERY = 10
 BATCH = 512
 LEARNING_RATE = 3e-3
 WEIGHT_DECAY = 0.1
+CHALLENGE_WIDTHS, CHALLENGE_BLOCKS = (2048, 4096), 3
+"""Width and hidden width of the challenge's head, and its residual blocks."""
+CHALLENGE_EPOCHS, CHALLENGE_BATCH, CHALLENGE_RATE = 3, 128, 1e-3
+HeadKind = Literal["mlp", "linear", "challenge"]
 Matrix = NDArray[np.float64]
 
 
@@ -60,6 +65,38 @@ class Head(nn.Module):
         """Return scores, [users, outputs]."""
         x = self.last(features if self.hidden is None else self.hidden(features))
         return self.base + (x if self.labels is None else x @ self.labels.T)
+
+
+class ChallengeHead(nn.Module):
+    """The network of the RecSys Challenge 2025 on its clients' vectors.
+
+    A linear layer to 2,048 units, three pre-norm residual blocks with 4,096 hidden units and GELU,
+    a norm and a linear layer.
+
+    Args:
+        features: number of columns.
+        outputs: number of scores.
+    """
+
+    def __init__(self, features: int, outputs: int):
+        super().__init__()
+        width, hidden = CHALLENGE_WIDTHS
+        self.first = nn.Sequential(nn.Linear(features, width), nn.LayerNorm(width))
+        self.blocks = nn.ModuleList(
+            nn.Sequential(
+                nn.LayerNorm(width), nn.Linear(width, hidden), nn.GELU(), nn.Linear(hidden, width)
+            )
+            for _ in range(CHALLENGE_BLOCKS)
+        )
+        self.last = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, outputs))
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        """Return scores, [users, outputs]."""
+        x = self.first(features)
+        for block in self.blocks:
+            x = x + block(x)
+        scores: torch.Tensor = self.last(x)
+        return scores
 
 
 class EarlyStopping:
@@ -147,10 +184,11 @@ def _value_scale(examples: Examples) -> tuple[float, float]:
     return float(values.mean()), float(values.std())
 
 
-def fit_head(features: Matrix, examples: Examples, *, hidden: bool, seed: int) -> Matrix:
+def fit_head(features: Matrix, examples: Examples, *, kind: HeadKind, seed: int) -> Matrix:
     """Fit a head on training users and return the scores of test users, [test users, outputs].
 
-    The head has the weights with the lowest validation loss, which may be the initial ones.
+    The head has the weights with the lowest validation loss, which may be the initial ones. (The
+    challenge itself takes the epoch that is best on the scored users.)
     """
     train, validation = (
         to_tensors(examples, examples.rows(part)) for part in ("train", "validation")
@@ -158,9 +196,14 @@ def fit_head(features: Matrix, examples: Examples, *, hidden: bool, seed: int) -
     x = _standardise(features, examples.rows("train"))
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        head = Head(x.shape[1], base_scores(examples), label_features(examples.names), hidden)
+        base, labels = base_scores(examples), label_features(examples.names)
         generator = torch.Generator().manual_seed(seed)
-        _train(head, x, train, validation, generator, multi=examples.multi)
+        if kind == "challenge":
+            head: nn.Module = ChallengeHead(x.shape[1], len(base))
+            _train_epochs(head, x, train, validation, generator, multi=examples.multi)
+        else:
+            head = Head(x.shape[1], base, labels, hidden=kind == "mlp")
+            _train(head, x, train, validation, generator, multi=examples.multi)
     with torch.no_grad():
         scores = head.eval()(x[examples.rows("test")]).double()
     if examples.targets.ndim == 2:
@@ -180,6 +223,27 @@ def _standardise(features: Matrix, train: NDArray[np.int64]) -> torch.Tensor:
     centred = features - features[train].mean(0)
     scale = max(float(np.sqrt((centred[train] ** 2).mean())), 1e-6)
     return torch.from_numpy(centred / scale).float()
+
+
+def _train_epochs(
+    head: nn.Module,
+    x: torch.Tensor,
+    train: tuple[torch.Tensor, torch.Tensor],
+    validation: tuple[torch.Tensor, torch.Tensor],
+    generator: torch.Generator,
+    *,
+    multi: bool,
+) -> None:
+    """Train as the challenge does, and keep the best epoch on validation users."""
+    optimizer = torch.optim.AdamW(head.parameters(), CHALLENGE_RATE)
+    stopping = EarlyStopping(head, patience=CHALLENGE_EPOCHS + 1)
+    for _ in range(CHALLENGE_EPOCHS):
+        for batch in torch.randperm(len(train[0]), generator=generator).split(CHALLENGE_BATCH):
+            optimizer.zero_grad()
+            head_loss(head(x[train[0][batch]]), train[1][batch], multi=multi).backward()
+            optimizer.step()
+        stopping.update(lambda: head_loss(head(x[validation[0]]), validation[1], multi=multi))
+    stopping.restore()
 
 
 def _train(

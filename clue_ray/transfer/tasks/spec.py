@@ -94,8 +94,9 @@ class TaskSpec(Spec):
     multi_label: MultiLabelSpec | None = None
     churn: ChurnSpec | None = None
     regression: RegressionSpec | None = None
-    head: Literal["mlp", "linear"] = "mlp"
-    "the model on the frozen features: one hidden layer, or none (logistic regression)"
+    head: Literal["mlp", "linear", "challenge"] = "mlp"
+    """the model on the frozen features: one hidden layer, none (logistic regression), or the
+    network of the RecSys Challenge 2025, of 50 million parameters"""
     seeds: tuple[Annotated[int, Field(ge=0, lt=2**31)], ...] = Field((0, 1, 2), min_length=1)
     """seeds of the head, over which scores are averaged; the first three are also the seeds of the
     encoders trained from scratch"""
