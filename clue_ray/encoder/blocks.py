@@ -117,7 +117,7 @@ def as_stream(x_ED: Tensor) -> Tensor:
     In bf16, blocks then read and write half as many bytes; norms compute in fp32 all the same.
     """
     device = x_ED.device.type
-    if torch.is_autocast_enabled(device):
+    if device != "meta" and torch.is_autocast_enabled(device):  # which knows no meta tensors
         return x_ED.to(torch.get_autocast_dtype(device))
     return x_ED
 

@@ -257,7 +257,7 @@ def _parse_card(document: Any, file: str) -> EncoderCard:
     found = document.get("format", 1) if isinstance(document, dict) else FORMAT
     if found != FORMAT:
         raise StudyError(
-            f"{file} has format {str(found)[:40]!r}, and this version of clue-ray reads format "
+            f"{file} has format {repr(found)[:40]}, and this version of clue-ray reads format "
             f"{FORMAT}; load the encoder with the version that exported it, or train its run again."
         )
     return EncoderCard.parse(document, file)
