@@ -116,6 +116,27 @@ def test_a_log_of_typed_columns_alone_needs_no_words(tmp_path):
     assert set(map(len, items.tokens.to_pylist())) == {1 + 4}
 
 
+@pytest.mark.parametrize(
+    "type_", [pa.list_(pa.int64()), pa.large_list(pa.string()), pa.list_(pa.int32(), 2)]
+)
+def test_lists_of_a_parquet_file_are_codes(tmp_path, type_):
+    table = {"user_id": ["a", "b"], "service": ["s", "s"], "name": ["x", "y"]}
+    lists = [[7, 11], [3, 5]]
+    if type_.value_type == pa.string():
+        lists = [["7", "11"], ["3", "5"]]
+    pq.write_table(pa.table({**table, "codes": pa.array(lists, type_)}), tmp_path / "log.parquet")
+
+    def texts_of(template):
+        reading = plan_reading(CorpusSpec(events=str(tmp_path / "log.parquet"), text=template))
+        (part,), (log,) = reading.parts, reading.logs
+        rows = [normalise(b.table, log, reading.spec) for b in read_part(part, log)]
+        return pa.concat_tables(rows)["text"].to_pylist()
+
+    assert texts_of("{name} {codes:codes}") == ["x ⟦codes:codes=7 11⟧", "y ⟦codes:codes=3 5⟧"]
+    with pytest.raises(EventLogError, match="must be text or numbers"):
+        texts_of("{codes}")
+
+
 def test_empty_fields_are_left_out_and_empty_rows_rejected(tmp_path):
     table = {"user_id": ["a", "b"], "service": ["s", "s"], "name": [None, None]}
     table |= {"kind": [1.0, np.nan], "price": [np.nan, np.nan], "codes": [None, None]}

@@ -18,7 +18,14 @@ from clue_ray.corpus.logs.ids import as_ids, as_text, without_missing
 from clue_ray.corpus.logs.items import ITEM, ItemJoin
 from clue_ray.corpus.logs.table import FAULT
 from clue_ray.corpus.logs.times import as_seconds
-from clue_ray.corpus.logs.typed import CLOSE, OPEN, check_type, write_typed
+from clue_ray.corpus.logs.typed import (
+    CLOSE,
+    OPEN,
+    check_type,
+    code_columns,
+    holds_codes,
+    write_typed,
+)
 from clue_ray.errors import EventLogError, nearest
 from clue_ray.spec.items import split_item_key
 from clue_ray.spec.specs import CorpusSpec
@@ -204,9 +211,9 @@ def check_columns(schema: pa.Schema, log: Log, elsewhere: Collection[str] = ()) 
     fields = [log.source(field) for field in template_fields(log.text)]
     some = any(field in schema.names for field in fields)
     absent = {field for field in fields if some and field in elsewhere} - set(schema.names)
-    for column in log.needed:
-        if column not in absent:
-            _check_column(schema, column)
+    lists = {log.source(field) for field in code_columns(log.text)}
+    for column in (name for name in log.needed if name not in absent):
+        _check_column(schema, column, lists=column in lists)
     if len(fields) > 1:
         return
     only = fields[0]
@@ -222,7 +229,8 @@ def check_columns(schema: pa.Schema, log: Log, elsewhere: Collection[str] = ()) 
         )
 
 
-def _check_column(schema: pa.Schema, column: str) -> None:
+def _check_column(schema: pa.Schema, column: str, *, lists: bool) -> None:
+    """Raise EventLogError for a column that is missing, twice there, or of another kind."""
     more = f" and {len(schema.names) - MOST_NAMES} more" if len(schema.names) > MOST_NAMES else ""
     found = (", ".join(map(repr, schema.names[:MOST_NAMES])) or "none") + more
     if column not in schema.names:
@@ -239,7 +247,8 @@ def _check_column(schema: pa.Schema, column: str) -> None:
         raise EventLogError(
             f"The event log has {count} columns {column!r}; rename or remove all but one."
         )
-    if (kind := kind_of(schema.field(column).type)) not in KINDS:
+    type_ = schema.field(column).type
+    if (kind := kind_of(type_)) not in KINDS and not (lists and holds_codes(type_)):
         raise EventLogError(
             f"Column {column!r} holds {kind}; ids, services and texts must be text or numbers, "
             f"and timestamps text, numbers or dates{_advise_on_fields(schema.names, column)}."
@@ -311,9 +320,8 @@ def good_rows(events: pa.Table) -> pa.Table:
 
 def build_text(table: pa.Table, log: Log) -> pa.ChunkedArray | pa.Array:
     """Fill the text template for each row; the result is null for a row of empty fields."""
-    if (
-        log.text == "{text}" and not log.items
-    ):  # by far the most common template, and texts stay exactly as they are
+    # By far the most common template, whose texts stay exactly as they are.
+    if log.text == "{text}" and not log.items:
         return _untrimmed(table[log.column("text")].cast(pa.string()))
     parts: list[Any] = []
     present: Any = None

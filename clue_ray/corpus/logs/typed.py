@@ -6,6 +6,7 @@ columns are.
 """
 
 import re
+import string
 from typing import Any
 
 import pyarrow as pa
@@ -29,8 +30,25 @@ def check_type(template: str, field: str, type_: str | None) -> None:
         )
 
 
+def holds_codes(type_: pa.DataType) -> bool:
+    """Return whether a column holds lists of texts or of whole numbers."""
+    tests = (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list)
+    if not any(test(type_) for test in tests):
+        return False
+    value = type_.value_type
+    return any(test(value) for test in (pa.types.is_integer, pa.types.is_string))
+
+
+def code_columns(template: str) -> set[str]:
+    """Return the fields of a template that are read as lists of codes alone."""
+    fields = [(field, type_) for _, field, type_, _ in string.Formatter().parse(template) if field]
+    return {field for field, _ in fields} - {field for field, type_ in fields if type_ != "codes"}
+
+
 def write_typed(column: pa.ChunkedArray, field: str, type_: str) -> Any:
     """Write the values of a typed field into texts; null stays null."""
+    if holds_codes(column.type):
+        column = pc.binary_join(column.cast(pa.list_(pa.string())), " ")
     values = pc.replace_substring_regex(as_ids(column), f"[{OPEN}{CLOSE}]", "")
     return pc.binary_join_element_wise(
         pa.scalar(f"{OPEN}{field}:{type_}="), values, pa.scalar(CLOSE), ""
