@@ -11,13 +11,19 @@ import pytest
 
 from clue_ray.errors import EventLogError, SpecError
 from clue_ray.transfer.encode import load_encoder
-from clue_ray.transfer.tasks import features
+from clue_ray.transfer.tasks import features, scores
 from clue_ray.transfer.tasks.evaluate import evaluate_task, prepare_examples
 from clue_ray.transfer.tasks.examples import plan_events
 from clue_ray.transfer.tasks.features import window_counts
 from clue_ray.transfer.tasks.methods import OF_THE_LOG
 from clue_ray.transfer.tasks.rules import MultiLabelSpec
-from clue_ray.transfer.tasks.scores import ChallengeScore, MacroAuc, class_auc, resample
+from clue_ray.transfer.tasks.scores import (
+    ChallengeScore,
+    MacroAuc,
+    class_auc,
+    count_draws,
+    resample,
+)
 from clue_ray.transfer.tasks.spec import TaskSpec
 from clue_ray.transfer.tasks.windows import label_texts
 from tests.plain import auc
@@ -115,7 +121,7 @@ def test_counts_equal_those_of_a_slow_reference(log):
         assert np.allclose(counts[row], expected)
 
 
-def test_macro_auc_is_exact_for_all_users_and_close_for_resamples():
+def test_macro_auc_is_exact_for_all_users_and_close_for_resamples(monkeypatch):
     rng = np.random.default_rng(2)
     targets = rng.random((400, 4)) < [0.5, 0.2, 0.05, 0.0]
     values = np.round(targets + rng.normal(0, 1.5, targets.shape), 1)  # with ties
@@ -131,6 +137,12 @@ def test_macro_auc_is_exact_for_all_users_and_close_for_resamples():
     found, true = (np.array([f(rows) for rows in draws]) for f in (measure, exact))
     assert np.corrcoef(found, true)[0, 1] > 0.97
     assert np.isclose(found.std(), true.std(), rtol=0.1)
+    assert np.allclose(measure.many(count_draws(draws, 400)), found)
+    monkeypatch.setattr(scores, "DRAWN_AT_ONCE", 400 * 7)  # the same draws in other portions
+    few = resample([measure, lambda rows: float(values[rows, 0].mean())], 400)
+    monkeypatch.setattr(scores, "DRAWN_AT_ONCE", 1)
+    again = resample([measure, lambda rows: float(values[rows, 0].mean())], 400)
+    assert np.allclose(few.draws, again.draws)
     assert resample([measure], 400).interval().low < exact(everyone)
 
 

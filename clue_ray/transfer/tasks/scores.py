@@ -13,6 +13,8 @@ from scipy.special import entr, expit
 from scipy.stats import rankdata
 
 RESAMPLES = 1000
+DRAWN_AT_ONCE = 4_000_000
+"""Users of the resamples that are computed together."""
 LEVEL = 0.95
 TOP = 10
 """Ranks that recall@10 and nDCG@10 count."""
@@ -109,14 +111,23 @@ class MacroAuc:
 
     def __call__(self, rows: NDArray[np.int64]) -> float:
         """Compute the mean area for a resample of users; nan where no label is left."""
-        weights = np.bincount(rows, minlength=len(self.targets)).astype(np.float64)
+        return float(self.many(count_draws([rows], len(self.targets)))[0])
+
+    def many(self, weights: Matrix) -> Matrix:
+        """Compute it for several resamples at once, [resamples].
+
+        Args:
+            weights: how often each resample has each user, [resamples, users].
+        """
         having, won, all_won = (
             weights @ each for each in (self.targets, self.won, self.placements)
         )
-        found = (having > 0) & (having < len(rows))
-        others = len(rows) - having[found]
-        areas = won[found] / having[found] + (all_won - won)[found] / others
-        return float((areas - self.areas[found]).mean()) if found.any() else float("nan")
+        drawn = weights.sum(1, keepdims=True)
+        found = (having > 0) & (having < drawn)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            areas = won / having + (all_won - won) / (drawn - having)
+            moved = np.where(found, areas - self.areas, 0).sum(1) / found.sum(1)
+        return moved
 
 
 def class_auc(scores: Matrix, classes: NDArray[np.int64]) -> MacroAuc:
@@ -150,8 +161,18 @@ class ChallengeScore:
 
     def __call__(self, rows: NDArray[np.int64]) -> float:
         """Compute the score for a resample of users."""
-        novelty = max(0.0, 1 - float(self.popular[rows].mean())) ** 100
-        return 0.8 * self.auc(rows) + 0.1 * novelty + 0.1 * float(self.entropy[rows].mean())
+        return float(self.many(count_draws([rows], len(self.popular)))[0])
+
+    def many(self, weights: Matrix) -> Matrix:
+        """Compute it for several resamples at once; the argument is that of `MacroAuc.many`."""
+        drawn = weights.sum(1)
+        novelty = np.maximum(0, 1 - weights @ self.popular / drawn) ** 100
+        return 0.8 * self.auc.many(weights) + 0.1 * novelty + 0.1 * (weights @ self.entropy) / drawn
+
+
+def count_draws(draws: Sequence[NDArray[np.int64]], users: int) -> Matrix:
+    """Return how often each resample has each user, [resamples, users]."""
+    return np.stack([np.bincount(rows, minlength=users) for rows in draws]).astype(np.float64)
 
 
 def _placements(scores: Matrix, positive: NDArray[np.bool_]) -> Matrix:
@@ -192,6 +213,15 @@ class Resampled(NamedTuple):
         return Resampled(self.value - other.value, self.draws - other.draws)
 
 
+def _measure_draws(measure: Measure, draws: list[NDArray[np.int64]], users: int) -> Matrix:
+    """Compute a measure for some resamples, by one product of matrices where it can."""
+    many = getattr(measure, "many", None)
+    if many is None:
+        return np.array([measure(rows) for rows in draws])
+    found: Matrix = many(count_draws(draws, users))
+    return found
+
+
 def resample(outputs: Sequence[Measure], users: int, stream: int = 0) -> Resampled:
     """Resample a measure over test users and over seeds of the head.
 
@@ -207,9 +237,12 @@ def resample(outputs: Sequence[Measure], users: int, stream: int = 0) -> Resampl
             same for all methods, so that their differences are paired.
     """
     rng = np.random.default_rng(0)
-    # Drawn one resample at a time, because there may be millions of users.
-    draws = (rng.integers(0, users, users) for _ in range(RESAMPLES))
-    resampled = np.array([[measure(rows) for measure in outputs] for rows in draws])
+    # Drawn some resamples at a time, because there may be millions of users.
+    at_once, parts = max(1, DRAWN_AT_ONCE // users), []
+    for start in range(0, RESAMPLES, at_once):
+        draws = [rng.integers(0, users, users) for _ in range(min(at_once, RESAMPLES - start))]
+        parts.append(np.stack([_measure_draws(each, draws, users) for each in outputs], axis=1))
+    resampled = np.concatenate(parts)
     value = float(np.mean([measure(np.arange(users)) for measure in outputs]))
     seeds = len(outputs)
     if seeds == 1:
