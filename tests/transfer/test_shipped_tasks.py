@@ -14,7 +14,8 @@ OPEN = FOLDER.parent / "open-clue"
 STUDIES = sorted(FOLDER.glob("*-study.yaml"))
 TASKS = sorted(set(FOLDER.glob("*.yaml")) - set(STUDIES))
 JOURNEY = [
-    FOLDER.parent / "completejourney" / f"{what}.yaml" for what in ("departments", "categories")
+    FOLDER.parent / "completejourney" / f"{what}.yaml"
+    for what in ("departments", "categories", "kids")
 ]
 AMAZON = FOLDER.parents[1] / "data" / "amazon-cdsr" / "events.parquet"
 
