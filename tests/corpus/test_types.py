@@ -116,6 +116,17 @@ def test_a_log_of_typed_columns_alone_needs_no_words(tmp_path):
     assert set(map(len, items.tokens.to_pylist())) == {1 + 4}
 
 
+def test_times_are_quantiles_of_their_seconds(tmp_path):
+    days = pd.date_range("2024-01-01", periods=60, freq="D").astype(str).tolist()
+    table = log() | {"listed": [*days[:-1], "soon"]}
+    rows = read(tmp_path, table, "{name} {listed:time}")
+    texts = [row["text"] for row in rows]
+    assert texts[0] == "red shoe ⟦listed:number=1704067200⟧"
+    assert texts[-1] == "old map"  # not a time: no token, as where there is none
+    tokenizer = train_tokenizer(map(without_types, texts), 300)
+    assert add_types(tokenizer, Counter(texts))["listed"]["tokens"] == types.QUANTILES + 1
+
+
 @pytest.mark.parametrize(
     "type_", [pa.list_(pa.int64()), pa.large_list(pa.string()), pa.list_(pa.int32(), 2)]
 )

@@ -13,9 +13,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from clue_ray.corpus.logs.ids import as_ids
+from clue_ray.corpus.logs.times import as_seconds
 from clue_ray.errors import EventLogError, nearest
 
-TYPES = ("category", "number", "codes")
+TYPES = ("category", "number", "codes", "time")
 OPEN, CLOSE = "⟦", "⟧"
 FIELD = re.compile(f"{OPEN}([^:{CLOSE}]+):({'|'.join(TYPES)})=([^{CLOSE}]*){CLOSE}")
 """A typed field in a text: its name, type and value."""
@@ -46,7 +47,12 @@ def code_columns(template: str) -> set[str]:
 
 
 def write_typed(column: pa.ChunkedArray, field: str, type_: str) -> Any:
-    """Write the values of a typed field into texts; null stays null."""
+    """Write the values of a typed field into texts; null stays null.
+
+    A time is written as a number, its seconds since 1970; one that cannot be read becomes null.
+    """
+    if type_ == "time":
+        column, type_ = as_seconds(column).cast(pa.int64(), safe=False), "number"
     if holds_codes(column.type):
         column = pc.binary_join(column.cast(pa.list_(pa.string())), " ")
     values = pc.replace_substring_regex(as_ids(column), f"[{OPEN}{CLOSE}]", "")
