@@ -359,4 +359,5 @@ def test_a_catalogue_of_other_keys_is_refused_before_the_log_is_read(tmp_path):
         spec = CorpusSpec(events=str(tmp_path / "log.parquet"), text="{sku}", items=items)
         reading = load_catalogues(plan_reading(spec))
         with pytest.raises(EventLogError, match="None of the 2 ids") if refused else nullcontext():
-            pipeline._check_catalogues(reading)
+            (told,) = pipeline._check_catalogues(reading)
+            assert told.startswith("1 of 2 rows have an id of events.sku that catalogue")

@@ -48,8 +48,11 @@ def check_matched(name: str, found: Mapping[str, Any]) -> None:
         )
 
 
-def check_joined(reading: Reading, joined: Iterable[Joined]) -> None:
+def check_joined(reading: Reading, joined: Iterable[Joined]) -> list[str]:
     """Check that each catalogue of a loaded reading has some of the ids that were looked up.
+
+    Returns:
+        A sentence for each catalogue that lacks some of them.
 
     Raises:
         EventLogError: as for `check_matched`.
@@ -64,6 +67,12 @@ def check_joined(reading: Reading, joined: Iterable[Joined]) -> None:
         found[name]["ids"] += examples
     for name, counts in found.items():
         check_matched(name, counts)
+    return [
+        f"{counts['unmatched']:,} of {counts['matched'] + counts['unmatched']:,} rows have an id "
+        f"of {name} that catalogue {counts['table']} lacks, such as {counts['ids'][0]!r}."
+        for name, counts in found.items()
+        if counts["unmatched"]
+    ]
 
 
 def describe_catalogues(reading: Reading) -> dict[str, dict[str, Any]]:

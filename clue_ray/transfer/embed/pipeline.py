@@ -8,6 +8,7 @@ Packed rows stay in Ray's object store, which spills what it cannot hold to disk
 are files, see `items`.
 """
 
+import logging
 from collections.abc import Callable, Iterator
 from functools import lru_cache, partial
 from typing import Any
@@ -36,6 +37,7 @@ from clue_ray.transfer.embed.writing import (
 from clue_ray.transfer.encode import UserEncoder
 from clue_ray.transfer.encoder_file import ExportedEncoder
 
+logger = logging.getLogger(__name__)
 Work = Callable[[pa.Table, UserEncoder, EmbedPlan], None]
 """Encodes one packed row and writes the result."""
 PARTS_TRIED = 32
@@ -93,7 +95,8 @@ def _gather_users(
     parts = len(reading.parts)
     shared = share_reading(reading)[0]
     if reading.catalogues:
-        ray.get(ray.remote(num_cpus=1)(_check_catalogues).remote(shared))
+        for sentence in ray.get(ray.remote(num_cpus=1)(_check_catalogues).remote(shared)):
+            logger.warning("Of a sample: %s", sentence)
     log = {"reading": shared, "plan": inputs["plan"]}
     return (
         ray.data.range(parts, override_num_blocks=min(parts, MAX_TASKS))
@@ -104,8 +107,11 @@ def _gather_users(
     )
 
 
-def _check_catalogues(reading: Reading) -> None:
+def _check_catalogues(reading: Reading) -> list[str]:
     """Look up the ids of a few batches from anywhere in the log, before all of it is read.
+
+    Returns:
+        A sentence for each catalogue that lacks some of them.
 
     Raises:
         EventLogError: as for `check_joined`.
@@ -115,7 +121,7 @@ def _check_catalogues(reading: Reading) -> None:
     for part in (reading.parts[number] for number in parts):
         batch = next(read_part(part, reading.logs[part.log]), None)
         joined += batch.joined if batch else ()
-    check_joined(reading, joined)
+    return check_joined(reading, joined)
 
 
 def _encode_shared(

@@ -4,6 +4,7 @@ If the log has times, the labels of training users are earlier than those of tes
 is evaluated on other people and on a later time. Users that cannot be used are listed with reasons.
 """
 
+import logging
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -33,6 +34,7 @@ from clue_ray.transfer.tasks.windows import (
     target_reading,
 )
 
+logger = logging.getLogger(__name__)
 MIN_USERS = 20
 """Users that each part of the split needs."""
 
@@ -110,7 +112,8 @@ def read_events(reading: Reading) -> tuple[pd.DataFrame, set[str]]:
             joined += batch.joined
             users.update(user for user in pc.unique(rows["user_id"]).to_pylist() if user)
             tables.append(good_rows(rows).select(EVENTS.names))
-    check_joined(reading, joined)
+    for sentence in check_joined(reading, joined):
+        logger.warning(sentence)
     events = pa.concat_tables([EVENTS.empty_table(), *tables]).to_pandas()
     return events, users - set(events["user_id"])
 
