@@ -23,7 +23,7 @@ from pydantic import Field
 
 from clue_ray.errors import EventLogError
 from clue_ray.spec.yaml import Spec
-from clue_ray.storage.files import atomic_write
+from clue_ray.storage.files import atomic_write, read_json, write_json
 from clue_ray.storage.place import explain_access
 
 USERS_PER_BLOCK = 20_000
@@ -40,6 +40,17 @@ CODES = 16
 LABELS = 100
 """Categories and products in target/."""
 DAY = 86_400
+WRITTEN = (
+    *(f"{name}.parquet" for name in (*EVENTS_PER_USER, "product_properties", "truth/users")),
+    "input/relevant_clients.npy",
+    *(
+        f"target/{what}{name}.npy"
+        for name in ("sku", "category")
+        for what in ("propensity_", "popularity_propensity_")
+    ),
+    "target/active_clients.npy",
+)
+"""The files of an edition, below its folder."""
 
 
 class PlantedRecsysSpec(Spec):
@@ -66,16 +77,21 @@ def write_planted_recsys(spec: PlantedRecsysSpec, folder: Path) -> int:
     """Write a planted edition into a folder and return the number of its events.
 
     Raises:
-        EventLogError: the folder has files of events that were not drawn here, or cannot be made.
+        EventLogError: the folder has such a file that was not drawn here, or cannot be made.
     """
-    found = [name for name in EVENTS_PER_USER if (folder / f"{name}.parquet").exists()]
-    if found and not (folder / "truth" / "users.parquet").exists():
-        raise EventLogError(
-            f"{folder} has {found[0]}.parquet but no truth/users.parquet, so its files were not "
-            "drawn here; give another --output, or go on with these files."
-        )
+    drawn = folder / "truth" / "drawn.json"
+    own = read_json(drawn) if drawn.exists() else {}
+    for name in WRITTEN:
+        file = folder / name
+        if file.exists() and own.get(name) != file.stat().st_size:
+            raise EventLogError(
+                f"{file} was not drawn here and would be replaced; give another --output, or go on "
+                "with these files."
+            )
     try:
-        return _write(spec, folder)
+        rows = _write(spec, folder)
+        write_json(drawn, {name: (folder / name).stat().st_size for name in WRITTEN})
+        return rows
     except OSError as error:
         raise EventLogError(
             f"{folder} cannot be written ({explain_access(error)}); give another --output."

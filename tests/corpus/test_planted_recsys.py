@@ -10,7 +10,7 @@ import yaml
 
 from clue_ray.corpus import build, planted_recsys
 from clue_ray.corpus.build import build_corpus
-from clue_ray.corpus.planted_recsys import PlantedRecsysSpec, write_planted_recsys
+from clue_ray.corpus.planted_recsys import WRITTEN, PlantedRecsysSpec, write_planted_recsys
 from clue_ray.errors import EventLogError, StudyError
 from clue_ray.spec.specs import CorpusSpec, EvaluationSpec, RunSpec, read_study
 from clue_ray.training.checkpoints import load_state
@@ -71,10 +71,22 @@ def test_files_have_the_formats_of_the_challenge(edition):
 
 
 def test_files_of_another_origin_are_kept(tmp_path):
-    (tmp_path / "product_buy.parquet").write_bytes(b"mine")
-    with pytest.raises(EventLogError, match="so its files were not drawn here"):
-        write_planted_recsys(SPEC, tmp_path)
-    assert (tmp_path / "product_buy.parquet").read_bytes() == b"mine"
+    small = SPEC.model_copy(update={"users": 100})
+    for name in ("product_buy.parquet", "input/relevant_clients.npy"):
+        folder = tmp_path / name.replace("/", "-")
+        (folder / name).parent.mkdir(parents=True)
+        (folder / name).write_bytes(b"mine")
+        with pytest.raises(EventLogError, match=f"{name} was not drawn here"):
+            write_planted_recsys(small, folder)
+        assert (folder / name).read_bytes() == b"mine"
+    write_planted_recsys(small, tmp_path / "own")
+    write_planted_recsys(small, tmp_path / "own")  # its own files may be drawn again
+    assert set(WRITTEN) == {
+        str(file.relative_to(tmp_path / "own")) for file in (tmp_path / "own").rglob("*.*")
+    } - {"truth/drawn.json"}
+    (tmp_path / "own" / "page_visit.parquet").write_bytes(b"the real one, copied over it")
+    with pytest.raises(EventLogError, match=r"page_visit\.parquet was not drawn here"):
+        write_planted_recsys(small, tmp_path / "own")
     (tmp_path / "file").write_text("")
     with pytest.raises(EventLogError, match="cannot be written"):
         write_planted_recsys(SPEC, tmp_path / "file")

@@ -48,8 +48,11 @@ def check_matched(name: str, found: Mapping[str, Any]) -> None:
         )
 
 
-def check_joined(reading: Reading, joined: Iterable[Joined]) -> list[str]:
+def check_joined(reading: Reading, joined: Iterable[Joined], least: int = 1) -> list[str]:
     """Check that each catalogue of a loaded reading has some of the ids that were looked up.
+
+    Args:
+        least: rows with an id that a catalogue must have been asked for to be refused.
 
     Returns:
         A sentence for each catalogue that lacks some of them.
@@ -66,7 +69,8 @@ def check_joined(reading: Reading, joined: Iterable[Joined]) -> list[str]:
         found[name]["unmatched"] += unmatched
         found[name]["ids"] += examples
     for name, counts in found.items():
-        check_matched(name, counts)
+        if counts["matched"] + counts["unmatched"] >= least:
+            check_matched(name, counts)
     return [
         f"{counts['unmatched']:,} of {counts['matched'] + counts['unmatched']:,} rows have an id "
         f"of {name} that catalogue {counts['table']} lacks, such as {counts['ids'][0]!r}."

@@ -331,7 +331,7 @@ def build_text(table: pa.Table, log: Log) -> pa.ChunkedArray | pa.Array:
             continue
         joined, stored = ITEM + log.source(field), table[log.source(field)]
         if type_:  # of an id that is joined, the id itself: {sku} {sku:category}
-            column = write_typed(stored, field, type_)
+            column = write_typed(stored, field, type_, log.timestamp_format)
         else:
             column = table[joined] if joined in table.column_names else as_text(stored)
         filled = pc.fill_null(pc.greater(pc.utf8_length(column), 0), False)

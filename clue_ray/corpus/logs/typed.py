@@ -36,8 +36,15 @@ def holds_codes(type_: pa.DataType) -> bool:
     tests = (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list)
     if not any(test(type_) for test in tests):
         return False
-    value = type_.value_type
-    return any(test(value) for test in (pa.types.is_integer, pa.types.is_string))
+    texts = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view)
+    return any(test(type_.value_type) for test in (pa.types.is_integer, *texts))
+
+
+def _join_codes(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Write lists as text, 11 ? 3; a missing code keeps its position."""
+    lists = column.cast(pa.list_(pa.string())).combine_chunks()
+    whole = pa.ListArray.from_arrays(lists.offsets, pc.fill_null(lists.values, "?"))
+    return pa.chunked_array([pc.if_else(lists.is_null(), None, pc.binary_join(whole, " "))])
 
 
 def code_columns(template: str) -> set[str]:
@@ -46,16 +53,21 @@ def code_columns(template: str) -> set[str]:
     return {field for field, _ in fields} - {field for field, type_ in fields if type_ != "codes"}
 
 
-def write_typed(column: pa.ChunkedArray, field: str, type_: str) -> Any:
+def write_typed(
+    column: pa.ChunkedArray, field: str, type_: str, timestamp_format: str | None = None
+) -> Any:
     """Write the values of a typed field into texts; null stays null.
 
-    A time is written as a number, its seconds since 1970; one that cannot be read becomes null.
+    A time is written as a number, its seconds since 1970; one that cannot be read stays as it is,
+    and so shares the token of what is no number.
     """
-    if type_ == "time":
-        column, type_ = as_seconds(column).cast(pa.int64(), safe=False), "number"
     if holds_codes(column.type):
-        column = pc.binary_join(column.cast(pa.list_(pa.string())), " ")
-    values = pc.replace_substring_regex(as_ids(column), f"[{OPEN}{CLOSE}]", "")
+        column = _join_codes(column)
+    ids = as_ids(column)
+    if type_ == "time":
+        seconds = as_seconds(column, timestamp_format).cast(pa.int64(), safe=False)
+        ids, type_ = pc.if_else(seconds.is_valid(), seconds.cast(pa.string()), ids), "number"
+    values = pc.replace_substring_regex(ids, f"[{OPEN}{CLOSE}]", "")
     return pc.binary_join_element_wise(
         pa.scalar(f"{OPEN}{field}:{type_}="), values, pa.scalar(CLOSE), ""
     )

@@ -178,15 +178,17 @@ def over_compute(column: str, runs: pd.DataFrame) -> str:
     error_of = f"1 - {measure}"  # falls with compute as a loss does
     table = runs.assign(**{error_of: 1 - runs[column]})
     try:
-        found = forecast(table, x="train_flops", y=error_of, at=at)
+        chance = 0.5 if measure == "AUC" else None
+        found = forecast(table, x="train_flops", y=error_of, at=at, chance=chance)
     except (FitError, RunsError) as error:
         return f"{task}: there is no law of {measure} over compute ({str(error).rstrip('.')})."
     low, high = found.interval()
-    return (
+    told = (
         f"{task}: at {at:.1e} FLOP, {REACH:g} times the largest run, the laws of "
         f"1 - {measure} over training compute give {measure} {1 - found.value:.3f} "
         f"[{1 - high:.3f}, {1 - low:.3f}] (80 %, over runs and laws, not over test users)."
     )
+    return " ".join([told, *found.warnings])
 
 
 def _at_scale(largest: LargestRuns | None) -> str:

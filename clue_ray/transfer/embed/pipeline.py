@@ -42,6 +42,8 @@ Work = Callable[[pa.Table, UserEncoder, EmbedPlan], None]
 """Encodes one packed row and writes the result."""
 PARTS_TRIED = 32
 """Parts of the log of which a batch is looked up in the catalogues first."""
+ENOUGH_ROWS = 1_000
+"""Rows of that sample without a match from which the catalogue is taken for another one."""
 WHOLE: dict[str, Any] = {"batch_format": "pyarrow", "batch_size": None}
 
 
@@ -121,7 +123,7 @@ def _check_catalogues(reading: Reading) -> list[str]:
     for part in (reading.parts[number] for number in parts):
         batch = next(read_part(part, reading.logs[part.log]), None)
         joined += batch.joined if batch else ()
-    return check_joined(reading, joined)
+    return check_joined(reading, joined, ENOUGH_ROWS)
 
 
 def _encode_shared(

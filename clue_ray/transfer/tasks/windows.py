@@ -46,10 +46,7 @@ def target_reading(task: TaskSpec) -> CorpusSpec:
         }
     items = _items_in_use(rule, spec, changes) if rule.items is None else rule.items
     changes["items"] = {
-        name: each
-        if "unmatched" in each.model_fields_set
-        else each.model_copy(update={"unmatched": "reject"})
-        for name, each in items.items()
+        name: each.model_copy(update={"unmatched": "reject"}) for name, each in items.items()
     }
     return spec.model_copy(update=changes)
 
