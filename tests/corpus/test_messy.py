@@ -125,6 +125,7 @@ CELL = st.one_of(
 
 
 @settings(max_examples=150)
+@example([("1", "\r1", ",")], 20, False)  # the comma of a cell is no third column
 @given(
     st.lists(st.tuples(CELL, CELL, CELL), max_size=12), st.sampled_from([20, 1000]), st.booleans()
 )

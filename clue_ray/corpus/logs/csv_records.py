@@ -6,6 +6,7 @@ not, such as an unclosed quote, is divided by `split_records`, record by record,
 line costs one line.
 """
 
+import csv
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -16,6 +17,9 @@ from numpy.typing import NDArray
 LONGEST_FIELD = 64_000_000
 """Bytes of a quoted field with line ends; a longer one is an unclosed quote."""
 QUOTE, LF, CR = ord('"'), ord("\n"), ord("\r")
+QUOTES = b'"'
+LONGEST_LINE = 100_000
+"""Bytes of a line that is divided with regard to quotes; csv has a limit of its own."""
 BLANK = "blank"
 """The fault of a blank line, which is not a record."""
 LINE_END = re.compile(rb"\r\n|\n|\r")
@@ -148,8 +152,8 @@ def _swallows_rows(
     """
     lines = LINE_END.split(data[opening + 1 : closing])[1:]
     tail = LINE_END.split(data[closing : closing + 10_000], maxsplit=1)[0]
-    before = [_kind(field) for field in data[start:opening].split(separator)[:-1]]
-    after = [_kind(field) for field in tail.split(separator)[1:]]
+    before = [_kind(field) for field in _fields(data[start:opening], separator)[:-1]]
+    after = [_kind(field) for field in _fields(tail[1:], separator)[1:]]
     if not any(before + after):
         return False
     rows = sum(_is_row(line, before, after, separator, columns) for line in lines[:-1][:100])
@@ -166,10 +170,18 @@ def _is_row(
     columns: int,
 ) -> bool:
     """Return whether a line has all columns, of given kinds before and after the quoted one."""
-    kinds = [_kind(field) for field in line.split(separator)]
+    kinds = [_kind(field) for field in _fields(line, separator)]
     if len(kinds) != columns or columns == 1:
         return False
     return kinds[: len(before)] == before and kinds[columns - len(after) :] == after
+
+
+def _fields(line: bytes, separator: bytes) -> list[bytes]:
+    """Divide a line at the separators outside of quotes."""
+    if QUOTES not in line or len(line) > LONGEST_LINE:
+        return line.split(separator)
+    reader = csv.reader([line.decode("latin-1")], delimiter=separator.decode("latin-1"))
+    return [field.encode("latin-1") for field in next(reader, [])]
 
 
 def _kind(field: bytes) -> frozenset[str]:
