@@ -122,7 +122,7 @@ def test_times_are_quantiles_of_their_seconds(tmp_path):
     rows = read(tmp_path, table, "{name} {listed:time}")
     texts = [row["text"] for row in rows]
     assert texts[0] == "red shoe ⟦listed:number=1704067200⟧"
-    assert texts[-1] == "old map ⟦listed:number=soon⟧"  # the token of what is no number
+    assert texts[-1] == "old map ⟦listed:number=soon⟧"  # the token of other values
     tokenizer = train_tokenizer(map(without_types, texts), 300)
     assert add_types(tokenizer, Counter(texts))["listed"]["tokens"] == types.QUANTILES + 1
 

@@ -66,7 +66,7 @@ def test_the_score_of_ten_times_the_compute_follows_from_a_planted_law():
     assert value == pytest.approx(truth, abs=0.01)
     assert "at 1.0e+16 FLOP, 10 times the largest run" in words
     none = over_compute("transfer_kids_auc", runs.assign(transfer_kids_auc=0.7))
-    assert "there is no law of AUC over compute (1 - AUC does not fall along train_flops" in none
+    assert "no law of AUC over compute was found (1 - AUC does not fall along train_flops" in none
 
 
 def test_a_task_that_follows_until_the_largest_runs_is_not_told_from_its_correlation():

@@ -58,8 +58,8 @@ def write_typed(
 ) -> Any:
     """Write the values of a typed field into texts; null stays null.
 
-    A time is written as a number, its seconds since 1970; one that cannot be read stays as it is,
-    and so shares the token of what is no number.
+    A time is written as a number, its seconds since 1970. One that cannot be read stays as it is,
+    and gets the token of values that are not numbers.
     """
     if holds_codes(column.type):
         column = _join_codes(column)

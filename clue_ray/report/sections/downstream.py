@@ -181,7 +181,7 @@ def over_compute(column: str, runs: pd.DataFrame) -> str:
         chance = 0.5 if measure == "AUC" else None
         found = forecast(table, x="train_flops", y=error_of, at=at, chance=chance)
     except (FitError, RunsError) as error:
-        return f"{task}: there is no law of {measure} over compute ({str(error).rstrip('.')})."
+        return f"{task}: no law of {measure} over compute was found ({str(error).rstrip('.')})."
     low, high = found.interval()
     told = (
         f"{task}: at {at:.1e} FLOP, {REACH:g} times the largest run, the laws of "

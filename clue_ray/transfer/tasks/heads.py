@@ -239,9 +239,7 @@ def _train_epochs(
     stopping = EarlyStopping(head, patience=CHALLENGE_EPOCHS + 1)
     for _ in range(CHALLENGE_EPOCHS):
         for batch in torch.randperm(len(train[0]), generator=generator).split(CHALLENGE_BATCH):
-            optimizer.zero_grad()
-            head_loss(head(x[train[0][batch]]), train[1][batch], multi=multi).backward()
-            optimizer.step()
+            _step(head, optimizer, x, train, batch, multi=multi)
         stopping.update(lambda: head_loss(head(x[validation[0]]), validation[1], multi=multi))
     stopping.restore()
 
@@ -265,7 +263,20 @@ def _train(
         if step % CHECK_EVERY == 0 and stopping.update(validation_loss):
             break
         batch = torch.randperm(len(train[0]), generator=generator)[:BATCH]
-        optimizer.zero_grad()
-        head_loss(head(x[train[0][batch]]), train[1][batch], multi=multi).backward()
-        optimizer.step()
+        _step(head, optimizer, x, train, batch, multi=multi)
     stopping.restore()
+
+
+def _step(
+    head: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    x: torch.Tensor,
+    train: tuple[torch.Tensor, torch.Tensor],
+    batch: torch.Tensor,
+    *,
+    multi: bool,
+) -> None:
+    """Take a step of training on some of the training users."""
+    optimizer.zero_grad()
+    head_loss(head(x[train[0][batch]]), train[1][batch], multi=multi).backward()
+    optimizer.step()
