@@ -174,8 +174,11 @@ def test_the_challenge_score_equals_its_description():
         diversity.append(-(shares * np.log2(shares)).sum() / np.log2(12))
     expected = 0.8 * MacroAuc(logits, targets)(np.arange(50)) + 0.1 * np.mean(diversity)
     expected += 0.1 * (1 - np.mean(novelty)) ** 100
-    assert ChallengeScore(logits, targets, popularity)(np.arange(50)) == pytest.approx(expected)
-    tiny = ChallengeScore(np.full((50, 12), -20.0), targets, popularity)
+    assert ChallengeScore(logits, MacroAuc(logits, targets), popularity)(
+        np.arange(50)
+    ) == pytest.approx(expected)
+    flat = np.full((50, 12), -20.0)
+    tiny = ChallengeScore(flat, MacroAuc(flat, targets), popularity)
     assert tiny(np.arange(50)) == pytest.approx(0.6, abs=1e-3)  # the chance level
 
 

@@ -282,11 +282,13 @@ def _measure_heads(
 def _measure_labels(examples: Examples, outputs: list[Matrix], *, challenge: bool) -> Measures:
     """Return the measures of heads with a question per label."""
     targets = examples.targets[examples.rows("test")]
-    measures: Measures = {"auc": [scores.MacroAuc(each, targets) for each in outputs]}
+    areas = [scores.MacroAuc(each, targets) for each in outputs]
+    measures: Measures = {"auc": list(areas)}
     if challenge:
         popularity = examples.targets[examples.rows("train")].sum(0)
         measures["challenge"] = [
-            scores.ChallengeScore(each, targets, popularity) for each in outputs
+            scores.ChallengeScore(each, area, popularity)
+            for each, area in zip(outputs, areas, strict=True)
         ]
     return measures
 

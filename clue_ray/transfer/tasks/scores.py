@@ -146,12 +146,12 @@ class ChallengeScore:
 
     Args:
         scores: logits, [users, labels].
-        targets: true labels, [users, labels] of bool.
+        auc: the area of the same scores, whose ranks take longest to compute.
         popularity: number of training users with each label, [labels].
     """
 
-    def __init__(self, scores: Matrix, targets: NDArray[np.bool_], popularity: NDArray[np.int64]):
-        self.auc = MacroAuc(scores, targets)
+    def __init__(self, scores: Matrix, auc: MacroAuc, popularity: NDArray[np.int64]):
+        self.auc = auc
         chances = expit(scores)
         top = np.argsort(-chances, axis=1, kind="stable")[:, :TOP]
         weights = popularity / max(1, popularity.max())
