@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from clue_ray.errors import FitError, RunsError
 from clue_ray.runs import Runs
-from clue_ray.scaling.answering.analysis import Analysis, analyse
+from clue_ray.scaling.answering.analysis import Analysis, analyse, headline
 from clue_ray.scaling.answering.warnings import influential, open_question
 from clue_ray.scaling.fitting.fit import fit_law
 from clue_ray.scaling.fitting.frontier import frontier, mark, settings_of
@@ -140,6 +140,22 @@ def test_short_frontier_falls_back_to_all_runs() -> None:
     json.dumps(tiny.to_dict(), allow_nan=False)
 
 
+@pytest.mark.parametrize(
+    ("frontier", "words"),
+    [
+        (0, "No frontier run lies below the largest compute, so the laws were fitted to all 9"),
+        (1, "Only 1 frontier run lies below the largest"),
+        (2, "Only 2 frontier runs lie below the largest"),
+    ],
+)
+def test_few_runs_are_told_in_proper_sentences(frontier: int, words: str) -> None:
+    compute = np.geomspace(1, 512, 10)
+    rows = pd.DataFrame({"train_flops": compute, "held_out": compute == compute.max()})
+    rows["frontier"] = (rows.index < frontier) | rows["held_out"]
+    _, _, (why,) = headline(rows)
+    assert why.startswith(words)
+
+
 def test_the_plain_power_law_is_always_judged() -> None:
     found = analyse(Runs(study()), ["log_linear"])
     assert set(found.fits) == {"log_linear", "power_law"}
@@ -175,6 +191,12 @@ def test_answer_says_what_was_measured_then_what_is_predicted(little: Analysis) 
         f"forecast to be {made.value:.2f} nats (80 % interval: {low:.2f} to {high:.2f}). From fewer"
     )
     assert "public sets of scaling runs" in predicted
+
+
+def test_a_poor_cheap_run_does_not_make_compute_seem_to_help_more() -> None:
+    poor = short().iloc[:1].assign(train_flops=5.69e10, loss=5.54)
+    answer = analyse(Runs(pd.concat([short(), poor])), LAWS).answer()
+    assert "lowered the held-out loss from 5.470 to 5.225 nats" in answer
 
 
 def test_the_forecast_uses_every_run_and_predicts_beyond_them(little: Analysis) -> None:

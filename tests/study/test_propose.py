@@ -15,12 +15,21 @@ from clue_ray.cli.main import main
 from clue_ray.cli.options import make_corpus_spec
 from clue_ray.corpus import guess
 from clue_ray.corpus.guess import LogFacts, guess_columns, guess_time_format, survey_log
+from clue_ray.spec.compute import Work, train_flops
 from clue_ray.spec.grid import expand
-from clue_ray.spec.specs import read_study
+from clue_ray.spec.specs import EncoderSpec, read_study
 from clue_ray.study.costs import fixed_rate
 from clue_ray.study.directory import StudyDirectory
 from clue_ray.study.planner import plan_runs
-from clue_ray.study.propose.sizes import BUDGETS, FEWEST_STEPS, SIZES, budgets_for, propose
+from clue_ray.study.propose.sizes import (
+    BUDGETS,
+    CHARACTERS_PER_TOKEN,
+    FEWEST_STEPS,
+    MOST_PASSES,
+    SIZES,
+    budgets_for,
+    propose,
+)
 from clue_ray.training.pools import MIN_VALIDATION_USERS
 from tests.plain import plain_corpus
 
@@ -95,7 +104,8 @@ def test_services_are_found_wherever_they_lie(tmp_path, monkeypatch) -> None:
 def test_a_larger_budget_has_larger_encoders() -> None:
     facts = LogFacts(10**6, True, {("a", "b"): 50_000}, {"a": 500_000, "b": 500_000}, 60_000,
                      np.full(10**5, 20), 40.0)  # fmt: skip
-    largest = [SIZES.index(propose(facts, flops).sizes[-1]) for flops in (1e12, 1e15, 1e17, 1e19)]
+    totals = (1e12, 1e15, 1e17, 1e19)
+    largest = [SIZES.index(propose(facts, flops).sizes[-1][-1]) for flops in totals]
     assert largest == sorted(largest)
     assert largest[-1] == len(SIZES) - 1
     assert largest[0] < largest[2]
@@ -181,7 +191,9 @@ def test_the_file_is_a_study_that_costs_what_was_asked(
                 customerID="user_id", department="service", productTitle="text",
                 purchase_time="timestamp",
             )  # fmt: skip
-            ours.assign(user_id=ours["user_id"].astype(str)).to_parquet(tmp_path / "log.parquet")
+            seconds = pd.to_datetime(ours["timestamp"]).astype("datetime64[s]").astype("int64")
+            ours = ours.assign(user_id=ours["user_id"].astype(str), timestamp=seconds)
+            ours.to_parquet(tmp_path / "log.parquet")
             corpora[key] = plain_corpus(tmp_path / "log.parquet", tmp_path / "corpus", split)
         timed = partial(fixed_rate, flops_per_second=4e9)
         node = {"CPU": 1.0, "trial_slot": 4.0}
@@ -200,7 +212,8 @@ def test_the_file_is_a_study_that_costs_what_was_asked(
     plan = plan_study(study, tmp_path)
     assert 0.6 * 19 <= plan.expected_minutes <= 1.05 * 19  # one of the 20 is for start and report
     runs = expand(study)
-    assert {run.encoder.size for run in runs} == set(SIZES[:2])  # what this budget pays for
+    sizes = sorted({SIZES.index(run.encoder.size or "") for run in runs})
+    assert sizes == list(range(sizes[-1] + 1))  # what this budget pays for, without a gap
     assert min(planned.steps for planned in plan.runs) >= FEWEST_STEPS
     assert len({run.sequence_length for run in runs}) == 3
     assert len({run.train.seed for run in runs}) == 3
@@ -254,9 +267,37 @@ def test_a_small_budget_has_a_leaner_design(shop: Path) -> None:
     columns = ["user_id=customerID,service=department,timestamp=purchase_time"]
     facts = survey_log(make_corpus_spec([str(shop)], columns, "{productTitle}", None))
     made = [propose(facts, total) for total in (1e16, 1e13, 1e12, 1e9)]
-    assert len(made[0].sizes) == 4
-    assert [len(m.sizes) for m in made] == sorted([len(m.sizes) for m in made], reverse=True)
-    assert (made[-1].sizes, made[-1].batch <= 64) == (SIZES[:2], True)
+    assert [m.sizes[0][0] for m in made] == sorted([m.sizes[0][0] for m in made], key=SIZES.index)[
+        ::-1
+    ]
+    assert (made[-1].sizes[0], made[-1].batch <= 64) == (SIZES[:2], True)
+
+
+def test_encoders_grow_with_the_budget_and_repeat_few_users() -> None:
+    """Against a plain count: steps of each run, and how often it passes over its users."""
+    pairs, services = {("a", "b"): 2000}, {"a": 40_000, "b": 40_000}
+    facts = LogFacts(80_000, True, pairs, services, 2500, np.full(4000, 20), 30.0)
+    for total in (1e11, 1e12, 1e13, 1e14):
+        made = propose(facts, total)
+        assert [SIZES.index(sizes[0]) for sizes in made.sizes] == sorted(
+            SIZES.index(sizes[0]) for sizes in made.sizes
+        )
+        assert made.sizes[0] != made.sizes[-1]
+        for budget, sizes in zip(made.budgets, made.sizes, strict=True):
+            rungs = [SIZES.index(size) for size in sizes]
+            assert rungs == list(range(rungs[0], rungs[0] + len(rungs)))
+            assert len(rungs) >= 2
+            events = 2 * made.batch * made.length
+            tokens = events * (1 + 30 / CHARACTERS_PER_TOKEN)
+            for size in sizes:
+                work = Work(
+                    users=2 * made.batch, events=events, events_squared=events * made.length,
+                    tokens=int(tokens), tokens_squared=int(tokens**2 / events),
+                    similarities=made.batch**2, bag_tokens=int(tokens),
+                )  # fmt: skip
+                steps = budget / train_flops(EncoderSpec(size=size), work)
+                trained = 2000 * (1 - made.test - made.validation)
+                assert steps * made.batch / trained <= MOST_PASSES * 1.01 or size == SIZES[0]
 
 
 def test_the_widest_pool_that_the_log_allows(shop: Path) -> None:

@@ -21,7 +21,7 @@ from clue_ray.errors import FitError, nearest
 from clue_ray.runs import Runs, chance_loss
 from clue_ray.scaling.answering import warnings as checks
 from clue_ray.scaling.answering.axes import AxisEffect, axis_effects
-from clue_ray.scaling.answering.sentences import forecasted, law_words, lowest, measured
+from clue_ray.scaling.answering.sentences import few, forecasted, law_words, lowest, measured
 from clue_ray.scaling.fitting.fit import fit_law
 from clue_ray.scaling.fitting.frontier import LARGEST_LEVEL_SHARE, MIN_FITTED_RUNS, X, Y, mark
 from clue_ray.scaling.fitting.result import Fit, Prediction
@@ -297,14 +297,14 @@ def headline(points: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame, list[str
     below = points[~points["held_out"]]
     if len(below) >= MIN_FITTED_RUNS:
         why = (
-            f"Only {len(best)} frontier runs lie below the largest {noun(X)}, so the laws were "
-            f"fitted to all {len(below)} runs there; they describe average, not best, use of "
-            f"{noun(X)}."
+            f"{few(len(best), 'frontier run', 'lies', 'lie')} below the largest {noun(X)}, "
+            f"so the laws were fitted to all {len(below)} runs there; they describe average, "
+            f"not best, use of {noun(X)}."
         )
         return below, points, [why]
     why = (
-        f"Only {len(below)} runs lie below the largest {noun(X)}, so all {len(points)} done runs "
-        "were fitted and none was held out."
+        f"{few(len(below), 'run', 'lies', 'lie')} below the largest {noun(X)}, "
+        f"so all {len(points)} done runs were fitted and none was held out."
     )
     return points, points.assign(held_out=False), [why]
 
@@ -334,7 +334,8 @@ def _judge(points: pd.DataFrame, laws: list[str]) -> tuple[Backtest, list[str]]:
     best, limits = points[points["frontier"]], []
     if len(best) < FEWEST_TO_BACKTEST:
         limits = [
-            f"The frontier has only {len(best)} runs, so the backtest uses all {len(points)}."
+            f"The frontier has only {len(best)} run{'s' * (len(best) != 1)}, so the backtest uses "
+            f"all {len(points)}."
         ]
         best = points
     try:

@@ -17,8 +17,12 @@ NUMBERS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight",
 
 
 def measured(points: pd.DataFrame, candidates: int | None, chance: float | None) -> str:
-    """Describe how far compute lowered the measured loss, from the cheapest run to the best."""
-    cheapest = points.sort_values(["train_flops", "loss"]).iloc[0]
+    """Describe how far compute lowered the measured loss, from the cheapest run to the best.
+
+    Both are on the frontier: a poor cheap run next to a good one would make compute seem to help
+    more than it does.
+    """
+    cheapest = points[points["frontier"]].sort_values(["train_flops", "loss"]).iloc[0]
     best = points.sort_values(["loss", "train_flops"]).iloc[0]
     level = _chance_level(float(best["loss"]), candidates, chance)
     more = best["train_flops"] / cheapest["train_flops"]
@@ -36,11 +40,24 @@ def measured(points: pd.DataFrame, candidates: int | None, chance: float | None)
     )
 
 
+def few(count: int, what: str, one: str, more: str) -> str:
+    """Begin a sentence with too small a number: No run lies, Only 1 run lies, Only 2 runs lie.
+
+    Args:
+        one, more: the verb of one and of several.
+    """
+    if count > 1:
+        return f"Only {count} {what}s {more}"
+    return f"Only 1 {what} {one}" if count else f"No {what} {one}"
+
+
 def lowest(points: pd.DataFrame, candidates: int | None, chance: float | None) -> str:
     """Describe the lowest loss, without a cause: the sentence where no law is preferred."""
     best = float(points["loss"].min())
     level = _chance_level(best, candidates, chance)
-    return f"The lowest {short_label('loss')} of {len(points)} runs is {loss_words(best)}{level}."
+    runs = f"of {len(points)} runs" if len(points) > 1 else "is that of the only run:"
+    verb = " is" if len(points) > 1 else ""
+    return f"The lowest {short_label('loss')} {runs}{verb} {loss_words(best)}{level}."
 
 
 def forecasted(forecast: Forecast) -> str:

@@ -1,14 +1,15 @@
 """Propose a study for a log and a budget: sizes, budgets, histories, batch, pool and seeds.
 
-The shape of the study is fixed: training budgets over two decades, each with the same encoder
-sizes; two more seeds where runs are cheap; histories of several lengths. `written.py` says why in
-the file.
+The shape of the study is fixed: training budgets over two decades, each with neighbouring encoder
+sizes that grow with it; two more seeds where runs are cheap; histories of several lengths.
+`written.py` says why in the file.
 """
 
 from dataclasses import dataclass
 from itertools import combinations
 
 import numpy as np
+from numpy.typing import NDArray
 
 from clue_ray.corpus.guess import LogFacts
 from clue_ray.errors import SpecError
@@ -16,23 +17,31 @@ from clue_ray.spec.compute import Work, train_flops
 from clue_ray.spec.specs import EncoderSpec
 from clue_ray.training.pools import MIN_VALIDATION_USERS
 
+Floats = NDArray[np.float64]
 BUDGETS = 5
 DECADES = 2.0
-SIZES = ("xxs", "xs", "s", "m", "l", "xl", "2xl")
+SIZES = ("xxs", "xs", "s", "m", "l", "xl", "2xl", "4xl")
 LARGEST_BATCH = 256
 DESIGNS = (
-    (SIZES[3:7], LARGEST_BATCH),
-    (SIZES[2:6], LARGEST_BATCH),
-    (SIZES[1:5], LARGEST_BATCH),
-    (SIZES[:4], LARGEST_BATCH),
-    (SIZES[:3], LARGEST_BATCH),
-    (SIZES[:3], 128),
-    (SIZES[:3], 64),
-    (SIZES[:2], 64),
+    (2, 4, LARGEST_BATCH),
+    (1, 4, LARGEST_BATCH),
+    (0, 4, LARGEST_BATCH),
+    (0, 3, LARGEST_BATCH),
+    (0, 3, 128),
+    (0, 3, 64),
+    (0, 2, 64),
 )
-"""Sizes and the largest batch of a study, the richest first."""
+"""Rung of the smallest encoder, number of sizes of a budget, and largest batch; the richest design
+first."""
+GROWTH = (0, 0, 1, 1, 2)
+"""Rungs by which the sizes of each budget move up the ladder: about one a decade, as the best size
+grows with the root of compute."""
+MOST_PASSES = 60
+"""Passes over the training users above which a run mostly repeats histories: the budget then moves
+to larger encoders."""
+FEWEST_SIZES = 2
 FEWEST_STEPS = 30
-"""Steps that the largest encoder must have at the cheapest budget, or a leaner design is taken."""
+"""Steps that each encoder must have; a design whose cheapest budget has too few is passed over."""
 CHARACTERS_PER_TOKEN = 4
 """Assumed, to count the FLOPs of a step before there is a tokenizer; the plan counts tokens."""
 SEEDS = (1, 2)
@@ -64,7 +73,7 @@ class Proposal:
         batch: users per step.
         lengths: history lengths, the shortest first; the base run has the middle one.
         budgets: training FLOPs, from cheap to expensive.
-        sizes: encoders of each budget.
+        sizes: encoders of each budget, the smallest first.
         vocab_size: of the tokenizer.
     """
 
@@ -75,13 +84,19 @@ class Proposal:
     batch: int
     lengths: tuple[int, ...]
     budgets: tuple[float, ...]
-    sizes: tuple[str, ...]
+    sizes: tuple[tuple[str, ...], ...]
     vocab_size: int
 
     @property
     def length(self) -> int:
         """The history length of the base run."""
         return self.lengths[len(self.lengths) // 2]
+
+    @property
+    def size(self) -> str:
+        """The encoder of the base run, of the middle budget."""
+        middle = self.sizes[len(self.sizes) // 2]
+        return middle[len(middle) // 2]
 
 
 def propose(facts: LogFacts, total_flops: float) -> Proposal:
@@ -96,17 +111,38 @@ def propose(facts: LogFacts, total_flops: float) -> Proposal:
     candidates = next((k for k in POOLS if _share_for(k, smallest) <= MOST_TEST), POOLS[-1])
     test = _share_for(candidates, smallest)
     validation = max(VALIDATION, _share_for(MIN_VALIDATION_USERS, largest))
-    quarter, lengths = largest * (1 - test - validation) / 4, _lengths(facts)
-    for sizes, most in DESIGNS:
-        batch = int(2 ** np.floor(np.log2(np.clip(quarter, 16, most))))
-        budgets = budgets_for(total_flops, len(sizes))
-        step = _step_flops(facts, sizes[-1], batch, lengths[len(lengths) // 2])
-        if budgets[0] >= FEWEST_STEPS * step:
+    users, lengths = largest * (1 - test - validation), _lengths(facts)
+    for first, count, most in DESIGNS:
+        batch = int(2 ** np.floor(np.log2(np.clip(users / 4, 16, most))))
+        budgets = budgets_for(total_flops, count)
+        steps = _step_flops(facts, batch, lengths[len(lengths) // 2])
+        if budgets[0] >= FEWEST_STEPS * steps[first + count - 1]:
             break
+    sizes = tuple(
+        _sizes_of(budget / steps, first + up, count, MOST_PASSES * users / batch)
+        for budget, up in zip(budgets, GROWTH, strict=True)
+    )
     vocab_size = 4096 if facts.rows < 3e6 else 8192
     return Proposal(
         services, test, validation, candidates, batch, lengths, budgets, sizes, vocab_size
     )
+
+
+def _sizes_of(steps: Floats, first: int, count: int, most: float) -> tuple[str, ...]:
+    """Return neighbouring sizes from a rung on whose runs are neither too long nor too short.
+
+    Args:
+        steps: that the budget pays for, by rung, (len(SIZES),).
+        first: the lowest rung.
+        count: sizes to return; at least two, where only fewer suit.
+        most: steps above which a run repeats its users too often.
+    """
+    rungs = np.arange(len(SIZES))
+    suit = rungs[(rungs >= first) & (steps <= most) & (steps >= FEWEST_STEPS)][:count]
+    if len(suit) < FEWEST_SIZES:
+        start = min(max(first, int((steps > most).sum())), len(SIZES) - FEWEST_SIZES)
+        suit = rungs[start : start + FEWEST_SIZES]
+    return tuple(SIZES[rung] for rung in suit)
 
 
 def _share_for(needed: int, users: int) -> float:
@@ -117,8 +153,11 @@ def _share_for(needed: int, users: int) -> float:
     return float(shares[enough.argmax()]) if enough.any() else 1.0
 
 
-def _step_flops(facts: LogFacts, size: str, batch: int, length: int) -> float:
-    """Estimate the FLOPs of a step whose users all have histories of `length` events or more."""
+def _step_flops(facts: LogFacts, batch: int, length: int) -> Floats:
+    """Estimate the FLOPs of a step of each size, of users with histories of `length` or more.
+
+    Returns shape (len(SIZES),).
+    """
     tokens = 1 + facts.characters / CHARACTERS_PER_TOKEN
     events = 2 * batch * length
     work = Work(
@@ -130,19 +169,20 @@ def _step_flops(facts: LogFacts, size: str, batch: int, length: int) -> float:
         similarities=batch**2,
         bag_tokens=int(events * tokens),
     )
-    return train_flops(EncoderSpec(size=size), work)
+    return np.array([train_flops(EncoderSpec(size=size), work) for size in SIZES])
 
 
 def budgets_for(total_flops: float, sizes: int = 4) -> tuple[float, ...]:
     """Divide the FLOPs of a study over its budgets, geometrically over `DECADES`.
 
-    Each budget has a run per size, the cheapest ones a run per size and seed more, and one budget a
-    run per further history length.
+    Each budget has a run per size, the cheapest ones a run per size and seed more, the middle one a
+    run per further history length and each one above it a run of the longest.
     """
     shape = 10 ** np.linspace(0, DECADES, BUDGETS)
     runs = np.full(BUDGETS, float(sizes))
     runs[:SEEDED] += sizes * len(SEEDS)
     runs[BUDGETS // 2] += len(PERCENTILES) - 1
+    runs[BUDGETS // 2 + 1 :] += 1
     cheapest = total_flops / float(shape @ runs)
     return tuple(float(f"{cheapest * factor:.2g}") for factor in shape)
 

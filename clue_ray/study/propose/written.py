@@ -1,7 +1,8 @@
 """Write a proposed study as a commented YAML file: a reason stands behind every choice."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import groupby
 
 import yaml
 
@@ -12,7 +13,6 @@ from clue_ray.study.propose.sizes import (
     PERCENTILES,
     SEEDED,
     SEEDS,
-    SIZES,
     Proposal,
 )
 
@@ -63,29 +63,33 @@ def study_text(
         "question: How does held-out loss fall with compute, encoder size and history length?",
         *_corpus_lines(corpus, why, made),
         "base:",
-        "  encoder: {size: xs}",
+        f"  encoder: {{size: {made.size}}}  # of the middle budget",
         "  train:",
-        f"    global_batch_size: {made.batch}  # {_batch_reason(facts, made)}",
+        f"    global_batch_size: {made.batch}  # {_batch_reason(made)}",
         f"    train_flops: {_number(middle)}  # the middle budget; those of a grid replace it",
         "    learning_rate: 0.003  # at width 32; transfers over width, depth and batch",
         "    event_dropout: 0.3  # histories repeat, and few users are seen many times",
         "    seed: 0",
         f"  sequence_length: {made.length}  # the middle one of the last grid",
         "axes:",
-        f"  # {len(made.budgets)} budgets over two decades, each with the same sizes: the best",
+        f"  # {len(made.budgets)} budgets over two decades; encoders grow with them: the best",
         "  # size at each compute, and the law along the frontier",
-        f"  - budgets: {_list(made.budgets)}  # FLOP",
-        f"    encoder.size: {_list(made.sizes)}",
+        *(f"  - {axes}" for axes in _budget_axes(made, len(made.budgets))),
         "  # two more seeds where runs are cheap: the noise between seeds",
-        f"  - budgets: {_list(made.budgets[:SEEDED])}",
-        f"    encoder.size: {_list(made.sizes)}",
-        f"    train.seed: [{seeds}]",
+        *(f"  - {axes}\n    train.seed: [{seeds}]" for axes in _budget_axes(made, SEEDED)),
     ]
     if others:
         lines += [
             f"  # histories at percentiles {percentiles} of the events per user",
             "  # and service, at least twice as long each time",
             f"  - {{sequence_length: {_list(others)}}}",
+        ]
+    if made.lengths[-1] > made.length:
+        lines += [
+            "  # the longest history also at the larger budgets",
+            f"  - budgets: {_list(made.budgets[len(made.budgets) // 2 + 1 :])}  # FLOP",
+            f"    encoder.size: [{made.size}]",
+            f"    sequence_length: [{made.lengths[-1]}]",
         ]
     lines += [
         f"evaluation: {{candidates: {made.candidates}}}  # held-out users; two services share at "
@@ -113,12 +117,21 @@ def _corpus_lines(corpus: CorpusSpec, why: dict[str, str], made: Proposal) -> li
     return lines + [f"  {key}: {_inline(value)}" for key, value in kept.items()]
 
 
-def _batch_reason(facts: LogFacts, made: Proposal) -> str:
+def _budget_axes(made: Proposal, count: int) -> Iterator[str]:
+    """Yield the axes of the cheapest `count` budgets, those with the same sizes together."""
+    pairs = list(zip(made.budgets, made.sizes, strict=True))[:count]
+    for sizes, group in groupby(pairs, key=lambda pair: pair[1]):
+        budgets = [budget for budget, _ in group]
+        yield f"budgets: {_list(budgets)}  # FLOP\n    encoder.size: {_list(sizes)}"
+
+
+def _batch_reason(made: Proposal) -> str:
     if made.batch == LARGEST_BATCH:
         return "users per step; each is the negative of the others"
-    if made.sizes != SIZES:
-        return "users per step; fewer than 256, so that the cheapest runs have enough steps"
-    return "users per step: at most a quarter of the training users of two services"
+    return (
+        "users per step: at most a quarter of the training users of two services, and so few "
+        "that the cheapest runs have enough steps"
+    )
 
 
 def _list(values: Iterable[object]) -> str:
