@@ -1,4 +1,4 @@
-"""The command that explains a field of a study, corpus or task file."""
+"""The command that explains a field of a file that a user writes, or a column of the runs table."""
 
 import json
 from typing import Annotated, Any
@@ -7,6 +7,7 @@ import typer
 
 from clue_ray.cli.options import Json, console
 from clue_ray.errors import SpecError
+from clue_ray.runs import SCORES
 from clue_ray.spec.columns import COLUMNS
 from clue_ray.spec.yaml import Spec
 
@@ -16,31 +17,59 @@ def explain(
         str | None,
         typer.Argument(
             metavar="FIELD",
-            help="Dotted name, such as base.sequence_length, or its last part alone.",
+            help="Dotted name, such as base.sequence_length, or its end alone; or a column of the "
+            "runs table.",
             show_default="list all fields",
         ),
     ] = None,
     of: Annotated[
-        str, typer.Option(help="The file that has the field: study, corpus or task.")
-    ] = "study",
+        str | None,
+        typer.Option(
+            help="The file that has the field: study, corpus or task.",
+            show_default="the first that has it",
+        ),
+    ] = None,
     as_json: Json = False,
 ) -> None:
-    """Explain a field of a study file: its meaning, values, default, and where it is used."""
+    """Explain a field of a study file, or a column of the runs table.
+
+    It prints the meaning, the values, the default and where it is used.
+    """
     from clue_ray.spec.describe import all_fields, describe_field
 
-    spec = files().get(of)
-    if spec is None:
+    if of and of not in files():
         raise SpecError(f"--of is {of!r}; give one of {', '.join(files())}.")
-    names = [field] if field else all_fields(spec)
-    found = [describe_field(spec, name) for name in names]
+    if field is None:
+        spec = files()[of or "study"]
+        found = [describe_field(spec, name) for name in all_fields(spec)]
+    else:
+        found = [each for name in field.split(",") for each in _find(name.strip(), of)]
     if as_json:
         return print(json.dumps([each._asdict() for each in found], default=str))
     for each in found:
-        if field is None:
-            console.print(f"{each.path}: {each.meaning or each.type}", highlight=False)
-        else:
-            console.print(_page(each), highlight=False)
+        line = f"{each.path}: {each.meaning or each.type}" if field is None else _page(each)
+        console.print(line, highlight=False, markup=False)
     return None
+
+
+def _find(name: str, of: str | None) -> list[Any]:
+    """Describe what a name means: fields of the first file that has it, or else a column.
+
+    Raises:
+        SpecError: it means nothing.
+    """
+    from clue_ray.spec.describe import describe_column, describe_field, find_fields, similar_field
+
+    specs = [files()[of]] if of else list(files().values())
+    for spec in specs:
+        if found := find_fields(spec, name):
+            return [describe_field(spec, path) for path in found]
+    score = name.startswith(SCORES)
+    if column := describe_column(name, "score of a downstream task" if score else ""):
+        return [column]
+    similar = similar_field(specs, name)
+    hint = f"did you mean {similar!r}?" if similar else "`clue-ray explain` lists all."
+    raise SpecError(f"There is no field or column {name!r}; {hint}")
 
 
 def files() -> dict[str, type[Spec]]:
@@ -52,16 +81,23 @@ def files() -> dict[str, type[Spec]]:
 
 
 def _page(found: Any) -> str:
-    default = "none, the field is required" if found.required else _written(found.default)
     lines = [found.path, f"  meaning  {found.meaning}", f"  values   {found.type}"]
-    lines.append(f"  default  {default}")
-    if found.column:
-        column = COLUMNS[found.column]
-        axis = "; an axis of the laws" if column.axis else ""
-        lines.append(f"  used in  column {column.name} of the runs table ({column.label}){axis}")
-    if found.fields:
-        lines.append(f"  fields   {', '.join(found.fields)}")
-    return "\n".join(line for line in lines if line.split(None, 1)[1:] or line == found.path)
+    inner = ", ".join(found.fields)
+    if found.path == found.column:
+        lines += ["  used in  the runs table", f"  set by   {inner}"]
+    else:
+        default = "none, the field is required" if found.required else _written(found.default)
+        lines += [f"  default  {default}", f"  used in  {_column(found)}", f"  fields   {inner}"]
+    return "\n".join(line for line in lines if line[11:].strip() or line == found.path)
+
+
+def _column(found: Any) -> str:
+    """Say which column of the runs table records a field; nothing where none does."""
+    if not found.column:
+        return ""
+    column = COLUMNS[found.column]
+    axis = "; an axis of the laws" if column.axis else ""
+    return f"column {column.name} of the runs table ({column.label}){axis}"
 
 
 def _written(value: Any) -> str:

@@ -60,7 +60,7 @@ def forecast(
 def _check_options(
     runs: Path, at: list[float] | None, seal: bool, verify: bool, where: str | None
 ) -> None:
-    from clue_ray.cli.foreign import is_study
+    from clue_ray.foreign.study import is_study
 
     if verify and (at or seal):
         raise SpecError("--verify checks the sealed forecasts; give it without --at and --seal.")

@@ -1,19 +1,23 @@
 """Open the runs that a command is given: of a study, or of another tool with a note per choice."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from clue_ray.errors import RunsError
+from clue_ray.foreign.study import is_study
 
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from clue_ray.foreign.table import ImportedRuns
     from clue_ray.runs import Runs
 
 X, Y = "train_flops", "loss"
-STUDY_FILES = ("runs.parquet", "plan.json")
+LEFT_OUT = re.compile(r" and (is|are) left out of the fit\.")
+"""End of a note on runs that cannot be used."""
 
 
 @dataclass(frozen=True)
@@ -40,34 +44,44 @@ class OpenedRuns:
             console.print(f"note: {note}", style="dim", highlight=False)
 
 
-def is_study(path: Path) -> bool:
-    """Return whether a folder is a study's directory, or a page's of another tool's runs."""
-    return any((path / name).is_file() for name in STUDY_FILES)
-
-
 def open_runs(path: Path, x: Sequence[str] | None, y: str | None, where: str | None) -> OpenedRuns:
     """Read runs; a table that has the columns as they are asked for is taken as it is.
+
+    Compute in another unit is converted to FLOP in any case.
 
     Raises:
         RunsError: nothing can be read, or a column is not there.
     """
+    from clue_ray.foreign.names import converted, flop_per_unit
     from clue_ray.foreign.read import one_row_per_run
     from clue_ray.foreign.table import import_runs, select_rows
     from clue_ray.runs import Runs, read_runs
 
     columns, loss = list(x or [X]), y or Y
     own = read_runs(path) if is_study(path) or _is_table(path) else None
-    if own is not None and (is_study(path) or {*columns, loss} <= set(map(str, own.table))):
+    other_units = [name for name in columns if flop_per_unit(name) != 1]
+    as_asked = own is not None and {*columns, loss} <= set(map(str, own.table))
+    if own is not None and (is_study(path) or (as_asked and not other_units)):
         table, notes = (own.table, []) if is_study(path) else one_row_per_run(own.table, path)
         kept = Runs(select_rows(table, where))
         return OpenedRuns(kept, columns, loss, columns[0], loss, tuple(notes))
     found = import_runs(path, x=x[0] if x else None, y=y, where=where)
-    if x and len(x) > 1:
-        _check_present(found.runs, x[1:])
-        spent = [found.x.column, *x[1:]]
-    else:
-        spent = [X]
-    return OpenedRuns(found.runs, spent, Y, found.x.label, found.y.label, found.notes)
+    _check_usable(found)
+    if not x or len(x) == 1:
+        return OpenedRuns(found.runs, [X], Y, found.x.label, found.y.label, found.notes)
+    _check_present(found.runs, x[1:])
+    spent = [found.x.column, *x[1:]]
+    table = found.runs.table
+    table = table.assign(**{name: table[name] * flop_per_unit(name) for name in spent})
+    notes = [*found.notes, *(converted(name) for name in x[1:] if name in other_units)]
+    return OpenedRuns(Runs(table), spent, Y, found.x.label, found.y.label, tuple(notes))
+
+
+def _check_usable(found: "ImportedRuns") -> None:
+    """Raise RunsError where all runs are left out of the fit, with the reasons."""
+    if found.runs.finished.empty:
+        reasons = [LEFT_OUT.sub("", note) for note in found.notes if LEFT_OUT.search(note)]
+        raise RunsError(f"No run can be fitted: {'; '.join(reasons)}; give other --x or --y.")
 
 
 def _check_present(runs: "Runs", columns: Sequence[str]) -> None:

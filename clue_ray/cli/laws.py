@@ -59,7 +59,8 @@ def report(
     The runs of other tools (a table, a folder of W&B, MLflow, TensorBoard or Ray Tune) get a page
     in <output>/<name>.
     """
-    from clue_ray.cli.foreign import is_study, write_directory
+    from clue_ray.cli.foreign import write_directory
+    from clue_ray.foreign.study import is_study
     from clue_ray.report.compare import compare_studies
     from clue_ray.report.page import write_report
 

@@ -20,6 +20,7 @@ from clue_ray.cli.tables import frame_table
 from clue_ray.errors import RunsError, nearest
 from clue_ray.runs import read_current_runs
 from clue_ray.spec.columns import head_of, settings
+from clue_ray.storage.links import check_links
 from clue_ray.study.planned import Plan
 from clue_ray.study.progress import Snapshot
 
@@ -41,7 +42,9 @@ def select_runs(path: Path, where: str | None = None, sort: str | None = None) -
 
     Raises:
         RunsError: There is no table, it has no such column, or the condition cannot be read.
+        StudyError: A link in the study directory leads out of it.
     """
+    check_links(path)
     table = read_current_runs(path).table
     order = sort or ("train_flops" if "train_flops" in table else table.columns[0])
     if order not in table:

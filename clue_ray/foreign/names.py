@@ -15,10 +15,17 @@ from clue_ray.errors import RunsError, nearest
 
 STEPS = ("_step", "step", "training_iteration", "global_step", "iteration", "iter")
 """Columns that count the steps of a curve."""
-FLOP_UNITS = {"pf": 8.64e19, "g": 1e9, "t": 1e12, "p": 1e15, "e": 1e18}
-"""FLOP per unit that a name of compute states: PF-days, and FLOP with a prefix."""
-FLOP_UNIT = re.compile(r"(?:^|_)(?:(pf)(?:lops?|s)?_?days?|([gtpe])flops?)(?:_|$)")
-"""The unit as a word of a name: `training_flops` is not in GFLOP."""
+PREFIXES = {"m": 1e6, "g": 1e9, "t": 1e12, "p": 1e15, "e": 1e18, "z": 1e21}
+SECONDS_PER_DAY = 86_400
+FLOP_UNIT = re.compile(
+    r"(?:^|(?<=_))"
+    r"(?:(?P<prefix>mega|giga|tera|peta|exa|zetta|[mgtpez])flops?(?P<days>_?(?:s_)?days?)?"
+    r"|(?P<pf>pf(?:_?s)?_?days?))"
+    r"(?=_|$)"
+)
+"""The unit as a word of a name: `training_flops` is not in GFLOP; PF-days are PFLOP/s for days."""
+SPEED = {"throughput", "perf", "performance", "speed"}
+"""Folders of a path in which `tflops` alone is a speed."""
 PER_PARAMETER_AND_TOKEN = 6.0
 """FLOP of training per parameter and token: forward and backward (Kaplan et al. 2020)."""
 SHOWN = 4
@@ -28,9 +35,10 @@ MANY = 7
 
 NAMES: dict[str, tuple[str, ...]] = {
     "compute": (
-        "train_flops", "training_flops", "total_flops", "flops", "flop", "train_compute",
-        "training_compute", "compute", "total_training_gflops", "total_gflops", "total_tflops",
-        "total_pflops", "pf_days", "pflop_days", "flops_budget", "flop_budget", "budget", "c",
+        "train_flops", "training_flops", "total_training_flops", "total_flops", "flops", "flop",
+        "train_flop", "training_flop", "training_compute_flop", "train_compute",
+        "training_compute", "compute_flops", "compute", "flops_budget", "flop_budget", "budget",
+        "c",
     ),
     "spent": (
         "gpu_hours", "gpu_seconds", "tpu_hours", "train_tokens", "tokens_trained", "total_tokens",
@@ -59,6 +67,7 @@ NAMES: dict[str, tuple[str, ...]] = {
     "seed": ("seed", "random_seed"),
     "steps": ("steps", "num_iterations", "num_steps", "train_steps", "max_steps", "n_steps"),
     "wall_seconds": ("wall_seconds", "train_time_sec", "runtime", "time_total_s", "wall_s"),
+    "model": ("model", "model_name", "model_id", "experiment", "config_name"),
     "run": ("run_id", "run", "name", "run_name", "trial_id", "id"),
     "group": ("group", "study", "family", "architecture", "arch", "model_family", "method"),
 }  # fmt: skip
@@ -104,6 +113,8 @@ def all_of(meaning: str, columns: Sequence[str]) -> list[str]:
     for place, column in enumerate(columns):
         segments = [_words(part) for part in re.split(r"[/.|]", str(column))]
         whole, last = _words(column), segments[-1]
+        if meaning == "compute":
+            whole, last = (_in_plain_flops(name, segments) for name in (whole, last))
         for rank, name in enumerate(NAMES[meaning]):
             if name in (whole, last):
                 # A loss of training is the last choice, wherever its name stands in the list, and
@@ -112,6 +123,22 @@ def all_of(meaning: str, columns: Sequence[str]) -> list[str]:
                 scored.append((late, rank, name != whole, place, str(column)))
                 break
     return [column for *_, column in sorted(scored)]
+
+
+def _in_plain_flops(name: str, segments: Sequence[str]) -> str:
+    """Return a name of compute without its unit; a speed stays what it is."""
+    is_speed = bool(FLOP_UNIT.fullmatch(segments[-1]) and SPEED & set(segments[:-1]))
+    return name if is_speed else FLOP_UNIT.sub("flops", name)
+
+
+def flop_per_unit(column: str) -> float:
+    """Return the FLOP in one unit of a column of compute; 1 where its name states no unit."""
+    last = _words(re.split(r"[/.|]", column)[-1])
+    found = FLOP_UNIT.search(last) or FLOP_UNIT.search(_words(column))  # PFLOP/s-days
+    if found is None or not all_of("compute", [column]):
+        return 1.0
+    days = SECONDS_PER_DAY if found["days"] or found["pf"] else 1
+    return PREFIXES[(found["prefix"] or "p")[0]] * days
 
 
 def find_x(table: pd.DataFrame, asked: str | None) -> Quantity:
@@ -136,6 +163,7 @@ def find_x(table: pd.DataFrame, asked: str | None) -> Quantity:
     if found := all_of("spent", columns):
         note = f"The table has no compute; {found[0]!r} stands for it (x): give --x to choose."
         return Quantity(found[0], found[0], "", table[found[0]].astype(float), (note,))
+    _check_cells(table, "compute", "--x")
     raise RunsError(f"No column is known as compute; give --x, one of {_list(columns)}.")
 
 
@@ -149,6 +177,7 @@ def find_y(table: pd.DataFrame, asked: str | None) -> Quantity:
     if asked is None:
         found = all_of("loss", columns)
         if not found:
+            _check_cells(table, "loss", "--y")
             raise RunsError(f"No column is known as a loss; give --y, one of {_list(columns)}.")
         column, notes = found[0], _choice("the loss (y)", "--y", found)
     else:
@@ -181,18 +210,37 @@ def _resolve(table: pd.DataFrame, asked: str, option: str) -> str:
     return found[0]
 
 
+def _check_cells(table: pd.DataFrame, meaning: str, option: str) -> None:
+    """Raise RunsError where the column of a meaning is there, but empty or with text in it."""
+    name = first_of(meaning, list(map(str, table)))
+    if name is None:
+        return
+    filled = table[name].dropna()
+    numbers = pd.to_numeric(filled, errors="coerce")
+    texts = filled[numbers.isna()]
+    if texts.empty:
+        raise RunsError(f"Column {name!r} holds no finite number; fill it, or give {option}.")
+    raise RunsError(
+        f"Column {name!r} holds {len(texts)} text{'s' * (len(texts) != 1)} among "
+        f"{len(filled)} values, such as {str(texts.iloc[0])!r}; leave these cells empty, or give "
+        f"{option}."
+    )
+
+
 def _in_flop(table: pd.DataFrame, column: str, notes: tuple[str, ...]) -> Quantity:
     """Read a column of compute, converted to FLOP where its name states another unit."""
     values = table[column].astype(float)
     if column not in all_of("compute", [column]):
         return Quantity(column, column, "", values, notes)
-    words = _words(re.split(r"[/.|]", column)[-1])
-    if found := FLOP_UNIT.search(words):
-        flop = FLOP_UNITS[found[1] or found[2]]
-        note = f"{column!r} was converted to FLOP: times {flop:g}."
-        return Quantity(column, "compute", "FLOP", values * flop, (*notes, note))
-    unit = "FLOP" if "flop" in words else ""
+    if (flop := flop_per_unit(column)) != 1:
+        return Quantity(column, "compute", "FLOP", values * flop, (*notes, converted(column)))
+    unit = "FLOP" if "flop" in _words(column) else ""
     return Quantity(column, "compute", unit, values, notes)
+
+
+def converted(column: str) -> str:
+    """Say that a column was converted to FLOP."""
+    return f"{column!r} was converted to FLOP: times {flop_per_unit(column):g}."
 
 
 def _recognised(

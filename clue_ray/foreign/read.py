@@ -12,17 +12,20 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from clue_ray.errors import RunsError
 from clue_ray.foreign import trackers
-from clue_ray.foreign.names import STEPS, first_of
+from clue_ray.foreign.names import STEPS, all_of, first_of
+from clue_ray.foreign.study import is_study
 from clue_ray.runs import read_runs
 
 TABLES = {".csv", ".tsv", ".parquet", ".pq", ".json", ".jsonl", ".ndjson"}
 DATABASES = {".db", ".sqlite", ".sqlite3"}
 SIDE_FILES = {"wandb-summary.json", "wandb-metadata.json"}
 """Tables by their ending that hold no runs."""
+STUDY = "a study of clue-ray"
 CHART = "__MIN"
 """End of a column in the CSV export of a W&B chart."""
 
@@ -81,6 +84,9 @@ def _read_file(path: Path) -> Found:
 
 def _read_folder(folder: Path) -> Found:
     """Recognise a folder by its files, the most telling first: trackers nest in each other."""
+    if is_study(folder):  # before its own tune/, which is a Ray Tune experiment
+        kind = STUDY if (folder / "plan.json").is_file() else "the directory of a page"
+        return Found(read_runs(folder).table, kind)
     if (database := folder / "mlflow.db").is_file():
         return _read_file(database)
     readers: tuple[tuple[str, str, Callable[[Path], list[trackers.Row]]], ...] = (
@@ -114,7 +120,7 @@ def _read_tables(folder: Path) -> Found:
     parts, curves = [], 0
     for file in files:
         part = _spread(read_runs(file).table)
-        run = first_of("run", list(map(str, part)))
+        run = _run_of(part)
         if run and part[run].nunique() > 1:
             part = one_row_per_run(part, file)[0]
         elif len(part) > 1 and (step := _step_of(part)) and part[step].is_unique:
@@ -148,7 +154,7 @@ def one_row_per_run(table: pd.DataFrame, path: Path) -> tuple[pd.DataFrame, list
             f"{path} is the export of a W&B chart, which has the curves but not the settings of "
             "the runs; export the table of runs instead."
         )
-    step, run = _step_of(table), first_of("run", list(map(str, table)))
+    step, run = _step_of(table), _run_of(table)
     if step is None:
         return table, []
     if run is not None:
@@ -156,14 +162,56 @@ def one_row_per_run(table: pd.DataFrame, path: Path) -> tuple[pd.DataFrame, list
     if run and table[run].duplicated().any() and not table.duplicated([run, step]).any():
         last = pd.concat([_last_values(rows, step) for _, rows in table.groupby(run, sort=False)])
         note = f"{len(table)} rows are the curves of {len(last)} runs; the last values count."
-        return last.reset_index(drop=True), [note]
+        return last.reset_index(drop=True), [note, *_on_models(run, step)]
     steps = table[step]
-    if run is None and len(table) > 2 and steps.is_monotonic_increasing and steps.is_unique:
+    rising = len(table) > 2 and steps.is_monotonic_increasing and steps.is_unique
+    if run is None and rising and _can_be_curves(table, [0] * len(table)):
         raise RunsError(
             f"{path} is the curve of one run, one row per {step}; a law needs the ends of several "
             "runs: give a folder with the files of all runs, or a table of runs."
         )
     return table, []
+
+
+GROWS = ("compute", "train_tokens", "wall_seconds")
+FIXED = ("non_embedding_params", "global_batch_size", "sequence_length", "seed")
+"""What grows along a curve, and what stays as it is."""
+
+
+def _run_of(table: pd.DataFrame) -> str | None:
+    """Return the column that names runs: by its name, or a model's where each has one curve."""
+    columns = list(map(str, table))
+    step = _step_of(table)
+    if (run := first_of("run", columns)) or step is None:
+        return run
+    for name in all_of("model", columns):
+        repeated = 1 < table[name].nunique() <= len(table) / 2
+        if repeated and not table.duplicated([name, step]).any():
+            ordered = table.sort_values(step, kind="stable")
+            if _can_be_curves(ordered, ordered[name]):
+                return name
+    return None
+
+
+def _can_be_curves(ordered: pd.DataFrame, of: Any) -> bool:
+    """Return whether the rows of each group, in their order, can be the curve of one run."""
+    columns = [name for name in map(str, ordered) if pd.api.types.is_numeric_dtype(ordered[name])]
+    rows = ordered[columns].groupby(np.asarray(of))
+    fixed = [name for meaning in FIXED for name in all_of(meaning, columns)]
+    grows = [name for meaning in GROWS for name in all_of(meaning, columns)]
+    return all((rows[name].nunique() <= 1).all() for name in fixed) and not any(
+        (rows[name].diff() < 0).any() for name in grows
+    )
+
+
+def _on_models(run: str, step: str) -> list[str]:
+    """Say that the rows of a model were taken as one run, where no column names runs."""
+    if first_of("run", [run]):
+        return []
+    return [
+        f"No column names runs, so the rows of one {run!r} are one run, by {step!r}; where each "
+        "row is a run of its own, give it a column 'run' with a name per row."
+    ]
 
 
 def _without_repeats(table: pd.DataFrame, run: str, step: str) -> pd.DataFrame:

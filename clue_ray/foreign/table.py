@@ -22,8 +22,9 @@ from clue_ray.foreign.names import (
     find_y,
     first_of,
 )
-from clue_ray.foreign.read import read_any
+from clue_ray.foreign.read import STUDY, read_any
 from clue_ray.runs import Runs
+from clue_ray.spec.columns import COLUMNS
 
 X, Y = "train_flops", "loss"
 UNUSABLE = "that is not a positive finite number"
@@ -77,6 +78,8 @@ def import_runs(
     found = read_any(Path(path))
     table = select_rows(found.table, where)
     spent, loss = find_x(table, x), find_y(table, y)
+    if found.kind == STUDY and (own := COLUMNS.get(loss.column)):
+        loss = loss._replace(label=own.label, unit=own.unit)
     ours, notes = _ours(table, spent, loss)
     kept = table.drop(columns=[name for name in ours if name in table])
     runs = Runs(pd.DataFrame({**ours, **{str(name): kept[name] for name in kept}}))
@@ -134,7 +137,7 @@ def _ours(
 
 def _run_ids(table: pd.DataFrame, columns: list[str]) -> "pd.Series[Any]":
     """Name runs by the first column whose values are unique, names before ids, or by their row."""
-    found = all_of("run", columns)
+    found = [*all_of("run", columns), *all_of("model", columns)]
     for name in sorted(found, key=lambda name: name.lower().endswith("id")):
         if table[name].notna().all() and table[name].is_unique:
             return table[name].astype(str)

@@ -19,6 +19,7 @@ from clue_ray.report.page import compose, render
 from clue_ray.report.read import read_directory
 from clue_ray.runs import Runs, read_current_runs
 from clue_ray.spec.columns import named
+from clue_ray.storage.links import check_links
 
 LOOPBACK = "127.0.0.1"
 HIGHEST_PORT = 65535
@@ -43,9 +44,11 @@ class LivePage:
 
     Raises:
         RunsError: the directory has neither a plan nor a runs table.
+        StudyError: a link in it leads out of it.
     """
 
     def __init__(self, directory: Path):
+        check_links(directory)  # also before each page: `read_directory`
         self.directory = directory
         self.lock = threading.Lock()
         self.page, self.seen = b"", ""
@@ -155,7 +158,7 @@ class Server(ThreadingHTTPServer):
 
     Raises:
         RunsError: the directory does not exist or has neither a plan nor a runs table.
-        StudyError: the port is in use or invalid.
+        StudyError: the port is in use or invalid, or a link in the directory leads out of it.
     """
 
     daemon_threads = True

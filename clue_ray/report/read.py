@@ -6,8 +6,9 @@ cannot be used is left out with a warning on the page, so that the report is alw
 
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -16,16 +17,20 @@ import pandas as pd
 from clue_ray.errors import SpecError, reason_of
 from clue_ray.report.numbers import is_absent
 from clue_ray.runs import RUN_COLUMNS, Runs, read_current_runs, read_runs
+from clue_ray.scaling.downstream import check_result
 from clue_ray.scaling.forecasting.seal import Judged, judge_seals
 from clue_ray.spec.fits import FitSpec
 from clue_ray.spec.specs import StudySpec, read_study
 from clue_ray.storage.documents import is_file_name, read_document
+from clue_ray.storage.links import check_links
 from clue_ray.storage.tables import read_parquet
 
 SOURCE = "source.json"
 """Where the runs of another tool came from, and what their columns are called."""
 RESULT = re.compile(r"transfer/[\w.-]+\.json")
 """Path of a task's result within the folder of its run; other paths are not followed."""
+MOST_STUDY_BYTES = 2_000_000
+"""Size of a study file that is read and shown; YAML takes hundreds of times its size in memory."""
 AMOUNTS = (
     "users",
     "users_in_two_services",
@@ -111,7 +116,9 @@ def read_directory(directory: Path, running: bool = False) -> StudyFiles:
 
     Raises:
         RunsError: the directory has no runs table.
+        StudyError: a link in it leads out of it.
     """
+    check_links(directory)
     runs = read_current_runs(directory, skip_damaged=True) if running else read_runs(directory)
     table = _completed(runs.table)
     warnings: list[str] = []
@@ -147,13 +154,9 @@ def sizes_by_name(table: pd.DataFrame) -> "pd.Series[Any]":
     names, shape = table["encoder_size"].astype(object), ["item_layers", "service_layers", "heads"]
     own = table[(names == "custom") & table["width"].notna()]
     varied = [column for column in shape if own[column].nunique() > 1]
+    words = {column: column.replace("_", " ") for column in varied}
     spelled = [
-        " ".join(
-            [
-                f"w{run['width']:g}",
-                *(f"{column.replace('_', ' ')} {run[column]:g}" for column in varied),
-            ]
-        )
+        " ".join([f"w{run['width']:g}", *(f"{words[name]} {run[name]:g}" for name in varied)])
         for run in own.to_dict("records")
     ]
     return names.where(~names.index.isin(own.index), pd.Series(spelled, own.index, dtype=object))
@@ -162,10 +165,8 @@ def sizes_by_name(table: pd.DataFrame) -> "pd.Series[Any]":
 def _completed(table: pd.DataFrame) -> pd.DataFrame:
     """Add the columns that a table from elsewhere lacks: its runs are done and named by row."""
     table = table.reindex(columns=list(dict.fromkeys([*RUN_COLUMNS, *table.columns])))
-    rows = [f"row-{row}" for row in range(len(table))]
     names = [
-        row if is_absent(name) else str(name)
-        for name, row in zip(table["run_id"], rows, strict=True)
+        f"row-{row}" if is_absent(name) else str(name) for row, name in enumerate(table["run_id"])
     ]
     named = table.assign(run_id=names, status=table["status"].astype(object).fillna("done"))
     return named.assign(encoder_size=sizes_by_name(named))
@@ -175,6 +176,8 @@ def _study(path: Path, warnings: list[str]) -> StudySpec | None:
     if not path.is_file():
         return None
     try:
+        if path.stat().st_size > MOST_STUDY_BYTES:
+            raise SpecError(f"it has more than {MOST_STUDY_BYTES:,} bytes.")
         return read_study(path)
     except SpecError as error:
         warnings.append(
@@ -185,7 +188,8 @@ def _study(path: Path, warnings: list[str]) -> StudySpec | None:
 
 
 def _text(path: Path) -> str:
-    return path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
+    shown = path.is_file() and path.stat().st_size <= MOST_STUDY_BYTES
+    return path.read_text(encoding="utf-8", errors="replace") if shown else ""
 
 
 def _name_from(table: pd.DataFrame, directory: Path) -> str:
@@ -239,7 +243,7 @@ def _judged_runs(
 ) -> tuple[dict[str, Any], ...]:
     """Read the latest result of each downstream task, of the run of lowest loss that has one."""
     ended = _with_loss(Runs(table).done).sort_values("loss")["run_id"]
-    found = []
+    found: list[dict[str, Any]] = []
     for names in _read_mapping(directory / "transfer.json", warnings).values():
         asked = {run: str(names.get(run)) for run in ended} if isinstance(names, dict) else {}
         places = (
@@ -247,9 +251,21 @@ def _judged_runs(
             for run, name in asked.items()
             if RESULT.fullmatch(name) and is_file_name(run)
         )
-        results = (_read_mapping(place, warnings) for place in places)
-        found += [result for result in results if "methods" in result][:1]
+        found += islice(_usable_results(places, warnings), 1)
     return tuple(found)
+
+
+def _usable_results(places: Iterable[Path], warnings: list[str]) -> Iterator[dict[str, Any]]:
+    """Yield the results of a task that are not the errors of failed tries."""
+    for place in places:
+        result = _read_mapping(place, warnings)
+        try:
+            if "methods" in result:
+                check_result(result)
+                yield result
+        except ValueError as error:
+            reason = reason_of(error)
+            warnings.append(f"{place.name} is not a result of a task ({reason}); it is left out.")
 
 
 def _planned_runs(plan: dict[str, Any], warnings: list[str]) -> list[dict[str, Any]]:

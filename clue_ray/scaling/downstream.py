@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, ValidationError
 from scipy import stats
 
 FEWEST = 4
@@ -33,6 +34,50 @@ MEASURES = {
 
 Floats = NDArray[np.float64]
 Verdict = Literal["holds", "less", "more", "unclear", "no further"]
+
+
+STRICT = ConfigDict(strict=True, allow_inf_nan=False)
+
+
+class _Interval(BaseModel):
+    """A measure with its interval, or a lead in one."""
+
+    model_config = STRICT
+
+    value: float
+    low: float
+    high: float
+
+
+class _Result(BaseModel):
+    """What the result of a downstream task must hold; it may hold more."""
+
+    model_config = STRICT
+
+    task: str
+    run_id: str
+    users: dict[str, int]
+    left_out: dict[str, int]
+    methods: list[dict[str, str | _Interval]]
+
+
+def check_result(result: Any) -> None:
+    """Raise ValueError where a document is not the result of a downstream task."""
+    try:
+        rows = _Result.model_validate(result).methods
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"])) or "it"
+        raise ValueError(f"{where}: {first['msg']}") from None
+    if [row.get("method") for row in rows].count("encoder") != 1:
+        raise ValueError("it has no row of one encoder")
+    measures = [name for name in MEASURES if name in rows[0]]
+    whole = all(isinstance(row.get(name), _Interval) for row in rows for name in measures)
+    leads = [row[f"{name}_lead"] for row in rows for name in measures if f"{name}_lead" in row]
+    if not measures or not whole or not all(isinstance(lead, _Interval) for lead in leads):
+        raise ValueError("its methods do not share a measure")
+    if not all(isinstance(row.get("method"), str) for row in rows):
+        raise ValueError("a method has no name")
 
 
 @dataclass(frozen=True)

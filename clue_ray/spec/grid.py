@@ -14,7 +14,9 @@ the log of parameters about the size expected to be best.
 import copy
 import itertools
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from types import MappingProxyType
 from typing import Any
 
 import yaml
@@ -25,7 +27,7 @@ from clue_ray.spec.compute import block_params
 from clue_ray.spec.fits import IsoFlopSpec
 from clue_ray.spec.ladder import LADDER, Rung
 from clue_ray.spec.specs import HORIZONS, EncoderSpec, RunSpec, StudySpec
-from clue_ray.spec.yaml import Spec, explain, field_names
+from clue_ray.spec.yaml import Spec, explain, field_names, place_in
 
 Point = dict[str, Any]
 """Values of dotted fields: part of a grid point, or all of it."""
@@ -61,13 +63,14 @@ def expand(study: StudySpec, added: Iterable[Point] = ()) -> list[RunSpec]:
 def list_points(study: StudySpec) -> Iterator[tuple[Point, RunSpec]]:
     """Yield each point of each grid with its run; raise SpecError for a run twice in a grid."""
     base = _base_document(study)
-    for axes in _read_grids(study):
+    for grid in study.grids:
         seen: dict[tuple[str, int], Point] = {}
-        for parts in itertools.product(*axes):
+        for parts in itertools.product(*_read_grid(grid, study)):
             point = _merge(parts)
-            run = _make_run(base, point)
+            run = _make_run(base, point, grid)
             identity = run.run_id("", 0), run.resources.workers
-            _check_unique_point(point, seen.get(identity))
+            with _placed(grid):
+                _check_unique_point(point, seen.get(identity))
             seen[identity] = point
             yield point, run
 
@@ -115,6 +118,18 @@ def parse_point(point: list[str]) -> Point:
     return fields
 
 
+def axis_fields() -> list[str]:
+    """List what an axis can name: fields of a run, and budgets."""
+    # Workers do not change a result, so an axis over them only measures speed; other resources are
+    # the same for all runs of a study.
+    fields = [
+        field
+        for field in sorted(dotted_fields(RunSpec))
+        if not field.startswith("resources.") or field == "resources.workers"
+    ]
+    return [*fields, BUDGETS]
+
+
 def dotted_fields(spec: type[Spec], prefix: str = "") -> list[str]:
     """List the plain fields below a spec class by their dotted names."""
     names = []
@@ -136,36 +151,41 @@ def _base_document(study: StudySpec) -> dict[str, Any]:
 
 def _read_grids(study: StudySpec) -> list[list[list[Point]]]:
     """Read each grid as a list of axes, and each axis as a list of partial points."""
-    if not study.grids:
-        raise SpecError("axes list no grid; give at least one mapping of dotted field to values.")
     return [_read_grid(grid, study) for grid in study.grids]
 
 
 def _read_grid(grid: dict[str, list[Any]], study: StudySpec) -> list[list[Point]]:
-    fields = {axis: [field.strip() for field in axis.split(",")] for axis in grid}
-    named = [field for names in fields.values() for field in names]
+    named = [field for axis in grid for field in _fields_of(axis)]
     for axis, values in grid.items():
-        _check_axis(fields[axis], axis, values)
-    _check_conflicts(named)
+        with _placed(grid, axis):
+            _check_axis(_fields_of(axis), axis, values)
+    with _placed(grid):
+        _check_conflicts(named)
     choose_sizes = not {"encoder.size", *SHAPE} & set(named)
-    return [
-        _budget_points(values, study.isoflop if choose_sizes else None)
-        if axis == BUDGETS
-        else _axis_points(fields[axis], values)
-        for axis, values in grid.items()
-    ]
+    axes = []
+    for axis, values in grid.items():
+        with _placed(grid, axis):
+            axes.append(_partial_points(axis, values, study.isoflop if choose_sizes else None))
+    return axes
+
+
+def _fields_of(axis: str) -> list[str]:
+    """List the fields that an axis names."""
+    return [field.strip() for field in axis.split(",")]
+
+
+@contextmanager
+def _placed(grid: dict[str, list[Any]], axis: str | None = None) -> Iterator[None]:
+    """Begin an error of a grid with the file and line of the axis, where it was read from one."""
+    try:
+        yield
+    except SpecError as error:
+        raise SpecError(f"{place_in(grid, axis)}{error}") from None
 
 
 def _check_axis(fields: list[str], axis: str, values: list[Any]) -> None:
     """Raise SpecError for an axis with an unknown field, no values, or values of unequal length."""
-    # Workers do not change a result, so an axis over them only measures speed; other resources are
-    # the same for all runs of a study.
-    allowed = [
-        field
-        for field in sorted(dotted_fields(RunSpec))
-        if not field.startswith("resources.") or field == "resources.workers"
-    ]
-    allowed += [BUDGETS] if len(fields) == 1 else []
+    allowed = [field for field in axis_fields() if field != BUDGETS or len(fields) == 1]
     for field in fields:
         if field not in allowed:
             raise SpecError(
@@ -200,10 +220,17 @@ def _check_conflicts(named: list[str]) -> None:
         )
 
 
-def _axis_points(fields: list[str], values: list[Any]) -> list[Point]:
-    """Pair the fields of an axis with each of its values."""
-    rows = values if len(fields) > 1 else [[value] for value in values]
-    return [dict(zip(fields, row, strict=True)) for row in rows]
+def _partial_points(axis: str, values: list[Any], isoflop: IsoFlopSpec | None) -> list[Point]:
+    """Return the partial points of an axis; `isoflop` says that its budgets choose sizes."""
+    if axis == BUDGETS:
+        return _budget_points(values, isoflop)
+    fields = _fields_of(axis)
+    return [dict(zip(fields, row, strict=True)) for row in _rows_of(axis, values)]
+
+
+def _rows_of(axis: str, values: list[Any]) -> list[list[Any]]:
+    """Return the values of an axis as lists, one value per field that it names."""
+    return values if len(_fields_of(axis)) > 1 else [[value] for value in values]
 
 
 def _budget_points(budgets: list[Any], isoflop: IsoFlopSpec | None) -> list[Point]:
@@ -298,15 +325,30 @@ def _format_point(point: Point) -> str:
     return "{" + ", ".join(f"{field}: {value}" for field, value in point.items()) + "}"
 
 
-def _make_run(base: dict[str, Any], point: Point) -> RunSpec:
-    """Build the run of a point from the document of the base run."""
+def _make_run(
+    base: dict[str, Any], point: Point, grid: Mapping[str, list[Any]] = MappingProxyType({})
+) -> RunSpec:
+    """Build the run of a point, which may be of a grid, from the document of the base run."""
     document = copy.deepcopy(base)
     for axis, value in point.items():
         _set_field(document, axis, value)
     try:
         return RunSpec.model_validate(document)
     except ValidationError as error:
-        raise SpecError(explain(error, RunSpec, f"axes point {_format_point(point)}")) from None
+        where = f"{_place_of(point, grid, error)}axes point {_format_point(point)}"
+        raise SpecError(explain(error, RunSpec, where)) from None
+
+
+def _place_of(point: Point, grid: Mapping[str, list[Any]], error: ValidationError) -> str:
+    """Return where a study file has the value because of which a point is not a valid run."""
+    wrong = ".".join(map(str, error.errors()[0]["loc"]))
+    for axis, values in grid.items():
+        fields = _fields_of(axis)
+        if any(wrong.startswith(field) or field.startswith(wrong) for field in fields):
+            row = [point.get(field) for field in fields]
+            rows = _rows_of(axis, values)
+            return place_in(grid, axis, rows.index(row) if row in rows else None)
+    return place_in(grid)
 
 
 def _set_field(document: dict[str, Any], axis: str, value: Any) -> None:

@@ -5,6 +5,7 @@ A `StudySpec` is a base run plus axes; `expand` in `spec/grid.py` turns it into 
 is executed. Its hash is the run id.
 """
 
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -16,7 +17,7 @@ from clue_ray.spec.items import ItemsSpec, with_text_of_items
 from clue_ray.spec.ladder import LADDER, Rung
 from clue_ray.spec.logs import check_separator, check_timestamp_format, logs_by_service
 from clue_ray.spec.precision import with_bf16_on_gpus
-from clue_ray.spec.yaml import Spec, fingerprint, read_yaml
+from clue_ray.spec.yaml import Spec, fingerprint, read_yaml, with_lines
 from clue_ray.spec.younger import NEW_IN_RUNS, without_new_in_runs
 
 RECIPE = 3
@@ -337,6 +338,8 @@ class StudySpec(Spec):
         (100, 256)
     """
 
+    elsewhere = ("base.resources",)
+
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     question: str = ""
     corpus: CorpusSpec | str
@@ -356,13 +359,20 @@ class StudySpec(Spec):
 
     _choose_precision = model_validator(mode="before")(with_bf16_on_gpus)
 
-    @model_validator(mode="after")
-    def _resources_once(self) -> Self:
-        if "resources" in self.base.model_fields_set:
-            raise ValueError(
-                "base holds resources; put them at the top level of the study, or on an axis"
-            )
-        return self
+    @field_validator("axes", mode="wrap")
+    @classmethod
+    def _with_lines(cls, axes: Any, check: Callable[[Any], Any]) -> Any:
+        found = check(axes)
+        if not found and isinstance(found, list):
+            raise ValueError("list no grid; give at least one mapping of dotted field to values")
+        return with_lines(found, axes)  # so that errors of a grid, which come later, name them
+
+    @field_validator("base")
+    @classmethod
+    def _resources_once(cls, base: RunSpec) -> RunSpec:
+        if "resources" in base.model_fields_set:
+            raise ValueError("holds resources; put them at the top level of the study, or an axis")
+        return base
 
     @property
     def grids(self) -> list[dict[str, list[Any]]]:

@@ -2,16 +2,18 @@
 
 import hashlib
 import json
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Self, get_args
+from typing import Any, ClassVar, Self, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from clue_ray.errors import SpecError, nearest
 
+MOST_BYTES = 10_000_000
+"""Size of a YAML file that is read."""
 MOST_DEPTH, MOST_VALUES = 100, 1_000_000
 """Levels of nesting and number of values of a YAML document that is read."""
 LONGEST_SENTENCE = 800
@@ -21,8 +23,13 @@ RENAMED = {"spare_duplicates": "mask_false_negatives"}
 
 
 class Spec(BaseModel):
-    """Base class of specs: frozen, and strict about unknown keys."""
+    """Base class of specs: frozen, and strict about unknown keys.
 
+    Attributes:
+        elsewhere: dotted fields of inner specs that a file sets in another place, and not here.
+    """
+
+    elsewhere: ClassVar[tuple[str, ...]] = ()
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     @classmethod
@@ -61,7 +68,8 @@ def read_yaml(path: str | Path) -> Any:
     """
     file = Path(path)
     try:
-        return _load(file.read_text(encoding="utf-8"))
+        _check_bytes(file)
+        return _load(file.read_text(encoding="utf-8"), str(path))
     except FileNotFoundError:
         raise SpecError(f"YAML file {file} does not exist; give the path of a YAML file.") from None
     except (OSError, UnicodeDecodeError) as error:
@@ -73,6 +81,12 @@ def read_yaml(path: str | Path) -> Any:
         # such as !!timestamp on other texts, for deep nesting.
         reason = " ".join(str(error).split())
         raise SpecError(f"File {file} is not valid YAML ({reason}); fix that line.") from None
+
+
+def _check_bytes(file: Path) -> None:
+    """Raise OSError for a file whose text alone would fill the memory."""
+    if (size := file.stat().st_size) > MOST_BYTES:
+        raise OSError(f"it has {size:,} bytes, more than {MOST_BYTES:,}")
 
 
 class _BoundedLoader(yaml.SafeLoader):
@@ -93,9 +107,10 @@ class _BoundedLoader(yaml.SafeLoader):
         return node
 
 
-def _load(text: str) -> Any:
-    """Load a YAML document whose size is bounded."""
+def _load(text: str, name: str) -> Any:
+    """Load a YAML document whose size is bounded; `name` is that of its file."""
     loader = _LineLoader(text)
+    loader.name = name
     try:
         node = loader.get_single_node()
         if node is None:
@@ -147,8 +162,12 @@ def spec_within(annotation: Any) -> type[Spec] | None:
 
 
 class Lines(dict[Any, Any]):
-    """A mapping of a YAML file that knows the line of each of its keys, from 1."""
+    """A mapping of a YAML file that knows its file and the line of each of its keys, from 1.
 
+    The item at an index of a key's list has its line at (key, index).
+    """
+
+    file: str = ""
     lines: Mapping[Any, int] = MappingProxyType({})
 
 
@@ -160,19 +179,52 @@ class _LineLoader(_BoundedLoader):
         found = Lines()
         yield found
         found.update(self.construct_mapping(node))
-        keys = [key for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
-        found.lines = {key.value: key.start_mark.line + 1 for key in keys}
+        found.file = node.start_mark.name
+        found.lines = dict(_lines_below(node))
+
+
+def _lines_below(node: yaml.MappingNode) -> Iterator[tuple[Any, int]]:
+    """Yield the keys of a mapping, and the items of lists behind them, each with its line."""
+    for key, value in node.value:
+        if isinstance(key, yaml.ScalarNode):
+            yield key.value, key.start_mark.line + 1
+            items = value.value if isinstance(value, yaml.SequenceNode) else ()
+            for index, item in enumerate(items):
+                yield (key.value, index), item.start_mark.line + 1
 
 
 _LineLoader.add_constructor("tag:yaml.org,2002:map", _LineLoader.construct_yaml_map)
 
 
+def with_lines(found: Any, document: Any) -> Any:
+    """Return a validated copy of mappings, or of a list of them, with the lines of the original."""
+    if isinstance(found, list):
+        return [with_lines(*pair) for pair in zip(found, document, strict=True)]
+    if not isinstance(document, Lines):
+        return found
+    kept = Lines(found)
+    kept.file, kept.lines = document.file, document.lines
+    return kept
+
+
+def place_in(mapping: Any, key: Any = None, index: int | None = None) -> str:
+    """Return where a key of a mapping, or an item behind it, was read: `study.yaml, line 7: `.
+
+    It is where the mapping begins without a key, and empty for one that no file holds.
+    """
+    lines = mapping.lines if isinstance(mapping, Lines) else {}
+    line = lines.get((key, index)) or lines.get(key) or min(lines.values(), default=None)
+    return f"{mapping.file}, line {line}: " if line else ""
+
+
 def _line_of(document: Any, path: tuple[Any, ...]) -> int | None:
-    """Return the line of the deepest key of a path that a document knows."""
-    line = None
+    """Return the line of the deepest key or item of a path that a document knows."""
+    line, above = None, (Lines(), None)
     for step in path:
         if isinstance(document, Lines):
-            line = document.lines.get(step, line)
+            line, above = document.lines.get(step, line), (document, step)
+        elif isinstance(document, list):
+            line = above[0].lines.get((above[1], step), line)
         try:
             document = document[step]
         except (KeyError, IndexError, TypeError):
@@ -186,8 +238,7 @@ def explain(error: ValidationError, spec: type[Spec], where: str, document: Any 
     Args:
         document: What was validated; where it was read from a YAML file, the line is named.
     """
-    # Unknown keys first: a misspelt key is unknown, and the key that was meant is then missing.
-    first = min(error.errors(), key=lambda e: e["type"] != "extra_forbidden")
+    first = _most_telling(error)
     branch = str(first["loc"][-1]) if first["loc"] else ""
     if line := _line_of(document, first["loc"]):
         where = f"{where}, line {line}"
@@ -217,6 +268,18 @@ def explain(error: ValidationError, spec: type[Spec], where: str, document: Any 
         return f"{where}: {place} {message}." if place else f"{where} {message}."
     reason = message[0].lower() + message[1:].replace("Input", "input")
     return f"{where}: {place} is {first['input']!r}, but the {reason}."
+
+
+def _most_telling(error: ValidationError) -> Any:
+    """Return the error of a validation that says most about what was meant."""
+    # Unknown keys first: a misspelt key is unknown, and the key that was meant is then missing.
+    first = min(error.errors(), key=lambda e: e["type"] != "extra_forbidden")
+    above = first["loc"][:-1]
+    if first["type"] == "extra_forbidden" or not (first["loc"] and _is_branch(first["loc"][-1])):
+        return first
+    # Of the branches of a union, the one that fits the value furthest down.
+    branches = [each for each in error.errors() if each["loc"][: len(above)] == above]
+    return max(branches, key=lambda each: len(each["loc"]))
 
 
 def _is_branch(step: Any) -> bool:

@@ -10,10 +10,11 @@ import pandas as pd
 import pytest
 
 from clue_ray import fit_law
-from clue_ray.cli.foreign import open_runs
+from clue_ray.cli.foreign import open_runs, write_directory
 from clue_ray.errors import RunsError
 from clue_ray.foreign.table import import_runs
 from clue_ray.foreign.wire import decode, leveldb_records, tf_records
+from clue_ray.runs import Runs
 from tests.foreign.written import (
     RUNS,
     WRITERS,
@@ -153,6 +154,13 @@ def test_choices_are_told_and_can_be_made(tmp_path: Path) -> None:
         ("total_tflops", 1e12),
         ("pflop_days", 8.64e19),
         ("PF-days", 8.64e19),
+        ("PFLOP/s-days", 8.64e19),
+        ("petaflop_days", 8.64e19),
+        ("train_pf_days", 8.64e19),
+        ("gflops", 1e9),
+        ("train_gflops", 1e9),
+        ("training_exaflops", 1e18),
+        ("Training compute (FLOP)", 1.0),
     ],
 )
 def test_a_unit_is_a_word_of_the_name(name: str, factor: float, tmp_path: Path) -> None:
@@ -160,6 +168,78 @@ def test_a_unit_is_a_word_of_the_name(name: str, factor: float, tmp_path: Path) 
     table.to_csv(tmp_path / "runs.csv", index=False)
     found = import_runs(tmp_path / "runs.csv")
     assert found.runs.table["train_flops"].tolist() == [factor * c for c in (1, 2, 4, 8)]
+
+
+def test_a_speed_is_no_compute(tmp_path: Path) -> None:
+    table = RUNS.assign(tokens=1e9).drop(columns="train_flops")
+    table["throughput/tflops"] = 100.0
+    table["gflops_per_second"] = 100.0
+    table.to_csv(tmp_path / "runs.csv", index=False)
+    assert import_runs(tmp_path / "runs.csv").notes[1].startswith("The table has no compute")
+
+
+@pytest.mark.parametrize("y", [None, "loss", "Val Loss"])
+@pytest.mark.parametrize("x", [None, "pf_days"])
+def test_units_do_not_depend_on_the_loss_that_was_asked(
+    x: str | None, y: str | None, tmp_path: Path
+) -> None:
+    table = RUNS.assign(pf_days=RUNS["train_flops"] / 8.64e19, loss=RUNS["val_loss"])
+    table.drop(columns="train_flops").to_csv(tmp_path / "runs.csv", index=False)
+    opened = open_runs(tmp_path / "runs.csv", x and [x], y, None)
+    assert np.allclose(opened.runs.table[opened.x[0]], RUNS["train_flops"])
+    several = open_runs(tmp_path / "runs.csv", ["n_params", "pf_days"], y, None)
+    assert several.x == ["n_params", "pf_days"]
+    assert np.allclose(several.runs.table["pf_days"], RUNS["train_flops"])
+    assert any("'pf_days' was converted to FLOP" in note for note in several.notes)
+
+
+def curves_of(models: pd.DataFrame) -> pd.DataFrame:
+    """Each model at three steps, the last with its own compute and loss."""
+    return pd.concat([
+        models.assign(
+            step=step, train_flops=models["train_flops"] * step / 300,
+            val_loss=models["val_loss"] + 1 - step / 300,
+        )
+        for step in (100, 200, 300)
+    ])  # fmt: skip
+
+
+def test_curves_told_apart_by_a_model_alone_are_one_run_each(tmp_path: Path) -> None:
+    models = RUNS.assign(model=[f"m{n}" for n in RUNS.index])
+    curves = curves_of(models).sample(frac=1, random_state=0)
+    curves.to_csv(tmp_path / "runs.csv", index=False)
+    found = import_runs(tmp_path / "runs.csv")
+    assert np.allclose(sorted(found.runs.table["loss"], reverse=True), RUNS["val_loss"])
+    assert set(found.runs.table["run_id"]) == set(models["model"])
+    assert any("the rows of one 'model' are one run, by 'step'" in note for note in found.notes)
+    opened = open_runs(tmp_path / "runs.csv", ["train_flops"], "val_loss", None)
+    assert len(opened.runs) == len(RUNS)
+    (tmp_path / "folder").mkdir()
+    curves.to_csv(tmp_path / "folder" / "all.csv", index=False)
+    assert len(import_runs(tmp_path / "folder").runs) == len(RUNS)
+
+
+@pytest.mark.parametrize("differ", ["n_params", "train_flops", "step", "batch"])
+def test_a_model_that_is_a_family_keeps_its_runs(differ: str, tmp_path: Path) -> None:
+    family = curves_of(RUNS.assign(model=list("aabbccdd"))).assign(n_params=1e6)
+    family["step"] = np.arange(len(family))
+    last = len(family) - 1 - np.arange(len(family))
+    family[differ] = 10 if differ == "step" else (1.0 + last) * 1e9
+    family.to_csv(tmp_path / "runs.csv", index=False)
+    assert len(import_runs(tmp_path / "runs.csv").runs) == len(family)
+
+
+def test_a_study_is_read_from_its_table_and_not_from_its_tune_folder(tmp_path: Path) -> None:
+    ray_tune(tmp_path / "tune")
+    table = RUNS.rename(columns={"val_loss": "loss"})[:5].assign(seed=[0, 0, 0, 1, 1])
+    Runs(table.assign(run_id=list("abcde"), status="done")).write(tmp_path)
+    assert len(import_runs(tmp_path).runs) == 5
+    (tmp_path / "plan.json").write_text("{}")
+    found = import_runs(tmp_path, where="seed == 0")
+    assert list(found.runs.table["run_id"]) == ["a", "b", "c"]
+    assert found.naming()["loss"] == {"label": "held-out loss", "unit": "nats"}
+    home = write_directory(tmp_path, None, None, "seed == 0", tmp_path / "pages")
+    assert len(pd.read_csv(home / "runs.csv")) == 3
 
 
 def test_tables_of_a_folder_are_read_as_each_alone(tmp_path: Path) -> None:
@@ -315,6 +395,30 @@ def test_what_cannot_be_read_is_one_sentence(
     (tmp_path / name).write_text(content)
     with pytest.raises(RunsError, match=words) as error:
         import_runs(tmp_path / name)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"val_loss": np.nan}, "Column 'val_loss' holds no finite number; fill it, or give --y"),
+        ({"train_flops": np.nan}, "Column 'train_flops' holds no finite number"),
+        ({"val_loss": [*RUNS["val_loss"][:7], "lost"]}, "holds 1 text among 8 values, such as 'lo"),
+        (
+            {"val_loss": -RUNS["val_loss"]},
+            "No run can be fitted: 8 runs have a compute or val_loss",
+        ),
+        ({"state": "crashed"}, "No run can be fitted: 8 runs did not finish; give other"),
+    ],
+)
+def test_cells_that_cannot_be_fitted_are_one_sentence(
+    change: dict, words: str, tmp_path: Path
+) -> None:
+    table = RUNS.drop(columns="n_params").assign(**change)  # which would stand for compute
+    table.to_csv(tmp_path / "runs.csv", index=False)
+    with pytest.raises(RunsError) as error:
+        open_runs(tmp_path / "runs.csv", None, None, None)
+    assert words in str(error.value)
     assert "\n" not in str(error.value)
 
 

@@ -87,7 +87,7 @@ def test_largest_runs_that_lost_no_loss_show_nothing_further():
 
 def test_few_runs_and_constant_scores_have_no_verdict():
     runs = with_scores().dropna(subset=["loss"])
-    assert "3 finished runs have a score; a correlation needs 4" in follows_loss(
+    assert "Only 3 finished runs have a score; a correlation needs 4" in follows_loss(
         "transfer_kids_auc", runs[:3]
     )
     assert "needs 4 smaller runs" in follows_loss("transfer_kids_auc", runs[:4])

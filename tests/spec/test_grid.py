@@ -4,7 +4,7 @@ import pytest
 
 from clue_ray.errors import SpecError
 from clue_ray.spec.grid import check_size, dotted_fields, expand, parse_point
-from clue_ray.spec.specs import RunSpec, StudySpec
+from clue_ray.spec.specs import RunSpec, StudySpec, read_study
 
 
 def make_study(axes, **base):
@@ -181,3 +181,52 @@ def test_every_plain_field_is_an_axis():
         "corpus_users",
     } <= set(fields)
     assert not {"encoder", "train", "resources"} & set(fields)
+
+
+STUDY = """name: bad
+corpus: corpora/a
+base:
+  encoder: {size: s}
+  train: {steps: 100}
+axes:
+%s
+"""
+
+
+@pytest.mark.parametrize(
+    ("axes", "line", "words"),
+    [
+        ("  encoder.size:\n    - xs\n    - nope", 9, "'nope' is not on the ladder"),
+        ("  sequence_length: [8]\n  encoder.widht: [8]", 8, "did you mean 'encoder.width'?"),
+        ("  sequence_length: [8]\n  train.learning_rate: [0.1, fast]", 8, "is 'fast', but"),
+        ("  encoder.size: xs", 7, "encoder.size is 'xs', but the input should be a valid list"),
+        ("  - {encoder.size: [xs]}\n  - {encoder.size: xs}", 8, "axes.1.encoder.size is 'xs'"),
+        ("  - {encoder.size: [xs]}\n  - 3", 8, "axes.1 is 3, but"),
+        ("  - {train.seed: [1]}\n  -\n    encoder.size: [s]\n    train.steps: [10, -1]", 10, "-1"),
+        ("  encoder.size, train.seed:\n    - [xs, 1]\n    - [s, none]", 9, "is 'none', but"),
+        ("  encoder.size, train.seed:\n    - [xs, 1]\n    - [s]", 7, "the value ['s']"),
+        ("  sequence_length: [8]\n  budgets: [1e12, lots]", 8, "the value 'lots'"),
+        ("  train.seed: [1]\n  encoder.size: []", 8, "no values"),
+        ("  train.seed: [1]\n  sequence_length: [8, 8]", 7, "twice in one grid"),
+        ("  encoder.heads: [8]\n  encoder.width: [32, 20]", 7, "width 20 is not a multiple"),
+        ("  []", 6, "axes list no grid; give at least one"),
+    ],
+)
+def test_mistakes_of_a_file_name_its_line(axes, line, words, tmp_path):
+    file = tmp_path / "bad.yaml"
+    file.write_text(STUDY % axes)
+    with pytest.raises(SpecError) as error:
+        expand(read_study(file))
+    assert str(error.value).startswith(f"{file}, line {line}: ")
+    assert words in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_items_of_other_lists_name_their_line(tmp_path):
+    file = tmp_path / "bad.yaml"
+    file.write_text(STUDY % "  train.seed: [1]" + "trackers:\n  - mlflow\n  - comet\n")
+    with pytest.raises(SpecError, match=r"bad\.yaml, line 10: trackers\.1 is 'comet'"):
+        read_study(file)
+    file.write_text((STUDY % "  train.seed: [1]").replace("  train:", "  resources: {}\n  train:"))
+    with pytest.raises(SpecError, match=r"bad\.yaml, line 3: base holds resources"):
+        read_study(file)

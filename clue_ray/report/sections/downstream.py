@@ -20,6 +20,7 @@ from clue_ray.report.read import StudyFiles
 from clue_ray.report.section import Section
 from clue_ray.report.tables import Cell, Table
 from clue_ray.runs import SCORES
+from clue_ray.scaling.answering.sentences import few
 from clue_ray.scaling.downstream import (
     FEWEST,
     MEASURES,
@@ -150,7 +151,8 @@ def follows_loss(column: str, runs: pd.DataFrame) -> str:
     """State whether a lower loss gives a better score, and whether it still does at the largest."""
     task, measure = _task_of(column)
     if len(runs) < FEWEST:
-        return f"{task}: {len(runs)} finished runs have a score; a correlation needs {FEWEST}."
+        have = few(len(runs), "finished run", "has", "have")
+        return f"{task}: {have} a score; a correlation needs {FEWEST}."
     compute, loss, score = _values_of(runs, column)
     value, low, high = correlation(loss, score)
     if not np.isfinite(value):

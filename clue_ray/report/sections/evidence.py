@@ -192,7 +192,7 @@ def _runs_sentence(files: StudyFiles) -> str:
     counts = files.table["status"].value_counts()
     order = [status for status in ("done", "failed", "diverged", "missing") if status in counts]
     words = ", ".join(f"{counts[status]:,} {status}" for status in order)
-    return f"{len(files.table)} runs: {words}."
+    return f"{len(files.table)} run{'s' * (len(files.table) != 1)}: {words}."
 
 
 def warnings(sentences: tuple[str, ...]) -> Section | None:

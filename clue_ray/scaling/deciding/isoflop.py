@@ -229,6 +229,7 @@ def _warn_of_level(row: dict[str, Any], size: str) -> Iterator[str]:
         )
     elif row["num_runs"] < ENOUGH_SIZES:
         yield (
-            f"{level} the minimum rests on {row['num_runs']} runs; a reliable one needs "
+            f"{level} the minimum rests on {row['num_runs']} "
+            f"run{'s' * (row['num_runs'] != 1)}; a reliable one needs "
             f"{ENOUGH_SIZES}."
         )

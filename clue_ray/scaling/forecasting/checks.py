@@ -29,10 +29,10 @@ def check_runs(spent: Floats, loss: Floats, points: np.ndarray, x: str, y: str) 
         FitError: they are too few, or the loss does not fall along them.
     """
     if len(spent) < FEWEST_RUNS:
-        have = "setting has" if len(spent) == 1 else "settings have"
+        have = f"Only {len(spent)} settings have" if len(spent) > 1 else "Only 1 setting has"
         raise FitError(
-            f"Only {len(spent)} {have} a finished run; a forecast needs {FEWEST_RUNS} or more: "
-            "add runs."
+            f"{have if len(spent) else 'No setting has'} a finished run; "
+            f"a forecast needs {FEWEST_RUNS} or more: add runs."
         )
     if len(points) == 1:
         raise FitError(

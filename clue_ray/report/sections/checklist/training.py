@@ -300,7 +300,7 @@ def changes(evidence: Evidence) -> str:
     lost = len(evidence.files.table) - len(evidence.files.finished)
     return sentences(
         "none: no smoothing, interpolation or shift",
-        f"{lost} runs without a loss are left out" if lost else "no run is left out",
+        f"runs left out because they have no loss: {lost}" if lost else "no run is left out",
     )
 
 
