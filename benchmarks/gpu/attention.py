@@ -14,6 +14,7 @@ from benchmarks.gpu.setting import Setting, peak_bytes, time_ms
 from clue_ray.batches.layout import lay_out
 from clue_ray.batches.transfer import copy_to
 from clue_ray.encoder.attention import attend, attend_by_length, attend_by_varlen
+from clue_ray.encoder.tiles import with_tiles
 
 LENGTH = 17
 COUNTS = (65_536, 100_000, 21_846, 65_535, 32_000, 21_845, 10_000)
@@ -54,7 +55,7 @@ def _record_apart(record: Recorder, name: str, arguments: tuple[Any, ...]) -> No
     if process.is_alive():
         process.kill()
         process.join()
-        return record(name, False, "not done in time")
+        return record(name, None, "not done in time")
     try:
         found = receiver.recv()
     except EOFError:
@@ -80,7 +81,7 @@ def attend_many(
     Raises:
         RuntimeError: the result differs from that of a few sequences alone.
     """
-    layout = copy_to(lay_out([(count, LENGTH)]), device)
+    layout = with_tiles(copy_to(lay_out([(count, LENGTH)]), device))
     qkv = torch.randn(
         count * LENGTH, 3 * heads * width, device=device, dtype=torch.bfloat16, requires_grad=True
     )

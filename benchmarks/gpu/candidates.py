@@ -19,7 +19,7 @@ from clue_ray.batches.transfer import copy_to
 from clue_ray.corpus.store import Corpus
 from clue_ray.encoder import attention, blocks, transformer
 from clue_ray.encoder.attention import attend, attend_by_length
-from clue_ray.encoder.tiles import has_triton
+from clue_ray.encoder.tiles import has_triton, with_tiles
 from clue_ray.training import feed
 from clue_ray.training.loop import Trainer
 
@@ -175,7 +175,7 @@ def _average(setting: Setting) -> Paths:
 def _attend(setting: Setting) -> Paths:
     """Items of 14 to 18 tokens; without a card and Triton, the same path twice."""
     lengths = np.sort(np.random.default_rng(0).integers(14, 19, 20 if setting.dry else 20_000))
-    layout = copy_to(lay_out(group_lengths(lengths)), setting.device)
+    layout = with_tiles(copy_to(lay_out(group_lengths(lengths)), setting.device))
     heads, width = (2, 16) if setting.dry else (12, 768)
     qkv = torch.randn(layout.positions, 3 * width, device=setting.device, dtype=torch.bfloat16)
     if setting.dry or not has_triton():

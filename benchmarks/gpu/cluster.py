@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ import pyarrow.parquet as pq
 import torch
 import yaml
 
+from benchmarks.gpu.phases import DRY_SLACK
 from benchmarks.gpu.results import Recorder
 from benchmarks.gpu.setting import Setting, make_corpus, make_run
 from benchmarks.gpu.workers import on_workers
@@ -87,12 +89,15 @@ def _run_study(
     """Run a study of four runs, and watch what its driver holds on the card."""
     sizes, steps = (["xxs"], 4) if setting.dry else (["xs", "s", "m", "l"], 200)
     file = _write_study(place, name, resources, steps, sizes)
-    started, held = time.perf_counter(), 0
+    started, held, seen = time.perf_counter(), 0, False
+    limit = STUDY_SECONDS * (DRY_SLACK if setting.dry else 1)
     driver = subprocess.Popen(
         _command(place, file), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
     )
-    while driver.poll() is None and time.perf_counter() - started < STUDY_SECONDS:
-        held = max(held, _bytes_on_card(driver.pid) if setting.gpus else 0)
+    while driver.poll() is None and time.perf_counter() - started < limit:
+        on_card = _megabytes_on_card() if setting.gpus else {}
+        held = max(held, on_card.get(driver.pid, 0))
+        seen = seen or not on_card.keys().isdisjoint(_trials())
         time.sleep(0.5)
     if driver.poll() is None:
         driver.kill()
@@ -100,13 +105,16 @@ def _run_study(
     done = _finished(place / "out" / file.stem)
     record(
         f"study, {name}",
-        done == len(sizes) and not held,
+        done == len(sizes),
         errors[-1][:120] if done < len(sizes) and errors else "",
         done=done,
         runs=len(sizes),
-        driver_mb_on_card=held,
         seconds=time.perf_counter() - started,
     )
+    if setting.gpus:
+        # In a container nvidia-smi may know processes by other ids than this machine does.
+        note = "" if seen else "nvidia-smi shows no process that trains here"
+        record(f"driver, {name}", not held if seen or held else None, note, mb_on_card=held)
 
 
 def _finished(directory: Path) -> int:
@@ -116,15 +124,15 @@ def _finished(directory: Path) -> int:
     return int((read_runs(directory).table["status"] == "done").sum())
 
 
-def _bytes_on_card(pid: int) -> int:
-    """Return the megabytes that a process holds on the card, by nvidia-smi."""
+def _megabytes_on_card() -> dict[int, int]:
+    """Return the megabytes that each process holds on the card, by nvidia-smi."""
     query = ["nvidia-smi", "--query-compute-apps=pid,used_memory", "--format=csv,noheader,nounits"]
     try:
         lines = subprocess.run(query, capture_output=True, text=True, timeout=5, check=True).stdout
     except (OSError, subprocess.SubprocessError):
-        return 0
+        return {}
     rows = [line.split(",") for line in lines.splitlines() if "," in line]
-    return sum(int(used) for owner, used in rows if int(owner) == pid)
+    return {int(owner): int(used) for owner, used in rows if used.strip().isdigit()}
 
 
 def _compare_two_workers(record: Recorder, setting: Setting) -> None:
@@ -214,12 +222,18 @@ def _kill_a_worker(record: Recorder, setting: Setting, place: Path) -> None:
 
 def _kill_trial() -> bool:
     """Kill the Tune actor that trains; return whether there was one."""
+    trials = _trials()
+    for pid in trials[:1]:
+        os.kill(pid, signal.SIGKILL)
+    return bool(trials)
+
+
+def _trials() -> list[int]:
+    """Return the processes of the Tune actors that train on this machine."""
+    found = []
     for entry in Path("/proc").iterdir():
-        try:
+        with suppress(OSError):
             command = (entry / "cmdline").read_bytes()
-        except OSError:
-            continue
-        if command.startswith((b"ray::ImplicitFunc", b"ray::run_trial")):
-            os.kill(int(entry.name), signal.SIGKILL)
-            return True
-    return False
+            if command.startswith((b"ray::ImplicitFunc", b"ray::run_trial")):
+                found.append(int(entry.name))
+    return found

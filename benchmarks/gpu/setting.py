@@ -42,7 +42,7 @@ def choose_setting(dry: bool) -> Setting:
     """Return the sizes of the acceptance run, or tiny ones on the CPU."""
     if dry:
         return Setting(True, torch.device("cpu"), 400, 300, 6, 500)
-    return Setting(False, torch.device("cuda"), 1_000_000, 1_000_000, 130, 50_256)
+    return Setting(False, torch.device("cuda"), 200_000, 1_000_000, 130, 50_256)
 
 
 class MemoryCorpus(Corpus):
@@ -52,9 +52,11 @@ class MemoryCorpus(Corpus):
         """Return the positions of all training users, or of the first."""
         return np.arange(len(self.train_users))[:users]
 
-    def held_out_pool(self, split: str, pair: tuple[int, int]) -> NDArray[np.int64]:
-        """Return all users of a split."""
-        return getattr(self, f"{split}_users")
+    def held_out_pool(
+        self, split: str, pair: tuple[int, int], places: NDArray[np.int64] | slice = slice(None)
+    ) -> NDArray[np.int64]:
+        """Return all users of a split, or those at some places."""
+        return getattr(self, f"{split}_users")[places]
 
 
 def make_corpus(setting: Setting, catalogue: str = "uniform") -> Corpus:

@@ -27,7 +27,7 @@ class Bag(NamedTuple):
     def split(self, counts: list[int]) -> list["Bag"]:
         """Split into the bags of consecutive sequences, `counts` of them each."""
         firsts = np.append(0, np.cumsum(counts))
-        # The bounds cross to the host; only a batch that memory cannot hold is split.
+        # The bounds cross to the host, so a batch is split where it is packed, not where it trains.
         ends = [*self.starts[torch.from_numpy(firsts[:-1])].tolist(), len(self.tokens)]
         return [
             Bag(self.tokens[start:stop], self.weights[start:stop], self.starts[a:b] - start)

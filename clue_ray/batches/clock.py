@@ -61,10 +61,11 @@ def clock_rows(times: Tensor, lengths: Tensor, cuts: Tensor) -> Tensor:
 def _bucket(gaps: Tensor) -> Tensor:
     """Return the bucket of each gap in seconds: 0 below 1, then k + 1 from 2^k on, up to the last.
 
-    The edges are exact in float64, so a gap falls into the same bucket everywhere.
+    The edges are exact in float64, so a gap falls into the same bucket everywhere. The host
+    computes them: a power on a GPU may be off in its last digit.
     """
-    edges = 2.0 ** torch.arange(GAPS - 1, dtype=torch.float64, device=gaps.device)
-    return torch.bucketize(gaps, edges, right=True)
+    edges = 2.0 ** torch.arange(GAPS - 1, dtype=torch.float64)
+    return torch.bucketize(gaps, edges.to(gaps.device), right=True)
 
 
 def times_after(corpus: Corpus, starts: NDArray[np.int64]) -> NDArray[np.float64]:

@@ -29,6 +29,8 @@ from clue_ray.spec.compute import Work
 GOLDEN, FIRST, SECOND = 0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB
 """Constants of splitmix64, as in `dropout.keyed_hash`."""
 SIGN = -(2**63)
+BLOCK = 4_000_000
+"""Numbers that are copied to the device at a time."""
 
 
 class ResidentCorpus:
@@ -353,5 +355,13 @@ def _invert(permutation: Tensor) -> Tensor:
 
 
 def _resident(array: NDArray[np.generic], device: torch.device) -> Tensor:
-    """Copy an array, which may be mapped from a file, to a device."""
-    return torch.from_numpy(np.array(array)).to(device)
+    """Copy an array, which may be mapped from a file, to a device.
+
+    It is copied in blocks: a copy of the whole would be private memory of each process of a node.
+    """
+    dtype = torch.from_numpy(np.empty(0, array.dtype)).dtype
+    copy = torch.empty(len(array), dtype=dtype, device=device)
+    for start in range(0, len(array), BLOCK):
+        block = torch.from_numpy(np.array(array[start : start + BLOCK]))
+        copy[start : start + BLOCK] = block
+    return copy

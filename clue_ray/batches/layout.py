@@ -23,6 +23,8 @@ class Layout(NamedTuple):
     "first position of each sequence, and the number of positions, int32 [sequences + 1]"
     masks: torch.Tensor
     "index of the dropout mask of each sequence, [sequences]"
+    tiles: torch.Tensor | None = None
+    "tiles of the sequences that attention takes in tiles, [tiles, 3]; None until they are made"
 
     @property
     def sequences(self) -> int:

@@ -2,8 +2,8 @@
 
 - On the CPU, and in fp32 on a GPU: one dense call per length.
 - On a GPU in half precision: sequences of at most `TILE` positions in tiles (`tiles.py`), as a
-  flash kernel would pad each of them to its own block of 128 rows; longer ones in variable-length
-  flash attention.
+  flash kernel would pad each of them to its own block of 128 rows; longer ones, and heads that are
+  too wide for a tile, in variable-length flash attention.
 """
 
 from typing import Any
@@ -13,7 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from clue_ray.batches.layout import Groups, Layout, split_by_sequences
-from clue_ray.encoder.tiles import TILE, attend_in_tiles, has_triton
+from clue_ray.encoder.tiles import WIDEST_HEAD as WIDEST_IN_TILES
+from clue_ray.encoder.tiles import attend_in_tiles, has_triton, make_tiles, short_groups
 
 FLASH_MULTIPLE = 8
 """Head widths that the variable-length kernel takes are multiples of this."""
@@ -36,20 +37,16 @@ def attend(qkv: Tensor, layout: Layout, heads: int) -> Tensor:
 
 def _attend_on_a_gpu(qkv: Tensor, layout: Layout, heads: int) -> Tensor:
     """Attend in tiles within short sequences, which come first, and by flash within the others."""
-    short = [(count, length) for count, length in layout.groups if length <= TILE]
-    if not short or not has_triton():
+    short = short_groups(layout.groups)
+    if not short or not has_triton() or qkv.shape[1] // 3 // heads > WIDEST_IN_TILES:
         return attend_by_varlen(qkv, layout, heads)
+    tiles = make_tiles(short, qkv.device) if layout.tiles is None else layout.tiles
     if len(short) == len(layout.groups):
-        return attend_in_tiles(qkv, layout, heads)
+        return attend_in_tiles(qkv, tiles, heads)
     sequences, positions = (sum(n) for n in zip(*((c, c * n) for c, n in short), strict=True))
     tiled, rest = qkv.split([positions, len(qkv) - positions])
-    longer = layout.groups[len(short) :]
-    return torch.cat(
-        [
-            attend_in_tiles(tiled, layout.part(short, 0, 0), heads),
-            attend_by_varlen(rest, layout.part(longer, sequences, positions), heads),
-        ]
-    )
+    longer = layout.part(layout.groups[len(short) :], sequences, positions)
+    return torch.cat([attend_in_tiles(tiled, tiles, heads), attend_by_varlen(rest, longer, heads)])
 
 
 def attend_by_length(qkv: Tensor, groups: Groups, heads: int) -> Tensor:

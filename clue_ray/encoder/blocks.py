@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from clue_ray.batches.layout import Layout
 from clue_ray.encoder.attention import attend
+from clue_ray.encoder.tiles import with_tiles
 from clue_ray.spec.recipe import BASE_WIDTH
 from clue_ray.spec.specs import EncoderSpec
 
@@ -143,7 +144,7 @@ def mask(layout: Layout, masks: Tensor | None) -> MaskedLayout:
     if masks is not None:
         # With the size of its output known, a GPU need not report it to the host.
         rows = rows.repeat_interleave(layout.lengths, output_size=layout.positions)
-    return MaskedLayout(layout, masks, rows)
+    return MaskedLayout(with_tiles(layout), masks, rows)
 
 
 def make_blocks(encoder: EncoderSpec, blocks: int) -> nn.ModuleList:

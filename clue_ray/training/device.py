@@ -1,4 +1,4 @@
-"""The device of a run: which one, what it cannot do, how much fits, and how it is left behind."""
+"""The device of a run: which one, what it cannot do, what is free, and how it is left behind."""
 
 import gc
 import logging
@@ -8,19 +8,17 @@ from contextlib import contextmanager
 
 import torch
 
-from clue_ray.batches.packing import Packed
 from clue_ray.errors import ClusterError
-from clue_ray.spec.specs import EncoderSpec, RunSpec
+from clue_ray.spec.specs import RunSpec
 
 MEMORY_SETTING = "PYTORCH_CUDA_ALLOC_CONF"
 """Environment variable of torch's allocator; batches of changing sizes fragment fixed segments."""
 OLDEST = (8, 0)
 """Compute capability from which on GPUs have bf16 and the attention kernels: A100 and later."""
-BYTES_PER_POSITION = 28
-"""Activations of one position and block in bf16, in units of the width: 22 in the layers that torch
-saves and 6 of queries, keys and values. In fp32 they are twice that."""
-USABLE = 0.7
-"""Share of the free memory that activations may take; the rest is for what is not counted."""
+OUT_OF_MEMORY = ("out of memory", "DefaultCPUAllocator")
+"""What such errors say where torch raises a plain RuntimeError: of a GPU's driver, of the CPU."""
+LOST = ("CUDA error", "CUDA driver error", "Triton Error [CUDA]")
+"""How torch, its driver calls and Triton begin an error of CUDA."""
 
 logger = logging.getLogger(__name__)
 
@@ -33,7 +31,7 @@ def choose_device(gpus: float, precision: str = "fp32") -> torch.device:
     Raises:
         ClusterError: the GPU is too old for bf16.
     """
-    os.environ.setdefault(MEMORY_SETTING, "expandable_segments:True")
+    os.environ.update(memory_setting())
     if not gpus:
         return torch.device("cpu")
     if not torch.cuda.is_available():
@@ -44,6 +42,11 @@ def choose_device(gpus: float, precision: str = "fp32") -> torch.device:
     if gpus < 1:  # other runs have the rest of the memory
         torch.cuda.set_per_process_memory_fraction(gpus)
     return torch.device("cuda", torch.cuda.current_device())
+
+
+def memory_setting() -> dict[str, str]:
+    """Return the environment of torch's allocator, which it reads before its first allocation."""
+    return {MEMORY_SETTING: os.environ.get(MEMORY_SETTING, "expandable_segments:True")}
 
 
 def _check_capability(found: tuple[int, int]) -> None:
@@ -64,26 +67,10 @@ def free_device() -> None:
 
 def is_lost(error: BaseException) -> bool:
     """Return whether an error leaves CUDA unusable in this process, as an illegal access does."""
-    if isinstance(error, torch.OutOfMemoryError):
+    text = str(error)
+    if isinstance(error, torch.OutOfMemoryError) or "out of memory" in text:
         return False
-    return isinstance(error, RuntimeError) and "CUDA error" in str(error)
-
-
-def fitting_share(encoder: EncoderSpec, packed: Packed, precision: str, free: int) -> float:
-    """Estimate the share of a worker's batch whose activations fit, from 0 to 1.
-
-    Args:
-        encoder: shape.
-        packed: a batch like the others.
-        precision: of the run.
-        free: bytes of free memory.
-    """
-    positions = (
-        encoder.item_layers * packed.items.layout.positions
-        + encoder.service_layers * packed.sequences.layout.positions
-    )
-    size = BYTES_PER_POSITION * encoder.width * positions * (1 if precision == "bf16" else 2)
-    return min(1.0, USABLE * free / max(1, size))
+    return isinstance(error, RuntimeError) and any(sign in text for sign in LOST)
 
 
 def free_bytes(device: torch.device) -> int:
@@ -107,9 +94,8 @@ def explaining_memory(run: RunSpec, workers: int) -> Iterator[None]:
     try:
         yield
     except (RuntimeError, MemoryError) as error:
-        # On a GPU torch raises its OutOfMemoryError, on the CPU a plain RuntimeError.
         known = isinstance(error, torch.OutOfMemoryError | MemoryError)
-        if not known and "DefaultCPUAllocator" not in str(error):
+        if not known and not any(sign in str(error) for sign in OUT_OF_MEMORY):
             raise
         batch, asked = run.train.global_batch_size, run.resources.users_per_chunk
         chunk = min(batch if asked == "auto" else asked, batch // workers)

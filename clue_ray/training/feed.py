@@ -5,6 +5,7 @@ there (`batches/device.py`). Otherwise it packs with numpy, and the copies start
 Either way the work runs on a stream of its own, so that training does not wait for it.
 """
 
+import logging
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Generic, NamedTuple, TypeVar
@@ -16,9 +17,12 @@ from clue_ray.batches.packing import Packed
 from clue_ray.batches.sampler import BatchSampler, GlobalBatch
 from clue_ray.batches.transfer import copy_to, keep_for
 from clue_ray.corpus.store import Corpus
+from clue_ray.encoder.model import Encoder
 from clue_ray.spec.compute import Work
 from clue_ray.training.device import free_bytes
+from clue_ray.training.gradient_cache import Chunks
 
+logger = logging.getLogger(__name__)
 Prepared = TypeVar("Prepared")
 RESIDENT_SHARE = 0.25
 """Share of a GPU's free memory that the corpus may take; a larger one is packed on the host."""
@@ -75,6 +79,8 @@ class Batch(NamedTuple):
     "these two as in `GlobalBatch`"
     masks: torch.Tensor | None = None
     "dropout masks of the step"
+    chunks: Chunks | None = None
+    "what of it is encoded at once, where that is known and not all of it"
     ready: torch.cuda.Event | None = None
     "on a GPU, when the batch is there"
 
@@ -119,8 +125,8 @@ class Feed:
         sampler: draws the global batches.
         share: rank of the worker and number of workers.
         source: chooses who packs, given how this process would do it.
-        device: where the batches are needed.
-        draw_masks: returns the dropout masks of a step by its key.
+        model: draws the dropout masks, and needs the batches on its device.
+        cut: cuts a share for gradient caching, or returns None.
     """
 
     def __init__(
@@ -128,10 +134,11 @@ class Feed:
         sampler: BatchSampler,
         share: tuple[int, int],
         source: Callable[[Pack], Pack],
-        device: torch.device,
-        draw_masks: Callable[[int], torch.Tensor | None],
+        model: Encoder,
+        cut: Callable[[Packed], Chunks | None],
     ):
-        self.device, self.draw_masks = device, draw_masks
+        self.device = device = model.log_scale.device
+        self.draw_masks, self.cut = model.draw_masks, cut
         self.resident: ResidentCorpus | None = None
         # Packing is many small kernels that the host waits for; training is few large ones.
         on_gpu = device.type == "cuda"
@@ -150,7 +157,19 @@ class Feed:
             self.resident = ResidentCorpus(corpus, self.device, times=times)
 
     def __call__(self, step: int) -> Batch:
-        """Return this worker's share of a global batch."""
+        """Return this worker's share of a global batch; numpy packs it once the GPU is too full."""
+        try:
+            return self._prepare(step)
+        except torch.OutOfMemoryError:
+            if self.resident is None:
+                raise
+        # Outside the handler: the traceback would keep the tensors of the failed call.
+        logger.warning("The GPU has no room left to pack batches on it; the host packs them.")
+        self.resident = None
+        torch.cuda.empty_cache()
+        return self._prepare(step)
+
+    def _prepare(self, step: int) -> Batch:
         if self.copies is None:
             return self._make(step)
         with torch.cuda.stream(self.copies):
@@ -161,7 +180,9 @@ class Feed:
 
     def _make(self, step: int) -> Batch:
         share = self.source(step)
-        return copy_to(share._replace(masks=self.draw_masks(share.packed.mask_key)), self.device)
+        share = share._replace(masks=self.draw_masks(share.packed.mask_key))
+        share = copy_to(share, self.device)
+        return share._replace(chunks=self.cut(share.packed))
 
 
 def wait_for(batch: Batch) -> None:

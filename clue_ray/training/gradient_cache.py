@@ -15,7 +15,7 @@ item is thus encoded twice per step, however many chunks its events are in (deci
 
 import math
 from collections.abc import Callable
-from typing import TypeVar
+from typing import NamedTuple
 
 import torch
 import torch.distributed as dist
@@ -23,43 +23,47 @@ from torch import Tensor
 
 from clue_ray.batches.packing import Items, Packed, Sequences
 from clue_ray.encoder.model import Encoder, join_views
+from clue_ray.encoder.tiles import with_tiles
+from clue_ray.training.memory import MemoryShare
 
 Loss = Callable[[Tensor, Tensor, Tensor], Tensor]
 """Embeddings of the first and the second views, [users, width] each, and inverse temperature and
 bias of the logits, [2], to a scalar."""
-Found = TypeVar("Found")
-SMALLEST_SHARE = 2.0**-12
-"""Share of a batch below which more memory is not found by encoding less at once."""
 BUCKET_BYTES = 25 * 2**20
 """Gradients that are averaged over workers in one call."""
 
 
-class MemoryShare:
-    """The share of a worker's batch that is encoded at once, halved when the device is full.
+class Chunks(NamedTuple):
+    """A worker's share of a batch in parts that are encoded at once."""
 
-    Args:
-        share: from 0 to 1.
-        adapts: whether it is halved; otherwise an error of memory is raised.
+    share: float
+    "of the positions that each part has"
+    items: list[Items]
+    sequences: list[Sequences]
+
+
+def cut(packed: Packed, share: float) -> Chunks:
+    """Cut a batch into parts; both passes encode the same ones.
+
+    The host waits for a GPU here (`Bag.split`), so the thread that packs should call it.
     """
-
-    def __init__(self, share: float, adapts: bool = False):
-        self.share, self.adapts = share, adapts
-
-    def within(self, work: Callable[[float], Found]) -> Found:
-        """Call work with the share until it fits; calls must not depend on earlier ones."""
-        while True:
-            try:
-                return work(self.share)
-            except torch.OutOfMemoryError:
-                if not self.adapts or self.share < SMALLEST_SHARE:
-                    raise
-            # Outside the handler: the traceback would keep the tensors of the failed call.
-            self.share /= 2
-            torch.cuda.empty_cache()
+    items = packed.items.split(_part(packed.items, share))
+    sequences = packed.sequences.split(_part(packed.sequences, share))
+    return Chunks(
+        share,
+        [part._replace(layout=with_tiles(part.layout)) for part in items],
+        [part._replace(layout=with_tiles(part.layout)) for part in sequences],
+    )
 
 
 def cached_backward(
-    model: Encoder, packed: Packed, memory: MemoryShare, loss: Loss, masks: Tensor | None = None
+    model: Encoder,
+    packed: Packed,
+    memory: MemoryShare,
+    loss: Loss,
+    masks: Tensor | None = None,
+    *,
+    chunks: Chunks | None = None,
 ) -> Tensor:
     """Set the gradient of a batch, averaged over workers; return its loss, detached.
 
@@ -69,8 +73,16 @@ def cached_backward(
         memory: how much of them is encoded at once.
         loss: of the whole batch.
         masks: the step's dropout masks.
+        chunks: of `cut`, of the share that `memory` has now; cut here if left out.
     """
-    items, users = memory.within(lambda share: _embed(model, packed, share, masks))
+
+    def chunks_of(share: float) -> Chunks:
+        nonlocal chunks
+        if chunks is None or chunks.share != share:
+            chunks = cut(packed, share)
+        return chunks
+
+    items, users = memory.within(lambda share: _embed(model, chunks_of(share), masks))
     users.requires_grad_()
     logit = model.logit.detach().requires_grad_()
     first, second = join_views(users, packed).chunk(2)
@@ -81,7 +93,7 @@ def cached_backward(
     def propagate(share: float) -> None:
         model.zero_grad(set_to_none=True)
         model.logit.backward(logit_gradient)
-        _propagate(model, packed, share, masks, items, gradient)
+        _propagate(model, chunks_of(share), masks, items, gradient)
 
     memory.within(propagate)
     _average_over_workers(model)
@@ -89,22 +101,18 @@ def cached_backward(
 
 
 @torch.no_grad()
-def _embed(
-    model: Encoder, packed: Packed, share: float, masks: Tensor | None
-) -> tuple[Tensor | None, Tensor]:
+def _embed(model: Encoder, chunks: Chunks, masks: Tensor | None) -> tuple[Tensor | None, Tensor]:
     """Encode items and sequences without activations: the tables of both, in storage order."""
-    chunks = packed.items.split(_part(packed.items, share))
-    encoded = [model.encode_items(chunk, masks) for chunk in chunks]
+    encoded = [model.encode_items(part, masks) for part in chunks.items]
     found = [part for part in encoded if part is not None]
     items = torch.cat(found) if found else None
-    parts = packed.sequences.split(_part(packed.sequences, share))
-    return items, torch.cat([model.encode_sequences(items, part, masks) for part in parts])
+    users = [model.encode_sequences(items, part, masks) for part in chunks.sequences]
+    return items, torch.cat(users)
 
 
 def _propagate(
     model: Encoder,
-    packed: Packed,
-    share: float,
+    chunks: Chunks,
     masks: Tensor | None,
     items: Tensor | None,
     gradient: Tensor,
@@ -112,14 +120,14 @@ def _propagate(
     """Encode again, with activations: sequences down to the table of items, then the items."""
     table = None if items is None else items.detach().requires_grad_()
     start = 0
-    for part in packed.sequences.split(_part(packed.sequences, share)):
+    for part in chunks.sequences:
         stop = start + part.layout.sequences
         model.encode_sequences(table, part, masks).backward(gradient[start:stop])
         start = stop
     if table is None or table.grad is None:
         return
     start = 0
-    for chunk in packed.items.split(_part(packed.items, share)):
+    for chunk in chunks.items:
         stop = start + chunk.layout.sequences
         encoded = model.encode_items(chunk, masks)
         assert encoded is not None
@@ -143,10 +151,17 @@ def _average_over_workers(model: Encoder) -> None:
     gradients = [p.grad for p in parameters if p.grad is not None]
     for bucket in _buckets(gradients):
         flat = torch.cat([gradient.flatten() for gradient in bucket])
+        if reduces_in_bf16(model):
+            flat = flat.bfloat16()
         dist.all_reduce(flat)
         flat /= dist.get_world_size()
         for gradient, part in zip(bucket, flat.split([g.numel() for g in bucket]), strict=True):
             gradient.copy_(part.view_as(gradient))
+
+
+def reduces_in_bf16(model: Encoder) -> bool:
+    """Return whether workers send gradients in bf16: on GPUs, if the products are in bf16 too."""
+    return model.precision == "bf16" and model.log_scale.is_cuda
 
 
 def _buckets(gradients: list[Tensor]) -> list[list[Tensor]]:

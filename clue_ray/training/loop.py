@@ -32,17 +32,11 @@ from clue_ray.spec.specs import EvaluationSpec, RunSpec
 from clue_ray.training.checkpoints import check_run_id
 from clue_ray.training.context import Context, LocalContext
 from clue_ray.training.counters import Counters, describe_run, peak_memory
-from clue_ray.training.device import (
-    choose_device,
-    explaining_memory,
-    fitting_share,
-    free_bytes,
-    free_device,
-    log_peaks,
-)
-from clue_ray.training.evaluate import USERS_AT_ONCE, evaluate
+from clue_ray.training.device import choose_device, explaining_memory, free_device, log_peaks
+from clue_ray.training.evaluate import USERS_AT_ONCE, Evaluation, evaluate
 from clue_ray.training.feed import Batch, Feed, Prefetch, wait_for
-from clue_ray.training.gradient_cache import Loss, MemoryShare, cached_backward
+from clue_ray.training.gradient_cache import Chunks, Loss, cached_backward, cut, reduces_in_bf16
+from clue_ray.training.memory import MemoryShare, choose_memory
 from clue_ray.training.pools import make_pools
 from clue_ray.training.schedule import (
     learning_rate_share,
@@ -94,13 +88,8 @@ class Trainer:
         self.state = Counters()
         self.curve: list[dict[str, float]] = []
         self.gradient_norm = math.nan
-        self.prepare = Feed(
-            self.sampler,
-            (context.rank, context.world_size),
-            context.source,
-            self.device,
-            self.model.draw_masks,
-        )
+        share = context.rank, context.world_size
+        self.prepare = Feed(self.sampler, share, context.source, self.model, self._cut)
         self.memory: MemoryShare | None = None
         self.unread: deque[Unread] = deque()
         self.lag = int(self.device.type == "cuda")
@@ -115,9 +104,15 @@ class Trainer:
         if self.context.world_size == 1:
             return self.model
         wrapped = DistributedDataParallel(self.model, gradient_as_bucket_view=True)
-        if self.device.type == "cuda" and self.run.train.precision == "bf16":
+        if reduces_in_bf16(self.model):
             wrapped.register_comm_hook(None, bf16_compress_hook)
         return wrapped
+
+    @cached_property
+    def evaluation_memory(self) -> MemoryShare:
+        """How much is evaluated at a time; not shared with training, which workers do alike."""
+        adapts = self.memory is not None and self.memory.adapts
+        return MemoryShare(self.memory.share if self.memory and adapts else 1.0, adapts)
 
     @property
     def evaluation_steps(self) -> int:
@@ -137,7 +132,7 @@ class Trainer:
     def _train(self, batches: Prefetch[Batch]) -> bool:
         while self.next_step < self.steps:
             started = time.perf_counter()
-            finite = self.step(batches(self.next_step))
+            finite = self.step(self._next_batch(batches))
             evaluates = self.next_step == self.steps or self.next_step % self.evaluation_steps == 0
             if evaluates or self.due:
                 finite = finite and self._read(all_but=0)
@@ -151,6 +146,16 @@ class Trainer:
             elif self.next_step % max(1, self.steps // PROGRESS_REPORTS) == 0:
                 self.context.progress(self._metrics())
         return True
+
+    def _next_batch(self, batches: Prefetch[Batch]) -> Batch:
+        """Return the next batch; if a GPU had no room for it, encode less at a time from then on.
+
+        One of several workers cannot leave the way of averaging gradients that share 1 has.
+        """
+        memory = self.memory
+        if memory is None or (memory.share == 1 and self.context.world_size > 1):
+            return batches(self.next_step)
+        return memory.within(lambda share: batches(self.next_step))
 
     def _save(self) -> None:
         self.due, self.saved = False, time.monotonic()
@@ -228,7 +233,9 @@ class Trainer:
                     raise
             memory.share = 0.5
             self.optimizer.zero_grad(set_to_none=True)
-        return cached_backward(self.model, batch.packed, memory, objective, batch.masks)
+        return cached_backward(
+            self.model, batch.packed, memory, objective, batch.masks, chunks=batch.chunks
+        )
 
     def _backward_whole(self, batch: Batch, objective: Loss) -> torch.Tensor:
         users, logit = self.forward(batch.packed, batch.masks)
@@ -238,25 +245,16 @@ class Trainer:
         return loss.detach()
 
     def _choose_memory(self, packed: Packed) -> MemoryShare:
-        """Choose once how much of a batch is encoded at a time: the same share on all workers."""
+        """Choose once how much of a batch is encoded at a time."""
         if self.memory is None:
-            users = self.run.resources.users_per_chunk
-            own = self.run.train.global_batch_size // self.context.world_size
-            if users == "auto":
-                adapts = self.device.type == "cuda"
-                self.memory = MemoryShare(self._fitting_share(packed) if adapts else 1.0, adapts)
-            else:
-                self.memory = MemoryShare(min(1.0, users / own))
+            self.memory = choose_memory(self.run, packed, self.device, self.context.world_size)
         return self.memory
 
-    def _fitting_share(self, packed: Packed) -> float:
-        free, train = free_bytes(self.device), self.run.train
-        share = fitting_share(self.run.encoder, packed, train.precision, free)
-        if self.context.world_size > 1:
-            smallest = torch.tensor(share, device=self.device)
-            dist.all_reduce(smallest, dist.ReduceOp.MIN)
-            share = smallest.item()
-        return share
+    def _cut(self, packed: Packed) -> Chunks | None:
+        """Cut a batch where it is packed, once it is known how much is encoded at a time."""
+        if self.memory is None or self.memory.share == 1:
+            return None
+        return cut(packed, self.memory.share)
 
     def _objective(self, batch: Batch) -> Loss:
         objective: Loss = partial(
@@ -285,8 +283,13 @@ class Trainer:
             return
         started = time.perf_counter()
         users = self.run.resources.users_per_chunk
-        at_once = USERS_AT_ONCE if users == "auto" else min(USERS_AT_ONCE, users)
-        scores = evaluate(self.model, self.corpus, self.pools, self.run.sequence_length, at_once)
+        most = USERS_AT_ONCE if users == "auto" else min(USERS_AT_ONCE, users)
+
+        def score(share: float) -> Evaluation:
+            at_once = max(1, int(share * most))
+            return evaluate(self.model, self.corpus, self.pools, self.run.sequence_length, at_once)
+
+        scores = self.evaluation_memory.within(score)
         self.state.wall_seconds += time.perf_counter() - started
         if self.state.step == self.steps and is_at_bound(scores.calibrated_temperature):
             logger.warning(

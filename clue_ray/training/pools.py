@@ -47,14 +47,14 @@ def make_pools(corpus: Corpus, candidates: int) -> Pools:
 
 def _draw_scored(corpus: Corpus, candidates: int) -> Pool:
     """Draw `candidates` held-out users for each pair of services that has enough."""
-    users = _users_of_pairs(corpus, "test")
-    pool = {
-        pair: np.random.default_rng([POOL_SEED, *pair]).choice(found, candidates, replace=False)
-        for pair, found in users.items()
-        if len(found) >= candidates
-    }
+    sizes = _count_users(corpus, "test")
+    pool = {}
+    for pair in (pair for pair, size in sizes.items() if size >= candidates):
+        random = np.random.default_rng([POOL_SEED, *pair])
+        drawn = random.choice(sizes[pair], candidates, replace=False)
+        pool[pair] = corpus.held_out_pool("test", pair, drawn)
     if not pool:
-        most = max(map(len, users.values()), default=0)
+        most = max(sizes.values(), default=0)
         raise CorpusError(
             f"evaluation.candidates {candidates} is larger than the {most} held-out users of the "
             f"best-filled pair of services; use at most {most}, or hold out more users with "
@@ -68,16 +68,15 @@ def _draw_validation(corpus: Corpus, candidates: int) -> Pool:
 
     A pair with fewer than `candidates` of them has one pool of all.
     """
-    users = _users_of_pairs(corpus, "validation")
-    pool = {
-        pair: np.random.default_rng([VALIDATION_SEED, *pair]).permutation(found)[
-            : max(1, min(VALIDATION_POOLS, len(found) // candidates)) * candidates
-        ]
-        for pair, found in users.items()
-        if len(found) >= MIN_VALIDATION_USERS
-    }
+    sizes = _count_users(corpus, "validation")
+    pool = {}
+    for pair in (pair for pair, size in sizes.items() if size >= MIN_VALIDATION_USERS):
+        order = np.arange(sizes[pair], dtype=np.int32)  # of places, four bytes for each user
+        np.random.default_rng([VALIDATION_SEED, *pair]).shuffle(order)
+        drawn = order[: max(1, min(VALIDATION_POOLS, len(order) // candidates)) * candidates]
+        pool[pair] = corpus.held_out_pool("validation", pair, drawn)
     if not pool:
-        most = max(map(len, users.values()), default=0)
+        most = max(sizes.values(), default=0)
         share = SplitSpec(**corpus.manifest["spec"]["split"]).validation
         raise CorpusError(
             "The temperature of the held-out loss is calibrated on validation users, and the "
@@ -88,8 +87,9 @@ def _draw_validation(corpus: Corpus, candidates: int) -> Pool:
     return pool
 
 
-def _users_of_pairs(corpus: Corpus, split: str) -> Pool:
-    return {pair: corpus.held_out_pool(split, pair) for pair in corpus.pairs()}
+def _count_users(corpus: Corpus, split: str) -> dict[tuple[int, int], int]:
+    """Count the users of each pair of services; drawing from counts reads only the drawn users."""
+    return {pair: len(corpus.layout.pool(split, pair)) for pair in corpus.pairs()}
 
 
 def split_pool(users: NDArray[np.int64], candidates: int) -> list[NDArray[np.int64]]:

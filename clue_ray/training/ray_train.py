@@ -2,7 +2,8 @@
 
 It is called inside a Tune trial that holds no CPU itself, so that the workers find theirs (decision
 D11). If a worker is lost (killed, out of memory, its node gone), the run starts again from its last
-checkpoint, a few times. An error of the run itself ends it, as a retry would raise it again.
+checkpoint, a few times. If the cluster has no room for the workers, the run waits, as a run of one
+worker does. An error of the run itself ends it, as a retry would raise it again.
 """
 
 import logging
@@ -17,16 +18,22 @@ import torch
 from ray import tune
 from ray.exceptions import RayActorError
 from ray.train import (
+    ControllerError,
     DataConfig,
     FailureConfig,
     LoggingConfig,
     PreemptionError,
     RunConfig,
     ScalingConfig,
+    TrainingFailedError,
     WorkerGroupError,
 )
 from ray.train.collective import broadcast_from_rank_zero
 from ray.train.torch import TorchTrainer
+from ray.train.v2._internal.exceptions import (
+    WorkerGroupStartupFailedError,
+    WorkerGroupStartupTimeoutError,
+)
 from ray.tune.integration.ray_train import TuneReportCallback
 
 from clue_ray.corpus.store import open_corpus
@@ -37,7 +44,7 @@ from clue_ray.storage.files import PERMANENT_ERRORS
 from clue_ray.storage.sync import working_folder
 from clue_ray.training.checkpoints import StateWriter, load_state
 from clue_ray.training.counters import describe_run
-from clue_ray.training.device import is_lost
+from clue_ray.training.device import is_lost, memory_setting
 from clue_ray.training.feed import Pack
 from clue_ray.training.loop import train_with
 from clue_ray.training.streams import Stream, make_stream, ordered
@@ -48,7 +55,10 @@ LOST_WORKERS = 3
 PREEMPTIONS = 20
 """Times that it resumes after a cloud took a node back, which is not a sign of a broken run."""
 CONTROLLER_FAILURES = 5
-"""Attempts to place the workers, a minute each; Ray's default has no limit."""
+"""Further attempts of Ray to place the workers, a minute each, before the run says that it waits;
+Ray's default has no limit."""
+LOSSES = (WorkerGroupError, PreemptionError, RayActorError, WorkerGroupStartupFailedError)
+"""Errors of lost workers, the last one of workers that were lost while they started."""
 LOST = "lost"
 """Key of a report to Ray Tune that says why workers were lost."""
 LOST_CONTACT = (
@@ -159,6 +169,8 @@ def train_on_workers(
         LoopError: the run itself failed.
         WorkerGroupError, PreemptionError: workers were lost too often without progress.
         RayActorError: the controller of the workers was lost too often.
+        WorkerGroupStartupFailedError: workers were lost too often while they started.
+        Exception: the controller failed, as where its disk is full.
     """
     job = {
         "run": run.model_dump(mode="json"),
@@ -170,24 +182,36 @@ def train_on_workers(
     }
     tries, kept = 0, _kept_step(checkpoints)
     while True:
-        tries += 1
         try:
             outcome: Any = make_trainer(run, job).fit().return_value
             return RunRecord(**outcome["record"]), outcome["curve"]
-        except (WorkerGroupError, PreemptionError, RayActorError) as error:
-            lost = list((getattr(error, "worker_failures", None) or {0: error}).values())
-            for failure in lost:
-                if isinstance(failure, LoopError):
-                    raise failure from None
+        except (TrainingFailedError, RayActorError) as error:
+            cause = error.controller_failure if isinstance(error, ControllerError) else error
+            # No room says nothing about the run, so it does not count.
+            tries += not isinstance(cause, WorkerGroupStartupTimeoutError)
             if (now := _kept_step(checkpoints)) > kept:
                 tries, kept = 1, now
-            if tries > LOST_WORKERS:
-                raise
-            reason = str(getattr(lost[0], "health_check_failure", lost[0])).split("\n")[0]
-            logger.warning(
-                "Workers were lost (%.200s); try %d of %d.", reason, tries + 1, LOST_WORKERS + 1
-            )
-            tune.report({LOST: reason[:300]})
+            tune.report({LOST: _explain_loss(cause, tries)})
+
+
+def _explain_loss(cause: Exception, tries: int) -> str:
+    """Return why a run starts again; raise the error that ends it instead.
+
+    Args:
+        tries: times that it lost workers without a new checkpoint in between.
+    """
+    if isinstance(cause, WorkerGroupStartupTimeoutError):
+        reason = f"the cluster has no room for {cause.num_workers} workers"
+        logger.warning("The run waits: %s.", reason)
+        return reason
+    lost = list((getattr(cause, "worker_failures", None) or {0: cause}).values())
+    if failure := next((each for each in lost if isinstance(each, LoopError)), None):
+        raise failure from None
+    if tries > LOST_WORKERS or not isinstance(cause, LOSSES):
+        raise cause
+    reason = str(getattr(lost[0], "health_check_failure", lost[0])).split("\n")[0][:300]
+    logger.warning("Workers were lost (%.200s); try %d of %d.", reason, tries + 1, LOST_WORKERS + 1)
+    return reason
 
 
 def _kept_step(checkpoints: str) -> int:
@@ -232,6 +256,8 @@ def make_trainer(run: RunSpec, job: dict[str, Any]) -> TorchTrainer:
                 max_preemption_failures=PREEMPTIONS,
             ),
             logging_config=LoggingConfig(log_level="ERROR"),
+            # Ray Train calls CUDA before the run does, and torch's allocator reads this only once.
+            worker_runtime_env={"env_vars": memory_setting()} if resources.gpus_per_worker else {},
         ),
     )
 

@@ -17,12 +17,14 @@ import ray.data
 import torch
 from numpy.typing import NDArray
 from ray.data import ActorPoolStrategy, DataContext, DataIterator, Dataset, ExecutionOptions
+from ray.exceptions import GetTimeoutError
 
 from clue_ray.batches.bag import Bag
 from clue_ray.batches.layout import Layout
 from clue_ray.batches.packing import Items, Packed, Sequences
 from clue_ray.batches.sampler import BatchSampler
 from clue_ray.corpus.store import open_corpus
+from clue_ray.errors import ClusterError
 from clue_ray.spec.compute import Work
 from clue_ray.spec.specs import RunSpec
 from clue_ray.training.checkpoints import load_state
@@ -35,6 +37,8 @@ PACKERS = 4
 """Most processes that pack for one worker; Ray Data starts them where cores are free."""
 AHEAD = 2
 """Batches that a worker fetches early."""
+PACKER_SECONDS = 600
+"""Longest wait for the first process that packs; Ray Data's own has no end."""
 TUPLES: dict[str, Any] = {
     kind.__name__: kind for kind in (Batch, Packed, Items, Sequences, Layout, Bag, Work)
 }
@@ -75,6 +79,7 @@ def make_stream(run: RunSpec, corpus: str, checkpoints: str, rank: int, world_si
         fn_constructor_args=(run.model_dump(mode="json"), corpus, rank, world_size, first),
     )
     packed.context.execution_options = ordered()
+    packed.context.wait_for_min_actors_s = PACKER_SECONDS
     return packed
 
 
@@ -130,10 +135,24 @@ class Stream:
         self.step, self.row = -1, pa.table({})
 
     def __call__(self, step: int) -> Batch:
-        """Return the share of a step; steps may not go back."""
+        """Return the share of a step; steps may not go back.
+
+        Raises:
+            ClusterError: no process that packs has started for long.
+        """
         while self.step < step:
-            self.row = next(self.rows)
+            self.row = self._next_row()
             self.step = self.row["step"][0].as_py()
         if self.step > step:
             return self.pack(step)
         return _read(self.row["share"][0].as_buffer())
+
+    def _next_row(self) -> pa.Table:
+        try:
+            return next(self.rows)
+        except GetTimeoutError:
+            raise ClusterError(
+                f"No process that packs batches has started in {PACKER_SECONDS} s, as no node "
+                f"where Ray Data runs has a free core; run again when the cluster is less busy, or "
+                f"set resources.feed to worker."
+            ) from None

@@ -1,5 +1,7 @@
 """Packing on a device gives the same bits as the numpy packer, here on tensors of the CPU."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 import torch
@@ -75,3 +77,18 @@ def test_hashes_are_those_of_numpy():
     for key in (0, 1, 2**62 - 1):
         found = device.keyed_hash(torch.from_numpy(addresses), key).numpy().view(np.uint64)
         assert np.array_equal(found, keyed_hash(addresses, key))
+
+
+@pytest.mark.parametrize("dtype", ["<i4", "<i8", "<f8"])
+def test_an_array_is_copied_in_blocks(monkeypatch, dtype):
+    monkeypatch.setattr(device, "BLOCK", 10_000)
+    array = np.arange(1_000_003).astype(dtype)
+    array.setflags(write=False)  # as one that is mapped
+    tracemalloc.start()
+    copy = device._resident(array, torch.device("cpu"))
+    _, peak = tracemalloc.get_traced_memory()  # of numpy, not of torch
+    tracemalloc.stop()
+    assert np.array_equal(copy.numpy(), array)
+    assert copy.numpy().dtype == array.dtype
+    assert peak < 500_000
+    assert len(device._resident(array[:0], torch.device("cpu"))) == 0

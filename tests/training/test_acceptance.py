@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.gpu import phases
+from benchmarks.gpu import attention, phases, speed
 from benchmarks.gpu.results import Recorder, read_results
-from benchmarks.gpu.table import MOST_LINES, PAGE, render_page, render_table
+from benchmarks.gpu.setting import CATALOGUES, choose_setting
+from benchmarks.gpu.table import MOST_LINES, PAGE, WAITING, render_page, render_table
 
 ROOT = Path(__file__).parents[2]
 WITHOUT_RAY = [phase for phase in phases.PHASES if phase != "cluster"]
@@ -57,7 +58,7 @@ def hang(phase: str, output: Path, dry: bool, limit: float, sender: object) -> N
 @pytest.mark.parametrize(("job", "reason"), [(die, "code -9"), (hang, "not done within 2 s")])
 def test_a_phase_that_dies_or_hangs_keeps_what_it_measured(tmp_path, monkeypatch, job, reason):
     monkeypatch.setattr(phases, "_run_phase", job)
-    monkeypatch.setitem(phases.PHASES, "facts", 1.5)
+    monkeypatch.setitem(phases.PHASES, "facts", 1.6 / phases.DRY_SLACK)
     fork = multiprocessing.get_context("fork")
     monkeypatch.setattr(fork, "set_forkserver_preload", lambda modules: None)
     monkeypatch.setattr(phases.multiprocessing, "get_context", lambda method: fork)
@@ -66,6 +67,49 @@ def test_a_phase_that_dies_or_hangs_keeps_what_it_measured(tmp_path, monkeypatch
     assert measured["values"] == {"value": 1.0}
     assert ended["passed"] is False
     assert reason in ended["note"]
+
+
+def test_the_phases_fit_nine_minutes_and_later_ones_have_what_earlier_ones_leave(
+    tmp_path, monkeypatch
+):
+    assert sum(phases.PHASES.values()) <= phases.TOTAL_SECONDS == 540
+    limits = []
+    monkeypatch.setattr(phases, "_run_apart", lambda *a: limits.append(a[-1]) or "")
+    phases.run_phases(["facts", "speed"], tmp_path, dry=False)
+    assert limits == pytest.approx([20, 20 + phases.PHASES["speed"]], abs=2)
+
+
+def test_a_row_that_would_not_end_in_time_does_not_keep_out_smaller_ones(tmp_path, monkeypatch):
+    clock, measured = [0.0], []
+
+    def measure(record, setting, corpus, row, peak):
+        measured.append(row)
+        clock[0] += 10 * speed._cost(*row[:2]) / speed._cost("clue-110m", 1024)
+
+    monkeypatch.setattr(speed.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(speed, "_measure", measure)
+    monkeypatch.setattr(speed, "make_corpus", lambda setting, name: None)
+    record = Recorder(tmp_path, "speed", ends=60.0)
+    speed.run(record, choose_setting(dry=False))
+    left_out = {each["name"] for each in read_results(tmp_path)}
+    assert left_out == {f"clue-110m B 4096 {name} bf16" for name in CATALOGUES}
+    assert ("clue-110m", 256, "zipf", "bf16") in measured
+
+
+def test_time_in_which_two_streams_are_busy_counts_once():
+    assert speed.total_length([(5, 6), (0, 2), (1, 4), (2, 3)]) == 5
+    assert speed.total_length([]) == 0
+
+
+def test_an_attention_that_is_not_done_in_time_has_not_failed(tmp_path, monkeypatch):
+    monkeypatch.setattr(attention, "LIMIT", 0.1)
+    monkeypatch.setattr(attention, "_send_attended", lambda sender, *_: time.sleep(60))
+    fork = multiprocessing.get_context("fork")
+    monkeypatch.setattr(fork, "set_forkserver_preload", lambda modules: None)
+    monkeypatch.setattr(attention.multiprocessing, "get_context", lambda method: fork)
+    attention._record_apart(Recorder(tmp_path, "attention"), "row", ())
+    (found,) = read_results(tmp_path)
+    assert (found["passed"], found["note"]) == (None, "not done in time")
 
 
 def test_the_table_has_at_most_sixty_lines_and_failures_first(tmp_path):
@@ -85,4 +129,6 @@ def test_the_page_says_that_no_card_was_at_hand_or_what_it_did(tmp_path):
     record("s B 16", True, step_ms=3.14159)
     assert "| s B 16 | ok | step_ms 3.142 |" in render_page(read_results(tmp_path))
     page = (ROOT / PAGE).read_text()
-    assert page == render_page([]) or "Required figures are marked" in page
+    assert page.startswith(render_page([])) or "Required figures are marked" in page
+    phases_named = {phase for phase, _ in WAITING.values()}
+    assert phases_named < set(phases.PHASES)

@@ -1,8 +1,11 @@
 """A batch in chunks has the gradient of the whole batch, on one worker and on two."""
 
+from unittest.mock import patch
+
 import numpy as np
 import pytest
 import torch
+from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import bf16_compress_hook
 
 from clue_ray.batches.packing import pack
 from clue_ray.batches.sampler import BatchSampler
@@ -11,9 +14,12 @@ from clue_ray.encoder.loss import info_nce
 from clue_ray.encoder.model import Encoder
 from clue_ray.spec.compute import Work, forward_flops
 from clue_ray.spec.specs import EncoderSpec, EvaluationSpec, ResourcesSpec, RunSpec, TrainSpec
+from clue_ray.training import gradient_cache, loop
+from clue_ray.training.context import LocalContext
 from clue_ray.training.counters import Counters
-from clue_ray.training.gradient_cache import MemoryShare, cached_backward
-from clue_ray.training.loop import train_run
+from clue_ray.training.gradient_cache import cached_backward
+from clue_ray.training.loop import Trainer, train_run
+from clue_ray.training.memory import MemoryShare
 from tests.gloo import on_workers
 
 RUN = RunSpec(
@@ -106,6 +112,37 @@ def chunked_gradients(rank, world_size, path):
 def test_chunks_on_two_workers_equal_one_process(corpus, plain):
     found = on_workers(2, chunked_gradients, corpus.path)
     assert_equal({name: torch.from_numpy(gradient) for name, gradient in found.items()}, plain[1])
+
+
+def hook_on_cpus(state, bucket):
+    """DDP knows the hook by its name and refuses it without NCCL; gloo sums bf16 as well."""
+    return bf16_compress_hook(state, bucket)
+
+
+def averaged_gradients(rank, world_size, path, half):
+    """Return what two workers average, whole and in chunks, as on GPUs in bf16 if `half`."""
+    corpus, found = open_corpus(path, verify=False), []
+    for users in ("auto", 5):
+        run = RUN.model_copy(update={"resources": ResourcesSpec(users_per_chunk=users)})
+        context = LocalContext(rank=rank, world_size=world_size)
+        trainer = Trainer(run, corpus, EvaluationSpec(candidates=32), context)
+        with (
+            patch.object(loop, "reduces_in_bf16", lambda model: half),
+            patch.object(loop, "bf16_compress_hook", hook_on_cpus),
+            patch.object(gradient_cache, "reduces_in_bf16", lambda model: half),
+        ):
+            trainer._backward(trainer.prepare(0))
+        found.append(torch.cat([p.grad.flatten() for p in trainer.model.parameters()]).numpy())
+    return found
+
+
+@pytest.mark.slow
+def test_gradients_that_travel_in_bf16_are_those_of_one_process(corpus):
+    expected = averaged_gradients(0, 1, corpus.path, half=False)
+    for half, least, most in ((False, 0, 1e-5), (True, 1e-5, 1e-2)):
+        found = on_workers(2, averaged_gradients, corpus.path, half)
+        for one, other in zip(found, expected, strict=True):
+            assert least <= np.linalg.norm(one - other) / np.linalg.norm(other) <= most
 
 
 def test_a_run_in_chunks_ends_like_the_whole(corpus):

@@ -2,7 +2,9 @@
 once."""
 
 import pytest
+import ray
 from ray import tune
+from ray.util import placement_group, remove_placement_group
 
 from clue_ray.spec.grid import expand
 from clue_ray.spec.specs import EvaluationSpec, ResourcesSpec, read_study
@@ -10,7 +12,7 @@ from clue_ray.study.directory import StudyDirectory
 from clue_ray.study.run import run_study
 from clue_ray.training import ray_train as distributed
 from clue_ray.training.loop import train_run
-from clue_ray.training.ray_train import LoopError, train_on_workers
+from clue_ray.training.ray_train import LOST, LoopError, train_on_workers
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_session")]
 
@@ -98,3 +100,35 @@ def test_a_user_s_error_is_not_tried_again(corpus, run, tmp_path):
     assert "open_corpus" in found.metrics["trace"]
     assert not (tmp_path / "run" / "checkpoints").exists()
     assert found.metrics["tries"] == 1
+
+
+@pytest.mark.slow
+def test_a_run_without_room_waits_until_it_has_some(corpus, run, tmp_path):
+    taken = placement_group([{"CPU": 1}])  # one of the two cores
+    ray.get(taken.ready())
+    folder = tmp_path / "run"
+    folder.mkdir()
+
+    def trial(config):
+        told = []
+
+        def report(metrics):
+            told.append(metrics[LOST])
+            remove_placement_group(taken)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "1")
+            patch.setattr(distributed, "CONTROLLER_FAILURES", 0)
+            patch.setattr(distributed.tune, "report", report)
+            wide = run.model_copy(update={"resources": ResourcesSpec(workers=2)})
+            record, _ = train_on_workers(
+                wide, str(corpus.path), EVALUATION, folder, str(folder), str(folder / "checkpoints")
+            )
+        tune.report({"status": record.status, "told": told})
+
+    found = tune.Tuner(
+        tune.with_resources(trial, {"trial_slot": 1}),
+        run_config=tune.RunConfig(name="tune", storage_path=str(folder), verbose=0),
+    ).fit()[0]
+    assert found.metrics["told"] == ["the cluster has no room for 2 workers"]
+    assert found.metrics["status"] == "done"
