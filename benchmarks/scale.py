@@ -3,6 +3,7 @@
     python -m benchmarks.scale              # a few seconds
     python -m benchmarks.scale --measure    # also prepares, plans and trains planted logs, minutes
     python -m benchmarks.scale --kill       # kills nodes while three prepare a log, minutes
+    python -m benchmarks.scale --feed       # a step of `feed: ray_data` and of the local feed
 
 `--measure --events 5e6 1e8` takes hours on 2 cores and 30 GB of disk, goes on where it was stopped,
 and plots memory over time; see `scale_measured`. `--kill` is `scale_killed`.
@@ -23,6 +24,7 @@ os.environ["RAY_AUTH_MODE"] = "disabled"
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.scale_feed import compare_feeds
 from benchmarks.scale_killed import kill_nodes
 from benchmarks.scale_measured import measure_sizes
 from clue_ray.spec.compute import Vocabulary, Work, count_params, train_flops
@@ -40,6 +42,8 @@ class Assumed:
     tokens: float = 50e9
     "in total, guide tokens included"
     services: int = 4
+    items: float = 1e8
+    "distinct"
     tokens_per_event: int = 17
     "16 text tokens and the guide token"
     batch: int = 4096
@@ -103,7 +107,7 @@ def paper(assumed: Assumed) -> list[tuple[str, str]]:
     slowest = gradients * assumed.gpus_per_node / assumed.network
     checkpoint = 12.0 * total
     hours = gpu_hours(assumed, large), gpu_hours(assumed, grid)
-    arrays = 4 * assumed.events + 8 * (assumed.users * assumed.services + 1)
+    times, others, exchanged = layout(assumed)
     return [
         ("events", f"{assumed.events:.3g}"),
         ("positive pairs of one pass; steps", f"{pairs(assumed):.3g}; {steps:,.0f}"),
@@ -122,9 +126,22 @@ def paper(assumed: Assumed) -> list[tuple[str, str]]:
         ("weights, gradients, moments per GPU", f"{16 * total / 1e9:.1f} GB"),
         ("one checkpoint; kept; written by a run that saves ten", traffic(checkpoint)),
         ("seconds to write a checkpoint", f"{checkpoint / assumed.storage:.0f}"),
-        ("event and offset arrays per process", f"{arrays / 1e9:.1f} GB"),
-        ("the same per node of 8 processes", f"{8 * arrays / 1e9:.0f} GB"),
+        (
+            "training layout, once per node; of runs that read no times",
+            f"{(times + others) / 1e9:.1f}; {others / 1e9:.1f} GB",
+        ),
+        ("files that the tasks of the layout exchange, at least", f"{exchanged / 1e9:.0f} GB"),
     ]
+
+
+def layout(assumed: Assumed) -> tuple[float, float, float]:
+    """Return the bytes of a layout's times, of its other arrays, and of what its tasks exchange."""
+    pools = assumed.services * (assumed.services + 1) / 2 + 1
+    others = 4 * (assumed.events + assumed.items * assumed.tokens_per_event) + 8 * (
+        assumed.users * assumed.services + assumed.items + assumed.users * (2 + pools)
+    )
+    times = 8 * assumed.events
+    return times, others, 4 * assumed.events + times
 
 
 def cost(assumed: Assumed, hours: float) -> str:
@@ -161,6 +178,9 @@ def main() -> None:
         "--kill", action="store_true", help="also kill nodes while the largest log is prepared"
     )
     options.add_argument(
+        "--feed", action="store_true", help="only compare a step of both feeds on this machine"
+    )
+    options.add_argument(
         "--events", type=float, nargs="+", default=[1e6, 5e6], help="sizes, the smallest first"
     )
     options.add_argument(
@@ -171,6 +191,12 @@ def main() -> None:
     )
     chosen = options.parse_args()
     console = Console(width=110, highlight=False)
+    if chosen.feed:
+        table = Table("measured", "feed: worker", "feed: ray_data")
+        for compared in compare_feeds():
+            table.add_row(*compared)
+        console.print(table)
+        return
     table = Table("estimate", "value")
     for row in paper(Assumed()):
         table.add_row(*row)

@@ -19,7 +19,7 @@ import re
 import shutil
 import socket
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import lru_cache
@@ -33,14 +33,23 @@ import ray.data
 from ray.exceptions import OutOfMemoryError, RayError
 from tokenizers import Tokenizer
 
+from clue_ray.corpus.cache import list_sums
 from clue_ray.corpus.checks import check_conservation, check_cut, check_pairs, check_shards
+from clue_ray.corpus.checksums import remember_sums
 from clue_ray.corpus.hashes import sha256
 from clue_ray.corpus.layout.arrays import assemble, write_recipe
 from clue_ray.corpus.layout.building import build_parts
+from clue_ray.corpus.layout.on_nodes import run_on_nodes
 from clue_ray.corpus.layout.opening import LAYOUT, plan_layout
-from clue_ray.corpus.layout.plan import LayoutPlan
 from clue_ray.corpus.logs.reading import Reading, plan_reading
-from clue_ray.corpus.output import check_disk, is_empty, publish, remove_debris
+from clue_ray.corpus.output import (
+    check_disk,
+    check_layout_disk,
+    check_work_disk,
+    is_empty,
+    publish,
+    remove_debris,
+)
 from clue_ray.corpus.planted import METADATA_KEY
 from clue_ray.corpus.profile import ShardTotals, count_items
 from clue_ray.corpus.shards import ShardPlan, bucket_part, number_of_shards, write_shards
@@ -89,10 +98,12 @@ def build_corpus(spec: CorpusSpec, output: str | Path | None = None) -> Corpus:
     check_disk(target.parent, sum(file.size for file in reading.files))
     # Host and process id are in the name, so that concurrent preparations do not share a folder.
     partial = target.with_name(f".{target.name}.{socket.gethostname()}.{os.getpid()}.partial")
+    shutil.rmtree(partial, ignore_errors=True)  # of a killed process; containers repeat process ids
     partial.mkdir(parents=True)
     try:
         _write_corpus(reading, partial, key)
         publish(partial, target)
+        remember_sums(target, list_sums(target, read_manifest(target)))
     except (OSError, RayError, pa.ArrowException) as error:
         raise _explain_failure(error, target.parent) from error
     finally:
@@ -200,6 +211,8 @@ def _write_corpus(reading: Reading, folder: Path, key: str, place: str = "") -> 
     tokenizer, types = _make_tokenizer(spec, survey)
     tokenizer.save(str(folder / "tokenizer.json"))
     plan = ShardPlan(spec, folder, services, tokenizer.to_str(), number_of_shards(survey.good))
+    if is_uri(place):
+        check_work_disk(folder, sum(file.size for file in reading.files), plan.buckets)
     with small_shuffle_tasks():
         totals = _make_shards(reading, parts, plan, place)
     check_shards(totals, survey, place)
@@ -334,10 +347,11 @@ def _build_layout(manifest: dict[str, Any], folder: Path, place: str) -> Counter
 
     On storage the parts stay parts, and each node assembles them in its cache.
     """
-    shards = sorted(name.split("/")[1] for name in manifest["files"] if name.startswith("shards/"))
-    plan = plan_layout(place, manifest, shards)
+    if not is_uri(place):
+        check_layout_disk(folder)
+    plan = plan_layout(place, manifest)
     try:
-        built = build_parts(plan, manifest["digest"], _on_all_nodes)
+        built = build_parts(plan, manifest["digest"], run_on_nodes)
         if is_uri(place):
             write_recipe(folder / LAYOUT, built.recipe)
         else:
@@ -345,19 +359,6 @@ def _build_layout(manifest: dict[str, Any], folder: Path, place: str) -> Counter
     finally:
         remove_folder(plan.work)
     return built.text_tokens
-
-
-def _on_all_nodes(
-    task: Callable[..., Any], plan: LayoutPlan, arguments: Iterable[Sequence[Any]]
-) -> list[Any]:
-    """Run one round of the tasks of a layout, where Ray Data runs too.
-
-    The rounds are plain tasks: each starts within milliseconds, a dataset within a second.
-    """
-    selector = ray.data.DataContext.get_current().execution_options.label_selector
-    remote = ray.remote(num_cpus=1, label_selector=selector)(task)
-    shared = ray.put(plan)
-    return list(ray.get([remote.remote(shared, n, *given) for n, given in enumerate(arguments)]))
 
 
 @contextmanager

@@ -78,9 +78,13 @@ class SortedRows:
 
 
 def _codes(column: pa.ChunkedArray) -> tuple[pa.Array, NDArray[np.int64]]:
-    """Return the distinct values of a text column, sorted, and the index of each row's value."""
-    encoded = column.combine_chunks().dictionary_encode()
+    """Return the distinct values of a text column, sorted, and the index of each row's value.
+
+    All texts of a bucket may be more than the 2 GB of one string array; its distinct ones may not.
+    """
+    encoded = column.cast(pa.large_string()).combine_chunks().dictionary_encode()
     order = pc.sort_indices(encoded.dictionary)
     rank = np.empty(len(order), dtype=np.int64)
     rank[order.to_numpy()] = np.arange(len(order))
-    return encoded.dictionary.take(order), rank[encoded.indices.to_numpy()]
+    distinct = encoded.dictionary.take(order).cast(pa.string())
+    return distinct, rank[encoded.indices.to_numpy()]

@@ -19,7 +19,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
-from tokenizers import Tokenizer
 
 from clue_ray.corpus.forms import USERS
 from clue_ray.corpus.hashes import sha256, stable_hash
@@ -27,7 +26,7 @@ from clue_ray.corpus.logs.reading import Part, Reading, read_part
 from clue_ray.corpus.logs.schema import good_rows, normalise
 from clue_ray.corpus.profile import count_shard
 from clue_ray.corpus.rows import SHARD_COUNTS, SortedRows
-from clue_ray.corpus.tokenizer import ItemTokenizer
+from clue_ray.corpus.tokenizer import ItemTokenizer, parse_tokenizer
 from clue_ray.spec.specs import CorpusSpec
 from clue_ray.storage.files import atomic_write
 
@@ -121,7 +120,7 @@ def write_shards(events: pa.Table, plan: ShardPlan) -> pa.Table:
 @lru_cache(maxsize=1)
 def item_tokenizer(tokenizer: str, max_item_tokens: int) -> ItemTokenizer:
     """Return this process's tokenizer, which remembers the items of earlier shards."""
-    return ItemTokenizer(Tokenizer.from_str(tokenizer), max_item_tokens)
+    return ItemTokenizer(parse_tokenizer(tokenizer), max_item_tokens)
 
 
 def _write_shard(bucket: int, rows: SortedRows, plan: ShardPlan) -> dict[str, object]:

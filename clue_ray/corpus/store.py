@@ -11,7 +11,7 @@ window of events is a slice. With S services, the events of user u in service s 
 """
 
 import json
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from clue_ray.corpus.cache import (
     SHARD_FILE,
     TRAINING_FILE,
+    fetch_array,
     fetch_shards,
     find_damage,
     open_cached,
@@ -34,6 +35,8 @@ from clue_ray.errors import CorpusError, reason_of
 from clue_ray.spec.compute import Vocabulary
 from clue_ray.storage.documents import parse_json
 from clue_ray.storage.files import push_files, read_file
+from clue_ray.storage.in_use import InUse
+from clue_ray.storage.links import check_links
 from clue_ray.storage.place import is_uri
 
 MANIFEST = {
@@ -91,9 +94,16 @@ class Corpus:
     item_offsets: NDArray[np.int64]
     train_tokens: NDArray[np.int64]
 
-    def __init__(self, path: Path, manifest: dict[str, Any], place: str | None = None):
+    def __init__(
+        self,
+        path: Path,
+        manifest: dict[str, Any],
+        place: str | None = None,
+        in_use: InUse | None = None,
+    ):
         self.path = path
         self.place = place or str(path)
+        self._in_use = in_use  # keeps the folder in the cache for as long as this corpus is open
         self.manifest = manifest
         self.digest: str = manifest["digest"]
         self.services: tuple[str, ...] = tuple(manifest["services"])
@@ -114,7 +124,10 @@ class Corpus:
     @cached_property
     def layout(self) -> Layout:
         """The training layout, which holds the arrays."""
-        if is_uri(self.place) and read_layout(self.path / LAYOUT, self.digest) is None:
+        if is_uri(self.place):
+            fetch = partial(fetch_array, self.place, self.manifest, self.path)
+            if found := read_layout(self.path / LAYOUT, self.digest, fetch):
+                return found
             self._files("shards"), self._files("items")  # to build it from
         try:
             return open_layout(self.path, self.manifest)
@@ -132,7 +145,9 @@ class Corpus:
     def _files(self, folder: str) -> list[Path]:
         if is_uri(self.place):
             fetch_shards(self.place, self.manifest, self.path, folder)
-        return sorted((self.path / folder).glob("*.parquet"))
+        # Only those of the manifest: an interrupted preparation of another log may have left more.
+        names = self.manifest["files"]
+        return [self.path / name for name in sorted(names) if name.startswith(f"{folder}/")]
 
     def later_events(self) -> pa.Table:
         """Read the events from the cut in time on, as LATER; there are none without a cut."""
@@ -191,10 +206,16 @@ class Corpus:
         pool = self.layout.pool("train", pair)
         return pool if users is None else pool[: np.searchsorted(pool, users)]
 
-    def held_out_pool(self, split: str, pair: tuple[int, int]) -> NDArray[np.int64]:
-        """Return the users of `validation` or `test` with events in both services, sorted."""
+    def held_out_pool(
+        self, split: str, pair: tuple[int, int], places: NDArray[np.integer] | slice = slice(None)
+    ) -> NDArray[np.int64]:
+        """Return the users of `validation` or `test` with events in both services, sorted.
+
+        Args:
+            places: which of them, in this order; all if left out.
+        """
         users: NDArray[np.int64] = getattr(self, f"{split}_users")
-        return users[self.layout.pool(split, pair)]
+        return users[self.layout.pool(split, pair)[places]]
 
     def profile(self) -> dict[str, Any]:
         """Read the profile that preparation wrote to profile.json."""
@@ -295,10 +316,12 @@ def open_corpus(path: str | Path, *, verify: bool = True) -> Corpus:
 
     Raises:
         CorpusError: there is no corpus, or it is damaged.
+        StudyError: a link in the folder leads out of it.
     """
     if is_uri(path):
         return _open_fetched(str(path), verify)
     folder = Path(path)
+    check_links(folder)
     manifest = read_manifest(folder)
     if damage := find_damage(folder, manifest) if verify else "":
         raise CorpusError(
@@ -315,7 +338,8 @@ def _open_fetched(place: str, verify: bool) -> Corpus:
             f"{place} is not a prepared corpus (no corpus.json); run clue-ray prepare first."
         )
     manifest = _parse_manifest(content, place)
-    return Corpus(open_cached(place, content, manifest, verify=verify), manifest, place)
+    folder, in_use = open_cached(place, content, manifest, verify=verify)
+    return Corpus(folder, manifest, place, in_use)
 
 
 def holds_corpus(place: str | Path) -> bool:
@@ -331,10 +355,7 @@ def share_corpus(corpus: Corpus, place: str) -> Corpus:
         corpus.layout.array("events")  # built now if it is not there, not by every node
         files = [file for file in corpus.path.rglob("*") if file.is_file()]
         names = {str(file.relative_to(corpus.path)) for file in files} - {"corpus.json"}
-        push_files(corpus.path, sorted(filter(_is_part_of_corpus, names)), place)
+        parts = {*filter(TRAINING_FILE.fullmatch, names), *corpus.manifest["files"]}
+        push_files(corpus.path, sorted(parts), place)
         push_files(corpus.path, ["corpus.json"], place)  # last: it marks the corpus as complete
     return open_corpus(place, verify=False)
-
-
-def _is_part_of_corpus(name: str) -> bool:
-    return bool(TRAINING_FILE.fullmatch(name) or SHARD_FILE.fullmatch(name))

@@ -4,8 +4,10 @@ The same texts give the same tokenizer on every cluster, and the same tokenizer 
 """
 
 import hashlib
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -15,10 +17,17 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from clue_ray.corpus.ranges import ranges
 from clue_ray.corpus.types import TypeWriter
 from clue_ray.errors import CorpusError, reason_of
+from clue_ray.storage.documents import parse_json
 from clue_ray.storage.files import read_bytes
 
 MAX_TEXTS = 500_000
 """Distinct texts that a tokenizer is trained on, chosen by the lowest hashes."""
+MOST_BYTES = 64_000_000
+"""Bytes of a tokenizer.json; those of 256,000 tokens have about 20 million."""
+MOST_GROWTH = 100
+"""Times that the steps before and after a tokenizer's model may make a text longer."""
+SEQUENCES = ("normalizers", "pretokenizers", "decoders")
+"""Keys of the steps of a sequence."""
 PROBE = "Naïve café &amp; \x00\t\x07\u200b 你好 🧺👩‍👩‍👧 ﷽  "
 
 
@@ -37,6 +46,43 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
     return tokenizer
 
 
+def parse_tokenizer(document: str) -> Tokenizer:
+    """Return the tokenizer that a tokenizer.json describes, without truncation and padding.
+
+    Raises:
+        ValueError: it is too large, or could make a text very much longer.
+        Exception: it is damaged; the library raises no other type.
+    """
+    if len(document) > MOST_BYTES:
+        raise ValueError(f"it has more than {MOST_BYTES:,} bytes")
+    found = parse_json(document)
+    for part in ("normalizer", "pre_tokenizer", "decoder"):
+        if (growth := _growth(found.get(part))) > MOST_GROWTH:
+            raise ValueError(
+                f"its {part} can make a text {growth:,.0f} times longer, at most "
+                f"{MOST_GROWTH} are allowed"
+            )
+    tokenizer = Tokenizer.from_str(document)
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    return tokenizer
+
+
+def _growth(step: Any) -> float:
+    """Return a bound of how many times longer a step of a tokenizer makes a text.
+
+    Only steps that insert texts of their own can make it much longer. Precompiled ones can map a
+    letter to anything, and no byte-level tokenizer has one.
+    """
+    if not isinstance(step, dict):
+        return 1
+    if step.get("type") == "Precompiled":
+        return math.inf
+    steps = (inner for name in SEQUENCES for inner in step.get(name) or ())
+    inserted = max(len(str(step.get(name) or "")) for name in ("content", "prepend", "replacement"))
+    return (1 + inserted) * math.prod(map(_growth, steps))
+
+
 def read_tokenizer(path: str) -> Tokenizer:
     """Read the tokenizer in a file or at a URI.
 
@@ -44,7 +90,7 @@ def read_tokenizer(path: str) -> Tokenizer:
         CorpusError: it cannot be read, or it does not preserve every text.
     """
     try:
-        tokenizer = Tokenizer.from_str(read_bytes(path).decode())
+        tokenizer = parse_tokenizer(read_bytes(path).decode())
     except FileNotFoundError:
         raise CorpusError(
             f"Tokenizer {path} does not exist; give the tokenizer.json of a corpus."
@@ -54,8 +100,6 @@ def read_tokenizer(path: str) -> Tokenizer:
             f"Tokenizer {path} cannot be read ({reason_of(error)}); give the tokenizer.json of a "
             "corpus."
         ) from None
-    tokenizer.no_truncation()
-    tokenizer.no_padding()
     ids = tokenizer.encode(PROBE, add_special_tokens=False).ids
     if tokenizer.decode(ids, skip_special_tokens=False) != PROBE:
         raise CorpusError(

@@ -2,7 +2,10 @@
 
 import errno
 import json
+import os
 import shutil
+import socket
+import time
 from datetime import UTC, datetime
 
 import numpy as np
@@ -10,12 +13,15 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from ray.exceptions import OutOfMemoryError
+from ray.exceptions import OutOfMemoryError, RayTaskError
 from tokenizers import Tokenizer
 
 from clue_ray.corpus import build
 from clue_ray.corpus.build import build_corpus
+from clue_ray.corpus.cache import find_damage
 from clue_ray.corpus.layout import building
+from clue_ray.corpus.layout.arrays import DTYPES, read_layout
+from clue_ray.corpus.layout.on_nodes import run_on_nodes
 from clue_ray.corpus.logs.reading import plan_reading
 from clue_ray.corpus.planted import PlantedSpec
 from clue_ray.corpus.store import open_corpus
@@ -86,6 +92,14 @@ def test_same_bytes_whatever_the_files_and_partitions(prepared, planted_log, tmp
     assert again.manifest["files"] == prepared.manifest["files"]
 
 
+def fetch_all(corpus):
+    """Use every array; return the layout as it is on disk then."""
+    assert all(len(getattr(corpus, name)) for name in ("user_ids", "times", "train_users"))
+    for name in DTYPES:
+        corpus.layout.array(name)
+    return read_layout(corpus.path / "train", corpus.digest)
+
+
 def test_on_storage_each_node_assembles_the_same_layout(
     prepared, planted_log, tmp_path, monkeypatch
 ):
@@ -94,8 +108,11 @@ def test_on_storage_each_node_assembles_the_same_layout(
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "disk"))
     place = f"file://{tmp_path}/lake"
     made = build_corpus(make_spec(planted_log), place)
-    assert made.layout.facts == prepared.layout.facts
-    assert not made.layout.find_damage()
+    assert sorted(path.name for path in (made.path / "train").iterdir()) == [
+        *("layout.json", "recipe.json")
+    ]
+    assert fetch_all(made).facts == prepared.layout.facts
+    assert not find_damage(made.path, made.manifest, whole=False)
     assert {path.name for path in made.path.iterdir()} == {
         *("corpus.json", "profile.json", "tokenizer.json", "train")
     }
@@ -104,13 +121,15 @@ def test_on_storage_each_node_assembles_the_same_layout(
     recipe = tmp_path / "lake" / "train" / "recipe.json"
     written = json.loads(recipe.read_text())
     recipe.write_text(json.dumps(written | {"facts": {"version": 0}}))  # by another version
-    assert open_corpus(place).layout.facts == prepared.layout.facts
+    assert fetch_all(open_corpus(place)).facts == prepared.layout.facts
     recipe.write_text(json.dumps(written))
     shutil.rmtree(made.path)
     part = next((tmp_path / "lake" / "train" / "parts").glob("events-*"))
     part.write_bytes(part.read_bytes()[::-1])
+    corpus = open_corpus(place)
+    assert len(corpus.offsets)
     with pytest.raises(CorpusError, match=f"train/parts/{part.name} is damaged .* at file:"):
-        open_corpus(place)
+        len(corpus.events)
 
 
 def test_opened_again_not_built_again(prepared, planted_log, monkeypatch):
@@ -328,6 +347,46 @@ def test_a_full_disk_while_the_layout_is_written(prepared, planted_log, tmp_path
     with pytest.raises(CorpusError, match=r"^No free disk at .*; free some space or choose"):
         build_corpus(make_spec(planted_log), tmp_path / "out" / "corpus")
     assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_a_disk_that_is_too_small_for_the_layout_is_reported_before_it_is_built(
+    planted_log, tmp_path, monkeypatch
+):
+    free = iter([10**12])
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=next(free, 10_000)))
+    monkeypatch.setattr(build, "build_parts", lambda *_: pytest.fail("the layout was begun"))
+    with pytest.raises(CorpusError, match=r"Not enough free disk at .*: 10,000 bytes free, about"):
+        build_corpus(make_spec(planted_log), tmp_path / "out" / "corpus")
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_remains_of_a_killed_preparation_with_our_process_id(planted_log, tmp_path, prepared):
+    out = tmp_path / "out"
+    remains = out / f".corpus.{socket.gethostname()}.{os.getpid()}.partial" / "build"
+    remains.mkdir(parents=True)
+    assert build_corpus(make_spec(planted_log), out / "corpus").digest == prepared.digest
+    assert [path.name for path in out.iterdir()] == ["corpus"]
+
+
+def test_tasks_of_a_failed_round_have_ended_before_its_error_is_raised(tmp_path):
+    folder, begun = tmp_path / "build", tmp_path / "begun"
+
+    def work(plan, number):
+        if number == 0:
+            while not begun.exists():
+                time.sleep(0.01)
+            raise CorpusError("the shards are damaged")
+        begun.touch()
+        for _ in range(200):
+            folder.mkdir(exist_ok=True)
+            time.sleep(0.05)
+
+    with pytest.raises(RayTaskError, match="the shards are damaged"):
+        run_on_nodes(work, None, [(), (), ()])
+    shutil.rmtree(folder)
+    time.sleep(0.5)
+    assert not folder.exists()
 
 
 def test_a_log_that_changes_meanwhile_is_an_error(planted_log, tmp_path, monkeypatch):

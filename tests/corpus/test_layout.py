@@ -16,6 +16,7 @@ from torch.utils._pytree import tree_leaves
 
 from clue_ray.batches.sampler import BatchSampler
 from clue_ray.corpus.cache import TRAINING_FILE
+from clue_ray.corpus.hashes import sha256
 from clue_ray.corpus.layout import arrays, opening, plan
 from clue_ray.corpus.layout.arrays import DTYPES, PAST_FUTURE, service_pairs
 from clue_ray.corpus.shards import BUCKETED, ShardPlan, write_shards
@@ -60,6 +61,9 @@ def sharded(planted_log, tmp_path_factory):
         "vocab_size": tokenizer.get_vocab_size() + len(services),
         "max_item_tokens": spec.max_item_tokens + 1,
         "rejected": {},
+        "files": {
+            str(file.relative_to(folder)): sha256(file) for file in folder.glob("*/*.parquet")
+        },
     }
     (folder / "corpus.json").write_text(json.dumps(manifest))
     return Corpus(folder, manifest)

@@ -11,7 +11,7 @@ tasks, nodes or other parts once the parts are put in order, so the files do not
 import hashlib
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,8 +20,9 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from clue_ray.corpus.hashes import sha256
+from clue_ray.corpus.layout.checks import check_facts, check_pieces, check_recipe
 from clue_ray.corpus.layout.plan import as_batch
-from clue_ray.errors import CorpusError
+from clue_ray.errors import CorpusError, reason_of
 from clue_ray.storage.documents import is_file_name, read_document
 from clue_ray.storage.files import write_json
 
@@ -52,11 +53,14 @@ SPLITS = ("train", "validation", "test")
 SUMS = {"offsets", "item_offsets", "train_tokens"}
 """Arrays that are prefix sums; their parts hold what is summed."""
 USER_IDS = "user_ids"
+ARRAYS = (*DTYPES, USER_IDS)
+LAYOUT_FILE, RECIPE_FILE = "layout.json", "recipe.json"
 PART_NAME = re.compile(r"[a-z_]+-\d+")
 IDS_PER_BATCH = 100_000
 BLOCK = 4_000_000
 """Numbers that are read at a time when parts are assembled."""
 
+Fetch = Callable[[str], None]
 Pair = tuple[int, int]
 PAST_FUTURE: Pair = (-1, -1)
 """Stands for a pair of services where a user's past is paired with the same user's future."""
@@ -92,8 +96,8 @@ def service_pairs(services: int) -> list[Pair]:
     return [(a, b) for a in range(services) for b in range(a, services)]
 
 
-def _file_name(array: str) -> str:
-    """Return the name of an array's file."""
+def file_name(array: str) -> str:
+    """Return the name of an array's file, within the folder of the layout."""
     if array == USER_IDS:
         return f"{USER_IDS}.arrow"
     return f"{array}.{DTYPES[array][1:]}"
@@ -102,26 +106,26 @@ def _file_name(array: str) -> str:
 def assemble(parts: Path, recipe: Recipe, folder: Path) -> None:
     """Write the files of a layout from its parts, in blocks; the folder appears complete.
 
-    Call it under a lock, or for a folder that no other process writes.
+    Call it under a lock, or for a folder that no other process writes. Each part is deleted once it
+    is copied, so that parts and arrays together take little more disk than the arrays.
     """
     partial = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
-    files = {}
-    for array in DTYPES:
-        target = partial / _file_name(array)
-        files[target.name] = _write_array(parts, recipe.pieces[array], array, target)
-    ids = partial / _file_name(USER_IDS)
-    _join_user_ids(parts, recipe.pieces[USER_IDS], ids)
-    files[ids.name] = sha256(ids)
+    files = {file_name(name): write_array(parts, recipe, name, partial) for name in ARRAYS}
     sizes = {name: (partial / name).stat().st_size for name in files}
-    write_json(partial / "layout.json", {**recipe.facts, "files": files, "bytes": sizes})
+    write_json(partial / LAYOUT_FILE, {**recipe.facts, "files": files, "bytes": sizes})
     shutil.rmtree(folder, ignore_errors=True)
     partial.rename(folder)
 
 
-def _write_array(parts: Path, pieces: list[Piece], array: str, target: Path) -> str:
-    """Write the file of one array and return its sha256."""
+def write_array(parts: Path, recipe: Recipe, array: str, folder: Path) -> str:
+    """Write the file of one array from its parts, which are deleted; return its sha256."""
+    target, pieces = folder / file_name(array), recipe.pieces[array]
+    check_pieces(parts, array, pieces, np.dtype(DTYPES[array]).itemsize if array in DTYPES else 0)
+    if array == USER_IDS:
+        _join_user_ids(parts, pieces, target)
+        return sha256(target)
     found, total = hashlib.sha256(), np.zeros(1, "<i8")
     with open(target, "wb") as file:
 
@@ -141,12 +145,15 @@ def _write_array(parts: Path, pieces: list[Piece], array: str, target: Path) -> 
 
 
 def _read_pieces(parts: Path, pieces: list[Piece], array: str) -> Iterator[NDArray[Any]]:
-    """Read pieces of an array in blocks."""
+    """Read pieces of an array in blocks; delete each part after its last piece."""
     dtype = np.dtype(DTYPES[array])
-    for piece in pieces:
+    last = {piece.part: place for place, piece in enumerate(pieces)}
+    for place, piece in enumerate(pieces):
         for start in range(piece.start, piece.stop, BLOCK):
             count = min(BLOCK, piece.stop - start)
             yield np.fromfile(parts / piece.part, dtype, count, offset=start * dtype.itemsize)
+        if last[piece.part] == place:
+            (parts / piece.part).unlink()
 
 
 def _join_user_ids(parts: Path, pieces: list[Piece], target: Path) -> None:
@@ -157,6 +164,7 @@ def _join_user_ids(parts: Path, pieces: list[Piece], target: Path) -> None:
         for number, piece in enumerate(pieces, 1):
             with pa.ipc.open_file(pa.memory_map(str(parts / piece.part))) as reader:
                 waiting = pa.concat_tables([waiting, reader.read_all()])
+            (parts / piece.part).unlink()  # what is waiting stays mapped
             least = 1 if number == len(pieces) else IDS_PER_BATCH
             while len(waiting) >= least:
                 writer.write_batch(as_batch(waiting.slice(0, IDS_PER_BATCH)))
@@ -165,7 +173,7 @@ def _join_user_ids(parts: Path, pieces: list[Piece], target: Path) -> None:
 
 def write_recipe(folder: Path, recipe: Recipe) -> None:
     """Write a recipe for the nodes that fetch the parts."""
-    write_json(folder / "recipe.json", recipe._asdict())
+    write_json(folder / RECIPE_FILE, recipe._asdict())
 
 
 def read_recipe(folder: Path) -> Recipe | None:
@@ -174,7 +182,7 @@ def read_recipe(folder: Path) -> Recipe | None:
     Raises:
         CorpusError: it is damaged, or names something else than parts.
     """
-    file = folder / "recipe.json"
+    file = folder / RECIPE_FILE
     if not file.exists():
         return None
     try:
@@ -182,7 +190,7 @@ def read_recipe(folder: Path) -> Recipe | None:
         recipe = _parse_recipe(found) if found["facts"]["version"] == VERSION else None
     except (ValueError, LookupError, TypeError, AttributeError) as error:
         raise CorpusError(
-            f"{file} is damaged ({error}); delete the corpus and prepare it again."
+            f"{file} is damaged ({reason_of(error)}); delete the corpus and prepare it again."
         ) from None
     return recipe
 
@@ -197,20 +205,24 @@ def _parse_recipe(found: Any) -> Recipe:
             f"The layout's recipe names {strange!r}, which is not a part of a layout; delete the "
             "corpus there and prepare it again."
         )
-    if not set(pieces) <= {*DTYPES, USER_IDS}:
-        raise ValueError("it names other arrays than those of a layout")
+    if set(pieces) != set(ARRAYS) or not set(names) <= set(found["files"]):
+        raise ValueError("it does not name the arrays of a layout and their parts")
+    named = {name: [piece._asdict() for piece in given] for name, given in pieces.items()}
+    check_recipe({"pieces": named, "files": found["files"]})
+    check_facts(found["facts"], SPLITS)
     return Recipe(dict(found["facts"]), pieces, dict(found["files"]))
 
 
 class Layout:
-    """An assembled layout.
+    """An assembled layout, or one whose arrays are fetched when they are first used.
 
     Attributes:
         facts: content of layout.json.
+        fetch: writes the file of an array that the folder lacks, given its name.
     """
 
-    def __init__(self, folder: Path, facts: dict[str, Any]):
-        self.folder, self.facts = folder, facts
+    def __init__(self, folder: Path, facts: dict[str, Any], fetch: Fetch | None = None):
+        self.folder, self.facts, self.fetch = folder, facts, fetch
         pairs = [*service_pairs(facts["services"]), PAST_FUTURE]
         self._places = {pair: n for n, pair in enumerate(pairs)}
         self._pools: dict[str, NDArray[np.int64]] = {}
@@ -221,7 +233,7 @@ class Layout:
         Raises:
             OSError: the file was cut short after the layout was opened.
         """
-        file = self.folder / _file_name(name)
+        file = self._file(name)
         size = file.stat().st_size
         if size != self.facts.get("bytes", {}).get(file.name, size):
             raise OSError(f"{file} was cut short; run the same command again, to build it again")
@@ -229,6 +241,13 @@ class Layout:
             return np.zeros(0, DTYPES[name])
         # A plain view: indexing it does not go through the methods of np.memmap.
         return np.memmap(file, DTYPES[name], "r").view(np.ndarray)
+
+    def _file(self, name: str) -> Path:
+        """Return the file of an array, which is fetched if it is not there."""
+        file = self.folder / file_name(name)
+        if self.fetch and not file.exists():
+            self.fetch(name)
+        return file
 
     def pool(self, split: str, pair: Pair) -> NDArray[np.int64]:
         """Map the pool of a pair: ascending positions in the users of the split."""
@@ -239,42 +258,45 @@ class Layout:
 
     def user_ids(self) -> NDArray[np.object_]:
         """Read the ids of all users, sorted, into memory."""
-        with pa.ipc.open_file(pa.memory_map(str(self.folder / _file_name(USER_IDS)))) as reader:
+        with pa.ipc.open_file(pa.memory_map(str(self._file(USER_IDS)))) as reader:
             column = reader.read_all()["user_id"]
         return column.to_numpy(zero_copy_only=False) if len(column) else np.zeros(0, object)
 
-    def is_whole(self) -> bool:
+    def is_whole(self, *, fetched: bool = False) -> bool:
         """Return whether no file is cut short, by the sizes in layout.json, without reading them.
 
         A process that maps such a file would be killed, or would train on fewer users.
+
+        Args:
+            fetched: whether arrays are fetched when they are used, so that they may be missing.
         """
         sizes = self.facts.get("bytes")
         try:
             return sizes is None or all(  # an earlier version wrote none
-                (self.folder / name).stat().st_size == sizes[name] for name in self.facts["files"]
+                (self.folder / name).stat().st_size == sizes[name]
+                for name in self.facts["files"]
+                if not fetched or (self.folder / name).exists()
             )
         except (OSError, LookupError, TypeError):
             return False
 
-    def find_damage(self) -> str:
-        """Describe the first file that differs from layout.json; return "" if none does."""
-        for name in map(_file_name, (*DTYPES, USER_IDS)):
-            file, expected = self.folder / name, self.facts["files"].get(name, "none")
-            found = sha256(file) if file.exists() else "file missing"
-            if found != expected:
-                place = f"{self.folder.name}/{name}"
-                return f"{place} is damaged (sha256 {found[:12]}, expected {expected[:12]})"
-        return ""
+    def sums(self) -> dict[str, str]:
+        """Return the sha256 of the file of each array by its name; "none" if it is not known."""
+        return {name: self.facts["files"].get(name, "none") for name in map(file_name, ARRAYS)}
 
 
-def read_layout(folder: Path, digest: str) -> Layout | None:
-    """Open the layout in a folder; return None if there is none of this version and corpus."""
+def read_layout(folder: Path, digest: str, fetch: Fetch | None = None) -> Layout | None:
+    """Open the layout in a folder; return None if there is none of this version and corpus.
+
+    Args:
+        fetch: writes the file of an array that the folder lacks, given its name.
+    """
     try:
-        facts = read_document(folder / "layout.json")
-    except (OSError, ValueError):
+        facts = read_document(folder / LAYOUT_FILE)
+        if (facts["version"], facts["digest"]) != (VERSION, digest):
+            return None
+        check_facts(facts, SPLITS)
+        known = all(map(is_file_name, facts["files"]))
+    except (OSError, ValueError, LookupError, TypeError):
         return None
-    if not isinstance(facts, dict) or not all(map(is_file_name, facts.get("files", ()))):
-        return None
-    if facts.get("version") != VERSION or facts.get("digest") != digest:
-        return None
-    return Layout(folder, facts)
+    return Layout(folder, facts, fetch) if known else None

@@ -56,24 +56,21 @@ def _build_here(folder: Path, manifest: dict[str, Any]) -> None:
     work = folder / WORK
     shutil.rmtree(work, ignore_errors=True)  # left by a killed process
     try:
-        plan = plan_layout(str(folder), manifest, sorted(file.name for file in _shards(folder)))
+        plan = plan_layout(str(folder), manifest)
         built = build_parts(plan, manifest["digest"], one_by_one)
         assemble(work / PARTS, built.recipe, folder / LAYOUT)
     finally:
         shutil.rmtree(work, ignore_errors=True)
 
 
-def _shards(folder: Path) -> list[Path]:
-    return list((folder / "shards").glob("*.parquet"))
-
-
-def plan_layout(place: str, manifest: dict[str, Any], shards: list[str]) -> LayoutPlan:
+def plan_layout(place: str, manifest: dict[str, Any]) -> LayoutPlan:
     """Plan the layout of the shards in a folder or at a URI.
 
     Args:
-        manifest: `services`, `vocab_size` and `spec` of the corpus.
-        shards: file names, sorted.
+        manifest: `services`, `vocab_size`, `spec` and `files` of the corpus. The place may hold
+            shards of another log, left by a preparation that was interrupted.
     """
+    shards = sorted(name.split("/")[1] for name in manifest["files"] if name.startswith("shards/"))
     services, work = tuple(manifest["services"]), place_below(place, WORK)
     # On storage the parts are what nodes fetch; in a folder they are needed only to be assembled.
     parts = place_below(place, f"{LAYOUT}/{PARTS}") if is_uri(place) else f"{work}/{PARTS}"

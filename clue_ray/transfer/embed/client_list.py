@@ -17,6 +17,10 @@ from clue_ray.storage.files import read_bytes
 from clue_ray.storage.place import explain_access
 from clue_ray.storage.tables import CsvText, open_table
 
+MOST_USERS = 50_000_000
+"""Users of a list or matrix: their ids and places take about 120 bytes of memory each."""
+BLOCK = 1_000_000
+"""Ids that are Python strings at a time."""
 COLUMNS = ("user_id", "client_id")
 """Names of the column of users in a table; a table of one column may have any name."""
 
@@ -36,8 +40,12 @@ class ClientList:
     @property
     def digest(self) -> str:
         """Hash of the ids and their order, 12 hex digits."""
-        text = "\n".join(self.users.to_pylist())
-        return hashlib.sha256(text.encode()).hexdigest()[:12]
+        found = hashlib.sha256()
+        for start in range(0, len(self.users), BLOCK):
+            # In blocks: a Python string takes several times the bytes of an id.
+            text = "\n".join(self.users[start : start + BLOCK].to_pylist())
+            found.update(("\n" if start else "").encode() + text.encode())
+        return found.hexdigest()[:12]
 
 
 def read_clients(place: str) -> ClientList:
@@ -57,6 +65,7 @@ def read_clients(place: str) -> ClientList:
             f"User list {place} cannot be read ({explain_access(error)}); give a one-dimensional "
             "array of ids as .npy, or a table as CSV or Parquet."
         ) from None
+    check_number(len(column), f"User list {place} has")
     users = as_ids(column).combine_chunks()
     if not len(users):
         raise StudyError(f"User list {place} is empty; give at least one user.")
@@ -70,6 +79,19 @@ def read_clients(place: str) -> ClientList:
             "user once."
         )
     return ClientList(place, users)
+
+
+def check_number(users: int, what: str) -> None:
+    """Raise StudyError for more users than a matrix can have.
+
+    Args:
+        what: start of the sentence, what has as many users.
+    """
+    if users > MOST_USERS:
+        raise StudyError(
+            f"{what} {users:,} users, and a matrix can have {MOST_USERS:,}; split the list, or use "
+            "the vectors in parts."
+        )
 
 
 def _read_column(place: str, content: bytes) -> pa.ChunkedArray:

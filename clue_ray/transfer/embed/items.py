@@ -18,7 +18,9 @@ import pyarrow as pa
 from filelock import FileLock
 from numpy.typing import NDArray
 
+from clue_ray.errors import StudyError
 from clue_ray.storage.files import fetch_files, list_files
+from clue_ray.storage.in_use import InUse, delete_unused
 from clue_ray.storage.place import is_uri
 from clue_ray.storage.sync import node_folder
 from clue_ray.transfer.embed.packed import PACKED, pack, unpack
@@ -101,8 +103,9 @@ class ItemVectors:
         width: numbers per vector.
     """
 
-    def __init__(self, folder: Path, ranges: int, width: int):
+    def __init__(self, folder: Path, ranges: int, width: int, in_use: InUse | None = None):
         self.folder, self.ranges, self.width = folder, ranges, width
+        self._in_use = in_use  # keeps the folder in the cache for as long as this object is used
         self._files: dict[int, tuple[NDArray[np.uint64], NDArray[np.float32]]] = {}
 
     def find(self, keys: NDArray[np.uint64]) -> tuple[NDArray[np.bool_], NDArray[np.float32]]:
@@ -147,10 +150,28 @@ def open_items(place: str, attempt: str, ranges: int, width: int) -> ItemVectors
     folder = cache / attempt
     with FileLock(cache / ".lock"):
         if not folder.exists():
-            for earlier in cache.glob("*"):  # processes that have mapped one keep it
-                shutil.rmtree(earlier, ignore_errors=True)
-            names = [name for name in list_files(place) if ITEM_FILE.fullmatch(name)]
-            fetch_files(place, names, cache / ".partial")
-            (cache / ".partial" / "items").mkdir(parents=True, exist_ok=True)
-            (cache / ".partial" / "items").rename(folder)
-    return ItemVectors(folder, ranges, width)
+            _fetch_items(place, folder)
+        return ItemVectors(folder, ranges, width, InUse(folder))
+
+
+def _fetch_items(place: str, folder: Path) -> None:
+    """Fetch the vectors of shared items; delete those of attempts that no process reads.
+
+    Raises:
+        StudyError: the disk is too full, or storage failed for two minutes.
+    """
+    for earlier in filter(Path.is_dir, folder.parent.glob("*")):
+        delete_unused(earlier)
+    files = list_files(place)
+    sizes = {name: size for name, (size, _) in files.items() if ITEM_FILE.fullmatch(name)}
+    need, free = sum(sizes.values()), shutil.disk_usage(folder.parent).free
+    if free < need:
+        raise StudyError(
+            f"Not enough free disk at {folder.parent} for the vectors of the items of {place}: "
+            f"{free:,} bytes free, {need:,} needed; free some space, or set TMPDIR to a larger "
+            "disk."
+        )
+    partial = folder.parent / ".partial"
+    fetch_files(place, sizes, partial)
+    (partial / "items").mkdir(parents=True, exist_ok=True)
+    (partial / "items").rename(folder)

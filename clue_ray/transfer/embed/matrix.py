@@ -30,7 +30,7 @@ from clue_ray.errors import StudyError
 from clue_ray.storage.files import atomic_write, push_files
 from clue_ray.storage.place import is_uri
 from clue_ray.storage.sync import node_folder
-from clue_ray.transfer.embed.client_list import ClientList
+from clue_ray.transfer.embed.client_list import ClientList, check_number
 from clue_ray.transfer.embed.parts import Parts
 from clue_ray.transfer.embed.writing import Precision
 from clue_ray.transfer.encode import LEFT_OUT
@@ -218,6 +218,8 @@ def _local_folder(place: str) -> Iterator[Path]:
 
 def _all_users(views: Sequence[View]) -> pa.Array:
     """Return the users with a vector in some view, by id."""
+    listed = sum(part["users"] for view in views for part in view.parts.summaries())
+    check_number(listed, "The embeddings have up to")
     tables = [
         view.parts.read("vectors", number, ["user_id"])
         for view in views
