@@ -7,12 +7,28 @@ from collections.abc import Iterable
 from clue_ray.spec.specs import ResourcesSpec
 
 Node = dict[str, float]
-"""Resources of one node of the cluster: CPU, GPU, trial_slot."""
+"""Resources of one node of the cluster: CPU, GPU, trial_slot; and IN_DATA_POOL."""
+IN_DATA_POOL = "data_pool"
+"""1 for a node of the data pool, on whose cores Ray Data packs; missing elsewhere."""
 
 
 def count_workers(resources: ResourcesSpec, nodes: list[Node]) -> int:
-    """Count the workers that fit on the nodes concurrently; a worker runs on one node."""
-    return sum(count_workers_on(node, resources) for node in nodes)
+    """Count the workers that fit on the nodes concurrently; a worker runs on one node.
+
+    Where Ray Data packs, there is also a core for each worker, in the data pool if there is one.
+    """
+    fitting = sum(count_workers_on(node, resources) for node in nodes)
+    if resources.feed != "ray_data":
+        return fitting
+    packing = [node for node in nodes if node.get(IN_DATA_POOL)] or nodes
+    cores = sum(int(node.get("CPU", 0)) for node in packing)
+    # Ray may place workers on the packing nodes first, whose cores they take.
+    there = sum(count_workers_on(node, resources) for node in packing)
+    return next(
+        workers
+        for workers in range(fitting, -1, -1)
+        if workers + min(workers, there) * resources.cpus_per_worker <= cores
+    )
 
 
 def cores_per_worker(resources: ResourcesSpec) -> int:
@@ -21,8 +37,8 @@ def cores_per_worker(resources: ResourcesSpec) -> int:
 
 
 def count_workers_on(node: Node, resources: ResourcesSpec) -> int:
-    """Count the workers that fit on one node."""
-    by_cpu = int(node.get("CPU", 0) // cores_per_worker(resources))
+    """Count the workers that fit on one node, without cores to pack their batches."""
+    by_cpu = int(node.get("CPU", 0) // resources.cpus_per_worker)
     gpus, share = node.get("GPU", 0.0), resources.gpus_per_worker
     if not share:
         return by_cpu

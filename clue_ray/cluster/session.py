@@ -27,7 +27,7 @@ from ray.exceptions import AuthenticationError
 from ray.job_config import JobConfig
 
 from clue_ray.cluster.machine import check_temporary_folder, explain_start_error, usable_cpus
-from clue_ray.cluster.placement import Node
+from clue_ray.cluster.placement import IN_DATA_POOL, Node
 from clue_ray.errors import TOKEN_REMEDY, ClusterError
 
 TRIAL_SLOTS = 64
@@ -188,7 +188,16 @@ def _token_error(address: str) -> ClusterError:
 
 def cluster_nodes() -> list[Node]:
     """List the resources of each living node of the connected cluster."""
-    return [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    return [
+        {**node["Resources"], IN_DATA_POOL: float(_in_data_pool(node))}
+        for node in ray.nodes()
+        if node["Alive"]
+    ]
+
+
+def _in_data_pool(node: dict[str, Any]) -> bool:
+    """Return whether one of Ray's nodes has the label of the data pool."""
+    return DATA_POOL.items() <= node["Labels"].items()
 
 
 @contextmanager
@@ -196,7 +205,7 @@ def data_pool() -> Iterator[None]:
     """Restrict Ray Data to the cluster's data pool within the block, if the cluster has one."""
     options = DataContext.get_current().execution_options
     before = options.label_selector
-    if any(node["Alive"] and DATA_POOL.items() <= node["Labels"].items() for node in ray.nodes()):
+    if any(node["Alive"] and _in_data_pool(node) for node in ray.nodes()):
         options.label_selector = {**(before or {}), **DATA_POOL}
     try:
         yield

@@ -10,13 +10,15 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 import pandas as pd
+from annotated_types import Len
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from clue_ray.corpus.store import Corpus
-from clue_ray.errors import ClueRayError, StudyError
+from clue_ray.errors import ClueRayError, RunsError, StudyError
 from clue_ray.runs import Runs
 from clue_ray.scaling.answering.analysis import analyse
 from clue_ray.scaling.answering.axes import joint_fit
@@ -40,6 +42,27 @@ LEVEL = 0.8
 """Of the interval that is told."""
 STEPS_BEYOND = 2
 """Values by which each axis of scale is continued."""
+REMEDY = "restore it, or delete it and its runs no longer belong to the study"
+"""The end of an error message about grown.json."""
+
+
+class _GrownRun(BaseModel):
+    """An added run in grown.json."""
+
+    model_config = ConfigDict(strict=True, allow_inf_nan=False)
+
+    point: dict[str, Any]
+    train_flops: float
+
+
+class _Grown(BaseModel):
+    """What grown.json must hold."""
+
+    model_config = ConfigDict(strict=True, allow_inf_nan=False)
+
+    at: float
+    runs: list[_GrownRun]
+    intervals: list[Annotated[list[float], Len(2, 2)]]
 
 
 @dataclass
@@ -59,11 +82,21 @@ class AddedRuns:
 
     @classmethod
     def read(cls, directory: Path) -> "AddedRuns":
-        """Read what earlier commands added to a study; nothing where there is no grown.json."""
+        """Read what earlier commands added to a study; nothing where there is no grown.json.
+
+        Raises:
+            RunsError: The file is damaged.
+        """
         file = directory / "grown.json"
         if not file.exists():
             return cls()
-        document = read_json(file)
+        document = read_json(file, REMEDY)
+        try:
+            _Grown.model_validate(document)
+        except ValidationError as error:
+            wrong = error.errors()[0]
+            place = ".".join(map(str, wrong["loc"]))
+            raise RunsError(f"{file} is damaged ({place}: {wrong['msg']}); {REMEDY}.") from None
         return cls(document["at"], document["runs"], document["intervals"])
 
     def write(self, directory: Path) -> None:

@@ -29,7 +29,7 @@ from clue_ray.spec.specs import CorpusSpec, ResourcesSpec, RunSpec, StudySpec
 from clue_ray.storage.place import is_uri, resolve_place
 from clue_ray.study.costs import Workload
 from clue_ray.study.directory import StudyDirectory
-from clue_ray.study.planned import Plan
+from clue_ray.study.planned import Plan, chosen_resources
 from clue_ray.study.probes import check_checkpoints
 from clue_ray.study.trackers import check_trackers
 from clue_ray.training.pools import make_pools
@@ -107,10 +107,10 @@ def _check_heads(run: RunSpec) -> None:
     width, heads = run.encoder.width, run.encoder.heads
     half = run.resources.gpus_per_worker and run.train.precision == "bf16"
     if half and run.encoder.transformer and width // heads > WIDEST_HEAD:
+        fitting = next(n for n in range(-(-width // WIDEST_HEAD), width + 1) if not width % n)
         raise SpecError(
             f"encoder width {width} with {heads} heads makes heads of {width // heads}, and "
-            f"attention on a GPU in bf16 takes at most {WIDEST_HEAD}; use "
-            f"{-(-width // WIDEST_HEAD)} heads or more."
+            f"attention on a GPU in bf16 takes at most {WIDEST_HEAD}; use {fitting} heads."
         )
 
 
@@ -156,7 +156,8 @@ def check_cluster(plan: Plan, study: StudySpec, nodes: list[Node]) -> None:
     """Raise for a plan that needs more cores, GPUs or trial slots than the nodes have."""
     if not plan.pending:
         return
-    workers, resources = max(r.workers for r in plan.pending), study.resources
+    workers = max(r.workers for r in plan.pending)
+    resources = chosen_resources(study.resources, plan.pending)
     most = max(workers, plan.concurrency)
     need = {
         "CPU": float(most * cores_per_worker(resources)),
@@ -178,11 +179,13 @@ def check_nodes(workers: int, resources: ResourcesSpec, nodes: list[Node]) -> No
     """Raise for workers that fit the cluster's total resources but not its single nodes."""
     fitting = count_workers(resources, nodes)
     if workers > fitting:
+        packing = " and a core each where Ray Data packs" * (resources.feed == "ray_data")
         raise ClusterError(
             f"{workers} concurrent workers of {resources.cpus_per_worker} CPU and "
-            f"{resources.gpus_per_worker:g} GPU are needed, but the cluster's {len(nodes)} nodes "
-            f"(at most {largest(nodes, 'CPU'):g} CPU and {largest(nodes, 'GPU'):g} GPU each) hold "
-            f"{fitting}; a worker runs on one node, so lower resources."
+            f"{resources.gpus_per_worker:g} GPU{packing} are needed, but the cluster's "
+            f"{len(nodes)} nodes (at most {largest(nodes, 'CPU'):g} CPU and "
+            f"{largest(nodes, 'GPU'):g} GPU each) hold {fitting}; a worker runs on "
+            f"one node, so lower resources."
         )
 
 

@@ -24,7 +24,9 @@ from clue_ray.spec.specs import HORIZONS, EvaluationSpec, ResourcesSpec, RunSpec
 from clue_ray.study.probes import node_failure
 from clue_ray.study.trial import cached_corpus
 from clue_ray.training.context import LocalContext
+from clue_ray.training.device import free_device
 from clue_ray.training.evaluate import USERS_AT_ONCE
+from clue_ray.training.feed import pack_share
 from clue_ray.training.loop import Trainer
 from clue_ray.training.pools import make_pools, pool_members
 from clue_ray.training.schedule import mean_of, mean_work, resolve_steps
@@ -42,12 +44,19 @@ class Rate(NamedTuple):
     Attributes:
         per_step: seconds per step whatever its size.
         per_flop: seconds per FLOP.
-        packing: seconds to pack a batch, relative to those of the step that it is for.
+        packing: seconds to draw and pack a batch, relative to those of the step that it is for, on
+            one worker.
+        drawing: the part of them that each worker spends on the whole batch, whatever its share.
     """
 
     per_step: float
     per_flop: float
     packing: float = 0.0
+    drawing: float = 0.0
+
+    def packing_on(self, workers: int) -> float:
+        """Return `packing` on several workers: they divide the step, but not the drawing."""
+        return self.packing + (workers - 1) * self.drawing
 
 
 Rates = dict[str, Rate]
@@ -210,8 +219,8 @@ def _calibrate(runs: list[RunSpec], corpus: Corpus, evaluation: EvaluationSpec) 
         torch.set_num_threads(same[0].resources.cpus_per_worker)
         smallest = _time_step(same[0], corpus, evaluation)
         largest = smallest if len(same) == 1 else _time_step(same[-1], corpus, evaluation)
-        packing = max(smallest[2], largest[2])
-        rates[encoder.model_dump_json()] = Rate(*_fit_rate(*smallest[:2], *largest[:2]), packing)
+        packing = max(smallest[2:], largest[2:])
+        rates[encoder.model_dump_json()] = Rate(*_fit_rate(*smallest[:2], *largest[:2]), *packing)
     torch.set_num_threads(threads)
     return rates
 
@@ -223,29 +232,36 @@ def _events_per_step(run: RunSpec) -> int:
 
 def _time_step(
     run: RunSpec, corpus: Corpus, evaluation: EvaluationSpec
-) -> tuple[float, float, float]:
+) -> tuple[float, float, float, float]:
     """Measure one training step after a warm-up step.
 
     Returns:
-        Its executed FLOPs, the seconds to pack and train it, and the ratio of the two times.
+        Its executed FLOPs, the seconds to pack and train it, and as in `Rate` its packing and its
+        drawing.
     """
     train = run.train.model_copy(
         update={"steps": 1 + TIMED_STEPS, "users_seen": None, "train_flops": None}
     )
+    free_device()  # of the run timed before; its trainer holds itself in a circle
     trainer = Trainer(run.model_copy(update={"train": train}), corpus, evaluation, LocalContext())
     trainer.lag = 0  # each step is timed to its end
     trainer.step(trainer.prepare(trainer.next_step))
-    before, times = trainer.state.executed, []
+    before, times, there = trainer.state.executed, [], trainer.prepare.resident
     for _ in range(TIMED_STEPS):
         started = _now(trainer.device)
         batch = trainer.prepare(trainer.next_step)
         packed = _now(trainer.device)
         trainer.step(batch)
-        times.append((packed - started, _now(trainer.device) - packed))
-    packing, stepping = np.median(times, axis=0).tolist()
+        trained = _now(trainer.device)
+        # The share of one of as many workers as users: next to nothing but what none of them share.
+        pack_share(trainer.sampler, 0, train.global_batch_size, trainer.next_step, resident=there)
+        times.append((packed - started, trained - packed, _now(trainer.device) - trained))
+    packing, stepping, drawing = np.median(times, axis=0).tolist()
     executed = Work(*(a - b for a, b in zip(trainer.state.executed, before, strict=True)))
     flops = train_flops(run.encoder, executed) / TIMED_STEPS
-    return flops, packing + stepping, packing / stepping
+    if there is not None:  # Ray Data would pack on cores what is packed on the GPU while it trains
+        return flops, packing + stepping, 0.0, 0.0
+    return flops, packing + stepping, packing / stepping, min(drawing, packing) / stepping
 
 
 def _now(device: torch.device) -> float:

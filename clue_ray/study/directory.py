@@ -13,7 +13,7 @@ import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import pandas as pd
 import yaml
@@ -23,6 +23,7 @@ from clue_ray.runs import RunDescription, RunRecord, Runs, join_records, read_pl
 from clue_ray.spec.specs import RunSpec, StudySpec
 from clue_ray.storage.documents import is_file_name, read_document
 from clue_ray.storage.files import atomic_write, read_json, write_json
+from clue_ray.storage.links import check_links
 from clue_ray.storage.lock import locked
 from clue_ray.storage.place import place_below
 from clue_ray.study.events import EVENTS_FILE, EventLog
@@ -33,6 +34,8 @@ CURVE_COLUMNS = (
     "calibrated_temperature", "tokens_per_second", "memory_bytes", "masked_pairs",
 )  # fmt: skip
 """One row per evaluation; docs/guide/training.md says what each column holds."""
+MOST_SECONDS = 1e12
+"""Longest expected time of a run that a plan may name: 30,000 years."""
 
 
 class StudyDirectory:
@@ -61,8 +64,9 @@ class StudyDirectory:
         """Hold the study for this command.
 
         Raises:
-            StudyError: Another command holds it.
+            StudyError: Another command holds it, or a link in it leads out of it.
         """
+        check_links(self.path)
         with locked(self.path):
             yield
 
@@ -143,8 +147,15 @@ class StudyDirectory:
         return read_record(self.run_path(run_id) / "record.json")
 
     def planned_seconds(self) -> dict[str, float]:
-        """Read the seconds that an earlier plan expected of each run, by run id."""
-        return {run["run_id"]: run["expected_seconds"] for run in read_plan(self.path)}
+        """Read the seconds that an earlier plan expected of each run, by run id.
+
+        A run without a usable number is left out, so that the next plan times it again.
+        """
+        return {
+            run["run_id"]: seconds
+            for run in read_plan(self.path)
+            if _is_duration(seconds := run.get("expected_seconds"))
+        }
 
     def reopen(self, run_id: str) -> None:
         """Delete a run's record before it is trained again."""
@@ -173,6 +184,12 @@ class StudyDirectory:
         if not (self.read_record(run_id) and file.exists()):
             return []
         return [{"run_id": run_id, **row} for row in _read_rows(file)]
+
+
+def _is_duration(seconds: Any) -> TypeGuard[float]:
+    """Return whether a value of JSON is a number of seconds."""
+    is_number = isinstance(seconds, int | float) and not isinstance(seconds, bool)
+    return is_number and 0 <= seconds < MOST_SECONDS
 
 
 def _read_rows(file: Path) -> list[dict[str, Any]]:

@@ -25,6 +25,7 @@ from clue_ray.storage.files import (
     write_json,
 )
 from clue_ray.storage.lease import Lease
+from clue_ray.storage.links import check_links
 from clue_ray.storage.lock import locked
 from clue_ray.storage.place import place_below, resolve_place
 from clue_ray.study.directory import StudyDirectory
@@ -79,9 +80,10 @@ class StoredDirectory(StudyDirectory):
         """Hold the folder and its storage for this command; fetch at the start, push at the end.
 
         Raises:
-            StudyError: Another command holds either, they hold different studies, or storage was
-                lost meanwhile.
+            StudyError: Another command holds either, they hold different studies, a link leads out
+                of one of them, or storage was lost meanwhile.
         """
+        check_links(self.path)
         with locked(self.path), Lease(self.home) as self.lease:
             self._check_same_study()
             self._fetch_changed()

@@ -4,12 +4,13 @@ The planner builds a plan, the terminal prints it, plan.json stores it, and Ray 
 pending in it.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
 from clue_ray.cluster.placement import makespan
 from clue_ray.runs import RunDescription
-from clue_ray.spec.specs import RunSpec
+from clue_ray.spec.specs import ResourcesSpec, RunSpec
 
 
 @dataclass(frozen=True)
@@ -107,6 +108,12 @@ class Plan:
             "warnings": self.warnings,
             "runs": [_run_to_dict(run) for run in self.runs],
         }
+
+
+def chosen_resources(resources: ResourcesSpec, pending: Iterable[PlannedRun]) -> ResourcesSpec:
+    """Return a study's resources with the feed that was chosen: Ray Data if it feeds any run."""
+    streamed = any(planned.run.resources.feed == "ray_data" for planned in pending)
+    return resources.model_copy(update={"feed": "ray_data" if streamed else "worker"})
 
 
 def _worker_hours(planned: PlannedRun) -> float:

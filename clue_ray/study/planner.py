@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from clue_ray.cluster.placement import Node, count_workers, multi_worker_concurrency, total
+from clue_ray.cluster.placement import Node, count_workers, multi_worker_concurrency
 from clue_ray.corpus.store import Corpus
 from clue_ray.spec.compute import forward_flops, train_flops
 from clue_ray.spec.grid import Point, count_points, expand
@@ -11,7 +11,7 @@ from clue_ray.spec.specs import RunSpec, StudySpec
 from clue_ray.study.checks import check_corpus
 from clue_ray.study.costs import Rates, Workload
 from clue_ray.study.directory import StudyDirectory
-from clue_ray.study.planned import Plan, PlannedRun
+from clue_ray.study.planned import Plan, PlannedRun, chosen_resources
 from clue_ray.study.warnings import find_notes, find_warnings
 from clue_ray.training.checkpoints import KEPT
 from clue_ray.training.counters import describe_run
@@ -56,9 +56,7 @@ def plan_runs(
     planned = _with_times(planned, workload, study, directory.planned_seconds(), timed, nodes)
     pending = [run for run in planned if not run.finished]
     workers = max((run.workers for run in pending), default=1)
-    streamed = any(run.run.resources.feed == "ray_data" for run in pending)
-    fed = study.resources.model_copy(update={"feed": "ray_data"} if streamed else {})
-    fitting = count_workers(fed, nodes)
+    fitting = count_workers(chosen_resources(study.resources, pending), nodes)
     multi_worker_runs = multi_worker_concurrency(workers, fitting, nodes)
     asked = study.resources.concurrency
     concurrency = max(1, fitting) if asked == "auto" else asked
@@ -114,16 +112,20 @@ def _plan_run(
 def _choose_feed(planned: PlannedRun, rates: Rates, nodes: list[Node]) -> PlannedRun:
     """Choose who packs a run's batches: Ray Data if the GPU would wait, and cores are free for it.
 
-    On CPUs packing and training share the cores, so others would have to be free.
+    On CPUs packing and training share the cores, so others would have to be free. They must be free
+    for as many runs at a time as the study file says.
     """
     run = planned.run
     resources, rate = run.resources, rates.get(run.encoder.model_dump_json())
     if resources.feed != "auto":
         return planned
-    starves = resources.gpus_per_worker > 0 and rate is not None and rate.packing > 1
-    free = total(nodes, "CPU") >= resources.workers * (resources.cpus_per_worker + 1)
-    feed = "ray_data" if starves and free else "worker"
-    chosen = resources.model_copy(update={"feed": feed})
+    packed = rate.packing_on(resources.workers) if rate and resources.gpus_per_worker else 0.0
+    streamed, here = (
+        resources.model_copy(update={"feed": feed}) for feed in ("ray_data", "worker")
+    )
+    asked = resources.concurrency if planned.workers == 1 else "auto"  # else as many as fit
+    needed = planned.workers if asked == "auto" else asked
+    chosen = streamed if packed > 1 and count_workers(streamed, nodes) >= needed else here
     return replace(planned, run=run.model_copy(update={"resources": chosen}))
 
 
@@ -162,8 +164,9 @@ def _with_times(
 def _seconds_of(planned: PlannedRun, workload: Workload, study: StudySpec, rates: Rates) -> float:
     """Estimate the seconds of a run: its start, its steps and its evaluations."""
     run = planned.run
-    per_step, per_flop, _ = rates[run.encoder.model_dump_json()]
-    step_seconds = per_step + per_flop * train_flops(run.encoder, workload.step(run).executed)
+    rate = rates[run.encoder.model_dump_json()]
+    per_flop = rate.per_flop
+    step_seconds = rate.per_step + per_flop * train_flops(run.encoder, workload.step(run).executed)
     evaluations = -(-1 // study.evaluation.every)  # `every` is a share of the steps; rounded up
     evaluated = workload.evaluation(run.sequence_length, study.evaluation.candidates)
     evaluation_flops = forward_flops(run.encoder, evaluated)

@@ -25,7 +25,7 @@ from clue_ray.corpus.build import build_corpus, source_key
 from clue_ray.corpus.logs.reading import plan_reading
 from clue_ray.corpus.planted import planted_floor
 from clue_ray.corpus.store import Corpus, holds_corpus, open_corpus, share_corpus
-from clue_ray.errors import SpecError
+from clue_ray.errors import RunsError, SpecError
 from clue_ray.report.page import write_report
 from clue_ray.runs import RunRecord, Runs
 from clue_ray.spec.grid import MOST_POINTS, Point, expand
@@ -289,8 +289,20 @@ def _score_at(place: str, candidates: int, lengths: list[int]) -> list[dict[str,
 
 
 def _scored_lengths(file: Path) -> set[int]:
-    """Return the history lengths whose calibrated baselines a file holds."""
+    """Return the history lengths whose calibrated baselines a file holds.
+
+    Raises:
+        RunsError: The file is damaged.
+    """
     if not file.exists():
         return set()
-    entries = read_json(file, "delete it, and clue-ray run writes it again")["baselines"]
+    remedy = "delete it, and clue-ray run writes it again"
+    entries = read_json(file, remedy).get("baselines")
+    if not isinstance(entries, list) or not all(map(_is_baseline, entries)):
+        raise RunsError(f"{file} is damaged (it has no list of baselines); {remedy}.")
     return {entry["sequence_length"] for entry in entries if "calibrated_temperature" in entry}
+
+
+def _is_baseline(entry: Any) -> bool:
+    """Return whether a value of JSON is a baseline; one of whole histories has no length."""
+    return isinstance(entry, dict) and isinstance(entry.get("sequence_length", ""), int | None)

@@ -22,7 +22,7 @@ from clue_ray.study.directory import StudyDirectory
 from clue_ray.study.metrics import StudyMetrics
 from clue_ray.study.observer import RunObserver
 from clue_ray.study.patience import DEATHS_IN_PLACE, ForgivingProgress, PatientCsv, PatientJson
-from clue_ray.study.planned import Plan, PlannedRun
+from clue_ray.study.planned import Plan, PlannedRun, chosen_resources
 from clue_ray.study.probes import RunFetcher, StorageStopper
 from clue_ray.study.progress import OnProgress, StudyProgress
 from clue_ray.study.trial import run_trial
@@ -90,7 +90,9 @@ def _tune_runs(
         tune.with_resources(run_trial, trial_resources(pending[0].run)),
         param_space=_describe_trials(pending, corpus, study, directory),
         tune_config=tune.TuneConfig(
-            max_concurrent_trials=_concurrency(workers, plan, pending[0].run.resources),
+            max_concurrent_trials=_concurrency(
+                workers, plan, chosen_resources(pending[0].run.resources, pending)
+            ),
             reuse_actors=True,
             trial_dirname_creator=lambda trial: trial.config["run"]["run_id"],
         ),

@@ -70,10 +70,11 @@ class UserEncoder:
     Attributes:
         exported: the contents of the exported encoder.
         card: its description.
+        device: where it encodes.
     """
 
     def __init__(self, exported: ExportedEncoder, device: str | torch.device = "cpu"):
-        self.exported = exported
+        self.exported, self.device = exported, torch.device(device)
         self.card: EncoderCard = exported.card
         self.model = exported.model().to(device)
 

@@ -12,10 +12,10 @@ from typing import Any, Literal
 import safetensors.torch
 import torch
 from pydantic import Field
-from tokenizers import Tokenizer
 
 from clue_ray.corpus.hashes import sha256
 from clue_ray.corpus.store import Corpus, open_corpus
+from clue_ray.corpus.tokenizer import parse_tokenizer
 from clue_ray.encoder.model import Encoder
 from clue_ray.errors import StudyError, reason_of
 from clue_ray.runs import read_record
@@ -26,6 +26,7 @@ from clue_ray.spec.yaml import Spec, fingerprint, read_yaml
 from clue_ray.spec.younger import without_new_in_runs
 from clue_ray.storage.documents import parse_json
 from clue_ray.storage.files import atomic_write, fetch_files, read_file, read_json, write_json
+from clue_ray.storage.links import check_links
 from clue_ray.storage.place import is_uri
 from clue_ray.storage.sync import node_folder
 from clue_ray.training.checkpoints import load_state
@@ -215,7 +216,7 @@ def read_encoder(path: str | Path) -> ExportedEncoder:
     try:
         # A card with a matching sum can stand next to any file, so the libraries may still refuse.
         tokenizer = (folder / "tokenizer.json").read_text(encoding="utf-8")
-        tokens = Tokenizer.from_str(tokenizer).get_vocab_size()
+        tokens = parse_tokenizer(tokenizer).get_vocab_size()
         weights = safetensors.torch.load_file(folder / "weights.safetensors")
     except Exception as error:  # both libraries raise plain exceptions
         raise StudyError(
@@ -267,8 +268,9 @@ def find_encoder(path: Path) -> Path:
     """Return the folder of an exported encoder; export a finished run that has none yet.
 
     Raises:
-        StudyError: the path holds neither an encoder nor a finished run.
+        StudyError: the path holds neither an encoder nor a finished run, or a link leads out of it.
     """
+    check_links(path)
     for folder in (path, path / ENCODER_FOLDER):
         if (folder / "encoder.json").is_file():
             return folder

@@ -14,6 +14,7 @@ import pytest
 
 from clue_ray.corpus import cache
 from clue_ray.corpus.hashes import sha256
+from clue_ray.corpus.layout.arrays import ARRAYS, VERSION
 from clue_ray.corpus.store import open_corpus, share_corpus
 from clue_ray.errors import CorpusError, StudyError
 from clue_ray.spec.specs import RunSpec, read_study
@@ -222,20 +223,28 @@ def test_a_damaged_file_of_a_cache_or_of_storage(corpus, tmp_path, place):
     (lake / "corpus.json").write_text(json.dumps(manifest))
     put(lake, tune__evil_dot_pkl="x", shards__evil_dot_sh="x", train__evil_dot_sh="x")
     cached = open_corpus(f"{place}/c")
+    assert len(cached.events)
     assert not list(cached.path.rglob("evil*"))
+
+    def hash_events(**options) -> str:
+        opened = open_corpus(f"{place}/c", **options)
+        assert len(opened.events)
+        return sha256(opened.path / events)
+
     with open(cached.path / events, "r+b") as file:
         file.write(b"junk")
-    assert sha256(open_corpus(f"{place}/c", verify=False).path / events) != sha256(lake / events)
-    assert sha256(open_corpus(f"{place}/c").path / events) == sha256(lake / events)
+    assert hash_events(verify=False) != sha256(lake / events)
+    assert hash_events() == sha256(lake / events)
     os.truncate(cached.path / events, 6)  # is seen without verifying: who maps it would be killed
-    assert sha256(open_corpus(f"{place}/c", verify=False).path / events) == sha256(lake / events)
+    assert hash_events(verify=False) == sha256(lake / events)
     (lake / shard).write_bytes(b"junk")  # changed behind the manifest
     with pytest.raises(CorpusError, match=r"shard-00000\.parquet is damaged .* at file:"):
         cache.fetch_shards(f"{place}/c", manifest, cached.path, "shards")
+    assert not (cached.path / shard).exists()  # or the next call would take it for a good one
     for place_of_it in (lake, cached.path):
         (place_of_it / events).write_bytes(b"junk")
     with pytest.raises(CorpusError, match=r"events\.i4 is damaged .* at file:"):
-        open_corpus(f"{place}/c")
+        hash_events()
 
 
 def test_a_node_fetches_what_training_needs_and_shards_on_demand(corpus, place):
@@ -245,10 +254,43 @@ def test_a_node_fetches_what_training_needs_and_shards_on_demand(corpus, place):
         "tokenizer.json",
         "train",
     }
+    layout = fetched.path / "train"
+    assert [file.name for file in layout.iterdir()] == ["layout.json"]
+    assert (fetched.events == corpus.events).all()
+    assert (open_corpus(fetched.place).user_ids == corpus.user_ids).all()
+    assert {file.name for file in layout.iterdir()} == {
+        *("layout.json", "events.i4", "user_ids.arrow")
+    }
     assert fetched.later_events().num_rows == 0
     cache.fetch_shards(fetched.place, fetched.manifest, fetched.path, "items")
     assert (fetched.path / "items" / "shard-00000.parquet").exists()
     assert not (fetched.path / "shards").exists()
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_shards_of_another_log_at_the_same_place_are_not_read(corpus, place, tmp_path, whole):
+    """A preparation that is interrupted leaves shards, which the next one need not replace."""
+    share_corpus(corpus, f"{place}/c")
+    lake = tmp_path / "lake" / "c"
+    if not whole:
+        shutil.rmtree(lake / "train")
+    for kind in ("shards", "items", "later"):
+        (lake / kind).mkdir(exist_ok=True)
+        shutil.copy(lake / "shards" / "shard-00000.parquet", lake / kind / "shard-00099.parquet")
+    shutil.rmtree(node_folder("corpora"))
+    for opened in (open_corpus(lake, verify=False), open_corpus(f"{place}/c")):
+        assert (opened.events == corpus.events).all()
+        assert opened.later_events().num_rows == 0
+        assert not (opened.path / "later").exists() or opened.path == lake
+
+
+def test_a_recipe_of_another_preparation_is_not_used(corpus, place, tmp_path):
+    share_corpus(corpus, f"{place}/c")
+    facts, pieces = {"version": VERSION, "digest": "another"}, {name: [] for name in ARRAYS}
+    recipe = {"facts": facts, "pieces": pieces, "files": {}}
+    (tmp_path / "lake" / "c" / "train" / "recipe.json").write_text(json.dumps(recipe))
+    shutil.rmtree(node_folder("corpora"))
+    assert (open_corpus(f"{place}/c").events == corpus.events).all()
 
 
 def test_a_corpus_without_a_layout_on_storage_gets_one_in_the_cache(corpus, place, tmp_path):
@@ -276,15 +318,47 @@ def test_a_full_disk_gives_up_the_corpora_that_were_opened_least_recently(
     open_corpus(f"{place}/a")  # now b is the oldest
     share_corpus(corpus, f"{place}/d")
     (tmp_path / "lake" / "d" / "corpus.json").write_text(json.dumps(manifest | {"key": "d"}))
+    events, folders = opened[1].events, [closed.path for closed in opened]
+    opened.clear()
     free = iter([0, 10**9])
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(cache.shutil, "disk_usage", lambda _: usage._replace(free=next(free, 0)))
-    events = opened[1].events
     open_corpus(f"{place}/d")
-    assert [corpus.path.exists() for corpus in opened] == [True, False, True]
+    assert [folder.exists() for folder in folders] == [True, False, True]
     assert (events == corpus.events).all()  # what is mapped stays
     with pytest.raises(CorpusError, match="set TMPDIR to a larger disk"):
         open_corpus(f"{place}/b")
+
+
+def test_a_full_disk_keeps_the_corpora_that_are_open(corpus, place, tmp_path, monkeypatch):
+    """A run reads the tokenizer, and may map an array, when another study has filled the disk."""
+    mine = share_corpus(corpus, f"{place}/a")
+    code = "import sys; from clue_ray.corpus.store import open_corpus; found = "
+    code += "open_corpus(sys.argv[1]); print(found.path, flush=True); sys.stdin.readline()"
+    share_corpus(corpus, f"{place}/b")
+    manifest = json.loads((corpus.path / "corpus.json").read_text())
+    (tmp_path / "lake" / "b" / "corpus.json").write_text(json.dumps(manifest | {"key": "b"}))
+    other = subprocess.Popen(
+        [sys.executable, "-c", code, f"{place}/b"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"TMPDIR": str(tmp_path / "disk")},
+    )
+    theirs = Path(other.stdout.readline().strip())
+    assert theirs.parent == mine.path.parent
+    usage = shutil.disk_usage(tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(cache.shutil, "disk_usage", lambda _: usage._replace(free=0))
+        with pytest.raises(CorpusError, match="Not enough free disk"):
+            cache._make_room(1, node_folder("corpora") / "another")
+        assert (theirs / "tokenizer.json").exists()
+        other.communicate("\n")
+        with pytest.raises(CorpusError, match="Not enough free disk"):
+            cache._make_room(1, node_folder("corpora") / "another")
+        assert not theirs.exists()
+    assert (mine.path / "tokenizer.json").exists()
+    assert (mine.events == corpus.events).all()
 
 
 @pytest.fixture

@@ -6,10 +6,15 @@ from unittest.mock import MagicMock
 import pytest
 from ray import tune
 from ray.exceptions import RayActorError
-from ray.train import PreemptionError, WorkerGroupError
+from ray.train import ControllerError, PreemptionError, WorkerGroupError
+from ray.train.v2._internal.exceptions import (
+    InsufficientClusterResourcesError,
+    WorkerGroupStartupFailedError,
+    WorkerGroupStartupTimeoutError,
+)
 from ray.tune.experiment.trial import _TrainingRunMetadata
 
-from clue_ray.spec.specs import EvaluationSpec, RunSpec
+from clue_ray.spec.specs import EvaluationSpec, ResourcesSpec, RunSpec, TrainSpec
 from clue_ray.study import trial
 from clue_ray.study.patience import ForgivingProgress, PatientCsv, PatientJson
 from clue_ray.training import ray_train
@@ -96,6 +101,7 @@ LOSSES = [
     RayActorError(error_msg="gone"),
     PreemptionError(SimpleNamespace(preempted_ranks=[0])),
     WorkerGroupError("gone", {}),
+    ControllerError(WorkerGroupStartupFailedError("gone while it started")),
 ]
 
 
@@ -112,10 +118,38 @@ def test_lost_workers_count_only_without_a_new_checkpoint(monkeypatch, kept, liv
     monkeypatch.setattr(ray_train, "make_trainer", lambda *_: SimpleNamespace(fit=lose))
     reports, run = [], RunSpec(train={"steps": 1})
     monkeypatch.setattr(tune, "report", reports.append)
-    with pytest.raises(type(loss)):
+    with pytest.raises(type(getattr(loss, "controller_failure", loss))):
         ray_train.train_on_workers(run, "c", ray_train.EvaluationSpec(), "f", "p", "s")
     assert len(tries) == lives
     assert len(reports) == lives - 1  # each loss that is tried again is told to the study
+
+
+def fit_with(monkeypatch, errors):
+    """Train where Ray Train raises the errors in turn; return what the study was told."""
+    left, reports = iter(errors), []
+
+    def fit():
+        raise next(left)
+
+    monkeypatch.setattr(ray_train, "_kept_step", lambda _: 3)
+    monkeypatch.setattr(ray_train, "make_trainer", lambda *_: SimpleNamespace(fit=fit))
+    monkeypatch.setattr(tune, "report", reports.append)
+    run = RunSpec(train={"steps": 1})
+    with pytest.raises(type(errors[-1].controller_failure)):
+        ray_train.train_on_workers(run, "c", ray_train.EvaluationSpec(), "f", "p", "s")
+    return [report[ray_train.LOST] for report in reports]
+
+
+def test_a_run_waits_for_room_however_long_it_takes(monkeypatch):
+    no_room = [ControllerError(WorkerGroupStartupTimeoutError(2))] * 50
+    full = ControllerError(OSError(28, "full"))  # what `run_trial` gives back to Tune
+    told = fit_with(monkeypatch, [*no_room, full])
+    assert told == ["the cluster has no room for 2 workers"] * 50
+
+
+def test_workers_that_no_node_can_hold_end_the_run_at_once(monkeypatch):
+    never = ControllerError(InsufficientClusterResourcesError("at most 1 GPU"))
+    assert fit_with(monkeypatch, [never]) == []
 
 
 def test_a_worker_whose_cuda_is_lost_is_no_error_of_the_run(monkeypatch):
@@ -130,3 +164,19 @@ def test_a_worker_whose_cuda_is_lost_is_no_error_of_the_run(monkeypatch):
         fail(RuntimeError("CUDA error: uncorrectable ECC error encountered"))
     with pytest.raises(ray_train.LoopError):
         fail(RuntimeError("shapes differ"))
+
+
+def test_workers_on_gpus_have_the_allocator_set_before_ray_calls_cuda(monkeypatch):
+    monkeypatch.setattr(ray_train, "TorchTrainer", lambda *_, run_config, **__: run_config)
+    monkeypatch.setattr(ray_train, "RunConfig", SimpleNamespace)
+    monkeypatch.setattr(ray_train, "TuneReportCallback", MagicMock)
+    monkeypatch.delenv("PYTORCH_CUDA_ALLOC_CONF", raising=False)
+    environments = [
+        ray_train.make_trainer(
+            RunSpec(train=TrainSpec(steps=4), resources=ResourcesSpec(gpus_per_worker=gpus)),
+            {"folder": "/f"},
+        ).worker_runtime_env
+        for gpus in (0, 1)
+    ]
+    setting = {"PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:True"}
+    assert environments == [{}, {"env_vars": setting}]

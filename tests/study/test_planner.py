@@ -1,18 +1,22 @@
 """What a plan counts, refuses and warns of, without training."""
 
+import time
 from itertools import pairwise
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 
-from clue_ray.errors import SpecError
+from clue_ray.batches.device import ResidentCorpus
+from clue_ray.batches.sampler import BatchSampler, GlobalBatch
+from clue_ray.errors import ClusterError, SpecError
 from clue_ray.spec.compute import train_flops
 from clue_ray.spec.grid import expand
-from clue_ray.spec.specs import ResourcesSpec, StudySpec
+from clue_ray.spec.specs import EvaluationSpec, ResourcesSpec, StudySpec
 from clue_ray.storage.files import write_json
 from clue_ray.study import costs
-from clue_ray.study.checks import check_study
+from clue_ray.study.checks import check_cluster, check_study
 from clue_ray.study.costs import Rate, Workload, choose_timing, fixed_rate, time_on_a_node
 from clue_ray.study.directory import StudyDirectory
 from clue_ray.study.planner import plan_runs
@@ -90,6 +94,81 @@ def test_ray_data_packs_where_a_gpu_would_wait(
         (feed, expected) == ("auto", "ray_data")
     )
     assert planned.concurrency == (1 if expected == "ray_data" or cores == 1 else 2)
+
+
+def plan_on_gpus(corpus, folder, rate, cpus, more=(), **resources):
+    """Plan a run of a study for a node with a GPU for each of four workers."""
+    study = make_study({"sequence_length": [4]}, resources={"gpus_per_worker": 1, **resources})
+    nodes = [{"CPU": cpus, "GPU": 4.0, "trial_slot": 8.0}, *more]
+    planned = plan_runs(
+        study,
+        corpus,
+        StudyDirectory(folder),
+        nodes,
+        timed=lambda runs: {run.encoder.model_dump_json(): rate for run in runs},
+    )
+    check_cluster(planned, study, nodes)
+    return planned, planned.runs[0].run.resources.feed
+
+
+@pytest.mark.parametrize(
+    ("cpus", "more", "feed"),
+    [
+        (4.0, [], "worker"),  # four runs would hold all cores, and wait for ever for packers
+        (7.0, [], "worker"),
+        (8.0, [], "ray_data"),
+        (4.0, [{"CPU": 4.0, "data_pool": 1.0}], "ray_data"),
+        (8.0, [{"CPU": 3.0, "data_pool": 1.0}], "worker"),
+    ],
+)
+def test_packers_leave_room_for_as_many_runs_as_asked_for(corpus, tmp_path, cpus, more, feed):
+    planned, found = plan_on_gpus(corpus, tmp_path, Rate(0, 1e-9, 2.0), cpus, more, concurrency=4)
+    assert (found, planned.concurrency) == (feed, 4)
+
+
+def test_packers_that_do_not_fit_beside_the_runs_asked_for_are_refused(corpus, tmp_path):
+    rate, asked = Rate(0, 1e-9), {"concurrency": 4, "feed": "ray_data"}
+    with pytest.raises(ClusterError, match=r"needs 8 CPU .* but the cluster has 7"):
+        plan_on_gpus(corpus, tmp_path, rate, 7.0, **asked)
+    with pytest.raises(ClusterError, match=r"a core each where Ray Data packs .* hold 3; a worker"):
+        plan_on_gpus(corpus, tmp_path, rate, 8.0, [{"CPU": 3.0, "data_pool": 1.0}], **asked)
+
+
+def test_workers_share_packing_but_not_drawing(corpus, tmp_path):
+    rate = Rate(0, 1e-9, packing=0.6, drawing=0.2)
+    feeds = [plan_on_gpus(corpus, tmp_path, rate, 64.0, workers=n)[1] for n in (1, 2, 4)]
+    assert feeds == ["worker", "worker", "ray_data"]
+
+
+def test_drawing_is_timed_apart_from_the_share_of_a_worker(corpus, monkeypatch):
+    draw, pack = BatchSampler.batch, GlobalBatch.pack
+    monkeypatch.setattr(BatchSampler, "batch", lambda *a: time.sleep(0.1) or draw(*a))
+    monkeypatch.setattr(
+        GlobalBatch, "pack", lambda batch, rows: time.sleep(0.02 * len(rows)) or pack(batch, rows)
+    )
+    (run,) = expand(make_study({"sequence_length": [4]}))  # 16 users in two services
+    _, seconds, packing, drawing = costs._time_step(run, corpus, EvaluationSpec(candidates=16))
+    stepping = seconds / (1 + packing)
+    assert drawing * stepping == pytest.approx(0.1 + 2 * 0.02, abs=0.1)
+    assert (packing - drawing) * stepping == pytest.approx(30 * 0.02, abs=0.2)
+
+
+def test_a_batch_that_is_packed_on_a_gpu_needs_no_ray_data(corpus, monkeypatch):
+    freed = []
+
+    class OnCard(costs.Trainer):
+        def __init__(self, *args):
+            assert freed  # what the run before left is gone
+            super().__init__(*args)
+            self.prepare.resident = ResidentCorpus(corpus, torch.device("cpu"))
+
+    monkeypatch.setattr(costs, "Trainer", OnCard)
+    monkeypatch.setattr(costs, "free_device", lambda: freed.append(True))
+    (run,) = expand(make_study({"sequence_length": [4]}))
+    flops, seconds, *shares = costs._time_step(run, corpus, EvaluationSpec(candidates=16))
+    assert flops > 0
+    assert seconds > 0
+    assert shares == [0, 0]
 
 
 def test_cost_is_that_of_what_is_pending(corpus, tmp_path):
@@ -318,7 +397,7 @@ def test_heads_too_wide_for_a_gpu_are_refused():
     }
     check_study(StudySpec(**study))
     on_gpu = StudySpec(**study, resources={"gpus_per_worker": 1})
-    with pytest.raises(SpecError, match=r"heads of 264, and attention .* at most 256; use 5 heads"):
+    with pytest.raises(SpecError, match=r"heads of 264, and attention .* at most 256; use 6 heads"):
         check_study(on_gpu)
 
 

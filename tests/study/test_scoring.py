@@ -1,6 +1,7 @@
 """Finished runs are evaluated on tasks through Ray Tune, once each."""
 
 import json
+import os
 import shutil
 
 import pyarrow.fs
@@ -96,6 +97,26 @@ def test_scores_join_the_table_and_failures_are_sentences(study, found, ray_sess
         StudyError, match=r"No run of .* could be scored: Task lost names service 'nowhere'"
     ):
         score_study(study, tasks[1:], {})
+
+
+def test_logs_are_read_by_tasks_and_not_here(study, found, ray_session, monkeypatch, caplog):
+    def prepare(task, reading, say):
+        say(f"{task.name} lacks an id")
+        raise SpecError(f"read in a process other than {parent}: {os.getpid() != parent}")
+
+    parent = os.getpid()
+
+    def there(*given):
+        from clue_ray.study import scoring as own  # of the process that runs this
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(own, "prepare_examples", prepare)
+            return own._prepare_there(*given)
+
+    monkeypatch.setattr(scoring, "_prepare_there", there)
+    with pytest.raises(StudyError, match=f"a process other than {parent}: True"):
+        score_study(study, [found("elsewhere")], {})
+    assert "elsewhere lacks an id" in caplog.text
 
 
 def test_a_study_that_another_command_holds_is_not_scored(study, found):

@@ -19,7 +19,7 @@ from clue_ray.spec.specs import CorpusSpec
 from clue_ray.transfer import encode
 from clue_ray.transfer.embed import embed, items, pipeline
 from clue_ray.transfer.embed.embed import embed_users
-from clue_ray.transfer.embed.items import ItemVectors
+from clue_ray.transfer.embed.items import ItemVectors, open_items
 from clue_ray.transfer.embed.pipeline import make_parts
 from clue_ray.transfer.embed.writing import (
     NOTHING_NEW,
@@ -286,6 +286,27 @@ def test_vectors_of_items_at_a_uri_are_fetched_once_per_node(
     assert manifest["vectors"] == len(vectors)
     assert not (tmp_path / "lake" / "items").exists()
     assert not (cache / "an earlier attempt").exists()
+
+
+def test_two_embeddings_of_one_node_keep_their_items(tmp_path, monkeypatch):
+    (tmp_path / "cache").mkdir()
+    monkeypatch.setattr(items, "node_folder", lambda name: tmp_path / "cache")
+    for name in "ab":
+        (tmp_path / name / "items").mkdir(parents=True)
+        keys, vectors = np.array([8 + ord(name)], "<u8"), np.ones((1, 2), "<f4")
+        file = tmp_path / name / "items" / "range-00000"
+        file.write_bytes(keys.tobytes() + vectors.tobytes())
+    one, two = (open_items(f"file://{tmp_path}/{name}", name, 1, 2) for name in "ab")
+    for found, name in ((one, "a"), (two, "b")):  # a file is mapped when it is first used
+        known, _ = found.find(np.array([8 + ord("a"), 8 + ord("b")], np.uint64))
+        assert known.tolist() == [name == "a", name == "b"]
+    del one, two, found
+    open_items.cache_clear()
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(items.shutil, "disk_usage", lambda _: usage._replace(free=15))
+    with pytest.raises(StudyError, match=r"items of file:.*: 15 bytes free, 16 needed; free some"):
+        open_items(f"file://{tmp_path}/a", "c", 1, 2)
+    assert not [path for path in (tmp_path / "cache").iterdir() if path.is_dir()]
 
 
 @pytest.mark.ray

@@ -156,7 +156,7 @@ def test_the_card_is_filled_from_the_run(finished, corpus, tmp_path):
         {"method": "encoder", "mrr": score},
         {"method": "popularity", "mrr": score, "mrr_lead": score},
     ]
-    result = {"task": "meat", "run_id": run, "methods": methods}
+    result = {"task": "meat", "run_id": run, "users": {}, "left_out": {}, "methods": methods}
     (folder / "meat-1.json").write_text(json.dumps(result))
     export_model(study / "runs" / run, tmp_path / "out")
     card = (tmp_path / "out" / "README.md").read_text()

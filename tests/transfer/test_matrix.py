@@ -1,12 +1,14 @@
 """Matrices of vectors: exactly the users of a list, in its order, views side by side."""
 
+import hashlib
+
 import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 
 from clue_ray.errors import EventLogError, StudyError
-from clue_ray.transfer.embed import matrix
+from clue_ray.transfer.embed import client_list, matrix
 from clue_ray.transfer.embed.client_list import read_clients
 from clue_ray.transfer.embed.embed import embed_users
 from clue_ray.transfer.encode import load_encoder
@@ -152,3 +154,19 @@ def test_a_ragged_list_of_users_is_one_sentence(tmp_path):
     (tmp_path / "users.csv").write_text("user_id,segment\n1,a\n2\n")
     with pytest.raises(StudyError, match="line 3 has 1 fields, and the header 2"):
         read_clients(str(tmp_path / "users.csv"))
+
+
+def test_a_list_of_too_many_users_is_refused(encoder_folder, numbered, tmp_path, monkeypatch):
+    file = tmp_path / "users.csv"
+    file.write_text("user_id\n1\n2\n3\n")
+    plain = hashlib.sha256(b"1\n2\n3").hexdigest()[:12]
+    for block in (1, 2, 3, 100):
+        monkeypatch.setattr(client_list, "BLOCK", block)
+        assert read_clients(str(file)).digest == plain
+    monkeypatch.setattr(client_list, "MOST_USERS", 2)
+    with pytest.raises(StudyError, match=r"users\.csv has 3 users, and a matrix can have 2; split"):
+        read_clients(str(file))
+    with pytest.raises(
+        StudyError, match=r"embeddings have up to \d+ users, and a matrix can have 2"
+    ):
+        embed_users(encoder_folder, str(numbered), str(tmp_path / "o"), form="npy")

@@ -172,6 +172,33 @@ def test_a_head_learns_a_planted_signal_and_ignores_noise(monkeypatch):
     assert r2(fit_head(signal, values, kind="linear", seed=0)[:, 0], values.targets[test]) > 0.8
 
 
+@pytest.mark.parametrize("kind", ["mlp", "linear", "challenge"])
+def test_a_head_is_fitted_on_the_device_that_is_asked(kind, monkeypatch):
+    """On the device meta, which mixes with no other, all but the way back of the scores works."""
+    rng = np.random.default_rng(0)
+    monkeypatch.setattr(heads, "CHALLENGE_WIDTHS", (32, 64))
+    monkeypatch.setattr(heads.EarlyStopping, "update", lambda *_: False)  # meta has no values
+    monkeypatch.setattr(heads, "STEPS", 1)
+    monkeypatch.setattr(heads, "label_features", lambda names: torch.eye(len(names)))
+    ranked = planted_examples(rng.random((180, 3)) < 0.5, ("a", "b", "c"))
+    for examples in (ranked, planted_examples(rng.integers(0, 2, 180), ("no", "yes"))):
+        with pytest.raises(NotImplementedError, match="Cannot copy out of meta tensor"):
+            fit_head(rng.random((180, 4)), examples, kind=kind, seed=0, device="meta")
+
+
+def test_heads_are_fitted_where_the_encoder_is(task, encoder_folder, events, monkeypatch):
+    asked, fit = set(), evaluate.fit_head
+    monkeypatch.setattr(
+        evaluate,
+        "fit_head",
+        lambda *given, device, **more: asked.add(device) or fit(*given, device="cpu", **more),
+    )
+    encoder = load_encoder(encoder_folder)
+    encoder.device = torch.device("cuda", 1)
+    evaluate.evaluate_task(encoder, {}, task(), make_examples(task(), events.to_pandas()))
+    assert asked == {torch.device("cuda", 1)}
+
+
 def test_labels_of_test_users_come_later_and_from_other_people(events, task, corpus):
     table = events.to_pandas()
     cut = table["timestamp"].quantile(0.7)
@@ -438,8 +465,8 @@ def test_every_kind_of_task_runs_and_is_stored(
     assert result["users"]["test"] > 20
     assert json.loads(json.dumps(result)) == result
     file = encoder_folder.parent / "transfer" / f"k-{kind}-{result['key']}.json"
-    file.write_text(json.dumps({"kept": True}))
-    assert run_task(encoder_folder, spec, {"twin": encoder_folder}) == {"kept": True}
+    file.write_text(json.dumps({**result, "kept": True}))
+    assert run_task(encoder_folder, spec, {"twin": encoder_folder})["kept"]
 
 
 def test_from_scratch_has_three_encoders_at_most_and_a_head_each(task, encoder_folder, monkeypatch):

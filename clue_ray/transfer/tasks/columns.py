@@ -11,6 +11,7 @@ import pandas as pd
 
 from clue_ray.runs import SCORES, Runs, read_runs
 from clue_ray.scaling.downstream import MEASURES
+from clue_ray.storage.documents import is_file_name
 from clue_ray.storage.files import read_json, write_json
 from clue_ray.transfer.tasks.evaluate import read_result, result_name
 from clue_ray.transfer.tasks.spec import column_of
@@ -41,9 +42,14 @@ def join_results(directory: Path, runs: Runs | None = None) -> Runs:
     scores = {
         run_id: _read_scores(
             directory / "runs" / run_id,
-            {task: names.get(run_id) for task, names in selected.items()},
+            {
+                task: names.get(run_id)
+                for task, names in selected.items()
+                if isinstance(names, dict)
+            },
         )
         for run_id in table["run_id"]
+        if is_file_name(run_id)  # or the table of a stranger could name a folder elsewhere
     }
     if any(scores.values()):
         columns = pd.DataFrame(list(scores.values()), index=list(scores))

@@ -5,6 +5,7 @@ All methods share the users, labels, heads and measures. They differ only in the
 
 import hashlib
 import json
+import logging
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -15,12 +16,15 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import torch
 from numpy.typing import NDArray
 
 from clue_ray.corpus.logs.reading import Reading, plan_catalogues
-from clue_ray.errors import SpecError
+from clue_ray.errors import RunsError, SpecError, reason_of
+from clue_ray.scaling.downstream import check_result
 from clue_ray.spec.yaml import fingerprint
 from clue_ray.spec.younger import without_new_fields
+from clue_ray.storage.documents import parse_json
 from clue_ray.storage.files import read_file, with_retries, write_file
 from clue_ray.storage.place import is_uri
 from clue_ray.training.device import choose_device
@@ -30,6 +34,7 @@ from clue_ray.transfer.tasks import features, scores
 from clue_ray.transfer.tasks.attributes import read_table_file
 from clue_ray.transfer.tasks.examples import (
     Examples,
+    Say,
     draw_candidates,
     make_examples,
     plan_events,
@@ -46,6 +51,7 @@ from clue_ray.transfer.tasks.methods import (
 )
 from clue_ray.transfer.tasks.spec import TaskSpec
 
+logger = logging.getLogger(__name__)
 EVALUATION = 8
 """Version of the evaluation; increase it when the same task and encoder get other scores."""
 Matrix = NDArray[np.float64]
@@ -71,7 +77,8 @@ def run_task(
 
     Args:
         against: further encoders to compare with: name -> folder of their run.
-        gpus: encode users on a GPU if there is one; heads and other baselines stay on the CPU.
+        gpus: encode users and fit heads on a GPU if there is one; the features of other baselines
+            are computed on the CPU.
 
     Raises:
         SpecError: the task does not fit its log, has too few users, or leaks.
@@ -85,7 +92,7 @@ def run_task(
     place = str(run) if is_uri(run) else str(find_encoder(Path(run)).parent)
     name = result_name(task.name, key)
     if (stored := read_file(place, name)) is not None:
-        return dict(json.loads(stored))
+        return _parse_result(stored, f"{place}/{name}")
     examples = prepare_examples(task, reading)
     write_left_out(place, task, examples)
     device = choose_device(gpus)
@@ -97,9 +104,32 @@ def run_task(
 
 
 def read_result(file: Path) -> dict[str, Any]:
-    """Read a stored result."""
-    result: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-    return result
+    """Read a stored result, or why a run could not be scored.
+
+    Raises:
+        RunsError: it is damaged.
+    """
+    try:
+        content = file.read_bytes()
+    except OSError as error:
+        raise RunsError(f"{file} cannot be read ({error}); restore it.") from None
+    return _parse_result(content, str(file))
+
+
+def _parse_result(content: bytes, source: str) -> dict[str, Any]:
+    """Parse a stored result; raise RunsError where it is damaged."""
+    try:
+        result = parse_json(content)
+        if not (isinstance(result, dict) and result.keys() >= {"task", "run_id", "error"}):
+            check_result(result)
+        elif not all(isinstance(result[name], str) for name in ("task", "run_id", "error")):
+            raise ValueError("its error is not a text")
+    except ValueError as error:
+        raise RunsError(
+            f"{source} is damaged ({reason_of(error)}); delete it, and clue-ray transfer scores "
+            "the run again."
+        ) from None
+    return dict(result)
 
 
 def result_name(task: str, key: str) -> str:
@@ -127,15 +157,18 @@ def _examples_key(task: TaskSpec, reading: Reading) -> str:
     return fingerprint([asked, files, *table])
 
 
-def prepare_examples(task: TaskSpec, reading: Reading) -> Examples:
+def prepare_examples(task: TaskSpec, reading: Reading, say: Say = logger.warning) -> Examples:
     """Read the log of a task and make its examples, which are the same for every encoder.
+
+    Args:
+        say: as for `read_events`.
 
     Raises:
         SpecError: the task does not fit its log, has too few users, or its inputs contain labels.
         EventLogError: the log cannot be read.
     """
-    events, unusable = read_events(reading)
-    examples = make_examples(task, events, unusable)
+    events, unusable = read_events(reading, say)
+    examples = make_examples(task, events, unusable, say)
     check_inputs(task, examples, events)
     return replace(examples, key=_examples_key(task, reading))
 
@@ -228,14 +261,16 @@ def _evaluate_heads(
             found[name] = known[*log, name]
             continue
         # One method at a time: its scores may be millions of users by labels.
-        outputs = _fit_heads(task, examples, features_of())
+        outputs = _fit_heads(task, examples, features_of(), encoder.device)
         found[name] = _resample_heads(task, examples, name, outputs)
         if shared:
             known[*log, name] = found[name]
     return found
 
 
-def _fit_heads(task: TaskSpec, examples: Examples, matrices: list[Matrix]) -> Iterator[Matrix]:
+def _fit_heads(
+    task: TaskSpec, examples: Examples, matrices: list[Matrix], device: torch.device
+) -> Iterator[Matrix]:
     """Yield the scores of a head per seed, of test users.
 
     One encoder has a head per seed; encoders trained from scratch have one head each.
@@ -243,7 +278,7 @@ def _fit_heads(task: TaskSpec, examples: Examples, matrices: list[Matrix]) -> It
     seeds = task.seeds if len(matrices) == 1 else task.seeds[: len(matrices)]
     for number, seed in enumerate(seeds):
         matrix = matrices[number % len(matrices)]
-        yield fit_head(matrix, examples, kind=task.head, seed=seed)
+        yield fit_head(matrix, examples, kind=task.head, seed=seed, device=device)
 
 
 def _resample_heads(

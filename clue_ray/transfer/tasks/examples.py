@@ -5,7 +5,7 @@ is evaluated on other people and on a later time. Users that cannot be used are 
 """
 
 import logging
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,6 +35,7 @@ from clue_ray.transfer.tasks.windows import (
 )
 
 logger = logging.getLogger(__name__)
+Say = Callable[[str], None]
 MIN_USERS = 20
 """Users that each part of the split needs."""
 
@@ -93,8 +94,10 @@ def plan_events(task: TaskSpec) -> Reading:
     return reading
 
 
-def read_events(reading: Reading) -> tuple[pd.DataFrame, set[str]]:
+def read_events(reading: Reading, say: Say = logger.warning) -> tuple[pd.DataFrame, set[str]]:
     """Read a task's log into memory; return its events, and the users without usable rows.
+
+    `say` is called with a sentence for each catalogue that lacks ids of the log.
 
     Raises:
         EventLogError: the log cannot be read, or a catalogue has none of its ids.
@@ -113,16 +116,19 @@ def read_events(reading: Reading) -> tuple[pd.DataFrame, set[str]]:
             users.update(user for user in pc.unique(rows["user_id"]).to_pylist() if user)
             tables.append(good_rows(rows).select(EVENTS.names))
     for sentence in check_joined(reading, joined):
-        logger.warning(sentence)
+        say(sentence)
     events = pa.concat_tables([EVENTS.empty_table(), *tables]).to_pandas()
     return events, users - set(events["user_id"])
 
 
-def make_examples(task: TaskSpec, events: pd.DataFrame, unusable: Collection[str] = ()) -> Examples:
+def make_examples(
+    task: TaskSpec, events: pd.DataFrame, unusable: Collection[str] = (), say: Say = logger.warning
+) -> Examples:
     """Turn a log into a task's examples.
 
     Args:
         unusable: users of the log that are not in `events`.
+        say: as for `read_events`.
 
     Raises:
         SpecError: the log lacks what the task asks for, or a part of the split has too few users.
@@ -136,7 +142,7 @@ def make_examples(task: TaskSpec, events: pd.DataFrame, unusable: Collection[str
     seen = set(task.services or set(events["service"].unique()) - set(_label_services(task)))
     inputs = events[events["service"].isin(seen) & (events["timestamp"] < cut)]
     if task.rule:
-        counted = select_events(task, _read_targets(task, events))
+        counted = select_events(task, _read_targets(task, events, say))
         counted = counted[counted["user_id"].isin(part.index)]
         labelled, names, targets, missed = label_windows(task, counted, cuts, part)
     else:
@@ -211,11 +217,11 @@ def _check_window(task: TaskSpec, cut: float, first: float, last: float) -> None
         )
 
 
-def _read_targets(task: TaskSpec, events: pd.DataFrame) -> pd.DataFrame:
+def _read_targets(task: TaskSpec, events: pd.DataFrame, say: Say) -> pd.DataFrame:
     """Return the events that targets are built from: the log again, if its rule needs columns."""
     if not reads_again(task):
         return events
-    return read_events(plan_reading(target_reading(task), numbers=True))[0]
+    return read_events(plan_reading(target_reading(task), numbers=True), say)[0]
 
 
 def _group_left_out(

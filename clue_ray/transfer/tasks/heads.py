@@ -57,7 +57,9 @@ class Head(nn.Module):
         )
         self.last = nn.Linear(before, outputs, bias=False)
         nn.init.zeros_(self.last.weight)
-        self.base, self.labels = nn.Parameter(base.clone()), labels
+        self.base = nn.Parameter(base.clone())
+        self.labels: torch.Tensor | None
+        self.register_buffer("labels", labels, persistent=False)  # moves with the module
         # For thousands of rare labels the counts are a better estimate than training.
         self.base.requires_grad_(labels is None)
 
@@ -184,28 +186,37 @@ def _value_scale(examples: Examples) -> tuple[float, float]:
     return float(values.mean()), float(values.std())
 
 
-def fit_head(features: Matrix, examples: Examples, *, kind: HeadKind, seed: int) -> Matrix:
+def fit_head(
+    features: Matrix,
+    examples: Examples,
+    *,
+    kind: HeadKind,
+    seed: int,
+    device: str | torch.device = "cpu",
+) -> Matrix:
     """Fit a head on training users and return the scores of test users, [test users, outputs].
 
     The head has the weights with the lowest validation loss, which may be the initial ones. (The
     challenge itself takes the epoch that is best on the scored users.)
+
+    Args:
+        device: where it is fitted; its dropout differs between devices.
     """
-    train, validation = (
-        to_tensors(examples, examples.rows(part)) for part in ("train", "validation")
-    )
-    x = _standardise(features, examples.rows("train"))
+    of_parts = (to_tensors(examples, examples.rows(part)) for part in ("train", "validation"))
+    train, validation = ((users.to(device), true.to(device)) for users, true in of_parts)
+    x = _standardise(features, examples.rows("train")).to(device)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         base, labels = base_scores(examples), label_features(examples.names)
         generator = torch.Generator().manual_seed(seed)
         if kind == "challenge":
-            head: nn.Module = ChallengeHead(x.shape[1], len(base))
+            head: nn.Module = ChallengeHead(x.shape[1], len(base)).to(device)
             _train_epochs(head, x, train, validation, generator, multi=examples.multi)
         else:
-            head = Head(x.shape[1], base, labels, hidden=kind == "mlp")
+            head = Head(x.shape[1], base, labels, hidden=kind == "mlp").to(device)
             _train(head, x, train, validation, generator, multi=examples.multi)
     with torch.no_grad():
-        scores = head.eval()(x[examples.rows("test")]).double()
+        scores = head.eval()(x[examples.rows("test")]).double().cpu()
     if examples.targets.ndim == 2:
         return scores.numpy()
     if examples.names:

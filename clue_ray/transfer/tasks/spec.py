@@ -70,6 +70,8 @@ class RetrievalSpec(Spec):
 class TaskSpec(Spec):
     """A downstream task."""
 
+    elsewhere = ("split.time",)
+
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     question: str = ""
     events: str | tuple[str, ...] | dict[str, Any]
