@@ -4,8 +4,9 @@
     python -m benchmarks.soak --starts 50     # the whole command again and again, nothing to train
 
 Prints the slope of the memory of each kind of process over the second half of the study, and what
-is left at its end: placement groups, resources, processes, open files, temporary files. The exit
-status is 1 if something is left.
+is left at its end: placement groups, resources, processes, open files, temporary files and folders.
+A slope is flat if 100 further runs, or one further start, add at most 1 % of the memory or 1 MB.
+The exit status is 1 if something is left or a memory is not flat.
 """
 
 import argparse
@@ -35,6 +36,10 @@ PAUSE = 2.0
 """Seconds between two samples of memory."""
 KINDS = {"trial actors": "ImplicitFunc", "raylet": "raylet/raylet", "GCS": "gcs_server"}
 """Kinds of processes, and a part of their command lines; the driver is this process."""
+FLAT_SHARE, FLAT_MB = 0.01, 1.0
+"""A memory is flat if it grows by at most this share of it, or by so many MB."""
+KEPT = {"ray", "corpora", "checksums"}
+"""Folders that may stay: Ray's logs, the cache of corpora, and the checksums of files."""
 
 
 def make_study(events: Path, runs: int) -> StudySpec:
@@ -132,14 +137,39 @@ def leftovers() -> list[str]:
 
 
 def temporary_files(folder: Path) -> list[str]:
-    """List the temporary files, but for Ray's logs and the cache of corpora."""
-    files = [file.relative_to(folder) for file in folder.rglob("*") if file.is_file()]
-    kept = ("ray/", "corpora/")
-    return [str(f) for f in files if not any(part in f"{f}/" for part in kept)]
+    """List the files and the empty folders in a temporary folder, but for those KEPT."""
+    found = []
+    for path in sorted(folder.rglob("*")):
+        name = path.relative_to(folder)
+        if KEPT.isdisjoint(name.parts) and not path.is_dir():
+            found.append(f"file {name}")
+        # The folder of working folders stays, and is empty where none of them does.
+        elif KEPT.isdisjoint(name.parts) and path.name != "work" and not any(path.iterdir()):
+            found.append(f"empty folder {name}")
+    return found
+
+
+def is_flat(megabytes: float, slope: float) -> bool:
+    """Return whether a memory does not grow, both in MB."""
+    return slope <= max(FLAT_SHARE * megabytes, FLAT_MB)
+
+
+def judge_slopes(slopes: dict[str, tuple[float, float]]) -> list[str]:
+    """Print each slope with its verdict, as `Sampler.slopes` gives them; list what is not flat."""
+    growing = []
+    for kind, (last, slope) in slopes.items():
+        if kind == "open files":
+            print(f"{kind:>12}: {last:8.1f}, {slope:+.2f} per 100 runs")
+            continue
+        flat = is_flat(last / 1e6, slope / 1e6)
+        growing += [] if flat else [f"growing memory: {kind}"]
+        words = "flat" if flat else "not flat"
+        print(f"{kind:>12}: {last / 1e6:8.1f} MB, {slope / 1e6:+.2f} MB per 100 runs: {words}")
+    return growing
 
 
 def soak(folder: Path, runs: int) -> list[str]:
-    """Run the study, print the slopes, and return what is left."""
+    """Run the study, print the slopes, and return what is left or grows."""
     events = folder / "events.parquet"
     spec = PlantedSpec(users=240, services=3, topics=12, items_per_topic=20, events=24)
     pq.write_table(planted_events(spec), events)
@@ -151,18 +181,15 @@ def soak(folder: Path, runs: int) -> list[str]:
         time.sleep(2 * PAUSE)
     statuses = table["status"].value_counts().to_dict()
     print(f"{runs} runs in {time.monotonic() - started:.0f} s: {statuses}")
-    for kind, (last, slope) in sampler.slopes().items():
-        unit, scale = ("", 1) if kind == "open files" else (" MB", 1e6)
-        print(f"{kind:>12}: {last / scale:8.1f}{unit}, {slope / scale:+.2f}{unit} per 100 runs")
-    left += [f"process {pid}" for pid in sampler.alive()]
-    return left
+    growing = judge_slopes(sampler.slopes())
+    return [*left, *(f"process {pid}" for pid in sampler.alive()), *growing]
 
 
 def start_again(folder: Path, starts: int) -> list[str]:
-    """Run a finished study again and again in this process; return what is left."""
+    """Run a finished study again and again in this process; return what is left or grows."""
     soak(folder, 2)
     study = make_study(folder / "events.parquet", 2)
-    counts = []
+    counts, left = [], []
     for _ in range(starts):
         run_study(study, folder / "out")
         own = psutil.Process()
@@ -174,11 +201,13 @@ def start_again(folder: Path, starts: int) -> list[str]:
         print(
             f"{starts} starts: {name} {values[0]:.0f} to {values[-1]:.0f}, {slope:+.2f} per start"
         )
-    return [f"process {child.pid}" for child in psutil.Process().children(recursive=True)]
+        if name == "MB" and not is_flat(values[-1], slope):
+            left.append("growing memory: this process")
+    return left + [f"process {child.pid}" for child in psutil.Process().children(recursive=True)]
 
 
 def main() -> None:
-    """Soak, and print what is left."""
+    """Soak, and print what is left or grows."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.soak", description=__doc__)
     parser.add_argument("--runs", type=int, default=1000)
     parser.add_argument("--starts", type=int, default=0)
@@ -188,8 +217,8 @@ def main() -> None:
         (folder / "t").mkdir()
         os.environ["TMPDIR"] = tempfile.tempdir = str(folder / "t")
         left = start_again(folder, options.starts) if options.starts else soak(folder, options.runs)
-        left += [f"file {file}" for file in temporary_files(folder / "t")]
-    print("\n".join(["left:", *left]) if left else "nothing is left")
+        left += temporary_files(folder / "t")
+    print("\n".join(["left or growing:", *left]) if left else "nothing is left, all memory is flat")
     sys.exit(1 if left else 0)
 
 

@@ -21,6 +21,7 @@ from clue_ray.spec.columns import COLUMNS
 from clue_ray.spec.statuses import STATUS_NAMES, STATUSES, Status
 from clue_ray.storage.delimited import DECIMAL_COMMA
 from clue_ray.storage.documents import is_file_name, read_document
+from clue_ray.storage.links import check_links
 
 if TYPE_CHECKING:  # pandas and pyarrow are slow to import, and `clue_ray.fit_law` should not be
     import pandas as pd
@@ -172,6 +173,7 @@ def read_runs(path: str | Path) -> Runs:
 
     Raises:
         RunsError: There is no such file, it cannot be read, or it has no rows.
+        StudyError: A link in the study directory leads out of it.
 
     Example:
         >>> from pathlib import Path
@@ -189,6 +191,7 @@ def read_runs(path: str | Path) -> Runs:
 
     source = Path(path).expanduser()
     if source.is_dir():
+        check_links(source)
         source = source / "runs.parquet"
     if not source.is_file():
         raise RunsError(

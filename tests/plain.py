@@ -74,7 +74,10 @@ def plain_corpus(log: Path, folder: Path, split: dict) -> Corpus:
         "vocab_size": tokenizer.get_vocab_size() + items["service"].nunique(),
         "max_item_tokens": spec.max_item_tokens + 1,
         "rejected": {},
-        "files": {},
+        "files": {
+            name: sha256(folder / name)
+            for name in ("items/shard-00000.parquet", "shards/shard-00000.parquet")
+        },
         "tokenizer_sha256": sha256(folder / "tokenizer.json"),
     }
     (folder / "corpus.json").write_text(json.dumps(manifest))

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 
 import psutil
 
+from benchmarks.chaos.storage import MOODS
+
 if TYPE_CHECKING:
     from benchmarks.chaos.__main__ import Scene
 
@@ -90,8 +92,8 @@ def stop_process(scene: "Scene", draw: random.Random) -> str:
 
 
 def spoil_storage(scene: "Scene", draw: random.Random) -> str:
-    """Make storage refuse, crawl or cut for a while."""
-    scene.storage.mood = draw.choice(["refusing", "slow", "cutting"])
+    """Make storage refuse, crawl, or cut uploads or downloads short for a while."""
+    scene.storage.mood = draw.choice(MOODS)
 
     def recover() -> None:
         scene.storage.mood = "well"

@@ -13,7 +13,10 @@ import boto3
 BUCKET = "lake"
 CHUNK = 65_536
 CUT_AFTER = 20_000
-"""Bytes of a request after which a cut connection ends: within most checkpoints."""
+"""Bytes of a request or answer after which a cut connection ends: within most checkpoints."""
+CUTS = {"cutting uploads": True, "cutting downloads": False}
+"""Moods that cut a connection, and whether they cut its requests rather than its answers."""
+MOODS = ("refusing", "slow", *CUTS)
 SLOW_SECONDS = 0.3
 """Pause before each chunk while storage is slow."""
 KEYS = {"AWS_ACCESS_KEY_ID": "testing", "AWS_SECRET_ACCESS_KEY": "testing"}
@@ -27,7 +30,7 @@ def free_port() -> int:
 
 
 class Storage:
-    """The server and its proxy; `mood` is well, refusing, slow or cutting."""
+    """The server and its proxy; `mood` is well, or one of MOODS."""
 
     def __init__(self) -> None:
         os.environ.update(KEYS)
@@ -97,9 +100,8 @@ class Storage:
         passed = 0
         with suppress(OSError):
             while content := source.recv(CHUNK):
-                if self.mood == "refusing" or (
-                    self.mood == "cutting" and is_request and passed + len(content) > CUT_AFTER
-                ):
+                cut = CUTS.get(self.mood) is is_request and passed + len(content) > CUT_AFTER
+                if self.mood == "refusing" or cut:
                     target.sendall(content[: max(0, CUT_AFTER - passed)])
                     break
                 if self.mood == "slow":

@@ -20,6 +20,7 @@ import pyarrow.fs
 
 from clue_ray.errors import RunsError, StudyError
 from clue_ray.storage.documents import read_document
+from clue_ray.storage.links import check_links
 from clue_ray.storage.place import explain_access, open_place
 
 RETRY_SECONDS = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 32.0, 32.0)
@@ -42,6 +43,8 @@ PERMANENT_ERRORS = (
 OBJECT_STORES = {"s3", "gcs", "abfs"}
 """Filesystems in which a folder is only a prefix of names and needs no creation."""
 PARALLEL_COPIES = 8
+COPY_BYTES = 4_000_000
+"""Bytes of a file that are in memory while it is copied."""
 REMEDY = "fix the storage and run the same command again"
 
 logger = logging.getLogger(__name__)
@@ -173,9 +176,11 @@ def list_files(place: str) -> dict[str, tuple[int, int]]:
     """List the files below a place: relative name -> (bytes, modification time in ns).
 
     Raises:
-        StudyError: storage failed for two minutes.
+        StudyError: storage failed for two minutes, or a link in a shared folder leads out of it.
     """
     store, base = open_place(place)
+    if isinstance(store, pa.fs.LocalFileSystem):
+        check_links(base)
     selector = pa.fs.FileSelector(base, recursive=True, allow_not_found=True)
     infos = with_retries(lambda: store.get_file_info(selector), f"{place} cannot be listed")
     start = len(base.rstrip("/")) + 1
@@ -238,13 +243,17 @@ def remove_folder(place: str) -> None:
 def _copy(
     source_store: pa.fs.FileSystem, source: str, target_store: pa.fs.FileSystem, target: str
 ) -> None:
-    pa.fs.copy_files(
-        source,
-        target,
-        source_filesystem=source_store,
-        destination_filesystem=target_store,
-        use_threads=False,
-    )
+    """Copy one file, whatever its name says of a compression.
+
+    `pyarrow.fs.copy_files` ignores an error of the end of an upload: it returned, and the file was
+    not there. Closing the stream raises it.
+    """
+    with (
+        source_store.open_input_stream(source, compression=None) as reader,
+        target_store.open_output_stream(target, compression=None) as writer,
+    ):
+        while block := reader.read(COPY_BYTES):
+            writer.write(block)
 
 
 def _replace(store: pa.fs.FileSystem, target: str, write: Callable[[str], None]) -> None:

@@ -1,5 +1,6 @@
 """Open a small table: CSV with any separator, Parquet or JSON Lines, packed or not."""
 
+from collections import Counter
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -22,6 +23,10 @@ MOST_PLAIN, MOST_RATIO = 64_000_000, 200
 """A packed table may unpack to so many bytes, or so many times its size; texts shrink tenfold."""
 MOST_ROWS = 10_000_000
 """Rows of a Parquet table that is read whole."""
+MOST_COLUMNS, MOST_CELLS = 10_000, 30_000_000
+"""Columns of any table, and rows times columns; a small file can hold very many equal ones."""
+MOST_HEADER = 2_000_000
+"""Characters of the header of a CSV file."""
 
 
 @dataclass(frozen=True)
@@ -67,16 +72,18 @@ def read_parquet(source: pa.NativeFile | Path) -> "pd.DataFrame":
     """Read a small Parquet table, by its columns alone: notes that pandas left in it are ignored.
 
     Raises:
-        ValueError: it is damaged, two columns have one name, or it has absurdly many rows; a file
-            of a kilobyte can hold a billion equal ones.
+        ValueError: it is damaged, two columns have one name, or it has absurdly many rows or
+            columns; a file of a kilobyte can hold a billion equal rows.
         OSError: it cannot be read.
     """
     try:
-        file = pq.ParquetFile(source)
-        names, rows = file.schema_arrow.names, file.metadata.num_rows
+        # The limit is that of any list in the footer: columns, row groups, columns of one of them.
+        file = pq.ParquetFile(source, thrift_container_size_limit=2 * MOST_COLUMNS)
+        rows = file.metadata.num_rows
         if rows > MOST_ROWS:
             raise ValueError(f"it has {rows:,} rows, at most {MOST_ROWS:,} are read")
-        check_names(names)
+        _check_size(rows, file.metadata.num_columns)
+        check_names(file.schema_arrow.names)
         table = file.read()
         table.validate(full=True)  # text that is not UTF-8 fails only where it is used
         return table.to_pandas(ignore_metadata=True)
@@ -86,9 +93,23 @@ def read_parquet(source: pa.NativeFile | Path) -> "pd.DataFrame":
 
 def check_names(names: Iterable[str]) -> None:
     """Check that no two columns have one name; raise ValueError otherwise."""
-    listed = list(names)
-    if twice := next((name for name in listed if listed.count(name) > 1), None):
-        raise ValueError(f"{listed.count(twice)} columns are named {twice!r}: rename all but one")
+    (twice, times), *_ = [*Counter(names).most_common(1), ("", 0)]
+    if times > 1:
+        raise ValueError(f"{times} columns are named {twice!r:.100}: rename all but one")
+
+
+def _check_size(rows: int, columns: int, written: int = 0) -> None:
+    """Check that a table fits in memory; raise ValueError otherwise.
+
+    Args:
+        written: values that the file spells out; a table may have ten times as many.
+    """
+    if columns > MOST_COLUMNS:
+        raise ValueError(f"it has {columns:,} columns, at most {MOST_COLUMNS:,} are read")
+    if rows * columns > max(MOST_CELLS, 10 * written):
+        raise ValueError(
+            f"it has {rows:,} rows of {columns:,} columns, at most {MOST_CELLS:,} values are read"
+        )
 
 
 def _decode(content: bytes) -> str:
@@ -107,6 +128,7 @@ def _read_json(text: str) -> list[dict[str, Any]]:
         rows = [parse_json(line) for line in text.split("\n") if line.strip()]
     if not all(isinstance(row, dict) for row in rows):
         raise ValueError("each line must be one object")
+    _check_size(len(rows), len(set().union(*rows)), written=sum(map(len, rows)))
     return list(rows)
 
 
@@ -118,6 +140,10 @@ def _find_dialect(text: str, wanted: Collection[str]) -> CsvText:
         text, first = rest, rest.partition("\n")[0]
     if not text.strip():
         raise ValueError("it is empty")
+    if len(first) > MOST_HEADER:
+        raise ValueError(f"its header has more than {MOST_HEADER:,} characters")
     separator = declared or find_separator(first.strip("\r"), wanted)
-    check_names(split_header(first.strip("\r"), separator))
+    header = split_header(first.strip("\r"), separator)
+    _check_size(0, len(header))  # each value takes a byte of the text, which is in memory
+    check_names(header)
     return CsvText(text, separator)

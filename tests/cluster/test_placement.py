@@ -33,6 +33,27 @@ def test_a_worker_runs_on_one_node(resources, nodes, expected):
     assert count_workers(ResourcesSpec(**resources), nodes) == expected
 
 
+POOL = {"CPU": 64, "data_pool": 1}
+
+
+@pytest.mark.parametrize(
+    ("resources", "nodes", "expected"),
+    [
+        ({}, [{"CPU": 4}], 2),
+        ({"cpus_per_worker": 3}, [{"CPU": 8}], 2),
+        ({"cpus_per_worker": 3}, [{"CPU": 3}, {"CPU": 1}], 1),  # its packer is on the other node
+        ({"gpus_per_worker": 1}, [{"CPU": 8, "GPU": 8}, POOL], 8),
+        ({"gpus_per_worker": 1}, [{"CPU": 8, "GPU": 8}, {"CPU": 64}], 8),
+        ({"gpus_per_worker": 1}, [{"CPU": 8, "GPU": 8}], 4),
+        ({"gpus_per_worker": 1}, [{"CPU": 8, "GPU": 8}, POOL | {"CPU": 2}, {"CPU": 64}], 2),
+        ({}, [{"CPU": 8}, POOL], 32),  # workers may take cores of the pool, too
+        ({}, [{"CPU": 80}, POOL | {"CPU": 1}], 0),
+    ],
+)
+def test_ray_data_packs_on_the_data_pool_or_else_on_any_node(resources, nodes, expected):
+    assert count_workers(ResourcesSpec(feed="ray_data", **resources), nodes) == expected
+
+
 def test_runs_of_several_workers_wait_for_all_their_workers_and_a_slot():
     assert multi_worker_concurrency(4, 9, [{"trial_slot": 64}]) == 2
     assert multi_worker_concurrency(2, 9, [{"trial_slot": 3}]) == 3
@@ -61,6 +82,8 @@ def test_what_no_node_holds_is_refused_with_the_arithmetic():
     ):
         check_nodes(2, ResourcesSpec(cpus_per_worker=4), nodes)
     check_nodes(2, ResourcesSpec(cpus_per_worker=3), nodes)
+    with pytest.raises(ClusterError, match=r"and a core each where Ray Data packs .* hold 1; a"):
+        check_nodes(2, ResourcesSpec(cpus_per_worker=3, feed="ray_data"), nodes)
     document = {
         "name": "s",
         "corpus": "c",

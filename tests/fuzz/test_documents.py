@@ -110,6 +110,14 @@ def test_names_within_bounds_are_read(tmp_path):
         read_yaml(write(file, BOMB))
 
 
+def test_a_huge_yaml_is_refused_unread(tmp_path):
+    file = tmp_path / "huge.yaml"
+    with file.open("wb") as stream:
+        stream.truncate(50_000_000_000)  # without holes it would not fit the memory
+    with pytest.raises(SpecError, match="it has 50,000,000,000 bytes, more than 10,000,000"):
+        read_yaml(file)
+
+
 @EXAMPLES
 @pytest.mark.parametrize("kind", ["study", "task", "corpus", "planted"])
 def test_yaml_of_a_stranger(tmp_path, kind, examples):

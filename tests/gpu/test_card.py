@@ -113,8 +113,10 @@ def test_a_state_is_the_same_on_either_device(corpus, tmp_path):
         )
 
 
-def test_a_step_does_not_wait_for_the_card(corpus):
-    trainer = Trainer(make_run(precision="bf16"), corpus, EVALUATION, LocalContext())
+@pytest.mark.parametrize("resources", [{}, {"users_per_chunk": 5}])
+def test_a_step_does_not_wait_for_the_card(corpus, resources):
+    run = make_run(precision="bf16", **resources)
+    trainer = Trainer(run, corpus, EVALUATION, LocalContext())
     for step in range(3):
         trainer.step(trainer.prepare(step))
     batch = trainer.prepare(3)
