@@ -3,24 +3,28 @@
     python -m benchmarks.soak --runs 1000     # about a second per run on 2 cores
     python -m benchmarks.soak --starts 50     # the whole command again and again, nothing to train
 
-Prints the slope of the memory of each kind of process over the second half of the study, and what
-is left at its end: placement groups, resources, processes, open files, temporary files and folders.
-A slope is flat if 100 further runs, or one further start, add at most 1 % of the memory or 1 MB.
-The exit status is 1 if something is left or a memory is not flat.
+Prints the slope of the memory of each kind of process, and of the driver's open files and threads,
+over the second half of the study, and what is left at its end: placement groups, resources,
+processes, temporary files and folders. A slope is flat if 100 further runs, or one further start,
+add at most 1 % of the amount, or 1 (MB, file, thread). The exit status is 1 if something is left or
+grows.
 """
 
 import argparse
 import os
+import subprocess
 import sys
 import tempfile
 import threading
 import time
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import psutil
 import pyarrow.parquet as pq
+import yaml
 
 os.environ["RAY_AUTH_MODE"] = "disabled"
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -36,15 +40,17 @@ PAUSE = 2.0
 """Seconds between two samples of memory."""
 KINDS = {"trial actors": "ImplicitFunc", "raylet": "raylet/raylet", "GCS": "gcs_server"}
 """Kinds of processes, and a part of their command lines; the driver is this process."""
-FLAT_SHARE, FLAT_MB = 0.01, 1.0
-"""A memory is flat if it grows by at most this share of it, or by so many MB."""
+FLAT_SHARE, FLAT_AMOUNT = 0.01, 1.0
+"""An amount is flat if it grows by at most this share of it, or by so many MB, files or threads."""
+COUNTED = ("open files", "threads")
+"""What is sampled of the driver besides its memory."""
 KEPT = {"ray", "corpora", "checksums"}
 """Folders that may stay: Ray's logs, the cache of corpora, and the checksums of files."""
 
 
-def make_study(events: Path, runs: int) -> StudySpec:
+def make_study(events: Path, runs: int) -> dict[str, Any]:
     """Return a study of runs that take about a second each."""
-    document = {
+    return {
         "name": "soak",
         "corpus": {
             "events": str(events),
@@ -60,7 +66,6 @@ def make_study(events: Path, runs: int) -> StudySpec:
         "evaluation": {"candidates": 16, "every": 1},
         "resources": {"concurrency": 2},
     }
-    return StudySpec.parse(document, "soak")
 
 
 class Sampler:
@@ -84,21 +89,22 @@ class Sampler:
         while not self.ended.wait(PAUSE):
             done = sum(1 for _ in self.study.glob("runs/*/record.json"))
             own = psutil.Process()
-            row = {"runs": done, "driver": own.memory_info().rss, "open files": own.num_fds()}
+            row = {"runs": done, "driver": own.memory_info().rss / 1e6}
+            row |= {"open files": own.num_fds(), "threads": own.num_threads()}
             for child in own.children(recursive=True):
                 with suppress(psutil.Error):
                     self.seen[child.pid] = child.create_time()
                     line = " ".join(child.cmdline())[:300]
                     for kind, part in KINDS.items():
                         if part in line:
-                            row[kind] = row.get(kind, 0) + child.memory_info().rss
+                            row[kind] = row.get(kind, 0) + child.memory_info().rss / 1e6
             self.rows.append(row)
 
     def slopes(self) -> dict[str, tuple[float, float]]:
         """Return (last value, growth per 100 runs) of each kind over the second half."""
         late = [row for row in self.rows if row["runs"] > self.rows[-1]["runs"] / 2]
         found = {}
-        for kind in ("driver", *KINDS, "open files"):
+        for kind in ("driver", *KINDS, *COUNTED):
             points = [(row["runs"], row[kind]) for row in late if kind in row]
             if len({runs for runs, _ in points}) > 2:
                 runs, values = np.array(points, dtype=float).T
@@ -149,22 +155,19 @@ def temporary_files(folder: Path) -> list[str]:
     return found
 
 
-def is_flat(megabytes: float, slope: float) -> bool:
-    """Return whether a memory does not grow, both in MB."""
-    return slope <= max(FLAT_SHARE * megabytes, FLAT_MB)
+def is_flat(amount: float, slope: float) -> bool:
+    """Return whether an amount of MB, files or threads does not grow."""
+    return slope <= max(FLAT_SHARE * amount, FLAT_AMOUNT)
 
 
 def judge_slopes(slopes: dict[str, tuple[float, float]]) -> list[str]:
     """Print each slope with its verdict, as `Sampler.slopes` gives them; list what is not flat."""
     growing = []
     for kind, (last, slope) in slopes.items():
-        if kind == "open files":
-            print(f"{kind:>12}: {last:8.1f}, {slope:+.2f} per 100 runs")
-            continue
-        flat = is_flat(last / 1e6, slope / 1e6)
-        growing += [] if flat else [f"growing memory: {kind}"]
+        flat, unit = is_flat(last, slope), "" if kind in COUNTED else " MB"
+        growing += [] if flat else [f"growing: {kind}"]
         words = "flat" if flat else "not flat"
-        print(f"{kind:>12}: {last / 1e6:8.1f} MB, {slope / 1e6:+.2f} MB per 100 runs: {words}")
+        print(f"{kind:>12}: {last:8.1f}{unit}, {slope:+.2f}{unit} per 100 runs: {words}")
     return growing
 
 
@@ -176,7 +179,8 @@ def soak(folder: Path, runs: int) -> list[str]:
     started = time.monotonic()
     with Sampler(folder / "out" / "soak") as sampler:
         with connect():
-            table = run_study(make_study(events, runs), folder / "out").table
+            study = StudySpec.parse(make_study(events, runs), "soak")
+            table = run_study(study, folder / "out").table
             left = leftovers()
         time.sleep(2 * PAUSE)
     statuses = table["status"].value_counts().to_dict()
@@ -186,24 +190,37 @@ def soak(folder: Path, runs: int) -> list[str]:
 
 
 def start_again(folder: Path, starts: int) -> list[str]:
-    """Run a finished study again and again in this process; return what is left or grows."""
-    soak(folder, 2)
-    study = make_study(folder / "events.parquet", 2)
-    counts, left = [], []
-    for _ in range(starts):
-        run_study(study, folder / "out")
-        own = psutil.Process()
-        counts.append((own.memory_info().rss / 1e6, own.num_fds(), own.num_threads()))
-    for name, values in zip(
-        ("MB", "open files", "threads"), zip(*counts, strict=True), strict=True
-    ):
-        slope = np.polyfit(range(starts), values, 1)[0] if starts > 2 else float("nan")
-        print(
-            f"{starts} starts: {name} {values[0]:.0f} to {values[-1]:.0f}, {slope:+.2f} per start"
-        )
-        if name == "MB" and not is_flat(values[-1], slope):
-            left.append("growing memory: this process")
-    return left + [f"process {child.pid}" for child in psutil.Process().children(recursive=True)]
+    """Give the command of a finished study again and again; return what is left or grows."""
+    left = soak(folder, 2)
+    study = folder / "study.yaml"
+    study.write_text(yaml.safe_dump(make_study(folder / "events.parquet", 2)))
+    peaks = [_peak_of_one(study, folder / "out") for _ in range(starts)]
+    slope = float(np.polyfit(range(starts), peaks, 1)[0]) if starts > 2 else 0.0
+    print(f"{starts} starts: {peaks[0]:.0f} to {peaks[-1]:.0f} MB, {slope:+.2f} MB per start")
+    left += [] if is_flat(peaks[-1], slope) else ["growing: memory of the command"]
+    return left + [f"process {pid}" for pid in _processes_in(folder)]
+
+
+def _peak_of_one(study: Path, output: Path) -> float:
+    """Run the command in a process of its own, and return the most memory that it had, in MB."""
+    command = [sys.executable, "-m", "clue_ray", "run", str(study), "--output", str(output)]
+    started = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    _, status, usage = os.wait4(started.pid, 0)
+    started.returncode = os.waitstatus_to_exitcode(status)
+    if started.returncode:
+        raise ChildProcessError(f"the command ended with status {started.returncode}")
+    return usage.ru_maxrss / 1000
+
+
+def _processes_in(folder: Path) -> list[int]:
+    """List the processes whose command names a folder, as those of Ray name their temporary one."""
+    time.sleep(2 * PAUSE)
+    found = []
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):
+            if process.pid != os.getpid() and str(folder) in " ".join(process.cmdline()):
+                found.append(process.pid)
+    return found
 
 
 def main() -> None:
@@ -218,7 +235,7 @@ def main() -> None:
         os.environ["TMPDIR"] = tempfile.tempdir = str(folder / "t")
         left = start_again(folder, options.starts) if options.starts else soak(folder, options.runs)
         left += temporary_files(folder / "t")
-    print("\n".join(["left or growing:", *left]) if left else "nothing is left, all memory is flat")
+    print("\n".join(["left or growing:", *left]) if left else "nothing is left, nothing grows")
     sys.exit(1 if left else 0)
 
 

@@ -65,8 +65,8 @@ class ClusterError(ClueRayError):
     """Ray cluster that cannot be reached, or lacks requested resources."""
 
 
-LONGEST_REASON = 300
-"""Characters of a library's message that a sentence quotes."""
+LONGEST_REASON, LONGEST_VALUE = 300, 80
+"""Characters of a library's message, and of a value of a file, that a sentence quotes."""
 
 
 def nearest(name: str, allowed: list[str]) -> str:
@@ -101,6 +101,11 @@ def reason_of(error: BaseException) -> str:
     """
     words = " ".join(str(error).split()).rstrip(".") or type(error).__name__
     return words if len(words) <= LONGEST_REASON else f"{words[:LONGEST_REASON]} ..."
+
+
+def short(value: object) -> str:
+    """Return a value of a file for a sentence of ours: on one line, and cut."""
+    return " ".join(str(value).split())[:LONGEST_VALUE]
 
 
 def describe_error(error: BaseException) -> tuple[str, str]:

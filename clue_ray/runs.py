@@ -20,7 +20,7 @@ from clue_ray.errors import RunsError, StudyError, reason_of
 from clue_ray.spec.columns import COLUMNS
 from clue_ray.spec.statuses import STATUS_NAMES, STATUSES, Status
 from clue_ray.storage.delimited import DECIMAL_COMMA
-from clue_ray.storage.documents import is_file_name, read_document
+from clue_ray.storage.documents import is_file_name, read_bounded, read_document
 from clue_ray.storage.links import check_links
 
 if TYPE_CHECKING:  # pandas and pyarrow are slow to import, and `clue_ray.fit_law` should not be
@@ -205,7 +205,7 @@ def read_runs(path: str | Path) -> Runs:
             f"({reason_of(error)}); give a CSV, Parquet or JSON Lines file."
         ) from None
     if table.empty:
-        raise RunsError(f"{source} has no runs; run the study first.")
+        raise RunsError(f"{source} has no rows; give a table of runs that have ended.")
     return Runs(_with_own_statuses(table, source))
 
 
@@ -216,7 +216,7 @@ def _read_table(source: Path) -> pd.DataFrame:
 
     from clue_ray.storage.tables import CsvText, open_table, read_parquet
 
-    found = open_table(source.read_bytes(), source.name, COLUMNS)
+    found = open_table(read_bounded(source), source.name, COLUMNS)
     if isinstance(found, bytes):
         return read_parquet(pa.BufferReader(found))
     if isinstance(found, CsvText):

@@ -1,7 +1,7 @@
-"""Write a CycloneDX bill of materials of the pinned packages: `make sbom`, build/sbom.json.
+"""Write a CycloneDX bill of materials of the packages: `make sbom`, build/sbom.json.
 
-The versions are those of constraints.txt, which the tests ran with. Packages that those need in
-turn and that nothing pins are not listed.
+The versions are those of constraints.txt, which the tests ran with; a package that is declared and
+not pinned has none. Packages that those need in turn and that nothing pins are not listed.
 """
 
 import argparse
@@ -27,10 +27,10 @@ def bill(constraints: str, project: dict[str, Any]) -> dict[str, Any]:
         project: the project table of pyproject.toml.
     """
     scopes = _scopes(project)
-    pins = sorted((_normal(name), version) for name, version in PIN.findall(constraints))
+    pins = {_normal(name): version for name, version in PIN.findall(constraints)}
     components = [
-        {**_component(name, version), "scope": scopes.get(name, "required")}
-        for name, version in pins
+        {**_component(name, pins.get(name)), "scope": scopes.get(name, "required")}
+        for name in sorted({*pins, *scopes})
     ]
     own = _component(project["name"], project["version"]) | {"licenses": _licence(project)}
     return {
@@ -66,9 +66,10 @@ def _normal(name: str) -> str:
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
-def _component(name: str, version: str) -> dict[str, Any]:
-    purl = f"pkg:pypi/{name}@{version}"
-    return {"type": "library", "bom-ref": purl, "name": name, "version": version, "purl": purl}
+def _component(name: str, version: str | None) -> dict[str, Any]:
+    purl = f"pkg:pypi/{name}@{version}" if version else f"pkg:pypi/{name}"
+    versioned = {"version": version} if version else {}
+    return {"type": "library", "bom-ref": purl, "name": name, **versioned, "purl": purl}
 
 
 def _licence(project: dict[str, Any]) -> list[dict[str, Any]]:

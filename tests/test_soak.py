@@ -1,4 +1,4 @@
-"""What `benchmarks.soak` counts as left behind, and which memory it calls flat."""
+"""What `benchmarks.soak` counts as left behind, and what it calls flat."""
 
 from benchmarks.soak import judge_slopes, temporary_files
 
@@ -21,15 +21,17 @@ def test_leaked_files_and_empty_folders_are_listed(tmp_path):
     ]
 
 
-def test_a_memory_that_grows_is_named(capsys):
+def test_what_grows_is_named(capsys):
     slopes = {
-        "driver": (889e6, 24e6),
-        "trial actors": (500e6, -6e6),
-        "raylet": (50e6, 0.9e6),  # less than 1 MB
-        "GCS": (400e6, 3.9e6),  # less than 1 %
+        "driver": (889.0, 24.0),
+        "trial actors": (500.0, -6.0),
+        "raylet": (50.0, 0.9),  # less than 1 MB
+        "GCS": (400.0, 3.9),  # less than 1 %
         "open files": (90.0, 9.0),
+        "threads": (40.0, 0.0),
     }
-    assert judge_slopes(slopes) == ["growing memory: driver"]
+    assert judge_slopes(slopes) == ["growing: driver", "growing: open files"]
     told = capsys.readouterr().out
     assert "889.0 MB, +24.00 MB per 100 runs: not flat" in told
-    assert told.count(": flat") == 3
+    assert "90.0, +9.00 per 100 runs: not flat" in told
+    assert told.count(": flat") == 4

@@ -119,7 +119,9 @@ def fill_disk(scene: "Scene", draw: random.Random) -> str:
 
 def move_clock(scene: "Scene", draw: random.Random) -> str:
     """Move the clock of the processes that start from now on."""
-    offset = draw.choice([-CLOCK_SECONDS, CLOCK_SECONDS, 0.0])
+    offset = draw.choice([-CLOCK_SECONDS, CLOCK_SECONDS])
+    if float(scene.clock.read_text()) == offset:
+        return "no move of the clock, which is off by as much already"
     scene.clock.write_text(str(offset))
     return f"clock of processes that start from now on moved by {offset:+g} s"
 
@@ -134,9 +136,16 @@ def truncate_cache(scene: "Scene", draw: random.Random) -> str:
     return f"{file.relative_to(scene.cache)} truncated"
 
 
+def _run_of(name: str) -> str:
+    """Return the run that an object on storage belongs to."""
+    return name.split("/runs/")[-1].split("/")[0]
+
+
 def truncate_checkpoint(scene: "Scene", draw: random.Random) -> str:
-    """Cut a checkpoint on storage in half."""
-    names = scene.storage.names(scene.disturbed, ".pt")
+    """Cut a checkpoint on storage in half, of a run that has not ended: no other is read again."""
+    ended = {_run_of(name) for name in scene.storage.names(scene.disturbed, "/record.json")}
+    kept = scene.storage.names(scene.disturbed, ".pt")
+    names = [name for name in kept if _run_of(name) not in ended]
     if not names:
         return "no checkpoint to truncate"
     name = draw.choice(names)

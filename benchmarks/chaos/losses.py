@@ -2,12 +2,15 @@
 
 import itertools
 import os
+import re
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from benchmarks.chaos.faults import CLOCK_SECONDS
@@ -21,6 +24,8 @@ def trial(config):
 tune.Tuner(trial, tune_config=tune.TuneConfig(num_samples=3, max_concurrent_trials=3)).fit()
 """
 """The same start with nothing of ours: a driver, Ray Tune, and three trials that import torch."""
+BEGAN = re.compile(r" Run \w+ (?:starts|resumes after step (\d+))")
+"""A line of a run's log with which an attempt begins."""
 Event = dict[str, Any]
 
 
@@ -40,8 +45,8 @@ class Spent:
 
     Attributes:
         attempts: Sum over all attempts of runs, from their start to their end or death.
-        lost_work: Of these, what was trained and is not kept: since the last checkpoint of a run
-            that resumed, or the whole attempt of one that began again.
+        lost_work: Of these, the attempts that died, less what the last attempt of the same run
+            found in its checkpoint.
         training: From the first run's start to the last run's end.
         starts: From each command but the first to its first run, or to its own death.
     """
@@ -70,12 +75,22 @@ def time_bare_start(address: str) -> float:
     return time.monotonic() - started
 
 
-def spent(events: Sequence[Event], began: Sequence[float]) -> Spent:
+def kept_steps(study: Path) -> dict[str, int]:
+    """Return the step after which the last attempt of each run went on, by the run's own log."""
+    found = {}
+    for log in study.glob("runs/*/log.txt"):
+        steps = BEGAN.findall(log.read_text(encoding="utf-8", errors="replace"))
+        found[log.parent.name] = int(steps[-1] or 0) if steps else 0
+    return found
+
+
+def spent(events: Sequence[Event], began: Sequence[float], kept: Mapping[str, float]) -> Spent:
     """Account for the time of a study.
 
     Args:
         events: Its event log.
         began: When each command was given, seconds since the epoch; the one before is dead then.
+        kept: Seconds that the work took which the last attempt of a run found in its checkpoint.
     """
     told = list(_on_one_clock(events, began[0]))
     bounds = [*began, float("inf")]
@@ -87,10 +102,10 @@ def spent(events: Sequence[Event], began: Sequence[float]) -> Spent:
         death = end if end < float("inf") else (own[-1][0] if own else start)
         starts.append((first[0] if first else death) - start)
         attempts += _attempts(own, death)
-    resumed = [(at, event) for at, event in told if event["event"] == "run_resumed"]
-    again = {event["run_id"] for _, event in resumed}
-    lost = sum(event["seconds_lost"] for _, event in resumed)
-    lost += sum(each.seconds for each in attempts if each.died and each.run not in again)
+    died: defaultdict[str, float] = defaultdict(float)
+    for each in attempts:
+        died[each.run] += each.seconds if each.died else 0.0
+    lost = sum(max(0.0, seconds - kept.get(run, 0.0)) for run, seconds in died.items())
     runs = [at for at, event in told if event["event"] in ("run_started", "run_ended")]
     whole = sum(each.seconds for each in attempts)
     return Spent(whole, lost, runs[-1] - runs[0], tuple(starts[1:]))

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from clue_ray.errors import RunsError
-from clue_ray.foreign.study import is_study
+from clue_ray.foreign.study import is_study, usable_source
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -109,7 +109,7 @@ def write_directory(
     """Write the runs of another tool as a directory that reports are made from; return it.
 
     Raises:
-        RunsError: the runs cannot be read, or a study is in the place of the directory.
+        RunsError: the runs cannot be read, or something else is in the place of the directory.
     """
     from clue_ray.foreign.table import import_runs
     from clue_ray.report.read import SOURCE
@@ -117,8 +117,7 @@ def write_directory(
 
     found = import_runs(path, x=x, y=y, where=where)
     home = output / (path.resolve().name.split(".")[0] or "runs")
-    if (home / "plan.json").exists() or home.resolve() == path.resolve():
-        raise RunsError(f"{home} is the directory of a study; give another --output.")
+    _check_place(home, path)
     home.mkdir(parents=True, exist_ok=True)
     found.runs.write(home)
     source = {
@@ -132,10 +131,19 @@ def write_directory(
     return home
 
 
+def _check_place(home: Path, path: Path) -> None:
+    """Raise RunsError where a directory holds anything but an earlier page of the same runs."""
+    if (home / "plan.json").exists() or home.resolve() == path.resolve():
+        raise RunsError(f"{home} is the directory of a study; give another --output.")
+    other = read_source(home).get("path")
+    if other is not None and Path(other).resolve() != path.resolve():
+        raise RunsError(f"{home} is the page of {other}; give another --output, or delete it.")
+
+
 def read_source(directory: Path) -> dict[str, Any]:
     """Return how the runs of another tool were read; nothing for a study."""
     from clue_ray.report.read import SOURCE
     from clue_ray.storage.files import read_json
 
     file = directory / SOURCE
-    return dict(read_json(file)) if file.is_file() else {}
+    return usable_source(read_json(file)) if file.is_file() else {}

@@ -1,10 +1,12 @@
 """The command that writes a study for a log and a budget, and prints its plan."""
 
 import json
+import math
+import re
 import shlex
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,6 +14,7 @@ import typer
 
 from clue_ray.cli.options import Columns, Json, Output, console, make_corpus_spec
 from clue_ray.errors import SpecError
+from clue_ray.spec.yaml import FILE_NAME
 
 if TYPE_CHECKING:
     from clue_ray.corpus.guess import Guess, LogFacts
@@ -76,28 +79,38 @@ def init(
     budget: Annotated[
         float | None, typer.Option(help="Training FLOPs of all runs; nothing is timed.")
     ] = None,
-    name: Annotated[str, typer.Option(help="Name of the study, and of <name>.yaml.")] = "study",
+    name: Annotated[
+        str | None,
+        typer.Option(
+            help="Name of the study, and of <name>.yaml.", show_default="study, or demo with --demo"
+        ),
+    ] = None,
     columns: Columns = None,
     text: Annotated[
         str | None, typer.Option(help='Template of the item text, such as "{brand}; {title}".')
     ] = None,
     demo: Annotated[
-        bool, typer.Option("--demo", help="Take the demo's log and five minutes.")
+        bool,
+        typer.Option("--demo", help="Take the demo's log, and five minutes where none are given."),
     ] = False,
     yes: Annotated[bool, typer.Option("--yes", help="Ask nothing: take what seems best.")] = False,
     output: Output = Path("results"),
     as_json: Json = False,
 ) -> None:
     """Write a commented study file for a log, sized to a time or a budget, and print its plan."""
-    if demo:
-        events, minutes, name = [str(_fetch_demo())], minutes or DEMO_MINUTES, "quickstart"
+    if demo and {minutes, gpu_hours, budget} == {None}:
+        minutes = DEMO_MINUTES
+    name = ("demo" if demo else "study") if name is None else name
     file, wish = Path(f"{name}.yaml"), Wish(minutes, gpu_hours, budget)
-    _check(events, wish, file)
-    spec, why = _find_columns(events or [], columns, text, ask=sys.stdin.isatty() and not yes)
+    _check_log(events, demo)
+    _check_budget(wish)
+    _check_name(name, file, output)
+    logs = [str(_fetch_demo())] if demo else events or []
+    spec, why = _find_columns(logs, columns, text, ask=sys.stdin.isatty() and not (yes or as_json))
     plan = _write_study(file, spec, why, wish, output, _ignore if as_json else _say)
     command = f"clue-ray run {shlex.quote(str(file))} --output {shlex.quote(str(output))}"
     if as_json:
-        return print(json.dumps({"study": str(file), "run": command, **plan.to_dict()}))
+        return print(json.dumps({"file": str(file), "run": command, **plan.to_dict()}))
     from clue_ray.cli.tables import print_plan
 
     print_plan(console, plan)
@@ -122,10 +135,16 @@ def _ignore(words: str) -> None:
     """Print nothing, for --json."""
 
 
-def _check(events: list[str] | None, wish: Wish, file: Path) -> None:
-    """Raise an error for a request that nothing can be sized to."""
-    if not events:
+def _check_log(events: list[str] | None, demo: bool) -> None:
+    """Raise SpecError where no log is named, or two are."""
+    if not events and not demo:
         raise SpecError("Init takes the files of a log, or --demo; give one of them.")
+    if events and demo:
+        raise SpecError(f"--demo takes the demo's log; leave it out, or leave out {events[0]}.")
+
+
+def _check_budget(wish: Wish) -> None:
+    """Raise SpecError for a budget that nothing can be sized to."""
     minutes, budget = wish.minutes, wish.budget
     given = [value for value in (minutes, wish.gpu_hours, budget) if value is not None]
     if len(given) != 1:
@@ -133,8 +152,6 @@ def _check(events: list[str] | None, wish: Wish, file: Path) -> None:
             "Init takes one of --minutes, --gpu-hours and --budget (training FLOPs); "
             f"{len(given)} are given."
         )
-    if file.parent != Path():
-        raise SpecError(f"--name is {str(file.with_suffix(''))!r}; give a name without a folder.")
     if wish.gpu_hours is not None:
         import torch
 
@@ -154,8 +171,24 @@ def _check(events: list[str] | None, wish: Wish, file: Path) -> None:
             f"--budget is {budget:.3g} FLOP, less than a step of each run; give {FEWEST_FLOPS:g} "
             "or more."
         )
+
+
+def _check_name(name: str, file: Path, output: Path) -> None:
+    """Raise SpecError for a name that no study can have, or that another study has."""
+    if file.parent != Path():
+        raise SpecError(f"--name is {name!r}; give a name without a folder.")
+    if not re.fullmatch(FILE_NAME, name):
+        raise SpecError(
+            f"--name is {name!r}; use letters, digits, '.', '_' and '-', a letter or digit first."
+        )
     if file.exists():
         raise SpecError(f"{file} exists and is not replaced; give another --name.")
+    home = output / name
+    if home.is_dir() and any(home.iterdir()):
+        raise SpecError(
+            f"{home} holds an earlier study, whose runs would be mixed with these; give another "
+            "--name or --output."
+        )
 
 
 def _find_columns(
@@ -272,17 +305,32 @@ def _size(
     schema = Path(__file__).parents[1] / "schemas" / "study.schema.json"
     head = Head(file.stem, shlex.join(["clue-ray", *sys.argv[1:]]), wish.words, str(schema))
     total = wish.budget or FIRST_SPEED * wish.training_minutes * 60
+    rounds: list[tuple[float, str, Plan]] = []
     for number in range(1, ROUNDS + 1):
         made = propose(facts, total)
         text = study_text(head, spec, why, facts, made, 1 if wish.gpu_hours else 0)
         file.write_text(text, encoding="utf-8")
         plan = plan_study(read_study(file), output)
         if wish.budget:
-            break
+            return plan
         share = wish.taken_by(plan)
         taken = f"{share * wish.training_minutes:.1f} of {wish.training_minutes:g}"
         say(f"Round {number}: {total:.1e} FLOP take {taken} minutes of training.")
         if CLOSE[0] <= share <= CLOSE[1]:
-            break
+            return plan
+        rounds.append((share, text, plan))
         total *= max(0.05, min(20.0, 0.85 / share))
-    return plan
+    return _closest(file, wish, rounds)
+
+
+def _closest(file: Path, wish: Wish, rounds: list[tuple[float, str, "Plan"]]) -> "Plan":
+    """Keep the round closest to the wanted time, with a warning of how far it is from it."""
+    share, text, plan = min(rounds, key=lambda made: abs(math.log(made[0])))
+    file.write_text(text, encoding="utf-8")
+    taken = share * wish.training_minutes
+    warning = (
+        f"After {len(rounds)} rounds the closest plan trains for {taken:.1f} minutes where "
+        f"{wish.training_minutes:g} are wanted; ask for another time, or change `budgets` in "
+        f"{file}."
+    )
+    return replace(plan, warnings=[warning, *plan.warnings])

@@ -20,6 +20,7 @@ from clue_ray.cli.tables import frame_table
 from clue_ray.errors import RunsError, nearest
 from clue_ray.runs import read_current_runs
 from clue_ray.spec.columns import head_of, settings
+from clue_ray.spec.condition import evaluate_condition
 from clue_ray.storage.links import check_links
 from clue_ray.study.planned import Plan
 from clue_ray.study.progress import Snapshot
@@ -60,7 +61,7 @@ def _filter_runs(table: pd.DataFrame, where: str | None) -> pd.DataFrame:
     if where is None:
         return table
     try:
-        holds = table.eval(where, engine="python")
+        holds = evaluate_condition(table, where)
     except Exception as error:  # pandas raises many types for a condition that it cannot read
         reason = " ".join(str(error).split())
         raise RunsError(

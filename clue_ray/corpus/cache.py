@@ -93,16 +93,13 @@ def open_cached(
     lock = folder.with_suffix(".lock")
     with FileLock(lock):
         os.utime(lock)  # says when the corpus was last opened
-        if _is_cut_short(folder, manifest):
-            shutil.rmtree(folder)  # processes that have mapped its files keep them
-        if not folder.exists():
+        if _is_cut_short(folder, manifest) or not folder.exists():
             fetch_corpus(place, manifest, folder)
         in_use = InUse(folder)
     # Without the lock, for which other processes wait; it is held only where a file is damaged.
     if verify and find_damage(folder, manifest, whole=False):
         with FileLock(lock):
             if find_damage(folder, manifest, whole=False):  # no other process has mended it
-                shutil.rmtree(folder)
                 fetch_corpus(place, manifest, folder)
     return folder, in_use
 
@@ -114,6 +111,8 @@ def _is_cut_short(folder: Path, manifest: dict[str, Any]) -> bool:
 
 def fetch_corpus(place: str, manifest: dict[str, Any], folder: Path) -> None:
     """Fetch the facts of a corpus into a folder, which appears once it is complete.
+
+    A damaged corpus in the folder is replaced then; processes that have mapped its files keep them.
 
     Raises:
         CorpusError: the tokenizer differs from the manifest, or the disk is too full.
@@ -128,6 +127,8 @@ def fetch_corpus(place: str, manifest: dict[str, Any], folder: Path) -> None:
         write_json(layout / LAYOUT_FILE, {**recipe.facts, "files": {}, "bytes": {}})
     else:  # none, or the remains of another preparation
         (layout / RECIPE_FILE).unlink(missing_ok=True)
+    if folder.exists():
+        shutil.rmtree(folder)
     partial.rename(folder)
 
 
@@ -174,10 +175,20 @@ def fetch_array(place: str, manifest: dict[str, Any], folder: Path, array: str) 
         if (folder / LAYOUT / RECIPE_FILE).exists():
             _join_parts(place, folder, array)
         else:
-            sums = {name: list_sums(folder, manifest)[name]}
+            sums = {name: _sum_of(name, place, folder, manifest)}
             partial = _fetch_checked(place, _sizes(place, sums), sums, folder)
             (partial / name).rename(folder / name)
             shutil.rmtree(partial)
+
+
+def _sum_of(name: str, place: str, folder: Path, manifest: dict[str, Any]) -> str:
+    try:
+        return list_sums(folder, manifest)[name]
+    except KeyError:
+        raise CorpusError(
+            f"The corpus of {place} in this node's cache has no checksum of {name}; open it again, "
+            f"or prepare it again if that does not help."
+        ) from None
 
 
 def _join_parts(place: str, folder: Path, array: str) -> None:

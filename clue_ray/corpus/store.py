@@ -10,7 +10,6 @@ window of events is a slice. With S services, the events of user u in service s 
 `events[offsets[u * S + s] : offsets[u * S + s + 1]]`, most recent first.
 """
 
-import json
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -33,8 +32,8 @@ from clue_ray.corpus.layout.arrays import DTYPES, Layout, read_layout
 from clue_ray.corpus.layout.opening import LAYOUT, open_layout
 from clue_ray.errors import CorpusError, reason_of
 from clue_ray.spec.compute import Vocabulary
-from clue_ray.storage.documents import parse_json
-from clue_ray.storage.files import push_files, read_file
+from clue_ray.storage.documents import parse_json, read_bounded
+from clue_ray.storage.files import push_files, read_file, read_json
 from clue_ray.storage.in_use import InUse
 from clue_ray.storage.links import check_links
 from clue_ray.storage.place import is_uri
@@ -218,8 +217,12 @@ class Corpus:
         return users[self.layout.pool(split, pair)[places]]
 
     def profile(self) -> dict[str, Any]:
-        """Read the profile that preparation wrote to profile.json."""
-        return dict(json.loads((self.path / "profile.json").read_text(encoding="utf-8")))
+        """Read the profile that preparation wrote to profile.json.
+
+        Raises:
+            RunsError: it is damaged.
+        """
+        return read_json(self.path / "profile.json", "prepare the corpus again")
 
     def summary(self) -> dict[str, Any]:
         """Return the sizes of the corpus, its origin, its digest and its path as JSON values."""
@@ -267,7 +270,7 @@ def read_manifest(path: str | Path) -> dict[str, Any]:
     """
     file = Path(path) / "corpus.json"
     try:
-        return _parse_manifest(file.read_bytes(), file)
+        return _parse_manifest(read_bounded(file), file)
     except FileNotFoundError:
         raise CorpusError(
             f"{path} is not a prepared corpus (no corpus.json); run clue-ray prepare first."

@@ -90,7 +90,7 @@ def read_tokenizer(path: str) -> Tokenizer:
         CorpusError: it cannot be read, or it does not preserve every text.
     """
     try:
-        tokenizer = parse_tokenizer(read_bytes(path).decode())
+        tokenizer = parse_tokenizer(read_bytes(path, MOST_BYTES).decode())
     except FileNotFoundError:
         raise CorpusError(
             f"Tokenizer {path} does not exist; give the tokenizer.json of a corpus."

@@ -69,7 +69,10 @@ NAMES: dict[str, tuple[str, ...]] = {
     "wall_seconds": ("wall_seconds", "train_time_sec", "runtime", "time_total_s", "wall_s"),
     "model": ("model", "model_name", "model_id", "experiment", "config_name"),
     "run": ("run_id", "run", "name", "run_name", "trial_id", "id"),
-    "group": ("group", "study", "family", "architecture", "arch", "model_family", "method"),
+    "group": (
+        "experiment", "project", "group", "study", "family", "architecture", "arch",
+        "model_family", "method", "job_type",
+    ),
 }  # fmt: skip
 """Names by what they mean, in the order of preference."""
 SETTINGS = (
@@ -151,13 +154,13 @@ def find_x(table: pd.DataFrame, asked: str | None) -> Quantity:
     if asked is not None:
         return _in_flop(table, _resolve(table, asked, "--x"), ())
     size, tokens = (first_of(name, columns) for name in ("non_embedding_params", "train_tokens"))
-    if found := all_of("compute", columns):
+    found = all_of("compute", columns)
+    if found and not (size and tokens and _is_bare_unit(found[0])):
         spent = _in_flop(table, found[0], _choice("compute (x)", "--x", found))
         return _recognised(spent, table, size, tokens)
     if size and tokens:
-        note = (
-            f"The table has no compute, so x is 6 {size} {tokens}: 6 FLOP per parameter and token."
-        )
+        why = f"{found[0]!r} may be a speed" if found else "The table has no compute"
+        note = f"{why}, so x is 6 {size} {tokens}: 6 FLOP per parameter and token."
         flop = PER_PARAMETER_AND_TOKEN * table[size] * table[tokens]
         return Quantity("", "compute", "FLOP", flop.astype(float), (note,))
     if found := all_of("spent", columns):
@@ -165,6 +168,12 @@ def find_x(table: pd.DataFrame, asked: str | None) -> Quantity:
         return Quantity(found[0], found[0], "", table[found[0]].astype(float), (note,))
     _check_cells(table, "compute", "--x")
     raise RunsError(f"No column is known as compute; give --x, one of {_list(columns)}.")
+
+
+def _is_bare_unit(column: str) -> bool:
+    """Return whether a name is a unit alone, such as `tflops`: as often a speed as an amount."""
+    unit = FLOP_UNIT.fullmatch(_words(column))
+    return bool(unit and not unit["days"] and not unit["pf"])
 
 
 def find_y(table: pd.DataFrame, asked: str | None) -> Quantity:

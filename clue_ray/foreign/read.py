@@ -5,7 +5,6 @@ dropped silently: the notes say what was read and what was left out.
 """
 
 import ast
-import json
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -15,16 +14,20 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from clue_ray.errors import RunsError
+from clue_ray.errors import RunsError, reason_of
 from clue_ray.foreign import trackers
 from clue_ray.foreign.names import STEPS, all_of, first_of
 from clue_ray.foreign.study import is_study
 from clue_ray.runs import read_runs
+from clue_ray.storage.documents import parse_json
+from clue_ray.storage.links import check_links
 
 TABLES = {".csv", ".tsv", ".parquet", ".pq", ".json", ".jsonl", ".ndjson"}
 DATABASES = {".db", ".sqlite", ".sqlite3"}
 SIDE_FILES = {"wandb-summary.json", "wandb-metadata.json"}
 """Tables by their ending that hold no runs."""
+ONLY_NAMED = ("*.wandb", trackers.EVENTS)
+"""Patterns of folders of which nothing else is read; tools link data and saved files there."""
 STUDY = "a study of clue-ray"
 CHART = "__MIN"
 """End of a column in the CSV export of a W&B chart."""
@@ -50,6 +53,7 @@ def read_any(path: Path) -> Found:
 
     Raises:
         RunsError: there is nothing, or nothing that is known, or it cannot be read.
+        StudyError: a link in the folder leads out of it.
     """
     if not path.exists():
         raise RunsError(
@@ -57,12 +61,15 @@ def read_any(path: Path) -> Found:
         )
     try:
         found = _read_folder(path) if path.is_dir() else _read_file(path)
+        table = _with_numbers(found.table)
+    except RecursionError:
+        raise RunsError(f"{path} cannot be read as runs (it is nested too deeply).") from None
     except (ValueError, OSError) as error:
-        reason = " ".join(str(error).split()).rstrip(".")
-        raise RunsError(f"{path} cannot be read as runs ({reason}); export it as CSV.") from None
+        raise RunsError(
+            f"{path} cannot be read as runs ({reason_of(error)}); export it as CSV."
+        ) from None
     if found.table.empty:
         raise RunsError(f"{path}, {found.kind}, holds no run; give one with finished runs.")
-    table = _with_numbers(found.table)
     if not any(pd.api.types.is_numeric_dtype(table[name]) for name in table):
         raise RunsError(
             f"{path}, {found.kind}, has no number of its {len(table)} "
@@ -88,6 +95,7 @@ def _read_folder(folder: Path) -> Found:
         kind = STUDY if (folder / "plan.json").is_file() else "the directory of a page"
         return Found(read_runs(folder).table, kind)
     if (database := folder / "mlflow.db").is_file():
+        check_links(folder, database.name)
         return _read_file(database)
     readers: tuple[tuple[str, str, Callable[[Path], list[trackers.Row]]], ...] = (
         (
@@ -101,12 +109,14 @@ def _read_folder(folder: Path) -> Found:
     )
     for pattern, kind, read in readers:
         if next(folder.rglob(pattern), None):
+            check_links(folder, pattern if pattern in ONLY_NAMED else "*")
             return Found(pd.DataFrame(read(folder)), kind)
     return _read_tables(folder)
 
 
 def _read_tables(folder: Path) -> Found:
     """Read a folder of tables, of which each holds the curve of one run or some runs."""
+    check_links(folder)
     files = [
         file
         for file in sorted(folder.rglob("*"))
@@ -260,10 +270,10 @@ def _as_mapping(value: Any) -> Any:
     """Read a mapping that a table holds as text, in JSON or as Python writes it."""
     if not (isinstance(value, str) and re.fullmatch(r"\s*\{.*\}\s*", value, re.DOTALL)):
         return value
-    for read in (json.loads, ast.literal_eval):
+    for read in (parse_json, ast.literal_eval):
         try:
-            return read(value if read is json.loads else NOT_FINITE.sub("None", value))
-        except (ValueError, SyntaxError):
+            return read(value if read is parse_json else NOT_FINITE.sub("None", value))
+        except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError):
             continue
     return value
 

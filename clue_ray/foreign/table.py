@@ -4,6 +4,8 @@ The tool's columns stay as they are; next to them stand ours, filled from them. 
 what was left out, is said in notes.
 """
 
+import json
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +27,7 @@ from clue_ray.foreign.names import (
 from clue_ray.foreign.read import STUDY, read_any
 from clue_ray.runs import Runs
 from clue_ray.spec.columns import COLUMNS
+from clue_ray.spec.condition import evaluate_condition
 
 X, Y = "train_flops", "loss"
 UNUSABLE = "that is not a positive finite number"
@@ -100,7 +103,7 @@ def select_rows(table: pd.DataFrame, where: str | None) -> pd.DataFrame:
     if where is None:
         return table
     try:
-        holds = table.eval(where, engine="python")
+        holds = evaluate_condition(table, where)
         kept = table[np.asarray(holds, dtype=bool)] if isinstance(holds, pd.Series) else None
     except Exception as error:  # whatever the parser raises, the condition is wrong
         raise RunsError(
@@ -165,9 +168,11 @@ def _families(table: pd.DataFrame) -> list[str]:
         return []
     name = group if group.isidentifier() else f"`{group}`"
     first = table[group].tolist()[0]
+    # As JSON, with double quotes, which need no escape between the single ones of a shell.
+    value = json.dumps(first, ensure_ascii=False) if isinstance(first, str) else repr(first)
     return [
         f"The runs are of {found[group]} families ({group!r}), and one law over all describes "
-        f'the best of them; give --where "{name} == {first!r}" for one family.'
+        f"the best of them; give --where {shlex.quote(f'{name} == {value}')} for one family."
     ]
 
 

@@ -4,7 +4,6 @@ Each reader returns one row per run: what was set and the last value of what was
 tracker's names, with our statuses. A run that a tracker did not see end is `missing`, not `done`.
 """
 
-import json
 import re
 import sqlite3
 from collections.abc import Iterable
@@ -12,8 +11,7 @@ from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from clue_ray.errors import SpecError
 from clue_ray.foreign.wire import (
     Message,
     as_double,
@@ -26,6 +24,8 @@ from clue_ray.foreign.wire import (
     tf_records,
 )
 from clue_ray.spec.statuses import Status
+from clue_ray.spec.yaml import read_yaml
+from clue_ray.storage.documents import parse_json, read_bounded
 
 Row = dict[str, Any]
 EVENTS = "events.out.tfevents*"
@@ -37,17 +37,33 @@ MLFLOW_STATUSES: dict[str, Status] = {
     "KILLED": "failed",
 }  # fmt: skip
 """What MLflow's stores write, as a number in files and as a word in databases."""
-
+VIEWS = (
+    "SELECT name FROM sqlite_master WHERE type = 'view' "
+    "AND lower(name) IN ('runs', 'experiments', 'params', 'latest_metrics')"
+)
+"""Finds what stands for a table in a database and is a query, which may compute for ever."""
 TUNE_STATUSES: dict[str, Status] = {"TERMINATED": "done", "ERROR": "failed"}
+MOST_BYTES = 2_000_000_000
+"""Size of a file of a tracker that is read whole: event files may hold images."""
+MOST_LEVELS = 50
+"""Levels of settings within settings."""
+WANDB_LABELS = {"project": 3, "group": 6, "job_type": 7}
+"""What a W&B run belongs to, by the field of its record."""
 
 
-def flatten(values: Any, above: str = "") -> Row:
-    """Spell nested mappings as one: {"model": {"layers": 2}} becomes {"model/layers": 2}."""
+def flatten(values: Any, above: str = "", level: int = 0) -> Row:
+    """Spell nested mappings as one: {"model": {"layers": 2}} becomes {"model/layers": 2}.
+
+    Raises:
+        ValueError: they are nested too deeply.
+    """
     if not isinstance(values, dict):
         return {above: values}
+    if level > MOST_LEVELS:
+        raise ValueError(f"settings are nested more than {MOST_LEVELS} levels deep")
     flat: Row = {}
     for key, value in values.items():
-        flat |= flatten(value, f"{above}/{key}" if above else str(key))
+        flat |= flatten(value, f"{above}/{key}" if above else str(key), level + 1)
     return flat
 
 
@@ -57,13 +73,18 @@ def wandb_runs(files: Iterable[Path]) -> list[Row]:
 
 
 def _wandb_run(file: Path) -> Row:
-    row: Row = {"run_id": file.stem.removeprefix("run-"), "status": "missing"}
+    own: Row = {"run_id": file.stem.removeprefix("run-"), "status": "missing"}
+    row: Row = {}
     config: Row = {}
-    for content in leveldb_records(file.read_bytes()):
+    labels: Row = {}
+    for content in leveldb_records(read_bounded(file, MOST_BYTES)):
         record = decode(content)
-        if 17 in record:  # a run: its name and first config
+        if 17 in record:  # a run: its name, where it belongs and its first config
             run = message_in(record, 17)
-            row["name"] = text_in(run, 8) or row["run_id"]
+            labels |= {
+                name: text for name, at in WANDB_LABELS.items() if (text := text_in(run, at))
+            }
+            own["name"] = text_in(run, 8) or own["run_id"]
             config |= _wandb_items(message_in(run, 4), 1)
         if 5 in record:
             config |= _wandb_items(message_in(record, 5), 1)
@@ -73,8 +94,9 @@ def _wandb_run(file: Path) -> Row:
             row |= _wandb_items(message_in(record, 3), 1)
         if 18 in record:
             code = number_in(message_in(record, 18), 1)
-            row["status"] = "failed" if code else "done"
-    return {**{name: config[name] for name in config if not name.startswith("_wandb")}, **row}
+            own["status"] = "failed" if code else "done"
+    settings = {name: config[name] for name in config if not name.startswith("_wandb")}
+    return labels | settings | row | own  # own last, whatever was logged under these names
 
 
 def _wandb_items(record: Message, number: int) -> Row:
@@ -85,44 +107,55 @@ def _wandb_items(record: Message, number: int) -> Row:
         nested = [part.decode() for part in item.get(2, []) if isinstance(part, bytes)]
         key = text_in(item, 1) or "/".join(nested)
         if key and not key.startswith("_wandb"):
-            found |= flatten(json.loads(text_in(item, 16) or "null"), key)
+            found |= flatten(parse_json(text_in(item, 16) or "null"), key)
     return found
 
 
 def mlflow_file_runs(store: Path) -> list[Row]:
     """Read an MLflow file store, `mlruns/<experiment>/<run>/`; deleted runs are left out."""
+    found = {meta.parent: _mlflow_meta(meta) for meta in sorted(store.glob("**/meta.yaml"))}
     rows = []
-    for meta in sorted(store.glob("**/meta.yaml")):
-        document = _mlflow_meta(meta)
-        if "run_id" in document and document.get("lifecycle_stage", "active") == "active":
-            rows.append(_mlflow_file_run(meta.parent, document))
+    for folder, run in found.items():
+        if "run_id" in run and run.get("lifecycle_stage", "active") == "active":
+            experiment = found.get(folder.parent, {}).get("name") or folder.parent.name
+            rows.append({"experiment": str(experiment)} | _mlflow_file_run(folder, run))
     return rows
 
 
 def _mlflow_meta(file: Path) -> Row:
-    """Read the description of a run, or of an experiment; of a half-written one the run's id."""
+    """Read the description of a run or of an experiment; a half-written one has what is there."""
     try:
-        document = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except yaml.YAMLError:
+        document = read_yaml(file)
+    except SpecError:
         document = None
-    if isinstance(document, dict) and "run_id" in document:
-        return document
+    found = document if isinstance(document, dict) else {}
     is_run = any((file.parent / name).is_dir() for name in ("params", "metrics"))
-    return {"run_id": file.parent.name} if is_run else {}
+    return {"run_id": file.parent.name} | found if is_run else found
 
 
 def _mlflow_file_run(folder: Path, meta: Row) -> Row:
-    row: Row = {"run_id": meta["run_id"], "name": meta.get("run_name") or meta["run_id"]}
-    row["status"] = MLFLOW_STATUSES.get(str(meta.get("status")), "missing")
+    run_id = str(meta["run_id"])
+    row: Row = {}
+    own = {"run_id": run_id, "name": str(meta.get("run_name") or run_id)}
+    own["status"] = MLFLOW_STATUSES.get(str(meta.get("status")), "missing")
     for file in _files_below(folder / "params"):
-        row[file.relative_to(folder / "params").as_posix()] = file.read_text().strip()
+        row[file.relative_to(folder / "params").as_posix()] = _text(file).strip()
     for file in _files_below(folder / "metrics"):
         # Lines of time, value and step; the last step counts, and of two the later time.
-        lines = [line.split() for line in file.read_text().splitlines() if len(line.split()) > 1]
+        lines = [line.split() for line in _text(file).splitlines() if len(line.split()) > 1]
         last = max(lines, key=lambda line: (int([*line, "0"][2]), int(line[0])), default=None)
         if last:
             row[file.relative_to(folder / "metrics").as_posix()] = float(last[1])
-    return row
+    return {**row, **own}
+
+
+def _text(file: Path) -> str:
+    """Read a text file that fits the memory.
+
+    Raises:
+        OSError, ValueError: it does not, or it is no text.
+    """
+    return read_bounded(file).decode()
 
 
 def _files_below(folder: Path) -> list[Path]:
@@ -137,8 +170,11 @@ def mlflow_database_runs(file: Path) -> list[Row]:
     """
     try:
         with closing(sqlite3.connect(f"{file.resolve().as_uri()}?mode=ro", uri=True)) as store:
+            if store.execute(VIEWS).fetchone():
+                raise ValueError("it has a view in place of a table")
             runs = store.execute(
-                "SELECT run_uuid, name, status FROM runs WHERE lifecycle_stage = 'active'"
+                "SELECT run_uuid, runs.name, status, experiments.name FROM runs LEFT JOIN "
+                "experiments USING (experiment_id) WHERE runs.lifecycle_stage = 'active'"
             ).fetchall()
             params = store.execute("SELECT run_uuid, key, value FROM params").fetchall()
             metrics = store.execute(
@@ -147,11 +183,16 @@ def mlflow_database_runs(file: Path) -> list[Row]:
     except sqlite3.Error as error:
         raise ValueError(f"it is not an MLflow database: {error}") from None
     rows: dict[str, Row] = {
-        run: {"run_id": run, "name": name or run, "status": MLFLOW_STATUSES.get(status, "missing")}
-        for run, name, status in runs
+        run: {
+            "experiment": experiment,
+            "run_id": run,
+            "name": name or run,
+            "status": MLFLOW_STATUSES.get(status, "missing"),
+        }
+        for run, name, status, experiment in runs
     }
     for run, key, value in (*params, *metrics):
-        if run in rows:
+        if run in rows and key not in ("run_id", "status"):
             rows[run][key] = value
     return list(rows.values())
 
@@ -180,7 +221,7 @@ def _tensorboard_run(folder: Path, root: Path) -> tuple[Row, Row]:
     steps: dict[str, int] = {}
     settings: Row = {}
     for file in sorted(folder.glob(EVENTS)):
-        for content in tf_records(file.read_bytes()):
+        for content in tf_records(read_bounded(file, MOST_BYTES)):
             event = decode(content)
             step = number_in(event, 2)
             for value in message_in(event, 5).get(1, []):
@@ -239,34 +280,33 @@ def ray_tune_runs(root: Path) -> list[Row]:
                 folder, {"run_id": folder.name} | flatten(trial.get("config", {}), "config")
             )
             row["status"] = TUNE_STATUSES.get(str(trial.get("status")), "missing")
-    return [folders[folder] for folder in sorted(folders)]
+    return [{"experiment": folder.parent.name} | folders[folder] for folder in sorted(folders)]
 
 
 def _tune_trials(file: Path) -> list[Row]:
     """Return the trials of a state file, each a JSON text within JSON; none of a damaged file."""
     try:
-        listed = json.loads(file.read_text(encoding="utf-8"))["trial_data"]
-        trials = [json.loads(trial[0]) for trial in listed]
+        listed = parse_json(read_bounded(file))["trial_data"]
+        trials = [parse_json(trial[0]) for trial in listed]
     except (ValueError, LookupError, TypeError):
         return []
     return [trial for trial in trials if isinstance(trial, dict)]
 
 
 def _ray_tune_run(folder: Path) -> Row:
-    row: Row = {"run_id": folder.name, "status": "missing"}
+    row: Row = {}
     with suppress(ValueError):  # the file of a trial that was killed
-        row |= flatten(json.loads((folder / "params.json").read_text() or "{}"), "config")
+        row |= flatten(parse_json(_text(folder / "params.json") or "{}"), "config")
     results = folder / "result.json"
     last: Row = {}
-    for line in results.read_text().splitlines() if results.is_file() else ():
+    for line in _text(results).splitlines() if results.is_file() else ():
         try:
-            last |= json.loads(line)
-        except ValueError:
+            last |= parse_json(line)
+        except (ValueError, TypeError):
             break  # the last line of a trial that was killed
     last.pop("config", None)
     row |= flatten(last)
-    if last.get("done"):
-        row["status"] = "done"
+    status: Status = "done" if last.get("done") else "missing"
     if (folder / "error.txt").is_file() or (folder / "error.pkl").is_file():
-        row["status"] = "failed"
-    return row
+        status = "failed"
+    return {**row, "run_id": folder.name, "status": status}

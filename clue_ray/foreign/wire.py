@@ -16,6 +16,8 @@ WANDB_HEADER, RECORD_HEADER = 7, 7
 FULL, FIRST, LAST = 1, 2, 4
 """Kinds of a fragment of a LevelDB log; the third, the middle of a record, needs no name."""
 VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5
+MOST_BITS = 70
+"""Of a number, in ten bytes: one of a million would take hours."""
 
 Message = dict[int, list[int | bytes]]
 """Values by field number, in order: varints and fixed numbers as ints of their bits, or bytes."""
@@ -69,13 +71,13 @@ def number_in(fields: Message, number: int, default: int = 0) -> int:
 
 
 def as_float(bits: int) -> float:
-    """Read 32 bits as a float."""
-    return float(struct.unpack("<f", struct.pack("<I", bits))[0])
+    """Read the lowest 32 bits as a float."""
+    return float(struct.unpack("<f", struct.pack("<I", bits & 0xFFFFFFFF))[0])
 
 
 def as_double(bits: int) -> float:
-    """Read 64 bits as a float."""
-    return float(struct.unpack("<d", struct.pack("<Q", bits))[0])
+    """Read the lowest 64 bits as a float."""
+    return float(struct.unpack("<d", struct.pack("<Q", bits & 0xFFFFFFFFFFFFFFFF))[0])
 
 
 def tf_records(content: bytes) -> Iterator[bytes]:
@@ -109,10 +111,10 @@ def leveldb_records(content: bytes) -> Iterator[bytes]:
 def _varint(message: bytes, at: int) -> tuple[int, int]:
     """Read a number of seven bits per byte, and return it with the place behind it."""
     value = shift = 0
-    while at < len(message):
+    while at < len(message) and shift < MOST_BITS:
         byte = message[at]
         value |= (byte & 0x7F) << shift
         at, shift = at + 1, shift + 7
         if byte < 0x80:
             return value, at
-    raise ValueError("the message is cut")
+    raise ValueError("the message is cut, or a number in it has no end")

@@ -14,18 +14,41 @@ import pandas as pd
 from clue_ray.errors import ClueRayError
 from clue_ray.report import numbers, tables
 from clue_ray.report.figures.headline import EXTRAPOLATION, Band
+from clue_ray.report.sections.downstream import main_scores, score_forecaster, task_of
 from clue_ray.report.sections.next_step import is_bounded
 from clue_ray.report.tables import Table, text, written
-from clue_ray.runs import SCORES
 from clue_ray.scaling.answering.analysis import Analysis
 from clue_ray.scaling.deciding.allocate import allocate
-from clue_ray.scaling.downstream import predict_largest
 from clue_ray.scaling.fitting.fit import fit_law
-from clue_ray.spec.columns import in_unit, label, noun, short_label
+from clue_ray.scaling.forecasting.forecast import Forecast
+from clue_ray.scaling.laws.law import Floats
+from clue_ray.spec.columns import in_unit, label, noun
 
 SHOWN = (1.02, 2.0, 5.0, 10.0)
 """Places of the table, in multiples of the largest compute on the frontier."""
 FEWEST_PLACES = 2
+LEAST = {"MRR": 0.0, "AUC": 0.0}
+"""Lowest value of a measure; R2 has none. The highest is 1."""
+
+
+@dataclass(frozen=True)
+class ScoreCurve:
+    """The forecast of a downstream score, as its distance from 1, which falls as a loss does.
+
+    Attributes:
+        name: task and measure.
+        compute, value, low, high: the forecast with its 80% interval, (places,).
+        best: lowest measured distance.
+        least: lowest score that the measure can have; None without one.
+    """
+
+    name: str
+    compute: list[float]
+    value: list[float]
+    low: list[float]
+    high: list[float]
+    best: float
+    least: float | None
 
 
 @dataclass(frozen=True)
@@ -41,7 +64,7 @@ class Dial:
         settings: the best run in words, whose settings are scaled where no split is identified.
         flop_per_second: measured speed of the largest runs, per device; None where unknown.
         device: what they ran on.
-        scores: name, offset and slope of each downstream score over the loss.
+        scores: the forecast of each downstream score.
         names: what compute, loss and their units are called.
     """
 
@@ -57,7 +80,7 @@ class Dial:
     settings: str
     flop_per_second: float | None
     device: str
-    scores: list[dict[str, Any]]
+    scores: list[ScoreCurve]
     names: Mapping[str, str]
 
     def to_dict(self) -> dict[str, Any]:
@@ -116,7 +139,7 @@ def build_dial(analysis: Analysis, band: Band | None, table: pd.DataFrame) -> Di
         settings=tables.describe(best),
         flop_per_second=speed,
         device=device,
-        scores=_scores(table),
+        scores=_scores(table, band.train_flops),
         names={
             "compute": noun("train_flops"),
             "compute_unit": in_unit("train_flops"),
@@ -166,16 +189,30 @@ def _speed(points: pd.DataFrame) -> tuple[float | None, str]:
     return float(speed.median()), ", ".join(map(str, devices))
 
 
-def _scores(table: pd.DataFrame) -> list[dict[str, Any]]:
-    """Return a line of each downstream score over the loss, where enough runs have it."""
+def _scores(done: pd.DataFrame, places: Floats) -> list[ScoreCurve]:
+    """Forecast the main measure of each task, where its runs support it."""
     found = []
-    scored = table.select_dtypes("number")  # why a task failed is text
-    for column in (str(name) for name in scored if str(name).startswith(SCORES)):
-        own = table[table[column].notna() & table["loss"].notna() & table["train_flops"].notna()]
-        line = predict_largest(
-            *(own[name].to_numpy(dtype=float) for name in ("train_flops", "loss", column))
-        )
-        if line is not None and line.slope:
-            name = short_label(column.removeprefix(SCORES))
-            found.append({"name": name, "offset": line.offset, "slope": line.slope})
+    for column in main_scores(done):
+        runs = done.dropna(subset=[column])
+        try:
+            forecaster = score_forecaster(column, runs)
+        except ClueRayError:
+            continue  # the section on downstream tasks states the reason
+        beyond = places[places > forecaster.end]
+        if len(beyond) >= FEWEST_PLACES:
+            found.append(_score_curve(column, runs, [forecaster.at(place) for place in beyond]))
     return found
+
+
+def _score_curve(column: str, runs: pd.DataFrame, made: list[Forecast]) -> ScoreCurve:
+    task, measure = task_of(column)
+    low, high = zip(*(each.interval(0.8) for each in made), strict=True)
+    return ScoreCurve(
+        name=f"{task} {measure}",
+        compute=[each.at for each in made],
+        value=[each.value for each in made],
+        low=list(low),
+        high=list(high),
+        best=1 - float(runs[column].max()),
+        least=LEAST.get(measure),
+    )

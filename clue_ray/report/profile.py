@@ -4,7 +4,6 @@
 to it. The page and the command line show the same tables.
 """
 
-import json
 import math
 import warnings
 from collections.abc import Mapping
@@ -15,7 +14,7 @@ from typing import Any
 import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from clue_ray.errors import CorpusError
+from clue_ray.errors import CorpusError, reason_of
 from clue_ray.report.figures.files import Picture, picture
 from clue_ray.report.figures.profile import (
     FITS,
@@ -29,6 +28,7 @@ from clue_ray.report.figures.style import label
 from clue_ray.report.numbers import share_percent
 from clue_ray.report.profile_items import catalogue_table, types_table
 from clue_ray.report.tables import Cell, Table, number, text, written
+from clue_ray.storage.documents import read_document
 from clue_ray.storage.files import atomic_write
 
 Profile = Mapping[str, Any]
@@ -45,23 +45,27 @@ def write_profile(folder: Path) -> Path:
     """
     source, target = folder / "profile.json", folder / "profile.html"
     try:
-        profile = json.loads(source.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        page = _render(folder.resolve().name, read_document(source))
+    except Exception as error:  # a corpus may be by somebody else, whose profile may lack anything
         raise CorpusError(
-            f"{source} cannot be read as a profile ({error}); prepare the corpus again."
-        ) from None
+            f"{source} cannot be read as a profile ({reason_of(error)}); prepare the corpus again."
+        ) from error
+    with atomic_write(target) as temporary:
+        temporary.write_text(page, encoding="utf-8")
+    return target
+
+
+def _render(name: str, profile: Profile) -> str:
+    """Return the page of a profile."""
     environment = Environment(
         loader=PackageLoader("clue_ray.report"), autoescape=True, undefined=StrictUndefined
     )
-    with atomic_write(target) as temporary:
-        page = environment.get_template("profile.html.j2").render(
-            name=folder.resolve().name,
-            headline=profile_headline(profile),
-            tables=profile_tables(profile),
-            pictures=_pictures(profile),
-        )
-        temporary.write_text(page, encoding="utf-8")
-    return target
+    return environment.get_template("profile.html.j2").render(
+        name=name,
+        headline=profile_headline(profile),
+        tables=profile_tables(profile),
+        pictures=_pictures(profile),
+    )
 
 
 def profile_headline(profile: Profile) -> str:

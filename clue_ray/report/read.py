@@ -15,6 +15,7 @@ from typing import Any
 import pandas as pd
 
 from clue_ray.errors import SpecError, reason_of
+from clue_ray.foreign.study import usable_source
 from clue_ray.report.numbers import is_absent
 from clue_ray.runs import RUN_COLUMNS, Runs, read_current_runs, read_runs
 from clue_ray.scaling.downstream import check_result
@@ -32,16 +33,9 @@ RESULT = re.compile(r"transfer/[\w.-]+\.json")
 MOST_STUDY_BYTES = 2_000_000
 """Size of a study file that is read and shown; YAML takes hundreds of times its size in memory."""
 AMOUNTS = (
-    "users",
-    "users_in_two_services",
-    "training_users",
-    "held_out_users",
-    "events",
-    "items",
-    "tokens",
-    "vocab_size",
-    "max_item_tokens",
-)
+    "users", "users_in_two_services", "training_users", "held_out_users", "events", "items",
+    "tokens", "vocab_size", "max_item_tokens",
+)  # fmt: skip
 """Numbers of a corpus summary that are shown in a report."""
 
 
@@ -145,7 +139,7 @@ def read_directory(directory: Path, running: bool = False) -> StudyFiles:
         study=study,
         seals=judge_seals(directory, runs),
         encoders=sum(1 for _ in directory.glob("runs/*/encoder")),
-        source=source,
+        source=usable_source(source),
     )
 
 

@@ -57,7 +57,7 @@ class _Result(BaseModel):
     task: str
     run_id: str
     users: dict[str, int]
-    left_out: dict[str, int]
+    left_out: dict[str, int] = {}  # results before 2026-11-26 have none
     methods: list[dict[str, str | _Interval]]
 
 

@@ -94,6 +94,7 @@ class FieldDescription(NamedTuple):
         required: whether it has no default.
         column: the column of the runs table that records it; empty without one.
         fields: the fields inside it, by their dotted names.
+        used_by: stage and commands that read it; empty where the caller does not state it.
     """
 
     path: str
@@ -103,6 +104,7 @@ class FieldDescription(NamedTuple):
     required: bool
     column: str
     fields: tuple[str, ...]
+    used_by: str = ""
 
 
 @cache

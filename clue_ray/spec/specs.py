@@ -17,7 +17,7 @@ from clue_ray.spec.items import ItemsSpec, with_text_of_items
 from clue_ray.spec.ladder import LADDER, Rung
 from clue_ray.spec.logs import check_separator, check_timestamp_format, logs_by_service
 from clue_ray.spec.precision import with_bf16_on_gpus
-from clue_ray.spec.yaml import Spec, fingerprint, read_yaml, with_lines
+from clue_ray.spec.yaml import FILE_NAME, Spec, fingerprint, read_yaml, with_lines
 from clue_ray.spec.younger import NEW_IN_RUNS, without_new_in_runs
 
 RECIPE = 3
@@ -340,7 +340,7 @@ class StudySpec(Spec):
 
     elsewhere = ("base.resources",)
 
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    name: str = Field(pattern=FILE_NAME)
     question: str = ""
     corpus: CorpusSpec | str
     "how to prepare the corpus, or the folder of a prepared corpus"
@@ -371,7 +371,7 @@ class StudySpec(Spec):
     @classmethod
     def _resources_once(cls, base: RunSpec) -> RunSpec:
         if "resources" in base.model_fields_set:
-            raise ValueError("holds resources; put them at the top level of the study, or an axis")
+            raise ValueError("holds resources; put them at the top level of the study")
         return base
 
     @property

@@ -18,6 +18,8 @@ MOST_DEPTH, MOST_VALUES = 100, 1_000_000
 """Levels of nesting and number of values of a YAML document that is read."""
 LONGEST_SENTENCE = 800
 """Characters of an error message."""
+FILE_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
+"""What a study or a task may be called: folders and files have the name, too."""
 RENAMED = {"spare_duplicates": "mask_false_negatives"}
 """Keys of study files of earlier versions, and their present names."""
 

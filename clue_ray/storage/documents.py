@@ -1,4 +1,4 @@
-"""Parse JSON that a stranger may have written: one kind of error, and a bounded size.
+"""Read and parse what a stranger may have written: a bounded size, and one kind of error of JSON.
 
 Python's parser raises three kinds of errors for bad documents, one of them for deep nesting.
 """
@@ -9,9 +9,29 @@ from pathlib import Path
 from typing import Any
 
 MOST_BYTES = 256_000_000
-"""Largest document that is read; Python needs about ten times as much memory for one."""
+"""Largest file that is read whole; Python needs about ten times as much memory for JSON."""
 FILE_NAME = re.compile(r"\w[\w.-]*")
 """Names that documents may give to files and folders: within one folder, never above it."""
+
+
+class TooLargeError(OSError):
+    """A file is larger than its reader takes."""
+
+
+def check_size(size: int, most: float = MOST_BYTES) -> None:
+    """Raise TooLargeError for a file that could fill the memory."""
+    if size > most:
+        raise TooLargeError(f"it has {size:,} bytes, more than {most:,}")
+
+
+def read_bounded(file: Path, most: int = MOST_BYTES) -> bytes:
+    """Read a file whole, but none that could fill the memory.
+
+    Raises:
+        OSError: it cannot be read, or has more than `most` bytes.
+    """
+    check_size(file.stat().st_size, most)
+    return file.read_bytes()
 
 
 def parse_json(content: bytes | str) -> Any:
@@ -32,12 +52,10 @@ def read_document(file: Path) -> Any:
     """Read a JSON file.
 
     Raises:
-        OSError: it cannot be read.
+        OSError: it cannot be read, or is too large.
         ValueError: as `parse_json`.
     """
-    if file.stat().st_size > MOST_BYTES:
-        raise ValueError(f"it has more than {MOST_BYTES:,} bytes")
-    return parse_json(file.read_bytes())
+    return parse_json(read_bounded(file))
 
 
 def is_file_name(name: Any) -> bool:

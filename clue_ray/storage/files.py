@@ -6,6 +6,7 @@ input, so callers turn only names that they expect into local paths.
 
 import json
 import logging
+import math
 import os
 import time
 import uuid
@@ -19,9 +20,9 @@ import pyarrow as pa
 import pyarrow.fs
 
 from clue_ray.errors import RunsError, StudyError
-from clue_ray.storage.documents import read_document
+from clue_ray.storage.documents import MOST_BYTES, TooLargeError, check_size, read_document
 from clue_ray.storage.links import check_links
-from clue_ray.storage.place import explain_access, open_place
+from clue_ray.storage.place import OBJECT_STORES, explain_access, open_place
 
 RETRY_SECONDS = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 32.0, 32.0)
 """Pauses between attempts while storage fails, about two minutes in total.
@@ -38,10 +39,9 @@ PERMANENT_ERRORS = (
     NotADirectoryError,
     IsADirectoryError,
     PermissionError,
+    TooLargeError,
 )
 """Errors that a retry does not fix."""
-OBJECT_STORES = {"s3", "gcs", "abfs"}
-"""Filesystems in which a folder is only a prefix of names and needs no creation."""
 PARALLEL_COPIES = 8
 COPY_BYTES = 4_000_000
 """Bytes of a file that are in memory while it is copied."""
@@ -130,36 +130,41 @@ def write_file(place: str, name: str, content: bytes | memoryview) -> None:
     _replace(store, f"{base}/{name}", write)
 
 
-def read_file(place: str, name: str) -> bytes | None:
-    """Read a small file below a place; return None if it does not exist.
+def read_file(place: str, name: str, most: float = MOST_BYTES) -> bytes | None:
+    """Read a file below a place; return None if it does not exist.
 
     Raises:
-        StudyError: storage failed for two minutes.
+        StudyError: storage failed for two minutes, or the file has more than `most` bytes.
     """
-    return with_retries(lambda: read_file_once(place, name), f"{name} cannot be read from {place}")
+    return with_retries(
+        lambda: read_file_once(place, name, most), f"{name} cannot be read from {place}"
+    )
 
 
-def read_file_once(place: str, name: str) -> bytes | None:
-    """Read a small file below a place without retries; return None if it does not exist.
+def read_file_once(place: str, name: str, most: float = MOST_BYTES) -> bytes | None:
+    """Read a file below a place without retries; return None if it does not exist.
 
     Raises:
-        OSError: storage failed.
+        OSError: storage failed, or the file has more than `most` bytes.
     """
     store, base = open_place(place)
-    if store.get_file_info(f"{base}/{name}").type != pa.fs.FileType.File:
+    info = store.get_file_info(f"{base}/{name}")
+    if info.type != pa.fs.FileType.File:
         return None
+    check_size(info.size, most)
     with store.open_input_stream(f"{base}/{name}") as stream:
         return bytes(stream.read())
 
 
-def read_bytes(file: str) -> bytes:
-    """Read a small file, given as a path or URI, without retries.
+def read_bytes(file: str, most: float = math.inf) -> bytes:
+    """Read a file whole, given as a path or URI, without retries.
 
     Raises:
-        OSError: the file does not exist, or storage failed.
+        OSError: the file does not exist or has more than `most` bytes, or storage failed.
         StudyError: the filesystem of the URI is unknown or cannot be reached.
     """
     store, path = open_place(file)
+    check_size(store.get_file_info(path).size or 0, most)  # None where there is no file
     # pyarrow would otherwise decompress a file whose name ends in .gz.
     with store.open_input_stream(path, compression=None) as stream:
         return bytes(stream.read())

@@ -17,7 +17,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from clue_ray.errors import StudyError
+from clue_ray.errors import StudyError, short
 from clue_ray.storage.documents import parse_json
 from clue_ray.storage.files import delete_file, read_file_once, write_file
 from clue_ray.storage.place import explain_access
@@ -114,9 +114,9 @@ class Lease:
 
     def _in_use(self, other: dict[str, Any]) -> StudyError:
         """Build the error that names the holder of another lease."""
-        holder = f"process {other.get('pid')} on {other.get('host')}"
+        pid, host, renewed = (short(other.get(name)) for name in ("pid", "host", "renewed_at"))
         return StudyError(
-            f"{self.place} is in use by {holder}, lease last renewed at {other.get('renewed_at')}; "
+            f"{self.place} is in use by process {pid} on {host}, lease last renewed at {renewed}; "
             "wait for it to end, or choose another --storage."
         )
 
@@ -166,6 +166,6 @@ def _holder_is_gone(lease: dict[str, Any]) -> bool:
         os.kill(pid, 0)  # signal 0 only checks that the process exists
     except ProcessLookupError:
         return True
-    except PermissionError:  # it exists and belongs to another user
+    except (PermissionError, OverflowError):  # of another user, or larger than any process id
         return False
     return False

@@ -1,6 +1,5 @@
 """An operating system lock on a study directory, so that one command at a time writes to it."""
 
-import json
 import os
 import socket
 from collections.abc import Iterator
@@ -10,7 +9,8 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from clue_ray.errors import StudyError
+from clue_ray.errors import StudyError, short
+from clue_ray.storage.documents import read_document
 from clue_ray.storage.files import write_json
 
 
@@ -51,7 +51,8 @@ def locked(directory: Path) -> Iterator[None]:
 def _describe(holder: Path) -> str:
     """Describe the command that holds a directory."""
     try:
-        found = json.loads(holder.read_text(encoding="utf-8"))
-        return f"process {found['pid']} on {found['host']} since {found['since']}"
-    except (OSError, ValueError, KeyError):  # locked, but the holder file is not written yet
+        found = read_document(holder)
+        pid, host, since = (short(found[name]) for name in ("pid", "host", "since"))
+        return f"process {pid} on {host} since {since}"
+    except (OSError, ValueError, LookupError, TypeError):  # locked, but not written yet
         return "a command that has just started"

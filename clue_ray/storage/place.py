@@ -23,6 +23,8 @@ ACCESS_ERRORS = {
     "Unrecognized filesystem type": "this build of pyarrow lacks that filesystem",
 }
 """Fragments of pyarrow's error messages, with explanations."""
+OBJECT_STORES = {"s3", "gcs", "abfs"}
+"""Filesystems in which a folder is only a prefix of names and needs no creation."""
 
 
 def is_uri(place: str | Path) -> bool:
@@ -82,7 +84,10 @@ def check_writable(place: str, remedy: str) -> None:
     store, folder = open_place(place)
     probe = f"{folder}/.probe.{uuid.uuid4().hex}"
     try:
-        store.create_dir(folder, recursive=True)
+        # On an object store it would write a key for each folder above, which a policy that is
+        # limited to one prefix forbids.
+        if store.type_name not in OBJECT_STORES:
+            store.create_dir(folder, recursive=True)
         store.open_output_stream(probe).close()
         store.delete_file(probe)
     except (OSError, pa.ArrowException) as error:

@@ -18,7 +18,7 @@ from typing import Any, TypeGuard
 import pandas as pd
 import yaml
 
-from clue_ray.errors import RunsError, StudyError
+from clue_ray.errors import RunsError, StudyError, short
 from clue_ray.runs import RunDescription, RunRecord, Runs, join_records, read_plan, read_record
 from clue_ray.spec.specs import RunSpec, StudySpec
 from clue_ray.storage.documents import is_file_name, read_document
@@ -71,7 +71,12 @@ class StudyDirectory:
             yield
 
     def fetch(self) -> None:
-        """Fetch what other machines have written of the study."""
+        """Fetch what other machines have written of the study.
+
+        Raises:
+            StudyError: A link in the folder leads out of it.
+        """
+        check_links(self.path)
 
     def publish(self) -> None:
         """Push the files in the study's own folder, for other machines."""
@@ -108,7 +113,7 @@ class StudyDirectory:
         if found == owner:
             return
         difference = ", ".join(
-            f"{key} {found.get(key)} there, {value} here"
+            f"{key} {short(found.get(key))} there, {value} here"
             for key, value in owner.items()
             if found.get(key) != value
         )

@@ -15,7 +15,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from clue_ray.storage.documents import parse_json
+from clue_ray.errors import StudyError
+from clue_ray.storage.documents import TooLargeError, parse_json, read_bounded
 from clue_ray.storage.files import atomic_write
 
 EVENTS_FILE = "events.jsonl"
@@ -74,26 +75,35 @@ class EventLog:
 
 
 def read_events(file: Path) -> list[dict[str, Any]]:
-    """Read the events of a log; torn lines are left out, and a log that does not exist is empty."""
+    """Read the events of a log; torn lines are left out, and a log that does not exist is empty.
+
+    Raises:
+        StudyError: the log could fill the memory.
+    """
     return [event for line in _read_lines(file) if (event := _parse(line)) is not None]
 
 
-def join_events(file: Path, others: list[bytes]) -> None:
-    """Add the lines of another copy of a log that this copy lacks, in the order of their times."""
+def join_events(file: Path, other: bytes) -> None:
+    """Add the whole lines of another copy of a log that this one lacks, in the order of time.
+
+    Raises:
+        StudyError: the log could fill the memory.
+    """
     own = _read_lines(file)
-    if missing := set(others) - set(own):
+    if missing := set(filter(_parse, other.splitlines())) - set(own):
         # Each line begins with its time in a form whose alphabetical order is that of the times.
         with atomic_write(file) as temporary:
             temporary.write_bytes(b"".join(line + b"\n" for line in sorted({*own, *missing})))
 
 
-def read_lines(file: Path) -> list[bytes]:
-    """Read the whole lines of a log, for `join_events`."""
-    return [line for line in _read_lines(file) if _parse(line) is not None]
-
-
 def _read_lines(file: Path) -> list[bytes]:
-    return file.read_bytes().splitlines() if file.is_file() else []
+    try:
+        return read_bounded(file).splitlines() if file.is_file() else []
+    except TooLargeError as error:
+        raise StudyError(
+            f"The event log {file} cannot be read ({error}); move it elsewhere, and a new one "
+            "begins."
+        ) from None
 
 
 def _parse(line: bytes) -> dict[str, Any] | None:

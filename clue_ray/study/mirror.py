@@ -21,6 +21,7 @@ from clue_ray.storage.files import (
     fetch_files,
     list_files,
     push_files,
+    read_file,
     read_json,
     write_json,
 )
@@ -29,7 +30,7 @@ from clue_ray.storage.links import check_links
 from clue_ray.storage.lock import locked
 from clue_ray.storage.place import place_below, resolve_place
 from clue_ray.study.directory import StudyDirectory
-from clue_ray.study.events import EVENTS_FILE, join_events, read_lines
+from clue_ray.study.events import EVENTS_FILE, join_events
 from clue_ray.transfer.tasks.columns import join_results
 
 TABLES = (
@@ -98,7 +99,12 @@ class StoredDirectory(StudyDirectory):
                 raise StudyError(self.failure)
 
     def fetch(self) -> None:
-        """Fetch what storage has of the study, also while it runs."""
+        """Fetch what storage has of the study, also while it runs.
+
+        Raises:
+            StudyError: Storage and the folder hold different studies, or a link leads out of one.
+        """
+        check_links(self.path)
         with locked(self.path):
             self._check_same_study()
             self._fetch_changed()
@@ -130,10 +136,11 @@ class StoredDirectory(StudyDirectory):
             for name, version in versions.items()
             if seen.get(name) != version or not (self.path / name).exists()
         ]
-        log = self.path / EVENTS_FILE
-        before = read_lines(log)
-        fetch_files(self.home, sorted(changed), self.path)
-        join_events(log, before)  # a killed command may not have pushed its last events
+        if EVENTS_FILE in changed:
+            # It is joined and not replaced, as a killed command may not have pushed its last
+            # events: they would be gone if this one were killed before it had joined the copies.
+            join_events(self.path / EVENTS_FILE, read_file(self.home, EVENTS_FILE) or b"")
+        fetch_files(self.home, sorted({*changed} - {EVENTS_FILE}), self.path)
         if changed:
             write_json(self.path / SEEN, seen | versions)
 

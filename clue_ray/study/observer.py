@@ -8,7 +8,7 @@ from ray import tune
 from clue_ray.study.events import EventLog
 from clue_ray.study.metrics import StudyMetrics
 from clue_ray.study.planned import Plan
-from clue_ray.training.ray_train import LOST
+from clue_ray.training.ray_train import LOST, WAITING
 
 
 class Mark(NamedTuple):
@@ -62,6 +62,8 @@ class RunObserver(tune.Callback):
         run_id = _run_id(trial)
         if reason := result.get(LOST):
             self._restart(run_id, reason)
+        elif reason := result.get(WAITING):
+            self.log.add("run_waiting", run_id=run_id, reason=reason)
         elif (trained := result.get("trained_seconds")) is not None:
             now = Mark(time.monotonic(), trained)
             if run_id in self.resuming:

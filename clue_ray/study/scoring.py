@@ -24,9 +24,10 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from clue_ray.cluster.placement import largest
 from clue_ray.cluster.session import cluster_nodes, without_tune_loggers
 from clue_ray.corpus.logs.reading import Reading
-from clue_ray.errors import ClueRayError, EventLogError, SpecError, StudyError, describe_error
+from clue_ray.errors import ClueRayError, StudyError, describe_error
 from clue_ray.runs import read_runs
 from clue_ray.storage.files import with_retries, write_file
+from clue_ray.storage.place import is_uri
 from clue_ray.study.directory import StudyDirectory
 from clue_ray.study.mirror import open_directory
 from clue_ray.study.probes import node_failure
@@ -185,27 +186,40 @@ def _lay_out(
     """
     asked = MEMORY_PER_BYTE * sum(file.size for file in reading.files)
     # Ray would wait for ever for more memory than a node has, and this is only an estimate.
-    memory = min(asked, largest(cluster_nodes(), "memory"))
+    with_cores = [node for node in cluster_nodes() if node.get("CPU", 0) >= 1]
+    memory = min(asked, largest(with_cores, "memory"))
     try:
         return _prepare_on(task, reading, place, {"num_cpus": 1, "memory": memory})
-    except (EventLogError, SpecError):
-        if len(cluster_nodes()) == 1:
-            raise
-    # Other nodes need not see the log; this one may be a head, which has no cores for tasks.
-    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    return _prepare_on(task, reading, place, {"num_cpus": 0, "scheduling_strategy": here})
+    except _UnseenError:
+        # Other nodes need not see the log; this one may be a head, which has no cores for tasks.
+        own = ray.get_runtime_context().get_node_id()
+        here = NodeAffinitySchedulingStrategy(own, soft=False)
+        held = next(node["Resources"] for node in ray.nodes() if node["NodeID"] == own)
+        options = {"memory": min(asked, held.get("memory", 0)), "scheduling_strategy": here}
+        return _prepare_on(task, reading, place, {"num_cpus": 0, **options})
+
+
+class _UnseenError(Exception):
+    """A node does not see the files of a task."""
 
 
 def _prepare_on(
     task: TaskSpec, reading: Reading, place: str, options: dict[str, Any]
 ) -> "ray.ObjectRef[tuple[TaskSpec, Examples]]":
-    """Make a task's examples in a Ray task with some options."""
+    """Make a task's examples in a Ray task with some options.
+
+    Raises:
+        _UnseenError: The task failed on another node, which does not see its files.
+        ClueRayError: The task cannot be prepared, or its node failed.
+    """
     there = ray.remote(num_returns=2, **options)(_prepare_there)
     outcome, examples = there.remote(task, reading, place, os.getcwd())
     try:
-        warnings, error = ray.get(outcome)
+        warnings, error, seen = ray.get(outcome)
     except RayError as lost:
         raise node_failure(f"The node that read the log of task {task.name}", lost) from None
+    if error and not seen and _sees(task, reading):
+        raise _UnseenError
     for sentence in warnings:
         logger.warning(sentence)
     if error:
@@ -215,23 +229,34 @@ def _prepare_on(
 
 def _prepare_there(
     task: TaskSpec, reading: Reading, place: str, folder: str
-) -> tuple[tuple[list[str], ClueRayError | None], tuple[TaskSpec, Examples] | None]:
+) -> tuple[tuple[list[str], ClueRayError | None, bool], tuple[TaskSpec, Examples] | None]:
     """Make a task's examples in this process, and write the list of users left out.
 
     Args:
         folder: Where the command runs, from which the task's paths may be relative.
 
     Returns:
-        Warnings with the error if there is one, and the examples.
+        Warnings, the error if there is one and whether this node sees the files; the examples.
     """
     warnings: list[str] = []
-    try:
-        with chdir(folder) if os.path.isdir(folder) else nullcontext():
+    with chdir(folder) if os.path.isdir(folder) else nullcontext():
+        seen = _sees(task, reading)
+        try:
             examples = prepare_examples(task, reading, warnings.append)
-        write_left_out(place, task, examples)
-    except ClueRayError as error:
-        return (warnings, error), None
-    return (warnings, None), (task, examples)
+            write_left_out(place, task, examples)
+        except ClueRayError as error:
+            return (warnings, error, seen), None
+    return (warnings, None, seen), (task, examples)
+
+
+def _sees(task: TaskSpec, reading: Reading) -> bool:
+    """Return whether this node sees the local files of a task."""
+    files = [*reading.files, *(file for plan in reading.catalogues for file in plan.files)]
+    paths = [file.path for file in files if not file.root]
+    table = task.attribute.table if task.attribute else ""
+    if table and not is_uri(table) and not table.startswith("package:"):
+        paths.append(table)
+    return all(map(os.path.exists, paths))
 
 
 @contextmanager

@@ -27,6 +27,8 @@ FILES = ("runs.csv", "fits.json")
 MOST_METRICS = 1_000
 """Metrics in one request to MLflow."""
 POSITION = "step"
+TAG = "clue_ray"
+"""Tag of the runs in MLflow that were sent, with what they are: a run id, or the report."""
 Curve = list[dict[str, Any]]
 
 
@@ -152,7 +154,13 @@ class _MLflow:
         self.client.set_terminated(run_id)
 
     def _start(self, name: str, start: int | None) -> str:
-        made = self.client.create_run(self.experiment, run_name=name, start_time=start)
+        """Create a run, in the place of those that an interrupted command left half sent."""
+        half_sent = f"tags.{TAG} = '{name}' and attributes.status = 'RUNNING'"
+        for run in self.client.search_runs([self.experiment], half_sent):
+            self.client.delete_run(run.info.run_id)
+        made = self.client.create_run(
+            self.experiment, run_name=name, start_time=start, tags={TAG: name}
+        )
         return str(made.info.run_id)
 
 

@@ -59,8 +59,8 @@ CONTROLLER_FAILURES = 5
 Ray's default has no limit."""
 LOSSES = (WorkerGroupError, PreemptionError, RayActorError, WorkerGroupStartupFailedError)
 """Errors of lost workers, the last one of workers that were lost while they started."""
-LOST = "lost"
-"""Key of a report to Ray Tune that says why workers were lost."""
+LOST, WAITING = "lost", "waiting"
+"""Keys of a report to Ray Tune that says why workers were lost, or why a run waits."""
 LOST_CONTACT = (
     "gloo/transport",
     "NCCL error",
@@ -187,11 +187,20 @@ def train_on_workers(
             return RunRecord(**outcome["record"]), outcome["curve"]
         except (TrainingFailedError, RayActorError) as error:
             cause = error.controller_failure if isinstance(error, ControllerError) else error
-            # No room says nothing about the run, so it does not count.
-            tries += not isinstance(cause, WorkerGroupStartupTimeoutError)
+            if isinstance(cause, WorkerGroupStartupTimeoutError):
+                # No room says nothing about the run, so it does not count.
+                tune.report({WAITING: _explain_wait(cause)})
+                continue
+            tries += 1
             if (now := _kept_step(checkpoints)) > kept:
                 tries, kept = 1, now
             tune.report({LOST: _explain_loss(cause, tries)})
+
+
+def _explain_wait(cause: WorkerGroupStartupTimeoutError) -> str:
+    reason = f"the cluster has no room for {cause.num_workers} workers"
+    logger.warning("The run waits: %s.", reason)
+    return reason
 
 
 def _explain_loss(cause: Exception, tries: int) -> str:
@@ -200,10 +209,6 @@ def _explain_loss(cause: Exception, tries: int) -> str:
     Args:
         tries: times that it lost workers without a new checkpoint in between.
     """
-    if isinstance(cause, WorkerGroupStartupTimeoutError):
-        reason = f"the cluster has no room for {cause.num_workers} workers"
-        logger.warning("The run waits: %s.", reason)
-        return reason
     lost = list((getattr(cause, "worker_failures", None) or {0: cause}).values())
     if failure := next((each for each in lost if isinstance(each, LoopError)), None):
         raise failure from None

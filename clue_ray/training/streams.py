@@ -24,7 +24,6 @@ from clue_ray.batches.layout import Layout
 from clue_ray.batches.packing import Items, Packed, Sequences
 from clue_ray.batches.sampler import BatchSampler
 from clue_ray.corpus.store import open_corpus
-from clue_ray.errors import ClusterError
 from clue_ray.spec.compute import Work
 from clue_ray.spec.specs import RunSpec
 from clue_ray.training.checkpoints import load_state
@@ -138,7 +137,8 @@ class Stream:
         """Return the share of a step; steps may not go back.
 
         Raises:
-            ClusterError: no process that packs has started for long.
+            TimeoutError: no process that packs has started for long; like other trouble outside
+                the run, it lets Ray Tune start the run again.
         """
         while self.step < step:
             self.row = self._next_row()
@@ -151,7 +151,7 @@ class Stream:
         try:
             return next(self.rows)
         except GetTimeoutError:
-            raise ClusterError(
+            raise TimeoutError(
                 f"No process that packs batches has started in {PACKER_SECONDS} s, as no node "
                 f"where Ray Data runs has a free core; run again when the cluster is less busy, or "
                 f"set resources.feed to worker."

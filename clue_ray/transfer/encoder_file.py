@@ -4,6 +4,7 @@ An exported encoder is a folder of three files: `weights.safetensors`, `encoder.
 `tokenizer.json`. None of them is a pickle, and reading them needs torch but not ray.
 """
 
+import logging
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,14 +18,14 @@ from clue_ray.corpus.hashes import sha256
 from clue_ray.corpus.store import Corpus, open_corpus
 from clue_ray.corpus.tokenizer import parse_tokenizer
 from clue_ray.encoder.model import Encoder
-from clue_ray.errors import StudyError, reason_of
+from clue_ray.errors import StudyError, reason_of, short
 from clue_ray.runs import read_record
 from clue_ray.spec.compute import Vocabulary, count_params
 from clue_ray.spec.items import ItemsSpec
 from clue_ray.spec.specs import RunSpec, SplitSpec
 from clue_ray.spec.yaml import Spec, fingerprint, read_yaml
 from clue_ray.spec.younger import without_new_in_runs
-from clue_ray.storage.documents import parse_json
+from clue_ray.storage.documents import parse_json, read_bounded
 from clue_ray.storage.files import atomic_write, fetch_files, read_file, read_json, write_json
 from clue_ray.storage.links import check_links
 from clue_ray.storage.place import is_uri
@@ -34,10 +35,10 @@ from clue_ray.training.checkpoints import load_state
 ENCODER_FOLDER = "encoder"
 """Name of the folder of an exported encoder, within the folder of its run."""
 ENCODER_FILES = ("weights.safetensors", "tokenizer.json", "encoder.json")
-
-
 FORMAT = 2
 """Of an exported encoder; 2 has the bag of tokens."""
+
+logger = logging.getLogger(__name__)
 
 
 class EncoderCard(Spec):
@@ -215,7 +216,7 @@ def read_encoder(path: str | Path) -> ExportedEncoder:
             )
     try:
         # A card with a matching sum can stand next to any file, so the libraries may still refuse.
-        tokenizer = (folder / "tokenizer.json").read_text(encoding="utf-8")
+        tokenizer = read_bounded(folder / "tokenizer.json").decode()
         tokens = parse_tokenizer(tokenizer).get_vocab_size()
         weights = safetensors.torch.load_file(folder / "weights.safetensors")
     except Exception as error:  # both libraries raise plain exceptions
@@ -296,6 +297,23 @@ def _best_run(study: Path) -> str:
     return str(min(done, key=done.__getitem__, default=f"{study}/runs/<run_id>"))
 
 
+def _find_corpus(file: Path) -> str:
+    """Return the corpus that a study names as its own, and say that it is read.
+
+    Raises:
+        StudyError: it names none, or a URI whose query could lead the credentials of whoever reads
+            it to another server.
+    """
+    place = read_json(file).get("path")
+    if not isinstance(place, str) or (is_uri(place) and not {"?", "#"}.isdisjoint(place)):
+        raise StudyError(
+            f"{file} names the corpus {short(place)!r}, which must be a folder or a URI without a "
+            "query; copy the encoder from the study's storage, or correct the path."
+        )
+    logger.warning("The encoder is exported with the tokenizer of the corpus at %s.", short(place))
+    return place
+
+
 def _export_finished(path: Path) -> None:
     """Export the encoder of a finished run from its last checkpoint and its study's corpus."""
     record = read_record(path / "record.json")
@@ -303,8 +321,7 @@ def _export_finished(path: Path) -> None:
     if record.status != "done":
         raise StudyError(f"Run {path} is {record.status}; give the folder of a finished run.")
     run = RunSpec.parse(read_yaml(path / "spec.json"), str(path / "spec.json"))
-    place = read_json(path.parent.parent / "corpus.json").get("path")
-    corpus = open_corpus(str(place), verify=False)
+    corpus = open_corpus(_find_corpus(path.parent.parent / "corpus.json"), verify=False)
     if corpus.digest != record.corpus_digest:
         raise StudyError(
             f"The corpus at {corpus.path} is not the one that {path} was trained on; prepare that "

@@ -1,5 +1,6 @@
 """The model card of an exported encoder, filled from the files of its run and its study."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,7 +43,10 @@ class TaskScores:
 
 @dataclass(frozen=True)
 class ModelCard:
-    """What the card says; a table is a list of rows."""
+    """What the card says; a table is a list of rows.
+
+    Names of the log within code, `service` and `text`, are Python literals that nothing escapes.
+    """
 
     name: str
     purpose: str
@@ -76,8 +80,8 @@ def write_model_card(
             f"{encoder.run.encoder.output_width} numbers. Trained by clue-ray "
             f"{record.clue_ray_version} to recognise a user of one service in another."
         ),
-        service=encoder.services[0],
-        text=encoder.text,
+        service=repr(encoder.services[0]),
+        text=_code(encoder.text),
         onnx=f"ONNX file: {onnx}.",
         model=_model(encoder, record),
         data=_data(encoder, record, study),
@@ -232,6 +236,12 @@ def _limits(encoder: EncoderCard, record: RunRecord, scored: bool) -> list[str]:
             "one before cosines are read as probabilities."
         )
     return found
+
+
+def _code(text: str) -> str:
+    """Write a text as a literal in a code span, longer than the backticks in it."""
+    fence = "`" * (1 + max(map(len, re.findall("`+", text)), default=0))
+    return f"{fence}{text!r}{fence}"
 
 
 def _digits(value: Any) -> str:

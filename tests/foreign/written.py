@@ -40,20 +40,22 @@ def mlflow_files(root: Path) -> Path:
 def mlflow_database(file: Path) -> Path:
     with closing(sqlite3.connect(file)) as store:
         store.executescript(
-            "CREATE TABLE runs (run_uuid, name, status, lifecycle_stage);"
+            "CREATE TABLE experiments (experiment_id, name);"
+            "INSERT INTO experiments VALUES (1, 'scale'), (2, 'other');"
+            "CREATE TABLE runs (run_uuid, name, status, lifecycle_stage, experiment_id);"
             "CREATE TABLE params (key, value, run_uuid);"
             "CREATE TABLE latest_metrics (key, value, timestamp, step, is_nan, run_uuid);"
         )
         for number, row in enumerate(rows()):
             run, state = f"run{number}", "FAILED" if number == 7 else "FINISHED"
-            store.execute("INSERT INTO runs VALUES (?, 'r', ?, 'active')", (run, state))
+            store.execute("INSERT INTO runs VALUES (?, 'r', ?, 'active', 1)", (run, state))
             store.execute(
                 "INSERT INTO params VALUES ('n_params', ?, ?)", (str(row["n_params"]), run)
             )
             for name in ("train_flops", "val_loss"):
                 values = (name, row[name], 1, 2, 0, run)
                 store.execute("INSERT INTO latest_metrics VALUES (?, ?, ?, ?, ?, ?)", values)
-        store.execute("INSERT INTO runs VALUES ('gone', 'r', 'FINISHED', 'deleted')")
+        store.execute("INSERT INTO runs VALUES ('gone', 'r', 'FINISHED', 'deleted', 1)")
         store.commit()
     return file
 
@@ -99,11 +101,11 @@ def tensorboard(root: Path) -> Path:
     return root
 
 
-def wandb(root: Path) -> Path:
+def wandb(root: Path, project: str = "scale") -> Path:
     for number, row in enumerate(rows()):
         folder = root / "wandb" / f"offline-run-2026-{number}"
         folder.mkdir(parents=True)
-        run = field(1, f"run{number}") + field(8, f"r{number}")
+        run = field(1, f"run{number}") + field(3, project) + field(8, f"r{number}")
         run += field(4, field(1, item(1, "n_params", row["n_params"])))
         history = b"".join(field(1, item(1, name, row[name] * 2)) for name in row)
         summary = b"".join(field(1, item(2, name, row[name])) for name in row)

@@ -4,7 +4,11 @@ from tests.fuzz.hostile import outcomes
 
 
 def pytest_terminal_summary(terminalreporter):
-    """Print how many inputs were read, and how many refused by which error."""
+    """Print how many tests tried how many inputs, and how many were read or refused, and why."""
     if outcomes:
+        ended = terminalreporter.stats.get("passed", []) + terminalreporter.stats.get("failed", [])
+        tests = sum("tests/fuzz/" in report.nodeid for report in ended)
         parts = ", ".join(f"{kind} {count:,}" for kind, count in outcomes.most_common())
-        terminalreporter.write_line(f"fuzzing: {outcomes.total():,} inputs: {parts}")
+        terminalreporter.write_line(
+            f"fuzzing: {tests} tests of {outcomes.total():,} inputs: {parts}"
+        )

@@ -1,7 +1,8 @@
 """Documents and files as an attacker may write them, and a guard that notices what reading does.
 
-A reader may accept a document, or refuse it in one sentence. It may not run anything, write outside
-the folder, or open the canary that lies next to it.
+A reader may accept a document, or refuse it in one sentence. It may not run anything, connect to
+another machine, write outside the folder, or open the canary that lies next to it. The guard hears
+what Python does, not what a library in C++ opens by itself.
 """
 
 import copy
@@ -13,6 +14,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import pytest
@@ -26,12 +28,19 @@ LONGEST_SENTENCE = 1500
 MOST_MEMORY = 500
 """MB by which one input may raise the memory of the process while it is read."""
 FOUND = Path(__file__).parent / "found"
-"""Inputs that failed a long attack here, which tries them first from then on."""
+"""Inputs that failed a long attack here, which tries them first until they no longer fail.
+
+Hypothesis deletes them then, and finds none after a change of the test, so git does not keep them:
+what was found and mended is an @example, or a test by its own name.
+"""
 outcomes: Counter[str] = Counter()
 """Inputs of this process by outcome: read, or the kind of the error that refused them."""
 CANARY = "secret.txt"
 NAMED = (CANARY, "/etc/passwd")
 """Parts of the paths outside the folder that `VALUES` name."""
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
+CONNECTS = {"socket.connect": 1, "socket.sendto": 1, "socket.bind": 1, "socket.getaddrinfo": 0}
+"""Events of the network, and which argument is the address or the host."""
 RUNS = {
     "os.system",
     "os.exec",
@@ -161,12 +170,36 @@ class _Watch:
             named = any(name in path for name in NAMED)
             if named or (flags & WRITES and self._outside(path) and path != "/dev/null"):
                 self.done.append(f"open {path}")
+        elif event == "exec" and self._is_foreign(arguments[0]):
+            self.done.append(f"exec {arguments[0]}")
+        elif event in CONNECTS and _leaves(arguments[CONNECTS[event]]):
+            self.done.append(f"{event} {arguments[1:]}")
         elif event in REMOVES and self._outside(_whole_path(arguments)):
             self.done.append(f"{event} {arguments[0]}")
+
+    def _is_foreign(self, code: Any) -> bool:
+        """Return whether code comes from a text or from the folder, and not from a module."""
+        if os.path.isfile(code.co_filename):
+            return not self._outside(code.co_filename)
+        return not _is_importing()  # modules make classes from texts of their own
 
     def _outside(self, path: str) -> bool:
         assert self.folder is not None
         return not Path(os.path.abspath(path)).is_relative_to(self.folder)
+
+
+def _is_importing() -> bool:
+    """Return whether a module is being imported."""
+    frame: FrameType | None = sys._getframe()
+    while frame and frame.f_code.co_filename != "<frozen importlib._bootstrap>":
+        frame = frame.f_back
+    return frame is not None
+
+
+def _leaves(address: Any) -> bool:
+    """Return whether a host, or an address with a port, is on another machine."""
+    host = address[0] if isinstance(address, tuple) else address
+    return str(host) not in LOOPBACK
 
 
 def _whole_path(arguments: tuple[Any, ...]) -> str:
@@ -182,7 +215,7 @@ _watch = _Watch()
 
 @contextmanager
 def guarded(folder: Path) -> Iterator[None]:
-    """Fail where the block runs anything, writes outside a folder, or opens the canary above it."""
+    """Fail where the block runs anything, connects, writes outside, or opens the canary."""
     (folder.parent / CANARY).write_text("nobody reads this")
     _watch.folder, _watch.done = folder.resolve(), []
     try:

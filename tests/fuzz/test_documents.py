@@ -1,6 +1,8 @@
 """YAML and JSON files by strangers: studies, corpora, tasks, records, plans, curves, seals."""
 
 import json
+import runpy
+import socket
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -325,6 +327,17 @@ def test_the_guard_notices(tmp_path):
             reads_or_refuses(folder, lambda outside=outside: outside.write_text(""))
     with pytest.raises(AssertionError):
         reads_or_refuses(folder, lambda: __import__("os").system("true"))
+    with pytest.raises(AssertionError, match="exec"):
+        reads_or_refuses(folder, lambda: eval("1 + 1"))
+    write(folder / "hostile.py", "x = 1")
+    with pytest.raises(AssertionError, match="exec"):
+        reads_or_refuses(folder, lambda: runpy.run_path(str(folder / "hostile.py")))
+    with (
+        socket.socket(type=socket.SOCK_DGRAM) as sent,  # to connect it sends nothing
+        pytest.raises(AssertionError, match=r"socket\.connect"),
+    ):
+        reads_or_refuses(folder, lambda: sent.connect(("192.0.2.1", 9)))
+    reads_or_refuses(folder, lambda: __import__("colorsys"))
     reads_or_refuses(folder, lambda: (folder / "new").write_text(json.dumps({})))
     with pytest.raises(AssertionError, match="reading took"):
         reads_or_refuses(folder, lambda: bytearray(2 * MOST_MEMORY * 10**6))

@@ -3,6 +3,7 @@
 import json
 import shutil
 import zipfile
+from unittest.mock import patch
 
 import numpy as np
 import pandas as pd
@@ -22,17 +23,29 @@ from clue_ray.corpus.layout.arrays import (
 from clue_ray.corpus.store import open_corpus
 from clue_ray.corpus.tokenizer import read_tokenizer
 from clue_ray.errors import CorpusError, RunsError
-from clue_ray.report.page import compose
-from clue_ray.report.read import read_directory
 from clue_ray.runs import read_runs
+from clue_ray.spec.specs import RunSpec, StudySpec
+from clue_ray.spec.yaml import read_yaml
+from clue_ray.storage import lease
 from clue_ray.storage.tables import MOST_COLUMNS
+from clue_ray.study import trackers
 from clue_ray.study.add_runs import AddedRuns
 from clue_ray.study.directory import StudyDirectory
 from clue_ray.study.run import _scored_lengths
+from clue_ray.transfer.embed.matrix import find_view
+from clue_ray.transfer.embed.parts import Parts
 from clue_ray.transfer.tasks.columns import join_results
 from clue_ray.transfer.tasks.evaluate import read_result
-from tests.fuzz.hostile import EXAMPLES, as_json, attack, changed, garbled, reads_or_refuses
-from tests.fuzz.test_documents import PLAN, RECORD, study_directory, write
+from tests.fuzz.hostile import (
+    EXAMPLES,
+    LONGEST_SENTENCE,
+    as_json,
+    attack,
+    changed,
+    garbled,
+    reads_or_refuses,
+)
+from tests.fuzz.test_documents import PLAN, RECORD, STUDY, study_directory, write
 
 GROWN = {
     "at": 1e12,
@@ -60,13 +73,83 @@ RESULT = {
 }
 
 
+SPEC = StudySpec.parse(STUDY, "study")
+OWNER = {"study": "tiny", "corpus_digest": "0123456789ab", "candidates": 16}
+LEASE = {
+    "id": "x",
+    "host": "here",
+    "pid": 1,
+    "pid_scope": lease.pid_scope(),
+    "renewed_at": "now",
+    "renewals": 1,
+}
+MANIFEST = {
+    "key": "0123456789ab",
+    "encoder_digest": "0123456789ab",
+    "parts": 16,
+    "per_service": False,
+    "precision": "float32",
+    "width": 8,
+}
+
+
+class Deaf:
+    """A tracker that takes everything."""
+
+    def send_run(self, record, curve):
+        pass
+
+    def send_report(self, page, files):
+        pass
+
+
 def read_added(study):
     added = AddedRuns.read(study)
     return added.sentence(), added.points
 
 
+def claim_again(study):
+    StudyDirectory(study).claim(SPEC, OWNER["corpus_digest"])
+    return True
+
+
+def read_lease(study):
+    """Read another command's lease, and describe it."""
+    mine = lease.Lease(str(study))
+    if other := mine._read_other():
+        sentence = str(mine._in_use(other))
+        assert "\n" not in sentence
+        assert len(sentence) < LONGEST_SENTENCE
+        return sentence, lease._holder_is_gone(other)
+    return None
+
+
+def send_again(study):
+    pd.read_parquet(study / "runs.parquet").to_csv(study / "runs.csv")
+    with patch.dict(trackers._TRACKERS, {"deaf": lambda study: Deaf()}):
+        trackers.send_study(StudyDirectory(study), "tiny", ["deaf"], read_runs(study))
+    return True
+
+
+def begin_again(study):
+    return Parts(str(study)).begin(MANIFEST["key"]) is None
+
+
+def read_spec(study):
+    return RunSpec.parse(read_yaml(study / "spec.json"), "spec.json")
+
+
 READERS = {
     "grown.json": (GROWN, read_added),
+    "owner.json": (OWNER, claim_again),
+    ".lease.json": (LEASE, read_lease),
+    "tracked.json": (
+        {"deaf": {RECORD["run_id"]: RECORD["started_at"], "report": "0"}},
+        send_again,
+    ),
+    "spec.json": (STUDY["base"], read_spec),
+    "manifest.json": (MANIFEST, lambda study: find_view(str(study))),
+    "request.json": ({"key": MANIFEST["key"]}, begin_again),
     "plan.json": (PLAN, lambda study: StudyDirectory(study).planned_seconds()),
     "baselines.json": (BASELINES, lambda study: _scored_lengths(study / "baselines.json")),
     "result.json": (RESULT, lambda study: read_result(study / "result.json")),
@@ -119,26 +202,11 @@ def test_what_is_left_of_damaged_files_of_a_study(tmp_path):
         read_result(study / "result.json")
 
 
-@EXAMPLES
-def test_a_page_shows_results_of_tasks_that_it_can_read(tmp_path, examples):
-    study = study_directory(tmp_path / "in")
-    run, name = RECORD["run_id"], "transfer/next-0123456789ab.json"
-    table = {"run_id": [run], "status": ["done"], "train_flops": [1e9], "loss": [2.5]}
-    pd.DataFrame({**table, "transfer_next_mrr": [0.3]}).to_parquet(study / "runs.parquet")
-    write(study / "transfer.json", as_json({"next": {run: name}}))
-    (study / "plan.json").unlink()
-
-    def page():
-        return compose(read_directory(study))
-
-    @attack(examples // 4)
-    @given(changed(RESULT))
-    @example({**RESULT, "methods": [{"method": "encoder"}]})
-    def attacked(document):
-        write(study / "runs" / run / name, as_json(document))
-        assert reads_or_refuses(study, page)
-
-    attacked()
+def test_a_lease_of_a_process_that_cannot_be_does_not_end_the_command(tmp_path):
+    for pid in (10**30, -(10**30), -1, 0, True, "1", None):
+        write(tmp_path / ".lease.json", as_json({**LEASE, "pid": pid, "host": "a\nb" * 999}))
+        _, is_gone = read_lease(tmp_path)
+        assert not is_gone
 
 
 @pytest.fixture
@@ -258,6 +326,15 @@ def test_a_recipe_takes_no_more_of_its_parts_than_they_hold(parts, pieces):
         put_together(folder)
 
 
+def test_a_stretch_of_negative_length_does_not_hide_a_long_one(parts):
+    folder, valid = parts
+    there_and_back = [["events-0", 0, 2], ["events-0", 2, 0]] * 5
+    recipe = {**valid, "pieces": {**valid["pieces"], "events": there_and_back}}
+    write(folder.parent / "recipe.json", as_json(recipe))
+    with pytest.raises(CorpusError, match="a stretch of events-0 ends before it starts"):
+        put_together(folder)
+
+
 def wide(columns, rows):
     return pa.table({f"c{number}": np.zeros(rows) for number in range(columns)})
 
@@ -326,14 +403,3 @@ def test_a_tokenizer_pads_no_text(corpus, tmp_path):
     file = write(tmp_path / "in" / "tokenizer.json", as_json(document))
     tokenizer = reads_or_refuses(file.parent, lambda: read_tokenizer(str(file)))
     assert len(tokenizer.encode("a").ids) == 1
-
-
-def test_a_page_reads_no_study_file_of_gigabytes(tmp_path):
-    study = study_directory(tmp_path / "in")
-    pd.DataFrame({"run_id": ["a"], "loss": [2.5]}).to_parquet(study / "runs.parquet")
-    (study / "plan.json").unlink()
-    with (study / "study.yaml").open("a") as file:
-        file.truncate(3 * 10**9)  # takes no disk
-    files = reads_or_refuses(study, lambda: read_directory(study))
-    assert files.study_text == ""
-    assert "more than 2,000,000 bytes" in files.warnings[0]

@@ -120,11 +120,11 @@ def test_scores_in_run_folders_reach_the_table_and_the_page(tmp_path):
             {"method": "encoder", "auc": score},
         ]
         (folder / "kids-abc.json").write_text(
-            json.dumps({"task": "kids", "run_id": run_id, "methods": rows})
+            json.dumps({"task": "kids", "run_id": run_id, "users": {}, "methods": rows})
         )
         if number < 2:
             (folder / "cars-failed.json").write_text(
-                json.dumps({"task": "cars", "error": "No <b>cars</b> here."})
+                json.dumps({"task": "cars", "run_id": run_id, "error": "No <b>cars</b> here."})
             )
     table = join_results(directory).table
     assert table["transfer_kids_auc"].count() == 9

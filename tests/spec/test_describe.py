@@ -1,15 +1,18 @@
 """Fields are described from one place: schemas, `explain` and the readers offer the same."""
 
 import json
+import re
 from functools import cache
 from pathlib import Path
 
 import jsonschema
 import pytest
 import yaml
+from typer.main import get_command
 
 import clue_ray
 from clue_ray.cli.explain import explain, files
+from clue_ray.cli.main import app
 from clue_ray.errors import SpecError
 from clue_ray.runs import RUN_COLUMNS
 from clue_ray.spec.columns import COLUMNS
@@ -180,6 +183,25 @@ def test_explain_prints_columns_and_scores(capsys: pytest.CaptureFixture[str]) -
     assert "score of a downstream task" in printed
     explain("head")  # of a task file, which need not be named
     assert "one of mlp, linear, challenge" in capsys.readouterr().out
+
+
+def test_explain_says_what_uses_every_field(capsys: pytest.CaptureFixture[str]) -> None:
+    commands = set(get_command(app).commands)
+    for kind, path in OFFERED:
+        explain(path, of=kind)
+        used = capsys.readouterr().out.partition("  used by  ")[2].partition("\n")[0]
+        named = re.findall(r"[a-z]+", used.rpartition("(")[2])
+        assert commands & set(named), f"{path}: {used}"
+    for path, words in (
+        ("base.train.seed", "used by  training each run (run, train)"),
+        ("base.sequence_length", "used by  drawing users and their histories"),
+        ("corpus.split.time", "used by  preparing the log"),
+        ("fit.laws", "used by  fitting laws for the page"),
+    ):
+        explain(path)
+        assert words in capsys.readouterr().out
+    explain("vocab_size", of="corpus", as_json=True)
+    assert json.loads(capsys.readouterr().out)[0]["used_by"] == "preparing the log (prepare)"
 
 
 @pytest.mark.parametrize(

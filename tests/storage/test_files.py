@@ -6,7 +6,15 @@ import pytest
 
 from clue_ray.errors import StudyError
 from clue_ray.storage import files
-from clue_ray.storage.files import RETRY_SECONDS, atomic_write, read_file, with_retries, write_file
+from clue_ray.storage.documents import read_bounded
+from clue_ray.storage.files import (
+    RETRY_SECONDS,
+    atomic_write,
+    read_bytes,
+    read_file,
+    with_retries,
+    write_file,
+)
 
 
 def write_and_fail(path):
@@ -67,3 +75,16 @@ def test_slow_storage_that_answers_again_is_used(monkeypatch):
     sleep = SimpleNamespace(monotonic=lambda: clock[0], sleep=lambda _: None)
     monkeypatch.setattr(files, "time", sleep)
     assert with_retries(read, "x fails") == "content"
+
+
+@pytest.mark.parametrize(
+    "read", [lambda place: read_file(place, "huge"), lambda place: read_bytes(f"{place}/huge", 9)]
+)
+def test_what_would_fill_the_memory_is_refused_unread(tmp_path, monkeypatch, read):
+    monkeypatch.setattr("time.sleep", lambda seconds: pytest.fail("it is read again"))
+    with (tmp_path / "huge").open("wb") as file:
+        file.truncate(50_000_000_000)  # takes no disk
+    with pytest.raises((StudyError, OSError), match="it has 50,000,000,000 bytes, more than"):
+        read(f"file://{tmp_path}")
+    with pytest.raises(OSError, match="it has 50,000,000,000 bytes, more than 256,000,000"):
+        read_bounded(tmp_path / "huge")

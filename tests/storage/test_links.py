@@ -1,5 +1,6 @@
 """Links in a folder of a stranger: none that leads out of it is followed."""
 
+import os
 import shutil
 
 import pandas as pd
@@ -14,7 +15,7 @@ from clue_ray.runs import read_runs
 from clue_ray.storage.files import list_files
 from clue_ray.storage.links import check_links
 from clue_ray.study.directory import StudyDirectory
-from clue_ray.study.mirror import StoredDirectory
+from clue_ray.study.mirror import StoredDirectory, open_directory
 from clue_ray.transfer.encoder_file import read_encoder
 
 REFUSED = r"holds a link that leads out of it \('.*'\); replace it with a copy"
@@ -89,3 +90,57 @@ def test_a_corpus_with_a_link_to_elsewhere_is_refused(corpus, tmp_path, name):
     (folder / name).symlink_to(tmp_path / "moved")
     with pytest.raises(StudyError, match=REFUSED):
         open_corpus(folder)
+
+
+def test_a_folder_that_cannot_be_listed_is_refused(study, monkeypatch):
+    """Its files open by their names all the same, and may be links."""
+    scan = os.scandir
+
+    def list_but_one(folder):
+        if str(folder).endswith("/a"):
+            raise PermissionError(13, "Permission denied", folder)
+        return scan(folder)
+
+    check_links(study)
+    monkeypatch.setattr(os, "scandir", list_but_one)
+    with pytest.raises(StudyError, match=r"cannot be searched for links .*/runs/a.*readable"):
+        check_links(study)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may list any folder")
+def test_a_link_in_a_folder_without_the_right_to_list_it(study):
+    (study / "runs" / "a" / "record.json").symlink_to("/etc/hostname")
+    (study / "runs" / "a").chmod(0o311)
+    with pytest.raises(StudyError, match="cannot be searched for links"):
+        check_links(study)
+
+
+def test_a_folder_that_is_deleted_meanwhile_is_passed_over(study, monkeypatch):
+    scan = os.scandir
+
+    def delete_first(folder):
+        if str(folder).endswith("/a"):
+            shutil.rmtree(folder)
+        return scan(folder)
+
+    monkeypatch.setattr(os, "scandir", delete_first)
+    check_links(study)
+    assert not (study / "runs" / "a").exists()
+
+
+def test_only_links_of_the_names_that_are_read_count(study):
+    (study / "runs" / "data").symlink_to("/")
+    check_links(study, "*.wandb")
+    (study / "runs" / "a" / "run-a.wandb").symlink_to("/etc/hostname")
+    with pytest.raises(StudyError, match=r"leads out of it .*run-a\.wandb"):
+        check_links(study, "*.wandb")
+
+
+@pytest.mark.parametrize("storage", [None, "lake"])
+def test_a_plan_follows_no_link_out_of_the_local_folder(study, tmp_path, storage):
+    """`clue-ray plan` reads the folder, and writes what storage has into it."""
+    (study / "grown.json").symlink_to("../secret.txt")
+    (study / "runs" / "a" / "record.json").symlink_to("../../../secret.txt")
+    directory = open_directory(study, storage and str(tmp_path / storage))
+    with pytest.raises(StudyError, match=REFUSED):
+        directory.fetch()

@@ -1,6 +1,5 @@
 """The event log: whole lines whatever dies, one order, and what a study's callbacks write."""
 
-import json
 import os
 import signal
 import subprocess
@@ -10,9 +9,10 @@ from types import SimpleNamespace
 
 import pytest
 
-from clue_ray.study.events import EventLog, join_events, read_events, read_lines
+from clue_ray.errors import StudyError
+from clue_ray.study.events import EventLog, join_events, read_events
 from clue_ray.study.observer import RunObserver
-from clue_ray.training.ray_train import LOST
+from clue_ray.training.ray_train import LOST, WAITING
 from tests.study.test_progress import make_plan
 
 WRITER = """
@@ -89,13 +89,21 @@ def test_a_start_without_an_end_is_told_to_the_next(tmp_path):
     assert (failed["reason"], failed["kind"]) == ("interrupted", "KeyboardInterrupt")
 
 
+def test_a_log_that_would_fill_the_memory_is_refused_unread(tmp_path):
+    file = tmp_path / "events.jsonl"
+    with file.open("wb") as stream:
+        stream.truncate(50_000_000_000)  # takes no disk
+    with pytest.raises(StudyError, match=r"it has 50,000,000,000 bytes.*move it elsewhere"):
+        read_events(file)
+
+
 def test_two_copies_of_a_log_join_in_the_order_of_time(tmp_path):
     log = EventLog(tmp_path / "events.jsonl")
     for number in range(4):
         log.add("tick", number=number)
-    lines = read_lines(log.file)
-    log.file.write_bytes(b"".join(line + b"\n" for line in [lines[0], lines[2]]))
-    join_events(log.file, [lines[0], lines[1], lines[3]])
+    lines = log.file.read_bytes().splitlines(keepends=True)
+    log.file.write_bytes(lines[0] + lines[2])
+    join_events(log.file, lines[0] + lines[1] + lines[3] + b'{"time": "2026-')  # one is torn
     assert [event["number"] for event in read_events(log.file)] == [0, 1, 2, 3]
 
 
@@ -142,6 +150,7 @@ def test_a_restart_costs_the_time_that_became_no_training(tmp_path, monkeypatch)
     report(3, 8.0)  # at 30: twenty seconds passed, and one of training was undone
     report(4, 9.0)  # at 35
     observer.on_trial_result(0, [], trial, {LOST: "node gone"})
+    observer.on_trial_result(0, [], trial, {WAITING: "no room"})  # is no restart
     report(6, 14.0)  # at 70: 35 seconds passed, 5 of them trained
     trial.last_result = {"status": "done", "loss": 2.5, "error": ""}
     observer.on_trial_complete(0, [], trial)
@@ -152,6 +161,7 @@ def test_a_restart_costs_the_time_that_became_no_training(tmp_path, monkeypatch)
         "run_restarted",
         "run_resumed",
         "run_restarted",
+        "run_waiting",
         "run_resumed",
         "run_ended",
     ]
@@ -181,5 +191,5 @@ def test_a_run_that_is_given_up_says_why(tmp_path):
     observer = RunObserver(make_plan(), log, Recorded())
     observer.on_trial_start(0, [], make_trial())
     observer.on_trial_error(0, [], make_trial())
-    ended = json.loads(read_lines(log.file)[-1])
+    ended = read_events(log.file)[-1]
     assert (ended["status"], ended["error"]) == ("failed", "The actor died: SIGKILL")

@@ -24,6 +24,7 @@ from clue_ray.storage.lease import LEASE_FILE, Lease
 from clue_ray.storage.sync import node_folder, working_folder
 from clue_ray.study import mirror
 from clue_ray.study import run as execute
+from clue_ray.study.events import EVENTS_FILE, read_events
 from clue_ray.study.mirror import StoredDirectory, fetch_study
 from clue_ray.study.run import plan_study, run_study, train_point
 from clue_ray.training.counters import describe_run
@@ -432,6 +433,35 @@ def test_storage_brings_home_what_is_expected_and_nothing_else(study, corpus, pl
         assert names == {".mirror.json", "owner.json", "study.yaml", *run}
         second.reopen(run_id)
     assert not (lake / "runs" / run_id / "record.json").exists()
+
+
+def test_newer_events_survive_a_death_while_storage_is_fetched(
+    study, corpus, place, tmp_path, monkeypatch
+):
+    directory, fetch = StoredDirectory(tmp_path / "a" / "tiny", place), mirror.fetch_files
+    with directory.held():
+        directory.claim(study, corpus.digest)
+        directory.events.add("pushed")
+    directory.events.add("newer")  # and the command is killed before it pushes this one
+    log, lake = directory.path / EVENTS_FILE, tmp_path / "lake" / "tiny"
+    put(lake, runs_dot_csv="run_id,loss\na,2\n")
+    with (lake / EVENTS_FILE).open("ab") as there:
+        there.write(b'{"time": "2020-01-01", "event": "elsewhere"}\n')
+
+    def die(where, names, folder):
+        if names != ["owner.json"]:
+            raise KeyboardInterrupt
+        fetch(where, names, folder)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(mirror, "fetch_files", die)
+        with pytest.raises(KeyboardInterrupt), directory.held():
+            pass
+    expected = ["elsewhere", "pushed", "newer"]
+    assert [event["event"] for event in read_events(log)] == expected
+    with directory.held():
+        directory.claim(study, corpus.digest)
+    assert [event["event"] for event in read_events(lake / EVENTS_FILE)] == expected
 
 
 def test_sealed_forecasts_travel_and_nothing_leads_out_of_their_folder(

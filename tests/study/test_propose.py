@@ -1,5 +1,7 @@
 """`clue-ray init`: columns are guessed, a study is sized, and what cannot be is one sentence."""
 
+import io
+import json
 import sys
 from functools import partial
 from pathlib import Path
@@ -11,15 +13,17 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
+from clue_ray.cli.init import Wish
 from clue_ray.cli.main import main
 from clue_ray.cli.options import make_corpus_spec
 from clue_ray.corpus import guess
 from clue_ray.corpus.guess import LogFacts, guess_columns, guess_time_format, survey_log
 from clue_ray.spec.compute import Work, train_flops
 from clue_ray.spec.grid import expand
-from clue_ray.spec.specs import EncoderSpec, read_study
+from clue_ray.spec.specs import EncoderSpec, StudySpec, read_study
 from clue_ray.study.costs import fixed_rate
 from clue_ray.study.directory import StudyDirectory
+from clue_ray.study.planned import Plan
 from clue_ray.study.planner import plan_runs
 from clue_ray.study.propose.sizes import (
     BUDGETS,
@@ -244,6 +248,12 @@ def test_the_file_is_a_study_that_costs_what_was_asked(
          "The log has one service, 'food'"),
         ({"brand": None, "productTitle": None}, ["--minutes", "5"], "The log has no text"),
         ({"customerID": 7}, ["--minutes", "5"], "Only 1 user has events in two services"),
+        ({"customerID": np.arange(ROWS) % 2}, ["--minutes", "5"],
+         "Only 2 users have events in two services"),
+        ({}, ["--minutes", "5", "--name", "my study"], "--name is 'my study'; use letters, digits"),
+        ({}, ["--minutes", "5", "--name", ""], "--name is ''; use letters"),
+        ({}, ["--minutes", "5", "--demo"], "--demo takes the demo's log; leave it out, or leave"),
+        ({}, ["--minutes", "5", "--budget", "1e12"], "2 are given"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_sized_is_one_sentence(
@@ -261,6 +271,114 @@ def test_what_cannot_be_sized_is_one_sentence(
     assert words in err
     assert err.count("\n") == 1
     assert not Path("study.yaml").exists()
+
+
+@pytest.fixture
+def untimed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Plans that are numbered and not computed; the texts of the studies they are made of."""
+    texts: list[str] = []
+
+    def plan_study(study: StudySpec, output: Path) -> Plan:
+        texts.append(Path(f"{study.name}.yaml").read_text())
+        return Plan(study.name, [], 1, 0, [f"plan {len(texts)}"])
+
+    monkeypatch.setattr("clue_ray.study.run.plan_study", plan_study)
+    return texts
+
+
+@pytest.mark.parametrize(
+    ("shares", "kept"), [([3.0, 0.2, 1.5, 0.3], 3), ([0.1, 0.5, 0.2, 4.0], 2), ([9.0, 0.7], None)]
+)
+def test_the_closest_round_is_kept_with_a_warning(
+    shares: list[float], kept: int | None, shop: Path, untimed: list[str],
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    taken = iter(shares)
+    monkeypatch.setattr(Wish, "taken_by", lambda wish, plan: next(taken))
+    code, out, err = call(capsys, shop, "--minutes", 11, "--name", "mine", "--yes", "--json")
+    assert code == 0, err
+    warnings = json.loads(out)["warnings"]
+    assert len(untimed) == len(shares)
+    assert Path("mine.yaml").read_text() == untimed[(kept or len(shares)) - 1]
+    if kept is None:
+        assert warnings == ["plan 2"]
+        return
+    said = (
+        f"After 4 rounds the closest plan trains for {10 * shares[kept - 1]:.1f} minutes where 10"
+    )
+    assert warnings[0].startswith(said)
+    assert warnings[1:] == [f"plan {kept}"]
+
+
+@pytest.mark.parametrize("name", ["2024", "on", "1.5", "v1.2-a"])
+def test_every_name_of_a_study_is_text(
+    name: str, shop: Path, untimed: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ("--budget", 1e12, "--name", name, "--yes", "--json")
+    assert call(capsys, shop, *options)[0] == 0
+    assert read_study(f"{name}.yaml").name == name
+
+
+def test_the_place_of_another_study_is_refused_before_its_log_is_read(
+    shop: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shop.unlink()
+    Path("results/mine").mkdir(parents=True)
+    Path("results/mine/owner.json").write_text("{}")
+    code, _, err = call(capsys, shop, "--minutes", 5, "--name", "mine")
+    assert code == 2
+    assert "results/mine holds an earlier study" in err
+    assert "give another --name or --output" in err
+
+
+@pytest.mark.parametrize(
+    ("options", "name", "sized"),
+    [
+        ([], "demo", "5 minutes here"),
+        (["--minutes", "9"], "demo", "9 minutes here"),
+        (["--budget", "1e12", "--name", "mine"], "mine", "1e+12 FLOP"),
+    ],
+)
+def test_the_demo_takes_its_log_and_every_option(
+    options: list[str], name: str, sized: str, shop: Path, untimed: list[str],
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    shop.unlink()
+
+    def fetch(source: str, output: Path) -> int:
+        assert source == "completejourney"
+        log().to_parquet(output)
+        return ROWS
+
+    monkeypatch.setattr("clue_ray.corpus.public.fetch_source", fetch)
+    monkeypatch.setattr(Wish, "taken_by", lambda wish, plan: 0.9)
+    code, out, err = call(capsys, "--demo", *options, "--json")
+    assert code == 0, err
+    assert json.loads(out)["file"] == f"{name}.yaml"
+    assert f"Sized to {sized}" in untimed[-1]
+    assert read_study(f"{name}.yaml").corpus.events == ("data/completejourney.parquet",)
+
+
+class Terminal(io.StringIO):
+    """Standard input of a person who types these lines."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+def test_a_person_is_asked_what_is_not_sure(
+    shop: Path, untimed: list[str], monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    names = {"customerID": "c1", "department": "c2", "productTitle": "c3", "purchase_time": "c4"}
+    log(**names).drop(columns="brand").to_csv(shop, index=False)
+    monkeypatch.setattr(sys, "stdin", Terminal("nobody\nc1\n\nc3\n"))
+    _, out, _ = call(capsys, shop, "--budget", 1e12, "--name", "asked")
+    assert "Which column is the user?" in out
+    assert "There is no column 'nobody'." in out
+    assert "user_id: c1  # named by you" in untimed[0]
+    assert "service: c2  # named by you" in untimed[0]  # Enter takes the guess
+    assert sys.stdin.read() == ""  # the time was not asked for
 
 
 def test_a_small_budget_has_a_leaner_design(shop: Path) -> None:

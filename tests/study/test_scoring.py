@@ -119,6 +119,37 @@ def test_logs_are_read_by_tasks_and_not_here(study, found, ray_session, monkeypa
     assert "elsewhere lacks an id" in caplog.text
 
 
+@pytest.mark.parametrize("unseen", [False, True])
+def test_only_a_node_that_does_not_see_the_log_has_it_read_here(
+    found, ray_session, monkeypatch, unseen
+):
+    asked, error = [], scoring._UnseenError() if unseen else SpecError("too few users")
+
+    def prepare_on(task, reading, place, options):
+        asked.append(options)
+        if len(asked) == 1:
+            raise error
+        return "examples"
+
+    monkeypatch.setattr(scoring, "_prepare_on", prepare_on)
+    headless = [{"CPU": 2.0, "memory": 1e3}, {"CPU": 0.0, "memory": 1e12}]
+    monkeypatch.setattr(scoring, "cluster_nodes", lambda: headless)
+    task = found()
+    reading = scoring.plan_events(task)
+    if unseen:
+        assert scoring._lay_out(task, reading, "") == "examples"
+        assert asked[1]["num_cpus"] == 0
+        assert asked[1]["memory"] > 0
+    else:
+        with pytest.raises(SpecError, match="too few users"):
+            scoring._lay_out(task, reading, "")
+    assert len(asked) == 1 + unseen
+    assert asked[0]["memory"] == 1e3  # what a node with a core can have
+    assert scoring._sees(task, reading)
+    monkeypatch.setattr(os.path, "exists", lambda path: path != reading.files[0].path)
+    assert not scoring._sees(task, reading)
+
+
 def test_a_study_that_another_command_holds_is_not_scored(study, found):
     with locked(study), pytest.raises(StudyError, match="is in use by process"):
         score_study(study, [found()], {})

@@ -112,6 +112,27 @@ def test_what_a_broken_tracker_lacks_is_sent_by_the_next_command(
     assert {run["sent"] for run in tracker.runs.values()} == {1}
 
 
+def test_a_run_that_was_half_sent_is_in_mlflow_once(directory, runs, monkeypatch):
+    module = tracking.mlflow()
+    monkeypatch.setitem(sys.modules, "mlflow", module)
+    kept = module.MlflowClient.log_batch
+
+    def breaks(self, run_id, metrics=(), params=()):
+        if metrics and run_id.startswith("a2"):
+            raise ConnectionError("no route to host")
+        kept(self, run_id, metrics, params)
+
+    with monkeypatch.context() as broken:
+        broken.setattr(module.MlflowClient, "log_batch", breaks)
+        with pytest.raises(StudyError, match="no route to host"):
+            send_study(directory, "tiny", ["mlflow"], runs)
+    assert [run for run, status in module.active.items() if status == "RUNNING"] == ["a2/1"]
+    send_study(directory, "tiny", ["mlflow"], runs)
+    names = sorted(run.partition("/")[0] for run in module.active)
+    assert names == ["a0", "a1", "a2", "a3", "a4", "ffff", "report"]
+    assert "RUNNING" not in module.active.values()
+
+
 def test_a_missing_library_is_told_before_anything_trains(planted_log, write_study, monkeypatch):
     monkeypatch.setattr(trackers, "find_spec", lambda name: None)
     study = read_study(write_study(planted_log, trackers=["wandb"]))

@@ -1,5 +1,6 @@
 """Stand-ins of MLflow and W&B with the calls that clue-ray makes: they remember what they get."""
 
+import re
 from collections import defaultdict
 from importlib.machinery import ModuleSpec
 from pathlib import Path
@@ -65,6 +66,7 @@ def wandb() -> StandIn:
 
 def mlflow() -> StandIn:
     module = StandIn("mlflow")
+    module.active: dict[str, str] = {}  # status of each run that was not deleted, by its id
     experiments: dict[str, SimpleNamespace] = {}
 
     class MlflowClient:
@@ -75,27 +77,48 @@ def mlflow() -> StandIn:
             experiments[name] = SimpleNamespace(experiment_id=f"id of {name}")
             return experiments[name].experiment_id
 
-        def create_run(self, experiment_id, run_name, start_time):
-            module.start(run_name, project=experiment_id.removeprefix("id of "))
-            return SimpleNamespace(info=SimpleNamespace(run_id=run_name))
+        def create_run(self, experiment_id, run_name, start_time, tags):
+            started = module.start(run_name, project=experiment_id.removeprefix("id of "))
+            run_id = f"{run_name}/{started['sent']}"
+            module.active[run_id] = "RUNNING"
+            assert tags == {"clue_ray": run_name}
+            return SimpleNamespace(info=SimpleNamespace(run_id=run_id))
+
+        def search_runs(self, experiment_ids, filter_string):
+            asked = re.fullmatch(
+                r"tags.clue_ray = '(.+)' and attributes.status = '(.+)'", filter_string
+            )
+            return [
+                SimpleNamespace(info=SimpleNamespace(run_id=run_id))
+                for run_id, status in module.active.items()
+                if (run_id.partition("/")[0], status) == asked.groups()
+            ]
+
+        def delete_run(self, run_id):
+            del module.active[run_id]
 
         def log_batch(self, run_id, metrics=(), params=()):
             assert len(metrics) <= 1000
-            module.runs[run_id]["points"] += [(m.step, m.key, m.value) for m in metrics]
-            module.runs[run_id]["settings"] |= {param.key: param.value for param in params}
+            run = sent(run_id)
+            run["points"] += [(m.step, m.key, m.value) for m in metrics]
+            run["settings"] |= {param.key: param.value for param in params}
 
         def set_tag(self, run_id, key, value):
-            module.runs[run_id]["settings"][key] = value
+            sent(run_id)["settings"][key] = value
 
         def set_terminated(self, run_id, status="FINISHED", end_time=None):
-            module.runs[run_id]["status"] = int(status != "FINISHED")
+            module.active[run_id] = status
+            sent(run_id)["status"] = int(status != "FINISHED")
 
         def log_artifacts(self, run_id, folder, name):
             files = [f"{name}/{file.name}" for file in Path(folder).iterdir()]
-            module.runs[run_id]["files"] += files
+            sent(run_id)["files"] += files
 
         def log_artifact(self, run_id, file):
-            module.runs[run_id]["files"].append(Path(file).name)
+            sent(run_id)["files"].append(Path(file).name)
+
+    def sent(run_id):
+        return module.runs[run_id.partition("/")[0]]
 
     def metric(key, value, timestamp, step):
         return SimpleNamespace(key=key, value=value, timestamp=timestamp, step=step)

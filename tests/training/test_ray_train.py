@@ -12,7 +12,7 @@ from clue_ray.study.directory import StudyDirectory
 from clue_ray.study.run import run_study
 from clue_ray.training import ray_train as distributed
 from clue_ray.training.loop import train_run
-from clue_ray.training.ray_train import LOST, LoopError, train_on_workers
+from clue_ray.training.ray_train import WAITING, LoopError, train_on_workers
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_session")]
 
@@ -113,7 +113,7 @@ def test_a_run_without_room_waits_until_it_has_some(corpus, run, tmp_path):
         told = []
 
         def report(metrics):
-            told.append(metrics[LOST])
+            told.append(metrics[WAITING])
             remove_placement_group(taken)
 
         with pytest.MonkeyPatch.context() as patch:

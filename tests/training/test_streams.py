@@ -11,7 +11,6 @@ from torch.utils._pytree import tree_leaves
 
 from clue_ray.batches.sampler import BatchSampler
 from clue_ray.corpus.store import open_corpus
-from clue_ray.errors import ClusterError
 from clue_ray.spec.specs import EvaluationSpec, ResourcesSpec, RunSpec, TrainSpec
 from clue_ray.training import streams
 from clue_ray.training.checkpoints import load_state, save_state
@@ -95,7 +94,7 @@ def test_a_packer_that_finds_no_core_is_not_waited_for_for_ever(corpus, tmp_path
     ray.get(taken.ready())
     rows = make_stream(RUN, str(corpus.path), str(tmp_path), 0, 1).iterator()
     with pytest.raises(
-        ClusterError, match=r"No process that packs .* started in 1 s, .*feed to worker"
+        TimeoutError, match=r"No process that packs .* started in 1 s, .*feed to worker"
     ):
         Stream(rows, pytest.fail)(0)
     remove_placement_group(taken)

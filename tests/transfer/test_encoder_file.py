@@ -11,6 +11,7 @@ from clue_ray.cli.main import app
 from clue_ray.corpus.store import open_corpus
 from clue_ray.errors import StudyError
 from clue_ray.training.checkpoints import load_state
+from clue_ray.transfer import encoder_file
 from clue_ray.transfer.encoder_file import export_run, read_encoder
 
 
@@ -47,6 +48,32 @@ def test_a_study_or_an_unfinished_run_is_no_encoder(finished, tmp_path):
     (failed / "record.json").write_text(json.dumps(record))
     with pytest.raises(StudyError, match="is diverged; give the folder of a finished run"):
         read_encoder(failed)
+
+
+@pytest.mark.parametrize(
+    "path", ["s3://lake/c?endpoint_override=192.0.2.1", "s3://lake/c#x", None, 3]
+)
+def test_a_study_of_a_stranger_leads_no_credentials_to_another_server(
+    finished, tmp_path, path, monkeypatch
+):
+    """Its corpus.json names the corpus that is read to export an encoder."""
+    _, folder = finished
+    run = tmp_path / "runs" / folder.name
+    shutil.copytree(folder, run, ignore=shutil.ignore_patterns("encoder"))
+    (tmp_path / "corpus.json").write_text(json.dumps({"path": path}))
+    monkeypatch.setattr(encoder_file, "open_corpus", lambda *_, **__: pytest.fail("it is opened"))
+    with pytest.raises(StudyError, match="must be a folder or a URI without a query; copy"):
+        read_encoder(run)
+
+
+def test_the_corpus_that_is_read_for_an_encoder_is_named(finished, corpus, tmp_path, caplog):
+    study, folder = finished
+    run = tmp_path / "runs" / folder.name
+    shutil.copytree(folder, run, ignore=shutil.ignore_patterns("encoder"))
+    shutil.copy(study / "corpus.json", tmp_path)
+    read_encoder(run)
+    place = json.loads((study / "corpus.json").read_text())["path"]
+    assert f"the tokenizer of the corpus at {place[:80]}." in caplog.text
 
 
 def test_the_command_prints_methods_and_test_users(finished, planted_log, corpus, tmp_path):

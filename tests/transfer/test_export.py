@@ -20,11 +20,12 @@ from clue_ray.corpus.tokenizer import train_tokenizer
 from clue_ray.corpus.types import TypeWriter, add_types
 from clue_ray.encoder.model import Encoder
 from clue_ray.errors import StudyError
-from clue_ray.runs import RunRecord, Runs
+from clue_ray.runs import RunRecord, Runs, read_record
 from clue_ray.transfer import onnx_file, standalone
 from clue_ray.transfer.encode import load_encoder
-from clue_ray.transfer.encoder_file import export_encoder
+from clue_ray.transfer.encoder_file import export_encoder, read_encoder
 from clue_ray.transfer.export import LOADER, export_model
+from clue_ray.transfer.model_card import write_model_card
 
 NEEDED = {"torch", "safetensors", "tokenizers"}
 
@@ -168,6 +169,20 @@ def test_the_card_is_filled_from_the_run(finished, corpus, tmp_path):
     assert "By MRR the encoder is better than popularity" in card
     assert "| popularity | 0.400 [0.300, 0.500] | +0.400 [+0.300, +0.500] |" in card
     assert "license: unknown  # to fill in" in card
+
+
+def test_code_of_the_card_has_the_names_of_the_log(finished, tmp_path):
+    service, text = "R&D <\"a\"> 'b'", '{brand} & <i>{title}</i> ``"x"'
+    named = {"services": (service, "other"), "text": text}
+    encoder = read_encoder(finished[1]).card.model_copy(update=named)
+    record = read_record(finished[1] / "record.json")
+    write_model_card(tmp_path / "README.md", encoder, record, finished[1], "none")
+    card = (tmp_path / "README.md").read_text()
+    (line,) = [line for line in card.splitlines() if line.startswith("vectors = encoder.encode")]
+    (call,) = (node for node in ast.walk(ast.parse(line)) if isinstance(node, ast.Call))
+    assert ast.literal_eval(call.args[0])[0][1] == service
+    assert f"by ```{text!r}```." in card
+    assert "<i>" not in card.replace(repr(text), "")
 
 
 def test_a_run_without_its_study_says_what_is_unknown(exported):

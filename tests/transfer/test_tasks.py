@@ -180,10 +180,14 @@ def test_a_head_is_fitted_on_the_device_that_is_asked(kind, monkeypatch):
     monkeypatch.setattr(heads.EarlyStopping, "update", lambda *_: False)  # meta has no values
     monkeypatch.setattr(heads, "STEPS", 1)
     monkeypatch.setattr(heads, "label_features", lambda names: torch.eye(len(names)))
+    steps, step = [], heads._step
+    monkeypatch.setattr(heads, "_step", lambda *given, **more: steps.append(step(*given, **more)))
     ranked = planted_examples(rng.random((180, 3)) < 0.5, ("a", "b", "c"))
     for examples in (ranked, planted_examples(rng.integers(0, 2, 180), ("no", "yes"))):
         with pytest.raises(NotImplementedError, match="Cannot copy out of meta tensor"):
             fit_head(rng.random((180, 4)), examples, kind=kind, seed=0, device="meta")
+        assert steps  # the copy that failed was that of the scores
+        steps.clear()
 
 
 def test_heads_are_fitted_where_the_encoder_is(task, encoder_folder, events, monkeypatch):

@@ -7,9 +7,9 @@ is longer than its file would be read for years.
 from collections.abc import Iterable
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
-from pydantic import BaseModel, ConfigDict, NonNegativeInt, PositiveInt
+from pydantic import BaseModel, ConfigDict, NonNegativeInt, PositiveInt, model_validator
 
 from clue_ray.errors import CorpusError
 
@@ -43,6 +43,13 @@ class _Piece(BaseModel):
     part: str
     start: NonNegativeInt
     stop: NonNegativeInt
+
+    @model_validator(mode="after")
+    def _runs_forwards(self) -> Self:
+        """Refuse a stretch of negative length, which would hide another one's in their sum."""
+        if self.stop < self.start:
+            raise ValueError(f"a stretch of {self.part} ends before it starts")
+        return self
 
 
 class _Recipe(BaseModel):

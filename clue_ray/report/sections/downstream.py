@@ -31,7 +31,7 @@ from clue_ray.scaling.downstream import (
     predict_largest,
     spell,
 )
-from clue_ray.scaling.forecasting.forecast import forecast
+from clue_ray.scaling.forecasting.forecast import Forecaster
 
 ERROR = "_error"
 REACH = 10.0
@@ -50,9 +50,8 @@ WORDS = (
 def downstream(files: StudyFiles) -> Section | None:
     """Draw the score of each task over the loss of the runs; None without tasks."""
     known = files.done.loc[:, files.done.notna().any()]
-    columns = [str(name) for name in known.columns if str(name).startswith(SCORES)]
-    main = [name for name in columns if name.endswith(tuple(FIRST))]
-    failed = [name for name in columns if name.endswith(ERROR)]
+    main = main_scores(known)
+    failed = [name for name in map(str, known) if name.startswith(SCORES) and name.endswith(ERROR)]
     if not main and not failed:
         return None
     scored = {column: files.done.dropna(subset=[column]) for column in main}
@@ -67,6 +66,13 @@ def downstream(files: StudyFiles) -> Section | None:
     return Section(
         "downstream", title, "downstream", words, panels, tables, points, layout="panels"
     )
+
+
+def main_scores(table: pd.DataFrame) -> list[str]:
+    """List the columns of a runs table that hold the main measure of a task."""
+    return [
+        name for name in map(str, table) if name.startswith(SCORES) and name.endswith(tuple(FIRST))
+    ]
 
 
 def _methods_table(result: dict[str, Any]) -> Table:
@@ -88,14 +94,14 @@ def _methods_table(result: dict[str, Any]) -> Table:
     )
 
 
-def _task_of(column: str) -> tuple[str, str]:
+def task_of(column: str) -> tuple[str, str]:
     """Split the name of a column into task and measure, as words."""
     task, _, measure = column.removeprefix(SCORES).rpartition("_")
     return task.replace("_", " "), FIRST.get(f"_{measure}", measure)
 
 
 def _panel(column: str, runs: pd.DataFrame) -> Picture:
-    task, measure = _task_of(column)
+    task, measure = task_of(column)
     caption = f"{task}: {measure} over held-out loss, {len(runs)} runs."
     name = f"downstream-{column.removeprefix(SCORES).replace('_', '-')}"
     return picture(name, caption, partial(score_over_loss, runs, column=column), sizes=(HALF,))
@@ -123,7 +129,7 @@ def score_over_loss(runs: pd.DataFrame, ax: Axes, column: str) -> Axes:
         _draw_line(ax, largest, loss[~held], loss[held])
     ax.invert_xaxis()
     ax.set_xlabel(label("loss"))
-    ax.set_ylabel(_task_of(column)[1])
+    ax.set_ylabel(task_of(column)[1])
     return ax
 
 
@@ -149,7 +155,7 @@ def _draw_line(
 
 def follows_loss(column: str, runs: pd.DataFrame) -> str:
     """State whether a lower loss gives a better score, and whether it still does at the largest."""
-    task, measure = _task_of(column)
+    task, measure = task_of(column)
     if len(runs) < FEWEST:
         have = few(len(runs), "finished run", "has", "have")
         return f"{task}: {have} a score; a correlation needs {FEWEST}."
@@ -173,15 +179,25 @@ def follows_loss(column: str, runs: pd.DataFrame) -> str:
     return f"{found}. {trend}. {_at_scale(predict_largest(compute, loss, score))}"
 
 
-def over_compute(column: str, runs: pd.DataFrame) -> str:
-    """Forecast a score at REACH times the largest compute, by the laws of its distance from 1."""
-    task, measure = _task_of(column)
-    at = REACH * runs["train_flops"].max()
-    error_of = f"1 - {measure}"  # falls with compute as a loss does
+def score_forecaster(column: str, runs: pd.DataFrame) -> Forecaster:
+    """Return the laws of a score over compute: of its distance from 1, which falls as a loss does.
+
+    Raises:
+        FitError, RunsError: the runs do not support a forecast.
+    """
+    measure = task_of(column)[1]
+    error_of = f"1 - {measure}"
     table = runs.assign(**{error_of: 1 - runs[column]})
+    chance = 0.5 if measure == "AUC" else None
+    return Forecaster.build(table, x="train_flops", y=error_of, chance=chance)
+
+
+def over_compute(column: str, runs: pd.DataFrame) -> str:
+    """Forecast a score at REACH times the largest compute, as the dial of the page does."""
+    task, measure = task_of(column)
+    at = REACH * runs["train_flops"].max()
     try:
-        chance = 0.5 if measure == "AUC" else None
-        found = forecast(table, x="train_flops", y=error_of, at=at, chance=chance)
+        found = score_forecaster(column, runs).at(at)
     except (FitError, RunsError) as error:
         return f"{task}: no law of {measure} over compute was found ({str(error).rstrip('.')})."
     low, high = found.interval()
@@ -226,6 +242,6 @@ def _without_score(column: str, errors: pd.Series) -> str:
     """Count the runs that a task could not score, with the most frequent reason."""
     reasons = errors.dropna().astype(str)
     return (
-        f"{_task_of(column)[0]}: {len(reasons)} of {len(errors)} finished runs have no score. "
+        f"{task_of(column)[0]}: {len(reasons)} of {len(errors)} finished runs have no score. "
         f"{reasons.value_counts().index[0]}"
     )

@@ -21,20 +21,21 @@ class Dial {
     return { zone, line };
   }
 
-  between(values, compute) {
-    const { compute: places } = this.data, last = places.length - 1;
+  // A curve has values at its own places of compute: the loss, or the distance of a score from 1, which falls alike.
+  between(curve, name, compute) {
+    const { compute: places, [name]: values } = curve, last = places.length - 1;
     let i = 0;
     while (i < last - 1 && places[i + 1] < compute) i += 1;
     const share = Math.log(compute / places[i]) / Math.log(places[i + 1] / places[i]);
     return Math.exp(Math.log(values[i]) + share * Math.log(values[i + 1] / values[i]));
   }
 
-  reach(values, loss) {
-    const { compute } = this.data;
-    if (values[0] <= loss) return compute[0];
-    const i = values.findIndex((value) => value <= loss);
+  reach(curve, name, wanted) {
+    const { compute, [name]: values } = curve;
+    if (values[0] <= wanted) return compute[0];
+    const i = values.findIndex((value) => value <= wanted);
     if (i < 0) return null;
-    const share = Math.log(values[i - 1] / loss) / Math.log(values[i - 1] / values[i]);
+    const share = Math.log(values[i - 1] / wanted) / Math.log(values[i - 1] / values[i]);
     return Math.exp(Math.log(compute[i - 1]) + share * Math.log(compute[i] / compute[i - 1]));
   }
 
@@ -42,14 +43,12 @@ class Dial {
     const { compute: places, names, sizes } = this.data;
     const share = Number(this.field("compute").value) / Number(this.field("compute").max);
     const compute = places[0] * (places[places.length - 1] / places[0]) ** share;
-    const loss = this.between(this.data.value, compute), low = this.between(this.data.low, compute);
-    const high = this.between(this.data.high, compute);
+    const [loss, low, high] = ["value", "low", "high"].map((name) => this.between(this.data, name, compute));
     const at = `${this.number(compute)}${names.compute_unit}`;
     const made = `${this.number(loss)}${names.loss_unit} (80% interval ${this.number(low)} to ${this.number(high)})`;
     this.field("compute").setAttribute("aria-valuetext", `${at}: ${names.loss} ${made}`);
     this.said("forecast").textContent = `${at}: forecast ${names.loss} ${made}.`;
-    this.said("scores").textContent = this.data.scores.map(({ name, offset, slope }) =>
-      `${name} ${this.number(offset + slope * loss)}`).join(", ");
+    this.said("scores").textContent = this.data.scores.map((curve) => this.score(curve, compute)).filter(Boolean).join(", ");
     this.said("recipe").textContent = sizes.length
       ? `Best split by the law in size and tokens: ${this.split(compute)}.`
       : `These runs do not identify a split between size and data; scale up the best run (${this.data.settings}).`;
@@ -64,9 +63,14 @@ class Dial {
     }
   }
 
+  score(curve, compute) {
+    if (compute < curve.compute[0]) return "";
+    const [made, high, low] = ["value", "low", "high"].map((name) => 1 - this.between(curve, name, compute));
+    return `${curve.name} ${this.number(made)} (80% interval ${this.number(low)} to ${this.number(high)})`;
+  }
+
   split(compute) {
-    const { sizes, tokens } = this.data;
-    return `${this.number(this.between(sizes, compute))} parameters on ${this.number(this.between(tokens, compute))} tokens`;
+    return `${this.number(this.between(this.data, "sizes", compute))} parameters on ${this.number(this.between(this.data, "tokens", compute))} tokens`;
   }
 
   price(compute) {
@@ -79,25 +83,31 @@ class Dial {
   target() {
     const asked = this.field("target").value, of = this.field("of")?.value ?? "";
     if (asked === "") return "";
-    const line = this.data.scores[Number(of)];
-    const loss = of === "" ? Number(asked) : (Number(asked) - line.offset) / line.slope;
-    const { names } = this.data, unit = names.compute_unit;
-    if (!(loss > 0)) return "Give a number that this target can have.";
-    if (loss >= this.data.best) return `The best run has it already (${names.loss} ${this.number(this.data.best)}).`;
-    const place = this.reach(this.data.value, loss);
-    const early = this.reach(this.data.low, loss), late = this.reach(this.data.high, loss);
-    const implied = of === "" ? "" : `It needs a ${names.loss} of ${this.number(loss)}${names.loss_unit}. `;
+    const { names } = this.data, score = of === "" ? null : this.data.scores[Number(of)];
+    const curve = score ?? this.data, wanted = score ? 1 - Number(asked) : Number(asked);
+    if (score && (wanted < 0 || Number(asked) < (score.least ?? -Infinity))) {
+      return `${score.name} is ${score.least === null ? "at most" : `between ${score.least} and`} 1; give such a number.`;
+    }
+    if (!score && wanted <= 0) return `Give a ${names.loss} above 0.`;
+    const best = score ? `${score.name} ${this.number(1 - score.best)}` : `${names.loss} ${this.number(curve.best)}`;
+    return wanted >= curve.best ? `A run has it already (${best}).` : this.answer(curve, wanted);
+  }
+
+  answer(curve, wanted) {
+    const unit = this.data.names.compute_unit;
+    const [early, place, late] = ["low", "value", "high"].map((name) => this.reach(curve, name, wanted));
     if (place === null) {
-      return `${implied}The forecast does not reach it within ten times the largest run, as far as forecasts were checked` +
+      return "The forecast does not reach it within ten times the largest run, as far as forecasts were checked" +
         (early === null ? "." : `; it may be reached from ${this.number(early)}${unit} on.`);
     }
     const money = this.price(place), split = this.data.sizes.length ? ` (${this.split(place)})` : "";
-    return `${implied}Train ${this.number(place)}${unit}${split}${money ? `: ${money}` : "."} How sure: 80% interval from ` +
+    return `Train ${this.number(place)}${unit}${split}${money ? `: ${money}` : "."} How sure: 80% interval from ` +
       `${this.number(early)} to ${late === null ? "beyond ten times the largest run" : this.number(late)}${unit}.`;
   }
 
   number(value) {
-    if (value >= 1e6 || value < 1e-3) return value.toExponential(1).replace("e+", "e");
+    const size = Math.abs(value);
+    if (size >= 1e6 || (size < 1e-3 && size > 0)) return value.toExponential(1).replace("e+", "e");
     return Number(value.toPrecision(4)).toLocaleString("en", { maximumSignificantDigits: 4 });
   }
 }

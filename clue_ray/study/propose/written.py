@@ -59,7 +59,7 @@ def study_text(
         f"# Written by: {head.command}",
         f"# {head.budget} The log{part} has {facts.users:,} users, {len(facts.services)} services",
         f"# and {facts.rows:,} events. `clue-ray explain FIELD` says what a field means.",
-        f"name: {head.name}",
+        f"name: {_inline(head.name)}",
         "question: How does held-out loss fall with compute, encoder size and history length?",
         *_corpus_lines(corpus, why, made),
         "base:",

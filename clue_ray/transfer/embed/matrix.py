@@ -38,6 +38,13 @@ from clue_ray.transfer.encode import LEFT_OUT
 FOLDER = "matrix"
 MOST_COLUMNS = 2048
 """Numbers per user; the RecSys Challenge 2025 allows no more."""
+MOST_PARTS = 100_000
+"""Of an embedding; the names of their files have five digits."""
+MANIFEST: dict[str, type] = {
+    "key": str, "encoder_digest": str, "parts": int, "per_service": bool, "precision": str,
+    "width": int,
+}  # fmt: skip
+"""What a manifest must have."""
 NO_EVENTS = "no events in the log"
 ROWS_PER_GROUP = 65_536
 Format = Literal["parquet", "npy"]
@@ -155,12 +162,18 @@ def read_finished(output: str) -> dict[str, Any]:
             f"{output} is not a finished embedding (no manifest.json); give the --output of one "
             "that is finished."
         )
-    if not {"key", "encoder_digest", "parts"} <= manifest.keys():
+    if not _is_manifest(manifest):
         raise StudyError(
             f"{output} is not a manifest of an embedding; give the --output of one that is "
             "finished."
         )
     return manifest | {"place": place}
+
+
+def _is_manifest(document: dict[str, Any]) -> bool:
+    """Return whether a JSON mapping describes an embedding."""
+    typed = all(isinstance(document.get(name), kind) for name, kind in MANIFEST.items())
+    return typed and 0 < document["parts"] <= MOST_PARTS and 0 < document["width"] <= MOST_COLUMNS
 
 
 def _write_matrix(
@@ -218,8 +231,8 @@ def _local_folder(place: str) -> Iterator[Path]:
 
 def _all_users(views: Sequence[View]) -> pa.Array:
     """Return the users with a vector in some view, by id."""
-    listed = sum(part["users"] for view in views for part in view.parts.summaries())
-    check_number(listed, "The embeddings have up to")
+    largest = max(sum(part["users"] for part in view.parts.summaries()) for view in views)
+    check_number(largest, "An embedding has")  # before all ids are in memory
     tables = [
         view.parts.read("vectors", number, ["user_id"])
         for view in views
@@ -227,6 +240,7 @@ def _all_users(views: Sequence[View]) -> pa.Array:
     ]
     users = pa.chunked_array([c for t in tables if t for c in t["user_id"].chunks], pa.string())
     distinct = pc.unique(users)
+    check_number(len(distinct), "The embeddings have")
     return distinct.take(pc.sort_indices(distinct))
 
 

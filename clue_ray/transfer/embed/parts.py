@@ -13,6 +13,7 @@ log.
 
 import io
 import json
+import math
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -77,6 +78,8 @@ class Parts:
         try:
             content = read_file(self.place, name)
             document: dict[str, Any] | None = None if content is None else parse_json(content)
+            if not isinstance(document, dict | None):
+                raise ValueError("it is not a mapping")
         except (OSError, ValueError) as error:
             raise StudyError(
                 f"{name} at {self.place} cannot be read ({explain_access(error)})."
@@ -86,7 +89,7 @@ class Parts:
     def read(self, kind: str, number: int, columns: list[str] | None = None) -> pa.Table | None:
         """Read one table of a part, or some of its columns; return None if it does not exist."""
         name = f"{kind}/{_part_name(number)}"
-        content = read_file(self.place, name)
+        content = read_file(self.place, name, math.inf)  # as large as its users are many
         with self._naming_damage(name):
             return (
                 None
@@ -98,7 +101,7 @@ class Parts:
     def _naming_damage(self, name: str) -> Iterator[None]:
         try:
             yield
-        except pa.ArrowException as error:
+        except (pa.ArrowException, LookupError, TypeError, ValueError) as error:
             raise StudyError(
                 f"{name} at {self.place} is damaged ({explain_access(error)}); delete it and run "
                 "the same command again."
@@ -145,7 +148,7 @@ class Parts:
 
         with self._naming_damage(name):
             schema = with_retries(read, f"{name} cannot be read from {self.place}")
-        return dict(json.loads(schema.metadata[SUMMARY]))
+            return dict(parse_json(schema.metadata[SUMMARY]))
 
     def begin(self, key: str) -> dict[str, Any] | None:
         """Begin or resume the embedding with a key; return its manifest if it is complete.
@@ -160,7 +163,7 @@ class Parts:
                     f"{self.place} holds files other than an embedding; choose another --output."
                 )
             self.write_json("request.json", {"key": key})
-        elif request["key"] != key:
+        elif request.get("key") != key:
             raise StudyError(
                 f"{self.place} holds an embedding by another encoder, of another log or with other "
                 "settings; choose another --output."

@@ -9,6 +9,7 @@ from typing import Any
 
 import pandas as pd
 
+from clue_ray.errors import RunsError
 from clue_ray.runs import SCORES, Runs, read_runs
 from clue_ray.scaling.downstream import MEASURES
 from clue_ray.storage.documents import is_file_name
@@ -77,10 +78,14 @@ def _read_scores(run: Path, selected: dict[str, str | None]) -> dict[str, Any]:
     """
     scores: dict[str, dict[str, Any]] = {}
     for file in sorted((run / "transfer").glob("*.json"), key=lambda file: file.stat().st_mtime_ns):
-        result, name = read_result(file), f"transfer/{file.name}"
-        if selected.get(result["task"], name) != name:
+        task, name = file.stem.rpartition("-")[0], f"transfer/{file.name}"
+        if selected.get(task, name) != name:
             continue
-        column = column_of(result["task"])
+        column = column_of(task)
+        try:
+            result = read_result(file)
+        except RunsError as error:  # of one run and task: the others are shown all the same
+            result = {"error": str(error)}
         if "error" in result:
             scores[column] = {f"{column}_error": result["error"]}
             continue

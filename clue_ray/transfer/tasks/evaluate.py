@@ -24,7 +24,7 @@ from clue_ray.errors import RunsError, SpecError, reason_of
 from clue_ray.scaling.downstream import check_result
 from clue_ray.spec.yaml import fingerprint
 from clue_ray.spec.younger import without_new_fields
-from clue_ray.storage.documents import parse_json
+from clue_ray.storage.documents import parse_json, read_bounded
 from clue_ray.storage.files import read_file, with_retries, write_file
 from clue_ray.storage.place import is_uri
 from clue_ray.training.device import choose_device
@@ -110,7 +110,7 @@ def read_result(file: Path) -> dict[str, Any]:
         RunsError: it is damaged.
     """
     try:
-        content = file.read_bytes()
+        content = read_bounded(file)
     except OSError as error:
         raise RunsError(f"{file} cannot be read ({error}); restore it.") from None
     return _parse_result(content, str(file))

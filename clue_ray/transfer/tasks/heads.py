@@ -25,6 +25,8 @@ PATIENCE = 8
 CHECK_EVERY = 10
 """Steps between checks of the validation loss."""
 BATCH = 512
+SCORED_AT_ONCE = 65_536
+"""Users scored at a time, so that scores of many labels need not fit a GPU."""
 LEARNING_RATE = 3e-3
 WEIGHT_DECAY = 0.1
 CHALLENGE_WIDTHS, CHALLENGE_BLOCKS = (2048, 4096), 3
@@ -215,8 +217,10 @@ def fit_head(
         else:
             head = Head(x.shape[1], base, labels, hidden=kind == "mlp").to(device)
             _train(head, x, train, validation, generator, multi=examples.multi)
+    head.eval()
+    test = torch.from_numpy(examples.rows("test"))
     with torch.no_grad():
-        scores = head.eval()(x[examples.rows("test")]).double().cpu()
+        scores = torch.cat([head(x[some]).cpu().double() for some in test.split(SCORED_AT_ONCE)])
     if examples.targets.ndim == 2:
         return scores.numpy()
     if examples.names:

@@ -15,7 +15,7 @@ from clue_ray.errors import SpecError
 from clue_ray.runs import SCORES
 from clue_ray.spec.items import ItemsSpec, with_text_of_items
 from clue_ray.spec.specs import CorpusSpec, SplitSpec
-from clue_ray.spec.yaml import Spec, read_yaml
+from clue_ray.spec.yaml import FILE_NAME, Spec, read_yaml
 from clue_ray.transfer.tasks.rules import (
     WINDOW_KINDS,
     ChurnSpec,
@@ -72,7 +72,7 @@ class TaskSpec(Spec):
 
     elsewhere = ("split.time",)
 
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    name: str = Field(pattern=FILE_NAME)
     question: str = ""
     events: str | tuple[str, ...] | dict[str, Any]
     columns: dict[str, str] = Field(default={})
