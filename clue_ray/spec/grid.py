@@ -344,8 +344,8 @@ def _place_of(point: Point, grid: Mapping[str, list[Any]], error: ValidationErro
     wrong = ".".join(map(str, error.errors()[0]["loc"]))
     for axis, values in grid.items():
         fields = _fields_of(axis)
-        # An error of the run as a whole, or of a section, is not of one axis.
-        if any(wrong.startswith(field) for field in fields):
+        # An error of a section may be of any of its axes; one of the whole run is of none.
+        if wrong and any(wrong.startswith(field) or field.startswith(wrong) for field in fields):
             row = [point.get(field) for field in fields]
             rows = _rows_of(axis, values)
             return place_in(grid, axis, rows.index(row) if row in rows else None)

@@ -166,7 +166,5 @@ def test_a_list_of_too_many_users_is_refused(encoder_folder, numbered, tmp_path,
     monkeypatch.setattr(client_list, "MOST_USERS", 2)
     with pytest.raises(StudyError, match=r"users\.csv has 3 users, and a matrix can have 2; split"):
         read_clients(str(file))
-    with pytest.raises(
-        StudyError, match=r"embeddings have up to \d+ users, and a matrix can have 2"
-    ):
+    with pytest.raises(StudyError, match=r"An embedding has \d+ users, and a matrix can have 2"):
         embed_users(encoder_folder, str(numbered), str(tmp_path / "o"), form="npy")
