@@ -122,7 +122,7 @@ def write_directory(
     found.runs.write(home)
     source = {
         "name": home.name,
-        "path": str(path),
+        "path": str(path.resolve()),
         "names": found.naming(),
         "notes": list(found.notes),
         "warnings": list(found.warnings),

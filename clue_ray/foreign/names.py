@@ -173,7 +173,7 @@ def find_x(table: pd.DataFrame, asked: str | None) -> Quantity:
 def _is_bare_unit(column: str) -> bool:
     """Return whether a name is a unit alone, such as `tflops`: as often a speed as an amount."""
     unit = FLOP_UNIT.fullmatch(_words(column))
-    return bool(unit and not unit["days"] and not unit["pf"])
+    return bool(unit and not unit["days"] and not unit["pf"] and unit["prefix"][0] in "mgt")
 
 
 def find_y(table: pd.DataFrame, asked: str | None) -> Quantity:

@@ -5,6 +5,7 @@ dropped silently: the notes say what was read and what was left out.
 """
 
 import ast
+import glob
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -116,12 +117,13 @@ def _read_folder(folder: Path) -> Found:
 
 def _read_tables(folder: Path) -> Found:
     """Read a folder of tables, of which each holds the curve of one run or some runs."""
-    check_links(folder)
     files = [
         file
         for file in sorted(folder.rglob("*"))
         if file.suffix.lower() in TABLES and file.name not in SIDE_FILES
     ]
+    for link in filter(Path.is_symlink, files):  # others in the folder are not read
+        check_links(folder, glob.escape(link.name))
     if not files:
         raise RunsError(
             f"{folder} holds no runs: no study, W&B, MLflow, TensorBoard or Ray Tune files and no "

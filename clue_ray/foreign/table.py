@@ -27,7 +27,7 @@ from clue_ray.foreign.names import (
 from clue_ray.foreign.read import STUDY, read_any
 from clue_ray.runs import Runs
 from clue_ray.spec.columns import COLUMNS
-from clue_ray.spec.condition import evaluate_condition
+from clue_ray.spec.condition import evaluate_condition, is_condition
 
 X, Y = "train_flops", "loss"
 UNUSABLE = "that is not a positive finite number"
@@ -126,7 +126,7 @@ def _ours(
             ours[name] = table[found]
     if group := _group(table):
         ours["encoder_size"] = table[group].astype(str)
-    elif len(all_of("group", columns)):
+    elif any(table[name].astype(str).nunique() > 1 for name in all_of("group", columns)):
         ours.pop("seed", None)  # too many families to name: runs of equal settings are not seeds
     ours |= {X: x.values, Y: y.values}
     ours["status"], notes = _statuses(table, x, y)
@@ -170,10 +170,14 @@ def _families(table: pd.DataFrame) -> list[str]:
     first = table[group].tolist()[0]
     # As JSON, with double quotes, which need no escape between the single ones of a shell.
     value = json.dumps(first, ensure_ascii=False) if isinstance(first, str) else repr(first)
-    return [
+    told = (
         f"The runs are of {found[group]} families ({group!r}), and one law over all describes "
-        f"the best of them; give --where {shlex.quote(f'{name} == {value}')} for one family."
-    ]
+        "the best of them"
+    )
+    condition = f"{name} == {value}"
+    if not is_condition(condition):  # a name or value that no condition can hold
+        return [f"{told}."]
+    return [f"{told}; give --where {shlex.quote(condition)} for one family."]
 
 
 def _statuses(table: pd.DataFrame, x: Quantity, y: Quantity) -> tuple["pd.Series[Any]", list[str]]:

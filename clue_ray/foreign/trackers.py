@@ -192,7 +192,7 @@ def mlflow_database_runs(file: Path) -> list[Row]:
         for run, name, status, experiment in runs
     }
     for run, key, value in (*params, *metrics):
-        if run in rows and key not in ("run_id", "status"):
+        if run in rows and key not in ("experiment", "run_id", "name", "status"):
             rows[run][key] = value
     return list(rows.values())
 

@@ -201,7 +201,8 @@ def _scores(done: pd.DataFrame, places: Floats) -> list[ScoreCurve]:
         beyond = places[places > forecaster.end]
         if len(beyond) >= FEWEST_PLACES:
             found.append(_score_curve(column, runs, [forecaster.at(place) for place in beyond]))
-    return found
+    # Without infinite ends, which JSON cannot hold.
+    return [curve for curve in found if np.isfinite([curve.low, curve.high]).all()]
 
 
 def _score_curve(column: str, runs: pd.DataFrame, made: list[Forecast]) -> ScoreCurve:

@@ -17,7 +17,8 @@ QUOTED = re.compile(r"`([^`\n]*)`")
 METHODS = {
     "str", "contains", "startswith", "endswith", "fullmatch", "match", "lower", "upper", "strip",
     "len", "isin", "isna", "isnull", "notna", "notnull", "between", "abs", "round", "min", "max",
-    "mean", "median", "quantile", "std",
+    "mean", "median", "quantile", "std", "sum", "count", "rank", "fillna", "duplicated", "get",
+    "eq", "ne", "lt", "le", "gt", "ge",
 }  # fmt: skip
 """Attributes of a column that a condition may use: they read the column and return values."""
 ALLOWED = (
@@ -36,6 +37,15 @@ def evaluate_condition(table: "pd.DataFrame", where: str) -> Any:
     _check(where)
     # Without the names of the calling code; those of columns go before.
     return table.eval(where, engine="python", local_dict={}, global_dict={})
+
+
+def is_condition(where: str) -> bool:
+    """Return whether a text is a condition that is evaluated; its columns may not exist."""
+    try:
+        _check(where)
+    except ValueError:
+        return False
+    return True
 
 
 def _check(where: str) -> None:

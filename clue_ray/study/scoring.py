@@ -190,17 +190,24 @@ def _lay_out(
     memory = min(asked, largest(with_cores, "memory"))
     try:
         return _prepare_on(task, reading, place, {"num_cpus": 1, "memory": memory})
-    except _UnseenError:
+    except _UnseenError as unseen:
         # Other nodes need not see the log; this one may be a head, which has no cores for tasks.
         own = ray.get_runtime_context().get_node_id()
         here = NodeAffinitySchedulingStrategy(own, soft=False)
         held = next(node["Resources"] for node in ray.nodes() if node["NodeID"] == own)
         options = {"memory": min(asked, held.get("memory", 0)), "scheduling_strategy": here}
-        return _prepare_on(task, reading, place, {"num_cpus": 0, **options})
+        try:
+            return _prepare_on(task, reading, place, {"num_cpus": 0, **options})
+        except _UnseenError:
+            raise unseen.reason from None
 
 
 class _UnseenError(Exception):
-    """A node does not see the files of a task."""
+    """A node does not see the files of a task; `reason` is the error there."""
+
+    def __init__(self, reason: ClueRayError):
+        super().__init__(str(reason))
+        self.reason = reason
 
 
 def _prepare_on(
@@ -219,7 +226,7 @@ def _prepare_on(
     except RayError as lost:
         raise node_failure(f"The node that read the log of task {task.name}", lost) from None
     if error and not seen and _sees(task, reading):
-        raise _UnseenError
+        raise _UnseenError(error)
     for sentence in warnings:
         logger.warning(sentence)
     if error:

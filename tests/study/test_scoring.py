@@ -123,7 +123,10 @@ def test_logs_are_read_by_tasks_and_not_here(study, found, ray_session, monkeypa
 def test_only_a_node_that_does_not_see_the_log_has_it_read_here(
     found, ray_session, monkeypatch, unseen
 ):
-    asked, error = [], scoring._UnseenError() if unseen else SpecError("too few users")
+    asked, error = (
+        [],
+        scoring._UnseenError(SpecError("no file")) if unseen else SpecError("too few users"),
+    )
 
     def prepare_on(task, reading, place, options):
         asked.append(options)
