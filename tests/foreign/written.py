@@ -38,6 +38,7 @@ def mlflow_files(root: Path) -> Path:
 
 
 def mlflow_database(file: Path) -> Path:
+    file.parent.mkdir(exist_ok=True)
     with closing(sqlite3.connect(file)) as store:
         store.executescript(
             "CREATE TABLE experiments (experiment_id, name);"

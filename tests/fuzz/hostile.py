@@ -23,6 +23,7 @@ from hypothesis import strategies as st
 from hypothesis.database import DirectoryBasedExampleDatabase
 
 from clue_ray.errors import ClueRayError
+from clue_ray.storage.sync import node_folder
 
 LONGEST_SENTENCE = 1500
 MOST_MEMORY = 500
@@ -157,6 +158,7 @@ class _Watch:
 
     def __init__(self) -> None:
         self.folder: Path | None = None
+        self.own = node_folder("checksums")  # of the files of a corpus, which a node remembers
         self.done: list[str] = []
         sys.addaudithook(self._hear)
 
@@ -185,7 +187,9 @@ class _Watch:
 
     def _outside(self, path: str) -> bool:
         assert self.folder is not None
-        return not Path(os.path.abspath(path)).is_relative_to(self.folder)
+        whole = Path(os.path.abspath(path))
+        ours = whole.is_relative_to(self.own) or whole == self.own.parent
+        return not (whole.is_relative_to(self.folder) or ours)
 
 
 def _is_importing() -> bool:
