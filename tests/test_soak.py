@@ -1,5 +1,7 @@
 """What `benchmarks.soak` counts as left behind, and what it calls flat."""
 
+from pathlib import Path
+
 from benchmarks.soak import judge_slopes, temporary_files
 
 
@@ -16,7 +18,7 @@ def test_leaked_files_and_empty_folders_are_listed(tmp_path):
     (tmp_path / "clue-ray-me" / "work" / "tmpabc").mkdir()
     (tmp_path / "clue-ray-transfer-x" / "result.json").write_text("")
     assert temporary_files(tmp_path) == [
-        "empty folder clue-ray-me/work/tmpabc",
+        f"empty folder {Path('clue-ray-me', 'work', 'tmpabc')}",
         "file clue-ray-transfer-x/result.json",
     ]
 
