@@ -99,7 +99,7 @@ def open_cached(
     # Without the lock, for which other processes wait; it is held only where a file is damaged.
     if verify and find_damage(folder, manifest, whole=False):
         with FileLock(lock):
-            if find_damage(folder, manifest, whole=False):  # no other process has mended it
+            if find_damage(folder, manifest, whole=False):  # unless another process has fetched it
                 fetch_corpus(place, manifest, folder)
     return folder, in_use
 

@@ -23,7 +23,6 @@ from hypothesis import strategies as st
 from hypothesis.database import DirectoryBasedExampleDatabase
 
 from clue_ray.errors import ClueRayError
-from clue_ray.storage.sync import node_folder
 
 LONGEST_SENTENCE = 1500
 MOST_MEMORY = 500
@@ -32,7 +31,7 @@ FOUND = Path(__file__).parent / "found"
 """Inputs that failed a long attack here, which tries them first until they no longer fail.
 
 Hypothesis deletes them then, and finds none after a change of the test, so git does not keep them:
-what was found and mended is an @example, or a test by its own name.
+an input that failed before is an @example, or has a test of its own.
 """
 outcomes: Counter[str] = Counter()
 """Inputs of this process by outcome: read, or the kind of the error that refused them."""
@@ -158,7 +157,6 @@ class _Watch:
 
     def __init__(self) -> None:
         self.folder: Path | None = None
-        self.own = node_folder("checksums")  # of the files of a corpus, which a node remembers
         self.done: list[str] = []
         sys.addaudithook(self._hear)
 
@@ -187,9 +185,7 @@ class _Watch:
 
     def _outside(self, path: str) -> bool:
         assert self.folder is not None
-        whole = Path(os.path.abspath(path))
-        ours = whole.is_relative_to(self.own) or whole == self.own.parent
-        return not (whole.is_relative_to(self.folder) or ours)
+        return not Path(os.path.abspath(path)).is_relative_to(self.folder)
 
 
 def _is_importing() -> bool:
