@@ -96,7 +96,7 @@ class Proposal:
     def size(self) -> str:
         """The encoder of the base run, of the middle budget."""
         middle = self.sizes[len(self.sizes) // 2]
-        return middle[len(middle) // 2]
+        return middle[(len(middle) - 1) // 2]
 
 
 def propose(facts: LogFacts, total_flops: float) -> Proposal:
@@ -140,7 +140,9 @@ def _sizes_of(steps: Floats, first: int, count: int, most: float) -> tuple[str, 
     rungs = np.arange(len(SIZES))
     suit = rungs[(rungs >= first) & (steps <= most) & (steps >= FEWEST_STEPS)][:count]
     if len(suit) < FEWEST_SIZES:
-        start = min(max(first, int((steps > most).sum())), len(SIZES) - FEWEST_SIZES)
+        # Users that repeat are better than runs too short to learn from.
+        largest = int((steps >= FEWEST_STEPS).sum()) - FEWEST_SIZES
+        start = max(0, min(max(first, int((steps > most).sum())), largest))
         suit = rungs[start : start + FEWEST_SIZES]
     return tuple(SIZES[rung] for rung in suit)
 
