@@ -96,7 +96,7 @@ class Proposal:
     def size(self) -> str:
         """The encoder of the base run, of the middle budget."""
         middle = self.sizes[len(self.sizes) // 2]
-        return middle[(len(middle) - 1) // 2]
+        return middle[len(middle) // 2]
 
 
 def propose(facts: LogFacts, total_flops: float) -> Proposal:
